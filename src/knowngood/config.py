@@ -1,0 +1,322 @@
+"""Everything a user can set, once: the same models behind Python, YAML and the command line. Imports no torch.
+
+A family of choices (objective, net, likelihood, score) is a union of small option models told apart by `name`; each
+names the class that carries it out, so the union is the registry. A plain string stands for a choice with its defaults.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator
+
+from knowngood.errors import SettingsError
+
+
+class Options(BaseModel):
+    """One choice of a family, with its own settings. `implementation` is 'module:Class', imported when needed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    implementation: ClassVar[str]
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """The object this choice stands for, made from these options."""
+        module, _, name = self.implementation.partition(":")
+        return getattr(importlib.import_module(module), name)(self, *args, **kwargs)
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+# Objectives ---------------------------------------------------------------------------------------------------------
+
+
+class VAE(Options):
+    """Variational autoencoder: −E log p(x|z) + KL. Ignores the conditions. arXiv:1312.6114."""
+
+    implementation = "knowngood.objectives.vae:VAEObjective"
+    name: Literal["vae"] = "vae"
+
+
+class BetaVAE(Options):
+    """rec + β·KL, or with `capacity` rec + γ·|KL − C_t|, C_t rising linearly to `capacity` nats.
+
+    Ignores the conditions. Higgins et al. 2017; arXiv:1804.03599.
+    """
+
+    implementation = "knowngood.objectives.beta_vae:BetaVAEObjective"
+    name: Literal["beta_vae"] = "beta_vae"
+    beta: float = Field(4.0, ge=0, description="weight of the KL term")
+    capacity: float | None = Field(None, ge=0, description="final capacity C in nats; replaces beta by gamma·|KL − C_t|")
+    gamma: float = Field(100.0, ge=0, description="weight of |KL − C_t| in the capacity form")
+    capacity_share: float = Field(0.5, gt=0, le=1, description="share of all steps over which C_t rises")
+
+
+class CVAE(Options):
+    """Conditional VAE: −E log p(x|z,c) + KL(q(z|x,c) ‖ r(z|c)). Sohn et al. 2015."""
+
+    implementation = "knowngood.objectives.cvae:CVAEObjective"
+    name: Literal["cvae"] = "cvae"
+
+
+class DCVAE(Options):
+    """Disentangled conditional VAE: the CVAE plus (β−1)·TC(z|c), TC estimated within strata of the conditions.
+
+    `tc="bound"` is the published bound: a CVAE with a learned conditional prior, where β must stay 1.
+    """
+
+    implementation = "knowngood.objectives.dcvae:DCVAEObjective"
+    name: Literal["dcvae"] = "dcvae"
+    beta: float | None = Field(None, ge=0, description="weight of TC(z|c); default 2, or 1 with tc=bound")
+    tc: Literal["explicit", "bound"] = "explicit"
+    density: Literal["mss", "mws"] = Field("mss", description="estimator of the aggregate posterior")
+
+    @model_validator(mode="after")
+    def _bound_has_no_beta(self) -> DCVAE:
+        if self.tc == "bound" and self.beta not in (None, 1.0):
+            raise ValueError(
+                f"dcvae: beta = {self.beta:g} with tc='bound', whose TC weight is 1 by derivation; "
+                "leave beta out, or use tc='explicit'"
+            )
+        return self
+
+
+ObjectiveOptions = Annotated[
+    Annotated[Union[VAE, BetaVAE, CVAE, DCVAE], Field(discriminator="name")],
+    BeforeValidator(_named),
+]
+
+# Nets ---------------------------------------------------------------------------------------------------------------
+
+
+class MLP(Options):
+    """Fully connected encoder and its mirror."""
+
+    implementation = "knowngood.nets.mlp:MLPNet"
+    name: Literal["mlp"] = "mlp"
+    hidden: tuple[PositiveInt, ...] = Field((512, 256), description="encoder widths; the decoder mirrors them")
+
+
+class Conv(Options):
+    """Strided convolutions with residual blocks, for any size from 8×8 up; the decoder mirrors them."""
+
+    implementation = "knowngood.nets.conv:ConvNet"
+    name: Literal["conv"] = "conv"
+    channels: tuple[PositiveInt, ...] | None = Field(
+        None, description="channels a stage, each stage halves the size; default chosen from the image size"
+    )
+    dense: PositiveInt = Field(256, description="width of the dense layer between the convolutions and the latent")
+
+
+class EluPool(Options):
+    """16-16-pool-32-32-pool-64-64 convolutions (3×3, ELU), dense 512: the one-normal-class convolutional VAE."""
+
+    implementation = "knowngood.nets.elu_pool:EluPoolNet"
+    name: Literal["elu_pool"] = "elu_pool"
+
+
+class StridedBatchNorm(Options):
+    """32-64-64-64 strided convolutions with batch norm, LeakyReLU and dropout .1: the chest X-ray VAE."""
+
+    implementation = "knowngood.nets.strided_batch_norm:StridedBatchNormNet"
+    name: Literal["strided_batch_norm"] = "strided_batch_norm"
+
+
+NetOptions = Annotated[
+    Annotated[Union[MLP, Conv, EluPool, StridedBatchNorm], Field(discriminator="name")],
+    BeforeValidator(_named),
+]
+
+# Likelihoods --------------------------------------------------------------------------------------------------------
+
+
+class Bernoulli(Options):
+    """Cross-entropy of values in [0, 1] against a Bernoulli decoder."""
+
+    implementation = "knowngood.nets.likelihoods:BernoulliLikelihood"
+    name: Literal["bernoulli"] = "bernoulli"
+
+
+class Gaussian(Options):
+    """Normal with fixed σ (a number) or learned σ: one scalar, one a pixel, or one a pixel and input."""
+
+    implementation = "knowngood.nets.likelihoods:GaussianLikelihood"
+    name: Literal["gaussian"] = "gaussian"
+    sigma: PositiveFloat | Literal["scalar", "pixel", "input"] = "scalar"
+
+
+LikelihoodOptions = Annotated[
+    Annotated[Union[Bernoulli, Gaussian], Field(discriminator="name")], BeforeValidator(_named)
+]
+
+# Scores -------------------------------------------------------------------------------------------------------------
+
+
+class Reconstruction(Options):
+    """Distance between x and its reconstruction from the posterior mean; `l2` is the dCVAE paper's A(x)."""
+
+    implementation = "knowngood.scores.reconstruction:ReconstructionScore"
+    name: Literal["reconstruction"] = "reconstruction"
+    distance: Literal["l2", "squared", "mean", "cross_entropy", "ssim"] = "l2"
+
+
+class Elbo(Options):
+    """−ELBO over `samples` common quasi-random draws of z (the dCVAE paper's E); 0 draws means z = μ."""
+
+    implementation = "knowngood.scores.elbo:ElboScore"
+    name: Literal["elbo"] = "elbo"
+    samples: int = Field(16, ge=0)
+
+
+class KL(Options):
+    """KL(q(z|x,c) ‖ r(z|c))."""
+
+    implementation = "knowngood.scores.kl:KLScore"
+    name: Literal["kl"] = "kl"
+
+
+class Mahalanobis(Options):
+    """Squared Mahalanobis distance of the posterior mean within its condition, with a shrunk covariance."""
+
+    implementation = "knowngood.scores.mahalanobis:MahalanobisScore"
+    name: Literal["mahalanobis"] = "mahalanobis"
+
+
+ScoreOptions = Annotated[
+    Annotated[Union[Reconstruction, Elbo, KL, Mahalanobis], Field(discriminator="name")], BeforeValidator(_named)
+]
+
+# Everything ---------------------------------------------------------------------------------------------------------
+
+Role = Literal["model", "stratify", "infer"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Settings(BaseModel):
+    """All that shapes a fit. `Detector(...)` takes the same names with the same defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    objective: ObjectiveOptions = Field(CVAE(), description="what is minimised")
+    net: Literal["auto"] | NetOptions = Field("auto", description="auto: conv for images, mlp for tables")
+    latent_dim: PositiveInt | None = Field(None, description="dimensions of z; default 32 for images, fewer for tables")
+    likelihood: Literal["auto"] | LikelihoodOptions = Field("auto", description="auto: Gaussian with learned scalar σ")
+    prior: Literal["auto", "standard", "learned"] = Field("auto", description="r(z|c); auto: what the objective is defined with")
+
+    image_size: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(
+        None, description="resize to (height, width) or to a square; default: as they are, if all agree"
+    )
+    crop: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(None, description="centre crop after the resize")
+    pad: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(None, description="pad to this size with zeros, last")
+    grey: bool = Field(False, description="turn colour into luminance (ITU-R 601)")
+    scaling: Literal["auto", "dtype", "data"] | tuple[float, float] = Field(
+        "auto", description="raw values that become 0 and 1: the bit depth's range, the data's, or two numbers"
+    )
+
+    roles: dict[str, tuple[Role, ...]] | None = Field(None, description="what each condition column is used for; default all roles")
+    unknown: Literal["error", "infer"] = Field("error", description="a missing or new condition value at scoring time")
+    marginalise: Literal["auto", "soft", "hard"] = Field("auto", description="how an unknown condition is summed out")
+
+    epochs: PositiveInt | None = Field(None, description="default: about 4,000 steps, within 10 and 300 epochs")
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = Field(1e-3, description="learning rate of the model")
+    lr_secondary: PositiveFloat | None = Field(None, description="learning rate of every other player; default lr")
+    weight_decay: float = Field(0.0, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of steps over which the rate rises from 0")
+    schedule: Literal["cosine", "constant"] = "cosine"
+    ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the averaged weights that are kept; null: off")
+    clip: float | None = Field(100.0, gt=0, description="largest gradient norm; null: off")
+    patience: PositiveInt | None = Field(None, description="stop after this many evaluations on held-out normals without gain")
+    device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: PositiveInt = 1
+    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has matrix units for it")
+    compile: bool = False
+    memory_gb: PositiveFloat = Field(4.0, description="prepared images up to this size are held in memory, larger sets stream")
+    workers: int = Field(2, ge=0, description="processes that read images when streaming")
+
+    score: ScoreOptions = Field(Elbo(), description="how odd an image is")
+    alpha: Fraction = Field(0.05, description="false-alarm rate that `predict` and verdicts use")
+    select_fraction: Fraction = Field(0.1, description="share of normals for early stopping and choices")
+    calibrate_fraction: Fraction = Field(0.2, description="share of normals that only calibrate")
+
+    tolerance: float | None = Field(None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict")
+    strict: bool = Field(False, description="any unreadable file stops the run")
+    random_state: int | None = Field(0, description="seed of the split, the weights and every draw")
+
+    @model_validator(mode="after")
+    def _splits_leave_something(self) -> Settings:
+        if self.select_fraction + self.calibrate_fraction >= 1:
+            raise ValueError(
+                f"select_fraction + calibrate_fraction = {self.select_fraction + self.calibrate_fraction:g} "
+                "leaves nothing to fit on; their sum must be below 1"
+            )
+        return self
+
+
+def choices(field: str) -> dict[str, type[Options]]:
+    """The option models of a family by name: `choices("objective")["dcvae"]`."""
+    found: dict[str, type[Options]] = {}
+
+    def walk(annotation: Any) -> None:
+        if isinstance(annotation, type) and issubclass(annotation, Options):
+            found[annotation.model_fields["name"].default] = annotation
+        for inner in get_args(annotation):
+            walk(inner)
+
+    info = Settings.model_fields[field]
+    walk(info.annotation)
+    return found
+
+
+def parse_settings(values: Mapping[str, Any]) -> Settings:
+    """Settings from plain values.
+
+    Raises:
+        SettingsError: every problem at once, each naming the setting, its value, and for an unknown name the nearest known one.
+    """
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        # "must be 'auto'" is no help beside what is wrong with the option that was meant.
+        items = [item for item in error.errors() if "literal['auto']" not in item["loc"]] or error.errors()
+        raise SettingsError("\n".join(_explain(item, values) for item in items)) from None
+
+
+def read_settings(path: str | Path, **overrides: Any) -> Settings:
+    """Settings from a YAML file, with `overrides` on top."""
+    loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{path}: expected 'name: value' lines, found a {type(loaded).__name__}")
+    return parse_settings({**loaded, **overrides})
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """'; did you mean …?' and the known names, for error messages."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"{hint} (known: {', '.join(known)})"
+
+
+def _explain(item: Any, values: Mapping[str, Any]) -> str:
+    path = [str(part) for part in item["loc"]]
+    family = choices(path[0]) if path and path[0] in ("objective", "net", "likelihood", "score") else {}
+    if item["type"] == "extra_forbidden":
+        if len(path) == 1:
+            return f"unknown setting '{path[0]}'" + nearest(path[0], list(Settings.model_fields))
+        model = next((family[part] for part in path if part in family), None)
+        known = [k for k in model.model_fields if k != "name"] if model else []
+        return f"{path[0]} '{path[-2]}' has no option '{path[-1]}'" + nearest(path[-1], known)
+    if family and item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        given = values.get(path[0])
+        given = given.get("name") if isinstance(given, Mapping) else given
+        return f"unknown {path[0]} '{given}'" + nearest(str(given), list(family))
+    if item["type"] == "value_error":
+        return str(item["ctx"]["error"])
+    return f"setting '{'.'.join(path)}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

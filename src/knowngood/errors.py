@@ -1,0 +1,45 @@
+"""What can go wrong, by whose doing: the caller's settings, the data, the run, or a saved model.
+
+Each class carries the exit status the command line ends with.
+"""
+
+
+class KnowngoodError(Exception):
+    """Base of every error this library raises on purpose."""
+
+    exit_code = 4
+
+
+class SettingsError(KnowngoodError, ValueError):
+    """A setting is unknown, has the wrong type, or contradicts another."""
+
+    exit_code = 2
+
+
+class DataError(KnowngoodError, ValueError):
+    """The data cannot be used as asked: unreadable, contradictory, or too little of it."""
+
+    exit_code = 3
+
+
+class NotEnoughNormals(DataError):
+    """A false-alarm rate was asked for that this many calibration normals cannot promise.
+
+    `missing` is the number of further calibration normals that would do.
+    """
+
+    def __init__(self, message: str, missing: int) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class ArtifactError(KnowngoodError, ValueError):
+    """A saved model is damaged, foreign, or written by a newer version."""
+
+    exit_code = 3
+
+
+class TrainingError(KnowngoodError, RuntimeError):
+    """Training stopped: for example a loss that is not finite."""
+
+    exit_code = 4
