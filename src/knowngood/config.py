@@ -54,7 +54,9 @@ class BetaVAE(Options):
     implementation = "knowngood.objectives.beta_vae:BetaVAEObjective"
     name: Literal["beta_vae"] = "beta_vae"
     beta: float = Field(4.0, ge=0, description="weight of the KL term")
-    capacity: float | None = Field(None, ge=0, description="final capacity C in nats; replaces beta by gamma·|KL − C_t|")
+    capacity: float | None = Field(
+        None, ge=0, description="final capacity C in nats; replaces beta by gamma·|KL − C_t|"
+    )
     gamma: float = Field(100.0, ge=0, description="weight of |KL − C_t| in the capacity form")
     capacity_share: float = Field(0.5, gt=0, le=1, description="share of all steps over which C_t rises")
 
@@ -150,6 +152,7 @@ class Gaussian(Options):
     implementation = "knowngood.nets.likelihoods:GaussianLikelihood"
     name: Literal["gaussian"] = "gaussian"
     sigma: PositiveFloat | Literal["scalar", "pixel", "input"] = "scalar"
+    squash: bool = Field(False, description="keep the mean within (0, 1) by a sigmoid")
 
 
 LikelihoodOptions = Annotated[
@@ -208,19 +211,25 @@ class Settings(BaseModel):
     net: Literal["auto"] | NetOptions = Field("auto", description="auto: conv for images, mlp for tables")
     latent_dim: PositiveInt | None = Field(None, description="dimensions of z; default 32 for images, fewer for tables")
     likelihood: Literal["auto"] | LikelihoodOptions = Field("auto", description="auto: Gaussian with learned scalar σ")
-    prior: Literal["auto", "standard", "learned"] = Field("auto", description="r(z|c); auto: what the objective is defined with")
+    prior: Literal["auto", "standard", "learned"] = Field(
+        "auto", description="r(z|c); auto: what the objective is defined with"
+    )
 
     image_size: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(
         None, description="resize to (height, width) or to a square; default: as they are, if all agree"
     )
     crop: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(None, description="centre crop after the resize")
-    pad: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(None, description="pad to this size with zeros, last")
+    pad: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(
+        None, description="pad to this size with zeros, last"
+    )
     grey: bool = Field(False, description="turn colour into luminance (ITU-R 601)")
     scaling: Literal["auto", "dtype", "data"] | tuple[float, float] = Field(
         "auto", description="raw values that become 0 and 1: the bit depth's range, the data's, or two numbers"
     )
 
-    roles: dict[str, tuple[Role, ...]] | None = Field(None, description="what each condition column is used for; default all roles")
+    roles: dict[str, tuple[Role, ...]] | None = Field(
+        None, description="what each condition column is used for; default all roles"
+    )
     unknown: Literal["error", "infer"] = Field("error", description="a missing or new condition value at scoring time")
     marginalise: Literal["auto", "soft", "hard"] = Field("auto", description="how an unknown condition is summed out")
 
@@ -233,12 +242,18 @@ class Settings(BaseModel):
     schedule: Literal["cosine", "constant"] = "cosine"
     ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the averaged weights that are kept; null: off")
     clip: float | None = Field(100.0, gt=0, description="largest gradient norm; null: off")
-    patience: PositiveInt | None = Field(None, description="stop after this many evaluations on held-out normals without gain")
+    patience: PositiveInt | None = Field(
+        None, description="stop after this many evaluations on held-out normals without gain"
+    )
     device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: PositiveInt = 1
-    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 where the hardware has matrix units for it")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware has matrix units for it"
+    )
     compile: bool = False
-    memory_gb: PositiveFloat = Field(4.0, description="prepared images up to this size are held in memory, larger sets stream")
+    memory_gb: PositiveFloat = Field(
+        4.0, description="prepared images up to this size are held in memory, larger sets stream"
+    )
     workers: int = Field(2, ge=0, description="processes that read images when streaming")
 
     score: ScoreOptions = Field(Elbo(), description="how odd an image is")
@@ -246,7 +261,9 @@ class Settings(BaseModel):
     select_fraction: Fraction = Field(0.1, description="share of normals for early stopping and choices")
     calibrate_fraction: Fraction = Field(0.2, description="share of normals that only calibrate")
 
-    tolerance: float | None = Field(None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict")
+    tolerance: float | None = Field(
+        None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
+    )
     strict: bool = Field(False, description="any unreadable file stops the run")
     random_state: int | None = Field(0, description="seed of the split, the weights and every draw")
 

@@ -1,0 +1,60 @@
+"""Small pieces that several nets share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knowngood.errors import SettingsError
+
+
+def join(h: Tensor, c: Tensor | None) -> Tensor:
+    """(B, F) and (B, W) side by side; h alone without a condition."""
+    return h if c is None else torch.cat((h, c.to(h.dtype)), dim=1)
+
+
+def image_shape(net: str, shape: tuple[int, ...], smallest: int) -> tuple[int, int, int]:
+    """(C, H, W), or an error that names the net that cannot take this shape."""
+    if len(shape) != 3:
+        raise SettingsError(
+            f"net '{net}' takes images (C, H, W), and these are tables of {shape[0]} columns; use net 'mlp'"
+        )
+    channels, height, width = shape
+    if min(height, width) < smallest:
+        raise SettingsError(
+            f"net '{net}' needs images of at least {smallest}×{smallest}, these are {height}×{width}; "
+            "use net 'mlp' or a larger image_size"
+        )
+    return channels, height, width
+
+
+def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
+    """Sizes of a map through `times` stride-2 stages, rounded up: [(28, 28), (14, 14), (7, 7)] for 28×28 and 2."""
+    sizes = [size]
+    for _ in range(times):
+        height, width = sizes[-1]
+        sizes.append(((height + 1) // 2, (width + 1) // 2))
+    return sizes
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour resize to one fixed size, the way back from a stride-2 stage also when sizes are odd."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, h: Tensor) -> Tensor:
+        return F.interpolate(h, size=self.size, mode="nearest")
+
+
+class ConditionBias(nn.Module):
+    """Adds a learned channel offset for c: what constant condition maps beside the image would add in a convolution."""
+
+    def __init__(self, condition_dim: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Linear(condition_dim, channels, bias=False) if condition_dim else None
+
+    def forward(self, h: Tensor, c: Tensor | None) -> Tensor:
+        return h if self.weight is None or c is None else h + self.weight(c)[:, :, None, None]

@@ -1,0 +1,23 @@
+"""Variational autoencoder."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from knowngood.config import VAE
+from knowngood.objectives.base import Batch, Context, Objective, elbo_terms
+from knowngood.vae import ConditionalVAE
+
+
+class VAEObjective(Objective):
+    """−E log p(x|z) + KL(q(z|x) ‖ r(z)). arXiv:1312.6114, eq. 3."""
+
+    conditional = False
+
+    def __init__(self, options: VAE) -> None:
+        super().__init__()
+
+    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        elbo = elbo_terms(model, batch, ctx)
+        loss = (elbo.reconstruction + elbo.kl).mean()
+        return {"model": loss}, {"reconstruction": elbo.reconstruction, "kl": elbo.kl}

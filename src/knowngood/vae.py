@@ -1,0 +1,107 @@
+"""The one model: encoder q(z|x,c), decoder p(x|z,c), prior r(z|c). What is minimised is in `knowngood.objectives`."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from knowngood.config import Options
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+class DiagonalGaussian(NamedTuple):
+    """A normal distribution with independent dimensions, one a row."""
+
+    mean: Tensor  # (B, D)
+    log_var: Tensor  # (B, D)
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """μ + σ·noise; `noise` broadcasts against (B, D), for example (L, 1, D) for L common draws."""
+        return self.mean + (0.5 * self.log_var).exp() * noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density of each dimension, same shape as z (which broadcasts against (B, D))."""
+        return -0.5 * ((z - self.mean).square() * (-self.log_var).exp() + self.log_var + LOG_2PI)
+
+    def kl(self, other: DiagonalGaussian) -> Tensor:
+        """KL(self ‖ other) of each dimension in nats, (B, D), ≥ 0."""
+        ratio = self.log_var - other.log_var
+        shift = (self.mean - other.mean).square() * (-other.log_var).exp()
+        return 0.5 * (ratio.exp() + shift - 1 - ratio)
+
+
+class ConditionalVAE(nn.Module):
+    """Conditional variational autoencoder with a factorised Gaussian posterior and prior.
+
+    Args:
+        shape: of one item: (C, H, W) for images, (F,) for tables.
+        latent_dim: dimensions D of z.
+        condition_dim: width of the encoded condition c; with 0 the model is unconditional and ignores c.
+        net: options of the encoder and decoder.
+        likelihood: options of p(x|z,c).
+        prior: "standard" for N(0, I), "learned" for r(z|c) = N(μ(c), diag σ²(c)), both affine in c
+            (a free Gaussian for each value of a one-hot condition), starting at N(0, I). Sohn et al. 2015.
+    """
+
+    def __init__(
+        self, shape: tuple[int, ...], latent_dim: int, condition_dim: int, net: Options, likelihood: Options, prior: str
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.latent_dim = latent_dim
+        self.condition_dim = condition_dim
+        self.likelihood = likelihood.build(self.shape)
+        self.net = net.build(self.shape, condition_dim, latent_dim, self.likelihood.outputs)
+        self.prior_weight = self.prior_bias = None
+        if prior == "learned":
+            self.prior_weight = nn.Parameter(torch.zeros(2 * latent_dim, condition_dim))
+            self.prior_bias = nn.Parameter(torch.zeros(2 * latent_dim))
+
+    def _condition(self, c: Tensor | None, n: int) -> Tensor | None:
+        if not self.condition_dim:
+            return None
+        if c is None or c.shape != (n, self.condition_dim):
+            given = "none" if c is None else tuple(c.shape)
+            raise ValueError(f"condition of shape {given} given; this model needs ({n}, {self.condition_dim})")
+        return c
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> DiagonalGaussian:
+        """Posterior q(z|x,c) for x (B, *shape) and c (B, condition_dim)."""
+        mean, log_var = full_precision(self.net.encode(x, self._condition(c, len(x)))).chunk(2, dim=1)
+        return DiagonalGaussian(mean, log_var)
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """Parameters of p(x|z,c), (B, k·C, H, W) or (B, k·F), to be read by `likelihood`."""
+        return full_precision(self.net.decode(z, self._condition(c, len(z))))
+
+    def prior(self, c: Tensor | None, like: Tensor) -> DiagonalGaussian:
+        """Prior r(z|c) for as many rows as `like` (B, …) has, in its dtype and on its device."""
+        n = len(like)
+        if self.prior_bias is None or self.prior_weight is None:
+            zeros = like.new_zeros(n, self.latent_dim)
+            return DiagonalGaussian(zeros, zeros)
+        c = self._condition(c, n)
+        rows = self.prior_bias.expand(n, -1)
+        if c is not None:
+            with full_precision_region(c):
+                rows = rows + c @ self.prior_weight.t()
+        mean, log_var = rows.chunk(2, dim=1)
+        return DiagonalGaussian(mean, log_var)
+
+    def reconstruct(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Mean of p(x|z,c) at the posterior mean z = μ(x,c); (B, *shape)."""
+        return self.likelihood.mean(self.decode(self.encode(x, c).mean, c))
+
+
+def full_precision(t: Tensor) -> Tensor:
+    """Half-precision activations as float32: likelihoods, KLs and densities are never computed in bf16."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+
+
+def full_precision_region(t: Tensor) -> torch.autocast:
+    """A context in which matrix products keep their inputs' precision on the device of `t`."""
+    return torch.autocast(t.device.type, enabled=False)
