@@ -58,8 +58,9 @@ class ConditionalVAE(nn.Module):
         self.net = net.build(self.shape, condition_dim, latent_dim, self.likelihood.outputs)
         self.prior_weight = self.prior_bias = None
         if prior == "learned":
-            self.prior_weight = nn.Parameter(torch.zeros(2 * latent_dim, condition_dim))
             self.prior_bias = nn.Parameter(torch.zeros(2 * latent_dim))
+            if condition_dim:
+                self.prior_weight = nn.Parameter(torch.zeros(2 * latent_dim, condition_dim))
 
     def _condition(self, c: Tensor | None, n: int) -> Tensor | None:
         if not self.condition_dim:
@@ -81,12 +82,12 @@ class ConditionalVAE(nn.Module):
     def prior(self, c: Tensor | None, like: Tensor) -> DiagonalGaussian:
         """Prior r(z|c) for as many rows as `like` (B, …) has, in its dtype and on its device."""
         n = len(like)
-        if self.prior_bias is None or self.prior_weight is None:
+        if self.prior_bias is None:
             zeros = like.new_zeros(n, self.latent_dim)
             return DiagonalGaussian(zeros, zeros)
         c = self._condition(c, n)
         rows = self.prior_bias.expand(n, -1)
-        if c is not None:
+        if c is not None and self.prior_weight is not None:
             with full_precision_region(c):
                 rows = rows + c @ self.prior_weight.t()
         mean, log_var = rows.chunk(2, dim=1)

@@ -23,6 +23,7 @@ class ConvNet(nn.Module):
         self, options: Conv, shape: tuple[int, ...], condition_dim: int, latent_dim: int, outputs: int
     ) -> None:
         super().__init__()
+        self.options = options
         channels, height, width = image_shape("conv", shape, smallest=8)
         widths = options.channels or _widths(min(height, width))
         sizes = halvings((height, width), len(widths))

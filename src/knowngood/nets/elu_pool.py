@@ -17,6 +17,7 @@ class EluPoolNet(nn.Module):
         self, options: EluPool, shape: tuple[int, ...], condition_dim: int, latent_dim: int, outputs: int
     ) -> None:
         super().__init__()
+        self.options = options
         channels, height, width = image_shape("elu_pool", shape, smallest=8)
         sizes = halvings((height, width), 2)
         self.inner = (64, *sizes[-1])

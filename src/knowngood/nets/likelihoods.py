@@ -26,6 +26,7 @@ class BernoulliLikelihood(nn.Module):
 
     def __init__(self, options: Bernoulli, shape: tuple[int, ...]) -> None:
         super().__init__()
+        self.options = options
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         return -F.binary_cross_entropy_with_logits(params, x.expand_as(params), reduction="none")
@@ -42,6 +43,7 @@ class GaussianLikelihood(nn.Module):
 
     def __init__(self, options: Gaussian, shape: tuple[int, ...]) -> None:
         super().__init__()
+        self.options = options
         self.outputs = 2 if options.sigma == "input" else 1
         self.squash = options.squash
         self.fixed = math.log(options.sigma) if isinstance(options.sigma, float) else None

@@ -13,6 +13,7 @@ from knowngood.nets.layers import join
 class MLPNet(nn.Module):
     def __init__(self, options: MLP, shape: tuple[int, ...], condition_dim: int, latent_dim: int, outputs: int) -> None:
         super().__init__()
+        self.options = options
         self.output_shape = (outputs * shape[0], *shape[1:])
         widths = (math.prod(shape) + condition_dim, *options.hidden)
         self.encoder = nn.Sequential(*_layers(widths), nn.Linear(widths[-1], 2 * latent_dim))

@@ -20,6 +20,7 @@ class StridedBatchNormNet(nn.Module):
         self, options: StridedBatchNorm, shape: tuple[int, ...], condition_dim: int, latent_dim: int, outputs: int
     ) -> None:
         super().__init__()
+        self.options = options
         channels, height, width = image_shape("strided_batch_norm", shape, smallest=16)
         sizes = halvings((height, width), len(WIDTHS))
         self.inner = (WIDTHS[-1], *sizes[-1])

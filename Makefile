@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench clean
+
+demo: .venv/installed  ## train on handwritten digits, find the class never seen, write out/demo/report.html
+	$(BIN)/knowngood demo --out out/demo
+
+test: .venv/installed-dev  ## the whole test-suite; KNOWNGOOD_DATA=FOLDER adds the tests on real data sets
+	$(BIN)/python -m pytest -n auto
+
+check: .venv/installed-dev  ## lint, format and types
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/pyright
+
+bench: .venv/installed  ## speed of training and scoring against bare torch and the machine's matmul rate
+	$(BIN)/knowngood benchmark speed
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis

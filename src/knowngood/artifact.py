@@ -1,0 +1,176 @@
+"""A saved model: a folder with config.json, *.safetensors and card.md. No pickle, nothing that runs code.
+
+`pack` and `unpack` go between a fitted `Pipeline` and named files in memory; `write` and `read` put those in a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import load, save
+
+from knowngood import __version__
+from knowngood.calibration import Calibration
+from knowngood.config import LikelihoodOptions, NetOptions, ScoreOptions, Settings
+from knowngood.errors import ArtifactError, KnowngoodError
+from knowngood.images.conditions import ConditionSchema
+from knowngood.pipeline import Pipeline
+from knowngood.representation import Pixels, Table
+from knowngood.vae import ConditionalVAE
+
+FORMAT = "knowngood-detector"
+FORMAT_VERSION = 1
+CONFIG, CARD = "config.json", "card.md"
+TENSORS = ("weights.safetensors", "scores.safetensors", "calibration.safetensors")
+REPRESENTATIONS = {"pixels": Pixels, "table": Table}
+
+
+def pack(pipeline: Pipeline, about: Mapping[str, Any], card: str) -> dict[str, bytes]:
+    """All files of a saved model by name. `about` is plain data kept beside the configuration."""
+    calibrations = {"known": pipeline.calibration, "hidden": pipeline.hidden}
+    tensors = {
+        TENSORS[0]: dict(pipeline.model.state_dict()),
+        TENSORS[1]: pipeline.state,
+        TENSORS[2]: {
+            f"{kind}.{name}": torch.from_numpy(np.ascontiguousarray(array))
+            for kind, calibration in calibrations.items()
+            if calibration is not None
+            for name, array in calibration.to_tensors().items()
+        },
+    }
+    files = {name: save({k: v.detach().cpu().contiguous() for k, v in group.items()}) for name, group in tensors.items()}
+    model = pipeline.model
+    kind = next(k for k, cls in REPRESENTATIONS.items() if isinstance(pipeline.representation, cls))
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "knowngood_version": __version__,
+        "settings": pipeline.settings.model_dump(mode="json"),
+        "conditions": pipeline.schema.model_dump(mode="json"),
+        "representation": {"kind": kind, **pipeline.representation.model_dump(mode="json")},
+        "model": {
+            "shape": list(model.shape),
+            "latent_dim": model.latent_dim,
+            "condition_dim": model.condition_dim,
+            "net": model.net.options.model_dump(mode="json"),
+            "likelihood": model.likelihood.options.model_dump(mode="json"),
+            "prior": "standard" if model.prior_bias is None else "learned",
+        },
+        "score": pipeline.score.options.model_dump(mode="json"),
+        "calibration": {kind: c.metadata() for kind, c in calibrations.items() if c is not None},
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "about": dict(about),
+    }
+    text = json.dumps(config, indent=2, ensure_ascii=False)
+    return {CONFIG: text.encode(), CARD: card.encode(), **files}
+
+
+def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, dict[str, Any], str]:
+    """The pipeline, what was kept about it, and its card.
+
+    Raises:
+        ArtifactError: a file is missing, damaged, not one of ours, or of a newer format.
+    """
+    config = _config(files, where)
+    for name in TENSORS:
+        if name not in files:
+            raise ArtifactError(f"{where}: {name} is missing; copy the whole folder again")
+        if hashlib.sha256(files[name]).hexdigest() != config["sha256"].get(name):
+            raise ArtifactError(f"{where}: {name} is damaged (its SHA-256 is not the one in {CONFIG}); copy it again")
+    try:
+        weights, state, arrays = (load(files[name]) for name in TENSORS)
+        settings = Settings.model_validate(config["settings"])
+        net = TypeAdapter(NetOptions).validate_python(config["model"]["net"])
+        likelihood = TypeAdapter(LikelihoodOptions).validate_python(config["model"]["likelihood"])
+        score = TypeAdapter(ScoreOptions).validate_python(config["score"])
+        sizes = config["model"]
+        shape = tuple(sizes["shape"])
+        model = ConditionalVAE(
+            shape, sizes["latent_dim"], sizes["condition_dim"], net, likelihood, sizes["prior"]
+        )
+        model.load_state_dict(weights)
+        representation = dict(config["representation"])
+        calibrations = {
+            kind: Calibration.from_tensors(
+                {k.removeprefix(f"{kind}."): v.numpy() for k, v in arrays.items() if k.startswith(f"{kind}.")}, metadata
+            )
+            for kind, metadata in config["calibration"].items()
+        }
+        pipeline = Pipeline(
+            settings=settings,
+            schema=ConditionSchema.model_validate(config["conditions"]),
+            representation=REPRESENTATIONS[representation.pop("kind")].model_validate(representation),
+            model=model.eval(),
+            score=score.build(),
+            state=state,
+            calibration=calibrations.get("known"),
+            hidden=calibrations.get("hidden"),
+        )
+    except (KnowngoodError, ValidationError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None
+    return pipeline, config["about"], files.get(CARD, b"").decode()
+
+
+def write(folder: str | Path, files: Mapping[str, bytes]) -> Path:
+    """Write the files into `folder`: completely or not at all. An older saved model there is replaced.
+
+    Raises:
+        ArtifactError: the folder exists and holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).exists())):
+        raise ArtifactError(f"{folder} exists and is no saved model; give another place, or remove it first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+        fresh.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            os.replace(folder, old)
+            os.replace(fresh, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def read(folder: str | Path) -> dict[str, bytes]:
+    """The files of a saved model.
+
+    Raises:
+        ArtifactError: there is no saved model at `folder`.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise ArtifactError(f"{folder} is no saved model: it has no {CONFIG}")
+    return {name: (folder / name).read_bytes() for name in (CONFIG, CARD, *TENSORS) if (folder / name).is_file()}
+
+
+def _config(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
+    try:
+        config = json.loads(files[CONFIG])
+    except (KeyError, ValueError) as error:
+        raise ArtifactError(f"{where}: {CONFIG} cannot be read: {error}") from None
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise ArtifactError(f"{where}: {CONFIG} is not a {FORMAT} file")
+    if config["format_version"] > FORMAT_VERSION:
+        raise ArtifactError(
+            f"{where}: saved by knowngood {config.get('knowngood_version')} in format {config['format_version']}; "
+            f"this is {__version__} and reads up to format {FORMAT_VERSION}: upgrade knowngood"
+        )
+    return config

@@ -1,0 +1,14 @@
+"""Protocols that measure the library, each a command: `knowngood benchmark NAME`.
+
+`BENCHMARKS` maps a name to 'module:function' and one line about it. The function is imported when it is run; its
+keyword arguments, with their annotations, are the options of the command.
+"""
+
+from __future__ import annotations
+
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "speed": ("knowngood.benchmarks.speed:main", "images/s of training and scoring beside a bare torch loop"),
+    "lineage": ("knowngood.benchmarks.lineage:main", "one normal class: 1,000 to train on, 1,000 + 1,000 to test"),
+    "leave-one-out": ("knowngood.benchmarks.leave_one_out:main", "one class held out as the anomaly, class inferred"),
+    "pneumonia": ("knowngood.benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, beside a contrast baseline"),
+}

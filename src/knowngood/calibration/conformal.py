@@ -1,0 +1,194 @@
+"""Conformal p-values, the threshold that goes with them, and what they promise. Pure functions of arrays.
+
+The promise rests on one assumption: calibration normals and the item to judge are exchangeable. Then
+P(p ≤ α) ≤ α for a good item, whatever the model and however it was trained, ties or none.
+Never rank by p-values: they floor at 1/(n+1) and tie. Rank by the score they were made from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knowngood.errors import DataError, SettingsError
+
+Floats = NDArray[np.float64]
+
+
+def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
+    """p = (1 + #{calibration ≥ score}) / (n + 1), Vovk et al. 2005.
+
+    Args:
+        calibration: (n,) scores of held-out normals, finite, in any order.
+        scores: (m,) scores to judge; higher is more anomalous. +inf is allowed.
+
+    Returns:
+        (m,) values in [1/(n+1), 1]. Each is a correctly rounded fraction, so `p <= alpha` is exact for any α that is
+        itself a rounded fraction or decimal, such as .05.
+
+    Raises:
+        DataError: a score is NaN, or a calibration score is not finite.
+    """
+    ordered = np.sort(finite_scores(calibration))
+    return (1 + _at_least(ordered, judged_scores(scores))) / np.float64(len(ordered) + 1)
+
+
+def alarm_rank(n: int, alpha: float) -> int:
+    """k = ⌊α(n+1)⌋: an item is flagged when fewer than k of the n calibration scores reach its own.
+
+    Computed as the largest k for which the rounded fraction k/(n+1) is ≤ α. This is the comparison that p-values
+    meet, so no rounding of α(n+1) can set thresholds and p-values apart: α = .29, n = 99 gives 29, not 28.
+
+    Raises:
+        SettingsError: α is not inside (0, 1).
+    """
+    if not 0 < alpha < 1:
+        raise SettingsError(
+            f"alpha = {alpha!r} is no false-alarm rate; expected a number above 0 and below 1, e.g. 0.05"
+        )
+    guess = round(alpha * (n + 1))
+    return next(k for k in (guess + 1, guess, guess - 1) if k / (n + 1) <= alpha)
+
+
+def threshold(calibration: ArrayLike, alpha: float) -> float:
+    """The score above which (strictly) p ≤ α: the k-th largest calibration score, +inf when k = 0."""
+    ordered = np.sort(finite_scores(calibration))
+    k = alarm_rank(len(ordered), alpha)
+    return float(ordered[-k]) if k else math.inf
+
+
+def minimum_normals(alpha: float) -> int:
+    """⌈1/α⌉ − 1: the fewest calibration normals with which anything can be flagged at rate α."""
+    alarm_rank(1, alpha)  # refuses an α outside (0, 1)
+    guess = round(1 / alpha) - 1
+    return next(n for n in (guess - 1, guess, guess + 1) if n >= 0 and 1 / (n + 1) <= alpha)
+
+
+def false_alarm_interval(n: int, alpha: float, level: float = 0.95) -> tuple[float, float]:
+    """Where the realised false-alarm rate lies, for the calibration set that was drawn.
+
+    Over calibration sets of n normals without ties the rate among all future normals follows Beta(k, n+1−k); ties
+    only lower it. α is the bound of its mean k/(n+1). Vovk 2012, arXiv:1209.2673.
+
+    Returns:
+        (low, high), the central interval of that law with probability `level`; (0, 0) when nothing can be flagged.
+    """
+    from scipy import stats
+
+    k = alarm_rank(n, alpha)
+    if k == 0:
+        return 0.0, 0.0
+    low, high = stats.beta.interval(level, k, n + 1 - k)
+    return float(low), float(high)
+
+
+def false_alarm_counts(n: int, alpha: float, m: int, level: float = 0.95) -> tuple[int, int]:
+    """How many of m new normals will be flagged: central beta-binomial interval with probability ≥ `level`."""
+    from scipy import stats
+
+    k = alarm_rank(n, alpha)
+    if k == 0:
+        return 0, 0
+    low, high = stats.betabinom.interval(level, m, k, n + 1 - k)
+    return int(low), int(high)
+
+
+def benjamini_hochberg(p: ArrayLike, q: float) -> NDArray[np.bool_]:
+    """Which items of a batch to call anomalous so that the expected share of false calls among them is ≤ q.
+
+    Holds for conformal p-values that share one calibration set (Bates et al., arXiv:2104.08279). With n calibration
+    normals and m items it can flag anything only if some j of the p-values reach j·q/m ≥ 1/(n+1).
+
+    Args:
+        p: (m,) p-values.
+        q: false-discovery rate in (0, 1).
+    """
+    from scipy import stats
+
+    if not 0 < q < 1:
+        raise SettingsError(f"false-discovery rate q = {q!r}; expected a number above 0 and below 1, e.g. 0.1")
+    p = np.asarray(p, dtype=np.float64)
+    if p.size == 0:
+        return np.zeros(0, dtype=bool)
+    # Conformal p-values often meet q·j/m exactly; scipy's p·(m/j) may round a hair above it.
+    return stats.false_discovery_control(p, method="bh") <= q * (1 + 8 * np.finfo(np.float64).eps)
+
+
+def verdict(p: ArrayLike, alpha: float, abstain: float | None = None) -> NDArray[np.str_]:
+    """'anomalous' where p ≤ α, 'unsure' where α < p ≤ abstain, else 'normal'.
+
+    `abstain` is the share of normals sent to a person or an alarm together; None never abstains.
+    """
+    if abstain is not None and not alpha < abstain < 1:
+        raise SettingsError(f"abstain = {abstain!r} with alpha = {alpha!r}; expected a p-value above alpha and below 1")
+    p = np.asarray(p, dtype=np.float64)
+    upper = alpha if abstain is None else abstain
+    return np.where(p <= alpha, "anomalous", np.where(p <= upper, "unsure", "normal"))
+
+
+def cross_p_values(fold_scores: Sequence[ArrayLike], fold_test_scores: ArrayLike) -> Floats:
+    """K-fold cross-conformal p-values, for sets too small to set normals aside. Vovk 2012, arXiv:1208.0806.
+
+    Model k is fitted without fold k and scores it; every model scores the item. The item is ranked within each fold by
+    that fold's own model: p = (1 + Σ_k #{i in fold k: score_i ≥ score of the item under model k}) / (n + 1).
+    Usually P(p ≤ α) is near α; what is proven is about 2α (Barber et al., arXiv:1905.02928, theorem 4).
+
+    Args:
+        fold_scores: K arrays (n_k,), held-out scores of fold k by model k.
+        fold_test_scores: (K, m), scores of the m items by every model.
+
+    Returns:
+        (m,) values in [1/(n+1), 1], n the sum of all n_k.
+    """
+    items = np.asarray(fold_test_scores, dtype=np.float64)
+    if items.ndim != 2 or len(items) != len(fold_scores):
+        raise DataError(
+            f"cross_p_values: {len(fold_scores)} folds but test scores of shape {items.shape}; "
+            f"expected ({len(fold_scores)}, m): every item scored by the model of every fold"
+        )
+    n = sum(len(np.asarray(fold)) for fold in fold_scores)
+    at_least = np.zeros(items.shape[1], dtype=np.int64)
+    for fold, row in zip(fold_scores, items, strict=True):
+        ordered = np.sort(finite_scores(fold))
+        at_least += _at_least(ordered, judged_scores(row))
+    return (1 + at_least) / np.float64(n + 1)
+
+
+def _at_least(ordered: Floats, scores: Floats) -> NDArray[np.int64]:
+    """For each score the number of calibration scores that reach it."""
+    return len(ordered) - np.searchsorted(ordered, scores, side="left").astype(np.int64)
+
+
+def finite_scores(values: ArrayLike) -> Floats:
+    """(n,) float64; a calibration score that is not finite would make every later p-value meaningless."""
+    scores = _vector(values, "calibration scores")
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(scores)} calibration scores are not finite (first: {scores[bad[0]]} at position "
+            f"{bad[0]}); the model or these images are broken. Look at the training loss and run `knowngood inspect`."
+        )
+    return scores
+
+
+def judged_scores(values: ArrayLike) -> Floats:
+    """(m,) float64 without NaN."""
+    scores = _vector(values, "scores")
+    bad = np.flatnonzero(np.isnan(scores))
+    if len(bad):
+        raise DataError(
+            f"{len(bad)} of {len(scores)} scores are NaN (first at position {bad[0]}): these items cannot be judged; "
+            "look for NaN pixels in them."
+        )
+    return scores
+
+
+def _vector(values: Any, what: str) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise DataError(f"{what}: expected shape (n,), got {array.shape}")
+    return array

@@ -1,0 +1,63 @@
+"""One split of the normals: to fit, to select, to calibrate."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knowngood.errors import DataError, SettingsError
+
+PARTS = ("fit", "select", "calibrate")
+
+
+def split_normals(
+    n: int, strata: ArrayLike | None = None, *, select: float = 0.1, calibrate: float = 0.2, seed: int | None = 0
+) -> dict[str, NDArray[np.int64]]:
+    """Share n normals out at random, stratum by stratum.
+
+    In every stratum each part gets its fraction rounded down or up, and the roundings are chosen so that the totals
+    come out right too. Every stratum keeps at least one item to fit on.
+
+    Args:
+        n: number of normals, at least 1.
+        strata: (n,) integers, or None for one stratum.
+        select, calibrate: fractions in [0, 1) with a sum below 1; the rest is fitted on.
+        seed: the same seed gives the same split; None draws one from the system.
+
+    Returns:
+        {"fit", "select", "calibrate"}: sorted positions in 0…n−1, disjoint, all of them together.
+    """
+    if n < 1:
+        raise DataError("no normals to split; a model is fitted on images that are known to be good (label 0 or none)")
+    if min(select, calibrate) < 0 or select + calibrate >= 1:
+        raise SettingsError(
+            f"select = {select:g} and calibrate = {calibrate:g}; expected fractions from 0 with a sum below 1"
+        )
+    codes = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
+    if codes.shape != (n,):
+        raise DataError(f"strata: expected shape ({n},), got {codes.shape}")
+
+    rng = np.random.default_rng(seed)
+    fractions = np.array([1 - select - calibrate, select, calibrate])
+    owed = np.zeros(3)  # what each part should have had so far, less what it got
+    parts: list[list[NDArray[np.int64]]] = [[], [], []]
+    for stratum in np.unique(codes):
+        members = rng.permutation(np.flatnonzero(codes == stratum))
+        counts = _share_out(len(members), fractions, owed)
+        owed += len(members) * fractions - counts
+        for part, piece in zip(parts, np.split(members, np.cumsum(counts)[:-1]), strict=True):
+            part.append(piece)
+    return {name: np.sort(np.concatenate(part)) for name, part in zip(PARTS, parts, strict=True)}
+
+
+def _share_out(size: int, fractions: NDArray[np.float64], owed: NDArray[np.float64]) -> NDArray[np.int64]:
+    target = size * fractions
+    counts = np.floor(target + 1e-9).astype(np.int64)
+    rounded = target - counts > 1e-9
+    # The items left after rounding down go, one each, to the parts that earlier strata and this one left shortest.
+    order = np.argsort(np.where(rounded, -(target - counts + owed), np.inf), kind="stable")
+    counts[order[: size - counts.sum()]] += 1
+    if counts[0] == 0:
+        counts[np.argmax(counts)] -= 1
+        counts[0] = 1
+    return counts

@@ -1,0 +1,83 @@
+"""The model card: what a saved model was trained on, how, what it promises, and what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from knowngood.pipeline import Pipeline
+
+
+def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
+    """Markdown, from the facts that are saved with the model."""
+    data, training, versions = about["data"], about["training"], about["versions"]
+    settings, model = pipeline.settings, pipeline.model
+    variant = f" ({data['variant']})" if data.get("variant") else ""
+    shape = " × ".join(map(str, model.shape))
+    lines = [
+        f"# Anomaly detector for {data['name']}",
+        "",
+        f"A conditional variational autoencoder trained on {data['normals']} good items of {data['name']}{variant}. "
+        "It scores how unlike them a new item is and turns the score into a p-value.",
+        "",
+        "## Data",
+        f"- {data['fit']} items fitted, {data['select']} for selection, {data['calibrate']} for calibration; "
+        f"{data['known_anomalies']} known anomalies kept out",
+        f"- input: {shape}; {getattr(pipeline.representation, 'rule', 'standardised columns')}",
+        f"- fingerprint: `{data['fingerprint']}`",
+        f"- conditions: {_conditions(pipeline)}",
+        "",
+        "## Method",
+        f"- objective `{settings.objective.name}` {_options(settings.objective)}, net `{model.net.options.name}` "
+        f"{_options(model.net.options)}, likelihood `{model.likelihood.options.name}` "
+        f"{_options(model.likelihood.options)}",
+        f"- latent dimensions: {model.latent_dim}; score: `{settings.score.name}` {_options(settings.score)}",
+        f"- {training['steps']} steps over {training['epochs']} epochs, batch {settings.batch_size}, "
+        f"seed {about['seed']}, {about['seconds']:.1f} s in all",
+        "",
+        "## Promise",
+        *_promise(pipeline),
+        "",
+        "## Limits",
+        "- The false-alarm rate holds for items drawn like the calibration normals. A new camera, light or product is "
+        "not: calibrate again on good items of the new kind.",
+        "- What the training set holds is what counts as good: defects in it will be missed later.",
+        "- A p-value says how rare a score is among good items. It is not the probability of a defect.",
+        "",
+        f"Made {about['created']} with knowngood {versions['knowngood']}, torch {versions['torch']}, "
+        f"Python {versions['python']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _options(options: Any) -> str:
+    values = options.model_dump(exclude={"name"}, exclude_none=True)
+    return "(" + ", ".join(f"{k} = {v}" for k, v in values.items()) + ")" if values else "(no options)"
+
+
+def _conditions(pipeline: Pipeline) -> str:
+    columns = pipeline.schema.columns
+    if not columns:
+        return "none"
+    kinds = (f"{c.name} ({c.kind}, {c.n_codes} {'values' if c.kind == 'categorical' else 'bins'})" for c in columns)
+    return "; ".join(kinds)
+
+
+def _promise(pipeline: Pipeline) -> list[str]:
+    calibration = pipeline.calibration
+    if calibration is None:
+        return ["- Not calibrated."]
+    alpha = pipeline.settings.alpha
+    rows = calibration.summary(alpha)
+    pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
+    lines = [
+        f"- {row['condition']}: of good items, {row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} are flagged "
+        f"at α = {alpha:g} (95 % interval, {row['normals']} calibration normals)"
+        for row in rows
+        if row["false_alarm_low"] is not None
+    ]
+    if pooled:
+        lines.append(f"- calibrated together, with no promise for each: {', '.join(pooled)}")
+    return lines

@@ -1,0 +1,78 @@
+"""The command line. Each command parses, calls, prints; heavy libraries load inside the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from knowngood import __version__
+from knowngood.cli import benchmark, data, demo, evaluate, info, inspect, score, train
+from knowngood.cli.console import fail, say
+from knowngood.errors import KnowngoodError
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"knowngood {__version__}")
+        raise typer.Exit
+
+
+def _knowngood(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version and stop")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error; may stand anywhere")] = False,
+) -> None:
+    """Train on known-good images; find what is odd, show where and why, and say how sure.
+
+    Exit status: 0 fine, 2 usage, 3 data refused, 4 run failed.
+    """
+
+
+def build_app() -> typer.Typer:
+    """All commands. Off a terminal the help is plain text too."""
+    app = typer.Typer(
+        rich_markup_mode="rich" if sys.stdout.isatty() else None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "token_normalize_func": lambda token: token.replace("_", "-"),
+        },
+    )
+    app.callback()(_knowngood)
+    for command in (demo.demo, inspect.inspect, train.train, score.score, evaluate.evaluate, info.info):
+        app.command()(command)
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(benchmark.benchmark)
+    app.add_typer(data.app, name="data")
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command line and leave with its exit status.
+
+    Args:
+        arguments: what stands after `knowngood`; by default this process's own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not end the run
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    try:
+        build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
+    except Exception as error:
+        if debug:
+            raise
+        fail(_readable(error))
+        sys.exit(getattr(error, "exit_code", 4))
+
+
+def _readable(error: Exception) -> str:
+    if isinstance(error, KnowngoodError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error}\nThis was not expected. Run again with --debug to see where it happened."

@@ -1,0 +1,37 @@
+"""`knowngood data list|get`: the named data sets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from knowngood.cli.console import say, table
+
+app = typer.Typer(help="Named data sets.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_() -> None:
+    """List the data sets that a name stands for."""
+    from knowngood.images import describe_datasets
+
+    described = describe_datasets()
+    rows = described.items() if isinstance(described, dict) else described
+    table(["name", "what it is"], [[name, what] for name, what in rows])
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="a name that `data list` shows", show_default=False)],
+) -> None:
+    """Find or download a data set, check it, and say what it holds."""
+    from knowngood.images import open_dataset
+
+    images = open_dataset(name)
+    say(f"{images.variant or images.name}: {len(images):,} images")
+    if images.splits is not None:
+        for split in dict.fromkeys(images.splits):
+            say(f"  {split}: {int((images.splits == split).sum()):,}")
+    for column, values in images.conditions.items():
+        say(f"  {column}: {', '.join(sorted({str(value) for value in values}))}")

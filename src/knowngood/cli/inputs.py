@@ -1,0 +1,102 @@
+"""The data arguments that several commands share: opening, choosing by class, and naming condition columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from knowngood.config import nearest
+from knowngood.errors import ArtifactError, DataError, SettingsError
+
+if TYPE_CHECKING:
+    from knowngood.detector import Detector
+    from knowngood.images import ImageSet
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="a folder, manifest, idx or npz file, image, or named data set", show_default=False
+    ),
+]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)]
+Normal = Annotated[str | None, typer.Option(metavar="CLASSES", help="classes that are good: 1, 0-8, or NORMAL")]
+Anomalous = Annotated[
+    str | None, typer.Option(metavar="CLASSES", help="classes that are anomalous; by default all that are not good")
+]
+Holdout = Annotated[
+    str | None, typer.Option(metavar="CLASSES", help="classes to hold out as anomalous; all others are good")
+]
+Unknown = Annotated[
+    str | None, typer.Option(metavar="error|infer", help="what to do with an unknown condition; default as trained")
+]
+Device = Annotated[str | None, typer.Option(metavar="auto|cpu|gpu|cuda|mps", help="where to compute; default cpu")]
+
+
+def open_selected(
+    data: str,
+    *,
+    normal: str | None = None,
+    anomalous: str | None = None,
+    holdout: str | None = None,
+    strict: bool = False,
+) -> ImageSet:
+    """Open a data argument and keep the classes that were asked for."""
+    from knowngood.images import open_images, select
+
+    images = open_images(data, strict=strict)
+    if normal or anomalous or holdout:
+        images = select(images, normal=normal, anomalous=anomalous, holdout=holdout)
+    return images
+
+
+def keep_split(images: ImageSet, name: str) -> ImageSet:
+    """The named split where the data has it, else everything."""
+    return images.split(name) if images.splits is not None and name in set(images.splits) else images
+
+
+def keep_conditions(images: ImageSet, columns: list[str]) -> ImageSet:
+    """Only these condition columns; `none` alone means no condition.
+
+    Raises:
+        DataError: the data has no such column; the message names the nearest one.
+    """
+    wanted = [part.strip() for column in columns for part in column.split(",") if part.strip()]
+    if wanted == ["none"]:
+        return images.replace(conditions={})
+    for column in wanted:
+        if column not in images.conditions:
+            known = list(images.conditions)
+            raise DataError(
+                f"the data has no column '{column}'"
+                + (nearest(column, known) if known else "; it has no columns at all")
+            )
+    return images.replace(conditions={column: images.conditions[column] for column in wanted})
+
+
+def model_folder(path: Path) -> Path:
+    """The saved model at `path`, which may also be the folder of the run that wrote it.
+
+    Raises:
+        ArtifactError: there is no such folder.
+    """
+    if not path.exists():
+        raise ArtifactError(f"{path}: no such folder; give the folder that `knowngood train` wrote")
+    return path / "model" if (path / "model" / "config.json").is_file() else path
+
+
+def load(model: Path, device: str | None, unknown: str | None) -> Detector:
+    """The saved detector; options are checked before anything heavy loads.
+
+    Raises:
+        SettingsError: `unknown` is neither None, "error" nor "infer".
+        ArtifactError: no usable model at `model`.
+    """
+    if unknown not in (None, "error", "infer"):
+        raise SettingsError(f"--unknown {unknown}: expected error or infer")
+    folder = model_folder(model)
+
+    from knowngood.detector import Detector
+
+    return Detector.load(folder, device=device)

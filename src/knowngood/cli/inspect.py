@@ -1,0 +1,64 @@
+"""`knowngood inspect`: what is wrong with a data set, before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knowngood.cli.console import say, table
+from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
+
+_SHOWN = 5
+
+
+def inspect(
+    data: Data,
+    *,
+    normal: Normal = None,
+    anomalous: Anomalous = None,
+    holdout: Holdout = None,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse if any file is unreadable")] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="share of unreadable files to set aside; default .01, 0 when strict", min=0, max=1),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="write every finding to this file", metavar="FILE")
+    ] = None,
+) -> None:
+    """List what is wrong with the data, file by file. Exit status 3 if training on it would be refused."""
+    from knowngood.images import audit
+
+    images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)
+    found = audit(images)
+    if json_file:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(found.to_records(), indent=1, ensure_ascii=False), encoding="utf-8")
+    say(f"{images.variant or images.name}: {len(found.images):,} readable images")
+    if found.findings:
+        table(["finding", "severity", "count"], _counts(found.findings))
+        shown: Counter[str] = Counter()
+        for finding in found.findings:
+            shown[finding.kind] += 1
+            if shown[finding.kind] <= _SHOWN:
+                say(f"{finding.severity}: {finding.path_or_id}: {finding.reason}")
+        if max(shown.values()) > _SHOWN:
+            say(f"At most {_SHOWN} of a kind are shown; --json FILE writes all {len(found.findings):,}.")
+    else:
+        say("nothing found")
+    found.check((0.0 if strict else 0.01) if tolerance is None else tolerance)
+
+
+def _counts(findings: tuple) -> list[tuple[str, str, int]]:
+    counts = Counter((finding.severity, finding.kind) for finding in findings)
+    order = {"error": 0, "warning": 1, "note": 2}
+    return [
+        (kind, severity, n)
+        for (severity, kind), n in sorted(
+            counts.items(), key=lambda item: (order.get(item[0][0], 3), -item[1], item[0])
+        )
+    ]

@@ -1,0 +1,505 @@
+"""The estimator people use: fit on good items, then ask how odd, how sure, where and why."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+import warnings
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from knowngood import __version__, artifact
+from knowngood.calibration import split_normals
+from knowngood.card import model_card
+from knowngood.config import Settings, parse_settings
+from knowngood.errors import DataError
+from knowngood.images import Audit, ImageSet, audit, open_images
+from knowngood.images.conditions import ConditionSchema, Encoded
+from knowngood.objectives import Objective
+from knowngood.items import Items, TableSet, read_native
+from knowngood.pipeline import ROWS, Pipeline, Unknown
+from knowngood.representation import Pixels, Table
+from knowngood.training import Source, StreamSource, train
+from knowngood.vae import ConditionalVAE
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FEWEST = 2
+
+
+class Detector(OutlierMixin, BaseEstimator):
+    """Anomaly detector: a conditional VAE trained on good items, a score, and its conformal calibration.
+
+    A scikit-learn outlier detector: `fit`, `predict` (+1 normal, −1 anomalous), `score_samples` (higher is more
+    normal), `decision_function`, `offset_`. X may be
+
+    - images: a NumPy array (N, H, W) or (N, H, W, C), a torch tensor (N, C, H, W), an `ImageSet`, a path to a folder,
+      manifest, .npz or idx file, or the name of a known data set;
+    - a table: a 2-D array (N, F) of numbers.
+
+    The parameters are those of `knowngood.config.Settings`, which describes each; a choice such as `objective` is a
+    name, or a mapping with its options: `objective={"name": "dcvae", "beta": 4}`.
+
+    Attributes (after `fit`):
+        pipeline_: what scores new items; `model_` is its network.
+        offset_: `decision_function` is `score_samples` − offset_; −inf if `alpha` cannot be promised.
+        split_: {"fit" | "select" | "calibrate": indices into the accepted normals}.
+        history_: what training logged. audit_: what the data audit found (None for tables).
+        about_: plain data on the fit: sizes, seconds, versions, fingerprint. n_features_in_: for tables.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Any = "cvae",
+        net: Any = "auto",
+        latent_dim: int | None = None,
+        likelihood: Any = "auto",
+        prior: str = "auto",
+        image_size: Any = None,
+        crop: Any = None,
+        pad: Any = None,
+        grey: bool = False,
+        scaling: Any = "auto",
+        roles: Any = None,
+        unknown: str = "error",
+        marginalise: str = "auto",
+        epochs: int | None = None,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        lr_secondary: float | None = None,
+        weight_decay: float = 0.0,
+        warmup: float = 0.05,
+        schedule: str = "cosine",
+        ema: float | None = 0.999,
+        clip: float | None = 100.0,
+        patience: int | None = None,
+        device: str = "auto",
+        devices: int = 1,
+        precision: str = "auto",
+        compile: bool = False,
+        memory_gb: float = 4.0,
+        workers: int = 2,
+        score: Any = "elbo",
+        alpha: float = 0.05,
+        select_fraction: float = 0.1,
+        calibrate_fraction: float = 0.2,
+        tolerance: float | None = None,
+        strict: bool = False,
+        random_state: int | None = 0,
+    ) -> None:
+        self.objective = objective
+        self.net = net
+        self.latent_dim = latent_dim
+        self.likelihood = likelihood
+        self.prior = prior
+        self.image_size = image_size
+        self.crop = crop
+        self.pad = pad
+        self.grey = grey
+        self.scaling = scaling
+        self.roles = roles
+        self.unknown = unknown
+        self.marginalise = marginalise
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.lr_secondary = lr_secondary
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.schedule = schedule
+        self.ema = ema
+        self.clip = clip
+        self.patience = patience
+        self.device = device
+        self.devices = devices
+        self.precision = precision
+        self.compile = compile
+        self.memory_gb = memory_gb
+        self.workers = workers
+        self.score = score
+        self.alpha = alpha
+        self.select_fraction = select_fraction
+        self.calibrate_fraction = calibrate_fraction
+        self.tolerance = tolerance
+        self.strict = strict
+        self.random_state = random_state
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Detector:
+        """A detector with these settings."""
+        return cls(**{name: getattr(settings, name) for name in Settings.model_fields})
+
+    # Fit ------------------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        conditions: Any = None,
+        anomalies: Any = None,
+        run_dir: str | Path | None = None,
+        resume: bool = False,
+        progress: bool = False,
+    ) -> Detector:
+        """Learn what good items look like.
+
+        Args:
+            X: items, see the class. Of a source with splits only "train" is used.
+            y: ignored, as scikit-learn's outlier detectors do.
+            conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,).
+                An ImageSet brings its own columns.
+            anomalies: (N,) 1 for known anomalies, 0 or NaN for good items. Known anomalies are kept out of training
+                and calibration.
+            run_dir: folder for the log and checkpoints; with `resume` the run goes on from the last checkpoint there
+                and ends with the same bits as if it had never stopped.
+            progress: show a progress bar if the error stream is a terminal.
+
+        Raises:
+            SettingsError: a parameter is unknown, wrong or contradicts another.
+            DataError: the data are refused; the message says what and why.
+            TrainingError: the loss became non-finite.
+        """
+        started = time.perf_counter()
+        settings = parse_settings(self.get_params(deep=False))
+        seed = settings.random_state
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        items = self._items(X, conditions, anomalies, reset=True)
+        items, self.audit_ = _audited(items, settings)
+        normals = items[items.labels != 1]
+        if len(normals) < FEWEST:
+            raise DataError(
+                f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit on (of {len(items)} given); "
+                f"at least {FEWEST} good ones are needed"
+            )
+        objective: Objective = settings.objective.build()
+        schema = _learn_conditions(normals, settings, objective)
+        images = isinstance(normals, ImageSet)
+        representation = Pixels.fit(normals, settings) if images else Table.fit(normals.array)
+        normals = _only(normals, schema)
+        fingerprint = normals.fingerprint()
+        encoded = schema.encode(normals.conditions, len(normals))
+        self.split_ = split_normals(
+            len(normals),
+            encoded.stratum,
+            select=settings.select_fraction,
+            calibrate=settings.calibrate_fraction,
+            seed=seed,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _build_model(settings, objective, schema, representation)
+        fit, held_out = (
+            _source(normals[index], representation, encoded, index, schema.n_strata, settings)
+            for index in (self.split_["fit"], self.split_["select"])
+        )
+        self.history_ = train(
+            model,
+            objective,
+            fit,
+            held_out if len(held_out) else None,
+            settings,
+            seed=seed,
+            run_dir=None if run_dir is None else Path(run_dir),
+            resume=resume,
+            progress=progress,
+            fingerprint=fingerprint,
+        )
+        score = settings.score.build()
+        self.pipeline_ = Pipeline(settings, schema, representation, model.eval(), score)
+        with torch.no_grad():
+            rows = torch.arange(len(fit)).split(ROWS)
+            self.pipeline_.state = score.fit(model, fit.to(self.pipeline_.device).batches(rows))
+        self.pipeline_.calibrate(normals[self.split_["calibrate"]])
+        self.offset_ = -self.pipeline_.limit
+        self.about_ = self._about(items, len(normals), fingerprint, seed, time.perf_counter() - started)
+        return self
+
+    # scikit-learn ---------------------------------------------------------------------------------------------------
+
+    def score_samples(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """−anomaly score (N,), higher is more normal, comparable across conditions."""
+        return -self._judge(X, conditions, unknown).anomaly_score
+
+    def decision_function(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """`score_samples` − `offset_` (N,); negative for items flagged at `alpha`."""
+        return self.score_samples(X, conditions=conditions, unknown=unknown) - self.offset_
+
+    def predict(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """+1 for normal, −1 for anomalous (N,), with the false-alarm rate `alpha` of the fit.
+
+        If the fit left too few calibration normals for that rate it warns and flags nothing.
+        """
+        decision = self.decision_function(X, conditions=conditions, unknown=unknown)
+        if math.isinf(self.offset_):
+            calibration = self.pipeline_.calibration
+            n = 0 if calibration is None else len(calibration)
+            warnings.warn(
+                f"alpha = {self.pipeline_.settings.alpha:g} cannot be promised with {n} calibration normals: "
+                "nothing is flagged. Fit on more good items, or rank by score_samples.",
+                stacklevel=2,
+            )
+        return np.where(decision < 0, -1, 1)
+
+    def fit_predict(self, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
+        """`fit(X)`, then `predict(X)`; further parameters go to `fit`."""
+        conditions = parameters.get("conditions")
+        return self.fit(X, y, **parameters).predict(X, conditions=conditions)
+
+    # Ours -----------------------------------------------------------------------------------------------------------
+
+    def detect(
+        self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None, alpha: float | None = None
+    ) -> DataFrame:
+        """One row an item.
+
+        Columns: id; anomaly_score (higher is odder, comparable across conditions); p_value in (0, 1], small is odd;
+        is_anomalous (p_value ≤ alpha); condition (as given, or "… (inferred)"); the parts of the score;
+        label, if X carries any; error, only if an item could not be read (its numbers are then missing).
+
+        Args:
+            unknown: "infer" sums out conditions that are missing or new; "error" refuses them.
+            alpha: false-alarm rate; default that of the fit.
+
+        Raises:
+            NotEnoughNormals: `alpha` is given and the calibration normals are too few for it.
+        """
+        import pandas as pd
+
+        check_is_fitted(self, "pipeline_")
+        calibration = self.pipeline_.calibration
+        if alpha is not None and calibration is not None:
+            calibration.refuse(alpha)
+        items = self._items(X, conditions)
+        judged = self.pipeline_.judge(items, unknown=unknown, alpha=alpha)
+        expanded = judged.expanded
+        level = self.pipeline_.settings.alpha if alpha is None else alpha
+        named = [
+            expanded.label[row] + ("" if expanded.known[i] else " (inferred)") for i, row in enumerate(judged.row)
+        ]
+        table = {
+            "id": items.ids,
+            "anomaly_score": judged.anomaly_score,
+            "p_value": judged.p_value,
+            "is_anomalous": judged.p_value <= level,
+            "condition": named,
+            **judged.parts,
+        }
+        if not np.isnan(items.labels).all():
+            table["label"] = items.labels
+        if judged.errors:
+            table["error"] = [judged.errors.get(i) for i in range(len(items))]
+        return pd.DataFrame(table)
+
+    def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
+        """Where: for each image a map (H, W) at its own size, higher is odder."""
+        check_is_fitted(self, "pipeline_")
+        return self.pipeline_.maps(self._items(X, conditions), unknown=unknown)
+
+    def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """Why: what the model makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
+        check_is_fitted(self, "pipeline_")
+        _, made = self.pipeline_.reconstruct(self._items(X, conditions), unknown=unknown)
+        values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
+        return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
+
+    def embed(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """Posterior means (N, D)."""
+        check_is_fitted(self, "pipeline_")
+        return self.pipeline_.embed(self._items(X, conditions), unknown=unknown)
+
+    @property
+    def model_(self) -> ConditionalVAE:
+        """The fitted network."""
+        return self.pipeline_.model
+
+    @property
+    def card_(self) -> str:
+        """What was trained, on what, how, and its limits; Markdown."""
+        return model_card(self.pipeline_, self.about_)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model to a folder of config.json, *.safetensors and card.md; an older model there is replaced."""
+        check_is_fitted(self, "pipeline_")
+        return artifact.write(folder, artifact.pack(self.pipeline_, self.about_, self.card_))
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | None = None) -> Detector:
+        """A saved model, ready to score: the same scores, to the bit, on the same machine and thread count.
+
+        Raises:
+            ArtifactError: no saved model there, or it is damaged, foreign or newer than this version.
+        """
+        pipeline, about, _ = artifact.unpack(artifact.read(folder), str(folder))
+        detector = cls.from_settings(pipeline.settings)
+        detector._adopt(pipeline, about)
+        pipeline.to(device or "cpu")
+        return detector
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies travel as safetensors bytes, never as pickled networks.
+        state = dict(super().__getstate__())
+        if "pipeline_" in state:
+            for name in ("pipeline_", "history_", "audit_", "split_", "offset_"):
+                state.pop(name, None)
+            state["files_"] = artifact.pack(self.pipeline_, self.about_, self.card_)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        files = state.pop("files_", None)
+        super().__setstate__(state)
+        if files is not None:
+            pipeline, about, _ = artifact.unpack(files)
+            self._adopt(pipeline, about)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _adopt(self, pipeline: Pipeline, about: dict[str, Any]) -> None:
+        self.pipeline_, self.about_ = pipeline, about
+        self.offset_ = -pipeline.limit
+        if isinstance(pipeline.representation, Table):
+            self.n_features_in_ = pipeline.representation.shape[0]
+
+    def _judge(self, X: Any, conditions: Any, unknown: Unknown | None) -> Any:
+        check_is_fitted(self, "pipeline_")
+        items = self._items(X, conditions)
+        judged = self.pipeline_.judge(items, unknown=unknown)
+        if judged.errors:
+            i, reason = next(iter(judged.errors.items()))
+            raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside and scores the others.")
+        return judged
+
+    def _items(self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False) -> Items:
+        """X as items with their conditions and labels."""
+        columns = _columns(conditions)
+        if isinstance(X, (str, Path, ImageSet)) or getattr(X, "ndim", 2) in (3, 4):
+            items: Items = open_images(X)
+            if reset and items.splits is not None and "train" in items.splits:
+                items = items.split("train")
+        else:
+            if hasattr(X, "detach"):
+                X = X.detach().cpu().numpy()
+            array = validate_data(self, X, reset=reset, dtype=np.float64, ensure_min_samples=FEWEST if reset else 1)
+            items = TableSet.from_array(array)
+        if columns is not None or anomalies is not None:
+            items = items.annotate(anomalies, columns)
+        if not reset:
+            # Columns that the model was not taught (a constant class, say) say nothing to it.
+            items = _only(items, self.pipeline_.schema) if columns is None else items
+        return items
+
+    def _about(self, items: Items, normals: int, fingerprint: str, seed: int, seconds: float) -> dict[str, Any]:
+        return {
+            "data": {
+                "name": items.name,
+                "variant": getattr(items, "variant", None),
+                "fingerprint": fingerprint,
+                "normals": normals,
+                "known_anomalies": int(np.sum(items.labels == 1)),
+                **{part: len(index) for part, index in self.split_.items()},
+            },
+            "seed": seed,
+            "seconds": round(seconds, 3),
+            "training": {
+                "steps": self.history_.steps[-1]["step"],
+                "best_step": self.history_.best_step,
+                "epochs": round(self.history_.images_seen / max(1, len(self.split_["fit"])), 1),
+                "images_per_second": round(self.history_.images_per_second),
+                "stopped_early": self.history_.stopped_early,
+            },
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {
+                "knowngood": __version__,
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "threads": torch.get_num_threads(),
+        }
+
+
+def _audited(items: Items, settings: Settings) -> tuple[Items, Audit | None]:
+    """The items without unreadable ones; refused if they are too many, or if good and bad overlap."""
+    if not isinstance(items, ImageSet):
+        return items, None
+    found = audit(items)
+    tolerance = settings.tolerance if settings.tolerance is not None else (0.0 if settings.strict else 0.01)
+    found.check(tolerance)
+    return found.images, found
+
+
+def _learn_conditions(normals: Items, settings: Settings, objective: Objective) -> ConditionSchema:
+    """The schema of the columns that are used: those with roles, or all that vary if the method is conditional."""
+    roles = settings.roles
+    if roles is None:
+        columns = {k: v for k, v in normals.conditions.items() if objective.conditional and len(set(map(str, v))) > 1}
+        return ConditionSchema.fit(columns, len(normals))
+    missing = [name for name in roles if name not in normals.conditions]
+    if missing:
+        known = ", ".join(normals.conditions) or "none"
+        raise DataError(f"roles name the condition '{missing[0]}', which the data do not have (they have: {known})")
+    return ConditionSchema.fit({name: normals.conditions[name] for name in roles}, len(normals), roles)
+
+
+def _source(
+    part: Items, representation: Pixels | Table, encoded: Encoded, index: np.ndarray, n_strata: int, settings: Settings
+) -> Source | StreamSource:
+    """Training data of one part of the split: in memory, or streamed if they would take more than `memory_gb`."""
+    facts = {"c": encoded.c[index], "stratum": encoded.stratum[index], "n_strata": n_strata}
+    large = len(part) * representation.bytes_per_image > settings.memory_gb * 2**30
+    if large and isinstance(part, ImageSet) and isinstance(representation, Pixels):
+        return StreamSource(part, representation, workers=settings.workers, **facts)
+    native, errors = read_native(part, representation)
+    if errors:
+        i, reason = next(iter(errors.items()))
+        raise DataError(f"{part.ids[i]}: {reason}")
+    return Source(native, representation.scale, **facts)
+
+
+def _only(items: Items, schema: ConditionSchema) -> Items:
+    """Items with just the columns that the schema knows."""
+    known = {column.name for column in schema.columns}
+    return items.replace(conditions={k: v for k, v in items.conditions.items() if k in known})
+
+
+def _build_model(
+    settings: Settings, objective: Objective, schema: ConditionSchema, representation: Pixels | Table
+) -> ConditionalVAE:
+    shape = representation.shape
+    image = len(shape) == 3
+    net = settings.net
+    if net == "auto":
+        net = {"name": "conv" if image and min(shape[1:]) >= 8 else "mlp"}
+    likelihood = {"name": "gaussian"} if settings.likelihood == "auto" else settings.likelihood
+    chosen = parse_settings({"net": net, "likelihood": likelihood})
+    assert chosen.net != "auto" and chosen.likelihood != "auto"
+    return ConditionalVAE(
+        shape,
+        settings.latent_dim or (32 if image else max(1, min(16, math.ceil(shape[0] / 2)))),
+        schema.width if objective.conditional else 0,
+        chosen.net,
+        chosen.likelihood,
+        objective.prior if settings.prior == "auto" else settings.prior,
+    )
+
+
+def _columns(conditions: Any) -> Mapping[str, Any] | None:
+    """Condition columns by name from a mapping, a DataFrame, a Series or one array."""
+    if conditions is None:
+        return None
+    if isinstance(conditions, Mapping):
+        return dict(conditions)
+    if hasattr(conditions, "columns"):
+        return {str(name): conditions[name].to_numpy() for name in conditions.columns}
+    return {str(getattr(conditions, "name", None) or "condition"): np.asarray(conditions)}

@@ -1,0 +1,154 @@
+"""How right a fitted detector is on labelled images, and what a report of it shows."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knowngood.errors import DataError
+from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from knowngood.detector import Detector
+    from knowngood.images import ImageSet
+    from knowngood.pipeline import Unknown
+    from knowngood.report import ReportInputs
+
+GALLERY = 12
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found. `table` is that of `Detector.detect` with labels; `metrics` are plain numbers."""
+
+    images: ImageSet
+    table: DataFrame
+    metrics: dict[str, Any]
+    alpha: float
+    unknown: Unknown | None
+
+
+def evaluate(
+    detector: Detector, images: ImageSet, *, alpha: float | None = None, unknown: Unknown | None = None
+) -> Evaluation:
+    """Score labelled images and compare with the labels.
+
+    Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
+    score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies, unreadable.
+    Images without a label are scored and left out of the metrics.
+
+    Raises:
+        DataError: there are not both good and anomalous labels.
+    """
+    table = detector.detect(images, alpha=alpha, unknown=unknown)
+    labels = images.labels
+    good, bad = int((labels == 0).sum()), int((labels == 1).sum())
+    if not good or not bad:
+        raise DataError(
+            f"{images.name}: {good} images labelled good and {bad} labelled anomalous; an evaluation needs both. "
+            "Choose them with --normal, --anomalous or --holdout, or score without labels."
+        )
+    scores = table["anomaly_score"].to_numpy(float)
+    read = ~np.isnan(scores)
+    counted = read & ~np.isnan(labels)
+    y, s = labels[counted].astype(int), scores[counted]
+    flagged = table["is_anomalous"].to_numpy(bool)
+    metrics = {
+        "auroc": roc_auc(y, s),
+        "auroc_interval": list(bootstrap_interval(y, s)),
+        "average_precision": average_precision(y, s),
+        "fpr_at_95_tpr": fpr_at_tpr(y, s),
+        "false_alarm_rate": float(flagged[read & (labels == 0)].mean()),
+        "detection_rate": float(flagged[read & (labels == 1)].mean()),
+        "normals": good,
+        "anomalies": bad,
+        "unreadable": int((~read).sum()),
+    }
+    return Evaluation(images, table, metrics, alpha or detector.pipeline_.settings.alpha, unknown)
+
+
+def report_inputs(
+    detector: Detector,
+    found: Evaluation,
+    *,
+    title: str,
+    command: str,
+    normal_name: str = "good",
+    anomalous_name: str = "anomalous",
+) -> ReportInputs:
+    """All that a report of this evaluation shows."""
+    from knowngood.report import ReportInputs
+    from knowngood.report.inputs import most_and_least
+
+    about = detector.about_
+    scores = found.table["anomaly_score"].to_numpy(float)
+    readable = np.flatnonzero(~np.isnan(scores))
+    most, least = (readable[part] for part in most_and_least(scores[readable], GALLERY))
+    audit = getattr(detector, "audit_", None)
+    history = getattr(detector, "history_", None)
+    return ReportInputs(
+        table=found.table,
+        alpha=found.alpha,
+        title=title,
+        command=command,
+        settings=detector.pipeline_.settings.model_dump(mode="json"),
+        normal_name=normal_name,
+        anomalous_name=anomalous_name,
+        score_unit="nats" if detector.pipeline_.score.is_likelihood else "",
+        most=_triptychs(detector, found, most),
+        least=_triptychs(detector, found, least),
+        history=() if history is None else history.steps,
+        best_step=None if history is None else history.best_step,
+        audit=() if audit is None else audit.to_records(),
+        environment=_environment(about),
+        calibration=_calibration(detector, found.alpha),
+        metrics=found.metrics,
+    )
+
+
+def _triptychs(detector: Detector, found: Evaluation, index: np.ndarray) -> list[Any]:
+    from knowngood.report import Triptych
+
+    if not len(index):
+        return []
+    chosen = found.images[index]
+    seen, made = detector.pipeline_.reconstruct(detector._items(chosen, None), unknown=found.unknown)
+    pairs = zip(np.moveaxis(seen, 1, -1), np.moveaxis(made, 1, -1), chosen.ids, strict=True)
+    return [Triptych(image, reconstruction, id=str(name)) for image, reconstruction, name in pairs]
+
+
+def _calibration(detector: Detector, alpha: float) -> dict[str, Any]:
+    calibration = detector.pipeline_.calibration
+    if calibration is None:
+        return {}
+    rows = calibration.summary(alpha)
+    strata = [
+        {
+            "name": row["condition"],
+            "n": row["normals"],
+            "own": row["false_alarm_low"] is not None,
+            "threshold": row["threshold"],
+        }
+        for row in rows
+    ]
+    return {"strata": strata, "pooled_n": len(calibration)}
+
+
+def _environment(about: Mapping[str, Any]) -> dict[str, Any]:
+    data = about["data"]
+    return {
+        **about["versions"],
+        "machine": platform.machine(),
+        "threads": about["threads"],
+        "seed": about["seed"],
+        "data": f"{data['name']}{' (' + data['variant'] + ')' if data.get('variant') else ''}",
+        "data fingerprint": data["fingerprint"],
+        "normals: fit / select / calibrate": f"{data['fit']} / {data['select']} / {data['calibrate']}",
+        "fit, seconds": about["seconds"],
+    }

@@ -1,0 +1,103 @@
+"""One look for every figure: colour-blind-safe colours, quiet axes, and SVG whose text stays text."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+# Blue and vermillion of Okabe and Ito (2008): told apart with every common form of colour blindness, and in grey.
+NORMAL = "#0072b2"
+ANOMALOUS = "#d55e00"
+UNKNOWN = "#7d8590"
+INK = "#1d2530"
+MUTED = "#5a6472"
+RULE = "#d9dee5"
+PAPER = "#ffffff"
+CYCLE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+# Signed differences: blue below, white at zero, vermillion above.
+DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, "#ffffff", ANOMALOUS, "#6e2f00"])
+
+_VARIABLES = {
+    NORMAL: "var(--normal)",
+    ANOMALOUS: "var(--anomalous)",
+    UNKNOWN: "var(--unknown)",
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    PAPER: "var(--card)",
+}
+
+
+def new_figure(width: float = 4.6, height: float = 3.4) -> Figure:
+    """An empty figure, `width` × `height` inches, laid out so that nothing is cut off."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+
+
+def tidy(axes: Axes, *, xlabel: str, ylabel: str, title: str = "", grid: str = "y", size: float = 9.0) -> Axes:
+    """Labels in ink, two spines, a pale grid along `grid` ("x", "y" or "both"), text of `size` points."""
+    axes.set_xlabel(xlabel, color=INK, fontsize=size)
+    axes.set_ylabel(ylabel, color=INK, fontsize=size)
+    if title:
+        axes.set_title(title, color=INK, fontsize=size + 1, loc="left", fontweight="bold")
+    axes.tick_params(colors=MUTED, labelsize=size - 0.5, length=3, width=0.8)
+    axes.set_facecolor("none")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(MUTED)
+        axes.spines[side].set_linewidth(0.8)
+    axes.grid(True, axis=grid, color=RULE, linewidth=0.7)  # pyright: ignore[reportArgumentType]
+    axes.set_axisbelow(True)
+    return axes
+
+
+def legend(axes: Axes, *, loc: str = "best", size: float = 8.5) -> None:
+    """A legend without a frame, in ink, over what lies behind it."""
+    axes.legend(loc=loc, fontsize=size, frameon=False, labelcolor=INK, handlelength=1.6)
+
+
+def legend_below(figure: Figure, *, size: float = 8.5) -> None:
+    """The legend of the figure's first axes in one line under it."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    place = "outside lower center"
+    figure.legend(handles, labels, loc=place, ncols=len(labels), fontsize=size, frameon=False, labelcolor=INK)
+
+
+def plain(text: object) -> str:
+    """Text from outside, so that a dollar sign in it does not start a formula."""
+    return str(text).replace("$", r"\$")
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element to place inside an HTML page; the same figure gives the same bytes.
+
+    Text stays text in the page's font. Colours become the page's CSS variables (`--ink`, `--muted`, `--rule`, `--card`,
+    `--normal`, `--anomalous`, `--unknown`), so the figure follows a dark page. Ids start with `name`, which must differ
+    between the figures of a page.
+    """
+    buffer = io.StringIO()
+    nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # The page's font draws the text, so what the measuring font lacks is no matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg, count=2)
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'(url\(|xlink:href=")#', rf"\g<1>#{name}-", svg)
+    # Several families, quotes and all, become the page's own.
+    svg = re.sub(r"(font(?:-family)?:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1).strip()

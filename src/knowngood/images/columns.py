@@ -1,0 +1,216 @@
+"""One condition column: what kind it is, which values it knows, and how raw values become codes and numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict
+
+from knowngood.config import Role
+from knowngood.errors import DataError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+MOST_BINS = 8
+MOST_CATEGORIES_FROM_NUMBERS = 20
+
+
+class Column(BaseModel):
+    """One condition column as fitted.
+
+    Categorical: `values`, the text of each known value. Continuous: `mean` and `std` for the nets, `edges` (inner,
+    ascending; a value equal to an edge belongs to the bin above) and `medians` of at most 8 quantile bins.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Literal["categorical", "continuous"]
+    roles: tuple[Role, ...]
+    values: tuple[str, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+    edges: tuple[float, ...] = ()
+    medians: tuple[float, ...] = ()
+
+    @classmethod
+    def fit(cls, name: str, data: ArrayLike, n: int, roles: tuple[Role, ...]) -> Column:
+        """The column of `n` items; see `ConditionSchema.fit`. Without roles nothing is looked at."""
+        array = _checked(name, data, n)
+        if not roles:
+            return cls(name=name, kind="categorical", roles=())
+        if n == 0:
+            raise DataError(f"condition '{name}': there are no images to learn its values from")
+        which, texts = _texts(array)
+        missing = np.array([text is None for text in texts])[which]
+        if missing.any():
+            raise DataError(
+                f"condition '{name}' is missing for {missing.sum():,} of {n:,} images to fit on "
+                f"(rows {_rows(missing)}). Give the values, leave those images out, or ignore the column with "
+                f"roles={{'{name}': ()}}."
+            )
+        numbers = _numbers(array, name) if _numeric(array) else None
+        if numbers is None or (len(texts) <= MOST_CATEGORIES_FROM_NUMBERS and (numbers == np.round(numbers)).all()):
+            return cls(name=name, kind="categorical", roles=roles, values=_ordered([text for text in texts if text]))
+        edges = np.unique(np.quantile(numbers, np.linspace(0, 1, MOST_BINS + 1)[1:-1]))
+        bins, codes = np.unique(np.searchsorted(edges, numbers, side="right"), return_inverse=True)
+        edges = edges[bins[1:] - 1]  # the lower edges of the bins that hold something
+        return cls(
+            name=name,
+            kind="continuous",
+            roles=roles,
+            mean=float(numbers.mean()),
+            std=(float(numbers.std()) or 1.0) if np.ptp(numbers) > 0 else 1.0,
+            edges=tuple(edges.tolist()),
+            medians=tuple(float(np.median(numbers[codes == code])) for code in range(len(bins))),
+        )
+
+    @property
+    def n_codes(self) -> int:
+        """Number of values (categorical) or bins (continuous)."""
+        return len(self.values) if self.kind == "categorical" else len(self.medians)
+
+    @property
+    def in_cells(self) -> bool:
+        """Whether the column is part of the combinations that the schema counts."""
+        return "infer" in self.roles or "stratify" in self.roles
+
+    @property
+    def width(self) -> int:
+        """Entries of this column in the encoded vector."""
+        if "model" not in self.roles:
+            return 0
+        return len(self.values) if self.kind == "categorical" else 1
+
+    @cached_property
+    def code_names(self) -> tuple[str, ...]:
+        """'camera=A' for each value, 'exposure 0.1 to 0.2' for each bin."""
+        if self.kind == "categorical":
+            return tuple(f"{self.name}={value}" for value in self.values)
+        if not self.edges:
+            return (f"{self.name} any",)
+        digits = next((d for d in (4, 6, 9) if len({f"{e:.{d}g}" for e in self.edges}) == len(self.edges)), 17)
+        text = [f"{edge:.{digits}g}" for edge in self.edges]
+        inner = [f"{self.name} {low} to {high}" for low, high in itertools.pairwise(text)]
+        return (f"{self.name} < {text[0]}", *inner, f"{self.name} ≥ {text[-1]}")
+
+    def read(self, data: Any, n: int) -> tuple[Ints, Floats, list[str]]:
+        """Codes (n,) with −1 for missing and new, numbers (n,) (NaN if categorical or missing), new values' text."""
+        if self.kind == "categorical":
+            which, texts = _texts(_checked(self.name, data, n))
+            known = {value: code for code, value in enumerate(self.values)}
+            lookup = np.array([known.get(text, -1) if text is not None else -1 for text in texts], dtype=np.int64)
+            new = sorted(text for text in texts if text is not None and text not in known)
+            return lookup[which], np.full(n, np.nan), new
+        numbers = _numbers(_checked(self.name, data, n), self.name)
+        codes = np.searchsorted(np.asarray(self.edges), numbers, side="right").astype(np.int64)
+        codes[np.isnan(numbers)] = -1
+        return codes, numbers, []
+
+
+def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool) -> str:
+    """Why the values with code −1 cannot be used, what is known, and the way out."""
+    if new:
+        what = f"has no value {_listing(new, quote=True)}"
+    elif given:
+        absent = codes < 0
+        what = f"is missing for {absent.sum():,} of {len(codes):,} images (rows {_rows(absent)})"
+    else:
+        what = "is not given"
+    known = f"known: {_listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
+    if "infer" in column.roles:
+        return f"condition '{column.name}' {what}; {known}. Pass unknown=\"infer\" to marginalise."
+    wanted = (*column.roles, "infer")
+    return (
+        f"condition '{column.name}' {what}; {known}. It was fitted without the role 'infer' and cannot be "
+        f"marginalised: give the value, or fit with roles={{'{column.name}': {wanted!r}}}."
+    )
+
+
+def _checked(name: str, data: Any, n: int) -> NDArray[Any]:
+    if hasattr(data, "detach"):
+        data = data.detach().cpu().numpy()
+    array = data if isinstance(data, np.ndarray) else np.asarray(data)
+    if not isinstance(data, np.ndarray) and array.dtype.kind in "US":
+        array = np.asarray(data, dtype=object)  # a list such as ["A", None, 2] keeps its types
+    if array.shape != (n,):
+        raise DataError(f"condition '{name}' has shape {array.shape}; expected one value for each of {n:,} images")
+    return array
+
+
+def _text(value: Any) -> str | None:
+    """The text of a categorical value; None for a missing one. 2.0 and 2 are the same category."""
+    if isinstance(value, str):
+        return str(value) or None
+    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _texts(array: NDArray[Any]) -> tuple[Ints, list[str | None]]:
+    """Index (n,) into the distinct texts of an array; None among them stands for missing."""
+    if array.dtype.kind in "biuf":
+        values, which = np.unique(array, return_inverse=True)
+        texts: Any = map(_text, values.tolist())
+    else:
+        items: list[Any] = array.tolist()
+        if not set(map(type, items)) <= {str}:
+            items = [_text(item) for item in items]
+        values = dict.fromkeys(items)
+        position = {value: i for i, value in enumerate(values)}
+        which = np.fromiter(map(position.__getitem__, items), dtype=np.int64, count=len(items))
+        texts = (value or None for value in values)
+    # Several raw values may share a text (1 and 1.0), so the texts are made distinct last.
+    distinct: dict[str | None, int] = {}
+    merge = np.array([distinct.setdefault(text, len(distinct)) for text in texts], dtype=np.int64)
+    return merge[which] if len(merge) else np.empty(0, np.int64), list(distinct)
+
+
+def _numeric(array: NDArray[Any]) -> bool:
+    if array.dtype.kind in "iuf":
+        return True
+    numbers = (int, float, np.integer, np.floating)
+    return array.dtype.kind == "O" and all(issubclass(t, numbers) and t is not bool for t in set(map(type, array)))
+
+
+def _numbers(array: NDArray[Any], name: str) -> Floats:
+    """(n,) float64, NaN where missing."""
+    if array.dtype.kind in "biuf":
+        numbers = array.astype(np.float64)
+    else:
+        numbers = np.full(len(array), np.nan)
+        for i, item in enumerate(array.tolist()):
+            text = _text(item)
+            try:
+                numbers[i] = np.nan if text is None else float(item)
+            except (TypeError, ValueError):
+                raise DataError(f"condition '{name}' is continuous; row {i} holds {text!r}, not a number") from None
+    if np.isinf(numbers).any():
+        raise DataError(f"condition '{name}' is infinite in rows {_rows(np.isinf(numbers))}; expected finite numbers")
+    return numbers
+
+
+def _ordered(values: list[str]) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(values, key=lambda value: (float(value), value)))
+    except ValueError:
+        return tuple(sorted(values))
+
+
+def _listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:
+    shown = ", ".join(f"'{value}'" if quote else value for value in values[:most])
+    return f"{shown} … and {len(values) - most:,} more" if len(values) > most else shown
+
+
+def _rows(mask: NDArray[np.bool_]) -> str:
+    return _listing([str(row) for row in np.flatnonzero(mask).tolist()])

@@ -1,0 +1,44 @@
+"""What is wrong, or worth knowing, about one image or one set of images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from knowngood.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+
+# Kinds of findings that mean an item cannot be used at all.
+UNUSABLE = frozenset({"zero-byte", "truncated", "not-an-image", "unsupported", "unreadable", "missing", "non-finite"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding: the path or id it is about, a kind to group by, the reason in words, and how bad it is."""
+
+    path_or_id: str
+    kind: str
+    reason: str
+    severity: Severity
+
+    def __str__(self) -> str:
+        return f"{self.path_or_id}: {self.reason}"
+
+    def to_record(self) -> dict[str, str]:
+        return asdict(self)
+
+
+class Unreadable(DataError):
+    """One file cannot be read as an image. Carries the path, the kind of finding it makes, and the reason."""
+
+    def __init__(self, path: Path, kind: str, reason: str) -> None:
+        shown = str(path).encode("utf-8", "backslashreplace").decode()  # names need not be text
+        super().__init__(f"{shown}: {reason}")
+        self.path = path
+        self.kind = kind
+        self.reason = reason
+
+    def __reduce__(self):  # so that worker processes can hand it back
+        return Unreadable, (self.path, self.kind, self.reason)

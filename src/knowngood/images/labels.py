@@ -1,0 +1,61 @@
+"""Anomaly labels as people write them: numbers and words in, 0, 1 or NaN out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from knowngood.errors import DataError
+
+GOOD = frozenset({"0", "good", "normal", "ok", "pass", "inlier", "non_defective", "defect_free", "no_defect"})
+BAD = frozenset(
+    {"1", "bad", "anomalous", "anomaly", "abnormal", "defect", "defective", "nok", "not_ok", "ng", "fail", "outlier"}
+)
+UNKNOWN = frozenset({"", "nan", "none", "unknown", "unlabelled", "unlabeled", "?"})
+
+
+def label_word(word: str) -> float | None:
+    """0.0 for a word that means good, 1.0 for anomalous, NaN for unknown, None for any other word."""
+    key = word.strip().lower().replace("-", "_").replace(" ", "_")
+    if key in ("0.0", "1.0"):
+        key = key[0]
+    if key in GOOD:
+        return 0.0
+    if key in BAD:
+        return 1.0
+    return float("nan") if key in UNKNOWN else None
+
+
+def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
+    """Labels of N images as (N,) float64: 0 good, 1 anomalous, NaN unknown.
+
+    Accepted, in any case: 0, good, normal, ok, pass, inlier, non-defective, defect-free, no defect; 1, bad, anomalous,
+    anomaly, abnormal, defect, defective, nok, not ok, ng, fail, outlier; and for unknown: empty, NaN, None, unknown,
+    unlabelled, "?".
+
+    Raises:
+        DataError: any other value, named with the item it belongs to.
+    """
+    array = np.asarray(values)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(f"labels have shape {array.shape}; expected one label an image: (N,)")
+    if array.dtype.kind in "biuf":
+        found = array.astype(np.float64)
+        wrong = ~(np.isnan(found) | (found == 0) | (found == 1))
+    else:
+        words = {value: label_word("" if value is None else str(value)) for value in set(array.tolist())}
+        found = np.array([np.nan if words[v] is None else words[v] for v in array.tolist()], dtype=np.float64)
+        wrong = np.array([words[v] is None for v in array.tolist()], dtype=bool)
+    if wrong.any():
+        first = int(np.flatnonzero(wrong)[0])
+        item = f"item {first}" if ids is None else f"'{ids[first]}'"
+        raise DataError(
+            f"label {array[first].item() if array.dtype.kind in 'biuf' else array[first]!r} of {item} "
+            "(and {} others)".format(int(wrong.sum()) - 1 or "no")
+            + " is not known; expected 0, good, normal or ok; 1, bad, anomalous or defect; or empty for unknown. "
+            'Classes go into a condition column ("class"), from which select(images, normal=...) makes labels.'
+        )
+    return found

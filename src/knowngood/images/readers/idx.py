@@ -1,0 +1,75 @@
+"""The idx format of MNIST and its kin: strict about magic number, dimensions and length."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from knowngood.errors import DataError
+
+_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_idx(path: str | Path) -> np.ndarray:
+    """An idx file, plain or gzipped, as an array of its own shape and (native-endian) dtype.
+
+    Raises:
+        DataError: not idx, cut off, or longer than its header says; names the file and what was expected.
+    """
+    return parse_idx(Path(path).read_bytes(), str(path))
+
+
+def parse_idx(data: bytes, name: str) -> np.ndarray:
+    """As `read_idx`, from bytes; `name` is for error messages."""
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise DataError(f"{name}: damaged gzip file ({error}); download it again") from None
+    if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _DTYPES or not 1 <= data[3] <= 8:
+        raise DataError(
+            f"{name}: not an idx file; expected it to start with 0, 0, a type (8 for uint8) and the number of "
+            f"dimensions, found {list(data[:4])}"
+        )
+    dtype, n_dims = np.dtype(_DTYPES[data[2]]), data[3]
+    start = 4 + 4 * n_dims
+    if len(data) < start:
+        raise DataError(f"{name}: cut off within its header; expected {n_dims} dimensions, found {len(data)} bytes")
+    shape = tuple(np.frombuffer(data, ">u4", n_dims, 4).tolist())
+    expected = start + math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise DataError(f"{name}: {len(data)} bytes, but a {'×'.join(map(str, shape))} idx file has {expected}")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))  # a writable copy
+
+
+def read_idx_images(path: str | Path) -> np.ndarray:
+    """Images of an idx file: (N, H, W, C), C = 1 unless the file has four dimensions."""
+    return as_images(read_idx(path), str(path))
+
+
+def as_images(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim not in (3, 4):
+        raise DataError(f"{name}: expected images, N×H×W or N×H×W×C, found shape {array.shape}")
+    return array[..., None] if array.ndim == 3 else array
+
+
+def labels_beside(path: Path) -> Path | None:
+    """The labels file that belongs to an images file by its official name, if it is there."""
+    for images, labels in (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1")):
+        if images in path.name:
+            stem = path.name.replace(images, labels).removesuffix(".gz")
+            for candidate in (path.with_name(stem + ".gz"), path.with_name(stem)):
+                if candidate.is_file():
+                    return candidate
+    return None
+
+
+def check_pair(images: np.ndarray, labels: np.ndarray, image_name: str, label_name: str) -> None:
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise DataError(
+            f"{label_name} has shape {labels.shape}; expected ({len(images)},): one label an image of {image_name}"
+        )

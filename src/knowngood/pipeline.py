@@ -1,0 +1,248 @@
+"""The one path from items to verdicts: read → represent → encode conditions → score → calibrate.
+
+`Detector` trains what a `Pipeline` holds; saved models, exports and servers hold nothing else and run this code.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knowngood.calibration import Calibration
+from knowngood.config import Settings
+from knowngood.errors import DataError
+from knowngood.images import ImageSet
+from knowngood.images.conditions import ConditionSchema, Expanded
+from knowngood.items import Items, check_kind, read_native
+from knowngood.representation import Pixels, Table
+from knowngood.scores import Score
+from knowngood.scores.marginal import best_rows, choose_rule, hard, hard_p_values, soft
+from knowngood.vae import ConditionalVAE
+
+Unknown = Literal["error", "infer"]
+ITEMS = 2048  # read at a time
+ROWS = 512  # scored at a time
+
+
+class Chunk(NamedTuple):
+    """Rows to score: an item may have several, one for each condition it could have."""
+
+    rows: slice  # in the expanded conditions
+    x: Tensor  # (R, *shape), scaled, on the device
+    c: Tensor | None  # (R, W)
+    stratum: Tensor  # (R,)
+
+
+class Judgement(NamedTuple):
+    """What is said of N items. Items that could not be read have NaN and a reason in `errors`."""
+
+    anomaly_score: np.ndarray  # (N,) comparable across conditions; flagged above `Pipeline.limit`
+    p_value: np.ndarray  # (N,)
+    parts: dict[str, np.ndarray]  # (N,) each
+    row: np.ndarray  # (N,) the row of the expanded conditions that explains the item best
+    expanded: Expanded
+    errors: dict[int, str]
+
+
+@dataclass
+class Pipeline:
+    """A fitted model and everything needed to judge new items with it."""
+
+    settings: Settings
+    schema: ConditionSchema
+    representation: Pixels | Table
+    model: ConditionalVAE
+    score: Score
+    state: dict[str, Tensor] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    hidden: Calibration | None = None  # of scores with the conditions summed out softly
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def to(self, device: str | torch.device) -> Pipeline:
+        """Move the model to a device, in place."""
+        self.model.to(device)
+        return self
+
+    @property
+    def limit(self) -> float:
+        """The anomaly score above which an item is flagged at the α of the fit; +inf if that α cannot be promised."""
+        return self._calibrated().pooled_threshold
+
+    def expand(self, items: Items, unknown: Unknown | None = None) -> Expanded:
+        """The rows to score for items with the conditions they carry."""
+        return self.schema.expand(items.conditions, len(items), unknown=unknown or self.settings.unknown)
+
+    def rows(self, items: Items, expanded: Expanded, errors: dict[int, str]) -> Iterator[Chunk]:
+        """Read, prepare and scale items a part at a time. Unreadable ones are blank and named in `errors`."""
+        check_kind(items, self.representation)
+        starts = np.searchsorted(expanded.item, np.arange(len(items) + 1))
+        beyond = 0
+        for first in range(0, len(items), ITEMS):
+            stop = min(first + ITEMS, len(items))
+            native, bad = read_native(items[first:stop], self.representation)
+            errors.update({first + i: reason for i, reason in bad.items()})
+            if isinstance(self.representation, Pixels):
+                beyond += self.representation.out_of_range(native)
+            pixels = torch.from_numpy(native).to(self.device)
+            for start in range(starts[first], starts[stop], ROWS):
+                rows = slice(start, min(start + ROWS, starts[stop]))
+                x = self.representation.scale(pixels[torch.from_numpy(expanded.item[rows] - first).to(self.device)])
+                c = torch.from_numpy(expanded.c[rows]).to(self.device) if self.model.condition_dim else None
+                yield Chunk(rows, x, c, torch.from_numpy(expanded.stratum[rows]).to(self.device))
+        if beyond and isinstance(self.representation, Pixels):
+            warnings.warn(
+                f"{beyond} of {len(items)} images hold values outside the recorded range "
+                f"({self.representation.rule}); they are scored as they are, not clipped",
+                stacklevel=4,
+            )
+
+    @torch.no_grad()
+    def raw_scores(self, items: Items, expanded: Expanded) -> tuple[np.ndarray, dict[str, np.ndarray], dict[int, str]]:
+        """Score of every row (M,), its named parts (M,) each, and reasons for unreadable items (their rows are NaN)."""
+        self.model.eval()
+        errors: dict[int, str] = {}
+        found: list[np.ndarray] = []
+        parts: dict[str, list[np.ndarray]] = {}
+        for chunk in self.rows(items, expanded, errors):
+            result = self.score.score(self.model, self.state, chunk.x, chunk.c, chunk.stratum)
+            # float32 keeps differences of scores exact in float64, where thresholds are compared.
+            found.append(result.values.float().double().cpu().numpy())
+            for name, value in result.parts.items():
+                parts.setdefault(name, []).append(value.float().double().cpu().numpy())
+        values = np.concatenate(found) if found else np.empty(0)
+        columns = {name: np.concatenate(value) for name, value in parts.items()}
+        if errors:
+            unread = np.isin(expanded.item, list(errors))
+            for column in (values, *columns.values()):
+                column[unread] = np.nan
+        return values, columns, errors
+
+    def judge(self, items: Items, *, unknown: Unknown | None = None, alpha: float | None = None) -> Judgement:
+        """Scores and p-values of items; conditions that are not known are summed out.
+
+        Hard: an item is as normal as its best condition makes it, p = max_c p_c and the anomaly score is the smallest.
+        Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration normals whose conditions were hidden too.
+        """
+        calibration = self._calibrated()
+        expanded = self.expand(items, unknown)
+        values, parts, errors = self.raw_scores(items, expanded)
+        n = len(items)
+        score, p, row = np.full(n, np.nan), np.full(n, np.nan), np.searchsorted(expanded.item, np.arange(n))
+        at = np.flatnonzero(~np.isnan(values))  # rows of items that could be read
+        read, item = np.unique(expanded.item[at], return_inverse=True)
+        stratum = expanded.stratum[at]
+        shifted = calibration.anomaly_score(values[at], stratum)
+        score[read] = hard(shifted, item)
+        p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=alpha), item)
+        row[read] = at[best_rows(shifted, item)]
+        if self.hidden is not None:
+            summed_out = self._summed_out(expanded)[expanded.item[at]]
+            at, item = at[summed_out], item[summed_out]
+            which, item = np.unique(item, return_inverse=True)
+            if len(at):
+                which = read[which]
+                summed = soft(values[at], item, expanded.log_weight[at])
+                score[which] = self._on_common_scale(summed)
+                p[which] = self.hidden.p_values(summed, alpha=alpha)
+                row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
+        return Judgement(score, p, {name: part[row] for name, part in parts.items()}, row, expanded, errors)
+
+    def calibrate(self, normals: Items) -> None:
+        """Set the calibration from normals that took no part in training."""
+        expanded = self.schema.expand(normals.conditions, len(normals), unknown="error")
+        values, _, errors = self.raw_scores(normals, expanded)
+        if errors:
+            first = next(iter(errors.items()))
+            raise DataError(f"{normals.ids[first[0]]}: {first[1]}; {len(errors)} calibration images cannot be read")
+        alpha, names = self.settings.alpha, self.schema.stratum_names
+        self.calibration = Calibration.fit(values, expanded.stratum, names, alpha=alpha)
+        rule = choose_rule(self.settings.marginalise, self.score.is_likelihood, self.score.options.name)
+        inferable = len(self.schema.cells) > 1 and all("infer" in column.roles for column in self.schema.columns)
+        if rule == "soft" and self.settings.unknown == "infer" and inferable:
+            hidden = self.schema.expand({}, len(normals), unknown="infer")
+            values, _, _ = self.raw_scores(normals, hidden)
+            self.hidden = Calibration.fit(soft(values, hidden.item, hidden.log_weight), alpha=alpha)
+
+    @torch.no_grad()
+    def maps(self, items: Items, *, unknown: Unknown | None = None) -> list[np.ndarray]:
+        """Anomaly map of each item under its best condition, (H, W) at the size of the original image."""
+        if not self.score.has_map:
+            raise DataError(f"score '{self.score.options.name}' has no map; use 'elbo' or 'reconstruction'")
+        if not isinstance(items, ImageSet) or not isinstance(self.representation, Pixels):
+            raise DataError("maps are for images; these are tables")
+        expanded, errors = self._best(items, unknown)
+        shapes, found = items.shapes(), []
+        for chunk in self.rows(items, expanded, errors):
+            result = self.score.score(self.model, self.state, chunk.x, chunk.c, chunk.stratum, want_map=True)
+            assert result.map is not None
+            for at, one in zip(range(chunk.rows.start, chunk.rows.stop), result.map.cpu().numpy(), strict=True):
+                height, width = int(shapes[at][0]), int(shapes[at][1])
+                found.append(self.representation.restore(one, (height, width)))
+        return found
+
+    @torch.no_grad()
+    def reconstruct(self, items: Items, *, unknown: Unknown | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Model inputs and reconstructions under the best condition, both (N, *shape), scaled."""
+        expanded, errors = self._best(items, unknown)
+        seen, made = [], []
+        for chunk in self.rows(items, expanded, errors):
+            seen.append(chunk.x.cpu().numpy())
+            made.append(self.model.reconstruct(chunk.x, chunk.c).cpu().numpy())
+        return np.concatenate(seen), np.concatenate(made)
+
+    @torch.no_grad()
+    def embed(self, items: Items, *, unknown: Unknown | None = None) -> np.ndarray:
+        """Posterior means μ(x, c) under the best condition, (N, D)."""
+        expanded, errors = self._best(items, unknown)
+        chunks = self.rows(items, expanded, errors)
+        return np.concatenate([self.model.encode(chunk.x, chunk.c).mean.cpu().numpy() for chunk in chunks])
+
+    def _best(self, items: Items, unknown: Unknown | None) -> tuple[Expanded, dict[int, str]]:
+        """One row an item: where a condition is unknown, the one under which the item is least anomalous."""
+        self.model.eval()
+        expanded = self.expand(items, unknown)
+        if len(expanded.item) == len(items):
+            return expanded, {}
+        judged = self.judge(items, unknown=unknown)
+        return take(judged.expanded, judged.row), judged.errors
+
+    def _calibrated(self) -> Calibration:
+        if self.calibration is None:
+            raise DataError("this model is not calibrated")
+        return self.calibration
+
+    def _summed_out(self, expanded: Expanded) -> np.ndarray:
+        """(N,) True for items of which no condition is known: those that `hidden` was calibrated for."""
+        counts = np.bincount(expanded.item, minlength=len(expanded.known))
+        return ~expanded.known & (counts == len(self.schema.cells))
+
+    def _on_common_scale(self, summed: np.ndarray) -> np.ndarray:
+        """Softly summed scores shifted so that `limit` is their threshold too."""
+        assert self.hidden is not None
+        own, common = self.hidden.pooled_threshold, self.limit
+        if not np.isfinite(own) or not np.isfinite(common):
+            return summed
+        shifted = summed - (own - common)
+        above = np.maximum(shifted, np.nextafter(common, np.inf))
+        return np.where(summed > own, above, np.minimum(shifted, common))
+
+
+def take(expanded: Expanded, rows: np.ndarray) -> Expanded:
+    """The given rows, one an item, in item order."""
+    return Expanded(
+        c=expanded.c[rows],
+        stratum=expanded.stratum[rows],
+        item=np.arange(len(rows)),
+        log_weight=np.zeros(len(rows)),
+        known=expanded.known,
+        label=[expanded.label[row] for row in rows],
+    )

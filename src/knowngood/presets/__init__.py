@@ -1,0 +1,41 @@
+"""Named bundles of settings that reproduce earlier work, one YAML file each, so that comparisons are like for like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from knowngood.config import nearest
+from knowngood.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`settings` is what the bundle sets, ready for `parse_settings` or `Detector(**settings)`."""
+
+    name: str
+    description: str
+    settings: dict[str, Any]
+
+
+def preset_names() -> list[str]:
+    """The names `read_preset` knows, sorted."""
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def read_preset(name: str) -> Preset:
+    """One bundle. A file with `base: other` starts from the settings of that one.
+
+    Raises:
+        SettingsError: there is no such preset; the message names the nearest one.
+    """
+    if name not in preset_names():
+        raise SettingsError(f"unknown preset '{name}'" + nearest(name, preset_names()))
+    content = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
+    base = read_preset(content["base"]).settings if "base" in content else {}
+    return Preset(name, content["description"], {**base, **content["settings"]})

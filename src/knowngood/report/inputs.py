@@ -1,0 +1,121 @@
+"""What a report is made of. Only `table` and `alpha` are needed; a section without material is left out or says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from knowngood.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+COLUMNS = ("id", "anomaly_score", "p_value", "is_anomalous")
+
+
+@dataclass(frozen=True)
+class Triptych:
+    """An image and its reconstruction, both (H, W) or (H, W, C) and on one scale of values (for example both 0..1).
+
+    With `id`, the card shows that row of the table: score, p-value, verdict, label and condition. `caption` is added.
+    """
+
+    image: np.ndarray
+    reconstruction: np.ndarray
+    caption: str = ""
+    id: str | None = None
+
+
+@dataclass(kw_only=True)
+class ReportInputs:
+    """Everything `write_report` and `write_png` draw from.
+
+    Args:
+        table: one row an image: `id`, `anomaly_score`, `p_value`, `is_anomalous`; optional `label` (0 normal, 1
+            anomalous, NaN unknown), `condition` (text) and `stratum` (text; where it differs from the condition).
+        alpha: the requested false-alarm rate, in (0, 1).
+        title: the heading, for example "digits, 9 held out".
+        command: shell command that makes this report again.
+        settings: nested plain values.
+        normal_name, anomalous_name: what labels 0 and 1 are called.
+        score_unit: of the anomaly score, for example "nats".
+        most, least: the gallery, most and least anomalous first.
+        history: rows with `step`, `split` and named losses and terms.
+        best_step: the step whose weights were kept.
+        audit: findings as records: `path_or_id`, `kind`, `reason`, `severity`.
+        environment: versions, device, seed, fingerprint: name → value.
+        calibration: `strata`: a list of {`name`, `n`: calibration normals, `own`: has its own promise, `threshold`},
+            and `pooled_n`: calibration normals that the strata without a promise share. Optional `p_values`: of normals
+            held out from both training and calibration, for the calibration plot when the table has no labels.
+        metrics: `auroc`, `auroc_interval` (low, high), and any other named numbers.
+    """
+
+    table: pd.DataFrame
+    alpha: float
+    title: str = "Anomaly report"
+    command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    normal_name: str = "normal"
+    anomalous_name: str = "anomalous"
+    score_unit: str = ""
+    most: Sequence[Triptych] = ()
+    least: Sequence[Triptych] = ()
+    history: Sequence[Mapping[str, Any]] = ()
+    best_step: int | None = None
+    audit: Sequence[Mapping[str, Any]] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        absent = [name for name in COLUMNS if name not in self.table.columns]
+        if absent:
+            raise DataError(f"report: the table has no column {absent}; it needs {list(COLUMNS)}")
+        if len(self.table) == 0:
+            raise DataError("report: the table is empty; score at least one image")
+        if not 0 < self.alpha < 1:
+            raise DataError(f"report: alpha = {self.alpha} is no rate between 0 and 1")
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(N,) float64."""
+        return self.table["anomaly_score"].to_numpy(dtype=float, na_value=float("nan"))
+
+    @property
+    def p_values(self) -> np.ndarray:
+        """(N,) float64."""
+        return self.table["p_value"].to_numpy(dtype=float, na_value=float("nan"))
+
+    @property
+    def flagged(self) -> np.ndarray:
+        """(N,) bool; a missing verdict is not a flag."""
+        return self.table["is_anomalous"].astype("boolean").fillna(False).to_numpy(dtype=bool)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) float64: 0, 1 or NaN; all NaN without a `label` column."""
+        import numpy as np
+
+        if "label" not in self.table.columns:
+            return np.full(len(self.table), np.nan)
+        return self.table["label"].to_numpy(dtype=float, na_value=float("nan"))
+
+    def texts(self, column: str) -> np.ndarray:
+        """(N,) str of a column; "" where it is missing."""
+        import numpy as np
+
+        if column not in self.table.columns:
+            return np.full(len(self.table), "", dtype=object)
+        values = self.table[column]
+        return values.astype(object).where(values.notna(), "").map(str).to_numpy(dtype=object)
+
+
+def most_and_least(scores: np.ndarray, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the `count` highest scores, highest first, and of the `count` lowest, lowest first; no position twice."""
+    import numpy as np
+
+    order = np.argsort(-np.asarray(scores, float), kind="stable")
+    most = order[:count]
+    return most, order[len(most) :][::-1][:count]

@@ -1,0 +1,79 @@
+"""The interface of a score, and the sums that all scores take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from knowngood.config import Options
+from knowngood.objectives.base import Batch
+from knowngood.vae import ConditionalVAE
+
+
+class ScoreResult(NamedTuple):
+    """Scores of B items; higher is more anomalous."""
+
+    values: Tensor  # (B,) float64
+    map: Tensor | None  # (B, H, W) float64, where the score comes from; None if not asked for or not defined
+    parts: dict[str, Tensor]  # named (B,) float64 values that explain `values`
+
+
+class Score:
+    """How odd an item is under a fitted model.
+
+    A score is a pure function of model, state and item: no fresh noise, nothing remembered, and an item's value does
+    not depend on the others in its batch (to 1e-5 relative, the rounding of the nets). The caller puts the model in
+    eval mode and turns gradients off.
+
+    Class attributes:
+        has_map: a map over pixels exists for images.
+        is_likelihood: the value is −log of a density of x given c, or bounds it; so it may be averaged over c.
+    """
+
+    has_map = False
+    is_likelihood = False
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """State from the normals the model was fitted on: tensors by name, saved with the model; often none.
+
+        Raises:
+            SettingsError: the score is not defined for this kind of data.
+        """
+        return {}
+
+    def score(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        """Score x (B, *shape), scaled, under conditions c (B, W) in strata (B,)."""
+        raise NotImplementedError
+
+
+def wide(t: Tensor) -> Tensor:
+    """As float64, moved to the CPU where the device has none (Apple's)."""
+    return t.cpu().double() if t.device.type == "mps" else t.double()
+
+
+def item_sum(t: Tensor) -> Tensor:
+    """(B, …) → (B,) float64: all values of an item added up."""
+    t = t.flatten(1)
+    return wide(t).sum(1) if t.device.type == "mps" else t.sum(1, dtype=torch.float64)
+
+
+def pixel_sum(t: Tensor) -> Tensor | None:
+    """(B, C, H, W) → (B, H, W) float64: channels added up; None for tables (B, F)."""
+    if t.ndim != 4:
+        return None
+    return wide(t).sum(1) if t.device.type == "mps" else t.sum(1, dtype=torch.float64)

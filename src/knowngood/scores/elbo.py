@@ -1,0 +1,76 @@
+"""−ELBO: how many nats the model needs at most for x given c."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from knowngood.config import Elbo
+from knowngood.objectives.base import Batch
+from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
+from knowngood.vae import ConditionalVAE
+
+NOISE_SEED = 0
+# Pixel values decoded together, so that a layer's activations stay within some 100 MB, on accelerators 1 GB.
+AT_ONCE_CPU, AT_ONCE_ACCELERATOR = 2**20, 2**23
+
+
+class ElboScore(Score):
+    """−E_q log p(x|z,c) + KL(q(z|x,c) ‖ r(z|c)) in nats, the dCVAE paper's E(x).
+
+    The expectation is the mean over L draws z_l = μ + σ·ε_l, with the same ε for every item: L points of a scrambled
+    Sobol sequence through the normal quantile function, made once and saved with the model. With 0 samples z = μ.
+    Parts: `elbo_reconstruction` (the first term) and `elbo_kl`; they add up to the value. The map is the first term by
+    pixel and adds up to `elbo_reconstruction`.
+    """
+
+    has_map = True
+    is_likelihood = True
+
+    def __init__(self, options: Elbo) -> None:
+        super().__init__(options)
+        self.samples = options.samples
+
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        return {"noise": common_normals(self.samples, model.latent_dim)} if self.samples else {}
+
+    def score(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        posterior = model.encode(x, c)
+        kl = item_sum(posterior.kl(model.prior(c, like=posterior.mean)))
+        noise = state["noise"].to(posterior.mean) if self.samples else torch.zeros_like(posterior.mean[:1])
+
+        total: Tensor | None = None  # Σ_l −log p(x|z_l,c): (B, H, W) if a map is wanted, else (B,)
+        spread = want_map and x.ndim == 4
+        at_once = AT_ONCE_CPU if x.device.type == "cpu" else AT_ONCE_ACCELERATOR
+        for some in noise.split(max(1, at_once // x.numel())):
+            z = posterior.rsample(some[:, None]).flatten(0, 1)  # (l·B, D), all items under the first ε, then the second
+            params = model.decode(z, None if c is None else c.repeat(len(some), 1))
+            log_p = model.likelihood.log_prob(x.expand(len(some), *x.shape).flatten(0, 1), params)
+            terms = pixel_sum(log_p) if spread else item_sum(log_p)
+            assert terms is not None
+            added = -terms.unflatten(0, (len(some), len(x))).sum(0)
+            total = added if total is None else total + added
+        assert total is not None
+        mean = total / len(noise)
+        reconstruction = mean.flatten(1).sum(1) if spread else mean
+        parts = {"elbo_reconstruction": reconstruction, "elbo_kl": kl}
+        return ScoreResult(reconstruction + kl, mean if spread else None, parts)
+
+
+def common_normals(samples: int, dims: int) -> Tensor:
+    """(samples, dims) float32 standard normal points, spread evenly: the same ones at every call."""
+    points = torch.quasirandom.SobolEngine(dims, scramble=True, seed=NOISE_SEED).draw(samples, dtype=torch.float64)
+    inside = points.clamp(1e-9, 1 - 1e-9)
+    return (math.sqrt(2) * torch.erfinv(2 * inside - 1)).float()

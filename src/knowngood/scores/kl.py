@@ -1,0 +1,25 @@
+"""How far the posterior of x is from the prior."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from knowngood.scores.base import Score, ScoreResult, item_sum
+from knowngood.vae import ConditionalVAE
+
+
+class KLScore(Score):
+    """KL(q(z|x,c) ‖ r(z|c)) in nats, summed over latent dimensions. It has no map."""
+
+    def score(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        posterior = model.encode(x, c)
+        return ScoreResult(item_sum(posterior.kl(model.prior(c, like=posterior.mean))), None, {})

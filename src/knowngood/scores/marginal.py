@@ -1,0 +1,85 @@
+"""When an item's condition is unknown: one row for each condition it may have, put together again to one number.
+
+All functions take rows sorted by `item` (M,), numbers 0…N−1 that each occur at least once, as `ConditionSchema.expand`
+gives them, and return one value an item (N,). NumPy arrays in and out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knowngood.errors import DataError, SettingsError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+def choose_rule(setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str) -> Literal["soft", "hard"]:
+    """Which rule `marginalise` asks for: auto is soft for likelihood scores, hard for all others.
+
+    Raises:
+        SettingsError: soft was asked for, and the score is no likelihood: a sum over conditions has no meaning then.
+    """
+    if setting == "soft" and not is_likelihood:
+        raise SettingsError(
+            f"marginalise = 'soft' averages likelihoods over conditions, and score '{score}' is none; "
+            "use marginalise='hard' or score='elbo'"
+        )
+    if setting == "auto":
+        return "soft" if is_likelihood else "hard"
+    return setting
+
+
+def soft(values: ArrayLike, item: ArrayLike, log_weight: ArrayLike) -> Floats:
+    """−log Σ_c π_c exp(−S_c): the score under the mixture of all conditions the item may have.
+
+    It must be calibrated on normals whose conditions were hidden too. One row of weight 1 keeps its value.
+
+    Args:
+        values: (M,) −ELBO or another −log density of each row, in nats.
+        log_weight: (M,) log π_c.
+    """
+    starts = segment_starts(item)
+    return -np.logaddexp.reduceat(np.asarray(log_weight, np.float64) - np.asarray(values, np.float64), starts)
+
+
+def hard(anomaly_scores: ArrayLike, item: ArrayLike) -> Floats:
+    """min_c of the anomaly scores: an item is normal if any condition explains it.
+
+    Args:
+        anomaly_scores: (M,) with the offset of each row's condition taken off (`Calibration.anomaly_score`). Then the
+            smallest is above the threshold exactly when `hard_p_values` are ≤ α.
+    """
+    return np.minimum.reduceat(np.asarray(anomaly_scores, np.float64), segment_starts(item))
+
+
+def hard_p_values(p: ArrayLike, item: ArrayLike) -> Floats:
+    """max_c p_c, valid whichever condition c* is the true one: P(max_c p_c ≤ α) ≤ P(p_{c*} ≤ α) ≤ α.
+
+    The smallest would not be valid: with many conditions it is small for every item.
+    """
+    return np.maximum.reduceat(np.asarray(p, np.float64), segment_starts(item))
+
+
+def best_rows(values: ArrayLike, item: ArrayLike, log_weight: ArrayLike | None = None) -> Ints:
+    """(N,) the row that explains each item best: smallest S_c, or S_c − log π_c if weights are given; first of ties."""
+    cost = np.asarray(values, np.float64) - (0.0 if log_weight is None else np.asarray(log_weight, np.float64))
+    item = np.asarray(item)
+    order = np.lexsort((np.arange(len(cost)), cost, item))
+    return order[segment_starts(item)]
+
+
+def segment_starts(item: ArrayLike) -> Ints:
+    """(N,) the first row of each item.
+
+    Raises:
+        DataError: rows are not sorted by item, or an item has no row.
+    """
+    rows: NDArray[Any] = np.asarray(item)
+    steps = np.diff(rows, prepend=-1)
+    if rows.ndim != 1 or not np.isin(steps, (0, 1)).all() or (len(rows) and rows[0] != 0):
+        raise DataError("rows must be sorted by item, with items numbered 0, 1, 2, … and at least one row each")
+    return np.flatnonzero(steps)

@@ -1,0 +1,296 @@
+"""The training loop: batches in, gradients by player, weights out. Devices and processes are Fabric's."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from knowngood.config import Settings
+from knowngood.errors import SettingsError, TrainingError
+from knowngood.objectives.base import Batch, Context, Objective
+from knowngood.training.checkpoint import NAME, read_state
+from knowngood.training.compiling import compiled
+from knowngood.training.engine import Engine, make_engine
+from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
+from knowngood.training.log import Row, RunLog, write_run
+from knowngood.training.meter import Meter, check_held_out
+from knowngood.training.optimisers import rate
+from knowngood.training.progress import Line
+from knowngood.training.sampler import rows_of, steps_an_epoch
+from knowngood.training.source import BatchSource
+from knowngood.training.state import RunState, identity_of
+
+DEFAULT_STEPS = 4000
+EPOCHS = (10, 300)
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in a run.
+
+    `steps` holds rows {step, epoch, split: "train" | "held_out", loss/<player>, terms…}; training rows are means over
+    the steps since the row before and also have lr, gradient_norm/<player> (before clipping) and images_per_s.
+    """
+
+    steps: list[Row]
+    best_step: int  # step whose weights were kept
+    seconds: float  # spent in steps, without evaluations and checkpoints
+    images_seen: int
+    images_per_second: float  # over steps only, without the first one, which warms up
+    stopped_early: bool
+    objective_state: dict[str, Tensor]  # the objective's own parameters and buffers, after training
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    source: BatchSource,
+    held_out: BatchSource | None,
+    settings: Settings,
+    *,
+    seed: int,
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    on_step: Callable[[int], None] | None = None,
+    fingerprint: str | None = None,
+) -> History:
+    """Train `model` (and the objective's own parameters) in place.
+
+    Afterwards the model is in evaluation mode, on the device it was trained on, and holds the averaged weights: those
+    of the best evaluation on `held_out` if `settings.patience` is set, else the last. The global random state is as
+    before; all draws follow from `seed`. The same seed, machine and number of threads give the same bits, with or
+    without an interruption in between.
+
+    Args:
+        source: normals to learn from; `settings.batch_size` of them a step and process.
+        held_out: normals for evaluations.
+        run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
+        resume: go on from the checkpoint in `run_dir`, if there is one.
+        on_step: called after each step with the number of steps done.
+        fingerprint: of the data, recorded and compared on resume.
+
+    Raises:
+        TrainingError: a loss, term or gradient is not finite. The checkpoint written before stays.
+        SettingsError: the device is not there; `run_dir` holds another run, or an unfinished one without `resume`.
+    """
+    engine = make_engine(settings)
+    folder = None if run_dir is None else Path(run_dir)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_to_overwrite(folder, resume)
+    with torch.random.fork_rng(devices=engine.cuda_devices):
+        torch.manual_seed(seed + engine.rank)
+        run = _Run(model, objective, source, held_out, settings, engine, seed, folder, resume, fingerprint)
+        with compiled(model, settings.compile, engine.device):
+            return run.complete(progress, on_step)
+
+
+class _Run:
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        source: BatchSource,
+        held_out: BatchSource | None,
+        settings: Settings,
+        engine: Engine,
+        seed: int,
+        folder: Path | None,
+        resume: bool,
+        fingerprint: str | None,
+    ) -> None:
+        self.layout = torch.channels_last if _convolves(model) else torch.contiguous_format
+        self.model = model.to(engine.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self.objective = objective.to(engine.device)
+        self.source = source.to(engine.device)
+        self.settings, self.engine, self.folder = settings, engine, folder
+        self.samplers = make_samplers(objective, source, settings.batch_size, seed)
+        self.steps_an_epoch = steps_an_epoch(self.samplers[0], engine.processes)
+        self.total = self.steps_an_epoch * (settings.epochs or _default_epochs(self.steps_an_epoch))
+        self.chooses = held_out is not None and settings.patience is not None
+        self.held_out = None if held_out is None else HeldOut(objective, held_out, settings.batch_size, seed, engine)
+        self._plan()
+
+        self.state = RunState(self.model, objective, settings, engine, seed, self.chooses)
+        self.identity = identity_of(settings, seed, len(source), fingerprint)
+        rows = self.state.load(folder, self.identity) if folder is not None and resume else 0
+        own = folder if engine.leads else None
+        if own is not None:
+            if not rows:
+                (own / NAME).unlink(missing_ok=True)
+            record = {"seed": seed, "data_fingerprint": fingerprint, "settings": settings.model_dump(mode="json")}
+            precision = "bf16" if engine.bf16 else "float32"
+            run = {"training_items": len(source), "total_steps": self.total, "device": str(engine.device)}
+            write_run(own, {**record, **run, "processes": engine.processes, "precision": precision})
+        self.log = RunLog(own, keep=rows)
+        self.meter = Meter(engine)
+
+    def _plan(self) -> None:
+        """Steps between looks at the losses, evaluations and checkpoints; the last two are multiples of the first."""
+        self.log_every = max(1, min(self.total // 100, 200))
+        evaluations = 50 if self.chooses else 10
+        between = max(self.steps_an_epoch, self.total // evaluations)
+        self.evaluate_every = self.log_every * math.ceil(between / self.log_every)
+        self.save_every = self.log_every * math.ceil(self.total / 20 / self.log_every)
+
+    def complete(self, progress: bool, on_step: Callable[[int], None] | None) -> History:
+        line = Line(self.total, progress and self.engine.leads)
+        try:
+            if not self.state.stopped_early:
+                self._steps(line, on_step)
+        finally:
+            line.close()
+            self.log.close()
+        self.state.finish()
+        self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.model.eval()
+        self.objective.eval()
+        return self._history()
+
+    def _steps(self, line: Line, on_step: Callable[[int], None] | None) -> None:
+        self.model.train()
+        self.objective.train()
+        state, images, started = self.state, 0, time.perf_counter()
+        for batch, second in self._batches():
+            self._step(in_layout(batch, self.layout), second)
+            state.step += 1
+            images += len(batch.x) * self.engine.processes
+            if state.step == 1 or state.step % self.log_every == 0 or state.step == self.total:
+                self._look(images, started, line)
+                state.stopped_early = self._evaluate_if_due()
+                self._save_if_due()
+                images, started = 0, time.perf_counter()
+            if on_step is not None:
+                on_step(state.step)
+            if state.stopped_early:
+                break
+
+    def _batches(self) -> Iterator[tuple[Batch, Batch | None]]:
+        processes = {"rank": self.engine.rank, "processes": self.engine.processes}
+        rows = [rows_of(sampler, self.state.step, self.total, **processes) for sampler in self.samplers]
+        return paired(self.source, zip(*rows, strict=True))
+
+    def _step(self, batch: Batch, second: Batch | None) -> None:
+        state, facts = self.state, self.source.facts
+        ctx = Context(state.step, self.total, state.noise, len(self.source), facts.stratum_counts, second)
+        with self.engine.autocast():
+            losses, terms = self.objective.loss(self.model, batch, ctx)  # type: ignore[arg-type]
+        values = step_values(losses, terms)
+        gradients = self._gradients(losses)
+        share = rate(state.step, self.total, self.settings)
+        for player in state.players:
+            norm = player.step(losses[player.name], gradients[player.name], share)
+            values[f"gradient_norm/{player.name}"] = norm
+        if state.average is not None:
+            state.average.update(state.step)
+        self.meter.add(state.step + 1, values)
+
+    def _gradients(self, losses: dict[str, Tensor]) -> dict[str, list[Tensor | None]]:
+        """Each player's gradient of its own loss, the mean over processes."""
+        players = self.state.players
+        missing = [player.name for player in players if player.name not in losses]
+        if missing:
+            raise TrainingError(
+                f"{type(self.objective).__name__}: no loss for player '{missing[0]}'; losses: {', '.join(losses)}"
+            )
+        spread = self.engine.processes > 1
+        found = {
+            player.name: player.gradients(losses[player.name], retain_graph=player is not players[-1], fill=spread)
+            for player in players
+        }
+        if spread:
+            self.engine.mean_([g for gradients in found.values() for g in gradients if g is not None])
+        return found
+
+    def _look(self, images: int, started: float, line: Line) -> None:
+        """Read what the steps since the last look gave, log it, and stop if it is not finite."""
+        state = self.state
+        try:
+            values = self.meter.look()
+        except TrainingError as error:
+            raise TrainingError(f"{error}. {self._what_remains()}") from None
+        seconds = time.perf_counter() - started
+        state.images_seen += images
+        if state.step > 1:
+            state.seconds += seconds
+            state.timed_images += images
+        lr = self.settings.lr * rate(state.step - 1, self.total, self.settings)
+        row = {**self._place("train"), **values, "lr": lr, "images_per_s": images / seconds}
+        self.log.add(row)
+        line.show(row)
+
+    def _place(self, split: str) -> Row:
+        return {"step": self.state.step, "epoch": self.state.step / self.steps_an_epoch, "split": split}
+
+    def _due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.total
+
+    def _evaluate_if_due(self) -> bool:
+        """Evaluate the averaged weights on held-out normals; true if there was no gain for too long."""
+        state = self.state
+        if self.held_out is None or not self._due(self.evaluate_every):
+            return False
+        state.align_buffers()
+        if state.average is not None:
+            state.average.swap()
+        values = self.held_out.evaluate(self.model, self.total, self.layout)
+        if state.best is not None:
+            state.best.offer(values["loss/model"], state.step)
+        if state.average is not None:
+            state.average.swap()
+        try:
+            check_held_out(state.step, values)
+        except TrainingError as error:
+            raise TrainingError(f"{error}. {self._what_remains()}") from None
+        self.log.add({**self._place("held_out"), **values})
+        return state.best is not None and state.best.since >= (self.settings.patience or 0)
+
+    def _save_if_due(self) -> None:
+        finished = self.state.stopped_early or self.state.step == self.total
+        if self.folder is not None and (finished or self._due(self.save_every)):
+            self.state.align_buffers()
+            self.state.save(self.folder, self.identity, len(self.log.rows), finished)
+
+    def _what_remains(self) -> str:
+        if self.folder is None or not (self.folder / NAME).exists():
+            return "No checkpoint was written; give a run_dir to keep some"
+        return f"The checkpoint of step {read_state(self.folder)['step']} is kept in {self.folder}"
+
+    def _history(self) -> History:
+        state = self.state
+        return History(
+            steps=self.log.rows,
+            best_step=state.best.step if state.best is not None and state.best.step else state.step,
+            seconds=state.seconds,
+            images_seen=state.images_seen,
+            images_per_second=state.timed_images / state.seconds if state.seconds else 0.0,
+            stopped_early=state.stopped_early,
+            objective_state={name: t.detach().clone() for name, t in self.objective.state_dict().items()},
+        )
+
+
+def _default_epochs(steps_an_epoch: int) -> int:
+    fewest, most = EPOCHS
+    return min(most, max(fewest, round(DEFAULT_STEPS / steps_an_epoch)))
+
+
+def _convolves(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def _refuse_to_overwrite(folder: Path, resume: bool) -> None:
+    if resume or not (folder / NAME).exists():
+        return
+    state = read_state(folder)
+    if not state["finished"]:
+        raise SettingsError(
+            f"run_dir {folder} holds an unfinished run, at step {state['step']}; pass resume=True to go on with it, "
+            "or remove the folder"
+        )

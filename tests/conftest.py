@@ -1,0 +1,28 @@
+"""What all tests share: real data only where it is, and then by one fixture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+NEEDS_DATA = "needs real data: set KNOWNGOOD_DATA to the folder that holds it"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `data` where there is none."""
+    if os.environ.get("KNOWNGOOD_DATA"):
+        return
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.add_marker(pytest.mark.skip(reason=NEEDS_DATA))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real data; tests that ask for it skip without one."""
+    root = os.environ.get("KNOWNGOOD_DATA")
+    if not root:
+        pytest.skip(NEEDS_DATA)
+    return Path(root)
