@@ -172,6 +172,8 @@ def test_benjamini_hochberg_by_hand() -> None:
     assert benjamini_hochberg([0.9, 0.02, 0.01, 0.03], 0.05).tolist() == [False, True, True, True]
     # A step-up: .02 > .0167 alone, but .03 ≤ .0333 carries it.
     assert benjamini_hochberg([0.02, 0.03, 0.5], 0.05).tolist() == [True, True, False]
+    # On the edge, .14 ≤ .21·2/3, where .14·(3/2) rounds to more than .21.
+    assert benjamini_hochberg([0.14, 0.14, 1.0], 0.21).tolist() == [True, True, False]
     assert benjamini_hochberg([], 0.1).shape == (0,)
     with pytest.raises(SettingsError, match="q = 1"):
         benjamini_hochberg([0.5], 1.0)

@@ -71,7 +71,7 @@ def test_help_is_plain_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> Non
 def test_every_setting_and_every_option_of_every_choice_is_an_option() -> None:
     options = setting_options()
     assert {option.field for option in options if option.family is None} == set(Settings.model_fields)
-    for family in ("objective", "net", "likelihood", "score"):
+    for family in ("objective", "net", "likelihood", "scoring"):
         fields = {name for model in choices(family).values() for name in model.model_fields} - {"name"}
         assert {option.field for option in options if option.family == family} == fields
     assert len({option.parameter for option in options}) == len(options)
@@ -108,7 +108,7 @@ def test_help_shows_descriptions_and_defaults(capsys: pytest.CaptureFixture[str]
         ({"net": "mlp", "hidden": "64,32"}, {"net": {"name": "mlp", "hidden": (64, 32)}}),
         ({"likelihood": "gaussian", "sigma": "0.1"}, {"likelihood": {"name": "gaussian", "sigma": 0.1}}),
         ({"likelihood": "gaussian", "sigma": "pixel"}, {"likelihood": {"name": "gaussian", "sigma": "pixel"}}),
-        ({"samples": "4"}, {"score": {"name": "elbo", "samples": 4}}),
+        ({"samples": "4"}, {"scoring": {"name": "elbo", "samples": 4}}),
         (
             {"objective": "beta_vae", "capacity": "20", "gamma": "50"},
             {"objective": {"name": "beta_vae", "capacity": 20, "gamma": 50}},

@@ -27,7 +27,7 @@ def test_an_unknown_choice_names_the_nearest_one() -> None:
         parse_settings({"objective": "dcvea"})
 
 
-@pytest.mark.parametrize("family", ["objective", "net", "likelihood", "score"])
+@pytest.mark.parametrize("family", ["objective", "net", "likelihood", "scoring"])
 def test_an_unknown_option_of_a_choice_names_the_choice(family: str) -> None:
     name = next(iter(choices(family)))
     with pytest.raises(SettingsError, match=f"{family} '{name}' has no option 'surprise'"):

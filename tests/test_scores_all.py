@@ -28,7 +28,7 @@ def on_images_only(options: Options) -> bool:
 
 
 def test_every_score_of_the_settings_is_tested() -> None:
-    assert {type(options) for options in EVERY} == set(choices("score").values())
+    assert {type(options) for options in EVERY} == set(choices("scoring").values())
 
 
 @pytest.mark.parametrize("options", EVERY, ids=name)

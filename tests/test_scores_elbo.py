@@ -94,6 +94,6 @@ def test_more_draws_agree_with_many_random_ones() -> None:
     model, (x, c, stratum) = small_model(), items(6)
     score = Elbo(samples=64).build()
     got = score.score(model, score.fit(model, []), x, c, stratum).parts["elbo_reconstruction"]
-    many = {"noise": torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0))}
+    many = {"noise": torch.randn(5000, 5, generator=torch.Generator().manual_seed(0))}
     expected = score.score(model, many, x, c, stratum).parts["elbo_reconstruction"]
     torch.testing.assert_close(got, expected, rtol=0.03, atol=0)

@@ -32,7 +32,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"- objective `{settings.objective.name}` {_options(settings.objective)}, net `{model.net.options.name}` "
         f"{_options(model.net.options)}, likelihood `{model.likelihood.options.name}` "
         f"{_options(model.likelihood.options)}",
-        f"- latent dimensions: {model.latent_dim}; score: `{settings.score.name}` {_options(settings.score)}",
+        f"- latent dimensions: {model.latent_dim}; score: `{settings.scoring.name}` {_options(settings.scoring)}",
         f"- {training['steps']} steps over {training['epochs']} epochs, batch {settings.batch_size}, "
         f"seed {about['seed']}, {about['seconds']:.1f} s in all",
         "",

@@ -234,29 +234,29 @@ class Settings(BaseModel):
     marginalise: Literal["auto", "soft", "hard"] = Field("auto", description="how an unknown condition is summed out")
 
     epochs: PositiveInt | None = Field(None, description="default: about 4,000 steps, within 10 and 300 epochs")
-    batch_size: PositiveInt = 128
+    batch_size: PositiveInt = Field(128, description="items a step and process")
     lr: PositiveFloat = Field(1e-3, description="learning rate of the model")
     lr_secondary: PositiveFloat | None = Field(None, description="learning rate of every other player; default lr")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of steps over which the rate rises from 0")
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="the rate after the warm-up")
     ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the averaged weights that are kept; null: off")
     clip: float | None = Field(100.0, gt=0, description="largest gradient norm; null: off")
     patience: PositiveInt | None = Field(
         None, description="stop after this many evaluations on held-out normals without gain"
     )
-    device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    devices: PositiveInt = 1
+    device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="where to train; auto: a GPU if there is one")
+    devices: PositiveInt = Field(1, description="processes, one a device; their gradients are averaged")
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware has matrix units for it"
     )
-    compile: bool = False
+    compile: bool = Field(False, description="torch.compile the nets; needs a C++ compiler, pays on large nets")
     memory_gb: PositiveFloat = Field(
         4.0, description="prepared images up to this size are held in memory, larger sets stream"
     )
     workers: int = Field(2, ge=0, description="processes that read images when streaming")
 
-    score: ScoreOptions = Field(Elbo(), description="how odd an image is")
+    scoring: ScoreOptions = Field(Elbo(), description="how odd an image is")
     alpha: Fraction = Field(0.05, description="false-alarm rate that `predict` and verdicts use")
     select_fraction: Fraction = Field(0.1, description="share of normals for early stopping and choices")
     calibrate_fraction: Fraction = Field(0.2, description="share of normals that only calibrate")
@@ -323,7 +323,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 def _explain(item: Any, values: Mapping[str, Any]) -> str:
     path = [str(part) for part in item["loc"]]
-    family = choices(path[0]) if path and path[0] in ("objective", "net", "likelihood", "score") else {}
+    family = choices(path[0]) if path and path[0] in ("objective", "net", "likelihood", "scoring") else {}
     if item["type"] == "extra_forbidden":
         if len(path) == 1:
             return f"unknown setting '{path[0]}'" + nearest(path[0], list(Settings.model_fields))

@@ -89,7 +89,7 @@ class Detector(OutlierMixin, BaseEstimator):
         compile: bool = False,
         memory_gb: float = 4.0,
         workers: int = 2,
-        score: Any = "elbo",
+        scoring: Any = "elbo",
         alpha: float = 0.05,
         select_fraction: float = 0.1,
         calibrate_fraction: float = 0.2,
@@ -126,7 +126,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.compile = compile
         self.memory_gb = memory_gb
         self.workers = workers
-        self.score = score
+        self.scoring = scoring
         self.alpha = alpha
         self.select_fraction = select_fraction
         self.calibrate_fraction = calibrate_fraction
@@ -216,7 +216,7 @@ class Detector(OutlierMixin, BaseEstimator):
             progress=progress,
             fingerprint=fingerprint,
         )
-        score = settings.score.build()
+        score = settings.scoring.build()
         self.pipeline_ = Pipeline(settings, schema, representation, model.eval(), score)
         with torch.no_grad():
             rows = torch.arange(len(fit)).split(ROWS)

@@ -16,9 +16,8 @@ def list_() -> None:
     """List the data sets that a name stands for."""
     from knowngood.images import describe_datasets
 
-    described = describe_datasets()
-    rows = described.items() if isinstance(described, dict) else described
-    table(["name", "what it is"], [[name, what] for name, what in rows])
+    columns = ["name", "images", "shape", "classes", "licence", "where"]
+    table(columns, [[record[column] for column in columns] for record in describe_datasets()])
 
 
 @app.command()

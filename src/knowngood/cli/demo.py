@@ -17,7 +17,9 @@ def demo(
     from knowngood.demo import run_demo
 
     result = run_demo(out, progress=on_terminal())
-    say(f"AUROC {result.auroc:.3f} on a digit never seen before; trained in {result.seconds:.0f} s")
+    say(
+        f"digit {result.holdout} was never seen in training: AUROC {result.auroc:.3f}; trained in {result.seconds:.0f} s"
+    )
     say(
         f"at a false-alarm rate of {result.alpha:g}: {result.detection_rate:.1%} of it found, "
         f"{result.false_alarm_rate:.1%} of the others flagged"

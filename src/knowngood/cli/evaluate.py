@@ -63,7 +63,7 @@ def evaluate(
 
     from knowngood import evaluation
 
-    found = evaluation.evaluate(detector, images, alpha=alpha, unknown=unknown)
+    found = evaluation.evaluate(detector, images, alpha=alpha, unknown=unknown)  # type: ignore[arg-type]
     _print(found)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -167,5 +167,9 @@ def _draw_reconstructions(path: Path, detector: Detector, images: ImageSet) -> N
 
     from knowngood.figures import triptychs
 
-    seen, made = (np.moveaxis(part, 1, -1) for part in detector.pipeline_.reconstruct(images, unknown="infer"))
+    pipeline = detector.pipeline_
+    images = images.replace(
+        conditions={column.name: images.conditions[column.name] for column in pipeline.schema.columns}
+    )
+    seen, made = (np.moveaxis(part, 1, -1) for part in pipeline.reconstruct(images))
     triptychs(list(zip(seen, made, strict=True)), [str(name) for name in images.ids]).savefig(path, bbox_inches="tight")

@@ -32,11 +32,9 @@ def expected_false_alarms(
         return (0, 0) if mean == 0 else (int(total), int(total))
     binomial = total * mean * (1 - mean)
     excess = (m * p * (1 - p) * (n + 1 + m) / (n + 2)).sum() - binomial
-    if total == 1:
-        concentration = 1.0  # one draw is a Bernoulli whatever its concentration
-    else:
-        # Many groups with unlike rates may vary less than a binomial; they are then taken for one.
-        concentration = (total - 1) * binomial / max(excess, 1e-4 * binomial) - 1
+    # Groups with unlike rates may vary less than a binomial; they are then taken for one. A single draw is a Bernoulli
+    # whatever its concentration.
+    concentration = (total - 1) * binomial / max(excess, 1e-4 * binomial) - 1 if total > 1 else 1.0
     a, b = mean * concentration, (1 - mean) * concentration
     x = np.arange(total + 1)
     log_choose = gammaln(total + 1) - gammaln(x + 1) - gammaln(total - x + 1)
@@ -48,7 +46,7 @@ def expected_false_alarms(
 def expected_band(
     calibrated: Sequence[int], tested: Sequence[int], *, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`expected_false_alarms` as shares of the tested normals, for rates of 1 to 99 %: (alpha, low, high), (99,) each."""
+    """The same as shares of the tested normals, for rates of 1 to 99 %: (alpha, low, high), (99,) each."""
     grid = np.arange(1, 100) / 100
     counts = [expected_false_alarms(alpha, calibrated, tested, level=level) for alpha in grid]
     low, high = np.array(counts).T / sum(tested)

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from knowngood.errors import DataError
+from knowngood.metrics import bootstrap_interval, roc_auc
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 COLUMNS = ("id", "anomaly_score", "p_value", "is_anomalous")
@@ -33,8 +35,9 @@ class ReportInputs:
     """Everything `write_report` and `write_png` draw from.
 
     Args:
-        table: one row an image: `id`, `anomaly_score`, `p_value`, `is_anomalous`; optional `label` (0 normal, 1
-            anomalous, NaN unknown), `condition` (text) and `stratum` (text; where it differs from the condition).
+        table: one row an image: `id`, `anomaly_score` (NaN: could not be read, so not judged), `p_value`,
+            `is_anomalous`; optional `label` (0 normal, 1 anomalous, NaN unknown), `condition` (text) and `stratum`
+            (text; the calibration stratum, where its name is not the condition's).
         alpha: the requested false-alarm rate, in (0, 1).
         title: the heading, for example "digits, 9 held out".
         command: shell command that makes this report again.
@@ -46,10 +49,13 @@ class ReportInputs:
         best_step: the step whose weights were kept.
         audit: findings as records: `path_or_id`, `kind`, `reason`, `severity`.
         environment: versions, device, seed, fingerprint: name → value.
-        calibration: `strata`: a list of {`name`, `n`: calibration normals, `own`: has its own promise, `threshold`},
-            and `pooled_n`: calibration normals that the strata without a promise share. Optional `p_values`: of normals
-            held out from both training and calibration, for the calibration plot when the table has no labels.
-        metrics: `auroc`, `auroc_interval` (low, high), and any other named numbers.
+        calibration: all optional. `strata`: a list of {`name`, `n`: calibration normals, `own`: has its own promise,
+            `threshold`: of the raw score}; `pooled_n`: calibration normals that strata without a promise are compared
+            with; `threshold`: the one number that `anomaly_score` is compared with, where scores are shifted to a
+            common scale; `p_values`: of normals held out from training and calibration, for the calibration plot of a
+            table without labels.
+        metrics: `auroc`, `auroc_interval` (low, high), and any other named numbers. Left empty, the AUROC and its
+            interval are measured if there are labels of both kinds.
     """
 
     table: pd.DataFrame
@@ -76,7 +82,10 @@ class ReportInputs:
         if len(self.table) == 0:
             raise DataError("report: the table is empty; score at least one image")
         if not 0 < self.alpha < 1:
-            raise DataError(f"report: alpha = {self.alpha} is no rate between 0 and 1")
+            raise DataError(f"report: alpha = {self.alpha} is no false-alarm rate; expected a number between 0 and 1")
+        if not self.metrics and (self.labels == 0).any() and (self.labels == 1).any():
+            auroc = roc_auc(self.labels, self.scores)
+            self.metrics = {"auroc": auroc, "auroc_interval": bootstrap_interval(self.labels, self.scores)}
 
     @property
     def scores(self) -> np.ndarray:
@@ -94,18 +103,24 @@ class ReportInputs:
         return self.table["is_anomalous"].astype("boolean").fillna(False).to_numpy(dtype=bool)
 
     @property
-    def labels(self) -> np.ndarray:
-        """(N,) float64: 0, 1 or NaN; all NaN without a `label` column."""
-        import numpy as np
+    def judged(self) -> np.ndarray:
+        """(N,) bool: the image has a score."""
+        return ~np.isnan(self.scores)
 
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) float64: 0, 1 or NaN; NaN too where the image was not judged, so that it counts nowhere."""
         if "label" not in self.table.columns:
             return np.full(len(self.table), np.nan)
-        return self.table["label"].to_numpy(dtype=float, na_value=float("nan"))
+        return np.where(self.judged, self.table["label"].to_numpy(dtype=float, na_value=float("nan")), np.nan)
+
+    @property
+    def labelled(self) -> bool:
+        """Some label is known."""
+        return bool(np.isfinite(self.labels).any())
 
     def texts(self, column: str) -> np.ndarray:
         """(N,) str of a column; "" where it is missing."""
-        import numpy as np
-
         if column not in self.table.columns:
             return np.full(len(self.table), "", dtype=object)
         values = self.table[column]
@@ -113,9 +128,11 @@ class ReportInputs:
 
 
 def most_and_least(scores: np.ndarray, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the `count` highest scores, highest first, and of the `count` lowest, lowest first; no position twice."""
-    import numpy as np
+    """Positions of the `count` highest scores, highest first, and of the `count` lowest, lowest first.
 
-    order = np.argsort(-np.asarray(scores, float), kind="stable")
+    No position comes twice, and none whose score is NaN.
+    """
+    scores = np.asarray(scores, float)
+    order = np.argsort(-scores, kind="stable")[: int((~np.isnan(scores)).sum())]
     most = order[:count]
     return most, order[len(most) :][::-1][:count]

@@ -12,9 +12,10 @@ from knowngood.figures import style
 from knowngood.figures.roc import draw_roc
 from knowngood.figures.score_histogram import draw_score_histogram
 from knowngood.figures.triptychs import PANELS, difference_limit, draw_triptych, value_range
-from knowngood.report.build import number, thresholds
 from knowngood.report.inputs import ReportInputs, Triptych
+from knowngood.report.plots import thresholds
 from knowngood.report.verdict import judge
+from knowngood.report.words import number
 
 
 def write_png(path: str | Path, inputs: ReportInputs, *, dpi: int = 150) -> Path:

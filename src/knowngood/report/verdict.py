@@ -3,258 +3,178 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from knowngood.figures.calibration import expected_false_alarms
+from knowngood.calibration import minimum_normals
+from knowngood.report.conditions import ConditionRow, by_condition, sharing_groups
+from knowngood.report.expected import expected_false_alarms
 from knowngood.report.inputs import ReportInputs
+from knowngood.report.words import count, listed, percent
 
 Tone = Literal["good", "warn", "bad", "note"]
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One sentence of the summary, and whether it is good or bad news."""
-
-    tone: Tone
-    text: str
-
-
-@dataclass(frozen=True)
-class ConditionRow:
-    """What happened in one condition. `normals` and the numbers after it are None without labels."""
-
-    name: str
-    images: int
-    flagged: int
-    normals: int | None
-    false_alarms: int | None
-    expected: tuple[int, int] | None
-    anomalies: int | None
-    found: int | None
-    calibrated: int | None
-    own: bool | None
-    threshold: float | None
-
-
-@dataclass(frozen=True)
+@dataclass
 class Verdict:
-    """Headline, sentences, tiles (name, value, note) and the rows by condition."""
+    """The summary of a report.
+
+    Attributes:
+        headline: one sentence. tone: of the whole.
+        statements: (tone, sentence), most important first.
+        tiles: (name, value, note): the numbers to glance at.
+        conditions: the results by condition.
+        groups: calibration normals and tested normals of each group of images that shares a threshold.
+        attainable: the false-alarm rate can be promised at all.
+    """
 
     headline: str
     tone: Tone
-    statements: list[Statement]
-    tiles: list[tuple[str, str, str]]
     conditions: list[ConditionRow]
     groups: tuple[list[int], list[int]]
     attainable: bool
-
-
-def percent(rate: float) -> str:
-    """A rate as '5 %', with as many digits as it needs to be told from its neighbours."""
-    value = 100 * rate
-    digits = 0 if value >= 99.95 or value == round(value) else 1 if value >= 1 else 2
-    return f"{value:.{digits}f} %"
-
-
-def count(n: int, noun: str) -> str:
-    """'1 image', '2,000 images'."""
-    irregular = {"anomaly": "anomalies"}
-    return f"{n:,} {noun if n == 1 else irregular.get(noun, noun + 's')}"
+    statements: list[tuple[Tone, str]] = field(default_factory=list)
+    tiles: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 def judge(inputs: ReportInputs) -> Verdict:
     """Read the results of `inputs`."""
     strata = [dict(stratum) for stratum in inputs.calibration.get("strata", ())]
-    rows = _conditions(inputs, strata)
-    groups = _groups(rows, inputs.calibration)
-    needed = math.ceil(1 / inputs.alpha - 1e-9) - 1
-    largest = max(
-        [*(int(s["n"]) for s in strata if s.get("own", True)), int(inputs.calibration.get("pooled_n") or 0)], default=0
-    )
-    attainable = not strata or largest >= needed
-    flagged, total = int(inputs.flagged.sum()), len(inputs.table)
-    tiles = [("images", f"{total:,}", ""), ("flagged", f"{flagged:,}", percent(flagged / total))]
-    tiles.append(("false alarms asked for", percent(inputs.alpha), "of normal images, at most"))
-    statements: list[Statement] = []
+    rows = by_condition(inputs, strata)
+    sizes = [int(stratum["n"]) for stratum in strata]
+    largest = max([*sizes, int(inputs.calibration.get("pooled_n") or 0)], default=0)
+    attainable = not strata or largest >= minimum_normals(inputs.alpha)
+    flagged, total = int(inputs.flagged.sum()), int(inputs.judged.sum())
     if attainable:
-        plural = "is" if flagged == 1 else "are"
-        headline = f"{flagged:,} of {count(total, 'image')} {plural} flagged as {inputs.anomalous_name}."
-        if flagged == 0:
-            headline = f"None of {count(total, 'image')} is flagged as {inputs.anomalous_name}."
-        statements += _promise(inputs, strata, needed)
+        many = "None" if flagged == 0 else f"{flagged:,}"
+        headline = f"{many} of {count(total, 'image')} {'is' if flagged < 2 else 'are'} flagged as anomalous."
     else:
-        headline = f"No verdict at a false-alarm rate of {percent(inputs.alpha)}: too few normal images to calibrate."
-        missing = needed - largest
-        statements.append(Statement("bad", (
-            f"To promise at most {percent(inputs.alpha)} false alarms, {count(needed, 'normal image')} must be set aside for "
-            f"calibration. There are {largest:,}; {missing:,} more {'is' if missing == 1 else 'are'} needed. The smallest rate "
-            f"that {largest:,} can promise is {percent(1 / (largest + 1))}. Scores and their order below are still valid; only "
-            "the verdict is missing."
-        )))  # fmt: skip
-    kept = _measured(inputs, rows, groups, statements, tiles) if attainable else True
-    _separation(inputs, statements, tiles)
-    errors = [record for record in inputs.audit if record.get("severity") == "error"]
-    if errors:
-        text = f"The data audit found {count(len(errors), 'error')}; read them below before trusting these numbers."
-        statements.append(Statement("warn", text))
-    tone: Tone = "bad" if not attainable else "warn" if not kept or errors else "good"
-    return Verdict(headline, tone, statements, tiles, rows, groups, attainable)
+        headline = (
+            f"No verdict at a false-alarm rate of {percent(inputs.alpha)}: too few normal images to calibrate it."
+        )
+    verdict = Verdict(headline, "good", rows, sharing_groups(rows, inputs.calibration), attainable)
+    share = percent(flagged / total) if total else ""
+    verdict.tiles += [("images", f"{total:,}", ""), ("flagged", f"{flagged:,}", share if attainable else "no verdict")]
+    verdict.tiles.append(("false alarms, requested", percent(inputs.alpha), "at most, on average"))
+    if attainable:
+        _say_promise(verdict, inputs, strata)
+        _say_false_alarms(verdict, inputs)
+        _say_found(verdict, inputs)
+    else:
+        verdict.statements.append(("bad", _what_is_missing(inputs.alpha, largest)))
+    _say_separation(verdict, inputs)
+    _say_data(verdict, inputs)
+    if not attainable:
+        verdict.tone = "bad"
+    elif any(tone == "warn" for tone, _ in verdict.statements):
+        verdict.tone = "warn"
+    return verdict
 
 
-def _promise(inputs: ReportInputs, strata: list[dict[str, Any]], needed: int) -> list[Statement]:
+def _what_is_missing(alpha: float, present: int) -> str:
+    needed = minimum_normals(alpha)
+    missing = needed - present
+    return (
+        f"To promise at most {percent(alpha)} false alarms, {count(needed, 'normal image')} must be set aside for "
+        f"calibration. There are {present:,}; {missing:,} more {'is' if missing == 1 else 'are'} needed. The smallest "
+        f"rate that {present:,} can promise is {percent(1 / (present + 1), up=True)}. Scores and their order below "
+        "remain valid; only the verdict is missing."
+    )
+
+
+def _say_promise(verdict: Verdict, inputs: ReportInputs, strata: list[dict[str, Any]]) -> None:
     alpha = percent(inputs.alpha)
     if not strata:
-        return [
-            Statement(
-                "note",
-                f"Requested false-alarm rate: {alpha} of normal images. How many normals calibrated it is not recorded.",
-            )
-        ]
-    own = [s for s in strata if s.get("own", True)]
-    pooled = [s for s in strata if not s.get("own", True)]
-    total = sum(int(s["n"]) for s in strata)
-    base = (
-        f"Of new normal images, at most {alpha} are flagged on average. This rests on {count(total, 'normal image')} that were set "
+        text = f"At most {alpha} false alarms were requested. How many normal images calibrated this is not recorded."
+        verdict.statements.append(("note", text))
+        return
+    own = [stratum for stratum in strata if stratum.get("own", True)]
+    pooled = [str(stratum["name"]) for stratum in strata if not stratum.get("own", True)]
+    total = sum(int(stratum["n"]) for stratum in strata)
+    text = (
+        f"On average, at most {alpha} of new normal images are flagged. This rests on {count(total, 'normal image')} set "
         "aside from training, and holds as long as new images come from the same source as these."
     )
-    where = (
-        "" if len(strata) == 1 else f" It holds for each of the {len(own)} conditions by itself." if not pooled else ""
-    )
-    statements = [Statement("good", base + where)]
+    if len(strata) > 1 and not pooled:
+        text += f" It holds in each of the {len(own)} conditions by itself."
+    verdict.statements.append(("good", text))
     if pooled:
-        names = ", ".join(str(s["name"]) for s in pooled[:6]) + (
-            f" and {len(pooled) - 6} more" if len(pooled) > 6 else ""
+        text = f"It holds in {len(own)} of {len(strata)} conditions by itself. " if own else ""
+        text += (
+            f"Too few calibration normals for a promise of {'its' if len(pooled) == 1 else 'their'} own (fewer than "
+            f"{minimum_normals(inputs.alpha):,}): {listed(pooled)}. There, images are compared with the normals of all "
+            "conditions together."
         )
-        holds = f"{len(own)} of {len(strata)} conditions have their own promise. " if own else ""
-        statements.append(Statement("warn", (
-            f"{holds}Too few calibration normals for one of their own (fewer than {needed:,}): {names}. They share one threshold; "
-            "the rate holds for them together, not for each."
-        )))  # fmt: skip
-    return statements
+        verdict.statements.append(("warn", text))
 
 
-def _measured(
-    inputs: ReportInputs,
-    rows: list[ConditionRow],
-    groups: tuple[list[int], list[int]],
-    statements: list[Statement],
-    tiles: list[tuple[str, str, str]],
-) -> bool:
-    """Add what the labels say about false alarms and anomalies found; False if there are more alarms than promised."""
-    labels, flagged = inputs.labels, inputs.flagged
-    normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
-    kept = True
-    if normals:
-        alarms = int(flagged[labels == 0].sum())
-        text = (
-            f"Measured on {count(normals, 'labelled normal image')}: {alarms:,} flagged ({percent(alarms / normals)})"
-        )
-        tone: Tone = "note"
-        if groups[0] and sum(groups[1]) == normals:
-            low, high = expected_false_alarms(inputs.alpha, *groups)
-            if alarms > high:
-                kept, tone = False, "warn"
-                text += (
-                    f", more than the {low:,} to {high:,} that chance explains. These images differ from the calibration normals, "
-                    "for example in camera, light or handling: look at the false alarms below, and calibrate with images like them"
-                )
-            elif alarms < low:
-                text += f", fewer than the {low:,} to {high:,} expected: the promise is kept with room to spare"
-            else:
-                tone = "good"
-                text += f", within the {low:,} to {high:,} expected. The promise is kept"
-        statements.append(Statement(tone, text + "."))
-        tiles.append(
-            ("false alarms measured", percent(alarms / normals), f"{alarms:,} of {normals:,} {inputs.normal_name}")
-        )
-        outside = [
-            row.name
-            for row in rows
-            if row.expected and row.false_alarms is not None and row.false_alarms > row.expected[1]
-        ]
-        if kept and outside and len(rows) > 1:
-            by_chance = max(1, round(0.025 * len(rows)))
-            statements.append(Statement("note" if len(outside) <= by_chance else "warn", (
-                f"More false alarms than expected in {count(len(outside), 'condition')}: {', '.join(outside[:6])}"
-                f"{' …' if len(outside) > 6 else ''}; about {by_chance} of {len(rows)} would be so by chance."
-            )))  # fmt: skip
-    if anomalies:
-        found = int(flagged[labels == 1].sum())
-        tiles.append(
-            ("anomalies found", percent(found / anomalies), f"{found:,} of {anomalies:,} {inputs.anomalous_name}")
-        )
-        text = f"Of {count(anomalies, 'labelled anomalous image')}, {found:,} are flagged ({percent(found / anomalies)}) and {anomalies - found:,} missed."
-        statements.append(Statement("note", text))
-    return kept
-
-
-def _separation(inputs: ReportInputs, statements: list[Statement], tiles: list[tuple[str, str, str]]) -> None:
-    auroc, interval = inputs.metrics.get("auroc"), inputs.metrics.get("auroc_interval")
-    if auroc is None or not math.isfinite(auroc):
-        if not np.isfinite(inputs.labels).any():
-            statements.append(
-                Statement("note", "No labels were given, so how many anomalies were found or missed is not known.")
-            )
+def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
+    flagged = inputs.flagged[inputs.labels == 0]
+    normals, alarms = len(flagged), int(flagged.sum())
+    if not normals:
         return
-    between = f" (95 % interval {interval[0]:.3f}–{interval[1]:.3f})" if interval is not None else ""
-    statements.append(Statement("note", (
-        f"AUROC {auroc:.3f}{between}: the chance that an anomalous image scores higher than a normal one. 0.5 is guessing, 1 is "
-        "perfect; it does not depend on the threshold."
-    )))  # fmt: skip
-    tiles.append(("AUROC", f"{auroc:.3f}", f"{interval[0]:.3f}–{interval[1]:.3f}" if interval is not None else ""))
-
-
-def _conditions(inputs: ReportInputs, strata: list[dict[str, Any]]) -> list[ConditionRow]:
-    column = "stratum" if "stratum" in inputs.table.columns else "condition"
-    names = inputs.texts(column)
-    by_name: dict[str, Mapping[str, Any]] = {str(s["name"]): s for s in strata}
-    if len(strata) == 1 and not set(names) & set(by_name):
-        names = np.full(len(names), str(strata[0]["name"]), dtype=object)
-    labels, flagged = inputs.labels, inputs.flagged
-    labelled = bool(np.isfinite(labels).any())
-    rows = []
-    for name in sorted(set(names) | set(by_name), key=_natural):
-        member, stratum = names == name, by_name.get(name)
-        normals, anomalies = member & (labels == 0), member & (labels == 1)
-        alarms, own = int(flagged[normals].sum()), None if stratum is None else bool(stratum.get("own", True))
-        expected = None
-        if stratum is not None and own and normals.any():
-            expected = expected_false_alarms(inputs.alpha, [int(stratum["n"])], [int(normals.sum())])
-        rows.append(
-            ConditionRow(
-                name=name or "unknown",
-                images=int(member.sum()),
-                flagged=int(flagged[member].sum()),
-                normals=int(normals.sum()) if labelled else None,
-                false_alarms=alarms if labelled else None,
-                expected=expected,
-                anomalies=int(anomalies.sum()) if labelled else None,
-                found=int(flagged[anomalies].sum()) if labelled else None,
-                calibrated=None if stratum is None else int(stratum["n"]),
-                own=own,
-                threshold=None if stratum is None or stratum.get("threshold") is None else float(stratum["threshold"]),
-            )
+    tile = f"{alarms:,} of {normals:,} {inputs.normal_name}"
+    verdict.tiles.append(("false alarms, measured", percent(alarms / normals), tile))
+    start = f"Measured on {count(normals, 'image')} labelled normal: {alarms:,} flagged ({percent(alarms / normals)})"
+    calibrated, tested = verdict.groups
+    if sum(tested) != normals:
+        verdict.statements.append(("note", f"{start}."))
+        return
+    low, high = expected_false_alarms(inputs.alpha, calibrated, tested)
+    if alarms > high:
+        text = (
+            f"{start}, more than the {low:,} to {high:,} that chance explains. The promise is not kept on these images. "
+            "They differ from the calibration normals, for example in camera, light or handling: look at the false "
+            "alarms below, and calibrate with images like these."
         )
-    return rows
+        verdict.statements.append(("warn", text))
+    elif alarms < low:
+        text = f"{start}, fewer than the {low:,} to {high:,} expected. The promise is kept with room to spare."
+        verdict.statements.append(("good", text))
+    else:
+        verdict.statements.append(("good", f"{start}, within the {low:,} to {high:,} expected. The promise is kept."))
+    over = [row.name for row in verdict.conditions if row.over]
+    by_chance = math.ceil(0.025 * sum(row.expected is not None for row in verdict.conditions))
+    if over and len(verdict.conditions) > 1:
+        text = f"More false alarms than chance explains in {count(len(over), 'condition')}: {listed(over)}."
+        if len(over) <= by_chance:
+            text += f" Of {len(verdict.conditions)} conditions, {by_chance} may be so by chance."
+        verdict.statements.append(("note" if len(over) <= by_chance else "warn", text))
 
 
-def _groups(rows: list[ConditionRow], calibration: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """Calibration normals and tested normals of each group that shares a threshold."""
-    own = [row for row in rows if row.own and row.normals]
-    calibrated, tested = [row.calibrated or 0 for row in own], [row.normals or 0 for row in own]
-    shared = sum(row.normals or 0 for row in rows if row.own is False)
-    if shared and calibration.get("pooled_n"):
-        calibrated.append(int(calibration["pooled_n"]))
-        tested.append(shared)
-    return calibrated, tested
+def _say_found(verdict: Verdict, inputs: ReportInputs) -> None:
+    flagged = inputs.flagged[inputs.labels == 1]
+    anomalies, found = len(flagged), int(flagged.sum())
+    if anomalies:
+        share = percent(found / anomalies)
+        verdict.tiles.append(("anomalies found", share, f"{found:,} of {anomalies:,} {inputs.anomalous_name}"))
+        text = f"Of {count(anomalies, 'image')} labelled anomalous, {found:,} {'is' if found == 1 else 'are'} flagged"
+        verdict.statements.append(("note", f"{text} ({share}) and {anomalies - found:,} missed."))
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which 'class=10' follows 'class=9'."""
-    import re
+def _say_separation(verdict: Verdict, inputs: ReportInputs) -> None:
+    auroc, interval = inputs.metrics.get("auroc"), inputs.metrics.get("auroc_interval")
+    if auroc is not None and math.isfinite(auroc):
+        between = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval is not None else ""
+        verdict.tiles.append(("AUROC", f"{auroc:.3f}", f"95 %: {between}" if between else ""))
+        text = (
+            f"AUROC {auroc:.3f}{f' (95 % interval {between})' if between else ''}: the chance that an anomalous image "
+            "scores higher than a normal one. 0.5 is guessing, 1 is perfect; no threshold enters."
+        )
+        verdict.statements.append(("note", text))
+    elif not inputs.labelled:
+        text = "No labels were given, so how many anomalies were found or missed is not known."
+        verdict.statements.append(("note", text))
 
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+def _say_data(verdict: Verdict, inputs: ReportInputs) -> None:
+    unread = int(np.sum(~inputs.judged))
+    if unread:
+        text = f"{count(unread, 'image')} could not be read and {'has' if unread == 1 else 'have'} no verdict."
+        verdict.statements.append(("warn", f"{text} The data audit says why."))
+    errors = sum(record.get("severity") == "error" for record in inputs.audit)
+    if errors:
+        text = f"The data audit below found {count(errors, 'error')}. Read it before trusting these numbers."
+        verdict.statements.append(("warn", text))

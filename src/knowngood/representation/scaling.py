@@ -85,6 +85,11 @@ def _blocks(images: ImageSet) -> Iterator[tuple[int, np.ndarray]]:
             yield i, images.read(i)
 
 
+def _not_finite(images: ImageSet, start: int, block: np.ndarray) -> str:
+    first = np.argwhere(~np.isfinite(block))[0, 0] if block.ndim == 4 else 0
+    return f"{images.ids[start + first]}: the image holds NaN or infinite values"
+
+
 def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool) -> tuple[float, float]:
     # No later image can change the rule once an unsigned type is seen to need all its bits.
     enough = 2 ** (8 * dtype.itemsize - 2) if dtype.itemsize == 2 else 31
@@ -96,9 +101,10 @@ def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool) -> tu
                 f"images of different types: '{images.ids[0]}' is {dtype.name}, '{images.ids[start]}' is "
                 f"{block.dtype.name}. Convert them to one, or give the raw range as scaling=(low, high) and one type."
             )
-        low, high = min(low, float(block.min())), max(high, float(block.max()))
-        if not np.isfinite(low + high):
-            raise DataError(f"image '{images.ids[start]}' or one soon after it holds NaN or infinite values")
+        bottom, top = float(block.min()), float(block.max())
+        if not (np.isfinite(bottom) and np.isfinite(top)):
+            raise DataError(_not_finite(images, start, block))
+        low, high = min(low, bottom), max(high, top)
         if stop_early and high > enough:
             break
     return low, high

@@ -39,7 +39,7 @@ class TableSet:
         """
         _check(array)
         n = len(array)
-        ids = np.char.zfill(np.arange(n).astype(str), len(str(max(n - 1, 0))))
+        ids = np.array([str(i).zfill(len(str(n - 1))) for i in range(n)], dtype=str)
         return cls(array, ids, np.full(n, np.nan), name=name)
 
     def annotate(self, labels: Any = None, conditions: Mapping[str, Any] | None = None) -> TableSet:

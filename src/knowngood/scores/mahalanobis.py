@@ -47,7 +47,7 @@ class MahalanobisScore(Score):
         want_map: bool = False,
     ) -> ScoreResult:
         code = wide(model.encode(x, c).mean)
-        mean, cholesky = (wide(state[name].to(x.device)) for name in ("mean", "cholesky"))
+        mean, cholesky = state["mean"].to(code), state["cholesky"].to(code)
         everyone = len(mean) - 1
         stratum = stratum.to(code.device)
         stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)

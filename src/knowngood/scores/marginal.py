@@ -26,7 +26,7 @@ def choose_rule(setting: Literal["auto", "soft", "hard"], is_likelihood: bool, s
     if setting == "soft" and not is_likelihood:
         raise SettingsError(
             f"marginalise = 'soft' averages likelihoods over conditions, and score '{score}' is none; "
-            "use marginalise='hard' or score='elbo'"
+            "use marginalise='hard' or scoring='elbo'"
         )
     if setting == "auto":
         return "soft" if is_likelihood else "hard"

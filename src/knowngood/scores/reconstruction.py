@@ -70,7 +70,7 @@ class ReconstructionScore(Score):
         mean = model.likelihood.mean(params)
         if self.distance == "cross_entropy":
             edge = CROSS_ENTROPY_EDGE
-            # In float32, 1 − 1e-6 is itself 2 % off in its distance from 1.
+            # In float64: float32 rounds 1 − 1e-6 by 1 % of its distance from 1.
             return F.binary_cross_entropy(wide(mean).clamp(edge, 1 - edge), wide(x), reduction="none")
         if self.distance == "ssim":
             return (1 - ssim(wide(x), wide(mean))) / x[0].numel()

@@ -17,7 +17,7 @@ from knowngood.training.engine import Engine
 from knowngood.training.optimisers import make_players
 
 # Settings that do not change what is learned: a run may be resumed with other values of these.
-FREE = {"score", "alpha", "unknown", "marginalise", "tolerance", "strict", "workers", "memory_gb", "device"}
+FREE = {"scoring", "alpha", "unknown", "marginalise", "tolerance", "strict", "workers", "memory_gb", "device"}
 
 
 class RunState:

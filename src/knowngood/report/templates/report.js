@@ -3,19 +3,21 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const table = document.getElementById("table"), body = table.tBodies[0], more = document.getElementById("more");
   const find = document.getElementById("find"), show = document.getElementById("show"), shown = document.getElementById("shown");
-  const rows = data.rows.map(([id, score, p, flagged, label, condition]) =>
-    ({ id, score, p, flagged, label, condition: data.conditions[condition] }));
-  const choices = [["all images", () => true], ["flagged", r => r.flagged], ["not flagged", r => !r.flagged]];
+  const rows = data.rows.map(([id, score, p, verdict, label, condition]) =>
+    ({ id, score, p, verdict, label, condition: data.conditions[condition] }));
+  const flagged = r => r.verdict === 1, passed = r => r.verdict === 0;
+  const choices = [["all images", () => true], ["flagged", flagged], ["not flagged", passed]];
   if (data.labelled) choices.push(
-    ["false alarms", r => r.flagged && r.label === 0], ["missed anomalies", r => !r.flagged && r.label === 1],
-    ["found anomalies", r => r.flagged && r.label === 1], ["not labelled", r => r.label === null]);
+    ["false alarms", r => flagged(r) && r.label === 0], ["missed anomalies", r => passed(r) && r.label === 1],
+    ["found anomalies", r => flagged(r) && r.label === 1], ["not labelled", r => r.label === null]);
+  if (rows.some(r => r.verdict === 2)) choices.push(["not read", r => r.verdict === 2]);
   choices.forEach(([name], i) => show.add(new Option(name, i)));
-  const keys = ["id", "score", "p", "flagged"].concat(data.labelled ? ["label"] : [], data.conditioned ? ["condition"] : []);
+  const keys = ["id", "score", "p", "verdict"].concat(data.labelled ? ["label"] : [], data.conditioned ? ["condition"] : []);
   const step = 100;
   let key = "score", direction = -1, limit = step;
 
   const text = value => value === null ? "–" : String(value);
-  const cells = { id: r => r.id, score: r => text(r.score), p: r => text(r.p), flagged: r => r.flagged ? "flagged" : "",
+  const cells = { id: r => r.id, score: r => text(r.score), p: r => text(r.p), verdict: r => ["", "flagged", "not read"][r.verdict],
     label: r => r.label === null ? "" : data.names[r.label], condition: r => r.condition };
   const compare = (a, b) => {
     const x = a[key], y = b[key];
@@ -33,9 +35,9 @@
       for (const name of keys) {
         const td = tr.insertCell();
         const content = cells[name](row);
-        if (name === "flagged" && content) {
+        if (name === "verdict" && content) {
           const badge = document.createElement("span");
-          badge.className = "badge flag";
+          badge.className = row.verdict === 1 ? "badge flag" : "badge";
           badge.textContent = content;
           td.append(badge);
         } else td.textContent = content;
@@ -53,7 +55,7 @@
     button.textContent = th.textContent;
     th.replaceChildren(button);
     button.addEventListener("click", () => {
-      direction = key === keys[i] ? -direction : ["score", "flagged", "label"].includes(keys[i]) ? -1 : 1;
+      direction = key === keys[i] ? -direction : ["score", "verdict", "label"].includes(keys[i]) ? -1 : 1;
       key = keys[i];
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       th.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");

@@ -1,0 +1,90 @@
+"""The most and least anomalous images as cards: one picture each, with what was found."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from knowngood.errors import DataError
+from knowngood.figures.triptychs import describe_difference, difference_limit, strip, value_range
+from knowngood.report.inputs import ReportInputs, Triptych
+from knowngood.report.words import number
+
+FRAME = "#8b929c"
+_PNG_BYTES = 30_000
+
+
+def gallery(inputs: ReportInputs) -> dict[str, Any]:
+    """`most` and `least` as cards, and the scale they share: `signed`, `scale`, `black`, `white`.
+
+    Raises:
+        DataError: an id is not in the table, or an image and its reconstruction differ in shape.
+    """
+    shown = [*inputs.most, *inputs.least]
+    if not shown:
+        return {"most": [], "least": []}
+    limits = value_range(item.image for item in shown)
+    full = difference_limit((item.image, item.reconstruction) for item in shown)
+    rows = {name: row for row, name in enumerate(inputs.texts("id"))}
+
+    def card(item: Triptych) -> dict[str, Any]:
+        picture = strip(item.image, item.reconstruction, limits=limits, full=full)
+        facts = _facts(inputs, item, rows)
+        spoken = [item.caption] if item.id is None else [item.id, f"score {facts['score']}", f"p-value {facts['p']}"]
+        spoken += [text for _, text in facts["badges"]]
+        return {
+            "src": data_uri(picture),
+            "alt": "Input, reconstruction and difference: " + ", ".join(filter(None, spoken)),
+            "width": picture.width,
+            "height": picture.height,
+            "pixelated": max(np.shape(item.image)[:2]) <= 96,
+            **facts,
+        }
+
+    return {
+        "most": [card(item) for item in inputs.most],
+        "least": [card(item) for item in inputs.least],
+        "signed": np.ndim(shown[0].image) == 2 or np.shape(shown[0].image)[-1] == 1,
+        "scale": describe_difference(shown[0].image, full).capitalize(),
+        "black": number(limits[0], 3),
+        "white": number(limits[1], 3),
+    }
+
+
+def data_uri(picture: Image.Image) -> str:
+    """An RGBA picture as a PNG, or as a JPEG where a photograph would make the PNG large."""
+    buffer, kind = io.BytesIO(), "png"
+    picture.save(buffer, "PNG", optimize=True)
+    if buffer.tell() > _PNG_BYTES:
+        opaque = Image.new("RGB", picture.size, FRAME)
+        opaque.paste(picture, mask=picture.getchannel("A"))
+        buffer, kind = io.BytesIO(), "jpeg"
+        opaque.save(buffer, "JPEG", quality=86, subsampling=0, optimize=True)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _facts(inputs: ReportInputs, item: Triptych, rows: dict[str, int]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"id": item.id, "caption": item.caption, "score": None, "flagged": False, "badges": []}
+    if item.id is None:
+        return facts
+    if item.id not in rows:
+        raise DataError(f"report: gallery id '{item.id}' is not in the table's column 'id'")
+    row = rows[item.id]
+    flagged, label = bool(inputs.flagged[row]), inputs.labels[row]
+    condition = inputs.texts("condition")[row]
+    badges = [("flag", "flagged") if flagged else ("", "not flagged")]
+    if np.isfinite(label):
+        badges.append(("", f"label: {inputs.anomalous_name if label == 1 else inputs.normal_name}"))
+        if flagged != (label == 1):
+            badges.append(("bad", "false alarm" if flagged else "missed"))
+    return facts | {
+        "score": number(inputs.scores[row]),
+        "p": number(inputs.p_values[row], 2),
+        "condition": "" if condition == "all" else condition,
+        "flagged": flagged,
+        "badges": badges,
+    }

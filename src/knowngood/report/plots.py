@@ -1,0 +1,105 @@
+"""The report's figures, each as inline SVG with a title, a text alternative and a sentence on how to read it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from knowngood import figures
+from knowngood.errors import DataError
+from knowngood.figures.style import to_svg
+from knowngood.report.expected import expected_band
+from knowngood.report.inputs import ReportInputs
+from knowngood.report.verdict import Verdict
+from knowngood.report.words import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Plot = dict[str, str]
+
+
+def _plot(figure: Figure, name: str, title: str, alt: str, caption: str) -> Plot:
+    return {"svg": Markup(to_svg(figure, name)), "title": title, "alt": alt, "caption": caption}
+
+
+def separation(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
+    """ROC curve, if labels of both kinds are known, and the histogram of scores."""
+    labels, scores, plots = inputs.labels, inputs.scores, []
+    if (labels == 0).any() and (labels == 1).any():
+        flagged = inputs.flagged if verdict.attainable else None
+        figure = figures.roc(labels, scores, flagged=flagged, interval=inputs.metrics.get("auroc_interval"))
+        alt = "ROC curve: share of anomalous images flagged against share of normal images flagged"
+        caption = (
+            "Each point is one threshold. The nearer the curve to the upper left corner, the better the score tells "
+        )
+        plots.append(_plot(figure, "roc", "ROC curve", alt, f"{caption}the two apart."))
+    if np.isfinite(scores).any():
+        lines = thresholds(inputs)
+        names = (inputs.normal_name, inputs.anomalous_name)
+        figure = figures.score_histogram(scores, labels, thresholds=lines, names=names, unit=inputs.score_unit)
+        alt = f"Histogram of {len(scores):,} anomaly scores by label" + (", with the threshold" if lines else "")
+        caption = "All labels share their bins; each is drawn as a share of its own images."
+        if lines:
+            caption += " An image right of the threshold is flagged."
+            caption = caption.replace("the threshold", "its condition's threshold") if len(lines) > 1 else caption
+        plots.append(_plot(figure, "histogram", "Scores", alt, caption))
+    return plots
+
+
+def thresholds(inputs: ReportInputs) -> list[float]:
+    """Thresholds in the units of the table's scores: one, or one a stratum; none where they contradict the verdicts."""
+    calibration = inputs.calibration
+    given = [stratum.get("threshold") for stratum in calibration.get("strata", ())]
+    if calibration.get("threshold") is not None:
+        given = [calibration["threshold"]]
+    found = sorted({float(value) for value in given if value is not None and math.isfinite(value)})
+    scores, flagged, judged = inputs.scores, inputs.flagged, inputs.judged
+    if not found or (scores[flagged] <= found[0]).any() or (scores[judged & ~flagged] > found[-1]).any():
+        return []
+    return found
+
+
+def promise(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
+    """Requested against realised false-alarm rate, overall and by condition, where normals are known."""
+    p = inputs.p_values[inputs.labels == 0]
+    (calibrated, tested), whose = verdict.groups, "the images labelled normal"
+    if len(p) == 0:
+        p, whose = np.asarray(inputs.calibration.get("p_values", ()), float), "normal images held out from training"
+        strata = inputs.calibration.get("strata", ())
+        calibrated, tested = ([int(strata[0]["n"])], [len(p)]) if len(strata) == 1 else ([], [])
+    if not np.isfinite(p).any():
+        return []
+    band = expected_band(calibrated, tested) if calibrated and sum(tested) == len(p) else None
+    figure = figures.calibration(p, band=band, alpha=inputs.alpha)
+    alt = f"Share of {len(p):,} normal images flagged against the requested false-alarm rate"
+    caption = f"For every rate one could request, the share of {whose} that would be flagged. "
+    caption += "Below the diagonal there are fewer false alarms than requested, above it more."
+    caption += " The grey band is what chance explains." if band is not None else ""
+    plots = [_plot(figure, "calibration", "Requested and realised rate", alt, caption)]
+    rows = [row for row in verdict.conditions if row.normals]
+    if len(rows) > 1 and verdict.attainable:
+        figure = figures.false_alarm_rates(
+            [row.name for row in rows],
+            [row.false_alarms for row in rows],
+            [row.normals for row in rows],
+            [row.expected for row in rows],
+            alpha=inputs.alpha,
+        )
+        alt = f"Realised false-alarm rate of {len(rows)} conditions against the requested {percent(inputs.alpha)}"
+        caption = "A dot right of its grey bar: more false alarms than chance explains in that condition."
+        plots.append(_plot(figure, "rates", "By condition", alt, caption))
+    return plots
+
+
+def training(inputs: ReportInputs) -> list[Plot]:
+    """Loss and terms, if there is a history."""
+    try:
+        figure = figures.loss_curves(inputs.history, best_step=inputs.best_step)
+    except DataError:
+        return []
+    caption = "Lower loss is better. A held-out line that rises while the training line falls means overfitting."
+    return [_plot(figure, "loss", "Loss and its terms", "Loss and its terms over the training steps", caption)]
