@@ -118,10 +118,10 @@ def test_every_pixel_reaches_the_latent_and_every_latent_every_pixel(net: str) -
         assert to_x[..., :, -1].any()
     else:
         assert (to_x != 0).all()
-    z = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-    jacobian = torch.autograd.functional.jacobian(lambda z: model.decode(z).flatten(), z)
-    assert isinstance(jacobian, Tensor)
-    assert (jacobian.squeeze(1) != 0).all()
+    zero = torch.zeros(1, 3, dtype=torch.float64)
+    with torch.no_grad():
+        moved = model.decode(torch.eye(3, dtype=torch.float64)) - model.decode(zero)  # item d: what latent d alone does
+    assert (moved != 0).all()
 
 
 # The condition ------------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def test_elu_pool_is_the_published_net() -> None:
     encoder = down + dense(64 * 7 * 7, 512) + dense(512, 2 * 128)
     up = 2 * conv(64, 64) + conv(64, 32) + conv(32, 32) + conv(32, 16) + conv(16, 16) + conv(16, 1)
     decoder = dense(128, 512) + dense(512, 64 * 7 * 7) + up
-    assert parameters(model) == encoder + decoder == 3_606_577
+    assert parameters(model) == encoder + decoder == 3_592_737
     convolutions = [m for m in model.net.modules() if isinstance(m, nn.Conv2d)]
     assert {m.kernel_size for m in convolutions} == {(3, 3)}
     activations = {type(m) for m in model.net.modules() if not parameters(m)} - {nn.MaxPool2d, Upsample, ConditionBias}
@@ -276,7 +276,7 @@ def test_padded_mlp_is_the_published_net() -> None:
     model = build(MLP(), (1, 32, 32), latent_dim=20, likelihood=Bernoulli())
     encoder = dense(1024, 512) + dense(512, 256) + dense(256, 40)
     decoder = dense(20, 256) + dense(256, 512) + dense(512, 1024)
-    assert parameters(model) == encoder + decoder == 1_328_936
+    assert parameters(model) == encoder + decoder == 1_328_680
     conditional = build(MLP(), (1, 32, 32), condition_dim=10, latent_dim=20, likelihood=Bernoulli())
     assert parameters(conditional) - parameters(model) == 10 * 512 + 10 * 256  # one-hot joined at both ends
 
@@ -289,7 +289,7 @@ def test_strided_batch_norm_is_the_published_net() -> None:
     encoder = conv(3, 32) + conv(32, 64) + 2 * conv(64, 64) + norm + dense(1024, 2 * 200)
     decoder = dense(200, 1024) + 2 * conv(64, 64) + conv(64, 32) + conv(32, 3) + 2 * (64 + 64 + 32)
     sigma = 1
-    assert parameters(model) == encoder + decoder + sigma
+    assert parameters(model) == encoder + decoder + sigma == 803_028
     slopes = [m.negative_slope for m in model.net.down if isinstance(m, nn.LeakyReLU)]
     assert slopes == [0.1, 0.1, 0.2, 0.2]
     assert {m.p for m in model.net.modules() if isinstance(m, nn.Dropout)} == {0.1}

@@ -64,7 +64,7 @@ def test_strata_have_moments_of_their_own_and_small_ones_those_of_all() -> None:
 
 
 def test_small_strata_borrow_the_shape_that_all_share() -> None:
-    """Ten codes a stratum, strongly correlated in the same way: shrinking each to the pooled shape beats the identity."""
+    """Ten codes a stratum, all correlated alike: shrinking to the pooled shape beats shrinking to the identity."""
     strata = torch.arange(400) % 40
     z = codes(400, dims=8) + 5 * codes(40, dims=8, seed=1)[strata]
     truth = codes(100_000, dims=8).t().cov()

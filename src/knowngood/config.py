@@ -24,6 +24,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     implementation: ClassVar[str]
+    name: str
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
         """The object this choice stands for, made from these options."""
@@ -175,7 +176,7 @@ class Elbo(Options):
 
     implementation = "knowngood.scores.elbo:ElboScore"
     name: Literal["elbo"] = "elbo"
-    samples: int = Field(16, ge=0)
+    samples: int = Field(default=16, ge=0)
 
 
 class KL(Options):

@@ -23,10 +23,10 @@ from knowngood.config import Settings, parse_settings
 from knowngood.errors import DataError
 from knowngood.images import Audit, ImageSet, audit, open_images
 from knowngood.images.conditions import ConditionSchema, Encoded
+from knowngood.images.findings import UNUSABLE
 from knowngood.objectives import Objective
-from knowngood.items import Items, TableSet, read_native
-from knowngood.pipeline import ROWS, Pipeline, Unknown
-from knowngood.representation import Pixels, Table
+from knowngood.pipeline import READERS, Items, Pipeline, Unknown, rows_at_once
+from knowngood.representation import Pixels, Table, TableSet, prepare_all
 from knowngood.training import Source, StreamSource, train
 from knowngood.vae import ConditionalVAE
 
@@ -155,7 +155,8 @@ class Detector(OutlierMixin, BaseEstimator):
         """Learn what good items look like.
 
         Args:
-            X: items, see the class. Of a source with splits only "train" is used.
+            X: items, see the class. All are audited; of a source with splits only "train" is fitted on, and what is
+                labelled anomalous is kept out like known `anomalies`.
             y: ignored, as scikit-learn's outlier detectors do.
             conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,).
                 An ImageSet brings its own columns.
@@ -177,6 +178,8 @@ class Detector(OutlierMixin, BaseEstimator):
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         items = self._items(X, conditions, anomalies, reset=True)
         items, self.audit_ = _audited(items, settings)
+        if items.splits is not None and "train" in items.splits:
+            items = items[items.splits == "train"]
         normals = items[items.labels != 1]
         if len(normals) < FEWEST:
             raise DataError(
@@ -185,8 +188,9 @@ class Detector(OutlierMixin, BaseEstimator):
             )
         objective: Objective = settings.objective.build()
         schema = _learn_conditions(normals, settings, objective)
-        images = isinstance(normals, ImageSet)
-        representation = Pixels.fit(normals, settings) if images else Table.fit(normals.array)
+        representation = (
+            Pixels.fit(normals, settings) if isinstance(normals, ImageSet) else Table.fit(normals, settings)
+        )
         normals = _only(normals, schema)
         fingerprint = normals.fingerprint()
         encoded = schema.encode(normals.conditions, len(normals))
@@ -219,7 +223,7 @@ class Detector(OutlierMixin, BaseEstimator):
         score = settings.scoring.build()
         self.pipeline_ = Pipeline(settings, schema, representation, model.eval(), score)
         with torch.no_grad():
-            rows = torch.arange(len(fit)).split(ROWS)
+            rows = torch.arange(len(fit)).split(rows_at_once(model.shape))
             self.pipeline_.state = score.fit(model, fit.to(self.pipeline_.device).batches(rows))
         self.pipeline_.calibrate(normals[self.split_["calibrate"]])
         self.offset_ = -self.pipeline_.limit
@@ -300,7 +304,16 @@ class Detector(OutlierMixin, BaseEstimator):
             table["label"] = items.labels
         if judged.errors:
             table["error"] = [judged.errors.get(i) for i in range(len(items))]
-        return pd.DataFrame(table)
+        set_aside = [f for f in getattr(items, "rejected", ()) if f.kind in UNUSABLE]
+        missing = pd.DataFrame(
+            {
+                "id": [finding.path_or_id for finding in set_aside],
+                "is_anomalous": False,
+                "error": [finding.reason for finding in set_aside],
+            }
+        )
+        judged_rows = pd.DataFrame(table)
+        return pd.concat([judged_rows, missing], ignore_index=True) if set_aside else judged_rows
 
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
         """Where: for each image a map (H, W) at its own size, higher is odder."""
@@ -349,7 +362,7 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies travel as safetensors bytes, never as pickled networks.
-        state = dict(super().__getstate__())
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[arg-type]
         if "pipeline_" in state:
             for name in ("pipeline_", "history_", "audit_", "split_", "offset_"):
                 state.pop(name, None)
@@ -385,13 +398,11 @@ class Detector(OutlierMixin, BaseEstimator):
         columns = _columns(conditions)
         if isinstance(X, (str, Path, ImageSet)) or getattr(X, "ndim", 2) in (3, 4):
             items: Items = open_images(X)
-            if reset and items.splits is not None and "train" in items.splits:
-                items = items.split("train")
         else:
             if hasattr(X, "detach"):
                 X = X.detach().cpu().numpy()
             array = validate_data(self, X, reset=reset, dtype=np.float64, ensure_min_samples=FEWEST if reset else 1)
-            items = TableSet.from_array(array)
+            items = TableSet.from_array(np.asarray(array))
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         if not reset:
@@ -460,10 +471,7 @@ def _source(
     large = len(part) * representation.bytes_per_image > settings.memory_gb * 2**30
     if large and isinstance(part, ImageSet) and isinstance(representation, Pixels):
         return StreamSource(part, representation, workers=settings.workers, **facts)
-    native, errors = read_native(part, representation)
-    if errors:
-        i, reason = next(iter(errors.items()))
-        raise DataError(f"{part.ids[i]}: {reason}")
+    native = prepare_all(part, representation, workers=READERS)
     return Source(native, representation.scale, **facts)
 
 

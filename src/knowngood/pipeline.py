@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,15 +20,17 @@ from knowngood.config import Settings
 from knowngood.errors import DataError
 from knowngood.images import ImageSet
 from knowngood.images.conditions import ConditionSchema, Expanded
-from knowngood.items import Items, check_kind, read_native
-from knowngood.representation import Pixels, Table
+from knowngood.representation import Pixels, Table, TableSet
 from knowngood.scores import Score
 from knowngood.scores.marginal import best_rows, choose_rule, hard, hard_p_values, soft
 from knowngood.vae import ConditionalVAE
 
+Items = ImageSet | TableSet
 Unknown = Literal["error", "infer"]
-ITEMS = 2048  # read at a time
-ROWS = 512  # scored at a time
+READERS = 4  # threads
+MOST_ROWS = 512  # scored at a time, fewer where images are large
+VALUES = 1 << 22  # of all rows scored at a time
+ITEMS = 4  # times as many items are read at a time
 
 
 class Chunk(NamedTuple):
@@ -83,18 +86,19 @@ class Pipeline:
 
     def rows(self, items: Items, expanded: Expanded, errors: dict[int, str]) -> Iterator[Chunk]:
         """Read, prepare and scale items a part at a time. Unreadable ones are blank and named in `errors`."""
-        check_kind(items, self.representation)
+        self._check_kind(items)
         starts = np.searchsorted(expanded.item, np.arange(len(items) + 1))
         beyond = 0
-        for first in range(0, len(items), ITEMS):
-            stop = min(first + ITEMS, len(items))
-            native, bad = read_native(items[first:stop], self.representation)
-            errors.update({first + i: reason for i, reason in bad.items()})
+        at_once = rows_at_once(self.representation.shape)
+        for first in range(0, len(items), ITEMS * at_once):
+            stop = min(first + ITEMS * at_once, len(items))
+            native, bad = self.representation.read(items, np.arange(first, stop), workers=READERS)  # type: ignore[arg-type]
+            errors.update(bad)
             if isinstance(self.representation, Pixels):
                 beyond += self.representation.out_of_range(native)
             pixels = torch.from_numpy(native).to(self.device)
-            for start in range(starts[first], starts[stop], ROWS):
-                rows = slice(start, min(start + ROWS, starts[stop]))
+            for start in range(starts[first], starts[stop], at_once):
+                rows = slice(start, min(start + at_once, starts[stop]))
                 x = self.representation.scale(pixels[torch.from_numpy(expanded.item[rows] - first).to(self.device)])
                 c = torch.from_numpy(expanded.c[rows]).to(self.device) if self.model.condition_dim else None
                 yield Chunk(rows, x, c, torch.from_numpy(expanded.stratum[rows]).to(self.device))
@@ -114,12 +118,14 @@ class Pipeline:
         parts: dict[str, list[np.ndarray]] = {}
         for chunk in self.rows(items, expanded, errors):
             result = self.score.score(self.model, self.state, chunk.x, chunk.c, chunk.stratum)
-            # float32 keeps differences of scores exact in float64, where thresholds are compared.
-            found.append(result.values.float().double().cpu().numpy())
+            found.append(result.values.cpu().numpy())
             for name, value in result.parts.items():
-                parts.setdefault(name, []).append(value.float().double().cpu().numpy())
+                parts.setdefault(name, []).append(value.cpu().numpy())
         values = np.concatenate(found) if found else np.empty(0)
         columns = {name: np.concatenate(value) for name, value in parts.items()}
+        if errors and len(errors) == len(items):
+            i, reason = next(iter(errors.items()))
+            raise DataError(f"none of {len(items)} items can be scored; the first, {items.ids[i]}: {reason}")
         if errors:
             unread = np.isin(expanded.item, list(errors))
             for column in (values, *columns.values()):
@@ -215,6 +221,12 @@ class Pipeline:
         judged = self.judge(items, unknown=unknown)
         return take(judged.expanded, judged.row), judged.errors
 
+    def _check_kind(self, items: Items) -> None:
+        if isinstance(items, ImageSet) != isinstance(self.representation, Pixels):
+            given, wanted = ("images", "a table") if isinstance(items, ImageSet) else ("a table", "images")
+            shape = self.representation.shape
+            raise DataError(f"{given} given; this model was fitted on {wanted} of shape {shape}")
+
     def _calibrated(self) -> Calibration:
         if self.calibration is None:
             raise DataError("this model is not calibrated")
@@ -234,6 +246,11 @@ class Pipeline:
         shifted = summed - (own - common)
         above = np.maximum(shifted, np.nextafter(common, np.inf))
         return np.where(summed > own, above, np.minimum(shifted, common))
+
+
+def rows_at_once(shape: tuple[int, ...]) -> int:
+    """How many items of this shape go through the nets together."""
+    return max(1, min(MOST_ROWS, VALUES // math.prod(shape)))
 
 
 def take(expanded: Expanded, rows: np.ndarray) -> Expanded:

@@ -17,9 +17,7 @@ def demo(
     from knowngood.demo import run_demo
 
     result = run_demo(out, progress=on_terminal())
-    say(
-        f"digit {result.holdout} was never seen in training: AUROC {result.auroc:.3f}; trained in {result.seconds:.0f} s"
-    )
+    say(f"digit {result.holdout} was never seen: AUROC {result.auroc:.3f}; trained in {result.seconds:.0f} s")
     say(
         f"at a false-alarm rate of {result.alpha:g}: {result.detection_rate:.1%} of it found, "
         f"{result.false_alarm_rate:.1%} of the others flagged"

@@ -13,6 +13,7 @@ from knowngood.errors import DataError
 from knowngood.figures import style
 
 _NOT_TERMS = {"step", "epoch", "split", "images_per_s", "seconds", "lr"}
+_TITLES = {"loss/model": "loss", "kl": "KL", "tc": "total correlation"}
 
 
 def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None = None, most: int = 6) -> Figure:
@@ -48,7 +49,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None =
                 best_step, color=style.MUTED, linewidth=1, linestyle=(0, (2, 2)), label=f"kept: step {best_step:,}"
             )
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        title = name.replace("loss/model", "loss").replace("loss/", "loss of ").replace("_", " ")
+        title = _TITLES.get(name) or name.replace("loss/", "loss of ").replace("_", " ")
         style.tidy(
             axes, xlabel="step", ylabel="nats per image" if position % columns == 0 else "", title=style.plain(title)
         )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from knowngood.errors import DataError
 from knowngood.figures import style
@@ -61,31 +60,33 @@ def draw_score_histogram(
     lines = np.unique([t for t in thresholds if np.isfinite(t)])
     edges, beyond = _edges(scores[finite], lines, bins)
     groups = (
-        (labels == 0, names[0], style.NORMAL, "//"),
-        (labels == 1, names[1], style.ANOMALOUS, "\\\\"),
-        (np.isnan(labels), "not labelled", style.UNKNOWN, ""),
+        (labels == 0, names[0], style.NORMAL),
+        (labels == 1, names[1], style.ANOMALOUS),
+        (np.isnan(labels), "not labelled", style.UNKNOWN),
     )
-    for member, name, colour, _ in groups:
+    for member, name, colour in groups:
         values = scores[finite & member]
         if len(values):
             weights = np.full(len(values), 1 / len(values))
             clipped = np.clip(values, edges[0], edges[-1])
             text = f"{style.plain(name)} (n = {len(values):,})"
-            axes.hist(clipped, edges, weights=weights, histtype="stepfilled", color=colour, alpha=0.30, linewidth=0)
-            axes.hist(clipped, edges, weights=weights, histtype="step", color=colour, linewidth=1.4, label=text)
+            shares, _ = np.histogram(clipped, edges, weights=weights)
+            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.30, linewidth=0)
+            axes.stairs(shares, edges, color=colour, linewidth=1.4, label=text)
     if len(lines) == 1:
         axes.axvline(lines[0], color=style.INK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"threshold {lines[0]:.4g}")
     elif len(lines):
         label = f"{len(lines)} thresholds, {lines[0]:.4g} to {lines[-1]:.4g}"
         axes.axvspan(lines[0], lines[-1], color=style.INK, alpha=0.10, linewidth=0, label=label)
     axes.set_xlim(edges[0], edges[-1])
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=""))
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     label = f"anomaly score ({unit})" if unit else "anomaly score (higher is more anomalous)"
     if beyond:
         label += f"; {beyond:,} beyond the right edge are in the last bin"
     if not finite.all():
         label += f"; {int((~finite).sum()):,} not finite left out"
-    style.tidy(axes, xlabel=label.replace("; ", "\n", 1), ylabel="share of the label's images (%)")
+    ylabel = "share of images (%)" if np.isnan(labels).all() else "share of the label's images (%)"
+    style.tidy(axes, xlabel=label.replace("; ", "\n", 1), ylabel=ylabel)
     style.legend(axes, loc="upper right")
     # Room above the bars for the legend.
     axes.set_ylim(0, axes.get_ylim()[1] * 1.28)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from typing import Any, cast
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ def tidy(axes: Axes, *, xlabel: str, ylabel: str, title: str = "", grid: str = "
     return axes
 
 
-def legend(axes: Axes, *, loc: str = "best", size: float = 8.5) -> None:
+def legend(axes: Axes, *, loc: Any = "best", size: float = 8.5) -> None:
     """A legend without a frame, in ink, over what lies behind it."""
     axes.legend(loc=loc, fontsize=size, frameon=False, labelcolor=INK, handlelength=1.6)
 
@@ -66,7 +67,7 @@ def legend(axes: Axes, *, loc: str = "best", size: float = 8.5) -> None:
 def legend_below(figure: Figure, *, size: float = 8.5) -> None:
     """The legend of the figure's first axes in one line under it."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    place = "outside lower center"
+    place = cast(Any, "outside lower center")  # known to matplotlib, not to its type stubs
     figure.legend(handles, labels, loc=place, ncols=len(labels), fontsize=size, frameon=False, labelcolor=INK)
 
 

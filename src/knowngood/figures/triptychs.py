@@ -72,7 +72,7 @@ def strip(
     limits: tuple[float, float],
     full: float,
     smallest: int = 96,
-    largest: int = 192,
+    largest: int = 160,
     gap: int = 4,
 ) -> Image:
     """The three panels in one RGBA picture with transparent gaps.
@@ -123,7 +123,10 @@ def draw_triptych(
     """One pair into three axes that exist already, the caption above the first."""
     for axes, panel in zip(row, panels(*pair, limits=limits, full=full), strict=True):
         axes.imshow(panel, interpolation="nearest" if max(panel.shape) <= 96 else "antialiased")
-        axes.set_axis_off()
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_color(style.RULE)
     if caption:
         row[0].set_title(style.plain(caption), fontsize=8, color=style.INK, loc="left")
 

@@ -9,7 +9,6 @@ from knowngood.nets.layers import ConditionBias, Upsample, halvings, image_shape
 
 WIDTHS = (32, 64, 64, 64)
 SLOPES = (0.1, 0.1, 0.2, 0.2)
-DENSE = 1024
 DROPOUT = 0.1
 
 
@@ -32,9 +31,8 @@ class StridedBatchNormNet(nn.Module):
             down += [nn.Conv2d(before, after, 3, stride=2, padding=1), *_finish(after, slope)]
         self.down = nn.Sequential(*down)
         self.to_latent = nn.Linear(flat + condition_dim, 2 * latent_dim)
-        self.from_latent = nn.Sequential(
-            nn.Linear(latent_dim + condition_dim, DENSE), nn.LeakyReLU(0.2), nn.Linear(DENSE, flat), nn.LeakyReLU(0.2)
-        )
+        # For 64×64 this is the lineage's one dense layer of 1024, read as 64 maps of 4×4.
+        self.from_latent = nn.Sequential(nn.Linear(latent_dim + condition_dim, flat), nn.LeakyReLU(0.2))
         up: list[nn.Module] = []
         for level in range(len(WIDTHS) - 1, 0, -1):
             up += [Upsample(sizes[level]), nn.Conv2d(WIDTHS[level], WIDTHS[level - 1], 3, padding=1)]

@@ -92,11 +92,13 @@ def _results(inputs: ReportInputs) -> dict[str, Any]:
         ]
         for i in order
     ]
+    typical, smallest = np.median(np.abs(scores[judged])) if judged.any() else 1, np.nanmin(p, initial=1)
+    places = [_places(typical, 4), _places(smallest, 2)]
     first = [
         {
             "id": name,
-            "score": number(score, 5),
-            "p": number(p_value, 3),
+            "score": _fixed(score, places[0]),
+            "p": _fixed(p_value, places[1]),
             "verdict": verdicts[verdict],
             "label": "" if label is None else names[label],
             "condition": known[condition],
@@ -104,12 +106,22 @@ def _results(inputs: ReportInputs) -> dict[str, Any]:
         for name, score, p_value, verdict, label, condition in rows[:_FIRST_ROWS]
     ]
     conditioned = len(set(conditions)) > 1
-    data = {"rows": rows, "conditions": known, "names": names, "labelled": inputs.labelled, "conditioned": conditioned}
+    data = {"rows": rows, "conditions": known, "names": names, "places": places}
+    data |= {"labelled": inputs.labelled, "conditioned": conditioned}
     return {"data": data, "first_rows": first, "listed": len(rows), "total": len(ids), "conditioned": conditioned}
 
 
-def _rounded(value: float, digits: int) -> float | None:
+def _rounded(value: Any, digits: int) -> float | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def _places(size: float, digits: int) -> int:
+    """Decimals that give a value of this size `digits` significant digits, so that a column's points line up."""
+    return min(max(digits - 1 - math.floor(math.log10(size)), 0), 8) if 0 < size < math.inf else 0
+
+
+def _fixed(value: float | None, places: int) -> str:
+    return "–" if value is None else f"{value:.{places}f}"
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from knowngood.report.inputs import ReportInputs, Triptych
 from knowngood.report.words import number
 
 FRAME = "#8b929c"
-_PNG_BYTES = 30_000
+_PNG_BYTES = 25_000
 
 
 def gallery(inputs: ReportInputs) -> dict[str, Any]:
@@ -48,6 +48,7 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
     return {
         "most": [card(item) for item in inputs.most],
         "least": [card(item) for item in inputs.least],
+        "large": max(max(np.shape(item.image)[:2]) for item in shown) > 96,
         "signed": np.ndim(shown[0].image) == 2 or np.shape(shown[0].image)[-1] == 1,
         "scale": describe_difference(shown[0].image, full).capitalize(),
         "black": number(limits[0], 3),
@@ -63,7 +64,7 @@ def data_uri(picture: Image.Image) -> str:
         opaque = Image.new("RGB", picture.size, FRAME)
         opaque.paste(picture, mask=picture.getchannel("A"))
         buffer, kind = io.BytesIO(), "jpeg"
-        opaque.save(buffer, "JPEG", quality=86, subsampling=0, optimize=True)
+        opaque.save(buffer, "JPEG", quality=82, subsampling=0, optimize=True)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

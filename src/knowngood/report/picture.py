@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from knowngood.figures import style
 from knowngood.figures.roc import draw_roc
@@ -22,42 +22,42 @@ def write_png(path: str | Path, inputs: ReportInputs, *, dpi: int = 150) -> Path
     """Write the picture: up to four most and four least anomalous triptychs on the left, the curves on the right."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(inputs).savefig(path, dpi=dpi, metadata={"Software": None})
+    picture(inputs).savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.15, metadata={"Software": None})
     return path
 
 
 def picture(inputs: ReportInputs) -> Figure:
-    """The picture as a figure, 9.6 × 5.4 inches."""
+    """The picture as a figure, 9.6 × 5.6 inches."""
     verdict = judge(inputs)
-    figure = style.new_figure(9.6, 5.4)
-    figure.suptitle(style.plain(verdict.headline), x=0.012, ha="left", fontsize=15, fontweight="bold", color=style.INK)
-    facts = "   ·   ".join(f"{name} {value}" for name, value, _ in verdict.tiles[2:])
-    left, right = figure.subfigures(1, 2, width_ratios=(5.6, 4.0))
-    left.suptitle(style.plain(facts), x=0.02, ha="left", fontsize=9, color=style.MUTED)
-    groups = [
-        (f"{word} anomalous", items[:4]) for word, items in (("most", inputs.most), ("least", inputs.least)) if items
-    ]
+    figure = style.new_figure(9.6, 5.6)
+    (head,), (body,) = figure.subfigures(2, 1, squeeze=False, height_ratios=(0.6, 5.0))
+    facts = "   ·   ".join(f"{name}: {value}" for name, value, _ in verdict.tiles[2:])
+    head.text(0, 1, style.plain(verdict.headline), va="top", fontsize=15, fontweight="bold", color=style.INK)
+    head.text(0, 0.2, style.plain(facts), va="center", fontsize=9.5, color=style.MUTED)
+    groups = [("Most anomalous", inputs.most[:4]), ("Least anomalous", inputs.least[:4])]
+    groups = [(title, items) for title, items in groups if items]
+    curves = body
     if groups:
+        left, curves = body.subfigures(1, 2, squeeze=False, width_ratios=(5.6, 4.0))[0]
         _draw_gallery(left, inputs, groups)
     labels = inputs.labels
     both = bool((labels == 0).any() and (labels == 1).any())
-    grid = right.subplots(2 if both else 1, 1, squeeze=False)[:, 0]
+    grid = curves.subplots(2 if both else 1, 1, squeeze=False)[:, 0]
     if both:
         flagged = inputs.flagged if verdict.attainable else None
         draw_roc(grid[0], labels, inputs.scores, flagged=flagged, interval=inputs.metrics.get("auroc_interval"))
-    names = (inputs.normal_name, inputs.anomalous_name)
-    draw_score_histogram(
-        grid[-1], inputs.scores, labels, thresholds=thresholds(inputs), names=names, unit=inputs.score_unit
-    )
+    names, lines = (inputs.normal_name, inputs.anomalous_name), thresholds(inputs)
+    draw_score_histogram(grid[-1], inputs.scores, labels, thresholds=lines, names=names, unit=inputs.score_unit)
     return figure
 
 
-def _draw_gallery(parent, inputs: ReportInputs, groups: Sequence[tuple[str, Sequence[Triptych]]]) -> None:
+def _draw_gallery(parent: SubFigure, inputs: ReportInputs, groups: Sequence[tuple[str, Sequence[Triptych]]]) -> None:
     shown = [item for _, items in groups for item in items]
     limits = value_range(item.image for item in shown)
     full = difference_limit((item.image, item.reconstruction) for item in shown)
     rows = {name: row for row, name in enumerate(inputs.texts("id"))}
-    for block, (title, items) in zip(np.atleast_1d(parent.subfigures(1, len(groups))), groups, strict=True):
+    columns = parent.subfigures(1, len(groups), squeeze=False)
+    for block, (title, items) in zip(columns[0], groups, strict=True):
         block.suptitle(title, fontsize=10, fontweight="bold", color=style.INK)
         grid = block.subplots(max(len(items), 1), 3, squeeze=False)
         for row, item in zip(grid, items, strict=True):
@@ -65,6 +65,9 @@ def _draw_gallery(parent, inputs: ReportInputs, groups: Sequence[tuple[str, Sequ
             if item.id is not None:
                 place = rows[item.id]
                 caption = f"score {number(inputs.scores[place], 3)},  p = {number(inputs.p_values[place], 2)}"
+                label = inputs.labels[place]
+                if np.isfinite(label):
+                    caption += f",  {inputs.anomalous_name if label == 1 else inputs.normal_name}"
             pair = item.image, item.reconstruction
             draw_triptych(row, pair, limits=limits, full=full, caption=caption)
         for axes, panel in zip(grid[-1], PANELS, strict=True):

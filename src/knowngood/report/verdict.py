@@ -51,9 +51,7 @@ def judge(inputs: ReportInputs) -> Verdict:
         many = "None" if flagged == 0 else f"{flagged:,}"
         headline = f"{many} of {count(total, 'image')} {'is' if flagged < 2 else 'are'} flagged as anomalous."
     else:
-        headline = (
-            f"No verdict at a false-alarm rate of {percent(inputs.alpha)}: too few normal images to calibrate it."
-        )
+        headline = f"No verdict at a false-alarm rate of {percent(inputs.alpha)}: too few normals to calibrate it."
     verdict = Verdict(headline, "good", rows, sharing_groups(rows, inputs.calibration), attainable)
     share = percent(flagged / total) if total else ""
     verdict.tiles += [("images", f"{total:,}", ""), ("flagged", f"{flagged:,}", share if attainable else "no verdict")]
@@ -94,8 +92,8 @@ def _say_promise(verdict: Verdict, inputs: ReportInputs, strata: list[dict[str, 
     pooled = [str(stratum["name"]) for stratum in strata if not stratum.get("own", True)]
     total = sum(int(stratum["n"]) for stratum in strata)
     text = (
-        f"On average, at most {alpha} of new normal images are flagged. This rests on {count(total, 'normal image')} set "
-        "aside from training, and holds as long as new images come from the same source as these."
+        f"On average, at most {alpha} of new normal images are flagged. This rests on {count(total, 'normal image')} "
+        "set aside from training, and holds as long as new images come from the same source as these."
     )
     if len(strata) > 1 and not pooled:
         text += f" It holds in each of the {len(own)} conditions by itself."
@@ -123,11 +121,17 @@ def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
         verdict.statements.append(("note", f"{start}."))
         return
     low, high = expected_false_alarms(inputs.alpha, calibrated, tested)
-    if alarms > high:
+    if alarms > high and alarms / normals <= inputs.alpha:
         text = (
-            f"{start}, more than the {low:,} to {high:,} that chance explains. The promise is not kept on these images. "
-            "They differ from the calibration normals, for example in camera, light or handling: look at the false "
-            "alarms below, and calibrate with images like these."
+            f"{start}. The promise is kept, but only just: {low:,} to {high:,} were expected, so these images differ a "
+            "little from the calibration normals."
+        )
+        verdict.statements.append(("note", text))
+    elif alarms > high:
+        text = (
+            f"{start}, more than the {low:,} to {high:,} that chance explains. The promise is not kept on these "
+            "images. They differ from the calibration normals, for example in camera, light or handling: look at the "
+            "false alarms below, and calibrate with images like these."
         )
         verdict.statements.append(("warn", text))
     elif alarms < low:
@@ -161,7 +165,7 @@ def _say_separation(verdict: Verdict, inputs: ReportInputs) -> None:
         verdict.tiles.append(("AUROC", f"{auroc:.3f}", f"95 %: {between}" if between else ""))
         text = (
             f"AUROC {auroc:.3f}{f' (95 % interval {between})' if between else ''}: the chance that an anomalous image "
-            "scores higher than a normal one. 0.5 is guessing, 1 is perfect; no threshold enters."
+            "scores higher than a normal one. 0.5 is guessing, 1 is perfect, whatever the threshold."
         )
         verdict.statements.append(("note", text))
     elif not inputs.labelled:

@@ -26,7 +26,7 @@ def percent(rate: float, *, up: bool = False) -> str:
     digits = 0 if math.isclose(value, round(value), abs_tol=1e-9) else 1 if value >= 1 else 2
     if up:
         value = math.ceil(value * 10**digits - 1e-9) / 10**digits
-    return f"{value:.{digits}f} %"
+    return f"{value:.{digits}f} %" if digits < 2 else f"{value:.2g} %"
 
 
 def count(n: int, noun: str) -> str:

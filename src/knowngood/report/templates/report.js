@@ -16,8 +16,8 @@
   const step = 100;
   let key = "score", direction = -1, limit = step;
 
-  const text = value => value === null ? "–" : String(value);
-  const cells = { id: r => r.id, score: r => text(r.score), p: r => text(r.p), verdict: r => ["", "flagged", "not read"][r.verdict],
+  const fixed = (value, places) => value === null ? "–" : value.toFixed(places);
+  const cells = { id: r => r.id, score: r => fixed(r.score, data.places[0]), p: r => fixed(r.p, data.places[1]), verdict: r => ["", "flagged", "not read"][r.verdict],
     label: r => r.label === null ? "" : data.names[r.label], condition: r => r.condition };
   const compare = (a, b) => {
     const x = a[key], y = b[key];

@@ -1,0 +1,266 @@
+"""Protocols as data: which images train, calibrate and test, written down before any image is opened.
+
+A protocol is a list of cells; a cell is one fit and one test. `form="test"` is the protocol that results are stated for.
+`form="dev"` is for choosing settings: it takes training images only, and none that the test form tests on, so that
+nothing is ever chosen by a test image. Every function's docstring states both forms in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from knowngood.config import nearest
+from knowngood.errors import DataError, SettingsError
+from knowngood.images import ImageSet
+
+Form = Literal["test", "dev"]
+TEN = tuple("0123456789")
+FOLDS = 5
+LEARN, KEEP = (0, 1, 2, 3), (4,)  # folds of a dev form: to train on, to test on
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Some images of a set, in file order, all with one label.
+
+    Of the images whose class is in `classes` (or, with `others`, is not) and whose split is `split` (None: any), those
+    at positions start … stop − 1 count; then those whose group's number modulo 5 is in `folds`. A group is one image, or
+    one patient (`by="patient"`): groups are numbered by first appearance among the images picked so far.
+    """
+
+    classes: tuple[str, ...]
+    label: int
+    others: bool = False
+    split: str | None = None
+    start: int = 0
+    stop: int | None = None
+    folds: tuple[int, ...] | None = None
+    by: Literal["image", "patient"] = "image"
+
+    def index(self, images: ImageSet) -> np.ndarray:
+        """Positions (M,) of the picked images, ascending."""
+        chosen = np.isin(_classes(images), self.classes) != self.others
+        if self.split is not None:
+            if images.splits is None or self.split not in images.splits:
+                raise DataError(f"{images.name} has no split '{self.split}', which this protocol needs")
+            chosen &= images.splits == self.split
+        index = np.flatnonzero(chosen)[self.start : self.stop]
+        if self.folds is None or not len(index):
+            return index
+        names = [patient(str(name)) for name in images.ids[index]] if self.by == "patient" else index
+        _, first, group = np.unique(names, return_index=True, return_inverse=True)
+        number = first.argsort().argsort()[group]
+        return index[np.isin(number % FOLDS, self.folds)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fit and one test of a protocol.
+
+    normal, anomalous: in words, for tables. train, calibrate: picks of good images; `calibrate` is empty where the
+    detector sets aside a share of `train` by itself. conditions: columns given in training; at test all are hidden.
+    settings: what the protocol itself fixes, over a method's own settings.
+    """
+
+    protocol: str
+    form: Form
+    dataset: str
+    seed: int
+    normal: str
+    anomalous: str
+    train: tuple[Pick, ...]
+    test: tuple[Pick, ...]
+    calibrate: tuple[Pick, ...] = ()
+    conditions: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_record(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return asdict(self)
+
+
+class CellImages(NamedTuple):
+    """The images of a cell. `train` and `calibrate` carry the cell's conditions, `test` none; none carries splits."""
+
+    train: ImageSet
+    test: ImageSet
+    calibrate: ImageSet | None
+
+
+def resolve(cell: Cell, images: ImageSet) -> CellImages:
+    """A cell's images out of the whole data set, all splits together in file order.
+
+    Raises:
+        DataError: a part is empty, the test has one label only, or an image is in two parts.
+    """
+    parts = {name: _gather(getattr(cell, name), images) for name in ("train", "test", "calibrate")}
+    used = np.concatenate([index for index, _ in parts.values()])
+    twice = len(used) - len(np.unique(used))
+    if twice:
+        raise DataError(f"{cell.protocol} on {images.name}: {twice} images are in two parts of a cell")
+    for name in ("train", "test", *(("calibrate",) if cell.calibrate else ())):
+        if not len(parts[name][0]):
+            raise DataError(f"{cell.protocol} on {images.name}, normal {cell.normal}: no image to {name}")
+    if set(parts["test"][1].tolist()) != {0.0, 1.0}:
+        raise DataError(f"{cell.protocol} on {images.name}, normal {cell.normal}: the test needs good and anomalous images")
+    kept = {column: images.conditions[column] for column in cell.conditions}
+    found = {
+        name: images.replace(conditions={} if name == "test" else kept, splits=None)[index].replace(labels=labels)
+        for name, (index, labels) in parts.items()
+    }
+    return CellImages(found["train"], found["test"], found["calibrate"] if cell.calibrate else None)
+
+
+def one_vs_rest(
+    dataset: str, normal: Sequence[str] = TEN, *, seeds: Sequence[int] = (0,), form: Form = "test"
+) -> list[Cell]:
+    """One class is normal, all others are anomalous; a cell for each normal class k and seed.
+
+    test: the training images of class k train; all test images are judged, class k good, the others anomalous.
+    dev: of the training images of class k, those at positions p (counted within the class) with p % 5 ≠ 4 train and
+    the others are the good ones of the test; anomalous are every fifth (p % 5 = 4) of the training images of the other
+    classes, counted together in file order.
+    """
+    cells = []
+    for k in normal:
+        if check_form(form) == "test":
+            train = (Pick((k,), 0, split="train"),)
+            test = (Pick((k,), 0, split="test"), Pick((k,), 1, others=True, split="test"))
+        else:
+            train = (Pick((k,), 0, split="train", folds=LEARN),)
+            test = (Pick((k,), 0, split="train", folds=KEEP), Pick((k,), 1, others=True, split="train", folds=KEEP))
+        cells += [Cell("one-vs-rest", form, dataset, seed, k, "the rest", train, test) for seed in seeds]
+    return cells
+
+
+def leave_one_out(
+    dataset: str,
+    held_out: Sequence[str] = TEN,
+    *,
+    classes: Sequence[str] = TEN,
+    seeds: Sequence[int] = (0,),
+    form: Form = "test",
+    limit: int | None = None,
+) -> list[Cell]:
+    """One class d is held out as the anomaly; the class of the others is a condition, known in training, hidden at test.
+
+    test: the training images of all classes but d train; all test images are judged, d anomalous, the others good.
+    dev: d takes no part at all, neither its training nor its test images. The class after d (after the last comes the
+    first) stands in as the anomaly. Of the training images of the remaining classes, counted together in file order,
+    those at positions p with p % 5 ≠ 4 train and the others are the good ones of the test; anomalous are every fifth
+    (p % 5 = 4) of the stand-in's training images.
+
+    Args:
+        classes: all classes of the data set, in the order that "after" means.
+        limit: only so many images train, the first in file order before folds are taken: for a quick look.
+    """
+    cells = []
+    for d in held_out:
+        if d not in classes:
+            raise SettingsError(f"{dataset} has no class '{d}'{nearest(d, list(classes))}")
+        if check_form(form) == "test":
+            anomaly = d
+            train = (Pick((d,), 0, others=True, split="train", stop=limit),)
+            test = (Pick((d,), 0, others=True, split="test"), Pick((d,), 1, split="test"))
+        else:
+            anomaly = classes[(classes.index(d) + 1) % len(classes)]
+            away = (d, anomaly)
+            train = (Pick(away, 0, others=True, split="train", stop=limit, folds=LEARN),)
+            kept = Pick(away, 0, others=True, split="train", folds=KEEP)
+            test = (kept, Pick((anomaly,), 1, split="train", folds=KEEP))
+        normal = f"not {d}" if anomaly == d else f"not {d}, {anomaly}"
+        cells += [
+            Cell("leave-one-out", form, dataset, seed, normal, anomaly, train, test, conditions=("class",))
+            for seed in seeds
+        ]
+    return cells
+
+
+def lineage(
+    dataset: str, k: str = "1", *, seeds: Sequence[int] = (0,), form: Form = "test", size: int = 1000
+) -> list[Cell]:
+    """The one-normal-class convolutional VAE's own protocol, class k normal, with `size` = 1,000.
+
+    The training and test files are read one after the other, so its test images come out of the training file.
+
+    test: the first 1,000 images of class k train; judged are the next 1,000 of class k (good) and the first 1,000
+    images of all other classes together, in file order (anomalous). All further images of class k in the training file
+    calibrate: the threshold comes from training-side normals that were neither trained nor tested on.
+    dev: the same 1,000 train; judged are images 2,000 to 2,999 of class k and images 1,000 to 1,999 of the others, all
+    of the training file; its further images of class k calibrate.
+
+    The detector learns from all training images but one: none select, and it must set aside at least one to calibrate,
+    which the calibration images then replace.
+    """
+    after = 2 * size if check_form(form) == "test" else 3 * size
+    others = 0 if form == "test" else size
+    source = None if form == "test" else "train"
+    train = (Pick((k,), 0, stop=size),)
+    test = (
+        Pick((k,), 0, split=source, start=after - size, stop=after),
+        Pick((k,), 1, others=True, split=source, start=others, stop=others + size),
+    )
+    calibrate = (Pick((k,), 0, split="train", start=after),)
+    fixed = {"select_fraction": 1e-6, "calibrate_fraction": 1 / size}
+    return [
+        Cell("lineage", form, dataset, seed, k, "the rest", train, test, calibrate, settings=fixed) for seed in seeds
+    ]
+
+
+def pneumonia(dataset: str, *, seeds: Sequence[int] = (0,), form: Form = "test") -> list[Cell]:
+    """Chest X-rays, NORMAL is good and PNEUMONIA anomalous; for the folders `chest-xray-224` and for `pneumoniamnist`.
+
+    test: NORMAL images of the split "train" train; all images of the split "test" are judged. "val" is not used.
+    dev: split "train" only. Of its NORMAL images four fifths train and one fifth is judged, beside one fifth of its
+    PNEUMONIA images. In the folders fifths are of patients, numbered within the class by their first image in file
+    order, patients with number % 5 = 4 judged; the file names tell them (see `patient`). PneumoniaMNIST names no
+    patients: there fifths are of images.
+    """
+    by: Literal["image", "patient"] = "image" if dataset == "pneumoniamnist" else "patient"
+    if check_form(form) == "test":
+        train = (Pick(("NORMAL",), 0, split="train"),)
+        test = (Pick(("NORMAL",), 0, split="test"), Pick(("PNEUMONIA",), 1, split="test"))
+    else:
+        train = (Pick(("NORMAL",), 0, split="train", folds=LEARN, by=by),)
+        test = (
+            Pick(("NORMAL",), 0, split="train", folds=KEEP, by=by),
+            Pick(("PNEUMONIA",), 1, split="train", folds=KEEP, by=by),
+        )
+    return [Cell("pneumonia", form, dataset, seed, "NORMAL", "PNEUMONIA", train, test) for seed in seeds]
+
+
+def patient(name: str) -> str:
+    """Who a chest X-ray shows, from its file name: "person12_virus_3.jpeg" → "person12_virus", "IM-0115-0001-0002.jpeg"
+    → "IM-0115". Numbers of viral and bacterial cases are separate."""
+    stem = PurePosixPath(name).stem
+    if stem.startswith("person"):
+        return stem.rpartition("_")[0]
+    words = stem.split("-")
+    return "-".join(words[: words.index("IM") + 2]) if "IM" in words else stem
+
+
+def check_form(form: str) -> str:
+    """The form, or a SettingsError for anything but "test" and "dev"."""
+    if form not in ("test", "dev"):
+        raise SettingsError(f"form = '{form}'{nearest(form, ['test', 'dev'])}")
+    return form
+
+
+def _gather(picks: Iterable[Pick], images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (M,) and labels (M,) of all picks together, in file order."""
+    found = [(pick.index(images), pick.label) for pick in picks]
+    index = np.concatenate([part for part, _ in found] or [np.empty(0, np.int64)])
+    labels = np.concatenate([np.full(len(part), float(label)) for part, label in found] or [np.empty(0)])
+    order = index.argsort(kind="stable")
+    return index[order], labels[order]
+
+
+def _classes(images: ImageSet) -> np.ndarray:
+    if "class" not in images.conditions:
+        raise DataError(f"{images.name} has no column 'class', by which this protocol picks images")
+    return np.array([str(value) for value in images.conditions["class"].tolist()])
