@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported: these models are too small to share, and several test processes on few cores would only
+# wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 NEEDS_DATA = "needs real data: set KNOWNGOOD_DATA to the folder that holds it"
 
 

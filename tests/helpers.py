@@ -20,7 +20,7 @@ def toy_model(
     prior: str = "standard",
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
-    jitter: float = 0.05,
+    jitter: float = 0.6,
 ) -> ConditionalVAE:
     """A model whose weights are all moved a little, so that nothing sits at a starting value where gradients vanish."""
     with torch.random.fork_rng(devices=[]):
@@ -28,8 +28,9 @@ def toy_model(
         net, likelihood = net or MLP(hidden=(8,)), likelihood or Gaussian()
         model = ConditionalVAE(shape, latent_dim, condition_dim, net, likelihood, prior).to(dtype)
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += jitter * torch.randn_like(parameter)
+            for name, parameter in model.named_parameters():
+                part = 0.05 if name.startswith("likelihood") else 1.0  # σ is on a log scale that learns fast
+                parameter += part * jitter * torch.randn_like(parameter)
     return model
 
 

@@ -91,7 +91,10 @@ def worst_bias(estimator: Estimator, n: int, b: int) -> tuple[float, float]:
         for total, part in zip(sums, found, strict=True):
             total[index] += part.exp()
         count[index] += 1
-    return tuple(float((s.view(n, -1) / count / t.view(n, -1) - 1).abs().max()) for s, t in zip(sums, (joint, marginals), strict=True))  # type: ignore[return-value]
+    return tuple(
+        float((s.view(n, -1) / count / t.view(n, -1) - 1).abs().max())
+        for s, t in zip(sums, (joint, marginals), strict=True)
+    )  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("b", [2, 3, 4, 5])
@@ -346,7 +349,9 @@ def test_tc_follows_a_permutation_of_items_and_ignores_one_of_dimensions(density
     permuted, _ = total_correlation(z[items], rows(q, items), stratum[items], counts, density)
     torch.testing.assert_close(permuted, tc[items], rtol=1e-12, atol=1e-12)
     dims = [2, 0, 3, 1]
-    turned, _ = total_correlation(z[:, dims], DiagonalGaussian(q.mean[:, dims], q.log_var[:, dims]), stratum, counts, density)
+    turned, _ = total_correlation(
+        z[:, dims], DiagonalGaussian(q.mean[:, dims], q.log_var[:, dims]), stratum, counts, density
+    )
     torch.testing.assert_close(turned, tc, rtol=1e-12, atol=1e-12)
 
 

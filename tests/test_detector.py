@@ -31,7 +31,9 @@ def squares(n: int, seed: int = 0, classes: int = 2) -> tuple[np.ndarray, np.nda
 
 
 def quick(**settings) -> Detector:
-    return Detector(**{"net": {"name": "mlp", "hidden": (32,)}, "latent_dim": 4, "epochs": 30, "device": "cpu", **settings})
+    return Detector(
+        **{"net": {"name": "mlp", "hidden": (32,)}, "latent_dim": 4, "epochs": 30, "device": "cpu", **settings}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,8 @@ def test_saved_and_loaded_it_scores_the_same_bits(inferring, tmp_path):
     assert loaded.offset_ == inferring.offset_
     assert loaded.get_params()["latent_dim"] == 4
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("calibration.safetensors", "card.md", "config.json", "scores.safetensors", "weights.safetensors")
+        *("calibration.safetensors", "card.md", "config.json"),
+        *("scores.safetensors", "training.json", "weights.safetensors"),
     ]
     card = (folder / "card.md").read_text()
     assert "600 good items" in card

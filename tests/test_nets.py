@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from helpers import gradients, toy_batch, toy_context, toy_model
 from torch import Tensor, nn
 
+from helpers import gradients, toy_batch, toy_context, toy_model
 from knowngood.config import MLP, Bernoulli, Conv, EluPool, Gaussian, Options, StridedBatchNorm
 from knowngood.errors import SettingsError
 from knowngood.nets.layers import ConditionBias, Upsample, halvings
@@ -31,8 +31,8 @@ every_net = pytest.mark.parametrize("net", NETS)
 
 def build(net: str | Options, shape: tuple[int, ...], condition_dim: int = 0, **options: object) -> ConditionalVAE:
     chosen = NETS[net] if isinstance(net, str) else net
-    model = toy_model(shape, net=chosen, condition_dim=condition_dim, dtype=torch.float32, **options)  # type: ignore[arg-type]
-    return model.eval()
+    changes = {"condition_dim": condition_dim, "dtype": torch.float32, "jitter": 0.05, **options}
+    return toy_model(shape, net=chosen, **changes).eval()  # type: ignore[arg-type]
 
 
 def parameters(module: nn.Module) -> int:

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import gradients, toy_batch, toy_context, toy_model
 from scipy import integrate, stats
 from torch.distributions import Normal, kl_divergence
 
+from helpers import gradients, toy_batch, toy_context, toy_model
 from knowngood.config import MLP, Bernoulli, Conv, Gaussian
 from knowngood.objectives import elbo_terms
 from knowngood.vae import ConditionalVAE, DiagonalGaussian
@@ -49,7 +49,9 @@ def test_kl_agrees_with_quadrature(m1: float, s1: float, m2: float, s2: float) -
 
     by_quadrature, _ = integrate.quad(integrand, m1 - 12 * s1, m1 + 12 * s1, limit=200)
     q, r = (
-        DiagonalGaussian(torch.tensor([[m]], dtype=torch.float64), torch.tensor([[2 * math.log(s)]], dtype=torch.float64))
+        DiagonalGaussian(
+            torch.tensor([[m]], dtype=torch.float64), torch.tensor([[2 * math.log(s)]], dtype=torch.float64)
+        )
         for m, s in ((m1, s1), (m2, s2))
     )
     assert q.kl(r).item() == pytest.approx(by_quadrature, abs=1e-8)
@@ -196,7 +198,9 @@ def linear_gaussian() -> tuple[ConditionalVAE, np.ndarray, np.ndarray, float, np
     b, m = rng.normal(size=(3, 5)), rng.normal(size=(3, 2))
     variance = 1 / (1 + (w**2).sum(0) / sigma**2)
 
-    model = toy_model((5,), latent_dim=2, condition_dim=3, net=MLP(hidden=()), likelihood=Gaussian(sigma=sigma), prior="learned")
+    model = toy_model(
+        (5,), latent_dim=2, condition_dim=3, net=MLP(hidden=()), likelihood=Gaussian(sigma=sigma), prior="learned"
+    )
     encoder, decoder = model.net.encoder[0], model.net.decoder[0]
     from_x = (w * variance / sigma**2).T  # μ(x, c) = v (Wᵀ(x − b_c) / σ² + m_c)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A saved model: a folder with config.json, *.safetensors and card.md. No pickle, nothing that runs code.
+"""A saved model: a folder with config.json, *.safetensors, training.json and card.md. No pickle, nothing that runs code.
 
 `pack` and `unpack` go between a fitted `Pipeline` and named files in memory; `write` and `read` put those in a folder.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors.torch import load, save
 
 from knowngood import __version__
@@ -31,13 +31,17 @@ from knowngood.vae import ConditionalVAE
 
 FORMAT = "knowngood-detector"
 FORMAT_VERSION = 1
-CONFIG, CARD = "config.json", "card.md"
+CONFIG, CARD, TRAINING = "config.json", "card.md", "training.json"
 TENSORS = ("weights.safetensors", "scores.safetensors", "calibration.safetensors")
 REPRESENTATIONS = {"pixels": Pixels, "table": Table}
 
 
-def pack(pipeline: Pipeline, about: Mapping[str, Any], card: str) -> dict[str, bytes]:
-    """All files of a saved model by name. `about` is plain data kept beside the configuration."""
+def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, Any], card: str) -> dict[str, bytes]:
+    """All files of a saved model by name.
+
+    `about` is plain data kept beside the configuration; `training` is the longer record of the log and the audit, in a
+    file of its own that scoring does without.
+    """
     calibrations = {"known": pipeline.calibration, "hidden": pipeline.hidden}
     tensors = {
         TENSORS[0]: dict(pipeline.model.state_dict()),
@@ -49,7 +53,9 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], card: str) -> dict[str, b
             for name, array in calibration.to_tensors().items()
         },
     }
-    files = {name: save({k: v.detach().cpu().contiguous() for k, v in group.items()}) for name, group in tensors.items()}
+    files = {
+        name: save({k: v.detach().cpu().contiguous() for k, v in group.items()}) for name, group in tensors.items()
+    }
     model = pipeline.model
     kind = next(k for k, cls in REPRESENTATIONS.items() if isinstance(pipeline.representation, cls))
     config = {
@@ -73,11 +79,12 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], card: str) -> dict[str, b
         "about": dict(about),
     }
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    return {CONFIG: text.encode(), CARD: card.encode(), **files}
+    log = json.dumps(dict(training), ensure_ascii=False)
+    return {CONFIG: text.encode(), CARD: card.encode(), TRAINING: log.encode(), **files}
 
 
-def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, dict[str, Any], str]:
-    """The pipeline, what was kept about it, and its card.
+def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, dict[str, Any], dict[str, Any]]:
+    """The pipeline, what was kept about it, and the record of its training (empty if that file is gone).
 
     Raises:
         ArtifactError: a file is missing, damaged, not one of ours, or of a newer format.
@@ -89,6 +96,7 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
         if hashlib.sha256(files[name]).hexdigest() != config["sha256"].get(name):
             raise ArtifactError(f"{where}: {name} is damaged (its SHA-256 is not the one in {CONFIG}); copy it again")
     try:
+        training = json.loads(files.get(TRAINING, b"{}"))
         weights, state, arrays = (load(files[name]) for name in TENSORS)
         settings = Settings.model_validate(config["settings"])
         net = TypeAdapter(NetOptions).validate_python(config["model"]["net"])
@@ -96,9 +104,7 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
         score = TypeAdapter(ScoreOptions).validate_python(config["score"])
         sizes = config["model"]
         shape = tuple(sizes["shape"])
-        model = ConditionalVAE(
-            shape, sizes["latent_dim"], sizes["condition_dim"], net, likelihood, sizes["prior"]
-        )
+        model = ConditionalVAE(shape, sizes["latent_dim"], sizes["condition_dim"], net, likelihood, sizes["prior"])
         model.load_state_dict(weights)
         representation = dict(config["representation"])
         calibrations = {
@@ -117,9 +123,9 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
             calibration=calibrations.get("known"),
             hidden=calibrations.get("hidden"),
         )
-    except (KnowngoodError, ValidationError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (KnowngoodError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None
-    return pipeline, config["about"], files.get(CARD, b"").decode()
+    return pipeline, config["about"], training
 
 
 def write(folder: str | Path, files: Mapping[str, bytes]) -> Path:
@@ -158,7 +164,9 @@ def read(folder: str | Path) -> dict[str, bytes]:
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
         raise ArtifactError(f"{folder} is no saved model: it has no {CONFIG}")
-    return {name: (folder / name).read_bytes() for name in (CONFIG, CARD, *TENSORS) if (folder / name).is_file()}
+    return {
+        name: (folder / name).read_bytes() for name in (CONFIG, CARD, TRAINING, *TENSORS) if (folder / name).is_file()
+    }
 
 
 def _config(files: Mapping[str, bytes], where: str) -> dict[str, Any]:

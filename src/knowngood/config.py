@@ -10,11 +10,19 @@ import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
-from pydantic import model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from knowngood.errors import SettingsError
 
@@ -92,7 +100,7 @@ class DCVAE(Options):
 
 
 ObjectiveOptions = Annotated[
-    Annotated[Union[VAE, BetaVAE, CVAE, DCVAE], Field(discriminator="name")],
+    Annotated[VAE | BetaVAE | CVAE | DCVAE, Field(discriminator="name")],
     BeforeValidator(_named),
 ]
 
@@ -133,7 +141,7 @@ class StridedBatchNorm(Options):
 
 
 NetOptions = Annotated[
-    Annotated[Union[MLP, Conv, EluPool, StridedBatchNorm], Field(discriminator="name")],
+    Annotated[MLP | Conv | EluPool | StridedBatchNorm, Field(discriminator="name")],
     BeforeValidator(_named),
 ]
 
@@ -156,9 +164,7 @@ class Gaussian(Options):
     squash: bool = Field(False, description="keep the mean within (0, 1) by a sigmoid")
 
 
-LikelihoodOptions = Annotated[
-    Annotated[Union[Bernoulli, Gaussian], Field(discriminator="name")], BeforeValidator(_named)
-]
+LikelihoodOptions = Annotated[Annotated[Bernoulli | Gaussian, Field(discriminator="name")], BeforeValidator(_named)]
 
 # Scores -------------------------------------------------------------------------------------------------------------
 
@@ -194,7 +200,7 @@ class Mahalanobis(Options):
 
 
 ScoreOptions = Annotated[
-    Annotated[Union[Reconstruction, Elbo, KL, Mahalanobis], Field(discriminator="name")], BeforeValidator(_named)
+    Annotated[Reconstruction | Elbo | KL | Mahalanobis, Field(discriminator="name")], BeforeValidator(_named)
 ]
 
 # Everything ---------------------------------------------------------------------------------------------------------
@@ -246,7 +252,9 @@ class Settings(BaseModel):
     patience: PositiveInt | None = Field(
         None, description="stop after this many evaluations on held-out normals without gain"
     )
-    device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field("auto", description="where to train; auto: a GPU if there is one")
+    device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
+        "auto", description="where to train; auto: a GPU if there is one"
+    )
     devices: PositiveInt = Field(1, description="processes, one a device; their gradients are averaged")
     precision: Literal["auto", "float32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware has matrix units for it"
@@ -309,7 +317,10 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
 
 def read_settings(path: str | Path, **overrides: Any) -> Settings:
     """Settings from a YAML file, with `overrides` on top."""
-    loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    try:
+        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path} cannot be read as YAML settings: {error}") from None
     if not isinstance(loaded, dict):
         raise SettingsError(f"{path}: expected 'name: value' lines, found a {type(loaded).__name__}")
     return parse_settings({**loaded, **overrides})

@@ -21,13 +21,13 @@ from knowngood.calibration import split_normals
 from knowngood.card import model_card
 from knowngood.config import Settings, parse_settings
 from knowngood.errors import DataError
-from knowngood.images import Audit, ImageSet, audit, open_images
+from knowngood.images import ImageSet, audit, open_images
 from knowngood.images.conditions import ConditionSchema, Encoded
 from knowngood.images.findings import UNUSABLE
 from knowngood.objectives import Objective
 from knowngood.pipeline import READERS, Items, Pipeline, Unknown, rows_at_once
 from knowngood.representation import Pixels, Table, TableSet, prepare_all
-from knowngood.training import Source, StreamSource, train
+from knowngood.training import History, Source, StreamSource, train
 from knowngood.vae import ConditionalVAE
 
 if TYPE_CHECKING:
@@ -53,8 +53,9 @@ class Detector(OutlierMixin, BaseEstimator):
         pipeline_: what scores new items; `model_` is its network.
         offset_: `decision_function` is `score_samples` − offset_; −inf if `alpha` cannot be promised.
         split_: {"fit" | "select" | "calibrate": indices into the accepted normals}.
-        history_: what training logged. audit_: what the data audit found (None for tables).
-        about_: plain data on the fit: sizes, seconds, versions, fingerprint. n_features_in_: for tables.
+        about_: plain data on the fit: sizes, seconds, versions, fingerprint.
+        training_: {"history": rows that training logged, "audit": findings of the data audit}, as plain records.
+        n_features_in_: for tables.
     """
 
     def __init__(
@@ -177,7 +178,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         items = self._items(X, conditions, anomalies, reset=True)
-        items, self.audit_ = _audited(items, settings)
+        items, findings = _audited(items, settings)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         normals = items[items.labels != 1]
@@ -208,7 +209,7 @@ class Detector(OutlierMixin, BaseEstimator):
             _source(normals[index], representation, encoded, index, schema.n_strata, settings)
             for index in (self.split_["fit"], self.split_["select"])
         )
-        self.history_ = train(
+        history = train(
             model,
             objective,
             fit,
@@ -227,7 +228,8 @@ class Detector(OutlierMixin, BaseEstimator):
             self.pipeline_.state = score.fit(model, fit.to(self.pipeline_.device).batches(rows))
         self.pipeline_.calibrate(normals[self.split_["calibrate"]])
         self.offset_ = -self.pipeline_.limit
-        self.about_ = self._about(items, len(normals), fingerprint, seed, time.perf_counter() - started)
+        self.about_ = self._about(items, len(normals), fingerprint, seed, history, time.perf_counter() - started)
+        self.training_ = {"history": list(history.steps), "audit": findings}
         return self
 
     # scikit-learn ---------------------------------------------------------------------------------------------------
@@ -289,9 +291,7 @@ class Detector(OutlierMixin, BaseEstimator):
         judged = self.pipeline_.judge(items, unknown=unknown, alpha=alpha)
         expanded = judged.expanded
         level = self.pipeline_.settings.alpha if alpha is None else alpha
-        named = [
-            expanded.label[row] + ("" if expanded.known[i] else " (inferred)") for i, row in enumerate(judged.row)
-        ]
+        named = [expanded.label[row] + ("" if expanded.known[i] else " (inferred)") for i, row in enumerate(judged.row)]
         table = {
             "id": items.ids,
             "anomaly_score": judged.anomaly_score,
@@ -345,7 +345,7 @@ class Detector(OutlierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> Path:
         """Write the model to a folder of config.json, *.safetensors and card.md; an older model there is replaced."""
         check_is_fitted(self, "pipeline_")
-        return artifact.write(folder, artifact.pack(self.pipeline_, self.about_, self.card_))
+        return artifact.write(folder, self._files())
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | None = None) -> Detector:
@@ -354,32 +354,34 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             ArtifactError: no saved model there, or it is damaged, foreign or newer than this version.
         """
-        pipeline, about, _ = artifact.unpack(artifact.read(folder), str(folder))
-        detector = cls.from_settings(pipeline.settings)
-        detector._adopt(pipeline, about)
-        pipeline.to(device or "cpu")
+        unpacked = artifact.unpack(artifact.read(folder), str(folder))
+        detector = cls.from_settings(unpacked[0].settings)
+        detector._adopt(*unpacked)
+        detector.pipeline_.to(device or "cpu")
         return detector
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies travel as safetensors bytes, never as pickled networks.
         state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[arg-type]
         if "pipeline_" in state:
-            for name in ("pipeline_", "history_", "audit_", "split_", "offset_"):
+            for name in ("pipeline_", "training_", "offset_"):
                 state.pop(name, None)
-            state["files_"] = artifact.pack(self.pipeline_, self.about_, self.card_)
+            state["files_"] = self._files()
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files = state.pop("files_", None)
         super().__setstate__(state)
         if files is not None:
-            pipeline, about, _ = artifact.unpack(files)
-            self._adopt(pipeline, about)
+            self._adopt(*artifact.unpack(files))
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
-    def _adopt(self, pipeline: Pipeline, about: dict[str, Any]) -> None:
-        self.pipeline_, self.about_ = pipeline, about
+    def _files(self) -> dict[str, bytes]:
+        return artifact.pack(self.pipeline_, self.about_, self.training_, self.card_)
+
+    def _adopt(self, pipeline: Pipeline, about: dict[str, Any], training: dict[str, Any]) -> None:
+        self.pipeline_, self.about_, self.training_ = pipeline, about, training
         self.offset_ = -pipeline.limit
         if isinstance(pipeline.representation, Table):
             self.n_features_in_ = pipeline.representation.shape[0]
@@ -410,7 +412,9 @@ class Detector(OutlierMixin, BaseEstimator):
             items = _only(items, self.pipeline_.schema) if columns is None else items
         return items
 
-    def _about(self, items: Items, normals: int, fingerprint: str, seed: int, seconds: float) -> dict[str, Any]:
+    def _about(
+        self, items: Items, normals: int, fingerprint: str, seed: int, history: History, seconds: float
+    ) -> dict[str, Any]:
         return {
             "data": {
                 "name": items.name,
@@ -423,11 +427,11 @@ class Detector(OutlierMixin, BaseEstimator):
             "seed": seed,
             "seconds": round(seconds, 3),
             "training": {
-                "steps": self.history_.steps[-1]["step"],
-                "best_step": self.history_.best_step,
-                "epochs": round(self.history_.images_seen / max(1, len(self.split_["fit"])), 1),
-                "images_per_second": round(self.history_.images_per_second),
-                "stopped_early": self.history_.stopped_early,
+                "steps": history.steps[-1]["step"],
+                "best_step": history.best_step,
+                "epochs": round(history.images_seen / max(1, len(self.split_["fit"])), 1),
+                "images_per_second": round(history.images_per_second),
+                "stopped_early": history.stopped_early,
             },
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {
@@ -440,14 +444,14 @@ class Detector(OutlierMixin, BaseEstimator):
         }
 
 
-def _audited(items: Items, settings: Settings) -> tuple[Items, Audit | None]:
-    """The items without unreadable ones; refused if they are too many, or if good and bad overlap."""
+def _audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:
+    """The items without unreadable ones, and all findings; refused if more is wrong than the settings tolerate."""
     if not isinstance(items, ImageSet):
-        return items, None
+        return items, []
     found = audit(items)
     tolerance = settings.tolerance if settings.tolerance is not None else (0.0 if settings.strict else 0.01)
     found.check(tolerance)
-    return found.images, found
+    return found.images, found.to_records()
 
 
 def _learn_conditions(normals: Items, settings: Settings, objective: Objective) -> ConditionSchema:

@@ -90,8 +90,6 @@ def report_inputs(
     scores = found.table["anomaly_score"].to_numpy(float)
     readable = np.flatnonzero(~np.isnan(scores))
     most, least = (readable[part] for part in most_and_least(scores[readable], GALLERY))
-    audit = getattr(detector, "audit_", None)
-    history = getattr(detector, "history_", None)
     return ReportInputs(
         table=found.table,
         alpha=found.alpha,
@@ -103,9 +101,9 @@ def report_inputs(
         score_unit="nats" if detector.pipeline_.score.is_likelihood else "",
         most=_triptychs(detector, found, most),
         least=_triptychs(detector, found, least),
-        history=() if history is None else history.steps,
-        best_step=None if history is None else history.best_step,
-        audit=() if audit is None else audit.to_records(),
+        history=detector.training_.get("history", ()),
+        best_step=about["training"]["best_step"],
+        audit=detector.training_.get("audit", ()),
         environment=_environment(about),
         calibration=_calibration(detector, found.alpha),
         metrics=found.metrics,

@@ -1,6 +1,6 @@
 """Protocols as data: which images train, calibrate and test, written down before any image is opened.
 
-A protocol is a list of cells; a cell is one fit and one test. `form="test"` is the protocol that results are stated for.
+A protocol is a list of cells; a cell is one fit and one test. `form="test"` is what results are stated for.
 `form="dev"` is for choosing settings: it takes training images only, and none that the test form tests on, so that
 nothing is ever chosen by a test image. Every function's docstring states both forms in full.
 """
@@ -29,8 +29,9 @@ class Pick:
     """Some images of a set, in file order, all with one label.
 
     Of the images whose class is in `classes` (or, with `others`, is not) and whose split is `split` (None: any), those
-    at positions start … stop − 1 count; then those whose group's number modulo 5 is in `folds`. A group is one image, or
-    one patient (`by="patient"`): groups are numbered by first appearance among the images picked so far.
+    at positions start … stop − 1 count, and all of those must be there; then those whose group's number modulo 5 is in
+    `folds`; then the first `most`, if there are more. A group is one image, or one patient (`by="patient"`); groups are
+    numbered by first appearance among the images picked so far.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +42,7 @@ class Pick:
     stop: int | None = None
     folds: tuple[int, ...] | None = None
     by: Literal["image", "patient"] = "image"
+    most: int | None = None
 
     def index(self, images: ImageSet) -> np.ndarray:
         """Positions (M,) of the picked images, ascending."""
@@ -49,13 +51,22 @@ class Pick:
             if images.splits is None or self.split not in images.splits:
                 raise DataError(f"{images.name} has no split '{self.split}', which this protocol needs")
             chosen &= images.splits == self.split
-        index = np.flatnonzero(chosen)[self.start : self.stop]
-        if self.folds is None or not len(index):
-            return index
+        index = np.flatnonzero(chosen)
+        if self.stop is not None and self.stop > len(index):
+            which = ("other than " if self.others else "") + ", ".join(self.classes)
+            raise DataError(
+                f"{images.name}: the protocol needs {self.stop:,} images of class {which}; there are {len(index):,}"
+            )
+        index = index[self.start : self.stop]
+        if self.folds is not None:
+            index = index[np.isin(self._groups(index, images) % FOLDS, self.folds)]
+        return index[: self.most]
+
+    def _groups(self, index: np.ndarray, images: ImageSet) -> np.ndarray:
+        """The number of each image's group."""
         names = [patient(str(name)) for name in images.ids[index]] if self.by == "patient" else index
         _, first, group = np.unique(names, return_index=True, return_inverse=True)
-        number = first.argsort().argsort()[group]
-        return index[np.isin(number % FOLDS, self.folds)]
+        return first.argsort().argsort()[group]
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,9 @@ def resolve(cell: Cell, images: ImageSet) -> CellImages:
         if not len(parts[name][0]):
             raise DataError(f"{cell.protocol} on {images.name}, normal {cell.normal}: no image to {name}")
     if set(parts["test"][1].tolist()) != {0.0, 1.0}:
-        raise DataError(f"{cell.protocol} on {images.name}, normal {cell.normal}: the test needs good and anomalous images")
+        raise DataError(
+            f"{cell.protocol} on {images.name}, normal {cell.normal}: the test needs good and anomalous images"
+        )
     kept = {column: images.conditions[column] for column in cell.conditions}
     found = {
         name: images.replace(conditions={} if name == "test" else kept, splits=None)[index].replace(labels=labels)
@@ -147,7 +160,7 @@ def leave_one_out(
     form: Form = "test",
     limit: int | None = None,
 ) -> list[Cell]:
-    """One class d is held out as the anomaly; the class of the others is a condition, known in training, hidden at test.
+    """One class d is the anomaly; the class of the others is a condition, known in training and hidden at test.
 
     test: the training images of all classes but d train; all test images are judged, d anomalous, the others good.
     dev: d takes no part at all, neither its training nor its test images. The class after d (after the last comes the
@@ -157,7 +170,7 @@ def leave_one_out(
 
     Args:
         classes: all classes of the data set, in the order that "after" means.
-        limit: only so many images train, the first in file order before folds are taken: for a quick look.
+        limit: at most so many images train, the first in file order: for a quick look.
     """
     cells = []
     for d in held_out:
@@ -165,12 +178,12 @@ def leave_one_out(
             raise SettingsError(f"{dataset} has no class '{d}'{nearest(d, list(classes))}")
         if check_form(form) == "test":
             anomaly = d
-            train = (Pick((d,), 0, others=True, split="train", stop=limit),)
+            train = (Pick((d,), 0, others=True, split="train", most=limit),)
             test = (Pick((d,), 0, others=True, split="test"), Pick((d,), 1, split="test"))
         else:
             anomaly = classes[(classes.index(d) + 1) % len(classes)]
             away = (d, anomaly)
-            train = (Pick(away, 0, others=True, split="train", stop=limit, folds=LEARN),)
+            train = (Pick(away, 0, others=True, split="train", folds=LEARN, most=limit),)
             kept = Pick(away, 0, others=True, split="train", folds=KEEP)
             test = (kept, Pick((anomaly,), 1, split="train", folds=KEEP))
         normal = f"not {d}" if anomaly == d else f"not {d}, {anomaly}"
@@ -186,26 +199,25 @@ def lineage(
 ) -> list[Cell]:
     """The one-normal-class convolutional VAE's own protocol, class k normal, with `size` = 1,000.
 
-    The training and test files are read one after the other, so its test images come out of the training file.
+    Its files are read one after the other, training file first. Everything below lies in the training file, where
+    MNIST and its kin have over 5,000 images of each class; a data set with too few is refused.
 
     test: the first 1,000 images of class k train; judged are the next 1,000 of class k (good) and the first 1,000
-    images of all other classes together, in file order (anomalous). All further images of class k in the training file
-    calibrate: the threshold comes from training-side normals that were neither trained nor tested on.
-    dev: the same 1,000 train; judged are images 2,000 to 2,999 of class k and images 1,000 to 1,999 of the others, all
-    of the training file; its further images of class k calibrate.
+    images of all other classes together, in file order (anomalous). The further images of class k calibrate: the
+    threshold comes from training-side normals that were neither trained nor tested on.
+    dev: the same 1,000 train; judged are images 2,000 to 2,999 of class k and images 1,000 to 1,999 of the others,
+    counted from 0; the images of class k after those calibrate.
 
     The detector learns from all training images but one: none select, and it must set aside at least one to calibrate,
     which the calibration images then replace.
     """
-    after = 2 * size if check_form(form) == "test" else 3 * size
-    others = 0 if form == "test" else size
-    source = None if form == "test" else "train"
-    train = (Pick((k,), 0, stop=size),)
+    round_ = 1 if check_form(form) == "test" else 2
+    train = (Pick((k,), 0, split="train", stop=size),)
     test = (
-        Pick((k,), 0, split=source, start=after - size, stop=after),
-        Pick((k,), 1, others=True, split=source, start=others, stop=others + size),
+        Pick((k,), 0, split="train", start=round_ * size, stop=(round_ + 1) * size),
+        Pick((k,), 1, others=True, split="train", start=(round_ - 1) * size, stop=round_ * size),
     )
-    calibrate = (Pick((k,), 0, split="train", start=after),)
+    calibrate = (Pick((k,), 0, split="train", start=(round_ + 1) * size),)
     fixed = {"select_fraction": 1e-6, "calibrate_fraction": 1 / size}
     return [
         Cell("lineage", form, dataset, seed, k, "the rest", train, test, calibrate, settings=fixed) for seed in seeds

@@ -13,7 +13,7 @@ import typer
 
 from knowngood import __version__
 from knowngood.cli.console import note, on_terminal, say
-from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, keep_split, open_selected
+from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.config import Settings
 from knowngood.errors import DataError, SettingsError
@@ -67,12 +67,12 @@ def train(
 
     images = open_selected(source, **chosen, strict=settings.strict)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
-    images = _to_train_on(images, settings, train_size, condition or [])
+    images, good = _to_train_on(images, settings, train_size, condition or [])
     if any(chosen.values()):
         if "unknown" not in settings.model_fields_set:
             settings = settings.model_copy(update={"unknown": "infer"})
     else:
-        _mention_classes(images)
+        _mention_classes(good)
 
     from knowngood.detector import Detector
 
@@ -83,7 +83,6 @@ def train(
         note(f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
         raise
     detector.save(folder / "model")
-    good = images[images.labels != 1]
     _write_command(folder, source, chosen, settings, len(good))
     conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
     given = f", given {conditions}" if conditions else ""
@@ -127,19 +126,26 @@ def _output_folder(out: Path | None, prefix: str, source: str, objective: str, r
     return out
 
 
-def _to_train_on(images: ImageSet, settings: Settings, train_size: int | None, columns: list[str]) -> ImageSet:
-    """The train split with known anomalies, which the fit checks for leaks and sets aside, or a draw of good images."""
+def _to_train_on(
+    images: ImageSet, settings: Settings, train_size: int | None, columns: list[str]
+) -> tuple[ImageSet, ImageSet]:
+    """What the fit is given, all of it, so that its audit finds leaks; and the good images it will learn from."""
     import numpy as np
 
-    kept = keep_split(images, "train")
-    good = np.flatnonzero(kept.labels != 1)
-    if len(good) < len(kept):
-        note(f"{len(kept) - len(good):,} images labelled anomalous are left out of training")
+    train = np.ones(len(images), bool)
+    if images.splits is not None and "train" in images.splits:
+        train = images.splits == "train"
+    good = np.flatnonzero(train & (images.labels != 1))
+    if len(good) < train.sum():
+        note(f"{train.sum() - len(good):,} images labelled anomalous are left out of training")
     if len(good) == 0:
         raise DataError(f"{images.name}: no good image is left to train on; check the choice of classes")
+    kept = np.ones(len(images), bool)
     if train_size is not None and train_size < len(good):
-        kept = kept[np.sort(np.random.default_rng(settings.random_state).permutation(good)[:train_size])]
-    return keep_conditions(kept, columns) if columns else kept
+        kept[np.random.default_rng(settings.random_state).permutation(good)[train_size:]] = False
+        good = good[kept[good]]
+    images = keep_conditions(images, columns) if columns else images
+    return images[kept], images[good]
 
 
 def _mention_classes(images: ImageSet) -> None:

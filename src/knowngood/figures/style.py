@@ -22,8 +22,8 @@ RULE = "#d9dee5"
 PAPER = "#ffffff"
 CYCLE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
-# Signed differences: blue below, white at zero, vermillion above.
-DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, "#ffffff", ANOMALOUS, "#6e2f00"])
+# Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.
+DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, PAPER, ANOMALOUS, "#6e2f00"], N=257)
 
 _VARIABLES = {
     NORMAL: "var(--normal)",

@@ -111,8 +111,7 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None) -> F
     limits, full = value_range(image for image, _ in pairs), difference_limit(pairs)
     for row, pair in enumerate(pairs):
         draw_triptych(grid[row], pair, limits=limits, full=full, caption=captions[row] if captions else "")
-    for axes, title in zip(grid[0], PANELS, strict=True):
-        axes.set_title(title, fontsize=9, color=style.MUTED)
+    name_panels(grid[-1])
     figure.supxlabel(describe_difference(pairs[0][0], full), fontsize=8, color=style.MUTED)
     return figure
 
@@ -128,7 +127,17 @@ def draw_triptych(
         for spine in axes.spines.values():
             spine.set_color(style.RULE)
     if caption:
-        row[0].set_title(style.plain(caption), fontsize=8, color=style.INK, loc="left")
+        # A blank title keeps the height free; the caption itself may be wider than its panel.
+        row[0].set_title(" ", fontsize=8)
+        where = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        text = row[0].annotate(style.plain(caption), (0, 1), (0, 5), fontsize=8, color=style.INK, **where)
+        text.set_in_layout(False)
+
+
+def name_panels(row: Sequence[Axes]) -> None:
+    """Name the three panels under a row."""
+    for axes, name in zip(row, PANELS, strict=True):
+        axes.text(0.5, -0.06, name, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=style.MUTED)
 
 
 def describe_difference(image: np.ndarray, full: float) -> str:

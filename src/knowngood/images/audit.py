@@ -63,20 +63,21 @@ class Audit:
         return [finding.to_record() for finding in self.findings]
 
     def check(self, tolerance: float | None = None) -> None:
-        """Stop if too much is wrong: more than `tolerance` (default .01) of the images had to be set aside.
+        """Stop if more than `tolerance` (default .01) of the images are unreadable or labelled both good and bad.
 
-        With tolerance 0 every finding of severity "error" stops the run, duplicates across good/bad or splits too.
+        With tolerance 0 every finding of severity "error" stops the run: duplicates across splits and bad masks too.
 
         Raises:
             DataError: lists the findings and the way out.
         """
         tolerance = _DEFAULT_TOLERANCE if tolerance is None else tolerance
-        bad = self.unreadable if tolerance > 0 else [f for f in self.findings if f.severity == "error"]
+        refused = UNUSABLE | {"duplicate-good-bad"}
+        bad = [f for f in self.findings if f.severity == "error" and (tolerance == 0 or f.kind in refused)]
         if bad and len(bad) > tolerance * self.total:
             listed = "\n".join(f"  {finding}" for finding in bad[:20])
             more = f"\n  … and {len(bad) - 20} more" if len(bad) > 20 else ""
             raise DataError(
-                f"{self.images.name}: {len(bad)} of {self.total} images cannot be used as they are, "
+                f"{self.images.name}: {len(bad)} findings among {self.total} images, "
                 f"above the tolerance of {tolerance:g}:\n{listed}{more}\n"
                 "Mend or remove these files, or allow more with tolerance="
             )
@@ -158,7 +159,7 @@ def _look_at_array(pixels: ArrayPixels) -> list[_Look]:
     shape, dtype = pixels.base.shape[1:], pixels.base.dtype
     prefix = _prefix(shape, dtype)
     for block in pixels.chunks():
-        constant = np.all(block == block[:, :1, :1], axis=(1, 2, 3))
+        constant: np.ndarray = (block == block[:, :1, :1]).reshape(len(block), -1).all(axis=1)
         finite = np.isfinite(block).all(axis=(1, 2, 3)) if dtype.kind == "f" else np.ones(len(block), dtype=bool)
         for k, image in enumerate(block):
             if finite[k]:

@@ -50,12 +50,12 @@ def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
         found = np.array([np.nan if words[v] is None else words[v] for v in array.tolist()], dtype=np.float64)
         wrong = np.array([words[v] is None for v in array.tolist()], dtype=bool)
     if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
+        first, others = int(np.flatnonzero(wrong)[0]), int(wrong.sum()) - 1
         item = f"item {first}" if ids is None else f"'{ids[first]}'"
+        more = f" (and of {others} others)" if others else ""
         raise DataError(
-            f"label {array[first].item() if array.dtype.kind in 'biuf' else array[first]!r} of {item} "
-            "(and {} others)".format(int(wrong.sum()) - 1 or "no")
-            + " is not known; expected 0, good, normal or ok; 1, bad, anomalous or defect; or empty for unknown. "
+            f"label {array[first : first + 1].tolist()[0]!r} of {item}{more} is not known; expected 0, good, normal or ok; "
+            "1, bad, anomalous or defect; or empty for unknown. "
             'Classes go into a condition column ("class"), from which select(images, normal=...) makes labels.'
         )
     return found

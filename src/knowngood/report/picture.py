@@ -11,7 +11,7 @@ from matplotlib.figure import Figure, SubFigure
 from knowngood.figures import style
 from knowngood.figures.roc import draw_roc
 from knowngood.figures.score_histogram import draw_score_histogram
-from knowngood.figures.triptychs import PANELS, difference_limit, draw_triptych, value_range
+from knowngood.figures.triptychs import difference_limit, draw_triptych, name_panels, value_range
 from knowngood.report.inputs import ReportInputs, Triptych
 from knowngood.report.plots import thresholds
 from knowngood.report.verdict import judge
@@ -70,7 +70,4 @@ def _draw_gallery(parent: SubFigure, inputs: ReportInputs, groups: Sequence[tupl
                     caption += f",  {inputs.anomalous_name if label == 1 else inputs.normal_name}"
             pair = item.image, item.reconstruction
             draw_triptych(row, pair, limits=limits, full=full, caption=caption)
-        for axes, panel in zip(grid[-1], PANELS, strict=True):
-            axes.text(
-                0.5, -0.06, panel, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=style.MUTED
-            )
+        name_panels(grid[-1])

@@ -28,6 +28,7 @@ from knowngood.training.state import RunState, identity_of
 
 DEFAULT_STEPS = 4000
 EPOCHS = (10, 300)
+LARGEST_DYNAMIC_BLOCK = 31 << 20  # bytes; glibc adapts to blocks below 32 MB
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class _Run:
         return self._history()
 
     def _steps(self, line: Line, on_step: Callable[[int], None] | None) -> None:
+        _keep_freed_memory()
         self.model.train()
         self.objective.train()
         state, images, started = self.state, 0, time.perf_counter()
@@ -279,6 +281,16 @@ class _Run:
 def _default_epochs(steps_an_epoch: int) -> int:
     fewest, most = EPOCHS
     return min(most, max(fewest, round(DEFAULT_STEPS / steps_an_epoch)))
+
+
+def _keep_freed_memory() -> None:
+    """Keep the C library from handing a step's memory back to the system, only to ask for it again in the next.
+
+    glibc trims its heap at twice the size of the largest mapped block freed so far, up to 64 MB (mallopt(3), "dynamic
+    mmap threshold"). Freeing one such block, never touched, raises that; the page faults of a small net's gradients
+    are otherwise up to a quarter of its step. Elsewhere this does nothing.
+    """
+    torch.empty(LARGEST_DYNAMIC_BLOCK, dtype=torch.uint8)
 
 
 def _convolves(model: nn.Module) -> bool:

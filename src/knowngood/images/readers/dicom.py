@@ -58,7 +58,7 @@ def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
         return header, None
     array = data.pixel_array
     if kind == "PALETTE COLOR":
-        from pydicom.pixels import apply_color_lut
+        from pydicom.pixels.processing import apply_color_lut
 
         array = apply_color_lut(array, data)
     if kind == "MONOCHROME1":

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from knowngood.images.findings import Unreadable
 from knowngood.images.readers.header import Header, turned, upright, upright_size
 
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF")
 ORIENTATION = 0x0112
 _PLAIN = {"L": "uint8", "I": "int32", "F": "float32", "RGB": "uint8"}
 _TO_RGB = {"RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"}
@@ -28,7 +28,8 @@ _TO_RGB = {"RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"}
 
 def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
     """Header and, if asked for, pixels (H, W, C) of a file that Pillow reads. Pillow's own errors pass through."""
-    with Image.open(path, formats=FORMATS) as image:
+    # Given a path, Pillow maps uncompressed TIFF into memory, and then garbles those with an orientation tag.
+    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
         if getattr(image, "is_animated", False) and image.format != "MPO":
             frames = getattr(image, "n_frames", "several")
             raise Unreadable(path, "unsupported", f"holds {frames} frames; save each frame as its own file")

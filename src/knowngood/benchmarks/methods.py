@@ -1,0 +1,172 @@
+"""What is measured on a cell: a detector with its settings, or a baseline. Both give the same numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knowngood.benchmarks.baselines import BASELINES
+from knowngood.benchmarks.protocols import Cell, CellImages
+from knowngood.calibration import Calibration, false_alarm_interval, split_normals
+from knowngood.config import Settings, nearest, parse_settings, read_settings
+from knowngood.errors import SettingsError
+from knowngood.images import ImageSet
+from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score images, by name.
+
+    settings: of the detector; of a baseline only those that shape pixels and `alpha` matter.
+    baseline: a name of `BASELINES`, or None for the detector.
+    command: how to reproduce it, for the report.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    baseline: str | None = None
+    command: str = "knowngood benchmark"
+
+    def __post_init__(self) -> None:
+        if self.baseline is not None and self.baseline not in BASELINES:
+            raise SettingsError(f"unknown baseline '{self.baseline}'{nearest(self.baseline, list(BASELINES))}")
+
+    def on(self, cell: Cell) -> Settings:
+        """All settings: the method's, those that the protocol fixes, and the cell's seed."""
+        return parse_settings({**self.settings, **cell.settings, "random_state": cell.seed})
+
+    def to_record(self, cell: Cell) -> dict[str, Any]:
+        """Plain data that tells whether two measurements are the same."""
+        return {"baseline": self.baseline, "settings": self.on(cell).model_dump(mode="json")}
+
+
+def baselines(settings: Mapping[str, Any] | None = None, names: tuple[str, ...] = tuple(BASELINES)) -> list[Method]:
+    """Baselines as methods, on pixels that `settings` shape."""
+    return [Method(name, settings or {}, baseline=name) for name in names]
+
+
+def chosen_settings(preset: str | None = None, config: Path | None = None, **overrides: Any) -> dict[str, Any]:
+    """Settings of the preset, over them those of a YAML file, over them `overrides` that are not None."""
+    from knowngood.presets import read_preset
+
+    base = read_preset(preset).settings if preset else {}
+    given = read_settings(config).model_dump(exclude_unset=True) if config else {}
+    return {**base, **given, **{name: value for name, value in overrides.items() if value is not None}}
+
+
+def measure(method: Method, cell: Cell, parts: CellImages, *, report: Path | None = None) -> dict[str, Any]:
+    """One fit and one test.
+
+    Returns:
+        Plain data: metrics (auroc with its bootstrap interval over test images, average_precision, fpr_at_95_tpr,
+        false_alarm_rate and detection_rate at alpha, counts), alpha, threshold, calibration_normals, expected_alarms
+        (where the false-alarm rate of that many exchangeable calibration normals lies, 95 %), fit_seconds, settings,
+        and for detectors `fit`: what `Detector.about_` tells of training.
+    """
+    if method.baseline is not None:
+        return _measure_baseline(method, cell, parts)
+    return _measure_detector(method, cell, parts, report)
+
+
+def _measure_detector(method: Method, cell: Cell, parts: CellImages, report: Path | None) -> dict[str, Any]:
+    from knowngood.detector import Detector
+    from knowngood.evaluation import evaluate, report_inputs
+
+    settings = method.on(cell)
+    started = time.perf_counter()
+    detector = Detector.from_settings(settings).fit(parts.train, progress=True)
+    if parts.calibrate is not None:
+        known = {column.name for column in detector.pipeline_.schema.columns}
+        columns = {name: values for name, values in parts.calibrate.conditions.items() if name in known}
+        detector.pipeline_.calibrate(parts.calibrate.replace(conditions=columns))
+        detector.offset_ = -detector.pipeline_.limit
+    seconds = time.perf_counter() - started
+    found = evaluate(detector, parts.test, unknown="infer")
+    y = parts.test.labels
+    by_part = {
+        name: roc_auc(y, found.table[name].to_numpy(float)) for name in found.table.columns if name.startswith("elbo_")
+    }
+    calibration = detector.pipeline_.calibration
+    assert calibration is not None
+    if report is not None:
+        from knowngood.report import write_report
+
+        report.parent.mkdir(parents=True, exist_ok=True)
+        title = f"{cell.dataset}: {cell.normal} is normal, {cell.anomalous} anomalous ({method.name}, {cell.form} form)"
+        names = {"normal_name": cell.normal, "anomalous_name": cell.anomalous}
+        write_report(report, report_inputs(detector, found, title=title, command=method.command, **names))
+    return {
+        "metrics": found.metrics,
+        "auroc_of_parts": by_part,
+        **_promise(settings, detector.pipeline_.limit, len(calibration)),
+        "fit_seconds": seconds,
+        "fit": {**detector.about_["training"], "data": detector.about_["data"], "threads": detector.about_["threads"]},
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def _measure_baseline(method: Method, cell: Cell, parts: CellImages) -> dict[str, Any]:
+    assert method.baseline is not None
+    settings = method.on(cell)
+    started = time.perf_counter()
+    train, calibrate = parts.train, parts.calibrate
+    if calibrate is None:
+        share = split_normals(len(train), select=0.0, calibrate=settings.calibrate_fraction, seed=cell.seed)
+        train, calibrate = train[share["fit"]], train[share["calibrate"]]
+    rows = Rows(train, settings)
+    classes = train.conditions[cell.conditions[0]] if cell.conditions else None
+    fitted = BASELINES[method.baseline]().fit(rows(train), None if classes is None else classes.astype(str))
+    calibration = Calibration.fit(fitted.score(rows(calibrate)), alpha=settings.alpha)
+    seconds = time.perf_counter() - started
+    scores, y = fitted.score(rows(parts.test)), parts.test.labels
+    flagged = scores > calibration.pooled_threshold
+    metrics = {
+        "auroc": roc_auc(y, scores),
+        "auroc_interval": list(bootstrap_interval(y, scores)),
+        "average_precision": average_precision(y, scores),
+        "fpr_at_95_tpr": fpr_at_tpr(y, scores),
+        "false_alarm_rate": float(flagged[y == 0].mean()),
+        "detection_rate": float(flagged[y == 1].mean()),
+        "normals": int((y == 0).sum()),
+        "anomalies": int((y == 1).sum()),
+        "unreadable": 0,
+    }
+    return {
+        "metrics": metrics,
+        **_promise(settings, calibration.pooled_threshold, len(calibration)),
+        "fit_seconds": seconds,
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+class Rows:
+    """Images as rows (N, F) float32 of scaled pixels, prepared as a detector with these settings would."""
+
+    def __init__(self, train: ImageSet, settings: Settings) -> None:
+        from knowngood.representation import Pixels
+
+        self.pixels = Pixels.fit(train, settings)
+
+    def __call__(self, images: ImageSet) -> np.ndarray:
+        import torch
+
+        from knowngood.representation import prepare_all
+
+        scaled = self.pixels.scale(torch.from_numpy(prepare_all(images, self.pixels)))
+        return scaled.flatten(1).numpy()
+
+
+def _promise(settings: Settings, threshold: float, normals: int) -> dict[str, Any]:
+    low, high = false_alarm_interval(normals, settings.alpha)
+    return {
+        "alpha": settings.alpha,
+        "threshold": threshold if np.isfinite(threshold) else None,
+        "calibration_normals": normals,
+        "expected_alarms": [low, high],
+    }

@@ -1,0 +1,34 @@
+"""`knowngood benchmark one-vs-rest`: each class in turn is normal, all others are anomalous."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from knowngood.benchmarks import protocols
+from knowngood.benchmarks.methods import Method, baselines, chosen_settings
+from knowngood.benchmarks.protocols import TEN, Form
+from knowngood.benchmarks.runner import run
+from knowngood.benchmarks.tables import print_pivot, print_summary, write_tables
+
+
+def main(
+    dataset: str = "mnist",
+    normal: tuple[str, ...] = TEN,
+    seeds: tuple[int, ...] = (0,),
+    form: Form = "test",
+    preset: str | None = None,
+    config: Path | None = None,
+    epochs: int | None = None,
+    device: str | None = None,
+    quick: bool = False,
+    out: Path = Path("out/benchmarks/one-vs-rest"),
+) -> list[dict[str, Any]]:
+    """A VAE beside baselines on `protocols.one_vs_rest`; prints and returns the table. `quick`: two epochs."""
+    base = {} if preset or config else {"objective": "vae"}
+    settings = chosen_settings(preset, config, epochs=2 if quick else epochs, device=device, **base)
+    methods = [Method(preset or "knowngood", settings, command="knowngood benchmark one-vs-rest"), *baselines(settings)]
+    rows = write_tables(run(protocols.one_vs_rest(dataset, normal, seeds=seeds, form=form), methods, out), out)
+    print_summary(rows, f"One class of {dataset} normal, the rest anomalous, {form} form")
+    print_pivot(rows, "normal", "AUROC by normal class")
+    return rows
