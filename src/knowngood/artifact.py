@@ -1,4 +1,4 @@
-"""A saved model: a folder with config.json, *.safetensors, training.json and card.md. No pickle, nothing that runs code.
+"""A saved model: a folder of JSON, safetensors and Markdown. No pickle, nothing that runs code.
 
 `pack` and `unpack` go between a fitted `Pipeline` and named files in memory; `write` and `read` put those in a folder.
 """

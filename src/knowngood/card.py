@@ -73,8 +73,8 @@ def _promise(pipeline: Pipeline) -> list[str]:
     rows = calibration.summary(alpha)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
     lines = [
-        f"- {row['condition']}: of good items, {row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} are flagged "
-        f"at α = {alpha:g} (95 % interval, {row['normals']} calibration normals)"
+        f"- {row['condition']}: of good items, {row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} "
+        f"are flagged at α = {alpha:g} (95 % interval, {row['normals']} calibration normals)"
         for row in rows
         if row["false_alarm_low"] is not None
     ]

@@ -305,7 +305,7 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     """Settings from plain values.
 
     Raises:
-        SettingsError: every problem at once, each naming the setting, its value, and for an unknown name the nearest known one.
+        SettingsError: every problem at once, naming setting and value, and for an unknown name the nearest known one.
     """
     try:
         return Settings.model_validate(dict(values))
@@ -319,8 +319,10 @@ def read_settings(path: str | Path, **overrides: Any) -> Settings:
     """Settings from a YAML file, with `overrides` on top."""
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path} cannot be read as YAML settings: {error}") from None
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror or error}") from None
+    except (UnicodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"{path}: this is not YAML: {error}") from None
     if not isinstance(loaded, dict):
         raise SettingsError(f"{path}: expected 'name: value' lines, found a {type(loaded).__name__}")
     return parse_settings({**loaded, **overrides})

@@ -495,7 +495,8 @@ def _build_model(
         net = {"name": "conv" if image and min(shape[1:]) >= 8 else "mlp"}
     likelihood = {"name": "gaussian"} if settings.likelihood == "auto" else settings.likelihood
     chosen = parse_settings({"net": net, "likelihood": likelihood})
-    assert chosen.net != "auto" and chosen.likelihood != "auto"
+    assert chosen.net != "auto"
+    assert chosen.likelihood != "auto"
     return ConditionalVAE(
         shape,
         settings.latent_dim or (32 if image else max(1, min(16, math.ceil(shape[0] / 2)))),

@@ -40,8 +40,8 @@ def evaluate(
     """Score labelled images and compare with the labels.
 
     Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
-    score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies, unreadable.
-    Images without a label are scored and left out of the metrics.
+    score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies and
+    unreadable. Images without a label are scored and left out of the metrics.
 
     Raises:
         DataError: there are not both good and anomalous labels.

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-import yaml
 from pydantic.fields import FieldInfo
 
 from knowngood.config import Settings, choices, parse_settings, read_settings
@@ -163,10 +162,6 @@ def settings_from(given: Mapping[str, Any], *, preset: str | None = None, config
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         return read_settings(path).model_dump(exclude_unset=True)
-    except OSError as error:
-        raise SettingsError(f"--config {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {path}: this is not YAML: {error}") from None
     except SettingsError as error:
         raise SettingsError(f"--config {path}:\n{error}") from None
 

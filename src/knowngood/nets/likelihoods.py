@@ -20,7 +20,7 @@ SPEED = 10.0
 
 
 class BernoulliLikelihood(nn.Module):
-    """−cross-entropy of x in [0, 1] under logits. For 0 < x < 1 it is not a normalised density; its ranking is sound."""
+    """−cross-entropy of x in [0, 1] under logits. For 0 < x < 1 it is no normalised density; rankings stay sound."""
 
     outputs = 1
 
@@ -36,7 +36,7 @@ class BernoulliLikelihood(nn.Module):
 
 
 class GaussianLikelihood(nn.Module):
-    """N(x; μ, σ²), σ fixed or learned. A learned σ stays above .01, so that pixels that never vary keep a finite density.
+    """N(x; μ, σ²), σ fixed or learned. A learned σ stays above .01: pixels that never vary keep a finite density.
 
     `squash` keeps μ within (0, 1) by a sigmoid.
     """

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 STRIDE = 4
+EVERY_STEP_UNTIL = 100
 
 
 class Average:
     """Exponential moving average of weights, with decay min(decay, (1 + t)/(10 + t)) at step t to forget the start.
 
-    Once the decay is constant, weights are taken in every 4th step with decay⁴: the same average to within the change of
-    the weights over 4 steps, and a quarter of the passes over memory.
+    After the first 100 steps weights are taken in every 4th step, with decay⁴: the same average but for how the weights
+    move within 4 steps, and a quarter of the passes over memory.
     Only parameters are averaged; buffers such as batch-norm statistics are used as they are.
     """
 
@@ -26,11 +27,11 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step t = `step` (0-based)."""
-        decay = (1 + step) / (10 + step)
-        if decay >= self.decay:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        if step >= EVERY_STEP_UNTIL:
             if step % STRIDE:
                 return
-            decay = self.decay**STRIDE
+            decay **= STRIDE
         torch._foreach_lerp_(self.values, self.live, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
