@@ -157,6 +157,13 @@ def test_loss_curves_have_one_panel_a_quantity_and_one_line_a_split():
     assert len(figure.axes[1].lines[0].get_xdata()) == 3
 
 
+def test_loss_curves_are_framed_by_what_follows_the_first_steps():
+    rows = [{"step": s, "split": "train", "loss/model": 1e6 if s == 1 else 100.0 / s} for s in range(1, 101)]
+    low, high = figures.loss_curves(rows).axes[0].get_ylim()
+    assert low < 1
+    assert 100 / 7 < high < 30
+
+
 def test_loss_curves_refuse_a_history_without_numbers():
     with pytest.raises(DataError, match="no finite value in the 1 rows"):
         figures.loss_curves([{"step": 1, "split": "train", "loss/model": float("nan")}])

@@ -7,6 +7,7 @@ import struct
 import tarfile
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_a_file_of_another_shape_is_refused(root):
 
 
 def test_a_missing_file_is_named_with_its_places(root):
-    with pytest.raises(DataError, match="train-images-idx3-ubyte.gz not found in .*data/mnist and .*cache/mnist"):
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz not found in .*data/mnist and .*cache/mnist"):
         open_dataset("mnist", download=False)
 
 
@@ -256,7 +257,7 @@ def test_damaged_cifar_is_refused(root, damage, said):
 
 def fake_retrieve(url, known_hash, fname, path):
     """Stands for pooch.retrieve: the address is a local path, the checksum must match."""
-    data = open(url, "rb").read()  # raises as a dead address would
+    data = Path(url).read_bytes()  # raises as a dead address would
     if known_hash != "md5:" + hashlib.md5(data).hexdigest():
         raise ValueError("hash differs")
     path.mkdir(parents=True, exist_ok=True)

@@ -211,6 +211,23 @@ def test_tiff_pages_of_different_size_are_refused(tmp_path):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_cut_between_pages_is_no_tiff_with_fewer_pages(tmp_path, big):
+    pages = noise(3, 20, 20, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack", compression="deflate", bigtiff=big)
+    data = (tmp_path / "a.tif").read_bytes()
+    whole = 0
+    for size in range(16, len(data) + 1, 20):
+        (tmp_path / "b.tif").write_bytes(data[:size])
+        try:
+            assert np.array_equal(read_image(tmp_path / "b.tif"), pages.transpose(1, 2, 0))
+            whole += 1
+        except Unreadable:
+            pass
+    assert whole <= 3  # only padding at the end may be missing
+    assert np.array_equal(read_image(tmp_path / "a.tif"), pages.transpose(1, 2, 0))
+
+
 @pytest.mark.parametrize(("extra", "kept"), [("unassalpha", 3), ("unspecified", 4)])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 def test_tiff_alpha_is_dropped_and_other_channels_are_data(tmp_path, extra, kept, dtype):

@@ -321,6 +321,32 @@ def test_unknown_labels_count_nowhere_and_unread_images_are_named():
     assert "not read" in render(inputs)
 
 
+def test_conditions_that_were_inferred_carry_no_range_of_their_own():
+    table = make_table(strata=("camera=0 (inferred)", "camera=1 (inferred)"))
+    verdict = judge(ReportInputs(table=table, alpha=0.05, calibration=strata(60, 70)))
+    assert [(row.name, row.calibrated, row.expected) for row in verdict.conditions] == [
+        ("camera=0 (inferred)", 60, None),
+        ("camera=1 (inferred)", 70, None),
+    ]
+    assert any("10 flagged (5 %)." in text for _, text in verdict.statements)
+
+
+def test_one_calibration_for_conditions_summed_out_gives_the_range_of_all():
+    table = make_table(strata=("camera=0 (inferred)", "camera=1 (inferred)"))
+    calibration = {"strata": [{"name": "condition inferred", "n": 199, "own": True, "threshold": 9.0}]}
+    inputs = ReportInputs(table=table, alpha=0.05, calibration=calibration)
+    low, high = false_alarm_counts(199, 0.05, 200)
+    assert f"within the {low} to {high} expected" in said(inputs)
+    assert [row.name for row in judge(inputs).conditions] == ["condition inferred"]
+    assert thresholds(inputs) == [9.0]
+    common = {"strata": [{"name": "condition inferred", "n": 199, "own": True, "threshold": None}], "threshold": 8.5}
+    assert thresholds(ReportInputs(table=table, alpha=0.05, calibration=common)) == [8.5]
+
+
+def test_most_anomalies_missed_is_a_warning():
+    assert judge(ReportInputs(table=make_table(found=14), alpha=0.05, calibration=ONE)).tone == "warn"
+
+
 def test_errors_of_the_audit_reach_the_verdict(full):
     audit = [{"path_or_id": "x", "kind": "duplicate", "reason": "in train and test", "severity": "error"}]
     inputs = ReportInputs(table=full.table, alpha=0.05, calibration=ONE, audit=audit)
@@ -440,7 +466,14 @@ def test_long_tables_are_capped_with_a_note_and_every_number_is_json():
 
 
 def test_thresholds_that_contradict_the_verdicts_are_not_drawn():
-    table = make_table(50, 10, alarms=2, found=8)
+    two = strata(60, 70)
+    two["strata"][1]["threshold"] = 8.5
+    wrong = strata(60, 70, threshold=7.0)
+    cameras = ("camera=0", "camera=1")
+    table = make_table(50, 10, alarms=2, found=8, strata=cameras)
+    assert thresholds(ReportInputs(table=table, alpha=0.05, calibration=two)) == [8.5, 9.0]
+    assert thresholds(ReportInputs(table=table, alpha=0.05, calibration=wrong)) == []
+    table = table.assign(condition="all")
     for calibration, expected in [
         (ONE, [9.0]),
         ({"strata": [{"name": "all", "n": 99, "threshold": 4.0}]}, []),

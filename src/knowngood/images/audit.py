@@ -159,8 +159,10 @@ def _look_at_array(pixels: ArrayPixels) -> list[_Look]:
     shape, dtype = pixels.base.shape[1:], pixels.base.dtype
     prefix = _prefix(shape, dtype)
     for block in pixels.chunks():
-        constant: np.ndarray = (block == block[:, :1, :1]).reshape(len(block), -1).all(axis=1)
-        finite = np.isfinite(block).all(axis=(1, 2, 3)) if dtype.kind == "f" else np.ones(len(block), dtype=bool)
+        constant = (block == block[:, :1, :1]).all(axis=(1, 2, 3))
+        finite = np.ones(len(block), dtype=bool)
+        if dtype.kind == "f":
+            finite &= np.isfinite(block).all(axis=(1, 2, 3))
         for k, image in enumerate(block):
             if finite[k]:
                 looks.append(_Look(_digest(image, prefix), shape, dtype.name, bool(constant[k])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,10 +28,11 @@ def cache_folder() -> Path:
     return Path(pooch.os_cache("knowngood"))
 
 
-def data_folders(name: str) -> list[Path]:
+def data_folders(name: str) -> Iterator[Path]:
     """Where the files of data set `name` may lie, in the order they are looked for."""
-    given = os.environ.get("KNOWNGOOD_DATA")
-    return [Path(root).expanduser() / name for root in (given, cache_folder()) if root]
+    if given := os.environ.get("KNOWNGOOD_DATA"):
+        yield Path(given).expanduser() / name
+    yield cache_folder() / name
 
 
 def find_file(name: str, *candidates: str) -> Path | None:

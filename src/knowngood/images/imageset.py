@@ -187,7 +187,7 @@ def _column(values: Any) -> np.ndarray:
 def _image_array(array: Any) -> np.ndarray:
     if isinstance(array, np.ndarray):
         found = array
-        if found.ndim == 4 and found.shape[1] in (1, 3, 4) and found.shape[3] > 4:
+        if found.ndim == 4 and found.shape[1] in (1, 3, 4) and min(found.shape[2:]) >= 8:
             raise DataError(
                 f"array of shape {found.shape} looks channels-first; NumPy images are (N, H, W) or (N, H, W, C): "
                 "pass array.transpose(0, 2, 3, 1)"

@@ -54,7 +54,7 @@ def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
         item = f"item {first}" if ids is None else f"'{ids[first]}'"
         more = f" (and of {others} others)" if others else ""
         raise DataError(
-            f"label {array[first : first + 1].tolist()[0]!r} of {item}{more} is not known; expected 0, good, normal or ok; "
+            f"label {array.tolist()[first]!r} of {item}{more} is not known; expected 0, good, normal or ok; "
             "1, bad, anomalous or defect; or empty for unknown. "
             'Classes go into a condition column ("class"), from which select(images, normal=...) makes labels.'
         )

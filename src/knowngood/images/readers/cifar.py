@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ _BATCHES = {"train": tuple(f"data_batch_{k}.bin" for k in range(1, 6)), "test": 
 _RECORD = 1 + 3 * 32 * 32
 
 
-def find_cifar(folders: Sequence[Path]) -> Path | None:
+def find_cifar(folders: Iterable[Path]) -> Path | None:
     """The archive, or the folder of unpacked batches, in the first of `folders` that has it."""
     for folder in folders:
         for place in (folder / ARCHIVE, folder / "cifar-10-batches-bin", folder):

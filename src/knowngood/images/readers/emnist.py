@@ -6,7 +6,7 @@ arXiv:1702.05373. The files may also lie unpacked in a folder.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ EMNIST_PARTS = {
 }
 
 
-def find_emnist(part: str, folders: Sequence[Path]) -> Path | None:
+def find_emnist(part: str, folders: Iterable[Path]) -> Path | None:
     """The archive, or the folder that holds this part's unpacked files, in the first of `folders` that has it."""
     for folder in folders:
         for archive in ARCHIVES:

@@ -7,6 +7,7 @@ in stored order. Reduced-size copies (thumbnails, pyramids) are left aside; page
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ _MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2
 
 def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
     """Header and, if asked for, pixels (H, W, C) of a TIFF file."""
+    _refuse_lost_pages(path)
     if _simple(path):
         return raster.read(path, pixels)
     try:
@@ -60,6 +62,29 @@ def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
         if photometric == _MINISWHITE and dtype.kind == "u":
             array = (2**page.bitspersample - 1 - array).astype(dtype)
         return header, upright(array, orientation)
+
+
+def _refuse_lost_pages(path: Path) -> None:
+    """Follow the chain of pages: readers take a file that was cut between two pages for one with fewer pages."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(start[:2])
+        if order is None or len(start) < 8:
+            return  # no TIFF: the reader says so
+        big = struct.unpack(order + "H", start[2:4])[0] == 43
+        count, link, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+        at, seen = struct.unpack_from(order + link, start.ljust(16, b"\0"), 8 if big else 4)[0], set()
+        while at and at not in seen:
+            seen.add(at)
+            file.seek(at)
+            head = file.read(struct.calcsize(count))
+            entries = struct.unpack(order + count, head)[0] if len(head) == struct.calcsize(count) else size
+            end = at + len(head) + entries * entry
+            if end + struct.calcsize(link) > size:
+                raise Unreadable(path, "truncated", f"is cut off: page {len(seen)} begins at or runs past its end")
+            file.seek(end)
+            at = struct.unpack(order + link, file.read(struct.calcsize(link)))[0]
 
 
 def _without_alpha(channels: int, samples: int, extra: tuple[int, ...]) -> list[int]:
