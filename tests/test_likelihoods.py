@@ -159,7 +159,7 @@ def test_learned_sigma_is_best_at_the_root_mean_square_error(sigma: Any, axes: t
 
 
 def test_at_the_best_sigma_the_loss_is_the_log_of_the_error() -> None:
-    """−log p summed over n values is n·(log RMS + ½ + ½ log 2π): the constant is kept, and σ decides the weight of KL."""
+    """−log p summed over n values is n·(log RMS + ½ + ½ log 2π): the constant is kept, and σ weighs the KL."""
     likelihood = gaussian()
     params, x = draw(50, *SHAPE), draw(50, *SHAPE, seed=1)
     rms = (x - params).square().mean().sqrt()

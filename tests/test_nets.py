@@ -95,6 +95,19 @@ def test_halvings_are_what_stride_two_makes_of_any_size() -> None:
         assert Upsample((height, 20 - height))(strided(h)).shape == h.shape
 
 
+@pytest.mark.parametrize("net", ["conv", "elu_pool", "strided_batch_norm"])
+def test_decoder_walks_back_through_the_sizes_of_the_encoder(net: str) -> None:
+    model = build(net, (1, 37, 50))
+    seen: list[tuple[int, ...]] = []
+    for module in model.net.up:
+        module.register_forward_hook(
+            lambda _, given, out: seen.extend((tuple(given[0].shape[2:]), tuple(out.shape[2:])))
+        )
+    model.decode(torch.zeros(1, 3))
+    stages = {"conv": 3, "elu_pool": 2, "strided_batch_norm": 4}[net]
+    assert list(dict.fromkeys(seen)) == halvings((37, 50), stages)[::-1]
+
+
 @every_net
 def test_items_of_a_batch_do_not_touch_each_other_when_scoring(net: str) -> None:
     model = build(net, (2, 17, 20), condition_dim=2)

@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
 from knowngood.config import CVAE, DCVAE, MLP, VAE, BetaVAE, Conv, Gaussian, Options, choices, parse_settings
 from knowngood.errors import SettingsError
-from knowngood.objectives import Batch, Objective
+from knowngood.objectives import Batch, Context, Objective
 from knowngood.objectives.densities import total_correlation
 from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
@@ -214,14 +214,7 @@ def test_capacity_equal_to_the_kl_leaves_the_reconstruction() -> None:
 
 @pytest.mark.parametrize(
     ("share", "total", "step", "grown"),
-    [
-        (0.5, 100, 0, 0.0),
-        (0.5, 100, 25, 0.5),
-        (0.5, 100, 50, 1.0),
-        (0.5, 100, 99, 1.0),
-        (1, 100, 99, 0.99),
-        (0.5, 1, 0, 0.0),
-    ],
+    [(0.5, 100, 0, 0), (0.5, 100, 25, 0.5), (0.5, 100, 50, 1), (0.5, 100, 99, 1), (1, 100, 99, 0.99), (0.5, 1, 0, 0)],
 )
 def test_capacity_grows_linearly_and_then_stays(share: float, total: int, step: int, grown: float) -> None:
     objective = BetaVAE(capacity=8, gamma=2, capacity_share=share).build()
@@ -316,17 +309,18 @@ def test_tc_pulls_on_the_encoder_alone() -> None:
         assert bool(slope.any()) == name.startswith("net.encoder"), name
 
 
-def test_tc_is_that_of_the_drawn_z_within_the_strata_of_the_batch() -> None:
+@pytest.mark.parametrize("density", ["mss", "mws"])
+def test_tc_is_that_of_the_drawn_z_within_the_strata_of_the_batch(density: Any) -> None:
     model = toy_model()
     batch = toy_batch(model, n=80)
-    _, terms, _ = evaluate(DCVAE(), model, batch, seed=6)
+    _, terms, _ = evaluate(DCVAE(density=density), model, batch, seed=6)
     q = model.encode(batch.x, batch.c)
     z = q.rsample(torch.empty_like(q.mean).normal_(generator=torch.Generator().manual_seed(6)))
     for k in range(2):
         part = batch.stratum == k
         alone = DiagonalGaussian(q.mean[part], q.log_var[part])
         zeros = torch.zeros(40, dtype=torch.int64)
-        expected, _ = total_correlation(z[part], alone, zeros, torch.tensor([200]))  # 40 items, times 5
+        expected, _ = total_correlation(z[part], alone, zeros, torch.tensor([200]), density)  # 40 items, times 5
         torch.testing.assert_close(terms["tc"][part], expected, rtol=1e-10, atol=1e-10)
 
 
@@ -405,15 +399,53 @@ def test_expected_kl_holds_tc_once() -> None:
     information = (many.log_prob(z).sum(1) - joint).mean()
     standard = DiagonalGaussian(torch.zeros_like(z), torch.zeros_like(z))
     dimensions = (marginals - standard.log_prob(z)).sum(1).mean()
-    tc = torch.stack(
-        [
-            total_correlation(part, q, torch.zeros(n, dtype=torch.int64), torch.tensor([n]))[0].mean()
-            for part in z.split(n)
-        ]
-    ).mean()
+    whole = torch.zeros(n, dtype=torch.int64), torch.tensor([n])
+    tc = torch.stack([total_correlation(part, q, *whole)[0] for part in z.split(n)]).mean()
     kl = q.kl(DiagonalGaussian(torch.zeros_like(q.mean), torch.zeros_like(q.mean))).sum(1).mean()
     assert tc.item() > 0.05
     assert (information + tc + dimensions).item() == pytest.approx(kl.item(), abs=0.02)
+
+
+# Trained ------------------------------------------------------------------------------------------------------------
+
+
+def two_factors(n: int = 512) -> Batch:
+    """Six features of two uniform factors, bent and mixed, with an offset for each of two conditions and noise .1."""
+    generator = torch.Generator().manual_seed(0)
+    stratum = torch.arange(n) % 2
+    factors = 2 * torch.rand(n, 2, generator=generator) - 1
+    mixing = torch.tensor([[1.0, 0.6, 0.3, -0.4, 0.8, 0.2], [0.5, 1.0, -0.6, 0.7, 0.1, 0.9]])
+    offset = torch.tensor([0.8, -0.8, 0.4, 0.4, -0.4, 0.8])
+    x = torch.tanh(factors @ mixing) + stratum[:, None] * offset + 0.1 * torch.randn(n, 6, generator=generator)
+    return Batch(x, torch.eye(2)[stratum], stratum, torch.zeros(n), torch.arange(n))
+
+
+def trained_tc_and_error(options: Options, seed: int) -> tuple[float, float]:
+    """TC(z|c) with the whole set as the batch, and the root mean square error of the reconstruction."""
+    data, objective = two_factors(), options.build()
+    counts, steps = torch.bincount(data.stratum), 200
+    model = toy_model(net=MLP(hidden=(32,)), seed=seed, dtype=torch.float32, jitter=0)
+    optimiser, generator = torch.optim.Adam(model.parameters(), 1e-2), torch.Generator().manual_seed(seed)
+    for step in range(steps):
+        index = torch.randint(len(data.x), (128,), generator=generator)
+        batch = Batch(*(part[index] for part in vars(data).values()))
+        losses, _ = objective.loss(model, batch, Context(step, steps, generator, len(data.x), counts))
+        optimiser.zero_grad()
+        losses["model"].backward()
+        optimiser.step()
+    with torch.no_grad():
+        q = model.encode(data.x, data.c)
+        draws = q.rsample(torch.randn(10, *q.mean.shape, generator=generator))
+        tc = torch.stack([total_correlation(z, q, data.stratum, counts)[0] for z in draws]).mean()
+        return tc.item(), (model.reconstruct(data.x, data.c) - data.x).square().mean().sqrt().item()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_trained_dcvae_has_less_tc_than_the_cvae_at_nearly_its_error(seed: int) -> None:
+    tc, error = trained_tc_and_error(CVAE(), seed)
+    lower, similar = trained_tc_and_error(DCVAE(beta=6), seed)
+    assert 0 < lower < tc / 2
+    assert similar < 1.15 * error < 0.15
 
 
 # Completeness -------------------------------------------------------------------------------------------------------

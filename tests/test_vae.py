@@ -49,9 +49,7 @@ def test_kl_agrees_with_quadrature(m1: float, s1: float, m2: float, s2: float) -
 
     by_quadrature, _ = integrate.quad(integrand, m1 - 12 * s1, m1 + 12 * s1, limit=200)
     q, r = (
-        DiagonalGaussian(
-            torch.tensor([[m]], dtype=torch.float64), torch.tensor([[2 * math.log(s)]], dtype=torch.float64)
-        )
+        DiagonalGaussian(torch.tensor([[m]]).double(), 2 * torch.tensor([[s]]).double().log())
         for m, s in ((m1, s1), (m2, s2))
     )
     assert q.kl(r).item() == pytest.approx(by_quadrature, abs=1e-8)
@@ -188,7 +186,7 @@ def test_unconditional_model_ignores_any_condition() -> None:
 
 
 def linear_gaussian() -> tuple[ConditionalVAE, np.ndarray, np.ndarray, float, np.ndarray]:
-    """x = W z + b_c + σ e, z ~ N(m_c, I), columns of W orthogonal: the exact posterior is diagonal and affine in (x, c).
+    """x = W z + b_c + σ e, z ~ N(m_c, I), W's columns orthogonal: the exact posterior is diagonal, affine in (x, c).
 
     Returns the model with that posterior as its encoder, W (5, 2), b (3, 5), σ, m (3, 2).
     """

@@ -105,7 +105,7 @@ def report_inputs(
         best_step=about["training"]["best_step"],
         audit=detector.training_.get("audit", ()),
         environment=_environment(about),
-        calibration=_calibration(detector, found.alpha),
+        calibration=_calibration(detector, found),
         metrics=found.metrics,
     )
 
@@ -121,11 +121,16 @@ def _triptychs(detector: Detector, found: Evaluation, index: np.ndarray) -> list
     return [Triptych(image, reconstruction, id=str(name)) for image, reconstruction, name in pairs]
 
 
-def _calibration(detector: Detector, alpha: float) -> dict[str, Any]:
-    calibration = detector.pipeline_.calibration
+def _calibration(detector: Detector, found: Evaluation) -> dict[str, Any]:
+    pipeline, alpha = detector.pipeline_, found.alpha
+    calibration, hidden = pipeline.calibration, pipeline.hidden
     if calibration is None:
         return {}
-    rows = calibration.summary(alpha)
+    # Anomaly scores are shifted so that one threshold, that of the fit's α, serves all conditions.
+    limit = {"threshold": pipeline.limit} if alpha == pipeline.settings.alpha else {}
+    if hidden is not None and not any(column.name in found.images.conditions for column in pipeline.schema.columns):
+        stratum = {"name": "condition inferred", "n": len(hidden), "own": bool(hidden.own(alpha)[0]), "threshold": None}
+        return {"strata": [stratum], "pooled_n": len(hidden), **limit}
     strata = [
         {
             "name": row["condition"],
@@ -133,9 +138,9 @@ def _calibration(detector: Detector, alpha: float) -> dict[str, Any]:
             "own": row["false_alarm_low"] is not None,
             "threshold": row["threshold"],
         }
-        for row in rows
+        for row in calibration.summary(alpha)
     ]
-    return {"strata": strata, "pooled_n": len(calibration)}
+    return {"strata": strata, "pooled_n": len(calibration), **limit}
 
 
 def _environment(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "speed": ("knowngood.benchmarks.speed:main", "images/s of training and scoring beside a bare torch loop"),
     "lineage": ("knowngood.benchmarks.lineage:main", "one normal class: 1,000 to train on, 1,000 + 1,000 to test"),
+    "one-vs-rest": ("knowngood.benchmarks.one_vs_rest:main", "each class in turn is normal, all others are anomalous"),
     "leave-one-out": ("knowngood.benchmarks.leave_one_out:main", "one class held out as the anomaly, class inferred"),
     "pneumonia": ("knowngood.benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, beside a contrast baseline"),
 }

@@ -26,11 +26,8 @@ from knowngood.errors import DataError, TrainingError
 from knowngood.images import ImageSet
 
 RESULTS = "results.jsonl"
-NUMBERS_COME_FROM = (
-    *("images", "representation", "nets", "objectives", "training", "scores", "calibration", "metrics"),
-    *("config.py", "vae.py", "items.py", "pipeline.py", "detector.py", "evaluation.py"),
-    *("benchmarks/protocols.py", "benchmarks/baselines.py", "benchmarks/methods.py"),
-)
+NO_NUMBERS = ("cli", "report", "figures", "presets", "benchmarks", "demo.py", "card.py", "artifact.py")
+NUMBERS_HERE = ("protocols.py", "methods.py", "baselines.py")
 
 Result = dict[str, Any]
 Opener = Callable[[str], ImageSet]
@@ -84,8 +81,7 @@ def run(
             _tell(f"{where}: {error}")
             continue
         record |= {"key": key, "variant": images.variant, "code": code_version(), "cell": cell.to_record(), **found}
-        append(out / RESULTS, record)
-        results.append(record)
+        results.append(append(out / RESULTS, record))
         _tell(f"{where}: AUROC {found['metrics']['auroc']:.4f}, {time.perf_counter() - started:.0f} s")
     return results
 
@@ -102,12 +98,9 @@ def code_version() -> str:
     layout do not count."""
     import torch
 
-    root = Path(__file__).parent.parent
-    files = [
-        file
-        for name in NUMBERS_COME_FROM
-        for file in ([root / name] if name.endswith(".py") else (root / name).rglob("*.py"))
-    ]
+    here, root = Path(__file__).parent, Path(__file__).parent.parent
+    files = [file for file in root.rglob("*.py") if file.relative_to(root).parts[0] not in NO_NUMBERS]
+    files += [here / name for name in NUMBERS_HERE]
     digest = hashlib.sha256(f"{torch.__version__} {np.__version__}".encode())
     for file in sorted(files):
         digest.update(f"{file.relative_to(root).as_posix()} {essence(file.read_text(encoding='utf-8'))}".encode())
@@ -144,16 +137,18 @@ def read_results(path: Path) -> dict[str, Result]:
     return found
 
 
-def append(path: Path, record: Result) -> None:
-    """Add one line, on the disk when this returns, also after a line that was cut off."""
+def append(path: Path, record: Result) -> Result:
+    """Add one line, on the disk when this returns, also after a line that was cut off. The record as read back."""
+    line = json.dumps(record)
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-        file.write(json.dumps(record).encode() + b"\n")
+        file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    return json.loads(line)
 
 
 def open_whole(dataset: str) -> ImageSet:

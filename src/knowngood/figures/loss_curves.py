@@ -6,18 +6,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from knowngood.errors import DataError
 from knowngood.figures import style
 
-_NOT_TERMS = {"step", "epoch", "split", "images_per_s", "seconds", "lr"}
+_NOT_TERMS = ("step", "epoch", "split", "images_per_s", "seconds", "lr", "gradient_norm")
 _TITLES = {"loss/model": "loss", "kl": "KL", "tc": "total correlation"}
 
 
 def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None = None, most: int = 6) -> Figure:
     """One panel for each loss and term over the training steps, one line a split; losses are in nats an image.
+
+    The first 5 % of the steps may leave the frame where they would flatten the rest.
 
     Args:
         history: rows with `step`, `split` and any number of named values, such as `loss/model`, `reconstruction`, `kl`.
@@ -53,9 +57,19 @@ def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None =
         style.tidy(
             axes, xlabel="step", ylabel="nats per image" if position % columns == 0 else "", title=style.plain(title)
         )
+        _frame(axes, lines[name])
         if position == 0:
             style.legend(axes)
     return figure
+
+
+def _frame(axes: Axes, lines: Mapping[str, list[tuple[float, float]]]) -> None:
+    """Cut the very first steps off above and below where they would flatten everything after them."""
+    points = np.array([point for line in lines.values() for point in line])
+    settled = points[points[:, 0] > points[:, 0].min() + 0.05 * np.ptp(points[:, 0]), 1]
+    if len(settled) > 1 and np.ptp(points[:, 1]) > 2 * np.ptp(settled) > 0:
+        margin = 0.08 * np.ptp(settled)
+        axes.set_ylim(settled.min() - margin, settled.max() + margin)
 
 
 def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -63,7 +77,7 @@ def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tu
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for row in history:
         for name, value in row.items():
-            if name in _NOT_TERMS or isinstance(value, (str, bool)) or value is None:
+            if name.startswith(_NOT_TERMS) or isinstance(value, (str, bool)) or value is None:
                 continue
             if math.isfinite(value):
                 splits = lines.setdefault(name, {})

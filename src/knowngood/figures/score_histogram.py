@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from knowngood.errors import DataError
 from knowngood.figures import style
 
+_HEADROOM = 1.28  # height of the axes over that of the bars: room for the legend
+
 
 def score_histogram(
     scores: np.ndarray,
@@ -73,11 +75,13 @@ def draw_score_histogram(
             shares, _ = np.histogram(clipped, edges, weights=weights)
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.30, linewidth=0)
             axes.stairs(shares, edges, color=colour, linewidth=1.4, label=text)
+    under_legend = 1 / _HEADROOM
     if len(lines) == 1:
-        axes.axvline(lines[0], color=style.INK, linewidth=1.3, linestyle=(0, (4, 2)), label=f"threshold {lines[0]:.4g}")
+        line = {"color": style.INK, "linewidth": 1.3, "linestyle": (0, (4, 2))}
+        axes.axvline(lines[0], ymax=under_legend, label=f"threshold {lines[0]:.4g}", **line)
     elif len(lines):
         label = f"{len(lines)} thresholds, {lines[0]:.4g} to {lines[-1]:.4g}"
-        axes.axvspan(lines[0], lines[-1], color=style.INK, alpha=0.10, linewidth=0, label=label)
+        axes.axvspan(lines[0], lines[-1], ymax=under_legend, color=style.INK, alpha=0.10, linewidth=0, label=label)
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     label = f"anomaly score ({unit})" if unit else "anomaly score (higher is more anomalous)"
@@ -88,8 +92,7 @@ def draw_score_histogram(
     ylabel = "share of images (%)" if np.isnan(labels).all() else "share of the label's images (%)"
     style.tidy(axes, xlabel=label.replace("; ", "\n", 1), ylabel=ylabel)
     style.legend(axes, loc="upper right")
-    # Room above the bars for the legend.
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.28)
+    axes.set_ylim(0, axes.get_ylim()[1] * _HEADROOM)
 
 
 def _edges(scores: np.ndarray, thresholds: np.ndarray, bins: int) -> tuple[np.ndarray, int]:

@@ -15,7 +15,7 @@ from knowngood.report import plots
 from knowngood.report.gallery import gallery
 from knowngood.report.inputs import ReportInputs
 from knowngood.report.verdict import judge
-from knowngood.report.words import count, flattened, number, percent, plain
+from knowngood.report.words import count, flattened, number, percent
 
 MOST_ROWS = 5000
 MOST_FINDINGS = 500
@@ -125,7 +125,7 @@ def _fixed(value: float | None, places: int) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, text), the AUROC with its interval; rates as per cent."""
+    """(name, text) of the measures, the AUROC with its interval; rates as per cent. Counts stand in the summary."""
     names = {
         "auroc": "AUROC",
         "fpr_at_95_tpr": "normal images flagged when 95 % of anomalies are found",
@@ -134,11 +134,9 @@ def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     }
     shown = []
     for name, value in metrics.items():
-        if value is None or name == "auroc_interval":
+        if not isinstance(value, float):
             continue
-        text = f"{value:.4f}" if isinstance(value, float) else plain(value)
-        if isinstance(value, float) and ("rate" in name or name.startswith("fpr")):
-            text = percent(round(value, 4))
+        text = percent(round(value, 4)) if "rate" in name or name.startswith("fpr") else f"{value:.4f}"
         if name == "auroc" and (interval := metrics.get("auroc_interval")) is not None:
             text += f" (95 % interval {interval[0]:.4f}–{interval[1]:.4f})"
         words = names.get(name, name.replace("_", " "))

@@ -37,7 +37,8 @@ class ReportInputs:
     Args:
         table: one row an image: `id`, `anomaly_score` (NaN: could not be read, so not judged), `p_value`,
             `is_anomalous`; optional `label` (0 normal, 1 anomalous, NaN unknown), `condition` (text) and `stratum`
-            (text; the calibration stratum, where its name is not the condition's).
+            (text; the calibration stratum, where its name is not the condition's). A condition that ends in
+            " (inferred)" was not given but found.
         alpha: the requested false-alarm rate, in (0, 1).
         title: the heading, for example "digits, 9 held out".
         command: shell command that makes this report again.
@@ -54,7 +55,7 @@ class ReportInputs:
             with; `threshold`: the one number that `anomaly_score` is compared with, where scores are shifted to a
             common scale; `p_values`: of normals held out from training and calibration, for the calibration plot of a
             table without labels.
-        metrics: `auroc`, `auroc_interval` (low, high), and any other named numbers. Left empty, the AUROC and its
+        metrics: `auroc`, `auroc_interval` (low, high), and any other named floats. Left empty, the AUROC and its
             interval are measured if there are labels of both kinds.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from markupsafe import Markup
 from knowngood import figures
 from knowngood.errors import DataError
 from knowngood.figures.style import to_svg
+from knowngood.report.conditions import INFERRED, stratum_of
 from knowngood.report.expected import expected_band
 from knowngood.report.inputs import ReportInputs
 from knowngood.report.verdict import Verdict
@@ -52,15 +52,15 @@ def separation(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
 
 def thresholds(inputs: ReportInputs) -> list[float]:
     """Thresholds in the units of the table's scores: one, or one a stratum; none where they contradict the verdicts."""
-    calibration = inputs.calibration
-    given = [stratum.get("threshold") for stratum in calibration.get("strata", ())]
-    if calibration.get("threshold") is not None:
-        given = [calibration["threshold"]]
-    found = sorted({float(value) for value in given if value is not None and math.isfinite(value)})
-    scores, flagged, judged = inputs.scores, inputs.flagged, inputs.judged
-    if not found or (scores[flagged] <= found[0]).any() or (scores[judged & ~flagged] > found[-1]).any():
-        return []
-    return found
+    given = inputs.calibration
+    if given.get("threshold") is not None:
+        limit = np.full(len(inputs.table), float(given["threshold"]))
+    else:
+        known = {str(s["name"]): s["threshold"] for s in given.get("strata", ()) if s.get("threshold") is not None}
+        names = stratum_of(inputs, list(known))
+        limit = np.array([known.get(name.removesuffix(INFERRED), np.nan) for name in names], float)
+    agree = ((inputs.scores > limit) == inputs.flagged)[inputs.judged & ~np.isnan(limit)]
+    return sorted(set(limit[np.isfinite(limit)].tolist())) if agree.all() else []
 
 
 def promise(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
@@ -91,6 +91,8 @@ def promise(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
         )
         alt = f"Realised false-alarm rate of {len(rows)} conditions against the requested {percent(inputs.alpha)}"
         caption = "A dot right of its grey bar: more false alarms than chance explains in that condition."
+        if all(row.expected is None for row in rows):
+            caption = "How many normal images are flagged in each condition."
         plots.append(_plot(figure, "rates", "By condition", alt, caption))
     return plots
 
@@ -101,5 +103,6 @@ def training(inputs: ReportInputs) -> list[Plot]:
         figure = figures.loss_curves(inputs.history, best_step=inputs.best_step)
     except DataError:
         return []
-    caption = "Lower loss is better. A held-out line that rises while the training line falls means overfitting."
+    caption = "Lower loss is better. A held-out line that rises while the training line falls means overfitting. "
+    caption += "The very first steps may leave the frame."
     return [_plot(figure, "loss", "Loss and its terms", "Loss and its terms over the training steps", caption)]

@@ -155,7 +155,8 @@ def _say_found(verdict: Verdict, inputs: ReportInputs) -> None:
         share = percent(found / anomalies)
         verdict.tiles.append(("anomalies found", share, f"{found:,} of {anomalies:,} {inputs.anomalous_name}"))
         text = f"Of {count(anomalies, 'image')} labelled anomalous, {found:,} {'is' if found == 1 else 'are'} flagged"
-        verdict.statements.append(("note", f"{text} ({share}) and {anomalies - found:,} missed."))
+        tone: Tone = "note" if found >= anomalies / 2 else "warn"
+        verdict.statements.append((tone, f"{text} ({share}) and {anomalies - found:,} missed."))
 
 
 def _say_separation(verdict: Verdict, inputs: ReportInputs) -> None:

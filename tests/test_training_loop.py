@@ -1,0 +1,421 @@
+"""The loop: it learns, stops, goes on after an interruption, and ends with the same bits."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from training_helpers import TwoPlayers, model, same_bits, settings, source, trained, weights
+
+from knowngood.config import Settings
+from knowngood.errors import SettingsError, TrainingError
+from knowngood.objectives import Objective
+from knowngood.objectives.vae import VAEObjective
+from knowngood.training import train
+from knowngood.training.checkpoint import NAME, read_checkpoint
+from knowngood.training.engine import make_engine
+from knowngood.training.evaluation import HeldOut
+from knowngood.training.log import read_log
+from knowngood.training.loop import _default_epochs
+from knowngood.training.state import FREE
+
+
+def column(history, name: str, split: str = "train") -> list[float]:
+    return [row[name] for row in history.steps if row["split"] == split]
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def on_step(done: int) -> None:
+        if done == step:
+            raise Stop
+
+    return on_step
+
+
+# Learning -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_falls_and_the_history_tells():
+    _, history = trained(held_out=source(40, seed=1), settings=settings(epochs=60, lr=5e-3))
+    losses = column(history, "loss/model")
+    assert losses[-1] < losses[0] - 50
+    assert column(history, "loss/model", "held_out")[-1] < losses[0] - 50
+    steps = 60 * 4
+    assert history.steps[-1]["step"] == history.best_step == steps
+    assert history.images_seen == steps * 32
+    assert history.images_per_second == pytest.approx((steps - 1) * 32 / history.seconds)
+    assert not history.stopped_early
+    row = history.steps[0]
+    assert row["step"] == 1
+    assert row["loss/model"] == pytest.approx(row["reconstruction"] + row["kl"], rel=1e-5)
+    assert row["gradient_norm/model"] > 0
+    assert [r["epoch"] for r in history.steps][-1] == 60
+
+
+def test_rows_are_means_over_the_steps_between_them():
+    """100 steps and more a row: the row of one long interval is the mean of the rows of its steps."""
+    every, _ = zip(*[(r["loss/model"], 0) for r in trained(settings=settings(epochs=2))[1].steps], strict=True)
+    assert len(every) == 8  # few steps: each has its row
+    long = settings(epochs=60)  # 240 steps, a row every 2
+    rows = trained(settings=long)[1].steps
+    assert [row["step"] for row in rows][:4] == [1, 2, 4, 6]
+
+
+def test_same_seed_same_bits_other_seed_other_bits():
+    first, _ = trained(seed=1)
+    again, _ = trained(seed=1)
+    other, _ = trained(seed=2)
+    assert same_bits(first, again)
+    assert not same_bits(first, other)
+
+
+def test_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    trained(TwoPlayers())
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7)
+    assert same_bits(trained(TwoPlayers())[0], trained(TwoPlayers())[0])  # and does not matter
+
+
+def test_the_model_holds_the_average():
+    averaged, _ = trained(settings=settings(ema=0.5, schedule="constant"))
+    last, _ = trained(settings=settings(ema=None, schedule="constant"))
+    assert not same_bits(averaged, last)
+
+
+def test_the_default_number_of_epochs_aims_at_4000_steps():
+    assert [_default_epochs(n) for n in (1, 13, 40, 400, 5000)] == [300, 300, 100, 10, 10]
+
+
+def test_two_players_train_side_by_side():
+    both, history = trained(TwoPlayers(), settings=settings(epochs=40, lr=3e-3, lr_secondary=1e-2))
+    assert column(history, "loss/model")[-1] < column(history, "loss/model")[0]
+    critic = column(history, "loss/critic")
+    assert sum(critic[-20:]) / 20 < 0.5 * critic[0]
+    assert set(history.objective_state) == set(TwoPlayers().state_dict())
+    assert all(torch.equal(both[f"objective.{name}"], t) for name, t in history.objective_state.items())
+
+
+def test_a_player_without_a_loss_is_named():
+    class Forgetful(TwoPlayers):
+        def loss(self, model, batch, ctx):
+            losses, terms = super().loss(model, batch, ctx)
+            return {"model": losses["model"]}, terms
+
+    with pytest.raises(TrainingError, match="Forgetful: no loss for player 'critic'; losses: model"):
+        trained(Forgetful())
+
+
+def test_convolutions_end_in_the_usual_layout():
+    chosen = settings(net={"name": "conv", "channels": (8, 8), "dense": 16}, epochs=1)
+    vae = model(chosen)
+    trained(model=vae, settings=chosen)
+    assert all(p.is_contiguous() for p in vae.parameters())
+    assert not vae.training
+
+
+@pytest.mark.parametrize("net", [{"name": "mlp", "hidden": [64]}, {"name": "conv", "channels": (8, 8), "dense": 16}])
+def test_bf16_reaches_the_same_objective(net):
+    values = []
+    for precision in ("float32", "bf16"):
+        chosen = settings(net=net, epochs=40, lr=3e-3, precision=precision)
+        vae = model(chosen)
+        trained(model=vae, settings=chosen)
+        exact = settings(net=net)
+        held = HeldOut(chosen.objective.build(), source(200, seed=3), 100, 0, make_engine(exact))
+        values.append(held.evaluate(vae, 1, torch.contiguous_format)["reconstruction"] + 64 * 2)
+        assert all(p.dtype == torch.float32 for p in vae.parameters())
+    assert values[1] == pytest.approx(values[0], rel=0.005)
+
+
+# Held-out normals ---------------------------------------------------------------------------------------------------
+
+
+class Overfits(VAEObjective):
+    """A loss that has its minimum where the first weight is 1, and drives that weight on and on when training."""
+
+    def loss(self, model, batch, ctx):
+        watched = next(model.parameters()).flatten()[0]
+        value = -watched if self.training else (watched - 1).square()
+        return {"model": value}, {"watched": watched.expand(len(batch.x))}
+
+
+def test_the_best_weights_are_kept_and_training_stops():
+    chosen = settings(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
+    vae = model(chosen)
+    _, history = trained(Overfits(chosen.objective), model=vae, held_out=source(20), settings=chosen)
+    held = {row["step"]: row["loss/model"] for row in history.steps if row["split"] == "held_out"}
+    assert history.stopped_early
+    assert history.best_step == min(held, key=lambda step: held[step])
+    assert history.steps[-1]["step"] < 200
+    assert len([step for step in held if step > history.best_step]) == 4
+    weight = float(next(vae.parameters()).detach().flatten()[0])
+    assert (weight - 1) ** 2 == pytest.approx(held[history.best_step])
+
+
+def test_without_patience_the_last_weights_are_kept():
+    chosen = settings(epochs=50, lr=0.05, schedule="constant", warmup=0)
+    vae = model(chosen)
+    _, history = trained(Overfits(chosen.objective), model=vae, held_out=source(20), settings=chosen)
+    assert not history.stopped_early
+    assert history.best_step == 200
+    assert float(next(vae.parameters()).detach().flatten()[0]) > 3
+
+
+def test_an_evaluation_is_the_same_twice_and_leaves_no_trace():
+    vae, objective, engine = model(), settings().objective.build(), make_engine(settings())
+    held, before = HeldOut(objective, source(50), 16, 0, engine), weights(vae)
+    first = held.evaluate(vae, 10, torch.contiguous_format)
+    assert first == held.evaluate(vae, 10, torch.contiguous_format)
+    assert vae.training
+    assert same_bits(before, weights(vae))
+    assert first["loss/model"] == pytest.approx(first["reconstruction"] + first["kl"], rel=1e-5)
+
+
+def test_evaluations_do_not_change_training():
+    assert same_bits(trained()[0], trained(held_out=source(30, seed=4))[0])
+
+
+def test_evaluations_see_the_averaged_weights():
+    chosen = settings(epochs=3, ema=0.9)
+    vae = model(chosen)
+    _, history = trained(model=vae, held_out=source(30, seed=4), settings=chosen)
+    held = HeldOut(chosen.objective.build(), source(30, seed=4), 32, 1, make_engine(chosen))
+    vae.train()
+    last = held.evaluate(vae, 12, torch.contiguous_format)
+    assert history.steps[-1]["loss/model"] == pytest.approx(last["loss/model"], rel=1e-6)
+
+
+# Interruptions ------------------------------------------------------------------------------------------------------
+
+
+def setups():
+    chosen = settings(epochs=12, patience=100)
+    conv = settings(epochs=12, net={"name": "conv", "channels": (4, 4), "dense": 8}, batch_size=64, precision="bf16")
+    return {
+        "vae": lambda: {"settings": chosen, "held_out": source(30, seed=2)},
+        "no average": lambda: {"settings": settings(epochs=12, ema=None)},
+        "players, dropout, batch norm": lambda: {"settings": chosen, "objective": TwoPlayers(), "held_out": source(30)},
+        "strata": lambda: {"settings": settings(epochs=12, objective="dcvae")},
+        "conv in bf16": lambda: {"settings": conv},
+    }
+
+
+@pytest.mark.parametrize("name", setups())
+def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
+    make = setups()[name]
+    whole, history = trained(**make(), run_dir=tmp_path / "whole")
+    assert same_bits(whole, trained(**make())[0])  # a run_dir does not matter
+    folder = tmp_path / "interrupted"
+    for resume, step in enumerate((5, 6, 23)):  # checkpoints are at multiples of 3 or 2
+        with pytest.raises(Stop):
+            trained(**make(), run_dir=folder, resume=bool(resume), on_step=stop_at(step))
+    again, resumed = trained(**make(), run_dir=folder, resume=True)
+    assert same_bits(whole, again)
+    comparable = [{k: v for k, v in row.items() if k != "images_per_s"} for row in history.steps]
+    assert [{k: v for k, v in row.items() if k != "images_per_s"} for row in resumed.steps] == comparable
+    assert (resumed.best_step, resumed.images_seen) == (history.best_step, history.images_seen)
+    assert read_log(folder / "log.csv") == resumed.steps
+
+
+KILLED = """
+    import os, sys
+    sys.path.insert(0, sys.argv[2])
+    from training_helpers import settings, source, trained
+
+    def on_step(done):
+        if done == int(sys.argv[3]):
+            os.kill(os.getpid(), 9)
+
+    if __name__ == "__main__":
+        for resume, step in enumerate(map(int, sys.argv[3:])):
+            child = os.fork()
+            if child == 0:
+                sys.argv[3] = str(step)
+                chosen = settings(epochs=20, patience=50)
+                trained(settings=chosen, held_out=source(30, seed=2), run_dir=sys.argv[1], resume=bool(resume),
+                        on_step=on_step)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 9
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_with_signal_9_ends_with_the_same_bits(tmp_path):
+    """Killed before the first checkpoint, between two, and right after one (they are written every 4 of 80 steps)."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(Path(__file__).parent)]
+    subprocess.run([*command, "3", "29", "32", "78"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found = read_checkpoint(folder)
+    assert found is not None
+    assert found[1]["step"] == 76
+    chosen = settings(epochs=20, patience=50)
+    whole, _ = trained(settings=chosen, held_out=source(30, seed=2))
+    again, history = trained(settings=chosen, held_out=source(30, seed=2), run_dir=folder, resume=True)
+    assert same_bits(whole, again)
+    steps = [row["step"] for row in history.steps if row["split"] == "train"]
+    assert steps == list(range(1, 81))
+
+
+def test_a_finished_run_is_given_back(tmp_path):
+    chosen = settings(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
+    arguments = {"held_out": source(20), "settings": chosen, "run_dir": tmp_path}
+    first, history = trained(Overfits(chosen.objective), **arguments)
+    seen = []
+    again, repeated = trained(Overfits(chosen.objective), **arguments, resume=True, on_step=seen.append)
+    assert same_bits(first, again)
+    assert seen == []
+    assert repeated.stopped_early
+    assert repeated.steps == history.steps
+    assert repeated.images_per_second == history.images_per_second
+
+
+def test_resuming_nothing_starts_from_the_beginning(tmp_path):
+    assert same_bits(trained()[0], trained(run_dir=tmp_path, resume=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": settings(lr=0.5)}, r"with lr = 0.001, this one has 0.5"),
+        ({"seed": 5}, "with seed = 1, this one has 5"),
+        ({"data": source(99)}, "with training items = 100, this one has 99"),
+        ({"fingerprint": "b"}, "with data fingerprint = a, this one has b"),
+    ],
+)
+def test_another_run_is_not_resumed(tmp_path, change, message):
+    with pytest.raises(Stop):
+        trained(run_dir=tmp_path, fingerprint="a", on_step=stop_at(9))
+    with pytest.raises(SettingsError, match=message):
+        trained(**{"run_dir": tmp_path, "resume": True, "fingerprint": "a", **change})
+
+
+def test_settings_that_shape_nothing_may_change_on_resume(tmp_path):
+    assert Settings.model_fields.keys() >= FREE
+    with pytest.raises(Stop):
+        trained(run_dir=tmp_path, on_step=stop_at(9))
+    resumed, _ = trained(settings=settings(alpha=0.01), run_dir=tmp_path, resume=True)
+    assert same_bits(trained()[0], resumed)
+
+
+def test_an_unfinished_run_is_not_overwritten(tmp_path):
+    with pytest.raises(Stop):
+        trained(run_dir=tmp_path, on_step=stop_at(9))
+    with pytest.raises(SettingsError, match="unfinished run, at step 8; pass resume=True"):
+        trained(run_dir=tmp_path)
+    trained(run_dir=tmp_path, resume=True)
+    trained(run_dir=tmp_path)  # a finished one may be
+
+
+def test_a_run_records_itself(tmp_path):
+    trained(run_dir=tmp_path / "new" / "folder", fingerprint="abc")
+    record = json.loads((tmp_path / "new" / "folder" / "run.json").read_text())
+    assert (record["seed"], record["data_fingerprint"], record["total_steps"]) == (1, "abc", 24)
+    assert record["settings"]["batch_size"] == 32
+    assert record["precision"] == "float32"
+
+
+# What is not finite -------------------------------------------------------------------------------------------------
+
+
+class Breaks(TwoPlayers):
+    """From step 15 on (counted from 1) one value is not finite."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def loss(self, model, batch, ctx):
+        losses, terms = super().loss(model, batch, ctx)
+        if ctx.step < 14 or (self.where == "held_out") == self.training:
+            return losses, terms
+        if self.where == "critic":
+            losses["critic"] = losses["critic"] * math.inf
+        elif self.where == "gradient":  # the loss stays finite, its gradient does not
+            zero = next(model.parameters()).flatten()[0] * 0
+            losses["model"] = losses["model"] + zero.sqrt()
+        else:
+            terms["kl"] = terms["kl"].log() * math.nan
+            losses["model"] = losses["model"] + terms["kl"].mean()
+        return losses, terms
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("kl", r"step 15, player 'model': 'kl' = nan is not finite.*checkpoint of step 14"),
+        ("critic", r"step 15, player 'critic': 'loss/critic' = inf.*checkpoint of step 14"),
+        ("gradient", r"step 15, player 'model': 'gradient_norm/model' = nan.*checkpoint of step 14"),
+        ("held_out", r"held-out normals after step 4, player 'model': 'kl' = nan.*No checkpoint|checkpoint of step"),
+    ],
+)
+def test_what_is_not_finite_stops_the_run(tmp_path, where, message):
+    arguments = {"run_dir": tmp_path, "settings": settings(epochs=10), "held_out": source(20)}
+    with pytest.raises(TrainingError, match=message):
+        trained(Breaks(where), **arguments)
+    found = read_checkpoint(tmp_path)
+    if where == "held_out":
+        return
+    assert found is not None
+    assert all(t.isfinite().all() for t in found[0].values())
+    mended, _ = trained(TwoPlayers(), **arguments, resume=True)
+    assert same_bits(mended, trained(TwoPlayers(), settings=settings(epochs=10), held_out=source(20))[0])
+
+
+def test_without_a_run_dir_the_error_says_that_nothing_is_kept():
+    with pytest.raises(TrainingError, match="No checkpoint was written; give a run_dir"):
+        trained(Breaks("kl"))
+
+
+# Settings -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    make_engine.__globals__["_engine"].cache_clear()
+    with pytest.raises(SettingsError, match="device = 'gpu': this machine has none"):
+        trained(settings=settings(device="gpu"))
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CXX", "")
+    with pytest.raises(SettingsError, match=r"needs a C\+\+ compiler"):
+        trained(settings=settings(compile=True))
+
+
+def test_compiling_wraps_encoder_and_decoder_for_the_run_only(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f.__name__) or f)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    vae = model()
+    trained(model=vae, settings=settings(compile=True))
+    assert compiled == ["encode", "decode"]
+    assert not {"encode", "decode"} & vae.__dict__.keys()
+
+
+def test_an_objective_sees_the_step_and_the_training_set():
+    seen = []
+
+    class Looks(Objective):
+        def loss(self, model, batch, ctx):
+            if self.training:
+                seen.append((ctx.step, ctx.total_steps, ctx.n_items, ctx.stratum_counts.sum().item(), ctx.second))
+            loss = sum(p.square().sum() for p in model.parameters())
+            assert isinstance(loss, torch.Tensor)
+            return {"model": loss}, {}
+
+    train(nn.Linear(2, 2), Looks(), source(70), None, settings(epochs=1), seed=0)
+    assert seen == [(step, 3, 70, 70, None) for step in range(3)]
