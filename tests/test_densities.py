@@ -325,7 +325,7 @@ def test_tc_of_a_mixture_is_a_matter_of_the_strata() -> None:
 
 
 def test_above_its_regime_the_estimate_is_the_information_less_log_n() -> None:
-    """Many sharp dimensions: independent ones too read as Σ_j I_j − log N. No fault, but the reason to state B and N."""
+    """Many sharp dimensions: independent ones too read as Σ_j I_j − log N. No fault, but why B and N are stated."""
     n, dims = 64, 20
     z, q = posterior(n, dims, log_var=-3.0)
     joint, marginals = (t.log() for t in true_density(z, q))

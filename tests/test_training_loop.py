@@ -13,19 +13,19 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from training_helpers import TwoPlayers, model, same_bits, settings, source, trained, weights
 
 from knowngood.config import Settings
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.objectives import Objective
 from knowngood.objectives.vae import VAEObjective
 from knowngood.training import train
-from knowngood.training.checkpoint import NAME, read_checkpoint
+from knowngood.training.checkpoint import read_checkpoint
 from knowngood.training.engine import make_engine
 from knowngood.training.evaluation import HeldOut
 from knowngood.training.log import read_log
 from knowngood.training.loop import _default_epochs
 from knowngood.training.state import FREE
+from training_helpers import TwoPlayers, model, same_bits, settings, source, trained, weights
 
 
 def column(history, name: str, split: str = "train") -> list[float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
-from training_helpers import TwoPlayers, model, settings
 
 from knowngood.errors import SettingsError
 from knowngood.objectives import Objective
 from knowngood.training.optimisers import Player, make_players, rate
+from training_helpers import TwoPlayers, model, settings
 
 
 def test_the_rate_rises_linearly_and_falls_as_half_a_cosine():
@@ -20,7 +22,7 @@ def test_the_rate_rises_linearly_and_falls_as_half_a_cosine():
     assert max(rates) == rates[99] == 1
     assert rates[550] == pytest.approx(0.5, abs=1e-6)
     assert 0 < rates[-1] < 1e-5
-    assert all(a > b for a, b in zip(rates[100:], rates[101:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[100:]))
 
 
 def test_without_warm_up_and_cosine_the_rate_is_constant():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from training_helpers import CLASSES, SHAPE, images, same_bits, scale, settings, source, trained
 
 from knowngood.errors import DataError
 from knowngood.training import Source, StreamSource
 from knowngood.training.evaluation import paired
+from training_helpers import CLASSES, SHAPE, images, same_bits, scale, settings, source, trained
 
 
 class Files:

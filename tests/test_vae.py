@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -48,10 +46,8 @@ def test_kl_agrees_with_quadrature(m1: float, s1: float, m2: float, s2: float) -
         return float(np.exp(log_q) * (log_q - stats.norm.logpdf(x, m2, s2)))
 
     by_quadrature, _ = integrate.quad(integrand, m1 - 12 * s1, m1 + 12 * s1, limit=200)
-    q, r = (
-        DiagonalGaussian(torch.tensor([[m]]).double(), 2 * torch.tensor([[s]]).double().log())
-        for m, s in ((m1, s1), (m2, s2))
-    )
+    values = torch.tensor([[m1, s1], [m2, s2]], dtype=torch.float64)
+    q, r = (DiagonalGaussian(mean.view(1, 1), 2 * sigma.log().view(1, 1)) for mean, sigma in values)
     assert q.kl(r).item() == pytest.approx(by_quadrature, abs=1e-8)
 
 

@@ -31,14 +31,14 @@ def demo_settings() -> Settings:
 
 
 def run_demo(out: Path, *, progress: bool = True) -> DemoResult:
-    """Fit on scikit-learn's digits 0 to 8 with their class as condition, score the test part, write model and report.
+    """Fit on scikit-learn's digits 0 to 8 with their class as condition, score the test part, write model, report and picture.
 
     The class of a test image is never told: each is judged under the condition that explains it best.
     """
     from knowngood import Detector
     from knowngood.evaluation import evaluate, report_inputs
     from knowngood.images import open_dataset, select
-    from knowngood.report import write_report
+    from knowngood.report import write_png, write_report
 
     digits = select(open_dataset("digits"), holdout=HOLDOUT)
     train, test = digits.split("train"), digits.split("test")
@@ -54,6 +54,7 @@ def run_demo(out: Path, *, progress: bool = True) -> DemoResult:
         normal_name="digits 0 to 8",
         anomalous_name=f"digit {HOLDOUT}",
     )
+    write_png(out / "report.png", inputs)
     return DemoResult(
         holdout=HOLDOUT,
         report=write_report(out / "report.html", inputs),

@@ -42,25 +42,39 @@ class Engine:
         return self.fabric.autocast()
 
     def mean_(self, tensors: list[Tensor]) -> None:
-        """Replace each tensor by its mean over processes, all in one exchange."""
+        """Replace each tensor by its mean over processes, all in one exchange.
+
+        Fabric's own all_reduce puts a barrier before each exchange, which would make every step wait for the device.
+        """
         if self.processes == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1).float() for t in tensors])
-        mean = self.fabric.all_reduce(flat, reduce_op="mean")
-        for t, part in zip(tensors, mean.split([t.numel() for t in tensors]), strict=True):  # type: ignore[union-attr]
+        torch.distributed.all_reduce(flat)
+        flat /= self.processes
+        for t, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             t.copy_(part.view_as(t))
 
     def from_first_(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by the first process's, so that all start alike."""
         if self.processes > 1:
             for t in tensors:
-                t.copy_(self.fabric.broadcast(t, src=0))
+                contiguous = t.contiguous()
+                torch.distributed.broadcast(contiguous, src=0)
+                t.copy_(contiguous)
 
     def gathered(self, t: Tensor) -> Tensor:
         """(processes, *t.shape): every process's tensor, the same everywhere, on the CPU."""
         if self.processes == 1:
             return t[None].cpu()
-        return self.fabric.all_gather(t.to(self.device)).cpu()  # type: ignore[union-attr]
+        mine = t.to(self.device)
+        parts = [torch.empty_like(mine) for _ in range(self.processes)]
+        torch.distributed.all_gather(parts, mine)
+        return torch.stack(parts).cpu()
+
+    def wait_for_all(self) -> None:
+        """Return when every process has come here."""
+        if self.processes > 1:
+            self.fabric.barrier()
 
 
 def make_engine(settings: Settings) -> Engine:

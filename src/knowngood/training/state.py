@@ -72,6 +72,7 @@ class RunState:
         if self.engine.leads:
             about = {"best": best, "rows": rows, "finished": finished, "identity": identity}
             write_checkpoint(folder, tensors, {**self.counters(), **about})
+        self.engine.wait_for_all()
 
     def load(self, folder: Path, identity: dict[str, Any]) -> int:
         """Go on from the checkpoint in `folder`, if there is one; returns the logged rows that belong to it.
