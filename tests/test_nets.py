@@ -259,6 +259,19 @@ def test_gradients_are_right(net: str) -> None:
     assert float(slope) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5)
 
 
+@every_net
+def test_bf16_gives_nearly_the_same(net: str) -> None:
+    model = build(net, (2, 16, 17), condition_dim=2)
+    batch = toy_batch(model, n=4)
+    expected = model.reconstruct(batch.x, batch.c)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.net.decode(torch.zeros(4, 3), batch.c).dtype == torch.bfloat16
+        found = model.reconstruct(batch.x, batch.c)
+    assert found.dtype == torch.float32
+    spread = expected.std()
+    assert (found - expected).abs().max() < 0.1 * spread
+
+
 # The lineage's nets, layer by layer ---------------------------------------------------------------------------------
 
 

@@ -445,7 +445,7 @@ def test_trained_dcvae_has_less_tc_than_the_cvae_at_nearly_its_error(seed: int) 
     tc, error = trained_tc_and_error(CVAE(), seed)
     lower, similar = trained_tc_and_error(DCVAE(beta=6), seed)
     assert 0 < lower < tc / 2
-    assert similar < 1.15 * error < 0.15
+    assert similar < 1.2 * error < 0.15
 
 
 # Completeness -------------------------------------------------------------------------------------------------------

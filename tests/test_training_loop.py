@@ -127,17 +127,20 @@ def test_convolutions_end_in_the_usual_layout():
 
 
 @pytest.mark.parametrize("net", [{"name": "mlp", "hidden": [64]}, {"name": "conv", "channels": (8, 8), "dense": 16}])
-def test_bf16_reaches_the_same_objective(net):
-    values = []
-    for precision in ("float32", "bf16"):
-        chosen = settings(net=net, epochs=40, lr=3e-3, precision=precision)
-        vae = model(chosen)
-        trained(model=vae, settings=chosen)
-        exact = settings(net=net)
-        held = HeldOut(chosen.objective.build(), source(200, seed=3), 100, 0, make_engine(exact))
-        values.append(held.evaluate(vae, 1, torch.contiguous_format)["reconstruction"] + 64 * 2)
+def test_bf16_gives_the_same_objective_within_half_a_percent(net):
+    """Of the same weights, and of weights trained by it; these stay float32."""
+    exact = settings(net=net, likelihood="bernoulli", epochs=40, lr=3e-3)
+    half = exact.model_copy(update={"precision": "bf16"})
+    kept, values = None, []
+    for trained_in, seen_in in ((exact, exact), (exact, half), (half, exact)):
+        vae = model(exact)
+        trained(model=vae, settings=trained_in)
         assert all(p.dtype == torch.float32 for p in vae.parameters())
-    assert values[1] == pytest.approx(values[0], rel=0.005)
+        held = HeldOut(exact.objective.build(), source(200, seed=3), 100, 0, make_engine(seen_in))
+        values.append(held.evaluate(vae, 1, torch.contiguous_format)["loss/model"])
+        kept = kept or values[0]
+        assert values[-1] == pytest.approx(kept, rel=0.005)
+    assert len(set(values)) == 3  # bf16 was used
 
 
 # Held-out normals ---------------------------------------------------------------------------------------------------

@@ -76,9 +76,8 @@ def ranks(tmp_path_factory) -> list[dict[str, torch.Tensor]]:
         )
         for rank in (0, 1)
     ]
-    for process in running:
-        _, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
+    errors = [process.communicate(timeout=100)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
     return [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
 
 

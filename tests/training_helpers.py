@@ -60,9 +60,9 @@ def trained(objective: Objective | None = None, data: Any = None, held_out: Any 
     """(weights of model and objective, history) of a run; `settings=` and what `train` takes beside."""
     chosen = kw.pop("settings", None) or settings()
     vae = kw.pop("model", None) or model(chosen)
-    objective = objective or chosen.objective.build()
-    history = train(vae, objective, data or source(), held_out, chosen, seed=seed, **kw)
-    both = {**weights(vae), **{f"objective.{k}": v for k, v in weights(objective).items()}}
+    method: Objective = objective or chosen.objective.build()
+    history = train(vae, method, data or source(), held_out, chosen, seed=seed, **kw)
+    both = {**weights(vae), **{f"objective.{k}": v for k, v in weights(method).items()}}
     return both, history
 
 

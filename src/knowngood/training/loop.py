@@ -120,7 +120,7 @@ class _Run:
         self._plan()
 
         self.state = RunState(self.model, objective, settings, engine, seed, self.chooses)
-        self.identity = identity_of(settings, seed, len(source), fingerprint)
+        self.identity = identity_of(settings, engine, seed, len(source), fingerprint)
         rows = self.state.load(folder, self.identity) if folder is not None and resume else 0
         own = folder if engine.leads else None
         if own is not None:

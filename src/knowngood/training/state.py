@@ -16,7 +16,8 @@ from knowngood.training.ema import Average, Best
 from knowngood.training.engine import Engine
 from knowngood.training.optimisers import make_players
 
-# Settings that do not change what is learned: a run may be resumed with other values of these.
+# Settings that do not change what is learned: a run may be resumed with other values of these. What `device` comes to
+# is compared instead.
 FREE = {"scoring", "alpha", "unknown", "marginalise", "tolerance", "strict", "workers", "memory_gb", "device"}
 
 
@@ -95,11 +96,7 @@ class RunState:
             self.best.value, self.best.step, self.best.since = (state["best"][k] for k in ("value", "step", "since"))
             if self.best.step:
                 put_into({str(i): t for i, t in enumerate(self.best.kept)}, tensors, "best/")
-        self.noise.set_state(tensors["random/noise"][self.engine.rank])
-        torch.set_rng_state(tensors["random/cpu"][self.engine.rank])
-        for device in self.engine.cuda_devices:
-            if "random/cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random/cuda"][self.engine.rank], device)
+        self._set_random({name: tensors[f"random/{name}"][self.engine.rank].clone() for name in self._random()})
         for name in self.counters():
             setattr(self, name, state[name])
         return state["rows"]
@@ -110,6 +107,12 @@ class RunState:
             states["cuda"] = torch.cuda.get_rng_state(device)
         return states
 
+    def _set_random(self, states: dict[str, Tensor]) -> None:
+        self.noise.set_state(states["noise"])
+        torch.set_rng_state(states["cpu"])
+        for device in self.engine.cuda_devices:
+            torch.cuda.set_rng_state(states["cuda"], device)
+
     def finish(self) -> None:
         """Leave the weights that are kept in the model: the best if evaluations chose, else the averaged ones."""
         if self.average is not None:
@@ -118,10 +121,11 @@ class RunState:
             self.best.put_back()
 
 
-def identity_of(settings: Settings, seed: int, items: int, fingerprint: str | None) -> dict[str, Any]:
+def identity_of(settings: Settings, engine: Engine, seed: int, items: int, fingerprint: str | None) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that resumes it."""
     shaping = settings.model_dump(mode="json", exclude=FREE)
-    return {**shaping, "seed": seed, "training items": items, "data fingerprint": fingerprint}
+    where = {"device": engine.device.type, "bf16": engine.bf16}
+    return {**shaping, **where, "seed": seed, "training items": items, "data fingerprint": fingerprint}
 
 
 def _check_same_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
