@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from knowngood.config import MLP, Gaussian, Options
-from knowngood.objectives import Batch, Context
+from knowngood.objectives import Batch, Context, Objective
 from knowngood.vae import ConditionalVAE
 
 
@@ -45,11 +45,22 @@ def toy_batch(model: ConditionalVAE, n: int = 40, strata: int | None = None, see
     return Batch(x=x, c=c, stratum=stratum, label=torch.zeros(n), index=torch.arange(n))
 
 
-def toy_context(batch: Batch, *, seed: int = 2, times: int = 5, step: int = 0, total_steps: int = 100) -> Context:
+def prepared(options: Options, model: ConditionalVAE, seed: int = 0) -> Objective:
+    """The objective of these options with its own parameters made, in the model's dtype."""
+    objective: Objective = options.build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        objective.prepare(model)
+    return objective
+
+
+def toy_context(
+    batch: Batch, *, seed: int = 2, times: int = 5, step: int = 0, total_steps: int = 100, second: Batch | None = None
+) -> Context:
     """A training set `times` as large as the batch, with its strata in the same shares; draws from `seed`."""
     counts = torch.bincount(batch.stratum) * times
     generator = torch.Generator().manual_seed(seed)
-    return Context(step, total_steps, generator, n_items=int(counts.sum()), stratum_counts=counts)
+    return Context(step, total_steps, generator, n_items=int(counts.sum()), stratum_counts=counts, second=second)
 
 
 def gradients(loss: Tensor, model: torch.nn.Module) -> dict[str, Tensor]:

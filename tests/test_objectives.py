@@ -9,14 +9,32 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
-from knowngood.config import CVAE, DCVAE, MLP, VAE, BetaVAE, Conv, Gaussian, Options, choices, parse_settings
+from helpers import gradients, greatest_difference, prepared, toy_batch, toy_context, toy_model
+from knowngood.config import (
+    CVAE,
+    DCVAE,
+    DIPVAE,
+    MLP,
+    RFVAE,
+    TCVAE,
+    VAE,
+    BetaVAE,
+    Conv,
+    CorEx,
+    FactorVAE,
+    Gaussian,
+    InfoVAE,
+    Options,
+    choices,
+    parse_settings,
+)
 from knowngood.errors import SettingsError
 from knowngood.objectives import Batch, Context, Objective
 from knowngood.objectives.densities import total_correlation
 from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
 EXACT = 1e-12
+SMALL: Any = {"discriminator_layers": 2, "discriminator_width": 16}
 
 # Every form of every objective; the last test of this file sees to it that none is missing.
 FORMS: dict[str, Options] = {
@@ -27,6 +45,15 @@ FORMS: dict[str, Options] = {
     "dcvae-explicit": DCVAE(beta=3),
     "dcvae-mws": DCVAE(beta=3, density="mws"),
     "dcvae-bound": DCVAE(tc="bound"),
+    "factor_vae": FactorVAE(gamma=3, **SMALL),
+    "tc_vae": TCVAE(alpha=2, beta=3, gamma=0.5),
+    "tc_vae-mws": TCVAE(alpha=2, beta=3, gamma=0.5, density="mws"),
+    "rf_vae": RFVAE(gamma=3, eta_s=2, eta_h=5, entropy_from=0, relevance_from=0, **SMALL),
+    "dip_vae-I": DIPVAE(form="I", lambda_od=3, lambda_d=2),
+    "dip_vae-II": DIPVAE(form="II", lambda_od=3, lambda_d=2),
+    "info_vae": InfoVAE(alpha=0.5, lambda_mmd=20),
+    "info_vae-rbf": InfoVAE(alpha=0.5, lambda_mmd=20, kernel="rbf"),
+    "corex": CorEx(),
 }
 every_form = pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
 
@@ -35,9 +62,16 @@ def evaluate(
     options: Options, model: ConditionalVAE, batch: Batch, **context: Any
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """(loss of the model, its terms, its gradients), always with the same draw of z."""
-    losses, terms = options.build().loss(model, batch, toy_context(batch, **context))
-    assert losses.keys() == {"model"}
+    objective = prepared(options, model)
+    losses, terms = objective.loss(model, batch, context_for(objective, model, batch, **context))
+    assert losses.keys() == objective.players(model).keys()
     return losses["model"], terms, gradients(losses["model"], model)
+
+
+def context_for(objective: Objective, model: ConditionalVAE, batch: Batch, **context: Any) -> Context:
+    """A context with a second batch where the objective wants one."""
+    second = toy_batch(model, n=len(batch.x), seed=7) if objective.second_batch else None
+    return toy_context(batch, second=second, **context)
 
 
 def model_for(options: Options, **changes: Any) -> ConditionalVAE:
@@ -80,6 +114,17 @@ def test_loss_is_the_formula_of_its_terms(options: Options) -> None:
         expected = rec + (options.beta * kl if options.capacity is None else 3 * (kl - 5 * grown).abs())
     elif isinstance(options, DCVAE) and options.tc == "explicit":
         expected = rec + kl + 2 * terms["tc"].mean()
+    elif isinstance(options, FactorVAE):
+        expected = rec + kl + 3 * terms["tc"].mean()
+    elif isinstance(options, TCVAE):
+        expected = rec + (2 * terms["information"] + 3 * terms["tc"] + 0.5 * terms["dimension_kl"]).mean()
+    elif isinstance(options, RFVAE):
+        of_items = terms["weighted_kl"] + 3 * terms["tc"] + 2 * terms["relevant"]
+        expected = rec + (of_items + 5 * 0.1 * terms["relevance_entropy"]).mean()  # a tenth of the steps is done
+    elif isinstance(options, DIPVAE):
+        expected = rec + kl + (3 * terms["off_diagonal"] + 2 * terms["diagonal"]).mean()
+    elif isinstance(options, InfoVAE):
+        expected = rec + 0.5 * kl + 19.5 * terms["mmd"].mean()
     else:
         expected = rec + kl
     assert loss.item() == pytest.approx(expected.item(), rel=EXACT)
@@ -97,13 +142,13 @@ def test_kl_has_gradient(options: Options) -> None:
 
 @every_form
 def test_every_parameter_of_the_model_gets_gradient_from_some_player(options: Options) -> None:
-    model, objective = model_for(options, likelihood=Gaussian(sigma="input")), options.build()
-    batch = toy_batch(model)
+    model = model_for(options, likelihood=Gaussian(sigma="input"))
+    batch, objective = toy_batch(model), prepared(options, model)
     players = objective.players(model)
     assert sorted(map(id, players["model"])) == sorted(map(id, model.parameters()))
     others = [parameter for name, given in players.items() if name != "model" for parameter in given]
     assert {id(p) for p in others} == {id(p) for p in objective.parameters()}
-    losses, _ = objective.loss(model, batch, toy_context(batch, step=50))
+    losses, _ = objective.loss(model, batch, context_for(objective, model, batch, step=50))
     assert losses.keys() == players.keys()
     for name, parameters in players.items():
         for slope in torch.autograd.grad(losses[name], parameters, retain_graph=True):  # raises for one not reached
@@ -115,9 +160,9 @@ def test_every_parameter_of_the_model_gets_gradient_from_some_player(options: Op
 def test_gradient_is_right(options: Options) -> None:
     """Against central differences, for every weight of a small model."""
     model = model_for(options, shape=(3,), latent_dim=2, net=MLP(hidden=()))
-    batch, objective = toy_batch(model, n=36), options.build()
+    batch, objective = toy_batch(model, n=36), prepared(options, model)
     whole = _Loss(model, objective)
-    names = [name for name, _ in whole.named_parameters()]
+    names = [f"model.{name}" for name, _ in model.named_parameters()]
 
     def loss(*values: Tensor) -> Tensor:
         return torch.func.functional_call(whole, dict(zip(names, values, strict=True)), (batch,))
@@ -132,7 +177,7 @@ class _Loss(torch.nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.objective.loss(self.model, batch, toy_context(batch, step=20))[0]["model"]
+        return self.objective.loss(self.model, batch, context_for(self.objective, self.model, batch, step=20))[0]["model"]
 
 
 @every_form
@@ -165,7 +210,7 @@ def test_order_of_the_batch_does_not_matter(options: Options) -> None:
 # VAE and β-VAE ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [VAE(), BetaVAE(), BetaVAE(capacity=5)])
+@pytest.mark.parametrize("options", [o for o in FORMS.values() if not isinstance(o, CVAE | DCVAE)])
 def test_unconditional_objectives_ignore_conditions_and_strata(options: Options) -> None:
     assert not options.build().conditional
     model = model_for(options)

@@ -52,6 +52,13 @@ def test_data_keep_their_type_until_they_are_a_batch(dtype):
     assert batch.label[1] == 1
 
 
+def test_read_only_arrays_are_neither_copied_nor_warned_about(recwarn):
+    data = np.zeros((5, 3))
+    data.setflags(write=False)
+    assert Source(data).data.data_ptr() == data.ctypes.data
+    assert not recwarn.list
+
+
 def test_facts_belong_to_the_items():
     held = source(20)
     kind = images(20)[1]

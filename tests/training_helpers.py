@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from knowngood.config import Settings, parse_settings
 from knowngood.objectives import Batch, Context, Objective
+from knowngood.objectives.vae import VAEObjective
 from knowngood.training import Source, train
 from knowngood.vae import ConditionalVAE
 
@@ -91,3 +92,12 @@ class TwoPlayers(Objective):
         truth = torch.cat((z, other)).detach().square().sum(1)
         losses = {"model": (error + kl).mean() + 0.1 * guess.mean(), "critic": (guess - truth).square().mean()}
         return losses, {"error": error, "kl": kl}
+
+
+class Overfits(VAEObjective):
+    """A loss that has its minimum where the first weight is 1, and drives that weight on and on when training."""
+
+    def loss(self, model, batch, ctx):
+        watched = next(model.parameters()).flatten()[0]
+        value = -watched if self.training else (watched - 1).square()
+        return {"model": value}, {"watched": watched.expand(len(batch.x))}

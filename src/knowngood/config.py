@@ -99,8 +99,98 @@ class DCVAE(Options):
         return self
 
 
+class FactorVAE(Options):
+    """VAE + γ·TC(z), TC by a discriminator between z and z with its dimensions permuted. arXiv:1802.05983."""
+
+    implementation = "knowngood.objectives.factor_vae:FactorVAEObjective"
+    name: Literal["factor_vae"] = "factor_vae"
+    gamma: float = Field(6.4, ge=0, description="weight of TC(z)")
+    discriminator_layers: PositiveInt = Field(6, description="hidden layers of the discriminator")
+    discriminator_width: PositiveInt = Field(1000, description="width of the discriminator's layers")
+
+
+class TCVAE(Options):
+    """β-TCVAE: rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)), parts by minibatch. arXiv:1802.04942."""
+
+    implementation = "knowngood.objectives.tc_vae:TCVAEObjective"
+    name: Literal["tc_vae"] = "tc_vae"
+    alpha: float = Field(1.0, ge=0, description="weight of I(z;n), what z knows of the item")
+    beta: float = Field(6.0, ge=0, description="weight of TC(z)")
+    gamma: float = Field(1.0, ge=0, description="weight of the dimensions' own KL")
+    density: Literal["mss", "mws"] = Field("mss", description="estimator of the aggregate posterior")
+
+
+class RFVAE(Options):
+    """Relevance-FactorVAE: learns which dimensions matter, and leaves the others to the prior. arXiv:1902.01568.
+
+    rec + Σ_d λ(r_d)·KL_d + γ·TC(r⊙z) + η_S·Σ_d r_d + η_H·Σ_d H(r_d), λ falling from λ_max at r = 0 to λ_min at r = 1.
+    """
+
+    implementation = "knowngood.objectives.rf_vae:RFVAEObjective"
+    name: Literal["rf_vae"] = "rf_vae"
+    gamma: float = Field(6.4, ge=0, description="weight of TC(r⊙z)")
+    lambda_min: float = Field(0.1, ge=0, description="KL weight of a relevant dimension")
+    lambda_max: float = Field(10.0, ge=0, description="KL weight of a nuisance dimension")
+    eta_s: float = Field(1.0, ge=0, description="weight of the sum of relevances")
+    eta_h: float = Field(100.0, ge=0, description="weight of the entropy of relevances")
+    relevance_from: float = Field(0.25, ge=0, lt=1, description="share of all steps before relevances start to move")
+    entropy_from: float = Field(0.6, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0")
+    relevance_start: float = Field(0.9, gt=0, lt=1, description="relevance of every dimension at the start, not .5")
+    discriminator_layers: PositiveInt = Field(6, description="hidden layers of the discriminator")
+    discriminator_width: PositiveInt = Field(1000, description="width of the discriminator's layers")
+
+    @model_validator(mode="after")
+    def _lambda_falls(self) -> RFVAE:
+        if self.lambda_min > self.lambda_max:
+            raise ValueError(
+                f"rf_vae: lambda_min = {self.lambda_min:g} is above lambda_max = {self.lambda_max:g}; "
+                "relevant dimensions are to have the smaller weight"
+            )
+        return self
+
+
+class DIPVAE(Options):
+    """VAE + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)². C: covariance of μ (I), of z (II). arXiv:1711.00848."""
+
+    implementation = "knowngood.objectives.dip_vae:DIPVAEObjective"
+    name: Literal["dip_vae"] = "dip_vae"
+    form: Literal["I", "II"] = Field("II", description="covariance of the posterior means (I) or of z (II)")
+    lambda_od: float = Field(10.0, ge=0, description="weight of covariances between dimensions")
+    lambda_d: float | None = Field(
+        None, ge=0, description="weight of variances other than 1; default 10·lambda_od in form I, lambda_od in II"
+    )
+
+
+class InfoVAE(Options):
+    """rec + (1−α)·KL + (α+λ−1)·MMD²(q(z), r(z)): information is kept, the aggregate matched. arXiv:1706.02262."""
+
+    implementation = "knowngood.objectives.info_vae:InfoVAEObjective"
+    name: Literal["info_vae"] = "info_vae"
+    alpha: float = Field(0.5, le=1, description="share of the KL that is given up")
+    lambda_mmd: float = Field(100.0, ge=0, description="λ: the MMD has the weight alpha + λ − 1")
+    kernel: Literal["imq", "rbf"] = Field("imq", description="inverse multiquadratic or Gaussian")
+
+    @model_validator(mode="after")
+    def _mmd_attracts(self) -> InfoVAE:
+        if self.alpha + self.lambda_mmd < 1:
+            raise ValueError(
+                f"info_vae: alpha + lambda_mmd − 1 = {self.alpha + self.lambda_mmd - 1:g} is the weight of the MMD "
+                "and must not be negative; raise lambda_mmd"
+            )
+        return self
+
+
+class CorEx(Options):
+    """−E log q(x|z) + Σ_j KL(p(z_j|x) ‖ r_j(z_j)) with learned marginals r_j. Gao et al., arXiv:1802.05822."""
+
+    implementation = "knowngood.objectives.corex:CorExObjective"
+    name: Literal["corex"] = "corex"
+
+
 ObjectiveOptions = Annotated[
-    Annotated[VAE | BetaVAE | CVAE | DCVAE, Field(discriminator="name")],
+    Annotated[
+        VAE | BetaVAE | CVAE | DCVAE | FactorVAE | TCVAE | RFVAE | DIPVAE | InfoVAE | CorEx, Field(discriminator="name")
+    ],
     BeforeValidator(_named),
 ]
 

@@ -1,6 +1,6 @@
 """The one path from items to verdicts: read → represent → encode conditions → score → calibrate.
 
-`Detector` trains what a `Pipeline` holds; saved models, exports and servers hold nothing else and run this code.
+`Detector` trains what a `Pipeline` holds, and a saved model holds nothing else that scores.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from knowngood.calibration import Calibration
 from knowngood.config import Settings
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
 from knowngood.images import ImageSet
 from knowngood.images.conditions import ConditionSchema, Expanded
 from knowngood.representation import Pixels, Table, TableSet
 from knowngood.scores import Score
-from knowngood.scores.marginal import best_rows, choose_rule, hard, hard_p_values, soft
+from knowngood.scores.marginal import best_rows, choose_rule, hard, hard_p_values, segment_starts, soft
 from knowngood.vae import ConditionalVAE
 
 Items = ImageSet | TableSet
@@ -31,6 +31,7 @@ READERS = 4  # threads
 MOST_ROWS = 512  # scored at a time, fewer where images are large
 VALUES = 1 << 22  # of all rows scored at a time
 ITEMS = 4  # times as many items are read at a time
+MOST_EXPANDED = 1 << 17  # rows held at a time
 
 
 class Chunk(NamedTuple):
@@ -47,9 +48,8 @@ class Judgement(NamedTuple):
 
     anomaly_score: np.ndarray  # (N,) comparable across conditions; flagged above `Pipeline.limit`
     p_value: np.ndarray  # (N,)
-    parts: dict[str, np.ndarray]  # (N,) each
-    row: np.ndarray  # (N,) the row of the expanded conditions that explains the item best
-    expanded: Expanded
+    parts: dict[str, np.ndarray]  # (N,) each, under the condition in `best`
+    best: Expanded  # one row an item: its conditions, or those that explain it best where some were unknown
     errors: dict[int, str]
 
 
@@ -106,7 +106,7 @@ class Pipeline:
             warnings.warn(
                 f"{beyond} of {len(items)} images hold values outside the recorded range "
                 f"({self.representation.rule}); they are scored as they are, not clipped",
-                stacklevel=4,
+                stacklevel=2,
             )
 
     @torch.no_grad()
@@ -136,8 +136,22 @@ class Pipeline:
         """Scores and p-values of items; conditions that are not known are summed out.
 
         Hard: an item is as normal as its best condition makes it, p = max_c p_c and the anomaly score is the smallest.
-        Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration normals whose conditions were hidden too.
+        Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration normals whose conditions were hidden too; for items
+        of which no condition is known, by a model that was fitted with unknown="infer" and scores a likelihood.
         """
+        parts = [self._judge(part, unknown, alpha) for part in self._portions(items)]
+        if len(parts) == 1:
+            return parts[0]
+        starts = np.cumsum([0] + [len(part.p_value) for part in parts])
+        return Judgement(
+            np.concatenate([part.anomaly_score for part in parts]),
+            np.concatenate([part.p_value for part in parts]),
+            {name: np.concatenate([part.parts[name] for part in parts]) for name in parts[0].parts},
+            joined([part.best for part in parts]),
+            {int(start) + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.errors.items()},
+        )
+
+    def _judge(self, items: Items, unknown: Unknown | None, alpha: float | None) -> Judgement:
         calibration = self._calibrated()
         expanded = self.expand(items, unknown)
         values, parts, errors = self.raw_scores(items, expanded)
@@ -160,47 +174,53 @@ class Pipeline:
                 score[which] = self._on_common_scale(summed)
                 p[which] = self.hidden.p_values(summed, alpha=alpha)
                 row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
-        return Judgement(score, p, {name: part[row] for name, part in parts.items()}, row, expanded, errors)
+        return Judgement(score, p, {name: part[row] for name, part in parts.items()}, take(expanded, row), errors)
 
     def calibrate(self, normals: Items) -> None:
         """Set the calibration from normals that took no part in training."""
-        expanded = self.schema.expand(normals.conditions, len(normals), unknown="error")
+        alpha, names = self.settings.alpha, self.schema.stratum_names
+        known = [self._calibration_scores(part, part.conditions, "error") for part in self._portions(normals)]
+        values, strata = (np.concatenate(column) for column in zip(*known, strict=True))
+        self.calibration = Calibration.fit(values, strata, names, alpha=alpha)
+        self.hidden = None
+        if self.sums_softly:
+            summed = [self._calibration_scores(part, {}, "infer")[0] for part in self._portions(normals)]
+            self.hidden = Calibration.fit(np.concatenate(summed), alpha=alpha)
+
+    def _calibration_scores(self, normals: Items, conditions: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:
+        expanded = self.schema.expand(conditions, len(normals), unknown=unknown)
         values, _, errors = self.raw_scores(normals, expanded)
         if errors:
-            first = next(iter(errors.items()))
-            raise DataError(f"{normals.ids[first[0]]}: {first[1]}; {len(errors)} calibration images cannot be read")
-        alpha, names = self.settings.alpha, self.schema.stratum_names
-        self.calibration = Calibration.fit(values, expanded.stratum, names, alpha=alpha)
-        rule = choose_rule(self.settings.marginalise, self.score.is_likelihood, self.score.options.name)
-        inferable = len(self.schema.cells) > 1 and all("infer" in column.roles for column in self.schema.columns)
-        if rule == "soft" and self.settings.unknown == "infer" and inferable:
-            hidden = self.schema.expand({}, len(normals), unknown="infer")
-            values, _, _ = self.raw_scores(normals, hidden)
-            self.hidden = Calibration.fit(soft(values, hidden.item, hidden.log_weight), alpha=alpha)
+            i, reason = next(iter(errors.items()))
+            raise DataError(f"{normals.ids[i]}: {reason}; {len(errors)} calibration images cannot be read")
+        return soft(values, expanded.item, expanded.log_weight), expanded.stratum[segment_starts(expanded.item)]
 
     @torch.no_grad()
     def maps(self, items: Items, *, unknown: Unknown | None = None) -> list[np.ndarray]:
         """Anomaly map of each item under its best condition, (H, W) at the size of the original image."""
-        if not self.score.has_map:
-            raise DataError(f"score '{self.score.options.name}' has no map; use 'elbo' or 'reconstruction'")
-        if not isinstance(items, ImageSet) or not isinstance(self.representation, Pixels):
-            raise DataError("maps are for images; these are tables")
-        expanded, errors = self._best(items, unknown)
+        self.check_maps()
+        assert isinstance(items, ImageSet)
+        assert isinstance(self.representation, Pixels)
         shapes, found = items.shapes(), []
-        for chunk in self.rows(items, expanded, errors):
+        for chunk in self._best_rows(items, unknown):
             result = self.score.score(self.model, self.state, chunk.x, chunk.c, chunk.stratum, want_map=True)
             assert result.map is not None
             for at, one in zip(range(chunk.rows.start, chunk.rows.stop), result.map.cpu().numpy(), strict=True):
-                height, width = int(shapes[at][0]), int(shapes[at][1])
-                found.append(self.representation.restore(one, (height, width)))
+                found.append(self.representation.restore(one, (int(shapes[at][0]), int(shapes[at][1]))))
         return found
+
+    def check_maps(self) -> None:
+        """Raise SettingsError if this model has no anomaly maps."""
+        if not isinstance(self.representation, Pixels):
+            raise SettingsError("maps are for images; this model was fitted on a table")
+        if not self.score.has_map:
+            raise SettingsError(f"score '{self.score.options.name}' has no map; fit with scoring='elbo' or 'reconstruction'")
 
     @torch.no_grad()
     def reconstruct(self, items: Items, *, unknown: Unknown | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Model inputs and reconstructions under the best condition, both (N, *shape), scaled."""
-        expanded, errors = self._best(items, unknown)
         seen, made = [], []
-        for chunk in self.rows(items, expanded, errors):
+        for chunk in self._best_rows(items, unknown):
             seen.append(chunk.x.cpu().numpy())
             made.append(self.model.reconstruct(chunk.x, chunk.c).cpu().numpy())
         return np.concatenate(seen), np.concatenate(made)
@@ -208,18 +228,39 @@ class Pipeline:
     @torch.no_grad()
     def embed(self, items: Items, *, unknown: Unknown | None = None) -> np.ndarray:
         """Posterior means μ(x, c) under the best condition, (N, D)."""
-        expanded, errors = self._best(items, unknown)
-        chunks = self.rows(items, expanded, errors)
+        chunks = self._best_rows(items, unknown)
         return np.concatenate([self.model.encode(chunk.x, chunk.c).mean.cpu().numpy() for chunk in chunks])
 
-    def _best(self, items: Items, unknown: Unknown | None) -> tuple[Expanded, dict[int, str]]:
-        """One row an item: where a condition is unknown, the one under which the item is least anomalous."""
+    def _best_rows(self, items: Items, unknown: Unknown | None) -> Iterator[Chunk]:
+        """One row an item: where a condition is unknown, that under which the item is least anomalous.
+
+        Raises:
+            DataError: an item cannot be read.
+        """
         self.model.eval()
-        expanded = self.expand(items, unknown)
-        if len(expanded.item) == len(items):
-            return expanded, {}
-        judged = self.judge(items, unknown=unknown)
-        return take(judged.expanded, judged.row), judged.errors
+        errors: dict[int, str] = {}
+        best = self.judge(items, unknown=unknown).best if self.schema.columns else self.expand(items)
+        for chunk in self.rows(items, best, errors):
+            if errors:
+                i, reason = next(iter(errors.items()))
+                raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")
+            yield chunk
+
+    @property
+    def sums_softly(self) -> bool:
+        """Whether conditions of which none is known are averaged over, rather than the best one taken.
+
+        Raises:
+            SettingsError: that was asked for, and the score is no likelihood.
+        """
+        rule = choose_rule(self.settings.marginalise, self.score.is_likelihood, self.score.options.name)
+        inferable = len(self.schema.cells) > 1 and all("infer" in column.roles for column in self.schema.columns)
+        return rule == "soft" and self.settings.unknown == "infer" and inferable
+
+    def _portions(self, items: Items) -> Iterator[Items]:
+        """Parts of the items with at most some 100,000 rows each, should all conditions be unknown."""
+        size = max(1, MOST_EXPANDED // max(1, len(self.schema.cells)))
+        return (items[start : start + size] for start in range(0, max(1, len(items)), size))
 
     def _check_kind(self, items: Items) -> None:
         if isinstance(items, ImageSet) != isinstance(self.representation, Pixels):
@@ -262,4 +303,16 @@ def take(expanded: Expanded, rows: np.ndarray) -> Expanded:
         log_weight=np.zeros(len(rows)),
         known=expanded.known,
         label=[expanded.label[row] for row in rows],
+    )
+
+
+def joined(parts: list[Expanded]) -> Expanded:
+    """Parts of one row an item, one after the other."""
+    return Expanded(
+        c=np.concatenate([part.c for part in parts]),
+        stratum=np.concatenate([part.stratum for part in parts]),
+        item=np.arange(sum(len(part.item) for part in parts)),
+        log_weight=np.concatenate([part.log_weight for part in parts]),
+        known=np.concatenate([part.known for part in parts]),
+        label=[text for part in parts for text in part.label],
     )

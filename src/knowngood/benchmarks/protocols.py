@@ -170,7 +170,8 @@ def leave_one_out(
 
     Args:
         classes: all classes of the data set, in the order that "after" means.
-        limit: at most so many images train, the first in file order: for a quick look.
+        limit: at most so many images train, and as many good and anomalous ones are judged, the first in file order:
+            for a quick look.
     """
     cells = []
     for d in held_out:
@@ -179,13 +180,13 @@ def leave_one_out(
         if check_form(form) == "test":
             anomaly = d
             train = (Pick((d,), 0, others=True, split="train", most=limit),)
-            test = (Pick((d,), 0, others=True, split="test"), Pick((d,), 1, split="test"))
+            test = (Pick((d,), 0, others=True, split="test", most=limit), Pick((d,), 1, split="test", most=limit))
         else:
             anomaly = classes[(classes.index(d) + 1) % len(classes)]
             away = (d, anomaly)
             train = (Pick(away, 0, others=True, split="train", folds=LEARN, most=limit),)
-            kept = Pick(away, 0, others=True, split="train", folds=KEEP)
-            test = (kept, Pick((anomaly,), 1, split="train", folds=KEEP))
+            kept = Pick(away, 0, others=True, split="train", folds=KEEP, most=limit)
+            test = (kept, Pick((anomaly,), 1, split="train", folds=KEEP, most=limit))
         normal = f"not {d}" if anomaly == d else f"not {d}, {anomaly}"
         cells += [
             Cell("leave-one-out", form, dataset, seed, normal, anomaly, train, test, conditions=("class",))

@@ -3,6 +3,7 @@
 from knowngood.images.audit import Audit, audit
 from knowngood.images.conditions import Column, ConditionSchema, Encoded, Expanded
 from knowngood.images.datasets import dataset_names, describe_datasets, open_dataset
+from knowngood.images.factors import FactorPixels, open_factors
 from knowngood.images.findings import Finding, Unreadable
 from knowngood.images.imageset import ImageSet
 from knowngood.images.opening import open_images
@@ -16,6 +17,7 @@ __all__ = [
     "ConditionSchema",
     "Encoded",
     "Expanded",
+    "FactorPixels",
     "FilePixels",
     "Finding",
     "ImageSet",
@@ -25,6 +27,7 @@ __all__ = [
     "dataset_names",
     "describe_datasets",
     "open_dataset",
+    "open_factors",
     "open_images",
     "select",
 ]

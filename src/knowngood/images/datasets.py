@@ -14,9 +14,12 @@ import numpy as np
 
 from knowngood.config import nearest
 from knowngood.errors import DataError
+from knowngood.images import factors
 from knowngood.images.downloads import Remote, data_folders, fetch, find_file, not_here
 from knowngood.images.imageset import ImageSet
 from knowngood.images.readers.cifar import ARCHIVE, CIFAR_NAMES, find_cifar, read_cifar
+from knowngood.images.readers.dsprites import FILE as DSPRITES
+from knowngood.images.readers.dsprites import read_dsprites
 from knowngood.images.readers.emnist import ARCHIVES, EMNIST_PARTS, find_emnist, read_emnist
 from knowngood.images.readers.idx import check_pair, read_idx, read_idx_images
 from knowngood.images.readers.npz import read_npz
@@ -184,6 +187,19 @@ def _cifar10(entry: Dataset, split: str | None, download: bool) -> ImageSet:
     return read_cifar(source, split)
 
 
+def _factors(entry: Dataset, split: str | None, download: bool) -> ImageSet:
+    return factors.open_factors()
+
+
+def _dsprites(entry: Dataset, split: str | None, download: bool) -> ImageSet:
+    path = find_file(entry.folder, DSPRITES, "dsprites.npz")
+    if path is None:
+        if not download:
+            raise not_here(entry.name, [DSPRITES])
+        path = fetch(entry.folder, entry.files[0])
+    return read_dsprites(path)
+
+
 def _four(base: tuple[str, ...], *md5: str) -> tuple[Remote, ...]:
     names = [f"{prefix}-{kind}-ubyte.gz" for prefix in _PREFIX.values() for kind in _KINDS]
     return tuple(Remote(n, tuple(b + n for b in base), f"md5:{m}") for n, m in zip(names, md5, strict=True))
@@ -248,6 +264,20 @@ _ALL = [
         (
             Remote(
                 ARCHIVE, (f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",), "md5:c32a1d4ab5d03f1284b67883e8d87530",
+            ),
+        ),
+    ),
+    Dataset(
+        "factors", "square, ellipse and heart on the dSprites grid, drawn on demand", (64, 64, 1),
+        {"train": factors.COUNT}, 3, "Apache-2.0", "the renderer in knowngood.images.sprites", _factors,
+    ),
+    Dataset(
+        "dsprites", "square, ellipse and heart, to measure disentanglement by", (64, 64, 1),
+        {"train": factors.COUNT}, 3, "Apache-2.0", "https://github.com/google-deepmind/dsprites-dataset", _dsprites,
+        (
+            Remote(
+                DSPRITES, (f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{DSPRITES}",),
+                "md5:7da33b31b13a06f4b04a70402ce90c2e",
             ),
         ),
     ),

@@ -14,6 +14,7 @@ from knowngood.images.datasets import dataset_names, open_dataset
 from knowngood.images.findings import Finding
 from knowngood.images.imageset import ImageSet
 from knowngood.images.pixel_source import FilePixels
+from knowngood.images.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.images.readers.files import SUFFIXES, is_image, read_header
 from knowngood.images.readers.folder import read_folder
 from knowngood.images.readers.idx import check_pair, labels_beside, read_idx, read_idx_images
@@ -29,8 +30,8 @@ def open_images(
     Args:
         source: an ImageSet; a NumPy array (N, H, W) or (N, H, W, C); a torch tensor (N, C, H, W); the name of a data
             set; or a path: a folder (plain, one sub-folder a class, train/test splits, MVTec layout, idx files), a
-            .csv or .parquet manifest, an idx file (its labels are found beside it), a MedMNIST-style .npz, an .npy
-            array, or one image file. A path that exists wins over a data set of the same name.
+            .csv or .parquet manifest, an idx file (its labels are found beside it), an .npz like those of MedMNIST or
+            of dSprites, an .npy array, or one image file. A path that exists wins over a data set of the same name.
         conditions: column → N values, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
@@ -63,7 +64,7 @@ def _open_path(source: str | Path) -> ImageSet:
     if suffix in (".csv", ".parquet"):
         return read_manifest(path)
     if suffix == ".npz":
-        return read_npz(path)
+        return read_dsprites(path) if is_dsprites(path) else read_npz(path)
     if suffix == ".npy":
         return _npy(path)
     if "idx" in path.name and ("ubyte" in path.name or suffix in (".gz", ".idx")):

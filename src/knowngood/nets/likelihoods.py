@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowngood.config import Bernoulli, Gaussian
-from knowngood.vae import LOG_2PI
 
+LOG_2PI = math.log(2 * math.pi)
 SMALLEST_SIGMA = 0.01
 SPEED = 10.0
 
@@ -58,7 +58,8 @@ class GaussianLikelihood(nn.Module):
             return params.new_full((1,), self.fixed)
         # One number learns slowly beside a whole net: SPEED multiplies its learning rate.
         raw = params.chunk(2, dim=1)[1] if self.raw is None else self.raw * SPEED
-        floor = math.log(SMALLEST_SIGMA)
+        floor = math.log(LOG_2PI = math.log(2 * math.pi)
+SMALLEST_SIGMA)
         return floor + F.softplus(raw - floor)
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:

@@ -49,9 +49,19 @@ class Objective(nn.Module):
     stratified = False
     second_batch = False
 
+    def prepare(self, model: ConditionalVAE) -> None:
+        """Make parameters whose sizes the model decides, like it in dtype and device, if they are not there yet.
+
+        Training calls it before anything else, and so must whoever calls `loss` or loads a saved state by hand.
+        """
+
     def players(self, model: ConditionalVAE) -> dict[str, list[nn.Parameter]]:
         """Parameters by player; "model" trains at `lr`, all others at `lr_secondary`."""
         return {"model": list(model.parameters())}
+
+    def betas(self, player: str) -> tuple[float, float]:
+        """Adam's decay rates of the gradient's mean and square, for a player."""
+        return 0.9, 0.999
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """({player: scalar loss}, {term: per-sample values (B,) in nats})."""

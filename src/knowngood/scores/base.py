@@ -39,12 +39,11 @@ class Score:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """State from the normals the model was fitted on: tensors by name, saved with the model; often none.
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise SettingsError if the score is not defined for items of this shape; asked before anything is trained."""
 
-        Raises:
-            SettingsError: the score is not defined for this kind of data.
-        """
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """State from the normals the model was fitted on: tensors by name, saved with the model; often none."""
         return {}
 
     def score(

@@ -38,13 +38,12 @@ class ReconstructionScore(Score):
         super().__init__(options)
         self.distance = options.distance
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        if len(model.shape) == 1 and self.distance in ("ssim", "cross_entropy"):
+    def check(self, shape: tuple[int, ...]) -> None:
+        if len(shape) == 1 and self.distance in ("ssim", "cross_entropy"):
             raise SettingsError(
-                f"score 'reconstruction' with distance = '{self.distance}' needs images; a table of {model.shape[0]} "
+                f"score 'reconstruction' with distance = '{self.distance}' needs images; a table of {shape[0]} "
                 "features was given. Use distance='l2', 'squared' or 'mean'."
             )
-        return {}
 
     def score(
         self,

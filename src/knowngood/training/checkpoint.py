@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from knowngood.errors import ArtifactError
+from knowngood.errors import ArtifactError, SettingsError
 
 NAME = "checkpoint.safetensors"
 VERSION = 1
@@ -68,3 +68,15 @@ def put_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[prefix + name])
+
+
+def refuse_to_overwrite(folder: Path, resume: bool) -> None:
+    """Raise SettingsError if a run that starts anew in `folder` would replace an unfinished one."""
+    if resume or not (folder / NAME).exists():
+        return
+    state = read_state(folder)
+    if not state["finished"]:
+        raise SettingsError(
+            f"run_dir {folder} holds an unfinished run, at step {state['step']}; pass resume=True to go on with it, "
+            "or remove the folder"
+        )

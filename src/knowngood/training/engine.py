@@ -15,6 +15,8 @@ from knowngood.errors import SettingsError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+LARGEST_DYNAMIC_BLOCK = 31 << 20  # bytes; glibc adapts to blocks below 32 MB
+
 
 class Engine:
     """A launched Fabric, reduced to what the loop needs.
@@ -122,3 +124,13 @@ def bf16_pays(kind: str) -> bool:
     if kind == "cpu":
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
+
+
+def keep_freed_memory() -> None:
+    """Keep the C library from handing a step's memory back to the system, only to ask for it again in the next.
+
+    glibc trims its heap at twice the size of the largest mapped block freed so far, up to 64 MB (mallopt(3), "dynamic
+    mmap threshold"). Freeing one such block, never touched, raises that; the page faults of a small net's gradients
+    are otherwise up to a quarter of its step. Elsewhere this does nothing.
+    """
+    torch.empty(LARGEST_DYNAMIC_BLOCK, dtype=torch.uint8)

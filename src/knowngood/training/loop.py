@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from knowngood.config import Settings
-from knowngood.errors import SettingsError, TrainingError
+from knowngood.errors import TrainingError
 from knowngood.objectives.base import Batch, Context, Objective
-from knowngood.training.checkpoint import NAME, read_state
+from knowngood.training.checkpoint import NAME, read_state, refuse_to_overwrite
 from knowngood.training.compiling import compiled
-from knowngood.training.engine import Engine, make_engine
+from knowngood.training.engine import Engine, keep_freed_memory, make_engine
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
 from knowngood.training.log import Row, RunLog, write_run
 from knowngood.training.meter import Meter, check_held_out
@@ -28,7 +28,6 @@ from knowngood.training.state import RunState, identity_of
 
 DEFAULT_STEPS = 4000
 EPOCHS = (10, 300)
-LARGEST_DYNAMIC_BLOCK = 31 << 20  # bytes; glibc adapts to blocks below 32 MB
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def train(
     folder = None if run_dir is None else Path(run_dir)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_to_overwrite(folder, resume)
+        refuse_to_overwrite(folder, resume)
     with torch.random.fork_rng(devices=engine.cuda_devices):
         torch.manual_seed(seed + engine.rank)
         run = _Run(model, objective, source, held_out, settings, engine, seed, folder, resume, fingerprint)
@@ -109,6 +108,7 @@ class _Run:
     ) -> None:
         self.layout = torch.channels_last if _convolves(model) else torch.contiguous_format
         self.model = model.to(engine.device, memory_format=self.layout)  # type: ignore[call-overload]
+        objective.prepare(self.model)  # type: ignore[arg-type]
         self.objective = objective.to(engine.device)
         self.source = source.to(engine.device)
         self.settings, self.engine, self.folder = settings, engine, folder
@@ -156,7 +156,7 @@ class _Run:
         return self._history()
 
     def _steps(self, line: Line, on_step: Callable[[int], None] | None) -> None:
-        _keep_freed_memory()
+        keep_freed_memory()
         self.model.train()
         self.objective.train()
         state, images, started = self.state, 0, time.perf_counter()
@@ -283,26 +283,5 @@ def _default_epochs(steps_an_epoch: int) -> int:
     return min(most, max(fewest, round(DEFAULT_STEPS / steps_an_epoch)))
 
 
-def _keep_freed_memory() -> None:
-    """Keep the C library from handing a step's memory back to the system, only to ask for it again in the next.
-
-    glibc trims its heap at twice the size of the largest mapped block freed so far, up to 64 MB (mallopt(3), "dynamic
-    mmap threshold"). Freeing one such block, never touched, raises that; the page faults of a small net's gradients
-    are otherwise up to a quarter of its step. Elsewhere this does nothing.
-    """
-    torch.empty(LARGEST_DYNAMIC_BLOCK, dtype=torch.uint8)
-
-
 def _convolves(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
-
-
-def _refuse_to_overwrite(folder: Path, resume: bool) -> None:
-    if resume or not (folder / NAME).exists():
-        return
-    state = read_state(folder)
-    if not state["finished"]:
-        raise SettingsError(
-            f"run_dir {folder} holds an unfinished run, at step {state['step']}; pass resume=True to go on with it, "
-            "or remove the folder"
-        )

@@ -30,10 +30,18 @@ class Player:
     A step whose loss or gradient is not finite changes nothing; no step waits for the device.
     """
 
-    def __init__(self, name: str, parameters: list[nn.Parameter], settings: Settings) -> None:
+    def __init__(
+        self,
+        name: str,
+        parameters: list[nn.Parameter],
+        settings: Settings,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
         self.name, self.parameters, self.clip = name, parameters, settings.clip
         self.lr = settings.lr if name == "model" else settings.lr_secondary or settings.lr
-        self.optimiser = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=settings.weight_decay, fused=True)
+        self.optimiser = torch.optim.AdamW(
+            parameters, lr=self.lr, betas=betas, weight_decay=settings.weight_decay, fused=True
+        )
         for p in parameters:  # made now, so that a checkpoint holds the same tensors at any step
             state = self.optimiser.state[p]
             state["step"] = torch.zeros((), device=p.device)
@@ -103,7 +111,7 @@ def make_players(objective: Objective, model: nn.Module, settings: Settings) -> 
                     f"{tuple(p.shape)}; each parameter belongs to one player"
                 )
         if trainable:
-            players.append(Player(name, trainable, settings))
+            players.append(Player(name, trainable, settings, objective.betas(name)))
     if not players:
         raise SettingsError(f"{type(objective).__name__}: no player has a parameter that can be trained")
     return players

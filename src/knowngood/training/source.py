@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
@@ -98,7 +99,7 @@ class Source:
         label: Tensor | np.ndarray | None = None,
         n_strata: int | None = None,
     ) -> None:
-        self.data = torch.as_tensor(data)
+        self.data = _as_tensor(data)
         self.scale = scale or Tensor.float
         self.facts = Facts(len(self.data), c, stratum, label, n_strata)
 
@@ -117,3 +118,10 @@ class Source:
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         device = self.data.device
         return (self.batch(row.to(device, non_blocking=True)) for row in rows)
+
+
+def _as_tensor(data: Tensor | np.ndarray) -> Tensor:
+    """`data` without a copy, also where it is read-only: nothing here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.as_tensor(data)
