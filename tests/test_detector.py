@@ -371,3 +371,109 @@ def test_clone_keeps_parameters_and_drops_the_fit(fitted):
     fresh = clone(fitted)
     assert fresh.get_params() == fitted.get_params()
     assert not hasattr(fresh, "pipeline_")
+
+
+def write_pngs(folder, images) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03}.png")
+
+
+def test_columns_a_source_brings_beyond_the_schema_are_left_out(tmp_path):
+    images, kind = squares(60)
+    write_pngs(tmp_path / "parts" / "good", images)
+    detector = quick(epochs=2).fit(tmp_path / "parts", conditions={"kind": kind})
+    assert [column.name for column in detector.pipeline_.schema.columns] == ["kind"]
+    assert len(detector.detect(tmp_path / "parts", conditions={"kind": kind})) == 60
+
+
+def test_unreadable_files_are_set_aside_in_tables_and_named_elsewhere(fitted, tmp_path):
+    images, kind = squares(6, seed=12)
+    write_pngs(tmp_path / "new", images)
+    whole = (tmp_path / "new" / "002.png").read_bytes()
+    (tmp_path / "new" / "002.png").write_bytes(whole[:40])
+    (tmp_path / "new" / "photo.heic").write_bytes(b"\x00" * 50)
+    conditions = {"kind": kind}
+    table = fitted.detect(tmp_path / "new", conditions=conditions)
+    bad = table[table["error"].notna()]
+    assert sorted(bad["id"]) == ["002.png", "photo.heic"]
+    assert bad["p_value"].isna().all()
+    assert bad["condition"].isna().all()
+    assert not bad["is_anomalous"].any()
+    for ask in (fitted.score_samples, fitted.anomaly_maps, fitted.reconstruct, fitted.embed):
+        with pytest.raises(DataError, match=r"002\.png"):
+            ask(tmp_path / "new", conditions=conditions)
+
+
+def test_the_promise_holds_where_features_are_as_many_as_items():
+    # Standardising with the calibration rows too would shrink those, and new rows would look odder: .15 instead of .09.
+    rates = []
+    for seed in range(40):
+        rows = np.random.default_rng(seed).normal(size=(250, 30))
+        detector = quick(epochs=5, alpha=0.1, random_state=seed).fit(rows[:50])
+        assert len(detector.split_["calibrate"]) == 10
+        rates.append((detector.predict(rows[50:]) == -1).mean())
+    assert np.mean(rates) < 1 / 11 + 2 * np.std(rates) / np.sqrt(len(rates))
+
+
+def test_what_cannot_be_is_refused_before_training(monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr("knowngood.detector.train", never)
+    images, kind = squares(60)
+    with pytest.raises(SettingsError, match="marginalise = 'soft' averages likelihoods"):
+        quick(marginalise="soft", scoring="kl", unknown="infer").fit(images, conditions={"kind": kind})
+    with pytest.raises(SettingsError, match="needs images"):
+        quick(scoring={"name": "reconstruction", "distance": "ssim"}).fit(np.random.default_rng(0).normal(size=(60, 3)))
+    with pytest.raises(NotEnoughNormals, match="leave none to calibrate with"):
+        quick(calibrate_fraction=1e-6, select_fraction=1e-6).fit(images)
+    with pytest.raises(SettingsError, match="resume=True needs the run_dir"):
+        quick().fit(images, resume=True)
+
+
+def test_many_items_are_judged_in_portions_with_the_same_result(inferring, monkeypatch):
+    images, kind = squares(50, seed=13)
+    mixed = np.array([k if i % 3 else None for i, k in enumerate(kind)], dtype=object)
+    whole = inferring.detect(images, conditions={"kind": mixed})
+    monkeypatch.setattr("knowngood.pipeline.MOST_EXPANDED", 14)  # seven items at a time
+    parts = inferring.detect(images, conditions={"kind": mixed})
+    assert parts["condition"].tolist() == whole["condition"].tolist()
+    assert np.allclose(parts["anomaly_score"], whole["anomaly_score"], rtol=1e-5)
+    assert np.array_equal(parts["p_value"], whole["p_value"])
+
+
+def test_devices_have_the_names_the_settings_have(fitted, tmp_path):
+    folder = fitted.save(tmp_path / "m")
+    assert Detector.load(folder, device="auto").pipeline_.device.type in ("cpu", "cuda", "mps")
+    with pytest.raises(SettingsError, match="unknown device 'tpu'; known: auto, cpu, gpu, cuda, mps"):
+        Detector.load(folder, device="tpu")
+
+
+def test_false_discovery_rate_and_abstention_on_request(fitted):
+    images, kind = squares(100, seed=14)
+    images[:30] = np.random.default_rng(0).integers(0, 255, (30, SIDE, SIDE))
+    table = fitted.detect(images, conditions={"kind": kind}, fdr=0.2, abstain=0.3)
+    p = table["p_value"].to_numpy()
+    assert np.array_equal(table["is_anomalous"], benjamini_hochberg(p, 0.2))
+    assert table["is_anomalous"][:30].all()
+    expected = np.where(p <= 0.05, "anomalous", np.where(p <= 0.3, "unsure", "normal"))
+    assert table["verdict"].tolist() == expected.tolist()
+
+
+def test_a_list_of_images_is_images():
+    images, _ = squares(60)
+    detector = quick(epochs=2).fit(list(images))
+    assert np.array_equal(detector.score_samples(list(images)), detector.score_samples(images))
+    with pytest.raises(DataError, match="is not a set of images"):
+        detector.score_samples(np.zeros((2, 3, 8, 8, 1)))
+
+
+def test_large_sets_stream_with_the_same_result(tmp_path):
+    images, _ = squares(64)
+    write_pngs(tmp_path / "good", images)
+    in_memory, streamed = (quick(epochs=2, memory_gb=gb, workers=0).fit(tmp_path / "good") for gb in (1.0, 1e-9))
+    for name, tensor in in_memory.model_.state_dict().items():
+        assert torch.equal(tensor, streamed.model_.state_dict()[name]), name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pickle
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_quarter_turn_turns_the_picture_clockwise(shape):
 def test_a_larger_shape_covers_a_smaller_one_and_leaves_a_border(shape):
     for angle in VALUES["rotation"]:
         nested = [sprite(shape, scale, angle) for scale in VALUES["scale"]]
-        for small, large in zip(nested, nested[1:], strict=False):
+        for small, large in itertools.pairwise(nested):
             assert not (small & ~large).any()
             assert large.sum() > small.sum()
         offset = np.hypot(*np.indices((33, 33)) - 16)
@@ -189,7 +190,7 @@ def test_parts_by_number_and_by_level():
         open_factors(7, levels=small)
     with pytest.raises(SettingsError, match="no factor 'colour'"):
         open_factors(levels={"colour": [0]})
-    with pytest.raises(SettingsError, match="levels of y are .*; expected some of 0 to 31"):
+    with pytest.raises(SettingsError, match=r"levels of y are .*; expected some of 0 to 31"):
         open_factors(levels={"y": [32]})
 
 

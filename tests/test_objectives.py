@@ -177,7 +177,9 @@ class _Loss(torch.nn.Module):
         self.model, self.objective = model, objective
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.objective.loss(self.model, batch, context_for(self.objective, self.model, batch, step=20))[0]["model"]
+        return self.objective.loss(self.model, batch, context_for(self.objective, self.model, batch, step=20))[0][
+            "model"
+        ]
 
 
 @every_form

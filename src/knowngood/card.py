@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from knowngood.calibration import false_alarm_interval
+
 if TYPE_CHECKING:
     from knowngood.pipeline import Pipeline
 
@@ -78,6 +80,12 @@ def _promise(pipeline: Pipeline) -> list[str]:
         for row in rows
         if row["false_alarm_low"] is not None
     ]
+    if pipeline.hidden is not None:
+        low, high = false_alarm_interval(len(pipeline.hidden), alpha)
+        lines.append(
+            f"- where no condition is known: {low:.1%} to {high:.1%} ({len(pipeline.hidden)} calibration normals, "
+            "their conditions hidden)"
+        )
     if pooled:
         lines.append(f"- calibrated together, with no promise for each: {', '.join(pooled)}")
     return lines

@@ -328,7 +328,11 @@ class Settings(BaseModel):
         None, description="what each condition column is used for; default all roles"
     )
     unknown: Literal["error", "infer"] = Field("error", description="a missing or new condition value at scoring time")
-    marginalise: Literal["auto", "soft", "hard"] = Field("auto", description="how an unknown condition is summed out")
+    marginalise: Literal["auto", "soft", "hard"] = Field(
+        "auto",
+        description="unknown conditions: soft averages over them (likelihood scores, fitted with unknown=infer), "
+        "hard takes the one that explains best",
+    )
 
     epochs: PositiveInt | None = Field(None, description="default: about 4,000 steps, within 10 and 300 epochs")
     batch_size: PositiveInt = Field(128, description="items a step and process")
@@ -357,7 +361,7 @@ class Settings(BaseModel):
 
     scoring: ScoreOptions = Field(Elbo(), description="how odd an image is")
     alpha: Fraction = Field(0.05, description="false-alarm rate that `predict` and verdicts use")
-    select_fraction: Fraction = Field(0.1, description="share of normals for early stopping and choices")
+    select_fraction: Fraction = Field(0.1, description="share of normals for evaluation, early stopping and choices")
     calibrate_fraction: Fraction = Field(0.2, description="share of normals that only calibrate")
 
     tolerance: float | None = Field(

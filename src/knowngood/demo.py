@@ -31,9 +31,9 @@ def demo_settings() -> Settings:
 
 
 def run_demo(out: Path, *, progress: bool = True) -> DemoResult:
-    """Fit on scikit-learn's digits 0 to 8 with their class as condition, score the test part, write model, report and picture.
+    """Fit on scikit-learn's digits 0 to 8 with their class as condition, score the test part, write what was found.
 
-    The class of a test image is never told: each is judged under the condition that explains it best.
+    Writes `model/`, `report.html` and `report.png` into `out`. The class of a test image is never told: it is inferred.
     """
     from knowngood import Detector
     from knowngood.evaluation import evaluate, report_inputs

@@ -6,7 +6,6 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +15,18 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from knowngood import __version__, artifact
-from knowngood.calibration import split_normals
+from knowngood import __version__, artifact, fitting
+from knowngood.calibration import benjamini_hochberg, verdict
 from knowngood.card import model_card
 from knowngood.config import Settings, parse_settings
-from knowngood.errors import DataError
-from knowngood.images import ImageSet, audit, open_images
-from knowngood.images.conditions import ConditionSchema, Encoded
+from knowngood.devices import torch_device
+from knowngood.errors import DataError, SettingsError
+from knowngood.images import ImageSet, open_images
 from knowngood.images.findings import UNUSABLE
-from knowngood.objectives import Objective
-from knowngood.pipeline import READERS, Items, Pipeline, Unknown, rows_at_once
-from knowngood.representation import Pixels, Table, TableSet, prepare_all
-from knowngood.training import History, Source, StreamSource, train
+from knowngood.images.opening import as_columns
+from knowngood.pipeline import Items, Pipeline, Unknown, rows_at_once
+from knowngood.representation import Table, TableSet
+from knowngood.training import History, train
 from knowngood.vae import ConditionalVAE
 
 if TYPE_CHECKING:
@@ -156,8 +155,8 @@ class Detector(OutlierMixin, BaseEstimator):
         """Learn what good items look like.
 
         Args:
-            X: items, see the class. All are audited; of a source with splits only "train" is fitted on, and what is
-                labelled anomalous is kept out like known `anomalies`.
+            X: items, see the class. All are audited. Of a source with a split "train" only that is fitted on, and what
+                is labelled anomalous is kept out like known `anomalies`.
             y: ignored, as scikit-learn's outlier detectors do.
             conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,).
                 An ImageSet brings its own columns.
@@ -174,11 +173,13 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         started = time.perf_counter()
         settings = parse_settings(self.get_params(deep=False))
+        if resume and run_dir is None:
+            raise SettingsError("resume=True needs the run_dir of the run to go on with")
         seed = settings.random_state
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
         items = self._items(X, conditions, anomalies, reset=True)
-        items, findings = _audited(items, settings)
+        items, findings = fitting.audited(items, settings)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         normals = items[items.labels != 1]
@@ -187,31 +188,12 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit on (of {len(items)} given); "
                 f"at least {FEWEST} good ones are needed"
             )
-        objective: Objective = settings.objective.build()
-        schema = _learn_conditions(normals, settings, objective)
-        representation = (
-            Pixels.fit(normals, settings) if isinstance(normals, ImageSet) else Table.fit(normals, settings)
-        )
-        normals = _only(normals, schema)
-        fingerprint = normals.fingerprint()
-        encoded = schema.encode(normals.conditions, len(normals))
-        self.split_ = split_normals(
-            len(normals),
-            encoded.stratum,
-            select=settings.select_fraction,
-            calibrate=settings.calibrate_fraction,
-            seed=seed,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _build_model(settings, objective, schema, representation)
-        fit, held_out = (
-            _source(normals[index], representation, encoded, index, schema.n_strata, settings)
-            for index in (self.split_["fit"], self.split_["select"])
-        )
+        plan = fitting.plan(normals, settings, seed)
+        fit, held_out = plan.source("fit"), plan.source("select")
+        fingerprint = plan.normals.fingerprint()
         history = train(
-            model,
-            objective,
+            plan.model,
+            plan.objective,
             fit,
             held_out if len(held_out) else None,
             settings,
@@ -221,13 +203,14 @@ class Detector(OutlierMixin, BaseEstimator):
             progress=progress,
             fingerprint=fingerprint,
         )
-        score = settings.scoring.build()
-        self.pipeline_ = Pipeline(settings, schema, representation, model.eval(), score)
+        pipeline = Pipeline(settings, plan.schema, plan.representation, plan.model.eval(), plan.score)
         with torch.no_grad():
-            rows = torch.arange(len(fit)).split(rows_at_once(model.shape))
-            self.pipeline_.state = score.fit(model, fit.to(self.pipeline_.device).batches(rows))
-        self.pipeline_.calibrate(normals[self.split_["calibrate"]])
-        self.offset_ = -self.pipeline_.limit
+            rows = torch.arange(len(fit)).split(rows_at_once(plan.model.shape))
+            pipeline.state = plan.score.fit(plan.model, fit.to(pipeline.device).batches(rows))
+        pipeline.calibrate(plan.part("calibrate"))
+        self.split_ = plan.split
+        self.pipeline_ = pipeline
+        self.offset_ = -pipeline.limit
         self.about_ = self._about(items, len(normals), fingerprint, seed, history, time.perf_counter() - started)
         self.training_ = {"history": list(history.steps), "audit": findings}
         return self
@@ -266,17 +249,30 @@ class Detector(OutlierMixin, BaseEstimator):
     # Ours -----------------------------------------------------------------------------------------------------------
 
     def detect(
-        self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None, alpha: float | None = None
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        unknown: Unknown | None = None,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        abstain: float | None = None,
     ) -> DataFrame:
         """One row an item.
 
         Columns: id; anomaly_score (higher is odder, comparable across conditions); p_value in (0, 1], small is odd;
-        is_anomalous (p_value ≤ alpha); condition (as given, or "… (inferred)"); the parts of the score;
-        label, if X carries any; error, only if an item could not be read (its numbers are then missing).
+        is_anomalous (p_value ≤ alpha); condition (as given, or "… (inferred)"); the parts of the score under that
+        condition; verdict, with `abstain`; label, if X carries any; error, only if an item could not be read (its
+        numbers are then missing). Rank by anomaly_score, never by p_value, which floors at 1/(n+1) and ties.
 
         Args:
-            unknown: "infer" sums out conditions that are missing or new; "error" refuses them.
+            unknown: "infer" sums out conditions that are missing or new, see `Pipeline.judge`; "error" refuses them.
+                A model fitted with unknown="infer" averages over conditions where that has a meaning; any other takes
+                the best one. Default: as fitted.
             alpha: false-alarm rate; default that of the fit.
+            fdr: flag by Benjamini–Hochberg over these items instead: of the flagged ones at most this share is
+                expected to be good.
+            abstain: a p-value above alpha: items between the two get the verdict "unsure".
 
         Raises:
             NotEnoughNormals: `alpha` is given and the calibration normals are too few for it.
@@ -289,17 +285,24 @@ class Detector(OutlierMixin, BaseEstimator):
             calibration.refuse(alpha)
         items = self._items(X, conditions)
         judged = self.pipeline_.judge(items, unknown=unknown, alpha=alpha)
-        expanded = judged.expanded
         level = self.pipeline_.settings.alpha if alpha is None else alpha
-        named = [expanded.label[row] + ("" if expanded.known[i] else " (inferred)") for i, row in enumerate(judged.row)]
+        p, best = judged.p_value, judged.best
+        flagged = p <= level
+        if fdr is not None:
+            read = ~np.isnan(p)
+            flagged[read] = benjamini_hochberg(p[read], fdr)
+        named = [text + ("" if known else " (inferred)") for text, known in zip(best.label, best.known, strict=True)]
         table = {
             "id": items.ids,
             "anomaly_score": judged.anomaly_score,
-            "p_value": judged.p_value,
-            "is_anomalous": judged.p_value <= level,
-            "condition": named,
+            "p_value": p,
+            "is_anomalous": flagged,
+            "condition": [None if i in judged.errors else text for i, text in enumerate(named)],
             **judged.parts,
         }
+        if abstain is not None:
+            words = verdict(p, level, abstain)
+            table["verdict"] = [None if i in judged.errors else str(word) for i, word in enumerate(words)]
         if not np.isnan(items.labels).all():
             table["label"] = items.labels
         if judged.errors:
@@ -348,8 +351,11 @@ class Detector(OutlierMixin, BaseEstimator):
         return artifact.write(folder, self._files())
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Detector:
+    def load(cls, folder: str | Path, *, device: str = "cpu") -> Detector:
         """A saved model, ready to score: the same scores, to the bit, on the same machine and thread count.
+
+        Args:
+            device: "cpu", "gpu" or "cuda", "mps", or "auto" for a GPU if there is one.
 
         Raises:
             ArtifactError: no saved model there, or it is damaged, foreign or newer than this version.
@@ -357,7 +363,7 @@ class Detector(OutlierMixin, BaseEstimator):
         unpacked = artifact.unpack(artifact.read(folder), str(folder))
         detector = cls.from_settings(unpacked[0].settings)
         detector._adopt(*unpacked)
-        detector.pipeline_.to(device or "cpu")
+        detector.pipeline_.to(torch_device(device))
         return detector
 
     def __getstate__(self) -> dict[str, Any]:
@@ -397,19 +403,19 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def _items(self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False) -> Items:
         """X as items with their conditions and labels."""
-        columns = _columns(conditions)
-        if isinstance(X, (str, Path, ImageSet)) or getattr(X, "ndim", 2) in (3, 4):
+        columns = as_columns(conditions)
+        X = np.asarray(X) if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) > 1 else X
+        if isinstance(X, (str, Path, ImageSet)) or getattr(X, "ndim", 2) > 2:
             items: Items = open_images(X)
         else:
-            if hasattr(X, "detach"):
-                X = X.detach().cpu().numpy()
-            array = validate_data(self, X, reset=reset, dtype=np.float64, ensure_min_samples=FEWEST if reset else 1)
-            items = TableSet.from_array(np.asarray(array))
+            rows: Any = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
+            rows = validate_data(self, rows, reset=reset, dtype=np.float64, ensure_min_samples=FEWEST if reset else 1)
+            items = TableSet.from_array(rows)
+        if not reset:
+            # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
+            items = fitting.only(items, self.pipeline_.schema)
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
-        if not reset:
-            # Columns that the model was not taught (a constant class, say) say nothing to it.
-            items = _only(items, self.pipeline_.schema) if columns is None else items
         return items
 
     def _about(
@@ -429,7 +435,7 @@ class Detector(OutlierMixin, BaseEstimator):
             "training": {
                 "steps": history.steps[-1]["step"],
                 "best_step": history.best_step,
-                "epochs": round(history.images_seen / max(1, len(self.split_["fit"])), 1),
+                "epochs": round(history.steps[-1]["epoch"], 1),
                 "images_per_second": round(history.images_per_second),
                 "stopped_early": history.stopped_early,
             },
@@ -442,77 +448,3 @@ class Detector(OutlierMixin, BaseEstimator):
             },
             "threads": torch.get_num_threads(),
         }
-
-
-def _audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:
-    """The items without unreadable ones, and all findings; refused if more is wrong than the settings tolerate."""
-    if not isinstance(items, ImageSet):
-        return items, []
-    found = audit(items)
-    tolerance = settings.tolerance if settings.tolerance is not None else (0.0 if settings.strict else 0.01)
-    found.check(tolerance)
-    return found.images, found.to_records()
-
-
-def _learn_conditions(normals: Items, settings: Settings, objective: Objective) -> ConditionSchema:
-    """The schema of the columns that are used: those with roles, or all that vary if the method is conditional."""
-    roles = settings.roles
-    if roles is None:
-        columns = {k: v for k, v in normals.conditions.items() if objective.conditional and len(set(map(str, v))) > 1}
-        return ConditionSchema.fit(columns, len(normals))
-    missing = [name for name in roles if name not in normals.conditions]
-    if missing:
-        known = ", ".join(normals.conditions) or "none"
-        raise DataError(f"roles name the condition '{missing[0]}', which the data do not have (they have: {known})")
-    return ConditionSchema.fit({name: normals.conditions[name] for name in roles}, len(normals), roles)
-
-
-def _source(
-    part: Items, representation: Pixels | Table, encoded: Encoded, index: np.ndarray, n_strata: int, settings: Settings
-) -> Source | StreamSource:
-    """Training data of one part of the split: in memory, or streamed if they would take more than `memory_gb`."""
-    facts = {"c": encoded.c[index], "stratum": encoded.stratum[index], "n_strata": n_strata}
-    large = len(part) * representation.bytes_per_image > settings.memory_gb * 2**30
-    if large and isinstance(part, ImageSet) and isinstance(representation, Pixels):
-        return StreamSource(part, representation, workers=settings.workers, **facts)
-    native = prepare_all(part, representation, workers=READERS)
-    return Source(native, representation.scale, **facts)
-
-
-def _only(items: Items, schema: ConditionSchema) -> Items:
-    """Items with just the columns that the schema knows."""
-    known = {column.name for column in schema.columns}
-    return items.replace(conditions={k: v for k, v in items.conditions.items() if k in known})
-
-
-def _build_model(
-    settings: Settings, objective: Objective, schema: ConditionSchema, representation: Pixels | Table
-) -> ConditionalVAE:
-    shape = representation.shape
-    image = len(shape) == 3
-    net = settings.net
-    if net == "auto":
-        net = {"name": "conv" if image and min(shape[1:]) >= 8 else "mlp"}
-    likelihood = {"name": "gaussian"} if settings.likelihood == "auto" else settings.likelihood
-    chosen = parse_settings({"net": net, "likelihood": likelihood})
-    assert chosen.net != "auto"
-    assert chosen.likelihood != "auto"
-    return ConditionalVAE(
-        shape,
-        settings.latent_dim or (32 if image else max(1, min(16, math.ceil(shape[0] / 2)))),
-        schema.width if objective.conditional else 0,
-        chosen.net,
-        chosen.likelihood,
-        objective.prior if settings.prior == "auto" else settings.prior,
-    )
-
-
-def _columns(conditions: Any) -> Mapping[str, Any] | None:
-    """Condition columns by name from a mapping, a DataFrame, a Series or one array."""
-    if conditions is None:
-        return None
-    if isinstance(conditions, Mapping):
-        return dict(conditions)
-    if hasattr(conditions, "columns"):
-        return {str(name): conditions[name].to_numpy() for name in conditions.columns}
-    return {str(getattr(conditions, "name", None) or "condition"): np.asarray(conditions)}

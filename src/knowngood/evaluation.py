@@ -46,7 +46,6 @@ def evaluate(
     Raises:
         DataError: there are not both good and anomalous labels.
     """
-    table = detector.detect(images, alpha=alpha, unknown=unknown)
     labels = images.labels
     good, bad = int((labels == 0).sum()), int((labels == 1).sum())
     if not good or not bad:
@@ -54,6 +53,8 @@ def evaluate(
             f"{images.name}: {good} images labelled good and {bad} labelled anomalous; an evaluation needs both. "
             "Choose them with --normal, --anomalous or --holdout, or score without labels."
         )
+    table = detector.detect(images, alpha=alpha, unknown=unknown)
+    labels = np.append(labels, np.full(len(table) - len(images), np.nan))  # files set aside when opening come last
     scores = table["anomaly_score"].to_numpy(float)
     read = ~np.isnan(scores)
     counted = read & ~np.isnan(labels)

@@ -214,7 +214,9 @@ class Pipeline:
         if not isinstance(self.representation, Pixels):
             raise SettingsError("maps are for images; this model was fitted on a table")
         if not self.score.has_map:
-            raise SettingsError(f"score '{self.score.options.name}' has no map; fit with scoring='elbo' or 'reconstruction'")
+            raise SettingsError(
+                f"score '{self.score.options.name}' has no map; fit with scoring='elbo' or 'reconstruction'"
+            )
 
     @torch.no_grad()
     def reconstruct(self, items: Items, *, unknown: Unknown | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from knowngood.config import Options
-
-LOG_2PI = math.log(2 * math.pi)
+from knowngood.nets.likelihoods import LOG_2PI
 
 
 class DiagonalGaussian(NamedTuple):

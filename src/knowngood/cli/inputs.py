@@ -99,4 +99,4 @@ def load(model: Path, device: str | None, unknown: str | None) -> Detector:
 
     from knowngood.detector import Detector
 
-    return Detector.load(folder, device=device)
+    return Detector.load(folder, device=device or "cpu")

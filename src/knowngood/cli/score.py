@@ -40,6 +40,9 @@ def score(
         typer.Option(metavar="DIR", help="write anomaly maps: 16-bit grey PNG of the image's size, scale in maps.json"),
     ] = None,
     unknown: Unknown = None,
+    fdr: Annotated[
+        float | None, typer.Option(min=0, max=1, help="flag by false-discovery rate over these images instead of alpha")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Score images: anomaly score, p-value, and whether it is anomalous at the false-alarm rate."""
@@ -49,21 +52,22 @@ def score(
 
     from knowngood.images import open_images
 
+    if maps is not None:
+        detector.pipeline_.check_maps()
     images = open_images(data)
-    found = detector.detect(images, alpha=alpha, unknown=unknown)  # type: ignore[arg-type]
+    found = detector.detect(images, alpha=alpha, unknown=unknown, fdr=fdr)  # type: ignore[arg-type]
     write_table(found, output)
     tell = note if output is None else say  # a table on stdout stays alone there
     rate = detector.alpha if alpha is None else alpha
     flagged = int(found["is_anomalous"].to_numpy(dtype=bool).sum())
-    tell(f"{flagged:,} of {len(found):,} images are anomalous at a false-alarm rate of {rate:g}")
+    how = f"at a false-alarm rate of {rate:g}" if fdr is None else f"at a false-discovery rate of {fdr:g}"
+    tell(f"{flagged:,} of {len(found):,} images are anomalous {how}")
     if output is not None:
         tell(f"table   {output}")
-    for finding in images.rejected:
-        note(f"set aside: {finding}")
     if "error" in found:
         for name, reason in found.loc[found["error"].notna(), ["id", "error"]].itertuples(index=False):
             note(f"not scored: {name}: {reason}")
-        images = images[found["error"].isna().to_numpy()]
+        images = images[found["error"].isna().to_numpy()[: len(images)]]  # files set aside when opening come last
     if maps is not None:
         write_maps(maps, detector, images, unknown)
         tell(f"maps    {maps}")
@@ -90,33 +94,35 @@ def write_table(found: pd.DataFrame, output: Path | None) -> None:
 def write_maps(folder: Path, detector: Detector, images: ImageSet, unknown: str | None) -> None:
     """One 16-bit grey PNG an image, at the image's own size, all on one scale that maps.json states.
 
-    Grey level v stands for the anomaly v · scale; a shared scale keeps the maps comparable. Constant memory: the maps
-    wait in a temporary file until the largest value is known.
+    Grey level v stands for the anomaly offset + v · scale; shared, they keep the maps comparable. Constant memory: the
+    maps wait in a temporary file until the smallest and the largest value are known.
     """
     import numpy as np
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
     shapes: list[tuple[int, int]] = []
-    largest = 0.0
+    smallest, largest = np.inf, -np.inf
     with tempfile.TemporaryFile(dir=folder) as waiting:
         for start in range(0, len(images), _CHUNK):
             part = images[start : start + _CHUNK]
             for one in detector.anomaly_maps(part, unknown=unknown):  # type: ignore[arg-type]
                 values = np.nan_to_num(np.asarray(one, np.float32))
                 shapes.append(values.shape)  # type: ignore[arg-type]
-                largest = max(largest, float(values.max()))
+                smallest, largest = min(smallest, float(values.min())), max(largest, float(values.max()))
                 waiting.write(values.tobytes())
         waiting.seek(0)
-        scale = (largest or 1.0) / 65535
+        offset = smallest if shapes else 0.0
+        scale = (largest - smallest) / 65535 if largest > smallest else 1.0
         names = file_names([str(name) for name in images.ids])
         for name, (height, width) in zip(names, shapes, strict=True):
             values = np.frombuffer(waiting.read(4 * height * width), np.float32).reshape(height, width)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.rint(np.clip(values / scale, 0, 65535)).astype(np.uint16)).save(folder / name)
+            Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(folder / name)
     index = {
+        "offset": offset,
         "scale": scale,
-        "meaning": "anomaly = grey level * scale",
+        "meaning": "anomaly = offset + scale * grey level",
         "maps": dict(zip(map(str, images.ids), names, strict=True)),
     }
     (folder / "maps.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")

@@ -49,7 +49,7 @@ def open_images(
     if strict and serious:
         listed = "\n".join(f"  {finding}" for finding in serious[:20])
         raise DataError(f"{images.name}: {len(serious)} files cannot be used (strict):\n{listed}")
-    return images.annotate(labels, _columns(conditions))
+    return images.annotate(labels, as_columns(conditions))
 
 
 def _open_path(source: str | Path) -> ImageSet:
@@ -124,12 +124,14 @@ def _idx_folder(folder: Path) -> ImageSet | None:
     )
 
 
-def _columns(conditions: Any) -> dict[str, Any] | None:
-    """A mapping or a pandas DataFrame as plain columns."""
+def as_columns(conditions: Any) -> dict[str, Any] | None:
+    """Condition columns by name from a mapping, a pandas DataFrame or Series, or one array (N,), named "condition"."""
     if conditions is None:
         return None
     if hasattr(conditions, "to_numpy") and hasattr(conditions, "columns"):
         return {str(column): conditions[column].to_numpy() for column in conditions.columns}
     if isinstance(conditions, Mapping):
         return dict(conditions)
-    raise DataError(f"conditions are a {type(conditions).__name__}; expected columns: a dict of name → N values")
+    if isinstance(conditions, (str, bytes)) or not hasattr(conditions, "__len__"):
+        raise DataError(f"conditions are a {type(conditions).__name__}; expected columns: a dict of name → N values")
+    return {str(getattr(conditions, "name", None) or "condition"): np.asarray(conditions)}

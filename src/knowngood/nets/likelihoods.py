@@ -58,8 +58,7 @@ class GaussianLikelihood(nn.Module):
             return params.new_full((1,), self.fixed)
         # One number learns slowly beside a whole net: SPEED multiplies its learning rate.
         raw = params.chunk(2, dim=1)[1] if self.raw is None else self.raw * SPEED
-        floor = math.log(LOG_2PI = math.log(2 * math.pi)
-SMALLEST_SIGMA)
+        floor = math.log(SMALLEST_SIGMA)
         return floor + F.softplus(raw - floor)
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """What is minimised: one file a method. `knowngood.config` names them; `Options.build()` makes one."""
 
-from knowngood.objectives.base import Batch, Context, Objective, elbo_terms
+from knowngood.objectives.base import Batch, Context, ElboTerms, Objective, elbo_terms
 
-__all__ = ["Batch", "Context", "Objective", "elbo_terms"]
+__all__ = ["Batch", "Context", "ElboTerms", "Objective", "elbo_terms"]

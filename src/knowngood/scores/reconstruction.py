@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch.nn.functional as F
 from torch import Tensor
 
 from knowngood.config import Reconstruction
 from knowngood.errors import SettingsError
 from knowngood.nets.likelihoods import BernoulliLikelihood
-from knowngood.objectives.base import Batch
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum, wide
 from knowngood.scores.ssim import ssim
 from knowngood.vae import ConditionalVAE

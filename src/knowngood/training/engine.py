@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from knowngood.config import Settings
+from knowngood.devices import torch_device
 from knowngood.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -93,11 +94,7 @@ def _engine(device: str, devices: int, precision: str) -> Engine:
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.precision import MixedPrecision, Precision
 
-    kind = {"gpu": "cuda"}.get(device, device)
-    kind = _best_device() if kind == "auto" else kind
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available[kind]:
-        raise SettingsError(f"device = '{device}': this machine has none; use device='cpu' or device='auto'")
+    kind = torch_device(device).type
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise SettingsError(f"devices = {devices}: this machine has {torch.cuda.device_count()}")
     bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(kind))
@@ -105,12 +102,6 @@ def _engine(device: str, devices: int, precision: str) -> Engine:
     fabric = Fabric(accelerator=kind, devices=devices, plugins=[plugin])
     fabric.launch()
     return Engine(fabric, bf16)
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def bf16_pays(kind: str) -> bool:

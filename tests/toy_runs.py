@@ -1,0 +1,65 @@
+"""A problem with known answer, a short run on it by the real training loop, and what can be read off the result."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from helpers import toy_model
+from knowngood.config import MLP, Options, parse_settings
+from knowngood.objectives import Objective
+from knowngood.objectives.densities import total_correlation
+from knowngood.training import Source, train
+from knowngood.vae import ConditionalVAE, DiagonalGaussian
+
+N = 1000
+
+
+def two_factors() -> Tensor:
+    """(N, 6): two independent uniform factors, bent and mixed, with noise .1. A VAE turns the square they fill."""
+    generator = torch.Generator().manual_seed(0)
+    factors = 2 * torch.rand(N, 2, generator=generator) - 1
+    mixing = torch.tensor([[1.0, 0.6, 0.3, -0.4, 0.8, 0.2], [0.5, 1.0, -0.6, 0.7, 0.1, 0.9]])
+    return torch.tanh(factors @ mixing) + 0.1 * torch.randn(N, 6, generator=generator)
+
+
+class Trained(NamedTuple):
+    model: ConditionalVAE
+    objective: Objective
+    posterior: DiagonalGaussian  # of all items
+    error: float  # root mean square of the reconstruction
+
+    def tc(self) -> float:
+        """TC(z) with the whole set as the batch, the mean over three draws: meaningful for D = 2."""
+        q, generator = self.posterior, torch.Generator().manual_seed(0)
+        draws = [q.rsample(torch.randn(q.mean.shape, generator=generator)) for _ in range(3)]
+        whole = torch.zeros(N, dtype=torch.int64), torch.tensor([N])
+        return sum(total_correlation(z, q, *whole)[0].mean().item() for z in draws) / 3
+
+    def covariance(self) -> Tensor:
+        """Of z, (D, D)."""
+        return self.posterior.mean.t().cov() + torch.diag(self.posterior.log_var.exp().mean(0))
+
+    def kl(self) -> Tensor:
+        """KL of each dimension against N(0, 1), the mean over items, (D,)."""
+        zeros = torch.zeros_like(self.posterior.mean)
+        return self.posterior.kl(DiagonalGaussian(zeros, zeros)).mean(0)
+
+
+@cache
+def trained_on_two_factors(options: Options, seed: int, latent_dim: int = 2) -> Trained:
+    """400 steps of 128 items."""
+    x, objective = two_factors(), options.build()
+    model = toy_model(
+        (6,), condition_dim=0, latent_dim=latent_dim, net=MLP(hidden=(32,)), seed=seed, dtype=torch.float32, jitter=0
+    )
+    given = {"batch_size": 128, "epochs": 50, "lr": 0.01, "ema": None}
+    train(
+        model, objective, Source(x), None, parse_settings({**given, "device": "cpu", "precision": "float32"}), seed=seed
+    )
+    with torch.no_grad():
+        error = (model.reconstruct(x) - x).square().mean().sqrt().item()
+        return Trained(model, objective, model.encode(x), error)
