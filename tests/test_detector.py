@@ -348,7 +348,24 @@ def test_roles_choose_what_a_condition_is_for():
         quick(roles={"kin": ("model",)}).fit(images, conditions={"kind": kind})
 
 
-@pytest.mark.parametrize("objective", ["vae", "beta_vae", "cvae", "dcvae", {"name": "dcvae", "tc": "bound"}])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(
+            "vae",
+            "beta_vae",
+            "cvae",
+            "dcvae",
+            {"name": "dcvae", "tc": "bound"},
+            "tc_vae",
+            "dip_vae",
+            "info_vae",
+            "corex",
+        ),
+        *({"name": name, "discriminator_width": 16} for name in ("factor_vae", "rf_vae")),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("scoring", ["reconstruction", "elbo", "kl", "mahalanobis"])
 def test_every_objective_with_every_score_survives_the_round_trip(objective, scoring, tmp_path):
     images, kind = squares(120)

@@ -95,8 +95,8 @@ def test_away_from_the_limit_loss_and_gradient_differ(form: Any, weights: Any) -
 
 
 def test_the_two_forms_differ_in_the_diagonal_alone() -> None:
-    one, first, slopes, model = evaluate(DIPVAE(form="I"))
-    two, second, other_slopes, _ = evaluate(DIPVAE(form="II"))
+    _, first, slopes, _ = evaluate(DIPVAE(form="I"))
+    _, second, other_slopes, _ = evaluate(DIPVAE(form="II"))
     torch.testing.assert_close(first["off_diagonal"], second["off_diagonal"])
     assert (first["diagonal"] - second["diagonal"]).abs().min() > 1e-3
     assert greatest_difference(slopes, other_slopes) > 1e-3
@@ -134,4 +134,4 @@ def test_trained_dip_vae_has_codes_with_covariance_nearer_to_the_identity_than_t
 
     assert distance(DIPVAE()) < distance(VAE()) / 2
     ours, parent = (trained_on_two_factors(o, seed).error for o in (DIPVAE(), VAE()))
-    assert ours == pytest.approx(parent, rel=0.1)
+    assert ours == pytest.approx(parent, rel=0.05)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -95,7 +97,8 @@ def test_more_images_than_one_block_and_pixels_that_fill_no_byte(tmp_path):
         ),
         ({"latents_values": np.zeros((40, 5))}, r"latents_values is \(40, 5\)"),
         ({"latents_values": np.full((40, 6), np.nan)}, "not finite"),
-        ({"latents_classes": np.full((40, 6), 3)}, "a colour above 0 or a shape outside 0 to 2"),
+        ({"latents_classes": np.full((40, 6), [0, 3, 0, 0, 0, 0])}, "a colour above 0 or a shape outside 0 to 2"),
+        ({"latents_classes": np.full((40, 6), [1, 0, 0, 0, 0, 0])}, "a colour above 0 or a shape outside 0 to 2"),
         ({"latents_classes": np.array([[{}] * 6] * 40, dtype=object)}, "cannot be read as the .npz of dSprites"),
     ],
 )
@@ -125,6 +128,21 @@ def test_a_damaged_file_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=r"file\.npz: (cannot be read|no \.npz file)"):
             read_dsprites(path)
+
+
+def test_an_array_longer_or_shorter_than_it_says_is_refused(tmp_path):
+    _, arrays = parts()
+    for cut, message in ((b"more", "imgs goes on after its 40 images"), (None, "imgs ends at image 39 of 40")):
+        with zipfile.ZipFile(tmp_path / "file.npz", "w") as archive:
+            for name, array in arrays.items():
+                buffer = io.BytesIO()
+                np.save(buffer, array)
+                data = buffer.getvalue()
+                if name == "imgs":
+                    data = data + cut if cut else data[:-5]
+                archive.writestr(f"{name}.npy", data)
+        with pytest.raises(DataError, match=message):
+            read_dsprites(tmp_path / "file.npz")
 
 
 def test_a_file_whose_content_was_exchanged_is_refused(tmp_path):

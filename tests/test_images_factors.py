@@ -181,11 +181,13 @@ def test_parts_by_number_and_by_level():
     assert np.array_equal(part.pixels.rows, again.pixels.rows)
     assert not np.array_equal(part.pixels.rows, other.pixels.rows)
     assert len(set(part.ids)) == 50
+    assert (np.diff(part.pixels.rows) > 0).all()
     codes = codes_of(part)
     assert set(codes[:, 0]) == {2}
     assert set(codes[:, 3]) == {0, 8, 16, 24}
     small = {"scale": [0], "rotation": [3], "x": [1, 2], "y": [0]}
     assert codes_of(open_factors(levels=small)).tolist() == [[s, 0, 3, x, 0] for s in range(3) for x in (1, 2)]
+    assert codes_of(open_factors(6, levels=small)).tolist() == codes_of(open_factors(levels=small)).tolist()
     with pytest.raises(DataError, match="the factor set has 6 such images"):
         open_factors(7, levels=small)
     with pytest.raises(SettingsError, match="no factor 'colour'"):

@@ -132,7 +132,7 @@ def test_labels_and_conditions_can_be_added(tmp_path):
     assert again.conditions["size"].tolist() == [4, 5, 6]
     assert images.conditions["size"].tolist() == [1, 2, 3]
     with pytest.raises(DataError, match="columns"):
-        open_images(array, conditions=[1, 2, 3])
+        open_images(array, conditions=7)
 
 
 def test_names_and_paths_that_are_neither():

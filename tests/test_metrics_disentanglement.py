@@ -270,6 +270,27 @@ def test_sap_of_a_category_is_balanced_accuracy_above_chance():
     assert sap(order[:, None], np.array(["u", "v", "w"])[category]).score == pytest.approx(1)
 
 
+def rare_and_common(n=2000):
+    """A category of which 1 is rare, and a code that is 1 for 60 % of the rare items and 11 % of the common ones."""
+    place = np.arange(n) % 100
+    category = (place < 10).astype(int)
+    return category, np.where(category == 1, place < 6, place % 9 == 0).astype(float)[:, None]
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        lambda z, v: sap(z, v, categorical=[0]).score,
+        lambda z, v: linear_probe(z, v, categorical=[0]).factors_from_codes[0],
+    ],
+    ids=["sap", "probe"],
+)
+def test_rare_categories_count_as_much_as_common_ones(judge):
+    category, code = rare_and_common()
+    recalls = code[category == 1].mean(), 1 - code[category == 0].mean()
+    assert judge(code, category) == pytest.approx(sum(recalls) - 1, abs=0.08)
+
+
 def test_sap_of_rotated_and_doubled_codes():
     v = grid(5, 5)
     assert sap(turned(v), v).score == pytest.approx(0, abs=1e-9)
@@ -342,10 +363,12 @@ def test_total_correlation_of_rotated_dead_and_doubled_codes():
     assert gaussian_total_correlation(unequal) == pytest.approx(0, abs=1e-9)
     assert gaussian_total_correlation(turned(unequal)) == pytest.approx(0.5 * (2 * math.log(5) - math.log(9)))
     codes = turned(unequal)
-    dead = np.column_stack([np.full(500, 0.1), codes[:, ::-1] * [1e-6, 1e6] + 3])
+    dead = np.column_stack([np.full(500, 0.1), codes[:, ::-1] * [1e-6, 1e6] + 3, np.zeros(500)])
     assert gaussian_total_correlation(dead) == pytest.approx(gaussian_total_correlation(codes))
     assert gaussian_total_correlation(np.column_stack([codes, codes[:, 0] * -2 + 1])) == math.inf
     assert gaussian_total_correlation(np.column_stack([codes, codes.sum(axis=1)])) == math.inf
+    nearly = codes[:, 0] + 1e-7 * noise(500, 1)[:, 0]  # a copy up to rounding, as from float32
+    assert gaussian_total_correlation(np.column_stack([codes, nearly])) == math.inf
     assert gaussian_total_correlation(np.ones((5, 3))) == 0
     with pytest.raises(DataError, match="codes of 3 items; expected at least 4"):
         gaussian_total_correlation(noise(3, 3))
@@ -372,17 +395,17 @@ def groups():
 def test_factor_vae_by_hand():
     # Two codes, variance 1 each over the reference. Within groups the variances are .5 e².
     reference = np.array([[1.0, 1], [-1, -1], [1, -1], [-1, 1]]) * math.sqrt(3) / 2
-    spread = [(0.1, 0.2), (0.3, 0.1), (0.3, 0.2), (0.1, 0.2), (0.1, 0.3), (0.3, 0.1), (0.1, 0.4), (0.1, 0.5)]
+    spread = [(0.1, 0.2), (0.3, 0.1), (0.3, 0.2), (0.1, 0.2), (0.1, 0.3), (0.1, 0.4), (0.1, 0.5), (0.3, 0.1)]
     groups = np.array([[[-a, -b], [a, b]] for a, b in spread])
-    fixed = ["x", "y", "y", "x", "x", "y", "y", "x"]
-    # Taught: code 0 → x twice, code 1 → y twice. Judged on the last four: x, y, (code 0, so x: wrong), x.
+    fixed = ["x", "y", "y", "x", "y", "y", "x", "y"]
+    # Taught: code 0 → x twice, code 1 → y twice. Judged on the last four: code 0 says x and is wrong twice.
     found = factor_vae_score(groups, fixed, reference)
-    assert found.score == 3 / 4
-    assert found.votes.tolist() == [[4, 1], [0, 3]]
+    assert found.score == 2 / 4
+    assert found.votes.tolist() == [[3, 2], [0, 3]]
     # The scale of a code in the reference counts: with code 1 ten times as wide there, it always varies least.
     wide = factor_vae_score(groups, fixed, reference * [1, 10])
-    assert wide.votes.tolist() == [[0, 0], [4, 4]]
-    assert wide.score == 1 / 2
+    assert wide.votes.tolist() == [[0, 0], [3, 5]]
+    assert wide.score == 1 / 4  # x and y were taught equally often: the first counts
 
 
 def test_factor_vae_of_perfect_rotated_and_noise_codes(groups):

@@ -13,7 +13,7 @@ from helpers import gradients, greatest_difference, prepared, toy_batch, toy_con
 from knowngood.config import RFVAE, VAE, FactorVAE, Options, parse_settings
 from knowngood.errors import SettingsError
 from knowngood.objectives import Context
-from knowngood.objectives.rf_vae import RFVAEObjective, binary_entropy
+from knowngood.objectives.rf_vae import SPEED, RFVAEObjective, binary_entropy
 from toy_runs import trained_on_two_factors
 
 SMALL: Any = {"discriminator_layers": 2, "discriminator_width": 16}
@@ -28,7 +28,7 @@ def evaluate(options: Options, logit: float | list[float] | None = None, **conte
     if logit is not None:
         assert isinstance(objective, RFVAEObjective)
         with torch.no_grad():
-            objective.raw_relevance.copy_(torch.as_tensor(logit).expand(3) / 10)
+            objective.raw_relevance.copy_(torch.as_tensor(logit).expand(3) / SPEED)
     batch, second = toy_batch(model), toy_batch(model, seed=7)
     losses, terms = objective.loss(model, batch, toy_context(batch, second=second, **context))
     return losses, terms, model, objective
@@ -128,7 +128,7 @@ def test_gradient_of_relevance_weighs_kl_against_sparsity_and_entropy() -> None:
     kl = (0.5 * (q.mean.square() + q.log_var.exp() - 1 - q.log_var)).mean(0)
     r = logits.sigmoid()
     expected = r * (1 - r) * (1.5 - 3.5 * kl - 8 * 0.5 * logits)  # half of the steps are done
-    torch.testing.assert_close(slope, 10 * expected)
+    torch.testing.assert_close(slope, SPEED * expected)
 
 
 def test_gradients_go_to_the_player_they_belong_to() -> None:
@@ -169,7 +169,7 @@ def test_lambda_that_rises_with_relevance_is_refused() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_trained_rf_vae_keeps_the_two_dimensions_that_matter_and_turns_off_three(seed: int) -> None:
-    ours = trained_on_two_factors(RFVAE(**TOY), seed, latent_dim=5)
+    ours = trained_on_two_factors(RFVAE(eta_s=5, **TOY), seed, latent_dim=5)
     assert isinstance(ours.objective, RFVAEObjective)
     r, kl = ours.objective.relevance.detach(), ours.kl()
     assert sorted(r.round().tolist()) == [0, 0, 0, 1, 1]

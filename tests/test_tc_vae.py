@@ -103,7 +103,7 @@ def test_limit_weights_one_is_the_vae_in_expectation_in_loss_and_gradient(
 @pytest.mark.parametrize("weight", ["alpha", "beta", "gamma"])
 def test_away_from_the_limit_each_weight_adds_its_part_in_loss_and_gradient(weight: str) -> None:
     ones = {"alpha": 1, "beta": 1, "gamma": 1}
-    loss, terms, slopes, model = evaluate(TCVAE(**ones))
+    loss, terms, slopes, _ = evaluate(TCVAE(**ones))
     other, _, other_slopes, _ = evaluate(TCVAE(**{**ones, weight: 4}))
     part = {"alpha": "information", "beta": "tc", "gamma": "dimension_kl"}[weight]
     assert other.item() - loss.item() == pytest.approx(3 * terms[part].mean().item(), rel=1e-9)

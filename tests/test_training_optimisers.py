@@ -51,6 +51,16 @@ def test_steps_are_those_of_clipped_adamw(clip):
         assert torch.allclose(a, b, atol=1e-6)
 
 
+def test_a_player_has_the_decay_rates_its_objective_names():
+    class Critics(TwoPlayers):
+        def betas(self, player):
+            return (0.5, 0.9) if player == "critic" else super().betas(player)
+
+    players = {player.name: player for player in make_players(Critics(), model(), settings())}
+    assert players["critic"].optimiser.param_groups[0]["betas"] == (0.5, 0.9)
+    assert players["model"].optimiser.param_groups[0]["betas"] == (0.9, 0.999)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_step_that_is_not_finite_changes_nothing(bad):
     layer = nn.Linear(2, 2)

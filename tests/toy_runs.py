@@ -56,7 +56,7 @@ def trained_on_two_factors(options: Options, seed: int, latent_dim: int = 2) -> 
     model = toy_model(
         (6,), condition_dim=0, latent_dim=latent_dim, net=MLP(hidden=(32,)), seed=seed, dtype=torch.float32, jitter=0
     )
-    given = {"batch_size": 128, "epochs": 50, "lr": 0.01, "ema": None}
+    given = {"batch_size": 128, "epochs": 50, "lr": 0.01, "lr_secondary": 0.003, "ema": None}
     train(
         model, objective, Source(x), None, parse_settings({**given, "device": "cpu", "precision": "float32"}), seed=seed
     )

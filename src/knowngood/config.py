@@ -133,8 +133,8 @@ class RFVAE(Options):
     lambda_max: float = Field(10.0, ge=0, description="KL weight of a nuisance dimension")
     eta_s: float = Field(1.0, ge=0, description="weight of the sum of relevances")
     eta_h: float = Field(100.0, ge=0, description="weight of the entropy of relevances")
-    relevance_from: float = Field(0.25, ge=0, lt=1, description="share of all steps before relevances start to move")
-    entropy_from: float = Field(0.6, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0")
+    relevance_from: float = Field(0.4, ge=0, lt=1, description="share of all steps before relevances start to move")
+    entropy_from: float = Field(0.7, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0")
     relevance_start: float = Field(0.9, gt=0, lt=1, description="relevance of every dimension at the start, not .5")
     discriminator_layers: PositiveInt = Field(6, description="hidden layers of the discriminator")
     discriminator_width: PositiveInt = Field(1000, description="width of the discriminator's layers")
@@ -272,7 +272,7 @@ class Elbo(Options):
 
     implementation = "knowngood.scores.elbo:ElboScore"
     name: Literal["elbo"] = "elbo"
-    samples: int = Field(default=16, ge=0)
+    samples: int = Field(default=4, ge=0, description="draws of z; 0 scores at the posterior mean")
 
 
 class KL(Options):
@@ -344,7 +344,9 @@ class Settings(BaseModel):
     ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the averaged weights that are kept; null: off")
     clip: float | None = Field(100.0, gt=0, description="largest gradient norm; null: off")
     patience: PositiveInt | None = Field(
-        None, description="stop after this many evaluations on held-out normals without gain"
+        10,
+        description="stop after so many of about 50 evaluations on held-out normals without gain, and keep the best "
+        "weights; null: train to the end and keep the last",
     )
     device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
         "auto", description="where to train; auto: a GPU if there is one"

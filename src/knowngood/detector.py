@@ -82,7 +82,7 @@ class Detector(OutlierMixin, BaseEstimator):
         schedule: str = "cosine",
         ema: float | None = 0.999,
         clip: float | None = 100.0,
-        patience: int | None = None,
+        patience: int | None = 10,
         device: str = "auto",
         devices: int = 1,
         precision: str = "auto",

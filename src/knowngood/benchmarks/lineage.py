@@ -25,11 +25,12 @@ def main(
     device: str | None = None,
     out: Path = Path("out/benchmarks/lineage"),
 ) -> list[dict[str, Any]]:
-    """The lineage's nets and settings beside baselines, on `protocols.lineage`. Prints and returns the table."""
+    """The lineage's nets and settings, our defaults and baselines, on `protocols.lineage`. Prints and returns the table."""
     methods = [
         Method(name, chosen_settings(name, config, epochs=epochs, device=device), command="knowngood benchmark lineage")
         for name in presets
     ]
+    methods.append(Method("our defaults", chosen_settings(None, config, objective="vae", epochs=epochs, device=device)))
     methods += baselines(names=("low contrast", "high contrast", "pixel 5-NN", "PPCA 32"))
     cells = [cell for name in datasets for cell in protocols.lineage(name, normal, seeds=seeds, form=form)]
     rows = write_tables(run(cells, methods, out, reports=True), out)

@@ -12,7 +12,7 @@ from knowngood.objectives.base import Batch, Context, elbo_terms
 from knowngood.objectives.factor_vae import FactorVAEObjective
 from knowngood.vae import ConditionalVAE
 
-SPEED = 10.0
+SPEED = 30.0
 
 
 class RFVAEObjective(FactorVAEObjective):

@@ -14,8 +14,8 @@ from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
 from knowngood.vae import ConditionalVAE
 
 NOISE_SEED = 0
-# Pixel values decoded together, so that a layer's activations stay within some 100 MB, on accelerators 1 GB.
-AT_ONCE_CPU, AT_ONCE_ACCELERATOR = 2**20, 2**23
+# Pixel values decoded together, so that a layer's activations stay within some 15 MB, on accelerators 1 GB.
+AT_ONCE_CPU, AT_ONCE_ACCELERATOR = 2**17, 2**23
 
 
 class ElboScore(Score):

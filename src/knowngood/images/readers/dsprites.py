@@ -107,6 +107,6 @@ def _pack(path: Path) -> tuple[np.ndarray, tuple[int, int, int]]:
             if block.max() > 1:
                 raise DataError(f"{path}: imgs has the value {block.max()}; expected 0 and 1")
             bits[start:stop] = np.packbits(block.reshape(stop - start, -1), axis=1)
-        if stream.read(1):  # also makes zipfile compare the checksum
+        if stream.read(1):
             raise DataError(f"{path}: imgs goes on after its {n} images")
     return bits, (n, height, width)

@@ -13,9 +13,9 @@ SINGULAR = 1e-10  # share of a code's variance that the others leave unexplained
 def gaussian_total_correlation(codes: ArrayLike) -> float:
     """KL between the Gaussian fitted to the codes and the product of its marginals, in nats: ≥ 0, lower better.
 
-    ½ (Σ_j log Σ_jj − log det Σ), Σ the covariance: arXiv:1811.12359. By Cholesky of the
-    correlations. The same for codes that are shifted or scaled a dimension at a time. Infinite if a code is a linear
-    function of others, as a copy is. Constant codes are independent of all and left out.
+    ½ (Σ_j log Σ_jj − log det Σ), Σ the covariance: arXiv:1811.12359. By Cholesky of the correlations. The same for
+    codes that are shifted or scaled a dimension at a time. Infinite if a code is a linear function of others, as a copy
+    is, up to rounding. Constant codes are independent of all and left out.
 
     It sees linear dependence only: codes that are uncorrelated but dependent (one the square of the other) get 0, so it
     is no bound for the true total correlation. It overstates by about D(D−1)/4N: .025 nats for D = 32 and N = 10,000.

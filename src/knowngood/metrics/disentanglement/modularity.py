@@ -15,7 +15,8 @@ def modularity(codes: ArrayLike, factors: ArrayLike, *, bins: int = 20) -> float
 
     It does not see whether one code is enough for a factor (a factor in two codes is as good), nor whether all factors
     are there at all. Constant codes are left out; with none other the score is 0. A code of pure noise is not left
-    out: what little information it has by chance is spread over the factors and counts against it.
+    out: what little information it has by chance is spread over the factors and counts against it. Take the collapsed
+    codes of a model out first, such as those of a variance below .01.
 
     Args:
         codes: (N, D) posterior means.
