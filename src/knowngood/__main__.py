@@ -1,0 +1,5 @@
+"""`python -m knowngood` is `knowngood`."""
+
+from knowngood.cli import main
+
+main()
