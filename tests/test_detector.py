@@ -494,3 +494,15 @@ def test_large_sets_stream_with_the_same_result(tmp_path):
     in_memory, streamed = (quick(epochs=2, memory_gb=gb, workers=0).fit(tmp_path / "good") for gb in (1.0, 1e-9))
     for name, tensor in in_memory.model_.state_dict().items():
         assert torch.equal(tensor, streamed.model_.state_dict()[name]), name
+
+
+def test_other_good_items_may_calibrate():
+    images, _ = squares(400)
+    detector = quick(epochs=2).fit(images[:100], calibration=images[100:300])
+    assert {name: len(index) for name, index in detector.split_.items()} == {"fit": 90, "select": 10, "calibrate": 0}
+    assert len(detector.pipeline_.calibration) == 200
+    before = detector.score_samples(images)
+    assert detector.calibrate(images[300:] // 2) is detector
+    assert len(detector.pipeline_.calibration) == 100
+    assert np.array_equal(detector.score_samples(images), before)  # one condition: the score is the score
+    assert detector.predict(images[300:] // 2).mean() > 0.85

@@ -254,6 +254,13 @@ def test_what_the_objective_learns_is_in_checkpoint_and_history_and_resumed(name
     assert same_bits(whole, again)
 
 
+def test_first_and_last_layer_keep_their_precision_in_bf16() -> None:
+    net, z = discriminator(layers=1).float(), torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    exact = net(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(net(z), exact)
+
+
 def test_in_bf16_loss_and_gradient_are_those_of_float32_within_rounding() -> None:
     """The second batch is encoded without gradient in the same region, and must leave the encoder its own."""
     model = toy_model(condition_dim=0, dtype=torch.float32, jitter=0.2)

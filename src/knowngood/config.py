@@ -296,7 +296,7 @@ ScoreOptions = Annotated[
 # Everything ---------------------------------------------------------------------------------------------------------
 
 Role = Literal["model", "stratify", "infer"]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
@@ -362,7 +362,7 @@ class Settings(BaseModel):
     workers: int = Field(2, ge=0, description="processes that read images when streaming")
 
     scoring: ScoreOptions = Field(Elbo(), description="how odd an image is")
-    alpha: Fraction = Field(0.05, description="false-alarm rate that `predict` and verdicts use")
+    alpha: float = Field(0.05, gt=0, lt=1, description="false-alarm rate that `predict` and verdicts use")
     select_fraction: Fraction = Field(0.1, description="share of normals for evaluation, early stopping and choices")
     calibrate_fraction: Fraction = Field(0.2, description="share of normals that only calibrate")
 

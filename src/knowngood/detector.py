@@ -148,6 +148,7 @@ class Detector(OutlierMixin, BaseEstimator):
         *,
         conditions: Any = None,
         anomalies: Any = None,
+        calibration: Any = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
@@ -162,6 +163,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 An ImageSet brings its own columns.
             anomalies: (N,) 1 for known anomalies, 0 or NaN for good items. Known anomalies are kept out of training
                 and calibration.
+            calibration: further good items that only calibrate, with conditions of their own (an ImageSet); then none
+                of X are set aside for that.
             run_dir: folder for the log and checkpoints; with `resume` the run goes on from the last checkpoint there
                 and ends with the same bits as if it had never stopped.
             progress: show a progress bar if the error stream is a terminal.
@@ -188,7 +191,7 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit on (of {len(items)} given); "
                 f"at least {FEWEST} good ones are needed"
             )
-        plan = fitting.plan(normals, settings, seed)
+        plan = fitting.plan(normals, settings, seed, set_aside=calibration is None)
         fit, held_out = plan.source("fit"), plan.source("select")
         fingerprint = plan.normals.fingerprint()
         history = train(
@@ -207,12 +210,25 @@ class Detector(OutlierMixin, BaseEstimator):
         with torch.no_grad():
             rows = torch.arange(len(fit)).split(rows_at_once(plan.model.shape))
             pipeline.state = plan.score.fit(plan.model, fit.to(pipeline.device).batches(rows))
-        pipeline.calibrate(plan.part("calibrate"))
         self.split_ = plan.split
         self.pipeline_ = pipeline
+        pipeline.calibrate(plan.part("calibrate") if calibration is None else self._items(calibration, None))
         self.offset_ = -pipeline.limit
         self.about_ = self._about(items, len(normals), fingerprint, seed, history, time.perf_counter() - started)
         self.training_ = {"history": list(history.steps), "audit": findings}
+        return self
+
+    def calibrate(self, X: Any, *, conditions: Any = None) -> Detector:
+        """Calibrate a fitted detector anew, on good items that it was not trained on: after a change of camera, say.
+
+        All p-values and thresholds come from these items from then on.
+
+        Raises:
+            DataError: an item cannot be read, lacks a condition, or there is none.
+        """
+        check_is_fitted(self, "pipeline_")
+        self.pipeline_.calibrate(self._items(X, conditions))
+        self.offset_ = -self.pipeline_.limit
         return self
 
     # scikit-learn ---------------------------------------------------------------------------------------------------
@@ -429,6 +445,7 @@ class Detector(OutlierMixin, BaseEstimator):
                 "normals": normals,
                 "known_anomalies": int(np.sum(items.labels == 1)),
                 **{part: len(index) for part, index in self.split_.items()},
+                "calibrate": len(self.pipeline_.calibration or ()),
             },
             "seed": seed,
             "seconds": round(seconds, 3),

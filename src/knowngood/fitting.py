@@ -52,8 +52,10 @@ class Plan:
         return Source(prepare_all(part, self.representation, workers=READERS), self.representation.scale, **facts)
 
 
-def plan(normals: Items, settings: Settings, seed: int) -> Plan:
+def plan(normals: Items, settings: Settings, seed: int, *, set_aside: bool = True) -> Plan:
     """Decide everything, and refuse now what could only fail after training.
+
+    With `set_aside` false no normals are kept for calibration, since others will calibrate.
 
     The split comes first: the representation is fitted on the part "fit" alone, else calibration items would be easier
     to represent than new ones, and p-values too small.
@@ -65,12 +67,12 @@ def plan(normals: Items, settings: Settings, seed: int) -> Plan:
     schema = _learn_conditions(normals, settings, objective)
     normals = only(normals, schema)
     encoded = schema.encode(normals.conditions, len(normals))
-    fractions = {"select": settings.select_fraction, "calibrate": settings.calibrate_fraction}
+    fractions = {"select": settings.select_fraction, "calibrate": settings.calibrate_fraction if set_aside else 0.0}
     split = split_normals(len(normals), encoded.stratum, seed=seed, **fractions)
-    if not len(split["calibrate"]):
+    if set_aside and not len(split["calibrate"]):
         raise NotEnoughNormals(
             f"{len(normals)} good items leave none to calibrate with at calibrate_fraction = "
-            f"{settings.calibrate_fraction:g}; give more good items or a larger fraction",
+            f"{settings.calibrate_fraction:g}; give more good items, a larger fraction, or others by fit(calibration=...)",
             missing=1,
         )
     fit = normals[split["fit"]]

@@ -80,12 +80,7 @@ def _measure_detector(method: Method, cell: Cell, parts: CellImages, report: Pat
 
     settings = method.on(cell)
     started = time.perf_counter()
-    detector = Detector.from_settings(settings).fit(parts.train, progress=True)
-    if parts.calibrate is not None:
-        known = {column.name for column in detector.pipeline_.schema.columns}
-        columns = {name: values for name, values in parts.calibrate.conditions.items() if name in known}
-        detector.pipeline_.calibrate(parts.calibrate.replace(conditions=columns))
-        detector.offset_ = -detector.pipeline_.limit
+    detector = Detector.from_settings(settings).fit(parts.train, calibration=parts.calibrate, progress=True)
     seconds = time.perf_counter() - started
     found = evaluate(detector, parts.test, unknown="infer")
     y = parts.test.labels

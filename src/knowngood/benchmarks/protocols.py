@@ -209,8 +209,7 @@ def lineage(
     dev: the same 1,000 train; judged are images 2,000 to 2,999 of class k and images 1,000 to 1,999 of the others,
     counted from 0; the images of class k after those calibrate.
 
-    The detector learns from all training images but one: none select, and it must set aside at least one to calibrate,
-    which the calibration images then replace.
+    The detector learns from all 1,000: none select.
     """
     round_ = 1 if check_form(form) == "test" else 2
     train = (Pick((k,), 0, split="train", stop=size),)
@@ -219,7 +218,7 @@ def lineage(
         Pick((k,), 1, others=True, split="train", start=(round_ - 1) * size, stop=round_ * size),
     )
     calibrate = (Pick((k,), 0, split="train", start=(round_ + 1) * size),)
-    fixed = {"select_fraction": 1e-6, "calibrate_fraction": 1 / size}
+    fixed = {"select_fraction": 0.0}
     return [
         Cell("lineage", form, dataset, seed, k, "the rest", train, test, calibrate, settings=fixed) for seed in seeds
     ]
