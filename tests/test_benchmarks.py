@@ -365,7 +365,7 @@ def test_calibration_images_replace_those_set_aside() -> None:
     n = len(parts.calibrate)
     learnt = measure(Method("vae", TINY), cell, parts)
     assert learnt["calibration_normals"] == n
-    assert learnt["fit"]["data"]["fit"] == SIZE - 1
+    assert learnt["fit"]["data"]["fit"] == SIZE
     for method in baselines(names=("low contrast", "PPCA 32")):
         assert measure(method, cell, parts)["calibration_normals"] == n
 
