@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from knowngood.config import VAE
+from knowngood.config import Options
 from knowngood.objectives.base import Batch, Context, Objective, elbo_terms
 from knowngood.vae import ConditionalVAE
 
@@ -14,7 +14,7 @@ class VAEObjective(Objective):
 
     conditional = False
 
-    def __init__(self, options: VAE) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
