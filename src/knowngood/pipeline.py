@@ -241,7 +241,9 @@ class Pipeline:
         """
         self.model.eval()
         errors: dict[int, str] = {}
-        best = self.judge(items, unknown=unknown).best if self.schema.columns else self.expand(items)
+        parts = [self.expand(part, unknown) for part in self._portions(items)]
+        told = all(part.known.all() for part in parts)
+        best = joined(parts) if told else self.judge(items, unknown=unknown).best
         for chunk in self.rows(items, best, errors):
             if errors:
                 i, reason = next(iter(errors.items()))

@@ -81,7 +81,7 @@ def false_alarm_rates(
     rates = 100 * flagged_[kept] / np.maximum(tested_[kept], 1)
     axes.axvline(100 * alpha, color=style.ANOMALOUS, linewidth=1.1, label=f"requested: {100 * alpha:g} %")
     axes.plot(rates, rows, "o", color=style.NORMAL, markersize=5, label="realised")
-    axes.set_yticks(rows, [f"{_short(str(names[i]))} (n = {tested_[i]:,})" for i in kept])
+    axes.set_yticks(rows, [f"{style.short(names[i])} (n = {tested_[i]:,})" for i in kept])
     axes.set_ylim(-0.7, len(kept) - 0.3)
     axes.set_xlim(left=min(-0.5, -0.02 * axes.get_xlim()[1]))
     title = (
@@ -90,7 +90,3 @@ def false_alarm_rates(
     style.tidy(axes, xlabel="normal images flagged (%)", ylabel="", title=title, grid="x")
     style.legend_below(figure)
     return figure
-
-
-def _short(name: str, longest: int = 28) -> str:
-    return style.plain(name if len(name) <= longest else name[: longest - 1] + "…")

@@ -25,6 +25,9 @@ def score_histogram(
 ) -> Figure:
     """Share of each label's images per bin of score; every label uses the same bins.
 
+    With both labels the intersection Σ_bins min(share normal, share anomalous) is printed: 0 % where a threshold can
+    tell them apart without error, 100 % where the score says nothing.
+
     Args:
         scores: (N,) anomaly scores. Values that are not finite are left out and counted in the axis label.
         labels: (N,) 0 normal, 1 anomalous, NaN unknown; None: all unknown.
@@ -60,12 +63,13 @@ def draw_score_histogram(
         raise DataError(f"score_histogram: none of the {len(scores)} scores is finite")
     labels = np.full(len(scores), np.nan) if labels is None else np.asarray(labels, float)
     lines = np.unique([t for t in thresholds if np.isfinite(t)])
-    edges, beyond = _edges(scores[finite], lines, bins)
+    edges, beyond = shared_edges(scores[finite], lines, bins)
     groups = (
         (labels == 0, names[0], style.NORMAL),
         (labels == 1, names[1], style.ANOMALOUS),
         (np.isnan(labels), "not labelled", style.UNKNOWN),
     )
+    drawn: dict[str, np.ndarray] = {}
     for member, name, colour in groups:
         values = scores[finite & member]
         if len(values):
@@ -73,8 +77,12 @@ def draw_score_histogram(
             clipped = np.clip(values, edges[0], edges[-1])
             text = f"{style.plain(name)} (n = {len(values):,})"
             shares, _ = np.histogram(clipped, edges, weights=weights)
+            drawn[name] = shares
             axes.stairs(shares, edges, fill=True, color=colour, alpha=0.30, linewidth=0)
             axes.stairs(shares, edges, color=colour, linewidth=1.4, label=text)
+    if (labels[finite] == 0).any() and (labels[finite] == 1).any():
+        shared = np.minimum(drawn[names[0]], drawn[names[1]]).sum()
+        axes.plot([], [], " ", label=f"intersection {100 * shared:.1f} %")
     under_legend = 1 / _HEADROOM
     if len(lines) == 1:
         line = {"color": style.INK, "linewidth": 1.3, "linestyle": (0, (4, 2))}
@@ -95,8 +103,11 @@ def draw_score_histogram(
     axes.set_ylim(0, axes.get_ylim()[1] * _HEADROOM)
 
 
-def _edges(scores: np.ndarray, thresholds: np.ndarray, bins: int) -> tuple[np.ndarray, int]:
-    """Shared bin edges and how many scores lie beyond: a few far scores must not squeeze the rest into one bar."""
+def shared_edges(scores: np.ndarray, thresholds: np.ndarray, bins: int) -> tuple[np.ndarray, int]:
+    """Bin edges for all groups and how many scores lie beyond: a few far ones must not squeeze the rest into one bar.
+
+    `scores` (N,) and `thresholds` (K,) are finite.
+    """
     low, middle, upper, high = np.quantile(scores, [0, 0.5, 0.99, 1])
     top = max(high if high <= upper + (upper - low) else upper + 0.25 * (upper - low), middle, *thresholds)
     if top <= low:

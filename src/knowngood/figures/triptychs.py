@@ -61,7 +61,7 @@ def panels(
     """Three (H, W, 3) uint8 pictures: input and reconstruction between `limits`, difference from −`full` to `full`."""
     delta = difference(image, reconstruction)
     coloured = style.DIFFERENCE(0.5 + 0.5 * np.clip(delta / full, -1, 1))[..., :3]
-    shown = [_shown(image, limits), _shown(reconstruction, limits), coloured]
+    shown = [as_rgb(image, limits), as_rgb(reconstruction, limits), coloured]
     return [np.round(255 * panel).astype(np.uint8) for panel in shown]
 
 
@@ -155,8 +155,8 @@ def _channels(image: np.ndarray) -> np.ndarray:
     return values[..., None] if values.ndim == 2 else values
 
 
-def _shown(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """(H, W, 3) in 0..1."""
+def as_rgb(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """An image as (H, W, 3) in 0..1, its values between `limits`."""
     values = np.clip((np.nan_to_num(_channels(image)) - limits[0]) / (limits[1] - limits[0]), 0, 1)
     channels = values.shape[-1]
     if channels in (3, 4):

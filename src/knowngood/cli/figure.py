@@ -1,0 +1,185 @@
+"""`knowngood figure NAME MODEL DATA --out FILE`: draw one figure of a saved model."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from knowngood.cli.console import note, say, table
+from knowngood.cli.inputs import Anomalous, Device, Holdout, Normal, Unknown, keep_split, load, open_selected
+from knowngood.config import nearest
+from knowngood.drawing import FIGURES
+from knowngood.errors import SettingsError
+
+if TYPE_CHECKING:
+    from knowngood.drawing.subject import Subject
+
+FORMATS = (".png", ".svg", ".pdf")
+MOVING = ".gif"
+DPI = 150
+
+
+def figure(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="which one; without it, list them")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="images: a folder, manifest, idx or npz file, or named data set; `loss` needs none",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png, .svg or .pdf; .gif for interpolation")
+    ] = None,
+    also: Annotated[
+        list[Path] | None, typer.Option(metavar="MODEL", help="a further model to compare with, repeatable")
+    ] = None,
+    items: Annotated[str | None, typer.Option(metavar="IDS", help="images by id, with commas between")] = None,
+    dims: Annotated[str | None, typer.Option(metavar="NUMBERS", help="latent dimensions, such as 3,7")] = None,
+    conditions: Annotated[str | None, typer.Option(metavar="VALUES", help="conditions, such as 3,7")] = None,
+    projection: Annotated[
+        str | None, typer.Option(metavar="auto|raw|pca|tsne|umap", help="how codes come into the plane")
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="group by this column; default class")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="positions along each dimension or way")] = None,
+    reach: Annotated[
+        float | None, typer.Option(min=0.01, help="how far from the prior's mean, in its standard deviations")
+    ] = None,
+    bins: Annotated[int | None, typer.Option(min=1, help="bins of the histogram")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="draw at most so many: images, rows, bars or panels")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of draws, t-SNE and UMAP")] = None,
+    normal: Normal = None,
+    anomalous: Anomalous = None,
+    holdout: Holdout = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="which split to use, where the data has splits")] = "test",
+    known_class: Annotated[
+        bool,
+        typer.Option(
+            "--known-class", help="let the model see the class; by default the class that labels come from is hidden"
+        ),
+    ] = False,
+    unknown: Unknown = None,
+    device: Device = None,
+) -> None:
+    """Draw one figure of a model: reconstructions, latent space, scores. Without a name: list them."""
+    if name is None:
+        table(["name", "what it shows"], [[known, what] for known, (_, what) in FIGURES.items()])
+        return
+    if name not in FIGURES:
+        raise SettingsError(f"unknown figure '{name}'" + nearest(name, list(FIGURES)))
+    if model is None:
+        raise SettingsError(f"figure {name}: name the model, a folder that `knowngood train` wrote")
+    if out is None:
+        raise SettingsError(f"figure {name}: say where to, for example --out {name}.png")
+    given = {
+        "items": _words(items),
+        "dims": _numbers(dims),
+        "conditions": _words(conditions),
+        "projection": projection,
+        "by": by,
+        "steps": steps,
+        "reach": reach,
+        "bins": bins,
+        "most": most,
+        "seed": seed,
+    }
+    options = {option: value for option, value in given.items() if value is not None}
+    draw = _function(name)
+    _check_options(name, draw, options, out)
+
+    found = _subject(
+        model, data, also or [], normal, anomalous, holdout, split=split, known_class=known_class, unknown=unknown,
+        device=device,
+    )  # fmt: skip
+    if out.suffix.lower() == MOVING:
+        options["gif"] = out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drawn = draw(found, **options)
+    if drawn is not None:
+        _write(drawn, out)
+    say(f"figure  {out}")
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module, _, function = FIGURES[name][0].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any], out: Path) -> None:
+    """Options that this figure does not take are refused, as is a format that cannot hold it."""
+    known = [parameter for parameter in inspect.signature(draw).parameters if parameter != "subject"]
+    for option in options:
+        if option not in known:
+            takes = ", ".join(f"--{other}" for other in known if other != "gif") or "no options of its own"
+            raise SettingsError(f"figure {name} takes no --{option}; it takes {takes}")
+    formats = (*FORMATS, MOVING) if "gif" in known else FORMATS
+    if out.suffix.lower() not in formats:
+        raise SettingsError(f"--out {out}: figure {name} can be written as {', '.join(formats)}, not '{out.suffix}'")
+
+
+def _subject(
+    model: Path,
+    data: str | None,
+    also: list[Path],
+    normal: str | None,
+    anomalous: str | None,
+    holdout: str | None,
+    *,
+    split: str,
+    known_class: bool,
+    unknown: str | None,
+    device: str | None,
+) -> Subject:
+    models = {}
+    for path in (model, *also):
+        label, n = path.resolve().name, 2
+        while label in models:
+            label, n = f"{path.resolve().name} ({n})", n + 1
+        models[label] = load(path, device, unknown)
+
+    from knowngood.drawing.subject import Subject
+
+    if data is None:
+        return Subject(models, unknown=unknown)  # type: ignore[arg-type]
+    images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
+    hidden = ()
+    if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
+        hidden = ("class",)
+        schemas = [detector.pipeline_.schema for detector in models.values()]
+        if any(column.name == "class" for schema in schemas for column in schema.columns):
+            note("the class gives the labels, so the model does not see it: it is inferred (--known-class shows it)")
+            unknown = unknown or "infer"
+    return Subject(models, images, hidden, unknown)  # type: ignore[arg-type]
+
+
+def _write(drawn: Any, out: Path) -> None:
+    """The same figure gives the same bytes: no date, no random ids."""
+    import matplotlib
+
+    nothing = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[out.suffix.lower()]
+    with matplotlib.rc_context({"svg.hashsalt": "knowngood", "svg.fonttype": "none"}):
+        drawn.savefig(out, dpi=DPI, metadata=nothing)
+
+
+def _words(text: str | None) -> list[str] | None:
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    words = _words(text)
+    if words is None:
+        return None
+    try:
+        return [int(word) for word in words]
+    except ValueError:
+        raise SettingsError(f"--dims {text}: expected whole numbers with commas between, such as 3,7") from None
