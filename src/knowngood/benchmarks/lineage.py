@@ -25,7 +25,10 @@ def main(
     device: str | None = None,
     out: Path = Path("out/benchmarks/lineage"),
 ) -> list[dict[str, Any]]:
-    """The lineage's nets and settings, our defaults and baselines, on `protocols.lineage`. Prints and returns the table."""
+    """The lineage's nets and settings, our defaults and baselines, on `protocols.lineage`.
+
+    Prints and returns the table.
+    """
     methods = [
         Method(name, chosen_settings(name, config, epochs=epochs, device=device), command="knowngood benchmark lineage")
         for name in presets

@@ -56,8 +56,8 @@ def main(
     Training: `knowngood.training.train` with its defaults (average weights, gradient clipping, schedule, logging; no
     files) against a loop of fused AdamW over the same net, batches and pixels held as float32. In float32, with which
     the bars are stated, and also in bf16 where the hardware multiplies it (the bare loop then uses autocast too).
-    Scoring: `Detector.score_samples` of uint8 images against encode and decode, as often as the score decodes, on
-    float32 tensors, with the results thrown away. The score `elbo` decodes each image once a draw, `reconstruction` once.
+    Scoring: `Detector.score_samples` of uint8 images against encode and decode, as often as the score decodes
+    (`reconstruction` once, `elbo` once a draw), on float32 tensors, with the results thrown away.
     The bare loop takes whichever memory layout, or for scoring whichever batch size, is faster for it.
 
     Args:
