@@ -72,7 +72,8 @@ def plan(normals: Items, settings: Settings, seed: int, *, set_aside: bool = Tru
     if set_aside and not len(split["calibrate"]):
         raise NotEnoughNormals(
             f"{len(normals)} good items leave none to calibrate with at calibrate_fraction = "
-            f"{settings.calibrate_fraction:g}; give more good items, a larger fraction, or others by fit(calibration=...)",
+            f"{settings.calibrate_fraction:g}; give more good items, a larger fraction, or others "
+            "by fit(calibration=...)",
             missing=1,
         )
     fit = normals[split["fit"]]
