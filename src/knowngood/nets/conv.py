@@ -10,13 +10,22 @@ from torch import Tensor, nn
 from knowngood.config import Conv
 from knowngood.nets.layers import ConditionBias, Upsample, halvings, image_shape, join
 
-WIDTHS = (32, 64, 64, 96, 128, 128)
+WIDTHS = (  # by the number of stages; maps of large images are many, so they get few channels
+    (32,),
+    (32, 64),
+    (32, 64, 64),
+    (16, 32, 64, 96),
+    (8, 16, 32, 64, 96),
+    (8, 16, 32, 64, 96, 128),
+)
+LARGEST_RESIDUAL = 16
 
 
 class ConvNet(nn.Module):
-    """Stage: stride-2 3×3 convolution, then one residual block; the decoder mirrors it with nearest upsampling.
+    """Stage: stride-2 3×3 convolution, then a residual block; the decoder mirrors it with nearest upsampling.
 
-    Without `channels`, stages halve the image until its shorter side is at most 7.
+    Without `channels`, stages halve the image until its shorter side is at most 7. Maps with a shorter side above 16
+    have no residual block: it would cost more than all the rest.
     """
 
     def __init__(
@@ -32,9 +41,10 @@ class ConvNet(nn.Module):
 
         self.stem = nn.Conv2d(channels, widths[0], 3, stride=2, padding=1)
         self.condition = ConditionBias(condition_dim, widths[0])
-        down: list[nn.Module] = [nn.SiLU(), Residual(widths[0])]
-        for before, after in pairwise(widths):
-            down += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU(), Residual(after)]
+        blocks = [min(size) <= LARGEST_RESIDUAL for size in sizes[1:]]
+        down: list[nn.Module] = [nn.SiLU(), *_residual(widths[0], blocks[0])]
+        for (before, after), block in zip(pairwise(widths), blocks[1:], strict=True):
+            down += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.SiLU(), *_residual(after, block)]
         self.down = nn.Sequential(*down)
         self.to_latent = nn.Sequential(
             nn.Linear(flat + condition_dim, options.dense), nn.SiLU(), nn.Linear(options.dense, 2 * latent_dim)
@@ -45,9 +55,10 @@ class ConvNet(nn.Module):
         )
         up: list[nn.Module] = []
         for level in range(len(widths) - 1, 0, -1):
-            up += [Residual(widths[level]), Upsample(sizes[level])]
+            up += [*_residual(widths[level], blocks[level]), Upsample(sizes[level])]
             up += [nn.Conv2d(widths[level], widths[level - 1], 3, padding=1), nn.SiLU()]
-        up += [Residual(widths[0]), Upsample(sizes[0]), nn.Conv2d(widths[0], outputs * channels, 3, padding=1)]
+        up += [*_residual(widths[0], blocks[0]), Upsample(sizes[0])]
+        up += [nn.Conv2d(widths[0], outputs * channels, 3, padding=1)]
         self.up = nn.Sequential(*up)
 
     def encode(self, x: Tensor, c: Tensor | None) -> Tensor:
@@ -72,8 +83,12 @@ class Residual(nn.Module):
         return h + self.last(F.silu(self.first(h)))
 
 
+def _residual(channels: int, wanted: bool) -> list[nn.Module]:
+    return [Residual(channels)] if wanted else []
+
+
 def _widths(shorter_side: int) -> tuple[int, ...]:
     stages = 1
-    while halvings((shorter_side, shorter_side), stages)[-1][0] > 7:
+    while stages < len(WIDTHS) and halvings((shorter_side, shorter_side), stages)[-1][0] > 7:
         stages += 1
-    return WIDTHS[:stages]
+    return WIDTHS[stages - 1]
