@@ -224,8 +224,12 @@ def test_too_few_normals_for_alpha_warn_in_predict_and_refuse_in_detect():
     images, _ = squares(30)
     detector = quick(epochs=2, alpha=0.01).fit(images)
     assert math.isinf(detector.offset_)
-    with pytest.warns(UserWarning, match="cannot be promised with 6 calibration normals"):
+    for ask in (detector.predict, detector.detect):
+        with pytest.warns(UserWarning, match="cannot be promised with 6 calibration normals, it needs 99"):
+            ask(images)
+    with pytest.warns(UserWarning, match="nothing is flagged"):
         assert (detector.predict(images) == 1).all()
+    assert "needs 99 calibration normals, there are 6 (93 missing)" in detector.card_
     with pytest.raises(NotEnoughNormals) as refused:
         detector.detect(images, alpha=0.01)
     assert refused.value.missing == 99 - 6
@@ -418,7 +422,8 @@ def test_unreadable_files_are_set_aside_in_tables_and_named_elsewhere(fitted, tm
     assert sorted(bad["id"]) == ["002.png", "photo.heic"]
     assert bad["p_value"].isna().all()
     assert bad["condition"].isna().all()
-    assert not bad["is_anomalous"].any()
+    assert bad["is_anomalous"].isna().all()
+    assert len(table[table["is_anomalous"]]) <= 5
     for ask in (fitted.score_samples, fitted.anomaly_maps, fitted.reconstruct, fitted.embed):
         with pytest.raises(DataError, match=r"002\.png"):
             ask(tmp_path / "new", conditions=conditions)

@@ -135,7 +135,7 @@ def test_the_best_weights_are_kept_and_training_stops():
 
 
 def test_without_patience_the_last_weights_are_kept():
-    chosen = settings(epochs=50, lr=0.05, schedule="constant", warmup=0)
+    chosen = settings(epochs=50, lr=0.05, schedule="constant", warmup=0, patience=None)
     vae = model(chosen)
     _, history = trained(Overfits(chosen.objective), model=vae, held_out=source(20), settings=chosen)
     assert not history.stopped_early

@@ -162,6 +162,8 @@ def read(folder: str | Path) -> dict[str, bytes]:
         ArtifactError: there is no saved model at `folder`.
     """
     folder = Path(folder)
+    if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
+        folder = folder / "model"  # what `knowngood train --out` writes
     if not (folder / CONFIG).is_file():
         raise ArtifactError(f"{folder} is no saved model: it has no {CONFIG}")
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from knowngood.calibration import false_alarm_interval
+from knowngood.calibration import false_alarm_interval, minimum_normals
 
 if TYPE_CHECKING:
     from knowngood.pipeline import Pipeline
@@ -72,6 +72,13 @@ def _promise(pipeline: Pipeline) -> list[str]:
     if calibration is None:
         return ["- Not calibrated."]
     alpha = pipeline.settings.alpha
+    needed = minimum_normals(alpha)
+    if len(calibration) < needed:
+        missing = needed - len(calibration)
+        return [
+            f"- None at α = {alpha:g}: it needs {needed} calibration normals, there are {len(calibration)} ({missing} "
+            "missing). Nothing is flagged; items can still be ranked by their anomaly score."
+        ]
     rows = calibration.summary(alpha)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
     lines = [

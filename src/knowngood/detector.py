@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from knowngood import __version__, artifact, fitting
-from knowngood.calibration import benjamini_hochberg, verdict
+from knowngood.calibration import benjamini_hochberg, minimum_normals, verdict
 from knowngood.card import model_card
 from knowngood.config import Settings, parse_settings
 from knowngood.devices import torch_device
@@ -167,7 +167,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 of X are set aside for that.
             run_dir: folder for the log and checkpoints; with `resume` the run goes on from the last checkpoint there
                 and ends with the same bits as if it had never stopped.
-            progress: show a progress bar if the error stream is a terminal.
+            progress: show a progress bar if the error stream is a terminal. On two cores a fit takes seconds for a
+                table, and from half a minute to some minutes for images, by their size.
 
         Raises:
             SettingsError: a parameter is unknown, wrong or contradicts another.
@@ -247,14 +248,7 @@ class Detector(OutlierMixin, BaseEstimator):
         If the fit left too few calibration normals for that rate it warns and flags nothing.
         """
         decision = self.decision_function(X, conditions=conditions, unknown=unknown)
-        if math.isinf(self.offset_):
-            calibration = self.pipeline_.calibration
-            n = 0 if calibration is None else len(calibration)
-            warnings.warn(
-                f"alpha = {self.pipeline_.settings.alpha:g} cannot be promised with {n} calibration normals: "
-                "nothing is flagged. Fit on more good items, or rank by score_samples.",
-                stacklevel=2,
-            )
+        self._warn_if_no_promise()
         return np.where(decision < 0, -1, 1)
 
     def fit_predict(self, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
@@ -278,8 +272,9 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Columns: id; anomaly_score (higher is odder, comparable across conditions); p_value in (0, 1], small is odd;
         is_anomalous (p_value ≤ alpha); condition (as given, or "… (inferred)"); the parts of the score under that
-        condition; verdict, with `abstain`; label, if X carries any; error, only if an item could not be read (its
-        numbers are then missing). Rank by anomaly_score, never by p_value, which floors at 1/(n+1) and ties.
+        condition; verdict, with `abstain`; label, if X carries any; error, only if an item could not be read: its
+        numbers and its is_anomalous are then missing. Rank by anomaly_score, never by p_value: that floors at
+        1/(n+1) and ties.
 
         Args:
             unknown: "infer" sums out conditions that are missing or new, see `Pipeline.judge`; "error" refuses them.
@@ -296,9 +291,10 @@ class Detector(OutlierMixin, BaseEstimator):
         import pandas as pd
 
         check_is_fitted(self, "pipeline_")
-        calibration = self.pipeline_.calibration
-        if alpha is not None and calibration is not None:
-            calibration.refuse(alpha)
+        if alpha is None:
+            self._warn_if_no_promise()
+        elif self.pipeline_.calibration is not None:
+            self.pipeline_.calibration.refuse(alpha)
         items = self._items(X, conditions)
         judged = self.pipeline_.judge(items, unknown=unknown, alpha=alpha)
         level = self.pipeline_.settings.alpha if alpha is None else alpha
@@ -327,12 +323,16 @@ class Detector(OutlierMixin, BaseEstimator):
         missing = pd.DataFrame(
             {
                 "id": [finding.path_or_id for finding in set_aside],
-                "is_anomalous": False,
+                "is_anomalous": None,
                 "error": [finding.reason for finding in set_aside],
             }
         )
-        judged_rows = pd.DataFrame(table)
-        return pd.concat([judged_rows, missing], ignore_index=True) if set_aside else judged_rows
+        rows = pd.DataFrame(table)
+        if set_aside:
+            rows = pd.concat([rows, missing], ignore_index=True)
+        if "error" in rows:
+            rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
+        return rows
 
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
         """Where: for each image a map (H, W) at its own size, higher is odder."""
@@ -396,6 +396,16 @@ class Detector(OutlierMixin, BaseEstimator):
         super().__setstate__(state)
         if files is not None:
             self._adopt(*artifact.unpack(files))
+
+    def _warn_if_no_promise(self) -> None:
+        if math.isinf(self.offset_):
+            n, alpha = len(self.pipeline_.calibration or ()), self.pipeline_.settings.alpha
+            needed = minimum_normals(alpha)
+            warnings.warn(
+                f"alpha = {alpha:g} cannot be promised with {n} calibration normals, it needs {needed}: "
+                "nothing is flagged. Fit or calibrate on more good items, or rank by the anomaly score.",
+                stacklevel=3,
+            )
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

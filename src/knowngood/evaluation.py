@@ -59,7 +59,7 @@ def evaluate(
     read = ~np.isnan(scores)
     counted = read & ~np.isnan(labels)
     y, s = labels[counted].astype(int), scores[counted]
-    flagged = table["is_anomalous"].to_numpy(bool)
+    flagged = table["is_anomalous"].astype("boolean").fillna(False).to_numpy(bool)
     metrics = {
         "auroc": roc_auc(y, s),
         "auroc_interval": list(bootstrap_interval(y, s)),

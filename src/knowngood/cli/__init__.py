@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from knowngood import __version__
 from knowngood.cli import benchmark, data, demo, evaluate, figure, info, inspect, score, train
-from knowngood.cli.console import fail, say
+from knowngood.cli.console import fail, note, say
 from knowngood.errors import KnowngoodError
 
 
@@ -61,6 +62,8 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
+    if not debug:
+        warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
     try:
         build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
     except Exception as error:

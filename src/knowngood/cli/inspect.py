@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
+
+if TYPE_CHECKING:
+    from knowngood.images import ImageSet
 
 _SHOWN = 5
 
@@ -39,6 +42,8 @@ def inspect(
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(found.to_records(), indent=1, ensure_ascii=False), encoding="utf-8")
     say(f"{images.variant or images.name}: {len(found.images):,} readable images")
+    for line in _understood(found.images):
+        say(line)
     if found.findings:
         table(["finding", "severity", "count"], _counts(found.findings))
         shown: Counter[str] = Counter()
@@ -51,6 +56,21 @@ def inspect(
     else:
         say("nothing found")
     found.check((0.0 if strict else 0.01) if tolerance is None else tolerance)
+
+
+def _understood(images: ImageSet) -> list[str]:
+    """What the layout was taken to say: splits, labels and condition columns with their counts."""
+    import numpy as np
+
+    labels = ["good" if label == 0 else "anomalous" if label == 1 else "no label" for label in images.labels]
+    columns = {"split": images.splits, "label": np.array(labels), **images.conditions}
+    lines = []
+    for name, values in columns.items():
+        if values is not None:
+            counts = Counter(map(str, values.tolist())).most_common()
+            shown = ", ".join(f"{value} ({n:,})" for value, n in counts[:_SHOWN])
+            lines.append(f"{name}: {shown}" + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""))
+    return lines
 
 
 def _counts(findings: tuple) -> list[tuple[str, str, int]]:

@@ -37,7 +37,9 @@ def score(
     ] = None,
     maps: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="write anomaly maps: 16-bit grey PNG of the image's size, scale in maps.json"),
+        typer.Option(
+            metavar="DIR", help="write anomaly maps: 16-bit grey PNG of the image's size, offset and scale in maps.json"
+        ),
     ] = None,
     unknown: Unknown = None,
     fdr: Annotated[
@@ -59,9 +61,12 @@ def score(
     write_table(found, output)
     tell = note if output is None else say  # a table on stdout stays alone there
     rate = detector.alpha if alpha is None else alpha
-    flagged = int(found["is_anomalous"].to_numpy(dtype=bool).sum())
+    flagged = found["is_anomalous"].fillna(False).tolist().count(True)
+    unread = found["error"].notna().tolist().count(True) if "error" in found else 0
     how = f"at a false-alarm rate of {rate:g}" if fdr is None else f"at a false-discovery rate of {fdr:g}"
-    tell(f"{flagged:,} of {len(found):,} images are anomalous {how}")
+    tell(f"{flagged:,} of {len(found) - unread:,} images are anomalous {how}")
+    if unread:
+        tell(f"{unread:,} more could not be scored: see the column error")
     if output is not None:
         tell(f"table   {output}")
     if "error" in found:

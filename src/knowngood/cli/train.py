@@ -74,8 +74,10 @@ def train(
     else:
         _mention_classes(good)
 
+    from knowngood.calibration import minimum_normals
     from knowngood.detector import Detector
 
+    note(f"training {settings.objective.name} on {len(good):,} good images; the log grows in {folder / 'run'}")
     detector = Detector.from_settings(settings)
     try:
         detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
@@ -83,6 +85,16 @@ def train(
         note(f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
         raise
     detector.save(folder / "model")
+    for finding in detector.training_["audit"]:
+        if finding["severity"] == "error":
+            note(f"set aside or to look at: {finding['path_or_id']}: {finding['reason']}")
+    calibration = detector.pipeline_.calibration
+    if calibration is not None and len(calibration) < minimum_normals(settings.alpha):
+        needed = minimum_normals(settings.alpha)
+        note(
+            f"warning: alpha = {settings.alpha:g} needs {needed} calibration normals, there are "
+            f"{len(calibration)}: nothing can be flagged. Give more good images or a larger --alpha."
+        )
     _write_command(folder, source, chosen, settings, len(good))
     conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
     given = f", given {conditions}" if conditions else ""

@@ -54,17 +54,14 @@ def manifold(
     known = subject.conditions(conditions)
     count = subject.detector.model_.latent_dim
     kl = subject.mean_kl() if subject.images is not None or dims is None else None
-    if dims is None:
-        assert kl is not None
-        several = 3 if known.names is not None and len(known.names) <= _ROWS else 1
-        ranked = np.argsort(-kl, kind="stable")[: 2 * several].tolist()
-        dims = ranked[: max(len(ranked) // 2 * 2, 1)]
     if count == 1:
         raise SettingsError("manifold: the model has one latent dimension; draw it with 'traversal'")
-    _check_dims(dims, count)
-    if len(dims) % 2:
-        raise SettingsError(f"manifold: {len(dims)} dimensions given; expected pairs, as in --dims 3,7 or 3,7,0,1")
-    pairs = list(zip(dims[::2], dims[1::2], strict=True))
+    several = 3 if known.names is not None and len(known.names) <= _ROWS else 1
+    chosen = _ranked(kl, min(2 * several, count // 2 * 2)) if dims is None else dims
+    _check_dims(chosen, count)
+    if len(chosen) % 2:
+        raise SettingsError(f"manifold: {len(chosen)} dimensions given; expected pairs, as in --dims 3,7 or 3,7,0,1")
+    pairs = list(zip(chosen[::2], chosen[1::2], strict=True))
     steps = steps or (15 if known.names is None and len(pairs) == 1 else 7)
     mean, deviation = subject.prior(known)
     along = np.linspace(-reach, reach, steps)
@@ -74,7 +71,7 @@ def manifold(
         z[:, p, :, :, b] = along[None, ::-1, None]  # upwards
     z = mean[:, None, None, None] + deviation[:, None, None, None] * z
     c = None if known.c is None else known.c[:, None, None, None]
-    return figures.manifold(subject.decoded(z, c), pairs, known.names, reach=reach, kl=kl)
+    return figures.manifold(subject.decoded(z, c), pairs, known.names, reach=reach, kl=kl, what=known.what)
 
 
 def traversal(
@@ -94,10 +91,8 @@ def traversal(
     """
     count = subject.detector.model_.latent_dim
     kl = subject.mean_kl() if subject.images is not None or dims is None else None
-    if dims is None:
-        assert kl is not None
-        dims = np.argsort(-kl, kind="stable")[:most].tolist()
-    _check_dims(dims, count)
+    chosen = _ranked(kl, most) if dims is None else dims
+    _check_dims(chosen, count)
     if items is not None:
         if len(items) != 1 or conditions:
             raise SettingsError("traversal: walks start at one image (--items ID) or under one condition, not both")
@@ -111,11 +106,11 @@ def traversal(
         start += f" of {known.what} {known.names[0]}" if known.names else ""
     mean, deviation = (values[0] for values in subject.prior(known))
     along = np.linspace(-reach, reach, steps)
-    z = np.tile(centre, (len(dims), steps, 1)).astype(float)
-    for row, dim in enumerate(dims):
+    z = np.tile(centre, (len(chosen), steps, 1)).astype(float)
+    for row, dim in enumerate(chosen):
         z[row, :, dim] = mean[dim] + deviation[dim] * along
     c = None if known.c is None else known.c[:1]
-    return figures.traversal(subject.decoded(z, c), along, dims, kl=None if kl is None else kl[dims], start=start)
+    return figures.traversal(subject.decoded(z, c), along, chosen, kl=None if kl is None else kl[chosen], start=start)
 
 
 def kl(subject: Subject, *, most: int = 48) -> Figure:
@@ -130,6 +125,11 @@ def correlation(subject: Subject, *, dims: list[int] | None = None, most: int = 
         _check_dims(dims, codes.shape[1])
         codes = codes[:, dims]
     return figures.latent_correlation(codes, dims)
+
+
+def _ranked(kl: np.ndarray | None, most: int) -> list[int]:
+    assert kl is not None
+    return np.argsort(-kl, kind="stable")[:most].tolist()
 
 
 def _check_dims(dims: list[int], count: int) -> None:

@@ -149,11 +149,11 @@ class Subject:
         check_images(self.detector)
         model, device = self.detector.model_, self.detector.pipeline_.device
         model.eval()
-        rows = torch.from_numpy(np.ascontiguousarray(z, np.float32)).reshape(-1, z.shape[-1]).to(device)
+        rows = torch.from_numpy(np.array(z, np.float32)).reshape(-1, z.shape[-1]).to(device)
         given = None
         if c is not None:
             wide = np.broadcast_to(c, (*z.shape[:-1], c.shape[-1])).reshape(-1, c.shape[-1])
-            given = torch.from_numpy(np.ascontiguousarray(wide, np.float32)).to(device)
+            given = torch.from_numpy(np.array(wide, np.float32)).to(device)
         made = [
             model.likelihood.mean(model.decode(rows[part], None if given is None else given[part])).cpu().numpy()
             for part in torch.arange(len(rows), device=device).split(rows_at_once(model.shape))

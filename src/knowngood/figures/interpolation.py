@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from knowngood.errors import DataError
 from knowngood.figures import style
 from knowngood.figures.tiles import draw_tiles, tile_inches
-from knowngood.figures.triptychs import as_rgb, value_range
+from knowngood.figures.triptychs import as_rgb
 
 _COLOURS = 64
 
@@ -54,9 +54,8 @@ def interpolation_gif(path: str | Path, ends: np.ndarray, frames: np.ndarray, *,
     from PIL import Image
 
     _check(ends, frames)
-    limits = value_range([ends, frames])
     steps = frames.shape[1]
-    pictures = [_frame(ends, frames[:, step], step / max(steps - 1, 1), limits) for step in range(steps)]
+    pictures = [_frame(ends, frames[:, step], step / max(steps - 1, 1)) for step in range(steps)]
     # One palette for all frames, from the first, the middle and the last: no flicker, and a light file.
     sample = np.concatenate([np.asarray(pictures[i]) for i in (0, steps // 2, steps - 1)])
     palette = Image.fromarray(sample).quantize(_COLOURS, dither=Image.Dither.NONE)
@@ -70,7 +69,7 @@ def interpolation_gif(path: str | Path, ends: np.ndarray, frames: np.ndarray, *,
     return path
 
 
-def _frame(ends: np.ndarray, now: np.ndarray, share: float, limits: tuple[float, float]):
+def _frame(ends: np.ndarray, now: np.ndarray, share: float):
     from PIL import Image, ImageDraw, ImageFont
 
     pairs, height, width, _ = now.shape
@@ -84,7 +83,7 @@ def _frame(ends: np.ndarray, now: np.ndarray, share: float, limits: tuple[float,
         pen.text((left + tile_w / 2, head / 2), name, fill=style.INK, font=font, anchor="mm")
     for row in range(pairs):
         for left, image in zip(lefts, (ends[row, 0], now[row], ends[row, 1]), strict=True):
-            shown = np.round(255 * as_rgb(image, limits)).astype(np.uint8)
+            shown = np.round(255 * as_rgb(image, (0.0, 1.0))).astype(np.uint8)
             tile = Image.fromarray(shown).resize((tile_w, tile_h), Image.Resampling.NEAREST)
             whole.paste(tile, (left, head + row * (tile_h + gap)))
     bar = size[1] - foot + 2

@@ -31,11 +31,11 @@ def kl_bars(kl: np.ndarray, *, relevance: np.ndarray | None = None, most: int = 
     total = float(kl.sum())
     holding = int(np.searchsorted(np.cumsum(kl[order]), _SHARE * total * (1 - 1e-12)) + 1) if total > 0 else 0
     shown = order[:most]
-    figure = style.new_figure(max(3.6, 1.1 + 0.2 * len(shown)), 3.0 if relevance is None else 4.6)
+    figure = style.new_figure(max(3.8, 1.1 + 0.2 * len(shown)), 3.0 if relevance is None else 4.6)
     panels = figure.subplots(1 if relevance is None else 2, 1, squeeze=False, sharex=True)[:, 0]
     colours = [style.NORMAL if place < holding else style.UNKNOWN for place in range(len(shown))]
     panels[0].bar(range(len(shown)), kl[shown], color=colours, width=0.78)
-    words = f"{total:.3g} nats in all; {holding} of {len(kl)} dimensions hold 95 %"
+    words = f"{holding} of {len(kl)} dimensions hold 95 %\nof {total:.3g} nats"
     style.tidy(panels[0], xlabel="", ylabel="mean KL (nats per image)", title=words, size=8.5)
     if relevance is not None:
         panels[1].bar(range(len(shown)), np.asarray(relevance, float)[shown], color=colours, width=0.78)

@@ -47,13 +47,13 @@ def latent_correlation(codes: np.ndarray, dims: Sequence[int] | None = None) -> 
     if count <= _WITH_NUMBERS:
         for i, j in np.ndindex(count, count):
             if np.isfinite(r[i, j]):
-                text = "1" if i == j else f"{r[i, j]:+.2f}"
+                text = "1" if i == j else f"{r[i, j]:+.2f}".replace("-", "−")
                 ink = style.PAPER if abs(r[i, j]) > 0.6 else style.INK
                 axes.text(j, i, text, ha="center", va="center", fontsize=6.5, color=ink)
     pairs = np.abs(r[np.triu_indices(count, 1)])
     pairs = pairs[np.isfinite(pairs)]
-    words = f"mean |r| off the diagonal {pairs.mean():.3f}, largest {pairs.max():.2f}" if pairs.size else ""
-    style.tidy(axes, xlabel="latent dimension", ylabel="latent dimension", title=words, size=8.5)
+    words = f"\noff the diagonal: mean |r| {pairs.mean():.2f}, largest {pairs.max():.2f}" if pairs.size else ""
+    style.tidy(axes, xlabel=f"latent dimension{words}", ylabel="latent dimension", size=8.5)
     axes.grid(False)
     axes.tick_params(labelsize=small, length=0)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[-1, -0.5, 0, 0.5, 1])

@@ -97,8 +97,8 @@ def _name_groups(axes: Axes, names: Sequence[str], middles: np.ndarray) -> None:
         if np.abs(placed[i] - at[i]).max() > 0.02:
             axes.plot(*np.c_[place, home], color=style.INK, linewidth=0.6, alpha=0.6, zorder=4)
         axes.text(
-            *place, style.short(name, 16), ha="center", va="center", fontsize=9, fontweight="bold", color=style.INK,
-            path_effects=halo, zorder=5,
+            place[0], place[1], style.short(name, 16), ha="center", va="center", fontsize=9, fontweight="bold",
+            color=style.INK, path_effects=halo, zorder=5,
             bbox={"boxstyle": "round,pad=0.12", "facecolor": style.PAPER, "edgecolor": colour, "alpha": 0.85, "lw": 1},
         )  # fmt: skip
 

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from knowngood.errors import DataError
 from knowngood.figures import style
 from knowngood.figures.tiles import mosaic, show
-from knowngood.figures.triptychs import value_range
 
 
 def manifold(
@@ -21,17 +20,19 @@ def manifold(
     *,
     reach: float = 2.0,
     kl: np.ndarray | None = None,
+    what: str = "condition",
 ) -> Figure:
     """One row of grids a condition, one column a pair of dimensions. With one pair the conditions fill a square.
 
     Args:
         grids: (K, P, S, S, H, W, C): under each of K conditions, for each of P pairs (a, b), the images decoded at S
             positions along b, from the highest (top) to the lowest, and S along a, from left to right; all other
-            dimensions at the prior mean.
+            dimensions at the prior mean. Scaled so that the data range is 0…1.
         pairs: (P,) of dimensions.
         names: of the conditions; None for an unconditional model.
         reach: the outermost positions, in standard deviations of the prior.
         kl: (D,) nats that each dimension of the model carries on average, written beside its name.
+        what: the names are, for example "class".
 
     Raises:
         DataError: `grids` does not fit `pairs` and `names`.
@@ -43,38 +44,41 @@ def manifold(
     columns = math.ceil(math.sqrt(len(titles))) if wrapped else len(pairs)
     rows = math.ceil(len(titles) / columns) if wrapped else len(titles)
     steps, height, width = grids.shape[3], *grids.shape[4:6]
-    side = float(np.clip(11 / columns, 0.22 * steps, min(0.42 * steps, 5.5)))
-    figure = style.new_figure(columns * side * width / height + 0.9, rows * (side + 0.28) + 0.6)
+    alone = len(titles) == 1
+    side = float(np.clip(11 / columns, 0.2 * steps, min(0.24 * steps if not alone else 0.4 * steps, 5.5)))
+    figure = style.new_figure(columns * side * width / height + 1.0, rows * (side + (0.25 if wrapped else 0.08)) + 0.8)
     panels = figure.subplots(rows, columns, squeeze=False)
-    limits, half = value_range([grids]), reach * steps / (steps - 1) if steps > 1 else 1.0
+    half = reach * steps / (steps - 1) if steps > 1 else 1.0
+    bold = {"fontsize": 9, "color": style.INK, "fontweight": "bold"}
     for place, axes in enumerate(panels.flat):
-        k, p = (place, 0) if wrapped else divmod(place, columns)
+        row, column = divmod(place, columns)
+        k, p = (place, 0) if wrapped else (row, column)
         if k >= len(titles):
             axes.set_axis_off()
             continue
-        picture = mosaic(grids[k, p], limits=limits)
-        show(axes, picture, tile=max(height, width), extent=(-half, half, -half, half))
+        show(axes, mosaic(grids[k, p]), tile=max(height, width), extent=(-half, half, -half, half))
         axes.set_aspect(height / width)
-        row, column = divmod(place, columns)
-        ticks = [-reach, 0, reach] if reach else [0]
-        last = place + columns >= len(titles) if wrapped else row == rows - 1
-        if last or not wrapped:
-            axes.set_xticks(ticks if last else [])
-        if column == 0 or not wrapped:
-            axes.set_yticks(ticks if column == 0 else [])
+        if place + columns >= len(titles) * (1 if wrapped else columns):
+            axes.set_xticks([-reach, 0, reach])
+        if column == 0:
+            axes.set_yticks([-reach, 0, reach])
         axes.tick_params(labelsize=7.5, colors=style.MUTED, length=2)
-        a, b = pairs[p]
-        if not wrapped or len(titles) == 1:
-            axes.set_xlabel(_name(a, kl), fontsize=8.5, color=style.INK)
-            axes.set_ylabel(_name(b, kl), fontsize=8.5, color=style.INK)
-        if wrapped or column == 0:
-            axes.set_title(style.short(titles[k]), fontsize=9, color=style.INK, loc="left", fontweight="bold", pad=3)
-    if wrapped and len(titles) > 1:
+        if wrapped and not alone:
+            axes.set_title(style.short(titles[k]), loc="left", pad=3, **bold)
+        elif column == 0 and not wrapped:
+            axes.set_ylabel(style.short(titles[k]), rotation=0, ha="right", va="center", labelpad=8, **bold)
+        if row == 0 and not wrapped:
+            a, b = pairs[p]
+            axes.set_title(f"→ {_name(a, kl)}\n↑ {_name(b, kl)}", fontsize=8.5, color=style.INK, loc="left", pad=4)
+    unit = "prior standard deviations"
+    if wrapped:
         a, b = pairs[0]
-        figure.supxlabel(f"{_name(a, kl)}, in prior standard deviations", fontsize=9, color=style.INK)
-        figure.supylabel(f"{_name(b, kl)}, in prior standard deviations", fontsize=9, color=style.INK)
+        figure.supxlabel(f"{_name(a, kl)}, in {unit}", fontsize=9, color=style.INK)
+        figure.supylabel(f"{_name(b, kl)}, in {unit}", fontsize=9, color=style.INK)
     else:
-        figure.supxlabel("positions in prior standard deviations", fontsize=8, color=style.MUTED)
+        figure.supxlabel(f"positions in {unit}", fontsize=9, color=style.INK)
+        if not alone:
+            figure.supylabel(style.plain(what), fontsize=9, color=style.INK)
     return figure
 
 

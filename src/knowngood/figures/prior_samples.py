@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 
 from knowngood.figures import style
 from knowngood.figures.tiles import draw_tiles, tile_inches
-from knowngood.figures.triptychs import value_range
 
 _ROWS = 16  # in a block
 
@@ -29,15 +28,14 @@ def prior_samples(images: np.ndarray, names: Sequence[str], *, what: str = "cond
     tile = tile_inches(draws * blocks, 14)
     label = 0.45 + 0.07 * min(28, max(len(str(name)) for name in names))
     figure = style.new_figure(blocks * (draws * tile * width / height + label) + 0.1, max(rows * tile + 0.7, 1.4))
-    limits = value_range([images])
     for block, axes in enumerate(figure.subplots(1, blocks, squeeze=False)[0]):
         part = slice(block * rows, (block + 1) * rows)
         shown = images[part]
         if len(shown) < rows:  # the last block is as high as the others
             blank = np.full((rows - len(shown), *images.shape[1:]), np.nan)
             shown = np.concatenate([shown, blank])
-        draw_tiles(axes, shown, rows=[*names[part], *[""] * (rows - len(names[part]))], limits=limits)
+        draw_tiles(axes, shown, rows=[*names[part], *[""] * (rows - len(names[part]))])
         if block == 0:
             axes.set_ylabel(style.plain(what), fontsize=9, color=style.INK)
-    figure.supxlabel(f"{draws} draws from the prior, decoded", fontsize=9, color=style.INK)
+    figure.supxlabel(f"{draws} draws from the prior a row, decoded", fontsize=9, color=style.INK)
     return figure

@@ -43,7 +43,7 @@ def ranking_grid(
         kept = set(found[np.argsort(-counts, kind="stable")[:most]].tolist())
         left_out = len(found) - len(kept)
         rows = [(name, np.where((labels == 1) & (kinds != name), np.nan, labels)) for name in found if name in kept]
-    figure = style.new_figure(8.4, 3.4 * len(rows) + (0.2 if left_out else 0))
+    figure = style.new_figure(8.4, (3.4 if len(rows) == 1 else 2.9) * len(rows) + (0.2 if left_out else 0))
     grid = figure.subplots(len(rows), 2, squeeze=False)
     for (left, right), (name, truth) in zip(grid, rows, strict=True):
         title = f"{style.short(name)} (n = {int((truth == 1).sum()):,}) against normal" if name else ""
@@ -70,13 +70,14 @@ def _draw_row(left: Axes, right: Axes, labels: np.ndarray, scores: Mapping[str, 
         left.plot(100 * curve.fpr, 100 * curve.tpr, label=f"{text}: AUROC {roc_auc(labels, values):.3f}", **look)
         precision, recall, _ = precision_recall_curve(*labelled(labels, values))
         words = f"{text}: AP {average_precision(labels, values):.3f}"
-        right.step(100 * recall[::-1], 100 * precision[::-1], where="pre", label=words, **look)
+        # Only where recall rises: the area under these steps is the average precision.
+        rises = np.flatnonzero(np.diff(recall))[::-1]
+        x, y = np.r_[0, recall[rises]], precision[np.r_[rises[:1], rises]]
+        right.step(100 * x, 100 * y, where="pre", label=words, **look)
+    style.tidy(left, xlabel="normal images flagged (%)", ylabel="anomalous flagged (%)", title=title, grid="both")
+    style.tidy(right, xlabel="recall: anomalous flagged (%)", ylabel="precision (%)", grid="both")
     for axes in (left, right):
         axes.set_xlim(-2, 102)
         axes.set_ylim(-2, 104)
-    style.tidy(
-        left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", title=title, grid="both"
-    )
-    style.tidy(right, xlabel="recall: anomalous flagged (%)", ylabel="precision (%)", grid="both")
-    style.legend(left, loc="lower right")
-    style.legend(right, loc="lower left")
+        drawn = axes.legend(loc="best", fontsize=8, framealpha=0.85, labelcolor=style.INK, handlelength=2.6)
+        drawn.get_frame().set(facecolor=style.PAPER, edgecolor="none")

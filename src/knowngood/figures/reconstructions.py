@@ -42,19 +42,21 @@ def reconstructions(
     order = np.argsort(np.where(np.isnan(labels), 2, labels), kind="stable")
     limits = value_range([inputs])
     height, width = inputs.shape[1:3]
-    tile = 0.95
+    tile = 0.85
     figure = style.new_figure(
         1.2 + (1 + len(models)) * max(tile * width / height, 1.15), 0.7 + len(order) * (tile + 0.22)
     )
     grid = figure.subplots(len(order), 1 + len(models), squeeze=False)
     for row, i in zip(grid, order, strict=True):
-        name, colour = _LABELS.get(labels[i], ("not labelled", style.UNKNOWN))
+        name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
         show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
         text = name if ids is None else f"{name}\n{style.short(ids[i], 18)}"
         row[0].set_ylabel(text, fontsize=8, color=colour, rotation=0, ha="right", va="center", labelpad=6)
         for axes, made in zip(row[1:], models.values(), strict=True):
             show(axes, as_rgb(made.images[i], limits), tile=max(height, width))
-            axes.set_xlabel(f"E {made.e[i]:.4g}   A {made.a[i]:.3g}", fontsize=7.5, color=colour, labelpad=2)
+            axes.set_xlabel(
+                f"E {made.e[i]:.1f}   A {made.a[i]:.2f}".replace("-", "−"), fontsize=7.5, color=colour, labelpad=2
+            )
     for axes, name in zip(grid[0], ["input", *models], strict=True):
         axes.set_title(style.short(name, 20), fontsize=9, color=style.INK, fontweight="bold")
     note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"

@@ -119,8 +119,7 @@ def _draw_violin(axes: Axes, values: np.ndarray, place: int, colour: str, label:
     median = float(np.median(values))
     low, high = values.min(), values.max()
     if len(values) > 2 and high - low > 1e-9 * max(1.0, abs(median)):
-        pad = 0.1 * (high - low)
-        at = np.linspace(low - pad, high + pad, 160)
+        at = np.linspace(low, high, 160)
         density = gaussian_kde(values)(at)
         half = 0.42 * density / density.max()
         axes.fill_between(at, place - half, place + half, color=colour, alpha=0.5, linewidth=0, label=label)

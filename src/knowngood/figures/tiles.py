@@ -9,15 +9,15 @@ from matplotlib.axes import Axes
 
 from knowngood.errors import DataError
 from knowngood.figures import style
-from knowngood.figures.triptychs import as_rgb, value_range
+from knowngood.figures.triptychs import as_rgb
 
 Extent = tuple[float, float, float, float]
 
 
-def mosaic(images: np.ndarray, *, limits: tuple[float, float] | None = None) -> np.ndarray:
+def mosaic(images: np.ndarray) -> np.ndarray:
     """(R, K, H, W, C) images as one (h, w, 3) picture in 0..1: R rows of K tiles with white lines between them.
 
-    `limits` are the values shown as black and white; by default those of `value_range`.
+    0 is black and 1 is white, as are values below and above. A tile that is all NaN stays empty.
 
     Raises:
         DataError: another number of dimensions, or no image at all.
@@ -26,13 +26,14 @@ def mosaic(images: np.ndarray, *, limits: tuple[float, float] | None = None) -> 
     if images.ndim != 5 or 0 in images.shape:
         raise DataError(f"images of shape {images.shape}: expected (rows, columns, H, W, C), each at least 1")
     rows, columns, height, width, _ = images.shape
-    limits = limits or value_range([images])
     gap = gap_of(height, width)
     whole = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for r in range(rows):
         for k in range(columns):
+            if np.isnan(images[r, k]).all():
+                continue
             top, left = r * (height + gap), k * (width + gap)
-            whole[top : top + height, left : left + width] = as_rgb(images[r, k], limits)
+            whole[top : top + height, left : left + width] = as_rgb(images[r, k], (0.0, 1.0))
     return whole
 
 
@@ -47,13 +48,12 @@ def draw_tiles(
     *,
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-    limits: tuple[float, float] | None = None,
     size: float = 8.0,
 ) -> None:
     """A mosaic of (R, K, H, W, C) images into axes that exist already, with a name for each row and column."""
     height, width = images.shape[2:4]
     gap = gap_of(height, width)
-    show(axes, mosaic(images, limits=limits), tile=max(height, width))
+    show(axes, mosaic(images), tile=max(height, width))
     middle = (height - 1) / 2 + np.arange(images.shape[0]) * (height + gap)
     axes.set_yticks(middle if rows is not None else [], [style.short(name) for name in rows or ()])
     middle = (width - 1) / 2 + np.arange(images.shape[1]) * (width + gap)

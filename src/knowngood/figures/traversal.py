@@ -33,7 +33,9 @@ def traversal(
     figure = style.new_figure(steps * tile * width / height + 1.4, count * tile + 0.95)
     axes = figure.add_subplot()
     names = [f"z{dim}" if kl is None else f"z{dim}   {kl[i]:.2f} nats" for i, dim in enumerate(dims)]
-    draw_tiles(axes, images, rows=names, columns=[f"{value:+.2g}" if value else "0" for value in positions])
+    draw_tiles(
+        axes, images, rows=names, columns=[f"{value:+.3g}".replace("-", "−") if value else "0" for value in positions]
+    )
     axes.set_xlabel(
         f"position along the dimension (prior standard deviations)\nothers at {style.short(start, 60)}",
         fontsize=8.5,
