@@ -16,8 +16,10 @@ from knowngood.cli.inputs import (
     Data,
     Device,
     Holdout,
+    KnownClass,
     Model,
     Normal,
+    Split,
     Unknown,
     keep_split,
     load,
@@ -35,13 +37,8 @@ def evaluate(
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="which split to use, where the data has splits")] = "test",
-    known_class: Annotated[
-        bool,
-        typer.Option(
-            "--known-class", help="let the model see the class; by default the class that labels come from is hidden"
-        ),
-    ] = False,
+    split: Split = "test",
+    known_class: KnownClass = False,
     alpha: Annotated[
         float | None, typer.Option(min=0, max=1, help="false-alarm rate of the verdicts; default as trained")
     ] = None,

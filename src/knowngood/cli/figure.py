@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import Anomalous, Device, Holdout, Normal, Unknown, keep_split, load, open_selected
+from knowngood.cli.inputs import (
+    Anomalous,
+    Device,
+    Holdout,
+    KnownClass,
+    Normal,
+    Split,
+    Unknown,
+    keep_split,
+    load,
+    open_selected,
+)
 from knowngood.config import nearest
 from knowngood.drawing import FIGURES
 from knowngood.errors import SettingsError
@@ -61,13 +72,8 @@ def figure(
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="which split to use, where the data has splits")] = "test",
-    known_class: Annotated[
-        bool,
-        typer.Option(
-            "--known-class", help="let the model see the class; by default the class that labels come from is hidden"
-        ),
-    ] = False,
+    split: Split = "test",
+    known_class: KnownClass = False,
     unknown: Unknown = None,
     device: Device = None,
 ) -> None:

@@ -32,6 +32,13 @@ Unknown = Annotated[
     str | None, typer.Option(metavar="error|infer", help="what to do with an unknown condition; default as trained")
 ]
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|gpu|cuda|mps", help="where to compute; default cpu")]
+Split = Annotated[str, typer.Option(metavar="NAME", help="which split to use, where the data has splits")]
+KnownClass = Annotated[
+    bool,
+    typer.Option(
+        "--known-class", help="let the model see the class; by default the class that labels come from is hidden"
+    ),
+]
 
 
 def open_selected(
