@@ -66,6 +66,10 @@ class Pipeline:
     calibration: Calibration | None = None
     hidden: Calibration | None = None  # of scores with the conditions summed out softly
 
+    def __post_init__(self) -> None:
+        if len(self.model.shape) == 3:  # convolutions are faster so, and their maps stay so from layer to layer
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -99,7 +103,9 @@ class Pipeline:
             pixels = torch.from_numpy(native).to(self.device)
             for start in range(starts[first], starts[stop], at_once):
                 rows = slice(start, min(start + at_once, starts[stop]))
-                x = self.representation.scale(pixels[torch.from_numpy(expanded.item[rows] - first).to(self.device)])
+                x = pixels[torch.from_numpy(expanded.item[rows] - first).to(self.device)]
+                x = self.representation.scale(x)
+                x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
                 c = torch.from_numpy(expanded.c[rows]).to(self.device) if self.model.condition_dim else None
                 yield Chunk(rows, x, c, torch.from_numpy(expanded.stratum[rows]).to(self.device))
         if beyond and isinstance(self.representation, Pixels):

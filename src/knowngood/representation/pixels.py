@@ -231,7 +231,7 @@ class Pixels(BaseModel):
 
     def scale(self, batch: Tensor) -> Tensor:
         """Prepared images (B, C, H, W) of any dtype → float32, (x − low) / (high − low), on their device; no clamp."""
-        return (batch.to(torch.float32) - self.low) / (self.high - self.low)
+        return (batch.to(torch.float32) - self.low).div_(self.high - self.low)
 
     def unscale(self, x: Tensor) -> Tensor:
         """Back to raw values, float32, not rounded."""
@@ -239,9 +239,11 @@ class Pixels(BaseModel):
 
     def out_of_range(self, batch: np.ndarray | Tensor) -> int:
         """How many prepared images (B, C, H, W) hold a value below `low` or above `high`, beyond rounding."""
-        if len(batch) == 0:
+        values = torch.as_tensor(batch)
+        limits = None if values.is_floating_point() else torch.iinfo(values.dtype)
+        if not len(values) or (limits and self.low <= limits.min and limits.max <= self.high):
             return 0
-        scaled = self.scale(torch.as_tensor(batch)).flatten(1)
+        scaled = self.scale(values).flatten(1)
         return int(((scaled.amin(1) < -1e-5) | (scaled.amax(1) > 1 + 1e-5)).sum())
 
     def restore(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
