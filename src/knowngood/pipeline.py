@@ -103,7 +103,11 @@ class Pipeline:
             pixels = torch.from_numpy(native).to(self.device)
             for start in range(starts[first], starts[stop], at_once):
                 rows = slice(start, min(start + at_once, starts[stop]))
-                x = pixels[torch.from_numpy(expanded.item[rows] - first).to(self.device)]
+                item = expanded.item[rows] - first
+                if item[-1] - item[0] == len(item) - 1:  # one row an item: a view, no copy
+                    x = pixels[item[0] : item[-1] + 1]
+                else:
+                    x = pixels[torch.from_numpy(item).to(self.device)]
                 x = self.representation.scale(x)
                 x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
                 c = torch.from_numpy(expanded.c[rows]).to(self.device) if self.model.condition_dim else None

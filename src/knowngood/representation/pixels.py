@@ -231,7 +231,7 @@ class Pixels(BaseModel):
 
     def scale(self, batch: Tensor) -> Tensor:
         """Prepared images (B, C, H, W) of any dtype → float32, (x − low) / (high − low), on their device; no clamp."""
-        return (batch.to(torch.float32) - self.low).div_(self.high - self.low)
+        return (batch.to(torch.float32) - self.low if self.low else batch.to(torch.float32)) / (self.high - self.low)
 
     def unscale(self, x: Tensor) -> Tensor:
         """Back to raw values, float32, not rounded."""
