@@ -15,7 +15,7 @@ from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.images import ImageSet, audit
 from knowngood.images.conditions import ConditionSchema, Encoded
 from knowngood.objectives import Objective
-from knowngood.pipeline import READERS, Items, Pipeline
+from knowngood.pipeline import READERS, Items, sums_softly
 from knowngood.representation import Pixels, Table, prepare_all
 from knowngood.scores import Score
 from knowngood.training import Source, StreamSource
@@ -86,7 +86,7 @@ def plan(normals: Items, settings: Settings, seed: int, *, set_aside: bool = Tru
         model = _build_model(settings, objective, schema, representation)
     score: Score = settings.scoring.build()
     score.check(model.shape)
-    _ = Pipeline(settings, schema, representation, model, score).sums_softly  # refuses what cannot be summed
+    sums_softly(settings, score, schema)  # refuses what cannot be summed
     return Plan(settings, normals, split, schema, encoded, representation, objective, model, score)
 
 

@@ -193,7 +193,7 @@ class Pipeline:
         values, strata = (np.concatenate(column) for column in zip(*known, strict=True))
         self.calibration = Calibration.fit(values, strata, names, alpha=alpha)
         self.hidden = None
-        if self.sums_softly:
+        if sums_softly(self.settings, self.score, self.schema):
             summed = [self._calibration_scores(part, {}, "infer")[0] for part in self._portions(normals)]
             self.hidden = Calibration.fit(np.concatenate(summed), alpha=alpha)
 
@@ -260,17 +260,6 @@ class Pipeline:
                 raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")
             yield chunk
 
-    @property
-    def sums_softly(self) -> bool:
-        """Whether conditions of which none is known are averaged over, rather than the best one taken.
-
-        Raises:
-            SettingsError: that was asked for, and the score is no likelihood.
-        """
-        rule = choose_rule(self.settings.marginalise, self.score.is_likelihood, self.score.options.name)
-        inferable = len(self.schema.cells) > 1 and all("infer" in column.roles for column in self.schema.columns)
-        return rule == "soft" and self.settings.unknown == "infer" and inferable
-
     def _portions(self, items: Items) -> Iterator[Items]:
         """Parts of the items with at most some 100,000 rows each, should all conditions be unknown."""
         size = max(1, MOST_EXPANDED // max(1, len(self.schema.cells)))
@@ -301,6 +290,17 @@ class Pipeline:
         shifted = summed - (own - common)
         above = np.maximum(shifted, np.nextafter(common, np.inf))
         return np.where(summed > own, above, np.minimum(shifted, common))
+
+
+def sums_softly(settings: Settings, score: Score, schema: ConditionSchema) -> bool:
+    """Whether conditions of which none is known are averaged over, rather than the best one taken.
+
+    Raises:
+        SettingsError: that was asked for, and the score is no likelihood.
+    """
+    rule = choose_rule(settings.marginalise, score.is_likelihood, score.options.name)
+    inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
+    return rule == "soft" and settings.unknown == "infer" and inferable
 
 
 def rows_at_once(shape: tuple[int, ...]) -> int:
