@@ -19,7 +19,7 @@ def small_model(shape: tuple[int, ...] = IMAGE, likelihood: str = "gaussian", ne
         torch.manual_seed(0)
         nets = {"mlp": MLP(hidden=(24,)), "conv": Conv(channels=(4, 8), dense=16)}
         p_x = Bernoulli() if likelihood == "bernoulli" else Gaussian(sigma="input")
-        model = ConditionalVAE(shape, 5, CONDITIONS, nets[net], p_x, "learned")
+        model = ConditionalVAE(shape, 5, CONDITIONS, nets[net], p_x, "learned", nuisance_dim=2)
         for parameter in model.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter) / max(1, parameter[0].numel()) ** 0.5
     return model.eval().requires_grad_(False)

@@ -124,7 +124,10 @@ def test_values_as_typed(given: dict[str, Any], expected: dict[str, Any]) -> Non
         ({"beta": "2"}, "--beta: objective 'cvae' has no such option; it belongs to beta_vae, dcvae"),
         ({"objective": "dcvae", "capacity": "2"}, "objective 'dcvae' has no such option; it belongs to beta_vae"),
         ({"hidden": "2"}, "--hidden: net 'auto' has no such option; it belongs to mlp: add --net mlp"),
-        ({"distance": "l2"}, "--distance: scoring 'elbo' has no such option; it belongs to reconstruction"),
+        (
+            {"distance": "l2", "scoring": "elbo"},
+            "--distance: scoring 'elbo' has no such option; it belongs to reconstruction",
+        ),
         ({"objective": "dcvea", "beta": "2"}, "unknown objective 'dcvea'; did you mean 'dcvae'?"),
         ({"epochs": "many"}, "setting 'epochs' = 'many'"),
         ({"roles": ["camera"]}, "expected COLUMN=VALUE,VALUE"),

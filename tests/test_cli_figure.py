@@ -168,6 +168,94 @@ def test_decoding_codes_under_their_own_condition_gives_the_reconstructions(home
     assert subject.mean_kl() == pytest.approx(codes.kl.mean(0), rel=1e-5)
 
 
+def test_a_method_that_learns_relevances_shows_them(tmp_path: Path) -> None:
+    import torch
+
+    from knowngood import Detector
+    from knowngood.drawing.latent import kl
+    from knowngood.drawing.subject import Subject
+    from knowngood.images import open_dataset, select
+
+    objective = {"name": "rf_vae", "discriminator_layers": 1, "discriminator_width": 8}
+    net = {"name": "mlp", "hidden": [16]}
+    images = select(open_dataset("digits"), normal="0-1")
+    images = images[images.labels == 0]
+    detector = Detector(objective=objective, net=net, latent_dim=3, epochs=2, ema=None).fit(images)
+    raw = torch.tensor([-0.1, 0.0, 0.2])
+    detector.pipeline_.objective_state["raw_relevance"] = raw
+    again = Detector.load(detector.save(tmp_path / "model"))
+    subject = Subject({"rf": again}, images[:40])
+    relevance = subject.relevance()
+    assert relevance == pytest.approx(1 / (1 + np.exp(-30 * raw.numpy())), rel=1e-6)
+    figure = kl(subject)
+    order = np.argsort(-subject.mean_kl())
+    assert [bar.get_height() for bar in figure.axes[1].patches] == pytest.approx(relevance[order])
+
+
+def test_a_method_without_relevances_has_none(home: Path) -> None:
+    from knowngood import Detector
+    from knowngood.drawing.subject import Subject
+
+    assert Subject({"plain": Detector.load(home / "plain" / "model")}).relevance() is None
+
+
+# What a report shows of the model ------------------------------------------------------------------------------------
+
+
+def test_a_report_looks_into_the_model(home: Path) -> None:
+    from knowngood import Detector
+    from knowngood.drawing import inside as looking
+    from knowngood.evaluation import evaluate, report_inputs
+    from knowngood.images import open_dataset, select
+    from knowngood.report import render
+
+    detector = Detector.load(home / "given" / "model")
+    images = select(open_dataset("digits"), normal="0-1", anomalous="2").split("test")
+    found = evaluate(detector, images.replace(conditions={}), unknown="infer")
+    inputs = report_inputs(detector, found, title="", command="", classes=images.conditions["class"])
+    inside = inputs.inside
+    assert inside is not None
+    labels = images.labels[inside.shown]
+    assert (labels == 0).sum() == (labels == 1).sum() == looking.SHOWN
+    pipeline = detector.pipeline_
+    told = images[inside.shown].replace(conditions={})
+    seen, made = pipeline.reconstruct(told, unknown="infer")
+    assert inside.inputs == pytest.approx(np.moveaxis(seen, 1, -1))
+    assert inside.reconstructed.images == pytest.approx(np.moveaxis(made, 1, -1), abs=1e-6)
+    codes = pipeline.embed(images[inside.coded].replace(conditions={}), unknown="infer")
+    assert inside.codes == pytest.approx(codes, abs=1e-6)
+    assert len(inside.coded) == len(images)
+    assert inside.draws.shape == (2, looking.DRAWS, 8, 8, 1)
+    assert list(inside.draw_names) == ["0", "1"]
+    page = render(inputs)
+    assert "Scores by class" in page
+    assert ">0 (n = " in page
+
+
+def test_a_report_can_do_without_pictures(home: Path) -> None:
+    from knowngood import Detector
+    from knowngood.evaluation import evaluate, report_inputs
+    from knowngood.images import open_dataset, select
+
+    images = select(open_dataset("digits"), normal="0-1", anomalous="2").split("test")
+    detector = Detector.load(home / "plain" / "model")
+    inputs = report_inputs(detector, evaluate(detector, images), title="", command="", pictures=False)
+    assert inputs.inside is None
+    assert not inputs.most
+    assert not inputs.least
+    assert inputs.metrics
+
+
+def test_pictures_are_reduced_by_means_and_small_ones_left() -> None:
+    from knowngood.drawing.inside import reduced
+
+    images = np.random.default_rng(0).random((2, 3, 40, 20, 3)).astype(np.float32)
+    assert reduced(images, 40) is images
+    small = reduced(images, 10)
+    assert small.shape == (2, 3, 10, 5, 3)
+    assert small == pytest.approx(images.reshape(2, 3, 10, 4, 5, 4, 3).mean((3, 5)), abs=1e-6)
+
+
 def test_figure_help_needs_no_heavy_library() -> None:
     import subprocess
     import sys

@@ -96,10 +96,12 @@ def test_every_preset_is_valid_and_described(name: str) -> None:
 
 
 def test_the_presets_are_the_lineage() -> None:
-    assert preset_names() == ["chest-xray", "one-class-conv", "one-class-conv-z2", "paper-conv", "paper-mlp"]
+    known = ["chest-xray", "dan-vae", "one-class-conv", "one-class-conv-z2", "paper-conv", "paper-mlp"]
+    assert preset_names() == known
     latent = {name: read_preset(name).settings["latent_dim"] for name in preset_names()}
     assert latent == {
         "chest-xray": 200,
+        "dan-vae": 32,
         "one-class-conv": 128,
         "one-class-conv-z2": 2,
         "paper-conv": 2,

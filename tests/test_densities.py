@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable
@@ -10,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from knowngood.objectives import densities
 from knowngood.objectives.densities import (
     SMALLEST_GROUP,
     aggregate_posterior,
-    log_joint,
-    log_marginals,
     log_weights,
+    spans_of,
     total_correlation,
 )
 from knowngood.vae import DiagonalGaussian
@@ -96,13 +97,13 @@ def worst_bias(estimator: Estimator, n: int, b: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("b", [2, 3, 4, 5])
-def test_mss_is_unbiased_for_the_joint_and_for_each_marginal_at_any_batch_size(b: int) -> None:
+def test_density_mss_is_unbiased_for_the_joint_and_for_each_marginal_at_any_batch_size(b: int) -> None:
     joint, marginals = worst_bias(ours, n=5, b=b)
     assert joint < 1e-12
     assert marginals < 1e-12
 
 
-def test_the_known_mistakes_do_not_pass_for_unbiased() -> None:
+def test_density_the_known_mistakes_do_not_pass_for_unbiased() -> None:
     """The guard of the test above: two mistakes from well-known libraries are far from it."""
     joint, marginals = worst_bias(own_weight_on_the_first_column, n=5, b=3)
     assert min(joint, marginals) > 0.05
@@ -111,7 +112,7 @@ def test_the_known_mistakes_do_not_pass_for_unbiased() -> None:
     assert marginals < 1e-12  # this one is wrong in the joint alone
 
 
-def test_mss_is_unbiased_within_each_stratum() -> None:
+def test_density_mss_is_unbiased_within_each_stratum() -> None:
     """Two strata of 3 and 4 items, batches of 2 and 3 of them: all 12 batches, each item against its own stratum."""
     z, q = posterior(7)
     stratum, counts = torch.tensor([0, 0, 0, 1, 1, 1, 1]), torch.tensor([3, 4])
@@ -131,7 +132,7 @@ def test_mss_is_unbiased_within_each_stratum() -> None:
 
 
 @pytest.mark.parametrize("dims", [1, 2, 5])
-def test_everything_is_exact_when_the_batch_is_the_whole_set(dims: int) -> None:
+def test_limit_everything_is_exact_when_the_batch_is_the_whole_set(dims: int) -> None:
     n = 20
     z, q = posterior(n, dims)
     joint, marginals = (t.log() for t in true_density(z, q))
@@ -160,7 +161,7 @@ def test_mws_is_the_plain_mean_up_to_its_constant(n: int, b: int) -> None:
 
 
 @pytest.mark.parametrize("density", ["mss", "mws"])
-def test_weights_are_those_of_the_papers(density: str) -> None:
+def test_density_weights_are_those_of_the_papers(density: str) -> None:
     n, b = 50, 4
     weights, group = log_weights(one_stratum(b), torch.tensor([n]), density, torch.float64)
     assert group.tolist() == [b] * b
@@ -181,35 +182,161 @@ def test_two_densities_differ_in_gradient_where_the_batch_is_a_part() -> None:
     assert (slopes[0] - slopes[1]).abs().max() > 1e-4
 
 
-# The matrix-product form --------------------------------------------------------------------------------------------
+# Against the definition ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("log_var", [0.0, -4.0, -8.0])
-def test_matrix_products_equal_the_broadcast(log_var: float) -> None:
-    z, q = posterior(64, 32, log_var=log_var)
-    expected = pairwise(z, q)
-    torch.testing.assert_close(log_joint(z, q), expected.sum(2), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(log_marginals(z, q), expected.permute(2, 0, 1), rtol=1e-12, atol=1e-12)
+def by_definition(
+    z: Tensor, q: DiagonalGaussian, stratum: Tensor, counts: Tensor, density: str
+) -> tuple[Tensor, Tensor]:
+    """log q̂(z_i|c_i) and log q̂(z_id|c_i), one item after the other, from all pairs of its stratum."""
+    joint, marginals = [], []
+    for i, k in enumerate(stratum.tolist()):
+        members = (stratum == k).nonzero()[:, 0]
+        b = len(members)
+        n = max(b, int(counts[k]))
+        other = (n - 1) / (n * (b - 1)) if b > 1 else 0.0
+        own, other = (1 / n, other) if density == "mss" else (1 / (n * b), 1 / (n * b))
+        weights = z.new_full((b,), other).masked_fill(members == i, own).log()
+        pairs = rows(q, members).log_prob(z[i])  # (b, D)
+        joint.append(torch.logsumexp(pairs.sum(1) + weights, 0))
+        marginals.append(torch.logsumexp(pairs + weights[:, None], 0))
+    return torch.stack(joint), torch.stack(marginals)
 
 
-def test_float32_stays_close_at_small_sigma_because_the_diagonal_is_direct() -> None:
-    z, q = (
-        t.float() if isinstance(t, Tensor) else DiagonalGaussian(t.mean.float(), t.log_var.float())
-        for t in posterior(128, 32, log_var=-10.0)
+SIZES = {
+    "four groups": [64, 64, 64, 64],
+    "ragged": [50, 3, 33, 1, 17, 40],
+    "small ones together": [2, 1, 1, 5, 16, 15, 20],
+    "all alone": [1] * 9,
+    "alone, after a large one": [40, 1],
+    "one stratum": [60],
+    "one item": [1],
+}
+
+
+def mixed(sizes: list[int]) -> Tensor:
+    """Strata of these sizes, their items in a random order."""
+    stratum = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    return stratum[torch.randperm(len(stratum), generator=torch.Generator().manual_seed(5))]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["part of N", "B = N"])
+@pytest.mark.parametrize("density", ["mss", "mws"])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("log_var", [0.0, -8.0])
+def test_densities_and_their_gradient_are_those_of_the_definition(
+    sizes: list[int], density: str, whole: bool, log_var: float
+) -> None:
+    stratum = mixed(sizes)
+    counts = torch.tensor(sizes) if whole else torch.arange(len(sizes)) + 100
+    z, q = posterior(len(stratum), 4, log_var=log_var)
+    inputs = [t.clone().requires_grad_() for t in (z, *q)]
+    given = inputs[0], DiagonalGaussian(*inputs[1:]), stratum, counts, density
+    found, expected = aggregate_posterior(*given)[:2], by_definition(*given)
+    generator = torch.Generator().manual_seed(2)
+    pull = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in expected]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+    for a, b in zip(*(torch.autograd.grad(of, inputs, pull) for of in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("output", [0, 1], ids=["joint", "marginals"])
+def test_gradient_is_right_across_spans_and_for_each_output_alone(output: int) -> None:
+    stratum = mixed([33, 2, 35])
+    z, q = posterior(70, 2)
+    inputs = tuple(t.clone().requires_grad_() for t in (z, *q))
+    counts = torch.tensor([100, 40, 35])
+    assert torch.autograd.gradcheck(
+        lambda z, m, v: aggregate_posterior(z, DiagonalGaussian(m, v), stratum, counts)[output], inputs, fast_mode=True
     )
-    assert isinstance(z, Tensor)
-    assert isinstance(q, DiagonalGaussian)
-    exact_q = DiagonalGaussian(q.mean.double(), q.log_var.double())
-    arguments = one_stratum(128), torch.tensor([1000])
-    exact, _, _ = aggregate_posterior(z.double(), exact_q, *arguments)
-    found, _, _ = aggregate_posterior(z, q, *arguments)
-    assert (found - exact).abs().max() < 1e-3
 
-    inverse = (-q.log_var).exp()  # the same products without the direct diagonal
+
+def test_a_graph_that_is_kept_gives_the_same_gradient_twice() -> None:
+    z, q = posterior(40)
+    mean = q.mean.clone().requires_grad_()
+    tc, _ = total_correlation(z, DiagonalGaussian(mean, q.log_var), mixed([20, 20]), torch.tensor([90, 90]))
+    first, second = (torch.autograd.grad(tc.sum(), mean, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_spans_hold_whole_strata_and_small_ones_share() -> None:
+    stratum = mixed([50, 3, 33, 1, 17, 40])
+    order, spans = spans_of(stratum)
+    assert order is not None
+    assert spans == [(0, 50), (50, 86), (86, 144)]
+    found = [set(stratum[order[a:b]].tolist()) for a, b in spans]
+    assert found == [{0}, {1, 2}, {3, 4, 5}]
+    assert spans_of(one_stratum(7)) == (None, [(0, 7)])
+
+
+def test_away_from_the_cpu_nothing_looks_at_the_strata() -> None:
+    """A tensor without data refuses every look: there is one span, and its size is the batch's alone."""
+    z, mean, log_var = (torch.zeros(40, 3, device="meta", requires_grad=True) for _ in range(3))
+    stratum, counts = (torch.zeros(n, dtype=torch.int64, device="meta") for n in (40, 6))
+    assert spans_of(stratum) == (None, [(0, 40)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(densities, "full_precision_region", lambda _: contextlib.nullcontext())  # meta has no autocast
+        tc, _ = total_correlation(z, DiagonalGaussian(mean, log_var), stratum, counts)
+    assert [g.shape for g in torch.autograd.grad(tc.sum(), (z, mean, log_var))] == [z.shape] * 3
+
+
+@pytest.mark.parametrize("density", ["mss", "mws"])
+def test_one_span_of_all_strata_gives_what_many_give(density: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stratum, counts = mixed([50, 3, 33, 1, 17, 40]), torch.arange(6) * 40
+    z, q = posterior(144)
+    inputs = [t.clone().requires_grad_() for t in (z, *q)]
+    results = []
+    for _ in range(2):
+        tc, _ = total_correlation(inputs[0], DiagonalGaussian(*inputs[1:]), stratum, counts, density)
+        results.append((tc, *torch.autograd.grad(tc.square().sum(), inputs)))
+        monkeypatch.setattr(densities, "spans_of", lambda stratum: (None, [(0, len(stratum))]))
+    for many, one in zip(*results, strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("log_var", [-2.0, -10.0])
+def test_float32_stays_close_also_at_small_sigma(log_var: float) -> None:
+    z, q = posterior(128, 32, log_var=log_var)
+    rounded = [t.float() for t in (z, *q)]
+    arguments = mixed([64, 64]), torch.tensor([1000, 1000])
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        inputs = [t.to(dtype).requires_grad_() for t in rounded]
+        joint, marginals, _ = aggregate_posterior(inputs[0], DiagonalGaussian(*inputs[1:]), *arguments)
+        results.append((joint, marginals, *torch.autograd.grad(joint.sum() - marginals.sum(), inputs)))
+    exact, found = results
+    assert (found[0] - exact[0]).abs().max() < 1e-3
+    assert (found[1] - exact[1]).abs().max() < 1e-4
+    for a, b in zip(found[2:], exact[2:], strict=True):
+        assert (a - b).abs().max() < 1e-4 * b.abs().max()
+
+
+def test_float32_would_not_stay_close_with_the_square_expanded() -> None:
+    """Why (z − μ)/σ is formed before it is squared, and no matrix product of z² and z does the work."""
+    z, q = posterior(128, 32, log_var=-10.0)
+    z, q = z.float(), DiagonalGaussian(q.mean.float(), q.log_var.float())
+    inverse = (-q.log_var).exp()
     constant = (q.mean.square() * inverse + q.log_var + math.log(2 * math.pi)).sum(1)
     plain = -0.5 * (z.square() @ inverse.t() - 2 * z @ (q.mean * inverse).t() + constant)
+    arguments = one_stratum(128), torch.tensor([1000])
     weights, _ = log_weights(*arguments, "mss", torch.float32)
+    exact_q = DiagonalGaussian(q.mean.double(), q.log_var.double())
+    exact, _, _ = aggregate_posterior(z.double(), exact_q, *arguments)
     assert (torch.logsumexp(plain + weights, 1) - exact).abs().max() > 1e-2
+
+
+def test_what_underflows_neither_vanishes_nor_breaks() -> None:
+    """Posteriors 1e6 σ apart, and draws far from their own: still the logarithm of the definition's sum."""
+    q = DiagonalGaussian(torch.arange(20.0)[:, None] * torch.ones(1, 3), torch.full((20, 3), -27.0))
+    z = (q.mean + 3e-4).requires_grad_()
+    arguments = z, q, one_stratum(20), torch.tensor([50])
+    joint, marginals, _ = aggregate_posterior(*arguments)
+    expected = by_definition(z.double(), DiagonalGaussian(q.mean.double(), q.log_var.double()), *arguments[2:], "mss")
+    torch.testing.assert_close(joint.double(), expected[0], rtol=1e-2, atol=0)
+    torch.testing.assert_close(marginals.double(), expected[1], rtol=1e-2, atol=0)
+    assert joint.max() < -1e4
+    assert torch.autograd.grad(joint.sum() + marginals.sum(), z)[0].isfinite().all()
 
 
 def test_bf16_autocast_changes_nothing() -> None:
@@ -301,7 +428,7 @@ def correlated(n: int, rho: float, share: float = 0.5, seed: int = 3) -> tuple[T
 
 
 @pytest.mark.parametrize(("rho", "share"), [(0.0, 0.5), (0.45, 0.5), (0.6, 0.35), (-0.8, 0.15)])
-def test_tc_of_a_correlated_gaussian_is_its_closed_form(rho: float, share: float) -> None:
+def test_density_tc_of_a_correlated_gaussian_is_its_closed_form(rho: float, share: float) -> None:
     """TC = −½ log(1 − ρ²), in the regime where the estimator is to be trusted: D = 2, and KL far below log N."""
     n = 2000
     z, q = correlated(n, rho, share)

@@ -168,7 +168,7 @@ def test_saved_and_loaded_it_scores_the_same_bits(inferring, tmp_path):
     assert loaded.offset_ == inferring.offset_
     assert loaded.get_params()["latent_dim"] == 4
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("calibration.safetensors", "card.md", "config.json"),
+        *("calibration.safetensors", "card.md", "config.json", "objective.safetensors"),
         *("scores.safetensors", "training.json", "weights.safetensors"),
     ]
     card = (folder / "card.md").read_text()

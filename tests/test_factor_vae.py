@@ -45,7 +45,7 @@ def discriminator(latent_dim: int = 2, layers: int = 2, width: int = 8, seed: in
 # The discriminator --------------------------------------------------------------------------------------------------
 
 
-def test_log_odds_and_loss_of_a_discriminator_worked_by_hand() -> None:
+def test_density_ratio_and_loss_of_a_discriminator_worked_by_hand() -> None:
     net = discriminator(layers=1, width=2)
     with torch.no_grad():
         net.first.weight.copy_(torch.eye(2))
@@ -98,14 +98,36 @@ class _Loss(nn.Module):
         return self.net.loss(joint, product)
 
 
-def test_frozen_it_gives_the_same_values_with_gradient_for_z_alone() -> None:
+def test_its_odds_have_gradient_for_z_alone_and_its_loss_for_itself_alone() -> None:
     net = discriminator()
-    z = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    assert torch.equal(net.frozen(z), net(z))
-    (slope,) = torch.autograd.grad(net.frozen(z).sum(), [z])
-    (expected,) = torch.autograd.grad(net(z).sum(), [z])
-    assert torch.equal(slope, expected)
-    assert all(g is None for g in torch.autograd.grad(net.frozen(z).sum(), list(net.parameters()), allow_unused=True))
+    z, product = torch.randn(2, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    z.requires_grad_()
+    product.requires_grad_()
+    weights = list(net.parameters())
+    odds, loss = net.odds_and_loss(z, product)
+    assert torch.equal(odds, net(z))
+    pull = torch.arange(5.0, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(odds, [z], pull, retain_graph=True)
+    (expected,) = torch.autograd.grad(net(z), [z], pull)
+    torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-15)
+    assert all(g is None for g in torch.autograd.grad(odds.sum(), [product, *weights], allow_unused=True))
+
+    plain = 0.5 * (nn.functional.softplus(-net(z.detach())) + nn.functional.softplus(net(product.detach()))).mean()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-14)
+    others = torch.autograd.grad(loss, [z, product], retain_graph=True, allow_unused=True)
+    assert others == (None, None)
+    for g, e in zip(torch.autograd.grad(loss, weights), torch.autograd.grad(plain, weights), strict=True):
+        torch.testing.assert_close(g, e, rtol=1e-12, atol=1e-15)
+
+
+def test_without_gradient_the_odds_are_the_same() -> None:
+    net = discriminator()
+    z, product = torch.randn(2, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        odds, loss = net.odds_and_loss(z.clone().requires_grad_(), product)
+    assert torch.equal(odds, net(z))
+    assert not odds.requires_grad
+    assert loss.item() == net.loss(z, product).item()
 
 
 def test_density_ratio_of_a_correlated_gaussian_and_its_tc_are_learned() -> None:
@@ -255,10 +277,16 @@ def test_what_the_objective_learns_is_in_checkpoint_and_history_and_resumed(name
 
 
 def test_first_and_last_layer_keep_their_precision_in_bf16() -> None:
-    net, z = discriminator(layers=1).float(), torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-    exact = net(z)
+    net = discriminator(layers=1).float()
+    z, product = torch.randn(2, 20, 2, generator=torch.Generator().manual_seed(0))
+    z.requires_grad_()
+    exact = net.odds_and_loss(z, product)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(net(z), exact)
+        half = net.odds_and_loss(z, product)
+    for a, b, of in zip(half, exact, ([z], list(net.parameters())), strict=True):
+        assert torch.equal(a, b)
+        for slopes in zip(*(torch.autograd.grad(t.sum(), of) for t in (a, b)), strict=True):
+            assert torch.equal(*slopes)
 
 
 def test_in_bf16_loss_and_gradient_are_those_of_float32_within_rounding() -> None:

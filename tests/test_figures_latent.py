@@ -24,20 +24,22 @@ def rng() -> np.random.Generator:
 # Tiles --------------------------------------------------------------------------------------------------------------
 
 
-def test_mosaic_puts_each_image_in_its_row_and_column_with_white_between(rng):
+def test_mosaic_puts_each_image_in_its_row_and_column_with_nothing_between(rng):
     images = rng.random((2, 3, 4, 5, 1))
     whole, gap = mosaic(images), gap_of(4, 5)
-    assert whole.shape == (2 * 4 + gap, 3 * 5 + 2 * gap, 3)
+    assert whole.shape == (2 * 4 + gap, 3 * 5 + 2 * gap, 4)
     for r, k in np.ndindex(2, 3):
         top, left = r * (4 + gap), k * (5 + gap)
         assert whole[top : top + 4, left : left + 5, 0] == pytest.approx(images[r, k, :, :, 0])
-    assert (whole[4] == 1).all()
+        assert (whole[top : top + 4, left : left + 5, 3] == 1).all()
+    assert (whole[4] == [1, 1, 1, 0]).all()
 
 
 def test_mosaic_has_one_scale_for_all_and_leaves_missing_tiles_empty():
     images = np.stack([np.full((2, 2, 1), v) for v in (-0.5, 0.5, 2.0, np.nan)])[None]
-    row = mosaic(images)[0, ::3, 0]
-    assert row.tolist() == [0, 0.5, 1, 1]
+    row = mosaic(images)[0, ::3]
+    assert row[:, 0].tolist() == [0, 0.5, 1, 1]
+    assert row[:, 3].tolist() == [1, 1, 1, 0]
     with pytest.raises(DataError, match="rows, columns"):
         mosaic(np.zeros((0, 3, 4, 4, 1)))
 
@@ -60,6 +62,20 @@ def test_reconstructions_have_one_column_a_model_and_normal_rows_first(rng):
     assert "E = −ELBO (nats)" in words(figure)
     with pytest.raises(DataError, match="0 models"):
         figures.reconstructions(inputs, {}, np.zeros(3))
+
+
+def test_reconstructions_across_are_the_same_turned_over(rng):
+    inputs = rng.random((3, 8, 8, 1))
+    view = {"vae": figures.Reconstructed(1 - inputs, np.array([-12345.4, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]))}
+    figure = figures.reconstructions(inputs, view, np.array([1.0, 0.0, 0.0]), across=True)
+    grid = np.array(figure.axes).reshape(2, 3)
+    assert [axes.get_title() for axes in grid[0]] == ["normal", "normal", "anomalous"]
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["input", "vae"]
+    assert [axes.get_xlabel() for axes in grid[1]] == ["E 2.0\nA 5.00", "E 3.0\nA 6.00", "E −12345\nA 4.00"]
+    for row, values in zip(grid, (inputs, 1 - inputs), strict=True):
+        assert np.asarray(row[2].get_images()[0].get_array())[..., 0] == pytest.approx(values[0, ..., 0])
+    width, height = figure.get_size_inches()
+    assert width > height
 
 
 # Samples, traversal, manifold ---------------------------------------------------------------------------------------
@@ -141,6 +157,59 @@ def test_interpolation_gif_runs_there_and_back_and_is_light(tmp_path, rng):
         late = np.asarray(film.convert("L"), int)
     assert np.array_equal(early, late)  # on the way back the same frame
     assert path.stat().st_size < 400_000
+
+
+# Film of a training ------------------------------------------------------------------------------------------------
+
+
+def test_training_film_has_a_frame_a_step_with_inputs_above_and_reconstructions_below(tmp_path):
+    inputs = np.zeros((2, 8, 8, 1))
+    inputs[0, 2:6], inputs[1, :, 2:6] = 1, 1
+    frames = np.stack([np.zeros_like(inputs), 0.5 * inputs, inputs])
+    path = figures.training_film(tmp_path / "f.gif", inputs, frames, [0, 50, 100], losses={50: -3.25, 100: -20.0})
+    with Image.open(path) as film:
+        assert film.n_frames == 3
+        assert film.info["loop"] == 0
+        pictures, pauses = [], []
+        for i in range(3):
+            film.seek(i)
+            pictures.append(np.asarray(film.convert("L"), int))
+            pauses.append(film.info["duration"])
+    assert pauses[0] > pauses[1] < pauses[2]
+    side = 56 + 7  # a tile of 8 pixels, 7 times enlarged, and the gap
+    above = slice(24, 24 + 56)
+    for picture, share in zip(pictures, (0, 0.5, 1), strict=True):
+        tiles = picture[:, 98 : 98 + side + 56]
+        assert np.array_equal(tiles[above], pictures[0][above, 98 : 98 + side + 56])
+        middle = 98 + 28
+        assert abs(picture[24 + side + 28, middle] - 255 * share) < 6
+        assert picture[24 + 28, middle] > 250
+
+
+def test_training_film_says_step_and_loss_and_is_light(tmp_path, monkeypatch, rng):
+    from PIL import ImageDraw
+
+    said = []
+    text = ImageDraw.ImageDraw.text
+
+    def heard(pen, at, words, **rest):
+        said.append(words)
+        text(pen, at, words, **rest)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", heard)
+    inputs = rng.random((10, 28, 28, 1)) ** 4
+    frames = np.stack([share * inputs for share in np.linspace(0, 1, 50)])
+    path = figures.training_film(tmp_path / "f.gif", inputs, frames, list(range(0, 1250, 25)), losses={1200: -1234.56})
+    assert "step 1,200     held-out loss −1,234.6 nats" in said
+    assert "step 1,225" in said
+    assert {"input", "reconstruction"} <= set(said)
+    assert path.stat().st_size < 1_500_000
+
+
+def test_training_film_refuses_what_does_not_fit(tmp_path, rng):
+    with pytest.raises(DataError, match="2 steps"):
+        figures.training_film(tmp_path / "f.gif", rng.random((2, 8, 8, 1)), rng.random((1, 2, 8, 8, 1)), [0, 1])
+    assert not (tmp_path / "f.gif").exists()
 
 
 # KL and correlation -------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -14,8 +15,9 @@ from PIL import Image
 
 from knowngood.calibration import Calibration, false_alarm_counts
 from knowngood.errors import DataError, NotEnoughNormals
+from knowngood.figures import Reconstructed
 from knowngood.metrics import roc_auc
-from knowngood.report import ReportInputs, Triptych, most_and_least, render, write_png, write_report
+from knowngood.report import Inside, ReportInputs, Triptych, most_and_least, render, write_png, write_report
 from knowngood.report.build import MOST_FINDINGS, MOST_ROWS
 from knowngood.report.expected import expected_band, expected_false_alarms
 from knowngood.report.plots import thresholds
@@ -85,6 +87,27 @@ def strata(*sizes: int, needed: int = 19, threshold: float = 9.0) -> dict:
 ONE = {"strata": [{"name": "all", "n": 199, "own": True, "threshold": 9.0}], "pooled_n": 199}
 
 
+def look_inside(
+    rng: np.random.Generator, rows: int, *, conditions: int = 2, size: int = 8, channels: int = 1
+) -> Inside:
+    """A model of five dimensions and so many conditions; 1 is an unconditional one."""
+    shown = np.array([0, 1, rows - 1])
+    shape = (3, size, size, channels)
+    names = [f"{i}" for i in range(conditions)] if conditions > 1 else [""]
+    return Inside(
+        codes=rng.normal(size=(40, 5)),
+        coded=rng.choice(rows, 40, replace=False),
+        kl=rng.random(5),
+        conditional=conditions > 1,
+        shown=shown,
+        inputs=rng.random(shape),
+        reconstructed=Reconstructed(rng.random(shape), np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])),
+        draws=rng.random((conditions, 5, size, size, channels)),
+        draw_names=names,
+        draw_what="camera" if conditions > 1 else "",
+    )
+
+
 @pytest.fixture(scope="module")
 def full() -> ReportInputs:
     """Every section filled."""
@@ -104,6 +127,7 @@ def full() -> ReportInputs:
         score_unit="nats",
         most=gallery(most),
         least=gallery(least),
+        inside=look_inside(rng, len(table)),
         history=[{"step": s, "split": "train", "loss/model": 9.0 - s, "kl": 1.0 + s} for s in range(5)],
         best_step=4,
         audit=[{"path_or_id": "a/b.png", "kind": "truncated", "reason": "ends early", "severity": "warning"}],
@@ -141,7 +165,7 @@ def test_report_asks_for_nothing_from_outside(html):
 def test_report_writes_the_same_bytes_again_and_makes_the_folder(full, html, tmp_path):
     path = write_report(tmp_path / "new" / "Größe.html", full)
     assert path.read_text(encoding="utf-8") == html
-    assert len(html) < 400_000
+    assert len(html) < 500_000
 
 
 def test_report_can_be_read_without_seeing_or_pointing(html):
@@ -211,7 +235,15 @@ def test_report_shows_names_from_outside_as_text_only():
 def test_report_order_is_verdict_gallery_figures_tables_audit_reproduce(html):
     marks = ["are flagged as anomalous.</h2>", 'id="gallery"', ">Most anomalous", ">Least anomalous", 'id="separation"']
     marks += ["ROC curve</h3>", "Scores</h3>", 'id="promise"', "Requested and realised rate</h3>", 'id="conditions"']
-    marks += ['id="results"', 'id="training"', 'id="audit"', 'id="reproduce"', "knowngood evaluate runs/bottles"]
+    marks += ['id="results"', 'id="inside"', "Codes of the images</h3>", "What the model takes for good</h3>"]
+    marks += [
+        "Reconstructions with E and A</h3>",
+        "What the latent dimensions carry</h3>",
+        'id="training"',
+        'id="audit"',
+        'id="reproduce"',
+        "knowngood evaluate runs/bottles",
+    ]
     places = [html.index(mark) for mark in marks]
     assert places == sorted(places)
     for part in ("objective.name", "dcvae", "2.13.0", "a/b.png", "ends early", "epochs"):
@@ -372,6 +404,88 @@ def test_inputs_name_what_is_wrong():
     card = Triptych(np.zeros((8, 8)), np.zeros((8, 8)), id="nowhere.png")
     with pytest.raises(DataError, match=r"'nowhere.png' is not in the table"):
         render(ReportInputs(table=table, alpha=0.05, most=[card]))
+
+
+# The model itself, and scores by class ------------------------------------------------------------------------------
+
+
+def folded(page: str) -> list[str]:
+    """Titles of the figures that open on a click."""
+    return re.findall(r"<details class=\"card plot\"><summary><h3>(.*?)</h3>", page)
+
+
+def test_every_figure_says_above_it_what_to_look_for(html):
+    for figure in re.findall(r"<figure(?: class=\"card plot\")?>(.*?)</figure>", html, re.DOTALL):
+        if "<svg" in figure:
+            caption = figure.index("<figcaption>")
+            assert caption < figure.index("<svg")
+            assert len(re.sub("<.*?>", "", figure[caption : figure.index("</figcaption>")])) > 30
+
+
+def test_secondary_figures_are_folded(html):
+    assert folded(html) == ["Reconstructions with E and A", "What the latent dimensions carry"]
+    assert "A column shares one code: in it the camera alone differs." in html
+    assert "conditions may overlap" in html
+
+
+def test_a_model_without_conditions_is_described_without_them(full):
+    inside = look_inside(np.random.default_rng(0), len(full.table), conditions=1)
+    page = render(ReportInputs(table=full.table.drop(columns="condition"), alpha=0.05, inside=inside))
+    assert "the more they could, the better the model knows them" in page
+    assert "conditions may overlap" not in page
+    assert "Scores by" not in page
+
+
+def test_without_a_look_inside_there_is_no_section_for_it(full):
+    page = render(ReportInputs(table=full.table, alpha=0.05))
+    assert 'id="inside"' not in page
+    assert 'href="#inside"' not in page
+
+
+def test_relevances_are_explained_where_there_are_some(full):
+    inside = replace(full.inside, relevance=np.linspace(0, 1, 5))
+    page = render(ReportInputs(table=full.table, alpha=0.05, inside=inside))
+    assert "0 is left to the prior" in page
+    assert "relevance (0 to 1)" in page
+    assert "relevance" not in render(ReportInputs(table=full.table, alpha=0.05, inside=full.inside))
+
+
+def test_scores_go_by_class_where_it_is_known_and_by_condition_where_not():
+    table = make_table(60, 20, alarms=2, found=9, strata=("camera=10", "camera=9"))
+    page = render(ReportInputs(table=table, alpha=0.05))
+    assert "Scores by condition</h3>" in page
+    classes = [f"kind {i % 3}" for i in range(80)]
+    page = render(ReportInputs(table=table.assign(**{"class": classes}), alpha=0.05, normal_name="sound"))
+    assert "Scores by class</h3>" in page
+    assert "Scores by condition</h3>" not in page
+    assert [int(n) for n in re.findall(r">kind \d \(n = (\d+)\)</text>", page)] == [20, 20, 20, 7, 7, 6]
+    assert ">sound</text>" in page
+    one = make_table(20, 5, alarms=1, found=2)
+    assert "Scores by" not in render(ReportInputs(table=one.assign(**{"class": "a"}), alpha=0.05))
+
+
+def test_62_classes_are_folded_and_the_page_stays_light():
+    rng = np.random.default_rng(0)
+    table = make_table(620, 60, alarms=10, found=30)
+    table["class"] = [f"{i % 62}" for i in range(len(table))]
+    inside = look_inside(rng, len(table), conditions=62, size=28)
+    inside = replace(inside, draws=np.round(7 * inside.draws) / 7)  # no picture is pure noise
+    page = render(ReportInputs(table=table, alpha=0.05, inside=inside))
+    assert folded(page)[:2] == ["Scores by class", "What the model takes for good"]
+    names = [int(name) for name in re.findall(r">(\d+) \(n = \d+\)</text>", page)]
+    assert names[:62] == list(range(62))
+    assert len(page) < 1_500_000
+    many = table.assign(**{"class": [f"{i % 101}" for i in range(len(table))]})
+    assert "Scores by class" not in render(ReportInputs(table=many, alpha=0.05))
+
+
+def test_colour_pictures_of_unread_and_unlabelled_images_do(full):
+    table = full.table.drop(columns="label")
+    table.loc[3, ["anomaly_score", "p_value"]] = np.nan
+    inside = look_inside(np.random.default_rng(0), len(table), channels=3)
+    page = render(ReportInputs(table=table, alpha=0.05, inside=inside))
+    assert "Look for images far from all others." in page
+    assert "not labelled" in page
 
 
 # What chance explains -----------------------------------------------------------------------------------------------

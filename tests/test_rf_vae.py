@@ -84,7 +84,8 @@ def test_relevance_starts_away_from_one_half_where_the_kl_has_about_its_usual_we
 # Limits -------------------------------------------------------------------------------------------------------------
 
 
-def test_limit_all_relevant_with_lambda_min_one_is_factor_vae_and_eta_s_times_d() -> None:
+def test_limit_all_relevant_with_lambda_min_one_is_factor_vae_in_loss_and_gradient() -> None:
+    """Up to a constant: η_S for each of the three dimensions. The discriminator's loss and gradient agree as well."""
     theirs, _, model, parent = evaluate(FactorVAE(gamma=5, **SMALL))
     options = RFVAE(gamma=5, lambda_min=1, lambda_max=8, eta_s=2, eta_h=50, **LITERAL, **SMALL)
     ours, _, same_model, objective = evaluate(options, 1000.0, step=70)
@@ -97,9 +98,12 @@ def test_limit_all_relevant_with_lambda_min_one_is_factor_vae_and_eta_s_times_d(
     assert greatest_difference(*slopes) < 1e-12
 
 
-def test_limit_none_relevant_with_lambda_max_one_has_the_gradient_of_the_vae() -> None:
+def test_limit_none_relevant_with_lambda_max_one_is_the_vae_in_loss_and_gradient() -> None:
+    """Up to a constant: γ times what the discriminator says of 0, since that is all it is shown."""
     theirs, _, model, _ = evaluate(VAE())
-    ours, _, same_model, _ = evaluate(RFVAE(lambda_max=1, lambda_min=0.1, **SMALL), -1000.0)
+    ours, _, same_model, objective = evaluate(RFVAE(gamma=5, lambda_max=1, lambda_min=0.1, **SMALL), -1000.0)
+    constant = 5 * objective.discriminator(torch.zeros(1, 3, dtype=torch.float64)).item()
+    assert ours["model"].item() == pytest.approx(theirs["model"].item() + constant, rel=1e-12)
     assert greatest_difference(gradients(theirs["model"], model), gradients(ours["model"], same_model)) < 1e-12
 
 
@@ -131,7 +135,7 @@ def test_gradient_of_relevance_weighs_kl_against_sparsity_and_entropy() -> None:
     torch.testing.assert_close(slope, SPEED * expected)
 
 
-def test_gradients_go_to_the_player_they_belong_to() -> None:
+def test_gradient_goes_to_the_player_it_belongs_to() -> None:
     losses, _, model, objective = evaluate(RFVAE(**LITERAL, **SMALL), step=50)
     players = objective.players(model)
     assert players.keys() == losses.keys() == {"model", "discriminator", "relevance"}
@@ -147,7 +151,7 @@ def test_gradients_go_to_the_player_they_belong_to() -> None:
     assert losses["model"] is losses["relevance"]  # one loss, two rates
 
 
-def test_relevance_waits_moves_and_is_then_made_final() -> None:
+def test_gradient_of_relevance_waits_comes_and_is_then_made_final() -> None:
     options = RFVAE(relevance_from=0.25, entropy_from=0.6, eta_h=8, **SMALL)
     entropy = {}
     for step in (0, 24, 25, 60, 80, 100):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowngood.config import KL, Elbo, Mahalanobis, Options, Reconstruction, choices
+from knowngood.config import KL, Elbo, Mahalanobis, Options, PriorDistance, Reconstruction, SplitElbo, choices
 from knowngood.errors import SettingsError
 from score_models import IMAGE, TABLE, batches, items, small_model
 
@@ -16,6 +16,8 @@ EVERY = [
     Elbo(samples=0),
     KL(),
     Mahalanobis(),
+    PriorDistance(),
+    SplitElbo(),
 ]
 
 
@@ -88,7 +90,7 @@ def test_maps_exist_where_promised_and_add_up(options: Options) -> None:
     if result.map is None:
         return
     assert result.map.shape == (7, 9, 12)
-    total = result.parts.get("elbo_reconstruction", result.values)
+    total = next((part for name, part in result.parts.items() if name.endswith("reconstruction")), result.values)
     if isinstance(options, Reconstruction) and options.distance == "l2":
         total = total.square()
     torch.testing.assert_close(result.map.sum((1, 2)), total, rtol=1e-6, atol=0)
@@ -99,7 +101,7 @@ def test_tables_have_no_map_and_refuse_image_distances(options: Options) -> None
     model, score = small_model(TABLE), options.build()
     if on_images_only(options):
         with pytest.raises(SettingsError, match=r"distance = '\w+' needs images; a table of 6 features.*Use distance="):
-            score.check(model.shape)
+            score.check(model)
         return
     state = score.fit(model, batches(40, TABLE))
     assert score.score(model, state, *items(3, TABLE), want_map=True).map is None

@@ -21,13 +21,14 @@ WORKER = """
     from training_helpers import TwoPlayers, model, same_bits, settings, source, trained
     from knowngood.objectives import Context
     from knowngood.training.engine import make_engine
-    from knowngood.training.loop import _Run
+    from knowngood.training.loop import Parts, _Run
 
     chosen = settings(devices=2, epochs=4, patience=50)
     engine = make_engine(chosen)
     rank = engine.rank
     torch.manual_seed(rank)
-    run = _Run(model(chosen, seed=rank), TwoPlayers(), source(100), None, chosen, engine, 0, None, False, None)
+    parts = Parts(source(100), None, None)
+    run = _Run(model(chosen, seed=rank), TwoPlayers(), parts, chosen, engine, 0, None, False, None)
     run.model.eval(), run.objective.eval()
     losses = {"model": 0, "critic": 0}
     batch, second = next(iter(run._batches()))

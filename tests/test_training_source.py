@@ -35,7 +35,7 @@ class Plain:
 
 def stream(n: int, workers: int) -> StreamSource:
     kind = images(n)[1]
-    return StreamSource(Files(n), Plain(), torch.eye(CLASSES)[kind], kind, n_strata=CLASSES, workers=workers)
+    return StreamSource(Files(n), Plain(), c=torch.eye(CLASSES)[kind], stratum=kind, n_strata=CLASSES, workers=workers)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])

@@ -18,12 +18,16 @@ from knowngood.vae import ConditionalVAE, DiagonalGaussian
 N = 1000
 
 
-def two_factors() -> Tensor:
-    """(N, 6): two independent uniform factors, bent and mixed, with noise .1. A VAE turns the square they fill."""
+def two_factors(stratum: Tensor) -> Tensor:
+    """(N, 6): two independent uniform factors, bent and mixed, with noise .1. A VAE turns the square they fill.
+
+    A stratum has its own place, so that codes of several depend on one another where nobody tells which is which.
+    """
     generator = torch.Generator().manual_seed(0)
     factors = 2 * torch.rand(N, 2, generator=generator) - 1
     mixing = torch.tensor([[1.0, 0.6, 0.3, -0.4, 0.8, 0.2], [0.5, 1.0, -0.6, 0.7, 0.1, 0.9]])
-    return torch.tanh(factors @ mixing) + 0.1 * torch.randn(N, 6, generator=generator)
+    offset = stratum[:, None] * torch.tensor([0.8, -0.8, 0.4, 0.4, -0.4, 0.8])
+    return torch.tanh(factors @ mixing) + offset + 0.1 * torch.randn(N, 6, generator=generator)
 
 
 class Trained(NamedTuple):
@@ -31,12 +35,13 @@ class Trained(NamedTuple):
     objective: Objective
     posterior: DiagonalGaussian  # of all items
     error: float  # root mean square of the reconstruction
+    stratum: Tensor  # (N,) what the condition says, if there is one, else 0
 
     def tc(self) -> float:
-        """TC(z) with the whole set as the batch, the mean over three draws: meaningful for D = 2."""
+        """TC(z|c) with the whole set as the batch, the mean over three draws: meaningful for D = 2."""
         q, generator = self.posterior, torch.Generator().manual_seed(0)
         draws = [q.rsample(torch.randn(q.mean.shape, generator=generator)) for _ in range(3)]
-        whole = torch.zeros(N, dtype=torch.int64), torch.tensor([N])
+        whole = self.stratum, torch.bincount(self.stratum)
         return sum(total_correlation(z, q, *whole)[0].mean().item() for z in draws) / 3
 
     def covariance(self) -> Tensor:
@@ -50,16 +55,15 @@ class Trained(NamedTuple):
 
 
 @cache
-def trained_on_two_factors(options: Options, seed: int, latent_dim: int = 2) -> Trained:
-    """400 steps of 128 items."""
-    x, objective = two_factors(), options.build()
-    model = toy_model(
-        (6,), condition_dim=0, latent_dim=latent_dim, net=MLP(hidden=(32,)), seed=seed, dtype=torch.float32, jitter=0
-    )
+def trained_on_two_factors(options: Options, seed: int, latent_dim: int = 2, conditions: bool = False) -> Trained:
+    """400 steps of 128 items; of two strata, told by a condition, or of one."""
+    stratum = torch.arange(N) % (2 if conditions else 1)
+    x, c, objective = two_factors(stratum), torch.eye(2)[stratum] if conditions else None, options.build()
+    net = {"net": MLP(hidden=(32,)), "condition_dim": 2 if conditions else 0, "latent_dim": latent_dim}
+    model = toy_model((6,), **net, seed=seed, dtype=torch.float32, jitter=0)
     given = {"batch_size": 128, "epochs": 50, "lr": 0.01, "lr_secondary": 0.003, "ema": None}
-    train(
-        model, objective, Source(x), None, parse_settings({**given, "device": "cpu", "precision": "float32"}), seed=seed
-    )
+    settings = parse_settings({**given, "device": "cpu", "precision": "float32"})
+    train(model, objective, Source(x, c=c, stratum=stratum), None, settings, seed=seed)
     with torch.no_grad():
-        error = (model.reconstruct(x) - x).square().mean().sqrt().item()
-        return Trained(model, objective, model.encode(x), error)
+        error = (model.reconstruct(x, c) - x).square().mean().sqrt().item()
+        return Trained(model, objective, model.encode(x, c), error, stratum)

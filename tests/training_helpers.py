@@ -46,7 +46,7 @@ def scale(x: Tensor) -> Tensor:
 
 def source(n: int = 100, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> Source:
     x, kind = images(n, seed, shape)
-    return Source(x, scale, torch.eye(CLASSES)[kind], kind, n_strata=CLASSES)
+    return Source(x, scale, c=torch.eye(CLASSES)[kind], stratum=kind, n_strata=CLASSES)
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -27,12 +27,13 @@ from knowngood.errors import ArtifactError, KnowngoodError
 from knowngood.images.conditions import ConditionSchema
 from knowngood.pipeline import Pipeline
 from knowngood.representation import Pixels, Table
+from knowngood.scores import build_score
 from knowngood.vae import ConditionalVAE
 
 FORMAT = "knowngood-detector"
 FORMAT_VERSION = 1
 CONFIG, CARD, TRAINING = "config.json", "card.md", "training.json"
-TENSORS = ("weights.safetensors", "scores.safetensors", "calibration.safetensors")
+TENSORS = ("weights.safetensors", "scores.safetensors", "calibration.safetensors", "objective.safetensors")
 REPRESENTATIONS = {"pixels": Pixels, "table": Table}
 
 
@@ -52,6 +53,7 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
             if calibration is not None
             for name, array in calibration.to_tensors().items()
         },
+        TENSORS[3]: pipeline.objective_state,
     }
     files = {
         name: save({k: v.detach().cpu().contiguous() for k, v in group.items()}) for name, group in tensors.items()
@@ -71,7 +73,9 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
             "condition_dim": model.condition_dim,
             "net": model.net.options.model_dump(mode="json"),
             "likelihood": model.likelihood.options.model_dump(mode="json"),
-            "prior": "standard" if model.prior_bias is None else "learned",
+            "prior": model.prior_name,
+            "separation": model.separation,
+            "nuisance_dim": model.nuisance_dim,
         },
         "score": pipeline.score.options.model_dump(mode="json"),
         "calibration": {kind: c.metadata() for kind, c in calibrations.items() if c is not None},
@@ -97,14 +101,16 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
             raise ArtifactError(f"{where}: {name} is damaged (its SHA-256 is not the one in {CONFIG}); copy it again")
     try:
         training = json.loads(files.get(TRAINING, b"{}"))
-        weights, state, arrays = (load(files[name]) for name in TENSORS)
+        weights, state, arrays, objective_state = (load(files[name]) for name in TENSORS)
         settings = Settings.model_validate(config["settings"])
         net = TypeAdapter(NetOptions).validate_python(config["model"]["net"])
         likelihood = TypeAdapter(LikelihoodOptions).validate_python(config["model"]["likelihood"])
         score = TypeAdapter(ScoreOptions).validate_python(config["score"])
         sizes = config["model"]
         shape = tuple(sizes["shape"])
-        model = ConditionalVAE(shape, sizes["latent_dim"], sizes["condition_dim"], net, likelihood, sizes["prior"])
+        widths = (sizes["latent_dim"], sizes["condition_dim"])
+        priors = (sizes["prior"], sizes["nuisance_dim"], sizes["separation"])
+        model = ConditionalVAE(shape, *widths, net, likelihood, *priors)
         model.load_state_dict(weights)
         representation = dict(config["representation"])
         calibrations = {
@@ -118,10 +124,11 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
             schema=ConditionSchema.model_validate(config["conditions"]),
             representation=REPRESENTATIONS[representation.pop("kind")].model_validate(representation),
             model=model.eval(),
-            score=score.build(),
+            score=build_score(score, settings),
             state=state,
             calibration=calibrations.get("known"),
             hidden=calibrations.get("hidden"),
+            objective_state=objective_state,
         )
     except (KnowngoodError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None

@@ -17,6 +17,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
     settings, model = pipeline.settings, pipeline.model
     variant = f" ({data['variant']})" if data.get("variant") else ""
     shape = " × ".join(map(str, model.shape))
+    score = pipeline.score.options
     lines = [
         f"# Anomaly detector for {data['name']}",
         "",
@@ -25,7 +26,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "",
         "## Data",
         f"- {data['fit']} items fitted, {data['select']} for selection, {data['calibrate']} for calibration; "
-        f"{data['known_anomalies']} known anomalies kept out",
+        f"{data['known_anomalies']} known anomalies, {data['taught_anomalies']} of them trained on",
         f"- input: {shape}; {getattr(pipeline.representation, 'rule', 'standardised columns')}",
         f"- fingerprint: `{data['fingerprint']}`",
         f"- conditions: {_conditions(pipeline)}",
@@ -34,7 +35,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"- objective `{settings.objective.name}` {_options(settings.objective)}, net `{model.net.options.name}` "
         f"{_options(model.net.options)}, likelihood `{model.likelihood.options.name}` "
         f"{_options(model.likelihood.options)}",
-        f"- latent dimensions: {model.latent_dim}; score: `{settings.scoring.name}` {_options(settings.scoring)}",
+        f"- latent dimensions: {model.latent_dim}; score: `{score.name}` {_options(score)}",
         f"- {training['steps']} steps over {training['epochs']} epochs, batch {settings.batch_size}, "
         f"seed {about['seed']}, {about['seconds']:.1f} s in all",
         "",

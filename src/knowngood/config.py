@@ -187,12 +187,74 @@ class CorEx(Options):
     name: Literal["corex"] = "corex"
 
 
+class DANVAE(Options):
+    """Split latent z = [z_a, z_n]: z_n holds known nuisance factors, and anomalies are told by the rest.
+
+    rec + β_a·KL(q(z_a|x) ‖ N(0, I)) + β_n·KL(q(z_n|x) ‖ p(z_n|y)) + a·|y − ŷ(z_n)|², with p(z_n|y) and the head ŷ
+    learned. An item that does not show its factors y has the prior N(0, I) on z_n and no head term.
+    """
+
+    implementation = "knowngood.objectives.dan_vae:DANVAEObjective"
+    name: Literal["dan_vae"] = "dan_vae"
+    nuisance_dim: PositiveInt = Field(8, description="dimensions of z_n, the last ones of z")
+    factors: tuple[str, ...] = Field(
+        ("brightness",),
+        min_length=1,
+        description="columns, or brightness, contrast, sharpness and rotation as measured on the images",
+    )
+    labelled_share: float = Field(1.0, gt=0, le=1, description="share of the good items that show their factors")
+    beta_a: float = Field(1.0, ge=0, description="weight of the KL of z_a")
+    beta_n: float = Field(3.0, ge=0, description="weight of the KL of z_n")
+    head_weight: float | None = Field(
+        None,
+        ge=0,
+        description="a: weight of the squared error of the standardised factors; default a quarter of an item's "
+        "values, at least 10, over labelled_share",
+    )
+
+
 ObjectiveOptions = Annotated[
     Annotated[
-        VAE | BetaVAE | CVAE | DCVAE | FactorVAE | TCVAE | RFVAE | DIPVAE | InfoVAE | CorEx, Field(discriminator="name")
+        VAE | BetaVAE | CVAE | DCVAE | FactorVAE | TCVAE | RFVAE | DIPVAE | InfoVAE | CorEx | DANVAE,
+        Field(discriminator="name"),
     ],
     BeforeValidator(_named),
 ]
+
+# Labelled anomalies ---------------------------------------------------------------------------------------------------
+
+
+class Hinge(Options):
+    """Labelled anomalies cost max(0, margin − e), e their distance from the good items' mean score in its spread."""
+
+    implementation = "knowngood.objectives.labelled:Labelled"
+    name: Literal["hinge"] = "hinge"
+    margin: float = Field(10.0, gt=0, description="standard deviations above the good items' mean that are enough")
+    weight: float = Field(1.0, ge=0, description="beside the loss of good items")
+    warmup: float = Field(0.25, ge=0, lt=1, description="share of all steps on good items only")
+
+
+class Reciprocal(Options):
+    """Labelled anomalies cost 1 / (log(1 + exp(e)) + floor), e as for the hinge: bounded, and never quite 0."""
+
+    implementation = "knowngood.objectives.labelled:Labelled"
+    name: Literal["reciprocal"] = "reciprocal"
+    floor: float = Field(0.1, gt=0, description="bounds the cost of an anomaly that does not stand out at all")
+    weight: float = Field(1.0, ge=0, description="beside the loss of good items")
+    warmup: float = Field(0.25, ge=0, lt=1, description="share of all steps on good items only")
+
+
+class Shift(Options):
+    """Labelled anomalies have the prior N(shift·1, I), and the decoder does not learn from them (DAn-VAE)."""
+
+    implementation = "knowngood.objectives.labelled:Labelled"
+    name: Literal["shift"] = "shift"
+    shift: float = Field(10.0, gt=0, description="mean of their prior, on every dimension")
+    weight: float = Field(1.0, ge=0, description="beside the loss of good items")
+    warmup: float = Field(0.25, ge=0, lt=1, description="share of all steps on good items only")
+
+
+LabelledOptions = Annotated[Annotated[Hinge | Reciprocal | Shift, Field(discriminator="name")], BeforeValidator(_named)]
 
 # Nets ---------------------------------------------------------------------------------------------------------------
 
@@ -282,6 +344,13 @@ class KL(Options):
     name: Literal["kl"] = "kl"
 
 
+class PriorDistance(Options):
+    """Squared Mahalanobis distance of the posterior mean to the prior of its condition, or of the nearest one."""
+
+    implementation = "knowngood.scores.prior_distance:PriorDistanceScore"
+    name: Literal["prior_distance"] = "prior_distance"
+
+
 class Mahalanobis(Options):
     """Squared Mahalanobis distance of the posterior mean within its condition, with a shrunk covariance."""
 
@@ -289,8 +358,16 @@ class Mahalanobis(Options):
     name: Literal["mahalanobis"] = "mahalanobis"
 
 
+class SplitElbo(Options):
+    """−log p(x|μ) + KL(q(z_a|x) ‖ N(0, I)) of a model with a split latent: nuisance dimensions cost nothing."""
+
+    implementation = "knowngood.scores.split_elbo:SplitElboScore"
+    name: Literal["split_elbo"] = "split_elbo"
+
+
 ScoreOptions = Annotated[
-    Annotated[Reconstruction | Elbo | KL | Mahalanobis, Field(discriminator="name")], BeforeValidator(_named)
+    Annotated[Reconstruction | Elbo | KL | PriorDistance | Mahalanobis | SplitElbo, Field(discriminator="name")],
+    BeforeValidator(_named),
 ]
 
 # Everything ---------------------------------------------------------------------------------------------------------
@@ -305,11 +382,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     objective: ObjectiveOptions = Field(CVAE(), description="what is minimised")
+    labelled: Literal["auto", "ignore"] | LabelledOptions = Field(
+        "auto", description="how labelled anomalies teach; auto: as the objective is defined, else they are kept out"
+    )
     net: Literal["auto"] | NetOptions = Field("auto", description="auto: conv for images, mlp for tables")
     latent_dim: PositiveInt | None = Field(None, description="dimensions of z; default 32 for images, fewer for tables")
     likelihood: Literal["auto"] | LikelihoodOptions = Field("auto", description="auto: Gaussian with learned scalar σ")
-    prior: Literal["auto", "standard", "learned"] = Field(
-        "auto", description="r(z|c); auto: what the objective is defined with"
+    prior: Literal["auto", "standard", "learned", "separated"] = Field(
+        "auto", description="r(z|c); auto: what the objective is defined with; separated: far apart for each condition"
+    )
+    separation: PositiveFloat = Field(
+        40.0, description="distance of the separated priors of two conditions, in standard deviations"
+    )
+    class_aware: float = Field(
+        0.0, ge=0, description="weight of −log p(c|z) by the priors of the conditions: the latent is to tell them apart"
     )
 
     image_size: tuple[PositiveInt, PositiveInt] | PositiveInt | None = Field(
@@ -326,6 +412,9 @@ class Settings(BaseModel):
 
     roles: dict[str, tuple[Role, ...]] | None = Field(
         None, description="what each condition column is used for; default all roles"
+    )
+    measure: tuple[Literal["brightness", "contrast", "sharpness", "rotation"], ...] = Field(
+        (), description="nuisance factors measured on every image and added to its conditions"
     )
     unknown: Literal["error", "infer"] = Field("error", description="a missing or new condition value at scoring time")
     marginalise: Literal["auto", "soft", "hard"] = Field(
@@ -361,7 +450,16 @@ class Settings(BaseModel):
     )
     workers: int = Field(2, ge=0, description="processes that read images when streaming")
 
-    scoring: ScoreOptions = Field(Elbo(), description="how odd an image is")
+    light_tolerance: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share by which the light may change, .3 for ± 30 %: scores are standardised by what good images "
+        "of the same brightness score",
+    )
+    scoring: Literal["auto"] | ScoreOptions = Field(
+        "auto", description="how odd an image is; auto: elbo, or what the objective is defined with"
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="false-alarm rate that `predict` and verdicts use")
     select_fraction: Fraction = Field(0.1, description="share of normals for evaluation, early stopping and choices")
     calibrate_fraction: Fraction = Field(0.2, description="share of normals that only calibrate")
@@ -380,6 +478,9 @@ class Settings(BaseModel):
                 "leaves nothing to fit on; their sum must be below 1"
             )
         return self
+
+
+FAMILIES = ("objective", "labelled", "net", "likelihood", "scoring")
 
 
 def choices(field: str) -> dict[str, type[Options]]:
@@ -433,7 +534,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 def _explain(item: Any, values: Mapping[str, Any]) -> str:
     path = [str(part) for part in item["loc"]]
-    family = choices(path[0]) if path and path[0] in ("objective", "net", "likelihood", "scoring") else {}
+    family = choices(path[0]) if path and path[0] in FAMILIES else {}
     if item["type"] == "extra_forbidden":
         if len(path) == 1:
             return f"unknown setting '{path[0]}'" + nearest(path[0], list(Settings.model_fields))

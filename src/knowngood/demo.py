@@ -53,6 +53,7 @@ def run_demo(out: Path, *, progress: bool = True) -> DemoResult:
         command="make demo",
         normal_name="digits 0 to 8",
         anomalous_name=f"digit {HOLDOUT}",
+        classes=test.conditions["class"],
     )
     write_png(out / "report.png", inputs)
     return DemoResult(

@@ -61,16 +61,20 @@ class Detector(OutlierMixin, BaseEstimator):
         self,
         *,
         objective: Any = "cvae",
+        labelled: Any = "auto",
         net: Any = "auto",
         latent_dim: int | None = None,
         likelihood: Any = "auto",
         prior: str = "auto",
+        separation: float = 40.0,
+        class_aware: float = 0.0,
         image_size: Any = None,
         crop: Any = None,
         pad: Any = None,
         grey: bool = False,
         scaling: Any = "auto",
         roles: Any = None,
+        measure: Any = (),
         unknown: str = "error",
         marginalise: str = "auto",
         epochs: int | None = None,
@@ -89,7 +93,8 @@ class Detector(OutlierMixin, BaseEstimator):
         compile: bool = False,
         memory_gb: float = 4.0,
         workers: int = 2,
-        scoring: Any = "elbo",
+        light_tolerance: float | None = None,
+        scoring: Any = "auto",
         alpha: float = 0.05,
         select_fraction: float = 0.1,
         calibrate_fraction: float = 0.2,
@@ -98,16 +103,20 @@ class Detector(OutlierMixin, BaseEstimator):
         random_state: int | None = 0,
     ) -> None:
         self.objective = objective
+        self.labelled = labelled
         self.net = net
         self.latent_dim = latent_dim
         self.likelihood = likelihood
         self.prior = prior
+        self.separation = separation
+        self.class_aware = class_aware
         self.image_size = image_size
         self.crop = crop
         self.pad = pad
         self.grey = grey
         self.scaling = scaling
         self.roles = roles
+        self.measure = measure
         self.unknown = unknown
         self.marginalise = marginalise
         self.epochs = epochs
@@ -126,6 +135,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.compile = compile
         self.memory_gb = memory_gb
         self.workers = workers
+        self.light_tolerance = light_tolerance
         self.scoring = scoring
         self.alpha = alpha
         self.select_fraction = select_fraction
@@ -152,6 +162,7 @@ class Detector(OutlierMixin, BaseEstimator):
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
+        film: str | Path | None = None,
     ) -> Detector:
         """Learn what good items look like.
 
@@ -161,12 +172,13 @@ class Detector(OutlierMixin, BaseEstimator):
             y: ignored, as scikit-learn's outlier detectors do.
             conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,).
                 An ImageSet brings its own columns.
-            anomalies: (N,) 1 for known anomalies, 0 or NaN for good items. Known anomalies are kept out of training
-                and calibration.
+            anomalies: (N,) 1 for known anomalies, 0 or NaN for good items. Known anomalies never count as good, and
+                never calibrate. They teach if the setting `labelled` says how, else they are kept out.
             calibration: further good items that only calibrate, with conditions of their own (an ImageSet); then none
                 of X are set aside for that.
             run_dir: folder for the log and checkpoints; with `resume` the run goes on from the last checkpoint there
                 and ends with the same bits as if it had never stopped.
+            film: a .gif to write: some held-out images and what the model makes of them as training goes on.
             progress: show a progress bar if the error stream is a terminal. On two cores a fit takes seconds for a
                 table, and from half a minute to some minutes for images, by their size.
 
@@ -186,15 +198,23 @@ class Detector(OutlierMixin, BaseEstimator):
         items, findings = fitting.audited(items, settings)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
+        items = fitting.measured(items, settings)
         normals = items[items.labels != 1]
         if len(normals) < FEWEST:
             raise DataError(
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit on (of {len(items)} given); "
                 f"at least {FEWEST} good ones are needed"
             )
-        plan = fitting.plan(normals, settings, seed, set_aside=calibration is None)
+        known = items[items.labels == 1]
+        plan = fitting.plan(normals, settings, seed, anomalies=known, set_aside=calibration is None)
         fit, held_out = plan.source("fit"), plan.source("select")
         fingerprint = plan.normals.fingerprint()
+        watch = None
+        if film is not None:
+            from knowngood.training.film import Film
+
+            watch = Film.of(held_out)
+        marks = f"+{known.fingerprint()}" if plan.anomalies is not None else ""
         history = train(
             plan.model,
             plan.objective,
@@ -205,17 +225,26 @@ class Detector(OutlierMixin, BaseEstimator):
             run_dir=None if run_dir is None else Path(run_dir),
             resume=resume,
             progress=progress,
-            fingerprint=fingerprint,
+            anomalies=plan.anomalies,
+            on_evaluation=watch,
+            fingerprint=fingerprint + marks,
         )
+        if watch is not None and film is not None:
+            watch.write(film, history.steps)
         pipeline = Pipeline(settings, plan.schema, plan.representation, plan.model.eval(), plan.score)
+        pipeline.objective_state = {name: t.detach().cpu() for name, t in plan.objective.kept_state().items()}
         with torch.no_grad():
             rows = torch.arange(len(fit)).split(rows_at_once(plan.model.shape))
-            pipeline.state = plan.score.fit(plan.model, fit.to(pipeline.device).batches(rows))
+            state = plan.score.fit(plan.model, fit.to(pipeline.device).batches(rows))
+            rows = torch.arange(len(held_out)).split(rows_at_once(plan.model.shape))
+            pipeline.state = plan.score.settle(plan.model, state, held_out.to(pipeline.device).batches(rows))
         self.split_ = plan.split
         self.pipeline_ = pipeline
         pipeline.calibrate(plan.part("calibrate") if calibration is None else self._items(calibration, None))
         self.offset_ = -pipeline.limit
-        self.about_ = self._about(items, len(normals), fingerprint, seed, history, time.perf_counter() - started)
+        used = 0 if plan.anomalies is None else len(plan.anomalies)
+        seconds = time.perf_counter() - started
+        self.about_ = self._about(items, len(normals), used, fingerprint, seed, history, seconds)
         self.training_ = {"history": list(history.steps), "audit": findings}
         return self
 
@@ -442,10 +471,12 @@ class Detector(OutlierMixin, BaseEstimator):
             items = fitting.only(items, self.pipeline_.schema)
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
+        if not reset:
+            items = fitting.measured(items, self.pipeline_.settings, self.pipeline_.schema)
         return items
 
     def _about(
-        self, items: Items, normals: int, fingerprint: str, seed: int, history: History, seconds: float
+        self, items: Items, normals: int, taught: int, fingerprint: str, seed: int, history: History, seconds: float
     ) -> dict[str, Any]:
         return {
             "data": {
@@ -454,6 +485,7 @@ class Detector(OutlierMixin, BaseEstimator):
                 "fingerprint": fingerprint,
                 "normals": normals,
                 "known_anomalies": int(np.sum(items.labels == 1)),
+                "taught_anomalies": taught,
                 **{part: len(index) for part, index in self.split_.items()},
                 "calibrate": len(self.pipeline_.calibration or ()),
             },

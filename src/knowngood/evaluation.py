@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from knowngood.detector import Detector
     from knowngood.images import ImageSet
     from knowngood.pipeline import Unknown
-    from knowngood.report import ReportInputs
+    from knowngood.report import Inside, ReportInputs
 
 GALLERY = 12
 
@@ -82,8 +82,14 @@ def report_inputs(
     command: str,
     normal_name: str = "good",
     anomalous_name: str = "anomalous",
+    classes: np.ndarray | None = None,
+    pictures: bool = True,
 ) -> ReportInputs:
-    """All that a report of this evaluation shows."""
+    """All that a report of this evaluation shows.
+
+    `classes` (N,) says what each image is, for the reader alone. Without `pictures` the gallery and the look into the
+    model are left out, for whoever wants the numbers only.
+    """
     from knowngood.report import ReportInputs
     from knowngood.report.inputs import most_and_least
 
@@ -91,8 +97,12 @@ def report_inputs(
     scores = found.table["anomaly_score"].to_numpy(float)
     readable = np.flatnonzero(~np.isnan(scores))
     most, least = (readable[part] for part in most_and_least(scores[readable], GALLERY))
+    table = found.table
+    if classes is not None:
+        named = [None if value is None or value != value else str(value) for value in classes.tolist()]
+        table = table.assign(**{"class": named + [None] * (len(table) - len(named))})
     return ReportInputs(
-        table=found.table,
+        table=table,
         alpha=found.alpha,
         title=title,
         command=command,
@@ -100,8 +110,9 @@ def report_inputs(
         normal_name=normal_name,
         anomalous_name=anomalous_name,
         score_unit="nats" if detector.pipeline_.score.is_likelihood else "",
-        most=_triptychs(detector, found, most),
-        least=_triptychs(detector, found, least),
+        most=_triptychs(detector, found, most) if pictures else (),
+        least=_triptychs(detector, found, least) if pictures else (),
+        inside=_inside(detector, found, readable) if pictures else None,
         history=detector.training_.get("history", ()),
         best_step=about["training"]["best_step"],
         audit=detector.training_.get("audit", ()),
@@ -120,6 +131,15 @@ def _triptychs(detector: Detector, found: Evaluation, index: np.ndarray) -> list
     seen, made = detector.pipeline_.reconstruct(detector._items(chosen, None), unknown=found.unknown)
     pairs = zip(np.moveaxis(seen, 1, -1), np.moveaxis(made, 1, -1), chosen.ids, strict=True)
     return [Triptych(image, reconstruction, id=str(name)) for image, reconstruction, name in pairs]
+
+
+def _inside(detector: Detector, found: Evaluation, readable: np.ndarray) -> Inside | None:
+    from knowngood.drawing.inside import inside
+    from knowngood.representation import Pixels
+
+    if not isinstance(detector.pipeline_.representation, Pixels) or not len(readable):
+        return None
+    return inside(detector, found.images, readable, found.unknown)
 
 
 def _calibration(detector: Detector, found: Evaluation) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Pipeline:
     state: dict[str, Tensor] = field(default_factory=dict)
     calibration: Calibration | None = None
     hidden: Calibration | None = None  # of scores with the conditions summed out softly
+    objective_state: dict[str, Tensor] = field(default_factory=dict)  # what the objective keeps: relevances, heads
 
     def __post_init__(self) -> None:
         if len(self.model.shape) == 3:  # convolutions are faster so, and their maps stay so from layer to layer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from knowngood.config import Options
+from knowngood.errors import SettingsError
 from knowngood.nets.likelihoods import LOG_2PI
 
 
@@ -43,18 +45,43 @@ class ConditionalVAE(nn.Module):
         likelihood: options of p(x|z,c).
         prior: "standard" for N(0, I), "learned" for r(z|c) = N(μ(c), diag σ²(c)), both affine in c
             (a free Gaussian for each value of a one-hot condition), starting at N(0, I). Sohn et al. 2015.
+            "separated" for r(z|c) = N(W c, I) with W fixed: the means of two values of a one-hot condition are
+            `separation` apart, in standard deviations. The encoder does not see c then, else it could put any x near
+            the mean of any c; where x lies tells which conditions it fits.
+        nuisance_dim: how many of the D dimensions, the last ones, hold nuisance factors; scores may leave them out.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], latent_dim: int, condition_dim: int, net: Options, likelihood: Options, prior: str
+        self,
+        shape: tuple[int, ...],
+        latent_dim: int,
+        condition_dim: int,
+        net: Options,
+        likelihood: Options,
+        prior: str,
+        nuisance_dim: int = 0,
+        separation: float = 40.0,
     ) -> None:
         super().__init__()
+        if not 0 <= nuisance_dim < latent_dim:
+            raise SettingsError(
+                f"nuisance_dim = {nuisance_dim} of latent_dim = {latent_dim}; some dimensions must be left for the rest"
+            )
         self.shape = tuple(shape)
-        self.latent_dim = latent_dim
+        self.latent_dim, self.nuisance_dim = latent_dim, nuisance_dim
         self.condition_dim = condition_dim
         self.likelihood = likelihood.build(self.shape)
         self.net = net.build(self.shape, condition_dim, latent_dim, self.likelihood.outputs)
+        self.prior_name, self.separation = prior, separation
         self.prior_weight = self.prior_bias = None
+        if prior == "separated":
+            if not condition_dim:
+                raise SettingsError("prior = 'separated' needs conditions to hold apart; give some, or another prior")
+            del self.prior_weight, self.prior_bias
+            weight = torch.zeros(2 * latent_dim, condition_dim)
+            weight[:latent_dim] = separation / math.sqrt(2) * spread_directions(latent_dim, condition_dim)
+            self.register_buffer("prior_weight", weight)
+            self.register_buffer("prior_bias", torch.zeros(2 * latent_dim))
         if prior == "learned":
             self.prior_bias = nn.Parameter(torch.zeros(2 * latent_dim))
             if condition_dim:
@@ -70,6 +97,8 @@ class ConditionalVAE(nn.Module):
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> DiagonalGaussian:
         """Posterior q(z|x,c) for x (B, *shape) and c (B, condition_dim)."""
+        if self.prior_name == "separated" and c is not None:
+            c = torch.zeros_like(c)
         mean, log_var = full_precision(self.net.encode(x, self._condition(c, len(x)))).chunk(2, dim=1)
         return DiagonalGaussian(mean, log_var)
 
@@ -94,6 +123,15 @@ class ConditionalVAE(nn.Module):
     def reconstruct(self, x: Tensor, c: Tensor | None = None) -> Tensor:
         """Mean of p(x|z,c) at the posterior mean z = μ(x,c); (B, *shape)."""
         return self.likelihood.mean(self.decode(self.encode(x, c).mean, c))
+
+
+def spread_directions(dims: int, count: int) -> Tensor:
+    """(dims, count) unit vectors, orthogonal where count ≤ dims; the same ones at every call."""
+    draw = torch.randn(dims, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if count <= dims:
+        values, vectors = torch.linalg.eigh(draw.t() @ draw)
+        draw = draw @ (vectors * values.rsqrt()) @ vectors.t()
+    return (draw / draw.norm(dim=0)).float()
 
 
 def full_precision(t: Tensor) -> Tensor:

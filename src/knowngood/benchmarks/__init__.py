@@ -11,5 +11,11 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "lineage": ("knowngood.benchmarks.lineage:main", "one normal class: 1,000 to train on, 1,000 + 1,000 to test"),
     "one-vs-rest": ("knowngood.benchmarks.one_vs_rest:main", "each class in turn is normal, all others are anomalous"),
     "leave-one-out": ("knowngood.benchmarks.leave_one_out:main", "one class held out as the anomaly, class inferred"),
+    "paper": ("knowngood.benchmarks.paper:main", "the dCVAE paper's methods side by side, one class held out"),
+    "light": ("knowngood.benchmarks.light:main", "changes of light and a few labelled anomalies: VAE against DAn-VAE"),
     "pneumonia": ("knowngood.benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, beside a contrast baseline"),
+    "disentanglement": (
+        "knowngood.benchmarks.disentanglement:main",
+        "factors of generated sprites: FactorVAE score, MIG and others of each method",
+    ),
 }

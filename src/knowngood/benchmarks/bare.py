@@ -28,21 +28,35 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 SIDE = 28
 
 
-def make_model(settings: Settings) -> ConditionalVAE:
+def noise_images(n: int) -> np.ndarray:
+    """(n, 28, 28) uint8 noise; speed does not depend on what is on an image."""
+    return np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE), dtype=np.uint8)
+
+
+def make_model(settings: Settings, condition_dim: int = 0) -> ConditionalVAE:
     """A VAE of 28×28 grey images; net and likelihood must be named. The same weights every time."""
     assert settings.net != "auto"
     assert settings.likelihood != "auto"
     assert settings.latent_dim
+    net, likelihood = settings.net, settings.likelihood
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return ConditionalVAE((1, SIDE, SIDE), settings.latent_dim, 0, settings.net, settings.likelihood, "standard")
+        return ConditionalVAE((1, SIDE, SIDE), settings.latent_dim, condition_dim, net, likelihood, "standard")
 
 
-def our_training(pixels: np.ndarray, settings: Settings, device: torch.device) -> float:
-    """`knowngood.training.train`, all its steps but the first, by a clock outside it."""
+def our_training(pixels: np.ndarray, settings: Settings, device: torch.device, classes: int = 0) -> float:
+    """`knowngood.training.train`, all its steps but the first, by a clock outside it.
+
+    A conditional objective is given `classes` classes in turn, one-hot, as conditions and as strata.
+    """
     images = ImageSet.from_arrays(pixels)
     representation = Pixels.fit(images, settings)
-    source = Source(pixels[:, None], representation.scale)
+    objective = settings.objective.build()
+    facts, width = {}, classes if objective.conditional else 0
+    if width:
+        stratum = torch.arange(len(pixels)) % classes
+        facts = {"c": torch.eye(classes)[stratum], "stratum": stratum}
+    source = Source(pixels[:, None], representation.scale, **facts)
     assert settings.epochs
     last = settings.epochs * -(-len(pixels) // settings.batch_size)
     clock: list[float] = []
@@ -51,7 +65,7 @@ def our_training(pixels: np.ndarray, settings: Settings, device: torch.device) -
         if step in (1, last):
             clock.append(_now(device))
 
-    knowngood_train(make_model(settings), settings.objective.build(), source, None, settings, seed=0, on_step=look)
+    knowngood_train(make_model(settings, width), objective, source, None, settings, seed=0, on_step=look)
     return (last - 1) * settings.batch_size / (clock[-1] - clock[0])
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,15 @@ class Method:
     settings: of the detector; of a baseline only those that shape pixels and `alpha` matter.
     baseline: a name of `BASELINES`, or None for the detector.
     command: how to reproduce it, for the report.
+    extra: 'module:function' of what else is measured on a fitted detector, or None. The function gets the detector,
+        the Evaluation and the CellImages, and returns plain data.
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     baseline: str | None = None
     command: str = "knowngood benchmark"
+    extra: str | None = None
 
     def __post_init__(self) -> None:
         if self.baseline is not None and self.baseline not in BASELINES:
@@ -43,7 +47,7 @@ class Method:
 
     def to_record(self, cell: Cell) -> dict[str, Any]:
         """Plain data that tells whether two measurements are the same."""
-        return {"baseline": self.baseline, "settings": self.on(cell).model_dump(mode="json")}
+        return {"baseline": self.baseline, "extra": self.extra, "settings": self.on(cell).model_dump(mode="json")}
 
 
 def baselines(settings: Mapping[str, Any] | None = None, names: tuple[str, ...] = tuple(BASELINES)) -> list[Method]:
@@ -60,29 +64,39 @@ def chosen_settings(preset: str | None = None, config: Path | None = None, **ove
     return {**base, **given, **{name: value for name, value in overrides.items() if value is not None}}
 
 
-def measure(method: Method, cell: Cell, parts: CellImages, *, report: Path | None = None) -> dict[str, Any]:
+def measure(
+    method: Method, cell: Cell, parts: CellImages, *, report: Path | None = None, progress: bool = True
+) -> dict[str, Any]:
     """One fit and one test.
+
+    Args:
+        report: where to write a detector's report.
+        progress: show how training goes, where stderr is a terminal.
 
     Returns:
         Plain data: metrics (auroc with its bootstrap interval over test images, average_precision, fpr_at_95_tpr,
         false_alarm_rate and detection_rate at alpha, counts), alpha, threshold, calibration_normals, expected_alarms
-        (where the false-alarm rate of that many exchangeable calibration normals lies, 95 %), fit_seconds, settings,
-        and for detectors `fit`: what `Detector.about_` tells of training.
+        (where the false-alarm rate of that many exchangeable calibration normals lies, 95 %), fit_seconds (training
+        and calibration), settings; and for detectors training_seconds (in steps alone), judge_seconds, `fit`: what
+        `Detector.about_` tells of training, and `extra`, if the method asks for more.
     """
     if method.baseline is not None:
         return _measure_baseline(method, cell, parts)
-    return _measure_detector(method, cell, parts, report)
+    return _measure_detector(method, cell, parts, report, progress)
 
 
-def _measure_detector(method: Method, cell: Cell, parts: CellImages, report: Path | None) -> dict[str, Any]:
+def _measure_detector(
+    method: Method, cell: Cell, parts: CellImages, report: Path | None, progress: bool
+) -> dict[str, Any]:
     from knowngood.detector import Detector
     from knowngood.evaluation import evaluate, report_inputs
 
     settings = method.on(cell)
     started = time.perf_counter()
-    detector = Detector.from_settings(settings).fit(parts.train, calibration=parts.calibrate, progress=True)
-    seconds = time.perf_counter() - started
+    detector = Detector.from_settings(settings).fit(parts.train, calibration=parts.calibrate, progress=progress)
+    fitted = time.perf_counter()
     found = evaluate(detector, parts.test, unknown="infer")
+    judged = time.perf_counter()
     y = parts.test.labels
     by_part = {
         name: roc_auc(y, found.table[name].to_numpy(float)) for name in found.table.columns if name.startswith("elbo_")
@@ -94,16 +108,37 @@ def _measure_detector(method: Method, cell: Cell, parts: CellImages, report: Pat
 
         report.parent.mkdir(parents=True, exist_ok=True)
         title = f"{cell.dataset}: {cell.normal} is normal, {cell.anomalous} anomalous ({method.name}, {cell.form} form)"
-        names = {"normal_name": cell.normal, "anomalous_name": cell.anomalous}
-        write_report(report, report_inputs(detector, found, title=title, command=method.command, **names))
+        inputs = report_inputs(
+            detector,
+            found,
+            title=title,
+            command=method.command,
+            normal_name=cell.normal,
+            anomalous_name=cell.anomalous,
+        )
+        write_report(report, inputs)
     return {
         "metrics": found.metrics,
         "auroc_of_parts": by_part,
         **_promise(settings, detector.pipeline_.limit, len(calibration)),
-        "fit_seconds": seconds,
+        "fit_seconds": fitted - started,
+        "training_seconds": _in_steps(detector.about_),
+        "judge_seconds": judged - fitted,
+        **({} if method.extra is None else {"extra": _function(method.extra)(detector, found, parts)}),
         "fit": {**detector.about_["training"], "data": detector.about_["data"], "threads": detector.about_["threads"]},
         "settings": settings.model_dump(mode="json"),
     }
+
+
+def _in_steps(about: Mapping[str, Any]) -> float | None:
+    """Seconds that training spent in steps, without evaluations, calibration and the first step's warming up."""
+    rate = about["training"]["images_per_second"]
+    return about["training"]["epochs"] * about["data"]["fit"] / rate if rate else None
+
+
+def _function(path: str) -> Callable[..., Any]:
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _measure_baseline(method: Method, cell: Cell, parts: CellImages) -> dict[str, Any]:

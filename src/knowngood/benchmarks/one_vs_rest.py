@@ -21,14 +21,21 @@ def main(
     config: Path | None = None,
     epochs: int | None = None,
     device: str | None = None,
+    jobs: int = 1,
     quick: bool = False,
     out: Path = Path("out/benchmarks/one-vs-rest"),
 ) -> list[dict[str, Any]]:
-    """A VAE beside baselines on `protocols.one_vs_rest`; prints and returns the table. `quick`: two epochs."""
+    """A VAE beside baselines on `protocols.one_vs_rest`; prints and returns the table.
+
+    Args:
+        jobs: so many processes measure at the same time.
+        quick: two epochs.
+    """
     base = {} if preset or config else {"objective": "vae"}
     settings = chosen_settings(preset, config, epochs=2 if quick else epochs, device=device, **base)
     methods = [Method(preset or "knowngood", settings, command="knowngood benchmark one-vs-rest"), *baselines(settings)]
-    rows = write_tables(run(protocols.one_vs_rest(dataset, normal, seeds=seeds, form=form), methods, out), out)
+    cells = protocols.one_vs_rest(dataset, normal, seeds=seeds, form=form)
+    rows = write_tables(run(cells, methods, out, jobs=jobs), out)
     print_summary(rows, f"One class of {dataset} normal, the rest anomalous, {form} form")
     print_pivot(rows, "normal", "AUROC by normal class")
     return rows

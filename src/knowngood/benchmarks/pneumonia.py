@@ -23,6 +23,7 @@ def main(
     config: Path | None = None,
     epochs: int | None = None,
     device: str | None = None,
+    jobs: int = 1,
     quick: bool = False,
     out: Path = Path("out/benchmarks/pneumonia"),
 ) -> list[dict[str, Any]]:
@@ -36,6 +37,7 @@ def main(
         sources: the folders train|val|test / NORMAL|PNEUMONIA at 64 px, grey; and PneumoniaMNIST at 28 px. Another
             name is a folder of that layout.
         config: settings over the defaults.
+        jobs: so many processes measure at the same time.
         quick: two epochs, to see that it runs.
     """
     given = {"epochs": 2 if quick else epochs, "device": device}
@@ -51,7 +53,7 @@ def main(
             for name in PRESETS.get(source, PRESETS[FOLDERS])
         ]
         methods += baselines(pixels)
-        results += run(protocols.pneumonia(source, seeds=seeds, form=form), methods, out, reports=True)
+        results += run(protocols.pneumonia(source, seeds=seeds, form=form), methods, out, reports=True, jobs=jobs)
     rows = write_tables(results, out)
     print_summary(rows, f"Chest X-rays, trained on NORMAL only, {form} form")
     return rows

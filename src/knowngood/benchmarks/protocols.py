@@ -96,11 +96,15 @@ class Cell:
 
 
 class CellImages(NamedTuple):
-    """The images of a cell. `train` and `calibrate` carry the cell's conditions, `test` none; none carries splits."""
+    """The images of a cell. `train` and `calibrate` carry the cell's conditions, `test` none; none carries splits.
+
+    test_classes: (M,) text, the true classes of the test images, which no detector sees.
+    """
 
     train: ImageSet
     test: ImageSet
     calibrate: ImageSet | None
+    test_classes: np.ndarray
 
 
 def resolve(cell: Cell, images: ImageSet) -> CellImages:
@@ -126,7 +130,8 @@ def resolve(cell: Cell, images: ImageSet) -> CellImages:
         name: images.replace(conditions={} if name == "test" else kept, splits=None)[index].replace(labels=labels)
         for name, (index, labels) in parts.items()
     }
-    return CellImages(found["train"], found["test"], found["calibrate"] if cell.calibrate else None)
+    calibrate = found["calibrate"] if cell.calibrate else None
+    return CellImages(found["train"], found["test"], calibrate, _classes(images)[parts["test"][0]])
 
 
 def one_vs_rest(
@@ -158,7 +163,8 @@ def leave_one_out(
     classes: Sequence[str] = TEN,
     seeds: Sequence[int] = (0,),
     form: Form = "test",
-    limit: int | None = None,
+    train_size: int | None = None,
+    test_size: int | None = None,
 ) -> list[Cell]:
     """One class d is the anomaly; the class of the others is a condition, known in training and hidden at test.
 
@@ -170,8 +176,9 @@ def leave_one_out(
 
     Args:
         classes: all classes of the data set, in the order that "after" means.
-        limit: at most so many images train, and as many good and anomalous ones are judged, the first in file order:
-            for a quick look.
+        train_size: at most so many images train, the first in file order; the detector sets its shares for selection
+            and calibration aside from these.
+        test_size: at most so many good and so many anomalous images are judged, the first in file order.
     """
     cells = []
     for d in held_out:
@@ -179,14 +186,15 @@ def leave_one_out(
             raise SettingsError(f"{dataset} has no class '{d}'{nearest(d, list(classes))}")
         if check_form(form) == "test":
             anomaly = d
-            train = (Pick((d,), 0, others=True, split="train", most=limit),)
-            test = (Pick((d,), 0, others=True, split="test", most=limit), Pick((d,), 1, split="test", most=limit))
+            train = (Pick((d,), 0, others=True, split="train", most=train_size),)
+            good = Pick((d,), 0, others=True, split="test", most=test_size)
+            test = (good, Pick((d,), 1, split="test", most=test_size))
         else:
             anomaly = classes[(classes.index(d) + 1) % len(classes)]
             away = (d, anomaly)
-            train = (Pick(away, 0, others=True, split="train", folds=LEARN, most=limit),)
-            kept = Pick(away, 0, others=True, split="train", folds=KEEP, most=limit)
-            test = (kept, Pick((anomaly,), 1, split="train", folds=KEEP, most=limit))
+            train = (Pick(away, 0, others=True, split="train", folds=LEARN, most=train_size),)
+            good = Pick(away, 0, others=True, split="train", folds=KEEP, most=test_size)
+            test = (good, Pick((anomaly,), 1, split="train", folds=KEEP, most=test_size))
         normal = f"not {d}" if anomaly == d else f"not {d}, {anomaly}"
         cells += [
             Cell("leave-one-out", form, dataset, seed, normal, anomaly, train, test, conditions=("class",))

@@ -1,4 +1,4 @@
-"""Runs cells × methods one by one, and again only what is not yet done.
+"""Runs cells × methods, one by one or several at a time, and again only what is not yet done.
 
 A finished measurement is one line of `results.jsonl` in the output folder, under a key made of everything that its
 numbers depend on: the cell, the method with all its settings, the data, and the code (not its comments). Any change
@@ -11,26 +11,38 @@ import ast
 import hashlib
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+import traceback
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from knowngood.benchmarks.methods import Method, measure
 from knowngood.benchmarks.protocols import Cell, resolve
-from knowngood.errors import DataError, TrainingError
+from knowngood.benchmarks.remaining import Remaining
+from knowngood.benchmarks.workers import Died, each
+from knowngood.errors import DataError, KnowngoodError, SettingsError
 from knowngood.images import ImageSet
 
 RESULTS = "results.jsonl"
-NO_NUMBERS = ("cli", "report", "figures", "presets", "benchmarks", "demo.py", "card.py", "artifact.py")
-NUMBERS_HERE = ("protocols.py", "methods.py", "baselines.py")
+HEADING = ("protocol", "form", "dataset", "normal", "anomalous", "seed")
+NO_NUMBERS = ("cli", "report", "drawing", "figures", "presets", "benchmarks", "demo.py", "card.py", "artifact.py")
+NUMBERS_HERE = ("protocols.py", "methods.py", "baselines.py", "paper_measures.py")
 
 Result = dict[str, Any]
 Opener = Callable[[str], ImageSet]
+
+
+class Task(NamedTuple):
+    """One measurement to make."""
+
+    cell: Cell
+    method: Method
+    report: Path | None
 
 
 def run(
@@ -40,50 +52,108 @@ def run(
     *,
     opener: Opener | None = None,
     reports: bool = False,
+    jobs: int = 1,
+    measuring: bool = True,
 ) -> list[Result]:
-    """Every method on every cell, in order; one line of progress each, on stderr.
+    """Every method on every cell, begun in order; one line of progress each, on stderr.
 
     Args:
-        cells: of any data sets; those of one data set should follow each other, it is opened once then.
+        cells: of any data sets; all are held open.
         out: folder for `results.jsonl` (made if need be), and for reports.
         opener: gives the whole data set, all splits, for a cell's `dataset`; default `open_whole`.
         reports: write an HTML report of each detector beside the results.
+        jobs: so many processes measure at the same time, with an equal share of the cores each; with 1 this one does.
+            Only this process writes results, each as soon as it is there.
+        measuring: False reads what is done, measures nothing and says nothing of it.
 
     Returns:
-        One record a cell and method, in order. Where the data are missing or training failed the record has `error`
-        instead of `metrics`; such a record is not kept, so that the next run tries again.
+        One record a cell and method, in order. Where the data are missing, training failed or its process died the
+        record has `error` instead of `metrics`; such a record is not kept, so that the next run tries again.
+
+    Raises:
+        SettingsError: fewer than one job, or settings that cannot be read.
     """
+    if jobs < 1:
+        raise SettingsError(f"jobs = {jobs}; expected at least 1")
     out.mkdir(parents=True, exist_ok=True)
     done = read_results(out / RESULTS)
-    results: list[Result] = []
-    opened: tuple[str, ImageSet | str] = ("", "")
-    for number, (cell, method) in enumerate([(cell, method) for cell in cells for method in methods], 1):
-        if opened[0] != cell.dataset:
-            opened = cell.dataset, _open(cell.dataset, opener or open_whole)
-        images = opened[1]
+    opener = opener or open_whole
+    opened = {name: _open(name, opener) for name in dict.fromkeys(cell.dataset for cell in cells)}
+    tasks, records = [], []
+    for cell, method in [(cell, method) for cell in cells for method in methods]:
         record: Result = {**_heading(cell), "method": method.name}
-        where = f"[{number}/{len(cells) * len(methods)}] {_named(record)}"
+        images = opened[cell.dataset]
+        report = None
+        if not isinstance(images, str):
+            record |= {"key": key_of(cell, method, images.fingerprint()), "variant": images.variant}
+            record |= {"code": code_version(), "cell": cell.to_record()}
+            report = out / "reports" / f"{_file_name(record)}-{record['key'][:8]}.html" if reports else None
+        tasks.append(Task(cell, method, report))
+        records.append(record)
+
+    results: list[Result | None] = [None] * len(tasks)
+    told = Remaining(len(tasks), jobs)
+    for at, record in enumerate(records):
+        images = opened[record["dataset"]]
         if isinstance(images, str):
-            results.append({**record, "error": images})
-            _tell(f"{where}: {images}")
-            continue
-        key = key_of(cell, method, images.fingerprint())
-        if key in done:
-            results.append(done[key])
-            _tell(f"{where}: AUROC {done[key]['metrics']['auroc']:.4f}, done before")
-            continue
-        started = time.perf_counter()
-        try:
-            report = out / "reports" / f"{_file_name(record)}-{key[:8]}.html" if reports else None
-            found = measure(method, cell, resolve(cell, images), report=report)
-        except (DataError, TrainingError) as error:
-            results.append({**record, "error": str(error)})
-            _tell(f"{where}: {error}")
-            continue
-        record |= {"key": key, "variant": images.variant, "code": code_version(), "cell": cell.to_record(), **found}
-        results.append(append(out / RESULTS, record))
-        _tell(f"{where}: AUROC {found['metrics']['auroc']:.4f}, {time.perf_counter() - started:.0f} s")
-    return results
+            results[at] = _without(record, images)
+            told.tell(record, images)
+        elif record["key"] in done:
+            results[at] = done[record["key"]]
+            if measuring:
+                told.tell(record, f"AUROC {done[record['key']]['metrics']['auroc']:.4f}, done before")
+        elif not measuring:
+            results[at] = _without(record, "not measured yet")
+    waiting = [at for at, result in enumerate(results) if result is None]
+    told.waiting = [records[at] for at in waiting]
+    with closing(_measured([tasks[at] for at in waiting], opener, opened, jobs)) as found:
+        for which, measured in found:
+            at = waiting[which]
+            if "error" in measured:
+                results[at] = _without(records[at], measured["error"])
+                told.tell(records[at], measured["error"])
+                continue
+            results[at] = append(out / RESULTS, {**records[at], **measured})
+            told.tell(records[at], f"AUROC {measured['metrics']['auroc']:.4f}", measured["seconds"])
+    return [result for result in results if result is not None]
+
+
+def _measured(
+    tasks: Sequence[Task], opener: Opener, opened: dict[str, ImageSet | str], jobs: int
+) -> Generator[tuple[int, Result]]:
+    """(position, result) of every task, here or in other processes."""
+    if jobs == 1:
+        for at, task in enumerate(tasks):
+            images = opened[task.cell.dataset]
+            assert not isinstance(images, str)
+            yield at, attempt(task, images, progress=True)
+        return
+    with closing(each(partial(_attempt_elsewhere, opener), tasks, jobs)) as results:
+        for at, found in results:
+            yield at, {"error": f"the process {found.why}"} if isinstance(found, Died) else found
+
+
+def attempt(task: Task, images: ImageSet, *, progress: bool = False) -> Result:
+    """What is measured, with the seconds it took; or why it could not be, as `error`."""
+    started = time.perf_counter()
+    try:
+        parts = resolve(task.cell, images)
+        found = measure(task.method, task.cell, parts, report=task.report, progress=progress)
+    except KnowngoodError as error:
+        return {"error": str(error)}
+    except Exception as error:  # one measurement of many: the others go on
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {**found, "seconds": time.perf_counter() - started}
+
+
+def _attempt_elsewhere(opener: Opener, task: Task) -> Result:
+    return attempt(task, _held_open(opener, task.cell.dataset))
+
+
+@cache
+def _held_open(opener: Opener, dataset: str) -> ImageSet:
+    return opener(dataset)
 
 
 def key_of(cell: Cell, method: Method, fingerprint: str) -> str:
@@ -151,7 +221,7 @@ def append(path: Path, record: Result) -> Result:
     return json.loads(line)
 
 
-def open_whole(dataset: str) -> ImageSet:
+def open_whole(dataset: str, *, download: bool = True) -> ImageSet:
     """A named data set, or a folder of that name among the data folders, with all its splits.
 
     Raises:
@@ -160,8 +230,8 @@ def open_whole(dataset: str) -> ImageSet:
     from knowngood.images import dataset_names, open_dataset, open_images
     from knowngood.images.downloads import data_folders
 
-    if dataset in dataset_names():
-        return open_dataset(dataset)
+    if dataset in (*dataset_names(), "emnist"):
+        return open_dataset(dataset, download=download)
     for folder in [*data_folders(dataset), Path(dataset)]:
         if folder.is_dir():
             return open_images(folder)
@@ -176,15 +246,7 @@ def _open(dataset: str, opener: Opener) -> ImageSet | str:
 
 
 def _heading(cell: Cell) -> Result:
-    names = ("protocol", "form", "dataset", "normal", "anomalous", "seed")
-    return {name: getattr(cell, name) for name in names}
-
-
-def _named(record: Result) -> str:
-    return (
-        f"{record['protocol']} {record['form']} {record['dataset']}, normal {record['normal']}, "
-        f"{record['method']}, seed {record['seed']}"
-    )
+    return {name: getattr(cell, name) for name in HEADING}
 
 
 def _file_name(record: Result) -> str:
@@ -192,8 +254,8 @@ def _file_name(record: Result) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _without(record: Result, why: str) -> Result:
+    return {**{name: record[name] for name in (*HEADING, "method")}, "error": why}
 
 
 def missing(results: Iterable[Result]) -> list[str]:

@@ -14,12 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
-from knowngood.benchmarks import bare
+from knowngood.benchmarks import bare, speed_objectives
 from knowngood.benchmarks.tables import print_table, write_csv
 from knowngood.config import Elbo, Settings, parse_settings
+from knowngood.errors import SettingsError
 from knowngood.training.engine import make_engine
 
 SHARED = {"objective": "vae", "likelihood": "gaussian", "latent_dim": 32}
@@ -27,6 +27,7 @@ NETS: dict[str, Any] = {"MLP 784-512": {"name": "mlp", "hidden": [512]}, "conv 2
 BARS = {("training", 64): 0.7, ("training", 256): 0.85, ("scoring", None): 0.85}
 STEPS_AN_EPOCH = 8
 TRIAL_STEPS = 4
+PARTS = ("training", "scoring", "objectives")
 SCORINGS = {"reconstruction": 1, "elbo": Elbo().samples}  # and how often each decodes an image
 
 
@@ -48,10 +49,11 @@ def main(
     repetitions: int = 5,
     seconds: float = 1.0,
     device: str = "auto",
+    parts: tuple[str, ...] = PARTS,
     quick: bool = False,
     out: Path = Path("out/benchmarks/speed"),
 ) -> list[dict[str, Any]]:
-    """Training and scoring beside bare torch; prints and returns the table.
+    """Training and scoring beside bare torch, objectives beside their parents; prints and returns the table.
 
     Training: `knowngood.training.train` with its defaults (average weights, gradient clipping, schedule, logging; no
     files) against a loop of fused AdamW over the same net, batches and pixels held as float32. In float32, with which
@@ -59,37 +61,61 @@ def main(
     Scoring: `Detector.score_samples` of uint8 images against encode and decode, as often as the score decodes
     (`reconstruction` once, `elbo` once a draw), on float32 tensors, with the results thrown away.
     The bare loop takes whichever memory layout, or for scoring whichever batch size, is faster for it.
+    Objectives: see `speed_objectives`; these are ratios of times and not of rates, so lower is better.
 
     Args:
         repetitions: of each pair; ours and bare take turns.
         seconds: about how long one run of one side lasts.
+        parts: any of training, scoring and objectives.
         quick: two repetitions of a tenth of a second, to see that it runs.
     """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise SettingsError(f"parts has no '{unknown[0]}'; known: {', '.join(PARTS)}")
     if quick:
         repetitions, seconds = 2, 0.1
     kind = make_engine(parse_settings({"device": device, "precision": "float32"})).device
     precisions = ["float32"]
     if make_engine(parse_settings({"device": device})).bf16:
         precisions.append("bf16")
-    rates = {name: bare.matmul_rate(kind, bare.DTYPES[name]) for name in precisions}
     rows = []
-    for name, net in NETS.items():
-        for precision in precisions:
-            for batch in batches:
-                chosen = {**SHARED, "net": net, "device": device, "precision": precision, "batch_size": batch}
-                pair = _training(name, parse_settings(chosen), kind, seconds)
-                rows.append(_compare(pair, repetitions, rates[precision]))
-        for scoring in SCORINGS:
-            chosen = {**SHARED, "net": net, "device": device, "precision": "float32", "scoring": scoring, "epochs": 1}
-            pair = _scoring(name, parse_settings(chosen), kind, seconds)
-            rows.append(_compare(pair, repetitions, rates["float32"]))
-    _print(rows, kind, rates)
+    if {"training", "scoring"} & set(parts):
+        rates = {name: bare.matmul_rate(kind, bare.DTYPES[name]) for name in precisions}
+        rows = _beside_bare_torch(parts, batches, rates, repetitions, seconds, kind)
+        _print(rows, rates)
+    if "objectives" in parts:
+        costs = speed_objectives.compare(precisions, repetitions, seconds, kind)
+        speed_objectives.show(costs)
+        rows += costs
+    print(f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}")
+    print(f"peak memory of this process: {peak_memory()}")
     write_csv(out / "speed.csv", rows)
     return rows
 
 
+def _beside_bare_torch(
+    parts: tuple[str, ...],
+    batches: tuple[int, ...],
+    rates: dict[str, float],
+    repetitions: int,
+    seconds: float,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, net in NETS.items():
+        shared = {**SHARED, "net": net, "device": device.type}
+        for precision in rates if "training" in parts else ():
+            for batch in batches:
+                settings = parse_settings({**shared, "precision": precision, "batch_size": batch})
+                rows.append(_compare(_training(name, settings, device, seconds), repetitions, rates[precision]))
+        for scoring in SCORINGS if "scoring" in parts else ():
+            settings = parse_settings({**shared, "precision": "float32", "scoring": scoring, "epochs": 1})
+            rows.append(_compare(_scoring(name, settings, device, seconds), repetitions, rates["float32"]))
+    return rows
+
+
 def _training(name: str, settings: Settings, device: torch.device, seconds: float) -> Pair:
-    pixels = _images(settings.batch_size * STEPS_AN_EPOCH)
+    pixels = bare.noise_images(settings.batch_size * STEPS_AN_EPOCH)
     layouts = [torch.contiguous_format] + ([torch.channels_last] if name.startswith("conv") else [])
     trials = {layout: bare.train(pixels, settings, TRIAL_STEPS, device, layout) for layout in layouts}
     layout = max(trials, key=lambda key: trials[key])
@@ -109,12 +135,13 @@ def _training(name: str, settings: Settings, device: torch.device, seconds: floa
 def _scoring(name: str, settings: Settings, device: torch.device, seconds: float) -> Pair:
     from knowngood.detector import Detector
 
+    assert settings.scoring != "auto"
     decodes = SCORINGS[settings.scoring.name]
-    detector = Detector.from_settings(settings).fit(_images(512))
-    model, trial = detector.model_, _images(512)
+    detector = Detector.from_settings(settings).fit(bare.noise_images(512))
+    model, trial = detector.model_, bare.noise_images(512)
     rates = {size: bare.forward(model, trial, size, decodes, device) for size in (128, 512)}
     size = max(rates, key=lambda key: rates[key])
-    pixels = _images(512 * min(128, max(1, round(seconds * rates[size] / 512))))
+    pixels = bare.noise_images(512 * min(128, max(1, round(seconds * rates[size] / 512))))
     return Pair(
         what=f"scoring, {settings.scoring.name}",
         net=name,
@@ -156,7 +183,7 @@ def _compare(pair: Pair, repetitions: int, rate: float) -> dict[str, Any]:
     }
 
 
-def _print(rows: list[dict[str, Any]], device: torch.device, rates: dict[str, float]) -> None:
+def _print(rows: list[dict[str, Any]], rates: dict[str, float]) -> None:
     lines = [
         [
             row["what"],
@@ -174,9 +201,7 @@ def _print(rows: list[dict[str, Any]], device: torch.device, rates: dict[str, fl
     columns = ["what", "net", "batch", "precision", "ratio", "range", "bar", "of matmul rate", "bare loop's"]
     print_table(columns, lines, "knowngood ÷ bare torch, images a second")
     measured = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s {name}" for name, rate in rates.items())
-    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}")
     print(f"matrix products of 2,048 × 2,048, measured in this run: {measured}")
-    print(f"peak memory of this process: {peak_memory()}")
 
 
 def peak_memory() -> str:
@@ -190,8 +215,3 @@ def peak_memory() -> str:
     if torch.cuda.is_available():
         text += f", on the device {torch.cuda.max_memory_allocated() / 2**20:,.0f} MiB"
     return text
-
-
-def _images(n: int) -> np.ndarray:
-    """(n, 28, 28) uint8 noise; speed does not depend on what is on an image."""
-    return np.random.default_rng(0).integers(0, 256, (n, 28, 28), dtype=np.uint8)

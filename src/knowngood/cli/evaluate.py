@@ -52,6 +52,7 @@ def evaluate(
     """Measure a model on labelled images: AUROC with its interval, average precision, false alarms, detections."""
     detector = load(model, device, unknown)
     images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
+    classes = images.conditions.get("class")
     if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
         images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})
         if any(column.name == "class" for column in detector.pipeline_.schema.columns):
@@ -73,7 +74,7 @@ def evaluate(
         title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
         command = shlex.join(["knowngood", *sys.argv[1:]])
         report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(report, evaluation.report_inputs(detector, found, title=title, command=command))
+        write_report(report, evaluation.report_inputs(detector, found, title=title, command=command, classes=classes))
         say(f"report  {report}")
 
 

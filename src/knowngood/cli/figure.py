@@ -109,10 +109,13 @@ def figure(
     )  # fmt: skip
     if out.suffix.lower() == MOVING:
         options["gif"] = out
+
+    from knowngood.figures.style import save
+
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn = draw(found, **options)
     if drawn is not None:
-        _write(drawn, out)
+        save(drawn, out, dpi=DPI)
     say(f"figure  {out}")
 
 
@@ -166,15 +169,6 @@ def _subject(
             note("the class gives the labels, so the model does not see it: it is inferred (--known-class shows it)")
             unknown = unknown or "infer"
     return Subject(models, images, hidden, unknown)  # type: ignore[arg-type]
-
-
-def _write(drawn: Any, out: Path) -> None:
-    """The same figure gives the same bytes: no date, no random ids."""
-    import matplotlib
-
-    nothing = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[out.suffix.lower()]
-    with matplotlib.rc_context({"svg.hashsalt": "knowngood", "svg.fonttype": "none"}):
-        drawn.savefig(out, dpi=DPI, metadata=nothing)
 
 
 def _words(text: str | None) -> list[str] | None:

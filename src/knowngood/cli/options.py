@@ -145,6 +145,9 @@ def settings_from(given: Mapping[str, Any], *, preset: str | None = None, config
     problems = []
     for family, chosen_options in nested.items():
         current = _as_mapping(values.get(family, Settings.model_fields[family].default))
+        having = [name for name, model in choices(family).items() if set(chosen_options) <= set(model.model_fields)]
+        if family == "scoring" and current["name"] == "auto" and len(having) == 1:
+            current = {"name": having[0]}
         model = choices(family).get(current["name"])
         if model is None and current["name"] != "auto":
             continue  # parse_settings names the nearest known choice

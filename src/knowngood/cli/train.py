@@ -51,6 +51,9 @@ def train(
     num_generated_image: Annotated[
         int, typer.Option(min=0, help="draw this many training images with their reconstructions")
     ] = 0,
+    film: Annotated[
+        Path | None, typer.Option(metavar="FILE.gif", help="write how held-out images are reconstructed as it learns")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint in the output folder")
     ] = False,
@@ -80,7 +83,7 @@ def train(
     note(f"training {settings.objective.name} on {len(good):,} good images; the log grows in {folder / 'run'}")
     detector = Detector.from_settings(settings)
     try:
-        detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
+        detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal(), film=film)
     except KeyboardInterrupt:
         note(f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
         raise
@@ -101,6 +104,8 @@ def train(
     say(f"trained {settings.objective.name} on {len(good):,} good images of {images.variant or images.name}{given}")
     say(f"model   {folder / 'model'}")
     say(f"log     {folder / 'run'}")
+    if film is not None:
+        say(f"film    {film}")
     if num_generated_image:
         _draw_reconstructions(folder / "reconstructions.png", detector, good[:num_generated_image])
         say(f"drawn   {folder / 'reconstructions.png'}")
@@ -149,7 +154,9 @@ def _to_train_on(
         train = images.splits == "train"
     good = np.flatnonzero(train & (images.labels != 1))
     if len(good) < train.sum():
-        note(f"{train.sum() - len(good):,} images labelled anomalous are left out of training")
+        term = settings.objective.build().anomaly_term if settings.labelled == "auto" else settings.labelled
+        role = "are left out of training" if term == "ignore" else "teach what is odd"
+        note(f"{train.sum() - len(good):,} images labelled anomalous {role}")
     if len(good) == 0:
         raise DataError(f"{images.name}: no good image is left to train on; check the choice of classes")
     kept = np.ones(len(images), bool)

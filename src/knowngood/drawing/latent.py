@@ -48,21 +48,22 @@ def manifold(
 ) -> Figure:
     """Grids over pairs of dimensions: those in `dims`, two by two, or the ones of highest KL.
 
-    An unconditional model gets one pair. A conditional one a row of up to three pairs a condition, with more than 12
-    conditions one pair each.
+    An unconditional model gets one pair. A conditional one a row of up to three pairs a condition; with more than 12
+    conditions one pair each, on a coarser grid.
     """
     known = subject.conditions(conditions)
     count = subject.detector.model_.latent_dim
     kl = subject.mean_kl() if subject.images is not None or dims is None else None
     if count == 1:
         raise SettingsError("manifold: the model has one latent dimension; draw it with 'traversal'")
-    several = 3 if known.names is not None and len(known.names) <= _ROWS else 1
+    many = known.names is not None and len(known.names) > _ROWS
+    several = 3 if known.names is not None and not many else 1
     chosen = _ranked(kl, min(2 * several, count // 2 * 2)) if dims is None else dims
     _check_dims(chosen, count)
     if len(chosen) % 2:
         raise SettingsError(f"manifold: {len(chosen)} dimensions given; expected pairs, as in --dims 3,7 or 3,7,0,1")
     pairs = list(zip(chosen[::2], chosen[1::2], strict=True))
-    steps = steps or (15 if known.names is None and len(pairs) == 1 else 7)
+    steps = steps or (15 if known.names is None and len(pairs) == 1 else 5 if many else 7)
     mean, deviation = subject.prior(known)
     along = np.linspace(-reach, reach, steps)
     z = np.zeros((len(mean), len(pairs), steps, steps, count))
@@ -114,8 +115,8 @@ def traversal(
 
 
 def kl(subject: Subject, *, most: int = 48) -> Figure:
-    """Bars of the `most` dimensions that carry most."""
-    return figures.kl_bars(subject.mean_kl(), most=most)
+    """Bars of the `most` dimensions that carry most, with their relevance where the method learned one."""
+    return figures.kl_bars(subject.mean_kl(), relevance=subject.relevance(), most=most)
 
 
 def correlation(subject: Subject, *, dims: list[int] | None = None, most: int = MOST_CODED) -> Figure:

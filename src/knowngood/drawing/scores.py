@@ -120,4 +120,4 @@ def _judged(subject: Subject):
     from knowngood.report.verdict import judge
 
     found = evaluate(subject.detector, subject.shown(subject.data()), unknown=subject.unknown)
-    return found, judge(report_inputs(subject.detector, found, title="", command=""))
+    return found, judge(report_inputs(subject.detector, found, title="", command="", pictures=False))

@@ -12,8 +12,10 @@ import torch
 from knowngood.config import Elbo, Reconstruction, nearest
 from knowngood.errors import DataError, SettingsError
 from knowngood.figures import Reconstructed
+from knowngood.fitting import measured
 from knowngood.images import ImageSet
 from knowngood.images.select import sort_classes
+from knowngood.objectives.rf_vae import SPEED
 from knowngood.pipeline import Unknown, rows_at_once
 from knowngood.representation import Pixels
 
@@ -99,9 +101,10 @@ class Subject:
 
     def shown(self, images: ImageSet, detector: Detector | None = None) -> ImageSet:
         """The images as a model is shown them: with just the columns it knows and that are not hidden."""
-        schema = (detector or self.detector).pipeline_.schema
-        known = {column.name for column in schema.columns} - set(self.hidden)
-        return images.replace(conditions={k: v for k, v in images.conditions.items() if k in known})
+        pipeline = (detector or self.detector).pipeline_
+        known = {column.name for column in pipeline.schema.columns} - set(self.hidden)
+        told = images.replace(conditions={k: v for k, v in images.conditions.items() if k in known})
+        return measured(told, pipeline.settings, pipeline.schema)  # type: ignore[return-value]
 
     # Arrays ---------------------------------------------------------------------------------------------------------
 
@@ -127,6 +130,11 @@ class Subject:
         images = self.data()
         good = images[images.labels != 1]
         return self.codes(self.sample(MOST_CODED, good if len(good) else images)).kl.mean(0, dtype=float)
+
+    def relevance(self) -> np.ndarray | None:
+        """(D,) from 0 to 1, which dimensions the method found to matter (`rf_vae`); None for one that does not ask."""
+        raw = self.detector.pipeline_.objective_state.get("raw_relevance")
+        return None if raw is None else (SPEED * raw.double()).sigmoid().cpu().numpy()
 
     @torch.no_grad()
     def reconstructed(self, images: ImageSet, detector: Detector | None = None) -> tuple[np.ndarray, Reconstructed]:

@@ -14,6 +14,7 @@ from knowngood.figures.reconstructions import Reconstructed, reconstructions
 from knowngood.figures.roc import roc
 from knowngood.figures.score_histogram import score_histogram
 from knowngood.figures.scores_by_class import scores_by_class
+from knowngood.figures.training_film import training_film
 from knowngood.figures.traversal import traversal
 from knowngood.figures.triptychs import triptychs
 
@@ -35,6 +36,7 @@ __all__ = [
     "roc",
     "score_histogram",
     "scores_by_class",
+    "training_film",
     "traversal",
     "triptychs",
 ]

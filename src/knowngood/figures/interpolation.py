@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from matplotlib.figure import Figure
 
 from knowngood.errors import DataError
 from knowngood.figures import style
+from knowngood.figures.gif import font, write_gif
 from knowngood.figures.tiles import draw_tiles, tile_inches
 from knowngood.figures.triptychs import as_rgb
-
-_COLOURS = 64
 
 
 def interpolation(ends: np.ndarray, frames: np.ndarray, names: Sequence[tuple[str, str]] | None = None) -> Figure:
@@ -51,36 +49,27 @@ def interpolation_gif(path: str | Path, ends: np.ndarray, frames: np.ndarray, *,
         ends, frames: as for `interpolation`; use some 20 frames.
         milliseconds: each frame is shown.
     """
-    from PIL import Image
-
     _check(ends, frames)
     steps = frames.shape[1]
     pictures = [_frame(ends, frames[:, step], step / max(steps - 1, 1)) for step in range(steps)]
-    # One palette for all frames, from the first, the middle and the last: no flicker, and a light file.
-    sample = np.concatenate([np.asarray(pictures[i]) for i in (0, steps // 2, steps - 1)])
-    palette = Image.fromarray(sample).quantize(_COLOURS, dither=Image.Dither.NONE)
-    there = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    film = there + there[-2:0:-1]
+    film = pictures + pictures[-2:0:-1]
     pause = [milliseconds] * len(film)
     pause[0] = pause[steps - 1] = 8 * milliseconds
-    path, buffer = Path(path), io.BytesIO()
-    film[0].save(buffer, "GIF", save_all=True, append_images=film[1:], duration=pause, loop=0, optimize=True)
-    path.write_bytes(buffer.getvalue())
-    return path
+    return write_gif(path, film, pause)
 
 
 def _frame(ends: np.ndarray, now: np.ndarray, share: float):
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     pairs, height, width, _ = now.shape
     scale = max(1, round(96 / max(height, width)))
     tile_h, tile_w, gap, head, foot = height * scale, width * scale, 6, 20, 12
     size = (3 * tile_w + 4 * gap, head + pairs * (tile_h + gap) + foot)
     whole = Image.new("RGB", size, style.PAPER)
-    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(12)
+    pen, letters = ImageDraw.Draw(whole), font(11)
     lefts = [gap + k * (tile_w + gap) for k in range(3)]
     for left, name in zip(lefts, ("image 1", f"{100 * share:.0f} %", "image 2"), strict=True):
-        pen.text((left + tile_w / 2, head / 2), name, fill=style.INK, font=font, anchor="mm")
+        pen.text((left + tile_w / 2, head / 2), name, fill=style.INK, font=letters, anchor="mm")
     for row in range(pairs):
         for left, image in zip(lefts, (ends[row, 0], now[row], ends[row, 1]), strict=True):
             shown = np.round(255 * as_rgb(image, (0.0, 1.0))).astype(np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,8 @@ from knowngood.errors import DataError
 from knowngood.figures import style
 
 _IN_LEGEND = 12
-_COLOURS = (style.NORMAL, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d46")  # vermillion is for anomalies
+_BLUE = "#0173b2"  # unlike style.NORMAL it stays as it is on a dark page, like the points
+_COLOURS = (_BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d46")  # vermillion is for anomalies
 
 
 def latent_scatter(
@@ -23,6 +25,7 @@ def latent_scatter(
     *,
     axis_names: tuple[str, str] = ("z0", "z1"),
     group_name: str = "class",
+    narrow: bool = False,
 ) -> Figure:
     """Points in the plane. Groups differ in colour and marker, and each carries its name where it lies.
 
@@ -32,6 +35,7 @@ def latent_scatter(
         labels: (N,) 0 normal, 1 anomalous, NaN unknown; anomalous ones are vermillion crosses above all others.
         axis_names: with their units.
         group_name: what a group is.
+        narrow: the legend stands below instead of at the right.
 
     Raises:
         DataError: the arrays do not fit each other.
@@ -43,7 +47,7 @@ def latent_scatter(
     if points.shape != (n, 2) or len(groups_) != n or len(anomalous) != n or not n:
         raise DataError(f"latent_scatter: points {points.shape}, {len(groups_)} groups and {len(anomalous)} labels")
     names = list(dict.fromkeys(groups_[~anomalous].tolist()))
-    figure = style.new_figure(6.6, 5.0)
+    figure = style.new_figure(4.8, 4.9) if narrow else style.new_figure(6.6, 5.0)
     axes = figure.add_subplot()
     area = float(np.clip(9000 / n, 7, 26))
     rank = np.array([names.index(name) if name in names else -1 for name in groups_])
@@ -74,10 +78,14 @@ def latent_scatter(
     if named and len(names) > 1:
         middles = np.array([np.median(points[(rank == i) & ~anomalous], axis=0) for i in range(len(names))])
         _name_groups(axes, names, middles)
-    if axes.get_legend_handles_labels()[1]:
+    handles, texts = axes.get_legend_handles_labels()
+    if texts:
         title = style.plain(group_name) if named and len(names) <= _IN_LEGEND else None
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        if narrow:
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": min(3, len(texts))}
         drawn = axes.legend(
-            loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5, frameon=False, labelcolor=style.INK, title=title
+            handles, texts, fontsize=8.5, frameon=False, labelcolor=style.INK, title=title, handletextpad=0.3, **place
         )
         drawn.get_title().set_color(style.INK)
         drawn.get_title().set_fontsize(9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,15 +23,21 @@ class Reconstructed(NamedTuple):
 
 
 def reconstructions(
-    inputs: np.ndarray, models: Mapping[str, Reconstructed], labels: np.ndarray, *, ids: Sequence[str] | None = None
+    inputs: np.ndarray,
+    models: Mapping[str, Reconstructed],
+    labels: np.ndarray,
+    *,
+    ids: Sequence[str] | None = None,
+    across: bool = False,
 ) -> Figure:
     """One row an image, one column a model, E and A under each reconstruction.
 
     Args:
         inputs: (N, H, W, C), scaled so that the data range is 0…1.
         models: name → what that model makes of them.
-        labels: (N,) 0 normal, 1 anomalous, NaN unknown; rows are ordered so.
-        ids: of the images, written at the left.
+        labels: (N,) 0 normal, 1 anomalous, NaN unknown; they are ordered so.
+        ids: of the images.
+        across: one column an image and one row a model instead: low and wide.
 
     Raises:
         DataError: no image or no model.
@@ -42,26 +48,41 @@ def reconstructions(
     order = np.argsort(np.where(np.isnan(labels), 2, labels), kind="stable")
     limits = value_range([inputs])
     height, width = inputs.shape[1:3]
-    tile = 0.85
-    figure = style.new_figure(
-        1.2 + (1 + len(models)) * max(tile * width / height, 1.15), 0.7 + len(order) * (tile + 0.22)
-    )
-    grid = figure.subplots(len(order), 1 + len(models), squeeze=False)
+    tile, wide = 0.85, max(0.85 * width / height, 1.15)
+    items, views = len(order), 1 + len(models)
+    if across:
+        figure = style.new_figure(0.8 + items * wide, 0.95 + views * (tile + 0.24))
+        grid = figure.subplots(views, items, squeeze=False).T
+    else:
+        figure = style.new_figure(1.2 + views * wide, 0.7 + items * (tile + 0.22))
+        grid = figure.subplots(items, views, squeeze=False)
     for row, i in zip(grid, order, strict=True):
         name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
         show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
         text = name if ids is None else f"{name}\n{style.short(ids[i], 18)}"
-        row[0].set_ylabel(text, fontsize=8, color=colour, rotation=0, ha="right", va="center", labelpad=6)
+        if across:
+            row[0].set_title(text, fontsize=8, color=colour)
+        else:
+            row[0].set_ylabel(text, fontsize=8, color=colour, **_BESIDE)
         for axes, made in zip(row[1:], models.values(), strict=True):
             show(axes, as_rgb(made.images[i], limits), tile=max(height, width))
-            axes.set_xlabel(
-                f"E {made.e[i]:.1f}   A {made.a[i]:.2f}".replace("-", "−"), fontsize=7.5, color=colour, labelpad=2
-            )
+            words = (f"E {_plain(float(made.e[i]), 1)}", f"A {_plain(float(made.a[i]), 2)}")
+            axes.set_xlabel(("\n" if across else "   ").join(words), fontsize=7.5, color=colour, labelpad=2)
     for axes, name in zip(grid[0], ["input", *models], strict=True):
-        axes.set_title(style.short(name, 20), fontsize=9, color=style.INK, fontweight="bold")
+        name = style.short(name, 20)
+        if across:
+            axes.set_ylabel(name, fontsize=9, color=style.INK, fontweight="bold", **_BESIDE)
+        else:
+            axes.set_title(name, fontsize=9, color=style.INK, fontweight="bold")
     note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"
-    figure.supxlabel(f"{note}\nhigher is odder", fontsize=7.5, color=style.MUTED)
+    figure.supxlabel(f"{note}{'; ' if across else chr(10)}higher is odder", fontsize=7.5, color=style.MUTED)
     return figure
 
 
+def _plain(value: float, digits: int) -> str:
+    """With so many decimals, large ones with none, and a true minus sign."""
+    return f"{value:.{digits if abs(value) < 1000 else 0}f}".replace("-", "−")
+
+
 _LABELS = {0.0: ("normal", style.NORMAL), 1.0: ("anomalous", style.ANOMALOUS)}
+_BESIDE: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}

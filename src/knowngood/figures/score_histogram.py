@@ -86,9 +86,9 @@ def draw_score_histogram(
     under_legend = 1 / _HEADROOM
     if len(lines) == 1:
         line = {"color": style.INK, "linewidth": 1.3, "linestyle": (0, (4, 2))}
-        axes.axvline(lines[0], ymax=under_legend, label=f"threshold {lines[0]:.4g}", **line)
+        axes.axvline(lines[0], ymax=under_legend, label=f"threshold {style.signed(lines[0])}", **line)
     elif len(lines):
-        label = f"{len(lines)} thresholds, {lines[0]:.4g} to {lines[-1]:.4g}"
+        label = f"{len(lines)} thresholds, {style.signed(lines[0])} to {style.signed(lines[-1])}"
         axes.axvspan(lines[0], lines[-1], ymax=under_legend, color=style.INK, alpha=0.10, linewidth=0, label=label)
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")

@@ -13,12 +13,6 @@ from knowngood.errors import DataError
 from knowngood.figures import style
 from knowngood.figures.score_histogram import shared_edges
 
-_KINDS = (
-    (0.0, "normal", style.NORMAL),
-    (1.0, "anomalous", style.ANOMALOUS),
-    (None, "not labelled", style.UNKNOWN),
-)
-
 
 def scores_by_class(
     scores: np.ndarray,
@@ -27,6 +21,7 @@ def scores_by_class(
     *,
     kind: Literal["box", "violin"] = "box",
     thresholds: Sequence[float] = (),
+    names: tuple[str, str] = ("normal", "anomalous"),
     unit: str = "",
     group_name: str = "class",
 ) -> Figure:
@@ -40,6 +35,7 @@ def scores_by_class(
         groups: (N,) name of each item's class.
         labels: (N,) 0 normal, 1 anomalous, NaN unknown; None: all unknown.
         thresholds: scores from which images are flagged; several are drawn as a band.
+        names: what 0 and 1 are called.
         unit: of the score, for example "nats".
         group_name: what a class is.
 
@@ -57,9 +53,10 @@ def scores_by_class(
     scores, groups, labels = scores[finite], groups[finite], labels[finite]
     lines = np.unique([t for t in thresholds if np.isfinite(t)])
     edges, _ = shared_edges(scores, lines, 2)
+    kinds = ((0.0, names[0], style.NORMAL), (1.0, names[1], style.ANOMALOUS), (None, "not labelled", style.UNKNOWN))
     rows = [
-        (name, value, word, colour)
-        for value, word, colour in _KINDS
+        (name, value, style.plain(word), colour)
+        for value, word, colour in kinds
         for name in dict.fromkeys(groups[_of(labels, value)].tolist())
     ]
     figure = style.new_figure(5.2, 1.35 + len(rows) * (0.3 if len(rows) <= 24 else 0.19))
@@ -84,9 +81,11 @@ def scores_by_class(
                 color=style.MUTED,
             )
     if len(lines) == 1:
-        axes.axvline(lines[0], color=style.INK, linewidth=1.2, linestyle=(0, (4, 2)), label=f"threshold {lines[0]:.4g}")
+        axes.axvline(
+            lines[0], color=style.INK, linewidth=1.2, linestyle=(0, (4, 2)), label=f"threshold {style.signed(lines[0])}"
+        )
     elif len(lines):
-        label = f"{len(lines)} thresholds, {lines[0]:.4g} to {lines[-1]:.4g}"
+        label = f"{len(lines)} thresholds, {style.signed(lines[0])} to {style.signed(lines[-1])}"
         axes.axvspan(lines[0], lines[-1], color=style.INK, alpha=0.10, linewidth=0, label=label)
     counts = [int(((groups == name) & _of(labels, value)).sum()) for name, value, *_ in rows]
     axes.set_yticks(

@@ -15,9 +15,9 @@ Extent = tuple[float, float, float, float]
 
 
 def mosaic(images: np.ndarray) -> np.ndarray:
-    """(R, K, H, W, C) images as one (h, w, 3) picture in 0..1: R rows of K tiles with white lines between them.
+    """(R, K, H, W, C) images as one (h, w, 4) picture, RGBA in 0..1: R rows of K tiles, transparent between them.
 
-    0 is black and 1 is white, as are values below and above. A tile that is all NaN stays empty.
+    0 is black and 1 is white, as are values below and above. A tile that is all NaN is transparent.
 
     Raises:
         DataError: another number of dimensions, or no image at all.
@@ -27,13 +27,15 @@ def mosaic(images: np.ndarray) -> np.ndarray:
         raise DataError(f"images of shape {images.shape}: expected (rows, columns, H, W, C), each at least 1")
     rows, columns, height, width, _ = images.shape
     gap = gap_of(height, width)
-    whole = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    whole = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
+    whole[..., :3] = 1  # what shows through where alpha is dropped
     for r in range(rows):
         for k in range(columns):
             if np.isnan(images[r, k]).all():
                 continue
             top, left = r * (height + gap), k * (width + gap)
-            whole[top : top + height, left : left + width] = as_rgb(images[r, k], (0.0, 1.0))
+            tile = whole[top : top + height, left : left + width]
+            tile[..., :3], tile[..., 3] = as_rgb(images[r, k], (0.0, 1.0)), 1
     return whole
 
 
@@ -64,8 +66,9 @@ def draw_tiles(
 def show(
     axes: Axes, picture: np.ndarray, *, tile: int, extent: tuple[float, float, float, float] | None = None
 ) -> None:
-    """A picture without frame or ticks; pixels stay squares where a tile has at most 96 of them."""
-    axes.imshow(picture, interpolation="nearest" if tile <= 96 else "antialiased", extent=extent, aspect="equal")
+    """A picture without frame or ticks; pixels stay squares where a tile has at most 96 of them, and vector formats
+    hold just those pixels."""
+    axes.imshow(picture, interpolation="none" if tile <= 96 else "antialiased", extent=extent, aspect="equal")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -30,7 +30,7 @@ def traversal(
     """
     count, steps, height, width, _ = images.shape
     tile = tile_inches(steps, 8)
-    figure = style.new_figure(steps * tile * width / height + 1.4, count * tile + 0.95)
+    figure = style.new_figure(steps * tile * width / height + (1.75 if kl is not None else 1.1), count * tile + 0.95)
     axes = figure.add_subplot()
     names = [f"z{dim}" if kl is None else f"z{dim}   {kl[i]:.2f} nats" for i, dim in enumerate(dims)]
     draw_tiles(

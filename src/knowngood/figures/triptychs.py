@@ -121,7 +121,7 @@ def draw_triptych(
 ) -> None:
     """One pair into three axes that exist already, the caption above the first."""
     for axes, panel in zip(row, panels(*pair, limits=limits, full=full), strict=True):
-        axes.imshow(panel, interpolation="nearest" if max(panel.shape) <= 96 else "antialiased")
+        axes.imshow(panel, interpolation="none" if max(panel.shape) <= 96 else "antialiased")
         axes.set_xticks([])
         axes.set_yticks([])
         for spine in axes.spines.values():

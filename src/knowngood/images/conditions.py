@@ -118,6 +118,18 @@ class ConditionSchema(BaseModel):
         codes, numbers = self._read(columns, n, "error")
         return Encoded(self._vectors(codes, numbers), self._stratum(codes))
 
+    def encode_or_nan(self, columns: Mapping[str, ArrayLike], n: int) -> NDArray[np.float32]:
+        """Condition vectors (N, width); NaN for an item that lacks a value or has one never seen."""
+        codes, numbers = np.full((n, len(self.columns)), -1, dtype=np.int64), np.full((n, len(self.columns)), np.nan)
+        for i, column in enumerate(self.columns):
+            if column.name in columns:
+                codes[:, i], numbers[:, i], _ = column.read(columns[column.name], n)
+        used = [i for i, column in enumerate(self.columns) if column.width]
+        unknown = (codes[:, used] < 0).any(axis=1)
+        c = self._vectors(np.maximum(codes, 0), numbers)
+        c[unknown] = np.nan
+        return c
+
     def expand(
         self, columns: Mapping[str, ArrayLike] | None, n: int, *, unknown: Literal["error", "infer"] = "error"
     ) -> Expanded:

@@ -11,7 +11,7 @@ from knowngood.vae import ConditionalVAE, DiagonalGaussian, full_precision_regio
 
 
 class DIPVAEObjective(Objective):
-    """rec + KL + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)². arXiv:1711.00848, eq. 6 and 7.
+    """rec + KL + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)². arXiv:1711.00848, eq. 6 (I) and 7 (II).
 
     C = Cov(μ) in form I, and Cov(μ) + E[diag σ²], the covariance of z itself, in form II; both over the batch.
     """

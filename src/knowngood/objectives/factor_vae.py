@@ -11,11 +11,11 @@ from knowngood.vae import ConditionalVAE
 
 
 class FactorVAEObjective(Objective):
-    """rec + KL + γ·E[log odds of "joint"](z), and for the discriminator its cross-entropy. arXiv:1802.05983, alg. 2.
+    """rec + KL + γ·E[log odds of "joint"](z), and for the discriminator its cross-entropy. arXiv:1802.05983, eq. 2.
 
-    The discriminator learns from the z of the batch against those of an independent second batch, whose dimensions
-    are permuted separately. The model gets gradient through z, never through the discriminator's weights, and the
-    discriminator none through z.
+    As in its alg. 2, the discriminator learns from the z of the batch against those of an independent second batch,
+    whose dimensions are permuted separately. The model gets gradient through z, never through the discriminator's
+    weights, and the discriminator none through z.
     """
 
     conditional = False
@@ -40,9 +40,8 @@ class FactorVAEObjective(Objective):
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo = elbo_terms(model, batch, ctx)
-        tc = self.discriminator.frozen(elbo.z)
+        tc, against = self.discriminator.odds_and_loss(elbo.z, self.product_draw(model, ctx))
         loss = (elbo.reconstruction + elbo.kl + self.gamma * tc).mean()
-        against = self.discriminator.loss(elbo.z, self.product_draw(model, ctx))
         terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl, "tc": tc}
         return {"model": loss, "discriminator": against}, terms
 

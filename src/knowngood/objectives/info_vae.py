@@ -11,7 +11,7 @@ from knowngood.vae import ConditionalVAE, full_precision_region
 
 
 class InfoVAEObjective(Objective):
-    """rec + (1−α)·KL + (α+λ−1)·MMD²(q(z), r(z)). arXiv:1706.02262."""
+    """rec + (1−α)·KL + (α+λ−1)·MMD²(q(z), r(z)): InfoVAE with MMD as its divergence, arXiv:1706.02262."""
 
     conditional = False
 

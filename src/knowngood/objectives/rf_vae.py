@@ -42,6 +42,9 @@ class RFVAEObjective(FactorVAEObjective):
     def players(self, model: ConditionalVAE) -> dict[str, list[nn.Parameter]]:
         return {**super().players(model), "relevance": [self.raw_relevance]}
 
+    def kept_state(self) -> dict[str, Tensor]:
+        return {"raw_relevance": self.raw_relevance}
+
     @property
     def logits(self) -> Tensor:
         """ρ (D,). One number a dimension learns slowly beside a whole net: SPEED multiplies its learning rate."""
@@ -59,12 +62,11 @@ class RFVAEObjective(FactorVAEObjective):
         elbo = elbo_terms(model, batch, ctx)
         kl = elbo.posterior.kl(model.prior(batch.c, like=elbo.z))  # (B, D)
         weighted = (kl * (given.lambda_max - (given.lambda_max - given.lambda_min) * r)).sum(1)
-        tc = self.discriminator.frozen(r * elbo.z)
+        tc, against = self.discriminator.odds_and_loss(r * elbo.z, r * self.product_draw(model, ctx))
         relevant, entropy = r.sum(), binary_entropy(logits).sum()
         grown = max(0.0, done - given.entropy_from) / (1 - given.entropy_from)
         loss = (elbo.reconstruction + weighted + self.gamma * tc).mean()
         loss = loss + given.eta_s * relevant + given.eta_h * grown * entropy
-        against = self.discriminator.loss(r * elbo.z, r * self.product_draw(model, ctx))
         terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl, "weighted_kl": weighted, "tc": tc}
         terms |= {"relevant": relevant.expand(len(kl)), "relevance_entropy": entropy.expand(len(kl))}
         return {"model": loss, "discriminator": against, "relevance": loss}, terms

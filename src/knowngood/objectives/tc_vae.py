@@ -12,7 +12,7 @@ from knowngood.vae import ConditionalVAE
 
 
 class TCVAEObjective(Objective):
-    """rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)). arXiv:1802.04942, eq. 2 and 4.
+    """rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)). arXiv:1802.04942, eq. 4.
 
     The three parts are means over one draw of z for each item:
     log q(z|n) − log q̂(z), log q̂(z) − Σ_j log q̂(z_j) and Σ_j [log q̂(z_j) − log r(z_j)].

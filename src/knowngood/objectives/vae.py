@@ -10,7 +10,7 @@ from knowngood.vae import ConditionalVAE
 
 
 class VAEObjective(Objective):
-    """−E log p(x|z) + KL(q(z|x) ‖ r(z)). arXiv:1312.6114, eq. 3."""
+    """−E log p(x|z) + KL(q(z|x) ‖ r(z)): minus the variational lower bound of arXiv:1312.6114."""
 
     conditional = False
 

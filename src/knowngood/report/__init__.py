@@ -1,7 +1,7 @@
 """One self-contained HTML file that says what was found, how sure that is, and how to get it again."""
 
 from knowngood.report.build import render, write_report
-from knowngood.report.inputs import ReportInputs, Triptych, most_and_least
+from knowngood.report.inputs import Inside, ReportInputs, Triptych, most_and_least
 from knowngood.report.picture import write_png
 
-__all__ = ["ReportInputs", "Triptych", "most_and_least", "render", "write_png", "write_report"]
+__all__ = ["Inside", "ReportInputs", "Triptych", "most_and_least", "render", "write_png", "write_report"]

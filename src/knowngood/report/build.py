@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from knowngood.report import plots
 from knowngood.report.gallery import gallery
 from knowngood.report.inputs import ReportInputs
+from knowngood.report.inside import inside
 from knowngood.report.verdict import judge
 from knowngood.report.words import count, flattened, number, percent
 
@@ -44,7 +45,8 @@ def render(inputs: ReportInputs) -> str:
         "verdict": verdict,
         "labelled": inputs.labelled,
         "shifted": inputs.calibration.get("threshold") is not None and len(verdict.conditions) > 1,
-        "separation": plots.separation(inputs, verdict),
+        "separation": plots.separation(inputs, verdict) + plots.by_group(inputs),
+        "inside": inside(inputs),
         "promise": plots.promise(inputs, verdict),
         "training": plots.training(inputs),
         "metrics": _metrics(inputs.metrics),
@@ -61,6 +63,7 @@ def render(inputs: ReportInputs) -> str:
         ("separation", "Separation", context["separation"]),
         ("promise", "False alarms", True),
         ("results", "All results", True),
+        ("inside", "Model", context["inside"]),
         ("training", "Training", context["training"]),
         ("audit", "Data audit", True),
         ("reproduce", "Reproduce", True),

@@ -51,7 +51,7 @@ def by_condition(inputs: ReportInputs, strata: Sequence[Mapping[str, Any]]) -> l
     absent = set(known) - {name.removesuffix(INFERRED) for name in present}
     return [
         _row(inputs, name, inputs.judged & (names == name), known.get(name.removesuffix(INFERRED)))
-        for name in sorted(present | absent, key=_natural)
+        for name in sorted(present | absent, key=natural)
     ]
 
 
@@ -100,6 +100,7 @@ def _row(inputs: ReportInputs, name: str, member: np.ndarray, stratum: Mapping[s
     )
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """Key that sorts 'class=10' after 'class=9'."""
     parts = re.split(r"(\d+)", name)
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]

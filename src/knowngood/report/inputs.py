@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowngood.errors import DataError
+from knowngood.figures import Reconstructed
 from knowngood.metrics import bootstrap_interval, roc_auc
 
 if TYPE_CHECKING:
@@ -30,6 +31,33 @@ class Triptych:
     id: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inside:
+    """What the model itself looks like, for a section of its own. All pictures are scaled to 0…1.
+
+    Args:
+        codes: (M, D) posterior means of some images. coded: (M,) their rows in the table.
+        kl: (D,) nats that each dimension carries, averaged over images that are not anomalous.
+        relevance: (D,) from 0 to 1, where the method learns one.
+        conditional: the model is told conditions.
+        inputs: (R, H, W, C) some images. reconstructed: what the model makes of them. shown: (R,) their rows.
+        draws: (K, S, H, W, C) draws from the prior, one row a condition; draw_names: of the conditions; draw_what:
+            they are, for example "class".
+    """
+
+    codes: np.ndarray
+    coded: np.ndarray
+    kl: np.ndarray
+    relevance: np.ndarray | None = None
+    conditional: bool = False
+    shown: np.ndarray
+    inputs: np.ndarray
+    reconstructed: Reconstructed
+    draws: np.ndarray
+    draw_names: Sequence[str]
+    draw_what: str = ""
+
+
 @dataclass(kw_only=True)
 class ReportInputs:
     """Everything `write_report` and `write_png` draw from.
@@ -37,8 +65,9 @@ class ReportInputs:
     Args:
         table: one row an image: `id`, `anomaly_score` (NaN: could not be read, so not judged), `p_value`,
             `is_anomalous`; optional `label` (0 normal, 1 anomalous, NaN unknown), `condition` (text) and `stratum`
-            (text; the calibration stratum, where its name is not the condition's). A condition that ends in
-            " (inferred)" was not given but found.
+            (text; the calibration stratum, where its name is not the condition's), `class` (text; what an image is,
+            for the reader: the model need not have been told). A condition that ends in " (inferred)" was not given
+            but found.
         alpha: the requested false-alarm rate, in (0, 1).
         title: the heading, for example "digits, 9 held out".
         command: shell command that makes this report again.
@@ -46,6 +75,7 @@ class ReportInputs:
         normal_name, anomalous_name: what labels 0 and 1 are called.
         score_unit: of the anomaly score, for example "nats".
         most, least: the gallery, most and least anomalous first.
+        inside: pictures of the model itself; None, as for a table, leaves that section out.
         history: rows with `step`, `split` and named losses and terms.
         best_step: the step whose weights were kept.
         audit: findings as records: `path_or_id`, `kind`, `reason`, `severity`.
@@ -69,6 +99,7 @@ class ReportInputs:
     score_unit: str = ""
     most: Sequence[Triptych] = ()
     least: Sequence[Triptych] = ()
+    inside: Inside | None = None
     history: Sequence[Mapping[str, Any]] = ()
     best_step: int | None = None
     audit: Sequence[Mapping[str, Any]] = ()
@@ -119,6 +150,15 @@ class ReportInputs:
     def labelled(self) -> bool:
         """Some label is known."""
         return bool(np.isfinite(self.labels).any())
+
+    @property
+    def groups(self) -> tuple[str, np.ndarray] | None:
+        """What images are grouped by, and (N,) str; None where there are not at least two groups."""
+        for column in ("class", "condition"):
+            names = self.texts(column)
+            if len(set(names[self.judged])) > 1:
+                return column, names
+        return None
 
     def texts(self, column: str) -> np.ndarray:
         """(N,) str of a column; "" where it is missing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from knowngood import figures
 from knowngood.errors import DataError
 from knowngood.figures.style import to_svg
-from knowngood.report.conditions import INFERRED, stratum_of
+from knowngood.report.conditions import INFERRED, natural, stratum_of
 from knowngood.report.expected import expected_band
 from knowngood.report.inputs import ReportInputs
 from knowngood.report.verdict import Verdict
@@ -19,11 +19,17 @@ from knowngood.report.words import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Plot = dict[str, str]
+Plot = dict[str, Any]
+MOST_GROUPS = 100  # with a box each
+OPEN_GROUPS = 16  # more are folded away
+_REM_AN_INCH = 7  # at most, so that text in figures is not larger than around them
 
 
-def _plot(figure: Figure, name: str, title: str, alt: str, caption: str) -> Plot:
-    return {"svg": Markup(to_svg(figure, name)), "title": title, "alt": alt, "caption": caption}
+def plot(figure: Figure, name: str, title: str, alt: str, caption: str, *, folded: bool = False) -> Plot:
+    """A figure for the page; `name` is its own on it. Folded ones open on a click."""
+    width = f"{_REM_AN_INCH * figure.get_figwidth():.1f}rem"
+    texts = {"title": title, "alt": alt, "caption": caption, "width": width}
+    return {"svg": Markup(to_svg(figure, name)), "folded": folded, **texts}
 
 
 def separation(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
@@ -36,7 +42,7 @@ def separation(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
         caption = (
             "Each point is one threshold. The nearer the curve to the upper left corner, the better the score tells "
         )
-        plots.append(_plot(figure, "roc", "ROC curve", alt, f"{caption}the two apart."))
+        plots.append(plot(figure, "roc", "ROC curve", alt, f"{caption}the two apart."))
     if np.isfinite(scores).any():
         lines = thresholds(inputs)
         names = (inputs.normal_name, inputs.anomalous_name)
@@ -46,8 +52,35 @@ def separation(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
         if lines:
             caption += " An image right of the threshold is flagged."
             caption = caption.replace("the threshold", "its condition's threshold") if len(lines) > 1 else caption
-        plots.append(_plot(figure, "histogram", "Scores", alt, caption))
+        plots.append(plot(figure, "histogram", "Scores", alt, caption))
     return plots
+
+
+def by_group(inputs: ReportInputs) -> list[Plot]:
+    """Scores of each class, or of each condition where classes are not known."""
+    found = inputs.groups
+    if found is None or not np.isfinite(inputs.scores).any():
+        return []
+    what, names = found
+    order = in_order(names)
+    order = order[np.isfinite(inputs.scores[order])]
+    count = len(set(names[order]))
+    if count > MOST_GROUPS:
+        return []
+    figure = figures.scores_by_class(
+        inputs.scores[order],
+        names[order],
+        inputs.labels[order] if inputs.labelled else None,
+        thresholds=thresholds(inputs),
+        names=(inputs.normal_name, inputs.anomalous_name),
+        unit=inputs.score_unit,
+        group_name=what,
+    )
+    alt = f"Quartiles of the anomaly scores of each of {count} values of {what}"
+    caption = f"Look for a {what} whose normal images come near the threshold: false alarms come from there."
+    if (inputs.labels == 1).any():
+        caption += " Anomalous ones left of it are missed."
+    return [plot(figure, "by-group", f"Scores by {what}", alt, caption, folded=count > OPEN_GROUPS)]
 
 
 def thresholds(inputs: ReportInputs) -> list[float]:
@@ -79,7 +112,7 @@ def promise(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
     caption = f"For every rate one could request, the share of {whose} that would be flagged. "
     caption += "Below the diagonal there are fewer false alarms than requested, above it more."
     caption += " The grey band is what chance explains." if band is not None else ""
-    plots = [_plot(figure, "calibration", "Requested and realised rate", alt, caption)]
+    plots = [plot(figure, "calibration", "Requested and realised rate", alt, caption)]
     rows = [row for row in verdict.conditions if row.normals]
     if len(rows) > 1 and verdict.attainable:
         figure = figures.false_alarm_rates(
@@ -93,7 +126,7 @@ def promise(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
         caption = "A dot right of its grey bar: more false alarms than chance explains in that condition."
         if all(row.expected is None for row in rows):
             caption = "How many normal images are flagged in each condition."
-        plots.append(_plot(figure, "rates", "By condition", alt, caption))
+        plots.append(plot(figure, "rates", "By condition", alt, caption))
     return plots
 
 
@@ -105,4 +138,10 @@ def training(inputs: ReportInputs) -> list[Plot]:
         return []
     caption = "Lower loss is better. A held-out line that rises while the training line falls means overfitting. "
     caption += "The very first steps may leave the frame."
-    return [_plot(figure, "loss", "Loss and its terms", "Loss and its terms over the training steps", caption)]
+    return [plot(figure, "loss", "Loss and its terms", "Loss and its terms over the training steps", caption)]
+
+
+def in_order(names: np.ndarray) -> np.ndarray:
+    """Indices that put equal names together, names in natural order."""
+    rank = {name: i for i, name in enumerate(sorted(set(names), key=natural))}
+    return np.argsort([rank[name] for name in names], kind="stable")

@@ -39,12 +39,16 @@ class Score:
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Raise SettingsError if the score is not defined for items of this shape; asked before anything is trained."""
+    def check(self, model: ConditionalVAE) -> None:
+        """Raise SettingsError if the score is not defined for such a model; asked before anything is trained."""
 
     def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
         """State from the normals the model was fitted on: tensors by name, saved with the model; often none."""
         return {}
+
+    def settle(self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch]) -> dict[str, Tensor]:
+        """The state after a look at normals the model was not fitted on, those that select; mostly as it was."""
+        return state
 
     def score(
         self,

@@ -35,7 +35,8 @@ class ReconstructionScore(Score):
         super().__init__(options)
         self.distance = options.distance
 
-    def check(self, shape: tuple[int, ...]) -> None:
+    def check(self, model: ConditionalVAE) -> None:
+        shape = model.shape
         if len(shape) == 1 and self.distance in ("ssim", "cross_entropy"):
             raise SettingsError(
                 f"score 'reconstruction' with distance = '{self.distance}' needs images; a table of {shape[0]} "

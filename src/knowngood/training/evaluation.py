@@ -39,8 +39,8 @@ def paired(source: BatchSource, rows: Iterable[tuple[Tensor, ...]]) -> Iterator[
 
 
 def _part(batch: Batch, rows: slice) -> Batch:
-    c = None if batch.c is None else batch.c[rows]
-    return Batch(batch.x[rows], c, batch.stratum[rows], batch.label[rows], batch.index[rows])
+    c, factors = (None if t is None else t[rows] for t in (batch.c, batch.factors))
+    return Batch(batch.x[rows], c, batch.stratum[rows], batch.label[rows], batch.index[rows], factors)
 
 
 def step_values(losses: dict[str, Tensor], terms: dict[str, Tensor]) -> dict[str, Tensor]:

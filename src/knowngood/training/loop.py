@@ -6,7 +6,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +24,13 @@ from knowngood.training.log import Row, RunLog, write_run
 from knowngood.training.meter import Meter, check_held_out
 from knowngood.training.optimisers import rate
 from knowngood.training.progress import Line
-from knowngood.training.sampler import rows_of, steps_an_epoch
+from knowngood.training.sampler import PlainSampler, rows_of, steps_an_epoch
 from knowngood.training.source import BatchSource
 from knowngood.training.state import RunState, identity_of
 
 DEFAULT_STEPS = 4000
 EPOCHS = (10, 300)
+ANOMALIES_BESIDE = 4  # normals for each labelled anomaly of a step, at least
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,9 @@ def train(
     run_dir: Path | str | None = None,
     resume: bool = False,
     progress: bool = False,
+    anomalies: BatchSource | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_evaluation: Callable[[int, nn.Module], None] | None = None,
     fingerprint: str | None = None,
 ) -> History:
     """Train `model` (and the objective's own parameters) in place.
@@ -71,9 +76,12 @@ def train(
     Args:
         source: normals to learn from; `settings.batch_size` of them a step and process.
         held_out: normals for evaluations.
+        anomalies: labelled ones; each step has some beside its normals, at most a quarter as many. With them training
+            goes on to its end: what good items cost alone does not tell which weights are best.
         run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
         resume: go on from the checkpoint in `run_dir`, if there is one.
         on_step: called after each step with the number of steps done.
+        on_evaluation: called with the steps done and the model as it is then, some 10 to 50 times, also at the start.
         fingerprint: of the data, recorded and compared on resume.
 
     Raises:
@@ -87,9 +95,18 @@ def train(
         refuse_to_overwrite(folder, resume)
     with torch.random.fork_rng(devices=engine.cuda_devices):
         torch.manual_seed(seed + engine.rank)
-        run = _Run(model, objective, source, held_out, settings, engine, seed, folder, resume, fingerprint)
+        parts = Parts(source, held_out, anomalies)
+        run = _Run(model, objective, parts, settings, engine, seed, folder, resume, fingerprint)
         with compiled(model, settings.compile, engine.device):
-            return run.complete(progress, on_step)
+            return run.complete(progress, on_step, on_evaluation)
+
+
+class Parts(NamedTuple):
+    """What a run learns from, and what it is watched on."""
+
+    source: BatchSource
+    held_out: BatchSource | None
+    anomalies: BatchSource | None
 
 
 class _Run:
@@ -97,8 +114,7 @@ class _Run:
         self,
         model: nn.Module,
         objective: Objective,
-        source: BatchSource,
-        held_out: BatchSource | None,
+        parts: Parts,
         settings: Settings,
         engine: Engine,
         seed: int,
@@ -110,12 +126,18 @@ class _Run:
         self.model = model.to(engine.device, memory_format=self.layout)  # type: ignore[call-overload]
         objective.prepare(self.model)  # type: ignore[arg-type]
         self.objective = objective.to(engine.device)
+        source, held_out, anomalies = parts
         self.source = source.to(engine.device)
+        self.anomalies = None if anomalies is None else anomalies.to(engine.device)
         self.settings, self.engine, self.folder = settings, engine, folder
+        self.watch: Callable[[int, nn.Module], None] | None = None
         self.samplers = make_samplers(objective, source, settings.batch_size, seed)
+        if anomalies is not None:
+            beside = max(1, settings.batch_size // ANOMALIES_BESIDE)
+            self.anomaly_sampler = PlainSampler(len(anomalies), beside, seed=seed, stream=len(self.samplers))
         self.steps_an_epoch = steps_an_epoch(self.samplers[0], engine.processes)
         self.total = self.steps_an_epoch * (settings.epochs or _default_epochs(self.steps_an_epoch))
-        self.chooses = held_out is not None and settings.patience is not None
+        self.chooses = held_out is not None and settings.patience is not None and anomalies is None
         self.held_out = None if held_out is None else HeldOut(objective, held_out, settings.batch_size, seed, engine)
         self._plan()
 
@@ -141,10 +163,17 @@ class _Run:
         self.evaluate_every = self.log_every * math.ceil(between / self.log_every)
         self.save_every = self.log_every * math.ceil(self.total / 20 / self.log_every)
 
-    def complete(self, progress: bool, on_step: Callable[[int], None] | None) -> History:
+    def complete(
+        self,
+        progress: bool,
+        on_step: Callable[[int], None] | None,
+        on_evaluation: Callable[[int, nn.Module], None] | None,
+    ) -> History:
         line = Line(self.total, progress and self.engine.leads)
+        self.watch = on_evaluation if self.engine.leads else None
         try:
             if not self.state.stopped_early:
+                self._watched()
                 self._steps(line, on_step)
         finally:
             line.close()
@@ -160,8 +189,8 @@ class _Run:
         self.model.train()
         self.objective.train()
         state, images, started = self.state, 0, time.perf_counter()
-        for batch, second in self._batches():
-            self._step(in_layout(batch, self.layout), second)
+        for (batch, second), anomalies in zip(self._batches(), self._anomalies(), strict=False):
+            self._step(in_layout(batch, self.layout), second, anomalies)
             state.step += 1
             images += len(batch.x) * self.engine.processes
             if state.step == 1 or state.step % self.log_every == 0 or state.step == self.total:
@@ -179,9 +208,17 @@ class _Run:
         rows = [rows_of(sampler, self.state.step, self.total, **processes) for sampler in self.samplers]
         return paired(self.source, zip(*rows, strict=True))
 
-    def _step(self, batch: Batch, second: Batch | None) -> None:
+    def _anomalies(self) -> Iterator[Batch | None]:
+        """Labelled anomalies for each step, or None for ever."""
+        if self.anomalies is None:
+            return repeat(None)
+        where = {"rank": self.engine.rank, "processes": self.engine.processes}
+        rows = rows_of(self.anomaly_sampler, self.state.step, self.total, **where)
+        return (in_layout(batch, self.layout) for batch in self.anomalies.batches(rows))
+
+    def _step(self, batch: Batch, second: Batch | None, anomalies: Batch | None) -> None:
         state, facts = self.state, self.source.facts
-        ctx = Context(state.step, self.total, state.noise, len(self.source), facts.stratum_counts, second)
+        ctx = Context(state.step, self.total, state.noise, len(self.source), facts.stratum_counts, second, anomalies)
         with self.engine.autocast():
             losses, terms = self.objective.loss(self.model, batch, ctx)  # type: ignore[arg-type]
         values = step_values(losses, terms)
@@ -237,6 +274,8 @@ class _Run:
     def _evaluate_if_due(self) -> bool:
         """Evaluate the averaged weights on held-out normals; true if there was no gain for too long."""
         state = self.state
+        if self._due(self.evaluate_every):
+            self._watched()
         if self.held_out is None or not self._due(self.evaluate_every):
             return False
         state.align_buffers()
@@ -253,6 +292,13 @@ class _Run:
             raise TrainingError(f"{error}. {self._what_remains()}") from None
         self.log.add({**self._place("held_out"), **values})
         return state.best is not None and state.best.since >= (self.settings.patience or 0)
+
+    def _watched(self) -> None:
+        if self.watch is not None:
+            self.model.eval()
+            with torch.no_grad():
+                self.watch(self.state.step, self.model)
+            self.model.train()
 
     def _save_if_due(self) -> None:
         finished = self.state.stopped_early or self.state.step == self.total

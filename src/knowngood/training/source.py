@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class Facts:
         stratum: (N,) int, 0 … n_strata − 1; default all 0.
         label: (N,) 0 good, 1 anomalous, NaN unknown; default all 0, since training data are known good.
         n_strata: default the largest stratum + 1.
+        factors: (N, K) standardised nuisance factors, NaN where unknown, or None.
 
     Raises:
         DataError: a column does not have N rows, or a stratum lies outside the range.
@@ -53,11 +54,14 @@ class Facts:
         stratum: Tensor | np.ndarray | None = None,
         label: Tensor | np.ndarray | None = None,
         n_strata: int | None = None,
+        factors: Tensor | np.ndarray | None = None,
     ) -> None:
+        self.factors = None if factors is None else torch.as_tensor(factors, dtype=torch.float32)
         self.c = None if c is None else torch.as_tensor(c, dtype=torch.float32)
         self.stratum = torch.zeros(n, dtype=torch.int64) if stratum is None else torch.as_tensor(stratum).long()
         self.label = torch.zeros(n) if label is None else torch.as_tensor(label, dtype=torch.float32)
-        for name, column in (("c", self.c), ("stratum", self.stratum), ("label", self.label)):
+        columns = {"c": self.c, "stratum": self.stratum, "label": self.label, "factors": self.factors}
+        for name, column in columns.items():
             if column is not None and len(column) != n:
                 raise DataError(f"{name} has {len(column)} rows for {n} items; give one row an item")
         largest = int(self.stratum.max()) if n else 0
@@ -71,14 +75,15 @@ class Facts:
     def to(self, device: torch.device) -> Facts:
         moved = object.__new__(Facts)
         moved.c = None if self.c is None else self.c.to(device)
+        moved.factors = None if self.factors is None else self.factors.to(device)
         moved.stratum, moved.label = self.stratum.to(device), self.label.to(device)
         moved.n_strata, moved.stratum_counts = self.n_strata, self.stratum_counts.to(device)
         return moved
 
     def batch(self, x: Tensor, index: Tensor) -> Batch:
         """The batch of scaled x (B, *shape) at positions `index` (B,), both on this device."""
-        c = None if self.c is None else self.c.index_select(0, index)
-        return Batch(x, c, self.stratum.index_select(0, index), self.label.index_select(0, index), index)
+        c, factors = (None if t is None else t.index_select(0, index) for t in (self.c, self.factors))
+        return Batch(x, c, self.stratum.index_select(0, index), self.label.index_select(0, index), index, factors)
 
 
 class Source:
@@ -87,21 +92,18 @@ class Source:
     Args:
         data: (N, C, H, W) prepared pixels or (N, F) values.
         scale: turns a native batch into scaled float32; default converts the dtype only.
-        c, stratum, label, n_strata: see `Facts`.
+        facts: c, stratum, label, n_strata, factors: see `Facts`.
     """
 
     def __init__(
         self,
         data: Tensor | np.ndarray,
         scale: Scale | None = None,
-        c: Tensor | np.ndarray | None = None,
-        stratum: Tensor | np.ndarray | None = None,
-        label: Tensor | np.ndarray | None = None,
-        n_strata: int | None = None,
+        **facts: Any,
     ) -> None:
         self.data = _as_tensor(data)
         self.scale = scale or Tensor.float
-        self.facts = Facts(len(self.data), c, stratum, label, n_strata)
+        self.facts = Facts(len(self.data), **facts)
 
     def __len__(self) -> int:
         return len(self.data)

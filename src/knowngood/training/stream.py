@@ -37,21 +37,18 @@ class StreamSource:
         images: read by index in the workers.
         representation: `prepare` runs in the workers, an image at a time; `scale` on the device, a batch at a time.
         workers: processes that read, with one thread each; 0 reads in this process.
-        c, stratum, label, n_strata: see `Facts`.
+        facts: c, stratum, label, n_strata, factors: see `Facts`.
     """
 
     def __init__(
         self,
         images: Readable,
         representation: Preparing,
-        c: Tensor | np.ndarray | None = None,
-        stratum: Tensor | np.ndarray | None = None,
-        label: Tensor | np.ndarray | None = None,
-        n_strata: int | None = None,
         workers: int = 2,
+        **facts: Any,
     ) -> None:
         self.images, self.representation, self.workers = images, representation, workers
-        self.facts = Facts(len(images), c, stratum, label, n_strata)
+        self.facts = Facts(len(images), **facts)
         self.device = torch.device("cpu")
 
     def __len__(self) -> int:

@@ -1,0 +1,111 @@
+"""The pages on methods: options as they are, commands that would run, pictures that are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from knowngood.cli import main
+from knowngood.cli.options import setting_options
+from knowngood.config import choices
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES, PICTURES = ROOT / "docs" / "methods", ROOT / "docs" / "images" / "methods"
+OBJECTIVES = choices("objective")
+SECTIONS = ["Formula", "When to use it", "Options", "What it looks like", "Reference"]
+HEAVIEST = 60_000
+
+
+def page(name: str) -> str:
+    return (PAGES / f"{name}.md").read_text(encoding="utf-8")
+
+
+def commands(name: str) -> list[list[str]]:
+    blocks = re.findall(r"^```bash\n(.*?)^```", page(name), re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+
+
+def option(words: list[str], flag: str) -> str:
+    return words[words.index(flag) + 1]
+
+
+def test_every_method_has_a_page_that_the_index_names_and_no_other_has() -> None:
+    assert {path.stem for path in PAGES.glob("*.md")} == {"README", *OBJECTIVES}
+    rows = re.findall(r"^\| \[`(\w+)`\]\((\w+)\.md\)", page("README"), re.MULTILINE)
+    assert sorted(name for name, _ in rows) == sorted(OBJECTIVES)
+    assert all(name == target for name, target in rows)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_page_has_its_sections_in_order_and_the_source_of_the_code(name: str) -> None:
+    text = page(name)
+    assert text.startswith(f"# `{name}`: ")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == SECTIONS
+    for source in re.findall(r"arXiv:(\d{4}\.\d{5})", OBJECTIVES[name].__doc__ or ""):
+        assert f"https://arxiv.org/abs/{source}" in text
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_page_names_all_options_of_its_method_and_no_other(name: str) -> None:
+    flags = {(o.family, o.field): o.flag for o in setting_options()}
+    expected = []
+    for field, info in OBJECTIVES[name].model_fields.items():
+        if field != "name":
+            value = info.default
+            shown = ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else value
+            expected.append((field, flags["objective", field], "–" if value is None else f"`{shown}`"))
+    section = page(name).split("## Options\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `([\w-]+)` \| (.*?) \| .+ \|$", section, re.MULTILINE)
+    assert rows == expected
+    assert expected or section.strip() == "None of its own."
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_pictures_of_a_page_are_there_are_light_and_come_from_its_commands(name: str) -> None:
+    shown = re.findall(r"!\[(.+?)\]\(\.\./images/methods/(.+?)\)", page(name))
+    assert shown
+    made = [option(words, "--out") for words in commands(name) if words[1] == "figure"]
+    assert sorted(made) == sorted(f"docs/images/methods/{picture}" for _, picture in shown)
+    for words, picture in shown:
+        assert len(words) > 20
+        assert 1000 < (PICTURES / picture).stat().st_size < HEAVIEST
+
+
+def test_no_picture_is_left_over() -> None:
+    used = {picture for name in OBJECTIVES for picture in re.findall(r"images/methods/([\w.-]+?)\)", page(name))}
+    assert {path.name for path in PICTURES.iterdir()} == used
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_links_of_a_page_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\((?!http)(.+?)\)", page(name) + page("README")):
+        assert (PAGES / target).exists(), target
+
+
+class _ReadyError(Exception):
+    """A command got as far as its data."""
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_commands_of_a_page_are_understood(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise _ReadyError
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "methods").symlink_to(PAGES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("knowngood.cli.train.open_selected", stop)
+    monkeypatch.setattr("knowngood.cli.figure._subject", stop)
+    trained = set()
+    for words in commands(name):
+        assert words[0] == "knowngood"
+        if words[1] == "train":
+            trained.add(option(words, "--out"))
+        else:
+            assert words[3] in trained
+        with pytest.raises(_ReadyError):
+            main([*words[1:], "--debug"])
+    assert name in {option(words, "--objective") for words in commands(name) if words[1] == "train"}
