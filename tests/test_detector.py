@@ -367,10 +367,11 @@ def test_roles_choose_what_a_condition_is_for():
             "corex",
         ),
         *({"name": name, "discriminator_width": 16} for name in ("factor_vae", "rf_vae")),
+        {"name": "dan_vae", "nuisance_dim": 1},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("scoring", ["reconstruction", "elbo", "kl", "mahalanobis"])
+@pytest.mark.parametrize("scoring", ["reconstruction", "elbo", "kl", "mahalanobis", "prior_distance"])
 def test_every_objective_with_every_score_survives_the_round_trip(objective, scoring, tmp_path):
     images, kind = squares(120)
     detector = quick(objective=objective, scoring=scoring, epochs=2, unknown="infer")
@@ -378,6 +379,28 @@ def test_every_objective_with_every_score_survives_the_round_trip(objective, sco
     before = detector.detect(images)
     assert before["anomaly_score"].notna().all()
     assert Detector.load(detector.save(tmp_path / "m")).detect(images).equals(before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prior": "separated", "separation": 12.0, "class_aware": 5.0, "scoring": "prior_distance"},
+        {"light_tolerance": 0.3},
+        {"objective": {"name": "dan_vae", "nuisance_dim": 1}, "light_tolerance": 0.2},
+        {"measure": ("contrast",)},
+    ],
+    ids=str,
+)
+def test_what_is_built_on_top_survives_the_round_trip(settings, tmp_path):
+    images, kind = squares(120)
+    detector = quick(**settings, epochs=2, unknown="infer").fit(images, conditions={"kind": kind})
+    before = detector.detect(images)
+    assert before["anomaly_score"].notna().all()
+    loaded = Detector.load(detector.save(tmp_path / "m"))
+    assert loaded.detect(images).equals(before)
+    kept, found = detector.pipeline_.objective_state, loaded.pipeline_.objective_state
+    assert kept.keys() == found.keys()
+    assert all(kept[name].equal(found[name]) for name in kept)
 
 
 def test_wrong_settings_are_refused_when_fitting():
