@@ -294,11 +294,18 @@ class _Run:
         return state.best is not None and state.best.since >= (self.settings.patience or 0)
 
     def _watched(self) -> None:
-        if self.watch is not None:
-            self.model.eval()
-            with torch.no_grad():
-                self.watch(self.state.step, self.model)
-            self.model.train()
+        """Show the averaged weights, those that are evaluated too."""
+        if self.watch is None:
+            return
+        average = self.state.average
+        if average is not None:
+            average.swap()
+        self.model.eval()
+        with torch.no_grad():
+            self.watch(self.state.step, self.model)
+        self.model.train()
+        if average is not None:
+            average.swap()
 
     def _save_if_due(self) -> None:
         finished = self.state.stopped_early or self.state.step == self.total
