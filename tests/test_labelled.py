@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
 from knowngood import Detector
+from knowngood.cli import main
 from knowngood.config import (
     CVAE,
     VAE,
@@ -247,3 +249,27 @@ def test_shifted_anomalies_leave_the_decoders_batch_statistics_alone() -> None:
     stopped_reconstruction(model, batch, torch.randn(6, 3))
     assert before
     assert all(dict(model.named_buffers())[name].equal(value) for name, value in before.items())
+
+
+def test_a_term_without_labelled_anomalies_and_a_held_out_class_that_would_teach_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SettingsError, match="labelled = 'hinge', and no item is labelled anomalous"):
+        Detector(**QUICK, labelled="hinge").fit(textured(30)[0])
+    command = ["train", "digits", "--holdout", "9", "--epochs", "1", "--out", str(tmp_path / "m")]
+    with pytest.raises(SystemExit) as refused:
+        main([*command, "--labelled", "hinge"])
+    assert refused.value.code == 2
+    assert "--holdout 9 keeps classes away from training" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as fine:
+        main([*command, "--objective", "dan_vae"])
+    assert not fine.value.code
+    assert Detector.load(tmp_path / "m").about_["data"]["taught_anomalies"] == 0
+
+
+def test_prior_and_film_that_cannot_be_are_refused_by_their_reason() -> None:
+    images, labels = textured(30)
+    with pytest.raises(SettingsError, match="objective 'vae' ignores conditions; take cvae or dcvae"):
+        Detector(**QUICK, objective="vae", prior="separated").fit(images, conditions={"kind": labels})
+    with pytest.raises(SettingsError, match=r"ends in \.gif"):
+        Detector(**QUICK).fit(images, film="learning.mp4")

@@ -121,7 +121,14 @@ def test_false_alarms_stay_under_other_light_where_those_of_the_plain_model_do_n
 def test_what_cannot_be_made_steady_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"light_tolerance = 0\.3 needs images"):
         Detector(light_tolerance=0.3).fit(np.random.default_rng(0).normal(size=(60, 4)))
-    with pytest.raises(SettingsError, match="leave one of them out"):
+    with pytest.raises(SettingsError, match="changes the brightness that measure tells"):
         Detector(light_tolerance=0.3, measure=("brightness",)).fit(stripes(60, 0))
     with pytest.raises(SettingsError, match="0 is no light"):
         Detector(light_tolerance=0.3, scaling=(10, 255)).fit(stripes(60, 0))
+
+
+def test_a_measured_condition_that_is_no_light_goes_with_it() -> None:
+    detector = Detector(
+        light_tolerance=0.3, measure=("sharpness",), net="mlp", latent_dim=2, epochs=2, roles={"sharpness": ["model"]}
+    ).fit(stripes(60, 0))
+    assert [column.name for column in detector.pipeline_.schema.columns] == ["sharpness"]

@@ -211,6 +211,8 @@ class Detector(OutlierMixin, BaseEstimator):
         fingerprint = plan.normals.fingerprint()
         watch = None
         if film is not None:
+            if Path(film).suffix.lower() != ".gif":
+                raise SettingsError(f"film = {film}: it is written as a GIF; give a name that ends in .gif")
             from knowngood.training.film import Film
 
             watch = Film.of(held_out)

@@ -73,6 +73,16 @@ def plan(
         DataError, SettingsError: what is asked for and what is there do not go together.
     """
     objective: Objective = settings.objective.build()
+    if settings.prior == "separated" and not objective.conditional:
+        raise SettingsError(
+            f"prior = 'separated' holds conditions apart, and objective '{settings.objective.name}' ignores conditions;"
+            " take cvae or dcvae, or another prior"
+        )
+    if not isinstance(settings.labelled, str) and not (anomalies is not None and len(anomalies)):
+        raise SettingsError(
+            f"labelled = '{settings.labelled.name}', and no item is labelled anomalous; give anomalies=, or leave "
+            "labelled out"
+        )
     schema = _learn_conditions(normals, settings, objective)
     targets = factors.targets(normals, objective.factors)
     normals = only(normals, schema)
@@ -133,10 +143,13 @@ def _lit(
         raise SettingsError(
             f"light_tolerance = {tolerance:g} needs images on which 0 is no light; give scaling=(0, largest value)"
         )
-    if any(column.name in settings.measure for column in schema.columns):
+    told = [
+        column.name for column in schema.columns if column.name in settings.measure and column.name in Lit.FOLLOWING
+    ]
+    if told:
         raise SettingsError(
-            f"light_tolerance = {tolerance:g} changes the light that measure = {', '.join(settings.measure)} tells the "
-            "nets as a condition; leave one of them out"
+            f"light_tolerance = {tolerance:g} changes the {told[0]} that measure tells the nets as a condition; "
+            "leave one of them out"
         )
     names = objective.factors
     if scaled is None or not set(names) & set(Lit.FOLLOWING):

@@ -60,7 +60,8 @@ def train(
 ) -> None:
     """Learn what good images look like, calibrate on good images kept aside, and save the model.
 
-    Only the train split is used where the data has one, and images labelled anomalous are left out. Writes
+    Only the train split is used where the data has one. Images labelled anomalous are left out, or teach what is odd
+    where --labelled or the objective says so; held-out classes never do. Writes
     OUT/model (give OUT or this folder to `score`, `evaluate` and `info`), OUT/run (log and checkpoints) and
     OUT/command.json.
     """
@@ -68,6 +69,13 @@ def train(
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, settings.objective.name, resume)
 
+    if holdout:
+        if settings.labelled not in ("auto", "ignore"):
+            raise SettingsError(
+                f"--holdout {holdout} keeps classes away from training, --labelled {settings.labelled.name} would "
+                "teach them; name the classes that may teach by --anomalous"
+            )
+        settings = settings.model_copy(update={"labelled": "ignore"})
     images = open_selected(source, **chosen, strict=settings.strict)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
     images, good = _to_train_on(images, settings, train_size, condition or [])
