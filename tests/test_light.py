@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
 from knowngood import Detector
-from knowngood.config import CVAE, FactorVAE
+from knowngood.config import CVAE, Elbo, FactorVAE
 from knowngood.errors import SettingsError
+from knowngood.objectives import Batch
 from knowngood.objectives.lit import Lit
-from knowngood.scores.steady import adjusted, adjustment, features, fit_reading, least_squares, read
+from knowngood.scores.steady import SteadyScore, adjusted, adjustment, features, fit_reading, least_squares, read
 
 
 def test_limit_without_tolerance_it_is_the_objective_and_away_from_it_it_differs() -> None:
@@ -132,3 +134,21 @@ def test_a_measured_condition_that_is_no_light_goes_with_it() -> None:
         light_tolerance=0.3, measure=("sharpness",), net="mlp", latent_dim=2, epochs=2, roles={"sharpness": ["model"]}
     ).fit(stripes(60, 0))
     assert [column.name for column in detector.pipeline_.schema.columns] == ["sharpness"]
+
+
+@pytest.mark.parametrize(("apart", "read"), [(30, (1, 0)), (29, (1, 1))])
+def test_the_adjustment_reads_fitted_images_only_where_others_are_too_few_and_no_more_than_it_needs(
+    apart: int, read: tuple[int, int]
+) -> None:
+    model, made = toy_model((1, 6, 6), condition_dim=0).eval(), [0, 0]
+    score = SteadyScore(Elbo(samples=0).build(), 0.3)
+
+    def batches(which: int, size: int, count: int) -> Iterator[Batch]:
+        for seed in range(count):
+            made[which] += 1
+            yield toy_batch(model, n=size, seed=seed)
+
+    with torch.no_grad():
+        state = score.settle(model, {"kept": torch.ones(1)}, batches(0, apart, 1), batches(1, 5000, 3))
+    assert tuple(made) == read
+    assert state.keys() > {"kept", "steady_mean", "steady_weights"}

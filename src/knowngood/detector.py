@@ -6,6 +6,7 @@ import math
 import platform
 import time
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,10 @@ from knowngood.errors import DataError, SettingsError
 from knowngood.images import ImageSet, open_images
 from knowngood.images.findings import UNUSABLE
 from knowngood.images.opening import as_columns
+from knowngood.objectives import Batch
 from knowngood.pipeline import Items, Pipeline, Unknown, rows_at_once
 from knowngood.representation import Table, TableSet
-from knowngood.training import History, train
+from knowngood.training import BatchSource, History, train
 from knowngood.vae import ConditionalVAE
 
 if TYPE_CHECKING:
@@ -191,6 +193,8 @@ class Detector(OutlierMixin, BaseEstimator):
         settings = parse_settings(self.get_params(deep=False))
         if resume and run_dir is None:
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
+        if film is not None and Path(film).suffix.lower() != ".gif":
+            raise SettingsError(f"film = {film}: it is written as a GIF; give a name that ends in .gif")
         seed = settings.random_state
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -211,8 +215,6 @@ class Detector(OutlierMixin, BaseEstimator):
         fingerprint = plan.normals.fingerprint()
         watch = None
         if film is not None:
-            if Path(film).suffix.lower() != ".gif":
-                raise SettingsError(f"film = {film}: it is written as a GIF; give a name that ends in .gif")
             from knowngood.training.film import Film
 
             watch = Film.of(held_out)
@@ -236,10 +238,10 @@ class Detector(OutlierMixin, BaseEstimator):
         pipeline = Pipeline(settings, plan.schema, plan.representation, plan.model.eval(), plan.score)
         pipeline.objective_state = {name: t.detach().cpu() for name, t in plan.objective.kept_state().items()}
         with torch.no_grad():
-            rows = torch.arange(len(fit)).split(rows_at_once(plan.model.shape))
-            state = plan.score.fit(plan.model, fit.to(pipeline.device).batches(rows))
-            rows = torch.arange(len(held_out)).split(rows_at_once(plan.model.shape))
-            pipeline.state = plan.score.settle(plan.model, state, held_out.to(pipeline.device).batches(rows))
+            fit, held_out = fit.to(pipeline.device), held_out.to(pipeline.device)
+            state = plan.score.fit(plan.model, _in_order(fit, plan.model))
+            both = (_in_order(source, plan.model) for source in (held_out, fit))
+            pipeline.state = plan.score.settle(plan.model, state, *both)
         self.split_ = plan.split
         self.pipeline_ = pipeline
         pipeline.calibrate(plan.part("calibrate") if calibration is None else self._items(calibration, None))
@@ -509,3 +511,9 @@ class Detector(OutlierMixin, BaseEstimator):
             },
             "threads": torch.get_num_threads(),
         }
+
+
+def _in_order(source: BatchSource, model: ConditionalVAE) -> Iterator[Batch]:
+    """All items of a source once, as many at a time as are scored together."""
+    rows = torch.arange(len(source)).split(rows_at_once(model.shape)) if len(source) else ()
+    return source.batches(rows)

@@ -100,7 +100,8 @@ def report_inputs(
     table = found.table
     if classes is not None:
         named = [None if value is None or value != value else str(value) for value in classes.tolist()]
-        table = table.assign(**{"class": named + [None] * (len(table) - len(named))})
+        shown = named + [None] * (len(table) - len(named))
+        table = table.assign(**{"class": np.array(shown, dtype=object)})
     return ReportInputs(
         table=table,
         alpha=found.alpha,

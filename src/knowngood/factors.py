@@ -8,6 +8,7 @@ import numpy as np
 
 from knowngood.errors import DataError
 from knowngood.images import ImageSet
+from knowngood.images.nuisance import NUISANCES, factor_targets, measure
 from knowngood.representation import TableSet
 
 
@@ -21,8 +22,6 @@ def targets(items: ImageSet | TableSet, names: tuple[str, ...]) -> np.ndarray | 
     """
     if not names:
         return None
-    from knowngood.images.nuisance import NUISANCES, factor_targets, measure
-
     absent = [name for name in names if name not in items.conditions]
     to_measure = [name for name in absent if name in NUISANCES and isinstance(items, ImageSet)]
     lost = [name for name in absent if name not in to_measure]
@@ -44,8 +43,6 @@ def with_measured(items: ImageSet, names: tuple[str, ...], means: dict[str, floa
     absent = [name for name in names if name not in items.conditions]
     if not absent:
         return items
-    from knowngood.images.nuisance import measure
-
     found = measure(items, absent)
     for name, values in found.items():
         if means is not None:

@@ -11,7 +11,7 @@ import torch
 
 from knowngood import factors
 from knowngood.calibration import split_normals
-from knowngood.config import Settings, parse_settings
+from knowngood.config import LabelledTerm, Settings, parse_settings
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 from knowngood.images import ImageSet, audit
 from knowngood.images.conditions import ConditionSchema, Encoded
@@ -120,10 +120,8 @@ def plan(
     if settings.class_aware:
         objective = ClassAware(objective, settings.class_aware, *_class_vectors(schema, model))
     taught = None
-    term = objective.anomaly_term if settings.labelled == "auto" else settings.labelled
-    if term != "ignore" and anomalies is not None and len(anomalies):
-        options = parse_settings({"labelled": term}).labelled
-        assert not isinstance(options, str)
+    options = labelled_term(settings, objective)
+    if options is not None and anomalies is not None and len(anomalies):
         taught = _anomaly_source(anomalies, schema, representation, objective, scaled)
         objective = options.build(objective)
     return Plan(settings, normals, split, schema, encoded, representation, objective, model, score, targets, taught)
@@ -187,6 +185,13 @@ def _anomaly_source(
     if targets is not None and scaled is not None:
         facts["factors"] = scaled(targets)
     return Source(prepare_all(anomalies, representation, workers=READERS), representation.scale, **facts)
+
+
+def labelled_term(settings: Settings, objective: Objective) -> LabelledTerm | None:
+    """How labelled anomalies teach: as the settings say, or "auto" as the objective is defined; None for not at all."""
+    term = objective.anomaly_term if settings.labelled == "auto" else settings.labelled
+    options = parse_settings({"labelled": term}).labelled
+    return None if isinstance(options, str) else options
 
 
 def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:

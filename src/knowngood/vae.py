@@ -73,19 +73,18 @@ class ConditionalVAE(nn.Module):
         self.likelihood = likelihood.build(self.shape)
         self.net = net.build(self.shape, condition_dim, latent_dim, self.likelihood.outputs)
         self.prior_name, self.separation = prior, separation
-        self.prior_weight = self.prior_bias = None
         if prior == "separated":
             if not condition_dim:
                 raise SettingsError("prior = 'separated' needs conditions to hold apart; give some, or another prior")
-            del self.prior_weight, self.prior_bias
             weight = torch.zeros(2 * latent_dim, condition_dim)
             weight[:latent_dim] = separation / math.sqrt(2) * spread_directions(latent_dim, condition_dim)
             self.register_buffer("prior_weight", weight)
             self.register_buffer("prior_bias", torch.zeros(2 * latent_dim))
-        if prior == "learned":
-            self.prior_bias = nn.Parameter(torch.zeros(2 * latent_dim))
-            if condition_dim:
-                self.prior_weight = nn.Parameter(torch.zeros(2 * latent_dim, condition_dim))
+        else:
+            learned = prior == "learned"
+            self.prior_bias = nn.Parameter(torch.zeros(2 * latent_dim)) if learned else None
+            weight = torch.zeros(2 * latent_dim, condition_dim)
+            self.prior_weight = nn.Parameter(weight) if learned and condition_dim else None
 
     def _condition(self, c: Tensor | None, n: int) -> Tensor | None:
         if not self.condition_dim:

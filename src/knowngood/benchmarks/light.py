@@ -31,7 +31,7 @@ import numpy as np
 
 from knowngood.benchmarks.protocols import Form, check_form
 from knowngood.benchmarks.runner import RESULTS, append, code_version, essence, open_whole, read_results
-from knowngood.benchmarks.tables import print_table, spread, write_csv
+from knowngood.benchmarks.tables import deviation, print_table, spread, write_csv
 from knowngood.config import nearest, parse_settings
 from knowngood.errors import SettingsError
 from knowngood.images import ImageSet
@@ -110,7 +110,8 @@ def main(
     done, rows = read_results(out / RESULTS), []
     runs = list(grid(models, z_a, labelled, dark, seeds))
     for number, run in enumerate(runs, 1):
-        settings = parse_settings({**MODELS[run.model], **shared, "random_state": run.seed} | latent(run))
+        fixed = {"random_state": run.seed, "latent_dim": run.z_a + NUISANCE_DIM}  # as many dimensions for every model
+        settings = parse_settings({**MODELS[run.model], **shared, **fixed})
         key = key_of([form, *run, settings.model_dump(mode="json")], parts)
         if key not in done and not show:
             out.mkdir(parents=True, exist_ok=True)
@@ -136,11 +137,6 @@ def grid(
     for seed, size, share, model in product(seeds, z_a, dark, models):
         for some in labelled if model in LABELS else (0.0,):
             yield Run(model, size, some, share, seed)
-
-
-def latent(run: Run) -> Row:
-    """Every model has the same number of dimensions in all."""
-    return {"latent_dim": run.z_a + NUISANCE_DIM}
 
 
 def parts_of(images: ImageSet, form: Form) -> Parts:
@@ -242,23 +238,10 @@ def anomalies(rows: list[Row]) -> list[Row]:
     found, lines = [], []
     for (model, size, share), members in groups.items():
         values = [row["auroc"] for row in members]
+        mean, sd = float(np.mean(values)), deviation(values)
         head = {"table": "anomalies", "model": model, "z_a": size, "labelled": share, "n": len(members)}
-        found.append({**head, "auroc": float(np.mean(values)), "auroc_sd": deviation(values)})
+        found.append({**head, "auroc": mean, "auroc_sd": sd})
         taught = str(members[0]["taught"])
-        lines.append(
-            [
-                model,
-                str(size),
-                f"{share:g}",
-                taught,
-                str(len(members)),
-                spread(float(np.mean(values)), deviation(values)),
-            ]
-        )
+        lines.append([model, str(size), f"{share:g}", taught, str(len(members)), spread(mean, sd)])
     print_table(["model", "z_a", "labelled", "images", "runs", "AUROC"], lines, "AUROC by share of labelled anomalies")
     return found
-
-
-def deviation(values: list[float]) -> float | None:
-    """Standard deviation, n − 1 in the denominator; None for one value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None

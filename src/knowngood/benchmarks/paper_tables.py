@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from knowngood.benchmarks.tables import Row, flat
+from knowngood.benchmarks.tables import Row, deviation, flat
 
 
 class Measure(NamedTuple):
@@ -135,7 +135,7 @@ def spread_of(values: Sequence[float | None]) -> tuple[float | None, float | Non
     present = [value for value in values if value is not None]
     if not present or len(present) < len(values):
         return None, None
-    return float(np.mean(present)), float(np.std(present, ddof=1)) if len(present) > 1 else None
+    return float(np.mean(present)), deviation(present)
 
 
 def written(row: Row, measure: Measure) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -256,8 +256,3 @@ def _file_name(record: Result) -> str:
 
 def _without(record: Result, why: str) -> Result:
     return {**{name: record[name] for name in (*HEADING, "method")}, "error": why}
-
-
-def missing(results: Iterable[Result]) -> list[str]:
-    """Why measurements are not there, each reason once."""
-    return list(dict.fromkeys(f"{r['dataset']}: {r['error']}" for r in results if "error" in r))

@@ -52,7 +52,7 @@ def summary(results: Iterable[Row], over: Sequence[str] = ("seed",)) -> list[Row
         for name in (*MEANS, "threshold", "calibration_normals", "fit_seconds"):
             values = [float(r[name]) for r in found if r[name] is not None]
             row[name] = float(np.mean(values)) if values else None
-            row[f"{name}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            row[f"{name}_sd"] = deviation(values)
         row["alpha"] = found[0]["alpha"] if found else None
         row["error"] = next((r["error"] for r in members if r["error"] is not None), None)
         rows.append(row)
@@ -87,6 +87,11 @@ def print_pivot(rows: Sequence[Row], across: str, title: str) -> None:
         shown = [spread(cell.get("auroc"), cell.get("auroc_sd")) for cell in cells]
         lines.append([method, *shown, mean, _short(float(np.mean(seconds)) if seconds else None)])
     print_table(["method", *map(str, values), "mean", "fit, s"], lines, title)
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """Standard deviation, n − 1 in the denominator; None for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def spread(mean: float | None, sd: float | None) -> str:

@@ -162,8 +162,10 @@ def _to_train_on(
         train = images.splits == "train"
     good = np.flatnonzero(train & (images.labels != 1))
     if len(good) < train.sum():
-        term = settings.objective.build().anomaly_term if settings.labelled == "auto" else settings.labelled
-        role = "are left out of training" if term == "ignore" else "teach what is odd"
+        from knowngood.fitting import labelled_term
+
+        teach = labelled_term(settings, settings.objective.build()) is not None
+        role = "teach what is odd" if teach else "are left out of training"
         note(f"{train.sum() - len(good):,} images labelled anomalous {role}")
     if len(good) == 0:
         raise DataError(f"{images.name}: no good image is left to train on; check the choice of classes")

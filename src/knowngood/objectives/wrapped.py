@@ -14,7 +14,7 @@ SAME = (
 
 
 class Wrapped(Objective):
-    """All that `base` is; subclasses add to its `loss`."""
+    """All that `base` is but its `loss`, to which subclasses add."""
 
     def __init__(self, base: Objective) -> None:
         super().__init__()
@@ -51,6 +51,3 @@ class Wrapped(Objective):
 
     def kept_state(self) -> dict[str, Tensor]:
         return self.base.kept_state()
-
-    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return self.base.loss(model, batch, ctx)

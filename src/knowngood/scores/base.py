@@ -46,8 +46,13 @@ class Score:
         """State from the normals the model was fitted on: tensors by name, saved with the model; often none."""
         return {}
 
-    def settle(self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch]) -> dict[str, Tensor]:
-        """The state after a look at normals the model was not fitted on, those that select; mostly as it was."""
+    def settle(
+        self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch], fitted: Iterable[Batch]
+    ) -> dict[str, Tensor]:
+        """The state after a look at scores: of normals the model was not fitted on (those that select), or was.
+
+        Both are read as far as they are needed, and mostly the state is as it was.
+        """
         return state
 
     def score(

@@ -43,22 +43,15 @@ class SteadyScore(Score):
         self.inner.check(model)
 
     def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        batches = list(batches)
-        state = self.inner.fit(model, batches)
-        return {**state, **self._adjustment(model, state, batches)}
+        return self.inner.fit(model, batches)
 
-    def settle(self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch]) -> dict[str, Tensor]:
-        held_out = list(held_out)
-        if sum(len(batch.x) for batch in held_out) < FEWEST:
-            return state
-        return {**state, **self._adjustment(model, state, held_out)}
-
-    def _adjustment(self, model: ConditionalVAE, state: dict[str, Tensor], batches: list[Batch]) -> dict[str, Tensor]:
-        kept, seen = [], 0
-        for batch in batches:
-            if seen < ITEMS:
-                kept.append(batch)
-                seen += len(batch.x)
+    def settle(
+        self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch], fitted: Iterable[Batch]
+    ) -> dict[str, Tensor]:
+        state = self.inner.settle(model, state, held_out, fitted)
+        kept = first(held_out, ITEMS)
+        if sum(len(batch.x) for batch in kept) < FEWEST:
+            kept = first(fitted, ITEMS)
         values, seen_as, truth = [], [], []
         for factor in torch.linspace(1 - self.tolerance, 1 + self.tolerance, LEVELS).tolist():
             for batch in kept:
@@ -67,7 +60,7 @@ class SteadyScore(Score):
                 seen_as.append(features(model, x, batch.c).cpu())
                 truth.append(torch.full((len(x),), math.log(factor), dtype=torch.float64))
         reading = fit_reading(torch.cat(seen_as), torch.cat(truth))
-        return {**reading, **adjustment(torch.cat(values), read(torch.cat(seen_as), reading))}
+        return {**state, **reading, **adjustment(torch.cat(values), read(torch.cat(seen_as), reading))}
 
     def score(
         self,
@@ -84,6 +77,17 @@ class SteadyScore(Score):
         return ScoreResult(
             adjusted(found.values, log_light, state), found.map, {**found.parts, "light": log_light.exp()}
         )
+
+
+def first(batches: Iterable[Batch], items: int) -> list[Batch]:
+    """Batches from the start until they hold so many items; no further one is made."""
+    kept, seen = [], 0
+    for batch in batches:
+        kept.append(batch)
+        seen += len(batch.x)
+        if seen >= items:
+            break
+    return kept
 
 
 def features(model: ConditionalVAE, x: Tensor, c: Tensor | None) -> Tensor:

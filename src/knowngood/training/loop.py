@@ -274,9 +274,10 @@ class _Run:
     def _evaluate_if_due(self) -> bool:
         """Evaluate the averaged weights on held-out normals; true if there was no gain for too long."""
         state = self.state
-        if self._due(self.evaluate_every):
-            self._watched()
-        if self.held_out is None or not self._due(self.evaluate_every):
+        if not self._due(self.evaluate_every):
+            return False
+        self._watched()
+        if self.held_out is None:
             return False
         state.align_buffers()
         if state.average is not None:
