@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from knowngood.errors import SettingsError
 from knowngood.nets.layers import ConditionBias, Upsample, halvings
 from knowngood.objectives import elbo_terms
 from knowngood.vae import ConditionalVAE
+from training_helpers import same_bits, settings, source, trained
 
 NETS = {
     "mlp": MLP(hidden=(32, 16)),
@@ -212,6 +215,67 @@ def test_condition_bias_is_a_constant_map_beside_the_image() -> None:
         joined = torch.cat((x, c[:, :, None, None].expand(-1, -1, 8, 9)), dim=1)
         expected, found = maps(joined), bias(stem(x), c)
     torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1], rtol=1e-5, atol=1e-5)
+
+
+# Noise on what the encoder sees --------------------------------------------------------------------------------------
+
+
+def test_noise_is_on_the_encoders_input_in_training_alone() -> None:
+    noisy, plain = (build(MLP(hidden=(16,), noise=noise), (6,), condition_dim=2) for noise in (0.5, 0.0))
+    plain.load_state_dict(noisy.state_dict())
+    batch = toy_batch(noisy, n=5)
+    before = torch.random.get_rng_state()
+    assert torch.equal(noisy.encode(batch.x, batch.c).mean, plain.encode(batch.x, batch.c).mean)
+    assert torch.equal(before, torch.random.get_rng_state())
+    noisy.train()
+    assert not torch.equal(noisy.encode(batch.x, batch.c).mean, plain.encode(batch.x, batch.c).mean)
+    z = torch.zeros(5, 3)
+    assert torch.equal(noisy.decode(z, batch.c), plain.decode(z, batch.c))
+
+
+def test_no_noise_is_no_draw() -> None:
+    plain = build(MLP(hidden=(16,), noise=0.0), (6,)).train()
+    batch = toy_batch(plain, n=5)
+    before = torch.random.get_rng_state()
+    one, same = plain.encode(batch.x).mean, plain.encode(batch.x).mean
+    assert torch.equal(one, same)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_noise_has_its_standard_deviation_on_every_value_and_none_on_the_condition() -> None:
+    """A linear encoder without a hidden layer shows it: the code moves by the weights times the noise."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = MLP(hidden=(), noise=0.3).build((2, 3), 2, 4, 1).train()
+        x = torch.rand(20_000, 2, 3)
+        c = torch.zeros(20_000, 2)
+        with torch.no_grad():
+            linear = net.encoder[0]
+            linear.weight.zero_()
+            linear.weight[:, :] = torch.eye(8)
+            linear.bias.zero_()
+            moved = net.encode(x, c) - torch.cat([x.flatten(1), c], 1)
+    covariance = moved[:, :6].T @ moved[:, :6] / len(x)
+    torch.testing.assert_close(covariance, 0.09 * torch.eye(6), rtol=0, atol=0.004)
+    assert moved[:, :6].mean(0).abs().max() < 0.01
+    assert (moved[:, 6:] == 0).all()
+
+
+def test_runs_with_noise_are_repeatable_and_go_on_with_the_same_bits(tmp_path: Path) -> None:
+    chosen = settings(epochs=12, patience=100, net={"name": "mlp", "hidden": [16], "noise": 0.5})
+    make: dict[str, Any] = {"settings": chosen, "held_out": source(30, seed=2)}
+    whole, _ = trained(**make)
+    assert same_bits(whole, trained(**make)[0])
+    still = settings(epochs=12, patience=100, net={"name": "mlp", "hidden": [16], "noise": 0.0})
+    assert not same_bits(whole, trained(settings=still, held_out=source(30, seed=2))[0])
+
+    def stop(step: int) -> None:
+        if step == 23:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        trained(**make, run_dir=tmp_path, on_step=stop)
+    assert same_bits(whole, trained(**make, run_dir=tmp_path, resume=True)[0])
 
 
 # Gradients ----------------------------------------------------------------------------------------------------------

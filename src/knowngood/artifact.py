@@ -24,9 +24,12 @@ from knowngood import __version__
 from knowngood.calibration import Calibration
 from knowngood.config import LikelihoodOptions, NetOptions, ScoreOptions, Settings
 from knowngood.errors import ArtifactError, KnowngoodError
+from knowngood.explaining.known_good import PREFIX, KnownGood
 from knowngood.images.conditions import ConditionSchema
+from knowngood.localisation import IgnoreRegions, MapCalibration
+from knowngood.patches import Patches
 from knowngood.pipeline import Pipeline
-from knowngood.representation import Pixels, Table
+from knowngood.representation import Features, Pixels, Table
 from knowngood.scores import build_score
 from knowngood.vae import ConditionalVAE
 
@@ -34,7 +37,8 @@ FORMAT = "knowngood-detector"
 FORMAT_VERSION = 1
 CONFIG, CARD, TRAINING = "config.json", "card.md", "training.json"
 TENSORS = ("weights.safetensors", "scores.safetensors", "calibration.safetensors", "objective.safetensors")
-REPRESENTATIONS = {"pixels": Pixels, "table": Table}
+BACKBONE = "backbone.safetensors"  # of a model on features alone
+REPRESENTATIONS = {"pixels": Pixels, "table": Table, "features": Features}
 
 
 def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, Any], card: str) -> dict[str, bytes]:
@@ -43,18 +47,22 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
     `about` is plain data kept beside the configuration; `training` is the longer record of the log and the audit, in a
     file of its own that scoring does without.
     """
-    calibrations = {"known": pipeline.calibration, "hidden": pipeline.hidden}
+    calibrations = {"known": pipeline.calibration, "hidden": pipeline.hidden, "maps": pipeline.maps_of_normals}
+    arrays = {kind: c.to_tensors() for kind, c in calibrations.items() if c is not None}
+    if pipeline.ignore is not None:
+        arrays["ignore"] = pipeline.ignore.to_tensors()
     tensors = {
         TENSORS[0]: dict(pipeline.model.state_dict()),
-        TENSORS[1]: pipeline.state,
+        TENSORS[1]: {**pipeline.state, **({} if pipeline.known_good is None else pipeline.known_good.to_tensors())},
         TENSORS[2]: {
             f"{kind}.{name}": torch.from_numpy(np.ascontiguousarray(array))
-            for kind, calibration in calibrations.items()
-            if calibration is not None
-            for name, array in calibration.to_tensors().items()
+            for kind, named in arrays.items()
+            for name, array in named.items()
         },
         TENSORS[3]: pipeline.objective_state,
     }
+    if isinstance(pipeline.representation, Features):
+        tensors[BACKBONE] = pipeline.representation.tensors()
     files = {
         name: save({k: v.detach().cpu().contiguous() for k, v in group.items()}) for name, group in tensors.items()
     }
@@ -76,9 +84,12 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
             "prior": model.prior_name,
             "separation": model.separation,
             "nuisance_dim": model.nuisance_dim,
+            "patches": None if model.patches is None else list(model.patches.shape),
         },
         "score": pipeline.score.options.model_dump(mode="json"),
         "calibration": {kind: c.metadata() for kind, c in calibrations.items() if c is not None},
+        "neighbours": None if pipeline.known_good is None else list(pipeline.known_good.ids),
+        "ignore": None if pipeline.ignore is None else pipeline.ignore.metadata(),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "about": dict(about),
     }
@@ -94,7 +105,7 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
         ArtifactError: a file is missing, damaged, not one of ours, or of a newer format.
     """
     config = _config(files, where)
-    for name in TENSORS:
+    for name in [*TENSORS, *([BACKBONE] if BACKBONE in config["sha256"] else [])]:
         if name not in files:
             raise ArtifactError(f"{where}: {name} is missing; copy the whole folder again")
         if hashlib.sha256(files[name]).hexdigest() != config["sha256"].get(name):
@@ -111,24 +122,35 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
         widths = (sizes["latent_dim"], sizes["condition_dim"])
         priors = (sizes["prior"], sizes["nuisance_dim"], sizes["separation"])
         model = ConditionalVAE(shape, *widths, net, likelihood, *priors)
+        if sizes.get("patches"):
+            model.patches = Patches(tuple(sizes["patches"]), weights["patches.keys"])
         model.load_state_dict(weights)
-        representation = dict(config["representation"])
-        calibrations = {
-            kind: Calibration.from_tensors(
-                {k.removeprefix(f"{kind}."): v.numpy() for k, v in arrays.items() if k.startswith(f"{kind}.")}, metadata
-            )
-            for kind, metadata in config["calibration"].items()
-        }
+        shown = dict(config["representation"])
+        representation = REPRESENTATIONS[shown.pop("kind")].model_validate(shown)
+        if isinstance(representation, Features):
+            representation = representation.with_tensors(load(files[BACKBONE]))
+        told = config["calibration"]
+        known, hidden = (
+            Calibration.from_tensors(_under(arrays, kind), told[kind]) if kind in told else None
+            for kind in ("known", "hidden")
+        )
+        maps = MapCalibration.from_tensors(_under(arrays, "maps"), told["maps"]) if "maps" in told else None
+        ignored = config.get("ignore")
+        neighbours = config.get("neighbours")
+        good = None if neighbours is None else KnownGood.from_tensors(state, neighbours)
         pipeline = Pipeline(
             settings=settings,
             schema=ConditionSchema.model_validate(config["conditions"]),
-            representation=REPRESENTATIONS[representation.pop("kind")].model_validate(representation),
+            representation=representation,
             model=model.eval(),
             score=build_score(score, settings),
-            state=state,
-            calibration=calibrations.get("known"),
-            hidden=calibrations.get("hidden"),
+            state={name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)},
+            calibration=known,
+            hidden=hidden,
+            maps_of_normals=maps,
+            ignore=None if ignored is None else IgnoreRegions.from_tensors(_under(arrays, "ignore"), ignored),
             objective_state=objective_state,
+            known_good=good,
         )
     except (KnowngoodError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None
@@ -174,8 +196,15 @@ def read(folder: str | Path) -> dict[str, bytes]:
     if not (folder / CONFIG).is_file():
         raise ArtifactError(f"{folder} is no saved model: it has no {CONFIG}")
     return {
-        name: (folder / name).read_bytes() for name in (CONFIG, CARD, TRAINING, *TENSORS) if (folder / name).is_file()
+        name: (folder / name).read_bytes()
+        for name in (CONFIG, CARD, TRAINING, *TENSORS, BACKBONE)
+        if (folder / name).is_file()
     }
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with the prefix and a dot, without both."""
+    return {k.removeprefix(f"{prefix}."): v.numpy() for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
 def _config(files: Mapping[str, bytes], where: str) -> dict[str, Any]:

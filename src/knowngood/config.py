@@ -264,6 +264,7 @@ class MLP(Options):
     implementation = "knowngood.nets.mlp:MLPNet"
     name: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = Field((512, 256), description="encoder widths; the decoder mirrors them")
+    noise: float = Field(0.0, ge=0, description="σ of the noise on the encoder's input in training, in units of x")
 
 
 class Conv(Options):
@@ -364,13 +365,125 @@ class SplitElbo(Options):
     name: Literal["split_elbo"] = "split_elbo"
 
 
+class PlaceGaussian(Options):
+    """Half the squared distance of a patch to the Gaussian of its place: PaDiM, the model without z. Features only."""
+
+    implementation = "knowngood.scores.gaussian:GaussianScore"
+    name: Literal["gaussian"] = "gaussian"
+
+
 ScoreOptions = Annotated[
-    Annotated[Reconstruction | Elbo | KL | PriorDistance | Mahalanobis | SplitElbo, Field(discriminator="name")],
+    Annotated[
+        Reconstruction | Elbo | KL | PriorDistance | Mahalanobis | SplitElbo | PlaceGaussian,
+        Field(discriminator="name"),
+    ],
+    BeforeValidator(_named),
+]
+
+# Features -----------------------------------------------------------------------------------------------------------
+
+
+class FeatureGrid(Options):
+    """What a frozen backbone makes of an image, on a grid of cells."""
+
+    average: PositiveInt = Field(3, description="side of the square that features are averaged over; odd")
+    stride: PositiveInt = Field(10, description="side of a grid cell in pixels of the resized image")
+    shrink: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of all places' covariance in that of one; default by the number of images",
+    )
+    smoothing: float = Field(0.5, ge=0, description="σ of the Gaussian over the anomaly map, in cells")
+    levels: Literal["auto", "on", "off"] = Field(
+        "auto", description="see a score against those of good images at the same place; auto: chosen on held-out ones"
+    )
+    pooling: Literal["auto", "max", "top", "soft"] = Field(
+        "auto",
+        description="an image's score from its map: the largest, the mean of the top 2 %, a soft maximum",
+    )
+    few: Literal["refuse", "pool"] = Field(
+        "refuse",
+        description="conditions with fewer than 8 good images: refuse by name, or give them what all have",
+    )
+
+    @model_validator(mode="after")
+    def _average_has_a_centre(self) -> FeatureGrid:
+        if self.average % 2 == 0:
+            raise ValueError(f"features: average = {self.average} has no centre; give an odd number")
+        return self
+
+
+class LiteGrid(FeatureGrid):
+    implementation = "knowngood.representation.backbones.weights:load_lite"
+    blocks: tuple[int, ...] = Field((3, 6, 14), description="blocks whose outputs are taken, counted from 0")
+    weights: Path | None = Field(None, description="file of the published weights; default: looked for")
+
+
+class EfficientNetLite0(LiteGrid):
+    """EfficientNet-Lite0 trained on ImageNet, 16 blocks: by default those at strides 4, 8 and 16, 176 features."""
+
+    name: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    blocks: tuple[int, ...] = Field((2, 4, 10), description="blocks whose outputs are taken, counted from 0")
+
+
+class EfficientNetLite1(LiteGrid):
+    """EfficientNet-Lite1 trained on ImageNet, 21 blocks: by default those at strides 4, 8 and 16, 176 features."""
+
+    name: Literal["efficientnet_lite1"] = "efficientnet_lite1"
+
+
+class EfficientNetLite2(LiteGrid):
+    """EfficientNet-Lite2 trained on ImageNet, 21 blocks: by default those at strides 4, 8 and 16, 192 features."""
+
+    name: Literal["efficientnet_lite2"] = "efficientnet_lite2"
+
+
+class OwnBackbone(FeatureGrid):
+    """A `Backbone` object of your own, which is given beside the settings."""
+
+    implementation = "knowngood.representation.backbones.weights:own_is_missing"
+    name: Literal["own"] = "own"
+
+
+FeatureOptions = Annotated[
+    Annotated[
+        EfficientNetLite0 | EfficientNetLite1 | EfficientNetLite2 | OwnBackbone,
+        Field(discriminator="name"),
+    ],
     BeforeValidator(_named),
 ]
 
 # Everything ---------------------------------------------------------------------------------------------------------
 
+Point = tuple[float, float]
+Area = Path | tuple[tuple[Point, ...], ...] | dict[str, Any]
+
+
+def _regions(value: Any) -> Any:
+    """Regions to ignore as plain data: a file, polygons, or those by the value of a condition."""
+    if isinstance(value, str | Path) or value is None:
+        return value
+    if isinstance(value, Mapping) and not (set(map(str, value)) <= {"polygons", "size"} and "polygons" in value):
+        return {str(key): _regions(one) for key, one in value.items()}
+    if isinstance(value, Mapping):
+        return {**value, "polygons": [_points(one) for one in value["polygons"]]}
+    if hasattr(value, "shape") or not isinstance(value, list | tuple):
+        raise ValueError(
+            f"ignore: got a {type(value).__name__}; expected a file (a mask image, JSON or YAML), polygons as lists of "
+            "points [x, y], or a mapping from the values of a condition to these. Save a mask as an image file."
+        )
+    return [_points(one) for one in value]
+
+
+def _points(polygon: Any) -> list[Point]:
+    try:
+        return [(float(x), float(y)) for x, y in polygon]
+    except (TypeError, ValueError):
+        raise ValueError(f"ignore: {polygon!s:.60} is no polygon; expected a list of points [x, y]") from None
+
+
+Ignored = Annotated[Area | None, BeforeValidator(_regions)]
 Role = Literal["model", "stratify", "infer"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -408,6 +521,27 @@ class Settings(BaseModel):
     scaling: Literal["auto", "dtype", "data"] | tuple[float, float] = Field(
         "auto", description="raw values that become 0 and 1: the bit depth's range, the data's, or two numbers"
     )
+    features: Literal["none"] | FeatureOptions = Field(
+        "none", description="frozen backbone whose features of every place are modelled, instead of pixels"
+    )
+
+    ignore: Ignored = Field(
+        None,
+        description="regions of images that do not count: a mask image (white is ignored), polygons or a file of them, "
+        "or these by the value of a condition",
+    )
+    tile: PositiveInt | None = Field(
+        None,
+        description="side, in pixels of the original image, of the tiles that large images are cut into; each is seen "
+        "at image_size",
+    )
+    tile_overlap: float = Field(0.25, ge=0, le=0.5, description="share of its side that a tile overlaps the next by")
+
+    align: Literal["none", "shift", "rigid", "affine"] = Field(
+        "none",
+        description="with features: move each image to where the mean good image of its kind shows the same; rigid "
+        "also turns it, affine also scales and shears it, all a little",
+    )
 
     roles: dict[str, tuple[Role, ...]] | None = Field(
         None, description="what each condition column is used for; default all roles"
@@ -422,8 +556,10 @@ class Settings(BaseModel):
         "hard takes the one that explains best",
     )
 
-    epochs: PositiveInt | None = Field(None, description="default: about 4,000 steps, within 10 and 300 epochs")
-    batch_size: PositiveInt = Field(128, description="items a step and process")
+    epochs: PositiveInt | None = Field(
+        None, description="default: about 4,000 steps, within 10 and 300 epochs; with features about 1,500 steps"
+    )
+    batch_size: PositiveInt = Field(128, description="items a step and process; with features 4 times as many patches")
     lr: PositiveFloat = Field(1e-3, description="learning rate of the model")
     lr_secondary: PositiveFloat | None = Field(None, description="learning rate of every other player; default lr")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
@@ -454,7 +590,7 @@ class Settings(BaseModel):
         gt=0,
         lt=1,
         description="share by which the light may change, .3 for ± 30 %: scores are standardised by what good images "
-        "of the same brightness score",
+        "of the same brightness score; with features the change is undone before them",
     )
     scoring: Literal["auto"] | ScoreOptions = Field(
         "auto", description="how odd an image is; auto: elbo, or what the objective is defined with"
@@ -479,7 +615,7 @@ class Settings(BaseModel):
         return self
 
 
-FAMILIES = ("objective", "labelled", "net", "likelihood", "scoring")
+FAMILIES = ("objective", "labelled", "net", "likelihood", "features", "scoring")
 
 
 def choices(field: str) -> dict[str, type[Options]]:
@@ -507,7 +643,7 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
         # "must be 'auto'" is no help beside what is wrong with the option that was meant.
-        items = [item for item in error.errors() if "literal['auto']" not in item["loc"]] or error.errors()
+        items = [item for item in error.errors() if not _other_branch(item["loc"])] or error.errors()
         raise SettingsError("\n".join(_explain(item, values) for item in items)) from None
 
 
@@ -531,6 +667,10 @@ def nearest(name: str, known: list[str]) -> str:
     return f"{hint} (known: {', '.join(known)})"
 
 
+def _other_branch(loc: tuple[Any, ...]) -> bool:
+    return any(str(part).startswith("literal[") for part in loc) and loc[0] in FAMILIES
+
+
 def _explain(item: Any, values: Mapping[str, Any]) -> str:
     path = [str(part) for part in item["loc"]]
     family = choices(path[0]) if path and path[0] in FAMILIES else {}
@@ -546,4 +686,5 @@ def _explain(item: Any, values: Mapping[str, Any]) -> str:
         return f"unknown {path[0]} '{given}'" + nearest(str(given), list(family))
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    return f"setting '{'.'.join(path)}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    shown = ".".join(part for part in path if "[" not in part)
+    return f"setting '{shown}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -16,18 +16,20 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from knowngood import __version__, artifact, fitting
+from knowngood import __version__, artifact, explaining, fitting
 from knowngood.calibration import benjamini_hochberg, minimum_normals, verdict
 from knowngood.card import model_card
 from knowngood.config import Settings, parse_settings
 from knowngood.devices import torch_device
-from knowngood.errors import DataError, SettingsError
+from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.explaining import Explanation
 from knowngood.images import ImageSet, open_images
 from knowngood.images.findings import UNUSABLE
 from knowngood.images.opening import as_columns
 from knowngood.objectives import Batch
-from knowngood.pipeline import Items, Pipeline, Unknown, rows_at_once
-from knowngood.representation import Table, TableSet
+from knowngood.patch_fitting import training_settings
+from knowngood.pipeline import Items, Judgement, Pipeline, Unknown, rows_at_once
+from knowngood.representation import Backbone, Features, Table, TableSet
 from knowngood.training import BatchSource, History, train
 from knowngood.vae import ConditionalVAE
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 FEWEST = 2
+EXPLAINED = 20  # images, unless more are asked for
 
 
 class Detector(OutlierMixin, BaseEstimator):
@@ -75,6 +78,11 @@ class Detector(OutlierMixin, BaseEstimator):
         pad: Any = None,
         grey: bool = False,
         scaling: Any = "auto",
+        features: Any = "none",
+        align: str = "none",
+        ignore: Any = None,
+        tile: int | None = None,
+        tile_overlap: float = 0.25,
         roles: Any = None,
         measure: Any = (),
         unknown: str = "error",
@@ -117,6 +125,11 @@ class Detector(OutlierMixin, BaseEstimator):
         self.pad = pad
         self.grey = grey
         self.scaling = scaling
+        self.features = features
+        self.align = align
+        self.ignore = ignore
+        self.tile = tile
+        self.tile_overlap = tile_overlap
         self.roles = roles
         self.measure = measure
         self.unknown = unknown
@@ -165,6 +178,7 @@ class Detector(OutlierMixin, BaseEstimator):
         resume: bool = False,
         progress: bool = False,
         film: str | Path | None = None,
+        backbone: Backbone | None = None,
     ) -> Detector:
         """Learn what good items look like.
 
@@ -181,6 +195,7 @@ class Detector(OutlierMixin, BaseEstimator):
             run_dir: folder for the log and checkpoints; with `resume` the run goes on from the last checkpoint there
                 and ends with the same bits as if it had never stopped.
             film: a .gif to write: some held-out images and what the model makes of them as training goes on.
+            backbone: of your own, with features="own".
             progress: show a progress bar if the error stream is a terminal. On two cores a fit takes seconds for a
                 table, and from half a minute to some minutes for images, by their size.
 
@@ -210,7 +225,7 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"at least {FEWEST} good ones are needed"
             )
         known = items[items.labels == 1]
-        plan = fitting.plan(normals, settings, seed, anomalies=known, set_aside=calibration is None)
+        plan = fitting.plan(normals, settings, seed, anomalies=known, set_aside=calibration is None, backbone=backbone)
         fit, held_out = plan.source("fit"), plan.source("select")
         fingerprint = plan.normals.fingerprint()
         watch = None
@@ -218,13 +233,14 @@ class Detector(OutlierMixin, BaseEstimator):
             from knowngood.training.film import Film
 
             watch = Film.of(held_out)
+        patches, plan.model.patches = plan.model.patches, None  # no weights: kept out of averages and checkpoints
         marks = f"+{known.fingerprint()}" if plan.anomalies is not None else ""
         history = train(
             plan.model,
             plan.objective,
             fit,
             held_out if len(held_out) else None,
-            settings,
+            settings if plan.features is None else training_settings(settings, len(fit)),
             seed=seed,
             run_dir=None if run_dir is None else Path(run_dir),
             resume=resume,
@@ -233,15 +249,27 @@ class Detector(OutlierMixin, BaseEstimator):
             on_evaluation=watch,
             fingerprint=fingerprint + marks,
         )
+        if patches is not None:
+            plan.model.patches = patches.to(next(plan.model.parameters()).device)
         if watch is not None and film is not None:
             watch.write(film, history.steps)
-        pipeline = Pipeline(settings, plan.schema, plan.representation, plan.model.eval(), plan.score)
+        pipeline = Pipeline(
+            settings, plan.schema, plan.representation, plan.model.eval(), plan.score, ignore=plan.ignore
+        )
         pipeline.objective_state = {name: t.detach().cpu() for name, t in plan.objective.kept_state().items()}
         with torch.no_grad():
             fit, held_out = fit.to(pipeline.device), held_out.to(pipeline.device)
             state = plan.score.fit(plan.model, _in_order(fit, plan.model))
             both = (_in_order(source, plan.model) for source in (held_out, fit))
             pipeline.state = plan.score.settle(plan.model, state, *both)
+        if settings.features != "none":
+            from knowngood.patch_settling import settle
+
+            settle(pipeline, plan, plan.inners, settings.features, seed)
+        if not isinstance(plan.representation, Table) and settings.tile is None:
+            index = plan.split["fit"]
+            about = plan.encoded.stratum[index], plan.encoded.c[index], (plan.features or {}).get("fit")
+            pipeline.known_good = explaining.learn(pipeline, plan.part("fit"), plan.part("select"), *about, seed)  # type: ignore[arg-type]
         self.split_ = plan.split
         self.pipeline_ = pipeline
         pipeline.calibrate(plan.part("calibrate") if calibration is None else self._items(calibration, None))
@@ -300,6 +328,7 @@ class Detector(OutlierMixin, BaseEstimator):
         alpha: float | None = None,
         fdr: float | None = None,
         abstain: float | None = None,
+        explain: bool = False,
     ) -> DataFrame:
         """One row an item.
 
@@ -317,6 +346,9 @@ class Detector(OutlierMixin, BaseEstimator):
             fdr: flag by Benjamini–Hochberg over these items instead: of the flagged ones at most this share is
                 expected to be good.
             abstain: a p-value above alpha: items between the two get the verdict "unsure".
+            explain: say why of the flagged images, of at most `EXPLAINED` the oddest: a column `explanation`, one
+                sentence, and `.attrs["explanations"]`, a list of `Explanation`, the oddest first. Take them out with
+                `.attrs.pop` before writing parquet. See `Detector.explain`.
 
         Raises:
             NotEnoughNormals: `alpha` is given and the calibration normals are too few for it.
@@ -328,6 +360,8 @@ class Detector(OutlierMixin, BaseEstimator):
             self._warn_if_no_promise()
         elif self.pipeline_.calibration is not None:
             self.pipeline_.calibration.refuse(alpha)
+        if explain:
+            explaining.check_explains(self.pipeline_)
         items = self._items(X, conditions)
         judged = self.pipeline_.judge(items, unknown=unknown, alpha=alpha)
         level = self.pipeline_.settings.alpha if alpha is None else alpha
@@ -348,6 +382,12 @@ class Detector(OutlierMixin, BaseEstimator):
         if abstain is not None:
             words = verdict(p, level, abstain)
             table["verdict"] = [None if i in judged.errors else str(word) for i, word in enumerate(words)]
+        found: list[Explanation] = []
+        if explain:
+            chosen = explaining.oddest(judged, flagged, EXPLAINED)
+            found = self._explained(items, judged, flagged, chosen, level, table["condition"], unknown)
+            said = {one.id: one.summary for one in found}
+            table["explanation"] = [said.get(str(name)) for name in items.ids]
         if not np.isnan(items.labels).all():
             table["label"] = items.labels
         if judged.errors:
@@ -365,12 +405,91 @@ class Detector(OutlierMixin, BaseEstimator):
             rows = pd.concat([rows, missing], ignore_index=True)
         if "error" in rows:
             rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
+        if explain:
+            rows.attrs["explanations"] = found
         return rows
 
+    def explain(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        unknown: Unknown | None = None,
+        alpha: float | None = None,
+        most: int = EXPLAINED,
+        others: bool = False,
+    ) -> list[Explanation]:
+        """Why images are odd: where, against what, and how they compare with the good images fitted on.
+
+        Args:
+            alpha: false-alarm rate of the verdicts; default that of the fit.
+            most: images to explain, the oddest first.
+            others: explain images that are not flagged too.
+
+        Raises:
+            SettingsError: the model was fitted on a table.
+            NotEnoughNormals: `alpha` is given and the calibration normals are too few for it.
+        """
+        check_is_fitted(self, "pipeline_")
+        explaining.check_explains(self.pipeline_)
+        if alpha is not None and self.pipeline_.calibration is not None:
+            self.pipeline_.calibration.refuse(alpha)
+        items = self._items(X, conditions)
+        judged = self.pipeline_.judge(items, unknown=unknown, alpha=alpha)
+        level = self.pipeline_.settings.alpha if alpha is None else alpha
+        flagged = judged.p_value <= level
+        best = judged.best
+        named = [text + ("" if known else " (inferred)") for text, known in zip(best.label, best.known, strict=True)]
+        chosen = explaining.oddest(judged, flagged, most, others=others)
+        return self._explained(items, judged, flagged, chosen, level, named, unknown)
+
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
-        """Where: for each image a map (H, W) at its own size, higher is odder."""
+        """Where: for each image a map (H, W) at its own size, higher is odder; NaN where a region is ignored."""
         check_is_fitted(self, "pipeline_")
         return self.pipeline_.maps(self._items(X, conditions), unknown=unknown)
+
+    def regions(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        unknown: Unknown | None = None,
+        alpha: float | None = None,
+        min_area: int = 1,
+    ) -> DataFrame:
+        """Where, and how sure: one row a region of an image's anomaly map, none for an image without regions.
+
+        A region is connected pixels above what good images under the same condition exceed anywhere at the rate
+        `alpha`: so at most that share of good images has any. Columns: id; region, its number in the image in falling
+        order of the peaks; area in pixels; peak; p_value, of the peak among the largest values of good images' maps;
+        peak_row, peak_column; top, left, bottom, right, half-open; centroid_row, centroid_column; mean.
+
+        The image's verdict in `detect` pools the map in its own way: it may flag an image without a region, and
+        the other way round.
+
+        Args:
+            alpha: share of good images that may have a region; default that of the fit.
+            min_area: regions of fewer pixels are left out.
+
+        Raises:
+            SettingsError: the model is not on features.
+            NotEnoughNormals: `alpha` is given and the calibration normals are too few for it.
+            DataError: an image cannot be read.
+        """
+        from knowngood.localisation import regions_table
+
+        check_is_fitted(self, "pipeline_")
+        self.pipeline_.check_regions()
+        if alpha is None:
+            self._warn_if_no_promise()
+        elif self.pipeline_.calibration is not None:
+            self.pipeline_.calibration.refuse(alpha)
+        items = self._items(X, conditions)
+        found = self.pipeline_.regions(items, unknown=unknown, alpha=alpha, min_area=min_area)
+        table = regions_table({str(i): regions for i, regions in enumerate(found)})
+        table.insert(0, "id", np.asarray(items.ids)[table.pop("image").astype(int)])
+        table.insert(4, "p_value", table.pop("p_value"))
+        return table
 
     def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """Why: what the model makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
@@ -400,16 +519,22 @@ class Detector(OutlierMixin, BaseEstimator):
         return artifact.write(folder, self._files())
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str = "cpu") -> Detector:
+    def load(cls, folder: str | Path, *, device: str = "cpu", backbone: Backbone | None = None) -> Detector:
         """A saved model, ready to score: the same scores, to the bit, on the same machine and thread count.
 
         Args:
             device: "cpu", "gpu" or "cuda", "mps", or "auto" for a GPU if there is one.
+            backbone: the one of your own that it was fitted with, which a saved model does not hold.
 
         Raises:
-            ArtifactError: no saved model there, or it is damaged, foreign or newer than this version.
+            ArtifactError: no saved model there, or it is damaged, foreign or newer than this version; another backbone.
         """
         unpacked = artifact.unpack(artifact.read(folder), str(folder))
+        if backbone is not None:
+            representation = unpacked[0].representation
+            if not isinstance(representation, Features):
+                raise ArtifactError(f"{folder}: this model scores no features; leave backbone out")
+            unpacked[0].representation = representation.with_backbone(backbone)
         detector = cls.from_settings(unpacked[0].settings)
         detector._adopt(*unpacked)
         detector.pipeline_.to(torch_device(device))
@@ -459,6 +584,18 @@ class Detector(OutlierMixin, BaseEstimator):
             i, reason = next(iter(judged.errors.items()))
             raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside and scores the others.")
         return judged
+
+    def _explained(
+        self,
+        items: Items,
+        judged: Judgement,
+        flagged: np.ndarray,
+        chosen: np.ndarray,
+        alpha: float,
+        named: Any,
+        unknown: Unknown | None,
+    ) -> list[Explanation]:
+        return explaining.explain(self.pipeline_, items, judged, flagged, chosen, alpha=alpha, conditions=named)
 
     def _items(self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False) -> Items:
         """X as items with their conditions and labels."""

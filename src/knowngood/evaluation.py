@@ -35,13 +35,18 @@ class Evaluation:
 
 
 def evaluate(
-    detector: Detector, images: ImageSet, *, alpha: float | None = None, unknown: Unknown | None = None
+    detector: Detector,
+    images: ImageSet,
+    *,
+    alpha: float | None = None,
+    unknown: Unknown | None = None,
+    explain: bool = False,
 ) -> Evaluation:
     """Score labelled images and compare with the labels.
 
     Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
     score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies and
-    unreadable. Images without a label are scored and left out of the metrics.
+    unreadable. Images without a label are scored and left out of the metrics. `explain` as for `Detector.detect`.
 
     Raises:
         DataError: there are not both good and anomalous labels.
@@ -53,7 +58,7 @@ def evaluate(
             f"{images.name}: {good} images labelled good and {bad} labelled anomalous; an evaluation needs both. "
             "Choose them with --normal, --anomalous or --holdout, or score without labels."
         )
-    table = detector.detect(images, alpha=alpha, unknown=unknown)
+    table = detector.detect(images, alpha=alpha, unknown=unknown, explain=explain)
     labels = np.append(labels, np.full(len(table) - len(images), np.nan))  # files set aside when opening come last
     scores = table["anomaly_score"].to_numpy(float)
     read = ~np.isnan(scores)
@@ -125,20 +130,40 @@ def report_inputs(
 
 def _triptychs(detector: Detector, found: Evaluation, index: np.ndarray) -> list[Any]:
     from knowngood.report import Triptych
+    from knowngood.representation import Pixels
 
     if not len(index):
         return []
     chosen = found.images[index]
+    if not isinstance(detector.pipeline_.representation, Pixels):
+        return _mapped(detector, found, index)
     seen, made = detector.pipeline_.reconstruct(detector._items(chosen, None), unknown=found.unknown)
     pairs = zip(np.moveaxis(seen, 1, -1), np.moveaxis(made, 1, -1), chosen.ids, strict=True)
     return [Triptych(image, reconstruction, id=str(name)) for image, reconstruction, name in pairs]
 
 
+def _mapped(detector: Detector, found: Evaluation, index: np.ndarray) -> list[Any]:
+    """Images with their maps; none if the score has none."""
+    from knowngood.figures.explanation import shown
+    from knowngood.inspecting import PICTURE, thinned
+    from knowngood.report import Mapped
+
+    if not detector.pipeline_.score.has_map:
+        return []
+    cards = []
+    for i in index:
+        one = found.images[[i]]
+        values = detector.anomaly_maps(one, unknown=found.unknown)[0]
+        image = thinned(shown(one.read(0)), PICTURE)
+        cards.append(Mapped(image, thinned(values, PICTURE), id=str(one.ids[0])))
+    return cards
+
+
 def _inside(detector: Detector, found: Evaluation, readable: np.ndarray) -> Inside | None:
     from knowngood.drawing.inside import inside
-    from knowngood.representation import Pixels
+    from knowngood.representation import Table
 
-    if not isinstance(detector.pipeline_.representation, Pixels) or not len(readable):
+    if isinstance(detector.pipeline_.representation, Table) or not len(readable):
         return None
     return inside(detector, found.images, readable, found.unknown)
 

@@ -11,46 +11,72 @@ import torch
 
 from knowngood import factors
 from knowngood.calibration import split_normals
-from knowngood.config import LabelledTerm, Settings, parse_settings
+from knowngood.config import LabelledTerm, PlaceGaussian, Settings, parse_settings
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
+from knowngood.ignored import Ignored, blanked, read_ignored
 from knowngood.images import ImageSet, audit
 from knowngood.images.conditions import ConditionSchema, Encoded
+from knowngood.localisation import IgnoreRegions
 from knowngood.objectives import Objective
 from knowngood.objectives.class_aware import ClassAware
 from knowngood.objectives.lit import Lit
-from knowngood.pipeline import READERS, Items, sums_softly
-from knowngood.representation import Pixels, Table, prepare_all
+from knowngood.patch_fitting import HELD_OUT, fit_patches
+from knowngood.patches import Patches
+from knowngood.pipeline import READERS, Items, Representation, sums_softly
+from knowngood.representation import Backbone, Features, Pixels, Table, cached_features, prepare_all
 from knowngood.scores import Score, build_score
-from knowngood.training import Source, StreamSource
+from knowngood.scores.patches import PatchScore
+from knowngood.tiled import Tiles, drawn
+from knowngood.training import BatchSource, Source, StreamSource
+from knowngood.training.patch_source import MOST, PatchSource
 from knowngood.vae import ConditionalVAE
 
 Part = Literal["fit", "select", "calibrate"]
+HELD_OUT_TILES = 128  # that choices are made with
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that training needs. The pixels of calibration items have been looked at for nothing but their shape."""
+    """All that training needs. The pixels of calibration items have been looked at for nothing but their shape.
+
+    Samples are what is trained on: the normals, or their tiles.
+    """
 
     settings: Settings
     normals: Items  # with the columns of the schema alone
     split: dict[str, np.ndarray]
+    samples: Items
+    shares: dict[str, np.ndarray]  # of the samples; a normal's tiles are all in its own part of the split
     schema: ConditionSchema
-    encoded: Encoded
-    representation: Pixels | Table
+    encoded: Encoded  # (samples)
+    representation: Representation
     objective: Objective
     model: ConditionalVAE
     score: Score
+    seed: int
     factors: np.ndarray | None = None  # (N, K) standardised nuisance factors of the normals, NaN where not shown
     anomalies: Source | None = None  # labelled ones that training uses
+    features: dict[str, np.ndarray] | None = None  # of the parts "fit" and "select", where there are features
+    inners: tuple[Score, ...] = ()  # scores of a patch to choose among
+    ignore: IgnoreRegions | None = None
 
     def part(self, name: Part) -> Items:
-        """The normals of one part of the split."""
+        """The normals of one part of the split, whole."""
         return self.normals[self.split[name]]
 
-    def source(self, name: Part) -> Source | StreamSource:
+    def share(self, name: Part) -> Items:
+        """The samples of one part of the split."""
+        return self.samples[self.shares[name]]
+
+    def source(self, name: Part) -> BatchSource:
         """Training data of one part: in memory, or streamed if they would take more than `memory_gb`."""
-        part, index = self.part(name), self.split[name]
+        part, index = self.share(name), self.shares[name]
         facts = {"c": self.encoded.c[index], "stratum": self.encoded.stratum[index], "n_strata": self.schema.n_strata}
+        if self.model.patches is not None and isinstance(self.representation, Features):
+            assert self.features is not None
+            features, most = self.features[name], MOST if name == "fit" else HELD_OUT
+            facts["c"] = facts["c"] if self.objective.conditional and self.schema.width else None
+            return PatchSource(features, self.model.patches, seed=self.seed, most=most, **facts)
         facts["factors"] = None if self.factors is None else self.factors[index]
         large = len(part) * self.representation.bytes_per_image > self.settings.memory_gb * 2**30
         if large and isinstance(part, ImageSet) and isinstance(self.representation, Pixels):
@@ -59,7 +85,13 @@ class Plan:
 
 
 def plan(
-    normals: Items, settings: Settings, seed: int, *, anomalies: Items | None = None, set_aside: bool = True
+    normals: Items,
+    settings: Settings,
+    seed: int,
+    *,
+    anomalies: Items | None = None,
+    set_aside: bool = True,
+    backbone: Backbone | None = None,
 ) -> Plan:
     """Decide everything, and refuse now what could only fail after training.
 
@@ -96,21 +128,63 @@ def plan(
             "by fit(calibration=...)",
             missing=1,
         )
-    fit = normals[split["fit"]]
-    representation = Pixels.fit(fit, settings) if isinstance(fit, ImageSet) else Table.fit(fit, settings)
-    if isinstance(normals, ImageSet) and isinstance(representation, Pixels):
-        for shape in np.unique(normals.shapes(), axis=0):
-            representation.check(tuple(shape.tolist()), representation.dtype)
+    _refuse_without_features(settings)
+    samples, shares = normals, split
+    tiles = None
+    if settings.tile is not None and isinstance(normals, ImageSet):
+        tiles = Tiles.of(normals, settings.tile, settings.tile_overlap)
+        tiles.check()
+        samples, encoded = tiles.images, Encoded(encoded.c[tiles.owner], encoded.stratum[tiles.owner])
+        shares = {name: tiles.positions(index) for name, index in split.items()}
+    ignore = None
+    if settings.ignore is not None and isinstance(normals, ImageSet):
+        ignore = read_ignored(settings.ignore, schema, schema.width if objective.conditional else 0)
+        if settings.align == "none":
+            low = Pixels.fit(normals[split["fit"]], settings.model_copy(update={"image_size": 8})).low
+            samples = blanked(normals, ignore, schema, low)
+    fit = samples[shares["fit"]]
+    representation = _represent(fit, settings, schema, backbone)
+    if isinstance(normals, ImageSet) and not isinstance(representation, Table):
+        for shape in np.unique(samples.shapes(), axis=0):  # type: ignore[union-attr]
+            pixels = representation.pixels if isinstance(representation, Features) else representation
+            pixels.check(tuple(shape.tolist()), pixels.dtype)
     scaled = None
     if targets is not None:
         objective.factor_width = targets.shape[1]
         scaled = factors.Standardised.fit(targets[split["fit"]])
         shown = factors.shown(targets, objective.labelled_share, seed)
         targets = scaled(np.where(shown[:, None], targets, np.nan))
+    features = patches = None
+    if isinstance(representation, Features) and settings.features != "none":
+        _refuse_with_features(settings, objective, anomalies)
+        if tiles is not None:
+            within = int(settings.memory_gb * 2**30) // representation.bytes_per_image
+            shares["fit"] = drawn(shares["fit"], within, seed)
+            shares["select"] = drawn(shares["select"], min(within, HELD_OUT_TILES), seed)
+            fit = samples[shares["fit"]]
+        features = {
+            name: cached_features(samples[shares[name]], representation, memory_gb=settings.memory_gb, workers=READERS)  # type: ignore[arg-type]
+            for name in ("fit", "select")
+        }
+        index = np.concatenate([shares["fit"], shares["select"]])
+        seen, c = schema, encoded.c
+        if not objective.conditional:
+            seen, c = ConditionSchema(), c[:, :0]
+        labels = schema.expand(samples.conditions, len(samples)).label
+        patches = fit_patches(list(features.values()), index, c, seen, labels, settings.features, ignore)
+        if ignore is not None:
+            ignored = Ignored.of(ignore, seen, patches.keys.numpy())
+            for shape in np.unique(normals.shapes()[:, :2], axis=0).tolist():  # type: ignore[union-attr]
+                for k in range(len(ignored.values)):
+                    ignored.mask((shape[0], shape[1]), k)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _build_model(settings, objective, schema, representation)
-    scoring = parse_settings({"scoring": objective.scoring}).scoring if settings.scoring == "auto" else settings.scoring
+        model = _build_model(settings, objective, schema, representation, patches)
+    scoring = settings.scoring
+    if scoring == "auto":
+        by_mean = patches is not None and objective.scoring == "elbo"
+        named = {"name": "elbo", "samples": 0} if by_mean else objective.scoring
+        scoring = parse_settings({"scoring": named}).scoring
     assert scoring != "auto"
     score = build_score(scoring, settings)
     score.check(model)
@@ -124,20 +198,98 @@ def plan(
     if options is not None and anomalies is not None and len(anomalies):
         taught = _anomaly_source(anomalies, schema, representation, objective, scaled)
         objective = options.build(objective)
-    return Plan(settings, normals, split, schema, encoded, representation, objective, model, score, targets, taught)
+    return Plan(
+        settings,
+        normals,
+        split,
+        samples,
+        shares,
+        schema,
+        encoded,
+        representation,
+        objective,
+        model,
+        score,
+        seed,
+        targets,
+        taught,
+        features,
+        _inners(settings, score),
+        ignore,
+    )
+
+
+def _inners(settings: Settings, score: Score) -> tuple[Score, ...]:
+    """What patches may be scored by: as set; or the Gaussian of the place, or what the objective is defined with."""
+    if not isinstance(score, PatchScore):
+        return ()
+    if settings.scoring != "auto":
+        return (score.inner,)
+    return PlaceGaussian().build(), score.inner
+
+
+def _represent(fit: Items, settings: Settings, schema: ConditionSchema, backbone: Backbone | None) -> Representation:
+    if settings.align != "none" and settings.features == "none":
+        raise SettingsError(
+            f"align = '{settings.align}' goes with features; set features='efficientnet_lite0', say, or leave align out"
+        )
+    if not isinstance(fit, ImageSet):
+        if settings.features != "none":
+            raise SettingsError(f"features = '{settings.features.name}' needs images; a table was given")
+        return Table.fit(fit, settings)
+    if settings.features != "none":
+        return Features.fit(fit, settings, backbone, schema.columns)
+    if backbone is not None:
+        raise SettingsError("a backbone of your own is used with features='own'; set that, or leave backbone out")
+    return Pixels.fit(fit, settings)
+
+
+def _refuse_without_features(settings: Settings) -> None:
+    """What works on the places of features alone, and what cannot be asked for at once."""
+    asked = [f"{name} = {getattr(settings, name)!s:.60}" for name in ("ignore", "tile") if getattr(settings, name)]
+    if not asked:
+        return
+    if settings.features == "none":
+        raise SettingsError(f"{asked[0]} needs features; set features='efficientnet_lite0', say, or leave it out")
+    if settings.crop or settings.pad:
+        raise SettingsError(f"{asked[0]} is about images as they are; leave crop and pad out")
+    if settings.tile is None:
+        return
+    if settings.ignore is not None:
+        raise SettingsError("ignore is by place in the image, and tiles know none; leave one of them out")
+    for name in ("align", "light_tolerance"):
+        if getattr(settings, name) not in ("none", None):
+            raise SettingsError(
+                f"{name} compares whole images, tile = {settings.tile} cuts them; leave one of them out"
+            )
+
+
+def _refuse_with_features(settings: Settings, objective: Objective, anomalies: Items | None) -> None:
+    """What has no meaning on patches, or is not there."""
+    assert settings.features != "none"
+    if objective.factors:
+        raise SettingsError(
+            f"objective '{settings.objective.name}' splits off nuisance factors of whole images, and with features the "
+            "items are places; take cvae, or features='none'"
+        )
+    if anomalies is not None and len(anomalies) and labelled_term(settings, objective) is not None:
+        raise SettingsError("labelled anomalies do not teach on features; set labelled='ignore', or features='none'")
+    if settings.class_aware or settings.prior == "separated":
+        raise SettingsError("class_aware and prior='separated' tell images apart, not places; leave them out here")
 
 
 def _lit(
     objective: Objective,
     settings: Settings,
     schema: ConditionSchema,
-    representation: Pixels | Table,
+    representation: Representation,
     scaled: factors.Standardised | None,
 ) -> Objective:
-    """The objective under changing light."""
+    """The objective under changing light. With features it stays: the light is undone before them."""
     tolerance = settings.light_tolerance
     assert tolerance is not None
-    if not isinstance(representation, Pixels) or representation.low:
+    pixels = representation.pixels if isinstance(representation, Features) else representation
+    if not isinstance(pixels, Pixels) or pixels.low:
         raise SettingsError(
             f"light_tolerance = {tolerance:g} needs images on which 0 is no light; give scaling=(0, largest value)"
         )
@@ -149,6 +301,8 @@ def _lit(
             f"light_tolerance = {tolerance:g} changes the {told[0]} that measure tells the nets as a condition; "
             "leave one of them out"
         )
+    if isinstance(representation, Features):
+        return objective
     names = objective.factors
     if scaled is None or not set(names) & set(Lit.FOLLOWING):
         return Lit(objective, tolerance)
@@ -174,7 +328,7 @@ def _class_vectors(schema: ConditionSchema, model: ConditionalVAE) -> tuple[torc
 def _anomaly_source(
     anomalies: Items,
     schema: ConditionSchema,
-    representation: Pixels | Table,
+    representation: Representation,
     objective: Objective,
     scaled: factors.Standardised | None,
 ) -> Source:
@@ -248,24 +402,36 @@ def _learn_conditions(normals: Items, settings: Settings, objective: Objective) 
 
 
 def _build_model(
-    settings: Settings, objective: Objective, schema: ConditionSchema, representation: Pixels | Table
+    settings: Settings,
+    objective: Objective,
+    schema: ConditionSchema,
+    representation: Representation,
+    patches: Patches | None = None,
 ) -> ConditionalVAE:
-    shape = representation.shape
+    shape: tuple[int, ...] = representation.shape if patches is None else representation.shape[:1]
     image = len(shape) == 3
-    net = settings.net
+    net, likelihood = settings.net, settings.likelihood
     if net == "auto":
         net = {"name": "conv" if image and min(shape[1:]) >= 8 else "mlp"}
-    likelihood = {"name": "gaussian"} if settings.likelihood == "auto" else settings.likelihood
+        if patches is not None:
+            net = {"name": "mlp", "hidden": (256, 256), "noise": 1.0}
+    if likelihood == "auto":
+        likelihood = {"name": "gaussian", "sigma": "scalar" if patches is None else "input"}
     chosen = parse_settings({"net": net, "likelihood": likelihood})
     assert chosen.net != "auto"
     assert chosen.likelihood != "auto"
-    return ConditionalVAE(
+    width = schema.width if objective.conditional else 0
+    if patches is not None:
+        width = patches.condition_width
+    model = ConditionalVAE(
         shape,
-        settings.latent_dim or (32 if image else max(1, min(16, math.ceil(shape[0] / 2)))),
-        schema.width if objective.conditional else 0,
+        settings.latent_dim or (32 if image or patches is not None else max(1, min(16, math.ceil(shape[0] / 2)))),
+        width,
         chosen.net,
         chosen.likelihood,
         objective.prior if settings.prior == "auto" else settings.prior,
         objective.nuisance_dim,
         settings.separation,
     )
+    model.patches = patches
+    return model

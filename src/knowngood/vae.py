@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from knowngood.config import Options
 from knowngood.errors import SettingsError
 from knowngood.nets.likelihoods import LOG_2PI
+from knowngood.patches import Patches
 
 
 class DiagonalGaussian(NamedTuple):
@@ -68,6 +69,7 @@ class ConditionalVAE(nn.Module):
                 f"nuisance_dim = {nuisance_dim} of latent_dim = {latent_dim}; some dimensions must be left for the rest"
             )
         self.shape = tuple(shape)
+        self.patches: Patches | None = None  # set where items are the patches of a feature grid
         self.latent_dim, self.nuisance_dim = latent_dim, nuisance_dim
         self.condition_dim = condition_dim
         self.likelihood = likelihood.build(self.shape)

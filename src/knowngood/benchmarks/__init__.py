@@ -13,7 +13,15 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "leave-one-out": ("knowngood.benchmarks.leave_one_out:main", "one class held out as the anomaly, class inferred"),
     "paper": ("knowngood.benchmarks.paper:main", "the dCVAE paper's methods side by side, one class held out"),
     "light": ("knowngood.benchmarks.light:main", "changes of light and a few labelled anomalies: VAE against DAn-VAE"),
+    "inspection-light": (
+        "knowngood.benchmarks.inspection_light:main",
+        "parts under other light, on features: false alarms as it is and with the light undone",
+    ),
     "pneumonia": ("knowngood.benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, beside a contrast baseline"),
+    "inspection": (
+        "knowngood.benchmarks.inspection:main",
+        "defects on parts: ours beside PaDiM, coreset kNN and contrast, on the same features",
+    ),
     "disentanglement": (
         "knowngood.benchmarks.disentanglement:main",
         "factors of generated sprites: FactorVAE score, MIG and others of each method",

@@ -44,6 +44,10 @@ def evaluate(
     ] = None,
     unknown: Unknown = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="write a report: one HTML file")] = None,
+    inspect: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write an inspection page: images with their maps, one HTML file"),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="write the metrics to this file")
     ] = None,
@@ -61,21 +65,29 @@ def evaluate(
 
     from knowngood import evaluation
 
-    found = evaluation.evaluate(detector, images, alpha=alpha, unknown=unknown)  # type: ignore[arg-type]
+    found = evaluation.evaluate(detector, images, alpha=alpha, unknown=unknown, explain=inspect is not None)  # type: ignore[arg-type]
     _print(found)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         record = {"model": str(model), "data": data, "split": split, "alpha": found.alpha, **found.metrics}
         json_file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         say(f"metrics {json_file}")
+    title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
+    command = shlex.join(["knowngood", *sys.argv[1:]])
     if report:
         from knowngood.report import write_report
 
-        title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
-        command = shlex.join(["knowngood", *sys.argv[1:]])
         report.parent.mkdir(parents=True, exist_ok=True)
         write_report(report, evaluation.report_inputs(detector, found, title=title, command=command, classes=classes))
         say(f"report  {report}")
+    if inspect:
+        from knowngood.inspecting import inspected
+        from knowngood.report import write_inspection
+
+        said = found.table.attrs["explanations"]
+        items = inspected(detector, images, found.table, said, unknown=unknown)  # type: ignore[arg-type]
+        write_inspection(inspect, items, found.table, alpha=found.alpha, title=title, command=command)
+        say(f"images  {inspect}")
 
 
 def _print(found: Evaluation) -> None:

@@ -43,18 +43,23 @@ class SettingOption:
 
     @property
     def annotation(self) -> Any:
-        base: Any = bool if bool in self.kinds else list[str] if dict in self.kinds else str
+        base: Any = bool if bool in self.kinds else list[str] if self.pairs else str
         return Annotated[base | None, self.option]
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it is given as COLUMN=VALUES; what can be a file is given as one."""
+        return dict in self.kinds and Path not in self.kinds
 
     def parse(self, value: Any) -> Any:
         """The plain value that the settings model validates."""
-        if dict in self.kinds:
+        if self.pairs:
             return dict(_pair(self.flag, item) for item in value)
         if not isinstance(value, str):
             return value
         if type(None) in self.kinds and value.lower() in _NULLS:
             return None
-        if tuple in self.kinds:
+        if tuple in self.kinds and Path not in self.kinds:
             if re.fullmatch(r"\d+[x×]\d+", value):
                 return re.split("[x×]", value)
             if "," in value or not ({int, float, str} & set(self.kinds) or _literals(self.kinds)):
@@ -149,7 +154,7 @@ def settings_from(given: Mapping[str, Any], *, preset: str | None = None, config
         if family == "scoring" and current["name"] == "auto" and len(having) == 1:
             current = {"name": having[0]}
         model = choices(family).get(current["name"])
-        if model is None and current["name"] != "auto":
+        if model is None and current["name"] not in _literals(_kinds(Settings.model_fields[family].annotation)):
             continue  # parse_settings names the nearest known choice
         problems += [
             _not_an_option(family, current["name"], name, flags[family, name])
@@ -256,6 +261,8 @@ def _literals(kinds: tuple[Any, ...]) -> list[str]:
 
 
 def _metavar(kinds: tuple[Any, ...]) -> str:
+    if Path in kinds:
+        return "PATH"
     words = {int: "INT", float: "NUMBER", str: "TEXT", tuple: "N,N", dict: "COLUMN=VALUE,VALUE", Path: "PATH"}
     return "|".join([*_literals(kinds), *(words[kind] for kind in kinds if kind in words)]) or "TEXT"
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +20,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from knowngood.detector import Detector
+    from knowngood.explaining import Explanation
     from knowngood.images import ImageSet
 
 FORMATS = (".csv", ".parquet", ".json")
-_CHUNK = 256
+_CHUNK = 256  # images whose maps are held
+_PIXELS = 1 << 25  # of them
 
 
 def score(
@@ -41,6 +45,21 @@ def score(
             metavar="DIR", help="write anomaly maps: 16-bit grey PNG of the image's size, offset and scale in maps.json"
         ),
     ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="say why of the 20 oddest flagged images: a PNG each, explanations.json, and inspection.html of all",
+        ),
+    ] = None,
+    good: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="with --explain: the good images trained on, to show those most alike"),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write the regions of anomaly, one a row: .csv, .parquet or .json"),
+    ] = None,
     unknown: Unknown = None,
     fdr: Annotated[
         float | None, typer.Option(min=0, max=1, help="flag by false-discovery rate over these images instead of alpha")
@@ -48,16 +67,23 @@ def score(
     device: Device = None,
 ) -> None:
     """Score images: anomaly score, p-value, and whether it is anomalous at the false-alarm rate."""
-    if output is not None and output.suffix.lower() not in FORMATS:
-        raise SettingsError(f"--output {output}: unknown format '{output.suffix}'; known: {', '.join(FORMATS)}")
+    for flag, file in (("--output", output), ("--regions", regions)):
+        if file is not None and file.suffix.lower() not in FORMATS:
+            raise SettingsError(f"{flag} {file}: unknown format '{file.suffix}'; known: {', '.join(FORMATS)}")
+    if good is not None and explain is None:
+        raise SettingsError("--good shows good images beside explanations; give --explain DIR with it")
     detector = load(model, device, unknown)
 
     from knowngood.images import open_images
 
     if maps is not None:
         detector.pipeline_.check_maps()
+    if regions is not None:
+        detector.pipeline_.check_regions()
     images = open_images(data)
-    found = detector.detect(images, alpha=alpha, unknown=unknown, fdr=fdr)  # type: ignore[arg-type]
+    known = open_images(good) if good is not None else None
+    found = detector.detect(images, alpha=alpha, unknown=unknown, fdr=fdr, explain=explain is not None)  # type: ignore[arg-type]
+    said = found.attrs.pop("explanations", [])
     write_table(found, output)
     tell = note if output is None else say  # a table on stdout stays alone there
     rate = detector.alpha if alpha is None else alpha
@@ -76,10 +102,19 @@ def score(
     if maps is not None:
         write_maps(maps, detector, images, unknown)
         tell(f"maps    {maps}")
+    if regions is not None:
+        located = detector.regions(images, alpha=alpha, unknown=unknown)  # type: ignore[arg-type]
+        write_table(located, regions, "--regions")
+        tell(f"regions {regions}: {len(located):,} in {located['id'].nunique():,} images")
+    if explain is not None:
+        table = found[found["error"].isna()] if "error" in found else found
+        write_explanations(explain, said, *([] if known is None else [known]), images)
+        write_page(explain / "inspection.html", detector, images, table, said, rate, unknown)
+        tell(f"why     {explain}: {len(said):,} explained, and inspection.html")
 
 
-def write_table(found: pd.DataFrame, output: Path | None) -> None:
-    """The verdicts, in the format that the suffix names."""
+def write_table(found: pd.DataFrame, output: Path | None, flag: str = "--output") -> None:
+    """A table, in the format that the suffix names."""
     if output is None:
         found.to_csv(sys.stdout, index=False)
         return
@@ -93,14 +128,14 @@ def write_table(found: pd.DataFrame, output: Path | None) -> None:
         try:
             found.to_parquet(output, index=False)
         except ImportError:
-            raise SettingsError(f"--output {output}: parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
+            raise SettingsError(f"{flag} {output}: parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
 
 
 def write_maps(folder: Path, detector: Detector, images: ImageSet, unknown: str | None) -> None:
     """One 16-bit grey PNG an image, at the image's own size, all on one scale that maps.json states.
 
-    Grey level v stands for the anomaly offset + v · scale; shared, they keep the maps comparable. Constant memory: the
-    maps wait in a temporary file until the smallest and the largest value are known.
+    Grey level v stands for the anomaly offset + v · scale; shared, they keep the maps comparable. What is ignored is 0.
+    Constant memory: the maps wait in a temporary file until the smallest and the largest value are known.
     """
     import numpy as np
     from PIL import Image
@@ -109,12 +144,14 @@ def write_maps(folder: Path, detector: Detector, images: ImageSet, unknown: str 
     shapes: list[tuple[int, int]] = []
     smallest, largest = np.inf, -np.inf
     with tempfile.TemporaryFile(dir=folder) as waiting:
-        for start in range(0, len(images), _CHUNK):
-            part = images[start : start + _CHUNK]
+        pixels = max((height * width for height, width, _ in images.shapes().tolist()), default=1)
+        together = max(1, min(_CHUNK, _PIXELS // pixels))
+        for start in range(0, len(images), together):
+            part = images[start : start + together]
             for one in detector.anomaly_maps(part, unknown=unknown):  # type: ignore[arg-type]
-                values = np.nan_to_num(np.asarray(one, np.float32))
+                values = np.nan_to_num(np.asarray(one, np.float32), nan=np.nan)
                 shapes.append(values.shape)  # type: ignore[arg-type]
-                smallest, largest = min(smallest, float(values.min())), max(largest, float(values.max()))
+                smallest, largest = min(smallest, float(np.nanmin(values))), max(largest, float(np.nanmax(values)))
                 waiting.write(values.tobytes())
         waiting.seek(0)
         offset = smallest if shapes else 0.0
@@ -122,6 +159,7 @@ def write_maps(folder: Path, detector: Detector, images: ImageSet, unknown: str 
         names = file_names([str(name) for name in images.ids])
         for name, (height, width) in zip(names, shapes, strict=True):
             values = np.frombuffer(waiting.read(4 * height * width), np.float32).reshape(height, width)
+            values = np.nan_to_num(values, nan=offset)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(folder / name)
     index = {
@@ -131,6 +169,40 @@ def write_maps(folder: Path, detector: Detector, images: ImageSet, unknown: str 
         "maps": dict(zip(map(str, images.ids), names, strict=True)),
     }
     (folder / "maps.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def write_explanations(folder: Path, said: Sequence[Explanation], *good: ImageSet) -> None:
+    """A PNG for each explanation, and explanations.json. The nearest good images are drawn where `good` has them."""
+    from knowngood.figures import style
+    from knowngood.figures.explanation import explanation
+    from knowngood.inspecting import pictures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = file_names([one.id for one in said])
+    for one, name in zip(said, names, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        style.save(explanation(one, pictures([near.id for near in one.nearest], *good)), folder / name)
+    records = [{**one.to_record(), "picture": name} for one, name in zip(said, names, strict=True)]
+    text = json.dumps(records, indent=1, ensure_ascii=False)
+    (folder / "explanations.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_page(
+    path: Path,
+    detector: Detector,
+    images: ImageSet,
+    table: pd.DataFrame,
+    said: Sequence[Explanation],
+    alpha: float,
+    unknown: str | None,
+) -> None:
+    """The inspection page of these images, whose rows the table has in their order."""
+    from knowngood.inspecting import inspected
+    from knowngood.report import write_inspection
+
+    items = inspected(detector, images, table, said, unknown=unknown)  # type: ignore[arg-type]
+    command = shlex.join(["knowngood", *sys.argv[1:]])
+    write_inspection(path, items, table, alpha=alpha, title=images.variant or images.name, command=command)
 
 
 def file_names(ids: list[str]) -> list[str]:

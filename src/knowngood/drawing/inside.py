@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from knowngood.drawing.subject import Conditions, Subject, spread
 from knowngood.report.inputs import Inside
+from knowngood.representation import Pixels
 
 if TYPE_CHECKING:
     from knowngood.detector import Detector
@@ -36,15 +38,20 @@ def inside(detector: Detector, images: ImageSet, readable: np.ndarray, unknown: 
     coded = np.concatenate([of[spread(len(of), most)] for of, most in zip(kinds, CODED, strict=True)])
     codes = subject.codes(images[coded])
     good = images.labels[coded] != 1
-    few = np.concatenate([of[spread(len(of), SHOWN)] for of in kinds])
-    inputs, made = subject.reconstructed(images[few])
     known = _limited(subject.conditions())
-    return Inside(
+    found = Inside(
         codes=codes.mean,
         coded=coded,
         kl=codes.kl[good if good.any() else slice(None)].mean(0, dtype=float),
         relevance=subject.relevance(),
         conditional=known.names is not None,
+    )
+    if not isinstance(detector.pipeline_.representation, Pixels):
+        return found
+    few = np.concatenate([of[spread(len(of), SHOWN)] for of in kinds])
+    inputs, made = subject.reconstructed(images[few])
+    return replace(
+        found,
         shown=few,
         inputs=reduced(inputs, TILE),
         reconstructed=made._replace(images=reduced(made.images, TILE)),

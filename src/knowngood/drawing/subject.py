@@ -17,7 +17,7 @@ from knowngood.images import ImageSet
 from knowngood.images.select import sort_classes
 from knowngood.objectives.rf_vae import SPEED
 from knowngood.pipeline import Unknown, rows_at_once
-from knowngood.representation import Pixels
+from knowngood.representation import Features, Pixels
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,7 +28,7 @@ MOST_CODED = 2000  # images that averages over codes are taken from
 
 
 class Codes(NamedTuple):
-    """Posteriors of N images under the condition that is known or explains them best."""
+    """Posteriors of N images under the condition that is known or explains them best; of features, means of places."""
 
     mean: np.ndarray  # (N, D)
     kl: np.ndarray  # (N, D) nats, of the posterior from the prior
@@ -119,9 +119,13 @@ class Subject:
         """Posterior means, KLs and conditions of the images."""
         model, means, kls, conditions = self.detector.model_, [], [], []
         for chunk in self.detector.pipeline_._best_rows(self.shown(images), self.unknown):
-            posterior = model.encode(chunk.x, chunk.c)
-            means.append(posterior.mean.cpu().numpy())
-            kls.append(posterior.kl(model.prior(chunk.c, like=posterior.mean)).cpu().numpy())
+            x, c, n = chunk.x, chunk.c, len(chunk.x)
+            if model.patches is not None:
+                x, c = model.patches.split(x, c)
+            posterior = model.encode(x, c)
+            kl = posterior.kl(model.prior(c, like=posterior.mean))
+            means.append(posterior.mean.unflatten(0, (n, -1)).mean(1).cpu().numpy())
+            kls.append(kl.unflatten(0, (n, -1)).mean(1).cpu().numpy())
             conditions += [] if chunk.c is None else [chunk.c.cpu().numpy()]
         return Codes(np.concatenate(means), np.concatenate(kls), np.concatenate(conditions) if conditions else None)
 
@@ -177,7 +181,7 @@ class Subject:
         """
         pipeline = self.detector.pipeline_
         used = [column for column in pipeline.schema.columns if column.width]
-        if not pipeline.model.condition_dim:
+        if not pipeline._conditional:
             if only:
                 raise SettingsError(f"the model has no conditions, so there is no '{only[0]}' among them")
             return Conditions(None, None, "")
@@ -199,6 +203,7 @@ class Subject:
     @torch.no_grad()
     def prior(self, conditions: Conditions) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the prior under each condition, (K, D) each."""
+        check_images(self.detector)
         model, device = self.detector.model_, self.detector.pipeline_.device
         c = None if conditions.c is None else torch.from_numpy(conditions.c).to(device)
         rows = 1 if conditions.c is None else len(conditions.c)
@@ -207,8 +212,14 @@ class Subject:
 
 
 def check_images(detector: Detector) -> None:
-    """Raise SettingsError for a model of tables, whose items are no pictures."""
-    if not isinstance(detector.pipeline_.representation, Pixels):
+    """Raise SettingsError for a model of tables or of features, which makes no pictures."""
+    representation = detector.pipeline_.representation
+    if isinstance(representation, Features):
+        raise SettingsError(
+            "this figure shows what a model of pixels makes of images; this one reconstructs their features, which are "
+            "no pictures. `knowngood score --explain DIR` shows where and why an image is odd"
+        )
+    if not isinstance(representation, Pixels):
         raise SettingsError("this figure shows images; the model was fitted on a table")
 
 

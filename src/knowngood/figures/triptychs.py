@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PANELS = ("input", "reconstruction", "difference")
+MAP_PANELS = ("input", "anomaly map", "both")
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -65,24 +66,38 @@ def panels(
     return [np.round(255 * panel).astype(np.uint8) for panel in shown]
 
 
+def map_panels(image: np.ndarray, values: np.ndarray, *, limits: tuple[float, float]) -> list[np.ndarray]:
+    """Three (H, W, 3) uint8 pictures: an image in 0…1, its map (H, W) between `limits`, and the map over the image.
+
+    Raises:
+        DataError: the map has another height or width.
+    """
+    if values.shape != image.shape[:2]:
+        raise DataError(f"the image is {image.shape}, its map {values.shape}; they must agree in height and width")
+    share = np.nan_to_num((values - limits[0]) / (limits[1] - limits[0]), nan=0.0)
+    coloured = style.HEAT(np.clip(share, 0, 1))
+    picture, alpha = as_rgb(image, (0.0, 1.0)), coloured[..., 3:]
+    plain = np.ones_like(picture)
+    shown = [picture, *(alpha * coloured[..., :3] + (1 - alpha) * under for under in (plain, picture))]
+    return [np.round(255 * panel).astype(np.uint8) for panel in shown]
+
+
 def strip(
-    image: np.ndarray,
-    reconstruction: np.ndarray,
-    *,
-    limits: tuple[float, float],
-    full: float,
-    smallest: int = 96,
-    largest: int = 160,
-    gap: int = 4,
+    image: np.ndarray, reconstruction: np.ndarray, *, limits: tuple[float, float], full: float, gap: int = 4
 ) -> Image:
-    """The three panels in one RGBA picture with transparent gaps.
+    """The three panels of a pair, side by side."""
+    return side_by_side(panels(image, reconstruction, limits=limits, full=full), gap=gap)
+
+
+def side_by_side(pictures: Sequence[np.ndarray], *, smallest: int = 96, largest: int = 160, gap: int = 4) -> Image:
+    """Three pictures (H, W, 3) uint8 in one, RGBA, with transparent gaps.
 
     Tiny images are enlarged by a whole factor, pixels kept as squares, until a panel is `smallest` pixels wide; large
     ones are reduced to `largest` pixels on their longer side.
     """
     from PIL import Image
 
-    tiles = [Image.fromarray(panel) for panel in panels(image, reconstruction, limits=limits, full=full)]
+    tiles = [Image.fromarray(picture) for picture in pictures]
     width, height = tiles[0].size
     if max(width, height) > largest:
         scale = largest / max(width, height)
@@ -120,7 +135,12 @@ def draw_triptych(
     row: Sequence[Axes], pair: Pair, *, limits: tuple[float, float], full: float, caption: str = ""
 ) -> None:
     """One pair into three axes that exist already, the caption above the first."""
-    for axes, panel in zip(row, panels(*pair, limits=limits, full=full), strict=True):
+    draw_panels(row, panels(*pair, limits=limits, full=full), caption)
+
+
+def draw_panels(row: Sequence[Axes], three: Sequence[np.ndarray], caption: str = "") -> None:
+    """Three pictures (H, W, 3) into three axes that exist already, the caption above the first."""
+    for axes, panel in zip(row, three, strict=True):
         axes.imshow(panel, interpolation="none" if max(panel.shape) <= 96 else "antialiased")
         axes.set_xticks([])
         axes.set_yticks([])
@@ -134,9 +154,9 @@ def draw_triptych(
         text.set_in_layout(False)
 
 
-def name_panels(row: Sequence[Axes]) -> None:
+def name_panels(row: Sequence[Axes], names: Sequence[str] = PANELS) -> None:
     """Name the three panels under a row."""
-    for axes, name in zip(row, PANELS, strict=True):
+    for axes, name in zip(row, names, strict=True):
         axes.text(0.5, -0.06, name, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=style.MUTED)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from knowngood.config import MLP
@@ -14,7 +15,7 @@ from knowngood.nets.layers import join
 class MLPNet(nn.Module):
     def __init__(self, options: MLP, shape: tuple[int, ...], condition_dim: int, latent_dim: int, outputs: int) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.noise = options, options.noise
         self.output_shape = (outputs * shape[0], *shape[1:])
         widths = (math.prod(shape) + condition_dim, *options.hidden)
         self.encoder = nn.Sequential(*_layers(widths), nn.Linear(widths[-1], 2 * latent_dim))
@@ -22,7 +23,10 @@ class MLPNet(nn.Module):
         self.decoder = nn.Sequential(*_layers(widths), nn.Linear(widths[-1], math.prod(self.output_shape)))
 
     def encode(self, x: Tensor, c: Tensor | None) -> Tensor:
-        return self.encoder(join(x.flatten(1), c))
+        x = x.flatten(1)
+        if self.noise and self.training:  # keeps it from copying its input (Vincent et al. 2008)
+            x = x + self.noise * torch.randn_like(x)
+        return self.encoder(join(x, c))
 
     def decode(self, z: Tensor, c: Tensor | None) -> Tensor:
         return self.decoder(join(z, c)).unflatten(1, self.output_shape)

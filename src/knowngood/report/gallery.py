@@ -10,8 +10,18 @@ import numpy as np
 from PIL import Image
 
 from knowngood.errors import DataError
-from knowngood.figures.triptychs import describe_difference, difference_limit, strip, value_range
-from knowngood.report.inputs import ReportInputs, Triptych
+from knowngood.figures.triptychs import (
+    MAP_PANELS,
+    PANELS,
+    describe_difference,
+    difference_limit,
+    map_panels,
+    side_by_side,
+    strip,
+    value_range,
+)
+from knowngood.report.heat import map_limits
+from knowngood.report.inputs import Mapped, ReportInputs, Triptych
 from knowngood.report.words import number
 
 FRAME = "#8b929c"
@@ -27,33 +37,51 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
     shown = [*inputs.most, *inputs.least]
     if not shown:
         return {"most": [], "least": []}
-    limits = value_range(item.image for item in shown)
-    full = difference_limit((item.image, item.reconstruction) for item in shown)
+    pairs = [item for item in shown if isinstance(item, Triptych)]
+    mapped = [item for item in shown if isinstance(item, Mapped)]
+    limits = value_range(item.image for item in pairs)
+    full = difference_limit((item.image, item.reconstruction) for item in pairs)
+    heat = gallery_heat(inputs)
+    names = MAP_PANELS if mapped else PANELS
     rows = {name: row for row, name in enumerate(inputs.texts("id"))}
 
-    def card(item: Triptych) -> dict[str, Any]:
-        picture = strip(item.image, item.reconstruction, limits=limits, full=full)
+    def card(item: Triptych | Mapped) -> dict[str, Any]:
+        if isinstance(item, Mapped):
+            picture = side_by_side(map_panels(item.image, item.map, limits=heat))
+        else:
+            picture = strip(item.image, item.reconstruction, limits=limits, full=full)
         facts = _facts(inputs, item, rows)
         spoken = [item.caption] if item.id is None else [item.id, f"score {facts['score']}", f"p-value {facts['p']}"]
         spoken += [text for _, text in facts["badges"]]
         return {
             "src": data_uri(picture),
-            "alt": "Input, reconstruction and difference: " + ", ".join(filter(None, spoken)),
+            "alt": f"{names[0].capitalize()}, {names[1]} and {names[2]}: " + ", ".join(filter(None, spoken)),
             "width": picture.width,
             "height": picture.height,
             "pixelated": max(np.shape(item.image)[:2]) <= 96,
             **facts,
         }
 
+    scale = f"{describe_difference(shown[0].image, full).capitalize()}, where black is {number(limits[0], 3)} "
+    scale += f"and white {number(limits[1], 3)}"
+    if mapped:
+        scale = f"Anomaly map: clear up to {number(heat[0], 3)}, full colour from {number(heat[1], 3)}"
     return {
         "most": [card(item) for item in inputs.most],
         "least": [card(item) for item in inputs.least],
         "large": max(max(np.shape(item.image)[:2]) for item in shown) > 96,
-        "signed": np.ndim(shown[0].image) == 2 or np.shape(shown[0].image)[-1] == 1,
-        "scale": describe_difference(shown[0].image, full).capitalize(),
-        "black": number(limits[0], 3),
-        "white": number(limits[1], 3),
+        "panels": names,
+        "mapped": bool(mapped),
+        "signed": not mapped and (np.ndim(shown[0].image) == 2 or np.shape(shown[0].image)[-1] == 1),
+        "scale": scale,
     }
+
+
+def gallery_heat(inputs: ReportInputs) -> tuple[float, float]:
+    """Values of the gallery's maps where colour begins and where it is full."""
+    flagged = dict(zip(inputs.texts("id"), inputs.flagged, strict=True))
+    shown = [item for item in (*inputs.most, *inputs.least) if isinstance(item, Mapped)]
+    return map_limits([(item.map, bool(flagged.get(item.id or "", False))) for item in shown])
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -68,7 +96,7 @@ def data_uri(picture: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _facts(inputs: ReportInputs, item: Triptych, rows: dict[str, int]) -> dict[str, Any]:
+def _facts(inputs: ReportInputs, item: Triptych | Mapped, rows: dict[str, int]) -> dict[str, Any]:
     facts: dict[str, Any] = {"id": item.id, "caption": item.caption, "score": None, "flagged": False, "badges": []}
     if item.id is None:
         return facts

@@ -31,9 +31,24 @@ class Triptych:
     id: str | None = None
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """An image (H, W) or (H, W, C) in 0…1 and its anomaly map (H, W), where there is no reconstruction to show.
+
+    `id` and `caption` as of a `Triptych`. A gallery has one kind alone.
+    """
+
+    image: np.ndarray
+    map: np.ndarray
+    caption: str = ""
+    id: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inside:
     """What the model itself looks like, for a section of its own. All pictures are scaled to 0…1.
+
+    Codes and KL there are always; a model of features makes no pictures, so it has no reconstructions and no draws.
 
     Args:
         codes: (M, D) posterior means of some images. coded: (M,) their rows in the table.
@@ -50,11 +65,11 @@ class Inside:
     kl: np.ndarray
     relevance: np.ndarray | None = None
     conditional: bool = False
-    shown: np.ndarray
-    inputs: np.ndarray
-    reconstructed: Reconstructed
-    draws: np.ndarray
-    draw_names: Sequence[str]
+    shown: np.ndarray | None = None
+    inputs: np.ndarray | None = None
+    reconstructed: Reconstructed | None = None
+    draws: np.ndarray | None = None
+    draw_names: Sequence[str] = ()
     draw_what: str = ""
 
 
@@ -75,7 +90,7 @@ class ReportInputs:
         normal_name, anomalous_name: what labels 0 and 1 are called.
         score_unit: of the anomaly score, for example "nats".
         most, least: the gallery, most and least anomalous first.
-        inside: pictures of the model itself; None, as for a table, leaves that section out.
+        inside: what the model itself looks like; None, as for a table, leaves that section out.
         history: rows with `step`, `split` and named losses and terms.
         best_step: the step whose weights were kept.
         audit: findings as records: `path_or_id`, `kind`, `reason`, `severity`.
@@ -97,8 +112,8 @@ class ReportInputs:
     normal_name: str = "normal"
     anomalous_name: str = "anomalous"
     score_unit: str = ""
-    most: Sequence[Triptych] = ()
-    least: Sequence[Triptych] = ()
+    most: Sequence[Triptych | Mapped] = ()
+    least: Sequence[Triptych | Mapped] = ()
     inside: Inside | None = None
     history: Sequence[Mapping[str, Any]] = ()
     best_step: int | None = None

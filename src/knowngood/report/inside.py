@@ -15,7 +15,9 @@ def inside(inputs: ReportInputs) -> list[Plot]:
     if found is None:
         return []
     codes = [_codes(inputs, found)] if len(found.codes) > 2 else []
-    return [*codes, _draws(found), _reconstructions(inputs, found), _dimensions(found)]
+    drawn = [] if found.draws is None else [_draws(found, found.draws)]
+    made = [] if found.reconstructed is None else [_reconstructions(inputs, found, found.reconstructed)]
+    return [*codes, *drawn, *made, _dimensions(found)]
 
 
 def _codes(inputs: ReportInputs, found: Inside) -> Plot:
@@ -38,9 +40,9 @@ def _codes(inputs: ReportInputs, found: Inside) -> Plot:
     return plot(figure, "codes", "Codes of the images", f"Codes of {len(points):,} images in the plane", caption)
 
 
-def _draws(found: Inside) -> Plot:
-    rows, draws = found.draws.shape[:2]
-    figure = figures.prior_samples(found.draws, found.draw_names, what=found.draw_what, room=8)
+def _draws(found: Inside, drawn: np.ndarray) -> Plot:
+    rows, draws = drawn.shape[:2]
+    figure = figures.prior_samples(drawn, found.draw_names, what=found.draw_what, room=8)
     caption = "Made by the model alone, from random codes. "
     if found.conditional:
         caption += f"Look whether each row could be good images of its {found.draw_what}. A column shares one code: in "
@@ -51,9 +53,11 @@ def _draws(found: Inside) -> Plot:
     return plot(figure, "draws", "What the model takes for good", alt, caption, folded=rows > OPEN_GROUPS)
 
 
-def _reconstructions(inputs: ReportInputs, found: Inside) -> Plot:
+def _reconstructions(inputs: ReportInputs, found: Inside, made: figures.Reconstructed) -> Plot:
+    assert found.shown is not None
+    assert found.inputs is not None
     labels = inputs.labels[found.shown]
-    figure = figures.reconstructions(found.inputs, {"model": found.reconstructed}, labels, across=True)
+    figure = figures.reconstructions(found.inputs, {"model": made}, labels, across=True)
     caption = "Images from all over the data, not the extremes. Look whether good ones come back as they were"
     caption += ", and odd ones without what is odd about them." if (labels == 1).any() else "."
     alt = f"{len(labels)} images above their reconstructions, with E and A"

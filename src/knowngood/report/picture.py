@@ -11,8 +11,18 @@ from matplotlib.figure import Figure, SubFigure
 from knowngood.figures import style
 from knowngood.figures.roc import draw_roc
 from knowngood.figures.score_histogram import draw_score_histogram
-from knowngood.figures.triptychs import difference_limit, draw_triptych, name_panels, value_range
-from knowngood.report.inputs import ReportInputs, Triptych
+from knowngood.figures.triptychs import (
+    MAP_PANELS,
+    PANELS,
+    difference_limit,
+    draw_panels,
+    draw_triptych,
+    map_panels,
+    name_panels,
+    value_range,
+)
+from knowngood.report.gallery import gallery_heat
+from knowngood.report.inputs import Mapped, ReportInputs, Triptych
 from knowngood.report.plots import thresholds
 from knowngood.report.verdict import judge
 from knowngood.report.words import number
@@ -51,10 +61,14 @@ def picture(inputs: ReportInputs) -> Figure:
     return figure
 
 
-def _draw_gallery(parent: SubFigure, inputs: ReportInputs, groups: Sequence[tuple[str, Sequence[Triptych]]]) -> None:
+def _draw_gallery(
+    parent: SubFigure, inputs: ReportInputs, groups: Sequence[tuple[str, Sequence[Triptych | Mapped]]]
+) -> None:
     shown = [item for _, items in groups for item in items]
-    limits = value_range(item.image for item in shown)
-    full = difference_limit((item.image, item.reconstruction) for item in shown)
+    pairs = [item for item in shown if isinstance(item, Triptych)]
+    limits = value_range(item.image for item in pairs)
+    full = difference_limit((item.image, item.reconstruction) for item in pairs)
+    heat = gallery_heat(inputs)
     rows = {name: row for row, name in enumerate(inputs.texts("id"))}
     columns = parent.subfigures(1, len(groups), squeeze=False)
     for block, (title, items) in zip(columns[0], groups, strict=True):
@@ -68,6 +82,9 @@ def _draw_gallery(parent: SubFigure, inputs: ReportInputs, groups: Sequence[tupl
                 label = inputs.labels[place]
                 if np.isfinite(label):
                     caption += f",  {inputs.anomalous_name if label == 1 else inputs.normal_name}"
-            pair = item.image, item.reconstruction
-            draw_triptych(row, pair, limits=limits, full=full, caption=caption)
-        name_panels(grid[-1])
+            if isinstance(item, Mapped):
+                draw_panels(row, map_panels(item.image, item.map, limits=heat), caption)
+            else:
+                pair = item.image, item.reconstruction
+                draw_triptych(row, pair, limits=limits, full=full, caption=caption)
+        name_panels(grid[-1], PANELS if pairs else MAP_PANELS)

@@ -1,7 +1,10 @@
-"""What the nets see: images as pixels, or rows of a table. Fitted once, saved as JSON, able to go back."""
+"""What the nets see: images as pixels or features, or rows of a table. Fitted once, saved as JSON, able to go back."""
 
+from knowngood.representation.backbones import Backbone
+from knowngood.representation.cached import cached_features
+from knowngood.representation.features import Features
 from knowngood.representation.pixels import Pixels
 from knowngood.representation.prepared import prepare_all
 from knowngood.representation.table import Table, TableSet
 
-__all__ = ["Pixels", "Table", "TableSet", "prepare_all"]
+__all__ = ["Backbone", "Features", "Pixels", "Table", "TableSet", "cached_features", "prepare_all"]

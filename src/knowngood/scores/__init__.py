@@ -10,8 +10,12 @@ __all__ = ["Score", "ScoreResult", "build_score"]
 
 
 def build_score(options: Options, settings: Settings) -> Score:
-    """The score of these options, adjusted for light where the settings ask for it."""
+    """The score of these options, on patches where there are features, adjusted for light where that is asked for."""
     score: Score = options.build()
+    if settings.features != "none":
+        from knowngood.scores.patches import PatchScore
+
+        return PatchScore(score, settings.features.smoothing)
     if settings.light_tolerance is None:
         return score
     from knowngood.scores.steady import SteadyScore

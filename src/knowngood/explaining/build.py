@@ -1,0 +1,273 @@
+"""Explanations of judged images: one pass of the nets over those that are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knowngood.config import LiteGrid
+from knowngood.errors import SettingsError
+from knowngood.explaining.explanation import Component, Explanation, Latent, Nearest, Nuisance
+from knowngood.explaining.known_good import LIGHT, KnownGood, kinds, light_of, pixels_of, pooled
+from knowngood.explaining.words import sentences, summary
+from knowngood.images import ImageSet
+from knowngood.images.conditions import Expanded
+from knowngood.localisation import Region, find_regions
+from knowngood.objectives.lit import Lit
+from knowngood.pipeline import take
+from knowngood.representation import Features, Pixels
+from knowngood.vae import DiagonalGaussian
+
+if TYPE_CHECKING:
+    from knowngood.pipeline import Chunk, Items, Judgement, Pipeline
+
+TOP = 5
+ENOUGH = 8  # good images that say what light is usual
+NO_INDEX = "the model was saved without an index of its good images; fit it again to have one"
+
+
+def check_explains(pipeline: Pipeline) -> None:
+    """Raise SettingsError for a model of tables, or of tiles."""
+    if pipeline.settings.tile is not None:
+        raise SettingsError("explanations are of whole images; this model sees tiles of them, ask for maps or regions")
+    if not isinstance(pipeline.representation, Pixels | Features):
+        raise SettingsError("explanations are of images; this model was fitted on a table")
+
+
+def oddest(judged: Judgement, flagged: np.ndarray, most: int, *, others: bool = False) -> np.ndarray:
+    """Rows to explain, the oddest first: at most so many of those that are flagged, or with `others` of all."""
+    score = judged.anomaly_score
+    rows = np.flatnonzero(~np.isnan(score) & (flagged | others))
+    return rows[np.argsort(-score[rows], kind="stable")][:most]
+
+
+@torch.no_grad()
+def explain(
+    pipeline: Pipeline,
+    items: Items,
+    judged: Judgement,
+    flagged: np.ndarray,
+    chosen: np.ndarray,
+    *,
+    alpha: float,
+    conditions: Sequence[str | None] | None = None,
+) -> list[Explanation]:
+    """Explanations of the chosen rows (M,) of judged items, in their order.
+
+    Args:
+        flagged: (N,) bool, the verdicts; `alpha`: the false-alarm rate they were made at.
+        conditions: (N,) as the table names them.
+
+    Raises:
+        SettingsError: the model was fitted on a table.
+    """
+    check_explains(pipeline)
+    if not len(chosen):
+        return []
+    assert isinstance(items, ImageSet)
+    images = items[chosen]
+    best = take(judged.best, chosen)
+    names = best.label if conditions is None else [conditions[i] or "" for i in chosen]
+    pipeline.model.eval()
+    places = _places(pipeline, images, best, alpha)
+    seen = _oddest_tiles(pipeline, images, [place.peak for place in places])
+    looks = _looks(pipeline, seen)
+    found: list[Explanation] = []
+    for chunk in pipeline.rows(seen, best, {}):
+        inside = _of_features(pipeline, chunk) if pipeline.model.patches is not None else _of_pixels(pipeline, chunk)
+        for i, facts in enumerate(inside, chunk.rows.start):
+            of, place = int(chosen[i]), places[i]
+            if place.map is None:
+                facts["missing"]["map"] = f"the score '{pipeline.score.options.name}' has no map"
+            one = Explanation(
+                id=str(images.ids[i]),
+                anomaly_score=float(judged.anomaly_score[of]),
+                p_value=float(judged.p_value[of]),
+                is_anomalous=bool(flagged[of]),
+                condition=names[i],
+                image=images.read(i),
+                map=place.map,
+                peak=place.peak,
+                regions=place.regions,
+                seen=looks[i],
+                **_compared(pipeline, facts, int(best.stratum[i]), looks[i]),
+            )
+            one = replace(one, sentences=sentences(one, alpha))
+            found.append(replace(one, summary=summary(one)))
+    return found
+
+
+class Place(NamedTuple):
+    """Where an image is odd: its map (H, W), the pixel of the peak, and regions, where there are any."""
+
+    map: np.ndarray | None = None
+    peak: tuple[int, int] | None = None
+    regions: tuple[Region, ...] = ()
+
+
+def _places(pipeline: Pipeline, images: ImageSet, best: Expanded, alpha: float) -> list[Place]:
+    if not pipeline.score.has_map:
+        return [Place()] * len(images)
+    known, found = pipeline.maps_of_normals, []
+    for one in pipeline._mapped(images, best):
+        peak = None
+        if not np.isnan(one.map).all():
+            row, column = divmod(int(np.nanargmax(one.map)), one.map.shape[1])
+            peak = (row, column)
+        regions: list[Region] = []
+        if known is not None:
+            threshold, maxima = known.threshold(alpha, one.stratum), known.maxima(alpha, one.stratum)
+            regions = find_regions(one.map, threshold, maxima=maxima)
+        found.append(Place(one.map, peak, tuple(regions)))
+    return found
+
+
+def _oddest_tiles(pipeline: Pipeline, images: ImageSet, peaks: list[tuple[int, int] | None]) -> ImageSet:
+    """The images; of a model that sees tiles the tile of each in whose middle its peak lies, as far as may be."""
+    tiles = pipeline.tiles(images)
+    if tiles is None:
+        return images
+    rows = []
+    for i, peak in enumerate(peaks):
+        at = peak or (0, 0)
+        middles = [(tile.top + tile.height / 2, tile.left + tile.width / 2) for tile in tiles.merger(i).tiles]
+        off = [max(abs(y - at[0]), abs(x - at[1])) for y, x in middles]
+        rows.append(int(np.flatnonzero(tiles.owner == i)[int(np.argmin(off))]))
+    return tiles.images[np.array(rows)]
+
+
+def _looks(pipeline: Pipeline, images: ImageSet) -> list[np.ndarray]:
+    """Each image prepared for the nets, scaled, (h, w, C)."""
+    pixels = pixels_of(pipeline)
+    prepared, _ = pixels.read(images, None, 4)
+    return list(np.moveaxis(pixels.scale(torch.from_numpy(prepared)).numpy(), 1, -1))
+
+
+def _of_pixels(pipeline: Pipeline, chunk: Chunk) -> list[dict[str, Any]]:
+    model = pipeline.model
+    posterior = model.encode(chunk.x, chunk.c)
+    made = model.reconstruct(chunk.x, chunk.c)
+    kl = posterior.kl(model.prior(chunk.c, like=posterior.mean))
+    return [
+        {
+            "reconstruction": _picture(made[i]),
+            "residual": _picture(chunk.x[i] - made[i]),
+            "code": posterior.mean[i].cpu().double().numpy(),
+            "latents": _latents(kl[i], posterior, i, pipeline.known_good),
+            "missing": {},
+        }
+        for i in range(len(chunk.x))
+    ]
+
+
+def _of_features(pipeline: Pipeline, chunk: Chunk) -> list[dict[str, Any]]:
+    model, patches = pipeline.model, pipeline.model.patches
+    assert patches is not None
+    assert isinstance(pipeline.representation, Features)
+    rows, conditions = patches.split(chunk.x, chunk.c)
+    posterior = model.encode(rows, conditions)
+    made = model.reconstruct(rows, conditions)
+    norm = patches.join((rows - made).square().mean(1).sqrt())
+    kl = posterior.kl(model.prior(conditions, like=posterior.mean))
+    expected = patches.unwhiten(made, chunk.c)
+    codes, cells = pooled(patches, chunk.x, chunk.c), patches.cell(chunk.c, len(chunk.x)).tolist()
+    maps = _maps(pipeline, chunk)
+    names = feature_names(pipeline.representation)
+    found = []
+    for i in range(len(chunk.x)):
+        grid = None if maps is None else maps[i]
+        at = int(np.nanargmax(norm[i].cpu().numpy() if grid is None else grid))
+        delta = (chunk.x[i].float() - expected[i]).flatten(1)[:, at]
+        deviation = (delta / spread_at(patches.root[cells[i], at])).cpu().numpy()
+        top = np.argsort(-np.abs(deviation), kind="stable")[:TOP]
+        row = i * patches.places + at
+        found.append(
+            {
+                "residual": norm[i].cpu().numpy(),
+                "components": tuple(Component(names[j], float(deviation[j])) for j in top),
+                "code": codes[i],
+                "latents": _latents(kl[row], posterior, row, None),
+                "missing": {"reconstruction": "the model reconstructs features, which are no picture"},
+            }
+        )
+    return found
+
+
+def spread_at(root: Tensor) -> Tensor:
+    """(F,) standard deviations of the features of a place whose inverse Cholesky factor is root (F, F)."""
+    eye = torch.eye(len(root), dtype=torch.float64, device=root.device)
+    return torch.linalg.solve_triangular(root.double(), eye, upper=False).norm(dim=1).float()
+
+
+def feature_names(features: Features) -> list[str]:
+    """A name for each feature: the block of the backbone, counted from 0, and its number there."""
+    options = features.options
+    blocks = [f"block {b}" for b in options.blocks] if isinstance(options, LiteGrid) else []
+    if len(blocks) != len(features.widths):
+        blocks = [f"map {i}" for i in range(len(features.widths))]
+    return [f"{block}, feature {j}" for block, width in zip(blocks, features.widths, strict=True) for j in range(width)]
+
+
+def _latents(kl: Tensor, posterior: DiagonalGaussian, row: int, good: KnownGood | None) -> tuple[Latent, ...]:
+    """The dimensions of kl (D,) that carry most."""
+    nats, mean = kl.cpu().double().numpy(), posterior.mean[row].cpu().double().numpy()
+    deviation: list[float | None] = [None] * len(nats)
+    if good is not None and len(good.codes) >= ENOUGH:
+        codes = good.codes.astype(np.float64)
+        deviation = ((mean - codes.mean(0)) / np.maximum(codes.std(0), 1e-6)).tolist()
+    return tuple(Latent(int(d), float(nats[d]), deviation[d]) for d in np.argsort(-nats, kind="stable")[:TOP])
+
+
+def _compared(pipeline: Pipeline, facts: dict[str, Any], stratum: int, seen: np.ndarray) -> dict[str, Any]:
+    """The facts with nearest good images, usual light and usual look in place of the code."""
+    code, good = facts.pop("code"), pipeline.known_good
+    if good is None:
+        return facts | {"missing": facts["missing"] | dict.fromkeys(("nearest", "nuisances", "usual"), NO_INDEX)}
+    kind = int(kinds(pipeline)[stratum]) if stratum >= 0 else -1
+    rows, distance = good.nearest(code, kind, TOP)
+    facts["nearest"] = tuple(Nearest(good.ids[r], float(d)) for r, d in zip(rows, distance, strict=True))
+    if len(good.apart) >= ENOUGH and len(distance):
+        facts["farther"] = float((good.apart < distance[0]).mean())
+    facts["usual"] = np.moveaxis(good.usual_look(kind), 0, -1)
+    usual = good.usual_light(kind)
+    if len(usual) < ENOUGH:
+        facts["missing"]["nuisances"] = f"{len(usual)} good images of this condition, too few to say what is usual"
+        return facts
+    value = light_of_scaled(seen)
+    facts["nuisances"] = tuple(
+        _nuisance(pipeline, name, float(value[k]), usual[:, k].astype(np.float64)) for k, name in enumerate(LIGHT)
+    )
+    return facts
+
+
+def light_of_scaled(seen: np.ndarray) -> np.ndarray:
+    """(2,) brightness and contrast of one image (h, w, C) whose values are scaled."""
+    identity = Pixels(size=seen.shape[:2], channels=seen.shape[2], low=0, high=1, dtype="float32", rule="scaled")
+    return light_of(identity, np.moveaxis(seen, -1, 0)[None])[0]
+
+
+def _nuisance(pipeline: Pipeline, name: str, value: float, good: np.ndarray) -> Nuisance:
+    low, usual, high = (float(q) for q in np.quantile(good, [0.025, 0.5, 0.975]))
+    settings = pipeline.settings
+    change = abs(value / usual - 1) if usual else 0.0
+    told = name in settings.measure or name in getattr(settings.objective, "factors", ())
+    lit = settings.light_tolerance is not None and name in Lit.FOLLOWING and change <= settings.light_tolerance
+    return Nuisance(name, value, usual, low, high, told or lit)
+
+
+def _maps(pipeline: Pipeline, chunk: Chunk) -> np.ndarray | None:
+    """(B, h, w) maps as the score makes them; None if it makes none."""
+    if not pipeline.score.has_map:
+        return None
+    result = pipeline.score.score(pipeline.model, pipeline.state, chunk.x, chunk.c, chunk.stratum, want_map=True)
+    return None if result.map is None else result.map.cpu().numpy()
+
+
+def _picture(x: Tensor) -> np.ndarray:
+    """(C, h, w) → (h, w, C)."""
+    return np.moveaxis(x.cpu().numpy(), 0, -1)

@@ -1,0 +1,98 @@
+"""What an inspection page shows of scored images: reduced pictures, their maps, and what was said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from knowngood.report.inspection import Inspected
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from knowngood.detector import Detector
+    from knowngood.explaining import Explanation
+    from knowngood.images import ImageSet
+    from knowngood.pipeline import Unknown
+
+MOST = 200  # images on a page
+AT_ONCE = 8
+PICTURE, MAP = 360, 180  # pixels of the longer side
+
+
+def inspected(
+    detector: Detector,
+    images: ImageSet,
+    table: DataFrame,
+    explanations: Sequence[Explanation] = (),
+    *,
+    unknown: Unknown | None = None,
+    most: int = MOST,
+) -> list[Inspected]:
+    """The `most` images with the smallest p-values, of equals those with the larger score, each with its map.
+
+    Args:
+        table: of `Detector.detect` for these images; rows without a score are left out.
+        explanations: of some of them.
+    """
+    rows = by_p_value(table)[:most]
+    said = {one.id: one for one in explanations}
+    mapped = detector.pipeline_.score.has_map
+    found = []
+    for start in range(0, len(rows), AT_ONCE):
+        some = images[rows[start : start + AT_ONCE]]
+        maps = detector.anomaly_maps(some, unknown=unknown) if mapped else [None] * len(some)
+        for i, values in enumerate(maps):
+            name, image = str(some.ids[i]), some.read(i)
+            one = said.get(name)
+            found.append(
+                Inspected(
+                    id=name,
+                    image=thinned(image, PICTURE),
+                    map=None if values is None else thinned(values, MAP),
+                    size=(image.shape[0], image.shape[1]),
+                    sentences=() if one is None else one.sentences[1:],
+                    boxes=() if one is None else tuple(region.box for region in one.regions),
+                )
+            )
+    return found
+
+
+def by_p_value(table: DataFrame) -> np.ndarray:
+    """Rows that have a score, the smallest p-value first, of equals the highest score."""
+    p, score = table["p_value"].to_numpy(float), table["anomaly_score"].to_numpy(float)
+    order = np.lexsort((-score, p))
+    return order[~np.isnan(score[order])]
+
+
+def thinned(values: np.ndarray, most: int) -> np.ndarray:
+    """(H, W) or (H, W, C) → at most so many pixels on the longer side, by means over areas; the same type."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    longer = max(values.shape[:2])
+    if longer <= most:
+        return values
+    size = [max(1, round(side * most / longer)) for side in values.shape[:2]]
+    planes = values[..., None] if values.ndim == 2 else values
+    x = torch.from_numpy(np.moveaxis(planes.astype(np.float64), -1, 0).copy())[None]
+    small = np.moveaxis(interpolate(x, size=size, mode="area")[0].numpy(), 0, -1)
+    small = small.round() if values.dtype.kind in "iu" else small
+    return small.astype(values.dtype).reshape(*size, *values.shape[2:])
+
+
+def pictures(ids: Sequence[str], *sources: ImageSet) -> dict[str, np.ndarray]:
+    """(H, W, C) images by id, of those that a source has: by the id itself, or by its end below a folder."""
+    found: dict[str, np.ndarray] = {}
+    for images in sources:
+        known = {str(name): i for i, name in enumerate(images.ids)}
+        for wanted in ids:
+            parts = PurePosixPath(wanted).parts
+            ends = ["/".join(parts[start:]) for start in range(len(parts))]
+            at = next((known[end] for end in (wanted, *ends) if end in known), None)
+            if at is not None:
+                found.setdefault(wanted, images.read(at))
+    return found

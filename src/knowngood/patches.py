@@ -1,0 +1,242 @@
+"""Patches: each place of a feature grid as a sample of its own, seen against what is usual there.
+
+The Gaussian of every place, looked up by position and by the categorical conditions, is taken out first: whitened
+patches have mean 0 and covariance I wherever they lie, and a VAE models what is left. Without one, half the squared
+length of a whitened patch is half PaDiM's squared distance (arXiv:2011.08785, eq. 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+FREQUENCIES = 4  # cosines a side: position encoding has 2 + f² + 2f entries
+PLACES = 64  # whitened at a time
+RIDGE = 0.01  # added to variances, as PaDiM does
+FEWEST = 8  # good images of a cell that has Gaussians of its own
+
+Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # features (B, F, h, w) and their cells (B,), some at a time
+
+
+class Patches(nn.Module):
+    """From feature grids and conditions to whitened patches with their conditions, and back.
+
+    Buffers, for K cells (combinations of categorical conditions), P = h·w places and F features:
+        keys (K, W): the condition vector of a cell, its continuous entries 0.
+        continuous (W,): which entries of a condition vector are no part of its cell.
+        mean (K, P, F), root (K, P, F, F): of the Gaussian at each place; root is the inverse of the lower Cholesky
+            factor of its covariance, so that root·(x − mean) is white.
+        log_det (K, P): Σ log of the diagonal of the Cholesky factor.
+        position (P, Q): cosines of the place, |·| ≤ 1.
+        ignored (K, P): places that do not count.
+        images (K,): how many the Gaussians of a cell were taken from.
+        own (K,): the share that a place's own covariance has in its Gaussian.
+
+    Args:
+        shape: (F, h, w).
+        keys, continuous: see above; None for a model without conditions.
+        shrink: share of the covariance of all places in that of one place; None chooses it by `shrinkage`.
+    """
+
+    keys: Tensor
+    continuous: Tensor
+    mean: Tensor
+    root: Tensor
+    log_det: Tensor
+    position: Tensor
+    ignored: Tensor
+    images: Tensor
+    own: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        keys: Tensor | None = None,
+        continuous: Tensor | None = None,
+        shrink: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape, self.shrink = shape, shrink
+        features, height, width = shape
+        places = height * width
+        keys = torch.zeros(1, 0) if keys is None else keys.float()
+        cells = len(keys)
+        self.register_buffer("keys", keys)
+        self.register_buffer("continuous", torch.zeros(keys.shape[1], dtype=torch.bool))
+        if continuous is not None:
+            self.continuous.copy_(continuous)
+        self.register_buffer("mean", torch.zeros(cells, places, features))
+        self.register_buffer("root", torch.eye(features).repeat(cells, places, 1, 1), persistent=False)
+        self.register_buffer("log_det", torch.zeros(cells, places))
+        self.register_buffer("position", encode_positions(height, width))
+        self.register_buffer("ignored", torch.zeros(cells, places, dtype=torch.bool))
+        self.register_buffer("images", torch.zeros(cells))
+        self.register_buffer("own", torch.ones(cells))
+
+    def get_extra_state(self) -> Tensor:
+        """The lower triangles of `root` (K, P, F(F + 1)/2): half of it is zeros, and it is most of a saved model."""
+        row, column = torch.tril_indices(*self.root.shape[2:])
+        return self.root[:, :, row, column]
+
+    def set_extra_state(self, state: Tensor) -> None:
+        row, column = torch.tril_indices(*self.root.shape[2:])
+        self.root.zero_()[:, :, row, column] = state.to(self.root)
+
+    @property
+    def condition_width(self) -> int:
+        """Entries of a patch's condition vector: the image's, then the position's."""
+        return self.keys.shape[1] + self.position.shape[1]
+
+    @property
+    def places(self) -> int:
+        """Patches an image has."""
+        return self.shape[1] * self.shape[2]
+
+    # Fit ------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fit(self, chunks: Chunks) -> Patches:
+        """Means and covariances of every cell and place, in two passes over the features of good images.
+
+        A cell with fewer than 8 images has those of all images together. Places that are `ignored` have Gaussians of
+        their own that nothing else depends on.
+        """
+        cells, places = self.mean.shape[:2]
+        counts = torch.zeros(cells, dtype=torch.int64)
+        total = torch.zeros_like(self.mean, dtype=torch.float64)
+        for x, cell in chunks():
+            rows = self._rows(x).double()
+            for k in cell.unique().tolist():
+                total[k] += rows[cell == k].sum(0)
+            counts += torch.bincount(cell, minlength=cells)
+        few = (counts < FEWEST).nonzero()[:, 0].tolist()
+        self.mean.copy_(total / counts.clamp_min(1)[:, None, None])
+        self.mean[few] = (total.sum(0) / counts.sum()).float()
+        spread = torch.zeros_like(self.root)
+        for x, cell in chunks():
+            rows = self._rows(x)
+            for k in {*cell.unique().tolist(), *few}:
+                mine = rows if k in few else rows[cell == k]
+                some = (mine - self.mean[k]).transpose(0, 1)  # (P, B, F)
+                for at in torch.arange(places).split(PLACES):
+                    spread[k, at] += some[at].transpose(1, 2) @ some[at]
+        counts[few] = counts.sum()
+        for k in range(cells):
+            spread[k] /= counts[k] - 1
+            share = shrinkage(int(counts[k]), self.shape[0]) if self.shrink is None else self.shrink
+            self.images[k], self.own[k] = counts[k], 1 - share
+            everywhere = spread[k, ~self.ignored[k]].mean(0)
+            for at in torch.arange(places).split(PLACES):
+                self._whiten_by(k, at, (1 - share) * spread[k, at] + share * everywhere)
+        return self
+
+    def _whiten_by(self, k: int, at: Tensor, covariance: Tensor) -> None:
+        eye = torch.eye(self.shape[0])
+        lower = torch.linalg.cholesky((covariance + RIDGE * eye).double())
+        self.root[k, at] = torch.linalg.solve_triangular(lower, eye.double().expand_as(lower), upper=False).float()
+        self.log_det[k, at] = lower.diagonal(dim1=1, dim2=2).log().sum(1).float()
+
+    # Use ------------------------------------------------------------------------------------------------------------
+
+    def cell(self, c: Tensor | None, n: int) -> Tensor:
+        """(B,) the cell of each of n condition vectors c (B, W)."""
+        if c is None or not self.keys.shape[1] or len(self.keys) == 1:
+            return torch.zeros(n, dtype=torch.int64, device=self.mean.device)
+        told = c.masked_fill(self.continuous, 0)
+        return (told[:, None] - self.keys).square().sum(2).argmin(1)
+
+    def whiten(self, x: Tensor, cell: Tensor) -> Tensor:
+        """Feature grids (B, F, h, w) in cells (B,) → whitened patches (B, P, F) float32."""
+        rows = self._rows(x) - self.mean[cell]
+        out = torch.empty_like(rows)
+        for k in cell.unique().tolist():
+            mine = (cell == k).nonzero()[:, 0]
+            some = rows[mine].transpose(0, 1)  # (P, B, F)
+            out[mine] = torch.cat(
+                [s @ r.transpose(1, 2) for s, r in zip(some.split(PLACES), self.root[k].split(PLACES), strict=True)]
+            ).transpose(0, 1)
+        return out
+
+    def left_out(self, white: Tensor, own: Tensor, cell: Tensor) -> Tensor:
+        """Whitened patches as they were had one image not been among those that the Gaussians were taken from.
+
+        Args:
+            white: (B, P, F) of any images, in cells (B,).
+            own: (B, P, F) of the images to leave out, which were among them.
+
+        Returns:
+            (B, P, F): `white` about the mean without the image, and as long as by the covariance without it
+            (Sherman & Morrison 1950). With `white` = `own` it is what a new image like it would be. The squared length
+            is exact without shrinkage, up to the ridge over N.
+        """
+        n = self.images[cell].clamp_min(3).to(white)[:, None]
+        v = white + own / (n[..., None] - 1)
+        a = self.own.to(white)[cell][:, None] * n / (n - 1).square()
+        squares = v.square().sum(2)
+        along = (v * own).sum(2).square()
+        without = squares + a * along / (1 - a * own.square().sum(2)).clamp_min(1e-4)
+        longer = (n - 2) / (n - 1) * without / squares.clamp_min(1e-12)
+        return v * longer.sqrt()[..., None]
+
+    def unwhiten(self, rows: Tensor, c: Tensor | None) -> Tensor:
+        """Whitened patches (B·P, F) of images with conditions c (B, W) → features (B, F, h, w)."""
+        white = rows.unflatten(0, (-1, self.places))
+        cell = self.cell(c, len(white))
+        out = torch.empty_like(white)
+        for k in cell.unique().tolist():
+            mine = (cell == k).nonzero()[:, 0]
+            some = white[mine].permute(1, 2, 0)  # (P, F, B)
+            back = torch.linalg.solve_triangular(self.root[k], some, upper=False)
+            out[mine] = back.permute(2, 0, 1) + self.mean[k]
+        return out.transpose(1, 2).unflatten(2, self.shape[1:])
+
+    def split(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Grids (B, F, h, w) under conditions c (B, W) → whitened patches (B·P, F), and conditions (B·P, W + Q)."""
+        rows = self.whiten(x, self.cell(c, len(x))).flatten(0, 1)
+        return rows, self.conditions(c, len(x))
+
+    def conditions(self, c: Tensor | None, n: int) -> Tensor:
+        """(n·P, W + Q): what is known of each patch of n images with conditions c (n, W)."""
+        place = self.position.repeat(n, 1)
+        if c is None:
+            return place
+        return torch.cat([c.repeat_interleave(self.places, 0), place], 1)
+
+    def join(self, values: Tensor) -> Tensor:
+        """Values of patches (B·P,) → maps (B, h, w)."""
+        return values.reshape(-1, *self.shape[1:])
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) → (B, P, F) float32."""
+        return x.flatten(2).transpose(1, 2).float()
+
+
+def shrinkage(n: int, features: int) -> float:
+    """The share of the covariance of all places in that of one, from n images: .09 at n = F, and falling as 1 / n²."""
+    return min(1.0, features / n) / (1 + 10 * n / features)
+
+
+def encode_positions(height: int, width: int, frequencies: int = FREQUENCIES) -> Tensor:
+    """(h·w, Q) smooth functions of the place: y and x within −1…1, and products of cosines up to `frequencies`."""
+    y, x = ((torch.arange(n) + 0.5) / n for n in (height, width))
+    y, x = (t.reshape(-1) for t in torch.meshgrid(y, x, indexing="ij"))
+    waves = [[torch.cos(math.pi * f * t) for f in range(frequencies + 1)] for t in (y, x)]
+    products = [a * b for i, a in enumerate(waves[0]) for j, b in enumerate(waves[1]) if i or j]
+    return torch.stack([2 * y - 1, 2 * x - 1, *products], 1)
+
+
+def smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Maps (B, h, w) under a Gaussian of σ cells, borders repeated."""
+    if sigma <= 0:
+        return maps
+    reach = max(1, round(4 * sigma))
+    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-0.5 * (at / sigma).square())
+    kernel = kernel / kernel.sum()
+    whole = pad(maps[:, None], (reach, reach, reach, reach), mode="replicate")
+    whole = torch.nn.functional.conv2d(whole, kernel[None, None, :, None])
+    return torch.nn.functional.conv2d(whole, kernel[None, None, None, :])[:, 0]

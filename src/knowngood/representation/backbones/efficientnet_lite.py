@@ -1,0 +1,196 @@
+"""EfficientNet-Lite 0 to 2 up to a wanted block, with batch norms folded into the convolutions. arXiv:1905.11946.
+
+The Lite form has ReLU6, no squeeze-and-excitation, and a stem that does not scale. Blocks are inverted bottlenecks
+(arXiv:1801.04381): expand 1×1, depthwise k×k, project 1×1, and the sum with the input where shapes agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knowngood.errors import SettingsError
+
+STEM = 32  # channels
+EXPANSION = 6
+EPSILON = 1e-3  # of the batch norms
+STAGES = (  # repeats, kernel, stride, channels; of all, the first expands by 1
+    (1, 3, 1, 16),
+    (2, 3, 2, 24),
+    (2, 5, 2, 40),
+    (3, 3, 2, 80),
+    (3, 5, 1, 112),
+    (4, 5, 2, 192),
+    (1, 3, 1, 320),
+)
+SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
+
+
+class BlockShape(NamedTuple):
+    """Channels in, inside and out, kernel side and stride of one block."""
+
+    inputs: int
+    inner: int
+    outputs: int
+    kernel: int
+    stride: int
+
+
+def block_shapes(name: str) -> list[BlockShape]:
+    """All blocks of a net of `SCALES`, in order."""
+    width, depth = SCALES[name]
+    found: list[BlockShape] = []
+    channels = STEM
+    for stage, (repeats, kernel, stride, base) in enumerate(STAGES):
+        outputs = _scaled(base, width)
+        ends = stage in (0, len(STAGES) - 1)  # these are never repeated more often
+        for repeat in range(repeats if ends else math.ceil(repeats * depth)):
+            inner = channels * (1 if stage == 0 else EXPANSION)
+            found.append(BlockShape(channels, inner, outputs, kernel, 1 if repeat else stride))
+            channels = outputs
+    return found
+
+
+def _scaled(channels: int, width: float) -> int:
+    """Channels times `width`, to the nearest multiple of 8."""
+    return int(channels * width + 4) // 8 * 8
+
+
+class EfficientNetLite(nn.Module):
+    """A frozen EfficientNet-Lite that returns the outputs of some blocks; a `Backbone`.
+
+    Args:
+        name: a key of `SCALES`.
+        blocks: indices of the wanted blocks, rising, from 0; nothing after the last one is built.
+
+    Its tensors are buffers and zero until `from_published` or `load_state_dict` fills them.
+
+    Raises:
+        SettingsError: a block that the net does not have, or blocks that do not rise.
+    """
+
+    def __init__(self, name: str, blocks: tuple[int, ...]) -> None:
+        super().__init__()
+        shapes = block_shapes(name)
+        if not blocks or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= len(shapes):
+            raise SettingsError(
+                f"blocks = {blocks}: {name} has the blocks 0 to {len(shapes) - 1}; give some of them, each once, rising"
+            )
+        self.name, self.wanted = name, tuple(blocks)
+        self.stem = _Convolution(3, STEM, kernel=3, stride=2)
+        self.blocks = nn.ModuleList(_Block(shape) for shape in shapes[: blocks[-1] + 1])
+        self.eval()
+
+    @classmethod
+    def from_published(cls, name: str, blocks: tuple[int, ...], tensors: Mapping[str, Tensor]) -> EfficientNetLite:
+        """With the published weights, by their published names.
+
+        Raises:
+            SettingsError: a tensor is missing, has another shape, or does not belong to this net.
+        """
+        net = cls(name, blocks)
+        _refuse_foreign(name, tensors)
+        for convolution, published, norm in net._published():
+            weight = _tensor(name, tensors, f"{published}.weight", convolution.weight.shape)
+            gain, offset, mean, variance = (
+                _tensor(name, tensors, f"{norm}.{part}", convolution.bias.shape).double()
+                for part in ("weight", "bias", "running_mean", "running_var")
+            )
+            gain = gain / (variance + EPSILON).sqrt()
+            convolution.weight.copy_(weight.double() * gain[:, None, None, None])
+            convolution.bias.copy_(offset - mean * gain)
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _published(self) -> Iterator[tuple[_Convolution, str, str]]:
+        """Each convolution with the published names of its weight and of its batch norm."""
+        yield self.stem, "_conv_stem", "_bn0"
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, _Block)
+            if block.expand is not None:
+                yield block.expand, f"_blocks.{i}._expand_conv", f"_blocks.{i}._bn0"
+            yield block.depthwise, f"_blocks.{i}._depthwise_conv", f"_blocks.{i}._bn1"
+            yield block.project, f"_blocks.{i}._project_conv", f"_blocks.{i}._bn2"
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in 0…1 → for each wanted block (B, F_i, h_i, w_i); h_i is H over 2, 4, … 32, rounded up."""
+        x = images.contiguous(memory_format=torch.channels_last) * (255 / 128) - 127 / 128
+        x = self.stem(x)
+        found = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self.wanted:
+                found.append(x)
+        return found
+
+    forward = features
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return f"{self.name} blocks {','.join(map(str, self.wanted))} {digest.hexdigest()}"
+
+
+class _Convolution(nn.Module):
+    """Convolution and bias with TensorFlow's "same" padding, then ReLU6 if `active`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(outputs, inputs // groups, kernel, kernel))
+        self.register_buffer("bias", torch.zeros(outputs))
+        self.kernel, self.stride, self.groups, self.active = kernel, stride, groups, active
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if self.stride == 2:
+            # An even side has its odd zero of padding at the end. A zero row before the kernel moves its taps there,
+            # where padding the map would copy it.
+            height, width = x.shape[-2:]
+            weight = F.pad(weight, (1 - width % 2, 0, 1 - height % 2, 0))
+        x = F.conv2d(x, weight, self.bias, self.stride, self.kernel // 2, groups=self.groups)
+        return x.clamp_(0, 6) if self.active else x
+
+
+class _Block(nn.Module):
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        inputs, inner, outputs, kernel, stride = shape
+        self.expand = _Convolution(inputs, inner) if inner != inputs else None
+        self.depthwise = _Convolution(inner, inner, kernel, stride, groups=inner)
+        self.project = _Convolution(inner, outputs, active=False)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if self.expand is None else self.expand(x)
+        h = self.project(self.depthwise(h))
+        return h.add_(x) if self.residual else h
+
+
+def _tensor(name: str, tensors: Mapping[str, Tensor], key: str, shape: torch.Size) -> Tensor:
+    if key not in tensors:
+        raise SettingsError(f"these are no weights of {name}: '{key}' is missing")
+    if tensors[key].shape != shape:
+        found, wanted = ("×".join(map(str, size)) for size in (tensors[key].shape, shape))
+        raise SettingsError(f"these are no weights of {name}: '{key}' is {found}; expected {wanted}")
+    return tensors[key]
+
+
+def _refuse_foreign(name: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise SettingsError if a tensor belongs to no part of this net, the classifier and unbuilt blocks included."""
+    own = ("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc", *(f"_blocks.{i}" for i in range(len(block_shapes(name)))))
+    for key in tensors:
+        if not key.startswith(tuple(f"{part}." for part in own)):
+            raise SettingsError(f"these are no weights of {name}: it has no '{key}'")
