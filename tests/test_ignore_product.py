@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from feature_cells import CELL, Cells, detector, noise
 from knowngood.cli.options import settings_from
 from knowngood.config import parse_settings
 from knowngood.detector import Detector
 from knowngood.errors import DataError, SettingsError
-from knowngood.ignored import filled, moved
+from knowngood.ignored import blanked, filled, moved
+from knowngood.images.conditions import ConditionSchema
 from knowngood.images.imageset import ImageSet
+from knowngood.localisation import IgnoreRegions
 from knowngood.patches import smooth
 from knowngood.representation.warping import Quality, Transform
 from knowngood.scores.patches import PatchScore, levels
@@ -62,6 +65,53 @@ def test_pixels_in_the_region_change_nothing_in_fit_calibration_or_score(choices
             np.testing.assert_array_equal(a, b)
         assert two.regions(images, alpha=0.2).equals(one.regions(new, alpha=0.2))
     assert len(one.regions(new, alpha=0.2)) >= 2
+
+
+class Seeing(Cells):
+    """Cells that see the whole image, too."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        (cells,) = super().features(images)
+        return [torch.cat([cells, cells.mean((2, 3), keepdim=True) - cells, images.amax((1, 2, 3), True) * cells], 1)]
+
+
+def test_a_backbone_that_looks_around_sees_nothing_of_the_region() -> None:
+    good, new = noise(60, 48, 48), noise(5, 48, 48, seed=1)  # resized to 32, antialiased
+    one = detector(ignore=TOP_LEFT).fit(good, backbone=Seeing())
+    two = detector(ignore=TOP_LEFT).fit(spotted(spotted(good, 2, 3), 16, 16), backbone=Seeing())
+    other = spotted(spotted(new, 0, 0), 16, 12)
+    assert two.detect(other).equals(one.detect(new))
+    for a, b in zip(one.anomaly_maps(new), two.anomaly_maps(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (one.score_samples(spotted(new, 20, 20)) < one.score_samples(new)).all()
+
+
+def test_of_an_unknown_product_each_is_tried_with_its_own_region() -> None:
+    kinds = ["A", "B", "C"]
+    ignore = {"A": LEFT, "B": RIGHT}
+    fitted = detector(ignore=ignore, unknown="infer").fit(noise(90), conditions={"kind": kinds * 30}, backbone=Seeing())
+    pipeline, new = fitted.pipeline_, spotted(noise(4, seed=9), 8, 0)
+    rows = []
+    for told in ([None] * 4, ["A"] * 4, ["B"] * 4, ["C"] * 4, [None, "B", None, "A"]):
+        images = ImageSet.from_arrays(new, conditions={"kind": np.array(told, dtype=object)})
+        rows.append(pipeline.raw_scores(images, pipeline.expand(images))[0])
+    unknown, a, b, c, some = rows
+    np.testing.assert_allclose(unknown, np.stack([a, b, c], axis=1).reshape(-1), rtol=1e-6)
+    np.testing.assert_allclose(some, [a[0], b[0], c[0], b[1], a[2], b[2], c[2], a[3]], rtol=1e-6)
+    assert (a < b).all()
+
+
+def test_blank_pixels_are_those_of_the_mask_and_no_others() -> None:
+    images = ImageSet.from_arrays(noise(3), conditions={"kind": ["B", "A", "C"]})
+    schema = ConditionSchema.fit(images.conditions, 3)
+    seen = blanked(images, IgnoreRegions.of({"A": LEFT, "B": RIGHT}, column="kind"), schema, 7)
+    expected = noise(3)
+    expected[0, :, 16:] = 7
+    expected[1, :, :16] = 7
+    assert np.array_equal([seen.read(i) for i in range(3)], expected)
+    assert np.array_equal(seen[[2, 0]].read(1), expected[0])
+    assert np.array_equal(images.read(0), noise(3)[0])
+    assert seen.fingerprint() == images.fingerprint()
 
 
 def test_pixels_outside_of_the_region_do_count(fitted: Detector) -> None:
@@ -109,7 +159,7 @@ def test_each_product_has_regions_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "regions.json").write_text(json.dumps({"A": LEFT, "B": "right.png"}))
     kind = np.array(["A", "B", "C"] * 40)
     fit = detector(ignore=tmp_path / "regions.json", unknown="infer").fit
-    fitted = fit(noise(120), conditions={"kind": kind, "camera": np.arange(120) % 2}, backbone=Cells())
+    fitted = fit(noise(120), conditions={"camera": np.arange(120) % 2, "kind": kind}, backbone=Cells())
     new, told = noise(3, seed=8), {"kind": ["A", "B", "C"], "camera": [0, 1, 0]}
     usual = fitted.score_samples(new, conditions=told)
     left = fitted.score_samples(spotted(new, 8, 0), conditions=told)

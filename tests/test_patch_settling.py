@@ -28,7 +28,12 @@ ONE = torch.ones(SIDE, SIDE, dtype=torch.float64)
 
 def planned(images: np.ndarray, conditions: dict[str, np.ndarray] | None = None, **settings: Any) -> tuple[Any, Plan]:
     """A pipeline as it is after training, but for the training, and its plan."""
-    given = {"features": {"name": "own", "stride": 4, "average": 1}, "image_size": 32, "latent_dim": 2}
+    given = {
+        "features": {"name": "own", "stride": 4, "average": 1},
+        "image_size": 32,
+        "latent_dim": 2,
+        "calibrate_by": "split",
+    }
     chosen = parse_settings({**given, **settings})
     made = plan(ImageSet.from_arrays(images, conditions=conditions), chosen, 0, backbone=TinyBackbone())
     pipeline = Pipeline(chosen, made.schema, made.representation, made.model.eval(), made.score)
@@ -200,6 +205,8 @@ def test_what_is_set_is_kept(levels: str, pooling: str, plain: tuple[Any, Plan])
 def test_a_score_that_is_set_is_kept_and_auto_chooses_among_two(plain: tuple[Any, Plan]) -> None:
     assert [inner.options.name for inner in plain[1].inners] == ["gaussian", "elbo"]
     assert settled(*plain).score.options.name in ("gaussian", "elbo")
+    left_out = planned(parts(30), calibrate_by="left_out")[1]
+    assert [inner.options.name for inner in left_out.inners] == ["gaussian"]
     for scoring in ("elbo", "gaussian", "kl"):
         pipeline, made = planned(parts(30), scoring=scoring)
         assert [inner.options.name for inner in made.inners] == [scoring]
@@ -242,7 +249,7 @@ def test_images_are_seen_as_if_they_had_not_been_learned_from() -> None:
 def test_bad_images_are_the_same_images_with_a_defect(plain: tuple[Any, Plan]) -> None:
     """Where the defect cannot reach, the patches are those of the good image, left out too; inside they are not."""
     pipeline, made = plain
-    at = np.array([0, 5, 29])  # the last is of the part "select"
+    at = np.array([0, 5, len(made.shares["fit"]) + len(made.shares["select"]) - 1])  # the last is of the part "select"
     good = torch.cat(patch_settling._good(pipeline, made, at).white)
     bad, hit = patch_settling._bad(pipeline, made, at, 3)
     moved = (torch.cat(bad.white) - good).abs().amax(2).unflatten(1, (8, 8))

@@ -174,17 +174,17 @@ def test_an_image_left_out_is_farther_than_it_seems() -> None:
 
 
 def test_leaving_out_knows_the_cell_of_each_image() -> None:
-    one, two = features(20, scale=100), features(30, seed=3, scale=400)
-    cell = torch.arange(50).ge(20).long()
+    """Cells of 8 and of 42 images, shrunk by different shares."""
+    one, two = features(8, scale=100), features(42, seed=3, scale=400)
+    cell = torch.arange(50).ge(8).long()
     both = fitted(torch.cat([one, two]), None, cell)
     own = both.whiten(torch.cat([one, two]), cell)
     found = both.left_out(own, own, cell)
     for k, alone in enumerate((one, two)):
         patches = fitted(alone, None)
         white = patches.whiten(alone, one_cell(alone))
-        torch.testing.assert_close(
-            found[cell == k], patches.left_out(white, white, one_cell(alone)), rtol=1e-2, atol=1e-2
-        )
+        wanted = patches.left_out(white, white, one_cell(alone))
+        torch.testing.assert_close(found[cell == k], wanted, rtol=2e-3, atol=2e-3)
 
 
 def test_a_saved_state_comes_back_whole() -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from knowngood.config import KL, Elbo, Mahalanobis, Options, PlaceGaussian, PriorDistance, Reconstruction, SplitElbo, choices
+from knowngood.config import (
+    KL,
+    Elbo,
+    Mahalanobis,
+    Options,
+    PlaceGaussian,
+    PriorDistance,
+    Reconstruction,
+    SplitElbo,
+    choices,
+)
 from knowngood.errors import SettingsError
 from score_models import IMAGE, TABLE, batches, items, small_model
 

@@ -102,6 +102,13 @@ def test_a_defect_over_a_third_of_the_image_hardly_counts(defect: float, noise: 
     assert flat_light(usual).factor(image) == pytest.approx(0.8, rel=1e-6 if not noise else 0.01)
 
 
+def test_cells_count_by_their_light_not_by_their_number() -> None:
+    usual = np.repeat([[0.1], [0.9]], [30, 18], axis=0) * np.ones(48)
+    image = 0.8 * usual
+    image[:30] = 0  # most cells, with little of the light
+    assert flat_light(usual).factor(image) == pytest.approx(0.8, rel=0.03)
+
+
 def test_what_is_saturated_has_no_say() -> None:
     usual = shot(subject())
     image = np.minimum(2.2 * usual, 1)

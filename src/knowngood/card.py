@@ -36,6 +36,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"{_options(model.net.options)}, likelihood `{model.likelihood.options.name}` "
         f"{_options(model.likelihood.options)}",
         f"- latent dimensions: {model.latent_dim}; score: `{score.name}` {_options(score)}",
+        *([f"- {about['labelled']['sentence']}"] if "labelled" in about else []),
         f"- {training['steps']} steps over {training['epochs']} epochs, batch {settings.batch_size}, "
         f"seed {about['seed']}, {about['seconds']:.1f} s in all",
         "",

@@ -495,7 +495,9 @@ class Settings(BaseModel):
 
     objective: ObjectiveOptions = Field(CVAE(), description="what is minimised")
     labelled: Literal["auto", "ignore"] | LabelledOptions = Field(
-        "auto", description="how labelled anomalies teach; auto: as the objective is defined, else they are kept out"
+        "auto",
+        description="how labelled anomalies teach; auto: as the objective is defined, else they are kept out; with "
+        "features they teach the score where held-out ones gain by it",
     )
     net: Literal["auto"] | NetOptions = Field("auto", description="auto: conv for images, mlp for tables")
     latent_dim: PositiveInt | None = Field(None, description="dimensions of z; default 32 for images, fewer for tables")
@@ -598,6 +600,11 @@ class Settings(BaseModel):
     alpha: float = Field(0.05, gt=0, lt=1, description="false-alarm rate that `predict` and verdicts use")
     select_fraction: Fraction = Field(0.1, description="share of normals for evaluation, early stopping and choices")
     calibrate_fraction: Fraction = Field(0.2, description="share of normals that only calibrate")
+    calibrate_by: Literal["auto", "split", "left_out"] = Field(
+        "auto",
+        description="split: images set aside calibrate, an exact promise; left_out: all learn, each calibrates as if "
+        "it had been left out (features, scored by the Gaussian of the place); auto: left_out where it can be",
+    )
 
     tolerance: float | None = Field(
         None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"

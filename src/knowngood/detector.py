@@ -108,6 +108,7 @@ class Detector(OutlierMixin, BaseEstimator):
         alpha: float = 0.05,
         select_fraction: float = 0.1,
         calibrate_fraction: float = 0.2,
+        calibrate_by: str = "auto",
         tolerance: float | None = None,
         strict: bool = False,
         random_state: int | None = 0,
@@ -155,6 +156,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.alpha = alpha
         self.select_fraction = select_fraction
         self.calibrate_fraction = calibrate_fraction
+        self.calibrate_by = calibrate_by
         self.tolerance = tolerance
         self.strict = strict
         self.random_state = random_state
@@ -266,17 +268,31 @@ class Detector(OutlierMixin, BaseEstimator):
             from knowngood.patch_settling import settle
 
             settle(pipeline, plan, plan.inners, settings.features, seed)
+        told = None
+        if plan.labelled is not None:
+            from knowngood.patch_labels import teach
+
+            told = teach(pipeline, plan, seed)
         if not isinstance(plan.representation, Table) and settings.tile is None:
             index = plan.split["fit"]
             about = plan.encoded.stratum[index], plan.encoded.c[index], (plan.features or {}).get("fit")
             pipeline.known_good = explaining.learn(pipeline, plan.part("fit"), plan.part("select"), *about, seed)  # type: ignore[arg-type]
         self.split_ = plan.split
         self.pipeline_ = pipeline
-        pipeline.calibrate(plan.part("calibrate") if calibration is None else self._items(calibration, None))
+        if calibration is not None:
+            pipeline.calibrate(self._items(calibration, None))
+        elif plan.left_out:
+            pipeline.calibrate_left_out(plan.normals[np.concatenate([plan.split["fit"], plan.split["select"]])])
+        else:
+            pipeline.calibrate(plan.part("calibrate"))
         self.offset_ = -pipeline.limit
         used = 0 if plan.anomalies is None else len(plan.anomalies)
+        if told is not None and told["weight"]:
+            used = told["taught"]
         seconds = time.perf_counter() - started
         self.about_ = self._about(items, len(normals), used, fingerprint, seed, history, seconds)
+        if told is not None:
+            self.about_["labelled"] = told
         self.training_ = {"history": list(history.steps), "audit": findings}
         return self
 

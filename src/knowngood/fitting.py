@@ -58,7 +58,9 @@ class Plan:
     anomalies: Source | None = None  # labelled ones that training uses
     features: dict[str, np.ndarray] | None = None  # of the parts "fit" and "select", where there are features
     inners: tuple[Score, ...] = ()  # scores of a patch to choose among
+    left_out: bool = False  # all images learn, and calibrate each as if it had been left out
     ignore: IgnoreRegions | None = None
+    labelled: ImageSet | None = None  # defects that teach the score of patches
 
     def part(self, name: Part) -> Items:
         """The normals of one part of the split, whole."""
@@ -119,9 +121,11 @@ def plan(
     targets = factors.targets(normals, objective.factors)
     normals = only(normals, schema)
     encoded = schema.encode(normals.conditions, len(normals))
-    fractions = {"select": settings.select_fraction, "calibrate": settings.calibrate_fraction if set_aside else 0.0}
+    left_out = leaves_out(settings) and set_aside
+    kept = settings.calibrate_fraction if set_aside and not left_out else 0.0
+    fractions = {"select": settings.select_fraction, "calibrate": kept}
     split = split_normals(len(normals), encoded.stratum, seed=seed, **fractions)
-    if set_aside and not len(split["calibrate"]):
+    if set_aside and not left_out and not len(split["calibrate"]):
         raise NotEnoughNormals(
             f"{len(normals)} good items leave none to calibrate with at calibrate_fraction = "
             f"{settings.calibrate_fraction:g}; give more good items, a larger fraction, or others "
@@ -156,7 +160,7 @@ def plan(
         targets = scaled(np.where(shown[:, None], targets, np.nan))
     features = patches = None
     if isinstance(representation, Features) and settings.features != "none":
-        _refuse_with_features(settings, objective, anomalies)
+        _refuse_with_features(settings, objective)
         if tiles is not None:
             within = int(settings.memory_gb * 2**30) // representation.bytes_per_image
             shares["fit"] = drawn(shares["fit"], within, seed)
@@ -194,7 +198,7 @@ def plan(
     if settings.class_aware:
         objective = ClassAware(objective, settings.class_aware, *_class_vectors(schema, model))
     taught = None
-    options = labelled_term(settings, objective)
+    options = None if patches is not None else labelled_term(settings, objective)
     if options is not None and anomalies is not None and len(anomalies):
         taught = _anomaly_source(anomalies, schema, representation, objective, scaled)
         objective = options.build(objective)
@@ -214,17 +218,37 @@ def plan(
         targets,
         taught,
         features,
-        _inners(settings, score),
+        _inners(settings, score, left_out),
+        left_out,
         ignore,
+        only(anomalies, schema) if isinstance(anomalies, ImageSet) and teaches_patches(settings) else None,  # type: ignore[arg-type]
     )
 
 
-def _inners(settings: Settings, score: Score) -> tuple[Score, ...]:
+def leaves_out(settings: Settings) -> bool:
+    """Whether all images learn, and calibrate each as if it had been left out. Gaussians of places allow that.
+
+    Raises:
+        SettingsError: it is asked for where it cannot be.
+    """
+    named = settings.scoring if settings.scoring == "auto" else settings.scoring.name
+    able = settings.features != "none" and settings.tile is None and named in ("auto", "gaussian")
+    if settings.calibrate_by == "left_out" and not able:
+        raise SettingsError(
+            "calibrate_by = 'left_out' needs features of whole images, scored by the Gaussian of the place; set "
+            "features and scoring='gaussian' and leave tile out, or take calibrate_by='split'"
+        )
+    return able and settings.calibrate_by != "split"
+
+
+def _inners(settings: Settings, score: Score, left_out: bool) -> tuple[Score, ...]:
     """What patches may be scored by: as set; or the Gaussian of the place, or what the objective is defined with."""
     if not isinstance(score, PatchScore):
         return ()
     if settings.scoring != "auto":
         return (score.inner,)
+    if left_out:
+        return (PlaceGaussian().build(),)
     return PlaceGaussian().build(), score.inner
 
 
@@ -264,7 +288,7 @@ def _refuse_without_features(settings: Settings) -> None:
             )
 
 
-def _refuse_with_features(settings: Settings, objective: Objective, anomalies: Items | None) -> None:
+def _refuse_with_features(settings: Settings, objective: Objective) -> None:
     """What has no meaning on patches, or is not there."""
     assert settings.features != "none"
     if objective.factors:
@@ -272,8 +296,11 @@ def _refuse_with_features(settings: Settings, objective: Objective, anomalies: I
             f"objective '{settings.objective.name}' splits off nuisance factors of whole images, and with features the "
             "items are places; take cvae, or features='none'"
         )
-    if anomalies is not None and len(anomalies) and labelled_term(settings, objective) is not None:
-        raise SettingsError("labelled anomalies do not teach on features; set labelled='ignore', or features='none'")
+    if not isinstance(settings.labelled, str):
+        raise SettingsError(
+            f"labelled = '{settings.labelled.name}' teaches nets of whole items, and with features these are places; "
+            "set labelled='auto', which teaches the score of places, or labelled='ignore', or features='none'"
+        )
     if settings.class_aware or settings.prior == "separated":
         raise SettingsError("class_aware and prior='separated' tell images apart, not places; leave them out here")
 
@@ -346,6 +373,11 @@ def labelled_term(settings: Settings, objective: Objective) -> LabelledTerm | No
     term = objective.anomaly_term if settings.labelled == "auto" else settings.labelled
     options = parse_settings({"labelled": term}).labelled
     return None if isinstance(options, str) else options
+
+
+def teaches_patches(settings: Settings) -> bool:
+    """Whether labelled anomalies teach the score of patches: see `patch_labels`."""
+    return settings.features != "none" and settings.labelled == "auto" and settings.tile is None
 
 
 def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:

@@ -26,6 +26,7 @@ from knowngood.representation import Features, Pixels, Table, TableSet
 from knowngood.representation.warping import Transform
 from knowngood.scores import Score, ScoreResult
 from knowngood.scores.marginal import best_rows, choose_rule, hard, hard_p_values, segment_starts, soft
+from knowngood.scores.patches import LeftOut, PatchScore
 from knowngood.tiled import Tiles, largest
 from knowngood.vae import ConditionalVAE
 
@@ -102,7 +103,7 @@ class Pipeline:
 
     @property
     def _blanks(self) -> bool:
-        """Whether ignored pixels are hidden from the backbone. Where images are aligned it is not known which these are."""
+        """Whether ignored pixels are hidden from the backbone. Before images are aligned these are not known."""
         return self._ignored is not None and self.settings.align == "none"
 
     def _views(self, images: ImageSet, expanded: Expanded) -> Views:
@@ -282,6 +283,20 @@ class Pipeline:
         if sums_softly(self.settings, self.score, self.schema):
             summed = [self._calibration_scores(part, {}, "infer")[0] for part in self._portions(normals)]
             self.hidden = Calibration.fit(np.concatenate(summed), alpha=alpha)
+
+    def calibrate_left_out(self, normals: Items) -> None:
+        """Set the calibration from the images that were learned from, each as if it had been left out.
+
+        Nothing is set aside then. Scores are what a model of one image less gives; p-values are not promised to hold as
+        those of images set aside are, though they do as far as one image of many changes little.
+        """
+        score = self.score
+        assert isinstance(score, PatchScore)
+        self.score = LeftOut(score.inner, score.smoothing)
+        try:
+            self.calibrate(normals)
+        finally:
+            self.score = score
 
     def _calibration_scores(self, normals: Items, conditions: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:
         expanded = self.schema.expand(conditions, len(normals), unknown=unknown)

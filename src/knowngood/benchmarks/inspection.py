@@ -1,9 +1,9 @@
 """`knowngood benchmark inspection`: defects on industrial parts, ours beside classical methods on the same features.
 
 What is trained on and judged is told in `benchmarks.inspection_data`. Ours is the product: `Detector.fit` on the
-training images, of which it keeps a part to select and a part to calibrate, then `detect` and `anomaly_maps`. Without z
-("gaussian") it is the same, scored by the Gaussian of every place alone. PaDiM and the coreset's neighbours get the
-features of all training images, computed once for both; contrast gets the images alone.
+training images, then `detect` and `anomaly_maps`; "split" is the same with a part of the images set aside to calibrate.
+PaDiM and the coreset's neighbours get the features of all training images, computed once for both; contrast gets the
+images alone.
 
 `bottle+tile` is one model for two products, ours alone: a baseline would be fitted to each, as in the rows of these.
 """
@@ -142,7 +142,7 @@ def thinned(parts: InspectionSet) -> InspectionSet:
 def key_of(run: Run, form: Form, settings: Settings, data: str) -> str:
     """Hash (hex) of all that a run depends on."""
     shown = settings.model_dump(mode="json")
-    if run.method not in ("ours", "gaussian"):
+    if run.method not in ("ours", "split"):
         shown = {name: shown[name] for name in OF_FEATURES} if run.method != "contrast" else {}
     text = json.dumps([*run, form, shown, data, _own_code(), code_version()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

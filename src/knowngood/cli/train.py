@@ -99,6 +99,8 @@ def train(
     for finding in detector.training_["audit"]:
         if finding["severity"] == "error":
             note(f"set aside or to look at: {finding['path_or_id']}: {finding['reason']}")
+    if "labelled" in detector.about_:
+        note(detector.about_["labelled"]["sentence"])
     calibration = detector.pipeline_.calibration
     if calibration is not None and len(calibration) < minimum_normals(settings.alpha):
         needed = minimum_normals(settings.alpha)
@@ -162,9 +164,9 @@ def _to_train_on(
         train = images.splits == "train"
     good = np.flatnonzero(train & (images.labels != 1))
     if len(good) < train.sum():
-        from knowngood.fitting import labelled_term
+        from knowngood.fitting import labelled_term, teaches_patches
 
-        teach = labelled_term(settings, settings.objective.build()) is not None
+        teach = teaches_patches(settings) or labelled_term(settings, settings.objective.build()) is not None
         role = "teach what is odd" if teach else "are left out of training"
         note(f"{train.sum() - len(good):,} images labelled anomalous {role}")
     if len(good) == 0:

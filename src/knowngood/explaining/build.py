@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 TOP = 5
 ENOUGH = 8  # good images that say what light is usual
 NO_INDEX = "the model was saved without an index of its good images; fit it again to have one"
+NO_WHOLE = "the model sees tiles, so whole good images are not compared"
 
 
 def check_explains(pipeline: Pipeline) -> None:
-    """Raise SettingsError for a model of tables, or of tiles."""
-    if pipeline.settings.tile is not None:
-        raise SettingsError("explanations are of whole images; this model sees tiles of them, ask for maps or regions")
+    """Raise SettingsError for a model of tables."""
     if not isinstance(pipeline.representation, Pixels | Features):
         raise SettingsError("explanations are of images; this model was fitted on a table")
 
@@ -227,7 +226,8 @@ def _compared(pipeline: Pipeline, facts: dict[str, Any], stratum: int, seen: np.
     """The facts with nearest good images, usual light and usual look in place of the code."""
     code, good = facts.pop("code"), pipeline.known_good
     if good is None:
-        return facts | {"missing": facts["missing"] | dict.fromkeys(("nearest", "nuisances", "usual"), NO_INDEX)}
+        why = NO_INDEX if pipeline.settings.tile is None else NO_WHOLE
+        return facts | {"missing": facts["missing"] | dict.fromkeys(("nearest", "nuisances", "usual"), why)}
     kind = int(kinds(pipeline)[stratum]) if stratum >= 0 else -1
     rows, distance = good.nearest(code, kind, TOP)
     facts["nearest"] = tuple(Nearest(good.ids[r], float(d)) for r, d in zip(rows, distance, strict=True))

@@ -31,7 +31,8 @@ class PatchScore(Score):
     levels from (s − level) / spread, both of good images at the same place (`levels`).
 
     State: that of `inner`; `level` and `spread` (K, h, w) by cell of the conditions, 0 and 1 without levels; `pooling`,
-    which of `POOLINGS`.
+    which of `POOLINGS`; and where labelled defects teach `label_direction` (F,), `label_offset` and `label_weight`, see
+    `label_term`.
     """
 
     has_map = True
@@ -50,6 +51,11 @@ class PatchScore(Score):
         shape = (len(model.patches.keys), *model.patches.shape[1:])
         plain = {"level": torch.zeros(shape), "spread": torch.ones(shape), "pooling": torch.tensor(0)}
         return {**self.inner.fit(model, batches), **plain}
+
+    def white(self, model: ConditionalVAE, x: Tensor, cell: Tensor) -> Tensor:
+        """Whitened patches (B, P, F) of features x (B, F, h, w) in cells (B,)."""
+        assert model.patches is not None
+        return model.patches.whiten(x, cell)
 
     def of_patches(
         self, model: ConditionalVAE, state: dict[str, Tensor], white: Tensor, c: Tensor | None, stratum: Tensor
@@ -86,7 +92,10 @@ class PatchScore(Score):
     ) -> ScoreResult:
         assert model.patches is not None
         cell = model.patches.cell(c, len(x))
-        maps, parts = self.of_patches(model, state, model.patches.whiten(x, cell), c, stratum)
+        white = self.white(model, x, cell)
+        maps, parts = self.of_patches(model, state, white, c, stratum)
+        if "label_weight" in state:
+            maps = maps + model.patches.join(wide(label_term(state, white)))
         cell = cell.to(maps.device)
         ignored = model.patches.ignored.to(maps.device)[cell].reshape(maps.shape)
         judged = (maps - state["level"].to(maps)[cell]) / state["spread"].to(maps)[cell]
@@ -102,6 +111,26 @@ class PatchScore(Score):
         counted = (~ignored).to(seen.dtype)
         share = smooth(counted, self.smoothing).clamp_min(1e-12)
         return smooth(seen.masked_fill(ignored, 0), self.smoothing) / share
+
+
+class LeftOut(PatchScore):
+    """The same of images that the Gaussians were taken from, each as if it had been left out."""
+
+    def white(self, model: ConditionalVAE, x: Tensor, cell: Tensor) -> Tensor:
+        assert model.patches is not None
+        white = super().white(model, x, cell)
+        return model.patches.left_out(white, white, cell)
+
+
+def label_term(state: dict[str, Tensor], white: Tensor) -> Tensor:
+    """(B, P) ≥ 0: what labelled defects add to the scores of whitened patches (B, P, F), 0 where these look normal."""
+    direction, offset, weight = (state[f"label_{name}"].to(white) for name in ("direction", "offset", "weight"))
+    return weight * (bounded(white) @ direction - offset).clamp_min(0)
+
+
+def bounded(white: Tensor) -> Tensor:
+    """Whitened patches (..., F), v → v / √(1 + |v|²/F): shorter than √F, however odd."""
+    return white / (1 + white.square().mean(-1, keepdim=True)).sqrt()
 
 
 def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tensor:

@@ -1,0 +1,84 @@
+"""All images learn, and calibrate each as if it had been left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from knowngood import Detector
+from knowngood.errors import SettingsError
+from knowngood.images import ImageSet
+from knowngood.scores.patches import LeftOut, PatchScore
+from patch_models import TinyBackbone, parts
+
+OWN: dict[str, Any] = {"name": "own", "stride": 4, "average": 1, "levels": "off", "pooling": "max", "shrink": 0.0}
+N = 60
+
+
+def detector(**changes: Any) -> Detector:
+    quick: dict[str, Any] = {
+        "features": OWN,
+        "image_size": 32,
+        "epochs": 1,
+        "latent_dim": 2,
+        "net": {"name": "mlp", "hidden": (8,)},
+        "device": "cpu",
+    }
+    return Detector(**{**quick, **changes})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Detector:
+    return detector().fit(parts(N), backbone=TinyBackbone())
+
+
+def test_nothing_is_set_aside_and_every_image_calibrates(fitted: Detector) -> None:
+    assert len(fitted.split_["calibrate"]) == 0
+    assert len(fitted.pipeline_.calibration or ()) == N
+    assert fitted.pipeline_.maps_of_normals is not None
+    assert len(fitted.pipeline_.maps_of_normals.calibration) == N
+    assert fitted.pipeline_.score.options.name == "gaussian"
+
+
+def test_an_image_calibrates_with_what_a_model_without_it_says(fitted: Detector) -> None:
+    images, pipeline = parts(N), fitted.pipeline_
+    score = pipeline.score
+    assert isinstance(score, PatchScore)
+    out = replace(pipeline, score=LeftOut(score.inner, score.smoothing))
+    left_out = out.raw_scores(ImageSet.from_arrays(images), out.expand(ImageSet.from_arrays(images)))[0]
+    assert pipeline.calibration is not None
+    np.testing.assert_allclose(np.sort(left_out), np.sort(pipeline.calibration.scores), rtol=1e-5)
+    known = fitted.detect(images)["anomaly_score"].to_numpy()
+    for i in (3, 17):
+        without = detector().fit(np.delete(images, i, axis=0), backbone=TinyBackbone())
+        direct = without.detect(images[i : i + 1])["anomaly_score"].item()
+        assert left_out[i] == pytest.approx(direct, rel=0.02)  # the ridge is over N once, over N − 1 once
+        assert known[i] < 0.95 * direct
+
+
+def test_new_good_images_are_flagged_about_as_often_as_asked() -> None:
+    made = detector(alpha=0.1).fit(parts(120), backbone=TinyBackbone())
+    rate = (made.predict(parts(300, seed=5)) < 0).mean()
+    assert abs(rate - 0.1) < 4 * np.sqrt(0.09 * (1 / 300 + 1 / 120))
+
+
+def test_other_calibration_images_come_first() -> None:
+    made = detector().fit(parts(40), calibration=parts(25, seed=9), backbone=TinyBackbone())
+    assert len(made.pipeline_.calibration or ()) == 25
+
+
+@pytest.mark.parametrize("by", ["auto", "split"])
+def test_where_it_cannot_be_images_are_set_aside(by: str) -> None:
+    for changes in ({"scoring": "elbo"}, {}):
+        made = detector(calibrate_by=by, **changes).fit(parts(40), backbone=TinyBackbone())
+        assert (len(made.split_["calibrate"]) == 0) == (by == "auto" and not changes)
+
+
+@pytest.mark.parametrize("changes", [{"scoring": "elbo"}, {"tile": 16}, {"features": "none"}])
+def test_it_is_refused_where_it_cannot_be(changes: dict[str, Any]) -> None:
+    backbone = None if changes.get("features") == "none" else TinyBackbone()
+    with pytest.raises(SettingsError, match="calibrate_by = 'left_out' needs features"):
+        detector(calibrate_by="left_out", **changes).fit(parts(40), backbone=backbone)
