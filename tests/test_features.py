@@ -127,7 +127,7 @@ def test_grey_images_become_three_equal_channels_and_any_depth_0_to_1() -> None:
 def test_shape_and_bytes() -> None:
     images = random(2, 40, 60, 3)
     unsized = Features.fit(ImageSet.from_arrays(images), parse_settings({"features": "own"}), Means())
-    assert unsized.pixels.size == (320, 320)
+    assert unsized.pixels.size == (384, 384)
     assert unsized.shape == (4, 32, 32)
     odd = fit(images, image_size=(36, 52))
     assert odd.shape == (4, 4, 6)  # 36 / 8 and 52 / 8, rounded

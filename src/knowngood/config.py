@@ -387,7 +387,7 @@ class FeatureGrid(Options):
     """What a frozen backbone makes of an image, on a grid of cells."""
 
     average: PositiveInt = Field(3, description="side of the square that features are averaged over; odd")
-    stride: PositiveInt = Field(10, description="side of a grid cell in pixels of the resized image")
+    stride: PositiveInt = Field(12, description="side of a grid cell in pixels of the resized image")
     shrink: float | None = Field(
         None,
         ge=0,
@@ -396,7 +396,7 @@ class FeatureGrid(Options):
     )
     smoothing: float = Field(0.5, ge=0, description="σ of the Gaussian over the anomaly map, in cells")
     levels: Literal["auto", "on", "off"] = Field(
-        "auto", description="see a score against those of good images at the same place; auto: chosen on held-out ones"
+        "auto", description="see a score against those of good images at the same place; auto: chosen, off if left_out"
     )
     pooling: Literal["auto", "max", "top", "soft"] = Field(
         "auto",

@@ -233,10 +233,11 @@ def leaves_out(settings: Settings) -> bool:
     """
     named = settings.scoring if settings.scoring == "auto" else settings.scoring.name
     able = settings.features != "none" and settings.tile is None and named in ("auto", "gaussian")
+    able = able and settings.features.levels != "on"  # type: ignore[union-attr]  # they are the calibrating images' own
     if settings.calibrate_by == "left_out" and not able:
         raise SettingsError(
             "calibrate_by = 'left_out' needs features of whole images, scored by the Gaussian of the place; set "
-            "features and scoring='gaussian' and leave tile out, or take calibrate_by='split'"
+            "features and scoring='gaussian' and leave tile and levels out, or take calibrate_by='split'"
         )
     return able and settings.calibrate_by != "split"
 

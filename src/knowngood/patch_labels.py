@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 RIDGES = (1.0, 0.1, 0.01)
 WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # beside scores whose spread over good patches is that of the term
+LABELLED = 3  # labelled images that it takes
 FOLDS = 10  # of labelled images, each held out once
 LOST = 0.002  # AUROC on synthetic defects that teaching may cost
-SURE = 1.0  # standard errors that the gain on held-out labelled defects has to exceed
+SURE = 2.0  # standard errors that the gain on held-out labelled defects has to exceed
 EXCEEDED = 0.01  # share of good images whose largest score is above that of a defect's place, where no mask says more
 UNMOVED = 0.5  # share of good images that the term leaves as they are
 AN_IMAGE = 24  # patches of a good image that are learned against, half of them its oddest
@@ -64,9 +65,9 @@ def teach(pipeline: Pipeline, plan: Plan, seed: int) -> dict[str, Any] | None:
     known, given = _known(pipeline, plan, plan.labelled), len(plan.labelled)
     told: dict[str, Any] = {"given": given, "taught": 0, "left_out": known.left_out, "weight": 0.0}
     n, good = len(known.ids), len(plan.shares["fit"]) + len(plan.shares["select"])
-    if n < 2 or good < FEWEST:
-        few = f"{n} of {given} can be used, and to hold one out takes 2"
-        few = few if n < 2 else f"there are {good} good images to learn from, and it takes {FEWEST}"
+    if n < LABELLED or good < FEWEST:
+        few = f"{n} of {given} can be used, and to hold some out takes {LABELLED}"
+        few = few if n < LABELLED else f"there are {good} good images to learn from, and it takes {FEWEST}"
         return told | {"sentence": f"Labelled defects change nothing: {few}."}
     rng = np.random.default_rng(seed)
     trial = _Trial.of(pipeline, plan, known, rng.permutation(good), seed)

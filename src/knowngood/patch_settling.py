@@ -52,6 +52,8 @@ def settle(pipeline: Pipeline, plan: Plan, inners: Sequence[Score], options: Fea
     score = pipeline.score
     assert isinstance(score, PatchScore)
     ways = ["off", "on"] if options.levels == "auto" else [options.levels]
+    if plan.left_out:  # the images that would say what is usual are those that calibrate
+        ways = ["off"]
     pools = list(POOLINGS) if options.pooling == "auto" else [options.pooling]
     index = np.concatenate([plan.shares["fit"], plan.shares["select"]])
     few = len(index) < FEWEST

@@ -22,7 +22,7 @@ from knowngood.representation.pixels import Pixels
 from knowngood.representation.steadied import Steadied, Steady, as_it_is
 from knowngood.representation.warping import Transform, unwarp
 
-IMAGE_SIZE = 320  # both sides, where the settings say nothing
+IMAGE_SIZE = 384  # both sides, where the settings say nothing
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
 PROBED = 8  # training images that show what the features are like
@@ -68,7 +68,7 @@ class Features(BaseModel):
         backbone: Backbone | None = None,
         columns: tuple[Column, ...] = (),
     ) -> Features:
-        """From the training images and `settings.features`. Without an `image_size` they become 320×320.
+        """From the training images and `settings.features`. Without an `image_size` they become 384×384.
 
         Args:
             backbone: one of your own, for the features "own" only.
