@@ -191,7 +191,8 @@ class Detector(OutlierMixin, BaseEstimator):
             conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,).
                 An ImageSet brings its own columns.
             anomalies: (N,) 1 for known anomalies, 0 or NaN for good items. Known anomalies never count as good, and
-                never calibrate. They teach if the setting `labelled` says how, else they are kept out.
+                never calibrate. They teach if the setting `labelled` says how, else they are kept out. With features
+                they teach where that finds held-out ones better, by masks if X has any; `about_["labelled"]` tells.
             calibration: further good items that only calibrate, with conditions of their own (an ImageSet); then none
                 of X are set aside for that.
             run_dir: folder for the log and checkpoints; with `resume` the run goes on from the last checkpoint there

@@ -45,7 +45,7 @@ def settle(pipeline: Pipeline, plan: Plan, inners: Sequence[Score], options: Fea
 
     The score of a patch is that of `inners` which best tells defects from good places, by the mean of AUROC and average
     precision over places. Levels (or none) and pooling are those that best tell images with a defect, by their AUROC.
-    Of near equals the first is taken. With fewer than 8 images nothing is chosen: the first of all.
+    Of near equals the first is taken.
 
     All images that were learned from take part, up to 320, and 120 of them with a synthetic defect.
     """
@@ -55,14 +55,11 @@ def settle(pipeline: Pipeline, plan: Plan, inners: Sequence[Score], options: Fea
     if plan.left_out:  # the images that would say what is usual are those that calibrate
         ways = ["off"]
     pools = list(POOLINGS) if options.pooling == "auto" else [options.pooling]
-    index = np.concatenate([plan.shares["fit"], plan.shares["select"]])
-    few = len(index) < FEWEST
-    ways, pools, inners = (["off"], pools[:1], inners[:1]) if few else (ways, pools, inners)
     choices = list(product(ways, pools))
     inner, (way, pooling) = inners[0], choices[0]
     fixed = len(inners) == 1 and len(choices) == 1
     if not fixed or way == "on":
-        drawn = np.random.default_rng(seed).permutation(len(index))
+        drawn = np.random.default_rng(seed).permutation(len(plan.shares["fit"]) + len(plan.shares["select"]))
         good = _good(pipeline, plan, drawn[:GOOD])
         maps = {one: _maps(pipeline, one, good) for one in inners}
         if not fixed:
