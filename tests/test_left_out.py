@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 
 from knowngood import Detector
 from knowngood.errors import SettingsError
+from knowngood.evaluation import evaluate, report_inputs
 from knowngood.images import ImageSet
+from knowngood.report.verdict import judge
 from knowngood.scores.patches import LeftOut, PatchScore
 from patch_models import TinyBackbone, parts
 
@@ -82,3 +85,15 @@ def test_it_is_refused_where_it_cannot_be(changes: dict[str, Any]) -> None:
     backbone = None if changes.get("features") == "none" else TinyBackbone()
     with pytest.raises(SettingsError, match="calibrate_by = 'left_out' needs features"):
         detector(calibrate_by="left_out", **changes).fit(parts(40), backbone=backbone)
+
+
+def test_what_is_no_exact_promise_is_not_told_as_one(fitted: Detector, tmp_path: Path) -> None:
+    loaded = Detector.load(fitted.save(tmp_path / "model"), backbone=TinyBackbone())
+    apart = detector(calibrate_by="split", alpha=0.2).fit(parts(N), backbone=TinyBackbone())
+    for made, left_out in ((fitted, True), (loaded, True), (apart, False)):
+        assert made.pipeline_.left_out == left_out
+        assert ("left out in turn: no exact promise" in made.card_) == left_out
+    told = evaluate(loaded, ImageSet.from_arrays(parts(8, seed=3), labels=np.r_[np.zeros(4), np.ones(4)]))
+    statements = judge(report_inputs(loaded, told, pictures=False)).statements
+    assert any("learned from, each left out in turn, and is no exact promise" in text for _, text in statements)
+    assert not loaded.calibrate(parts(30, seed=8)).pipeline_.left_out

@@ -81,11 +81,14 @@ def _promise(pipeline: Pipeline) -> list[str]:
             f"- None at α = {alpha:g}: it needs {needed} calibration normals, there are {len(calibration)} ({missing} "
             "missing). Nothing is flagged; items can still be ranked by their anomaly score."
         ]
+    about, how = (
+        ("about ", ", each learned from and left out in turn: no exact promise") if pipeline.left_out else ("", "")
+    )
     rows = calibration.summary(alpha)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
     lines = [
-        f"- {row['condition']}: of good items, {row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} "
-        f"are flagged at α = {alpha:g} (95 % interval, {row['normals']} calibration normals)"
+        f"- {row['condition']}: of good items, {about}{row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} "
+        f"are flagged at α = {alpha:g} (95 % interval, {row['normals']} calibration normals{how})"
         for row in rows
         if row["false_alarm_low"] is not None
     ]

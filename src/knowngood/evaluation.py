@@ -187,7 +187,7 @@ def _calibration(detector: Detector, found: Evaluation) -> dict[str, Any]:
         }
         for row in calibration.summary(alpha)
     ]
-    return {"strata": strata, "pooled_n": len(calibration), **limit}
+    return {"strata": strata, "pooled_n": len(calibration), "left_out": pipeline.left_out, **limit}
 
 
 def _environment(about: Mapping[str, Any]) -> dict[str, Any]:

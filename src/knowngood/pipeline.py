@@ -82,6 +82,7 @@ class Pipeline:
     state: dict[str, Tensor] = field(default_factory=dict)
     calibration: Calibration | None = None
     hidden: Calibration | None = None  # of scores with the conditions summed out softly
+    left_out: bool = False  # whether the images that calibrated were learned from, each left out in turn
     objective_state: dict[str, Tensor] = field(default_factory=dict)  # what the objective keeps: relevances, heads
     known_good: KnownGood | None = None  # the good images fitted on, for explanations
     maps_of_normals: MapCalibration | None = None  # of a model on features
@@ -264,6 +265,7 @@ class Pipeline:
     def calibrate(self, normals: Items) -> None:
         """Set the calibration from normals that took no part in training; with features that of maps too."""
         alpha, names = self.settings.alpha, self.schema.stratum_names
+        self.left_out = False
         if self.model.patches is None:
             known = [self._calibration_scores(part, part.conditions, "error") for part in self._portions(normals)]
             values, strata = (np.concatenate(column) for column in zip(*known, strict=True))
@@ -297,6 +299,7 @@ class Pipeline:
             self.calibrate(normals)
         finally:
             self.score = score
+        self.left_out = True
 
     def _calibration_scores(self, normals: Items, conditions: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:
         expanded = self.schema.expand(conditions, len(normals), unknown=unknown)

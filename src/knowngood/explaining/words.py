@@ -55,7 +55,7 @@ def percent(share: float) -> str:
 def _verdict(found: Explanation, alpha: float) -> str:
     p = f"p = {found.p_value:.2g}"
     if found.is_anomalous:
-        return f"Flagged, {p}: good images get a p-value this small with a probability of at most {found.p_value:.2g}."
+        return f"Flagged, {p}: of good images some {percent(found.p_value)} have a p-value this small."
     return f"Not flagged, {p}, at a false-alarm rate of {percent(alpha)}."
 
 

@@ -91,10 +91,18 @@ def _say_promise(verdict: Verdict, inputs: ReportInputs, strata: list[dict[str, 
     own = [stratum for stratum in strata if stratum.get("own", True)]
     pooled = [str(stratum["name"]) for stratum in strata if not stratum.get("own", True)]
     total = sum(int(stratum["n"]) for stratum in strata)
-    text = (
-        f"On average, at most {alpha} of new normal images are flagged. This rests on {count(total, 'normal image')} "
-        "set aside from training, and holds as long as new images come from the same source as these."
-    )
+    if inputs.calibration.get("left_out"):
+        text = (
+            f"On average, about {alpha} of new normal images are flagged. This rests on {count(total, 'normal image')} "
+            "that were learned from, each left out in turn, and is no exact promise. It takes new images of the same "
+            "source as these."
+        )
+    else:
+        text = (
+            f"On average, at most {alpha} of new normal images are flagged. This rests on "
+            f"{count(total, 'normal image')} set aside from training, and holds as long as new images come from the "
+            "same source as these."
+        )
     if len(strata) > 1 and not pooled:
         text += f" It holds in each of the {len(own)} conditions by itself."
     verdict.statements.append(("good", text))
