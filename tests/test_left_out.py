@@ -94,6 +94,6 @@ def test_what_is_no_exact_promise_is_not_told_as_one(fitted: Detector, tmp_path:
         assert made.pipeline_.left_out == left_out
         assert ("left out in turn: no exact promise" in made.card_) == left_out
     told = evaluate(loaded, ImageSet.from_arrays(parts(8, seed=3), labels=np.r_[np.zeros(4), np.ones(4)]))
-    statements = judge(report_inputs(loaded, told, pictures=False)).statements
+    statements = judge(report_inputs(loaded, told, title="", command="", pictures=False)).statements
     assert any("learned from, each left out in turn, and is no exact promise" in text for _, text in statements)
     assert not loaded.calibrate(parts(30, seed=8)).pipeline_.left_out

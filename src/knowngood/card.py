@@ -81,9 +81,9 @@ def _promise(pipeline: Pipeline) -> list[str]:
             f"- None at α = {alpha:g}: it needs {needed} calibration normals, there are {len(calibration)} ({missing} "
             "missing). Nothing is flagged; items can still be ranked by their anomaly score."
         ]
-    about, how = (
-        ("about ", ", each learned from and left out in turn: no exact promise") if pipeline.left_out else ("", "")
-    )
+    about, how = "", ""
+    if pipeline.left_out:
+        about, how = "about ", ", each learned from and left out in turn: no exact promise"
     rows = calibration.summary(alpha)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
     lines = [

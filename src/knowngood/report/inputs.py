@@ -97,9 +97,9 @@ class ReportInputs:
         environment: versions, device, seed, fingerprint: name → value.
         calibration: all optional. `strata`: a list of {`name`, `n`: calibration normals, `own`: has its own promise,
             `threshold`: of the raw score}; `pooled_n`: calibration normals that strata without a promise are compared
-            with; `left_out`: they were learned from, each left out in turn; `threshold`: the one number that `anomaly_score` is compared with, where scores are shifted to a
-            common scale; `p_values`: of normals held out from training and calibration, for the calibration plot of a
-            table without labels.
+            with; `left_out`: they were learned from, each left out in turn; `threshold`: the one number that
+            `anomaly_score` is compared with, where scores are shifted to a common scale; `p_values`: of normals held
+            out from training and calibration, for the calibration plot of a table without labels.
         metrics: `auroc`, `auroc_interval` (low, high), and any other named floats. Left empty, the AUROC and its
             interval are measured if there are labels of both kinds.
     """
