@@ -461,3 +461,11 @@ def test_strata_that_do_not_fit_are_refused(three_strata: Calibration) -> None:
 def test_importing_calibration_does_not_import_torch() -> None:
     code = "import knowngood.calibration, sys; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("n", [5, 19, 60, 139, 999])
+def test_the_alpha_that_a_refusal_offers_is_not_refused(n: int) -> None:
+    calibration = Calibration.fit(np.arange(n, dtype=float))
+    with pytest.raises(NotEnoughNormals) as refused:
+        calibration.refuse(1e-4)
+    calibration.refuse(float(str(refused.value).rstrip(".").rsplit(" ", 1)[1]))

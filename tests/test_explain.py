@@ -289,8 +289,8 @@ def made(**more: Any) -> Explanation:
         ((0, 0), "at the upper left corner"),
         ((15, 30), "in the centre"),
         ((29, 59), "at the lower right corner"),
-        ((29, 30), "at the lower edge"),
-        ((15, 59), "at the right edge"),
+        ((29, 30), "at the lower side"),
+        ((15, 59), "at the right side"),
     ],
 )
 def test_places_in_words(peak: tuple[int, int], words: str) -> None:

@@ -25,8 +25,9 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "It scores how unlike them a new item is and turns the score into a p-value.",
         "",
         "## Data",
-        f"- {data['fit']} items fitted, {data['select']} for selection, {data['calibrate']} for calibration; "
+        f"- {_shares(pipeline, data)}; "
         f"{data['known_anomalies']} known anomalies, {data['taught_anomalies']} of them trained on",
+        *([f"- features of every place: {pipeline.settings.features.name}"] if model.patches is not None else []),  # type: ignore[union-attr]
         f"- input: {shape}; {getattr(pipeline.representation, 'rule', 'standardised columns')}",
         f"- fingerprint: `{data['fingerprint']}`",
         f"- conditions: {_conditions(pipeline)}",
@@ -54,6 +55,12 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _shares(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
+    if pipeline.left_out:
+        return f"{data['fit'] + data['select']} items learned from, all of which calibrate, each left out in turn"
+    return f"{data['fit']} items fitted, {data['select']} for selection, {data['calibrate']} for calibration"
 
 
 def _options(options: Any) -> str:

@@ -95,8 +95,7 @@ class Calibration:
             missing = needed - len(self)
             raise NotEnoughNormals(
                 f"alpha = {alpha:g} needs {needed} calibration normals, there are {len(self)}: {missing} missing. "
-                f"Give more good images (a share calibrate_fraction of them calibrates), or ask for an alpha of at "
-                f"least {1 / (len(self) + 1):.4g}.",
+                f"Give more good images, or ask for an alpha of at least {_rounded_up(1 / (len(self) + 1))}.",
                 missing=missing,
             )
 
@@ -219,3 +218,9 @@ def _codes(strata: ArrayLike | None, n: int, n_strata: int) -> Ints:
         bad = codes[(codes < -1) | (codes >= n_strata)][0]
         raise DataError(f"stratum {bad} is unknown; expected 0 to {n_strata - 1}, or −1 for none of them")
     return codes
+
+
+def _rounded_up(share: float, digits: int = 4) -> str:
+    """Few digits, and never less than the number."""
+    step = 10.0 ** (math.floor(math.log10(share)) - digits + 1)
+    return f"{math.ceil(share / step) * step:.{digits}g}"

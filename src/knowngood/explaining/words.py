@@ -42,7 +42,7 @@ def where(found: Explanation) -> str:
     if not row and not column:
         return "in the centre"
     return f"at the {' '.join(part for part in (row, column) if part)}" + (
-        " edge" if not row or not column else " corner"
+        " side" if not row or not column else " corner"
     )
 
 
