@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from knowngood.fitting import Plan
     from knowngood.pipeline import Pipeline
 
-RIDGES = (1.0, 0.1, 0.01)
-WEIGHTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # beside scores whose spread over good patches is that of the term
+RIDGES = (1.0, 0.1)
+WEIGHTS = (0.5, 1.0, 2.0)  # beside scores whose spread over good patches is that of the term
 LABELLED = 3  # labelled images that it takes
 FOLDS = 10  # of labelled images, each held out once
 LOST = 0.002  # AUROC on synthetic defects that teaching may cost
-SURE = 2.0  # standard errors that the gain on held-out labelled defects has to exceed
+SURE = 1.5  # standard errors that the gain on held-out labelled defects has to exceed
 EXCEEDED = 0.01  # share of good images whose largest score is above that of a defect's place, where no mask says more
 UNMOVED = 0.5  # share of good images that the term leaves as they are
 AN_IMAGE = 24  # patches of a good image that are learned against, half of them its oddest
