@@ -23,7 +23,7 @@ from knowngood.images.imageset import ImageSet
 from knowngood.localisation import IgnoreRegions
 from knowngood.patches import smooth
 from knowngood.representation.warping import Quality, Transform
-from knowngood.scores.patches import PatchScore, levels
+from knowngood.scores.patches import PatchScore
 
 LEFT = [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]
 RIGHT = [[[0.5, 0], [1, 0], [1, 1], [0.5, 1]]]
@@ -258,20 +258,6 @@ def test_smoothing_is_a_weighted_mean_of_the_counted() -> None:
         weights = impulses * ~cut.reshape(30)
         expected = (weights @ values.reshape(30)) / weights.sum(1)
         torch.testing.assert_close(one.reshape(30), expected)
-
-
-def test_levels_are_those_of_the_counted() -> None:
-    draw = torch.Generator().manual_seed(1)
-    maps = torch.rand(1000, 2, 3, generator=draw, dtype=torch.float64)  # enough that a place is by itself
-    ignored = torch.zeros(1000, 2, 3, dtype=torch.bool)
-    ignored[:, 0, 0] = True
-    ignored[:400, 1, 1] = True
-    level, spread = levels(maps.masked_fill(ignored, torch.nan), ignored)
-    assert (level[0, 0], spread[0, 0]) == (0, 1)
-    for y, x in ((0, 1), (0, 2), (1, 0), (1, 1), (1, 2)):
-        counted = maps[:, y, x][~ignored[:, y, x]]
-        torch.testing.assert_close(level[y, x], counted.mean())
-        torch.testing.assert_close(spread[y, x], counted.std(correction=0))
 
 
 def test_a_mask_moves_with_the_image_that_was_aligned() -> None:

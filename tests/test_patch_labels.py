@@ -15,15 +15,19 @@ from torch import Tensor
 
 from knowngood import Detector, patch_labels
 from knowngood.config import parse_settings
+from knowngood.discriminant import found_among, logistic
 from knowngood.errors import DataError, SettingsError
 from knowngood.fitting import Plan, plan
 from knowngood.images import ImageSet
 from knowngood.metrics import roc_auc
-from knowngood.patch_labels import bounded, found_among, logistic, teach
+from knowngood.patch_defects import places_of_defects
+from knowngood.patch_direction import Examples
+from knowngood.patch_label_trial import Trial
+from knowngood.patch_labels import teach
 from knowngood.patch_settling import settle
 from knowngood.pipeline import Pipeline
 from knowngood.representation.warping import Quality, Transform
-from knowngood.scores.patches import label_term
+from knowngood.scores.patches import bounded, label_term
 from patch_models import TinyBackbone, parts
 
 OWN: dict[str, Any] = {"name": "own", "stride": 4, "average": 1}
@@ -215,7 +219,7 @@ def test_fewer_than_three_defects_are_too_few_to_hold_some_out(plain: tuple[Pipe
 
 def test_a_held_out_image_has_no_part_in_the_direction_it_is_judged_by() -> None:
     draw = torch.Generator().manual_seed(0)
-    made = patch_labels._Examples(
+    made = Examples(
         torch.randn(12, 4, generator=draw).double(),
         np.repeat(np.arange(3), 4),
         torch.randn(20, 4, generator=draw).double(),
@@ -233,7 +237,7 @@ def test_a_held_out_image_has_no_part_in_the_direction_it_is_judged_by() -> None
 
 
 def masks_of(pipeline: Any, images: ImageSet) -> list[Tensor | None]:
-    return patch_labels._masks(images, pipeline.representation)
+    return places_of_defects(images, pipeline.representation)
 
 
 def test_a_mask_names_the_places_it_covers_by_half_of_the_most_it_covers_any(
@@ -256,7 +260,7 @@ def test_a_mask_lies_as_the_aligned_image_does(plain: tuple[Pipeline, Plan], tmp
     moved = Transform(np.array([[1.0, 0, 4], [0, 1, 0]]), (32, 32), Quality(0, 1))  # the image lies 4 to the right
     reader: Any = plain[0].representation
     stub: Any = SimpleNamespace(pixels=reader.pixels, grid=reader.grid, transforms=lambda *_: [moved])
-    (found,) = patch_labels._masks(with_masks(parts(1), masks, tmp_path), stub)
+    (found,) = places_of_defects(with_masks(parts(1), masks, tmp_path), stub)
     assert found is not None
     assert torch.nonzero(found).tolist() == [[1, 1]]
 
@@ -271,14 +275,14 @@ def test_ignored_places_do_not_teach(tmp_path: Path) -> None:
     images, masks = striped(4, seed=1)
     masks[:, 12:20, 4:8] = True
     seen: list[Tensor] = []
-    hit = patch_labels._Trial.hit
+    hit = Trial.hit
 
     def spied(self: Any, i: int, mask: Tensor | None) -> Tensor:
         seen.append(hit(self, i, mask))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(patch_labels._Trial, "hit", spied)
+        patch.setattr(Trial, "hit", spied)
         teach(pipeline, replace(made, labelled=with_masks(images, masks, tmp_path)), 0)
     assert len(seen) == 4
     assert all(one[4:].any() and not one[:4].any() for one in seen)

@@ -8,11 +8,14 @@ from torch import Tensor
 
 from knowngood.config import KL, Elbo, Mahalanobis, Options, PlaceGaussian, PriorDistance, Reconstruction, SplitElbo
 from knowngood.errors import SettingsError
+from knowngood.metrics import roc_auc
 from knowngood.objectives import Batch
-from knowngood.patches import smooth
-from knowngood.scores.patches import POOLINGS, PatchScore, pool
+from knowngood.patch_settling import usual
+from knowngood.patches import FEWEST, smooth
+from knowngood.scores.levels import Levels
+from knowngood.scores.patches import POOLINGS, LeftOut, PatchScore, label_term, pool
 from knowngood.vae import ConditionalVAE
-from patch_models import H, W, patch_model, product_features
+from patch_models import H, W, fitted, patch_model, product_features
 from score_models import small_model
 
 P = H * W
@@ -54,9 +57,15 @@ def images(products: int, each: int = 3, seed: int = 7) -> tuple[Tensor, Tensor 
 
 
 def fitted_score(
-    options: Options, products: int = 1, smoothing: float = 0.5, pooling: str = "max", **state: Tensor
+    options: Options,
+    products: int = 1,
+    smoothing: float = 0.5,
+    pooling: str = "max",
+    *,
+    model: ConditionalVAE | None = None,
+    **state: Tensor,
 ) -> tuple[ConditionalVAE, PatchScore, dict[str, Tensor]]:
-    model = patch_model(products)
+    model = model or patch_model(products)
     score = PatchScore(options.build(), smoothing)
     score.check(model)
     found = score.fit(model, batches(model, products))
@@ -191,6 +200,166 @@ def test_values_are_pooled_against_the_levels_of_the_images_cell_and_maps_are_no
     for i, k in enumerate(stratum.tolist()):
         judged = smooth(((raw[i] - levels["level"][k]) / levels["spread"][k])[None], 0.7)
         torch.testing.assert_close(found.values[i : i + 1], pool(judged, pooling))  # type: ignore[arg-type]
+
+
+# An image as a whole --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def coarser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coarse grid of 2×2 places above one of 3×4."""
+    monkeypatch.setattr("knowngood.patches.COARSE", 2)
+
+
+def some_usual(products: int) -> dict[str, Tensor]:
+    """By product, what is usual of the pooled value and of the whole."""
+    found = {"pooled": torch.tensor([[9.0, 3.0], [11.0, 4.0]]), "whole": torch.tensor([[2.0, 0.5], [3.0, 0.4]])}
+    return {name: value[:products].double() for name, value in found.items()}
+
+
+@pytest.mark.usefixtures("coarser")
+@every_number
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_what_is_unusual_as_a_whole_counts_from_one_deviation_on(pooling: str, products: int) -> None:
+    """z(v) + max(0, z(w) − 1), by cell: v the value without it, w the mean of ½‖coarse whitened features‖²."""
+    given = some_levels(products)
+    model = patch_model(products, coarse=True)
+    model, score, state = fitted_score(Elbo(samples=0), products, pooling=pooling, model=model, **given)
+    assert model.patches is not None
+    coarse = model.patches.coarse
+    assert coarse is not None
+    assert coarse.shape[1:] == (2, 2)
+    x, c, stratum = images(products, each=8)
+    plain = score.score(model, state, x, c, stratum, want_map=True)
+    known = some_usual(products)
+    found = score.score(model, state | known, x, c, stratum, want_map=True)
+    torch.testing.assert_close(found.map, plain.map)
+    assert found.parts.keys() == plain.parts.keys() | {"whole"}
+    beyond = []
+    for i, k in enumerate(stratum.tolist()):
+        seen = torch.stack(
+            [x[i, :, r, s].mean((1, 2)) for r in (slice(2), slice(1, 3)) for s in (slice(2), slice(2, 4))]
+        )
+        white = torch.einsum("pgf,pf->pg", coarse.root[k], seen - coarse.mean[k]).double()
+        (mean, spread), (of_whole, by) = known["pooled"][k], known["whole"][k]
+        z = (0.5 * white.square().sum(1).mean() - of_whole) / by
+        torch.testing.assert_close(found.parts["whole"][i], z, rtol=1e-4, atol=1e-4)
+        wanted = (plain.values[i] - mean) / spread + max(0.0, float(z) - 1)
+        torch.testing.assert_close(found.values[i], wanted, rtol=1e-4, atol=1e-4)
+        beyond.append(float(z) > 1)
+    assert any(beyond)
+    assert not all(beyond)
+
+
+@pytest.mark.usefixtures("coarser")
+def test_the_whole_is_of_each_image_by_itself() -> None:
+    model, score, state = fitted_score(
+        PlaceGaussian(), 2, model=patch_model(2, coarse=True), **some_levels(2), **some_usual(2)
+    )
+    x, c, stratum = images(2)
+    assert c is not None
+    together = score.score(model, state, x, c, stratum)
+    for i in range(len(x)):
+        at = slice(i, i + 1)
+        single = score.score(model, state, x[at], c[at], stratum[at])
+        torch.testing.assert_close(single.values, together.values[at], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(single.parts["whole"], together.parts["whole"][at], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.usefixtures("coarser")
+def test_the_whole_sees_nothing_of_what_is_ignored() -> None:
+    """In one product all of the first part is ignored, and its mean is one of the three others."""
+    ignored = torch.zeros(2, H, W, dtype=torch.bool)
+    ignored[0, :2, :3], ignored[1, 2, 3] = True, True
+    model = patch_model(2, coarse=True, ignored=ignored)
+    model, score, state = fitted_score(PlaceGaussian(), 2, model=model, **some_usual(2))
+    assert model.patches is not None
+    assert model.patches.coarse is not None
+    assert model.patches.coarse.ignored.tolist() == [[True, False, False, False], [False] * 4]
+    x, c, stratum = images(2)
+    found = score.score(model, state, x, c, stratum)
+    other = x.masked_fill(ignored[stratum][:, None], 1e3)
+    changed = score.score(model, state, other, c, stratum)
+    torch.testing.assert_close(changed.values, found.values)
+    torch.testing.assert_close(changed.parts["whole"], found.parts["whole"])
+    cell = model.patches.cell(c, len(x))
+    white = model.patches.coarse.whiten(model.patches.coarsen(x, cell), cell).double()
+    mean = torch.stack(
+        [(0.5 * w.square().sum(1))[1 - k :].mean() for w, k in zip(white, stratum.tolist(), strict=True)]
+    )
+    at, by = some_usual(2)["whole"][stratum].unbind(1)
+    torch.testing.assert_close(found.parts["whole"], (mean - at) / by, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_small_shift_everywhere_is_seen_as_a_whole_and_good_images_stay_as_they_are(pooling: str) -> None:
+    """All features half a deviation off at each of 8×8 places: the values of most places are usual ones."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 5, 8, 8, generator=draw)
+    model = patch_model()
+    model.patches = fitted(x, None, coarse=True)
+    score, cell = PatchScore(PlaceGaussian().build(), 0.5), torch.zeros(300, dtype=torch.int64)
+    state = score.fit(model, []) | {"pooling": torch.tensor(POOLINGS.index(pooling))}  # type: ignore[arg-type]
+    out, patches = LeftOut(score.inner, 0.5), model.patches
+    maps, _ = out.of_patches(model, state, out.white(patches, x, cell), None, cell)
+    state |= Levels.fit(maps, cell, patches.ignored_grid).state()
+    pooled = out.pooled(state, maps, maps, cell, patches.ignored_grid)
+    state["pooled"] = usual(pooled, cell, 1)
+    bare = dict(state)
+    state["whole"] = usual(out.whole(patches, x, cell), cell, 1)
+
+    new = torch.randn(200, 5, 8, 8, generator=draw)
+    of = torch.zeros(200, dtype=torch.int64)
+    good, shifted = (score.score(model, state, f, None, of) for f in (new, new + 0.5))
+    mean, spread = bare.pop("pooled")[0]
+    plain, also = ((score.score(model, bare, f, None, of).values - mean) / spread for f in (new, new + 0.5))
+    labels = torch.cat([torch.zeros(200), torch.ones(200)]).numpy()
+    assert roc_auc(labels, torch.cat([plain, also]).numpy()) < 0.97
+    assert roc_auc(labels, torch.cat([good.values, shifted.values]).numpy()) > 0.995
+    assert (shifted.values - also).mean() > 3
+    added = good.values - plain
+    assert (added > -1e-9).all()
+    assert (added < 1e-9).double().mean() > 0.75  # z(w) < 1
+    assert added.mean() < 0.2
+    for found in (plain, good.parts["whole"]):  # images set aside are what left-out ones are
+        assert abs(float(found.mean())) < 0.3
+        assert float(found.std()) == pytest.approx(1, abs=0.25)
+
+
+def test_what_is_usual_is_by_cell_and_of_all_where_a_cell_has_few() -> None:
+    cell = torch.tensor([0] * 20 + [1] * FEWEST + [2] * (FEWEST - 1))
+    values = torch.randn(len(cell), generator=torch.Generator().manual_seed(0)).double() + 10 * cell
+    found = usual(values, cell, 4)
+    for k, mine in enumerate((values[:20], values[20 : 20 + FEWEST], values, values)):
+        torch.testing.assert_close(found[k], torch.stack([mine.mean(), mine.std(correction=0)]))
+    assert (usual(torch.ones(9).double(), torch.zeros(9).long(), 1) > 0).all()
+
+
+def test_what_labelled_defects_add_was_not_among_what_levels_were_taken_from() -> None:
+    """Left out, an image takes its own plain map from the levels, and is judged with the term."""
+    model = patch_model(n=40)
+    score, x, cell = PatchScore(PlaceGaussian().build(), 0.0), product_features(0, 40), torch.zeros(40).long()
+    out, patches = LeftOut(score.inner, 0.0), model.patches
+    assert patches is not None
+    white = out.white(patches, x, cell)
+    taught = {
+        "label_direction": torch.ones(len(white[0, 0])),
+        "label_offset": torch.tensor(-3.0),
+        "label_weight": torch.tensor(2.0),
+    }
+    state = score.fit(model, []) | taught
+    plain, _ = out.of_patches(model, state, white, None, cell)
+    levels = Levels.fit(plain, cell, patches.ignored_grid)
+    found = out.score(model, state | levels.state(), x, None, cell).values
+    term = patches.join(label_term(state, white).double())
+    assert term.mean() > 1
+    for i in (0, 7, 39):
+        others = Levels.fit(plain[torch.arange(40) != i], cell[1:], patches.ignored_grid)
+        wanted = others.judged((plain + term)[i : i + 1], cell[:1]).amax()
+        torch.testing.assert_close(found[i], wanted, rtol=1e-4, atol=1e-4)
+
+
+# What is ignored ------------------------------------------------------------------------------------------------------
 
 
 def ignoring(model: ConditionalVAE, *places: tuple[int, int, int]) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowngood import patch_settling
+from knowngood import patch_settling, patch_trial
 from knowngood.config import OwnBackbone, PlaceGaussian, parse_settings
 from knowngood.fitting import Plan, plan
 from knowngood.images import ImageSet
@@ -19,7 +19,8 @@ from knowngood.images.synthetic import defective
 from knowngood.patch_settling import settle
 from knowngood.patches import Patches
 from knowngood.pipeline import Pipeline
-from knowngood.scores.patches import POOLINGS, PatchScore, levels, pool
+from knowngood.scores.levels import Levels
+from knowngood.scores.patches import POOLINGS, PatchScore, pool
 from patch_models import TinyBackbone, fitted, parts
 
 SIDE = 32  # of maps that are made up
@@ -75,27 +76,57 @@ def halves(left: float, right: float) -> Tensor:
     return torch.tensor([left] * (SIDE // 2) + [right] * (SIDE // 2), dtype=torch.float64).expand(SIDE, SIDE)
 
 
-def best_pooling(good: Tensor, bad: Tensor, ways: tuple[str, ...] = ("off", "on")) -> tuple[str, str]:
-    cells = (torch.zeros(len(good), dtype=torch.int64), torch.zeros(len(bad), dtype=torch.int64))
+def best_pooling(good: Tensor, bad: Tensor, ways: tuple[str, ...] = ("on", "off")) -> tuple[str, str]:
+    own, cell = torch.arange(len(bad)), torch.zeros(len(good), dtype=torch.int64)
     choices = [(way, pooling) for way in ways for pooling in POOLINGS]
-    return patch_settling._best_pooling(stub(), good, bad, cells, choices)  # type: ignore[arg-type]
+    return patch_settling._best_pooling(stub(), good, bad, own, cell, choices)
 
 
 @pytest.mark.parametrize(("level", "spread"), [((0, 60), (1, 1)), ((0, 0), (1, 30)), ((10, 100), (1, 10))])
 def test_levels_are_on_where_good_places_differ(level: tuple[float, float], spread: tuple[float, float]) -> None:
     """Defects 8 standard deviations deep at their own place drown in what good images score elsewhere."""
     good, bad, _ = made_up(halves(*level), halves(*spread), 8 * halves(*spread))
-    assert best_pooling(good, bad)[0] == "on"
+    for ways in (("on", "off"), ("off", "on")):
+        assert best_pooling(good, bad, ways)[0] == "on"
 
 
-def test_levels_are_off_where_they_do_not_help() -> None:
-    for depth in (4.0, 6.0):
-        assert best_pooling(*made_up(5 * ONE, ONE, depth, n=200)[:2])[0] == "off"
+@pytest.mark.parametrize("mixed", [False, True])
+def test_levels_are_off_where_good_images_are_odd_at_places_that_hardly_vary(mixed: bool) -> None:
+    """Each of 120 good images at one of the left half, by 50 deviations; defects are 20 deep, in the right half.
+
+    Were levels taken from the image too that they judge, no place of it could be odder than √119, and a defect would
+    show. A bad image is judged without its own good one, wherever that stands.
+    """
+    good = halves(0.1, 1) * torch.randn(120, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).double()
+    at = torch.arange(120)
+    good[at, at // 10, at % 10] += 5
+    own = at.flip(0) if mixed else at
+    bad = good[own].clone()
+    bad[:, 20:23, 25:28] += 20
+    choices = [(way, pooling) for way in ("on", "off") for pooling in POOLINGS]
+    cell = torch.zeros(120, dtype=torch.int64)
+    assert patch_settling._best_pooling(stub(), good, bad, own, cell, choices[::3])[0] == "off"
+    assert patch_settling._best_pooling(stub(), good, bad, own, cell, choices[:3])[0] == "on"
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_bad_image_is_judged_without_its_own_good_one(mixed: bool) -> None:
+    """Which is odd at the same place by 50 deviations, the bad one by 60: without levels both drown on the right."""
+    good = halves(0.1, 5) * torch.randn(120, SIDE, SIDE, generator=torch.Generator().manual_seed(0)).double()
+    at = torch.arange(120)
+    own = at.flip(0) if mixed else at
+    bad = good[own].clone()
+    good[at, at // 10, at % 10] += 5
+    bad[at, own // 10, own % 10] += 6
+    choices, cell = [("on", "max"), ("off", "max")], torch.zeros(120, dtype=torch.int64)
+    assert patch_settling._best_pooling(stub(), good, bad, own, cell, choices)[0] == "on"
 
 
 def test_of_equals_the_first_is_chosen() -> None:
-    assert best_pooling(*made_up(ONE, ONE, 1000.0)[:2]) == ("off", "max")
-    assert best_pooling(*made_up(ONE, ONE, 1000.0)[:2], ways=("on",)) == ("on", "max")
+    made = made_up(ONE, ONE, 1000.0)[:2]
+    assert best_pooling(*made) == ("on", "max")
+    assert best_pooling(*made, ways=("off", "on")) == ("off", "max")
+    assert best_pooling(*made, ways=("off",)) == ("off", "max")
 
 
 def test_wide_shallow_defects_are_not_judged_by_their_largest_value() -> None:
@@ -145,31 +176,11 @@ def test_places_that_are_ignored_have_no_say() -> None:
     assert best_inner(pipeline, one, other) == 0
 
 
-def test_each_cell_has_its_own_levels_and_one_with_few_images_those_of_all() -> None:
-    cells = torch.tensor([0] * 9 + [1] * 8 + [2] * 7)
-    values = cells[:, None, None] * 10.0 + torch.zeros(len(cells), 3, 3, dtype=torch.float64)
-    found, _ = patch_settling._levels(values, cells, torch.zeros(3, 3, 3, dtype=torch.bool))
-    means = [0.0, 10.0, float(values[:, 0, 0].mean())]
-    for level, mean in zip(found, means, strict=True):
-        torch.testing.assert_close(level, torch.full((3, 3), mean, dtype=torch.float64))
-
-
-def test_levels_leave_out_what_is_ignored() -> None:
-    maps = torch.randn(30, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ignored = torch.zeros(1, 9, 9, dtype=torch.bool)
-    ignored[:, :2] = True
-    loud = maps.clone()
-    loud[:, :2] += 1000
-    cells = torch.zeros(30, dtype=torch.int64)
-    for one, same in zip(*(patch_settling._levels(m, cells, ignored) for m in (maps, loud)), strict=True):
-        torch.testing.assert_close(one, same)
-
-
 def test_covered_is_half_a_place_or_more() -> None:
     mask = np.zeros((8, 8), bool)
     mask[0:2, 0:4] = True  # half of a 4×4 cell
     mask[4:6, 4:7] = True  # less than half
-    assert patch_settling._covered(mask, (2, 2)).tolist() == [[True, False], [False, False]]
+    assert patch_trial.covered(mask, (2, 2)).tolist() == [[True, False], [False, False]]
 
 
 # Choices on images ----------------------------------------------------------------------------------------------------
@@ -188,8 +199,9 @@ def test_the_same_seed_chooses_the_same_and_draws_nothing_else(plain: tuple[Any,
     assert torch.equal(before, torch.random.get_rng_state())
     assert one.score.options == same.score.options
     assert one.score.smoothing == pipeline.score.smoothing
-    assert one.state.keys() == same.state.keys() == kept.keys()
-    assert all(torch.equal(one.state[key], same.state[key]) for key in kept)
+    assert one.state.keys() == same.state.keys() == kept.keys() | {"pooled", "whole"}
+    assert all(torch.equal(one.state[key], same.state[key]) for key in one.state)
+    assert all(torch.equal(pipeline.state[key], kept[key]) for key in kept)
 
 
 @pytest.mark.parametrize("levels", ["on", "off"])
@@ -200,6 +212,19 @@ def test_what_is_set_is_kept(levels: str, pooling: str, plain: tuple[Any, Plan])
         assert bool((one.state["level"] != 0).any()) == (levels == "on")
     for one in (both, settled(*plain, pooling=pooling)):
         assert int(one.state["pooling"]) == POOLINGS.index(pooling)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("by", ["left_out", "split"])
+def test_levels_and_the_largest_value_are_tried_first(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[tuple[str, str]] = []
+
+    def chosen(_: Any, __: Any, inners: Any, choices: list[tuple[str, str]], *___: Any) -> Any:
+        tried.extend(choices)
+        return inners[0], choices[0]
+
+    monkeypatch.setattr(patch_settling, "_chosen", chosen)
+    settled(*planned(parts(30), calibrate_by=by))
+    assert tried == [(way, pooling) for way in ("on", "off") for pooling in POOLINGS]
 
 
 def test_a_score_that_is_set_is_kept_and_auto_chooses_among_two(plain: tuple[Any, Plan]) -> None:
@@ -219,14 +244,14 @@ def test_where_nothing_is_to_be_chosen_no_defect_is_made(monkeypatch: pytest.Mon
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError
 
-    monkeypatch.setattr(patch_settling, "defective", never)
+    monkeypatch.setattr(patch_trial, "defective", never)
     one = settled(pipeline, made, levels="on", pooling="top")
     assert int(one.state["pooling"]) == POOLINGS.index("top")
     assert (one.state["level"] > 0).all()
 
 
 def test_images_are_seen_as_if_they_had_not_been_learned_from() -> None:
-    """Levels are means over images that each were left out, of the part "fit" and of "select", in any order."""
+    """What is usual is taken over images that each were left out, of the part "fit" and of "select", in any order."""
     pipeline, made = planned(
         parts(40, noise=20), scoring="gaussian", features={"name": "own", "shrink": 0.0, "stride": 4}
     )
@@ -234,24 +259,53 @@ def test_images_are_seen_as_if_they_had_not_been_learned_from() -> None:
     assert made.features is not None
     x = torch.from_numpy(np.concatenate([made.features["fit"], made.features["select"]])).float()
     assert len(made.features["select"]) > 0
-    distance = []
+    distance, whole = [], []
+    cell = torch.zeros(len(x), dtype=torch.int64)
     for i in range(len(x)):
-        without = fitted(x[torch.arange(len(x)) != i])
-        distance.append(0.5 * without.whiten(x[i : i + 1], torch.zeros(1).long()).square().sum(2))
+        without = fitted(x[torch.arange(len(x)) != i], coarse=True)
+        assert without.coarse is not None
+        distance.append(0.5 * without.whiten(x[i : i + 1], cell[:1]).square().sum(2))
+        white = without.coarse.whiten(without.coarsen(x[i : i + 1], cell[:1]), cell[:1])
+        whole.append(0.5 * white.square().sum(2).mean().double())
     maps = torch.cat(distance).double().unflatten(1, x.shape[2:])
-    mean, spread = levels(maps)
-    torch.testing.assert_close(one.state["level"][0], mean.float(), rtol=0.15, atol=0.1)  # but for the ridge
-    torch.testing.assert_close(one.state["spread"][0], spread.float(), rtol=0.3, atol=0.3)
+    wanted = Levels.fit(maps, cell, torch.zeros(1, *x.shape[2:], dtype=torch.bool))
+    torch.testing.assert_close(one.state["level"], wanted.mean, rtol=0.15, atol=0.1)  # but for the ridge
+    torch.testing.assert_close(one.state["spread"], wanted.spread, rtol=0.3, atol=0.3)
+    pooled = PatchScore.smoothed(one.score, wanted.judged_without(maps, maps, cell), wanted.ignored[cell]).amax((1, 2))
+    for name, values in (("pooled", pooled), ("whole", torch.stack(whole))):
+        moments = torch.stack([values.mean(), values.std(correction=0)])[None]
+        torch.testing.assert_close(one.state[name], moments, rtol=0.1, atol=0.05)
     seen = 0.5 * made.model.patches.whiten(x, torch.zeros(len(x)).long()).square().sum(2).mean()  # type: ignore[union-attr]
     assert one.state["level"].mean() > 1.1 * seen
+
+
+@pytest.mark.parametrize(("by", "images"), [("left_out", 40), ("split", 20)])
+def test_all_that_calibrate_say_what_is_usual_or_else_some(
+    by: str, images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, number in (("MOST", 20), ("GOOD", 10), ("BAD", 10)):
+        monkeypatch.setattr(patch_settling, name, number)
+    one = settled(*planned(parts(40), calibrate_by=by, scoring="gaussian"), levels="on")
+    torch.testing.assert_close(one.state["level_weight"], torch.full((1, 8, 8), float(images)).double())
+    assert {"pooled", "whole"} <= one.state.keys()
+
+
+@pytest.mark.parametrize("levels", ["on", "off"])
+def test_without_the_whole_a_value_is_the_pooled_one(levels: str) -> None:
+    pipeline, made = planned(parts(40), features={"name": "own", "stride": 4, "average": 1, "whole": False})
+    one = settled(pipeline, made, levels=levels)
+    assert one.model.patches.coarse is None
+    assert not {"pooled", "whole"} & one.state.keys()
+    plain = Levels.none(torch.zeros(1, 8, 8, dtype=torch.bool)).state()
+    assert all(torch.equal(one.state[name], value) for name, value in plain.items()) == (levels == "off")
 
 
 def test_bad_images_are_the_same_images_with_a_defect(plain: tuple[Any, Plan]) -> None:
     """Where the defect cannot reach, the patches are those of the good image, left out too; inside they are not."""
     pipeline, made = plain
     at = np.array([0, 5, len(made.shares["fit"]) + len(made.shares["select"]) - 1])  # the last is of the part "select"
-    good = torch.cat(patch_settling._good(pipeline, made, at).white)
-    bad, hit = patch_settling._bad(pipeline, made, at, 3)
+    good = torch.cat(patch_trial.good_sample(pipeline, made, at).white)
+    bad, hit = patch_trial.bad_sample(pipeline, made, at, 3)
     moved = (torch.cat(bad.white) - good).abs().amax(2).unflatten(1, (8, 8))
     index = np.concatenate([made.shares["fit"], made.shares["select"]])[at]
     assert set(made.shares["select"]) & set(index)
@@ -262,7 +316,7 @@ def test_bad_images_are_the_same_images_with_a_defect(plain: tuple[Any, Plan]) -
         near[max(0, rows[0] - 12) : rows[-1] + 13, max(0, columns[0] - 12) : columns[-1] + 13] = True
         far = torch.from_numpy(~near.reshape(8, 4, 8, 4).any((1, 3)))
         assert (moved[i][far] < 0.05).all()
-        assert torch.equal(hit[i], patch_settling._covered(mask, (8, 8)))
+        assert torch.equal(hit[i], patch_trial.covered(mask, (8, 8)))
         assert moved[i].max() > 0.5
 
 
@@ -279,12 +333,12 @@ def test_masks_are_cropped_as_the_images_are(monkeypatch: pytest.MonkeyPatch) ->
     pipeline, made = planned(parts(40), crop=16)
     assert made.model.patches.shape[1:] == (4, 4)  # type: ignore[union-attr]
     at = np.arange(30)
-    _, hit = patch_settling._bad(pipeline, made, at, 0)
+    _, hit = patch_trial.bad_sample(pipeline, made, at, 0)
     index = np.concatenate([made.shares["fit"], made.shares["select"]])[at]
     _, masks = defective(made.samples[index], 0, size=(32, 32))  # type: ignore[arg-type]
     assert hit.any()
     for found, mask in zip(hit, masks, strict=True):
-        assert torch.equal(found, patch_settling._covered(mask[8:24, 8:24], (4, 4)))
+        assert torch.equal(found, patch_trial.covered(mask[8:24, 8:24], (4, 4)))
 
 
 def test_defects_that_cover_no_place_are_no_obstacle() -> None:
@@ -307,9 +361,9 @@ def test_what_only_defects_show_may_be_beyond_half_precision() -> None:
     made = plan(images, parse_settings(given), 0, backbone=Alarm())
     pipeline = Pipeline(made.settings, made.schema, made.representation, made.model.eval(), made.score)
     pipeline.state = made.score.fit(made.model, [])
-    bad, _ = patch_settling._bad(pipeline, made, np.arange(30), 0)
+    bad, _ = patch_trial.bad_sample(pipeline, made, np.arange(30), 0)
     assert torch.cat(bad.white).abs().max() > 1e4
-    assert torch.isfinite(patch_settling._maps(pipeline, PlaceGaussian().build(), bad)).all()
+    assert torch.isfinite(patch_trial.maps_of(pipeline, PlaceGaussian().build(), bad)).all()
     settled(pipeline, made)
 
 
@@ -320,9 +374,10 @@ def test_pooling_told_apart_is_what_is_scored(plain: tuple[Any, Plan]) -> None:
     assert made.features is not None
     x = torch.from_numpy(np.array(made.features["fit"][:3])).float()
     with torch.no_grad():
-        found = one.score.score(one.model, one.state, x, None, torch.zeros(3).long())
+        state = {name: value for name, value in one.state.items() if name != "whole"}
+        found = one.score.score(one.model, state, x, None, torch.zeros(3).long())
         white = one.model.patches.whiten(x, torch.zeros(3).long())
         raw, _ = one.score.of_patches(one.model, one.state, white, None, torch.zeros(3).long())
     against = (raw - one.state["level"]) / one.state["spread"]
-    shown, ignored = patch_settling._smoothed(one, against, torch.zeros(3).long())
+    shown, ignored = patch_trial.smoothed(one, against, torch.zeros(3).long())
     torch.testing.assert_close(pool(shown, "soft", ignored), found.values)

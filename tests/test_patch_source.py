@@ -14,7 +14,7 @@ from knowngood.training.patch_source import AT_ONCE, MOST, PatchSource
 from patch_models import F, H, W, fitted, product_features
 
 P = H * W
-N = AT_ONCE + 9  # more images than are whitened together
+N = 4 * AT_ONCE + 9  # more images than are whitened together
 
 
 def given(products: int = 2) -> tuple[Tensor, Patches, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The Gaussian of every place against its definition, PaDiM's among others; what pooling and levels owe."""
+"""The Gaussian of every place against its definition, PaDiM's among others; what pooling owes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from knowngood.errors import DataError
 from knowngood.images.conditions import ConditionSchema
 from knowngood.patch_fitting import AT_ONCE, STEPS, continuous_entries, fit_patches, training_settings
 from knowngood.patches import FEWEST, RIDGE, Patches, encode_positions, shrinkage, smooth
-from knowngood.scores.patches import ENOUGH, POOLINGS, TOP_SHARE, levels, pool
+from knowngood.scores.patches import POOLINGS, TOP_SHARE, pool
 from patch_models import SHAPE, F, H, W, features, fitted, one_cell
 from training_helpers import settings
 
@@ -75,7 +75,8 @@ def test_root_and_log_det_are_those_of_the_shrunk_covariance(shrink: float | Non
     )
     assert (np.triu(root, 1) == 0).all()
     half_log_det = 0.5 * np.log(np.linalg.eigvalsh(wanted)).sum(1)
-    np.testing.assert_allclose(patches.log_det[0].numpy(), half_log_det, rtol=1e-4, atol=1e-4)
+    log_det = -np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1)
+    np.testing.assert_allclose(log_det, half_log_det, rtol=1e-4, atol=1e-4)
 
 
 def test_fully_shrunk_all_places_have_one_shape_and_means_of_their_own() -> None:
@@ -111,7 +112,7 @@ def test_a_feature_that_never_changes_is_held_by_the_ridge() -> None:
 def test_chunks_do_not_matter(at_once: int) -> None:
     good, cell = features(40), torch.arange(40) % 2
     whole, parts = fitted(good, None, cell), fitted(good, None, cell, at_once)
-    for name in ("mean", "root", "log_det"):
+    for name in ("mean", "root"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
 
 
@@ -187,14 +188,18 @@ def test_leaving_out_knows_the_cell_of_each_image() -> None:
         torch.testing.assert_close(found[cell == k], wanted, rtol=2e-3, atol=2e-3)
 
 
-def test_a_saved_state_comes_back_whole() -> None:
-    """Roots travel as lower triangles."""
-    x, cell = features(40), torch.arange(40) % 2
-    patches = fitted(x, None, cell)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_saved_state_comes_back_whole(coarse: bool) -> None:
+    """Roots travel as lower triangles, and no tensor shares its memory with another."""
+    x, cell = large(40), torch.arange(40) % 2
+    patches = fitted(x, None, cell, coarse=coarse)
     state = patches.state_dict()
     assert "root" not in state
-    other = Patches(SHAPE, torch.eye(2))
+    assert len({t.untyped_storage().data_ptr() for t in state.values()}) == len(state)
+    assert ("coarse.mean" in state) == coarse
+    other = Patches((3, 9, 10), torch.eye(2), coarse=coarse)
     other.load_state_dict(state)
+    assert len(dict(other.named_buffers())) == (1 + coarse) * 8
     for name, kept in patches.named_buffers():
         assert torch.equal(dict(other.named_buffers())[name], kept)
 
@@ -210,7 +215,7 @@ def test_cells_do_not_leak_into_each_other() -> None:
     together = fitted(both[order], None, cell[order], at_once=8)
     for k, alone in enumerate((one, two)):
         own = fitted(alone, None)
-        for name in ("mean", "root", "log_det"):
+        for name in ("mean", "root"):
             torch.testing.assert_close(getattr(together, name)[k], getattr(own, name)[0], rtol=1e-4, atol=1e-5)
     x = features(4, seed=5)
     mixed = together.whiten(x, torch.tensor([0, 1, 1, 0]))
@@ -251,6 +256,100 @@ def test_joining_undoes_splitting() -> None:
     found = Patches(SHAPE).join(rows.sum(1))
     assert found.shape == (2, H, W)
     assert found.nonzero().tolist() == [[1, 2, 1]]
+
+
+# A coarse grid --------------------------------------------------------------------------------------------------------
+
+
+def large(n: int, seed: int = 0, height: int = 9, width: int = 10) -> Tensor:
+    """(n, 3, h, w): noise with a level and a width of its own at each place."""
+    draw, fixed = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(99)
+    level, scale = 5 * torch.randn(3, height, width, generator=fixed), torch.rand(3, height, width, generator=fixed)
+    return level + (1 + 9 * scale) * torch.randn(n, 3, height, width, generator=draw)
+
+
+def mostly(height: int = 9, width: int = 10) -> Tensor:
+    """(2, h, w): of one cell nothing counts in the first part and beside it; of the other the right third does not."""
+    ignored = torch.zeros(2, height, width, dtype=torch.bool)
+    ignored[0, : -(-height // 4), : -(-width // 4) + 1] = True
+    ignored[0, -2, width // 3] = True
+    ignored[1, :, -max(1, width * 3 // 10) :] = True
+    return ignored
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 10), (8, 12), (4, 4), (3, 7), (5, 1)])
+@pytest.mark.parametrize("some", [False, True])
+def test_the_coarse_grid_has_means_of_what_counts_in_each_part(height: int, width: int, some: bool) -> None:
+    """Written out; parts are as adaptive pooling cuts them, from ⌊i·h/4⌋ to ⌈(i + 1)·h/4⌉."""
+    patches = Patches((3, height, width), torch.eye(2), coarse=True)
+    assert patches.coarse is not None
+    if some:
+        patches.ignored.copy_(mostly(height, width).flatten(1))
+    x, cell = large(6, height=height, width=width).half(), torch.arange(6) % 2
+    kept = x.clone()
+    down, across = min(4, height), min(4, width)
+    assert patches.coarse.shape == (3, down, across)
+    found = patches.coarsen(x, cell)
+    assert found.dtype == torch.float32
+    assert found.shape == (6, 3, down, across)
+    empty = 0
+    for b, k in enumerate(cell.tolist()):
+        for i in range(down):
+            for j in range(across):
+                rows = slice(i * height // down, -(-(i + 1) * height // down))
+                columns = slice(j * width // across, -(-(j + 1) * width // across))
+                counted = ~patches.ignored_grid[k, rows, columns]
+                part = x[b, :, rows, columns].double()[:, counted]
+                wanted = part.mean(1) if counted.any() else torch.zeros(3).double()
+                empty += not counted.any()
+                torch.testing.assert_close(found[b, :, i, j].double(), wanted, rtol=1e-4, atol=1e-4)
+    assert (empty > 0) == some
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("shrink", [0.0, None])
+def test_coarse_gaussians_are_those_of_the_coarse_features(shrink: float | None) -> None:
+    """By cells, some at a time, with places ignored where nothing of a part counts, and only there."""
+    x, cell, ignored = large(50), torch.arange(50).lt(20).long(), mostly()
+    whole = fitted(x, shrink, cell, at_once=7, coarse=True, ignored=ignored)
+    assert whole.coarse is not None
+    assert whole.coarse.coarse is None
+    hidden = torch.zeros(2, 4, 4, dtype=torch.bool)
+    hidden[0, 0, 0] = True
+    hidden[1, :, 3] = True
+    assert torch.equal(whole.coarse.ignored_grid, hidden)
+    alone = fitted(whole.coarsen(x, cell), shrink, cell, ignored=hidden)
+    for name in ("mean", "root", "images", "own", "ignored", "keys", "continuous", "position"):
+        torch.testing.assert_close(getattr(whole.coarse, name), getattr(alone, name), rtol=1e-3, atol=1e-5)
+    plain = fitted(x, shrink, cell, ignored=ignored)
+    for name in ("mean", "root"):
+        torch.testing.assert_close(getattr(whole, name), getattr(plain, name), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_ignored_changes_nothing_of_the_coarse_grid() -> None:
+    x, cell, ignored = large(50), torch.arange(50) % 2, mostly()
+    other = x.masked_fill(ignored[cell][:, None], 500.0)
+    one, same = (fitted(f, None, cell, coarse=True, ignored=ignored) for f in (x, other))
+    assert one.coarse is not None
+    assert same.coarse is not None
+    assert torch.equal(one.coarsen(other, cell), one.coarsen(x, cell))
+    counted = ~one.coarse.ignored
+    assert torch.equal(one.coarse.mean[counted], same.coarse.mean[counted])
+    assert torch.equal(one.coarse.root[counted], same.coarse.root[counted])
+
+
+def test_leaving_an_image_out_of_the_coarse_grid_is_fitting_without_it() -> None:
+    x, cell = 30 * large(40), torch.zeros(40, dtype=torch.int64)
+    coarse = fitted(x, coarse=True).coarse
+    assert coarse is not None
+    seen = fitted(x, coarse=True).coarsen(x, cell)
+    own = coarse.whiten(seen, cell)
+    found = coarse.left_out(own, own, cell)
+    for i in (0, 39):
+        without = fitted(x[torch.arange(40) != i], coarse=True)
+        assert without.coarse is not None
+        wanted = without.coarse.whiten(without.coarsen(x[i : i + 1], cell[:1]), cell[:1])
+        torch.testing.assert_close(found[i : i + 1], wanted, rtol=0.01, atol=1e-3)
 
 
 # Few images -----------------------------------------------------------------------------------------------------------
@@ -343,7 +442,7 @@ def test_shrinkage_falls_with_the_images_and_stays_a_share() -> None:
         assert all(0 < s <= 1 for s in shares)
         assert all(a > b for a, b in pairwise(shares))
         assert shrinkage(f, f) == pytest.approx(1 / 11)
-        assert shrinkage(200 * f, f) == pytest.approx(shrinkage(100 * f, f) / 4, rel=0.01)  # as 1 / n²
+        assert shrinkage(200 * f, f) == pytest.approx(shrinkage(100 * f, f) / 8, rel=0.01)  # as 1 / n³
 
 
 def test_training_settings_count_in_patches() -> None:
@@ -478,44 +577,3 @@ def test_ignored_places_never_matter(pooling: str) -> None:
     found = pool(maps, pooling, ignored)  # type: ignore[arg-type]
     torch.testing.assert_close(found[:1], pool(maps[:1], pooling))  # type: ignore[arg-type]
     torch.testing.assert_close(found[1:], wanted[1:])
-
-
-# Levels ---------------------------------------------------------------------------------------------------------------
-
-
-def test_levels_of_many_maps_are_moments_of_each_place_alone() -> None:
-    maps = torch.randn(ENOUGH, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mean, spread = levels(maps)
-    torch.testing.assert_close(mean, maps.mean(0))
-    torch.testing.assert_close(spread, maps.std(0, correction=0))
-
-
-@pytest.mark.parametrize(("n", "reach"), [(ENOUGH, 0), (ENOUGH - 1, 1), (112, 1), (111, 2), (20, 4), (4, 5)])
-def test_levels_reach_just_far_enough(n: int, reach: int) -> None:
-    """n · (2r + 1)² ≥ 1,000 with the smallest r that the map allows; and squares are cut at the border."""
-    maps = torch.zeros(n, 11, 13, dtype=torch.float64)
-    maps[:, 0, 0] = 1.0  # its trace shows how far places see
-    mean, _ = levels(maps)
-    assert (mean[0] > 0).sum() == (mean[:, 0] > 0).sum() == reach + 1
-    assert float(mean[0, 0]) == pytest.approx(1 / (reach + 1) ** 2)
-
-
-def test_levels_of_constants_and_of_a_border() -> None:
-    mean, spread = levels(torch.full((10, 6, 8), 4.0, dtype=torch.float64))
-    torch.testing.assert_close(mean, torch.full((6, 8), 4.0, dtype=torch.float64))
-    assert (spread <= 1e-5).all()
-    assert (spread > 0).all()
-    maps = torch.randn(30, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mean, spread = levels(maps)  # reach 3: 30 · 49 ≥ 1,000
-    torch.testing.assert_close(mean[0, 0], maps[:, :4, :4].mean())
-    torch.testing.assert_close(mean[4, 4], maps[:, 1:8, 1:8].mean())
-    around = (maps - mean).square()
-    torch.testing.assert_close(spread[0, 8], around[:, :4, 5:].mean().sqrt())
-
-
-def test_levels_scale_with_the_maps() -> None:
-    maps = random_maps(20)
-    mean, spread = levels(maps)
-    other_mean, other_spread = levels(5 * maps + 2)
-    torch.testing.assert_close(other_mean, 5 * mean + 2)
-    torch.testing.assert_close(other_spread, 5 * spread)

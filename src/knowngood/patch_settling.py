@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -13,31 +12,19 @@ import torch
 from torch import Tensor
 
 from knowngood.config import FeatureGrid
-from knowngood.images.synthetic import defective
 from knowngood.metrics import average_precision, roc_auc
+from knowngood.patch_trial import BAD, GOOD, bad_sample, ignored_places, left_out_maps, maps_of, smoothed
 from knowngood.patches import FEWEST
 from knowngood.scores import Score
-from knowngood.scores.patches import POOLINGS, PatchScore, levels, pool
+from knowngood.scores.levels import Levels
+from knowngood.scores.patches import POOLINGS, LeftOut, PatchScore, pool
 
 if TYPE_CHECKING:
     from knowngood.fitting import Plan
     from knowngood.pipeline import Pipeline
 
-GOOD, BAD = 320, 120  # images looked at, at most
+MOST = 1024  # images that say what is usual, unless they calibrate too
 WORTH = 0.005  # by which a less simple choice has to be better
-HIT = 0.5  # share of a place that a defect covers, at least
-AT_ONCE = 16  # images
-LARGEST = 6e4  # a whitened value that half precision holds
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Whitened patches of some images as if these had not been learned from, and what is known of the images."""
-
-    white: list[Tensor]  # (B, P, F) each, half precision
-    c: Tensor | None  # (N, W)
-    stratum: Tensor  # (N,)
-    cell: Tensor  # (N,)
 
 
 def settle(pipeline: Pipeline, plan: Plan, inners: Sequence[Score], options: FeatureGrid, seed: int) -> None:
@@ -47,120 +34,60 @@ def settle(pipeline: Pipeline, plan: Plan, inners: Sequence[Score], options: Fea
     precision over places. Levels (or none) and pooling are those that best tell images with a defect, by their AUROC.
     Of near equals the first is taken.
 
-    All images that were learned from take part, up to 320, and 120 of them with a synthetic defect.
+    Choices are made on up to 320 of the images that were learned from, and 120 of them with a synthetic defect. Levels
+    and what else is usual are taken from all that calibrate by being left out, else from up to 1,024.
     """
-    score = pipeline.score
+    score, patches = pipeline.score, pipeline.model.patches
     assert isinstance(score, PatchScore)
-    ways = ["off", "on"] if options.levels == "auto" else [options.levels]
-    if plan.left_out:  # the images that would say what is usual are those that calibrate
-        ways = ["off"]
+    assert patches is not None
+    ways = ["on", "off"] if options.levels == "auto" else [options.levels]
     pools = list(POOLINGS) if options.pooling == "auto" else [options.pooling]
     choices = list(product(ways, pools))
     inner, (way, pooling) = inners[0], choices[0]
-    fixed = len(inners) == 1 and len(choices) == 1
-    if not fixed or way == "on":
-        drawn = np.random.default_rng(seed).permutation(len(plan.shares["fit"]) + len(plan.shares["select"]))
-        good = _good(pipeline, plan, drawn[:GOOD])
-        maps = {one: _maps(pipeline, one, good) for one in inners}
-        if not fixed:
-            bad, hit = _bad(pipeline, plan, np.sort(drawn[:BAD]), seed)  # tiles of an image together
-            bad_maps = {one: _maps(pipeline, one, bad) for one in inners}
-            inner = _best_inner(pipeline, maps, bad_maps, (good.cell, bad.cell), hit)
-            way, pooling = _best_pooling(pipeline, maps[inner], bad_maps[inner], (good.cell, bad.cell), choices)
-        if way == "on":
-            level, spread = _levels(maps[inner], good.cell, _ignored(pipeline))
-            pipeline.state |= {"level": level.float(), "spread": spread.float()}
+    drawn = np.random.default_rng(seed).permutation(len(plan.shares["fit"]) + len(plan.shares["select"]))
+    if len(inners) > 1 or len(choices) > 1:
+        inner, (way, pooling) = _chosen(pipeline, plan, inners, choices, drawn, seed)
     pipeline.score = PatchScore(inner, score.smoothing)
     pipeline.state["pooling"] = torch.tensor(POOLINGS.index(pooling))
+    if way == "off" and patches.coarse is None:
+        return
+    maps, whole, cell = left_out_maps(pipeline, plan, inner, np.sort(drawn if plan.left_out else drawn[:MOST]))
+    ignored = ignored_places(pipeline)
+    if way == "on":
+        pipeline.state |= Levels.fit(maps, cell, ignored).state()
+    if whole is not None:
+        pooled = LeftOut(inner, score.smoothing).pooled(pipeline.state, maps, maps, cell, ignored)
+        pipeline.state |= {name: usual(v, cell, len(ignored)) for name, v in (("pooled", pooled), ("whole", whole))}
 
 
-# Images, each left out ------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def _white(pipeline: Pipeline, features: Tensor, own: Tensor, c: Tensor | None) -> Tensor:
-    """(B, P, F): features whitened, as the Gaussians would be without the images whose features are `own`."""
-    patches = pipeline.model.patches
-    assert patches is not None
-    device = patches.mean.device
-    cell = patches.cell(None if c is None else c.to(device), len(features))
-    white, theirs = (patches.whiten(f.to(device), cell) for f in (features, own))
-    return patches.left_out(white, theirs, cell).clamp(-LARGEST, LARGEST).cpu()
-
-
-def _features(plan: Plan, at: np.ndarray) -> Tensor:
-    """Features of the samples at positions (M,) among those of "fit" and "select"."""
-    assert plan.features is not None
-    first = len(plan.features["fit"])
-    return torch.stack(
-        [
-            torch.from_numpy(np.array(plan.features["fit"][i] if i < first else plan.features["select"][i - first]))
-            for i in at.tolist()
-        ]
-    )
-
-
-def _facts(pipeline: Pipeline, plan: Plan, at: np.ndarray) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Conditions, strata and cells of samples at positions (M,) among those of "fit" and "select"."""
-    patches = pipeline.model.patches
-    assert patches is not None
-    index = np.concatenate([plan.shares["fit"], plan.shares["select"]])[at]
-    c = torch.from_numpy(plan.encoded.c[index]) if patches.keys.shape[1] else None
-    cell = patches.cell(None if c is None else c.to(patches.keys.device), len(at)).cpu()
-    return c, torch.from_numpy(plan.encoded.stratum[index]), cell
-
-
-def _good(pipeline: Pipeline, plan: Plan, at: np.ndarray) -> Sample:
-    c, stratum, cell = _facts(pipeline, plan, at)
-    white = []
-    for start in range(0, len(at), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
-        own = _features(plan, at[some])
-        white.append(_white(pipeline, own, own, None if c is None else c[some]).half())
-    return Sample(white, c, stratum, cell)
-
-
-def _bad(pipeline: Pipeline, plan: Plan, at: np.ndarray, seed: int) -> tuple[Sample, Tensor]:
-    """The images with a synthetic defect each, and the places (N, h, w) that these cover by half or more."""
-    assert plan.features is not None
-    index = np.concatenate([plan.shares["fit"], plan.shares["select"]])[at]
-    originals = plan.samples[index]
-    pixels = pipeline.representation.pixels  # type: ignore[union-attr]
-    images, masks = defective(originals, seed, size=pixels.size)  # type: ignore[arg-type]
-    images = images.replace(conditions=originals.conditions)
-    as_masks = pixels.model_copy(update={"channels": 1, "grey": False, "dtype": "uint8"})  # cropped and padded too
-    masks = [as_masks.prepare(mask[..., None].astype(np.uint8))[0] for mask in masks]
-    c, stratum, cell = _facts(pipeline, plan, at)
-    white, grid = [], plan.features["fit"].shape[2:]
-    for start in range(0, len(at), AT_ONCE):
-        some = np.arange(start, min(start + AT_ONCE, len(at)))
-        changed, _ = pipeline.representation.read(images, some)  # type: ignore[arg-type]
-        own, told = _features(plan, at[some]), None if c is None else c[some]
-        white.append(_white(pipeline, torch.from_numpy(changed), own, told).half())
-    hit = torch.stack([_covered(mask, (grid[0], grid[1])) for mask in masks])
-    return Sample(white, c, stratum, cell), hit
-
-
-@torch.no_grad()
-def _maps(pipeline: Pipeline, inner: Score, sample: Sample) -> Tensor:
-    """(N, h, w) float64: the inner score at every place, not smoothed."""
-    score, found, start = PatchScore(inner, 0.0), [], 0
-    for white in sample.white:
-        some = slice(start, start + len(white))
-        c = None if sample.c is None else sample.c[some].to(pipeline.device)
-        stratum = sample.stratum[some].to(pipeline.device)
-        white = white.to(pipeline.device).float()
-        found.append(score.of_patches(pipeline.model, pipeline.state, white, c, stratum)[0].cpu())
-        start += len(white)
-    return torch.cat(found)
-
-
-def _covered(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """(h, w) places of a grid that a mask (H, W) covers by half or more."""
-    return torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), grid)[0] >= HIT
+def usual(values: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """(K, 2) mean and standard deviation of good images' values (N,) by cell (N,); one with few has those of all."""
+    found = []
+    for k in range(cells):
+        mine = values[cell == k] if int((cell == k).sum()) >= FEWEST else values
+        found.append(torch.stack([mine.mean(), mine.std(correction=0).clamp_min(1e-12)]))
+    return torch.stack(found)
 
 
 # Choices --------------------------------------------------------------------------------------------------------------
+
+
+def _chosen(
+    pipeline: Pipeline,
+    plan: Plan,
+    inners: Sequence[Score],
+    choices: list[tuple[str, str]],
+    drawn: np.ndarray,
+    seed: int,
+) -> tuple[Score, tuple[str, str]]:
+    """The inner score, levels or none, and pooling."""
+    order = np.argsort(drawn[:BAD])  # tiles of an image together
+    shown = {one: left_out_maps(pipeline, plan, one, drawn[:GOOD]) for one in inners}
+    good, cell = {one: maps for one, (maps, _, _) in shown.items()}, shown[inners[0]][2]
+    sample, hit = bad_sample(pipeline, plan, drawn[:BAD][order], seed)
+    bad = {one: maps_of(pipeline, one, sample) for one in inners}
+    inner = _best_inner(pipeline, good, bad, (cell, sample.cell), hit)
+    return inner, _best_pooling(pipeline, good[inner], bad[inner], torch.from_numpy(order), cell, choices)
 
 
 def _best_inner(
@@ -172,8 +99,8 @@ def _best_inner(
 ) -> Score:
     best, chosen = -math.inf, next(iter(good))
     for inner in good:
-        shown, ignored = _smoothed(pipeline, good[inner], cells[0])
-        hidden, also = _smoothed(pipeline, bad[inner], cells[1])
+        shown, ignored = smoothed(pipeline, good[inner], cells[0])
+        hidden, also = smoothed(pipeline, bad[inner], cells[1])
         if not (hit & ~also).any():  # every defect is smaller than a place, or where nothing counts
             return chosen
         labels, values = _told(shown[~ignored], hidden[hit & ~also])
@@ -184,48 +111,24 @@ def _best_inner(
 
 
 def _best_pooling(
-    pipeline: Pipeline,
-    good: Tensor,
-    bad: Tensor,
-    cells: tuple[Tensor, Tensor],
-    choices: list[tuple[str, str]],
+    pipeline: Pipeline, good: Tensor, bad: Tensor, own: Tensor, cell: Tensor, choices: list[tuple[str, str]]
 ) -> tuple[str, str]:
+    """`bad` (M, h, w) are maps of the images at `own` (M,) among the good ones, which are in cells (N,)."""
     best, chosen = -math.inf, choices[0]
-    shown = {"off": [_smoothed(pipeline, maps, cell) for maps, cell in zip((good, bad), cells, strict=True)]}
+    against = {"off": (good, bad)}
     if "on" in dict(choices):
-        level, spread = _levels(good, cells[0], _ignored(pipeline))
-        against = [(maps - level[cell]) / spread[cell] for maps, cell in zip((good, bad), cells, strict=True)]
-        shown["on"] = [_smoothed(pipeline, maps, cell) for maps, cell in zip(against, cells, strict=True)]
+        levels = Levels.fit(good, cell, ignored_places(pipeline))
+        against["on"] = levels.judged_without(good, good, cell), levels.judged_without(good[own], bad, cell[own])
+    shown = {
+        way: [smoothed(pipeline, maps, of) for maps, of in zip(both, (cell, cell[own]), strict=True)]
+        for way, both in against.items()
+    }
     for way, pooling in choices:
         told = [pool(maps, pooling, ignored) for maps, ignored in shown[way]]  # type: ignore[arg-type]
         worth = roc_auc(*_told(*told))
         if worth > best + WORTH:
             best, chosen = worth, (way, pooling)
     return chosen
-
-
-def _smoothed(pipeline: Pipeline, maps: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps as they are shown, and where they are ignored."""
-    score, ignored = pipeline.score, _ignored(pipeline)[cell]
-    assert isinstance(score, PatchScore)
-    return score.smoothed(maps, ignored), ignored
-
-
-def _ignored(pipeline: Pipeline) -> Tensor:
-    """(K, h, w) places that do not count."""
-    patches = pipeline.model.patches
-    assert patches is not None
-    return patches.ignored.cpu().reshape(-1, *patches.shape[1:])
-
-
-def _levels(maps: Tensor, cell: Tensor, ignored: Tensor) -> tuple[Tensor, Tensor]:
-    """(K, h, w) level and spread of each cell; one with too few images has those of all. `ignored` is (K, h, w)."""
-    found = []
-    for k in range(len(ignored)):
-        mine = cell == k
-        some = mine if int(mine.sum()) >= FEWEST else torch.ones_like(mine)
-        found.append(levels(maps[some], ignored[cell[some]]))
-    return torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found])
 
 
 def _told(good: Tensor, bad: Tensor) -> tuple[np.ndarray, np.ndarray]:

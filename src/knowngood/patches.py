@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import adaptive_avg_pool1d, pad
 
 FREQUENCIES = 4  # cosines a side: position encoding has 2 + f² + 2f entries
 PLACES = 64  # whitened at a time
 RIDGE = 0.01  # added to variances, as PaDiM does
 FEWEST = 8  # good images of a cell that has Gaussians of its own
+COARSE = 4  # places a side that an image as a whole is seen by
+HALF = 0.5  # share of a place that is covered, from which on it counts as covered
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # features (B, F, h, w) and their cells (B,), some at a time
 
@@ -30,23 +32,25 @@ class Patches(nn.Module):
         continuous (W,): which entries of a condition vector are no part of its cell.
         mean (K, P, F), root (K, P, F, F): of the Gaussian at each place; root is the inverse of the lower Cholesky
             factor of its covariance, so that root·(x − mean) is white.
-        log_det (K, P): Σ log of the diagonal of the Cholesky factor.
         position (P, Q): cosines of the place, |·| ≤ 1.
         ignored (K, P): places that do not count.
         images (K,): how many the Gaussians of a cell were taken from.
         own (K,): the share that a place's own covariance has in its Gaussian.
 
+    With `coarse` there are Gaussians of a second, coarse grid too, of features averaged over all that counts in a part
+    of the image (`coarsen`): what is unusual by little everywhere shows there.
+
     Args:
         shape: (F, h, w).
         keys, continuous: see above; None for a model without conditions.
         shrink: share of the covariance of all places in that of one place; None chooses it by `shrinkage`.
+        coarse: whether to have a coarse grid, of 4×4 places or as many as there are.
     """
 
     keys: Tensor
     continuous: Tensor
     mean: Tensor
     root: Tensor
-    log_det: Tensor
     position: Tensor
     ignored: Tensor
     images: Tensor
@@ -58,6 +62,7 @@ class Patches(nn.Module):
         keys: Tensor | None = None,
         continuous: Tensor | None = None,
         shrink: float | None = None,
+        coarse: bool = False,
     ) -> None:
         super().__init__()
         self.shape, self.shrink = shape, shrink
@@ -70,12 +75,13 @@ class Patches(nn.Module):
         if continuous is not None:
             self.continuous.copy_(continuous)
         self.register_buffer("mean", torch.zeros(cells, places, features))
-        self.register_buffer("root", torch.eye(features).repeat(cells, places, 1, 1), persistent=False)
-        self.register_buffer("log_det", torch.zeros(cells, places))
+        self.register_buffer("root", torch.eye(features).expand(cells, places, -1, -1), persistent=False)
         self.register_buffer("position", encode_positions(height, width))
         self.register_buffer("ignored", torch.zeros(cells, places, dtype=torch.bool))
         self.register_buffer("images", torch.zeros(cells))
         self.register_buffer("own", torch.ones(cells))
+        few = (features, min(COARSE, height), min(COARSE, width))
+        self.coarse = Patches(few, keys.clone(), continuous, shrink) if coarse else None
 
     def get_extra_state(self) -> Tensor:
         """The lower triangles of `root` (K, P, F(F + 1)/2): half of it is zeros, and it is most of a saved model."""
@@ -84,7 +90,8 @@ class Patches(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         row, column = torch.tril_indices(*self.root.shape[2:])
-        self.root.zero_()[:, :, row, column] = state.to(self.root)
+        self.root = torch.zeros(self.root.shape, device=self.root.device)
+        self.root[:, :, row, column] = state.to(self.root)
 
     @property
     def condition_width(self) -> int:
@@ -95,6 +102,11 @@ class Patches(nn.Module):
     def places(self) -> int:
         """Patches an image has."""
         return self.shape[1] * self.shape[2]
+
+    @property
+    def ignored_grid(self) -> Tensor:
+        """(K, h, w) places that do not count."""
+        return self.ignored.reshape(-1, *self.shape[1:])
 
     # Fit ------------------------------------------------------------------------------------------------------------
 
@@ -116,7 +128,7 @@ class Patches(nn.Module):
         few = (counts < FEWEST).nonzero()[:, 0].tolist()
         self.mean.copy_(total / counts.clamp_min(1)[:, None, None])
         self.mean[few] = (total.sum(0) / counts.sum()).float()
-        spread = torch.zeros_like(self.root)
+        self.root = spread = torch.zeros(self.root.shape)  # a covariance gives way to its root
         for x, cell in chunks():
             rows = self._rows(x)
             for k in {*cell.unique().tolist(), *few}:
@@ -132,13 +144,15 @@ class Patches(nn.Module):
             everywhere = spread[k, ~self.ignored[k]].mean(0)
             for at in torch.arange(places).split(PLACES):
                 self._whiten_by(k, at, (1 - share) * spread[k, at] + share * everywhere)
+        if self.coarse is not None:
+            self.coarse.ignored.copy_((self._shares() == 0).flatten(1))
+            self.coarse.fit(lambda: ((self.coarsen(x, cell), cell) for x, cell in chunks()))
         return self
 
     def _whiten_by(self, k: int, at: Tensor, covariance: Tensor) -> None:
         eye = torch.eye(self.shape[0])
         lower = torch.linalg.cholesky((covariance + RIDGE * eye).double())
         self.root[k, at] = torch.linalg.solve_triangular(lower, eye.double().expand_as(lower), upper=False).float()
-        self.log_det[k, at] = lower.diagonal(dim1=1, dim2=2).log().sum(1).float()
 
     # Use ------------------------------------------------------------------------------------------------------------
 
@@ -148,6 +162,31 @@ class Patches(nn.Module):
             return torch.zeros(n, dtype=torch.int64, device=self.mean.device)
         told = c.masked_fill(self.continuous, 0)
         return (told[:, None] - self.keys).square().sum(2).argmin(1)
+
+    def coarsen(self, x: Tensor, cell: Tensor) -> Tensor:
+        """Feature grids (B, F, h, w) in cells (B,) → their means (B, F, 4, 4) over what counts of each part.
+
+        Where nothing counts they are 0.
+        """
+        if not self.ignored.any():
+            return self._averaged(x.float())
+        hidden = self.ignored_grid[cell][:, None]
+        share = self._shares()[cell][:, None]
+        return self._averaged(x.float().masked_fill(hidden, 0)) / share.clamp_min(1e-12)
+
+    def _shares(self) -> Tensor:
+        """(K, 4, 4) the share of each part that counts."""
+        return self._averaged((~self.ignored_grid).float())
+
+    def _averaged(self, x: Tensor) -> Tensor:
+        """(…, h, w) → (…, 4, 4): means over parts, which overlap by a row or a column where 4 does not divide.
+
+        As adaptive pooling, of which not all devices know all sizes.
+        """
+        assert self.coarse is not None
+        sides = zip(self.shape[1:], self.coarse.shape[1:], strict=True)
+        down, across = (adaptive_avg_pool1d(torch.eye(n)[None], few)[0].to(x) for n, few in sides)
+        return down.mT @ x @ across
 
     def whiten(self, x: Tensor, cell: Tensor) -> Tensor:
         """Feature grids (B, F, h, w) in cells (B,) → whitened patches (B, P, F) float32."""
@@ -218,8 +257,9 @@ class Patches(nn.Module):
 
 
 def shrinkage(n: int, features: int) -> float:
-    """The share of the covariance of all places in that of one, from n images: .09 at n = F, and falling as 1 / n²."""
-    return min(1.0, features / n) / (1 + 10 * n / features)
+    """The share of the covariance of all places in that of one, from n images: .09 at n = F, then falling as 1 / n³."""
+    each = n / features
+    return 1 / max(1.0, each) / (1 + 10 * each * max(1.0, each))
 
 
 def encode_positions(height: int, width: int, frequencies: int = FREQUENCIES) -> Tensor:

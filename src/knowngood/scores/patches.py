@@ -8,31 +8,34 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from knowngood.errors import SettingsError
 from knowngood.objectives.base import Batch
-from knowngood.patches import smooth
-from knowngood.scores.base import Score, ScoreResult, wide
+from knowngood.patches import Patches, smooth
+from knowngood.scores.base import Score, ScoreResult, item_sum, wide
+from knowngood.scores.levels import Levels
 from knowngood.vae import ConditionalVAE
 
 Pooling = Literal["max", "top", "soft"]
 POOLINGS: tuple[Pooling, ...] = ("max", "top", "soft")
 TOP_SHARE = 0.02  # of the cells
 ROWS = 4096  # patches scored at a time
-ENOUGH = 1000  # patches that the level of a place is taken from
-FEWEST = 8  # good images from which levels are taken at all
+EXCESS = 1.0  # standard deviations from which on an image that is unusual as a whole counts
 
 
 class PatchScore(Score):
     """`inner` on every patch under its position and conditions: the map, smoothed; and one value an image.
 
     Where good parts vary more, patches score higher and wider. The value of an image is pooled from the map, or with
-    levels from (s − level) / spread, both of good images at the same place (`levels`).
+    levels from (s − level) / spread, both of good images at the same place (`Levels`).
 
-    State: that of `inner`; `level` and `spread` (K, h, w) by cell of the conditions, 0 and 1 without levels; `pooling`,
-    which of `POOLINGS`; and where labelled defects teach `label_direction` (F,), `label_offset` and `label_weight`, see
-    `label_term`.
+    A pooled value tells of a few odd places. Where the patches have a coarse grid, w is the mean over it of half the
+    squared distance, large where much is odd by little, and the value is z(v) + max(0, z(w) − 1), v the pooled one and
+    z in standard deviations of good images. z(w) is the part `whole`.
+
+    State: that of `inner`; that of the levels by cell of the conditions, 0 and 1 without any; `pooling`, which of
+    `POOLINGS`; with a coarse grid `pooled` and `whole` (K, 2), mean and standard deviation of v and w of good images;
+    and where labelled defects teach `label_direction` (F,), `label_offset` and `label_weight`, see `label_term`.
     """
 
     has_map = True
@@ -48,14 +51,25 @@ class PatchScore(Score):
 
     def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
         assert model.patches is not None
-        shape = (len(model.patches.keys), *model.patches.shape[1:])
-        plain = {"level": torch.zeros(shape), "spread": torch.ones(shape), "pooling": torch.tensor(0)}
-        return {**self.inner.fit(model, batches), **plain}
+        plain = Levels.none(model.patches.ignored_grid.cpu()).state()
+        return {**self.inner.fit(model, batches), **plain, "pooling": torch.tensor(0)}
 
-    def white(self, model: ConditionalVAE, x: Tensor, cell: Tensor) -> Tensor:
+    def white(self, patches: Patches, x: Tensor, cell: Tensor) -> Tensor:
         """Whitened patches (B, P, F) of features x (B, F, h, w) in cells (B,)."""
-        assert model.patches is not None
-        return model.patches.whiten(x, cell)
+        return patches.whiten(x, cell)
+
+    def judged(self, levels: Levels, plain: Tensor, maps: Tensor, cell: Tensor) -> Tensor:
+        """Maps (B, h, w) against the levels of their cells; `plain` are these without what labelled defects add."""
+        return levels.judged(maps, cell)
+
+    def whole(self, patches: Patches, x: Tensor, cell: Tensor) -> Tensor:
+        """(B,) float64: how odd features (B, F, h, w) are on the coarse grid, on average."""
+        coarse = patches.coarse
+        assert coarse is not None
+        white = self.white(coarse, patches.coarsen(x, cell), cell)
+        values = 0.5 * item_sum(white.flatten(0, 1).square()).reshape(white.shape[:2])
+        counted = (~coarse.ignored[cell]).to(values)
+        return (values * counted).sum(1) / counted.sum(1)
 
     def of_patches(
         self, model: ConditionalVAE, state: dict[str, Tensor], white: Tensor, c: Tensor | None, stratum: Tensor
@@ -92,16 +106,27 @@ class PatchScore(Score):
     ) -> ScoreResult:
         assert model.patches is not None
         cell = model.patches.cell(c, len(x))
-        white = self.white(model, x, cell)
-        maps, parts = self.of_patches(model, state, white, c, stratum)
+        white = self.white(model.patches, x, cell)
+        plain, parts = self.of_patches(model, state, white, c, stratum)
+        maps = plain
         if "label_weight" in state:
-            maps = maps + model.patches.join(wide(label_term(state, white)))
-        cell = cell.to(maps.device)
-        ignored = model.patches.ignored.to(maps.device)[cell].reshape(maps.shape)
-        judged = (maps - state["level"].to(maps)[cell]) / state["spread"].to(maps)[cell]
-        values = pool(self.smoothed(judged, ignored), POOLINGS[int(state["pooling"])], ignored)
+            maps = plain + model.patches.join(wide(label_term(state, white)))
+        at = cell.to(maps.device)
+        everywhere = model.patches.ignored_grid.to(maps.device)
+        values = self.pooled(state, plain, maps, at, everywhere)
+        if "whole" in state:
+            mean, spread = state["whole"].to(values)[at].unbind(1)
+            parts["whole"] = (self.whole(model.patches, x, cell).to(values) - mean) / spread
+            mean, spread = state["pooled"].to(values)[at].unbind(1)
+            values = (values - mean) / spread + (parts["whole"] - EXCESS).clamp_min(0)
+        ignored = everywhere[at]
         shown = self.smoothed(maps, ignored).masked_fill(ignored, math.nan) if want_map else None
         return ScoreResult(values, shown, parts)
+
+    def pooled(self, state: dict[str, Tensor], plain: Tensor, maps: Tensor, cell: Tensor, ignored: Tensor) -> Tensor:
+        """(B,): maps (B, h, w) as in `judged` of images in cells (B,), pooled. `ignored` is (K, h, w)."""
+        judged = self.judged(Levels.of_state(state, ignored), plain, maps, cell)
+        return pool(self.smoothed(judged, ignored[cell]), POOLINGS[int(state["pooling"])], ignored[cell])
 
     def smoothed(self, maps: Tensor, ignored: Tensor) -> Tensor:
         """Maps (B, h, w) smoothed over the places that are not `ignored`, float64."""
@@ -114,12 +139,17 @@ class PatchScore(Score):
 
 
 class LeftOut(PatchScore):
-    """The same of images that the Gaussians were taken from, each as if it had been left out."""
+    """The same of images that Gaussians and levels were taken from, each as if it had been left out.
 
-    def white(self, model: ConditionalVAE, x: Tensor, cell: Tensor) -> Tensor:
-        assert model.patches is not None
-        white = super().white(model, x, cell)
-        return model.patches.left_out(white, white, cell)
+    The mean and deviation that `z` is in are those of all, itself included: one number a product.
+    """
+
+    def white(self, patches: Patches, x: Tensor, cell: Tensor) -> Tensor:
+        white = super().white(patches, x, cell)
+        return patches.left_out(white, white, cell)
+
+    def judged(self, levels: Levels, plain: Tensor, maps: Tensor, cell: Tensor) -> Tensor:
+        return levels.judged_without(plain, maps, cell)
 
 
 def label_term(state: dict[str, Tensor], white: Tensor) -> Tensor:
@@ -153,29 +183,3 @@ def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tenso
     spread = ((flat - mean).square() * counts).sum(1, keepdim=True).div(n).sqrt().clamp_min(1e-12)
     temperature = spread / (2 * n.clamp_min(2).log()).sqrt()
     return (temperature * ((low / temperature).logsumexp(1, keepdim=True) - n.log()))[:, 0]
-
-
-def levels(maps: Tensor, ignored: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (h, w) at each place over good images' maps (N, h, w) and its surroundings.
-
-    The surroundings are a square just large enough for 1,000 values, cut at the border. Values at `ignored` (N, h, w)
-    do not count; where nothing around a place does, they are 0 and 1.
-    """
-    reach = 0
-    while len(maps) * (2 * reach + 1) ** 2 < ENOUGH and 2 * reach + 1 < min(maps.shape[1:]):
-        reach += 1
-
-    def around(m: Tensor) -> Tensor:
-        return avg_pool2d(m[None, None], 2 * reach + 1, 1, reach, count_include_pad=False)[0, 0]
-
-    if ignored is None or not ignored.any():
-        mean = around(maps.mean(0))
-        variance = around((maps - mean).square().mean(0))
-        return mean, variance.clamp_min(1e-12).sqrt()
-    counted = (~ignored).to(maps.dtype)
-    share = around(counted.mean(0))
-    some = share > 1e-12  # sums of zeros are zero but for rounding
-    share = share.where(some, 1)
-    mean = (around(maps.masked_fill(ignored, 0).mean(0)) / share).where(some, 0)
-    variance = around((maps - mean).square().masked_fill(ignored, 0).mean(0)) / share
-    return mean, variance.clamp_min(1e-12).sqrt().where(some, 1)
