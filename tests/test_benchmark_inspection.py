@@ -159,7 +159,14 @@ def test_every_method_has_its_rows_and_nothing_is_measured_twice(
 
 @needs_weights
 def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_calibration_part() -> None:
-    plain = {"name": "efficientnet_lite0", "shrink": 0, "smoothing": 0, "levels": "off", "pooling": "max"}
+    plain = {
+        "name": "efficientnet_lite0",
+        "shrink": 0,
+        "smoothing": 0,
+        "levels": "off",
+        "whole": False,
+        "pooling": "max",
+    }
     settings = parse_settings(small(features=plain, scoring="gaussian"))
     subject = Subject(in_memory(6), settings)
     found = measures.METHODS["split"](subject, 3)

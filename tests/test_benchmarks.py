@@ -27,9 +27,12 @@ from knowngood.benchmarks import (
     speed_objectives,
     tables,
 )
+from knowngood.benchmarks.accuracy_protocols import few_labels, out_of_distribution
 from knowngood.benchmarks.baselines import PPCA, Contrast, Neighbours
+from knowngood.benchmarks.joined import open_joined
 from knowngood.benchmarks.methods import Method, baselines, chosen_settings, measure
-from knowngood.benchmarks.protocols import Cell, CellImages, Pick, patient, resolve
+from knowngood.benchmarks.picks import Pick, patient
+from knowngood.benchmarks.protocols import Cell, CellImages, resolve
 from knowngood.cli.benchmark import keyword_arguments
 from knowngood.config import Settings, parse_settings
 from knowngood.errors import DataError, SettingsError
@@ -42,9 +45,9 @@ TINY = {"net": {"name": "mlp", "hidden": [16]}, "latent_dim": 2, "epochs": 2, "o
 SIZE = 20  # of the lineage's protocol on stand-ins
 
 
-def classes_stand_in(train: int = 1000, test: int = 200) -> ImageSet:
+def classes_stand_in(train: int = 1000, test: int = 200, seed: int = 0) -> ImageSet:
     """Ten classes that follow no order, noise 8×8, training file first, as MNIST and its kin are opened."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     n = train + test
     images = ImageSet.from_arrays(
         rng.integers(0, 256, (n, 8, 8), dtype=np.uint8), conditions={"class": rng.integers(0, 10, n).astype(str)}
@@ -76,6 +79,11 @@ def cells_of(protocol: str, form: Any) -> tuple[ImageSet, list[Cell]]:
             return classes_stand_in(), protocols.one_vs_rest("stand-in", form=form)
         case "leave-one-out":
             return classes_stand_in(), protocols.leave_one_out("stand-in", form=form)
+        case "ood":
+            sets = {name: classes_stand_in(200, 50, seed=seed) for seed, name in enumerate("abc")}
+            return open_joined("abc", sets.__getitem__), out_of_distribution("abc", form=form)
+        case "few-labels":
+            return classes_stand_in(), few_labels("stand-in", form=form)
         case "lineage":
             return classes_stand_in(), protocols.lineage("stand-in", "3", form=form, size=SIZE)
         case "pneumonia":
@@ -84,7 +92,7 @@ def cells_of(protocol: str, form: Any) -> tuple[ImageSet, list[Cell]]:
             return x_ray_stand_in(), protocols.pneumonia("pneumoniamnist", form=form)
 
 
-ALL = ["one-vs-rest", "leave-one-out", "lineage", "pneumonia", "pneumoniamnist"]
+ALL = ["one-vs-rest", "leave-one-out", "ood", "few-labels", "lineage", "pneumonia", "pneumoniamnist"]
 
 
 def parts_of(cell: Cell, images: ImageSet) -> list[ImageSet]:
@@ -129,7 +137,7 @@ def test_parts_are_disjoint_labelled_and_in_file_order(protocol: str, form: str)
         found = resolve(cell, images)
         ids = [set(part.ids) for part in parts_of(cell, images)]
         assert sum(map(len, ids)) == len(set.union(*ids))
-        assert (found.train.labels == 0).all()
+        assert set(found.train.labels) == ({0, 1} if cell.labelled else {0})
         assert set(found.test.labels) == {0, 1}
         assert not found.test.conditions
         assert list(found.train.conditions) == list(cell.conditions)

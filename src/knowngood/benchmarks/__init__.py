@@ -7,6 +7,10 @@ keyword arguments, with their annotations, are the options of the command.
 from __future__ import annotations
 
 BENCHMARKS: dict[str, tuple[str, str]] = {
+    "accuracy": (
+        "knowngood.benchmarks.accuracy:main",
+        "every track beside its baselines: how well anomalies are found",
+    ),
     "speed": ("knowngood.benchmarks.speed:main", "images/s of training and scoring beside a bare torch loop"),
     "lineage": ("knowngood.benchmarks.lineage:main", "one normal class: 1,000 to train on, 1,000 + 1,000 to test"),
     "one-vs-rest": ("knowngood.benchmarks.one_vs_rest:main", "each class in turn is normal, all others are anomalous"),

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from knowngood.benchmarks.protocols import Form, check_form, patient
+from knowngood.benchmarks.picks import patient
+from knowngood.benchmarks.protocols import Form, check_form
 from knowngood.benchmarks.runner import open_whole
 from knowngood.errors import DataError
 from knowngood.images import ImageSet

@@ -29,8 +29,8 @@ from knowngood.config import Settings, parse_settings
 from knowngood.detector import Detector
 from knowngood.metrics import roc_auc
 from knowngood.metrics.pixels import pixel_metrics
-from knowngood.pipeline import READERS
 from knowngood.representation import Features, cached_features
+from knowngood.rows import READERS
 
 SPLIT: dict[str, Any] = {"calibrate_by": "split"}
 MB = 1e6

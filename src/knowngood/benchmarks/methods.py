@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from knowngood.benchmarks.baselines import BASELINES
+from knowngood.benchmarks.baselines import BASELINES, QUICKEST
 from knowngood.benchmarks.protocols import Cell, CellImages
 from knowngood.calibration import Calibration, false_alarm_interval, split_normals
 from knowngood.config import Settings, nearest, parse_settings, read_settings
@@ -50,7 +50,7 @@ class Method:
         return {"baseline": self.baseline, "extra": self.extra, "settings": self.on(cell).model_dump(mode="json")}
 
 
-def baselines(settings: Mapping[str, Any] | None = None, names: tuple[str, ...] = tuple(BASELINES)) -> list[Method]:
+def baselines(settings: Mapping[str, Any] | None = None, names: tuple[str, ...] = QUICKEST) -> list[Method]:
     """Baselines as methods, on pixels that `settings` shape."""
     return [Method(name, settings or {}, baseline=name) for name in names]
 
@@ -75,10 +75,12 @@ def measure(
 
     Returns:
         Plain data: metrics (auroc with its bootstrap interval over test images, average_precision, fpr_at_95_tpr,
-        false_alarm_rate and detection_rate at alpha, counts), alpha, threshold, calibration_normals, expected_alarms
-        (where the false-alarm rate of that many exchangeable calibration normals lies, 95 %), fit_seconds (training
-        and calibration), settings; and for detectors training_seconds (in steps alone), judge_seconds, `fit`: what
-        `Detector.about_` tells of training, and `extra`, if the method asks for more.
+        false_alarm_rate and detection_rate at alpha, counts), auroc_of_anomalies (of the good test images against each
+        anomalous class by itself), alpha, threshold, calibration_normals, expected_alarms (where the false-alarm rate
+        of that many exchangeable calibration normals lies, 95 %), fit_seconds (training and calibration),
+        judge_seconds (from pixels to verdicts) and ms_image (the same for one image), settings; and for detectors
+        training_seconds (in steps alone), `fit`: what `Detector.about_` tells of training, and `extra`, if the method
+        asks for more. A baseline does not learn from known anomalies.
     """
     if method.baseline is not None:
         return _measure_baseline(method, cell, parts)
@@ -96,8 +98,8 @@ def _measure_detector(
     detector = Detector.from_settings(settings).fit(parts.train, calibration=parts.calibrate, progress=progress)
     fitted = time.perf_counter()
     found = evaluate(detector, parts.test, unknown="infer")
-    judged = time.perf_counter()
     y = parts.test.labels
+    scores = found.table["anomaly_score"].to_numpy(float)[: len(y)]
     by_part = {
         name: roc_auc(y, found.table[name].to_numpy(float)) for name in found.table.columns if name.startswith("elbo_")
     }
@@ -120,14 +122,29 @@ def _measure_detector(
     return {
         "metrics": found.metrics,
         "auroc_of_parts": by_part,
+        "auroc_of_anomalies": _by_anomaly(scores, parts),
         **_promise(settings, detector.pipeline_.limit, len(calibration)),
         "fit_seconds": fitted - started,
         "training_seconds": _in_steps(detector.about_),
-        "judge_seconds": judged - fitted,
+        **_judging(found.seconds, parts),
         **({} if method.extra is None else {"extra": _function(method.extra)(detector, found, parts)}),
         "fit": {**detector.about_["training"], "data": detector.about_["data"], "threads": detector.about_["threads"]},
         "settings": settings.model_dump(mode="json"),
     }
+
+
+def _by_anomaly(scores: np.ndarray, parts: CellImages) -> dict[str, float]:
+    """AUROC of scores (M,) of the good test images against those of each anomalous class; NaN takes no part."""
+    y, read = parts.test.labels, ~np.isnan(scores)
+    found = {}
+    for name in sorted(set(parts.test_classes[read & (y == 1)].tolist())):
+        these = read & ((y == 0) | (parts.test_classes == name))
+        found[str(name)] = roc_auc(y[these], scores[these])
+    return found
+
+
+def _judging(seconds: float, parts: CellImages) -> dict[str, float]:
+    return {"judge_seconds": seconds, "ms_image": 1000 * seconds / len(parts.test)}
 
 
 def _in_steps(about: Mapping[str, Any]) -> float | None:
@@ -145,16 +162,18 @@ def _measure_baseline(method: Method, cell: Cell, parts: CellImages) -> dict[str
     assert method.baseline is not None
     settings = method.on(cell)
     started = time.perf_counter()
-    train, calibrate = parts.train, parts.calibrate
+    train, calibrate = parts.train[parts.train.labels == 0], parts.calibrate
     if calibrate is None:
         share = split_normals(len(train), select=0.0, calibrate=settings.calibrate_fraction, seed=cell.seed)
         train, calibrate = train[share["fit"]], train[share["calibrate"]]
     rows = Rows(train, settings)
     classes = train.conditions[cell.conditions[0]] if cell.conditions else None
-    fitted = BASELINES[method.baseline]().fit(rows(train), None if classes is None else classes.astype(str))
+    known = None if classes is None else classes.astype(str)
+    fitted = BASELINES[method.baseline](seed=cell.seed).fit(rows(train), known)
     calibration = Calibration.fit(fitted.score(rows(calibrate)), alpha=settings.alpha)
-    seconds = time.perf_counter() - started
+    ready = time.perf_counter()
     scores, y = fitted.score(rows(parts.test)), parts.test.labels
+    judged = time.perf_counter()
     flagged = scores > calibration.pooled_threshold
     metrics = {
         "auroc": roc_auc(y, scores),
@@ -169,8 +188,10 @@ def _measure_baseline(method: Method, cell: Cell, parts: CellImages) -> dict[str
     }
     return {
         "metrics": metrics,
+        "auroc_of_anomalies": _by_anomaly(scores, parts),
         **_promise(settings, calibration.pooled_threshold, len(calibration)),
-        "fit_seconds": seconds,
+        "fit_seconds": ready - started,
+        **_judging(judged - ready, parts),
         "settings": settings.model_dump(mode="json"),
     }
 

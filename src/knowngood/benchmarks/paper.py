@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-import shlex
 import sys
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from knowngood.benchmarks import paper_tables, protocols, runner
+from knowngood.benchmarks import paper_tables, picks, protocols, runner
+from knowngood.benchmarks.commands import command_line
 from knowngood.benchmarks.methods import Method, chosen_settings
 from knowngood.benchmarks.paper_page import write_page
 from knowngood.benchmarks.paper_tables import MEASURES
@@ -68,7 +67,7 @@ def main(
             number of it means anything.
         show: write the tables of what is done already, measure nothing.
     """
-    command = command_line(locals())
+    command = command_line("paper", main, locals())
     objectives = tuple(choices("objective")) if all else objectives
     if quick:
         seeds, epochs, train_size, test_size = seeds[:1], QUICK["epochs"], QUICK["train_size"], QUICK["test_size"]
@@ -164,11 +163,7 @@ def class_names(dataset: str) -> list[str]:
     Raises:
         DataError: it is not here, or names no classes.
     """
-    images = runner.open_whole(dataset, download=False)
-    if "class" not in images.conditions:
-        raise DataError(f"{images.name} has no column 'class', by which this protocol picks images")
-    found = {str(value) for value in images.conditions["class"].tolist()}
-    return sorted(found, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+    return picks.class_names(runner.open_whole(dataset, download=False))
 
 
 def gone(form: str, dataset: str, method: str, why: str) -> dict[str, Any]:
@@ -205,16 +200,3 @@ def print_rows(rows: Sequence[dict[str, Any]], quick: bool) -> None:
             lines.append([*head, *shown] if row["cells"] else [*head, str(row["error"])])
         title = f"{dataset}: one class held out" + (", quick: these numbers mean nothing" if quick else "")
         print_table(["method", "cells", *(measure.title for measure in MEASURES)], lines, title)
-
-
-def command_line(given: dict[str, Any]) -> str:
-    """`knowngood benchmark paper` with the options that differ from their defaults."""
-    words = ["knowngood", "benchmark", "paper"]
-    for name, parameter in inspect.signature(main).parameters.items():
-        value = given[name]
-        if value == parameter.default or name in ("out", "show", "jobs"):
-            continue
-        words.append("--" + name.replace("_", "-"))
-        if value is not True:
-            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-    return shlex.join(words)

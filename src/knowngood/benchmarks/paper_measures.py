@@ -20,7 +20,8 @@ from knowngood.evaluation import Evaluation
 from knowngood.images.conditions import Expanded
 from knowngood.metrics import roc_auc
 from knowngood.metrics.disentanglement import gaussian_total_correlation, mutual_information_gap
-from knowngood.pipeline import MOST_EXPANDED, Items, Pipeline, joined, take
+from knowngood.pipeline import MOST_EXPANDED, Pipeline
+from knowngood.rows import Items, joined, take
 from knowngood.scores.base import item_sum
 
 BINS, MOST_CODES = 20, 10_000

@@ -9,64 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from knowngood.benchmarks.picks import Pick, classes_of
 from knowngood.config import nearest
 from knowngood.errors import DataError, SettingsError
 from knowngood.images import ImageSet
 
 Form = Literal["test", "dev"]
 TEN = tuple("0123456789")
-FOLDS = 5
 LEARN, KEEP = (0, 1, 2, 3), (4,)  # folds of a dev form: to train on, to test on
-
-
-@dataclass(frozen=True)
-class Pick:
-    """Some images of a set, in file order, all with one label.
-
-    Of the images whose class is in `classes` (or, with `others`, is not) and whose split is `split` (None: any), those
-    at positions start … stop − 1 count, and all of those must be there; then those whose group's number modulo 5 is in
-    `folds`; then the first `most`, if there are more. A group is one image, or one patient (`by="patient"`); groups are
-    numbered by first appearance among the images picked so far.
-    """
-
-    classes: tuple[str, ...]
-    label: int
-    others: bool = False
-    split: str | None = None
-    start: int = 0
-    stop: int | None = None
-    folds: tuple[int, ...] | None = None
-    by: Literal["image", "patient"] = "image"
-    most: int | None = None
-
-    def index(self, images: ImageSet) -> np.ndarray:
-        """Positions (M,) of the picked images, ascending."""
-        chosen = np.isin(_classes(images), self.classes) != self.others
-        if self.split is not None:
-            if images.splits is None or self.split not in images.splits:
-                raise DataError(f"{images.name} has no split '{self.split}', which this protocol needs")
-            chosen &= images.splits == self.split
-        index = np.flatnonzero(chosen)
-        if self.stop is not None and self.stop > len(index):
-            which = ("other than " if self.others else "") + ", ".join(self.classes)
-            raise DataError(
-                f"{images.name}: the protocol needs {self.stop:,} images of class {which}; there are {len(index):,}"
-            )
-        index = index[self.start : self.stop]
-        if self.folds is not None:
-            index = index[np.isin(self._groups(index, images) % FOLDS, self.folds)]
-        return index[: self.most]
-
-    def _groups(self, index: np.ndarray, images: ImageSet) -> np.ndarray:
-        """The number of each image's group."""
-        names = [patient(str(name)) for name in images.ids[index]] if self.by == "patient" else index
-        _, first, group = np.unique(names, return_index=True, return_inverse=True)
-        return first.argsort().argsort()[group]
+LABELLED = 13  # beside the seed, for the draw of labelled anomalies
 
 
 @dataclass(frozen=True)
@@ -75,7 +30,9 @@ class Cell:
 
     normal, anomalous: in words, for tables. train, calibrate: picks of good images; `calibrate` is empty where the
     detector sets aside a share of `train` by itself. conditions: columns given in training; at test all are hidden.
-    settings: what the protocol itself fixes, over a method's own settings.
+    settings: what the protocol itself fixes, over a method's own settings. labelled: picks of known anomalies, of which
+    so many, drawn by the seed, join `train` that they are `labelled_share` of all training images; a greater share has
+    those of a smaller one among its own.
     """
 
     protocol: str
@@ -89,6 +46,8 @@ class Cell:
     calibrate: tuple[Pick, ...] = ()
     conditions: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    labelled: tuple[Pick, ...] = ()
+    labelled_share: float = 0.0
 
     def to_record(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -97,6 +56,8 @@ class Cell:
 
 class CellImages(NamedTuple):
     """The images of a cell. `train` and `calibrate` carry the cell's conditions, `test` none; none carries splits.
+
+    Known anomalies are in `train`, with the label 1.
 
     test_classes: (M,) text, the true classes of the test images, which no detector sees.
     """
@@ -114,6 +75,8 @@ def resolve(cell: Cell, images: ImageSet) -> CellImages:
         DataError: a part is empty, the test has one label only, or an image is in two parts.
     """
     parts = {name: _gather(getattr(cell, name), images) for name in ("train", "test", "calibrate")}
+    if cell.labelled:
+        parts["train"] = _with_labelled(parts["train"], cell, images)
     used = np.concatenate([index for index, _ in parts.values()])
     twice = len(used) - len(np.unique(used))
     if twice:
@@ -131,7 +94,7 @@ def resolve(cell: Cell, images: ImageSet) -> CellImages:
         for name, (index, labels) in parts.items()
     }
     calibrate = found["calibrate"] if cell.calibrate else None
-    return CellImages(found["train"], found["test"], calibrate, _classes(images)[parts["test"][0]])
+    return CellImages(found["train"], found["test"], calibrate, classes_of(images)[parts["test"][0]])
 
 
 def one_vs_rest(
@@ -254,21 +217,28 @@ def pneumonia(dataset: str, *, seeds: Sequence[int] = (0,), form: Form = "test")
     return [Cell("pneumonia", form, dataset, seed, "NORMAL", "PNEUMONIA", train, test) for seed in seeds]
 
 
-def patient(name: str) -> str:
-    """Who a chest X-ray shows, from its file name: "person12_virus_3.jpeg" → "person12_virus", "IM-0115-0001-0002.jpeg"
-    → "IM-0115". Numbers of viral and bacterial cases are separate."""
-    stem = PurePosixPath(name).stem
-    if stem.startswith("person"):
-        return stem.rpartition("_")[0]
-    words = stem.split("-")
-    return "-".join(words[: words.index("IM") + 2]) if "IM" in words else stem
-
-
 def check_form(form: str) -> str:
     """The form, or a SettingsError for anything but "test" and "dev"."""
     if form not in ("test", "dev"):
         raise SettingsError(f"form = '{form}'{nearest(form, ['test', 'dev'])}")
     return form
+
+
+def _with_labelled(
+    normals: tuple[np.ndarray, np.ndarray], cell: Cell, images: ImageSet
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and labels, as of `_gather`, with the known anomalies of the cell among them."""
+    pool, _ = _gather(cell.labelled, images)
+    wanted = round(cell.labelled_share / (1 - cell.labelled_share) * len(normals[0]))
+    if wanted > len(pool):
+        raise DataError(
+            f"{cell.protocol} on {images.name}, normal {cell.normal}: the protocol needs {wanted:,} labelled "
+            f"anomalies; there are {len(pool):,}"
+        )
+    drawn = np.random.default_rng([cell.seed, LABELLED]).permutation(pool)[:wanted]
+    index = np.concatenate([normals[0], drawn])
+    order = index.argsort(kind="stable")
+    return index[order], np.concatenate([normals[1], np.ones(wanted)])[order]
 
 
 def _gather(picks: Iterable[Pick], images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
@@ -278,9 +248,3 @@ def _gather(picks: Iterable[Pick], images: ImageSet) -> tuple[np.ndarray, np.nda
     labels = np.concatenate([np.full(len(part), float(label)) for part, label in found] or [np.empty(0)])
     order = index.argsort(kind="stable")
     return index[order], labels[order]
-
-
-def _classes(images: ImageSet) -> np.ndarray:
-    if "class" not in images.conditions:
-        raise DataError(f"{images.name} has no column 'class', by which this protocol picks images")
-    return np.array([str(value) for value in images.conditions["class"].tolist()])

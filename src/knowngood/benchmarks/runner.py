@@ -30,8 +30,9 @@ from knowngood.images import ImageSet
 
 RESULTS = "results.jsonl"
 HEADING = ("protocol", "form", "dataset", "normal", "anomalous", "seed")
+NAMES_ONLY = ("protocol", "normal", "anomalous")
 NO_NUMBERS = ("cli", "report", "drawing", "figures", "presets", "benchmarks", "demo.py", "card.py", "artifact.py")
-NUMBERS_HERE = ("protocols.py", "methods.py", "baselines.py", "paper_measures.py")
+NUMBERS_HERE = ("protocols.py", "picks.py", "methods.py", "baselines.py", "paper_measures.py")
 
 Result = dict[str, Any]
 Opener = Callable[[str], ImageSet]
@@ -99,9 +100,9 @@ def run(
             results[at] = _without(record, images)
             told.tell(record, images)
         elif record["key"] in done:
-            results[at] = done[record["key"]]
+            results[at] = known = {**done[record["key"]], **{name: record[name] for name in (*HEADING, "method")}}
             if measuring:
-                told.tell(record, f"AUROC {done[record['key']]['metrics']['auroc']:.4f}, done before")
+                told.tell(record, f"AUROC {known['metrics']['auroc']:.4f}, done before")
         elif not measuring:
             results[at] = _without(record, "not measured yet")
     waiting = [at for at, result in enumerate(results) if result is None]
@@ -157,8 +158,9 @@ def _held_open(opener: Opener, dataset: str) -> ImageSet:
 
 
 def key_of(cell: Cell, method: Method, fingerprint: str) -> str:
-    """Hash (hex) of all that a measurement depends on."""
-    content = [cell.to_record(), method.to_record(cell), fingerprint, code_version()]
+    """Hash (hex) of all that a measurement depends on; what the protocol and the classes are called does not count."""
+    made_of = {name: value for name, value in cell.to_record().items() if name not in NAMES_ONLY}
+    content = [made_of, method.to_record(cell), fingerprint, code_version()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 

@@ -135,7 +135,7 @@ def _training(name: str, settings: Settings, device: torch.device, seconds: floa
 def _scoring(name: str, settings: Settings, device: torch.device, seconds: float) -> Pair:
     from knowngood.detector import Detector
 
-    assert settings.scoring != "auto"
+    assert not isinstance(settings.scoring, str)
     decodes = SCORINGS[settings.scoring.name]
     detector = Detector.from_settings(settings).fit(bare.noise_images(512))
     model, trial = detector.model_, bare.noise_images(512)

@@ -29,7 +29,8 @@ def flat(result: Row) -> Row:
     row["auroc_low"], row["auroc_high"] = metrics.get("auroc_interval", (None, None))
     row |= {f"auroc_{name}": value for name, value in result.get("auroc_of_parts", {}).items()}
     row |= {name: result.get(name) for name in ("alpha", "threshold", "calibration_normals", "fit_seconds")}
-    row |= {name: result[name] for name in ("training_seconds", "judge_seconds", "seconds") if name in result}
+    times = ("training_seconds", "judge_seconds", "ms_image", "seconds")
+    row |= {name: result[name] for name in times if name in result}
     row |= result.get("extra", {})
     row["expected_alarms_low"], row["expected_alarms_high"] = result.get("expected_alarms", (None, None))
     return row | {name: result.get(name) for name in ("key", "error")}
