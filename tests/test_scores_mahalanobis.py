@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from knowngood.config import Mahalanobis
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
+from knowngood.objectives import Batch
+from knowngood.representation.oriented_gradients import oriented_gradients
 from knowngood.scores.mahalanobis import shrunk_covariance, stratum_moments
-from score_models import batches, items, small_model
+from knowngood.vae import DiagonalGaussian
+from score_models import TABLE, batches, items, small_model
 
 
 def codes(n: int, dims: int = 4, seed: int = 0) -> torch.Tensor:
@@ -75,18 +80,89 @@ def test_small_strata_borrow_the_shape_that_all_share() -> None:
     assert error < 0.6 * plain
 
 
-def test_value_is_the_squared_distance_by_the_inverse() -> None:
-    model, score = small_model(), Mahalanobis().build()
+def squared(state: dict[str, torch.Tensor], row: int, code: np.ndarray) -> float:
+    """The distance by its definition, with an inverse."""
+    factor = state["cholesky"][row].numpy()
+    difference = code - state["mean"][row].numpy()
+    return float(difference @ np.linalg.inv(factor @ factor.T) @ difference)
+
+
+@pytest.mark.parametrize("of", ["latent", "gradients"])
+def test_value_is_the_squared_distance_by_the_inverse(of: str) -> None:
+    model, score = small_model(), Mahalanobis(of=of).build()
     state = score.fit(model, batches(90))
     x, c, stratum = items(9)
     stratum[0], stratum[1] = -1, 99  # no stratum, and one that normals never had: the moments of all
     got = score.score(model, state, x, c, stratum).values.numpy()
-    mu = model.encode(x, c).mean.double().numpy()
+    v = (model.encode(x, c).mean if of == "latent" else oriented_gradients(x)).double().numpy()
+    assert state["mean"].shape == (4, v.shape[1])
     for i, s in enumerate(stratum.tolist()):
-        row = s if 0 <= s < 3 else 3
-        factor = state["cholesky"][row].numpy()
-        difference = mu[i] - state["mean"][row].numpy()
-        assert got[i] == pytest.approx(difference @ np.linalg.inv(factor @ factor.T) @ difference, rel=1e-8)
+        assert got[i] == pytest.approx(squared(state, s if 0 <= s < 3 else 3, v[i]), rel=1e-8)
+
+
+@pytest.mark.parametrize("of", ["latent", "gradients"])
+def test_relative_is_less_the_distance_to_all(of: str) -> None:
+    model, score = small_model(), Mahalanobis(of=of, relative=True).build()
+    fitted = [replace(b, stratum=torch.where(b.index < 5, 4, b.stratum)) for b in batches(90)]  # of stratum 4 five
+    state = score.fit(model, fitted)
+    assert state["own"].tolist() == [True, True, True, False, False, False]
+    x, c, stratum = items(9)
+    stratum[:4] = torch.tensor([-1, 99, 4, 3])  # without moments of their own
+    got = score.score(model, state, x, c, stratum).values.numpy()
+    v = (model.encode(x, c).mean if of == "latent" else oriented_gradients(x)).double().numpy()
+    for i, s in enumerate(stratum.tolist()):
+        to = [s] if 0 <= s < 3 else [0, 1, 2]
+        nearest = min(squared(state, row, v[i]) for row in to)
+        assert got[i] == pytest.approx(nearest - squared(state, 5, v[i]), rel=1e-6)
+
+
+def test_relative_takes_off_what_is_odd_under_every_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two conditions, apart in the first dimension, that vary alike; one item far from both, one from its own alone."""
+    one = codes(2000, dims=3)
+    one = torch.linalg.qr(one - one.mean(0)).Q * 2000**0.5  # covariance 1
+    apart = torch.tensor([20.0, 0.0, 0.0]).double()
+    strata = torch.arange(4000) // 2000
+    model = small_model(TABLE)
+    monkeypatch.setattr(model, "encode", lambda x, c: DiagonalGaussian(x, x))  # the items are the codes
+    odd = torch.tensor([[0.0, 30.0, 0.0], [20.0, 0.0, 0.0]]).double()
+    values = {}
+    for relative in (False, True):
+        score = Mahalanobis(relative=relative).build()
+        both = Batch(torch.cat([one, one + apart]), None, strata, torch.zeros(4000), torch.arange(4000))
+        state = score.fit(model, [both])
+        found = score.score(model, state, torch.cat([odd, one]), None, torch.zeros(2002, dtype=torch.long)).values
+        values[relative] = found[:2], found[2:].quantile(0.999)
+    (far, other), most = values[False]
+    assert min(far, other) > most
+    (far, other), most = values[True]
+    assert far < most < other
+
+
+def test_relative_with_one_stratum_alone_is_the_plain_distance() -> None:
+    model = small_model()
+    x, c, stratum = items(9)
+    alone = [replace(b, stratum=torch.zeros_like(b.stratum)) for b in batches(90)]
+    few = [replace(b, stratum=torch.where(b.index < 9, b.index % 2 + 1, 0)) for b in batches(90)]  # and two too small
+    gap = [replace(b, stratum=torch.full_like(b.stratum, 2)) for b in batches(90)]  # 0 and 1 had no normals
+    for fitted in (alone, few, gap):
+        plain, relative = (Mahalanobis(of="gradients", relative=r).build() for r in (False, True))
+        state = plain.fit(model, fitted)
+        for s in (stratum, torch.zeros_like(stratum), torch.full_like(stratum, -1)):
+            expected = plain.score(model, state, x, c, s).values
+            assert torch.equal(relative.score(model, state, x, c, s).values, expected)
+
+
+def test_relative_of_items_without_a_stratum_still_tells_them_apart() -> None:
+    model, score = small_model(), Mahalanobis(relative=True).build()
+    x, c, _ = items(9)
+    values = score.score(model, score.fit(model, batches(90)), x, c, torch.full((9,), -1)).values
+    assert len(values.unique()) == 9
+
+
+def test_gradients_of_a_table_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"score 'mahalanobis' of 'gradients'.*take of='latent'"):
+        Mahalanobis(of="gradients").build().check(small_model(TABLE))
+    Mahalanobis(of="gradients").build().check(small_model())
 
 
 def test_normals_score_near_the_number_of_dimensions() -> None:

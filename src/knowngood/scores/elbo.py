@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from knowngood.config import Elbo
 from knowngood.objectives.base import Batch
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
-from knowngood.vae import ConditionalVAE
+from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
 NOISE_SEED = 0
 # Pixel values decoded together, so that a layer's activations stay within some 15 MB, on accelerators 1 GB.
@@ -53,20 +53,31 @@ class ElboScore(Score):
 
         total: Tensor | None = None  # Σ_l −log p(x|z_l,c): (B, H, W) if a map is wanted, else (B,)
         spread = want_map and x.ndim == 4
-        at_once = AT_ONCE_CPU if x.device.type == "cpu" else AT_ONCE_ACCELERATOR
-        for some in noise.split(max(1, at_once // x.numel())):
-            z = posterior.rsample(some[:, None]).flatten(0, 1)  # (l·B, D), all items under the first ε, then the second
-            params = model.decode(z, None if c is None else c.repeat(len(some), 1))
-            log_p = model.likelihood.log_prob(x.expand(len(some), *x.shape).flatten(0, 1), params)
+        for _, seen, params in decoded(model, posterior, noise, x, c):
+            log_p = model.likelihood.log_prob(seen, params)
             terms = pixel_sum(log_p) if spread else item_sum(log_p)
             assert terms is not None
-            added = -terms.unflatten(0, (len(some), len(x))).sum(0)
+            added = -terms.unflatten(0, (-1, len(x))).sum(0)
             total = added if total is None else total + added
         assert total is not None
         mean = total / len(noise)
         reconstruction = mean.flatten(1).sum(1) if spread else mean
         parts = {"elbo_reconstruction": reconstruction, "elbo_kl": kl}
         return ScoreResult(reconstruction + kl, mean if spread else None, parts)
+
+
+def decoded(
+    model: ConditionalVAE, posterior: DiagonalGaussian, noise: Tensor, x: Tensor, c: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Decode z_l = μ + σ·ε_l for all items, some of the draws ε (L, D) at a time: (z, x, parameters of p(x|z,c)).
+
+    Rows of all three are all items under one ε, then all under the next: (l·B, …), x (B, *shape) repeated l times.
+    """
+    at_once = AT_ONCE_CPU if x.device.type == "cpu" else AT_ONCE_ACCELERATOR
+    for some in noise.split(max(1, at_once // x.numel())):
+        z = posterior.rsample(some[:, None]).flatten(0, 1)
+        params = model.decode(z, None if c is None else c.repeat(len(some), 1))
+        yield z, x.expand(len(some), *x.shape).flatten(0, 1), params
 
 
 def common_normals(samples: int, dims: int) -> Tensor:

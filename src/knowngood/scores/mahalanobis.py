@@ -1,4 +1,4 @@
-"""Mahalanobis distance of the posterior mean to the codes of the normals in its condition."""
+"""Mahalanobis distance of an item's code to the codes of the normals in its condition."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from knowngood.config import Mahalanobis
 from knowngood.errors import DataError
 from knowngood.objectives.base import Batch
 from knowngood.scores.base import Score, ScoreResult, wide
+from knowngood.scores.codes import Of, check_codes, codes
 from knowngood.vae import ConditionalVAE
 
 FEWEST = 10  # codes for a stratum to have a mean of its own
@@ -17,24 +19,47 @@ RIDGE = 1e-6  # of the mean variance: latent dimensions that no item uses must n
 
 
 class MahalanobisScore(Score):
-    """(μ − m_c)ᵀ Σ_c⁻¹ (μ − m_c), squared, for the posterior mean μ of an item in stratum c. It has no map.
+    """d²_c = (v − m_c)ᵀ Σ_c⁻¹ (v − m_c) of the code v of an item in stratum c. It has no map.
+
+    v is the posterior mean (`latent`) or, of an image, its oriented gradients (`gradients`).
 
     The pooled covariance within strata is shrunk towards a scaled identity, and the covariance of each stratum towards
     the pooled one, both by the weight of Ledoit & Wolf 2004 (J. Multivariate Analysis 88). Strata with fewer than 10
     codes, and stratum −1, use mean and covariance of all codes together.
+
+    With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes: what is unusual for every
+    condition alike does not count (arXiv:2106.09022). Items of the strata that have no moments of their own take the
+    smallest over those that have, as that paper does with every item. With fewer than two such there is nothing to
+    compare, and it is d²_c.
     """
+
+    def __init__(self, options: Mahalanobis) -> None:
+        super().__init__(options)
+        self.of: Of = options.of
+        self.relative = options.relative
+
+    def check(self, model: ConditionalVAE) -> None:
+        check_codes(model, self.of, self.options.name)
 
     @torch.no_grad()
     def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """{"mean": (S+1, D), "cholesky": (S+1, D, D) lower} in float64; the last row is that of all codes together."""
-        codes, strata = [], []
+        """{"mean": (S+1, D), "cholesky": (S+1, D, D) lower} in float64, the last row that of all codes together.
+
+        "own" (S+1,) says of which strata they are the stratum's own.
+        """
+        found, strata = [], []
         for batch in batches:
-            codes.append(wide(model.encode(batch.x, batch.c).mean))
-            strata.append(batch.stratum.to(codes[-1].device))
-        if not codes:
+            found.append(wide(codes(model, batch.x, batch.c, self.of)))
+            strata.append(batch.stratum.to(found[-1].device))
+        if not found:
             raise DataError("score 'mahalanobis' is fitted to codes of normals; no normals were given")
-        mean, covariance = stratum_moments(torch.cat(codes), torch.cat(strata))
-        return {"mean": mean, "cholesky": torch.linalg.cholesky(covariance)}
+        stratum = torch.cat(strata)
+        mean, covariance = stratum_moments(torch.cat(found), stratum)
+        counts = torch.bincount(stratum[stratum >= 0], minlength=len(mean))
+        cholesky = torch.linalg.cholesky(
+            covariance
+        ).contiguous()  # as it is when loaded: the same sums, to the last bit
+        return {"mean": mean, "cholesky": cholesky, "own": counts >= FEWEST}
 
     def score(
         self,
@@ -46,17 +71,25 @@ class MahalanobisScore(Score):
         *,
         want_map: bool = False,
     ) -> ScoreResult:
-        code = wide(model.encode(x, c).mean)
-        mean, cholesky = state["mean"].to(code), state["cholesky"].to(code)
+        code = wide(codes(model, x, c, self.of))
+        mean, cholesky, own = (state[name].to(code.device) for name in ("mean", "cholesky", "own"))
         everyone = len(mean) - 1
         stratum = stratum.to(code.device)
         stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)
         values = torch.empty(len(code), dtype=torch.float64, device=code.device)
+        relative = self.relative and int(own.sum()) > 1
         for s in stratum.unique().tolist():
             rows = stratum == s
-            white = torch.linalg.solve_triangular(cholesky[s], (code[rows] - mean[s]).t(), upper=False)
-            values[rows] = white.square().sum(0)
+            to = [s] if own[s] or not relative else own.nonzero()[:, 0].tolist()
+            values[rows] = torch.stack([_squared(code[rows], mean[t], cholesky[t]) for t in to]).amin(0)
+        if relative:
+            values = values - _squared(code, mean[-1], cholesky[-1])
         return ScoreResult(values, None, {})
+
+
+def _squared(codes: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
+    """(B,): squared distances of codes (B, D) to a mean (D,), by the lower factor (D, D) of a covariance."""
+    return torch.linalg.solve_triangular(cholesky, (codes - mean).t(), upper=False).square().sum(0)
 
 
 def stratum_moments(codes: Tensor, strata: Tensor) -> tuple[Tensor, Tensor]:

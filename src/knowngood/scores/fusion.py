@@ -1,0 +1,180 @@
+"""Several scores as one: each turned into its surprise within the condition, then weighed and added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knowngood.calibration import Calibration
+from knowngood.config import Fusion, Options
+from knowngood.errors import DataError, SettingsError
+from knowngood.objectives.base import Batch
+from knowngood.scores.base import Score, ScoreResult
+from knowngood.scores.trial import AT_ONCE, FEWEST, Trial, evenly, fitted_weights
+from knowngood.vae import ConditionalVAE
+
+ITEMS, VALUES = 4096, 1 << 27  # good items that tails are taken from, and values of these at most
+ALONE = 0.05  # a stratum of at least 1/.05 − 1 = 19 good items has tails of its own, smaller ones those of all
+
+
+class FusionScore(Score):
+    """S(x) = Σ_k w_k · U_k(x), w_k ≥ 0, Σ w_k = 1; U_k = −log P(S_k ≥ S_k(x) | condition) is the surprise of score k.
+
+    Scores of different units and conditions of different spread so become comparable before they are added. The tail
+    probability is that among good items the model was not fitted on (those that select, at most 4,096), within the
+    stratum where that has 19 of them, else among all; beyond the largest seen it goes on as an exponential, see
+    `calibration.surprise`. So S never ties and has no upper end.
+
+    Weights are as given, or `auto`: fitted on the same good images and synthetic anomalies of these (`scores.trial`),
+    as near to equal as is within one standard error of the best mean AUROC over kinds. With fewer than 30 good items
+    that the model was not fitted on tails come from those it was, and `auto` weights are equal, as they are for tables.
+
+    Parts: `<name>_surprise` of each score. The map is that of the score with the largest weight among those that have
+    one, in its own unit. S is no likelihood: tails of different scores at the same item are not independent.
+    """
+
+    def __init__(self, options: Fusion, build: Callable[[Options], Score] = lambda options: options.build()) -> None:
+        super().__init__(options)
+        self.inners = [build(inner) for inner in options.scores]
+        self.names = _told_apart([inner.name for inner in options.scores])
+        self.weighting = options.weighting
+        self.has_map = any(inner.has_map for inner in self.inners)
+
+    def check(self, model: ConditionalVAE) -> None:
+        if model.patches is not None:
+            raise SettingsError(
+                "score 'fusion' weighs scores of whole images, and with features these are of places; name one score, "
+                "or leave scoring='auto'"
+            )
+        for inner in self.inners:
+            inner.check(model)
+
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """The states of all scores, `<position>.<name>`. Tails and weights come with `settle`, which must follow."""
+        batches = _again(batches)
+        return _numbered([inner.fit(model, batches) for inner in self.inners])
+
+    @torch.no_grad()
+    def settle(
+        self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch], fitted: Iterable[Batch]
+    ) -> dict[str, Tensor]:
+        held_out, fitted = _again(held_out), _again(fitted)
+        states = [inner.settle(model, self._of(state, k), held_out, fitted) for k, inner in enumerate(self.inners)]
+        normals, trial = evenly(held_out, ITEMS, VALUES), None
+        if normals is None or len(normals.x) < FEWEST:
+            normals = evenly(fitted, ITEMS, VALUES)
+        elif self.weighting == "auto":
+            trial = Trial.of(held_out)
+        if normals is None:
+            raise DataError("score 'fusion' compares with good items; none were given")
+        values = [values_of(inner, model, own, normals) for inner, own in zip(self.inners, states, strict=True)]
+        state = self.joined(states, torch.stack(values), normals.stratum, self._given())
+        if trial is not None:
+            tails = self._tails(state)
+            found = [
+                trial.values(lambda x, c, stratum, k=k: self._surprise(model, state, tails, k, x, c, stratum)[0])
+                for k in range(len(self.inners))
+            ]
+            weights = fitted_weights({kind: np.stack([each[kind] for each in found]) for kind in trial.x})
+            state["weights"] = torch.from_numpy(weights)
+        return state
+
+    def score(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        weights, tails = state["weights"].tolist(), self._tails(state)
+        shown = max((k for k, inner in enumerate(self.inners) if inner.has_map), key=weights.__getitem__, default=-1)
+        values: Tensor | None = None
+        parts: dict[str, Tensor] = {}
+        found: Tensor | None = None
+        for k, (name, weight) in enumerate(zip(self.names, weights, strict=True)):
+            surprise, one = self._surprise(model, state, tails, k, x, c, stratum, want_map and k == shown)
+            parts[f"{name}_surprise"] = surprise
+            if weight:  # +inf counts where it has weight
+                values = weight * surprise if values is None else values + weight * surprise
+            found = one.map if k == shown else found
+        assert values is not None
+        return ScoreResult(values, found, parts)
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _given(self) -> Tensor:
+        weights = [1.0] * len(self.inners) if isinstance(self.weighting, str) else list(self.weighting)
+        return torch.tensor(weights, dtype=torch.float64) / sum(weights)
+
+    def joined(
+        self, states: list[dict[str, Tensor]], tails: Tensor, strata: Tensor, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """The state of a fusion from those of its scores, what these give n good items (K, n), and strata (n,)."""
+        return {**_numbered(states), "weights": weights, "tails": tails, "strata": strata.cpu()}
+
+    def _of(self, state: dict[str, Tensor], k: int) -> dict[str, Tensor]:
+        """The state of one score."""
+        return {name.removeprefix(f"{k}."): t for name, t in state.items() if name.startswith(f"{k}.")}
+
+    def _tails(self, state: dict[str, Tensor]) -> list[Calibration]:
+        strata = state["strata"].cpu().numpy()
+        return [tail(values, strata) for values in state["tails"].cpu().numpy()]
+
+    def _surprise(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        tails: list[Calibration],
+        k: int,
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        want_map: bool = False,
+    ) -> tuple[Tensor, ScoreResult]:
+        """Surprise (B,) of score k, NaN where the score is."""
+        one = self.inners[k].score(model, self._of(state, k), x, c, stratum, want_map=want_map)
+        surprise = surprise_by(tails[k], one.values.cpu().numpy(), stratum.cpu().numpy())
+        return torch.from_numpy(surprise).to(one.values.device), one
+
+
+def values_of(score: Score, model: ConditionalVAE, state: dict[str, Tensor], normals: Batch) -> Tensor:
+    """(n,) float64 on the CPU: what a score gives n items."""
+    found = []
+    for rows in torch.arange(len(normals.x), device=normals.x.device).split(AT_ONCE):
+        x, c = normals.x[rows], None if normals.c is None else normals.c[rows]
+        found.append(score.score(model, state, x, c, normals.stratum[rows]).values.cpu())
+    return torch.cat(found)
+
+
+def tail(values: np.ndarray, strata: np.ndarray) -> Calibration:
+    """What surprise is measured against: values (n,) of good items in strata (n,)."""
+    names = [str(s) for s in range(int(strata.max(initial=0)) + 1)]
+    return Calibration.fit(values, strata, names, alpha=ALONE)
+
+
+def surprise_by(known: Calibration, values: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Surprise (m,) of values (m,) in strata (m,); one that is not known is compared with all, and NaN stays NaN."""
+    strata = np.where(strata < len(known.stratum_names), strata, -1)
+    surprise, read = np.full(len(values), np.nan), ~np.isnan(values)
+    surprise[read] = known.surprise(values[read], strata[read])
+    return surprise
+
+
+def _numbered(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{k}.{name}": t for k, own in enumerate(states) for name, t in own.items()}
+
+
+def _again(batches: Iterable[Batch]) -> Iterable[Batch]:
+    """What can be read more than once."""
+    return list(batches) if isinstance(batches, Iterator) else batches
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """The names, with a number behind those that occur before: elbo, elbo_2."""
+    return [name if (n := names[:i].count(name)) == 0 else f"{name}_{n + 1}" for i, name in enumerate(names)]

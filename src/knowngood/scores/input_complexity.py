@@ -1,0 +1,90 @@
+"""How much dearer x is to the model than to a code that knows nothing of the normals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from knowngood.config import InputComplexity
+from knowngood.errors import SettingsError
+from knowngood.nets.likelihoods import GaussianLikelihood
+from knowngood.objectives.base import Batch
+from knowngood.scores.base import Score, ScoreResult, item_sum, wide
+from knowngood.scores.code_length import LEVELS, code_length
+from knowngood.scores.elbo import common_normals, decoded
+from knowngood.vae import ConditionalVAE
+
+
+class InputComplexityScore(Score):
+    """(−log₂ p(x|c) − L(x)) / d: bits a value, d values, L(x) the length of x in a lossless code.
+
+    Serrà et al., arXiv:1909.11480. Simple images are likely under almost any model, odd or not; what they take in a
+    lossless code is how simple they are. Both are of x in 256 levels from 0 to 1, whatever the images came as: values
+    beyond count as 0 or 1. p is the model's Gaussian integrated over the level, the first and last level having all
+    that lies beyond, so that probabilities add up to 1; −log₂ p(x|c) is bounded by the ELBO over L common draws. The
+    code is that of `code_length` and not PNG, whose length changes with the version of zlib.
+
+    Parts: `complexity_model` and `complexity_code`, the two in bits a value; the score is their difference. Images of
+    fewer levels, 4 bits say, shift all scores alike. It has no map, and it is no likelihood: L depends on x.
+    """
+
+    def __init__(self, options: InputComplexity) -> None:
+        super().__init__(options)
+        self.samples = options.samples
+
+    def check(self, model: ConditionalVAE) -> None:
+        if len(model.shape) != 3:
+            raise SettingsError(
+                "score 'input_complexity' compares with a lossless code of images, and items here have "
+                f"{model.shape[0]} features; take scoring='elbo' or 'typicality'"
+            )
+        if not isinstance(model.likelihood, GaussianLikelihood):
+            raise SettingsError(
+                "score 'input_complexity' needs the probability of a grey level, and likelihood "
+                f"'{model.likelihood.options.name}' gives none; fit with likelihood='gaussian', or take "
+                "scoring='typicality'"
+            )
+
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """{"noise": (L, D)}, nothing with 0 draws."""
+        return {"noise": common_normals(self.samples, model.latent_dim)} if self.samples else {}
+
+    def score(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        levels = (x * (LEVELS - 1)).round().clamp(0, LEVELS - 1)
+        x = levels / (LEVELS - 1)
+        posterior = model.encode(x, c)
+        noise = state["noise"].to(posterior.mean) if self.samples else torch.zeros_like(posterior.mean[:1])
+        nats = item_sum(posterior.kl(model.prior(c, like=posterior.mean)))
+        assert isinstance(model.likelihood, GaussianLikelihood)
+        for _, seen, params in decoded(model, posterior, noise, x, c):
+            log_p = item_sum(log_level_probability(model.likelihood, seen, params))
+            nats = nats - log_p.unflatten(0, (-1, len(x))).sum(0) / len(noise)
+        values = x[:1].numel()
+        of_model = nats / (math.log(2) * values)
+        of_code = (code_length(levels.long()) / values).to(of_model)
+        return ScoreResult(of_model - of_code, None, {"complexity_model": of_model, "complexity_code": of_code})
+
+
+def log_level_probability(likelihood: GaussianLikelihood, x: Tensor, params: Tensor) -> Tensor:
+    """log P(level of x), float64: N(μ, σ²) between the midpoints to the levels beside it; x a multiple of 1/255."""
+    x, mean, sigma = (wide(t) for t in (x, likelihood.mean(params), likelihood.log_sigma(params).exp()))
+    half = 0.5 / (LEVELS - 1)
+    # Mirrored, so that both ends lie in the lower tail, where log Φ is accurate.
+    below = torch.where(x <= half, -math.inf, (x - half - mean) / sigma)
+    above = torch.where(x >= 1 - half, math.inf, (x + half - mean) / sigma)
+    upper = below + above > 0
+    low, high = torch.where(upper, -above, below), torch.where(upper, -below, above)
+    log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+    return log_high + torch.log(-torch.expm1(log_low - log_high))

@@ -1,0 +1,58 @@
+"""−log p(x|c), bounded more tightly than by the ELBO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from knowngood.config import IWAE
+from knowngood.nets.likelihoods import LOG_2PI
+from knowngood.objectives.base import Batch
+from knowngood.scores.base import Score, ScoreResult, item_sum
+from knowngood.scores.elbo import common_normals, decoded
+from knowngood.vae import ConditionalVAE
+
+
+class IWAEScore(Score):
+    """−log K⁻¹ Σ_k p(x|z_k,c) r(z_k|c) / q(z_k|x,c) in nats, z_k = μ + σ·ε_k: the importance-weighted bound.
+
+    Burda et al., arXiv:1509.00519. In expectation over ε it falls as K rises, from the ELBO of one draw at K = 1
+    to −log p(x|c); where q is the exact posterior it is that for every K. The K draws are the same for every item, made
+    once and saved with the model. It has no map: a logarithm of sums over draws does not part into pixels.
+    """
+
+    is_likelihood = True
+
+    def __init__(self, options: IWAE) -> None:
+        super().__init__(options)
+        self.samples = options.samples
+
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """{"noise": (K, D)}."""
+        return {"noise": common_normals(self.samples, model.latent_dim)}
+
+    def score(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        posterior = model.encode(x, c)
+        prior = model.prior(c, like=posterior.mean)
+        noise = state["noise"].to(posterior.mean)
+        joint = []  # log p(x|z,c) + log r(z|c), (l, B) each
+        for z, seen, params in decoded(model, posterior, noise, x, c):
+            log_p = item_sum(model.likelihood.log_prob(seen, params))
+            log_r = item_sum(prior.log_prob(z.unflatten(0, (-1, len(x)))).flatten(0, 1))
+            joint.append((log_p + log_r).unflatten(0, (-1, len(x))))
+        # log q(z|x,c) from ε itself: z − μ would round it off where σ is small.
+        log_q = -0.5 * (item_sum(noise.square() + LOG_2PI)[:, None] + item_sum(posterior.log_var))
+        log_weights = torch.cat(joint) - log_q  # (K, B)
+        return ScoreResult(math.log(len(noise)) - log_weights.logsumexp(0), None, {})

@@ -1,0 +1,65 @@
+"""How far the likelihood of x is from what is usual, on either side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from knowngood.config import Elbo, Typicality
+from knowngood.errors import DataError
+from knowngood.objectives.base import Batch
+from knowngood.scores.base import Score, ScoreResult
+from knowngood.scores.elbo import ElboScore
+from knowngood.vae import ConditionalVAE
+
+FEWEST = 10  # items for a stratum to have a mean of its own
+
+
+class TypicalityScore(Score):
+    """|NLL(x) − mean NLL of the normals that were fitted on, in the stratum of x|, in nats; NLL is the −ELBO.
+
+    Nalisnick et al., arXiv:1906.02994, with one item at a time and the mean of the training set for the entropy. An
+    image that is simpler than all normals is more likely than they are, and `elbo` finds it good; here it is as odd as
+    one that is as far off on the other side. Strata with fewer than 10 normals, and stratum −1, have the mean of all.
+    The part `typicality_nll` is NLL(x), which tells the side. It has no map.
+    """
+
+    def __init__(self, options: Typicality) -> None:
+        super().__init__(options)
+        self.elbo = ElboScore(Elbo(samples=options.samples))
+
+    @torch.no_grad()
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """{"noise": (L, D), "usual": (S+1,) float64}; the last is the mean of all together."""
+        state, values, strata = self.elbo.fit(model, []), [], []
+        for batch in batches:
+            values.append(self.elbo.score(model, state, batch.x, batch.c, batch.stratum).values)
+            strata.append(batch.stratum.to(values[-1].device))
+        if not values:
+            raise DataError("score 'typicality' compares with the likelihood of normals; no normals were given")
+        return {**state, "usual": stratum_means(torch.cat(values), torch.cat(strata))}
+
+    def score(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        nll = self.elbo.score(model, state, x, c, stratum).values
+        usual, stratum = state["usual"].to(nll), stratum.to(nll.device)
+        everyone = len(usual) - 1
+        stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)
+        return ScoreResult((nll - usual[stratum]).abs(), None, {"typicality_nll": nll})
+
+
+def stratum_means(values: Tensor, strata: Tensor) -> Tensor:
+    """(S+1,) means of values (N,) by stratum (N,), that of all last; strata of fewer than 10 have that of all too."""
+    everyone = values.mean()
+    groups = [values[strata == s] for s in range(int(strata.max()) + 1)]
+    return torch.stack([*(g.mean() if len(g) >= FEWEST else everyone for g in groups), everyone])
