@@ -26,11 +26,22 @@ def features(n: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return torch.from_numpy(x.astype(np.float32))
 
 
-def fitted(x: Tensor, shrink: float | None = 0.0, cell: Tensor | None = None, at_once: int = 10_000) -> Patches:
-    """Patches of features x, of the cells 0 … K − 1 that one-hot conditions tell."""
+def fitted(
+    x: Tensor,
+    shrink: float | None = 0.0,
+    cell: Tensor | None = None,
+    at_once: int = 10_000,
+    *,
+    coarse: bool = False,
+    ignored: Tensor | None = None,
+) -> Patches:
+    """Patches of features x, of the cells 0 … K − 1 that one-hot conditions tell; `ignored` is (K, h, w)."""
     cell = torch.zeros(len(x), dtype=torch.int64) if cell is None else cell
     cells = int(cell.max()) + 1
-    patches = Patches(tuple(x.shape[1:]), torch.eye(cells) if cells > 1 else None, shrink=shrink)  # type: ignore[arg-type]
+    keys = torch.eye(cells) if cells > 1 else None
+    patches = Patches(tuple(x.shape[1:]), keys, shrink=shrink, coarse=coarse)  # type: ignore[arg-type]
+    if ignored is not None:
+        patches.ignored.copy_(ignored.flatten(1))
 
     def chunks() -> Iterator[tuple[Tensor, Tensor]]:
         return zip(x.split(at_once), cell.split(at_once), strict=True)
@@ -42,10 +53,12 @@ def one_cell(x: Tensor) -> Tensor:
     return torch.zeros(len(x), dtype=torch.int64)
 
 
-def patch_model(products: int = 1, seed: int = 0, n: int = 30) -> ConditionalVAE:
+def patch_model(
+    products: int = 1, seed: int = 0, n: int = 30, *, coarse: bool = False, ignored: Tensor | None = None
+) -> ConditionalVAE:
     """Random nets on fitted Gaussians of so many products, each with features of its own; one has no conditions."""
     x = torch.cat([product_features(k, n) for k in range(products)])
-    patches = fitted(x, 0.1, torch.arange(products).repeat_interleave(n))
+    patches = fitted(x, 0.1, torch.arange(products).repeat_interleave(n), coarse=coarse, ignored=ignored)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net, p_x = MLP(hidden=(16,)), Gaussian(sigma="input")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from knowngood.config import DCVAE, Settings, choices, parse_settings, read_settings
+from knowngood.config import DCVAE, Settings, choices, nearest, parse_settings, read_settings
 from knowngood.errors import SettingsError
 from knowngood.presets import preset_names, read_preset
 
@@ -25,6 +25,14 @@ def test_an_unknown_setting_names_the_nearest_one() -> None:
 def test_an_unknown_choice_names_the_nearest_one() -> None:
     with pytest.raises(SettingsError, match=r"unknown objective 'dcvea'; did you mean 'dcvae'\?"):
         parse_settings({"objective": "dcvea"})
+
+
+def test_of_names_equally_near_the_first_is_meant() -> None:
+    with pytest.raises(SettingsError, match=r"'efficientnet_lite'; did you mean 'efficientnet_lite0'\?"):
+        parse_settings({"features": "efficientnet_lite"})
+    assert nearest("b", ["ba", "bz"]) == "; did you mean 'ba'? (known: ba, bz)"
+    assert nearest("b", ["cz"]) == " (known: cz)"
+    assert nearest("b", []) == " (known: )"
 
 
 @pytest.mark.parametrize("family", ["objective", "net", "likelihood", "scoring"])

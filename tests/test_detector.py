@@ -467,7 +467,7 @@ def test_what_cannot_be_is_refused_before_training(monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("knowngood.detector.train", never)
+    monkeypatch.setattr("knowngood.learning.train", never)
     images, kind = squares(60)
     with pytest.raises(SettingsError, match="marginalise = 'soft' averages likelihoods"):
         quick(marginalise="soft", scoring="kl", unknown="infer").fit(images, conditions={"kind": kind})

@@ -15,7 +15,7 @@ from knowngood.config import Settings, choices
 ROOT = Path(__file__).resolve().parents[1]
 PAGES, PICTURES = ROOT / "docs" / "methods", ROOT / "docs" / "images" / "methods"
 OBJECTIVES = choices("objective")
-OTHERS = ["patches"]
+OTHERS = ["oriented_gradients", "patches", "scores"]
 TUTORIAL = ROOT / "docs" / "inspection.md"
 SECTIONS = ["Formula", "When to use it", "Options", "What it looks like", "Reference"]
 HEAVIEST = 60_000

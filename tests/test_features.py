@@ -293,7 +293,7 @@ def test_settings_that_cannot_be() -> None:
         fit(images, features=options(stride=40))
     with pytest.raises(SettingsError, match=r"average = 4 has no centre"):
         fit(images, features=options(average=4))
-    with pytest.raises(SettingsError, match="did you mean 'efficientnet_lite2'"):
+    with pytest.raises(SettingsError, match="did you mean 'efficientnet_lite0'"):
         parse_settings({"features": "efficientnet_lite7"})
     with pytest.raises(SettingsError, match=r"'features\.own\.stride' = 0: input should be greater than 0$"):
         parse_settings({"features": {"name": "own", "stride": 0}})

@@ -29,8 +29,9 @@ from knowngood.images.conditions import ConditionSchema
 from knowngood.localisation import IgnoreRegions, MapCalibration
 from knowngood.patches import Patches
 from knowngood.pipeline import Pipeline
-from knowngood.representation import Features, Pixels, Table
+from knowngood.representation import Edges, Features, Pixels, Table
 from knowngood.scores import build_score
+from knowngood.scores.taught import with_taught
 from knowngood.vae import ConditionalVAE
 
 FORMAT = "knowngood-detector"
@@ -38,7 +39,7 @@ FORMAT_VERSION = 1
 CONFIG, CARD, TRAINING = "config.json", "card.md", "training.json"
 TENSORS = ("weights.safetensors", "scores.safetensors", "calibration.safetensors", "objective.safetensors")
 BACKBONE = "backbone.safetensors"  # of a model on features alone
-REPRESENTATIONS = {"pixels": Pixels, "table": Table, "features": Features}
+REPRESENTATIONS = {"pixels": Pixels, "oriented_gradients": Edges, "table": Table, "features": Features}
 
 
 def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, Any], card: str) -> dict[str, bytes]:
@@ -84,6 +85,8 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
             "prior": model.prior_name,
             "separation": model.separation,
             "nuisance_dim": model.nuisance_dim,
+            "ensemble": len(model.members),
+            "augment": [] if model.views is None else list(model.views.names),
             "patches": None if model.patches is None else list(model.patches.shape),
         },
         "score": pipeline.score.options.model_dump(mode="json"),
@@ -121,10 +124,13 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
         sizes = config["model"]
         shape = tuple(sizes["shape"])
         widths = (sizes["latent_dim"], sizes["condition_dim"])
-        priors = (sizes["prior"], sizes["nuisance_dim"], sizes["separation"])
+        priors = (sizes["prior"], sizes["nuisance_dim"], sizes["separation"], sizes.get("augment", ()))
         model = ConditionalVAE(shape, *widths, net, likelihood, *priors)
+        for _ in range(1, sizes.get("ensemble", 1)):
+            model.others.append(ConditionalVAE(shape, *widths, net, likelihood, *priors))
         if sizes.get("patches"):
-            model.patches = Patches(tuple(sizes["patches"]), weights["patches.keys"])
+            coarse = "patches.coarse.mean" in weights
+            model.patches = Patches(tuple(sizes["patches"]), weights["patches.keys"], coarse=coarse)
         model.load_state_dict(weights)
         shown = dict(config["representation"])
         representation = REPRESENTATIONS[shown.pop("kind")].model_validate(shown)
@@ -144,7 +150,7 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
             schema=ConditionSchema.model_validate(config["conditions"]),
             representation=representation,
             model=model.eval(),
-            score=build_score(score, settings),
+            score=with_taught(build_score(score, settings), state),
             state={name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)},
             calibration=known,
             hidden=hidden,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from knowngood.calibration import false_alarm_interval, minimum_normals
+from knowngood.representation import Edges
 
 if TYPE_CHECKING:
     from knowngood.pipeline import Pipeline
@@ -29,15 +30,19 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"{data['known_anomalies']} known anomalies, {data['taught_anomalies']} of them trained on",
         *([f"- features of every place: {pipeline.settings.features.name}"] if model.patches is not None else []),  # type: ignore[union-attr]
         f"- input: {shape}; {getattr(pipeline.representation, 'rule', 'standardised columns')}",
+        *_edges(pipeline),
         f"- fingerprint: `{data['fingerprint']}`",
         f"- conditions: {_conditions(pipeline)}",
+        *([f"- seen in {len(model.views)} views: {'; '.join(model.views.labels)}"] if model.views is not None else []),
         "",
         "## Method",
         f"- objective `{settings.objective.name}` {_options(settings.objective)}, net `{model.net.options.name}` "
         f"{_options(model.net.options)}, likelihood `{model.likelihood.options.name}` "
         f"{_options(model.likelihood.options)}",
-        f"- latent dimensions: {model.latent_dim}; score: `{score.name}` {_options(score)}",
-        *([f"- {about['labelled']['sentence']}"] if "labelled" in about else []),
+        *([f"- an ensemble of {len(model.members)} such models"] if len(model.members) > 1 else []),
+        f"- latent dimensions: {model.latent_dim}; score: `{score.name}` {_options(score)}"
+        + (", added up over the views" if model.views is not None else ""),
+        *[f"- {about[choice]['sentence']}" for choice in ("scoring", "labelled") if choice in about],
         f"- {training['steps']} steps over {training['epochs']} epochs, batch {settings.batch_size}, "
         f"seed {about['seed']}, {about['seconds']:.1f} s in all",
         "",
@@ -61,6 +66,16 @@ def _shares(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
     if pipeline.left_out:
         return f"{data['fit'] + data['select']} items learned from, all of which calibrate, each left out in turn"
     return f"{data['fit']} items fitted, {data['select']} for selection, {data['calibrate']} for calibration"
+
+
+def _edges(pipeline: Pipeline) -> list[str]:
+    if not isinstance(pipeline.representation, Edges):
+        return []
+    size = " × ".join(map(str, pipeline.representation.pixels.shape))
+    return [
+        f"- modelled of images of {size}: their edges, by 8 directions and 7 × 7 cells; tone, brightness and contrast "
+        "are not seen"
+    ]
 
 
 def _options(options: Any) -> str:

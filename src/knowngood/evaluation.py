@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +18,26 @@ if TYPE_CHECKING:
 
     from knowngood.detector import Detector
     from knowngood.images import ImageSet
-    from knowngood.pipeline import Unknown
     from knowngood.report import Inside, ReportInputs
+    from knowngood.rows import Unknown
+    from knowngood.watching import Each
 
 GALLERY = 12
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. `table` is that of `Detector.detect` with labels; `metrics` are plain numbers."""
+    """What `evaluate` found. `table` is that of `Detector.detect` with labels; `metrics` are plain numbers.
+
+    `seconds` is what `Detector.detect` took.
+    """
 
     images: ImageSet
     table: DataFrame
     metrics: dict[str, Any]
     alpha: float
     unknown: Unknown | None
+    seconds: float
 
 
 def evaluate(
@@ -41,12 +47,14 @@ def evaluate(
     alpha: float | None = None,
     unknown: Unknown | None = None,
     explain: bool = False,
+    each: Sequence[Each] = (),
 ) -> Evaluation:
     """Score labelled images and compare with the labels.
 
     Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
     score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies and
-    unreadable. Images without a label are scored and left out of the metrics. `explain` as for `Detector.detect`.
+    unreadable. Images without a label are scored and left out of the metrics. `explain` and `each` are as for
+    `Detector.detect`.
 
     Raises:
         DataError: there are not both good and anomalous labels.
@@ -58,7 +66,9 @@ def evaluate(
             f"{images.name}: {good} images labelled good and {bad} labelled anomalous; an evaluation needs both. "
             "Choose them with --normal, --anomalous or --holdout, or score without labels."
         )
-    table = detector.detect(images, alpha=alpha, unknown=unknown, explain=explain)
+    started = time.perf_counter()
+    table = detector.detect(images, alpha=alpha, unknown=unknown, explain=explain, each=each)
+    seconds = time.perf_counter() - started
     labels = np.append(labels, np.full(len(table) - len(images), np.nan))  # files set aside when opening come last
     scores = table["anomaly_score"].to_numpy(float)
     read = ~np.isnan(scores)
@@ -76,7 +86,7 @@ def evaluate(
         "anomalies": bad,
         "unreadable": int((~read).sum()),
     }
-    return Evaluation(images, table, metrics, alpha or detector.pipeline_.settings.alpha, unknown)
+    return Evaluation(images, table, metrics, alpha or detector.pipeline_.settings.alpha, unknown, seconds)
 
 
 def report_inputs(

@@ -17,10 +17,10 @@ from knowngood.images.conditions import ConditionSchema
 from knowngood.images.imageset import ImageSet
 from knowngood.images.pixel_source import PixelSource
 from knowngood.localisation import IgnoreRegions
+from knowngood.patches import HALF
 from knowngood.representation.warping import Transform, unwarp
 
 MASKS = 8  # of sizes and conditions, kept
-HALF = 0.5  # share of a place that is covered, from which on it is ignored
 
 
 class Views(NamedTuple):

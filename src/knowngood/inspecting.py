@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from knowngood.detector import Detector
     from knowngood.explaining import Explanation
     from knowngood.images import ImageSet
-    from knowngood.pipeline import Unknown
+    from knowngood.mapping import Mapped
+    from knowngood.rows import Unknown
 
 MOST = 200  # images on a page
 AT_ONCE = 8
@@ -31,12 +33,14 @@ def inspected(
     *,
     unknown: Unknown | None = None,
     most: int = MOST,
+    maps: Mapping[str, np.ndarray] | None = None,
 ) -> list[Inspected]:
     """The `most` images with the smallest p-values, of equals those with the larger score, each with its map.
 
     Args:
         table: of `Detector.detect` for these images; rows without a score are left out.
         explanations: of some of them.
+        maps: reduced maps of some by id, see `Thumbnails`; those that are missing are made.
     """
     rows = by_p_value(table)[:most]
     said = {one.id: one for one in explanations}
@@ -44,21 +48,43 @@ def inspected(
     found = []
     for start in range(0, len(rows), AT_ONCE):
         some = images[rows[start : start + AT_ONCE]]
-        maps = detector.anomaly_maps(some, unknown=unknown) if mapped else [None] * len(some)
-        for i, values in enumerate(maps):
-            name, image = str(some.ids[i]), some.read(i)
-            one = said.get(name)
+        known = {name: maps[name] for name in some.ids.tolist() if name in maps} if maps else {}
+        missing = np.array([i for i, name in enumerate(some.ids.tolist()) if name not in known], dtype=np.int64)
+        if mapped and len(missing):
+            made = detector.anomaly_maps(some[missing], unknown=unknown)
+            known |= {str(some.ids[i]): thinned(values, MAP) for i, values in zip(missing, made, strict=True)}
+        for i, name in enumerate(some.ids.tolist()):
+            image, one = some.read(i), said.get(name)
             found.append(
                 Inspected(
                     id=name,
                     image=thinned(image, PICTURE),
-                    map=None if values is None else thinned(values, MAP),
+                    map=known.get(name),
                     size=(image.shape[0], image.shape[1]),
                     sentences=() if one is None else one.sentences[1:],
                     boxes=() if one is None else tuple(region.box for region in one.regions),
                 )
             )
     return found
+
+
+class Thumbnails:
+    """Reduced maps of the `most` images that score highest, gathered as `Detector.detect` hands them on to `each`."""
+
+    def __init__(self, detector: Detector, images: ImageSet, most: int = MOST) -> None:
+        self.pipeline, self.ids, self.most = detector.pipeline_, images.ids, most
+        self.maps: dict[str, np.ndarray] = {}
+        self._scores: list[tuple[float, str]] = []  # a heap, the smallest first
+
+    def __call__(self, i: int, one: Mapped) -> None:
+        value, stratum = np.array([one.value]), np.array([one.stratum])
+        score, name = float(self.pipeline.calibrated().anomaly_score(value, stratum)[0]), str(self.ids[i])
+        if len(self._scores) == self.most and score <= self._scores[0][0]:
+            return
+        self.maps[name] = thinned(one.map, MAP)
+        heappush(self._scores, (score, name))
+        if len(self._scores) > self.most:
+            del self.maps[heappop(self._scores)[1]]
 
 
 def by_p_value(table: DataFrame) -> np.ndarray:

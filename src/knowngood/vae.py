@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from knowngood.config import Options
 from knowngood.errors import SettingsError
 from knowngood.nets.likelihoods import LOG_2PI
 from knowngood.patches import Patches
+from knowngood.views import Views
 
 
 class DiagonalGaussian(NamedTuple):
@@ -50,6 +52,9 @@ class ConditionalVAE(nn.Module):
             `separation` apart, in standard deviations. The encoder does not see c then, else it could put any x near
             the mean of any c; where x lies tells which conditions it fits.
         nuisance_dim: how many of the D dimensions, the last ones, hold nuisance factors; scores may leave them out.
+        separation: of the separated priors.
+        augment: groups of views, see `Views`. The view is a condition of its own, one-hot beside c. Wherever c is
+            given without one, the image as it is is meant: (B, condition_dim) and (B, condition_dim + K) both do.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class ConditionalVAE(nn.Module):
         prior: str,
         nuisance_dim: int = 0,
         separation: float = 40.0,
+        augment: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not 0 <= nuisance_dim < latent_dim:
@@ -72,40 +78,53 @@ class ConditionalVAE(nn.Module):
         self.patches: Patches | None = None  # set where items are the patches of a feature grid
         self.latent_dim, self.nuisance_dim = latent_dim, nuisance_dim
         self.condition_dim = condition_dim
+        self.views = Views(augment, self.shape) if augment else None
+        self.width = width = condition_dim + (len(self.views) if self.views is not None else 0)
         self.likelihood = likelihood.build(self.shape)
-        self.net = net.build(self.shape, condition_dim, latent_dim, self.likelihood.outputs)
+        self.net = net.build(self.shape, width, latent_dim, self.likelihood.outputs)
         self.prior_name, self.separation = prior, separation
         if prior == "separated":
-            if not condition_dim:
+            if not width:
                 raise SettingsError("prior = 'separated' needs conditions to hold apart; give some, or another prior")
-            weight = torch.zeros(2 * latent_dim, condition_dim)
-            weight[:latent_dim] = separation / math.sqrt(2) * spread_directions(latent_dim, condition_dim)
+            weight = torch.zeros(2 * latent_dim, width)
+            weight[:latent_dim] = separation / math.sqrt(2) * spread_directions(latent_dim, width)
             self.register_buffer("prior_weight", weight)
             self.register_buffer("prior_bias", torch.zeros(2 * latent_dim))
         else:
             learned = prior == "learned"
             self.prior_bias = nn.Parameter(torch.zeros(2 * latent_dim)) if learned else None
-            weight = torch.zeros(2 * latent_dim, condition_dim)
-            self.prior_weight = nn.Parameter(weight) if learned and condition_dim else None
+            weight = torch.zeros(2 * latent_dim, width)
+            self.prior_weight = nn.Parameter(weight) if learned and width else None
+        self.others = nn.ModuleList()  # of an ensemble the further models, fitted after this one
 
-    def _condition(self, c: Tensor | None, n: int) -> Tensor | None:
-        if not self.condition_dim:
+    @property
+    def members(self) -> list[ConditionalVAE]:
+        """The models of the ensemble that this one leads; this one alone where there is none."""
+        return [self, *self.others]  # type: ignore[list-item]
+
+    def _condition(self, c: Tensor | None, rows: Tensor) -> Tensor | None:
+        """The whole condition of each of the rows, (B, width), with the view beside c; None for a model without."""
+        if not self.width:
             return None
-        if c is None or c.shape != (n, self.condition_dim):
+        n = len(rows)
+        if self.views is not None and (0 if c is None else c.shape[-1]) == self.condition_dim:
+            c = self.views.told(c, 0, like=rows)
+        if c is None or c.shape != (n, self.width):
             given = "none" if c is None else tuple(c.shape)
             raise ValueError(f"condition of shape {given} given; this model needs ({n}, {self.condition_dim})")
         return c
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> DiagonalGaussian:
         """Posterior q(z|x,c) for x (B, *shape) and c (B, condition_dim)."""
+        c = self._condition(c, x)
         if self.prior_name == "separated" and c is not None:
             c = torch.zeros_like(c)
-        mean, log_var = full_precision(self.net.encode(x, self._condition(c, len(x)))).chunk(2, dim=1)
+        mean, log_var = full_precision(self.net.encode(x, c)).chunk(2, dim=1)
         return DiagonalGaussian(mean, log_var)
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Parameters of p(x|z,c), (B, k·C, H, W) or (B, k·F), to be read by `likelihood`."""
-        return full_precision(self.net.decode(z, self._condition(c, len(z))))
+        return full_precision(self.net.decode(z, self._condition(c, z)))
 
     def prior(self, c: Tensor | None, like: Tensor) -> DiagonalGaussian:
         """Prior r(z|c) for as many rows as `like` (B, …) has, in its dtype and on its device."""
@@ -113,7 +132,7 @@ class ConditionalVAE(nn.Module):
         if self.prior_bias is None:
             zeros = like.new_zeros(n, self.latent_dim)
             return DiagonalGaussian(zeros, zeros)
-        c = self._condition(c, n)
+        c = self._condition(c, like)
         rows = self.prior_bias.expand(n, -1)
         if c is not None and self.prior_weight is not None:
             with full_precision_region(c):

@@ -64,8 +64,17 @@ def evaluate(
             unknown = unknown or "infer"
 
     from knowngood import evaluation
+    from knowngood.inspecting import Thumbnails
 
-    found = evaluation.evaluate(detector, images, alpha=alpha, unknown=unknown, explain=inspect is not None)  # type: ignore[arg-type]
+    small = Thumbnails(detector, images) if inspect and detector.pipeline_.score.has_map else None
+    found = evaluation.evaluate(
+        detector,
+        images,
+        alpha=alpha,
+        unknown=unknown,  # type: ignore[arg-type]
+        explain=inspect is not None,
+        each=[small] if small is not None else (),
+    )
     _print(found)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +94,8 @@ def evaluate(
         from knowngood.report import write_inspection
 
         said = found.table.attrs["explanations"]
-        items = inspected(detector, images, found.table, said, unknown=unknown)  # type: ignore[arg-type]
+        shown = {} if small is None else small.maps
+        items = inspected(detector, images, found.table, said, unknown=unknown, maps=shown)  # type: ignore[arg-type]
         write_inspection(inspect, items, found.table, alpha=found.alpha, title=title, command=command)
         say(f"images  {inspect}")
 

@@ -151,8 +151,8 @@ def settings_from(given: Mapping[str, Any], *, preset: str | None = None, config
     for family, chosen_options in nested.items():
         current = _as_mapping(values.get(family, Settings.model_fields[family].default))
         having = [name for name, model in choices(family).items() if set(chosen_options) <= set(model.model_fields)]
-        if family == "scoring" and current["name"] == "auto" and len(having) == 1:
-            current = {"name": having[0]}
+        if family == "scoring" and current["name"] == "auto" and ("elbo" in having or len(having) == 1):
+            current = {"name": "elbo" if "elbo" in having else having[0]}
         model = choices(family).get(current["name"])
         if model is None and current["name"] not in _literals(_kinds(Settings.model_fields[family].annotation)):
             continue  # parse_settings names the nearest known choice

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,15 +18,16 @@ from knowngood.cli.inputs import Data, Device, Model, Unknown, load
 from knowngood.errors import SettingsError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from knowngood.detector import Detector
     from knowngood.explaining import Explanation
     from knowngood.images import ImageSet
+    from knowngood.localisation import MapCalibration, Region
+    from knowngood.mapping import Mapped
 
 FORMATS = (".csv", ".parquet", ".json")
-_CHUNK = 256  # images whose maps are held
-_PIXELS = 1 << 25  # of them
 
 
 def score(
@@ -75,14 +77,25 @@ def score(
     detector = load(model, device, unknown)
 
     from knowngood.images import open_images
+    from knowngood.inspecting import Thumbnails
+    from knowngood.verdicts import region_table
 
     if maps is not None:
         detector.pipeline_.check_maps()
-    if regions is not None:
-        detector.pipeline_.check_regions()
+    usual = detector.pipeline_.check_regions() if regions is not None else None
     images = open_images(data)
     known = open_images(good) if good is not None else None
-    found = detector.detect(images, alpha=alpha, unknown=unknown, fdr=fdr, explain=explain is not None)  # type: ignore[arg-type]
+    writer = MapWriter(maps) if maps is not None else None
+    places = Places(usual, alpha) if usual is not None else None
+    small = Thumbnails(detector, images) if explain is not None and detector.pipeline_.score.has_map else None
+    found = detector.detect(
+        images,
+        alpha=alpha,
+        unknown=unknown,  # type: ignore[arg-type]
+        fdr=fdr,
+        explain=explain is not None,
+        each=[one for one in (writer, places, small) if one is not None],
+    )
     said = found.attrs.pop("explanations", [])
     write_table(found, output)
     tell = note if output is None else say  # a table on stdout stays alone there
@@ -99,17 +112,18 @@ def score(
         for name, reason in found.loc[found["error"].notna(), ["id", "error"]].itertuples(index=False):
             note(f"not scored: {name}: {reason}")
         images = images[found["error"].isna().to_numpy()[: len(images)]]  # files set aside when opening come last
-    if maps is not None:
-        write_maps(maps, detector, images, unknown)
+    if writer is not None:
+        writer.finish([str(name) for name in images.ids])
         tell(f"maps    {maps}")
-    if regions is not None:
-        located = detector.regions(images, alpha=alpha, unknown=unknown)  # type: ignore[arg-type]
+    if regions is not None and places is not None:
+        located = region_table(images, places.found)
         write_table(located, regions, "--regions")
         tell(f"regions {regions}: {len(located):,} in {located['id'].nunique():,} images")
     if explain is not None:
         table = found[found["error"].isna()] if "error" in found else found
         write_explanations(explain, said, *([] if known is None else [known]), images)
-        write_page(explain / "inspection.html", detector, images, table, said, rate, unknown)
+        shown = {} if small is None else small.maps
+        write_page(explain / "inspection.html", detector, images, table, said, rate, unknown, shown)
         tell(f"why     {explain}: {len(said):,} explained, and inspection.html")
 
 
@@ -131,44 +145,62 @@ def write_table(found: pd.DataFrame, output: Path | None, flag: str = "--output"
             raise SettingsError(f"{flag} {output}: parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
 
 
-def write_maps(folder: Path, detector: Detector, images: ImageSet, unknown: str | None) -> None:
+class MapWriter:
     """One 16-bit grey PNG an image, at the image's own size, all on one scale that maps.json states.
 
     Grey level v stands for the anomaly offset + v · scale; shared, they keep the maps comparable. What is ignored is 0.
     Constant memory: the maps wait in a temporary file until the smallest and the largest value are known.
     """
-    import numpy as np
-    from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
-    shapes: list[tuple[int, int]] = []
-    smallest, largest = np.inf, -np.inf
-    with tempfile.TemporaryFile(dir=folder) as waiting:
-        pixels = max((height * width for height, width, _ in images.shapes().tolist()), default=1)
-        together = max(1, min(_CHUNK, _PIXELS // pixels))
-        for start in range(0, len(images), together):
-            part = images[start : start + together]
-            for one in detector.anomaly_maps(part, unknown=unknown):  # type: ignore[arg-type]
-                values = np.nan_to_num(np.asarray(one, np.float32), nan=np.nan)
-                shapes.append(values.shape)  # type: ignore[arg-type]
-                smallest, largest = min(smallest, float(np.nanmin(values))), max(largest, float(np.nanmax(values)))
-                waiting.write(values.tobytes())
-        waiting.seek(0)
-        offset = smallest if shapes else 0.0
-        scale = (largest - smallest) / 65535 if largest > smallest else 1.0
-        names = file_names([str(name) for name in images.ids])
-        for name, (height, width) in zip(names, shapes, strict=True):
-            values = np.frombuffer(waiting.read(4 * height * width), np.float32).reshape(height, width)
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.shapes = folder, []
+        self._waiting = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._smallest, self._largest = math.inf, -math.inf
+
+    def __call__(self, i: int, one: Mapped) -> None:
+        """The next map."""
+        import numpy as np
+
+        values = np.asarray(one.map, np.float32)
+        self.shapes.append(values.shape)
+        self._smallest = min(self._smallest, float(np.nanmin(values)))
+        self._largest = max(self._largest, float(np.nanmax(values)))
+        self._waiting.write(values.tobytes())
+
+    def finish(self, ids: list[str]) -> None:
+        """Write the images that these ids name, one a map."""
+        import numpy as np
+        from PIL import Image
+
+        self._waiting.seek(0)
+        offset = self._smallest if self.shapes else 0.0
+        scale = (self._largest - self._smallest) / 65535 if self._largest > self._smallest else 1.0
+        names = file_names(ids)
+        for name, (height, width) in zip(names, self.shapes, strict=True):
+            values = np.frombuffer(self._waiting.read(4 * height * width), np.float32).reshape(height, width)
             values = np.nan_to_num(values, nan=offset)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(folder / name)
-    index = {
-        "offset": offset,
-        "scale": scale,
-        "meaning": "anomaly = offset + scale * grey level",
-        "maps": dict(zip(map(str, images.ids), names, strict=True)),
-    }
-    (folder / "maps.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(file)
+        self._waiting.close()
+        meaning = "anomaly = offset + scale * grey level"
+        index = {"offset": offset, "scale": scale, "meaning": meaning, "maps": dict(zip(ids, names, strict=True))}
+        (self.folder / "maps.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+class Places:
+    """The regions of each image, at a false-alarm rate."""
+
+    def __init__(self, usual: MapCalibration, alpha: float | None) -> None:
+        self.usual, self.alpha = usual, alpha
+        self.found: list[list[Region]] = []
+
+    def __call__(self, i: int, one: Mapped) -> None:
+        """Those of the next image."""
+        from knowngood.mapping import regions_in
+
+        self.found.append(regions_in(self.usual, one, self.alpha))
 
 
 def write_explanations(folder: Path, said: Sequence[Explanation], *good: ImageSet) -> None:
@@ -195,12 +227,13 @@ def write_page(
     said: Sequence[Explanation],
     alpha: float,
     unknown: str | None,
+    maps: Mapping[str, np.ndarray],
 ) -> None:
-    """The inspection page of these images, whose rows the table has in their order."""
+    """The inspection page of these images, whose rows the table has in their order; reduced maps of some are there."""
     from knowngood.inspecting import inspected
     from knowngood.report import write_inspection
 
-    items = inspected(detector, images, table, said, unknown=unknown)  # type: ignore[arg-type]
+    items = inspected(detector, images, table, said, unknown=unknown, maps=maps)  # type: ignore[arg-type]
     command = shlex.join(["knowngood", *sys.argv[1:]])
     write_inspection(path, items, table, alpha=alpha, title=images.variant or images.name, command=command)
 

@@ -60,8 +60,8 @@ def train(
 ) -> None:
     """Learn what good images look like, calibrate on good images kept aside, and save the model.
 
-    Only the train split is used where the data has one. Images labelled anomalous are left out, or teach what is odd
-    where --labelled or the objective says so; held-out classes never do. Writes
+    Only the train split is used where the data has one. Images labelled anomalous teach what is odd, or are left out
+    with --labelled ignore; held-out classes never teach, those that --normal does not name only by --labelled. Writes
     OUT/model (give OUT or this folder to `score`, `evaluate` and `info`), OUT/run (log and checkpoints) and
     OUT/command.json.
     """
@@ -69,12 +69,17 @@ def train(
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, settings.objective.name, resume)
 
-    if holdout:
-        if settings.labelled not in ("auto", "ignore"):
-            raise SettingsError(
-                f"--holdout {holdout} keeps classes away from training, --labelled {settings.labelled.name} would "
-                "teach them; name the classes that may teach by --anomalous"
-            )
+    if num_generated_image and (settings.representation != "pixels" or settings.features != "none"):
+        raise SettingsError(
+            "--num-generated-image draws reconstructions, and those of edges or features are no pictures; leave it "
+            "out, or train on pixels"
+        )
+    if holdout and settings.labelled not in ("auto", "ignore"):
+        raise SettingsError(
+            f"--holdout {holdout} keeps classes away from training, --labelled {settings.labelled.name} would "
+            "teach them; name the classes that may teach by --anomalous"
+        )
+    if holdout or (normal and not anomalous and settings.labelled == "auto"):  # no one names what may teach
         settings = settings.model_copy(update={"labelled": "ignore"})
     images = open_selected(source, **chosen, strict=settings.strict)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
@@ -164,9 +169,10 @@ def _to_train_on(
         train = images.splits == "train"
     good = np.flatnonzero(train & (images.labels != 1))
     if len(good) < train.sum():
-        from knowngood.fitting import labelled_term, teaches_patches
+        from knowngood.given import labelled_term
+        from knowngood.patch_fitting import teaches_score
 
-        teach = teaches_patches(settings) or labelled_term(settings, settings.objective.build()) is not None
+        teach = teaches_score(settings) or labelled_term(settings, settings.objective.build()) is not None
         role = "teach what is odd" if teach else "are left out of training"
         note(f"{train.sum() - len(good):,} images labelled anomalous {role}")
     if len(good) == 0:

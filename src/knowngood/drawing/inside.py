@@ -16,7 +16,7 @@ from knowngood.representation import Pixels
 if TYPE_CHECKING:
     from knowngood.detector import Detector
     from knowngood.images import ImageSet
-    from knowngood.pipeline import Unknown
+    from knowngood.rows import Unknown
 
 CODED = (700, 300)  # normal and anomalous images in the plane of codes, at most
 SHOWN = 5  # normal and as many anomalous images beside their reconstructions

@@ -12,12 +12,12 @@ import torch
 from knowngood.config import Elbo, Reconstruction, nearest
 from knowngood.errors import DataError, SettingsError
 from knowngood.figures import Reconstructed
-from knowngood.fitting import measured
+from knowngood.given import measured
 from knowngood.images import ImageSet
 from knowngood.images.select import sort_classes
 from knowngood.objectives.rf_vae import SPEED
-from knowngood.pipeline import Unknown, rows_at_once
-from knowngood.representation import Features, Pixels
+from knowngood.representation import Edges, Features, Pixels
+from knowngood.rows import Unknown, rows_at_once
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -118,7 +118,7 @@ class Subject:
     def codes(self, images: ImageSet) -> Codes:
         """Posterior means, KLs and conditions of the images."""
         model, means, kls, conditions = self.detector.model_, [], [], []
-        for chunk in self.detector.pipeline_._best_rows(self.shown(images), self.unknown):
+        for chunk in self.detector.pipeline_.best_rows(self.shown(images), self.unknown):
             x, c, n = chunk.x, chunk.c, len(chunk.x)
             if model.patches is not None:
                 x, c = model.patches.split(x, c)
@@ -148,7 +148,7 @@ class Subject:
         model, elbo, distance = detector.model_, Elbo().build(), Reconstruction().build()
         state = elbo.fit(model, [])
         inputs, made, e, a = [], [], [], []
-        for chunk in detector.pipeline_._best_rows(self.shown(images, detector), self.unknown):
+        for chunk in detector.pipeline_.best_rows(self.shown(images, detector), self.unknown):
             inputs.append(chunk.x.cpu().numpy())
             made.append(model.reconstruct(chunk.x, chunk.c).cpu().numpy())
             e.append(elbo.score(model, state, chunk.x, chunk.c, chunk.stratum).values.cpu().numpy())
@@ -181,7 +181,7 @@ class Subject:
         """
         pipeline = self.detector.pipeline_
         used = [column for column in pipeline.schema.columns if column.width]
-        if not pipeline._conditional:
+        if not pipeline.conditional:
             if only:
                 raise SettingsError(f"the model has no conditions, so there is no '{only[0]}' among them")
             return Conditions(None, None, "")
@@ -212,11 +212,12 @@ class Subject:
 
 
 def check_images(detector: Detector) -> None:
-    """Raise SettingsError for a model of tables or of features, which makes no pictures."""
+    """Raise SettingsError for a model of tables, features or edges, which makes no pictures."""
     representation = detector.pipeline_.representation
-    if isinstance(representation, Features):
+    if isinstance(representation, Features | Edges):
+        what = "features" if isinstance(representation, Features) else "edges"
         raise SettingsError(
-            "this figure shows what a model of pixels makes of images; this one reconstructs their features, which are "
+            f"this figure shows what a model of pixels makes of images; this one reconstructs their {what}, which are "
             "no pictures. `knowngood score --explain DIR` shows where and why an image is odd"
         )
     if not isinstance(representation, Pixels):

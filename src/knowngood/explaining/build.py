@@ -1,8 +1,8 @@
-"""Explanations of judged images: one pass of the nets over those that are chosen."""
+"""Explanations of judged images, from what the nets were given of them when they were judged, if that was held."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,14 +17,20 @@ from knowngood.explaining.known_good import LIGHT, KnownGood, kinds, light_of, p
 from knowngood.explaining.words import sentences, summary
 from knowngood.images import ImageSet
 from knowngood.images.conditions import Expanded
-from knowngood.localisation import Region, find_regions
+from knowngood.localisation import Region
+from knowngood.mapping import Mapped, map_chunks, mapped, regions_in, restored_rows, score_chunk
+from knowngood.nets.likelihoods import GaussianLikelihood
 from knowngood.objectives.lit import Lit
-from knowngood.pipeline import take
-from knowngood.representation import Features, Pixels
+from knowngood.representation import Edges, Features, Pixels
+from knowngood.representation.edges import DIRECTIONS
+from knowngood.rows import take
 from knowngood.vae import DiagonalGaussian
 
 if TYPE_CHECKING:
-    from knowngood.pipeline import Chunk, Items, Judgement, Pipeline
+    from knowngood.judging import Judgement
+    from knowngood.pipeline import Pipeline
+    from knowngood.rows import Chunk, Items
+    from knowngood.watching import Watch
 
 TOP = 5
 ENOUGH = 8  # good images that say what light is usual
@@ -34,7 +40,7 @@ NO_WHOLE = "the model sees tiles, so whole good images are not compared"
 
 def check_explains(pipeline: Pipeline) -> None:
     """Raise SettingsError for a model of tables."""
-    if not isinstance(pipeline.representation, Pixels | Features):
+    if not isinstance(pipeline.representation, Pixels | Edges | Features):
         raise SettingsError("explanations are of images; this model was fitted on a table")
 
 
@@ -55,12 +61,14 @@ def explain(
     *,
     alpha: float,
     conditions: Sequence[str | None] | None = None,
+    watch: Watch | None = None,
 ) -> list[Explanation]:
     """Explanations of the chosen rows (M,) of judged items, in their order.
 
     Args:
         flagged: (N,) bool, the verdicts; `alpha`: the false-alarm rate they were made at.
         conditions: (N,) as the table names them.
+        watch: what looked on as the items were judged; those that it does not hold are read again.
 
     Raises:
         SettingsError: the model was fitted on a table.
@@ -73,14 +81,14 @@ def explain(
     best = take(judged.best, chosen)
     names = best.label if conditions is None else [conditions[i] or "" for i in chosen]
     pipeline.model.eval()
-    places = _places(pipeline, images, best, alpha)
-    seen = _oddest_tiles(pipeline, images, [place.peak for place in places])
-    looks = _looks(pipeline, seen)
     found: list[Explanation] = []
-    for chunk in pipeline.rows(seen, best, {}):
-        inside = _of_features(pipeline, chunk) if pipeline.model.patches is not None else _of_pixels(pipeline, chunk)
-        for i, facts in enumerate(inside, chunk.rows.start):
-            of, place = int(chosen[i]), places[i]
+    held = None if watch is None else watch.chunk(chosen, best, pipeline)
+    for look in _looks(pipeline, images, best, alpha, held):
+        inside = _inside(pipeline, look)
+        for i, (facts, place, seen) in enumerate(
+            zip(inside, look.places, look.seen, strict=True), look.chunk.rows.start
+        ):
+            of = int(chosen[i])
             if place.map is None:
                 facts["missing"]["map"] = f"the score '{pipeline.score.options.name}' has no map"
             one = Explanation(
@@ -93,8 +101,8 @@ def explain(
                 map=place.map,
                 peak=place.peak,
                 regions=place.regions,
-                seen=looks[i],
-                **_compared(pipeline, facts, int(best.stratum[i]), looks[i]),
+                seen=seen,
+                **_compared(pipeline, facts, int(best.stratum[i]), seen),
             )
             one = replace(one, sentences=sentences(one, alpha))
             found.append(replace(one, summary=summary(one)))
@@ -109,29 +117,45 @@ class Place(NamedTuple):
     regions: tuple[Region, ...] = ()
 
 
-def _places(pipeline: Pipeline, images: ImageSet, best: Expanded, alpha: float) -> list[Place]:
+class Look(NamedTuple):
+    """Some images as the nets see them; of a model that sees tiles the tile of each in which it is oddest."""
+
+    chunk: Chunk
+    maps: Tensor | None  # (B, h, w) as the score makes them
+    places: list[Place]  # in the whole images
+    seen: list[np.ndarray]  # (h, w, C) each, scaled
+
+
+def _looks(pipeline: Pipeline, images: ImageSet, best: Expanded, alpha: float, held: Chunk | None) -> Iterator[Look]:
     if not pipeline.score.has_map:
-        return [Place()] * len(images)
-    known, found = pipeline.maps_of_normals, []
-    for one in pipeline._mapped(images, best):
-        peak = None
-        if not np.isnan(one.map).all():
-            row, column = divmod(int(np.nanargmax(one.map)), one.map.shape[1])
-            peak = (row, column)
-        regions: list[Region] = []
-        if known is not None:
-            threshold, maxima = known.threshold(alpha, one.stratum), known.maxima(alpha, one.stratum)
-            regions = find_regions(one.map, threshold, maxima=maxima)
-        found.append(Place(one.map, peak, tuple(regions)))
-    return found
+        for chunk in pipeline.rows(images, best, {}) if held is None else [held]:
+            yield Look(chunk, None, [Place()] * len(chunk.x), _prepared(pipeline, images[chunk.rows]))
+    elif pipeline.settings.tile is None:
+        for chunk, result in map_chunks(pipeline, images, best) if held is None else [score_chunk(pipeline, held)]:
+            values, strata = result.values.tolist(), best.stratum[chunk.rows].tolist()
+            wholes = [whole for _, whole in restored_rows(pipeline, images, chunk, result.map)]
+            every = zip(values, strata, wholes, strict=True)
+            places = [_place(pipeline, Mapped(*one), alpha) for one in every]
+            yield Look(chunk, result.map, places, _prepared(pipeline, images[chunk.rows]))
+    else:
+        places = [_place(pipeline, one, alpha) for one in mapped(pipeline, images, best)]
+        tiles = _oddest_tiles(pipeline, images, [place.peak for place in places])
+        for chunk, result in map_chunks(pipeline, tiles, best):
+            yield Look(chunk, result.map, places[chunk.rows], _prepared(pipeline, tiles[chunk.rows]))
+
+
+def _place(pipeline: Pipeline, one: Mapped, alpha: float) -> Place:
+    peak, known = None, pipeline.maps_of_normals
+    if not np.isnan(one.map).all():
+        row, column = divmod(int(np.nanargmax(one.map)), one.map.shape[1])
+        peak = (row, column)
+    return Place(one.map, peak, () if known is None else tuple(regions_in(known, one, alpha)))
 
 
 def _oddest_tiles(pipeline: Pipeline, images: ImageSet, peaks: list[tuple[int, int] | None]) -> ImageSet:
-    """The images; of a model that sees tiles the tile of each in whose middle its peak lies, as far as may be."""
-    tiles = pipeline.tiles(images)
-    if tiles is None:
-        return images
-    rows = []
+    """Of each image the tile in whose middle its peak lies, as far as may be."""
+    tiles, rows = pipeline.tiles(images), []
+    assert tiles is not None
     for i, peak in enumerate(peaks):
         at = peak or (0, 0)
         middles = [(tile.top + tile.height / 2, tile.left + tile.width / 2) for tile in tiles.merger(i).tiles]
@@ -140,15 +164,21 @@ def _oddest_tiles(pipeline: Pipeline, images: ImageSet, peaks: list[tuple[int, i
     return tiles.images[np.array(rows)]
 
 
-def _looks(pipeline: Pipeline, images: ImageSet) -> list[np.ndarray]:
+def _prepared(pipeline: Pipeline, images: ImageSet) -> list[np.ndarray]:
     """Each image prepared for the nets, scaled, (h, w, C)."""
     pixels = pixels_of(pipeline)
     prepared, _ = pixels.read(images, None, 4)
     return list(np.moveaxis(pixels.scale(torch.from_numpy(prepared)).numpy(), 1, -1))
 
 
-def _of_pixels(pipeline: Pipeline, chunk: Chunk) -> list[dict[str, Any]]:
-    model = pipeline.model
+def _inside(pipeline: Pipeline, look: Look) -> list[dict[str, Any]]:
+    if pipeline.model.patches is not None:
+        return _of_features(pipeline, look)
+    return (_of_edges if isinstance(pipeline.representation, Edges) else _of_pixels)(pipeline, look)
+
+
+def _of_pixels(pipeline: Pipeline, look: Look) -> list[dict[str, Any]]:
+    model, chunk = pipeline.model, look.chunk
     posterior = model.encode(chunk.x, chunk.c)
     made = model.reconstruct(chunk.x, chunk.c)
     kl = posterior.kl(model.prior(chunk.c, like=posterior.mean))
@@ -164,8 +194,33 @@ def _of_pixels(pipeline: Pipeline, chunk: Chunk) -> list[dict[str, Any]]:
     ]
 
 
-def _of_features(pipeline: Pipeline, chunk: Chunk) -> list[dict[str, Any]]:
-    model, patches = pipeline.model, pipeline.model.patches
+def _of_edges(pipeline: Pipeline, look: Look) -> list[dict[str, Any]]:
+    model, chunk = pipeline.model, look.chunk
+    posterior = model.encode(chunk.x, chunk.c)
+    params = model.decode(posterior.mean, chunk.c)
+    assert isinstance(model.likelihood, GaussianLikelihood)
+    left = (chunk.x - model.likelihood.mean(params)) / model.likelihood.log_sigma(params).exp()
+    norm = left.square().mean(1).sqrt().cpu().numpy()
+    kl = posterior.kl(model.prior(chunk.c, like=posterior.mean))
+    found = []
+    for i in range(len(chunk.x)):
+        grid = norm[i] if look.maps is None else look.maps[i].cpu().numpy()
+        deviation = left[i].flatten(1)[:, int(grid.argmax())].cpu().numpy()
+        top = np.argsort(-np.abs(deviation), kind="stable")[:TOP]
+        found.append(
+            {
+                "residual": norm[i],
+                "components": tuple(Component(f"an edge lighter {DIRECTIONS[j]}", float(deviation[j])) for j in top),
+                "code": posterior.mean[i].cpu().double().numpy(),
+                "latents": _latents(kl[i], posterior, i, pipeline.known_good),
+                "missing": {"reconstruction": "the model reconstructs edges by cell, which are no picture"},
+            }
+        )
+    return found
+
+
+def _of_features(pipeline: Pipeline, look: Look) -> list[dict[str, Any]]:
+    model, chunk, patches = pipeline.model, look.chunk, pipeline.model.patches
     assert patches is not None
     assert isinstance(pipeline.representation, Features)
     rows, conditions = patches.split(chunk.x, chunk.c)
@@ -175,7 +230,7 @@ def _of_features(pipeline: Pipeline, chunk: Chunk) -> list[dict[str, Any]]:
     kl = posterior.kl(model.prior(conditions, like=posterior.mean))
     expected = patches.unwhiten(made, chunk.c)
     codes, cells = pooled(patches, chunk.x, chunk.c), patches.cell(chunk.c, len(chunk.x)).tolist()
-    maps = _maps(pipeline, chunk)
+    maps = None if look.maps is None else look.maps.cpu().numpy()
     names = feature_names(pipeline.representation)
     found = []
     for i in range(len(chunk.x)):
@@ -257,15 +312,8 @@ def _nuisance(pipeline: Pipeline, name: str, value: float, good: np.ndarray) -> 
     change = abs(value / usual - 1) if usual else 0.0
     told = name in settings.measure or name in getattr(settings.objective, "factors", ())
     lit = settings.light_tolerance is not None and name in Lit.FOLLOWING and change <= settings.light_tolerance
-    return Nuisance(name, value, usual, low, high, told or lit)
-
-
-def _maps(pipeline: Pipeline, chunk: Chunk) -> np.ndarray | None:
-    """(B, h, w) maps as the score makes them; None if it makes none."""
-    if not pipeline.score.has_map:
-        return None
-    result = pipeline.score.score(pipeline.model, pipeline.state, chunk.x, chunk.c, chunk.stratum, want_map=True)
-    return None if result.map is None else result.map.cpu().numpy()
+    unseen = isinstance(pipeline.representation, Edges)
+    return Nuisance(name, value, usual, low, high, told or lit or unseen)
 
 
 def _picture(x: Tensor) -> np.ndarray:

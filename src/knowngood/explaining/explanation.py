@@ -14,10 +14,10 @@ NOTABLE = 0.03  # change of light that is told
 
 
 class Component(NamedTuple):
-    """A feature at the oddest place."""
+    """A feature, or a direction of edges, at the oddest place."""
 
-    name: str  # 'block 4, feature 17'
-    deviation: float  # of the feature from what the model expects, in standard deviations of good images there
+    name: str  # 'block 4, feature 17', 'an edge lighter to the right'
+    deviation: float  # from what the model expects: in standard deviations of good images there, of edges in its σ
 
 
 class Latent(NamedTuple):
@@ -65,13 +65,15 @@ class Explanation:
         image: (H, W, C) the image itself, its own type.
         seen: (h, w, C) the image resized, cropped and padded for the nets; of one seen in tiles the tile of the peak,
             to which all but the map, the peak and the regions belong.
-        reconstruction: (h, w, C) what the model makes of it; None for a model of features.
-        residual: (h, w, C) seen − reconstruction; for a model of features (h, w) on its grid: the root mean square of
-            the whitened features the model does not explain, about 1 or less where all is well.
+        reconstruction: (h, w, C) what the model makes of it; None for a model of features or edges.
+        residual: (h, w, C) seen − reconstruction; for a model of features or edges (h, w) on its grid: the root mean
+            square of the whitened features, or of the edges in the model's σ, that it does not explain, about 1 or less
+            where all is well.
         usual: (h, w, C) the mean of good images of this condition, reduced; None without an index of good images.
         map: (H, W) anomaly map over the image, higher is odder; None where the score has none.
         peak: (row, column) of its largest value, in pixels of the image.
-        components: features that deviate most at the peak, by |deviation|; none for a model of pixels.
+        components: features or directions of edges that deviate most at the peak of the map on its grid (without a map
+            of the residual), by |deviation|; none for a model of pixels.
         latents: dimensions with the largest KL; for a model of features those of the place of the peak.
         nuisances: brightness and contrast against good images of this condition.
         nearest: good images with the nearest codes, and `farther`: the share of held-out good images that lie less far

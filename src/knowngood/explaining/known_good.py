@@ -14,18 +14,19 @@ from torch.nn.functional import interpolate
 from knowngood.errors import ArtifactError
 from knowngood.images.nuisance import MEASURES
 from knowngood.patches import Patches
-from knowngood.representation import Features, Pixels
+from knowngood.representation import Edges, Features, Pixels
 
 if TYPE_CHECKING:
     from knowngood.images import ImageSet
-    from knowngood.pipeline import Pipeline, Unknown
+    from knowngood.pipeline import Pipeline
+    from knowngood.rows import Unknown
 
 MOST = 5000  # good images kept
 SEEN = 500  # of them whose pixels are looked at
 LOOK = 128  # pixels of the longer side of what is usual
 KINDS = 32  # with a usual look of their own
 LIGHT = ("brightness", "contrast")
-AT_ONCE = 32
+AT_ONCE = 8
 PREFIX = "neighbours."
 
 
@@ -147,7 +148,7 @@ def kinds(pipeline: Pipeline) -> np.ndarray:
 def codes_of(pipeline: Pipeline, items: ImageSet, unknown: Unknown | None = None) -> np.ndarray:
     """(N, K) float64 codes of images, as `KnownGood` holds them."""
     found = []
-    for chunk in pipeline._best_rows(items, unknown):
+    for chunk in pipeline.best_rows(items, unknown):
         patches = pipeline.model.patches
         if patches is None:
             found.append(pipeline.model.encode(chunk.x, chunk.c).mean.cpu().double().numpy())
@@ -171,7 +172,7 @@ def light_of(pixels: Pixels, prepared: np.ndarray) -> np.ndarray:
 def pixels_of(pipeline: Pipeline) -> Pixels:
     """How the model's images are prepared."""
     representation = pipeline.representation
-    if isinstance(representation, Features):
+    if isinstance(representation, Features | Edges):
         return representation.pixels
     assert isinstance(representation, Pixels)
     return representation

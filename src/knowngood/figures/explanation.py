@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -105,7 +106,7 @@ def _absent(axes: Axes, title: str, why: str) -> None:
 def _bars(axes: Axes, found: Explanation) -> None:
     """Features by their deviation, or latent dimensions by what they carry."""
     if found.components:
-        names = [one.name.replace(", feature", ",\nfeature") for one in found.components]
+        names = [re.sub("(?=feature)|(?=lighter)", "\n", one.name) for one in found.components]
         values = [one.deviation for one in found.components]
         what, title = "standard deviations from what is expected", "features at the oddest place"
     else:

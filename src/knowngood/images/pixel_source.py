@@ -9,6 +9,8 @@ import numpy as np
 
 from knowngood.images.readers.files import read_header, read_image
 
+BLOCK = 1 << 24  # bytes looked at together
+
 
 class PixelSource(Protocol):
     """N images, read one at a time. A folder larger than memory is no problem: nothing is kept."""
@@ -57,8 +59,9 @@ class ArrayPixels:
     def shapes(self) -> np.ndarray:
         return np.tile(np.array(self.base.shape[1:], dtype=np.int64), (len(self), 1))
 
-    def chunks(self, size: int = 1024):
-        """Contiguous blocks (≤ size, H, W, C) in order."""
+    def chunks(self, size: int | None = None):
+        """Contiguous blocks (≤ size, H, W, C) in order; by default of some 16 MB."""
+        size = size or max(1, BLOCK // max(1, self.base[:1].nbytes))
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             block = self.base[start:stop] if self.rows is None else self.base[self.rows[start:stop]]

@@ -239,10 +239,12 @@ def _loaded(given: Any, folder: Path) -> tuple[Any, Path]:
     if not isinstance(given, str | Path):
         return given, folder
     path = folder / given
+    if not is_image(path) and path.suffix.lower() not in _SUFFIXES:
+        raise DataError(f"regions to ignore: {path} is neither a mask image nor polygons ({', '.join(_SUFFIXES)})")
+    if not path.exists():
+        raise DataError(f"ignore: {path} does not exist; expected a mask image, or polygons in a JSON or YAML file")
     if is_image(path):
         return path, path.parent
-    if path.suffix.lower() not in _SUFFIXES:
-        raise DataError(f"regions to ignore: {path} is neither a mask image nor polygons ({', '.join(_SUFFIXES)})")
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8")), path.parent  # JSON is YAML
     except OSError as error:

@@ -26,7 +26,7 @@ IMAGE_SIZE = 384  # both sides, where the settings say nothing
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
 PROBED = 8  # training images that show what the features are like
-TOGETHER, TOGETHER_ON_CPU = 64, 8  # images that go through the backbone at a time
+TOGETHER, TOGETHER_ON_CPU = 64, 2  # images that go through the backbone at a time: on a CPU few stay in its cache
 NOT_FINITE = "its features are NaN or infinite"
 STEADIED = "steadied."  # begins the names of the tensors that are not the backbone's
 
@@ -157,7 +157,14 @@ class Features(BaseModel):
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """The images at `index` (M,), default all, prepared: (M, F, h, w), and why some could not be, by index.
+        """`read_and_locate` without the places."""
+        return self.read_and_locate(images, index, workers)[:2]
+
+    def read_and_locate(
+        self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
+    ) -> tuple[np.ndarray, dict[int, str], list[Transform]]:
+        """The images at `index` (M,), default all, prepared: (M, F, h, w); why some could not be, by index; and where
+        each one lay, see `transforms`.
 
         Those have zeros. The dtype is `stored`, or float32 if some feature of these images is beyond float16.
         `workers`: threads that read and prepare files.
@@ -168,18 +175,21 @@ class Features(BaseModel):
         index = np.arange(len(images)) if index is None else index
         found = np.zeros((len(index), *self.shape), dtype=self.stored)
         errors: dict[int, str] = {}
+        transforms: list[Transform] = []
         together = TOGETHER_ON_CPU if self._device.type == "cpu" else TOGETHER
         for start in range(0, len(index), together):
             rows = index[start : start + together]
             prepared, bad = self.pixels.read(images, rows, workers)
-            values = self._features(self._steady(prepared, self._kinds(images, rows)).images)
+            steady = self._steady(prepared, self._kinds(images, rows))
+            values = self._features(steady.images)
             finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
+            transforms += self._transforms(steady, rows, bad)
             bad = {**{int(i): NOT_FINITE for i in rows[~finite]}, **bad}
             values[[int(i) in bad for i in rows]] = 0
             found = found.astype(np.result_type(found, self._holding(values)), copy=False)
             found[start : start + len(rows)] = values
             errors.update(bad)
-        return found, errors
+        return found, errors, transforms
 
     def scale(self, batch: Tensor) -> Tensor:
         """Prepared features (B, F, h, w) → float32."""
@@ -313,19 +323,23 @@ class Features(BaseModel):
     def _found(self, images: ImageSet, index: np.ndarray | None, workers: int) -> tuple[list[Transform], np.ndarray]:
         """Where images lay and how light they were."""
         index = np.arange(len(images)) if index is None else index
-        size = self.pixels.shape[1:]
-        transforms = [as_it_is(size) for _ in index]
-        factors = np.full(len(index), np.nan)
-        for start in range(0, len(index) if self.steadied is not None else 0, TOGETHER):
+        if self.steadied is None:
+            return self._transforms(None, index, {}), np.full(len(index), np.nan)
+        transforms: list[Transform] = []
+        factors: list[float] = []
+        for start in range(0, len(index), TOGETHER):
             rows = index[start : start + TOGETHER]
             prepared, bad = self.pixels.read(images, rows, workers)
             steady = self._steady(prepared, self._kinds(images, rows))
-            for k, (i, transform, factor) in enumerate(
-                zip(rows.tolist(), steady.transforms, steady.factors.tolist(), strict=True), start
-            ):
-                transforms[k] = as_it_is(size, bad[i]) if i in bad else transform
-                factors[k] = np.nan if i in bad else factor
-        return transforms, factors
+            transforms += self._transforms(steady, rows, bad)
+            factors += np.where(np.isin(rows, list(bad)), np.nan, steady.factors).tolist()
+        return transforms, np.array(factors)
+
+    def _transforms(self, steady: Steady | None, rows: np.ndarray, bad: Mapping[int, str]) -> list[Transform]:
+        """Where the images `rows` lay, and of those in `bad` why that is not known."""
+        size = self.pixels.shape[1:]
+        found = steady.transforms if steady is not None and steady.transforms else [as_it_is(size) for _ in rows]
+        return [as_it_is(size, bad[i]) if i in bad else one for i, one in zip(rows.tolist(), found, strict=True)]
 
     def _features(self, images: Tensor) -> np.ndarray:
         """Scaled images (B, C, H, W) → (B, F, h, w) float32."""

@@ -12,8 +12,8 @@ from knowngood.objectives.base import Batch
 from knowngood.patches import Patches
 from knowngood.training.source import Facts
 
-MOST = 1 << 19  # patches held, half precision
-AT_ONCE = 32  # images whitened together
+MOST = 1 << 18  # patches held, half precision
+AT_ONCE = 8  # images whitened together
 
 
 class PatchSource:

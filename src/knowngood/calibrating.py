@@ -1,0 +1,85 @@
+"""What scores and maps of good images are usual: the calibration of a pipeline, from images set aside or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knowngood.calibration import Calibration
+from knowngood.config import Settings
+from knowngood.errors import DataError
+from knowngood.images import ImageSet
+from knowngood.images.conditions import ConditionSchema
+from knowngood.localisation import MapCalibration
+from knowngood.mapping import mapped
+from knowngood.rows import Items, Unknown
+from knowngood.scores import Score
+from knowngood.scores.marginal import choose_rule, segment_starts, soft
+from knowngood.scores.patches import LeftOut, PatchScore
+
+if TYPE_CHECKING:
+    from knowngood.pipeline import Pipeline
+
+
+def calibrate(pipeline: Pipeline, normals: Items) -> None:
+    """Set the calibration from normals that took no part in training; with features that of maps too."""
+    settings, names = pipeline.settings, pipeline.schema.stratum_names
+    pipeline.left_out = False
+    if pipeline.model.patches is None:
+        known = [_scores(pipeline, part, part.conditions, "error") for part in pipeline.portions(normals)]
+        values, strata = (np.concatenate(column) for column in zip(*known, strict=True))
+    else:
+        assert isinstance(normals, ImageSet)
+        expanded = pipeline.expand(normals, "error")
+        values, strata = np.empty(len(normals)), expanded.stratum
+
+        def maps() -> Iterator[np.ndarray]:
+            for i, one in enumerate(mapped(pipeline, normals, expanded)):
+                values[i] = one.value
+                yield one.map
+
+        pipeline.maps_of_normals = MapCalibration.fit(maps(), strata, names, alpha=settings.alpha)
+    pipeline.calibration = Calibration.fit(values, strata, names, alpha=settings.alpha)
+    pipeline.hidden = None
+    if sums_softly(settings, pipeline.score, pipeline.schema):
+        summed = [_scores(pipeline, part, {}, "infer")[0] for part in pipeline.portions(normals)]
+        pipeline.hidden = Calibration.fit(np.concatenate(summed), alpha=settings.alpha)
+
+
+def calibrate_left_out(pipeline: Pipeline, normals: Items) -> None:
+    """Set the calibration from the images that were learned from, each as if it had been left out.
+
+    Nothing is set aside then. Scores are what a model of one image less gives; p-values are not promised to hold as
+    those of images set aside are, though they do as far as one image of many changes little.
+    """
+    score = pipeline.score
+    assert isinstance(score, PatchScore)
+    pipeline.score = LeftOut(score.inner, score.smoothing)
+    try:
+        calibrate(pipeline, normals)
+    finally:
+        pipeline.score = score
+    pipeline.left_out = True
+
+
+def _scores(pipeline: Pipeline, normals: Items, conditions: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and strata (N,) of normals that are known by these conditions alone."""
+    expanded = pipeline.schema.expand(conditions, len(normals), unknown=unknown)
+    values, _, errors = pipeline.raw_scores(normals, expanded)
+    if errors:
+        i, reason = next(iter(errors.items()))
+        raise DataError(f"{normals.ids[i]}: {reason}; {len(errors)} calibration images cannot be read")
+    return soft(values, expanded.item, expanded.log_weight), expanded.stratum[segment_starts(expanded.item)]
+
+
+def sums_softly(settings: Settings, score: Score, schema: ConditionSchema) -> bool:
+    """Whether conditions of which none is known are averaged over, rather than the best one taken.
+
+    Raises:
+        SettingsError: that was asked for, and the score is no likelihood.
+    """
+    rule = choose_rule(settings.marginalise, score.is_likelihood, score.options.name)
+    inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
+    return rule == "soft" and settings.unknown == "infer" and inferable
