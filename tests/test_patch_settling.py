@@ -253,7 +253,7 @@ def test_where_nothing_is_to_be_chosen_no_defect_is_made(monkeypatch: pytest.Mon
 def test_images_are_seen_as_if_they_had_not_been_learned_from() -> None:
     """What is usual is taken over images that each were left out, of the part "fit" and of "select", in any order."""
     pipeline, made = planned(
-        parts(40, noise=20), scoring="gaussian", features={"name": "own", "shrink": 0.0, "stride": 4}
+        parts(40, noise=20), scoring="gaussian", features={"name": "own", "shrink": 0.0, "context": 0, "stride": 4}
     )
     one = settled(pipeline, made, levels="on", pooling="max")
     assert made.features is not None
@@ -300,9 +300,9 @@ def test_without_the_whole_a_value_is_the_pooled_one(levels: str) -> None:
     assert all(torch.equal(one.state[name], value) for name, value in plain.items()) == (levels == "off")
 
 
-def test_bad_images_are_the_same_images_with_a_defect(plain: tuple[Any, Plan]) -> None:
+def test_bad_images_are_the_same_images_with_a_defect() -> None:
     """Where the defect cannot reach, the patches are those of the good image, left out too; inside they are not."""
-    pipeline, made = plain
+    pipeline, made = planned(parts(40), features={"name": "own", "stride": 4, "average": 1, "context": 0})
     at = np.array([0, 5, len(made.shares["fit"]) + len(made.shares["select"]) - 1])  # the last is of the part "select"
     good = torch.cat(patch_trial.good_sample(pipeline, made, at).white)
     bad, hit = patch_trial.bad_sample(pipeline, made, at, 3)

@@ -95,7 +95,7 @@ def test_unwhitening_is_the_way_back(n: int) -> None:
     rows, conditions = patches.split(x, c)
     assert rows.shape == (6 * H * W, F)
     assert conditions.shape == (6 * H * W, patches.condition_width)
-    torch.testing.assert_close(patches.unwhiten(rows, c), x, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(patches.unwhiten(rows, c, x), x, rtol=1e-4, atol=1e-3)
 
 
 def test_a_feature_that_never_changes_is_held_by_the_ridge() -> None:
@@ -147,9 +147,8 @@ def test_leaving_an_image_out_is_fitting_without_it(n: int) -> None:
     good, other = features(n, scale=100), features(n, seed=1, scale=100)
     patches = fitted(good)
     cell = one_cell(good)
-    own = patches.whiten(good, cell)
-    found = patches.left_out(own, own, cell)
-    of_others = patches.left_out(patches.whiten(other, cell), own, cell)
+    found = patches.left_out(good, cell)
+    of_others = patches.left_out(other, cell, good)
     for i in (0, 3, n - 1):
         kept = torch.arange(n) != i
         without = fitted(good[kept])
@@ -166,7 +165,7 @@ def test_an_image_left_out_is_farther_than_it_seems() -> None:
         for shrink in (0.0, None):
             patches = fitted(good, shrink)
             own = patches.whiten(good, one_cell(good))
-            out = patches.left_out(own, own, one_cell(good))
+            out = patches.left_out(good, one_cell(good))
             assert (out.square().sum(2) > own.square().sum(2)).all()
             assert out.shape == own.shape
         gains.append(float(out.square().mean() / own.square().mean()))
@@ -179,12 +178,10 @@ def test_leaving_out_knows_the_cell_of_each_image() -> None:
     one, two = features(8, scale=100), features(42, seed=3, scale=400)
     cell = torch.arange(50).ge(8).long()
     both = fitted(torch.cat([one, two]), None, cell)
-    own = both.whiten(torch.cat([one, two]), cell)
-    found = both.left_out(own, own, cell)
+    found = both.left_out(torch.cat([one, two]), cell)
     for k, alone in enumerate((one, two)):
         patches = fitted(alone, None)
-        white = patches.whiten(alone, one_cell(alone))
-        wanted = patches.left_out(white, white, one_cell(alone))
+        wanted = patches.left_out(alone, one_cell(alone))
         torch.testing.assert_close(found[cell == k], wanted, rtol=2e-3, atol=2e-3)
 
 
@@ -343,8 +340,7 @@ def test_leaving_an_image_out_of_the_coarse_grid_is_fitting_without_it() -> None
     coarse = fitted(x, coarse=True).coarse
     assert coarse is not None
     seen = fitted(x, coarse=True).coarsen(x, cell)
-    own = coarse.whiten(seen, cell)
-    found = coarse.left_out(own, own, cell)
+    found = coarse.left_out(seen, cell)
     for i in (0, 39):
         without = fitted(x[torch.arange(40) != i], coarse=True)
         assert without.coarse is not None
@@ -368,7 +364,7 @@ def test_a_product_with_few_images_is_refused_by_name_or_has_what_all_have() -> 
     x = features(len(product)).numpy()
     with pytest.raises(DataError, match=rf"{FEWEST - 1} good images of .*rare.*at least {FEWEST}.*few='pool'"):
         fit_patches([x], np.arange(len(x)), c, schema, labels, OwnBackbone())
-    pooled = fit_patches([x], np.arange(len(x)), c, schema, labels, OwnBackbone(few="pool"))
+    pooled = fit_patches([x], np.arange(len(x)), c, schema, labels, OwnBackbone(few="pool", context=0))
     everything = fitted(torch.from_numpy(x), None)
     cap, rare = pooled.cell(torch.from_numpy(c[[0, -1]]), 2).tolist()
     torch.testing.assert_close(pooled.mean[rare], everything.mean[0], rtol=1e-4, atol=1e-5)
@@ -390,7 +386,7 @@ def test_conditions_that_only_others_have_are_refused_or_pooled_too() -> None:
     x = features(70).numpy()[index]
     with pytest.raises(DataError, match=rf"^0 good images of .*rare.*at least {FEWEST}"):
         fit_patches([x], index, c, schema, labels, OwnBackbone())
-    pooled = fit_patches([x], index, c, schema, labels, OwnBackbone(few="pool"))
+    pooled = fit_patches([x], index, c, schema, labels, OwnBackbone(few="pool", context=0))
     cells = pooled.cell(torch.from_numpy(c), 70).tolist()
     assert cells == [cells[0]] * 20 + [cells[20]] * 20 + [cells[40]] * 30
     assert len(set(cells)) == 3
@@ -414,7 +410,7 @@ def test_a_measured_light_is_no_cell_of_its_own() -> None:
     schema, c, labels = schema_of(product=product, light=light)
     assert continuous_entries(schema).tolist() == [False, False, True]
     x = features(40)
-    patches = fit_patches([x.numpy()], np.arange(len(x)), c, schema, labels, OwnBackbone(shrink=0.0))
+    patches = fit_patches([x.numpy()], np.arange(len(x)), c, schema, labels, OwnBackbone(shrink=0.0, context=0))
     assert len(patches.keys) == 2
     assert (patches.keys[:, 2] == 0).all()
     white = patches.whiten(x, patches.cell(torch.from_numpy(c), 40))
@@ -430,7 +426,7 @@ def test_fitting_reads_features_some_at_a_time_from_any_arrays() -> None:
     array = x.numpy()
     array.flags.writeable = False
     parts = [array[:11], array[11:11], array[11:]]
-    patches = fit_patches(parts, np.arange(n), np.zeros((n, 0)), ConditionSchema(), [""] * n, OwnBackbone())
+    patches = fit_patches(parts, np.arange(n), np.zeros((n, 0)), ConditionSchema(), [""] * n, OwnBackbone(context=0))
     whole = fitted(x.float(), None)
     torch.testing.assert_close(patches.mean, whole.mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(patches.root, whole.root, rtol=1e-3, atol=1e-4)

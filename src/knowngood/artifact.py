@@ -130,7 +130,8 @@ def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, 
             model.others.append(ConditionalVAE(shape, *widths, net, likelihood, *priors))
         if sizes.get("patches"):
             coarse = "patches.coarse.mean" in weights
-            model.patches = Patches(tuple(sizes["patches"]), weights["patches.keys"], coarse=coarse)
+            context = weights["patches.context.basis"].shape[1] if "patches.context.basis" in weights else 0
+            model.patches = Patches(tuple(sizes["patches"]), weights["patches.keys"], coarse=coarse, context=context)
         model.load_state_dict(weights)
         shown = dict(config["representation"])
         representation = REPRESENTATIONS[shown.pop("kind")].model_validate(shown)

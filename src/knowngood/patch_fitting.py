@@ -139,7 +139,8 @@ def fit_patches(
             f"{counts[where]} good images{of} to fit on; to learn what is usual at each place takes at least {FEWEST}. "
             "Give more, leave it out, or set few='pool' among the options of features to give it what all have"
         )
-    patches = Patches(shape, torch.from_numpy(keys), torch.from_numpy(continuous), options.shrink, options.whole)
+    conditions = torch.from_numpy(keys), torch.from_numpy(continuous)
+    patches = Patches(shape, *conditions, options.shrink, options.whole, options.context)
     if ignore is not None:
         patches.ignored.copy_(torch.from_numpy(Ignored.of(ignore, schema, keys).places(*shape[1:])))
 

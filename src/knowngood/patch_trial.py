@@ -41,8 +41,8 @@ def _white(pipeline: Pipeline, features: Tensor, own: Tensor, c: Tensor | None) 
     assert patches is not None
     device = patches.mean.device
     cell = patches.cell(None if c is None else c.to(device), len(features))
-    white, theirs = (patches.whiten(f.to(device), cell) for f in (features, own))
-    return patches.left_out(white, theirs, cell).clamp(-LARGEST, LARGEST).cpu()
+    theirs = None if own is features else own.to(device)
+    return patches.left_out(features.to(device), cell, theirs).clamp(-LARGEST, LARGEST).cpu()
 
 
 def _features(plan: Plan, at: np.ndarray) -> Tensor:

@@ -247,7 +247,7 @@ class Pipeline:
                 made.append(self.model.reconstruct(chunk.x, chunk.c).cpu().numpy())
             else:
                 rows = self.model.reconstruct(*patches.split(chunk.x, chunk.c))
-                made.append(patches.unwhiten(rows, chunk.c).cpu().numpy())
+                made.append(patches.unwhiten(rows, chunk.c, chunk.x).cpu().numpy())
         return np.concatenate(seen), np.concatenate(made)
 
     @torch.no_grad()

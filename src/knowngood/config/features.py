@@ -21,6 +21,11 @@ class FeatureGrid(Options):
         le=1,
         description="share of all places' covariance in that of one; default by the number of images",
     )
+    context: int = Field(
+        16,
+        ge=0,
+        description="numbers that say how an image as a whole differs, given which a place is judged; 0 for none",
+    )
     smoothing: float = Field(0.5, ge=0, description="σ of the Gaussian over the anomaly map, in cells")
     levels: Literal["auto", "on", "off"] = Field(
         "auto", description="an image's score: see a place against what good images score there; auto: chosen"

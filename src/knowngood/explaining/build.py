@@ -228,7 +228,7 @@ def _of_features(pipeline: Pipeline, look: Look) -> list[dict[str, Any]]:
     made = model.reconstruct(rows, conditions)
     norm = patches.join((rows - made).square().mean(1).sqrt())
     kl = posterior.kl(model.prior(conditions, like=posterior.mean))
-    expected = patches.unwhiten(made, chunk.c)
+    expected = patches.unwhiten(made, chunk.c, chunk.x)
     codes, cells = pooled(patches, chunk.x, chunk.c), patches.cell(chunk.c, len(chunk.x)).tolist()
     maps = None if look.maps is None else look.maps.cpu().numpy()
     names = feature_names(pipeline.representation)

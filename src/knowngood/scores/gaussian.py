@@ -12,7 +12,7 @@ from knowngood.vae import ConditionalVAE
 class GaussianScore(Score):
     """½ ‖x‖² of a whitened patch: half the squared Mahalanobis distance to the Gaussian of its place and conditions.
 
-    With `shrink=0` this is PaDiM (arXiv:2011.08785, eq. 2), squared and halved; the nets have no say in it.
+    With `shrink=0` and `context=0` this is PaDiM (arXiv:2011.08785, eq. 2), squared and halved; the nets have no say.
     """
 
     def check(self, model: ConditionalVAE) -> None:

@@ -145,8 +145,7 @@ class LeftOut(PatchScore):
     """
 
     def white(self, patches: Patches, x: Tensor, cell: Tensor) -> Tensor:
-        white = super().white(patches, x, cell)
-        return patches.left_out(white, white, cell)
+        return patches.left_out(x, cell)
 
     def judged(self, levels: Levels, plain: Tensor, maps: Tensor, cell: Tensor) -> Tensor:
         return levels.judged_without(plain, maps, cell)
