@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from knowngood import patch_context
 from knowngood.config import OwnBackbone
 from knowngood.images.conditions import ConditionSchema
 from knowngood.patch_context import average, principal
@@ -15,6 +16,12 @@ from knowngood.patches import FEWEST, RIDGE, Patches, shrinkage
 from patch_models import F, H, W, features, fitted, one_cell
 
 P = H * W
+
+
+@pytest.fixture(autouse=True)
+def _few_images_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One number for every 4 images, so that small sets have a context."""
+    monkeypatch.setattr(patch_context, "IMAGES_EACH", 4)
 
 
 def alike(n: int, seed: int = 0, scale: float = 1.0) -> Tensor:
@@ -221,3 +228,17 @@ def test_a_saved_state_comes_back_whole(cells: int) -> None:
     assert torch.equal(other.split(x, c)[0], patches.split(x, c)[0])
     assert torch.equal(other.left_out(x, cell), patches.left_out(x, cell))
     assert state["context.slope"].numel() == patches.root.numel() // F * len(state["context.basis"][0])
+
+
+def test_by_default_a_context_takes_32_images_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    x = alike(100)
+    averages = x.flatten(2).mean(2)
+    averages = (averages - averages.mean(0)).double()
+    assert len(principal(averages, 16)) == 3
+    assert len(principal(averages[:31] - averages[:31].mean(0), 16)) == 0
+    few = Patches((F, H, W), context=16).fit(lambda: [(x[:31], one_cell(x[:31]))])
+    none = Patches((F, H, W)).fit(lambda: [(x[:31], one_cell(x[:31]))])
+    cell = one_cell(x[31:])
+    torch.testing.assert_close(few.whiten(x[31:], cell), none.whiten(x[31:], cell))
+    torch.testing.assert_close(few.left_out(x[:31], one_cell(x[:31])), none.left_out(x[:31], one_cell(x[:31])))

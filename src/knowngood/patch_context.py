@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 RIDGE = 0.01  # added to variances, here of 1, as to those of features
-IMAGES_EACH = 4  # images of a cell for each number of its context, at least
+IMAGES_EACH = 32  # images of a cell for each number of its context, at least
 FLOOR = 1e-3  # standard deviation that features are standardised by, at least
 LEAST = 1e-6  # variance of a component that is one
 
@@ -19,7 +19,7 @@ class Context(nn.Module):
 
     The context u are the first T principal components of an image's features, averaged over all places that count and
     standardised, each with a variance of 1 / 1.01 over the good images: whitened, with the ridge that features have. A
-    cell with few images has fewer, one for every 4 images; the others are 0. Features are always taken about their
+    cell with few images has fewer, one for every 32 images; the others are 0. Features are always taken about their
     means.
 
     Buffers, for K cells, P places and F features:
@@ -72,7 +72,7 @@ def average(off: Tensor, ignored: Tensor) -> Tensor:
 
 
 def principal(averages: Tensor, most: int) -> Tensor:
-    """(T, F): basis of averages (N, F) with mean 0: T ≤ `most`, at most N / 4, fewer where there is no variance."""
+    """(T, F): basis of averages (N, F) with mean 0: T ≤ `most`, at most N / 32, fewer where there is no variance."""
     n = len(averages)
     scale = averages.std(0).clamp_min(FLOOR)
     standard = averages / scale
