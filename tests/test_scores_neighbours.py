@@ -212,3 +212,19 @@ def test_large_sets_are_drawn_from_by_a_fixed_seed(monkeypatch: pytest.MonkeyPat
 def test_no_normals_is_an_error() -> None:
     with pytest.raises(DataError, match="no normals were given"):
         Neighbours().build().fit(small_model(), [])
+
+
+def test_with_cosine_only_directions_count() -> None:
+    """It is the distance of codes of length 1, so that an item and a multiple of it score alike."""
+    model, (x, c, stratum) = small_model(TABLE), items(8, TABLE)
+    score = Neighbours(k=3, of="pixels", cosine=True, coreset=None).build()
+    state = score.fit(model, batches(90, TABLE))
+    torch.testing.assert_close(state["codes"].norm(dim=1), torch.ones(len(state["codes"])))
+    found = score.score(model, state, x, c, stratum).values
+    torch.testing.assert_close(score.score(model, state, 5 * x, c, stratum).values, found, rtol=1e-5, atol=1e-6)
+    plain = Neighbours(k=3, of="pixels", coreset=None).build()
+    unit = batches(90, TABLE)
+    for batch in unit:
+        batch.x = batch.x / batch.x.norm(dim=1, keepdim=True)
+    told = plain.score(model, plain.fit(model, unit), x / x.norm(dim=1, keepdim=True), c, stratum).values
+    torch.testing.assert_close(found, told, rtol=1e-5, atol=1e-6)
