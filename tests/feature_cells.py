@@ -33,7 +33,7 @@ def noise(n: int, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarra
 
 def detector(**settings: Any) -> Detector:
     """Not fitted; give `fit` the backbone `Cells()`."""
-    own = {"name": "own", "average": 1, "stride": CELL, **settings.pop("features", {})}
+    own = {"name": "own", "average": 1, "stride": CELL, "context": 0, **settings.pop("features", {})}
     return Detector(
         **{"features": own, "image_size": 32, "calibrate_fraction": 0.4, "calibrate_by": "split", **FAST, **settings}
     )

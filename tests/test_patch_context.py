@@ -77,7 +77,7 @@ def test_a_context_has_a_number_for_every_four_images_at_most(n: int, most: int,
 def test_images_alike_as_a_whole_have_no_context() -> None:
     x = alike(40)
     x = x - x.mean((2, 3), keepdim=True)
-    assert contexts(fitted(x, context=3), x).shape == (40, 0)
+    assert fitted(x, context=3).context is None
     same = torch.ones(40, F)
     same[:, 1] = torch.arange(40.0)
     assert principal((same - same.mean(0)).double(), 5).shape == (1, F)
@@ -242,3 +242,12 @@ def test_by_default_a_context_takes_32_images_a_number(monkeypatch: pytest.Monke
     cell = one_cell(x[31:])
     torch.testing.assert_close(few.whiten(x[31:], cell), none.whiten(x[31:], cell))
     torch.testing.assert_close(few.left_out(x[:31], one_cell(x[:31])), none.left_out(x[:31], one_cell(x[:31])))
+
+
+def test_with_too_few_images_for_any_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of it is saved, so that what is loaded is the same."""
+    monkeypatch.undo()
+    x = alike(31)
+    few = Patches((F, H, W), context=16).fit(lambda: [(x, one_cell(x))])
+    assert few.context is None
+    assert not any("context" in name for name in few.state_dict())

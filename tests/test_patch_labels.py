@@ -30,7 +30,7 @@ from knowngood.representation.warping import Quality, Transform
 from knowngood.scores.patches import bounded, label_term
 from patch_models import TinyBackbone, parts
 
-OWN: dict[str, Any] = {"name": "own", "stride": 4, "average": 1}
+OWN: dict[str, Any] = {"name": "own", "stride": 4, "average": 1, "context": 0}
 GOOD = 100
 
 

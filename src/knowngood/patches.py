@@ -51,7 +51,7 @@ class Patches(nn.Module):
         keys, continuous: see above; None for a model without conditions.
         shrink: share of the covariance of all places in that of one place; None chooses it by `shrinkage`.
         coarse: whether to have a coarse grid, of 4×4 places or as many as there are. It has no context.
-        context: T at most, the numbers that say how an image as a whole differs; 0 for none.
+        context: T at most, the numbers that say how an image as a whole differs; 0 for none, as with few images.
     """
 
     keys: Tensor
@@ -139,6 +139,8 @@ class Patches(nn.Module):
         self.mean[few] = (total.sum(0) / counts.sum()).float()
         if self.context is not None:
             self.context.fit(self._about_means(chunks, few), self.ignored)
+            if not self.context.basis.shape[1]:  # too few images for any
+                self.context = None
         self.root = spread = torch.zeros(self.root.shape)  # a covariance gives way to its root
         for k, off in self._about_means(chunks, few):
             some = off.transpose(0, 1)  # (P, B, F)
