@@ -13,7 +13,16 @@ from torch import Tensor
 
 from knowngood.config import FeatureGrid
 from knowngood.metrics import average_precision, roc_auc
-from knowngood.patch_trial import BAD, GOOD, bad_sample, ignored_places, left_out_maps, maps_of, smoothed
+from knowngood.patch_trial import (
+    BAD,
+    GOOD,
+    bad_sample,
+    ignored_places,
+    left_out_maps,
+    left_out_whole,
+    maps_of,
+    smoothed,
+)
 from knowngood.patches import FEWEST
 from knowngood.scores import Score
 from knowngood.scores.levels import Levels
@@ -51,11 +60,13 @@ def settle(pipeline: Pipeline, plan: Plan, inners: Sequence[Score], options: Fea
     pipeline.state["pooling"] = torch.tensor(POOLINGS.index(pooling))
     if way == "off" and patches.coarse is None:
         return
-    maps, whole, cell = left_out_maps(pipeline, plan, inner, np.sort(drawn if plan.left_out else drawn[:MOST]))
+    at = np.sort(drawn if plan.left_out else drawn[:MOST])
+    maps, cell = left_out_maps(pipeline, plan, inner, at)
     ignored = ignored_places(pipeline)
     if way == "on":
         pipeline.state |= Levels.fit(maps, cell, ignored).state()
-    if whole is not None:
+    if patches.coarse is not None:
+        whole = left_out_whole(pipeline, plan, inner, at)
         pooled = LeftOut(inner, score.smoothing).pooled(pipeline.state, maps, maps, cell, ignored)
         pipeline.state |= {name: usual(v, cell, len(ignored)) for name, v in (("pooled", pooled), ("whole", whole))}
 
@@ -83,7 +94,7 @@ def _chosen(
     """The inner score, levels or none, and pooling."""
     order = np.argsort(drawn[:BAD])  # tiles of an image together
     shown = {one: left_out_maps(pipeline, plan, one, drawn[:GOOD]) for one in inners}
-    good, cell = {one: maps for one, (maps, _, _) in shown.items()}, shown[inners[0]][2]
+    good, cell = {one: maps for one, (maps, _) in shown.items()}, shown[inners[0]][1]
     sample, hit = bad_sample(pipeline, plan, drawn[:BAD][order], seed)
     bad = {one: maps_of(pipeline, one, sample) for one in inners}
     inner = _best_inner(pipeline, good, bad, (cell, sample.cell), hit)

@@ -114,26 +114,37 @@ def maps_of(pipeline: Pipeline, inner: Score, sample: Sample) -> Tensor:
 
 
 @torch.no_grad()
-def left_out_maps(pipeline: Pipeline, plan: Plan, inner: Score, at: np.ndarray) -> tuple[Tensor, Tensor | None, Tensor]:
+def left_out_maps(pipeline: Pipeline, plan: Plan, inner: Score, at: np.ndarray) -> tuple[Tensor, Tensor]:
     """Of the images at positions (M,) among those of "fit" and "select", each as if it had been left out.
 
     Returns:
-        maps (M, h, w) float64 of the inner score, not smoothed; how odd each is as a whole (M,), or None if the patches
-        have no coarse grid; cells (M,).
+        maps (M, h, w) float64 of the inner score, not smoothed; cells (M,).
     """
     patches, score = pipeline.model.patches, LeftOut(inner, 0.0)
     assert patches is not None
     c, stratum, cell = _facts(pipeline, plan, at)
-    maps, whole = [], []
+    maps = []
     for start in range(0, len(at), AT_ONCE):
         some = slice(start, start + AT_ONCE)
         x, of = _features(plan, at[some]).to(pipeline.device), cell[some].to(pipeline.device)
         told, strata = None if c is None else c[some].to(pipeline.device), stratum[some].to(pipeline.device)
         white = score.white(patches, x, of)
         maps.append(score.of_patches(pipeline.model, pipeline.state, white, told, strata)[0].cpu())
-        if patches.coarse is not None:
-            whole.append(score.whole(patches, x, of).cpu())
-    return torch.cat(maps), torch.cat(whole) if whole else None, cell
+    return torch.cat(maps), cell
+
+
+@torch.no_grad()
+def left_out_whole(pipeline: Pipeline, plan: Plan, inner: Score, at: np.ndarray) -> Tensor:
+    """(M,): how odd the same images are as a whole, where the patches have a coarse grid."""
+    patches, score = pipeline.model.patches, LeftOut(inner, 0.0)
+    assert patches is not None
+    cell = _facts(pipeline, plan, at)[2]
+    found = []
+    for start in range(0, len(at), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        x, of = _features(plan, at[some]).to(pipeline.device), cell[some].to(pipeline.device)
+        found.append(score.whole(patches, x, of).cpu())
+    return torch.cat(found)
 
 
 def covered(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:

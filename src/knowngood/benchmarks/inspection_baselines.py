@@ -7,7 +7,6 @@ images and `score(features)`, which gives image scores (M,) and maps (M, h, w), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -221,12 +220,6 @@ def contrast_scores(train: ImageSet, test: ImageSet) -> dict[str, np.ndarray]:
         "high contrast": judged,
         "unusual contrast": np.abs(judged - np.median(good)),
     }
-
-
-FEATURE_BASELINES: dict[str, Callable[[], FeatureBaseline]] = {
-    "PaDiM": Padim,
-    "coreset kNN 10 %": CoresetNeighbours,
-}
 
 
 def _shape(features: np.ndarray, fitted: tuple[int, int, int] | None = None) -> tuple[int, int, int, int]:
