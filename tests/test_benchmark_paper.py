@@ -529,7 +529,7 @@ def test_lineage_has_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(runner, "open_whole", opener)
     monkeypatch.setattr(runner, "measure", quickly)
     rows = lineage.main(("a",), (), seeds=(0,), part="chest-xray", out=tmp_path)
-    assert [row["method"] for row in rows] == ["chest-xray", "our defaults", *lineage.BASELINES]
+    assert [row["method"] for row in rows] == ["chest-xray", "our defaults, ELBO", *lineage.BASELINES]
     assert all(row["n"] == 1 for row in rows)
     both = lineage.main(("gone",), (), seeds=(0,), part="all", out=tmp_path)
     assert [row["dataset"] for row in both] == ["gone"] * 5 + [lineage.X_RAYS] * 6

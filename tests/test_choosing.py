@@ -96,14 +96,32 @@ def test_two_fits_are_the_same(fused):
     assert all(torch.equal(again.pipeline_.state[name], t) for name, t in fused.pipeline_.state.items())
 
 
-def test_a_fusion_hides_conditions_by_the_hard_rule(tmp_path):
+def test_where_no_condition_is_known_each_score_of_a_fusion_is_summed_out_by_itself(tmp_path):
     images, kind = squares(600)
-    fitted = quick(scoring=["elbo", "prior_distance"], unknown="infer", prior="learned").fit(
-        images, conditions={"kind": kind}
-    )
+    settings = {"scoring": ["elbo", "prior_distance"], "unknown": "infer", "prior": "learned"}
+    fitted = quick(**settings).fit(images, conditions={"kind": kind})
+    hidden = fitted.pipeline_.hidden
+    assert hidden is not None
+    assert fitted.pipeline_.state["hidden"].shape == (2, 60)
+    good = fitted.detect(squares(300, seed=5)[0])
+    assert good["condition"].str.endswith("(inferred)").all()
+    assert good["is_anomalous"].mean() < 0.12
+    assert np.array_equal(good["is_anomalous"], good["anomaly_score"] > fitted.pipeline_.limit)
+    loaded = Detector.load(fitted.save(tmp_path / "model"))
+    assert loaded.detect(squares(300, seed=5)[0]).equals(good)
+    noise = np.random.default_rng(2).integers(0, 255, (50, SIDE, SIDE)).astype(np.uint8)
+    assert fitted.predict(noise).tolist() == [-1] * 50
+
+
+def test_by_the_hard_rule_the_condition_that_explains_a_fusion_best_counts():
+    images, kind = squares(600)
+    settings = {"scoring": ["elbo", "prior_distance"], "unknown": "infer", "marginalise": "hard", "prior": "learned"}
+    fitted = quick(**settings).fit(images, conditions={"kind": kind})
     assert fitted.pipeline_.hidden is None
-    table = fitted.detect(squares(50, seed=5)[0])
-    assert table["condition"].str.endswith("(inferred)").all()
+    assert "hidden" not in fitted.pipeline_.state
+    asked, _ = squares(50, seed=5)
+    either = [fitted.score_samples(asked, conditions={"kind": np.full(50, k)}) for k in "01"]
+    np.testing.assert_allclose(fitted.score_samples(asked), np.maximum(*either), rtol=1e-5)
     with pytest.raises(SettingsError, match=r"'soft' averages likelihoods.*'fusion' is none"):
         quick(scoring=["elbo", "kl"], marginalise="soft", unknown="infer").fit(images, conditions={"kind": kind})
 

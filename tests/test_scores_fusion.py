@@ -13,6 +13,9 @@ from knowngood.config import Elbo, Fusion, Mahalanobis, PriorDistance, Reconstru
 from knowngood.errors import SettingsError
 from knowngood.metrics import roc_auc
 from knowngood.objectives import Batch
+from knowngood.scores import Score
+from knowngood.scores.hidden import Cells
+from knowngood.scores.marginal import Rows
 from knowngood.scores.trial import (
     FEWEST,
     MOST,
@@ -23,6 +26,7 @@ from knowngood.scores.trial import (
     placements,
     simplex,
 )
+from knowngood.vae import ConditionalVAE
 from score_models import IMAGE, TABLE, batches, items, small_model
 
 TWO = Fusion(scores=(Elbo(), PriorDistance()))
@@ -53,8 +57,10 @@ def test_it_is_the_weighted_surprise_within_the_stratum(weighting: tuple[float, 
             expected[rows] += weight / sum(weighting) * surprise(seen[of == s], values[rows])
     found = score.score(model, state, x, c, stratum)
     np.testing.assert_allclose(found.values, expected, rtol=1e-4)
-    assert list(found.parts) == ["elbo_surprise", "prior_distance_surprise"]
-    mixed = sum(w * part for w, part in zip(weighting, found.parts.values(), strict=True)) / sum(weighting)
+    assert list(found.parts) == ["elbo", "elbo_surprise", "prior_distance", "prior_distance_surprise"]
+    torch.testing.assert_close(found.parts["prior_distance"], torch.from_numpy(values), rtol=1e-5, atol=0)
+    surprises = (found.parts["elbo_surprise"], found.parts["prior_distance_surprise"])
+    mixed = sum(w * part for w, part in zip(weighting, surprises, strict=True)) / sum(weighting)
     torch.testing.assert_close(found.values, mixed)
 
 
@@ -77,6 +83,47 @@ def test_a_fusion_of_one_score_ranks_as_it_does() -> None:
         rows = stratum == s
         found = score.score(model, state, x[rows], c[rows], stratum[rows]).values
         assert torch.equal(found.argsort(), values[rows].argsort())
+
+
+# Conditions that are not known ----------------------------------------------------------------------------------------
+
+CELLS = Cells(torch.eye(3), torch.arange(3), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log())
+
+
+def under_each(score: Score, model: ConditionalVAE, state: dict[str, torch.Tensor], x: torch.Tensor) -> np.ndarray:
+    """(n, 3) by the definition, one condition after the other."""
+    rows = [(c.expand(len(x), -1), torch.full((len(x),), s)) for s, c in enumerate(torch.eye(3))]
+    return np.stack([score.score(model, state, x, c, stratum).values.numpy() for c, stratum in rows], 1)
+
+
+@pytest.mark.parametrize("weighting", [(1.0, 1.0), (3.0, 1.0), (0.0, 2.0)])
+def test_each_score_is_summed_out_by_its_own_rule_before_they_are_added(weighting: tuple[float, float]) -> None:
+    model, score, state = settled(TWO.model_copy(update={"weighting": weighting}), 120)
+    state = score.settle_hidden(model, state, batches(120), batches(60), CELLS)
+    good, (x, _, _) = torch.cat([b.x for b in batches(120)]), items(30)
+    expected = np.zeros(30)
+    log_weight = CELLS.log_weight.numpy()
+    for inner, weight in zip((Elbo().build(), PriorDistance().build()), weighting, strict=True):
+        own = inner.fit(model, batches(60))
+        seen, asked = (under_each(inner, model, own, some) for some in (good, x))
+        if inner.is_likelihood:
+            summed = [
+                -np.log(np.exp(log_weight - v + v.min(1, keepdims=True)).sum(1)) + v.min(1) for v in (seen, asked)
+            ]
+        else:
+            summed = [seen.min(1), asked.min(1)]
+        expected += weight / sum(weighting) * surprise(*summed)
+    results = [score.score(model, state, x, c.expand(30, -1), torch.full((30,), s)) for s, c in enumerate(torch.eye(3))]
+    parts = {name: np.stack([r.parts[name].numpy() for r in results], 1).ravel() for name in results[0].parts}
+    values = np.stack([r.values.numpy() for r in results], 1).ravel()
+    rows = Rows(values, parts, np.tile([0, 1, 2], 30), np.repeat(np.arange(30), 3), np.tile(log_weight, 30))
+    np.testing.assert_allclose(score.summed_out(state, rows), expected, rtol=1e-4)
+
+
+def test_few_held_out_items_leave_hidden_tails_to_those_fitted() -> None:
+    model, score, state = settled(TWO, 10)
+    state = score.settle_hidden(model, state, batches(10), batches(60), CELLS)
+    assert state["hidden"].shape == (2, 60)
 
 
 def test_far_beyond_the_largest_it_still_grows() -> None:
@@ -107,12 +154,8 @@ def test_the_state_of_each_score_is_its_own() -> None:
     assert state["2.noise"].shape == (3, 5)
     assert "0.cholesky" in state
     found = score.score(model, state, *items(3))
-    assert list(found.parts) == [
-        "mahalanobis_surprise",
-        "elbo_surprise",
-        "elbo_2_surprise",
-        "reconstruction_surprise",
-    ]
+    names = ["mahalanobis", "elbo", "elbo_2", "reconstruction"]
+    assert list(found.parts) == [part for name in names for part in (name, f"{name}_surprise")]
     assert state["weights"].sum().item() == pytest.approx(1)
 
 

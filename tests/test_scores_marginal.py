@@ -67,6 +67,8 @@ def test_rule_follows_the_score() -> None:
         == choose_rule("hard", True, "elbo")
         == "hard"
     )
+    assert choose_rule("auto", False, "fusion", sums_out=True) == "soft"
+    assert choose_rule("hard", False, "fusion", sums_out=True) == "hard"
     with pytest.raises(SettingsError, match=r"marginalise = 'soft' .* score 'kl' is none; use marginalise='hard'"):
         choose_rule("soft", False, "kl")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
 from knowngood import factors
-from knowngood.calibrating import sums_softly
+from knowngood.calibrating import sums_out
 from knowngood.config import Settings, parse_settings
 from knowngood.errors import SettingsError
 from knowngood.images import ImageSet
@@ -22,6 +23,8 @@ from knowngood.representation import Backbone, Edges, Features, Pixels, Table
 from knowngood.rows import Items, Representation
 from knowngood.scores import Score, build_score
 from knowngood.vae import ConditionalVAE
+
+LEAST_SIDE = 16  # of images that have outlines
 
 
 def represent(fit: Items, settings: Settings, schema: ConditionSchema, backbone: Backbone | None) -> Representation:
@@ -82,19 +85,30 @@ def build_model(
 def choose_score(settings: Settings, objective: Objective, schema: ConditionSchema, model: ConditionalVAE) -> Score:
     """The score that the settings name, else that of the objective; on patches its ELBO is taken at the mean.
 
+    Where that is the ELBO of whole images of at least 16 pixels a side, it is fused with the nearest good images by
+    their edges: a VAE of pixels sees tone, and what an outline tells it sees badly.
+
     Raises:
         SettingsError: it is not defined for such a model, or cannot be summed over conditions as asked for.
     """
     scoring = settings.scoring
     if isinstance(scoring, str):  # where it is to be chosen, the default until then
         by_mean = model.patches is not None and objective.scoring == "elbo"
-        named = {"name": "elbo", "samples": 0} if by_mean else objective.scoring
+        named: Any = {"name": "elbo", "samples": 0} if by_mean else objective.scoring
+        if scoring == "auto" and objective.scoring == "elbo" and _has_outlines(settings, model):
+            named = ["elbo", {"name": "neighbours", "of": "gradients"}]
         scoring = parse_settings({"scoring": named}).scoring
     assert not isinstance(scoring, str)
     score = build_score(scoring, settings)
     score.check(model)
-    sums_softly(settings, score, schema)  # refuses what cannot be summed
+    sums_out(settings, score, schema)  # refuses what cannot be summed
     return score
+
+
+def _has_outlines(settings: Settings, model: ConditionalVAE) -> bool:
+    """Whether items are whole images of pixels, large enough to have edges."""
+    pixels = model.patches is None and settings.representation == "pixels" and settings.tile is None
+    return pixels and len(model.shape) == 3 and min(model.shape[1:]) >= LEAST_SIDE
 
 
 def wrapped(

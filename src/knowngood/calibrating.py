@@ -16,7 +16,7 @@ from knowngood.localisation import MapCalibration
 from knowngood.mapping import mapped
 from knowngood.rows import Items, Unknown
 from knowngood.scores import Score
-from knowngood.scores.marginal import choose_rule, segment_starts, soft
+from knowngood.scores.marginal import Rows, choose_rule
 from knowngood.scores.patches import LeftOut, PatchScore
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def calibrate(pipeline: Pipeline, normals: Items) -> None:
         pipeline.maps_of_normals = MapCalibration.fit(maps(), strata, names, alpha=settings.alpha)
     pipeline.calibration = Calibration.fit(values, strata, names, alpha=settings.alpha)
     pipeline.hidden = None
-    if sums_softly(settings, pipeline.score, pipeline.schema):
+    if sums_out(settings, pipeline.score, pipeline.schema):
         summed = [_scores(pipeline, part, {}, "infer")[0] for part in pipeline.portions(normals)]
         pipeline.hidden = Calibration.fit(np.concatenate(summed), alpha=settings.alpha)
 
@@ -67,19 +67,22 @@ def calibrate_left_out(pipeline: Pipeline, normals: Items) -> None:
 def _scores(pipeline: Pipeline, normals: Items, conditions: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:
     """Scores and strata (N,) of normals that are known by these conditions alone."""
     expanded = pipeline.schema.expand(conditions, len(normals), unknown=unknown)
-    values, _, errors = pipeline.raw_scores(normals, expanded)
+    values, parts, errors = pipeline.raw_scores(normals, expanded)
     if errors:
         i, reason = next(iter(errors.items()))
         raise DataError(f"{normals.ids[i]}: {reason}; {len(errors)} calibration images cannot be read")
-    return soft(values, expanded.item, expanded.log_weight), expanded.stratum[segment_starts(expanded.item)]
+    if unknown == "error":
+        return values, expanded.stratum
+    rows = Rows(values, parts, expanded.stratum, expanded.item, expanded.log_weight)
+    return pipeline.score.summed_out(pipeline.state, rows), expanded.stratum[rows.first]
 
 
-def sums_softly(settings: Settings, score: Score, schema: ConditionSchema) -> bool:
-    """Whether conditions of which none is known are averaged over, rather than the best one taken.
+def sums_out(settings: Settings, score: Score, schema: ConditionSchema) -> bool:
+    """Whether conditions of which none is known are summed out by the score's rule, rather than the best one taken.
 
     Raises:
         SettingsError: that was asked for, and the score is no likelihood.
     """
-    rule = choose_rule(settings.marginalise, score.is_likelihood, score.options.name)
+    rule = choose_rule(settings.marginalise, score.is_likelihood, score.options.name, sums_out=score.sums_out)
     inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
     return rule == "soft" and settings.unknown == "infer" and inferable

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knowngood.calibrating import sums_softly
+from knowngood.calibrating import sums_out
 from knowngood.calibration import Calibration
 from knowngood.config import Elbo, Fusion, Options, parse_settings
 from knowngood.errors import SettingsError
 from knowngood.objectives.base import Batch
 from knowngood.scores import Score, build_score
 from knowngood.scores.fusion import ITEMS, VALUES, FusionScore, surprise_by, tail, values_of
+from knowngood.scores.hidden import Cells
 from knowngood.scores.trial import MOST, Floats, Trial, evenly, fitted_weights, fused, gain, placements
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def choose(pipeline: Pipeline, plan: Plan, held_out: Iterable[Batch], fitted: It
     default = pipeline.score.options
     told: dict[str, Any] = {"default": default.name, "chosen": default.name, "images": 0, "auroc": {}}
     hidden = _cells(pipeline)
-    rows = 7 * (1 if hidden is None else len(hidden.weight))
+    rows = 7 * (1 if hidden is None else len(hidden))
     options = others(pipeline) if isinstance(default, Elbo) else []
     trial = Trial.of(held_out, [plan.seed], min(MOST, ROWS // rows)) if options else None
     normals = evenly(held_out, ITEMS, VALUES)
@@ -73,21 +74,27 @@ def choose(pipeline: Pipeline, plan: Plan, held_out: Iterable[Batch], fitted: It
         score = build_score(option, pipeline.settings)
         state = score.settle(pipeline.model, score.fit(pipeline.model, fitted), held_out, fitted)
         found.append(_candidate(score, pipeline, state, normals))
-    values = [_values(pipeline, one, trial, hidden) for one in found]
-    surprises = {
-        kind: np.stack([_surprises(one, each[kind], trial, hidden) for one, each in zip(found, values, strict=True)])
-        for kind in trial.x
-    }
-    weights = fitted_weights(surprises)
     joined = build_score(Fusion(scores=tuple(one.score.options for one in found)), pipeline.settings)  # type: ignore[arg-type]
     assert isinstance(joined, FusionScore)
-    tails = torch.stack([one.values for one in found])
-    state = joined.joined([one.state for one in found], tails, normals.stratum, torch.from_numpy(weights))
+    tails, equal = torch.stack([one.values for one in found]), torch.full((len(found),), 1 / len(found)).double()
+    state = joined.joined([one.state for one in found], tails, normals.stratum, equal)
+    each_by_itself = hidden is not None and sums_out(pipeline.settings, joined, pipeline.schema)
+    if hidden is not None and each_by_itself:
+        state = joined.settle_hidden(pipeline.model, state, held_out, fitted, hidden)
+
+    values = [_values(pipeline, one, trial, hidden) for one in found]
+    surprises: dict[str, Floats] = {}
+    for kind in trial.x:
+        of_kind = [each[kind] for each in values]
+        if hidden is not None and each_by_itself:
+            surprises[kind] = joined.surprises_hidden(state, joined.each_summed_out(hidden, of_kind))
+        else:
+            pairs = zip(found, of_kind, strict=True)
+            surprises[kind] = np.stack([_surprises(one, each, trial, hidden) for one, each in pairs])
+    weights = fitted_weights(surprises)
+    state["weights"] = torch.from_numpy(weights)
 
     judged = {one.name: fused(surprises, np.eye(len(found))[k]) for k, one in enumerate(found)}
-    for one, each in zip(found, values, strict=True):
-        if hidden is not None and sums_softly(pipeline.settings, one.score, pipeline.schema):
-            judged[one.name] = {kind: -np.logaddexp.reduce(hidden.weight - v, axis=1) for kind, v in each.items()}
     judged["fusion"] = fused(surprises, weights)
     placed = {name: placements(each) for name, each in judged.items()}
     chosen = _best(placed, default.name)
@@ -121,7 +128,7 @@ def others(pipeline: Pipeline) -> list[Options]:
         score = build_score(option, settings)
         try:
             score.check(model)
-            sums_softly(settings, score, pipeline.schema)
+            sums_out(settings, score, pipeline.schema)
         except SettingsError:
             continue
         found.append(option)
@@ -131,22 +138,12 @@ def others(pipeline: Pipeline) -> list[Options]:
 # Inside ---------------------------------------------------------------------------------------------------------------
 
 
-class Cells(NamedTuple):
-    """Every condition that an image could have."""
-
-    c: Tensor  # (R, W)
-    stratum: Tensor  # (R,)
-    weight: Floats  # (R,) log π
-
-
 def _cells(pipeline: Pipeline) -> Cells | None:
-    schema = pipeline.schema
-    able = 1 < len(schema.cells) <= MOST_CELLS and all("infer" in column.roles for column in schema.columns)
-    if pipeline.settings.unknown != "infer" or not able:
+    """The conditions an image could have, where they are to be inferred and few enough to try them all."""
+    cells = Cells.of(pipeline.schema, pipeline.device)
+    if pipeline.settings.unknown != "infer" or cells is None or len(cells) > MOST_CELLS:
         return None
-    every = schema.expand({}, 1, unknown="infer")
-    c, stratum = (torch.from_numpy(t).to(pipeline.device) for t in (every.c, every.stratum))
-    return Cells(c, stratum, every.log_weight)
+    return cells
 
 
 def _candidate(score: Score, pipeline: Pipeline, state: dict[str, Tensor], normals: Batch) -> Candidate:
@@ -160,15 +157,9 @@ def _values(pipeline: Pipeline, one: Candidate, trial: Trial, hidden: Cells | No
     def known(x: Tensor, c: Tensor | None, stratum: Tensor) -> Tensor:
         return one.score.score(pipeline.model, one.state, x, c, stratum).values
 
-    def under_each(x: Tensor, c: Tensor | None, stratum: Tensor) -> Tensor:
-        assert hidden is not None
-        rows = [
-            known(x, None if c is None else hidden.c[r].expand(len(x), -1), hidden.stratum[r].expand(len(x)))
-            for r in range(len(hidden.c))
-        ]
-        return torch.stack(rows, 1)
-
-    return trial.values(known if hidden is None else under_each)
+    if hidden is None:
+        return trial.values(known)
+    return trial.values(lambda x, c, stratum: hidden.under_each(known, x, seen=c is not None))
 
 
 def _surprises(one: Candidate, values: Floats, trial: Trial, hidden: Cells | None) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 
 from knowngood.images.conditions import Expanded
 from knowngood.rows import joined, take
-from knowngood.scores.marginal import best_rows, hard, hard_p_values, soft
+from knowngood.scores.marginal import Rows, best_rows, hard, hard_p_values
 
 if TYPE_CHECKING:
     from knowngood.pipeline import Pipeline
@@ -63,7 +63,9 @@ def judge(
         which, item = np.unique(item, return_inverse=True)
         if len(at):
             which = read[which]
-            summed = soft(values[at], item, expanded.log_weight[at])
+            of = {name: part[at] for name, part in parts.items()}
+            rows = Rows(values[at], of, expanded.stratum[at], item, expanded.log_weight[at])
+            summed = pipeline.score.summed_out(pipeline.state, rows)
             score[which] = _on_common_scale(pipeline, summed)
             p[which] = pipeline.hidden.p_values(summed, alpha=alpha)
             row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
@@ -77,7 +79,7 @@ def _summed_out(pipeline: Pipeline, expanded: Expanded) -> np.ndarray:
 
 
 def _on_common_scale(pipeline: Pipeline, summed: np.ndarray) -> np.ndarray:
-    """Softly summed scores shifted so that `Pipeline.limit` is their threshold too."""
+    """Scores with conditions summed out, shifted so that `Pipeline.limit` is their threshold too."""
     assert pipeline.hidden is not None
     own, common = pipeline.hidden.pooled_threshold, pipeline.limit
     if not np.isfinite(own) or not np.isfinite(common):

@@ -13,6 +13,7 @@ import torch
 
 from knowngood import explaining
 from knowngood.building import build_model
+from knowngood.calibrating import sums_out
 from knowngood.config import Settings
 from knowngood.errors import SettingsError
 from knowngood.fitting import Plan
@@ -21,6 +22,7 @@ from knowngood.patch_fitting import training_settings
 from knowngood.pipeline import Pipeline
 from knowngood.representation import Edges, Table
 from knowngood.rows import Items, rows_at_once
+from knowngood.scores.hidden import Cells
 from knowngood.training import BatchSource, History, train
 from knowngood.vae import ConditionalVAE
 
@@ -67,6 +69,9 @@ def learn(
         both = [_InOrder(source.to(pipeline.device), plan.model) for source in (held_out, fit)]
         state = plan.score.fit(plan.model, both[1])
         pipeline.state = plan.score.settle(plan.model, state, *both)
+        cells = Cells.of(plan.schema, pipeline.device)
+        if cells is not None and sums_out(settings, plan.score, plan.schema):
+            pipeline.state = plan.score.settle_hidden(plan.model, pipeline.state, both[0], both[1], cells)
     chosen = None
     if settings.scoring == "choose" and settings.features == "none":
         from knowngood.choosing import choose

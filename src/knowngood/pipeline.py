@@ -47,7 +47,7 @@ class Pipeline:
     score: Score
     state: dict[str, Tensor] = field(default_factory=dict)
     calibration: Calibration | None = None
-    hidden: Calibration | None = None  # of scores with the conditions summed out softly
+    hidden: Calibration | None = None  # of scores with the conditions summed out
     left_out: bool = False  # whether the images that calibrated were learned from, each left out in turn
     objective_state: dict[str, Tensor] = field(default_factory=dict)  # what the objective keeps: relevances, heads
     known_good: KnownGood | None = None  # the good images fitted on, for explanations
@@ -170,7 +170,8 @@ class Pipeline:
 
         Hard: an item is as normal as its best condition makes it, p = max_c p_c and the anomaly score is the smallest.
         Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration normals whose conditions were hidden too; for items
-        of which no condition is known, by a model that was fitted with unknown="infer" and scores a likelihood.
+        of which no condition is known, by a model that was fitted with unknown="infer" and scores a likelihood. A
+        fusion sums out each of its scores by itself there (`Score.summed_out`).
 
         `watch` looks on, to show some of the items later.
         """

@@ -29,7 +29,7 @@ def main(
     quick: bool = False,
     out: Path = Path("out/benchmarks/leave-one-out"),
 ) -> list[dict[str, Any]]:
-    """Objectives side by side, all else equal, beside baselines, on `protocols.leave_one_out`.
+    """Objectives side by side, all else equal, scored by the ELBO, beside baselines, on `protocols.leave_one_out`.
 
     Prints and returns the table.
 
@@ -43,7 +43,7 @@ def main(
     methods = [
         Method(
             name,
-            chosen_settings(preset, config, objective=name, **fixed),
+            {"scoring": "elbo", **chosen_settings(preset, config, objective=name, **fixed)},
             command=f"knowngood benchmark leave-one-out --dataset {dataset}",
         )
         for name in objectives

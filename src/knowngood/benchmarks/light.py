@@ -44,10 +44,10 @@ CONDITIONED = {"measure": ("brightness",), "roles": {"brightness": ("model",)}}
 DAN: dict[str, Any] = {"objective": {"name": "dan_vae", "nuisance_dim": NUISANCE_DIM, "labelled_share": 0.5}}
 STEADY = {"light_tolerance": 0.3}
 MODELS: dict[str, dict[str, Any]] = {
-    "vae": {"objective": "vae"},
+    "vae": {"objective": "vae", "scoring": "elbo"},
     "dan_vae": DAN,
-    "cvae-brightness": {"objective": "cvae", **CONDITIONED},
-    "vae-steady": {"objective": "vae", **STEADY},
+    "cvae-brightness": {"objective": "cvae", "scoring": "elbo", **CONDITIONED},
+    "vae-steady": {"objective": "vae", "scoring": "elbo", **STEADY},
     "dan_vae-steady": {**DAN, **STEADY},
 }
 LABELS = ("dan_vae-steady",)  # whose labelled anomalies are swept

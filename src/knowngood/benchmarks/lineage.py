@@ -33,9 +33,10 @@ class Chosen:
     over: dict[str, Any]  # settings over those of every method
 
     def ours(self, **settings: Any) -> Method:
-        """The library's defaults with the VAE."""
+        """The library's defaults with the VAE, scored by its ELBO."""
         return Method(
-            "our defaults", {"objective": "vae", **settings, **chosen_settings(None, self.config, **self.over)}
+            "our defaults, ELBO",
+            {"objective": "vae", "scoring": "elbo", **settings, **chosen_settings(None, self.config, **self.over)},
         )
 
 

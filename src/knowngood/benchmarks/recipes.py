@@ -14,13 +14,19 @@ EDGES: Mapping[str, Any] = {
         "weighting": (1.0, 1.0),
     },
 }
+# The library as it comes.
+DEFAULTS: Mapping[str, Any] = {}
 KNOWN_CLASSES: Mapping[str, Any] = {
     "representation": "oriented_gradients",
     "objective": "cvae",
     "prior": "separated",
     "class_aware": 10.0,
     "unknown": "infer",
-    "scoring": {"name": "elbo", "samples": 0},
+    "scoring": {
+        "name": "fusion",
+        "scores": ({"name": "elbo", "samples": 0}, {"name": "neighbours", "cosine": True, "coreset": None}),
+        "weighting": (1.0, 1.0),
+    },
 }
 # The same edges without what the VAE learns of them: what `ours` has to be held against.
 NEIGHBOURS: Mapping[str, Any] = {
@@ -34,13 +40,20 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "one-vs-rest": EDGES,
         "leave-one-out": KNOWN_CLASSES,
         "ood": EDGES,
-        "pneumonia": {"objective": "vae", "scoring": {"name": "reconstruction", "distance": "ssim"}},
+        "pneumonia": EDGES,
         "few-labels": EDGES,
+    },
+    "defaults": {
+        "one-vs-rest": DEFAULTS,
+        "leave-one-out": {**DEFAULTS, "unknown": "infer"},
+        "ood": DEFAULTS,
+        "pneumonia": DEFAULTS,
     },
     "edge-neighbours": {
         "one-vs-rest": NEIGHBOURS,
         "leave-one-out": {**NEIGHBOURS, "unknown": "infer"},
         "ood": NEIGHBOURS,
+        "pneumonia": NEIGHBOURS,
     },
 }
 PLAIN_VAE: Mapping[str, Any] = {"objective": "vae", "scoring": "elbo"}

@@ -138,8 +138,9 @@ class Settings(BaseModel):
     )
     scoring: Literal["auto", "choose"] | ScoreOptions = Field(
         "auto",
-        description="how odd an image is; a list of scores is their fusion; auto: elbo, or what the objective is "
-        "defined with; choose: what best tells synthetic anomalies of held-out normals (with features as auto)",
+        description="how odd an image is; a list of scores is their fusion; auto: elbo, of images of at least 16 pixels "
+        "a side fused with the nearest good images by their edges, or what the objective is defined with; choose: what "
+        "best tells synthetic anomalies of held-out normals (with features as auto)",
     )
     alpha: float = Field(0.05, gt=0, lt=1, description="false-alarm rate that `predict` and verdicts use")
     select_fraction: Fraction = Field(0.1, description="share of normals for evaluation, early stopping and choices")

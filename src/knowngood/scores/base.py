@@ -10,6 +10,8 @@ from torch import Tensor
 
 from knowngood.config import Options
 from knowngood.objectives.base import Batch
+from knowngood.scores.hidden import Cells
+from knowngood.scores.marginal import Floats, Rows, soft
 from knowngood.vae import ConditionalVAE
 
 
@@ -31,10 +33,12 @@ class Score:
     Class attributes:
         has_map: a map over pixels exists for images.
         is_likelihood: the value is −log of a density of x given c, or bounds it; so it may be averaged over c.
+        sums_out: has a rule of its own for unknown conditions, see `summed_out`; of a likelihood it is the average.
     """
 
     has_map = False
     is_likelihood = False
+    sums_out = False
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -54,6 +58,24 @@ class Score:
         Both are read as far as they are needed, and mostly the state is as it was.
         """
         return state
+
+    def settle_hidden(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        held_out: Iterable[Batch],
+        fitted: Iterable[Batch],
+        cells: Cells,
+    ) -> dict[str, Tensor]:
+        """The state after a look at the same normals under every condition, for `summed_out`; after `settle`."""
+        return state
+
+    def summed_out(self, state: dict[str, Tensor], rows: Rows) -> Floats:
+        """(N,) the score of items of which no condition is known, from their rows under each.
+
+        Of a likelihood −log Σ_c π_c exp(−S_c). It is compared with normals whose conditions were hidden too.
+        """
+        return soft(rows.values, rows.item, rows.log_weight)
 
     def score(
         self,

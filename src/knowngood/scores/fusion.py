@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from knowngood.config import Fusion, Options
 from knowngood.errors import DataError, SettingsError
 from knowngood.objectives.base import Batch
 from knowngood.scores.base import Score, ScoreResult
+from knowngood.scores.hidden import Cells
+from knowngood.scores.marginal import Floats, Rows, hard, soft
 from knowngood.scores.trial import AT_ONCE, FEWEST, Trial, evenly, fitted_weights
 from knowngood.vae import ConditionalVAE
 
 ITEMS, VALUES = 4096, 1 << 27  # good items that tails are taken from, and values of these at most
+HIDDEN_ROWS, FEWEST_HIDDEN = 1 << 15, 256  # good items times conditions for tails without these, and items at least
 ALONE = 0.05  # a stratum of at least 1/.05 − 1 = 19 good items has tails of its own, smaller ones those of all
 
 
@@ -32,9 +36,16 @@ class FusionScore(Score):
     as near to equal as is within one standard error of the best mean AUROC over kinds. With fewer than 30 good items
     that the model was not fitted on tails come from those it was, and `auto` weights are equal, as they are for tables.
 
-    Parts: `<name>_surprise` of each score. The map is that of the score with the largest weight among those that have
-    one, in its own unit. S is no likelihood: tails of different scores at the same item are not independent.
+    Where no condition of an item is known, every score is summed out by its own rule before they are added: a
+    likelihood averaged over conditions, of any other the smallest. The surprise is then that among good items whose
+    conditions were hidden too. So a condition whose good items vary much gives an unknown kind no room of its own.
+
+    Parts: each score by its `<name>`, and its `<name>_surprise`. The map is that of the score with the largest weight
+    among those that have one, in its own unit. S is no likelihood: tails of different scores at the same item are not
+    independent.
     """
+
+    sums_out = True
 
     def __init__(self, options: Fusion, build: Callable[[Options], Score] = lambda options: options.build()) -> None:
         super().__init__(options)
@@ -82,6 +93,52 @@ class FusionScore(Score):
             state["weights"] = torch.from_numpy(weights)
         return state
 
+    @torch.no_grad()
+    def settle_hidden(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        held_out: Iterable[Batch],
+        fitted: Iterable[Batch],
+        cells: Cells,
+    ) -> dict[str, Tensor]:
+        most = max(FEWEST_HIDDEN, HIDDEN_ROWS // len(cells))
+        normals = evenly(held_out, most, VALUES)
+        if normals is None or len(normals.x) < FEWEST:
+            normals = evenly(fitted, most, VALUES)
+        if normals is None:
+            raise DataError("score 'fusion' compares with good items; none were given")
+        given = normals.c is not None
+        values: list[Floats] = []
+        for k, inner in enumerate(self.inners):
+            own = self._of(state, k)
+
+            def scored(x: Tensor, c: Tensor | None, stratum: Tensor, inner: Score = inner, own: Any = own) -> Tensor:
+                return inner.score(model, own, x, c, stratum).values.cpu()
+
+            parts = [cells.under_each(scored, x, seen=given) for x in normals.x.split(AT_ONCE)]
+            values.append(torch.cat(parts).double().numpy())
+        return {**state, "hidden": torch.from_numpy(self.each_summed_out(cells, values))}
+
+    def each_summed_out(self, cells: Cells, values: list[Floats]) -> Floats:
+        """(K, n) what each score says of n items of unknown condition, from its values (n, R) under every one."""
+        n, r = values[0].shape
+        of_all, item = np.tile(cells.stratum.cpu().numpy(), n), np.repeat(np.arange(n), r)
+        log_weight = np.tile(cells.log_weight.cpu().numpy(), n)
+        parts = dict(zip(self.names, (each.ravel() for each in values), strict=True))
+        return self._each(Rows(item * 0.0, parts, of_all, item, log_weight))
+
+    def surprises_hidden(self, state: dict[str, Tensor], summed: Floats) -> Floats:
+        """(K, n) surprises of what each score says (K, n) of items of unknown condition."""
+        known = state["hidden"].cpu().numpy()
+        return np.stack([surprise_by(tail(good), each) for good, each in zip(known, summed, strict=True)])
+
+    def summed_out(self, state: dict[str, Tensor], rows: Rows) -> Floats:
+        """(N,) Σ_k w_k · U_k, U_k the surprise of what score k says with conditions summed out by its own rule."""
+        weights = state["weights"].cpu().numpy()
+        surprises = self.surprises_hidden(state, self._each(rows))
+        return weights[weights > 0] @ surprises[weights > 0]  # +inf counts where it has weight
+
     def score(
         self,
         model: ConditionalVAE,
@@ -99,7 +156,7 @@ class FusionScore(Score):
         found: Tensor | None = None
         for k, (name, weight) in enumerate(zip(self.names, weights, strict=True)):
             surprise, one = self._surprise(model, state, tails, k, x, c, stratum, want_map and k == shown)
-            parts[f"{name}_surprise"] = surprise
+            parts |= {name: one.values, f"{name}_surprise": surprise}
             if weight:  # +inf counts where it has weight
                 values = weight * surprise if values is None else values + weight * surprise
             found = one.map if k == shown else found
@@ -121,6 +178,14 @@ class FusionScore(Score):
     def _of(self, state: dict[str, Tensor], k: int) -> dict[str, Tensor]:
         """The state of one score."""
         return {name.removeprefix(f"{k}."): t for name, t in state.items() if name.startswith(f"{k}.")}
+
+    def _each(self, rows: Rows) -> Floats:
+        """(K, N) what each score says of items of unknown condition."""
+        found = []
+        for name, inner in zip(self.names, self.inners, strict=True):
+            values = rows.parts[name]
+            found.append(soft(values, rows.item, rows.log_weight) if inner.is_likelihood else hard(values, rows.item))
+        return np.stack(found)
 
     def _tails(self, state: dict[str, Tensor]) -> list[Calibration]:
         strata = state["strata"].cpu().numpy()
@@ -152,14 +217,16 @@ def values_of(score: Score, model: ConditionalVAE, state: dict[str, Tensor], nor
     return torch.cat(found)
 
 
-def tail(values: np.ndarray, strata: np.ndarray) -> Calibration:
-    """What surprise is measured against: values (n,) of good items in strata (n,)."""
+def tail(values: np.ndarray, strata: np.ndarray | None = None) -> Calibration:
+    """What surprise is measured against: values (n,) of good items in strata (n,), or of all together."""
+    strata = np.zeros(len(values), np.int64) if strata is None else strata
     names = [str(s) for s in range(int(strata.max(initial=0)) + 1)]
     return Calibration.fit(values, strata, names, alpha=ALONE)
 
 
-def surprise_by(known: Calibration, values: np.ndarray, strata: np.ndarray) -> np.ndarray:
+def surprise_by(known: Calibration, values: np.ndarray, strata: np.ndarray | None = None) -> np.ndarray:
     """Surprise (m,) of values (m,) in strata (m,); one that is not known is compared with all, and NaN stays NaN."""
+    strata = np.full(len(values), -1) if strata is None else strata
     strata = np.where(strata < len(known.stratum_names), strata, -1)
     surprise, read = np.full(len(values), np.nan), ~np.isnan(values)
     surprise[read] = known.surprise(values[read], strata[read])

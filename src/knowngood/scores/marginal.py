@@ -6,7 +6,8 @@ gives them, and return one value an item (N,). NumPy arrays in and out.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,8 +18,27 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def choose_rule(setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str) -> Literal["soft", "hard"]:
-    """Which rule `marginalise` asks for: auto is soft for likelihood scores, hard for all others.
+class Rows(NamedTuple):
+    """What a score gives items whose condition is unknown: a row for each condition that they may have."""
+
+    values: Floats  # (M,)
+    parts: Mapping[str, Floats]  # (M,) each
+    stratum: Ints  # (M,)
+    item: Ints  # (M,) sorted
+    log_weight: Floats  # (M,) log π_c
+
+    @property
+    def first(self) -> Ints:
+        """(N,) the first row of each item."""
+        return segment_starts(self.item)
+
+
+def choose_rule(
+    setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str, *, sums_out: bool | None = None
+) -> Literal["soft", "hard"]:
+    """Which rule `marginalise` asks for: auto is soft for scores that sum conditions out, hard for all others.
+
+    Likelihoods sum them out, and so does a score that is made of others, each by its own rule (`sums_out`).
 
     Raises:
         SettingsError: soft was asked for, and the score is no likelihood: a sum over conditions has no meaning then.
@@ -29,7 +49,7 @@ def choose_rule(setting: Literal["auto", "soft", "hard"], is_likelihood: bool, s
             "use marginalise='hard' or scoring='elbo'"
         )
     if setting == "auto":
-        return "soft" if is_likelihood else "hard"
+        return "soft" if is_likelihood or sums_out else "hard"
     return setting
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from knowngood.objectives.base import Batch
 from knowngood.scores.base import Score, ScoreResult, wide
 from knowngood.scores.codes import codes
+from knowngood.scores.hidden import Cells
+from knowngood.scores.marginal import Floats, Rows
 from knowngood.scores.patches import bounded
 from knowngood.vae import ConditionalVAE
 
@@ -34,7 +36,7 @@ class TaughtScore(Score):
     def __init__(self, inner: Score) -> None:
         super().__init__(inner.options)
         self.inner = inner
-        self.has_map, self.is_likelihood = inner.has_map, inner.is_likelihood
+        self.has_map, self.is_likelihood, self.sums_out = inner.has_map, inner.is_likelihood, inner.sums_out
 
     def check(self, model: ConditionalVAE) -> None:
         self.inner.check(model)
@@ -46,6 +48,20 @@ class TaughtScore(Score):
         self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch], fitted: Iterable[Batch]
     ) -> dict[str, Tensor]:
         return self.inner.settle(model, state, held_out, fitted)
+
+    def settle_hidden(
+        self,
+        model: ConditionalVAE,
+        state: dict[str, Tensor],
+        held_out: Iterable[Batch],
+        fitted: Iterable[Batch],
+        cells: Cells,
+    ) -> dict[str, Tensor]:
+        return self.inner.settle_hidden(model, state, held_out, fitted, cells)
+
+    def summed_out(self, state: dict[str, Tensor], rows: Rows) -> Floats:
+        labelled = rows.parts["labelled"]
+        return self.inner.summed_out(state, rows._replace(values=rows.values - labelled)) + labelled[rows.first]
 
     def score(
         self,

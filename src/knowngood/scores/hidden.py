@@ -1,0 +1,44 @@
+"""Every condition that an item could have, for looks at what scores say when none of it is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from knowngood.images.conditions import ConditionSchema
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The R conditions that occurred in the fit."""
+
+    c: Tensor  # (R, W)
+    stratum: Tensor  # (R,)
+    log_weight: Tensor  # (R,) log π, π the share of good items
+
+    @classmethod
+    def of(cls, schema: ConditionSchema, device: torch.device) -> Cells | None:
+        """None where there is nothing to infer: of one condition, or with one that may not be."""
+        if len(schema.cells) < 2 or any("infer" not in column.roles for column in schema.columns):
+            return None
+        every = schema.expand({}, 1, unknown="infer")
+        c, stratum, log_weight = (torch.from_numpy(t).to(device) for t in (every.c, every.stratum, every.log_weight))
+        return cls(c, stratum, log_weight)
+
+    def __len__(self) -> int:
+        return len(self.stratum)
+
+    def under_each(
+        self, score: Callable[[Tensor, Tensor | None, Tensor], Tensor], x: Tensor, *, seen: bool = True
+    ) -> Tensor:
+        """(B, R) what `score` of x, c and stratum gives x (B, *shape) under every condition; c None unless seen."""
+        found = []
+        for c, stratum in zip(self.c, self.stratum, strict=True):
+            found.append(score(x, c.expand(len(x), -1) if seen else None, stratum.expand(len(x))))
+        return torch.stack(found, 1)
