@@ -103,11 +103,11 @@ def test_every_preset_is_valid_and_described(name: str) -> None:
     assert preset.description
 
 
-def test_the_presets_are_the_lineage() -> None:
-    known = ["chest-xray", "dan-vae", "one-class-conv", "one-class-conv-z2", "paper-conv", "paper-mlp"]
-    assert preset_names() == known
-    latent = {name: read_preset(name).settings["latent_dim"] for name in preset_names()}
-    assert latent == {
+def test_the_presets_are_the_lineage_and_kinds_of_task() -> None:
+    tasks = ("known-kinds", "shapes")
+    lineage = [name for name in preset_names() if name not in tasks]
+    assert set(preset_names()) == {*lineage, *tasks}
+    assert {name: read_preset(name).settings["latent_dim"] for name in lineage} == {
         "chest-xray": 200,
         "dan-vae": 32,
         "one-class-conv": 128,

@@ -45,7 +45,7 @@ def fitted() -> Detector:
 @pytest.fixture(scope="module")
 def inferring() -> Detector:
     images, kind = squares(600)
-    return quick(unknown="infer").fit(images, conditions={"kind": kind})
+    return quick(unknown="infer", scoring="elbo").fit(images, conditions={"kind": kind})
 
 
 def test_detect_says_odd_sure_and_under_which_condition(fitted):
@@ -53,8 +53,9 @@ def test_detect_says_odd_sure_and_under_which_condition(fitted):
     table = fitted.detect(images, conditions={"kind": kind})
     assert list(table.columns) == [
         *("id", "anomaly_score", "p_value", "is_anomalous", "condition"),
-        *("elbo_reconstruction", "elbo_kl"),
+        *("elbo", "elbo_surprise", "elbo_reconstruction", "elbo_kl", "neighbours", "neighbours_surprise"),
     ]
+    np.testing.assert_allclose(table["elbo"], table["elbo_reconstruction"] + table["elbo_kl"], rtol=1e-5)
     assert table["condition"].tolist() == [f"kind={k}" for k in kind]
     assert table["p_value"].between(0, 1, inclusive="right").all()
     assert (table["is_anomalous"] == (table["p_value"] <= 0.05)).all()
@@ -534,3 +535,11 @@ def test_other_good_items_may_calibrate():
     assert len(detector.pipeline_.calibration) == 100
     assert np.array_equal(detector.score_samples(images), before)  # one condition: the score is the score
     assert detector.predict(images[300:] // 2).mean() > 0.85
+
+
+def test_a_preset_is_where_settings_start() -> None:
+    detector = Detector.from_preset("shapes", alpha=0.01)
+    assert (detector.representation, detector.alpha, detector.objective) == ("oriented_gradients", 0.01, "vae")
+    assert Detector.from_preset("known-kinds", unknown="error").unknown == "error"
+    with pytest.raises(SettingsError, match="did you mean 'shapes'"):
+        Detector.from_preset("shape")

@@ -47,4 +47,4 @@ def test_numbers_of_draws_and_steps_are_the_defaults() -> None:
 
     assert f"over {default('elbo', 'samples')} draws of z" in TEXT
     assert f"K = {default('iwae', 'samples')} |" in TEXT
-    assert f"the gain of {default('likelihood_regret', 'steps')} steps of Adam" in TEXT
+    assert f"at most {default('likelihood_regret', 'steps')} gradients" in TEXT

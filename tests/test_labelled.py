@@ -206,9 +206,9 @@ QUICK: dict[str, Any] = {"net": "mlp", "latent_dim": 2, "epochs": 150, "batch_si
 
 def test_labels_change_a_detector_only_where_the_setting_says_so() -> None:
     images, labels = textured(60)
-    plain = Detector(**QUICK, patience=None).fit(images[labels == 0])
-    kept_out = Detector(**QUICK, patience=None).fit(images, anomalies=labels)
-    taught = Detector(**QUICK, labelled={"name": "hinge", "margin": 20}).fit(images, anomalies=labels)
+    plain = Detector(**QUICK, scoring="elbo", patience=None).fit(images[labels == 0])
+    kept_out = Detector(**QUICK, scoring="elbo", patience=None).fit(images, anomalies=labels)
+    taught = Detector(**QUICK, scoring="elbo", labelled={"name": "hinge", "margin": 20}).fit(images, anomalies=labels)
     np.testing.assert_array_equal(plain.score_samples(images), kept_out.score_samples(images))
     assert kept_out.about_["data"]["taught_anomalies"] == 0
     assert taught.about_["data"]["taught_anomalies"] == 60

@@ -114,7 +114,7 @@ def test_false_alarms_stay_under_other_light_where_those_of_the_plain_model_do_n
     shared: dict[str, Any] = {"objective": "vae", "net": "mlp", "latent_dim": 6, "epochs": 40, "scaling": (0, 255)}
     rates = {}
     for tolerance in (None, 0.3):
-        detector = Detector(**shared, light_tolerance=tolerance).fit(good)
+        detector = Detector(**shared, scoring="elbo", light_tolerance=tolerance).fit(good)
         rates[tolerance] = [(detector.predict((new * f).astype(np.uint8)) == -1).mean() for f in (0.7, 1.0, 1.3)]
     assert max(rates[None]) > 0.3
     assert max(rates[0.3]) < 0.12

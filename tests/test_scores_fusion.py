@@ -57,7 +57,11 @@ def test_it_is_the_weighted_surprise_within_the_stratum(weighting: tuple[float, 
             expected[rows] += weight / sum(weighting) * surprise(seen[of == s], values[rows])
     found = score.score(model, state, x, c, stratum)
     np.testing.assert_allclose(found.values, expected, rtol=1e-4)
-    assert list(found.parts) == ["elbo", "elbo_surprise", "prior_distance", "prior_distance_surprise"]
+    assert list(found.parts) == [
+        *("elbo", "elbo_surprise", "elbo_reconstruction", "elbo_kl"),
+        *("prior_distance", "prior_distance_surprise"),
+    ]
+    torch.testing.assert_close(found.parts["elbo_reconstruction"] + found.parts["elbo_kl"], found.parts["elbo"])
     torch.testing.assert_close(found.parts["prior_distance"], torch.from_numpy(values), rtol=1e-5, atol=0)
     surprises = (found.parts["elbo_surprise"], found.parts["prior_distance_surprise"])
     mixed = sum(w * part for w, part in zip(weighting, surprises, strict=True)) / sum(weighting)
@@ -154,8 +158,11 @@ def test_the_state_of_each_score_is_its_own() -> None:
     assert state["2.noise"].shape == (3, 5)
     assert "0.cholesky" in state
     found = score.score(model, state, *items(3))
-    names = ["mahalanobis", "elbo", "elbo_2", "reconstruction"]
-    assert list(found.parts) == [part for name in names for part in (name, f"{name}_surprise")]
+    for name in ("mahalanobis", "elbo", "elbo_2", "reconstruction"):
+        assert {name, f"{name}_surprise"} <= found.parts.keys()
+    for name, own in (("elbo", ""), ("elbo_2", "elbo_2_")):
+        parts = found.parts[f"{own}elbo_reconstruction"] + found.parts[f"{own}elbo_kl"]
+        torch.testing.assert_close(parts, found.parts[name])
     assert state["weights"].sum().item() == pytest.approx(1)
 
 

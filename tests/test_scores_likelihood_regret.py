@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from torch.distributions import MultivariateNormal
 
 from knowngood.config import MLP, Elbo, Gaussian, LikelihoodRegret
 from knowngood.scores import likelihood_regret
-from knowngood.vae import ConditionalVAE
+from knowngood.scores.elbo import common_normals
+from knowngood.scores.likelihood_regret import elbo, elbo_of_prior, fitted
+from knowngood.vae import ConditionalVAE, DiagonalGaussian
 from score_models import IMAGE, TABLE, items, small_model
 
 SIGMA = 0.7
@@ -49,18 +52,23 @@ def test_where_the_posterior_is_gaussian_the_best_elbo_is_the_likelihood(error: 
     x = 2 * torch.randn(9, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     covariance = model.net.up.t() @ model.net.up + SIGMA**2 * torch.eye(5, dtype=torch.float64)
     exact = -MultivariateNormal(torch.zeros(5, dtype=torch.float64), covariance).log_prob(x)
-    score = LikelihoodRegret(steps=300).build()
-    got = score.score(model, {"noise": ANTITHETIC}, x, None, torch.zeros(9, dtype=torch.long), want_map=True)
+    score = LikelihoodRegret(steps=30).build()
+    noise = ANTITHETIC.repeat(60, 1)  # 60 pairs, by which what the encoder said of σ is forgotten
+    got = score.score(model, {"noise": noise}, x, None, torch.zeros(9, dtype=torch.long), want_map=True)
     torch.testing.assert_close(got.parts["regret_optimised"], exact, rtol=1e-4, atol=0)
     assert (got.parts["regret_amortised"] > exact + 0.1).all()
     assert got.map is None
 
 
-def test_an_encoder_that_is_exact_leaves_nothing_to_regret() -> None:
+@pytest.mark.parametrize("draws", ["of mean 0 and variance 1", "any"])
+def test_an_encoder_that_is_exact_leaves_nothing_to_regret(draws: str) -> None:
+    """Under draws that are few and lopsided as well, to which (μ, σ²) could be fitted instead of to the item."""
     model = linear_model(0.0)
-    x = torch.randn(9, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = 2 * torch.randn(9, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    lopsided = torch.tensor([[0.3, 1.4, -0.2], [0.8, 0.1, -1.1]])
+    noise = lopsided if draws == "any" else ANTITHETIC
     score = LikelihoodRegret().build()
-    values = score.score(model, {"noise": ANTITHETIC}, x, None, torch.zeros(9, dtype=torch.long)).values
+    values = score.score(model, {"noise": noise}, x, None, torch.zeros(9, dtype=torch.long)).values
     torch.testing.assert_close(values, torch.zeros(9, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
@@ -77,13 +85,57 @@ def test_it_starts_at_the_elbo_and_is_the_gain(shape: tuple[int, ...]) -> None:
     assert (got.values > 0).all()
 
 
-def test_steps_that_lead_astray_do_not_make_it_negative() -> None:
-    model, (x, c, stratum) = small_model(), items(6)
-    for lr in (5.0, 100.0):
-        score = LikelihoodRegret(steps=5, lr=lr).build()
-        values = score.score(model, score.fit(model, []), x, c, stratum).values
-        assert (values >= 0).all()
-        assert torch.isfinite(values).all()
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_it_is_never_negative(likelihood: str) -> None:
+    model, (x, c, stratum) = small_model(likelihood=likelihood), items(6)
+    for scale in (0.0, 1.0, 10.0):
+        for steps in (1, 2, 5):
+            score = LikelihoodRegret(steps=steps).build()
+            values = score.score(model, score.fit(model, []), scale * x, c, stratum).values
+            assert (values >= 0).all()
+            assert torch.isfinite(values).all()
+
+
+def test_more_steps_and_draws_come_nearer_to_the_best() -> None:
+    """By the ELBO over many draws, those of the score told apart from it."""
+    model, (x, c, _) = small_model(IMAGE, "bernoulli"), items(12)
+    many, prior = common_normals(256, 5), model.prior(c, like=torch.zeros(12, 5))
+    start = model.encode(x, c)
+    first = elbo(model, start, prior, many, x, c)
+    gains = []
+    for steps, pairs in ((2, 1), (5, 2), (20, 16)):
+        own, _ = fitted(model, start, prior, common_normals(2 * pairs, 5)[::2].sign(), steps, x, c)
+        gains.append((elbo(model, own, prior, many, x, c) - first).mean())
+    assert 0 < gains[0] < gains[1] < gains[2] * 1.001
+
+
+def test_a_second_try_gains_or_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, c, stratum) = small_model(), items(12)
+    score = LikelihoodRegret(steps=3).build()
+    state = score.fit(model, [])
+    values = []
+    for narrower in (0.0, math.inf):  # of no item, of every item
+
+        def told(*given: Any, narrower: float = narrower, **options: Any) -> tuple[DiagonalGaussian, Tensor]:
+            return fitted(*given, **options)[0], torch.full((len(given[1].mean),), narrower)
+
+        monkeypatch.setattr(likelihood_regret, "fitted", told)
+        values.append(score.score(model, state, x, c, stratum).values)
+    once, twice = values
+    assert (twice >= once - 1e-9).all()
+    assert (twice > once + 1e-3).any()
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_the_prior_of_a_condition_is_decoded_once_and_right_for_every_item(repeated: bool) -> None:
+    model, (x, c, _) = small_model(), items(7)
+    c = c if repeated else torch.rand(7, 3, generator=torch.Generator().manual_seed(4))
+    noise, prior = common_normals(3, 5), model.prior(c, like=x)
+    expected = elbo(model, prior, prior, noise, x, c)
+    decode, rows = model.net.decode, []
+    model.net.decode = lambda z, c: rows.append(len(z)) or decode(z, c)
+    torch.testing.assert_close(elbo_of_prior(model, noise, x, c), expected, rtol=1e-6, atol=1e-6)
+    assert rows == 3 * [len(torch.unique(c, dim=0))]
 
 
 @pytest.mark.parametrize(("net", "likelihood"), [("mlp", "gaussian"), ("conv", "gaussian"), ("conv", "bernoulli")])

@@ -320,7 +320,8 @@ def test_on_digits_labels_never_end_below_none() -> None:
     images, kind = (found.images * 15).astype(np.uint8), found.target
     train = np.arange(len(kind)) % 3 != 0
     chosen = parse_settings({
-        "objective": "vae", "net": {"name": "mlp", "hidden": (32,)}, "latent_dim": 6, "epochs": 20, **QUICK
+        "objective": "vae", "net": {"name": "mlp", "hidden": (32,)}, "latent_dim": 6, "epochs": 20, **QUICK,
+        "scoring": "elbo",
     })  # fmt: skip
     test = ImageSet.from_arrays(images[~train])
     gains = []

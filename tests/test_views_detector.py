@@ -123,7 +123,7 @@ def test_pictures_and_codes_are_of_the_image_as_it_is(drawn: Detector) -> None:
 
 def test_unknown_conditions_are_summed_out_over_all_views_where_the_score_is_a_likelihood() -> None:
     images, kind = digits(2, 4)
-    detector = Detector(augment_condition=("flip",), objective="dcvae", **SMALL)
+    detector = Detector(augment_condition=("flip",), objective="dcvae", scoring="elbo", **SMALL)
     detector.fit(images, conditions={"digit": kind})
     assert detector.pipeline_.hidden is not None
     items = detector._items(digits()[0][:100], None)
@@ -162,7 +162,7 @@ def test_layers_of_objective_and_score_are_in_their_order() -> None:
 
     images, kind = digits(2, 4)
     asked = {"augment_condition": BOTH, "light_tolerance": 0.2, "class_aware": 1.0, "labelled": "hinge"}
-    settings = parse_settings({**SMALL, **asked, "prior": "learned", "scaling": (0, 255)})
+    settings = parse_settings({**SMALL, **asked, "scoring": "elbo", "prior": "learned", "scaling": (0, 255)})
     items = Detector()._items(images, {"digit": kind}, reset=True)
     plan = fitting.plan(items[:-20], settings, 0, anomalies=items[-20:])
     layers: list[type] = []

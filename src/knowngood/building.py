@@ -24,7 +24,7 @@ from knowngood.rows import Items, Representation
 from knowngood.scores import Score, build_score
 from knowngood.vae import ConditionalVAE
 
-LEAST_SIDE = 16  # of images that have outlines
+LEAST_SIDE = 8  # of images that have outlines
 
 
 def represent(fit: Items, settings: Settings, schema: ConditionSchema, backbone: Backbone | None) -> Representation:
@@ -85,7 +85,7 @@ def build_model(
 def choose_score(settings: Settings, objective: Objective, schema: ConditionSchema, model: ConditionalVAE) -> Score:
     """The score that the settings name, else that of the objective; on patches its ELBO is taken at the mean.
 
-    Where that is the ELBO of whole images of at least 16 pixels a side, it is fused with the nearest good images by
+    Where that is the ELBO of whole images of at least 8 pixels a side, it is fused with the nearest good images by
     their edges: a VAE of pixels sees tone, and what an outline tells it sees badly.
 
     Raises:

@@ -48,8 +48,8 @@ def choose(pipeline: Pipeline, plan: Plan, held_out: Iterable[Batch], fitted: It
     Another score is taken if it is better than the default by .01 and by two standard errors. Conditions are known, or
     hidden where they are to be inferred (`unknown="infer"`) and an image could have at most 64.
 
-    The default stays where fewer than 30 good images were held out, and where there is nothing to choose: for tables,
-    and for objectives that come with a score of their own.
+    The score that the objective is defined with stays where fewer than 30 good images were held out, and where there is
+    nothing to choose: for tables, and for objectives that come with a score of their own.
 
     Args:
         held_out, fitted: the good items that the model was not fitted on, and that it was; read more than once.
@@ -119,8 +119,9 @@ def choose(pipeline: Pipeline, plan: Plan, held_out: Iterable[Batch], fitted: It
 def others(pipeline: Pipeline) -> list[Options]:
     """Scores beside the default one that fit this model and these settings."""
     model, settings = pipeline.model, pipeline.settings
-    named = ["prior_distance"] if model.prior_name != "standard" else []
-    named += ["reconstruction", "mahalanobis", "neighbours"] if len(model.shape) == 3 else []
+    named: list[Any] = ["prior_distance"] if model.prior_name != "standard" else []
+    if len(model.shape) == 3:
+        named += ["reconstruction", "mahalanobis", {"name": "neighbours", "of": "gradients"}]
     found: list[Options] = []
     for name in named:
         option = parse_settings({"scoring": name}).scoring

@@ -161,6 +161,17 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         """A detector with these settings."""
         return cls(**{name: getattr(settings, name) for name in Settings.model_fields})
 
+    @classmethod
+    def from_preset(cls, name: str, **settings: Any) -> Detector:
+        """A detector with the settings of a preset, and others over them: `from_preset("shapes", alpha=0.01)`.
+
+        Raises:
+            SettingsError: there is no such preset.
+        """
+        from knowngood.presets import read_preset
+
+        return cls(**{**read_preset(name).settings, **settings})
+
     # Fit ------------------------------------------------------------------------------------------------------------
 
     def fit(

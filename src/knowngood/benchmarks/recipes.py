@@ -5,29 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-EDGES: Mapping[str, Any] = {
-    "representation": "oriented_gradients",
-    "objective": "vae",
-    "scoring": {
-        "name": "fusion",
-        "scores": ({"name": "elbo", "samples": 0}, {"name": "neighbours", "of": "pixels"}),
-        "weighting": (1.0, 1.0),
-    },
-}
+from knowngood.presets import read_preset
+
+SHAPES: Mapping[str, Any] = read_preset("shapes").settings
+KNOWN_KINDS: Mapping[str, Any] = read_preset("known-kinds").settings
 # The library as it comes.
 DEFAULTS: Mapping[str, Any] = {}
-KNOWN_CLASSES: Mapping[str, Any] = {
-    "representation": "oriented_gradients",
-    "objective": "cvae",
-    "prior": "separated",
-    "class_aware": 10.0,
-    "unknown": "infer",
-    "scoring": {
-        "name": "fusion",
-        "scores": ({"name": "elbo", "samples": 0}, {"name": "neighbours", "cosine": True, "coreset": None}),
-        "weighting": (1.0, 1.0),
-    },
-}
 # The same edges without what the VAE learns of them: what `ours` has to be held against.
 NEIGHBOURS: Mapping[str, Any] = {
     "representation": "oriented_gradients",
@@ -37,11 +20,11 @@ NEIGHBOURS: Mapping[str, Any] = {
 }
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "ours": {
-        "one-vs-rest": EDGES,
-        "leave-one-out": KNOWN_CLASSES,
-        "ood": EDGES,
-        "pneumonia": EDGES,
-        "few-labels": EDGES,
+        "one-vs-rest": SHAPES,
+        "leave-one-out": KNOWN_KINDS,
+        "ood": SHAPES,
+        "pneumonia": SHAPES,
+        "few-labels": SHAPES,
     },
     "defaults": {
         "one-vs-rest": DEFAULTS,

@@ -83,9 +83,8 @@ class LikelihoodRegret(Options):
 
     implementation = "knowngood.scores.likelihood_regret:LikelihoodRegretScore"
     name: Literal["likelihood_regret"] = "likelihood_regret"
-    samples: PositiveInt = Field(default=4, ge=2, description="draws of z; one alone could be fitted by any variance")
-    steps: PositiveInt = Field(default=50, description="steps of Adam")
-    lr: PositiveFloat = Field(default=0.2, description="its learning rate at the start, falling to 0")
+    samples: PositiveInt = Field(default=4, ge=2, description="draws of z; one alone tells nothing of an expectation")
+    steps: PositiveInt = Field(default=10, description="gradients at most while the mean climbs; few images need more")
 
 
 class InputComplexity(Options):

@@ -138,7 +138,7 @@ class Settings(BaseModel):
     )
     scoring: Literal["auto", "choose"] | ScoreOptions = Field(
         "auto",
-        description="how odd an image is; a list of scores is their fusion; auto: elbo, of images of at least 16 pixels "
+        description="how odd an image is; a list of scores is their fusion; auto: elbo, of images of at least 8 pixels "
         "a side fused with the nearest good images by their edges, or what the objective is defined with; choose: what "
         "best tells synthetic anomalies of held-out normals (with features as auto)",
     )

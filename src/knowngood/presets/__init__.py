@@ -1,4 +1,4 @@
-"""Named bundles of settings that reproduce earlier work, one YAML file each, so that comparisons are like for like."""
+"""Named bundles of settings, one YAML file each: of earlier work, to compare like with like, and for kinds of task."""
 
 from __future__ import annotations
 

@@ -40,9 +40,9 @@ class FusionScore(Score):
     likelihood averaged over conditions, of any other the smallest. The surprise is then that among good items whose
     conditions were hidden too. So a condition whose good items vary much gives an unknown kind no room of its own.
 
-    Parts: each score by its `<name>`, and its `<name>_surprise`. The map is that of the score with the largest weight
-    among those that have one, in its own unit. S is no likelihood: tails of different scores at the same item are not
-    independent.
+    Parts: each score by its `<name>`, its `<name>_surprise`, and its own parts. The map is that of the score with the
+    largest weight among those that have one, in its own unit. S is no likelihood: tails of different scores at the same
+    item are not independent.
     """
 
     sums_out = True
@@ -157,6 +157,8 @@ class FusionScore(Score):
         for k, (name, weight) in enumerate(zip(self.names, weights, strict=True)):
             surprise, one = self._surprise(model, state, tails, k, x, c, stratum, want_map and k == shown)
             parts |= {name: one.values, f"{name}_surprise": surprise}
+            for part, value in one.parts.items():  # of two scores with parts of one name the second says whose it is
+                parts[f"{name}_{part}" if part in parts else part] = value
             if weight:  # +inf counts where it has weight
                 values = weight * surprise if values is None else values + weight * surprise
             found = one.map if k == shown else found

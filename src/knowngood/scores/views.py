@@ -34,12 +34,12 @@ class ViewScore(Score):
         self.inner.check(model)
 
     def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        return self.inner.fit(model, _in_all_views(model, batches))
+        return self.inner.fit(model, _InAllViews(model, batches))
 
     def settle(
         self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch], fitted: Iterable[Batch]
     ) -> dict[str, Tensor]:
-        return self.inner.settle(model, state, _in_all_views(model, held_out), _in_all_views(model, fitted))
+        return self.inner.settle(model, state, _InAllViews(model, held_out), _InAllViews(model, fitted))
 
     def score(
         self,
@@ -68,8 +68,15 @@ def _sum(a: ScoreResult, b: ScoreResult) -> ScoreResult:
     return ScoreResult(a.values + b.values, maps, {name: part + b.parts[name] for name, part in a.parts.items()})
 
 
-def _in_all_views(model: ConditionalVAE, batches: Iterable[Batch]) -> Iterator[Batch]:
-    assert model.views is not None
-    for batch in batches:
-        for view in range(len(model.views)):
-            yield in_view(model.views, batch, view)
+class _InAllViews:
+    """Batches in every view; they can be read as often as those that they are made of."""
+
+    def __init__(self, model: ConditionalVAE, batches: Iterable[Batch]) -> None:
+        self.model, self.batches = model, batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        views = self.model.views
+        assert views is not None
+        for batch in self.batches:
+            for view in range(len(views)):
+                yield in_view(views, batch, view)
