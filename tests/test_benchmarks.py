@@ -600,7 +600,7 @@ def test_pneumonia_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny
     monkeypatch.setattr(runner, "open_whole", opener)
     rows = pneumonia.main(config=tiny_config, quick=True, out=tmp_path)
     found = {(row["dataset"], row["method"]): row for row in rows}
-    assert found[pneumonia.SMALL, "knowngood"]["n"] == found[pneumonia.SMALL, "low contrast"]["n"] == 1
+    assert found[pneumonia.SMALL, "knowngood, ELBO"]["n"] == found[pneumonia.SMALL, "low contrast"]["n"] == 1
     assert "not here" in found[pneumonia.FOLDERS, "chest-xray preset"]["error"]
 
 

@@ -6,7 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from knowngood.cli import main
 
@@ -168,6 +170,41 @@ def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     assert "the model does not see it" in capsys.readouterr().err
     hidden = json.loads((tmp_path / "hidden.json").read_text(encoding="utf-8"))
     assert (hidden["normals"], hidden["anomalies"]) == (403, 46)
+
+
+def test_the_probability_of_every_condition_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas as pd
+    from sklearn.datasets import load_digits
+
+    images, kind = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
+    for name, rows in (("known", kind < 3), ("new", kind < 4)):
+        for k in np.unique(kind[rows]):
+            folder = tmp_path / name / f"digit {k}"
+            folder.mkdir(parents=True)
+            for i, image in enumerate(images[rows & (kind == k)][:60]):
+                Image.fromarray(image).save(folder / f"{i}.png")
+    assert run("train", tmp_path / "known", "--out", tmp_path / "m", "--preset", "known-kinds", "--epochs", "30") == 0
+    capsys.readouterr()
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for k in range(3):
+        Image.open(tmp_path / "new" / f"digit {k}" / "5.png").save(flat / f"{k}.png")
+    out, told = tmp_path / "verdicts.csv", tmp_path / "kinds.csv"
+    assert run("score", tmp_path / "m", flat, "--output", out, "--probabilities", told) == 0
+    found = pd.read_csv(told).set_index("id")
+    assert list(found.columns) == [f"class=digit {k}" for k in range(3)]
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+    assert [found.loc[f"{k}.png"].idxmax() for k in range(3)] == list(found.columns)
+    assert str(told) in capsys.readouterr().out
+
+
+def test_one_condition_alone_has_no_probabilities(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("score", trained, parts / "test", "--output", tmp_path / "r.csv", "--probabilities", "p.csv") == 2
+    assert "at least two conditions" in capsys.readouterr().err
+    assert not (tmp_path / "r.csv").exists()
 
 
 def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,18 +56,8 @@ def condition_probabilities(pipeline: Pipeline, items: Items) -> tuple[list[str]
         SettingsError: there are not two conditions to tell apart, one has not the role "infer", or the model sees none
             of them, or is on features.
     """
+    check_tells_conditions(pipeline)
     schema, model = pipeline.schema, pipeline.model
-    if model.patches is not None:
-        raise SettingsError("p(c|x) is of whole items, and with features a model knows places; fit on pixels")
-    if (
-        not model.condition_dim
-        or len(schema.cells) < 2
-        or any("infer" not in column.roles for column in schema.columns)
-    ):
-        raise SettingsError(
-            "p(c|x) needs a model that sees at least two conditions, all with the role 'infer'; fit with conditions, "
-            "and an objective that uses them such as cvae"
-        )
     score: Score = PriorDensity(PriorDistance()) if model.prior_name == "separated" else ElboScore(Elbo())
     state = score.fit(model, [])
     score = ViewScore(score) if model.views is not None else score
@@ -82,3 +72,19 @@ def condition_probabilities(pipeline: Pipeline, items: Items) -> tuple[list[str]
         found.append(np.exp(joint + evidence[:, None]))
     p = np.concatenate(found)
     return labels, p / p.sum(axis=1, keepdims=True)
+
+
+def check_tells_conditions(pipeline: Pipeline) -> None:
+    """Raise SettingsError where `condition_probabilities` has no meaning."""
+    schema, model = pipeline.schema, pipeline.model
+    if model.patches is not None:
+        raise SettingsError("p(c|x) is of whole items, and with features a model knows places; fit on pixels")
+    if (
+        not model.condition_dim
+        or len(schema.cells) < 2
+        or any("infer" not in column.roles for column in schema.columns)
+    ):
+        raise SettingsError(
+            "p(c|x) needs a model that sees at least two conditions, all with the role 'infer'; fit with conditions, "
+            "and an objective that uses them such as cvae"
+        )

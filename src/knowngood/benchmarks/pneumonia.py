@@ -27,9 +27,9 @@ def main(
     quick: bool = False,
     out: Path = Path("out/benchmarks/pneumonia"),
 ) -> list[dict[str, Any]]:
-    """A VAE with the library's defaults, the same scored by SSIM, and the lineage's, beside baselines.
+    """A VAE of pixels with the library's defaults by two of its scores, and the lineage's, beside baselines.
 
-    SSIM was the best of all scores on the dev forms of both sources.
+    SSIM was the best score of pixels on the dev forms of both sources; `benchmark accuracy` has models of edges.
 
     Prints and returns the table.
 
@@ -44,10 +44,13 @@ def main(
     results = []
     for source in sources:
         pixels = DEFAULTS.get(source, DEFAULTS[FOLDERS])
-        settings = {"objective": "vae", **pixels, **chosen_settings(None, config, **given)}
+        settings = {"objective": "vae", "scoring": "elbo", **pixels, **chosen_settings(None, config, **given)}
         command = f"knowngood benchmark pneumonia --sources {source}"
         ssim = {**settings, "scoring": {"name": "reconstruction", "distance": "ssim"}}
-        methods = [Method("knowngood, SSIM", ssim, command=command), Method("knowngood", settings, command=command)]
+        methods = [
+            Method("knowngood, SSIM", ssim, command=command),
+            Method("knowngood, ELBO", settings, command=command),
+        ]
         methods += [
             Method(f"{name} preset", chosen_settings(name, **given), command=command)
             for name in PRESETS.get(source, PRESETS[FOLDERS])

@@ -62,6 +62,10 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="write the regions of anomaly, one a row: .csv, .parquet or .json"),
     ] = None,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="write p(condition | image), a column a condition: .csv, .parquet or .json"),
+    ] = None,
     unknown: Unknown = None,
     fdr: Annotated[
         float | None, typer.Option(min=0, max=1, help="flag by false-discovery rate over these images instead of alpha")
@@ -69,7 +73,7 @@ def score(
     device: Device = None,
 ) -> None:
     """Score images: anomaly score, p-value, and whether it is anomalous at the false-alarm rate."""
-    for flag, file in (("--output", output), ("--regions", regions)):
+    for flag, file in (("--output", output), ("--regions", regions), ("--probabilities", probabilities)):
         if file is not None and file.suffix.lower() not in FORMATS:
             raise SettingsError(f"{flag} {file}: unknown format '{file.suffix}'; known: {', '.join(FORMATS)}")
     if good is not None and explain is None:
@@ -77,11 +81,14 @@ def score(
     detector = load(model, device, unknown)
 
     from knowngood.images import open_images
+    from knowngood.inferring import check_tells_conditions
     from knowngood.inspecting import Thumbnails
     from knowngood.verdicts import region_table
 
     if maps is not None:
         detector.pipeline_.check_maps()
+    if probabilities is not None:
+        check_tells_conditions(detector.pipeline_)
     usual = detector.pipeline_.check_regions() if regions is not None else None
     images = open_images(data)
     known = open_images(good) if good is not None else None
@@ -115,6 +122,9 @@ def score(
     if writer is not None:
         writer.finish([str(name) for name in images.ids])
         tell(f"maps    {maps}")
+    if probabilities is not None:
+        write_table(detector.condition_probabilities(images), probabilities, "--probabilities")
+        tell(f"p(c|x)  {probabilities}")
     if regions is not None and places is not None:
         located = region_table(images, places.found)
         write_table(located, regions, "--regions")
