@@ -63,10 +63,10 @@ def read_rows(pipeline: Pipeline, items: Items, expanded: Expanded, errors: dict
             rows = slice(start, min(start + at_once, starts[stop]))
             item = at[rows] - views[first]
             if (np.diff(item) == 1).all():  # one row an item: a view, no copy
-                x = pixels[item[0] : item[-1] + 1]
-            else:
-                x = pixels[torch.from_numpy(item).to(pipeline.device)]
-            x = representation.scale(x)
+                x = representation.scale(pixels[item[0] : item[-1] + 1])
+            else:  # an item of several rows is represented once
+                each, of = (torch.from_numpy(i).to(pipeline.device) for i in np.unique(item, return_inverse=True))
+                x = representation.scale(pixels[each])[of]
             x = x.contiguous(memory_format=torch.channels_last) if len(pipeline.model.shape) == 3 else x
             c = torch.from_numpy(expanded.c[rows]).to(pipeline.device) if pipeline.conditional else None
             stratum = torch.from_numpy(expanded.stratum[rows]).to(pipeline.device)
