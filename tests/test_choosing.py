@@ -68,6 +68,12 @@ def test_a_list_of_scores_is_fused(fused):
     assert fused.anomaly_maps(images[:2], conditions={"kind": kind[:2]})[0].shape == (SIDE, SIDE)
 
 
+def test_the_card_says_what_is_fused_and_how_much_each_counts(fused):
+    elbo, mahalanobis = fused.pipeline_.state["weights"].tolist()
+    assert f"score: `fusion`, surprises added up: {elbo:.2f} · `elbo` (samples = 4) + " in fused.card_
+    assert f" + {mahalanobis:.2f} · `mahalanobis` (" in fused.card_
+
+
 def test_fused_scores_do_not_depend_on_the_batch(fused):
     images, kind = squares(40, seed=3)
     whole = fused.score_samples(images, conditions={"kind": kind})

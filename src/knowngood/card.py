@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from knowngood.calibration import false_alarm_interval, minimum_normals
+from knowngood.config import Fusion
 from knowngood.representation import Edges
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
     settings, model = pipeline.settings, pipeline.model
     variant = f" ({data['variant']})" if data.get("variant") else ""
     shape = " × ".join(map(str, model.shape))
-    score = pipeline.score.options
     lines = [
         f"# Anomaly detector for {data['name']}",
         "",
@@ -40,7 +40,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"{_options(model.net.options)}, likelihood `{model.likelihood.options.name}` "
         f"{_options(model.likelihood.options)}",
         *([f"- an ensemble of {len(model.members)} such models"] if len(model.members) > 1 else []),
-        f"- latent dimensions: {model.latent_dim}; score: `{score.name}` {_options(score)}"
+        f"- latent dimensions: {model.latent_dim}; score: {_score(pipeline)}"
         + (", added up over the views" if model.views is not None else ""),
         *[f"- {about[choice]['sentence']}" for choice in ("scoring", "labelled") if choice in about],
         f"- {training['steps']} steps over {training['epochs']} epochs, batch {settings.batch_size}, "
@@ -76,6 +76,15 @@ def _edges(pipeline: Pipeline) -> list[str]:
         f"- modelled of images of {size}: their edges, by 8 directions and 7 × 7 cells; tone, brightness and contrast "
         "are not seen"
     ]
+
+
+def _score(pipeline: Pipeline) -> str:
+    options = pipeline.score.options
+    if not isinstance(options, Fusion):
+        return f"`{options.name}` {_options(options)}"
+    weights = pipeline.state["weights"].tolist()
+    parts = (f"{w:.2f} · `{one.name}` {_options(one)}" for one, w in zip(options.scores, weights, strict=True))
+    return "`fusion`, surprises added up: " + " + ".join(parts)
 
 
 def _options(options: Any) -> str:
