@@ -633,7 +633,8 @@ def test_speed_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(bare, "matmul_rate", lambda device, dtype: 1e12)
     monkeypatch.setattr(speed_objectives, "NETS", {"small": {"name": "mlp", "hidden": [8]}})
     monkeypatch.setattr(speed_objectives, "IMAGES", 512)
-    rows = speed.main(batches=(8,), repetitions=1, seconds=1e-3, device="cpu", out=tmp_path)
+    parts = ("training", "scoring", "objectives")
+    rows = speed.main(batches=(8,), repetitions=1, seconds=1e-3, device="cpu", parts=parts, out=tmp_path)
     costs = [row for row in rows if "÷" in row["what"]]
     rows = [row for row in rows if "÷" not in row["what"]]
     assert {row["what"] for row in rows} == {"training", "scoring, reconstruction"}
@@ -689,7 +690,7 @@ def test_a_conditional_objective_is_timed_with_its_classes(monkeypatch: pytest.M
 
 
 def test_an_unknown_part_is_refused() -> None:
-    with pytest.raises(SettingsError, match="parts has no 'scores'; known: training, scoring, objectives"):
+    with pytest.raises(SettingsError, match="parts has no 'scores'; known: training, scoring, objectives, regret"):
         speed.main(parts=("training", "scores"))
 
 

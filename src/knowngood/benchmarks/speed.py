@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from knowngood.benchmarks import bare, speed_objectives
+from knowngood.benchmarks import bare, speed_objectives, speed_regret
 from knowngood.benchmarks.tables import print_table, write_csv
 from knowngood.config import Elbo, Settings, parse_settings
 from knowngood.errors import SettingsError
@@ -27,7 +27,7 @@ NETS: dict[str, Any] = {"MLP 784-512": {"name": "mlp", "hidden": [512]}, "conv 2
 BARS = {("training", 64): 0.7, ("training", 256): 0.85, ("scoring", None): 0.85}
 STEPS_AN_EPOCH = 8
 TRIAL_STEPS = 4
-PARTS = ("training", "scoring", "objectives")
+PARTS = ("training", "scoring", "objectives", "regret")
 SCORINGS = {"reconstruction": 1, "elbo": Elbo().samples}  # and how often each decodes an image
 
 
@@ -61,12 +61,12 @@ def main(
     Scoring: `Detector.score_samples` of uint8 images against encode and decode, as often as the score decodes
     (`reconstruction` once, `elbo` once a draw), on float32 tensors, with the results thrown away.
     The bare loop takes whichever memory layout, or for scoring whichever batch size, is faster for it.
-    Objectives: see `speed_objectives`; these are ratios of times and not of rates, so lower is better.
+    Objectives and likelihood regret: see `speed_objectives` and `speed_regret`; ratios of times, not of rates.
 
     Args:
         repetitions: of each pair; ours and bare take turns.
         seconds: about how long one run of one side lasts.
-        parts: any of training, scoring and objectives.
+        parts: any of training, scoring, objectives and regret.
         quick: two repetitions of a tenth of a second, to see that it runs.
     """
     unknown = [part for part in parts if part not in PARTS]
@@ -86,6 +86,10 @@ def main(
     if "objectives" in parts:
         costs = speed_objectives.compare(precisions, repetitions, seconds, kind)
         speed_objectives.show(costs)
+        rows += costs
+    if "regret" in parts:
+        costs = speed_regret.compare(repetitions, seconds, kind)
+        speed_regret.show(costs)
         rows += costs
     print(f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.machine()}")
     print(f"peak memory of this process: {peak_memory()}")
