@@ -18,6 +18,7 @@ from knowngood.benchmarks.speed_regret import (
     PASSES,
     PUBLISHED,
     SINGLY,
+    SOONER,
     STEPS,
     TOGETHER,
     TRAINED_ON,
@@ -35,7 +36,7 @@ from knowngood.scores.elbo import common_normals
 from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
 SIGMA = 0.7
-WAYS = [PUBLISHED, CHEAPER, SINGLY, TOGETHER, PASSES]
+WAYS = [PUBLISHED, CHEAPER, SINGLY, TOGETHER, SOONER, PASSES]
 
 
 class Linear(torch.nn.Module):
@@ -191,7 +192,7 @@ def test_the_part_of_the_command(
     rows = speed.main(parts=("regret",), repetitions=2, seconds=1e-3, device="cpu", out=tmp_path)
     found = {row["what"].removeprefix("regret: "): row for row in rows}
     assert list(found) == WAYS
-    assert [row["batch"] for row in rows] == [1, 1, 1, 8, 8]
+    assert [row["batch"] for row in rows] == [1, 1, 1, 8, 8, 8]
     assert {what: row["bar"] for what, row in found.items() if row["bar"]} == {PUBLISHED: 100.0}
     assert found[TOGETHER]["ratio"] == 1
     assert [found[what]["gained"] for what in (SINGLY, TOGETHER)] == pytest.approx([1, 1], rel=1e-3)
@@ -207,7 +208,7 @@ def test_each_ratio_is_the_median_of_those_within_a_turn(
     model: ConditionalVAE, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each way has a made-up time; a slow turn slows all ways and no ratio. Images follow on from turn to turn."""
-    seconds, order = dict(zip(WAYS, (8.0, 3.0, 2.0, 0.5, 0.25), strict=True)), []
+    seconds, order = dict(zip(WAYS, (8.0, 3.0, 2.0, 0.5, 0.375, 0.25), strict=True)), []
 
     def measure(way: speed_regret.Way, some: Tensor) -> tuple[float, Tensor]:
         order.append(way.what)
@@ -217,10 +218,11 @@ def test_each_ratio_is_the_median_of_those_within_a_turn(
     monkeypatch.setattr(speed_regret, "measure", measure)
     ways, values = speed_regret.make_ways(model, x), torch.arange(1.0, 7.0)
     turns = [
-        speed_regret._turn(ways, dict.fromkeys(WAYS, 2) | {TOGETHER: 1}, values[:, None], turn) for turn in range(3)
+        speed_regret._turn(ways, dict.fromkeys(WAYS, 2) | {TOGETHER: 1, SOONER: 1}, values[:, None], turn)
+        for turn in range(3)
     ]
-    assert order[:5] != order[5:10]
-    assert sorted(order[:5]) == sorted(order[5:10]) == sorted(WAYS)
+    assert order[:6] != order[6:12]
+    assert sorted(order[:6]) == sorted(order[6:12]) == sorted(WAYS)
     assert [turn[PUBLISHED][2].tolist() for turn in turns] == [[0, 1], [2, 3], [4, 5]]
     assert turns[1][TOGETHER][2].tolist() == [0, 1, 2, 3, 4, 5]
     for way in ways:

@@ -84,7 +84,7 @@ class LikelihoodRegret(Options):
     implementation = "knowngood.scores.likelihood_regret:LikelihoodRegretScore"
     name: Literal["likelihood_regret"] = "likelihood_regret"
     samples: PositiveInt = Field(default=4, ge=2, description="draws of z; one alone tells nothing of an expectation")
-    steps: PositiveInt = Field(default=10, description="gradients at most while the mean climbs; few images need more")
+    steps: PositiveInt = Field(default=8, description="gradients at most while the mean climbs; few images need more")
 
 
 class InputComplexity(Options):
