@@ -38,7 +38,12 @@ def test_papers_named_in_the_code_are_on_the_page(name: str) -> None:
 
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!http)(.+?)\)", TEXT):
-        assert (PAGE.parent / target).exists(), target
+        name, _, heading = target.partition("#")
+        page = PAGE.parent / name if name else PAGE
+        assert page.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
 
 
 def test_numbers_of_draws_and_steps_are_the_defaults() -> None:
