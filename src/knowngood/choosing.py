@@ -95,6 +95,9 @@ def choose(pipeline: Pipeline, plan: Plan, held_out: Iterable[Batch], fitted: It
     state["weights"] = torch.from_numpy(weights)
 
     judged = {one.name: fused(surprises, np.eye(len(found))[k]) for k, one in enumerate(found)}
+    for one, each in zip(found, values, strict=True):
+        if each_by_itself and not one.score.is_likelihood:  # alone it would take the condition that explains best
+            judged[one.name] = {kind: _surprises(one, v, trial, hidden).min(1) for kind, v in each.items()}
     judged["fusion"] = fused(surprises, weights)
     placed = {name: placements(each) for name, each in judged.items()}
     chosen = _best(placed, default.name)
