@@ -12,7 +12,7 @@ from knowngood import Detector
 from knowngood.choosing import MARGIN, SURE, _best
 from knowngood.config import Elbo, Fusion
 from knowngood.errors import SettingsError
-from knowngood.inferring import condition_probabilities
+from knowngood.inferring import TEMPERATURE, condition_probabilities
 from knowngood.scores.fusion import FusionScore
 from knowngood.scores.steady import SteadyScore
 from knowngood.scores.trial import gain
@@ -251,7 +251,7 @@ def test_probabilities_are_bayes_rule(fused, chosen):
                     .values.detach()
                     .numpy()
                 )
-            joint.append(np.log(shares[k]) + log_p)
+            joint.append(np.log(shares[k]) + log_p / float(pipeline.state[TEMPERATURE]))
         by_hand = np.exp(np.array(joint) - np.logaddexp(*joint)).T
         np.testing.assert_allclose(p, by_hand, rtol=1e-3, atol=1e-6)
         assert labels == ["kind=0", "kind=1"]

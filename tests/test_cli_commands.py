@@ -167,9 +167,27 @@ def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     assert "300 good images of digits, given class" in printed
     assert f"knowngood evaluate {tmp_path / 'm'} digits --holdout 9" in printed
     assert run("evaluate", tmp_path / "m", "digits", "--holdout", "9", "--json", tmp_path / "hidden.json") == 0
-    assert "the model does not see it" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the model does not see it" in told
+    assert "has no value" not in told
     hidden = json.loads((tmp_path / "hidden.json").read_text(encoding="utf-8"))
     assert (hidden["normals"], hidden["anomalies"]) == (403, 46)
+
+
+def test_a_class_folder_never_seen_is_inferred_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for first, kind in enumerate(("cap", "nut")):
+        _write_parts(tmp_path / "known" / kind, 30, first=100 * first)
+    words = ["train", tmp_path / "known", "--unknown", "infer", "--out", tmp_path / "m", *QUICK, "--epochs", "2"]
+    assert run(*words) == 0
+    _write_parts(tmp_path / "new" / "cap", 2, first=500)
+    _write_parts(tmp_path / "new" / "pin", 2, first=600)
+    capsys.readouterr()
+    assert run("score", tmp_path / "m", tmp_path / "new", "--output", tmp_path / "r.csv") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(told) == 1
+    assert told[0].startswith("warning: condition 'class' has no value 'pin' (known: cap, nut); these items were")
 
 
 def test_the_probability_of_every_condition_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

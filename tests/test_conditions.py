@@ -282,7 +282,7 @@ def test_unknown_value_is_refused_by_name() -> None:
     with pytest.raises(DataError) as refused:
         schema.encode({"camera": ["D"], "product": [1]}, 1)
     assert str(refused.value) == (
-        "condition 'camera' has no value 'D'; known: A, B, C. Pass unknown=\"infer\" to marginalise."
+        "condition 'camera' has no value 'D'; known: A, B, C. Pass unknown=\"infer\" (--unknown infer) to marginalise."
     )
     with pytest.raises(DataError, match=r"'camera' is missing for 2 of 3 images \(rows 0, 2\); known: A, B, C"):
         schema.expand({"camera": [None, "A", ""], "product": [1, 1, 1]}, 3)

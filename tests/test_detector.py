@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import warnings
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.base import clone
 from knowngood import Detector, ImageSet
 from knowngood.calibration import benjamini_hochberg
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
+from knowngood.evaluation import evaluate
 
 SIDE = 8
 
@@ -105,6 +107,34 @@ def test_unknown_condition_is_refused_or_inferred(fitted, inferring):
     for table in (soft, hard):
         assert (table["condition"] == [f"kind={k} (inferred)" for k in kind]).mean() > 0.95
         assert table["is_anomalous"].mean() < 0.15
+
+
+@pytest.mark.parametrize("ask", ["detect", "predict", "anomaly_maps", "embed"])
+def test_values_never_seen_are_inferred_with_one_warning_a_call(inferring, monkeypatch, ask):
+    images, kind = squares(12, seed=4)
+    monkeypatch.setattr("knowngood.pipeline.MOST_EXPANDED", 8)  # several portions
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = getattr(inferring, ask)(images, conditions={"kind": ["Z", *"6789AB", *kind[7:]]})
+    assert [str(one.message) for one in caught] == [
+        "condition 'kind' has no value '6', '7', '8', '9', 'A' … and 2 more (known: 0, 1); these items were treated as "
+        "unknown and their condition inferred"
+    ]
+    if ask == "detect":
+        assert found["condition"].str.endswith("(inferred)").tolist() == [True] * 7 + [False] * 5
+
+
+def test_values_that_are_missing_or_hidden_are_inferred_silently(inferring, fitted):
+    images, kind = squares(6, seed=4)
+    labelled = ImageSet.from_arrays(images, labels=np.arange(6) % 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inferring.detect(images)
+        inferring.detect(images, conditions={"kind": [None, *kind[1:]]})
+        evaluate(inferring, labelled)
+        evaluate(fitted, labelled, unknown="infer")
+        with pytest.raises(DataError, match="has no value 'Z'"):
+            fitted.detect(images, conditions={"kind": ["Z", *kind[1:]]})
 
 
 def test_hard_inference_is_the_best_condition(fitted):
@@ -237,6 +267,45 @@ def test_too_few_normals_for_alpha_warn_in_predict_and_refuse_in_detect():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isfinite(detector.score_samples(images)).all()
+
+
+def uneven(*few: str) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of which 120 each are of the kinds A and B, and 3 of each other."""
+    images, _ = squares(240 + 3 * len(few))
+    return images, np.array([*"A" * 120, *"B" * 120, *(name for name in few for _ in range(3))])
+
+
+@pytest.mark.parametrize(
+    ("few", "said"),
+    [
+        ("C", r"calibration normals: kind=C \([01]\); one takes 19 at alpha = 0\.05"),
+        ("CDEFGHI", r"kind=C \([01]\), .*kind=G \([01]\) and 2 more; one takes 19"),
+    ],
+)
+def test_conditions_too_small_to_be_calibrated_by_themselves_are_named(few, said):
+    images, kind = uneven(*few)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        detector = quick(epochs=2).fit(images, conditions={"kind": kind})
+    (told,) = [str(one.message) for one in caught]
+    assert re.search(said, told)
+    assert "compared with all conditions together, with no promise of their own" in told
+    assert "roles={'kind': ('model', 'infer')}, or --roles kind=model,infer on the command line" in told
+    own = detector.pipeline_.calibration.own()
+    assert own.tolist() == [True, True, *[False] * len(few)]
+    with pytest.warns(UserWarning, match=r"kind=C \(3\)"):
+        copy.deepcopy(detector).calibrate(images, conditions={"kind": kind})
+    with warnings.catch_warnings():  # the way out that is named
+        warnings.simplefilter("error")
+        quick(epochs=2, roles={"kind": ("model", "infer")}).fit(images, conditions={"kind": kind})
+
+
+def test_where_every_condition_is_large_enough_or_none_no_warning_names_them():
+    images, kind = uneven()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick(epochs=2).fit(images, conditions={"kind": kind})
+        quick(epochs=2, alpha=0.01).fit(images, conditions={"kind": kind})
 
 
 def test_known_anomalies_stay_out_of_training_and_calibration():
@@ -543,3 +612,16 @@ def test_a_preset_is_where_settings_start() -> None:
     assert Detector.from_preset("known-kinds", unknown="error").unknown == "error"
     with pytest.raises(SettingsError, match="did you mean 'shapes'"):
         Detector.from_preset("shape")
+    with pytest.raises(SettingsError, match=r"unknown preset 'edges'.*known: .*known-kinds, .*shapes\)"):
+        Detector.from_preset("edges")
+    with pytest.raises(SettingsError, match="unknown setting 'alfa'; did you mean 'alpha'"):
+        Detector.from_preset("shapes", alfa=0.2)
+
+
+@pytest.mark.parametrize("conditions", [None, {"class": np.full(60, "A")}])
+def test_kinds_held_apart_without_two_of_them_are_refused_with_the_way_out(conditions) -> None:
+    images, _ = squares(60)
+    with pytest.raises(
+        SettingsError, match=r"at least two kinds, as conditions=.* For a single kind .*--preset shapes"
+    ):
+        Detector.from_preset("known-kinds").fit(images, conditions=conditions)

@@ -160,7 +160,8 @@ def test_an_image_that_cannot_be_used_is_named_before_training() -> None:
     ("settings", "said"),
     [
         ({"features": "efficientnet_lite0"}, "two things to model"),
-        ({"augment_condition": ("flip",)}, "augment_condition"),
+        ({"augment_condition": ("flip",)}, "models edges; leave one of them out"),
+        ({"augment_condition": ("flip",), "objective": "vae"}, "models edges; leave one of them out"),
         ({"light_tolerance": 0.3}, "leave it out"),
         ({"likelihood": "bernoulli"}, "take likelihood='gaussian'"),
         ({"likelihood": {"name": "gaussian", "squash": True}}, "take likelihood='gaussian'"),
@@ -327,3 +328,9 @@ def test_the_command_line_has_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert int(left.value.code or 0) == status
     assert "no pictures" in capsys.readouterr().err
     assert isinstance(Detector.load(tmp_path / "run0").pipeline_.representation, Edges)
+
+
+def test_a_handful_of_images_will_do_and_takes_no_more_steps_than_many() -> None:
+    detector = Detector.from_preset("shapes").fit(digits()[0][:5])
+    assert detector.about_["training"]["steps"] <= 1000
+    assert np.isfinite(detector.score_samples(digits()[0][:20])).all()

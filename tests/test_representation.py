@@ -284,7 +284,9 @@ def test_many_channels_stay() -> None:
 
 def test_mixed_sizes_need_image_size() -> None:
     images = listed(random(8, 8, 1), random(8, 9, 1), random(8, 8, 1))
-    with pytest.raises(DataError, match=r"2 different sizes: 8×8 \(2\), 8×9 \(1\)\. Set image_size="):
+    with pytest.raises(
+        DataError, match=r"2 different sizes: 8×8 \(2\), 8×9 \(1\)\. Set image_size=.*, or --image-size"
+    ):
         fit(images)
     pixels = fit(images, image_size=8)
     assert prepare_all(images, pixels).shape == (3, 1, 8, 8)
@@ -311,7 +313,9 @@ def test_geometry_that_cannot_be(settings: Any, message: str) -> None:
 
 
 def test_another_size_is_refused_unless_resized() -> None:
-    with pytest.raises(DataError, match=r"an image is 9×8, the model takes 8×8 as it is.*image_size=\(8, 8\)"):
+    with pytest.raises(
+        DataError, match=r"an image is 9×8, the model takes 8×8 as it is.*image_size=\(8, 8\), or --image-size 8x8"
+    ):
         fit(random(2, 8, 8)).prepare(random(9, 8, 1))
 
 

@@ -75,9 +75,9 @@ class Answering:
         1/(n+1) and ties.
 
         Args:
-            unknown: "infer" sums out conditions that are missing or new, see `Pipeline.judge`; "error" refuses them.
-                A model fitted with unknown="infer" averages over conditions where that has a meaning; any other takes
-                the best one. Default: as fitted.
+            unknown: "infer" sums out conditions that are missing or new, see `Pipeline.judge`, and warns of new ones;
+                "error" refuses them. A model fitted with unknown="infer" averages over conditions where that has a
+                meaning; any other takes the best one. Default: as fitted.
             alpha: false-alarm rate; default that of the fit.
             fdr: flag by Benjamini–Hochberg over these items instead: of the flagged ones at most this share is
                 expected to be good.
@@ -98,7 +98,7 @@ class Answering:
             explaining.check_explains(self.pipeline_)
         if each:
             self.pipeline_.check_maps()
-        items, watch = self._items(X, conditions), Watch(each, EXPLAINED if explain else 0)
+        items, watch = self._asked(X, conditions, unknown), Watch(each, EXPLAINED if explain else 0)
         found = self._verdicts(items, unknown, alpha, watch, fdr)
         said = self._explained(items, found, EXPLAINED, watch) if explain else None
         return verdict_table(items, found, abstain=abstain, explanations=said)
@@ -128,13 +128,13 @@ class Answering:
         explaining.check_explains(self.pipeline_)
         if alpha is not None:
             self._check_alpha(alpha)
-        items, watch = self._items(X, conditions), Watch(oddest=most)
+        items, watch = self._asked(X, conditions, unknown), Watch(oddest=most)
         return self._explained(items, self._verdicts(items, unknown, alpha, watch), most, watch, others=others)
 
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
         """Where: for each image a map (H, W) at its own size, higher is odder; NaN where a region is ignored."""
         check_is_fitted(self, "pipeline_")
-        return self.pipeline_.maps(self._items(X, conditions), unknown=unknown)
+        return self.pipeline_.maps(self._asked(X, conditions, unknown), unknown=unknown)
 
     def regions(
         self,
@@ -167,21 +167,21 @@ class Answering:
         check_is_fitted(self, "pipeline_")
         self.pipeline_.check_regions()
         self._check_alpha(alpha)
-        items = self._items(X, conditions)
+        items = self._asked(X, conditions, unknown)
         found = self.pipeline_.regions(items, unknown=unknown, alpha=alpha, min_area=min_area)
         return region_table(items, list(found))
 
     def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """Why: what the model makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
         check_is_fitted(self, "pipeline_")
-        _, made = self.pipeline_.reconstruct(self._items(X, conditions), unknown=unknown)
+        _, made = self.pipeline_.reconstruct(self._asked(X, conditions, unknown), unknown=unknown)
         values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
         return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
 
     def embed(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """Posterior means (N, D)."""
         check_is_fitted(self, "pipeline_")
-        return self.pipeline_.embed(self._items(X, conditions), unknown=unknown)
+        return self.pipeline_.embed(self._asked(X, conditions, unknown), unknown=unknown)
 
     def condition_probabilities(self, X: Any) -> DataFrame:
         """Which condition each item was made under: a column `id`, and one for each condition of the fit with p(c|x).
@@ -206,9 +206,17 @@ class Answering:
         """X as items with their conditions."""
         raise NotImplementedError
 
+    def _asked(self, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
+        """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""
+        items = self._items(X, conditions)
+        if (unknown or self.pipeline_.settings.unknown) == "infer":
+            for sentence in self.pipeline_.schema.explain_new(items.conditions, len(items)):
+                warnings.warn(sentence, stacklevel=3)
+        return items
+
     def _judge(self, X: Any, conditions: Any, unknown: Unknown | None) -> Any:
         check_is_fitted(self, "pipeline_")
-        items = self._items(X, conditions)
+        items = self._asked(X, conditions, unknown)
         judged = self.pipeline_.judge(items, unknown=unknown)
         if judged.errors:
             i, reason = next(iter(judged.errors.items()))

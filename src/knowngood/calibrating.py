@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowngood.calibration import Calibration
+from knowngood.calibration import Calibration, minimum_normals
 from knowngood.config import Settings
 from knowngood.errors import DataError
 from knowngood.images import ImageSet
@@ -21,6 +22,8 @@ from knowngood.scores.patches import LeftOut, PatchScore
 
 if TYPE_CHECKING:
     from knowngood.pipeline import Pipeline
+
+MOST_NAMED = 5  # conditions in a message
 
 
 def calibrate(pipeline: Pipeline, normals: Items) -> None:
@@ -62,6 +65,26 @@ def calibrate_left_out(pipeline: Pipeline, normals: Items) -> None:
     finally:
         pipeline.score = score
     pipeline.left_out = True
+
+
+def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
+    """Name the strata that are too small for the α of the fit, where others are not: they carry no promise."""
+    calibration = pipeline.calibrated()
+    small = np.flatnonzero(~calibration.own())
+    if not len(small) or len(small) == len(calibration.counts):
+        return
+    told = [f"{calibration.stratum_names[s]} ({calibration.counts[s]})" for s in small[:MOST_NAMED]]
+    more = f" and {len(small) - MOST_NAMED:,} more" if len(small) > MOST_NAMED else ""
+    columns = [column for column in pipeline.schema.columns if column.roles]
+    roles = {column.name: tuple(role for role in column.roles if role != "stratify") for column in columns}
+    flags = " ".join(f"--roles {name}={','.join(kept)}" for name, kept in roles.items())
+    warnings.warn(
+        f"conditions with too few calibration normals: {', '.join(told)}{more}; one takes "
+        f"{minimum_normals(calibration.alpha)} at alpha = {calibration.alpha:g}. They are compared with all conditions "
+        "together, with no promise of their own. Give more good items of them, leave them out, or calibrate all "
+        f"together: roles={roles!r}, or {flags} on the command line.",
+        stacklevel=stacklevel,
+    )
 
 
 def _scores(pipeline: Pipeline, normals: Items, conditions: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:

@@ -14,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from knowngood import artifact, fitting, given
 from knowngood.about import about
 from knowngood.answering import Answering
+from knowngood.calibrating import warn_of_small
 from knowngood.card import model_card
-from knowngood.config import Settings, parse_settings
+from knowngood.config import Settings, nearest, parse_settings
 from knowngood.devices import torch_device
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.images import ImageSet, open_images
@@ -166,10 +167,14 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         """A detector with the settings of a preset, and others over them: `from_preset("shapes", alpha=0.01)`.
 
         Raises:
-            SettingsError: there is no such preset.
+            SettingsError: there is no such preset or setting; the message names the nearest one.
         """
         from knowngood.presets import read_preset
 
+        known = list(Settings.model_fields)
+        for setting in settings:
+            if setting not in known:
+                raise SettingsError(f"unknown setting '{setting}'{nearest(setting, known)}")
         return cls(**{**read_preset(name).settings, **settings})
 
     # Fit ------------------------------------------------------------------------------------------------------------
@@ -250,6 +255,7 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
             self.pipeline_.calibrate_left_out(plan.normals[learned_from])
         else:
             self.pipeline_.calibrate(plan.part("calibrate"))
+        warn_of_small(self.pipeline_)
         self.offset_ = -self.pipeline_.limit
         self.about_ = about(items, plan, learned, time.perf_counter() - started)
         self.training_ = {"history": list(learned.history.steps), "audit": findings}
@@ -265,6 +271,7 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self, "pipeline_")
         self.pipeline_.calibrate(self._items(X, conditions))
+        warn_of_small(self.pipeline_)
         self.offset_ = -self.pipeline_.limit
         return self
 

@@ -64,7 +64,7 @@ def evaluate(
     if not good or not bad:
         raise DataError(
             f"{images.name}: {good} images labelled good and {bad} labelled anomalous; an evaluation needs both. "
-            "Choose them with --normal, --anomalous or --holdout, or score without labels."
+            "Choose them with --normal, --anomalous or --holdout, in Python images.select, or score without labels."
         )
     started = time.perf_counter()
     table = detector.detect(images, alpha=alpha, unknown=unknown, explain=explain, each=each)

@@ -115,8 +115,8 @@ def plan(
         DataError, SettingsError: what is asked for and what is there do not go together.
     """
     objective: Objective = settings.objective.build()
-    refuse_for_objective(settings, objective, anomalies)
     refuse_with_edges(settings, normals)
+    refuse_for_objective(settings, objective, anomalies)
     schema = learn_conditions(normals, settings, objective)
     targets = factors.targets(normals, objective.factors)
     normals = only(normals, schema)

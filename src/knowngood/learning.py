@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from knowngood import explaining
+from knowngood import explaining, inferring
 from knowngood.building import build_model
 from knowngood.calibrating import sums_out
 from knowngood.config import Settings
@@ -89,6 +89,9 @@ def learn(
             from knowngood.patch_labels import teach
 
         told = teach(pipeline, plan, seed)
+    if inferring.tells_conditions(pipeline) and settings.tile is None:
+        found = inferring.temperature(pipeline, plan.part("select"))
+        pipeline.state[inferring.TEMPERATURE] = torch.tensor(found, dtype=torch.float64)
     if not isinstance(plan.representation, Table) and settings.tile is None:
         index = plan.split["fit"]
         about = plan.encoded.stratum[index], plan.encoded.c[index], (plan.features or {}).get("fit")
@@ -141,7 +144,7 @@ def _training_settings(plan: Plan, items: int) -> Settings:
         return training_settings(settings, items)
     if not isinstance(plan.representation, Edges) or settings.epochs is not None:
         return settings
-    epochs = max(1, round(EDGE_STEPS * settings.batch_size / max(1, items)))
+    epochs = max(1, round(EDGE_STEPS * settings.batch_size / max(items, settings.batch_size)))
     return settings.model_copy(update={"epochs": epochs})
 
 

@@ -85,7 +85,11 @@ class ConditionalVAE(nn.Module):
         self.prior_name, self.separation = prior, separation
         if prior == "separated":
             if not width:
-                raise SettingsError("prior = 'separated' needs conditions to hold apart; give some, or another prior")
+                raise SettingsError(
+                    "prior = 'separated' needs conditions to hold apart: give at least two kinds, as "
+                    "conditions={'class': …} or in a folder each, or take another prior. For a single kind there is "
+                    "the preset 'shapes' (--preset shapes), or representation='oriented_gradients' alone"
+                )
             weight = torch.zeros(2 * latent_dim, width)
             weight[:latent_dim] = separation / math.sqrt(2) * spread_directions(latent_dim, width)
             self.register_buffer("prior_weight", weight)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from knowngood.localisation import MapCalibration, Region
     from knowngood.mapping import Mapped
 
+SHOWN = 10  # files that could not be scored
 FORMATS = (".csv", ".parquet", ".json")
 
 
@@ -116,14 +117,17 @@ def score(
     if output is not None:
         tell(f"table   {output}")
     if "error" in found:
-        for name, reason in found.loc[found["error"].notna(), ["id", "error"]].itertuples(index=False):
+        for name, reason in found.loc[found["error"].notna(), ["id", "error"]][:SHOWN].itertuples(index=False):
             note(f"not scored: {name}: {reason}")
+        if unread > SHOWN:
+            note(f"not scored: {unread - SHOWN:,} more")
         images = images[found["error"].isna().to_numpy()[: len(images)]]  # files set aside when opening come last
     if writer is not None:
         writer.finish([str(name) for name in images.ids])
         tell(f"maps    {maps}")
     if probabilities is not None:
-        write_table(detector.condition_probabilities(images), probabilities, "--probabilities")
+        told = detector.condition_probabilities(images).set_index("id")  # what could not be read has none
+        write_table(told.reindex(found["id"]).reset_index(), probabilities, "--probabilities")
         tell(f"p(c|x)  {probabilities}")
     if regions is not None and places is not None:
         located = region_table(images, places.found)

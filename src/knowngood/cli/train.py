@@ -113,10 +113,11 @@ def train(
             f"warning: alpha = {settings.alpha:g} needs {needed} calibration normals, there are "
             f"{len(calibration)}: nothing can be flagged. Give more good images or a larger --alpha."
         )
-    _write_command(folder, source, chosen, settings, len(good))
+    used = detector.about_["data"]["normals"]
+    _write_command(folder, source, chosen, settings, used)
     conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
     given = f", given {conditions}" if conditions else ""
-    say(f"trained {settings.objective.name} on {len(good):,} good images of {images.variant or images.name}{given}")
+    say(f"trained {settings.objective.name} on {used:,} good images of {images.variant or images.name}{given}")
     say(f"model   {folder / 'model'}")
     say(f"log     {folder / 'run'}")
     if film is not None:

@@ -111,7 +111,7 @@ def _both(labels: np.ndarray) -> None:
     if not good or not bad:
         raise DataError(
             f"{good} images labelled good and {bad} labelled anomalous; this figure needs both. "
-            "Choose them with --normal, --anomalous or --holdout."
+            "Choose them with --normal, --anomalous or --holdout, in Python images.select."
         )
 
 

@@ -79,7 +79,7 @@ class Audit:
             raise DataError(
                 f"{self.images.name}: {len(bad)} findings among {self.total} images, "
                 f"above the tolerance of {tolerance:g}:\n{listed}{more}\n"
-                "Mend or remove these files, or allow more with tolerance="
+                "Mend or remove these files, or allow more with tolerance=, or --tolerance on the command line"
             )
         if len(self.images) == 0:
             raise DataError(f"{self.images.name}: no usable image is left of {self.total}")

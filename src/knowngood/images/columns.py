@@ -125,11 +125,19 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool)
         what = "is not given"
     known = f"known: {_listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
     if "infer" in column.roles:
-        return f"condition '{column.name}' {what}; {known}. Pass unknown=\"infer\" to marginalise."
+        return f"condition '{column.name}' {what}; {known}. Pass unknown=\"infer\" (--unknown infer) to marginalise."
     wanted = (*column.roles, "infer")
     return (
         f"condition '{column.name}' {what}; {known}. It was fitted without the role 'infer' and cannot be "
         f"marginalised: give the value, or fit with roles={{'{column.name}': {wanted!r}}}."
+    )
+
+
+def explain_new(column: Column, new: list[str]) -> str:
+    """What becomes of values that the fit has not seen, where they are inferred."""
+    return (
+        f"condition '{column.name}' has no value {_listing(new, quote=True, most=5)} "
+        f"(known: {_listing(column.values, most=8)}); these items were treated as unknown and their condition inferred"
     )
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from knowngood.config import Role, nearest
 from knowngood.errors import DataError, SettingsError
-from knowngood.images.columns import Column, Floats, Ints, explain_unknown
+from knowngood.images.columns import Column, Floats, Ints, explain_new, explain_unknown
 
 ALL_ROLES: tuple[Role, ...] = get_args(Role)
 MOST_CELLS = 4096
@@ -174,6 +174,12 @@ class ConditionSchema(BaseModel):
             known=~lacking,
             label=self._labels(codes, numbers),
         )
+
+    def explain_new(self, columns: Mapping[str, ArrayLike], n: int) -> list[str]:
+        """A sentence for each column with values that the fit has not seen and that `expand` can infer."""
+        inferable = (column for column in self.columns if column.name in columns and "infer" in column.roles)
+        found = ((column, column.read(columns[column.name], n)[2]) for column in inferable)
+        return [explain_new(column, new) for column, new in found if new]
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

@@ -104,9 +104,9 @@ class Edges(BaseModel):
     def scale_all(self, prepared: np.ndarray) -> Tensor:
         """The same of N images, some at a time: (N, 8, 7, 7), 1.5 kB each."""
         found = torch.empty(len(prepared), *SHAPE)
-        for rows in torch.arange(len(prepared)).split(TOGETHER):
-            part = np.ascontiguousarray(prepared[rows[0] : rows[-1] + 1])
-            found[rows] = self.scale(torch.from_numpy(part))
+        for first in range(0, len(prepared), TOGETHER):
+            part = np.ascontiguousarray(prepared[first : first + TOGETHER])
+            found[first : first + TOGETHER] = self.scale(torch.from_numpy(part))
         return found
 
     def unscale(self, x: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class Pixels(BaseModel):
                 per_size = np.bincount(where.reshape(-1), weights=counts).astype(int)
                 raise DataError(
                     f"{images.name}: images of {len(sizes):,} different sizes: {_sizes(sizes, per_size)}. "
-                    "Set image_size=(height, width) to bring them to one."
+                    "Set image_size=(height, width), or --image-size HxW on the command line, to bring them to one."
                 )
         size = target or (int(shapes[0, 0]), int(shapes[0, 1]))
         crop, pad = _pair(settings.crop), _pair(settings.pad)
@@ -152,7 +152,8 @@ class Pixels(BaseModel):
         if not self.resize and tuple(shape[:2]) != self.size:
             raise DataError(
                 f"an image is {_by(shape[:2])}, the model takes {_by(self.size)} as it is. "
-                f"Resize it, or fit with image_size=({self.size[0]}, {self.size[1]}) to take any size."
+                f"Resize it, or fit with image_size=({self.size[0]}, {self.size[1]}), or --image-size "
+                f"{self.size[0]}x{self.size[1]} on the command line, to take any size."
             )
         if given != fitted and not (given.kind == fitted.kind == "f") and not self.any_dtype:
             raise DataError(
