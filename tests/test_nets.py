@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers import gradients, toy_batch, toy_context, toy_model
 from knowngood.config import MLP, Bernoulli, Conv, EluPool, Gaussian, Options, StridedBatchNorm
 from knowngood.errors import SettingsError
-from knowngood.nets.layers import ConditionBias, Upsample, halvings
+from knowngood.nets.layers import ConditionBias, Upsample, Upward, doubled, halvings
 from knowngood.objectives import elbo_terms
 from knowngood.vae import ConditionalVAE
 from training_helpers import same_bits, settings, source, trained
@@ -96,6 +96,27 @@ def test_halvings_are_what_stride_two_makes_of_any_size() -> None:
         expected = halvings((height, 20 - height), 1)[1]
         assert strided(h).shape[2:] == pooled(h).shape[2:] == expected
         assert Upsample((height, 20 - height))(strided(h)).shape == h.shape
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3), (7, 7)])
+def test_a_convolution_at_twice_the_size_is_the_same_with_fewer_products(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    conv = nn.Conv2d(3, 5, 3, padding=1).double()
+    h = torch.randn(2, 3, *size, dtype=torch.float64, generator=generator, requires_grad=True)
+    plain = conv(Upsample((2 * size[0], 2 * size[1]))(h))
+    torch.testing.assert_close(doubled(h, conv), plain)
+    pull = torch.randn(plain.shape, dtype=torch.float64, generator=generator)
+    for made in (doubled(h, conv), Upward(Upsample((2 * size[0], 2 * size[1])), conv)(h)):
+        slopes = torch.autograd.grad((made * pull).sum(), (h, conv.weight, conv.bias))
+        expected = torch.autograd.grad((plain * pull).sum(), (h, conv.weight, conv.bias), retain_graph=True)
+        for slope, own in zip(slopes, expected, strict=True):
+            torch.testing.assert_close(slope, own)
+
+
+def test_where_sizes_are_odd_the_way_up_is_step_by_step() -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    h, up = torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0)), Upsample((7, 6))
+    assert torch.equal(Upward(up, conv, nn.SiLU())(h), nn.functional.silu(conv(up(h))))
 
 
 @pytest.mark.parametrize("net", ["conv", "elu_pool", "strided_batch_norm"])

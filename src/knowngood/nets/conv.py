@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowngood.config import Conv
-from knowngood.nets.layers import ConditionBias, Upsample, halvings, image_shape, join
+from knowngood.nets.layers import ConditionBias, Upsample, Upward, halvings, image_shape, join
 
 WIDTHS = (  # by the number of stages; maps of large images are many, so they get few channels
     (32,),
@@ -59,7 +59,7 @@ class ConvNet(nn.Module):
             up += [nn.Conv2d(widths[level], widths[level - 1], 3, padding=1), nn.SiLU()]
         up += [*_residual(widths[0], blocks[0]), Upsample(sizes[0])]
         up += [nn.Conv2d(widths[0], outputs * channels, 3, padding=1)]
-        self.up = nn.Sequential(*up)
+        self.up = Upward(*up)
 
     def encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         h = self.condition(self.stem(x), c)  # (B, widths[0], ⌈H/2⌉, ⌈W/2⌉)

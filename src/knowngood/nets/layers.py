@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from knowngood.errors import SettingsError
 
+# Which of the three weights along a side meet a pixel, by its place among the four that a pair of output pixels sees.
+TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+
 
 def join(h: Tensor, c: Tensor | None) -> Tensor:
     """(B, F) and (B, W) side by side; h alone without a condition."""
@@ -47,6 +50,30 @@ class Upsample(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return F.interpolate(h, size=self.size, mode="nearest")
+
+
+class Upward(nn.Sequential):
+    """Modules one after the other; an `Upsample` that doubles and the convolution after it are one, see `doubled`."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        modules = iter(self)
+        for module in modules:
+            if isinstance(module, Upsample) and module.size == (2 * h.shape[2], 2 * h.shape[3]):
+                h = doubled(h, next(modules))  # type: ignore[arg-type]
+            else:
+                h = module(h)
+        return h
+
+
+def doubled(h: Tensor, conv: nn.Conv2d) -> Tensor:
+    """`conv`, 3×3 with padding 1, of h (B, C, H, W) at twice its size: (B, O, 2H, 2W).
+
+    Repeated pixels meet several of its nine weights. Those are added up first, so that an output pixel takes four
+    products: a transposed 4×4 convolution of stride 2.
+    """
+    taps = TAPS.to(conv.weight)
+    weight = torch.einsum("tk,ul,ockl->cotu", taps, taps, conv.weight)
+    return F.conv_transpose2d(h, weight, conv.bias, stride=2, padding=1)
 
 
 class ConditionBias(nn.Module):
