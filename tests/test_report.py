@@ -273,6 +273,10 @@ def test_verdict_warns_when_the_promise_is_broken():
     assert "more than the" in said(inputs)
     assert "The promise is not kept on these images." in said(inputs)
     assert judge(inputs).tone == "warn"
+    tones = {text.split(",")[0]: tone for tone, text in judge(inputs).statements}
+    assert tones["On average"] == "note", "a broken promise is not ticked off"
+    kept = judge(ReportInputs(table=make_table(alarms=10), alpha=0.05, calibration=ONE)).statements
+    assert kept[0][0] == "good"
 
 
 def test_a_rate_within_the_request_is_never_called_broken():
