@@ -93,6 +93,17 @@ def test_score_writes_one_row_an_image(trained: Path, parts: Path, tmp_path: Pat
     assert found["is_anomalous"].astype(bool)[scratched].all()
 
 
+def test_parquet_without_its_package_is_refused_before_anything_is_scored(
+    trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("knowngood.cli.score.find_spec", lambda name: None)
+    assert (
+        run("score", trained, parts / "test", "-o", tmp_path / "r.csv", "--probabilities", tmp_path / "p.parquet") == 2
+    )
+    assert "pip install 'knowngood[parquet]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_score_without_output_prints_only_the_table(
     trained: Path, parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def report(results: Sequence[Mapping[str, Any]], out: Path, command: str, quick:
     print(tables.markdown(rows))
     if labels:
         print("\n" + tables.labels_markdown(labels))
+    print(f"{', '.join(f'{name}.csv' for name in named)} are in {out}", file=sys.stderr)
     return rows
 
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +78,8 @@ def score(
     for flag, file in (("--output", output), ("--regions", regions), ("--probabilities", probabilities)):
         if file is not None and file.suffix.lower() not in FORMATS:
             raise SettingsError(f"{flag} {file}: unknown format '{file.suffix}'; known: {', '.join(FORMATS)}")
+        if file is not None and file.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+            raise SettingsError(f"{flag} {file}: parquet needs pyarrow: pip install 'knowngood[parquet]'")
     if good is not None and explain is None:
         raise SettingsError("--good shows good images beside explanations; give --explain DIR with it")
     detector = load(model, device, unknown)
@@ -127,11 +130,11 @@ def score(
         tell(f"maps    {maps}")
     if probabilities is not None:
         told = detector.condition_probabilities(images).set_index("id")  # what could not be read has none
-        write_table(told.reindex(found["id"]).reset_index(), probabilities, "--probabilities")
+        write_table(told.reindex(found["id"]).reset_index(), probabilities)
         tell(f"p(c|x)  {probabilities}")
     if regions is not None and places is not None:
         located = region_table(images, places.found)
-        write_table(located, regions, "--regions")
+        write_table(located, regions)
         tell(f"regions {regions}: {len(located):,} in {located['id'].nunique():,} images")
     if explain is not None:
         table = found[found["error"].isna()] if "error" in found else found
@@ -141,7 +144,7 @@ def score(
         tell(f"why     {explain}: {len(said):,} explained, and inspection.html")
 
 
-def write_table(found: pd.DataFrame, output: Path | None, flag: str = "--output") -> None:
+def write_table(found: pd.DataFrame, output: Path | None) -> None:
     """A table, in the format that the suffix names."""
     if output is None:
         found.to_csv(sys.stdout, index=False)
@@ -153,10 +156,7 @@ def write_table(found: pd.DataFrame, output: Path | None, flag: str = "--output"
     elif suffix == ".json":
         found.to_json(output, orient="records", indent=1, force_ascii=False)
     else:
-        try:
-            found.to_parquet(output, index=False)
-        except ImportError:
-            raise SettingsError(f"{flag} {output}: parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
+        found.to_parquet(output, index=False)
 
 
 class MapWriter:
