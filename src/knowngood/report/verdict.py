@@ -141,7 +141,9 @@ def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
             "images. They differ from the calibration normals, for example in camera, light or handling: look at the "
             "false alarms below, and calibrate with images like these."
         )
-        told = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]  # no tick beside it
+        told: list[tuple[Tone, str]] = [  # no tick beside it
+            ("note" if tone == "good" else tone, said) for tone, said in verdict.statements
+        ]
         verdict.statements[:] = [*told, ("warn", text)]
     elif alarms < low:
         text = f"{start}, fewer than the {low:,} to {high:,} expected. The promise is kept with room to spare."
