@@ -22,9 +22,8 @@ from knowngood.patches import Patches
 from knowngood.representation import Backbone, Edges, Features, Pixels, Table
 from knowngood.rows import Items, Representation
 from knowngood.scores import Score, build_score
+from knowngood.scores.codes import has_edges
 from knowngood.vae import ConditionalVAE
-
-LEAST_SIDE = 8  # of images that have outlines
 
 
 def represent(fit: Items, settings: Settings, schema: ConditionSchema, backbone: Backbone | None) -> Representation:
@@ -108,7 +107,7 @@ def choose_score(settings: Settings, objective: Objective, schema: ConditionSche
 def _has_outlines(settings: Settings, model: ConditionalVAE) -> bool:
     """Whether items are whole images of pixels, large enough to have edges."""
     pixels = model.patches is None and settings.representation == "pixels" and settings.tile is None
-    return pixels and len(model.shape) == 3 and min(model.shape[1:]) >= LEAST_SIDE
+    return pixels and has_edges(model)
 
 
 def wrapped(

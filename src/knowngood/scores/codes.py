@@ -11,6 +11,7 @@ from knowngood.errors import SettingsError
 from knowngood.representation.oriented_gradients import oriented_gradients
 from knowngood.vae import ConditionalVAE
 
+LEAST_SIDE = 8
 Of = Literal["latent", "pixels", "residual", "gradients"]
 
 
@@ -23,6 +24,11 @@ def codes(model: ConditionalVAE, x: Tensor, c: Tensor | None, of: Of) -> Tensor:
     if of == "latent":
         return model.encode(x, c).mean
     return (x - model.reconstruct(x, c)).flatten(1)
+
+
+def has_edges(model: ConditionalVAE) -> bool:
+    """Whether items are images, large enough for their edges to tell something."""
+    return len(model.shape) == 3 and min(model.shape[1:]) >= LEAST_SIDE
 
 
 def check_codes(model: ConditionalVAE, of: Of, score: str) -> None:

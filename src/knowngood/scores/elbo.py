@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from knowngood.config import Elbo
+from knowngood.config import IWAE, Elbo, InputComplexity, LikelihoodRegret
 from knowngood.objectives.base import Batch
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
 from knowngood.vae import ConditionalVAE, DiagonalGaussian
@@ -18,7 +18,19 @@ NOISE_SEED = 0
 AT_ONCE_CPU, AT_ONCE_ACCELERATOR = 2**17, 2**23
 
 
-class ElboScore(Score):
+class DrawnScore(Score):
+    """A score over common draws of z, made once and saved with the model; with 0 of them z is the posterior mean."""
+
+    def __init__(self, options: Elbo | IWAE | InputComplexity | LikelihoodRegret) -> None:
+        super().__init__(options)
+        self.samples = options.samples
+
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """{"noise": (L, D)}, nothing with 0 draws."""
+        return {"noise": common_normals(self.samples, model.latent_dim)} if self.samples else {}
+
+
+class ElboScore(DrawnScore):
     """−E_q log p(x|z,c) + KL(q(z|x,c) ‖ r(z|c)) in nats, the dCVAE paper's E(x).
 
     The expectation is the mean over L draws z_l = μ + σ·ε_l, with the same ε for every item: L points of a scrambled
@@ -29,13 +41,6 @@ class ElboScore(Score):
 
     has_map = True
     is_likelihood = True
-
-    def __init__(self, options: Elbo) -> None:
-        super().__init__(options)
-        self.samples = options.samples
-
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        return {"noise": common_normals(self.samples, model.latent_dim)} if self.samples else {}
 
     def score(
         self,

@@ -74,13 +74,8 @@ class FusionScore(Score):
     ) -> dict[str, Tensor]:
         held_out, fitted = _again(held_out), _again(fitted)
         states = [inner.settle(model, self._of(state, k), held_out, fitted) for k, inner in enumerate(self.inners)]
-        normals, trial = evenly(held_out, ITEMS, VALUES), None
-        if normals is None or len(normals.x) < FEWEST:
-            normals = evenly(fitted, ITEMS, VALUES)
-        elif self.weighting == "auto":
-            trial = Trial.of(held_out)
-        if normals is None:
-            raise DataError("score 'fusion' compares with good items; none were given")
+        normals, new = compared_with(held_out, fitted, ITEMS)
+        trial = Trial.of(held_out) if new and self.weighting == "auto" else None
         values = [values_of(inner, model, own, normals) for inner, own in zip(self.inners, states, strict=True)]
         state = self.joined(states, torch.stack(values), normals.stratum, self._given())
         if trial is not None:
@@ -102,12 +97,7 @@ class FusionScore(Score):
         fitted: Iterable[Batch],
         cells: Cells,
     ) -> dict[str, Tensor]:
-        most = max(FEWEST_HIDDEN, HIDDEN_ROWS // len(cells))
-        normals = evenly(held_out, most, VALUES)
-        if normals is None or len(normals.x) < FEWEST:
-            normals = evenly(fitted, most, VALUES)
-        if normals is None:
-            raise DataError("score 'fusion' compares with good items; none were given")
+        normals, _ = compared_with(held_out, fitted, max(FEWEST_HIDDEN, HIDDEN_ROWS // len(cells)))
         given = normals.c is not None
         values: list[Floats] = []
         for k, inner in enumerate(self.inners):
@@ -116,8 +106,7 @@ class FusionScore(Score):
             def scored(x: Tensor, c: Tensor | None, stratum: Tensor, inner: Score = inner, own: Any = own) -> Tensor:
                 return inner.score(model, own, x, c, stratum).values.cpu()
 
-            parts = [cells.under_each(scored, x, seen=given) for x in normals.x.split(AT_ONCE)]
-            values.append(torch.cat(parts).double().numpy())
+            values.append(cells.under_each(scored, normals.x, seen=given).double().numpy())
         return {**state, "hidden": torch.from_numpy(self.each_summed_out(cells, values))}
 
     def each_summed_out(self, cells: Cells, values: list[Floats]) -> Floats:
@@ -208,6 +197,17 @@ class FusionScore(Score):
         one = self.inners[k].score(model, self._of(state, k), x, c, stratum, want_map=want_map)
         surprise = surprise_by(tails[k], one.values.cpu().numpy(), stratum.cpu().numpy())
         return torch.from_numpy(surprise).to(one.values.device), one
+
+
+def compared_with(held_out: Iterable[Batch], fitted: Iterable[Batch], most: int) -> tuple[Batch, bool]:
+    """Good items that tails are taken from, and whether the model was not fitted on them: there must be 30 of these."""
+    normals = evenly(held_out, most, VALUES)
+    new = normals is not None and len(normals.x) >= FEWEST
+    if not new:
+        normals = evenly(fitted, most, VALUES)
+    if normals is None:
+        raise DataError("score 'fusion' compares with good items; none were given")
+    return normals, new
 
 
 def values_of(score: Score, model: ConditionalVAE, state: dict[str, Tensor], normals: Batch) -> Tensor:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from knowngood.images.conditions import ConditionSchema
 
+AT_ONCE = 128  # rows
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -37,8 +39,13 @@ class Cells:
     def under_each(
         self, score: Callable[[Tensor, Tensor | None, Tensor], Tensor], x: Tensor, *, seen: bool = True
     ) -> Tensor:
-        """(B, R) what `score` of x, c and stratum gives x (B, *shape) under every condition; c None unless seen."""
-        found = []
-        for c, stratum in zip(self.c, self.stratum, strict=True):
-            found.append(score(x, c.expand(len(x), -1) if seen else None, stratum.expand(len(x))))
-        return torch.stack(found, 1)
+        """(B, R) what `score` of x, c and stratum gives x (B, *shape) under every condition; c None unless seen.
+
+        All rows of an item come one after the other, so that what does not depend on c can be done once.
+        """
+        found, r = [], len(self)
+        for some in x.split(max(1, AT_ONCE // r)):
+            c = self.c.repeat(len(some), 1) if seen else None
+            values = score(some.repeat_interleave(r, 0), c, self.stratum.repeat(len(some)))
+            found.append(values.unflatten(0, (len(some), r)))
+        return torch.cat(found)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from knowngood.config import InputComplexity
 from knowngood.errors import SettingsError
 from knowngood.nets.likelihoods import GaussianLikelihood
-from knowngood.objectives.base import Batch
-from knowngood.scores.base import Score, ScoreResult, item_sum, wide
+from knowngood.scores.base import ScoreResult, item_sum, wide
 from knowngood.scores.code_length import LEVELS, code_length
-from knowngood.scores.elbo import common_normals, decoded
+from knowngood.scores.elbo import DrawnScore, decoded
 from knowngood.vae import ConditionalVAE
 
 
-class InputComplexityScore(Score):
+class InputComplexityScore(DrawnScore):
     """(−log₂ p(x|c) − L(x)) / d: bits a value, d values, L(x) the length of x in a lossless code.
 
     Serrà et al., arXiv:1909.11480. Simple images are likely under almost any model, odd or not; what they take in a
@@ -30,10 +27,6 @@ class InputComplexityScore(Score):
     Parts: `complexity_model` and `complexity_code`, the two in bits a value; the score is their difference. Images of
     fewer levels, 4 bits say, shift all scores alike. It has no map, and it is no likelihood: L depends on x.
     """
-
-    def __init__(self, options: InputComplexity) -> None:
-        super().__init__(options)
-        self.samples = options.samples
 
     def check(self, model: ConditionalVAE) -> None:
         if len(model.shape) != 3:
@@ -47,10 +40,6 @@ class InputComplexityScore(Score):
                 f"'{model.likelihood.options.name}' gives none; fit with likelihood='gaussian', or take "
                 "scoring='typicality'"
             )
-
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """{"noise": (L, D)}, nothing with 0 draws."""
-        return {"noise": common_normals(self.samples, model.latent_dim)} if self.samples else {}
 
     def score(
         self,

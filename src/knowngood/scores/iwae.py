@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from knowngood.config import IWAE
 from knowngood.nets.likelihoods import LOG_2PI
-from knowngood.objectives.base import Batch
-from knowngood.scores.base import Score, ScoreResult, item_sum
-from knowngood.scores.elbo import common_normals, decoded
+from knowngood.scores.base import ScoreResult, item_sum
+from knowngood.scores.elbo import DrawnScore, decoded
 from knowngood.vae import ConditionalVAE
 
 
-class IWAEScore(Score):
+class IWAEScore(DrawnScore):
     """−log K⁻¹ Σ_k p(x|z_k,c) r(z_k|c) / q(z_k|x,c) in nats, z_k = μ + σ·ε_k: the importance-weighted bound.
 
     Burda et al., arXiv:1509.00519. In expectation over ε it falls as K rises, from the ELBO of one draw at K = 1
@@ -25,14 +22,6 @@ class IWAEScore(Score):
     """
 
     is_likelihood = True
-
-    def __init__(self, options: IWAE) -> None:
-        super().__init__(options)
-        self.samples = options.samples
-
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """{"noise": (K, D)}."""
-        return {"noise": common_normals(self.samples, model.latent_dim)}
 
     def score(
         self,

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from knowngood.config import LikelihoodRegret
-from knowngood.objectives.base import Batch
-from knowngood.scores.base import Score, ScoreResult, item_sum
+from knowngood.scores.base import ScoreResult, item_sum
 from knowngood.scores.climbing import climb, within
-from knowngood.scores.elbo import AT_ONCE_ACCELERATOR, AT_ONCE_CPU, common_normals, decoded
+from knowngood.scores.elbo import AT_ONCE_ACCELERATOR, AT_ONCE_CPU, DrawnScore, decoded
 from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
 FIRST_SHARE = 0.7  # of the way to where the gradient of the first pair of draws is 0; of later pairs less
@@ -22,7 +20,7 @@ TRUST = 4  # how many pairs of draws the encoder's variances are worth, dimensio
 NARROW = 3.0
 
 
-class LikelihoodRegretScore(Score):
+class LikelihoodRegretScore(DrawnScore):
     """max over (μ, log σ²) of ELBO(x; μ, σ²) − ELBO(x; μ(x,c), σ²(x,c)) in nats, the decoder as it is.
 
     Xiao et al., arXiv:2003.02977, in the form that optimises the item's own posterior rather than a copy of the
@@ -44,11 +42,7 @@ class LikelihoodRegretScore(Score):
 
     def __init__(self, options: LikelihoodRegret) -> None:
         super().__init__(options)
-        self.samples, self.steps = options.samples, options.steps
-
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        """{"noise": (L, D)}."""
-        return {"noise": common_normals(self.samples, model.latent_dim)}
+        self.steps = options.steps
 
     def score(
         self,

@@ -34,7 +34,7 @@ class Rows(NamedTuple):
 
 
 def choose_rule(
-    setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str, *, sums_out: bool | None = None
+    setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str, *, sums_out: bool = False
 ) -> Literal["soft", "hard"]:
     """Which rule `marginalise` asks for: auto is soft for scores that sum conditions out, hard for all others.
 

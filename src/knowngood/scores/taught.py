@@ -9,13 +9,12 @@ from torch import Tensor
 
 from knowngood.objectives.base import Batch
 from knowngood.scores.base import Score, ScoreResult, wide
-from knowngood.scores.codes import codes
+from knowngood.scores.codes import codes, has_edges
 from knowngood.scores.hidden import Cells
 from knowngood.scores.marginal import Floats, Rows
 from knowngood.scores.patches import bounded
 from knowngood.vae import ConditionalVAE
 
-LEAST_SIDE = 8  # of an image whose edges tell something
 FLATTEST = 0.1  # smallest standard deviation of a code, as a share of the mean one: others are nearly constant
 WEIGHT = "taught_weight"
 
@@ -84,8 +83,7 @@ class TaughtScore(Score):
 
 def described(model: ConditionalVAE, x: Tensor) -> Tensor:
     """(B, V) float64: what labelled anomalies are told by, of items x (B, *shape), whatever their conditions."""
-    edges = len(model.shape) == 3 and min(model.shape[1:]) >= LEAST_SIDE
-    return wide(codes(model, x, None, "gradients" if edges else "pixels"))
+    return wide(codes(model, x, None, "gradients" if has_edges(model) else "pixels"))
 
 
 def usual(v: Tensor) -> tuple[Tensor, Tensor]:
