@@ -10,12 +10,12 @@ test: .venv/installed-dev  ## the whole test-suite; KNOWNGOOD_DATA=FOLDER adds t
 	$(BIN)/python -m pytest -n auto
 
 check: .venv/installed-dev  ## lint, format and types
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 bench: .venv/installed  ## speed of training and scoring against bare torch and the machine's matmul rate
-	$(BIN)/knowngood benchmark speed
+	$(BIN)/python -m benchmarks speed
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

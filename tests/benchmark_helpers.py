@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from knowngood.data import ImageSet
 from knowngood.errors import DataError
-from knowngood.images import ImageSet
 
 ALIVE = "TEST_BENCHMARK_PARENT"
 

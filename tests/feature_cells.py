@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from knowngood.detector import Detector
+from knowngood.detector.estimator import Detector
 
 CELL = 8
 FAST: dict[str, Any] = {"epochs": 1, "device": "cpu", "batch_size": 64, "net": {"name": "mlp", "hidden": (16,)}}

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from knowngood.config import MLP, Gaussian, Options
-from knowngood.objectives import Batch, Context, Objective
-from knowngood.vae import ConditionalVAE
+from knowngood.models.objectives import Batch, Context, Objective
+from knowngood.models.vae import ConditionalVAE
 
 
 def toy_model(

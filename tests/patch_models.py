@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from knowngood.config import MLP, Gaussian
-from knowngood.patches import Patches
-from knowngood.vae import ConditionalVAE
+from knowngood.models.patch_gaussian import Patches
+from knowngood.models.vae import ConditionalVAE
 
 F, H, W = 5, 3, 4
 SHAPE = (F, H, W)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from knowngood.config import MLP, Bernoulli, Conv, Gaussian
-from knowngood.objectives import Batch
-from knowngood.vae import ConditionalVAE
+from knowngood.models.objectives import Batch
+from knowngood.models.vae import ConditionalVAE
 
 IMAGE, TABLE = (2, 9, 12), (6,)
 CONDITIONS = 3

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from helpers import toy_model
 from knowngood.config import MLP, Options, parse_settings
-from knowngood.objectives import Objective
-from knowngood.objectives.densities import total_correlation
+from knowngood.models.objectives import Objective
+from knowngood.models.objectives.densities import total_correlation
+from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
 from knowngood.training import Source, train
-from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
 N = 1000
 

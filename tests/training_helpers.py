@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from knowngood.config import Settings, parse_settings
-from knowngood.objectives import Batch, Context, Objective
-from knowngood.objectives.vae import VAEObjective
+from knowngood.models.objectives import Batch, Context, Objective
+from knowngood.models.objectives.vae import VAEObjective
+from knowngood.models.vae import ConditionalVAE
 from knowngood.training import Source, train
-from knowngood.vae import ConditionalVAE
 
 SHAPE = (1, 8, 8)
 CLASSES = 3

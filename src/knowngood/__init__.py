@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from knowngood.detector import Detector as Detector
-    from knowngood.images import ImageSet as ImageSet
-    from knowngood.images import open_images as open_images
+    from knowngood.data import ImageSet as ImageSet
+    from knowngood.data import open_images as open_images
+    from knowngood.detector.estimator import Detector as Detector
 
 _LAZY = {
-    "Detector": "knowngood.detector",
-    "ImageSet": "knowngood.images",
-    "open_images": "knowngood.images",
+    "Detector": "knowngood.detector.estimator",
+    "ImageSet": "knowngood.data",
+    "open_images": "knowngood.data",
 }
 
 __all__ = ["Detector", "ImageSet", "__version__", "open_images"]

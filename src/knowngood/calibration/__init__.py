@@ -14,19 +14,26 @@ from knowngood.calibration.conformal import (
     threshold,
     verdict,
 )
+from knowngood.calibration.map_thresholds import MapCalibration
+from knowngood.calibration.regions import Region, find_regions, label_regions, regions_table
 from knowngood.calibration.splits import split_normals
 from knowngood.calibration.state import Calibration
 from knowngood.calibration.surprise import surprise
 
 __all__ = [
     "Calibration",
+    "MapCalibration",
+    "Region",
     "alarm_rank",
     "benjamini_hochberg",
     "cross_p_values",
     "false_alarm_counts",
     "false_alarm_interval",
+    "find_regions",
+    "label_regions",
     "minimum_normals",
     "p_values",
+    "regions_table",
     "split_normals",
     "surprise",
     "threshold",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from knowngood import __version__
-from knowngood.cli import benchmark, data, demo, evaluate, figure, info, inspect, score, train
+from knowngood.cli import data, demo, evaluate, figure, info, inspect, score, train
 from knowngood.cli.console import fail, note, say
 from knowngood.errors import KnowngoodError
 
@@ -46,7 +46,6 @@ def build_app() -> typer.Typer:
     app.callback()(_knowngood)
     for command in (demo.demo, inspect.inspect, train.train, score.score, evaluate.evaluate, figure.figure, info.info):
         app.command()(command)
-    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(benchmark.benchmark)
     app.add_typer(data.app, name="data")
     return app
 

@@ -14,7 +14,7 @@ app = typer.Typer(help="Named data sets.", no_args_is_help=True)
 @app.command("list")
 def list_() -> None:
     """List the data sets that a name stands for."""
-    from knowngood.images import describe_datasets
+    from knowngood.data import describe_datasets
 
     columns = ["name", "images", "shape", "classes", "licence", "where"]
     table(columns, [[record[column] for column in columns] for record in describe_datasets()])
@@ -25,7 +25,7 @@ def get(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a name that `data list` shows", show_default=False)],
 ) -> None:
     """Find or download a data set, check it, and say what it holds."""
-    from knowngood.images import open_dataset
+    from knowngood.data import open_dataset
 
     images = open_dataset(name)
     say(f"{images.variant or images.name}: {len(images):,} images")

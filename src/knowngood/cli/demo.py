@@ -14,7 +14,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="where the model and the report go", metavar="DIR")] = Path("runs/demo"),
 ) -> None:
     """Train on real handwritten digits, meet a digit never seen before, and write a report."""
-    from knowngood.demo import run_demo
+    from knowngood.evaluation.demo import run_demo
 
     result = run_demo(out, progress=on_terminal())
     say(f"digit {result.holdout} was never seen: AUROC {result.auroc:.3f}; trained in {result.seconds:.0f} s")

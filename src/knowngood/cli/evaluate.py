@@ -27,7 +27,7 @@ from knowngood.cli.inputs import (
 )
 
 if TYPE_CHECKING:
-    from knowngood.evaluation import Evaluation
+    from knowngood.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -63,8 +63,8 @@ def evaluate(
             note("the class gives the labels, so the model does not see it: it is inferred (--known-class shows it)")
             unknown = unknown or "infer"
 
-    from knowngood import evaluation
-    from knowngood.inspecting import Thumbnails
+    from knowngood.evaluation import evaluate as evaluation
+    from knowngood.evaluation.inspected import Thumbnails
 
     small = Thumbnails(detector, images) if inspect and detector.pipeline_.score.has_map else None
     found = evaluation.evaluate(
@@ -84,14 +84,14 @@ def evaluate(
     title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
     command = shlex.join(["knowngood", *sys.argv[1:]])
     if report:
-        from knowngood.report import write_report
+        from knowngood.evaluation.report import write_report
 
         report.parent.mkdir(parents=True, exist_ok=True)
         write_report(report, evaluation.report_inputs(detector, found, title=title, command=command, classes=classes))
         say(f"report  {report}")
     if inspect:
-        from knowngood.inspecting import inspected
-        from knowngood.report import write_inspection
+        from knowngood.evaluation.inspected import inspected
+        from knowngood.evaluation.report import write_inspection
 
         said = found.table.attrs["explanations"]
         shown = {} if small is None else small.maps

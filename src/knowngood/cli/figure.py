@@ -24,11 +24,11 @@ from knowngood.cli.inputs import (
     open_selected,
 )
 from knowngood.config import nearest
-from knowngood.drawing import FIGURES
 from knowngood.errors import SettingsError
+from knowngood.evaluation.drawing import FIGURES
 
 if TYPE_CHECKING:
-    from knowngood.drawing.subject import Subject
+    from knowngood.evaluation.drawing.subject import Subject
 
 FORMATS = (".png", ".svg", ".pdf")
 MOVING = ".gif"
@@ -110,7 +110,7 @@ def figure(
     if out.suffix.lower() == MOVING:
         options["gif"] = out
 
-    from knowngood.figures.style import save
+    from knowngood.evaluation.figures.style import save
 
     out.parent.mkdir(parents=True, exist_ok=True)
     drawn = draw(found, **options)
@@ -121,7 +121,7 @@ def figure(
 
 def _function(name: str) -> Callable[..., Any]:
     module, _, function = FIGURES[name][0].partition(":")
-    return getattr(importlib.import_module(module), function)
+    return getattr(importlib.import_module(f"knowngood.evaluation.drawing.{module}"), function)
 
 
 def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any], out: Path) -> None:
@@ -156,7 +156,7 @@ def _subject(
             label, n = f"{path.resolve().name} ({n})", n + 1
         models[label] = load(path, device, unknown)
 
-    from knowngood.drawing.subject import Subject
+    from knowngood.evaluation.drawing.subject import Subject
 
     if data is None:
         return Subject(models, unknown=unknown)  # type: ignore[arg-type]

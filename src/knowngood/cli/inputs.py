@@ -11,8 +11,8 @@ from knowngood.config import nearest
 from knowngood.errors import ArtifactError, DataError, SettingsError
 
 if TYPE_CHECKING:
-    from knowngood.detector import Detector
-    from knowngood.images import ImageSet
+    from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
 
 Data = Annotated[
     str,
@@ -50,7 +50,7 @@ def open_selected(
     strict: bool = False,
 ) -> ImageSet:
     """Open a data argument and keep the classes that were asked for."""
-    from knowngood.images import open_images, select
+    from knowngood.data import open_images, select
 
     images = open_images(data, strict=strict)
     if normal or anomalous or holdout:
@@ -104,6 +104,6 @@ def load(model: Path, device: str | None, unknown: str | None) -> Detector:
         raise SettingsError(f"--unknown {unknown}: expected error or infer")
     folder = model_folder(model)
 
-    from knowngood.detector import Detector
+    from knowngood.detector.estimator import Detector
 
     return Detector.load(folder, device=device or "cpu")

@@ -13,7 +13,7 @@ from knowngood.cli.console import say, table
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
 
 if TYPE_CHECKING:
-    from knowngood.images import ImageSet
+    from knowngood.data import ImageSet
 
 _SHOWN = 5
 
@@ -34,7 +34,7 @@ def inspect(
     ] = None,
 ) -> None:
     """List what is wrong with the data, file by file. Exit status 3 if training on it would be refused."""
-    from knowngood.images import audit
+    from knowngood.data import audit
 
     images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)
     found = audit(images)

@@ -19,8 +19,8 @@ import typer
 from pydantic.fields import FieldInfo
 
 from knowngood.config import Settings, choices, parse_settings, read_settings
+from knowngood.config.presets import preset_names, read_preset
 from knowngood.errors import SettingsError
-from knowngood.presets import preset_names, read_preset
 
 # The words of the dCVAE paper's command line. Underscores for hyphens are accepted everywhere.
 ALIASES = {"objective": ("--model",), "epochs": ("--num-epochs",)}

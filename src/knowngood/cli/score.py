@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from knowngood.detector import Detector
-    from knowngood.explaining import Explanation
-    from knowngood.images import ImageSet
-    from knowngood.localisation import MapCalibration, Region
-    from knowngood.mapping import Mapped
+    from knowngood.calibration.map_thresholds import MapCalibration
+    from knowngood.calibration.regions import Region
+    from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
+    from knowngood.detector.explain import Explanation
+    from knowngood.detector.maps import Mapped
 
 SHOWN = 10  # files that could not be scored
 FORMATS = (".csv", ".parquet", ".json")
@@ -84,10 +85,10 @@ def score(
         raise SettingsError("--good shows good images beside explanations; give --explain DIR with it")
     detector = load(model, device, unknown)
 
-    from knowngood.images import open_images
-    from knowngood.inferring import check_tells_conditions
-    from knowngood.inspecting import Thumbnails
-    from knowngood.verdicts import region_table
+    from knowngood.data import open_images
+    from knowngood.detector.condition_posterior import check_tells_conditions
+    from knowngood.detector.results import region_table
+    from knowngood.evaluation.inspected import Thumbnails
 
     if maps is not None:
         detector.pipeline_.check_maps()
@@ -212,16 +213,16 @@ class Places:
 
     def __call__(self, i: int, one: Mapped) -> None:
         """Those of the next image."""
-        from knowngood.mapping import regions_in
+        from knowngood.detector.maps import regions_in
 
         self.found.append(regions_in(self.usual, one, self.alpha))
 
 
 def write_explanations(folder: Path, said: Sequence[Explanation], *good: ImageSet) -> None:
     """A PNG for each explanation, and explanations.json. The nearest good images are drawn where `good` has them."""
-    from knowngood.figures import style
-    from knowngood.figures.explanation import explanation
-    from knowngood.inspecting import pictures
+    from knowngood.evaluation.figures import style
+    from knowngood.evaluation.figures.explanation import explanation
+    from knowngood.evaluation.inspected import pictures
 
     folder.mkdir(parents=True, exist_ok=True)
     names = file_names([one.id for one in said])
@@ -244,8 +245,8 @@ def write_page(
     maps: Mapping[str, np.ndarray],
 ) -> None:
     """The inspection page of these images, whose rows the table has in their order; reduced maps of some are there."""
-    from knowngood.inspecting import inspected
-    from knowngood.report import write_inspection
+    from knowngood.evaluation.inspected import inspected
+    from knowngood.evaluation.report import write_inspection
 
     items = inspected(detector, images, table, said, unknown=unknown, maps=maps)  # type: ignore[arg-type]
     command = shlex.join(["knowngood", *sys.argv[1:]])

@@ -19,8 +19,8 @@ from knowngood.config import Settings
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
-    from knowngood.detector import Detector
-    from knowngood.images import ImageSet
+    from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
 
 
 @with_settings
@@ -91,7 +91,7 @@ def train(
         _mention_classes(good)
 
     from knowngood.calibration import minimum_normals
-    from knowngood.detector import Detector
+    from knowngood.detector.estimator import Detector
 
     note(f"training {settings.objective.name} on {len(good):,} good images; the log grows in {folder / 'run'}")
     detector = Detector.from_settings(settings)
@@ -170,8 +170,8 @@ def _to_train_on(
         train = images.splits == "train"
     good = np.flatnonzero(train & (images.labels != 1))
     if len(good) < train.sum():
-        from knowngood.given import labelled_term
-        from knowngood.patch_fitting import teaches_score
+        from knowngood.detector.fit.given import labelled_term
+        from knowngood.detector.fit.patch_fitting import teaches_score
 
         teach = teaches_score(settings) or labelled_term(settings, settings.objective.build()) is not None
         role = "teach what is odd" if teach else "are left out of training"
@@ -209,7 +209,7 @@ def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: 
 def _draw_reconstructions(path: Path, detector: Detector, images: ImageSet) -> None:
     import numpy as np
 
-    from knowngood.figures import triptychs
+    from knowngood.evaluation.figures import triptychs
 
     pipeline = detector.pipeline_
     images = images.replace(

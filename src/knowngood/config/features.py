@@ -48,7 +48,7 @@ class FeatureGrid(Options):
 
 
 class LiteGrid(FeatureGrid):
-    implementation = "knowngood.representation.backbones.weights:load_lite"
+    implementation = "knowngood.representations.backbones.weights:load_lite"
     blocks: tuple[int, ...] = Field((3, 6, 14), description="blocks whose outputs are taken, counted from 0")
     weights: Path | None = Field(None, description="file of the published weights; default: looked for")
 
@@ -75,7 +75,7 @@ class EfficientNetLite2(LiteGrid):
 class OwnBackbone(FeatureGrid):
     """A `Backbone` object of your own, which is given beside the settings."""
 
-    implementation = "knowngood.representation.backbones.weights:own_is_missing"
+    implementation = "knowngood.representations.backbones.weights:own_is_missing"
     name: Literal["own"] = "own"
 
 

@@ -12,7 +12,7 @@ from knowngood.config.base import Options, named
 class LabelledTerm(Options):
     """What labelled anomalies cost, on top of any objective."""
 
-    implementation = "knowngood.objectives.labelled:Labelled"
+    implementation = "knowngood.models.objectives.labelled:Labelled"
     weight: float = Field(1.0, ge=0, description="beside the loss of good items")
     warmup: float = Field(0.25, ge=0, lt=1, description="share of all steps on good items only")
 

@@ -12,7 +12,7 @@ from knowngood.config.base import Options, named
 class MLP(Options):
     """Fully connected encoder and its mirror."""
 
-    implementation = "knowngood.nets.mlp:MLPNet"
+    implementation = "knowngood.models.nets.mlp:MLPNet"
     name: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = Field((512, 256), description="encoder widths; the decoder mirrors them")
     noise: float = Field(0.0, ge=0, description="σ of the noise on the encoder's input in training, in units of x")
@@ -21,7 +21,7 @@ class MLP(Options):
 class Conv(Options):
     """Strided convolutions with residual blocks, for any size from 8×8 up; the decoder mirrors them."""
 
-    implementation = "knowngood.nets.conv:ConvNet"
+    implementation = "knowngood.models.nets.conv:ConvNet"
     name: Literal["conv"] = "conv"
     channels: tuple[PositiveInt, ...] | None = Field(
         None, description="channels a stage, each stage halves the size; default chosen from the image size"
@@ -32,14 +32,14 @@ class Conv(Options):
 class EluPool(Options):
     """16-16-pool-32-32-pool-64-64 convolutions (3×3, ELU), dense 512: the one-normal-class convolutional VAE."""
 
-    implementation = "knowngood.nets.elu_pool:EluPoolNet"
+    implementation = "knowngood.models.nets.elu_pool:EluPoolNet"
     name: Literal["elu_pool"] = "elu_pool"
 
 
 class StridedBatchNorm(Options):
     """32-64-64-64 strided convolutions with batch norm, LeakyReLU and dropout .1: the chest X-ray VAE."""
 
-    implementation = "knowngood.nets.strided_batch_norm:StridedBatchNormNet"
+    implementation = "knowngood.models.nets.strided_batch_norm:StridedBatchNormNet"
     name: Literal["strided_batch_norm"] = "strided_batch_norm"
 
 
@@ -52,14 +52,14 @@ NetOptions = Annotated[
 class Bernoulli(Options):
     """Cross-entropy of values in [0, 1] against a Bernoulli decoder."""
 
-    implementation = "knowngood.nets.likelihoods:BernoulliLikelihood"
+    implementation = "knowngood.models.likelihoods:BernoulliLikelihood"
     name: Literal["bernoulli"] = "bernoulli"
 
 
 class Gaussian(Options):
     """Normal with fixed σ (a number) or learned σ: one scalar, one a pixel, or one a pixel and input."""
 
-    implementation = "knowngood.nets.likelihoods:GaussianLikelihood"
+    implementation = "knowngood.models.likelihoods:GaussianLikelihood"
     name: Literal["gaussian"] = "gaussian"
     sigma: PositiveFloat | Literal["scalar", "pixel", "input"] = "scalar"
     squash: bool = Field(False, description="keep the mean within (0, 1) by a sigmoid")

@@ -12,7 +12,7 @@ from knowngood.config.base import Options, named
 class VAE(Options):
     """Variational autoencoder: −E log p(x|z) + KL. Ignores the conditions. arXiv:1312.6114."""
 
-    implementation = "knowngood.objectives.vae:VAEObjective"
+    implementation = "knowngood.models.objectives.vae:VAEObjective"
     name: Literal["vae"] = "vae"
 
 
@@ -22,7 +22,7 @@ class BetaVAE(Options):
     Ignores the conditions. Higgins et al. 2017; arXiv:1804.03599.
     """
 
-    implementation = "knowngood.objectives.beta_vae:BetaVAEObjective"
+    implementation = "knowngood.models.objectives.beta_vae:BetaVAEObjective"
     name: Literal["beta_vae"] = "beta_vae"
     beta: float = Field(4.0, ge=0, description="weight of the KL term")
     capacity: float | None = Field(
@@ -35,7 +35,7 @@ class BetaVAE(Options):
 class CVAE(Options):
     """Conditional VAE: −E log p(x|z,c) + KL(q(z|x,c) ‖ r(z|c)). Sohn et al. 2015."""
 
-    implementation = "knowngood.objectives.cvae:CVAEObjective"
+    implementation = "knowngood.models.objectives.cvae:CVAEObjective"
     name: Literal["cvae"] = "cvae"
 
 
@@ -45,7 +45,7 @@ class DCVAE(Options):
     `tc="bound"` is the published bound: a CVAE with a learned conditional prior, where β must stay 1.
     """
 
-    implementation = "knowngood.objectives.dcvae:DCVAEObjective"
+    implementation = "knowngood.models.objectives.dcvae:DCVAEObjective"
     name: Literal["dcvae"] = "dcvae"
     beta: float | None = Field(None, ge=0, description="weight of TC(z|c); default 2, or 1 with tc=bound")
     tc: Literal["explicit", "bound"] = "explicit"
@@ -64,7 +64,7 @@ class DCVAE(Options):
 class FactorVAE(Options):
     """VAE + γ·TC(z), TC by a discriminator between z and z with its dimensions permuted. arXiv:1802.05983."""
 
-    implementation = "knowngood.objectives.factor_vae:FactorVAEObjective"
+    implementation = "knowngood.models.objectives.factor_vae:FactorVAEObjective"
     name: Literal["factor_vae"] = "factor_vae"
     gamma: float = Field(6.4, ge=0, description="weight of TC(z)")
     discriminator_layers: PositiveInt = Field(6, description="hidden layers of the discriminator")
@@ -74,7 +74,7 @@ class FactorVAE(Options):
 class TCVAE(Options):
     """β-TCVAE: rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)), parts by minibatch. arXiv:1802.04942."""
 
-    implementation = "knowngood.objectives.tc_vae:TCVAEObjective"
+    implementation = "knowngood.models.objectives.tc_vae:TCVAEObjective"
     name: Literal["tc_vae"] = "tc_vae"
     alpha: float = Field(1.0, ge=0, description="weight of I(z;n), what z knows of the item")
     beta: float = Field(6.0, ge=0, description="weight of TC(z)")
@@ -88,7 +88,7 @@ class RFVAE(Options):
     rec + Σ_d λ(r_d)·KL_d + γ·TC(r⊙z) + η_S·Σ_d r_d + η_H·Σ_d H(r_d), λ falling from λ_max at r = 0 to λ_min at r = 1.
     """
 
-    implementation = "knowngood.objectives.rf_vae:RFVAEObjective"
+    implementation = "knowngood.models.objectives.rf_vae:RFVAEObjective"
     name: Literal["rf_vae"] = "rf_vae"
     gamma: float = Field(6.4, ge=0, description="weight of TC(r⊙z)")
     lambda_min: float = Field(0.1, ge=0, description="KL weight of a relevant dimension")
@@ -114,7 +114,7 @@ class RFVAE(Options):
 class DIPVAE(Options):
     """VAE + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)². C: covariance of μ (I), of z (II). arXiv:1711.00848."""
 
-    implementation = "knowngood.objectives.dip_vae:DIPVAEObjective"
+    implementation = "knowngood.models.objectives.dip_vae:DIPVAEObjective"
     name: Literal["dip_vae"] = "dip_vae"
     form: Literal["I", "II"] = Field("II", description="covariance of the posterior means (I) or of z (II)")
     lambda_od: float = Field(10.0, ge=0, description="weight of covariances between dimensions")
@@ -126,7 +126,7 @@ class DIPVAE(Options):
 class InfoVAE(Options):
     """rec + (1−α)·KL + (α+λ−1)·MMD²(q(z), r(z)): information is kept, the aggregate matched. arXiv:1706.02262."""
 
-    implementation = "knowngood.objectives.info_vae:InfoVAEObjective"
+    implementation = "knowngood.models.objectives.info_vae:InfoVAEObjective"
     name: Literal["info_vae"] = "info_vae"
     alpha: float = Field(0.5, le=1, description="share of the KL that is given up")
     lambda_mmd: float = Field(100.0, ge=0, description="λ: the MMD has the weight alpha + λ − 1")
@@ -145,7 +145,7 @@ class InfoVAE(Options):
 class CorEx(Options):
     """−E log q(x|z) + Σ_j KL(p(z_j|x) ‖ r_j(z_j)) with learned marginals r_j. Gao et al., arXiv:1802.05822."""
 
-    implementation = "knowngood.objectives.corex:CorExObjective"
+    implementation = "knowngood.models.objectives.corex:CorExObjective"
     name: Literal["corex"] = "corex"
 
 
@@ -156,7 +156,7 @@ class DANVAE(Options):
     learned. An item that does not show its factors y has the prior N(0, I) on z_n and no head term.
     """
 
-    implementation = "knowngood.objectives.dan_vae:DANVAEObjective"
+    implementation = "knowngood.models.objectives.dan_vae:DANVAEObjective"
     name: Literal["dan_vae"] = "dan_vae"
     nuisance_dim: PositiveInt = Field(8, description="dimensions of z_n, the last ones of z")
     factors: tuple[str, ...] = Field(

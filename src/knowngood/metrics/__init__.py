@@ -1,14 +1,7 @@
 """Arrays in, numbers out. Metrics of a ranking use the continuous anomaly score, never p-values."""
 
-from knowngood.metrics.bootstrap import bootstrap_aucs, bootstrap_interval
-from knowngood.metrics.pixels import (
-    ProCurve,
-    aupro,
-    pixel_auroc,
-    pixel_average_precision,
-    pixel_metrics,
-    pro_curve,
-)
+from knowngood.metrics.intervals import bootstrap_aucs, bootstrap_interval
+from knowngood.metrics.pixels import ProCurve, aupro, pixel_auroc, pixel_average_precision, pixel_metrics, pro_curve
 from knowngood.metrics.ranking import RocCurve, average_precision, fpr_at_tpr, roc_auc, roc_curve
 
 __all__ = [

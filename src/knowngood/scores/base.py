@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from knowngood.config import Options
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.hidden import Cells
 from knowngood.scores.marginal import Floats, Rows, soft
-from knowngood.vae import ConditionalVAE
 
 
 class ScoreResult(NamedTuple):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.representation.oriented_gradients import oriented_gradients
-from knowngood.vae import ConditionalVAE
+from knowngood.models.vae import ConditionalVAE
+from knowngood.representations.gradients import oriented_gradients
 
 LEAST_SIDE = 8
 Of = Literal["latent", "pixels", "residual", "gradients"]

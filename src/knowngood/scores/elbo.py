@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from knowngood.config import IWAE, Elbo, InputComplexity, LikelihoodRegret
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
-from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
 NOISE_SEED = 0
 # Pixel values decoded together, so that a layer's activations stay within some 15 MB, on accelerators 1 GB.

@@ -12,12 +12,12 @@ from torch import Tensor
 from knowngood.calibration import Calibration
 from knowngood.config import Fusion, Options
 from knowngood.errors import DataError, SettingsError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult
 from knowngood.scores.hidden import Cells
 from knowngood.scores.marginal import Floats, Rows, hard, soft
 from knowngood.scores.trial import AT_ONCE, FEWEST, Trial, evenly, fitted_weights
-from knowngood.vae import ConditionalVAE
 
 ITEMS, VALUES = 4096, 1 << 27  # good items that tails are taken from, and values of these at most
 HIDDEN_ROWS, FEWEST_HIDDEN = 1 << 15, 256  # good items times conditions for tails without these, and items at least

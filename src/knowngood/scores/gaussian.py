@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from knowngood.errors import SettingsError
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, item_sum
-from knowngood.vae import ConditionalVAE
 
 
 class GaussianScore(Score):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from knowngood.config import Gradient
 from knowngood.errors import DataError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, wide
-from knowngood.vae import ConditionalVAE
 
 PREFIX = "mean_gradient."
 VALUES_OF_ITEM = 16  # activations an item's decoding holds for each value of x, about

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
-from knowngood.vae import ConditionalVAE
 
 
 class GradientMapScore(Score):

@@ -11,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from knowngood.images.conditions import ConditionSchema
+    from knowngood.data.conditions import ConditionSchema
 
 AT_ONCE = 128  # rows
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.nets.likelihoods import GaussianLikelihood
+from knowngood.models.likelihoods import GaussianLikelihood
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import ScoreResult, item_sum, wide
 from knowngood.scores.code_length import LEVELS, code_length
 from knowngood.scores.elbo import DrawnScore, decoded
-from knowngood.vae import ConditionalVAE
 
 
 class InputComplexityScore(DrawnScore):

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from knowngood.nets.likelihoods import LOG_2PI
+from knowngood.models.likelihoods import LOG_2PI
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import ScoreResult, item_sum
 from knowngood.scores.elbo import DrawnScore, decoded
-from knowngood.vae import ConditionalVAE
 
 
 class IWAEScore(DrawnScore):

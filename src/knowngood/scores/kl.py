@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, item_sum
-from knowngood.vae import ConditionalVAE
 
 
 class KLScore(Score):

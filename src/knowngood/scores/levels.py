@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from knowngood.patches import FEWEST
+from knowngood.models.patch_gaussian import FEWEST
 
 ENOUGH = 100  # scores that the level of a place is taken from
 SMALLEST = 1e-6

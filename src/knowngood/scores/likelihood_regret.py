@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from knowngood.config import LikelihoodRegret
+from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
 from knowngood.scores.base import ScoreResult, item_sum
 from knowngood.scores.climbing import climb, within
 from knowngood.scores.elbo import AT_ONCE_ACCELERATOR, AT_ONCE_CPU, DrawnScore, decoded
-from knowngood.vae import ConditionalVAE, DiagonalGaussian
 
 FIRST_SHARE = 0.7  # of the way to where the gradient of the first pair of draws is 0; of later pairs less
 TRUST = 4  # how many pairs of draws the encoder's variances are worth, dimension by dimension

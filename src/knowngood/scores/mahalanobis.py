@@ -9,10 +9,10 @@ from torch import Tensor
 
 from knowngood.config import Mahalanobis
 from knowngood.errors import DataError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, wide
 from knowngood.scores.codes import Of, check_codes, codes
-from knowngood.vae import ConditionalVAE
 
 FEWEST = 10  # codes for a stratum to have a mean of its own
 RIDGE = 1e-6  # of the mean variance: latent dimensions that no item uses must not amplify rounding

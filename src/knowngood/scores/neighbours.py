@@ -10,10 +10,10 @@ from torch import Tensor
 
 from knowngood.config import Neighbours
 from knowngood.errors import DataError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, wide
 from knowngood.scores.codes import Of, check_codes, codes
-from knowngood.vae import ConditionalVAE
 
 SEED = 0
 FEWEST = 10  # codes for a stratum to be searched by itself

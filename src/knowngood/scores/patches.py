@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.objectives.base import Batch
-from knowngood.patches import Patches, smooth
+from knowngood.models.objectives.base import Batch
+from knowngood.models.patch_gaussian import Patches, smooth
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, item_sum, wide
 from knowngood.scores.levels import Levels
-from knowngood.vae import ConditionalVAE
 
 Pooling = Literal["max", "top", "soft"]
 POOLINGS: tuple[Pooling, ...] = ("max", "top", "soft")

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from knowngood.config import Reconstruction
 from knowngood.errors import SettingsError
-from knowngood.nets.likelihoods import BernoulliLikelihood
+from knowngood.models.likelihoods import BernoulliLikelihood
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum, wide
 from knowngood.scores.ssim import ssim
-from knowngood.vae import ConditionalVAE
 
 CROSS_ENTROPY_EDGE = 1e-6
 

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from knowngood.config import Elbo, ReconstructionProbability
 from knowngood.errors import SettingsError
-from knowngood.nets.likelihoods import GaussianLikelihood
-from knowngood.objectives.base import Batch
+from knowngood.models.likelihoods import GaussianLikelihood
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult
 from knowngood.scores.elbo import ElboScore
-from knowngood.vae import ConditionalVAE
 
 
 class ReconstructionProbabilityScore(Score):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from knowngood.config import Elbo, Restoration
 from knowngood.errors import DataError, SettingsError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum, wide
 from knowngood.scores.elbo import ElboScore
-from knowngood.vae import ConditionalVAE
 
 FIRST_MOVE = 0.1  # of the pixel that moves most, on the range 0…1
 LONGER, SHORTER = 1.5, 0.5  # the step after one that lowered the objective, and after one that did not

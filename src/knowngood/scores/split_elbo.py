@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
-from knowngood.vae import ConditionalVAE
 
 
 class SplitElboScore(Score):

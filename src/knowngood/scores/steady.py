@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, wide
-from knowngood.vae import ConditionalVAE
 
 FEWEST, ITEMS = 30, 4096  # good images that the adjustment is fitted on
 LEVELS = 9

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, wide
 from knowngood.scores.codes import codes, has_edges
 from knowngood.scores.hidden import Cells
 from knowngood.scores.marginal import Floats, Rows
 from knowngood.scores.patches import bounded
-from knowngood.vae import ConditionalVAE
 
 FLATTEST = 0.1  # smallest standard deviation of a code, as a share of the mean one: others are nearly constant
 WEIGHT = "taught_weight"

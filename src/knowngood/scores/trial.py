@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from knowngood.images.whole_image_kinds import KINDS, LEAST_SIDE, altered
-from knowngood.objectives.base import Batch
+from knowngood.data.whole_image_kinds import KINDS, LEAST_SIDE, altered
+from knowngood.models.objectives.base import Batch
 
 Floats = NDArray[np.float64]
 

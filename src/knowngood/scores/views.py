@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.objectives.base import Batch
-from knowngood.objectives.viewed import in_view
+from knowngood.models.objectives.base import Batch
+from knowngood.models.objectives.viewed import in_view
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult
-from knowngood.vae import ConditionalVAE
 
 
 class ViewScore(Score):

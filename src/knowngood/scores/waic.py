@@ -9,10 +9,10 @@ from torch import Tensor
 
 from knowngood.config import WAIC, Elbo
 from knowngood.errors import SettingsError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult
 from knowngood.scores.elbo import ElboScore
-from knowngood.vae import ConditionalVAE
 
 
 class WAICScore(Score):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from knowngood.config import Settings
-from knowngood.devices import torch_device
 from knowngood.errors import SettingsError
+from knowngood.training.devices import torch_device
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

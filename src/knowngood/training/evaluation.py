@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from knowngood.objectives.base import Batch, Context, Objective
+from knowngood.models.objectives.base import Batch, Context, Objective
 from knowngood.training.engine import Engine
 from knowngood.training.sampler import PlainSampler, Sampler, StratifiedSampler
 from knowngood.training.source import BatchSource

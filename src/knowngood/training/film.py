@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from knowngood.errors import DataError, SettingsError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
 from knowngood.training.source import BatchSource
 
 IMAGES = 10
@@ -75,7 +75,7 @@ class Film:
         Raises:
             DataError: nothing was filmed: there was no evaluation.
         """
-        from knowngood.figures import training_film
+        from knowngood.evaluation.figures import training_film
 
         if not self.frames:
             raise DataError("film: there was no evaluation to film; training had no held-out images")

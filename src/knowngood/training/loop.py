@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from knowngood.config import Settings
 from knowngood.errors import TrainingError
-from knowngood.objectives.base import Batch, Context, Objective
+from knowngood.models.objectives.base import Batch, Context, Objective
 from knowngood.training.checkpoint import NAME, read_state, refuse_to_overwrite
 from knowngood.training.compiling import compiled
 from knowngood.training.engine import Engine, keep_freed_memory, make_engine

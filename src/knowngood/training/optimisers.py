@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from knowngood.config import Settings
 from knowngood.errors import SettingsError
-from knowngood.objectives.base import Objective
+from knowngood.models.objectives.base import Objective
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

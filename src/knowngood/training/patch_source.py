@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knowngood.objectives.base import Batch
-from knowngood.patches import Patches
+from knowngood.models.objectives.base import Batch
+from knowngood.models.patch_gaussian import Patches
 from knowngood.training.source import Facts
 
 MOST = 1 << 18  # patches held, half precision

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from knowngood.objectives.densities import SMALLEST_GROUP
+from knowngood.models.objectives.densities import SMALLEST_GROUP
 
 GROUPS = 4
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import DataError
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
 
 Scale = Callable[[Tensor], Tensor]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from knowngood.config import Settings
 from knowngood.errors import SettingsError
-from knowngood.objectives.base import Objective
+from knowngood.models.objectives.base import Objective
 from knowngood.training.checkpoint import put_into, read_checkpoint, write_checkpoint
 from knowngood.training.ema import Average, Best
 from knowngood.training.engine import Engine

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from knowngood.objectives.base import Batch
+from knowngood.models.objectives.base import Batch
 from knowngood.training.source import Facts
 
 PREFETCH = 4

@@ -1,0 +1,35 @@
+"""Images: sets of them from arrays, files and named data sets; class selection; the audit; condition columns."""
+
+from knowngood.data.audit import Audit, audit
+from knowngood.data.conditions import Column, ConditionSchema, Encoded, Expanded
+from knowngood.data.datasets.named import dataset_names, describe_datasets, open_dataset
+from knowngood.data.findings import Finding, Unreadable
+from knowngood.data.generated_factors import FactorPixels, open_factors
+from knowngood.data.imageset import ImageSet
+from knowngood.data.open import open_images
+from knowngood.data.pixel_source import ArrayPixels, FilePixels, PixelSource
+from knowngood.data.select import select
+from knowngood.data.tableset import TableSet
+
+__all__ = [
+    "ArrayPixels",
+    "Audit",
+    "Column",
+    "ConditionSchema",
+    "Encoded",
+    "Expanded",
+    "FactorPixels",
+    "FilePixels",
+    "Finding",
+    "ImageSet",
+    "PixelSource",
+    "TableSet",
+    "Unreadable",
+    "audit",
+    "dataset_names",
+    "describe_datasets",
+    "open_dataset",
+    "open_factors",
+    "open_images",
+    "select",
+]

@@ -1,0 +1,336 @@
+"""Conditions: columns of an image set that describe how an image was made, as one vector and one stratum an item.
+
+A schema is fitted once on the normals and saved with the model. Each column has roles: `model` (enters the nets as
+one-hot or standardised number), `stratify` (gets its own calibration), `infer` (may be unknown when scoring and is
+then summed out). A column without roles is carried along and ignored.
+
+Weights of unknown values come from the observed cells: the combinations of values of all `infer` and `stratify`
+columns among the fitted items, with their counts. Torch-free.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict
+
+from knowngood.config import Role, nearest
+from knowngood.data.columns import Column, Floats, Ints, explain_new, explain_unknown
+from knowngood.errors import DataError, SettingsError
+
+ALL_ROLES: tuple[Role, ...] = get_args(Role)
+MOST_CELLS = 4096
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One row an item: `c` (M, width) float32 for the nets, `stratum` (M,) int64 for calibration.
+
+    Stratum −1 stands for known values that never occurred together in the fit: no stratum has such normals.
+    """
+
+    c: NDArray[np.float32]
+    stratum: Ints
+
+
+@dataclass(frozen=True)
+class Expanded(Encoded):
+    """Rows to score. An item that lacks values has one row a compatible cell.
+
+    item: (M,) int64, ascending: the item each row belongs to. log_weight: (M,) float64, log π of the row's cell among
+    those compatible with the item; 0 for known items. known: (N,) bool, an item had every value. label: (M,) text of
+    the condition a row stands for.
+    """
+
+    item: Ints
+    log_weight: Floats
+    known: NDArray[np.bool_]
+    label: list[str]
+
+
+class ConditionSchema(BaseModel):
+    """The condition columns of a model, and which combinations of them were observed. An empty schema has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: tuple[Column, ...] = ()
+    cells: tuple[tuple[int, ...], ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @classmethod
+    def fit(
+        cls, columns: Mapping[str, ArrayLike], n: int, roles: Mapping[str, Sequence[Role]] | None = None
+    ) -> ConditionSchema:
+        """The schema of `n` items.
+
+        Numbers become a continuous column, except whole numbers with at most 20 different values, which are categories
+        like text (whatever their dtype: a missing value elsewhere turns integers into floats). Text is always
+        categorical. Columns not named in `roles` get all roles.
+
+        Raises:
+            SettingsError: `roles` names an unknown column or role.
+            DataError: a value is missing or not finite, lengths differ, or more than 4096 combinations are observed.
+        """
+        roles = _checked_roles(roles or {}, list(columns))
+        fitted = tuple(Column.fit(name, data, n, roles.get(name, ALL_ROLES)) for name, data in columns.items())
+        schema = cls(columns=fitted)
+        if schema._cell_columns:
+            codes = np.stack([column.read(columns[column.name], n)[0] for column in schema._cell_columns], axis=1)
+            cells, counts = _distinct(codes, [column.n_codes for column in schema._cell_columns])
+            schema._refuse_too_many(len(cells))
+            schema = cls(
+                columns=fitted, cells=tuple(tuple(cell) for cell in cells.tolist()), counts=tuple(counts.tolist())
+            )
+        return schema
+
+    @property
+    def width(self) -> int:
+        """Entries of an encoded condition vector."""
+        return sum(column.width for column in self.columns)
+
+    @property
+    def n_strata(self) -> int:
+        """Number of strata, at least 1."""
+        return len(self.stratum_names)
+
+    @cached_property
+    def stratum_names(self) -> list[str]:
+        """One name a stratum: 'camera=A, product=2'; 'all' where no column stratifies."""
+        if not self._strata_columns:
+            return ["all"]
+        return [
+            ", ".join(column.code_names[code] for column, code in zip(self._strata_columns, row, strict=True))
+            for row in self._strata.tolist()
+        ]
+
+    def encode(self, columns: Mapping[str, ArrayLike] | None, n: int) -> Encoded:
+        """Items that have all their values, one row each.
+
+        Raises:
+            DataError: a value is missing or new, a column is not in the schema, or lengths differ.
+        """
+        codes, numbers = self._read(columns, n, "error")
+        return Encoded(self._vectors(codes, numbers), self._stratum(codes))
+
+    def encode_or_nan(self, columns: Mapping[str, ArrayLike], n: int) -> NDArray[np.float32]:
+        """Condition vectors (N, width); NaN for an item that lacks a value or has one never seen."""
+        codes, numbers = np.full((n, len(self.columns)), -1, dtype=np.int64), np.full((n, len(self.columns)), np.nan)
+        for i, column in enumerate(self.columns):
+            if column.name in columns:
+                codes[:, i], numbers[:, i], _ = column.read(columns[column.name], n)
+        used = [i for i, column in enumerate(self.columns) if column.width]
+        unknown = (codes[:, used] < 0).any(axis=1)
+        c = self._vectors(np.maximum(codes, 0), numbers)
+        c[unknown] = np.nan
+        return c
+
+    def expand(
+        self, columns: Mapping[str, ArrayLike] | None, n: int, *, unknown: Literal["error", "infer"] = "error"
+    ) -> Expanded:
+        """Rows to score: one for an item with all its values, one a compatible cell for an item that lacks some.
+
+        A column left out is unknown for every item; with `unknown="infer"` a new value counts as unknown. Known values
+        select the compatible cells; if they never occurred together, every cell is compatible in its unknown columns.
+        An unknown number stands at the median of its bin. Columns with neither `infer` nor `stratify` must be known
+        and do not change the weights. Up to n × cells rows: pass items in portions where both are large.
+
+        Raises:
+            DataError: as `encode`; with `unknown="infer"` only for columns without the role `infer`.
+        """
+        codes, numbers = self._read(columns, n, unknown)
+        cell_at = [i for i, column in enumerate(self.columns) if column.in_cells]
+        lacking = np.asarray((codes[:, cell_at] < 0).any(axis=1))
+        item, log_weight = np.arange(n, dtype=np.int64), np.zeros(n)
+        if lacking.any():
+            partial, group = _group(codes[lacking][:, cell_at], [c.n_codes for c in self._cell_columns])
+            options = [self._options(row) for row in partial]
+            sizes = np.ones(n, dtype=np.int64)
+            sizes[lacking] = np.array([len(weights) for _, weights in options])[group]
+            item = np.repeat(item, sizes)
+            codes, numbers, inferred = codes[item], numbers[item], lacking[item]
+            # Rows are in item order; filling group by group keeps the cells of an item together and in their order.
+            starts = np.cumsum([0] + [len(weights) for _, weights in options])
+            within = _count_up(sizes[lacking])
+            pick = np.repeat(starts[group], sizes[lacking]) + within
+            log_weight = np.zeros(len(item))
+            log_weight[inferred] = np.concatenate([weights for _, weights in options])[pick]
+            filled = np.concatenate([rows for rows, _ in options])[pick]
+            for k, i in enumerate(cell_at):
+                gap = inferred & (codes[:, i] < 0)
+                codes[gap, i] = filled[gap[inferred], k]
+                if self.columns[i].kind == "continuous":
+                    numbers[gap, i] = np.asarray(self.columns[i].medians)[codes[gap, i]]
+        return Expanded(
+            c=self._vectors(codes, numbers),
+            stratum=self._stratum(codes),
+            item=item,
+            log_weight=log_weight,
+            known=~lacking,
+            label=self._labels(codes, numbers),
+        )
+
+    def explain_new(self, columns: Mapping[str, ArrayLike], n: int) -> list[str]:
+        """A sentence for each column with values that the fit has not seen and that `expand` can infer."""
+        inferable = (column for column in self.columns if column.name in columns and "infer" in column.roles)
+        found = ((column, column.read(columns[column.name], n)[2]) for column in inferable)
+        return [explain_new(column, new) for column, new in found if new]
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _cell_columns(self) -> list[Column]:
+        return [column for column in self.columns if column.in_cells]
+
+    @cached_property
+    def _cell_codes(self) -> Ints:
+        return np.array(self.cells, dtype=np.int64).reshape(-1, len(self._cell_columns))
+
+    @cached_property
+    def _strata_columns(self) -> list[Column]:
+        return [column for column in self.columns if "stratify" in column.roles]
+
+    @cached_property
+    def _strata(self) -> Ints:
+        at = [k for k, column in enumerate(self._cell_columns) if "stratify" in column.roles]
+        return _distinct(self._cell_codes[:, at], self._strata_cards)[0]
+
+    @cached_property
+    def _strata_cards(self) -> list[int]:
+        return [column.n_codes for column in self._strata_columns]
+
+    def _stratum(self, codes: Ints) -> Ints:
+        if not self._strata_columns:
+            return np.zeros(len(codes), dtype=np.int64)
+        at = [i for i, column in enumerate(self.columns) if "stratify" in column.roles]
+        return _find(self._strata, codes[:, at], self._strata_cards)
+
+    def _vectors(self, codes: Ints, numbers: Floats) -> NDArray[np.float32]:
+        c, start = np.zeros((len(codes), self.width), dtype=np.float32), 0
+        for i, column in enumerate(self.columns):
+            if column.width and column.kind == "categorical":
+                c[np.arange(len(codes)), start + codes[:, i]] = 1.0
+            elif column.width:
+                c[:, start] = (numbers[:, i] - column.mean) / column.std
+            start += column.width
+        return c
+
+    def _labels(self, codes: Ints, numbers: Floats) -> list[str]:
+        parts: list[list[str]] = []
+        for i, column in enumerate(self.columns):
+            if column.kind == "categorical" and column.roles:
+                parts.append(np.array(column.code_names, dtype=object)[codes[:, i]].tolist())
+            elif column.roles:
+                parts.append([f"{column.name}={number:.4g}" for number in numbers[:, i].tolist()])
+        if not parts:
+            return [""] * len(codes)
+        return parts[0] if len(parts) == 1 else [", ".join(row) for row in zip(*parts, strict=True)]
+
+    def _options(self, partial: Ints) -> tuple[Ints, Floats]:
+        """Values that may fill the gaps (−1) of one partly known cell, (K, columns), and their log weights (K,)."""
+        gap = partial < 0
+        fits = (self._cell_codes[:, ~gap] == partial[~gap]).all(axis=1)
+        cells, counts = self._cell_codes, np.asarray(self.counts, dtype=np.float64)
+        if fits.any():
+            cells, counts = cells[fits], counts[fits]
+        values, which = _group(cells[:, gap], [c.n_codes for c, g in zip(self._cell_columns, gap, strict=True) if g])
+        weights = np.bincount(which, weights=counts)
+        rows = np.repeat(partial[None], len(values), axis=0)
+        rows[:, gap] = values
+        return rows, np.log(weights / weights.sum())
+
+    def _read(self, columns: Mapping[str, ArrayLike] | None, n: int, unknown: str) -> tuple[Ints, Floats]:
+        columns = columns or {}
+        names = [column.name for column in self.columns]
+        for name in columns:
+            if name not in names:
+                way_out = nearest(name, names) if names else f"; it was fitted without conditions, leave '{name}' out"
+                raise DataError(f"the model has no condition '{name}'{way_out}")
+        codes = np.full((n, len(names)), -1, dtype=np.int64)
+        numbers = np.full((n, len(names)), np.nan)
+        for i, column in enumerate(self.columns):
+            new: list[str] = []
+            if not column.roles:
+                continue
+            if column.name in columns:
+                codes[:, i], numbers[:, i], new = column.read(columns[column.name], n)
+            if (codes[:, i] < 0).any() and not (unknown == "infer" and "infer" in column.roles):
+                raise DataError(explain_unknown(column, codes[:, i], new, given=column.name in columns))
+        return codes, numbers
+
+    def _refuse_too_many(self, found: int) -> None:
+        if found <= MOST_CELLS:
+            return
+        widest = max(self._cell_columns, key=lambda column: column.n_codes)
+        names = ", ".join(f"'{column.name}'" for column in self._cell_columns)
+        raise DataError(
+            f"{found:,} combinations of the condition columns {names} occur; at most {MOST_CELLS:,} can be told apart. "
+            f"Take the roles 'infer' and 'stratify' from a column, for example roles={{'{widest.name}': ('model',)}} "
+            f"({widest.n_codes:,} values), or leave the column out."
+        )
+
+
+def _checked_roles(roles: Mapping[str, Sequence[Role]], names: list[str]) -> dict[str, tuple[Role, ...]]:
+    for name, given in roles.items():
+        if name not in names:
+            way_out = nearest(name, names) if names else "; the images have no condition columns"
+            raise SettingsError(f"roles: there is no condition column '{name}'{way_out}")
+        if isinstance(given, str):
+            raise SettingsError(f"roles: column '{name}' has {given!r}; expected a list such as ['{given}']")
+        for role in given:
+            if role not in ALL_ROLES:
+                raise SettingsError(
+                    f"roles: column '{name}' cannot have the role '{role}'{nearest(role, [*ALL_ROLES])}"
+                )
+    return {name: tuple(role for role in ALL_ROLES if role in given) for name, given in roles.items()}
+
+
+# Combinations of codes ----------------------------------------------------------------------------------------------
+
+
+def _keys(codes: Ints, cards: Sequence[int]) -> Ints | None:
+    """One integer a row that orders like the row, −1 allowed as a code; None where it would not fit 63 bits."""
+    if math.prod(card + 1 for card in cards) >= 2**63:
+        return None
+    keys = np.zeros(len(codes), dtype=np.int64)
+    for k, card in enumerate(cards):
+        keys = keys * (card + 1) + codes[:, k] + 1
+    return keys
+
+
+def _group(codes: Ints, cards: Sequence[int]) -> tuple[Ints, Ints]:
+    """Distinct rows in ascending order (K, columns), and which of them each row is (M,)."""
+    keys = _keys(codes, cards)
+    if keys is None:
+        rows, which = np.unique(codes, axis=0, return_inverse=True)
+        return rows, which.reshape(-1)
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return codes[first], which
+
+
+def _distinct(codes: Ints, cards: Sequence[int]) -> tuple[Ints, Ints]:
+    rows, which = _group(codes, cards)
+    return rows, np.bincount(which, minlength=len(rows))
+
+
+def _find(table: Ints, codes: Ints, cards: Sequence[int]) -> Ints:
+    """Position (M,) of each row in an ascending table of distinct rows; −1 where it is not there."""
+    keys, wanted = _keys(table, cards), _keys(codes, cards)
+    if keys is not None and wanted is not None:
+        at = np.minimum(np.searchsorted(keys, wanted), len(table) - 1)
+        return np.where(keys[at] == wanted, at, -1)
+    # Grouped together, the table's rows and the others share one numbering.
+    _, which = _group(np.concatenate([table, codes]), cards)
+    position = np.full(which.max() + 1, -1, dtype=np.int64)
+    position[which[: len(table)]] = np.arange(len(table))
+    return position[which[len(table) :]]
+
+
+def _count_up(sizes: Ints) -> Ints:
+    """0..size−1 for each size, one after the other."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -1,0 +1,1 @@
+"""Named public data sets: where they are, how they are checked and opened."""

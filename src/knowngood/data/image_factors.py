@@ -1,0 +1,188 @@
+"""Nuisance factors measured on images: how light, how contrasty, how sharp, and which way they point.
+
+They differ between good images for reasons that are no defect: lamps, lenses, placement. Values are scaled so that
+integers run over 0 to 1 (the type's largest value is 1); floats count as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from knowngood.config import nearest
+from knowngood.data.block_pixels import BlockPixels
+from knowngood.data.findings import Unreadable
+from knowngood.data.imageset import ImageSet
+from knowngood.data.pixel_source import ArrayPixels
+from knowngood.errors import DataError, SettingsError
+
+Floats = NDArray[np.float64]
+
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+VALUES_AT_ONCE = 1 << 20
+ROUND = 1e-9  # second moments that agree to this share have no principal axis
+
+
+def measure(images: ImageSet, names: Sequence[str]) -> dict[str, Floats]:
+    """Nuisance factors by name, (N,) float64 each; NaN for an image that cannot be read or holds values not finite.
+
+    - brightness: the mean of V of the HSV colours, the largest channel of each pixel.
+    - contrast: the standard deviation of the luminance (ITU-R 601 for three channels, else their mean).
+    - sharpness: the mean of |Laplacian of the luminance| (4 neighbours, edges repeated) over the contrast; 0 for a
+      constant image. It does not change where the light is stronger, weaker or has an offset.
+    - rotation: the angle of the principal axis in degrees, −90 < θ ≤ 90, 0 level and counter-clockwise up, from the
+      second moments of |luminance − its median|, so that the object may be lighter or darker than what is round it. An
+      axis has no direction: −89 and 90 are neighbours. 0 for an image without an axis (a disc, a square, a constant).
+      Near such, small changes turn it far.
+
+    Files are read one at a time, arrays by parts.
+
+    Raises:
+        SettingsError: a name that is none of `NUISANCES`.
+    """
+    for name in names:
+        if name not in NUISANCES:
+            raise SettingsError(f"cannot measure '{name}' on images" + nearest(name, list(NUISANCES)))
+    return dict(zip(names, _measured(images, names).T, strict=True)) if names else {}
+
+
+def factor_targets(columns: Mapping[str, ArrayLike], names: Sequence[str]) -> Floats:
+    """What a head predicts of the named columns (at least one), (N, K); NaN where a value is unknown.
+
+    Numbers (and yes/no) are one entry as they are, to be standardised by the caller. Text is one-hot over its values in
+    alphabetical order. "rotation", degrees of an axis as `measure` gives them, is cos 2θ and sin 2θ, which do not jump
+    where the axis passes 90.
+
+    Raises:
+        DataError: a column is missing, is not (N,), is neither text nor numbers, or holds infinite values; lengths
+            differ.
+    """
+    parts = []
+    for name in names:
+        if name not in columns:
+            raise DataError(f"there is no column '{name}' for this nuisance factor" + nearest(name, list(columns)))
+        parts.append(_targets(name, columns[name]))
+    lengths = {name: len(part) for name, part in zip(names, parts, strict=True)}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"nuisance factors of different lengths: {lengths}; expected one value an image")
+    return np.concatenate(parts, axis=1)
+
+
+# On some images of one shape: (M, H, W, C) float64 → (M,) ------------------------------------------------------------
+
+
+def brightness(x: Floats) -> Floats:
+    return x.max(axis=3).mean(axis=(1, 2))
+
+
+def contrast(x: Floats) -> Floats:
+    return _luminance(x).std(axis=(1, 2))
+
+
+def sharpness(x: Floats) -> Floats:
+    grey = _luminance(x)
+    padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    down, right = np.diff(padded[:, :, 1:-1], axis=1), np.diff(padded[:, 1:-1], axis=2)  # differences: 0 where equal
+    laplacian = down[:, 1:] - down[:, :-1] + right[:, :, 1:] - right[:, :, :-1]
+    edges, spread = np.abs(laplacian).mean(axis=(1, 2)), grey.std(axis=(1, 2))
+    return np.divide(edges, spread, out=np.zeros_like(edges), where=spread > 0)
+
+
+def rotation(x: Floats) -> Floats:
+    grey = _luminance(x)
+    mass = np.abs(grey - np.median(grey, axis=(1, 2), keepdims=True))
+    total = mass.sum(axis=(1, 2), keepdims=True)
+    mass /= np.where(total > 0, total, 1)
+    height, width = grey.shape[1:]
+    up, right = (height - 1) / 2 - np.arange(height), np.arange(width) - (width - 1) / 2
+    in_rows, in_columns = mass.sum(axis=2), mass.sum(axis=1)
+    mean_up, mean_right = in_rows @ up, in_columns @ right
+    tall, wide = in_rows @ up**2 - mean_up**2, in_columns @ right**2 - mean_right**2
+    slanted = mass @ right  # (M, H)
+    slanted = slanted @ up - mean_up * mean_right
+    least = ROUND * (tall + wide)
+    longer, slanted = (np.where(np.abs(moment) > least, moment, 0.0) for moment in (wide - tall, slanted))
+    return np.degrees(np.arctan2(2 * slanted, longer)) / 2
+
+
+MEASURES: dict[str, Callable[[Floats], Floats]] = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "sharpness": sharpness,
+    "rotation": rotation,
+}
+NUISANCES = tuple(MEASURES)
+
+
+def _luminance(x: Floats) -> Floats:
+    return x @ LUMINANCE if x.shape[3] == 3 else x.mean(axis=3)
+
+
+# All images -----------------------------------------------------------------------------------------------------------
+
+
+def _measured(images: ImageSet, names: Sequence[str]) -> Floats:
+    """(N, K), K the number of names."""
+    pixels = images.pixels
+    if isinstance(pixels, ArrayPixels | BlockPixels):
+        values = int(np.prod((pixels.base if isinstance(pixels, ArrayPixels) else pixels).shape[-3:]))
+        blocks = [_of_block(block, names) for block in pixels.chunks(max(1, VALUES_AT_ONCE // values))]
+        return np.concatenate(blocks) if blocks else np.empty((0, len(names)))
+
+    def of_file(i: int) -> Floats:
+        try:
+            return _of_block(images.read(i)[None], names)[0]
+        except Unreadable:
+            return np.full(len(names), np.nan)
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return np.array(list(pool.map(of_file, range(len(images))))).reshape(-1, len(names))
+
+
+def _of_block(block: np.ndarray, names: Sequence[str]) -> Floats:
+    """(M, H, W, C), native dtype → (M, K)."""
+    x = block.astype(np.float64)
+    finite = np.ones(len(x), dtype=bool)
+    if block.dtype.kind == "f":
+        finite = np.isfinite(x).all(axis=(1, 2, 3))
+        x[~finite] = 0
+    else:
+        x /= np.iinfo(block.dtype).max
+    found = np.stack([MEASURES[name](x) for name in names], axis=1)
+    found[~finite] = np.nan
+    return found
+
+
+def _targets(name: str, values: Any) -> Floats:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    array = values if isinstance(values, np.ndarray) else np.array(list(values), dtype=object)
+    if array.ndim != 1:
+        raise DataError(f"nuisance factor '{name}' has shape {array.shape}; expected one value an image: (N,)")
+    items = [None if _missing(item) else item for item in array.tolist()]
+    text = {isinstance(item, str) for item in items if item is not None}
+    if text == {True, False}:
+        raise DataError(f"nuisance factor '{name}' mixes text and numbers; make it one or the other")
+    if text == {True}:
+        known = sorted({item for item in items if item is not None})
+        rows = np.array([[np.nan if item is None else float(item == value) for value in known] for item in items])
+        return rows.reshape(-1, len(known))
+    try:
+        numbers = np.array([np.nan if item is None else item for item in items], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"nuisance factor '{name}' is neither text nor numbers: {error}") from None
+    if np.isinf(numbers).any():
+        raise DataError(f"nuisance factor '{name}' is infinite in row {np.flatnonzero(np.isinf(numbers))[0]}")
+    if name != "rotation":
+        return numbers[:, None]
+    twice = np.radians(2 * numbers)
+    return np.stack((np.cos(twice), np.sin(twice)), axis=1)
+
+
+def _missing(item: Any) -> bool:
+    return item is None or type(item).__name__ in ("NAType", "NaTType") or item == "" or item != item

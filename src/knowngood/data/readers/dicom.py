@@ -1,0 +1,69 @@
+"""DICOM through pydicom: one image a file, in the units the file means.
+
+MONOCHROME1 ("larger is darker") is turned round, so that a larger value is always brighter. A rescale slope and
+intercept other than 1 and 0 is applied and gives float32, so that files with different slopes can be compared; window
+settings are for viewing and ignored. Palette and YBR colours become RGB. Files with several frames are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knowngood.data.findings import Unreadable
+from knowngood.data.readers.header import Header
+
+
+def is_dicom(path: Path) -> bool:
+    """True if the file carries the DICOM mark after its preamble."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
+    """Header and, if asked for, pixels (H, W, C) of a DICOM file."""
+    try:
+        import pydicom
+    except ImportError:
+        raise Unreadable(
+            path, "unsupported", "is DICOM, which needs pydicom: pip install 'knowngood[formats]'"
+        ) from None
+    data: Any = pydicom.dcmread(path, stop_before_pixels=not pixels)
+    if "Rows" not in data or "Columns" not in data:
+        raise Unreadable(path, "not-an-image", "is DICOM without an image")
+    if int(data.get("NumberOfFrames", 1) or 1) > 1:
+        raise Unreadable(path, "unsupported", f"holds {data.NumberOfFrames} frames; save each frame as its own file")
+    kind = str(data.PhotometricInterpretation)
+    slope, intercept = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
+    rescaled = (slope, intercept) != (1.0, 0.0)
+    bits, signed = int(data.BitsAllocated), bool(data.PixelRepresentation)
+    if "FloatPixelData" in data:
+        stored = "float32"
+    elif kind == "PALETTE COLOR":
+        stored = f"uint{int(data.RedPaletteColorLookupTableDescriptor[2])}"
+    else:
+        stored = f"{'int' if signed else 'uint'}{max(bits, 8)}"
+    channels = 3 if kind == "PALETTE COLOR" else int(data.SamplesPerPixel)
+    notes = ("MONOCHROME1 turned round",) if kind == "MONOCHROME1" else ()
+    if rescaled:
+        notes += ("rescale slope and intercept applied",)
+    dtype = "float32" if rescaled else stored
+    header = Header(int(data.Rows), int(data.Columns), channels, dtype, notes)
+    if not pixels:
+        return header, None
+    array = data.pixel_array
+    if kind == "PALETTE COLOR":
+        from pydicom.pixels.processing import apply_color_lut
+
+        array = apply_color_lut(array, data)
+    if kind == "MONOCHROME1":
+        used = int(data.BitsStored)
+        array = (-1 if signed else 2**used - 1) - array.astype(np.int64)
+    if rescaled:
+        array = array * slope + intercept
+    return header, np.ascontiguousarray(array.reshape(*header.shape).astype(dtype))

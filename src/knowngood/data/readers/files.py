@@ -1,0 +1,95 @@
+"""One image file in, (H, W, C) in its native dtype out; or the reason why not, with the path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from knowngood.data.findings import Unreadable
+from knowngood.data.readers import dicom, raster, tiff
+from knowngood.data.readers.header import Header
+
+_TIFF = {".tif", ".tiff"}
+_DICOM = {".dcm", ".dicom"}
+_RASTER = {
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".webp", ".ppm", ".pgm", ".pbm", ".pnm"
+}  # fmt: skip
+# Image formats that are known but not read, because they would be cut to 8 bits or need another library.
+_NOT_READ = {
+    ".jp2", ".j2k", ".jpx", ".heic", ".heif", ".avif", ".exr", ".hdr", ".raw", ".dng", ".cr2", ".nef", ".arw", ".svg",
+    ".psd", ".nii", ".tga", ".ico",
+}  # fmt: skip
+SUFFIXES = frozenset(_RASTER | _TIFF | _DICOM)
+
+
+def is_image(path: Path) -> bool:
+    """True if the file's name (or, without a suffix, its DICOM mark) says that it is an image this library reads."""
+    return path.suffix.lower() in SUFFIXES or (not path.suffix and dicom.is_dicom(path))
+
+
+def is_unread_image(path: Path) -> bool:
+    """True for names of image formats that are not read."""
+    return path.suffix.lower() in _NOT_READ
+
+
+def read_header(path: Path) -> Header:
+    """Shape, dtype and notes of an image file, from its header alone where the format allows.
+
+    Raises:
+        Unreadable: names the path and the reason.
+    """
+    return _read(path, pixels=False)[0]
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Pixels of an image file: (H, W, C), native dtype, turned upright. See `raster`, `tiff` and `dicom` for details.
+
+    Raises:
+        Unreadable: names the path and the reason: zero-byte, truncated, not-an-image, unsupported or unreadable.
+    """
+    return read_with_header(path)[1]
+
+
+def read_with_header(path: Path) -> tuple[Header, np.ndarray]:
+    """Header and pixels in one go. Raises Unreadable."""
+    header, image = _read(path, pixels=True)
+    assert image is not None
+    if image.shape != header.shape:
+        raise Unreadable(path, "unreadable", f"its header says {header.shape}, its pixels are {image.shape}")
+    return header, image
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """An anomaly mask: (H, W) bool.
+
+    A pixel counts from half of the dtype's range on (128 in 8-bit files, whose edges may be soft); if no value exceeds
+    1, from 1 on. Of several channels the largest decides.
+    """
+    image = read_image(path).max(axis=-1)
+    if image.dtype.kind == "f" or image.max(initial=0) <= 1:
+        return image >= (0.5 if image.dtype.kind == "f" else 1)
+    return image >= (int(np.iinfo(image.dtype).max) + 1) // 2
+
+
+def _read(path: Path, pixels: bool) -> tuple[Header, np.ndarray | None]:
+    suffix = path.suffix.lower()
+    try:
+        if path.stat().st_size == 0:
+            raise Unreadable(path, "zero-byte", "is empty (0 bytes)")
+        if suffix in _DICOM or (not suffix and dicom.is_dicom(path)):
+            return dicom.read(path, pixels)
+        return (tiff if suffix in _TIFF else raster).read(path, pixels)
+    except Unreadable:
+        raise
+    except FileNotFoundError:
+        raise Unreadable(path, "missing", "does not exist") from None
+    except UnidentifiedImageError:
+        raise Unreadable(
+            path, "not-an-image", f"is no image, or is cut off early, though it is named {suffix}"
+        ) from None
+    except Exception as error:  # decoders raise many types on damaged files; each is a fact about this file
+        message = str(error).replace(str(path), "").strip() or type(error).__name__
+        cut = any(word in message.lower() for word in ("truncated", "end of file", "eof", "not enough image data"))
+        raise Unreadable(path, "truncated" if cut else "unreadable", f"cannot be decoded: {message}") from error

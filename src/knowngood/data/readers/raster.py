@@ -1,0 +1,162 @@
+"""PNG, JPEG, BMP, GIF, WebP, PNM and simple TIFF, through Pillow, without ever losing bits.
+
+What becomes of each kind: 8-bit grey and colour stay; 16-bit grey and colour stay uint16; 1-bit becomes 0 and 255;
+2- and 4-bit grey are spread over 0..255, as the PNG standard says; a palette becomes RGB, or grey if all its colours
+are grey; CMYK and YCbCr become RGB. An alpha channel is dropped and the colour under it kept as stored; every such
+change is noted in the header. Files with several frames are refused, except the preview frames of camera JPEGs.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from knowngood.data.findings import Unreadable
+from knowngood.data.readers.header import Header, turned, upright, upright_size
+
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF")
+ORIENTATION = 0x0112
+_PLAIN = {"L": "uint8", "I": "int32", "F": "float32", "RGB": "uint8"}
+_TO_RGB = {"RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"}
+
+
+def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
+    """Header and, if asked for, pixels (H, W, C) of a file that Pillow reads. Pillow's own errors pass through."""
+    # Given a path, Pillow maps uncompressed TIFF into memory, and then garbles those with an orientation tag.
+    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            frames = getattr(image, "n_frames", "several")
+            raise Unreadable(path, "unsupported", f"holds {frames} frames; save each frame as its own file")
+        if image.format == "PNG":
+            deep = _deep_png(path)
+            if deep:
+                return _read_deep_png(path, image, deep, pixels)
+        if image.format == "PPM":
+            _refuse_deep_pnm(path)
+        return _read(path, image, pixels)
+
+
+def _read(path: Path, image: ImageFile.ImageFile, pixels: bool) -> tuple[Header, np.ndarray | None]:
+    mode, target, dtype, notes = _plan(path, image)
+    orientation = _orientation(image)
+    # Pillow turns a TIFF itself while loading, so the size it reports there is upright already.
+    tiff: Any = getattr(image, "tag_v2", None)
+    stored = (image.height, image.width) if tiff is None else (int(tiff[257]), int(tiff[256]))
+    height, width = upright_size(*stored, orientation)
+    channels = 3 if (target or mode) == "RGB" else 1
+    header = Header(height, width, channels, dtype, (*notes, *turned(orientation)))
+    if not pixels:
+        return header, None
+    # Pillow turns "white is zero" round in 8-bit files, but not in deeper ones.
+    inverted = int(tiff[258][0]) if tiff is not None and tiff.get(262) == 0 and mode.startswith("I;16") else None
+    image.load()
+    converted = image if target is None else _convert(image, target)
+    array = np.array(converted)
+    array = array.reshape(array.shape[0], array.shape[1], -1).astype(dtype, copy=False)
+    if inverted is not None:
+        array = (2**inverted - 1 - array).astype(dtype)
+    return header, array if tiff is not None else upright(array, orientation)
+
+
+def _plan(path: Path, image: Image.Image) -> tuple[str, str | None, str, tuple[str, ...]]:
+    """(Pillow mode, mode to convert to or None, dtype, notes) of an open file."""
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return mode, None, "uint16", ()
+    if mode == "I" and image.format in ("PNG", "PPM"):
+        return mode, None, "uint16", ()
+    if mode in _PLAIN:
+        notes = ("transparent colour ignored",) if "transparency" in image.info else ()
+        return mode, None, _PLAIN[mode], notes
+    if mode == "1":
+        return mode, "L", "uint8", ()
+    if mode in ("LA", "La"):
+        return mode, "L", "uint8", ("alpha channel dropped",)
+    if mode in ("P", "PA"):
+        palette = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
+        grey = bool((palette == palette[:, :1]).all())
+        alpha = ("alpha channel dropped",) if mode == "PA" or "transparency" in image.info else ()
+        return mode, "L" if grey else "RGB", "uint8", (f"palette turned into {'grey' if grey else 'RGB'}", *alpha)
+    if mode in _TO_RGB:
+        note = "alpha channel dropped" if mode.startswith("RGB") else f"{mode} turned into RGB"
+        return mode, "RGB", "uint8", () if mode == "RGBX" else (note,)
+    raise Unreadable(path, "unsupported", f"has colour mode {mode}; save it as grey or RGB")
+
+
+def _convert(image: Image.Image, target: str) -> Image.Image:
+    if image.mode in ("LA", "La"):
+        return (image.convert("LA") if image.mode == "La" else image).getchannel(0)
+    if image.mode in ("P", "PA"):
+        colours = image.convert("RGB")
+        return colours.getchannel(0) if target == "L" else colours
+    if image.mode == "RGBa":
+        image = image.convert("RGBA")
+    return image.convert(target)
+
+
+def _orientation(image: Image.Image) -> int:
+    # A PNG's EXIF may follow its pixels; it counts only if it comes first, so that the header alone tells the shape.
+    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
+        return 1
+    value = image.getexif().get(ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+# 16-bit colour PNG: Pillow keeps only the high bytes, so they are read in two ways and put together. ------------------
+
+
+def _deep_png(path: Path) -> int | None:
+    """PNG colour type (2 RGB, 4 grey + alpha, 6 RGB + alpha) if 16 bits deep and not plain grey, else None."""
+    with path.open("rb") as file:
+        start = file.read(26)
+    depth, colour = start[24], start[25]
+    return colour if depth == 16 and colour in (2, 4, 6) else None
+
+
+def _read_deep_png(
+    path: Path, image: ImageFile.ImageFile, colour: int, pixels: bool
+) -> tuple[Header, np.ndarray | None]:
+    orientation = _orientation(image)
+    height, width = upright_size(image.height, image.width, orientation)
+    notes = ("alpha channel dropped",) if colour in (4, 6) else ()
+    header = Header(height, width, 1 if colour == 4 else 3, "uint16", (*notes, *turned(orientation)))
+    if not pixels:
+        return header, None
+    if colour == 4:
+        # Two 16-bit channels are filtered and laid out exactly as four 8-bit ones: say so in the header and read those.
+        data = bytearray(path.read_bytes())
+        data[24], data[25] = 8, 6
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        with Image.open(io.BytesIO(bytes(data)), formats=("PNG",)) as four:
+            array = np.array(four)[..., :2].copy().view(">u2").astype(np.uint16)
+    else:
+        high = np.array(_with_rawmode(image, "16B"))[..., :3].astype(np.uint16)
+        with Image.open(path, formats=("PNG",)) as again:
+            low = np.array(_with_rawmode(again, "16L"))[..., :3]
+        array = (high << 8) | low
+    return header, upright(array, orientation)
+
+
+def _with_rawmode(image: ImageFile.ImageFile, order: str) -> Image.Image:
+    """The high bytes (16B) of a big-endian 16-bit image, or, read as if it were little-endian (16L), the low ones."""
+    tile: Any = image.tile[0]
+    image.tile = [tile._replace(args=f"{str(tile.args).split(';')[0]};{order}")]
+    image.load()
+    return image
+
+
+def _refuse_deep_pnm(path: Path) -> None:
+    """Pillow stretches or cuts PNM values that are not 0..255 or 16-bit grey 0..65535."""
+    with path.open("rb") as file:
+        start = file.read(2048)
+    words = b"\n".join(line.split(b"#")[0] for line in start.split(b"\n")).split()
+    if words[0] in (b"P2", b"P3", b"P5", b"P6"):
+        largest = int(words[3])
+        if largest != 255 and not (largest == 65535 and words[0] in (b"P2", b"P5")):
+            raise Unreadable(path, "unsupported", f"is a PNM with values 0..{largest}; save it as PNG or TIFF")

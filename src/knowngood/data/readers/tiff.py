@@ -1,0 +1,113 @@
+"""TIFF: simple files through Pillow, everything else (many channels, 16-bit colour, several pages) through tifffile.
+
+One file is one image. Pages of one size, and any axis beside height and width (channel, depth, time), become channels
+in stored order. Reduced-size copies (thumbnails, pyramids) are left aside; pages of different sizes are refused.
+"White is zero" is turned round, so that a larger value is always brighter. Alpha is dropped, as everywhere.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from knowngood.data.findings import Unreadable
+from knowngood.data.readers import raster
+from knowngood.data.readers.header import Header, turned, upright, upright_size
+
+_MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2
+
+
+def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
+    """Header and, if asked for, pixels (H, W, C) of a TIFF file."""
+    _refuse_lost_pages(path)
+    if _simple(path):
+        return raster.read(path, pixels)
+    try:
+        import tifffile
+    except ImportError:
+        raise Unreadable(
+            path, "unsupported", "is a TIFF that needs tifffile to keep all its bits: pip install 'knowngood[formats]'"
+        ) from None
+    with tifffile.TiffFile(path) as file:
+        series = [one for one in file.series if not one.keyframe.is_reduced]
+        if len(series) != 1:
+            sizes = ", ".join("×".join(map(str, one.shape)) for one in series[:4])
+            raise Unreadable(
+                path, "unsupported", f"holds {len(series)} images of different shape ({sizes}); save one a file"
+            )
+        page, axes, shape = series[0].keyframe, series[0].axes, series[0].shape
+        if "Y" not in axes or "X" not in axes:
+            raise Unreadable(path, "unsupported", f"has axes {axes} and no image plane")
+        photometric = int(page.photometric)
+        if photometric not in (_MINISWHITE, _MINISBLACK, _RGB):
+            raise Unreadable(path, "unsupported", f"has colours of kind {page.photometric!s}; save it as grey or RGB")
+        tag = page.tags.get("Orientation")
+        orientation = int(tag.value) if tag is not None else 1
+        others = [k for k, axis in enumerate(axes) if axis not in "YX"]
+        channels = int(np.prod([shape[k] for k in others], dtype=int))
+        keep = _without_alpha(channels, page.samplesperpixel, page.extrasamples)
+        notes = ("alpha channel dropped",) if len(keep) < channels else ()
+        height, width = upright_size(shape[axes.index("Y")], shape[axes.index("X")], orientation)
+        dtype = np.dtype(series[0].dtype).newbyteorder("=")
+        if dtype.kind == "b":
+            dtype = np.dtype(np.uint8)
+        header = Header(height, width, len(keep), dtype.name, (*notes, *turned(orientation)))
+        if not pixels:
+            return header, None
+        array = series[0].asarray().transpose(axes.index("Y"), axes.index("X"), *others)
+        array = array.reshape(array.shape[0], array.shape[1], channels)[..., keep].astype(dtype)
+        if photometric == _MINISWHITE and dtype.kind == "u":
+            array = (2**page.bitspersample - 1 - array).astype(dtype)
+        return header, upright(array, orientation)
+
+
+def _refuse_lost_pages(path: Path) -> None:
+    """Follow the chain of pages: readers take a file that was cut between two pages for one with fewer pages."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(start[:2])
+        if order is None or len(start) < 8:
+            return  # no TIFF: the reader says so
+        big = struct.unpack(order + "H", start[2:4])[0] == 43
+        count, link, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
+        at, seen = struct.unpack_from(order + link, start.ljust(16, b"\0"), 8 if big else 4)[0], set()
+        while at and at not in seen:
+            seen.add(at)
+            file.seek(at)
+            head = file.read(struct.calcsize(count))
+            entries = struct.unpack(order + count, head)[0] if len(head) == struct.calcsize(count) else size
+            end = at + len(head) + entries * entry
+            if end + struct.calcsize(link) > size:
+                raise Unreadable(path, "truncated", f"is cut off: page {len(seen)} begins at or runs past its end")
+            file.seek(end)
+            at = struct.unpack(order + link, file.read(struct.calcsize(link)))[0]
+
+
+def _without_alpha(channels: int, samples: int, extra: tuple[int, ...]) -> list[int]:
+    """Channel indices to keep: extra samples marked as alpha (1 or 2) go, unmarked ones are data."""
+    if channels != samples or not extra:
+        return list(range(channels))
+    first = samples - len(extra)
+    return [k for k in range(samples) if k < first or int(extra[k - first]) not in (1, 2)]
+
+
+def _simple(path: Path) -> bool:
+    """True if Pillow reads the file without loss: one page, and 8-bit, 16-bit grey or 32-bit float grey."""
+    try:
+        with Image.open(path, formats=("TIFF",)) as image:
+            tags = getattr(image, "tag_v2", {})
+            if getattr(image, "n_frames", 1) > 1:
+                return False
+            bits, samples, kind = tags.get(258, (1,)), tags.get(277, 1), tags.get(339, (1,))[0]
+            photometric, extra = tags.get(262), tags.get(338, ())
+            if samples == 1:
+                return (max(bits), kind) in {(1, 1), (2, 1), (4, 1), (8, 1), (12, 1), (16, 1), (32, 3)}
+            known_extra = all(int(value) in (1, 2) for value in extra)
+            plain = (photometric, samples - len(extra)) in {(_MINISBLACK, 1), (_RGB, 3), (5, 4), (6, 3)}
+            return max(bits) <= 8 and kind == 1 and known_extra and plain
+    except (UnidentifiedImageError, SyntaxError):
+        return False

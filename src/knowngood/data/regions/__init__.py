@@ -1,0 +1,1 @@
+"""Regions of images that are ignored: polygons and masks."""

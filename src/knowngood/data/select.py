@@ -1,0 +1,82 @@
+"""Which classes are normal: labels made from the condition column "class"."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from knowngood.config import nearest
+from knowngood.data.imageset import ImageSet
+from knowngood.errors import DataError
+
+
+def select(
+    images: ImageSet,
+    *,
+    normal: str | int | None = None,
+    anomalous: str | int | None = None,
+    holdout: str | int | None = None,
+) -> ImageSet:
+    """Images with labels from their class.
+
+    Classes are written as one value, a list or a range: "1", "NORMAL", "0,2,5", "0-8", "0-4,7".
+    - `normal` and `anomalous`: those classes get label 0 and 1, all others are dropped.
+    - only `normal`: every other class gets label 1. Only `anomalous`: every other class gets label 0.
+    - `holdout`: those classes get label 1, all others 0; the class stays as a condition.
+    Images whose class is unknown are dropped. With none of the three, the images come back as they are.
+
+    Raises:
+        DataError: no column "class", an unknown class (names the known ones), a class both normal and anomalous, or
+            `holdout` together with the others.
+    """
+    if normal is None and anomalous is None and holdout is None:
+        return images
+    if holdout is not None and (normal is not None or anomalous is not None):
+        raise DataError("holdout says which class is anomalous already; give either holdout, or normal and anomalous")
+    if "class" not in images.conditions:
+        has = ", ".join(images.conditions) or "none"
+        raise DataError(f"{images.name} has no column 'class' to select by; its condition columns: {has}")
+    classes = np.array([_text(value) for value in images.conditions["class"].tolist()], dtype=object)
+    known = sort_classes(value for value in set(classes.tolist()) if value is not None)
+    good = parse_classes(normal, known, images.name)
+    bad = parse_classes(anomalous if holdout is None else holdout, known, images.name)
+    if good & bad:
+        raise DataError(f"class {', '.join(sort_classes(good & bad))} is given both as normal and as anomalous")
+    everything = set(known)
+    if not good:
+        good = everything - bad
+    elif not bad:
+        bad = everything - good
+    labels = np.array([0.0 if c in good else 1.0 if c in bad else np.nan for c in classes.tolist()], dtype=np.float64)
+    return images.replace(labels=labels)[~np.isnan(labels)]
+
+
+def parse_classes(text: str | int | None, known: list[str], name: str) -> set[str]:
+    """Class values named by "1", "0-8", "0,2,5" or "NORMAL"; empty for None. Raises DataError for an unknown one."""
+    if text is None:
+        return set()
+    if str(text) in known:  # a class name may hold commas or dashes itself
+        return {str(text)}
+    found: set[str] = set()
+    for part in (piece.strip() for piece in str(text).split(",")):
+        low, dash, high = part.partition("-")
+        if part in known:
+            found.add(part)
+        elif dash and low.strip().isdigit() and high.strip().isdigit() and int(low) <= int(high):
+            wanted = {str(value) for value in range(int(low), int(high) + 1)}
+            if not wanted <= set(known):
+                raise DataError(f"{name} has no class '{sort_classes(wanted - set(known))[0]}'{nearest(part, known)}")
+            found |= wanted
+        else:
+            raise DataError(f"{name} has no class '{part}'{nearest(part, known)}")
+    return found
+
+
+def sort_classes(values) -> list[str]:
+    """Numbers in their order, then words in theirs."""
+    return sorted(values, key=lambda v: (not v.isdigit(), int(v) if v.isdigit() else 0, v))
+
+
+def _text(value) -> str | None:
+    if value is None or value != value:
+        return None
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,0 +1,1 @@
+"""Large images as tiles, and their maps put together again."""

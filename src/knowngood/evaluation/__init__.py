@@ -1,0 +1,1 @@
+"""How right a detector is on labelled images: metrics, figures, reports."""

@@ -1,0 +1,129 @@
+"""Where images lie in latent space, by class, for any number of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from knowngood.errors import DataError
+from knowngood.evaluation.figures import style
+
+_IN_LEGEND = 12
+_BLUE = "#0173b2"  # unlike style.NORMAL it stays as it is on a dark page, like the points
+_COLOURS = (_BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d46")  # vermillion is for anomalies
+
+
+def latent_scatter(
+    points: np.ndarray,
+    groups: Sequence[str] | np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    *,
+    axis_names: tuple[str, str] = ("z0", "z1"),
+    group_name: str = "class",
+    narrow: bool = False,
+) -> Figure:
+    """Points in the plane. Groups differ in colour and marker, and each carries its name where it lies.
+
+    Args:
+        points: (N, 2), see `project`.
+        groups: (N,) name of each item's group, or None.
+        labels: (N,) 0 normal, 1 anomalous, NaN unknown; anomalous ones are vermillion crosses above all others.
+        axis_names: with their units.
+        group_name: what a group is.
+        narrow: the legend stands below instead of at the right.
+
+    Raises:
+        DataError: the arrays do not fit each other.
+    """
+    points = np.asarray(points, float)
+    n = len(points)
+    anomalous = np.zeros(n, bool) if labels is None else np.asarray(labels, float) == 1
+    groups_ = np.full(n, "") if groups is None else np.asarray(groups).astype(str)
+    if points.shape != (n, 2) or len(groups_) != n or len(anomalous) != n or not n:
+        raise DataError(f"latent_scatter: points {points.shape}, {len(groups_)} groups and {len(anomalous)} labels")
+    names = list(dict.fromkeys(groups_[~anomalous].tolist()))
+    figure = style.new_figure(4.8, 4.9) if narrow else style.new_figure(6.6, 5.0)
+    axes = figure.add_subplot()
+    area = float(np.clip(9000 / n, 7, 26))
+    rank = np.array([names.index(name) if name in names else -1 for name in groups_])
+    # Group over group would hide the first ones: points of one marker are drawn in mixed order.
+    mixed = np.random.default_rng(0).permutation(n)
+    for round_ in range(-(-len(names) // len(_COLOURS))):
+        chosen = mixed[(rank[mixed] // len(_COLOURS) == round_) & ~anomalous[mixed] & (rank[mixed] >= 0)]
+        colours = [_COLOURS[rank[i] % len(_COLOURS)] for i in chosen]
+        marker = style.MARKERS[round_ % len(style.MARKERS)]
+        axes.scatter(*points[chosen].T, s=area, c=colours, marker=marker, alpha=0.65, linewidths=0, rasterized=True)
+    named = len(names) > 1 or (len(names) == 1 and names[0])
+    if named and len(names) <= _IN_LEGEND:
+        for i, name in enumerate(names):
+            marker = style.MARKERS[i // len(_COLOURS) % len(style.MARKERS)]
+            text = f"{style.short(name)} (n = {int(((rank == i) & ~anomalous).sum()):,})"
+            axes.scatter([], [], s=30, color=_COLOURS[i % len(_COLOURS)], marker=marker, linewidths=0, label=text)
+    elif not named and (~anomalous).any():
+        text = f"{'images' if labels is None else 'normal'} (n = {int((~anomalous).sum()):,})"
+        axes.scatter([], [], s=30, color=_COLOURS[0], label=text, linewidths=0)
+    if anomalous.any():
+        kinds = list(dict.fromkeys(groups_[anomalous].tolist()))
+        which = f": {style.short(', '.join(kinds))}" if any(kinds) and len(kinds) <= 4 else ""
+        axes.scatter(
+            *points[anomalous].T, s=area + 8, c=style.ANOMALOUS, marker="x", linewidths=1.1, rasterized=True,
+            label=f"anomalous{which} (n = {int(anomalous.sum()):,})", zorder=3,
+        )  # fmt: skip
+    style.tidy(axes, xlabel=axis_names[0], ylabel=axis_names[1], grid="both")
+    if named and len(names) > 1:
+        middles = np.array([np.median(points[(rank == i) & ~anomalous], axis=0) for i in range(len(names))])
+        _name_groups(axes, names, middles)
+    handles, texts = axes.get_legend_handles_labels()
+    if texts:
+        title = style.plain(group_name) if named and len(names) <= _IN_LEGEND else None
+        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        if narrow:
+            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": min(3, len(texts))}
+        drawn = axes.legend(
+            handles, texts, fontsize=8.5, frameon=False, labelcolor=style.INK, title=title, handletextpad=0.3, **place
+        )
+        drawn.get_title().set_color(style.INK)
+        drawn.get_title().set_fontsize(9)
+    return figure
+
+
+def _name_groups(axes: Axes, names: Sequence[str], middles: np.ndarray) -> None:
+    """Each group's name at its median; names that would overlap move apart and keep a line to where they belong."""
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    at = (middles - low) / (high - low)
+    width = np.array([0.012 + 0.0155 * min(len(name), 16) for name in names])
+    height = 0.042
+    placed = spread_apart(at, width, np.full(len(names), height))
+    halo = [withStroke(linewidth=2.6, foreground=style.PAPER)]
+    for i, (name, place, home) in enumerate(zip(names, low + placed * (high - low), middles, strict=True)):
+        colour = _COLOURS[i % len(_COLOURS)]
+        if np.abs(placed[i] - at[i]).max() > 0.02:
+            axes.plot(*np.c_[place, home], color=style.INK, linewidth=0.6, alpha=0.6, zorder=4)
+        axes.text(
+            place[0], place[1], style.short(name, 16), ha="center", va="center", fontsize=9, fontweight="bold",
+            color=style.INK, path_effects=halo, zorder=5,
+            bbox={"boxstyle": "round,pad=0.12", "facecolor": style.PAPER, "edgecolor": colour, "alpha": 0.85, "lw": 1},
+        )  # fmt: skip
+
+
+def spread_apart(at: np.ndarray, width: np.ndarray, height: np.ndarray, *, rounds: int = 400) -> np.ndarray:
+    """(K, 2) centres near `at`, in 0..1, of boxes of these sizes, moved until they overlap as little as possible."""
+    placed = at + 1e-4 * np.random.default_rng(0).standard_normal(at.shape)
+    reach = np.stack([width[:, None] + width, height[:, None] + height], -1) / 2
+    for step in range(rounds):
+        apart = placed[:, None] - placed
+        inside = reach - np.abs(apart)
+        clash = (inside > 0).all(-1) & ~np.eye(len(at), dtype=bool)
+        # Along the axis that needs the shorter way.
+        shorter = inside.argmin(-1)[..., None] == np.arange(2)
+        push = np.where(clash[..., None] & shorter, np.sign(apart) * inside, 0).sum(1)
+        if not clash.any():
+            break
+        home = 0.02 * (at - placed) * (1 - step / rounds)
+        placed = np.clip(placed + 0.3 * push + home, 0.02, 0.98)
+    return placed

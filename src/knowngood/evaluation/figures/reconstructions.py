@@ -1,0 +1,88 @@
+"""What each model makes of the same images, with how odd it finds them: normal rows above, anomalous rows below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from knowngood.errors import DataError
+from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.tiles import show
+from knowngood.evaluation.figures.triptychs import as_rgb, value_range
+
+
+class Reconstructed(NamedTuple):
+    """One model's view of N images."""
+
+    images: np.ndarray  # (N, H, W, C), scaled like the inputs
+    e: np.ndarray  # (N,) E(x) = −ELBO in nats
+    a: np.ndarray  # (N,) A(x) = ‖x − x̂‖₂
+
+
+def reconstructions(
+    inputs: np.ndarray,
+    models: Mapping[str, Reconstructed],
+    labels: np.ndarray,
+    *,
+    ids: Sequence[str] | None = None,
+    across: bool = False,
+) -> Figure:
+    """One row an image, one column a model, E and A under each reconstruction.
+
+    Args:
+        inputs: (N, H, W, C), scaled so that the data range is 0…1.
+        models: name → what that model makes of them.
+        labels: (N,) 0 normal, 1 anomalous, NaN unknown; they are ordered so.
+        ids: of the images.
+        across: one column an image and one row a model instead: low and wide.
+
+    Raises:
+        DataError: no image or no model.
+    """
+    if not len(inputs) or not models:
+        raise DataError(f"reconstructions: {len(inputs)} images and {len(models)} models given; at least 1 of each")
+    labels = np.asarray(labels, float)
+    order = np.argsort(np.where(np.isnan(labels), 2, labels), kind="stable")
+    limits = value_range([inputs])
+    height, width = inputs.shape[1:3]
+    tile, wide = 0.85, max(0.85 * width / height, 1.15)
+    items, views = len(order), 1 + len(models)
+    if across:
+        figure = style.new_figure(0.8 + items * wide, 0.95 + views * (tile + 0.24))
+        grid = figure.subplots(views, items, squeeze=False).T
+    else:
+        figure = style.new_figure(1.2 + views * wide, 0.7 + items * (tile + 0.22))
+        grid = figure.subplots(items, views, squeeze=False)
+    for row, i in zip(grid, order, strict=True):
+        name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
+        show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
+        text = name if ids is None else f"{name}\n{style.short(ids[i], 18)}"
+        if across:
+            row[0].set_title(text, fontsize=8, color=colour)
+        else:
+            row[0].set_ylabel(text, fontsize=8, color=colour, **_BESIDE)
+        for axes, made in zip(row[1:], models.values(), strict=True):
+            show(axes, as_rgb(made.images[i], limits), tile=max(height, width))
+            words = (f"E {_plain(float(made.e[i]), 1)}", f"A {_plain(float(made.a[i]), 2)}")
+            axes.set_xlabel(("\n" if across else "   ").join(words), fontsize=7.5, color=colour, labelpad=2)
+    for axes, name in zip(grid[0], ["input", *models], strict=True):
+        name = style.short(name, 20)
+        if across:
+            axes.set_ylabel(name, fontsize=9, color=style.INK, fontweight="bold", **_BESIDE)
+        else:
+            axes.set_title(name, fontsize=9, color=style.INK, fontweight="bold")
+    note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"
+    figure.supxlabel(f"{note}{'; ' if across else chr(10)}higher is odder", fontsize=7.5, color=style.MUTED)
+    return figure
+
+
+def _plain(value: float, digits: int) -> str:
+    """With so many decimals, large ones with none, and a true minus sign."""
+    return f"{value:.{digits if abs(value) < 1000 else 0}f}".replace("-", "−")
+
+
+_LABELS = {0.0: ("normal", style.NORMAL), 1.0: ("anomalous", style.ANOMALOUS)}
+_BESIDE: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}

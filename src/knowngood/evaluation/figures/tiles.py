@@ -1,0 +1,80 @@
+"""Many small images as one picture: quick to draw, light in a file, and the tiles stay aligned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from knowngood.errors import DataError
+from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.triptychs import as_rgb
+
+Extent = tuple[float, float, float, float]
+
+
+def mosaic(images: np.ndarray) -> np.ndarray:
+    """(R, K, H, W, C) images as one (h, w, 4) picture, RGBA in 0..1: R rows of K tiles, transparent between them.
+
+    0 is black and 1 is white, as are values below and above. A tile that is all NaN is transparent.
+
+    Raises:
+        DataError: another number of dimensions, or no image at all.
+    """
+    images = np.asarray(images, float)
+    if images.ndim != 5 or 0 in images.shape:
+        raise DataError(f"images of shape {images.shape}: expected (rows, columns, H, W, C), each at least 1")
+    rows, columns, height, width, _ = images.shape
+    gap = gap_of(height, width)
+    whole = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
+    whole[..., :3] = 1  # what shows through where alpha is dropped
+    for r in range(rows):
+        for k in range(columns):
+            if np.isnan(images[r, k]).all():
+                continue
+            top, left = r * (height + gap), k * (width + gap)
+            tile = whole[top : top + height, left : left + width]
+            tile[..., :3], tile[..., 3] = as_rgb(images[r, k], (0.0, 1.0)), 1
+    return whole
+
+
+def gap_of(height: int, width: int) -> int:
+    """Pixels between tiles of this size."""
+    return max(1, min(height, width) // 14)
+
+
+def draw_tiles(
+    axes: Axes,
+    images: np.ndarray,
+    *,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    size: float = 8.0,
+) -> None:
+    """A mosaic of (R, K, H, W, C) images into axes that exist already, with a name for each row and column."""
+    height, width = images.shape[2:4]
+    gap = gap_of(height, width)
+    show(axes, mosaic(images), tile=max(height, width))
+    middle = (height - 1) / 2 + np.arange(images.shape[0]) * (height + gap)
+    axes.set_yticks(middle if rows is not None else [], [style.short(name) for name in rows or ()])
+    middle = (width - 1) / 2 + np.arange(images.shape[1]) * (width + gap)
+    axes.set_xticks(middle if columns is not None else [], [style.short(name) for name in columns or ()])
+    axes.tick_params(length=0, colors=style.INK, labelsize=size, pad=3)
+
+
+def show(
+    axes: Axes, picture: np.ndarray, *, tile: int, extent: tuple[float, float, float, float] | None = None
+) -> None:
+    """A picture without frame or ticks; pixels stay squares where a tile has at most 96 of them, and vector formats
+    hold just those pixels."""
+    axes.imshow(picture, interpolation="none" if tile <= 96 else "antialiased", extent=extent, aspect="equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def tile_inches(count: int, room: float, *, largest: float = 0.62, smallest: float = 0.3) -> float:
+    """How large to draw each of `count` tiles side by side in `room` inches."""
+    return float(np.clip(room / max(count, 1), smallest, largest))

@@ -1,0 +1,184 @@
+"""Input, reconstruction and their difference side by side: where an image departs from what the model expected.
+
+Images are (H, W) or (H, W, C) of any dtype, C ≥ 1. One or three channels are shown as they are, of four the first
+three, otherwise the mean over the channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from knowngood.errors import DataError
+from knowngood.evaluation.figures import style
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PANELS = ("input", "reconstruction", "difference")
+MAP_PANELS = ("input", "anomaly map", "both")
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def value_range(images: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Values shown as black and white: 0 and 1 if all lie there, else 0 (or the minimum, if below) and the maximum."""
+    low, high = 0.0, 0.0
+    for image in images:
+        values = np.asarray(image, float)
+        values = values[np.isfinite(values)]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    if low >= -0.01 and high <= 1.01:
+        return 0.0, 1.0
+    return low, high if high > low else low + 1.0
+
+
+def difference(image: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
+    """(H, W): image − reconstruction for one channel; its root mean square over several, which has no sign.
+
+    Raises:
+        DataError: the two shapes differ.
+    """
+    x, y = _channels(image), _channels(reconstruction)
+    if x.shape != y.shape:
+        raise DataError(f"triptych: the image is {x.shape}, its reconstruction {y.shape}; they must agree (H, W, C)")
+    delta = np.nan_to_num(x - y)
+    return delta[..., 0] if delta.shape[-1] == 1 else np.sqrt((delta**2).mean(-1))
+
+
+def difference_limit(pairs: Iterable[Pair]) -> float:
+    """The difference drawn in full colour, one for all pairs: the largest of their 99.5 % quantiles."""
+    largest = max((float(np.quantile(np.abs(difference(*pair)), 0.995)) for pair in pairs), default=0.0)
+    return largest or 1.0
+
+
+def panels(
+    image: np.ndarray, reconstruction: np.ndarray, *, limits: tuple[float, float], full: float
+) -> list[np.ndarray]:
+    """Three (H, W, 3) uint8 pictures: input and reconstruction between `limits`, difference from −`full` to `full`."""
+    delta = difference(image, reconstruction)
+    coloured = style.DIFFERENCE(0.5 + 0.5 * np.clip(delta / full, -1, 1))[..., :3]
+    shown = [as_rgb(image, limits), as_rgb(reconstruction, limits), coloured]
+    return [np.round(255 * panel).astype(np.uint8) for panel in shown]
+
+
+def map_panels(image: np.ndarray, values: np.ndarray, *, limits: tuple[float, float]) -> list[np.ndarray]:
+    """Three (H, W, 3) uint8 pictures: an image in 0…1, its map (H, W) between `limits`, and the map over the image.
+
+    Raises:
+        DataError: the map has another height or width.
+    """
+    if values.shape != image.shape[:2]:
+        raise DataError(f"the image is {image.shape}, its map {values.shape}; they must agree in height and width")
+    share = np.nan_to_num((values - limits[0]) / (limits[1] - limits[0]), nan=0.0)
+    coloured = style.HEAT(np.clip(share, 0, 1))
+    picture, alpha = as_rgb(image, (0.0, 1.0)), coloured[..., 3:]
+    plain = np.ones_like(picture)
+    shown = [picture, *(alpha * coloured[..., :3] + (1 - alpha) * under for under in (plain, picture))]
+    return [np.round(255 * panel).astype(np.uint8) for panel in shown]
+
+
+def strip(
+    image: np.ndarray, reconstruction: np.ndarray, *, limits: tuple[float, float], full: float, gap: int = 4
+) -> Image:
+    """The three panels of a pair, side by side."""
+    return side_by_side(panels(image, reconstruction, limits=limits, full=full), gap=gap)
+
+
+def side_by_side(pictures: Sequence[np.ndarray], *, smallest: int = 96, largest: int = 160, gap: int = 4) -> Image:
+    """Three pictures (H, W, 3) uint8 in one, RGBA, with transparent gaps.
+
+    Tiny images are enlarged by a whole factor, pixels kept as squares, until a panel is `smallest` pixels wide; large
+    ones are reduced to `largest` pixels on their longer side.
+    """
+    from PIL import Image
+
+    tiles = [Image.fromarray(picture) for picture in pictures]
+    width, height = tiles[0].size
+    if max(width, height) > largest:
+        scale = largest / max(width, height)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        tiles = [tile.resize(size, Image.Resampling.BOX) for tile in tiles]
+    else:
+        factor = max(1, min(-(-smallest // width), largest // max(width, height)))
+        tiles = [tile.resize((width * factor, height * factor), Image.Resampling.NEAREST) for tile in tiles]
+    width, height = tiles[0].size
+    whole = Image.new("RGBA", (3 * width + 2 * gap, height), (0, 0, 0, 0))
+    for position, tile in enumerate(tiles):
+        whole.paste(tile, (position * (width + gap), 0))
+    return whole
+
+
+def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None) -> Figure:
+    """One row of panels for each (image, reconstruction); the rows share their grey range and their difference scale.
+
+    Raises:
+        DataError: no pair, or shapes that differ within one.
+    """
+    if not pairs:
+        raise DataError("triptychs: no pair of image and reconstruction given")
+    figure = style.new_figure(4.6, 1.45 * len(pairs) + 0.5)
+    grid = figure.subplots(len(pairs), 3, squeeze=False)
+    limits, full = value_range(image for image, _ in pairs), difference_limit(pairs)
+    for row, pair in enumerate(pairs):
+        draw_triptych(grid[row], pair, limits=limits, full=full, caption=captions[row] if captions else "")
+    name_panels(grid[-1])
+    figure.supxlabel(describe_difference(pairs[0][0], full), fontsize=8, color=style.MUTED)
+    return figure
+
+
+def draw_triptych(
+    row: Sequence[Axes], pair: Pair, *, limits: tuple[float, float], full: float, caption: str = ""
+) -> None:
+    """One pair into three axes that exist already, the caption above the first."""
+    draw_panels(row, panels(*pair, limits=limits, full=full), caption)
+
+
+def draw_panels(row: Sequence[Axes], three: Sequence[np.ndarray], caption: str = "") -> None:
+    """Three pictures (H, W, 3) into three axes that exist already, the caption above the first."""
+    for axes, panel in zip(row, three, strict=True):
+        axes.imshow(panel, interpolation="none" if max(panel.shape) <= 96 else "antialiased")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_color(style.RULE)
+    if caption:
+        # A blank title keeps the height free; the caption itself may be wider than its panel.
+        row[0].set_title(" ", fontsize=8)
+        where = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        text = row[0].annotate(style.plain(caption), (0, 1), (0, 5), fontsize=8, color=style.INK, **where)
+        text.set_in_layout(False)
+
+
+def name_panels(row: Sequence[Axes], names: Sequence[str] = PANELS) -> None:
+    """Name the three panels under a row."""
+    for axes, name in zip(row, names, strict=True):
+        axes.text(0.5, -0.06, name, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=style.MUTED)
+
+
+def describe_difference(image: np.ndarray, full: float) -> str:
+    """What the colours of the difference mean, with their scale."""
+    if _channels(image).shape[-1] == 1:
+        return f"difference: blue darker, orange brighter than expected; full colour at ±{full:.3g}"
+    return f"difference: root mean square over the channels; full colour at {full:.3g}"
+
+
+def _channels(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) float64."""
+    values = np.asarray(image, float)
+    if values.ndim not in (2, 3):
+        raise DataError(f"triptych: an image has shape (H, W) or (H, W, C), not {values.shape}")
+    return values[..., None] if values.ndim == 2 else values
+
+
+def as_rgb(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """An image as (H, W, 3) in 0..1, its values between `limits`."""
+    values = np.clip((np.nan_to_num(_channels(image)) - limits[0]) / (limits[1] - limits[0]), 0, 1)
+    channels = values.shape[-1]
+    if channels in (3, 4):
+        return values[..., :3]
+    return np.repeat(values.mean(-1, keepdims=True), 3, axis=-1)

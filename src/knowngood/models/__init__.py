@@ -1,0 +1,1 @@
+"""What learns from tensors: the conditional VAE with its nets and objectives, and Gaussians of locations."""

@@ -1,0 +1,30 @@
+"""CorEx: correlation explanation by an autoencoder with learned marginals."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from knowngood.config import CorEx
+from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms
+from knowngood.models.vae import ConditionalVAE
+
+
+class CorExObjective(Objective):
+    """−E log q(x|z) + Σ_j KL(p(z_j|x) ‖ r_j(z_j)), with a factorised q(x|z).
+
+    Σ_i H(x_i) minus this loss is a lower bound on TC(x), and on the part of it that z explains, whatever r is (Gao et
+    al., arXiv:1802.05822; written out in the dCVAE paper, eq. 8). The marginals r_j are normal distributions with
+    learned mean and variance. They are the model's learned prior, so that every score that asks for the prior meets the
+    marginals that were learned; with `prior="standard"` it is the VAE.
+    """
+
+    conditional = False
+    prior = "learned"
+
+    def __init__(self, options: CorEx) -> None:
+        super().__init__()
+
+    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        elbo = elbo_terms(model, batch, ctx)
+        loss = (elbo.reconstruction + elbo.kl).mean()
+        return {"model": loss}, {"reconstruction": elbo.reconstruction, "kl": elbo.kl}

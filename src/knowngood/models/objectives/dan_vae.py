@@ -1,0 +1,134 @@
+"""DAn-VAE: known nuisance factors have dimensions of their own, so that they need not look odd."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from knowngood.config import DANVAE
+from knowngood.errors import SettingsError
+from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms, stopped_reconstruction
+from knowngood.models.vae import ConditionalVAE, DiagonalGaussian, full_precision_region
+
+SPEED = 10.0  # what is one affine map learns slowly beside a whole net: this multiplies its learning rate
+# The default of a: reconstruction is a sum over values, so the weight of what z_n must hold grows with their number.
+WEIGHT_PER_VALUE, LEAST_WEIGHT = 0.25, 10.0
+
+
+class DANVAEObjective(Objective):
+    """rec + β_a·KL(q(z_a|x) ‖ r(z_a)) + β_n·KL(q(z_n|x) ‖ p(z_n|y)) + a·|y − ŷ(z_n)|², the mean over a batch.
+
+    z_n are the last `nuisance_dim` dimensions of z, z_a the others, and r the model's prior, N(0, I) unless it is told
+    to learn one. p(z_n|y) = N(W y + b, diag exp s) and the head ŷ = V z_n + d are learned and start at N(0, I) and 0.
+    A row of y with a NaN is unknown: such an item has r(z_n) in place of p(z_n|y) and no head term, so that without any
+    labels and with β_a = β_n = 1 this is the VAE. Labels of nuisances on part of a latent: DIVA, arXiv:1905.10427.
+
+    The head reads the draw of z_n, not its mean: the error is E_q[−log q(y|z_n)] up to scale, and an encoder that knows
+    y but leaves noise in z_n pays for it.
+    """
+
+    scoring = "split_elbo"
+    anomaly_term = "shift"
+
+    nuisance_mean: nn.Linear  # y (B, K) → W y + b (B, n); made by `prepare`, like the next two
+    nuisance_log_var: nn.Parameter  # s (n,)
+    head: nn.Linear  # z_n (B, n) → ŷ (B, K)
+
+    def __init__(self, options: DANVAE) -> None:
+        super().__init__()
+        self.options = options
+        self.nuisance_dim = options.nuisance_dim
+        self.factors = options.factors
+        self.factor_width = sum(2 if name == "rotation" else 1 for name in options.factors)
+        self.labelled_share = options.labelled_share
+
+    def prepare(self, model: ConditionalVAE) -> None:
+        if model.nuisance_dim != self.nuisance_dim:
+            raise SettingsError(
+                f"dan_vae: the model keeps {model.nuisance_dim} of its {model.latent_dim} dimensions for nuisance "
+                f"factors, the objective {self.nuisance_dim}; build the model with nuisance_dim={self.nuisance_dim}"
+            )
+        given, values = self.options.head_weight, math.prod(model.shape)
+        default = max(LEAST_WEIGHT, WEIGHT_PER_VALUE * values) / self.labelled_share
+        self.head_weight = default if given is None else given
+        if not hasattr(self, "head"):
+            like = next(model.parameters())
+            self.nuisance_mean = nn.Linear(self.factor_width, self.nuisance_dim).to(like)
+            self.nuisance_log_var = nn.Parameter(like.new_zeros(self.nuisance_dim))
+            self.head = nn.Linear(self.nuisance_dim, self.factor_width).to(like)
+            for layer in (self.nuisance_mean, self.head):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def players(self, model: ConditionalVAE) -> dict[str, list[nn.Parameter]]:
+        return {"model": [*model.parameters(), *self.parameters()]}
+
+    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        elbo = elbo_terms(model, batch, ctx)
+        anomaly_kl = self._anomaly_kl(model, batch, elbo.posterior)
+        nuisance_kl, error = self._nuisance_terms(model, batch, elbo.posterior, elbo.z)
+        terms = {"reconstruction": elbo.reconstruction, "kl": anomaly_kl + nuisance_kl}
+        terms |= {"anomaly_kl": anomaly_kl, "nuisance_kl": nuisance_kl, "factor_error": error}
+        return {"model": self._total(elbo.reconstruction, anomaly_kl, nuisance_kl, error)}, terms
+
+    def surprise(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Tensor:
+        """−log p(x|z) + KL(q(z_a|x) ‖ r(z_a)) by one draw, (B,): what z_n holds costs nothing."""
+        elbo = elbo_terms(model, batch, ctx)
+        return elbo.reconstruction + self._anomaly_kl(model, batch, elbo.posterior)
+
+    def surprise_of(self, terms: dict[str, Tensor]) -> Tensor:
+        return terms["reconstruction"] + terms["anomaly_kl"]
+
+    def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context) -> Tensor:
+        """rec + β_a·KL(q(z_a|x) ‖ N(shift·1, I)) and the terms of z_n as for good items, the mean over anomalies.
+
+        Decoder and likelihood are constants: what is learned is where such items lie, not how to draw them. A prior of
+        their own for labelled anomalies: arXiv:1911.04971.
+        """
+        q = model.encode(anomalies.x, anomalies.c)
+        z = q.rsample(torch.empty_like(q.mean).normal_(generator=ctx.generator))
+        reconstruction = stopped_reconstruction(model, anomalies, z)
+        of_anomaly, _ = split_latent(q, self.nuisance_dim)
+        away = DiagonalGaussian(torch.full_like(of_anomaly.mean, self.shift), torch.zeros_like(of_anomaly.mean))
+        return self._total(reconstruction, of_anomaly.kl(away).sum(1), *self._nuisance_terms(model, anomalies, q, z))
+
+    def kept_state(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
+    def _total(self, reconstruction: Tensor, anomaly_kl: Tensor, nuisance_kl: Tensor, error: Tensor) -> Tensor:
+        """The weighted sum of these terms (B,), the mean over items."""
+        given = self.options
+        of_codes = given.beta_a * anomaly_kl + given.beta_n * nuisance_kl
+        return (reconstruction + of_codes + self.head_weight * error).mean()
+
+    def _anomaly_kl(self, model: ConditionalVAE, batch: Batch, q: DiagonalGaussian) -> Tensor:
+        """KL(q(z_a|x) ‖ r(z_a)), (B,)."""
+        of_anomaly, _ = split_latent(q, self.nuisance_dim)
+        prior, _ = split_latent(model.prior(batch.c, like=q.mean), self.nuisance_dim)
+        return of_anomaly.kl(prior).sum(1)
+
+    def _nuisance_terms(
+        self, model: ConditionalVAE, batch: Batch, q: DiagonalGaussian, z: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """KL of q(z_n|x) to p(z_n|y) and |y − ŷ|², (B,) each; where y is unknown, KL to r(z_n) and 0."""
+        _, of_nuisance = split_latent(q, self.nuisance_dim)
+        _, prior = split_latent(model.prior(batch.c, like=q.mean), self.nuisance_dim)
+        kl = of_nuisance.kl(prior).sum(1)
+        if batch.factors is None:
+            return kl, torch.zeros_like(kl)
+        known = batch.factors.isnan().any(1).logical_not()
+        y = torch.where(known[:, None], batch.factors, 0).to(z.dtype)  # (B, K)
+        with full_precision_region(z):
+            log_var = SPEED * self.nuisance_log_var.expand(len(y), -1)
+            given_y = DiagonalGaussian(SPEED * self.nuisance_mean(y), log_var)
+            error = (SPEED * self.head(z[:, -self.nuisance_dim :]) - y).square().sum(1)
+        return torch.where(known, of_nuisance.kl(given_y).sum(1), kl), torch.where(known, error, 0)
+
+
+def split_latent(gaussian: DiagonalGaussian, nuisance_dim: int) -> tuple[DiagonalGaussian, DiagonalGaussian]:
+    """The distributions of z_a (B, D − n) and z_n (B, n), the last n ≥ 1 dimensions."""
+    at = gaussian.mean.shape[1] - nuisance_dim
+    means, log_vars = (t.tensor_split([at], dim=1) for t in gaussian)
+    return DiagonalGaussian(means[0], log_vars[0]), DiagonalGaussian(means[1], log_vars[1])

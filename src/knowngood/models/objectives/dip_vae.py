@@ -1,0 +1,45 @@
+"""DIP-VAE: the VAE with the covariance of the aggregate posterior drawn towards the identity."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from knowngood.config import DIPVAE
+from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms
+from knowngood.models.vae import ConditionalVAE, DiagonalGaussian, full_precision_region
+
+
+class DIPVAEObjective(Objective):
+    """rec + KL + λ_od·Σ_{i≠j} C_ij² + λ_d·Σ_i (C_ii − 1)². arXiv:1711.00848, eq. 6 (I) and 7 (II).
+
+    C = Cov(μ) in form I, and Cov(μ) + E[diag σ²], the covariance of z itself, in form II; both over the batch.
+    """
+
+    conditional = False
+
+    def __init__(self, options: DIPVAE) -> None:
+        super().__init__()
+        self.second_form = options.form == "II"
+        self.off_diagonal = options.lambda_od
+        default = options.lambda_od * (1 if self.second_form else 10)
+        self.diagonal = default if options.lambda_d is None else options.lambda_d
+
+    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        elbo = elbo_terms(model, batch, ctx)
+        c = covariance(elbo.posterior, with_noise=self.second_form)
+        diagonal = c.diagonal()
+        dependence = c.square().sum() - diagonal.square().sum()
+        spread = (diagonal - 1).square().sum()
+        loss = (elbo.reconstruction + elbo.kl).mean() + self.off_diagonal * dependence + self.diagonal * spread
+        terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl}
+        batchwise = {"off_diagonal": dependence, "diagonal": spread}
+        return {"model": loss}, {**terms, **{name: value.expand(len(elbo.z)) for name, value in batchwise.items()}}
+
+
+def covariance(q: DiagonalGaussian, with_noise: bool) -> Tensor:
+    """Cov(μ) over the batch (D, D), divided by B, so that one item has 0; `with_noise` adds the mean of diag σ²."""
+    centred = q.mean - q.mean.mean(0)
+    with full_precision_region(centred):
+        c = centred.t() @ centred / len(centred)
+    return c + torch.diag(q.log_var.exp().mean(0)) if with_noise else c

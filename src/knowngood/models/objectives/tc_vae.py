@@ -1,0 +1,42 @@
+"""β-TCVAE: the KL taken apart into what z knows of the item, how its dimensions depend, and each one's own KL."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from knowngood.config import TCVAE
+from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms
+from knowngood.models.objectives.densities import aggregate_posterior
+from knowngood.models.vae import ConditionalVAE
+
+
+class TCVAEObjective(Objective):
+    """rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)). arXiv:1802.04942, eq. 4.
+
+    The three parts are means over one draw of z for each item:
+    log q(z|n) − log q̂(z), log q̂(z) − Σ_j log q̂(z_j) and Σ_j [log q̂(z_j) − log r(z_j)].
+    At α = β = γ the densities cancel, whatever the estimator and the batch: the sum is the KL by one draw, and so its
+    closed form in expectation. With the whole training set as the batch (B = N) MSS makes each part exact for the drawn
+    z. MWS adds constants, at B = N log N to I, (D−1)·log N to TC and −D·log N to the last part: of these only
+    gradients mean something.
+    """
+
+    conditional = False
+
+    def __init__(self, options: TCVAE) -> None:
+        super().__init__()
+        self.options = options
+
+    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        elbo, given = elbo_terms(model, batch, ctx), self.options
+        everything = torch.zeros_like(batch.stratum)
+        counts = torch.full((1,), ctx.n_items, device=elbo.z.device)
+        joint, marginals, _ = aggregate_posterior(elbo.z, elbo.posterior, everything, counts, given.density)
+        prior = model.prior(batch.c, like=elbo.z).log_prob(elbo.z)  # (B, D)
+        information = elbo.posterior.log_prob(elbo.z).sum(1) - joint
+        tc = joint - marginals.sum(1)
+        own = (marginals - prior).sum(1)
+        loss = (elbo.reconstruction + given.alpha * information + given.beta * tc + given.gamma * own).mean()
+        terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl}
+        return {"model": loss}, {**terms, "information": information, "tc": tc, "dimension_kl": own}

@@ -1,5 +1,0 @@
-"""What is minimised: one file a method. `knowngood.config` names them; `Options.build()` makes one."""
-
-from knowngood.objectives.base import Batch, Context, ElboTerms, Objective, elbo_terms
-
-__all__ = ["Batch", "Context", "ElboTerms", "Objective", "elbo_terms"]

@@ -1,0 +1,1 @@
+"""Images brought to the position of their mean normal image."""

@@ -1,0 +1,265 @@
+"""Registration: images moved to where the mean normal image shows the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+from torch import Tensor
+
+from knowngood.errors import ArtifactError, DataError
+from knowngood.representations.alignment.matching import SLACK, Mode, Plane, compared_size, correlations, match
+from knowngood.representations.alignment.warping import (
+    Floats,
+    Quality,
+    Size,
+    Transform,
+    compose,
+    from_centred,
+    inverse,
+    rotation_of,
+    sample,
+    warp,
+)
+
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+MAX_SHIFT = 0.10  # of the side
+MAX_ROTATION = 15.0  # degrees
+MAX_SCALE = 0.10  # larger or smaller, in any direction
+IN_PLACE = 0.05  # pixels: an image that lies this well is left as it is
+LEAST = 0.3  # correlation with the reference below which nothing is aligned
+SHARE = 0.5  # of the normals' median correlation, likewise
+ENOUGH = 0.5  # of the normals must align
+KEPT = 256  # images that the reference is made of
+
+
+class Registration(BaseModel):
+    """The mean normal image, and how images are brought to it. Fitted once; plain JSON, and the image beside it.
+
+    mode: "shift"; "rigid": shift and rotation; "affine": shift and any small linear map.
+    size: (H, W) of the images.
+    floor: the least correlation with the reference, after alignment, that counts as the same subject.
+    images, aligned: how many images the reference was sought in, and how many of them it is the mean of.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mode: Mode
+    size: Size
+    floor: float
+    images: int
+    aligned: int
+    _reference: Plane | None = PrivateAttr(default=None)
+
+    @classmethod
+    def fit(cls, images: Iterable[np.ndarray], mode: Mode = "shift") -> Self:
+        """From grey images (H, W), floats, all of one size.
+
+        The images are aligned to the one most like their mean, and their mean then is what all are aligned to again;
+        the mean of that is the reference. It lies where the images lie on average. Of more than 256 images as many,
+        evenly spread, are used. They are held as they are compared, 64 KB each.
+
+        Raises:
+            DataError: there are none, sizes differ, values are not finite, all are constant, or fewer than half of
+                them align.
+        """
+        planes, size = _planes(images)
+        stack = torch.stack([plane.values for plane in planes])
+        likeness = (stack * stack.mean(dim=0)).mean(dim=(1, 2))
+        reference = planes[int(likeness.argmax())]
+        floor, spread, members = 0.0, 1.0, list[int]()
+        for least in (0.0, LEAST):
+            draft = cls(mode=mode, size=size, floor=least, images=len(planes), aligned=0)._with(reference)
+            found = [draft._locate(plane) for plane in planes]
+            likeness = np.array([transform.quality.after for transform in found])
+            likeness[members] = _alone(likeness[members], len(members), spread)
+            members = [i for i, transform in enumerate(found) if transform.accepted and likeness[i] >= least]
+            if len(members) < ENOUGH * len(planes):
+                raise DataError(
+                    f"alignment by {mode}: only {len(members):,} of {len(planes):,} normal images can be brought to "
+                    f"the mean of the others (a correlation of {LEAST:g}, within the limits of shift, rotation and "
+                    "scale). Leave alignment off, or give images of one subject in about one place."
+                )
+            reference, spread = _mean([planes[i] for i in members], [found[i].centred for i in members], size)
+            floor = max(LEAST, SHARE * float(np.median(likeness[members])))
+        return cls(mode=mode, size=size, floor=floor, images=len(planes), aligned=len(members))._with(reference)
+
+    def align(self, image: np.ndarray) -> tuple[np.ndarray, Transform]:
+        """The image (H, W, C), any dtype, as the reference would show it, and where it lay.
+
+        An image that lies where the reference does, within rounding, or is as like it as alignment can make it, is
+        returned as it is. So is one that cannot be aligned, and the transform says why: it is constant, too unlike the
+        reference, too far from it, or less like it after.
+
+        Raises:
+            DataError: not (H, W, C) of the size fitted on, or values that are not finite.
+            ArtifactError: the reference is missing, see `with_tensors`.
+        """
+        transform = self.locate(grey(image))
+        return warp(image, transform), transform
+
+    def locate(self, image: NDArray[np.floating]) -> Transform:
+        """Where a grey image (H, W) lies. As `align`, without the warp."""
+        if image.shape != self.size:
+            raise DataError(
+                f"an image to align is {_by(image.shape)}, alignment was fitted on {_by(self.size)}; resize it first"
+            )
+        return self._locate(_plane(image))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The reference (h, w), float32, of mean 0 and variance 1, as images are compared."""
+        return {"reference": self._known().values}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The same with the reference that `tensors` gave.
+
+        Raises:
+            ArtifactError: it is missing, or of another shape.
+        """
+        expected = compared_size(self.size)
+        found = tensors.get("reference")
+        if found is None or tuple(found.shape) != expected:
+            given = "none" if found is None else f"one of shape {tuple(found.shape)}"
+            raise ArtifactError(f"alignment: expected a reference of shape {expected}, got {given}; model is damaged")
+        return self._with(Plane(found.detach().cpu().float()))
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Registration) or self.model_dump() != other.model_dump():
+            return False
+        mine, theirs = self._reference, other._reference
+        return mine is theirs or (mine is not None and theirs is not None and torch.equal(mine.values, theirs.values))
+
+    def _with(self, reference: Plane) -> Self:
+        copy = self.model_copy()
+        copy._reference = reference
+        return copy
+
+    def _known(self) -> Plane:
+        if self._reference is None:
+            raise ArtifactError("alignment has no reference; give it the saved tensors by with_tensors")
+        return self._reference
+
+    def _locate(self, plane: Plane | None) -> Transform:
+        reference = self._known()
+        if plane is None:
+            return self._as_it_is(Quality(float("nan"), float("nan")), "the image is constant")
+        centred = match(reference, plane, self.size, self.mode)
+        before, after = correlations(reference, plane, centred, self.size).tolist()
+        return self._judged(centred, Quality(before, after))
+
+    def _judged(self, centred: Floats, quality: Quality) -> Transform:
+        if not quality.after >= self.floor:
+            return self._as_it_is(
+                quality,
+                f"its correlation with the mean normal image is at most {quality.after:.2f}; "
+                f"{self.floor:.2f} is the least that counts as the same subject",
+            )
+        if beyond := self._beyond(centred):
+            return self._as_it_is(quality, beyond)
+        gain = quality.after - quality.before
+        if self._moved(centred) < IN_PLACE or -SLACK <= gain <= 0:
+            return self._as_it_is(Quality(quality.before, quality.before))
+        if gain < 0:
+            return self._as_it_is(quality, "no alignment was found that makes it more like the mean normal image")
+        return Transform(from_centred(centred, self.size), self.size, quality)
+
+    def _beyond(self, centred: Floats) -> str:
+        """Which limit the transform exceeds, or nothing."""
+        for moved, side in zip(centred[:, 2].tolist(), reversed(self.size), strict=True):
+            if abs(moved) > MAX_SHIFT * side:
+                return f"it lies {abs(moved):.1f} pixels away; the limit is {MAX_SHIFT * side:.1f}"
+        if abs(turn := rotation_of(centred)) > MAX_ROTATION:
+            return f"it is turned by {turn:.1f} degrees; the limit is {MAX_ROTATION:g}"
+        for stretch in np.linalg.svd(centred[:, :2], compute_uv=False).tolist():
+            if abs(stretch - 1) > MAX_SCALE + 1e-9:
+                return f"it is {stretch:.2f} times as large; the limits are {1 - MAX_SCALE:g} and {1 + MAX_SCALE:g}"
+        return ""
+
+    def _moved(self, centred: Floats) -> float:
+        """The farthest that a corner moves, in pixels as compared."""
+        height, width = self.size
+        corners = np.array([[x * width / 2, y * height / 2, 1] for x in (-1, 1) for y in (-1, 1)])
+        moved = np.abs(corners @ (centred - np.eye(2, 3)).T).max()
+        return float(moved) * max(compared_size(self.size)) / max(self.size)
+
+    def _as_it_is(self, quality: Quality, reason: str = "") -> Transform:
+        return Transform(np.eye(2, 3), self.size, quality, accepted=not reason, reason=reason)
+
+
+def grey(image: np.ndarray) -> NDArray[np.floating]:
+    """(H, W, C), any dtype → (H, W) floats: luminance of three channels, else their mean.
+
+    Raises:
+        DataError: not (H, W, C).
+    """
+    if image.ndim != 3:
+        raise DataError(f"an image to align has shape {image.shape}; expected (height, width, channels)")
+    wide = image.dtype.itemsize > 2 and image.dtype != np.float32
+    values = image.astype(np.float64 if wide else np.float32)
+    channels = values.shape[2]
+    weights = LUMINANCE if channels == 3 else np.full(channels, 1 / channels)
+    return values @ weights.astype(values.dtype)
+
+
+def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
+    """At most KEPT images as they are compared, evenly spread over those given; constant ones are left out."""
+    kept: list[Plane | None] = []
+    size: Size | None = None
+    every = 1
+    for i, image in enumerate(images):
+        size = size or (int(image.shape[0]), int(image.shape[1]))
+        if image.shape != size:
+            raise DataError(
+                f"alignment: image {i} has shape {image.shape}, the first one {size}; expected grey images of one size"
+            )
+        if i % every:
+            continue
+        if len(kept) == KEPT:
+            kept, every = kept[::2], 2 * every
+            if i % every:
+                continue
+        kept.append(_plane(image))
+    planes = [plane for plane in kept if plane is not None]
+    if size is None or not planes:
+        what = "there are none" if size is None else f"all {len(kept):,} images are constant"
+        raise DataError(f"alignment needs images that show something; {what}")
+    return planes, size
+
+
+def _plane(image: NDArray[np.floating]) -> Plane | None:
+    if not np.isfinite(image).all():
+        raise DataError("an image to align holds NaN or infinite values")
+    return Plane.of(image)
+
+
+def _mean(planes: list[Plane], centred: list[Floats], size: Size) -> tuple[Plane, float]:
+    """Of the images aligned, each where it has pixels, at the place where they lie on average; and its spread."""
+    back = inverse(np.mean(centred, axis=0))
+    shape = planes[0].values.shape
+    total, count = torch.zeros(shape), torch.zeros(shape)
+    for plane, transform in zip(planes, centred, strict=True):
+        moved, grid = sample(plane.values[None, None], compose(transform, back)[None], size, (shape[0], shape[1]))
+        weight = (grid[0].abs() <= 1).all(dim=-1) + 1e-3  # where no image has any, their repeated edges
+        total, count = total + moved[0, 0] * weight, count + weight
+    mean = total / count
+    mean = mean - mean.mean()
+    spread = mean.std(correction=0)
+    return Plane(mean / spread), float(spread)
+
+
+def _alone(correlation: Floats, n: int, spread: float) -> Floats:
+    """Correlations of images of variance 1 with the mean of n, of which they are one, as if they were not of them."""
+    if n < 2:
+        return correlation
+    total = n * spread
+    rest = np.sqrt(np.maximum(total**2 - 2 * total * correlation + 1, 1e-12))  # spread of the sum of the others
+    return (total * correlation - 1) / rest
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))

@@ -1,0 +1,328 @@
+"""Pixels as the nets see them: grey, resize, crop, pad, then a recorded linear scaling; and the way back for maps."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from knowngood.config import Settings
+from knowngood.data.findings import Unreadable
+from knowngood.data.imageset import ImageSet
+from knowngood.data.pixel_source import ArrayPixels
+from knowngood.errors import DataError, SettingsError
+from knowngood.representations.scaling import choose_range
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+CHUNK_VALUES = 1 << 22  # of an array, converted at a time
+NOT_FINITE = "the image holds NaN or infinite values"
+
+Size = tuple[int, int]
+
+
+class Pixels(BaseModel):
+    """How images become the nets' input. Fitted once; plain JSON.
+
+    size: (height, width) after the resize, before crop and pad; `shape` is what the nets see.
+    resize: images of any size are brought to `size`; if false they must have it.
+    low, high: raw values that become 0 and 1; `rule` says why. `any_dtype`: they were given, so they hold for any type.
+    source_shape: (height, width, channels) of the training images if all agree, else None.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: Size
+    channels: int
+    grey: bool = False
+    resize: bool = False
+    crop: Size | None = None
+    pad: Size | None = None
+    low: float
+    high: float
+    dtype: str
+    rule: str
+    any_dtype: bool = False
+    source_shape: tuple[int, int, int] | None = None
+
+    @classmethod
+    def fit(cls, images: ImageSet, settings: Settings) -> Pixels:
+        """From the training images: sizes and channels from headers, the scaling from the pixels.
+
+        Raises:
+            DataError: no images, sizes that differ without `image_size`, channel counts that differ or cannot become
+                grey, types that differ, values that are not finite.
+            SettingsError: a crop larger than the image, a pad smaller than it, or a scaling that cannot be.
+        """
+        if len(images) == 0:
+            raise DataError(f"{images.name}: there are no images to fit on")
+        shapes, counts = np.unique(np.asarray(images.shapes()).reshape(-1, 3), axis=0, return_counts=True)
+        channels = _channels(shapes, counts, settings.grey)
+        target = _pair(settings.image_size)
+        if target is None:
+            sizes, where = np.unique(shapes[:, :2], axis=0, return_inverse=True)
+            if len(sizes) > 1:
+                per_size = np.bincount(where.reshape(-1), weights=counts).astype(int)
+                raise DataError(
+                    f"{images.name}: images of {len(sizes):,} different sizes: {_sizes(sizes, per_size)}. "
+                    "Set image_size=(height, width), or --image-size HxW on the command line, to bring them to one."
+                )
+        size = target or (int(shapes[0, 0]), int(shapes[0, 1]))
+        crop, pad = _pair(settings.crop), _pair(settings.pad)
+        if crop and (crop[0] > size[0] or crop[1] > size[1]):
+            raise SettingsError(f"crop = {_by(crop)} is larger than the image, {_by(size)}; height comes first")
+        inner = crop or size
+        if pad and (pad[0] < inner[0] or pad[1] < inner[1]):
+            raise SettingsError(f"pad = {_by(pad)} is smaller than the image, {_by(inner)}; height comes first")
+        found = choose_range(images, settings.scaling)
+        return cls(
+            size=size,
+            channels=channels,
+            grey=settings.grey,
+            resize=target is not None,
+            crop=crop,
+            pad=pad,
+            low=found.low,
+            high=found.high,
+            dtype=found.dtype,
+            rule=found.rule,
+            any_dtype=isinstance(settings.scaling, tuple),
+            source_shape=(int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[0, 2])) if len(shapes) == 1 else None,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of a prepared image."""
+        return (self.channels, *(self.pad or self.crop or self.size))
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Memory of one prepared image of the training type."""
+        return int(np.prod(self.shape)) * _stored(np.dtype(self.dtype)).itemsize
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """One image (h, w, c) → (C, H, W) in its own dtype (any float becomes float32).
+
+        Luminance, antialiased bilinear resize, centre crop, then centred padding with raw zeros. Integers are rounded;
+        none of the steps leaves the range of the input, so nothing saturates.
+
+        Raises:
+            DataError: size, channels or dtype do not fit the model; NaN or infinite values.
+        """
+        self.check(image.shape, image.dtype)
+        if not _finite(image[None]).all():
+            raise DataError(NOT_FINITE)
+        return self._convert(image[None])[0]
+
+    def read(
+        self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """The images at `index` (M,), default all, prepared: (M, C, H, W), and why some could not be, by index.
+
+        Those have zeros. Where nothing has to change the array may share memory with the images' own.
+        `workers`: threads that read and prepare files.
+
+        Raises:
+            DataError: images of an array, all alike, do not fit.
+        """
+        index = np.arange(len(images)) if index is None else index
+        if isinstance(images.pixels, ArrayPixels):
+            whole = len(index) == len(images) and bool((index == np.arange(len(images))).all())
+            prepared, bad = self._from_array(images.pixels if whole else images.pixels.take(index))
+            return prepared, {int(index[i]): NOT_FINITE for i in bad}
+        return self._from_files(images, index, workers)
+
+    def check(self, shape: tuple[int, ...], dtype: Any) -> None:
+        """Raise DataError if an image (h, w, c) of this dtype does not fit."""
+        if len(shape) != 3:
+            raise DataError(f"an image has shape {tuple(shape)}; expected (height, width, channels)")
+        given, fitted = np.dtype(dtype), np.dtype(self.dtype)
+        if self.grey and shape[2] not in (1, 3):
+            raise DataError(f"an image has {shape[2]} channels; {_TO_GREY}")
+        if not self.grey and shape[2] != self.channels:
+            raise DataError(
+                f"an image has {_n_channels(shape[2])}, the model was fitted on {_n_channels(self.channels)}. "
+                + ("Fit with grey=True to take grey and colour." if {shape[2], self.channels} == {1, 3} else _ALPHA)
+            )
+        if not self.resize and tuple(shape[:2]) != self.size:
+            raise DataError(
+                f"an image is {_by(shape[:2])}, the model takes {_by(self.size)} as it is. "
+                f"Resize it, or fit with image_size=({self.size[0]}, {self.size[1]}), or --image-size "
+                f"{self.size[0]}x{self.size[1]} on the command line, to take any size."
+            )
+        if given != fitted and not (given.kind == fitted.kind == "f") and not self.any_dtype:
+            raise DataError(
+                f"an image is {given.name}, the model was fitted on {fitted.name} ({self.rule}): the same value "
+                f"may mean something else. Convert it to {fitted.name}, or fit with scaling=(low, high) in raw values, "
+                "which takes any type."
+            )
+
+    def _convert(self, block: np.ndarray) -> np.ndarray:
+        """(B, h, w, c) → (B, C, H, W); the block has passed `check`."""
+        dtype = _stored(block.dtype)
+        luminance = self.grey and block.shape[3] == 3
+        if not luminance and block.shape[1:3] == self.size:
+            planes = block.transpose(0, 3, 1, 2).astype(dtype, copy=False)
+        else:
+            wide = dtype.kind != "f" and dtype.itemsize > 2  # float32 holds 24 bits
+            x = block.astype(np.float64 if wide else np.float32)
+            x = (x @ np.array(LUMINANCE, x.dtype))[..., None] if luminance else x
+            y = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+            if y.shape[-2:] != self.size:
+                y = _resized(y, self.size)
+            planes = y.numpy()
+            if dtype.kind != "f":
+                planes = planes.round().clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
+            planes = planes.astype(dtype, copy=False)
+        if self.crop:
+            top, left = _margins(self.size, self.crop)
+            planes = planes[:, :, top : top + self.crop[0], left : left + self.crop[1]]
+        if self.pad:
+            inner = self.crop or self.size
+            top, left = _margins(self.pad, inner)
+            padded = np.zeros((*planes.shape[:2], *self.pad), dtype=dtype)
+            padded[:, :, top : top + inner[0], left : left + inner[1]] = planes
+            planes = padded
+        return np.ascontiguousarray(planes)
+
+    def _from_array(self, source: ArrayPixels) -> tuple[np.ndarray, list[int]]:
+        shape, dtype = source.base.shape[1:], source.base.dtype
+        if len(source):
+            self.check(shape, dtype)
+        if dtype.kind != "f" and shape == (*self.size, self.channels) and not (self.crop or self.pad):
+            planes = np.ascontiguousarray(source.array.transpose(0, 3, 1, 2))
+            return (planes if planes.flags.writeable else planes.copy()), []  # torch warns of read-only memory
+        prepared = np.empty((len(source), *self.shape), dtype=_stored(dtype))
+        bad: list[int] = []
+        start = 0
+        for block in source.chunks(max(1, CHUNK_VALUES // int(np.prod(shape)))):
+            finite = _finite(block)
+            if not finite.all():
+                bad += (start + np.flatnonzero(~finite)).tolist()
+                block = np.where(finite[:, None, None, None], block, 0)
+            prepared[start : start + len(block)] = self._convert(block)
+            start += len(block)
+        return prepared, bad
+
+    def _from_files(self, images: ImageSet, index: np.ndarray, workers: int) -> tuple[np.ndarray, dict[int, str]]:
+        def one(i: int) -> np.ndarray | str:
+            try:
+                return self.prepare(images.read(i))
+            except Unreadable as error:
+                return error.reason
+            except DataError as error:
+                return str(error)
+
+        prepared = np.zeros((len(index), *self.shape), dtype=_stored(np.dtype(self.dtype)))
+        errors: dict[int, str] = {}
+        with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
+            for at, found in enumerate((pool.map if pool else map)(one, index.tolist())):
+                if isinstance(found, str):
+                    errors[int(index[at])] = found
+                    continue
+                if found.dtype != prepared.dtype:  # another type, which only a range in raw values lets in
+                    prepared = prepared.astype(np.float32, copy=False)
+                prepared[at] = found
+        return prepared, errors
+
+    def scale(self, batch: Tensor) -> Tensor:
+        """Prepared images (B, C, H, W) of any dtype → float32, (x − low) / (high − low), on their device; no clamp."""
+        return (batch.to(torch.float32) - self.low if self.low else batch.to(torch.float32)) / (self.high - self.low)
+
+    def unscale(self, x: Tensor) -> Tensor:
+        """Back to raw values, float32, not rounded."""
+        return x * (self.high - self.low) + self.low
+
+    def out_of_range(self, batch: np.ndarray | Tensor) -> int:
+        """How many prepared images (B, C, H, W) hold a value below `low` or above `high`, beyond rounding."""
+        values = torch.as_tensor(batch)
+        limits = None if values.is_floating_point() else torch.iinfo(values.dtype)
+        if not len(values) or (limits and self.low <= limits.min and limits.max <= self.high):
+            return 0
+        scaled = self.scale(values).flatten(1)
+        return int(((scaled.amin(1) < -1e-5) | (scaled.amax(1) > 1 + 1e-5)).sum())
+
+    def restore(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
+        """Maps over prepared images (..., H, W) → (..., h, w) float32 over the source image of shape (h, w[, c]).
+
+        Undoes padding, crop and resize (bilinear). Where the crop saw nothing the map is 0.
+        """
+        if map.shape[-2:] != self.shape[1:]:
+            raise ValueError(f"a map has shape {map.shape}; expected (..., {self.shape[1]}, {self.shape[2]})")
+        inner = self.crop or self.size
+        if self.pad:
+            top, left = _margins(self.pad, inner)
+            map = map[..., top : top + inner[0], left : left + inner[1]]
+        map = np.asarray(map, dtype=np.float32)
+        if self.crop:
+            top, left = _margins(self.size, self.crop)
+            whole = np.zeros((*map.shape[:-2], *self.size), dtype=np.float32)
+            whole[..., top : top + inner[0], left : left + inner[1]] = map
+            map = whole
+        source = (int(source_shape[0]), int(source_shape[1]))
+        if source != self.size:
+            flat = torch.from_numpy(np.ascontiguousarray(map).reshape(-1, 1, *self.size))
+            map = _resized(flat, source).numpy().reshape(*map.shape[:-2], *source)
+        return np.array(map, copy=True, order="C")
+
+
+def _finite(block: np.ndarray) -> np.ndarray:
+    """(B,) whether all values of an image are finite."""
+    if block.dtype.kind != "f":
+        return np.ones(len(block), dtype=bool)
+    return np.asarray(np.isfinite(block).reshape(len(block), -1).all(axis=1))
+
+
+def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float32) if dtype.kind == "f" else dtype
+
+
+def _resized(x: Tensor, size: Size) -> Tensor:
+    return interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
+def _margins(outer: Size, inner: Size) -> Size:
+    return (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
+
+
+def _pair(value: Size | int | None) -> Size | None:
+    return (value, value) if isinstance(value, int) else value
+
+
+_TO_GREY = (
+    "grey=True makes luminance from 3 channels and keeps 1 as it is. What a further channel means (transparency, "
+    "infra-red, …) cannot be known: leave it out of the images, or fit without grey."
+)
+_ALPHA = "Channels are never dropped or added by guess, transparency neither: give every image the same channels."
+
+
+def _channels(shapes: np.ndarray, counts: np.ndarray, grey: bool) -> int:
+    found = {int(c): int(counts[shapes[:, 2] == c].sum()) for c in np.unique(shapes[:, 2])}
+    if grey:
+        if wrong := [c for c in found if c not in (1, 3)]:
+            raise DataError(f"{found[wrong[0]]:,} images have {_n_channels(wrong[0])}; {_TO_GREY}")
+        return 1
+    if len(found) > 1:
+        told = ", ".join(f"{number:,} with {_n_channels(c)}" for c, number in found.items())
+        way_out = "Set grey=True to turn colour into grey." if set(found) == {1, 3} else _ALPHA
+        raise DataError(f"images with different channels: {told}. {way_out}")
+    return next(iter(found))
+
+
+def _n_channels(count: int) -> str:
+    return "1 channel" if count == 1 else f"{count} channels"
+
+
+def _by(size: Any) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+def _sizes(sizes: np.ndarray, counts: np.ndarray, most: int = 6) -> str:
+    order = np.argsort(-counts, kind="stable")
+    told = ", ".join(f"{_by(sizes[i])} ({counts[i]:,})" for i in order[:most])
+    return told if len(sizes) <= most else f"{told} … and {len(sizes) - most:,} more"

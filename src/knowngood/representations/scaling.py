@@ -1,0 +1,110 @@
+"""Which raw values become 0 and 1, chosen from the training images and said in plain words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from knowngood.data.imageset import ImageSet
+from knowngood.data.pixel_source import ArrayPixels
+from knowngood.errors import DataError, SettingsError
+
+BIT_DEPTHS = (1, 4, 8, 10, 12, 14, 16)
+
+
+class Range(NamedTuple):
+    """`low` becomes 0 and `high` becomes 1. `rule` says why, for people."""
+
+    low: float
+    high: float
+    dtype: str
+    rule: str
+
+
+def choose_range(images: ImageSet, scaling: Literal["auto", "dtype", "data"] | tuple[float, float]) -> Range:
+    """The range for `images` (at least one) under a `scaling` setting.
+
+    auto: integers get 0 to 2^bits − 1 with the fewest usual bits (1, 4, 8, 10, 12, 14, 16) that hold the training
+    maximum, or 0 to the maximum where that is 16 to 31 (as in scikit-learn's digits), above 16 bits, or, if there are
+    negative values, minimum to maximum; floats within 0..1 keep that range, other floats get minimum to maximum.
+    dtype: the integer type's whole range. data: minimum to maximum. Two numbers: those.
+
+    Raises:
+        DataError: mixed dtypes, or a value is NaN or infinite.
+        SettingsError: `scaling="dtype"` for floats, or two numbers that do not ascend.
+    """
+    dtype = next(_blocks(images))[1].dtype
+    if isinstance(scaling, tuple):
+        low, high = scaling
+        if not (np.isfinite([low, high]).all() and low < high):
+            raise SettingsError(f"scaling = ({low:g}, {high:g}): expected two finite numbers, the lower first")
+        return Range(low, high, dtype.name, f"as set: {_span(low, high)}")
+    if scaling == "dtype":
+        if dtype.kind == "f":
+            raise SettingsError(
+                f"scaling = 'dtype' needs integer images, these are {dtype.name}; use 'auto', 'data' or (low, high)"
+            )
+        info = np.iinfo(dtype)
+        return Range(float(info.min), float(info.max), dtype.name, f"{dtype.name}: {_span(info.min, info.max)}")
+    low, high = _extremes(images, dtype, stop_early=scaling == "auto")
+    if scaling == "auto" and low >= 0 and dtype.kind == "f" and high <= 1:
+        return Range(0.0, 1.0, dtype.name, f"{dtype.name} within 0..1")
+    if scaling == "auto" and low >= 0 and dtype.kind != "f":
+        top, words = _depth(int(high))
+        full = top == np.iinfo(dtype).max
+        return Range(0.0, float(top), dtype.name, f"{dtype.name}{'' if full else words}: {_span(0, top)}")
+    if low == high:
+        high = low + 1  # constant images: anything but a division by zero
+    return Range(low, high, dtype.name, f"{dtype.name}, range of the training images: {_span(low, high)}")
+
+
+def _depth(top: int) -> tuple[int, str]:
+    if 16 <= top < 32:
+        return top, " holding few values"
+    bits = next((bits for bits in BIT_DEPTHS if top < 2**bits), None)
+    if bits is None:
+        return top, " holding more than 16 bits"
+    return 2**bits - 1, f" holding {bits} bit{'' if bits == 1 else 's'}"
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.10g}..{high:.10g}"
+
+
+def _blocks(images: ImageSet) -> Iterator[tuple[int, np.ndarray]]:
+    """Position of the first image, and pixels of some images."""
+    if isinstance(images.pixels, ArrayPixels):
+        start = 0
+        for block in images.pixels.chunks(256):
+            yield start, block
+            start += len(block)
+    else:
+        for i in range(len(images)):
+            yield i, images.read(i)
+
+
+def _not_finite(images: ImageSet, start: int, block: np.ndarray) -> str:
+    first = np.argwhere(~np.isfinite(block))[0, 0] if block.ndim == 4 else 0
+    return f"{images.ids[start + first]}: the image holds NaN or infinite values"
+
+
+def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool) -> tuple[float, float]:
+    # No later image can change the rule once an unsigned type is seen to need all its bits.
+    enough = 2 ** (8 * dtype.itemsize - 2) if dtype.itemsize == 2 else 31
+    stop_early = stop_early and dtype.kind == "u" and dtype.itemsize <= 2
+    low, high = np.inf, -np.inf
+    for start, block in _blocks(images):
+        if block.dtype != dtype:
+            raise DataError(
+                f"images of different types: '{images.ids[0]}' is {dtype.name}, '{images.ids[start]}' is "
+                f"{block.dtype.name}. Convert them to one, or give the raw range as scaling=(low, high) and one type."
+            )
+        bottom, top = float(block.min()), float(block.max())
+        if not (np.isfinite(bottom) and np.isfinite(top)):
+            raise DataError(_not_finite(images, start, block))
+        low, high = min(low, bottom), max(high, top)
+        if stop_early and high > enough:
+            break
+    return low, high

@@ -1,0 +1,75 @@
+"""Rows of a table as the models see them: every feature standardised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from knowngood.data.tableset import TableSet, check_rows
+from knowngood.errors import DataError
+
+
+class Table(BaseModel):
+    """Mean and standard deviation of F features, in float64. Fitted once; plain JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, items: TableSet | np.ndarray, settings: Any = None) -> Table:
+        """From (N, F) numbers. A feature that is constant, up to rounding, gets std 1. No setting changes this.
+
+        Raises:
+            DataError: not (N, F) with N, F ≥ 1, or a value is NaN or infinite.
+        """
+        array = items.rows if isinstance(items, TableSet) else items
+        check_rows(array)
+        if 0 in array.shape:
+            raise DataError(f"a table of shape {array.shape} has nothing to fit on")
+        rows = array.astype(np.float64)
+        mean, std = rows.mean(axis=0), rows.std(axis=0)
+        constant = (rows.min(axis=0) == rows.max(axis=0)) | (std <= 10 * np.finfo(np.float64).eps * np.abs(mean))
+        std[constant] = 1.0
+        return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(F,)."""
+        return (len(self.mean),)
+
+    @property
+    def bytes_per_image(self) -> int:
+        """Memory of one prepared row."""
+        return 4 * len(self.mean)
+
+    def prepare(self, rows: np.ndarray) -> np.ndarray:
+        """Rows (N, F) or one row (F,) of any numbers → the same standardised, float32.
+
+        In float64 until the end: features with a large offset keep their digits.
+
+        Raises:
+            DataError: another number of features, or a value is NaN or infinite.
+        """
+        check_rows(np.atleast_2d(rows))
+        if rows.shape[-1] != len(self.mean):
+            raise DataError(f"the table has {rows.shape[-1]} features; the model was fitted on {len(self.mean)}")
+        return ((rows.astype(np.float64) - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
+
+    def read(
+        self, items: TableSet, index: np.ndarray | None = None, workers: int = 0
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """The rows at `index` (M,), default all, prepared: (M, F), and no errors. In memory, so `workers` is unused."""
+        return self.prepare(items.rows if index is None else items.rows[index]), {}
+
+    def scale(self, batch: Tensor) -> Tensor:
+        """Prepared rows (B, F) → float32. They are standardised already; `Pixels` has its arithmetic here."""
+        return batch.float()
+
+    def unscale(self, x: Tensor) -> Tensor:
+        """Standardised rows (B, F) → raw values, in float32."""
+        return x * x.new_tensor(self.std) + x.new_tensor(self.mean)

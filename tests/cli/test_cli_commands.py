@@ -1,0 +1,284 @@
+"""Whole commands on a small folder of PNGs: train → score → evaluate → info, inspect, and the named data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knowngood.cli import main
+
+QUICK = [
+    "--net",
+    "mlp",
+    "--hidden",
+    "32",
+    "--latent-dim",
+    "4",
+    "--epochs",
+    "60",
+    "--batch-size",
+    "16",
+    "--ema",
+    "none",
+    "--alpha",
+    "0.2",
+]
+
+
+def run(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+def _write_parts(folder: Path, count: int, *, first: int, scratched: bool = False) -> None:
+    """Grey 12×16 parts: a bright disc with noise; a scratched one has a black bar across."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    y, x = np.mgrid[:12, :16]
+    disc = 200.0 * ((y - 6) ** 2 + (x - 8) ** 2 < 25)
+    for i in range(first, first + count):
+        noisy = disc + np.random.default_rng(i).normal(20, 5, disc.shape)
+        if scratched:
+            noisy[4:8] = 0
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of parts in the MVTec layout, with a blank and a non-ASCII letter in its name."""
+    root = tmp_path_factory.mktemp("cli") / "gute Teile ü"
+    _write_parts(root / "train" / "good", 60, first=0)
+    _write_parts(root / "test" / "good", 10, first=100)
+    _write_parts(root / "test" / "scratch", 10, first=200, scratched=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(parts: Path) -> Path:
+    """The output folder of `knowngood train` on the parts."""
+    out = parts.parent / "lauf é"
+    assert run("train", parts, "--out", out, *QUICK, "--num_generated_image", "2") == 0
+    return out
+
+
+def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
+    assert {"model", "run", "command.json", "reconstructions.png"} <= {path.name for path in trained.iterdir()}
+    assert (trained / "run" / "log.csv").stat().st_size > 0
+    record = json.loads((trained / "command.json").read_text(encoding="utf-8"))
+    assert record["images"] == 60
+    assert record["settings"]["net"]["hidden"] == [32]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
+def test_score_writes_one_row_an_image(trained: Path, parts: Path, tmp_path: Path, suffix: str) -> None:
+    import pandas as pd
+
+    output = tmp_path / "neu ä" / f"results{suffix}"
+    assert run("score", trained, parts / "test", "--output", output) == 0
+    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": pd.read_json}[suffix]
+    found = read(output)
+    assert len(found) == 20
+    assert {"id", "anomaly_score", "p_value", "is_anomalous"} <= set(found.columns)
+    scratched = found["id"].str.contains("scratch").to_numpy()
+    assert scratched.sum() == 10
+    assert found["anomaly_score"][scratched].min() > found["anomaly_score"][~scratched].max()
+    assert found["is_anomalous"].astype(bool)[scratched].all()
+
+
+def test_parquet_without_its_package_is_refused_before_anything_is_scored(
+    trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("knowngood.cli.score.find_spec", lambda name: None)
+    assert (
+        run("score", trained, parts / "test", "-o", tmp_path / "r.csv", "--probabilities", tmp_path / "p.parquet") == 2
+    )
+    assert "pip install 'knowngood[parquet]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_score_without_output_prints_only_the_table(
+    trained: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("score", trained / "model", parts / "test" / "good") == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0].startswith("id,anomaly_score,p_value,is_anomalous")
+    assert len(lines) == 11
+    assert "false-alarm rate of 0.2" in printed.err
+
+
+def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Path, tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from knowngood import Detector
+    from knowngood.data import open_images
+
+    assert run("score", trained, parts / "test", "--output", tmp_path / "r.csv", "--maps", tmp_path / "maps") == 0
+    index = json.loads((tmp_path / "maps" / "maps.json").read_text(encoding="utf-8"))
+    assert len(index["maps"]) == 20
+    images = open_images(parts / "test")
+    expected = Detector.load(trained / "model").anomaly_maps(images)
+    for name, values in zip(images.ids, expected, strict=True):
+        grey = np.asarray(Image.open(tmp_path / "maps" / index["maps"][name]))
+        assert grey.dtype == np.uint16
+        assert grey.shape == (12, 16)
+        np.testing.assert_allclose(index["offset"] + grey * index["scale"], values, atol=index["scale"])
+
+
+def test_an_alpha_that_cannot_be_promised_is_refused(
+    trained: Path, parts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("score", trained, parts / "test", "--alpha", "0.001") == 3
+    assert "missing" in capsys.readouterr().err
+
+
+def test_evaluate_measures_and_reports(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, metrics = tmp_path / "r" / "report.html", tmp_path / "m.json"
+    assert run("evaluate", trained, parts, "--report", report, "--json", metrics) == 0
+    found = json.loads(metrics.read_text(encoding="utf-8"))
+    assert found["auroc"] == 1.0
+    assert (found["normals"], found["anomalies"], found["alpha"]) == (10, 10, 0.2)
+    assert report.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
+    assert "AUROC" in capsys.readouterr().out
+
+
+def test_evaluate_without_anomalies_is_refused(trained: Path, parts: Path) -> None:
+    assert run("evaluate", trained, parts / "train") == 3
+
+
+def test_info_says_what_the_model_is(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", trained) == 0
+    assert "gute Teile ü" in capsys.readouterr().out
+
+
+def test_a_damaged_model_leaves_with_3(trained: Path, parts: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(trained / "model", copy)
+    weights = copy / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    assert run("score", copy, parts / "test") == 3
+
+
+def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "digits", "--holdout", "9", "--train-size", "300", "--out", tmp_path / "m", *QUICK) == 0
+    printed = capsys.readouterr().out
+    assert "300 good images of digits, given class" in printed
+    assert f"knowngood evaluate {tmp_path / 'm'} digits --holdout 9" in printed
+    assert run("evaluate", tmp_path / "m", "digits", "--holdout", "9", "--json", tmp_path / "hidden.json") == 0
+    told = capsys.readouterr().err
+    assert "the model does not see it" in told
+    assert "has no value" not in told
+    hidden = json.loads((tmp_path / "hidden.json").read_text(encoding="utf-8"))
+    assert (hidden["normals"], hidden["anomalies"]) == (403, 46)
+
+
+def test_a_class_folder_never_seen_is_inferred_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for first, kind in enumerate(("cap", "nut")):
+        _write_parts(tmp_path / "known" / kind, 30, first=100 * first)
+    words = ["train", tmp_path / "known", "--unknown", "infer", "--out", tmp_path / "m", *QUICK, "--epochs", "2"]
+    assert run(*words) == 0
+    _write_parts(tmp_path / "new" / "cap", 2, first=500)
+    _write_parts(tmp_path / "new" / "pin", 2, first=600)
+    capsys.readouterr()
+    assert run("score", tmp_path / "m", tmp_path / "new", "--output", tmp_path / "r.csv") == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(told) == 1
+    assert told[0].startswith("warning: condition 'class' has no value 'pin' (known: cap, nut); these items were")
+
+
+def test_the_probability_of_every_condition_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas as pd
+    from sklearn.datasets import load_digits
+
+    images, kind = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
+    for name, rows in (("known", kind < 3), ("new", kind < 4)):
+        for k in np.unique(kind[rows]):
+            folder = tmp_path / name / f"digit {k}"
+            folder.mkdir(parents=True)
+            for i, image in enumerate(images[rows & (kind == k)][:60]):
+                Image.fromarray(image).save(folder / f"{i}.png")
+    assert run("train", tmp_path / "known", "--out", tmp_path / "m", "--preset", "known-kinds", "--epochs", "30") == 0
+    capsys.readouterr()
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for k in range(3):
+        Image.open(tmp_path / "new" / f"digit {k}" / "5.png").save(flat / f"{k}.png")
+    out, told = tmp_path / "verdicts.csv", tmp_path / "kinds.csv"
+    assert run("score", tmp_path / "m", flat, "--output", out, "--probabilities", told) == 0
+    found = pd.read_csv(told).set_index("id")
+    assert list(found.columns) == [f"class=digit {k}" for k in range(3)]
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-6)
+    assert [found.loc[f"{k}.png"].idxmax() for k in range(3)] == list(found.columns)
+    assert str(told) in capsys.readouterr().out
+
+
+def test_one_condition_alone_has_no_probabilities(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("score", trained, parts / "test", "--output", tmp_path / "r.csv", "--probabilities", "p.csv") == 2
+    assert "at least two conditions" in capsys.readouterr().err
+    assert not (tmp_path / "r.csv").exists()
+
+
+def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "digits", "--train-size", "100", *QUICK]
+    assert run(*words, "--condition", "clas", "--out", tmp_path / "a") == 3
+    assert "did you mean 'class'?" in capsys.readouterr().err
+    assert run(*words, "--condition", "none", "--out", tmp_path / "b") == 0
+    assert "given" not in capsys.readouterr().out.splitlines()[0]
+
+
+def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", parts) == 0
+    capsys.readouterr()
+    copy = tmp_path / "kaputt"
+    shutil.copytree(parts, copy)
+    (copy / "train" / "good" / "000.png").write_bytes(b"")
+    records = tmp_path / "findings.json"
+    assert run("inspect", copy, "--strict", "--json", records) == 3
+    assert "000.png" in capsys.readouterr().err
+    assert any("000.png" in record["path_or_id"] for record in json.loads(records.read_text(encoding="utf-8")))
+    assert run("inspect", copy, "--tolerance", "0.5") == 0
+    assert "zero-byte" in capsys.readouterr().out
+
+
+def test_unknown_data_names_the_nearest_data_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "dgits", *QUICK, "--out", "unused") == 3
+    assert "digits" in capsys.readouterr().err
+
+
+def test_data_get_says_what_a_data_set_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "get", "digits") == 0
+    assert "train: 1,348" in capsys.readouterr().out
+    assert run("data", "list") == 0
+    assert "embedded" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_goes_on_only_when_asked(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "again"
+    shutil.copytree(trained, copy)
+    shutil.rmtree(copy / "model")
+    words = ["train", parts, "--out", copy, *QUICK]
+    assert run(*words) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert run(*words, "--resume") == 0
+    name = "model/weights.safetensors"
+    assert (copy / name).read_bytes() == (trained / name).read_bytes()

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knowngood.data import open_images
+from knowngood.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b", "ü"):
+        Image.new("L", (4, 3), 9).save(tmp_path / f"{name}.png")
+    Image.new("L", (4, 3), 255).save(tmp_path / "m.png")
+    return tmp_path
+
+
+def opened(folder, text, name="list.csv"):
+    (folder / name).write_text(text, encoding="utf-8")
+    return open_images(folder / name)
+
+
+def test_all_columns(folder):
+    images = opened(
+        folder,
+        "path,label,split,mask,camera,product,size,serial,note\n"
+        "a.png,good,train,,A,1,0.5,007,\n"
+        "b.png,BAD,test,m.png,B,2,,008,odd\n"
+        "ü.png,,test,,,3,2,009,\n",
+    )
+    assert images.ids.tolist() == ["a.png", "b.png", "ü.png"]
+    np.testing.assert_array_equal(images.labels, [0, 1, np.nan])
+    assert images.splits.tolist() == ["train", "test", "test"]
+    assert images.mask(0) is None
+    assert images.mask(1).all()
+    columns = images.conditions
+    assert list(columns) == ["camera", "product", "size", "serial", "note"]
+    assert columns["camera"].tolist() == ["A", "B", None]
+    assert columns["product"].dtype == np.int64
+    np.testing.assert_array_equal(columns["size"], [0.5, np.nan, 2])
+    assert columns["serial"].tolist() == ["007", "008", "009"]
+    assert columns["note"].tolist() == [None, "odd", None]
+    assert images.read(2).shape == (3, 4, 1)
+
+
+def test_parquet_reads_the_same(folder):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pd.DataFrame(
+        {"path": ["a.png", "b.png"], "label": [0, 1], "camera": ["A", None], "size": [0.5, np.nan], "product": [1, 2]}
+    )
+    frame.to_parquet(folder / "list.parquet")
+    images = open_images(folder / "list.parquet")
+    assert images.labels.tolist() == [0, 1]
+    assert images.conditions["camera"].tolist() == ["A", None]
+    np.testing.assert_array_equal(images.conditions["size"], [0.5, np.nan])
+    assert images.conditions["product"].dtype == np.int64
+
+
+def test_missing_files_are_set_aside_by_name(folder):
+    images = opened(folder, "path,label,mask\na.png,0,gone_mask.png\ngone.png,0,\n,1,\n")
+    assert images.ids.tolist() == ["a.png"]
+    assert images.mask(0) is None
+    assert [(f.path_or_id, f.kind) for f in images.rejected] == [
+        ("gone.png", "missing"),
+        ("list.csv row 3", "missing"),
+        ("gone_mask.png", "mask-missing"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,label\na.png,0\n", "no column 'path'; its columns are: file, label"),
+        ("path,label\na.png,0\nb.png,scratched\n", r"'scratched' of 'b\.png'"),
+        ("path\na.png\nb.png\na.png\n", r"rows 1 and 3 both name 'a\.png'"),
+        ("path\ngone.png\n", "none of its 1 files exists"),
+        ("path,label\n", "no rows"),
+        ("", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(folder, text, said):
+    with pytest.raises(DataError, match=said) as caught:
+        opened(folder, text)
+    assert "list.csv" in str(caught.value)
+
+
+def test_absolute_paths_and_a_byte_order_mark(folder):
+    images = opened(folder, f"\ufeffpath, label\n{folder / 'a.png'}, ok\n")
+    assert images.ids.tolist() == ["a.png"]
+    assert images.labels.tolist() == [0]
+
+
+def test_whole_numbers_with_gaps_stay_categories(folder):
+    images = opened(folder, "path,product\na.png,1\nb.png,\nü.png,2\n")
+    assert images.conditions["product"].tolist() == ["1", None, "2"]

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knowngood.data import ImageSet, open_images
+from knowngood.data.readers.idx import read_idx
+from knowngood.errors import DataError
+
+CODES = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    start = struct.pack(">BBBB", 0, 0, CODES[array.dtype.name], array.ndim)
+    return start + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def write_idx(path, array, packed=True):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(idx_bytes(array)) if packed else idx_bytes(array))
+
+
+def pixels(n, seed=0, shape=(6, 5)):
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("dtype", CODES)
+@pytest.mark.parametrize("packed", [True, False])
+def test_idx_of_every_type(tmp_path, dtype, packed):
+    array = (np.arange(24).reshape(2, 3, 4) - 5 * (dtype != "uint8")).astype(dtype)
+    write_idx(tmp_path / "a-idx3", array, packed)
+    found = read_idx(tmp_path / "a-idx3")
+    assert found.dtype == np.dtype(dtype)
+    assert found.flags.writeable
+    assert np.array_equal(found, array)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: data[:-1], r"2×3×4 idx file has 40"),
+        (lambda data: data + b"\0", r"41 bytes"),
+        (lambda data: b"\1" + data[1:], r"not an idx file.*found \[1, 0, 8, 3\]"),
+        (lambda data: data[:2] + b"\7" + data[3:], "not an idx file"),
+        (lambda data: data[:10], "cut off within its header"),
+        (lambda data: gzip.compress(data)[:-9], "damaged gzip"),
+        (lambda data: b"", "not an idx file"),
+    ],
+)
+def test_damaged_idx_is_refused_by_name(tmp_path, damage, said):
+    path = tmp_path / "a-images-idx3-ubyte.gz"
+    path.write_bytes(damage(idx_bytes(np.zeros((2, 3, 4), np.uint8))))
+    with pytest.raises(DataError, match=said) as caught:
+        open_images(path)
+    assert str(path) in str(caught.value)
+
+
+def test_an_idx_file_finds_its_labels(tmp_path):
+    images = pixels(4)
+    write_idx(tmp_path / "x-images-idx3-ubyte.gz", images)
+    alone = open_images(tmp_path / "x-images-idx3-ubyte.gz")
+    assert [f.kind for f in alone.rejected] == ["no-labels"]
+    write_idx(tmp_path / "x-labels-idx1-ubyte", np.array([3, 1, 3, 0], np.uint8), packed=False)
+    both = open_images(str(tmp_path / "x-images-idx3-ubyte.gz"))
+    assert both.conditions["class"].tolist() == ["3", "1", "3", "0"]
+    assert np.array_equal(both.pixels.array[..., 0], images)
+    write_idx(tmp_path / "x-labels-idx1-ubyte", np.array([3, 1], np.uint8), packed=False)
+    with pytest.raises(DataError, match=r"shape \(2,\); expected \(4,\)"):
+        open_images(tmp_path / "x-images-idx3-ubyte.gz")
+
+
+def test_a_folder_of_idx_files_is_one_set(tmp_path):
+    for prefix, n in (("train", 3), ("t10k", 2)):
+        write_idx(tmp_path / f"{prefix}-images-idx3-ubyte.gz", pixels(n))
+        write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte.gz", np.arange(n, dtype=np.uint8))
+    images = open_images(tmp_path)
+    assert images.splits.tolist() == ["train"] * 3 + ["test"] * 2
+    assert images.conditions["class"].tolist() == ["0", "1", "2", "0", "1"]
+
+
+def test_npz_in_the_medmnist_style(tmp_path):
+    path = tmp_path / "organ.npz"
+    labels = {"train": np.array([[1], [0], [2]]), "test": np.array([[2], [2]])}
+    arrays = {f"{s}_images": pixels(len(y), shape=(6, 5, 3)) for s, y in labels.items()}
+    np.savez(path, **arrays, **{f"{s}_labels": y for s, y in labels.items()})
+    images = open_images(path)
+    assert images.shapes()[0].tolist() == [6, 5, 3]
+    assert images.splits.tolist() == ["train"] * 3 + ["test"] * 2
+    assert images.conditions["class"].tolist() == ["1", "0", "2", "2", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"x": np.zeros(3)}, "found x"),
+        ({"train_images": np.zeros((2, 4, 4)), "train_labels": np.zeros(3)}, r"train_labels has shape \(3,\)"),
+        ({"train_images": np.zeros((2, 4, 4)), "test_images": np.zeros((2, 4, 5))}, "different shapes"),
+        ({"train_images": np.array([{"a": 1}], dtype=object)}, "cannot be read as .npz"),
+    ],
+)
+def test_other_npz_files_are_refused(tmp_path, arrays, said):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=said):
+        open_images(tmp_path / "a.npz")
+
+
+def test_a_damaged_npz_is_refused(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK\3\4 and no more")
+    with pytest.raises(DataError, match=r"a\.npz: cannot be read"):
+        open_images(tmp_path / "a.npz")
+
+
+def test_one_image_file(tmp_path):
+    Image.new("RGB", (5, 4)).save(tmp_path / "part.png")
+    images = open_images(tmp_path / "part.png")
+    assert images.ids.tolist() == ["part.png"]
+    assert images.shapes().tolist() == [[4, 5, 3]]
+
+
+def test_labels_and_conditions_can_be_added(tmp_path):
+    pd = pytest.importorskip("pandas")
+    array = pixels(3)
+    frame = pd.DataFrame({"camera": list("AAB"), "size": [1.0, 2.0, 3.0]})
+    images = open_images(array, labels=["ok", "nok", ""], conditions=frame)
+    assert list(images.conditions) == ["camera", "size"]
+    np.testing.assert_array_equal(images.labels, [0, 1, np.nan])
+    again = open_images(images, conditions={"size": [4, 5, 6]})
+    assert again.conditions["size"].tolist() == [4, 5, 6]
+    assert images.conditions["size"].tolist() == [1, 2, 3]
+    with pytest.raises(DataError, match="columns"):
+        open_images(array, conditions=7)
+
+
+def test_names_and_paths_that_are_neither():
+    with pytest.raises(DataError, match="did you mean 'mnist'"):
+        open_images("mnits")
+    with pytest.raises(DataError, match="no existing path"):
+        open_images("no/such/folder")
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match="not a source of images"):
+        open_images(tmp_path / "a.txt")
+
+
+def test_an_imageset_passes_through():
+    images = ImageSet.from_arrays(pixels(2))
+    assert open_images(images).pixels is images.pixels

@@ -1,0 +1,627 @@
+"""The estimator from the outside: what goes in, what comes out, and what is promised about it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+from knowngood import Detector, ImageSet
+from knowngood.calibration import benjamini_hochberg
+from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
+from knowngood.evaluation.evaluate import evaluate
+
+SIDE = 8
+
+
+def squares(n: int, seed: int = 0, classes: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Grey 8×8 images (N, 8, 8) uint8 of one bright 3×3 square: top left for class "0", bottom right for "1"."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 40, (n, SIDE, SIDE))
+    which = rng.integers(0, classes, n)
+    for image, k in zip(images, which, strict=True):
+        at = 1 if k == 0 else 4
+        image[at : at + 3, at : at + 3] += rng.integers(120, 200)
+    return images.astype(np.uint8), which.astype(str)
+
+
+def quick(**settings) -> Detector:
+    return Detector(
+        **{"net": {"name": "mlp", "hidden": (32,)}, "latent_dim": 4, "epochs": 30, "device": "cpu", **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Detector:
+    images, kind = squares(600)
+    return quick().fit(images, conditions={"kind": kind})
+
+
+@pytest.fixture(scope="module")
+def inferring() -> Detector:
+    images, kind = squares(600)
+    return quick(unknown="infer", scoring="elbo").fit(images, conditions={"kind": kind})
+
+
+def test_detect_says_odd_sure_and_under_which_condition(fitted):
+    images, kind = squares(100, seed=1)
+    table = fitted.detect(images, conditions={"kind": kind})
+    assert list(table.columns) == [
+        *("id", "anomaly_score", "p_value", "is_anomalous", "condition"),
+        *("elbo", "elbo_surprise", "elbo_reconstruction", "elbo_kl", "neighbours", "neighbours_surprise"),
+    ]
+    np.testing.assert_allclose(table["elbo"], table["elbo_reconstruction"] + table["elbo_kl"], rtol=1e-5)
+    assert table["condition"].tolist() == [f"kind={k}" for k in kind]
+    assert table["p_value"].between(0, 1, inclusive="right").all()
+    assert (table["is_anomalous"] == (table["p_value"] <= 0.05)).all()
+
+
+def test_an_odd_image_is_flagged_and_a_good_one_is_not(fitted):
+    images, kind = squares(200, seed=1)
+    noise = np.random.default_rng(2).integers(0, 255, (50, SIDE, SIDE)).astype(np.uint8)
+    assert fitted.detect(noise, conditions={"kind": np.full(50, "0")})["is_anomalous"].all()
+    assert fitted.detect(images, conditions={"kind": kind})["is_anomalous"].mean() < 0.15
+
+
+def test_the_wrong_condition_makes_a_good_image_odd(fitted):
+    images, kind = squares(100, seed=1)
+    wrong = np.where(kind == "0", "1", "0")
+    right_scores = fitted.score_samples(images, conditions={"kind": kind})
+    wrong_scores = fitted.score_samples(images, conditions={"kind": wrong})
+    assert (wrong_scores < right_scores).mean() > 0.95
+
+
+def test_flags_are_the_same_by_p_value_and_by_decision_function(fitted):
+    images, kind = squares(300, seed=3)
+    table = fitted.detect(images, conditions={"kind": kind})
+    decision = fitted.decision_function(images, conditions={"kind": kind})
+    assert ((decision < 0) == table["is_anomalous"]).all()
+    assert (fitted.predict(images, conditions={"kind": kind}) == np.where(table["is_anomalous"], -1, 1)).all()
+    assert table["is_anomalous"].any()
+
+
+def test_calibration_items_themselves_agree_at_the_threshold(fitted):
+    # Their scores sit exactly on thresholds, where rounding could part verdict and p-value.
+    images, kind = squares(600)
+    part = fitted.split_["calibrate"]
+    table = fitted.detect(images[part], conditions={"kind": kind[part]})
+    decision = fitted.decision_function(images[part], conditions={"kind": kind[part]})
+    assert ((decision < 0) == table["is_anomalous"]).all()
+
+
+def test_unknown_condition_is_refused_or_inferred(fitted, inferring):
+    images, kind = squares(200, seed=1)
+    with pytest.raises(DataError, match="condition 'kind' is not given; known: 0, 1"):
+        fitted.detect(images)
+    with pytest.raises(DataError, match="condition 'kind' has no value '7'; known: 0, 1"):
+        fitted.detect(images, conditions={"kind": np.full(200, "7")})
+    soft = inferring.detect(images)
+    hard = fitted.detect(images, unknown="infer")
+    for table in (soft, hard):
+        assert (table["condition"] == [f"kind={k} (inferred)" for k in kind]).mean() > 0.95
+        assert table["is_anomalous"].mean() < 0.15
+
+
+@pytest.mark.parametrize("ask", ["detect", "predict", "anomaly_maps", "embed"])
+def test_values_never_seen_are_inferred_with_one_warning_a_call(inferring, monkeypatch, ask):
+    images, kind = squares(12, seed=4)
+    monkeypatch.setattr("knowngood.detector.pipeline.MOST_EXPANDED", 8)  # several portions
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = getattr(inferring, ask)(images, conditions={"kind": ["Z", *"6789AB", *kind[7:]]})
+    assert [str(one.message) for one in caught] == [
+        "condition 'kind' has no value '6', '7', '8', '9', 'A' … and 2 more (known: 0, 1); these items were treated as "
+        "unknown and their condition inferred"
+    ]
+    if ask == "detect":
+        assert found["condition"].str.endswith("(inferred)").tolist() == [True] * 7 + [False] * 5
+
+
+def test_values_that_are_missing_or_hidden_are_inferred_silently(inferring, fitted):
+    images, kind = squares(6, seed=4)
+    labelled = ImageSet.from_arrays(images, labels=np.arange(6) % 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inferring.detect(images)
+        inferring.detect(images, conditions={"kind": [None, *kind[1:]]})
+        evaluate(inferring, labelled)
+        evaluate(fitted, labelled, unknown="infer")
+        with pytest.raises(DataError, match="has no value 'Z'"):
+            fitted.detect(images, conditions={"kind": ["Z", *kind[1:]]})
+
+
+def test_hard_inference_is_the_best_condition(fitted):
+    images, _ = squares(50, seed=4)
+    tables = [fitted.detect(images, conditions={"kind": np.full(50, k)}) for k in "01"]
+    inferred = fitted.detect(images, unknown="infer")
+    assert np.array_equal(inferred["p_value"], np.maximum(tables[0]["p_value"], tables[1]["p_value"]))
+    best = np.minimum(tables[0]["anomaly_score"], tables[1]["anomaly_score"])
+    assert np.allclose(inferred["anomaly_score"], best, rtol=1e-5)
+
+
+def test_soft_inference_sums_over_conditions(inferring):
+    images, _ = squares(50, seed=4)
+    pipeline = inferring.pipeline_
+    pairs = [inferring.detect(images, conditions={"kind": np.full(50, k)}) for k in "01"]
+    elbo = [-(t["elbo_reconstruction"] + t["elbo_kl"]).to_numpy() for t in pairs]
+    weights = np.array(pipeline.schema.counts) / sum(pipeline.schema.counts)
+    summed = -np.logaddexp(np.log(weights[0]) + elbo[0], np.log(weights[1]) + elbo[1])
+    expected = summed - (pipeline.hidden.pooled_threshold - pipeline.limit)
+    assert np.allclose(inferring.detect(images)["anomaly_score"], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_scoring_twice_and_in_any_batch_gives_the_same(fitted):
+    images, kind = squares(700, seed=5)
+    whole = fitted.score_samples(images, conditions={"kind": kind})
+    assert np.array_equal(whole, fitted.score_samples(images, conditions={"kind": kind}))
+    order = np.random.default_rng(0).permutation(700)
+    cuts = np.split(order, [1, 8, 300])
+    pieces = np.concatenate([fitted.score_samples(images[i], conditions={"kind": kind[i]}) for i in cuts])
+    assert np.allclose(pieces, whole[order], rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not():
+    images, kind = squares(120)
+    first, second, other = (
+        quick(epochs=3, random_state=seed).fit(images, conditions={"kind": kind}) for seed in (1, 1, 2)
+    )
+    for name, tensor in first.model_.state_dict().items():
+        assert torch.equal(tensor, second.model_.state_dict()[name]), name
+    scores = [d.score_samples(images, conditions={"kind": kind}) for d in (first, second, other)]
+    assert np.array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
+def test_no_global_random_state_is_touched():
+    images, _ = squares(60)
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    quick(epochs=2).fit(images).detect(images)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_saved_and_loaded_it_scores_the_same_bits(inferring, tmp_path):
+    images, kind = squares(80, seed=6)
+    folder = inferring.save(tmp_path / "model")
+    loaded = Detector.load(folder)
+    for conditions in (None, {"kind": kind}):
+        before, after = (d.detect(images, conditions=conditions) for d in (inferring, loaded))
+        assert before.equals(after)
+    assert loaded.offset_ == inferring.offset_
+    assert loaded.get_params()["latent_dim"] == 4
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *("calibration.safetensors", "card.md", "config.json", "objective.safetensors"),
+        *("scores.safetensors", "training.json", "weights.safetensors"),
+    ]
+    card = (folder / "card.md").read_text()
+    assert "600 good items" in card
+    assert "kind (categorical, 2 values)" in card
+
+
+def test_copies_travel_without_pickled_networks(fitted):
+    images, kind = squares(20, seed=7)
+    state = fitted.__getstate__()
+    assert all(isinstance(data, bytes) for data in state["files_"].values())
+    assert not any(isinstance(value, torch.nn.Module) for value in state.values())
+    copied = copy.deepcopy(fitted)
+    expected = fitted.score_samples(images, conditions={"kind": kind})
+    assert np.array_equal(copied.score_samples(images, conditions={"kind": kind}), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "weights.safetensors").write_bytes(b"nonsense"), "weights.safetensors is damaged"),
+        (lambda f: (f / "calibration.safetensors").unlink(), "calibration.safetensors is missing"),
+        (lambda f: (f / "config.json").unlink(), "is no saved model"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda f: (f / "config.json").write_text("{}"), "is not a knowngood-detector file"),
+        (lambda f: _edit(f, format_version=99), "upgrade knowngood"),
+        (lambda f: _edit(f, settings={"bogus": 1}), "does not describe a model this version can rebuild"),
+    ],
+)
+def test_a_damaged_foreign_or_newer_model_is_refused(fitted, tmp_path, change, message):
+    folder = fitted.save(tmp_path / "model")
+    change(folder)
+    with pytest.raises(ArtifactError, match=message):
+        Detector.load(folder)
+
+
+def _edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_saving_replaces_a_model_but_nothing_else(fitted, tmp_path):
+    folder = fitted.save(tmp_path / "model")
+    assert fitted.save(folder) == folder
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(ArtifactError, match="no saved model"):
+        fitted.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "dear"
+
+
+def test_too_few_normals_for_alpha_warn_in_predict_and_refuse_in_detect():
+    images, _ = squares(30)
+    detector = quick(epochs=2, alpha=0.01).fit(images)
+    assert math.isinf(detector.offset_)
+    for ask in (detector.predict, detector.detect):
+        with pytest.warns(UserWarning, match="cannot be promised with 6 calibration normals, it needs 99"):
+            ask(images)
+    with pytest.warns(UserWarning, match="nothing is flagged"):
+        assert (detector.predict(images) == 1).all()
+    assert "needs 99 calibration normals, there are 6 (93 missing)" in detector.card_
+    with pytest.raises(NotEnoughNormals) as refused:
+        detector.detect(images, alpha=0.01)
+    assert refused.value.missing == 99 - 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(detector.score_samples(images)).all()
+
+
+def uneven(*few: str) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of which 120 each are of the kinds A and B, and 3 of each other."""
+    images, _ = squares(240 + 3 * len(few))
+    return images, np.array([*"A" * 120, *"B" * 120, *(name for name in few for _ in range(3))])
+
+
+@pytest.mark.parametrize(
+    ("few", "said"),
+    [
+        ("C", r"calibration normals: kind=C \([01]\); one takes 19 at alpha = 0\.05"),
+        ("CDEFGHI", r"kind=C \([01]\), .*kind=G \([01]\) and 2 more; one takes 19"),
+    ],
+)
+def test_conditions_too_small_to_be_calibrated_by_themselves_are_named(few, said):
+    images, kind = uneven(*few)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        detector = quick(epochs=2).fit(images, conditions={"kind": kind})
+    (told,) = [str(one.message) for one in caught]
+    assert re.search(said, told)
+    assert "compared with all conditions together, with no promise of their own" in told
+    assert "roles={'kind': ('model', 'infer')}, or --roles kind=model,infer on the command line" in told
+    own = detector.pipeline_.calibration.own()
+    assert own.tolist() == [True, True, *[False] * len(few)]
+    with pytest.warns(UserWarning, match=r"kind=C \(3\)"):
+        copy.deepcopy(detector).calibrate(images, conditions={"kind": kind})
+    with warnings.catch_warnings():  # the way out that is named
+        warnings.simplefilter("error")
+        quick(epochs=2, roles={"kind": ("model", "infer")}).fit(images, conditions={"kind": kind})
+
+
+def test_where_every_condition_is_large_enough_or_none_no_warning_names_them():
+    images, kind = uneven()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick(epochs=2).fit(images, conditions={"kind": kind})
+        quick(epochs=2, alpha=0.01).fit(images, conditions={"kind": kind})
+
+
+def test_known_anomalies_stay_out_of_training_and_calibration():
+    images, _ = squares(200)
+    anomalies = np.full(200, np.nan)
+    anomalies[:20] = 1
+    detector = quick(epochs=2).fit(images, anomalies=anomalies)
+    assert detector.about_["data"]["known_anomalies"] == 20
+    assert sum(len(part) for part in detector.split_.values()) == 180
+    without = quick(epochs=2).fit(images[20:])
+    assert np.array_equal(detector.score_samples(images), without.score_samples(images))
+
+
+def test_splits_are_disjoint_and_complete(fitted):
+    parts = fitted.split_
+    assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(600))
+    assert {name: len(index) for name, index in parts.items()} == {"fit": 420, "select": 60, "calibrate": 120}
+
+
+def test_false_alarms_stay_at_the_requested_rate():
+    # Over many calibration sets, new normals are flagged at a mean rate of k/(n+1) ≤ α.
+    images, _ = squares(4000, seed=8, classes=1)
+    detector = quick(epochs=3, alpha=0.1).fit(images[:1000])
+    scores = -detector.score_samples(images[1000:])
+    rates = []
+    for start in range(0, 3000, 300):
+        block = scores[start : start + 300]
+        limit = np.sort(block[:99])[-10]  # k = ⌊.1 · 100⌋
+        rates.append((block[99:] > limit).mean())
+    assert np.mean(rates) == pytest.approx(0.1, abs=0.03)
+    flagged = detector.detect(images[1000:])["is_anomalous"].mean()
+    assert 0.05 < flagged < 0.17  # 200 calibration normals: 95 % of Beta(20, 181) lies within .06 and .145
+
+
+def test_p_values_feed_false_discovery_control(fitted):
+    images, kind = squares(100, seed=9)
+    p = fitted.detect(images, conditions={"kind": kind})["p_value"].to_numpy()
+    assert not benjamini_hochberg(p, 0.01).any()
+
+
+def test_reconstruct_embed_and_maps_have_the_shapes_they_say(fitted):
+    images, kind = squares(5, seed=10)
+    conditions = {"kind": kind}
+    assert fitted.reconstruct(images, conditions=conditions).shape == (5, SIDE, SIDE, 1)
+    assert fitted.embed(images, conditions=conditions).shape == (5, 4)
+    maps = fitted.anomaly_maps(images, conditions=conditions)
+    assert [m.shape for m in maps] == [(SIDE, SIDE)] * 5
+    table = fitted.detect(images, conditions=conditions)
+    assert np.allclose([m.sum() for m in maps], table["elbo_reconstruction"], rtol=1e-4)
+
+
+def test_maps_return_to_the_size_of_the_original_image():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (40, 20, 30, 3)).astype(np.uint8)
+    detector = quick(epochs=2, image_size=(10, 16), pad=16).fit(images)
+    assert detector.pipeline_.representation.shape == (3, 16, 16)
+    assert detector.anomaly_maps(images[:2])[0].shape == (20, 30)
+
+
+def test_where_the_oddness_is_the_map_is_bright(fitted):
+    images, kind = squares(20, seed=11)
+    images[:, 6:, :2] = 255  # a corner that is always dark
+    for one in fitted.anomaly_maps(images, conditions={"kind": kind}):
+        assert one[6:, :2].mean() > 5 * one[:, 3:].mean()
+
+
+def test_tables_work_with_conditions_too():
+    rng = np.random.default_rng(0)
+    shift = rng.integers(0, 2, 400)
+    rows = rng.normal(size=(400, 4)) + 6 * shift[:, None]
+    detector = quick(epochs=60).fit(rows, conditions=shift)
+    inside = np.zeros((1, 4)) + 6.0
+    right = detector.score_samples(inside, conditions=np.array([1]))
+    wrong = detector.score_samples(inside, conditions=np.array([0]))
+    assert detector.n_features_in_ == 4
+    assert right[0] > wrong[0] + 3
+
+
+def test_images_and_tables_are_not_mixed_up(fitted):
+    with pytest.raises(ValueError, match="a table given; this model was fitted on images"):
+        fitted.score_samples(np.zeros((3, 64)), conditions={"kind": ["0", "0", "1"]})
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    with pytest.raises(DataError, match="images given; this model was fitted on a table"):
+        quick(epochs=2).fit(rows).score_samples(np.zeros((3, 8, 8), np.uint8))
+
+
+def test_values_outside_the_recorded_range_warn_and_are_not_clipped():
+    images, _ = squares(60)
+    dim = (images // 4).astype(np.uint16)
+    detector = quick(epochs=2).fit(dim)
+    bright = np.full((2, SIDE, SIDE), 60000, np.uint16)
+    with pytest.warns(UserWarning, match="2 of 2 images hold values outside the recorded range"):
+        first = detector.score_samples(bright)
+    with pytest.warns(UserWarning, match="outside"):
+        second = detector.score_samples(bright // 2)
+    assert first[0] < second[0]
+
+
+def test_constant_columns_and_unconditional_methods_need_no_conditions():
+    images, kind = squares(80)
+    bag = ImageSet.from_arrays(images, conditions={"line": np.full(80, "A")})
+    assert quick(epochs=2).fit(bag).pipeline_.schema.columns == ()
+    plain = quick(epochs=2, objective="vae").fit(images, conditions={"kind": kind})
+    assert plain.pipeline_.schema.columns == ()
+    assert plain.detect(images)["condition"].eq("").all()
+
+
+def test_roles_choose_what_a_condition_is_for():
+    images, kind = squares(300)
+    detector = quick(epochs=2, objective="vae", roles={"kind": ("stratify",)}).fit(images, conditions={"kind": kind})
+    assert detector.model_.condition_dim == 0
+    assert detector.pipeline_.calibration.stratum_names == ("kind=0", "kind=1")
+    with pytest.raises(DataError, match="roles name the condition 'kin'"):
+        quick(roles={"kin": ("model",)}).fit(images, conditions={"kind": kind})
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *(
+            "vae",
+            "beta_vae",
+            "cvae",
+            "dcvae",
+            {"name": "dcvae", "tc": "bound"},
+            "tc_vae",
+            "dip_vae",
+            "info_vae",
+            "corex",
+        ),
+        *({"name": name, "discriminator_width": 16} for name in ("factor_vae", "rf_vae")),
+        {"name": "dan_vae", "nuisance_dim": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("scoring", ["reconstruction", "elbo", "kl", "mahalanobis", "prior_distance"])
+def test_every_objective_with_every_score_survives_the_round_trip(objective, scoring, tmp_path):
+    images, kind = squares(120)
+    detector = quick(objective=objective, scoring=scoring, epochs=2, unknown="infer")
+    detector.fit(images, conditions={"kind": kind})
+    before = detector.detect(images)
+    assert before["anomaly_score"].notna().all()
+    assert Detector.load(detector.save(tmp_path / "m")).detect(images).equals(before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prior": "separated", "separation": 12.0, "class_aware": 5.0, "scoring": "prior_distance"},
+        {"light_tolerance": 0.3},
+        {"objective": {"name": "dan_vae", "nuisance_dim": 1}, "light_tolerance": 0.2},
+        {"measure": ("contrast",)},
+    ],
+    ids=str,
+)
+def test_what_is_built_on_top_survives_the_round_trip(settings, tmp_path):
+    images, kind = squares(120)
+    detector = quick(**settings, epochs=2, unknown="infer").fit(images, conditions={"kind": kind})
+    before = detector.detect(images)
+    assert before["anomaly_score"].notna().all()
+    loaded = Detector.load(detector.save(tmp_path / "m"))
+    assert loaded.detect(images).equals(before)
+    kept, found = detector.pipeline_.objective_state, loaded.pipeline_.objective_state
+    assert kept.keys() == found.keys()
+    assert all(kept[name].equal(found[name]) for name in kept)
+
+
+def test_wrong_settings_are_refused_when_fitting():
+    images, _ = squares(40)
+    with pytest.raises(SettingsError, match="unknown objective 'dcave'; did you mean 'dcvae'"):
+        Detector(objective="dcave").fit(images)
+    with pytest.raises(SettingsError, match="leaves nothing to fit on"):
+        Detector(select_fraction=0.5, calibrate_fraction=0.5).fit(images)
+
+
+def test_clone_keeps_parameters_and_drops_the_fit(fitted):
+    fresh = clone(fitted)
+    assert fresh.get_params() == fitted.get_params()
+    assert not hasattr(fresh, "pipeline_")
+
+
+def write_pngs(folder, images) -> None:
+    from PIL import Image
+
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03}.png")
+
+
+def test_columns_a_source_brings_beyond_the_schema_are_left_out(tmp_path):
+    images, kind = squares(60)
+    write_pngs(tmp_path / "parts" / "good", images)
+    detector = quick(epochs=2).fit(tmp_path / "parts", conditions={"kind": kind})
+    assert [column.name for column in detector.pipeline_.schema.columns] == ["kind"]
+    assert len(detector.detect(tmp_path / "parts", conditions={"kind": kind})) == 60
+
+
+def test_unreadable_files_are_set_aside_in_tables_and_named_elsewhere(fitted, tmp_path):
+    images, kind = squares(6, seed=12)
+    write_pngs(tmp_path / "new", images)
+    whole = (tmp_path / "new" / "002.png").read_bytes()
+    (tmp_path / "new" / "002.png").write_bytes(whole[:40])
+    (tmp_path / "new" / "photo.heic").write_bytes(b"\x00" * 50)
+    conditions = {"kind": kind}
+    table = fitted.detect(tmp_path / "new", conditions=conditions)
+    bad = table[table["error"].notna()]
+    assert sorted(bad["id"]) == ["002.png", "photo.heic"]
+    assert bad["p_value"].isna().all()
+    assert bad["condition"].isna().all()
+    assert bad["is_anomalous"].isna().all()
+    assert len(table[table["is_anomalous"]]) <= 5
+    for ask in (fitted.score_samples, fitted.anomaly_maps, fitted.reconstruct, fitted.embed):
+        with pytest.raises(DataError, match=r"002\.png"):
+            ask(tmp_path / "new", conditions=conditions)
+
+
+def test_the_promise_holds_where_features_are_as_many_as_items():
+    # Standardising with the calibration rows too would shrink those, and new rows would look odder: .15 instead of .09.
+    rates = []
+    for seed in range(40):
+        rows = np.random.default_rng(seed).normal(size=(250, 30))
+        detector = quick(epochs=5, alpha=0.1, random_state=seed).fit(rows[:50])
+        assert len(detector.split_["calibrate"]) == 10
+        rates.append((detector.predict(rows[50:]) == -1).mean())
+    assert np.mean(rates) < 1 / 11 + 2 * np.std(rates) / np.sqrt(len(rates))
+
+
+def test_what_cannot_be_is_refused_before_training(monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr("knowngood.detector.fit.learn.train", never)
+    images, kind = squares(60)
+    with pytest.raises(SettingsError, match="marginalise = 'soft' averages likelihoods"):
+        quick(marginalise="soft", scoring="kl", unknown="infer").fit(images, conditions={"kind": kind})
+    with pytest.raises(SettingsError, match="needs images"):
+        quick(scoring={"name": "reconstruction", "distance": "ssim"}).fit(np.random.default_rng(0).normal(size=(60, 3)))
+    with pytest.raises(NotEnoughNormals, match="leave none to calibrate with"):
+        quick(calibrate_fraction=1e-6, select_fraction=1e-6).fit(images)
+    with pytest.raises(SettingsError, match="resume=True needs the run_dir"):
+        quick().fit(images, resume=True)
+
+
+def test_many_items_are_judged_in_portions_with_the_same_result(inferring, monkeypatch):
+    images, kind = squares(50, seed=13)
+    mixed = np.array([k if i % 3 else None for i, k in enumerate(kind)], dtype=object)
+    whole = inferring.detect(images, conditions={"kind": mixed})
+    monkeypatch.setattr("knowngood.detector.pipeline.MOST_EXPANDED", 14)  # seven items at a time
+    parts = inferring.detect(images, conditions={"kind": mixed})
+    assert parts["condition"].tolist() == whole["condition"].tolist()
+    assert np.allclose(parts["anomaly_score"], whole["anomaly_score"], rtol=1e-5)
+    assert np.array_equal(parts["p_value"], whole["p_value"])
+
+
+def test_devices_have_the_names_the_settings_have(fitted, tmp_path):
+    folder = fitted.save(tmp_path / "m")
+    assert Detector.load(folder, device="auto").pipeline_.device.type in ("cpu", "cuda", "mps")
+    with pytest.raises(SettingsError, match="unknown device 'tpu'; known: auto, cpu, gpu, cuda, mps"):
+        Detector.load(folder, device="tpu")
+
+
+def test_false_discovery_rate_and_abstention_on_request(fitted):
+    images, kind = squares(100, seed=14)
+    images[:30] = np.random.default_rng(0).integers(0, 255, (30, SIDE, SIDE))
+    table = fitted.detect(images, conditions={"kind": kind}, fdr=0.2, abstain=0.3)
+    p = table["p_value"].to_numpy()
+    assert np.array_equal(table["is_anomalous"], benjamini_hochberg(p, 0.2))
+    assert table["is_anomalous"][:30].all()
+    expected = np.where(p <= 0.05, "anomalous", np.where(p <= 0.3, "unsure", "normal"))
+    assert table["verdict"].tolist() == expected.tolist()
+
+
+def test_a_list_of_images_is_images():
+    images, _ = squares(60)
+    detector = quick(epochs=2).fit(list(images))
+    assert np.array_equal(detector.score_samples(list(images)), detector.score_samples(images))
+    with pytest.raises(DataError, match="is not a set of images"):
+        detector.score_samples(np.zeros((2, 3, 8, 8, 1)))
+
+
+def test_large_sets_stream_with_the_same_result(tmp_path):
+    images, _ = squares(64)
+    write_pngs(tmp_path / "good", images)
+    in_memory, streamed = (quick(epochs=2, memory_gb=gb, workers=0).fit(tmp_path / "good") for gb in (1.0, 1e-9))
+    for name, tensor in in_memory.model_.state_dict().items():
+        assert torch.equal(tensor, streamed.model_.state_dict()[name]), name
+
+
+def test_other_good_items_may_calibrate():
+    images, _ = squares(400)
+    detector = quick(epochs=2).fit(images[:100], calibration=images[100:300])
+    assert {name: len(index) for name, index in detector.split_.items()} == {"fit": 90, "select": 10, "calibrate": 0}
+    assert len(detector.pipeline_.calibration) == 200
+    before = detector.score_samples(images)
+    assert detector.calibrate(images[300:] // 2) is detector
+    assert len(detector.pipeline_.calibration) == 100
+    assert np.array_equal(detector.score_samples(images), before)  # one condition: the score is the score
+    assert detector.predict(images[300:] // 2).mean() > 0.85
+
+
+def test_a_preset_is_where_settings_start() -> None:
+    detector = Detector.from_preset("shapes", alpha=0.01)
+    assert (detector.representation, detector.alpha, detector.objective) == ("oriented_gradients", 0.01, "vae")
+    assert Detector.from_preset("known-kinds", unknown="error").unknown == "error"
+    with pytest.raises(SettingsError, match="did you mean 'shapes'"):
+        Detector.from_preset("shape")
+    with pytest.raises(SettingsError, match=r"unknown preset 'edges'.*known: .*known-kinds, .*shapes\)"):
+        Detector.from_preset("edges")
+    with pytest.raises(SettingsError, match="unknown setting 'alfa'; did you mean 'alpha'"):
+        Detector.from_preset("shapes", alfa=0.2)
+
+
+@pytest.mark.parametrize("conditions", [None, {"class": np.full(60, "A")}])
+def test_kinds_held_apart_without_two_of_them_are_refused_with_the_way_out(conditions) -> None:
+    images, _ = squares(60)
+    with pytest.raises(
+        SettingsError, match=r"at least two kinds, as conditions=.* For a single kind .*--preset shapes"
+    ):
+        Detector.from_preset("known-kinds").fit(images, conditions=conditions)

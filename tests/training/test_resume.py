@@ -1,0 +1,213 @@
+"""Interrupted, killed, finished and broken runs: what is kept, and that going on gives the same bits."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from knowngood.config import Settings
+from knowngood.errors import SettingsError, TrainingError
+from knowngood.training.checkpoint import read_checkpoint
+from knowngood.training.log import read_log
+from knowngood.training.state import FREE
+from training_helpers import Overfits, TwoPlayers, same_bits, settings, source, trained
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int):
+    def on_step(done: int) -> None:
+        if done == step:
+            raise Stop
+
+    return on_step
+
+
+# Interruptions ------------------------------------------------------------------------------------------------------
+
+
+def setups():
+    chosen = settings(epochs=12, patience=100)
+    conv = settings(epochs=12, net={"name": "conv", "channels": (4, 4), "dense": 8}, batch_size=64, precision="bf16")
+    return {
+        "vae": lambda: {"settings": chosen, "held_out": source(30, seed=2)},
+        "no average": lambda: {"settings": settings(epochs=12, ema=None)},
+        "players, dropout, batch norm": lambda: {"settings": chosen, "objective": TwoPlayers(), "held_out": source(30)},
+        "strata": lambda: {"settings": settings(epochs=12, objective="dcvae")},
+        "conv in bf16": lambda: {"settings": conv},
+    }
+
+
+@pytest.mark.parametrize("name", setups())
+def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
+    make = setups()[name]
+    whole, history = trained(**make(), run_dir=tmp_path / "whole")
+    assert same_bits(whole, trained(**make())[0])  # a run_dir does not matter
+    folder = tmp_path / "interrupted"
+    for resume, step in enumerate((5, 6, 23)):  # checkpoints are at multiples of 3 or 2
+        with pytest.raises(Stop):
+            trained(**make(), run_dir=folder, resume=bool(resume), on_step=stop_at(step))
+    again, resumed = trained(**make(), run_dir=folder, resume=True)
+    assert same_bits(whole, again)
+    comparable = [{k: v for k, v in row.items() if k != "images_per_s"} for row in history.steps]
+    assert [{k: v for k, v in row.items() if k != "images_per_s"} for row in resumed.steps] == comparable
+    assert (resumed.best_step, resumed.images_seen) == (history.best_step, history.images_seen)
+    assert read_log(folder / "log.csv") == resumed.steps
+
+
+KILLED = """
+    import os, sys
+    sys.path.insert(0, sys.argv[2])
+    from training_helpers import settings, source, trained
+
+    def on_step(done):
+        if done == int(sys.argv[3]):
+            os.kill(os.getpid(), 9)
+
+    if __name__ == "__main__":
+        for resume, step in enumerate(map(int, sys.argv[3:])):
+            child = os.fork()
+            if child == 0:
+                sys.argv[3] = str(step)
+                chosen = settings(epochs=20, patience=50)
+                trained(settings=chosen, held_out=source(30, seed=2), run_dir=sys.argv[1], resume=bool(resume),
+                        on_step=on_step)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 9
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_run_killed_with_signal_9_ends_with_the_same_bits(tmp_path):
+    """Killed before the first checkpoint, between two, and right after one (they are written every 4 of 80 steps)."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(Path(__file__).parents[1])]
+    subprocess.run([*command, "3", "29", "32", "78"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    found = read_checkpoint(folder)
+    assert found is not None
+    assert found[1]["step"] == 76
+    chosen = settings(epochs=20, patience=50)
+    whole, _ = trained(settings=chosen, held_out=source(30, seed=2))
+    again, history = trained(settings=chosen, held_out=source(30, seed=2), run_dir=folder, resume=True)
+    assert same_bits(whole, again)
+    steps = [row["step"] for row in history.steps if row["split"] == "train"]
+    assert steps == list(range(1, 81))
+
+
+def test_a_finished_run_is_given_back(tmp_path):
+    chosen = settings(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
+    arguments = {"held_out": source(20), "settings": chosen, "run_dir": tmp_path}
+    first, history = trained(Overfits(chosen.objective), **arguments)
+    seen = []
+    again, repeated = trained(Overfits(chosen.objective), **arguments, resume=True, on_step=seen.append)
+    assert same_bits(first, again)
+    assert seen == []
+    assert repeated.stopped_early
+    assert repeated.steps == history.steps
+    assert repeated.images_per_second == history.images_per_second
+
+
+def test_resuming_nothing_starts_from_the_beginning(tmp_path):
+    assert same_bits(trained()[0], trained(run_dir=tmp_path, resume=True)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": settings(lr=0.5)}, r"with lr = 0.001, this one has 0.5"),
+        ({"seed": 5}, "with seed = 1, this one has 5"),
+        ({"data": source(99)}, "with training items = 100, this one has 99"),
+        ({"fingerprint": "b"}, "with data fingerprint = a, this one has b"),
+    ],
+)
+def test_another_run_is_not_resumed(tmp_path, change, message):
+    with pytest.raises(Stop):
+        trained(run_dir=tmp_path, fingerprint="a", on_step=stop_at(9))
+    with pytest.raises(SettingsError, match=message):
+        trained(**{"run_dir": tmp_path, "resume": True, "fingerprint": "a", **change})
+
+
+def test_settings_that_shape_nothing_may_change_on_resume(tmp_path):
+    assert Settings.model_fields.keys() >= FREE
+    with pytest.raises(Stop):
+        trained(run_dir=tmp_path, on_step=stop_at(9))
+    resumed, _ = trained(settings=settings(alpha=0.01), run_dir=tmp_path, resume=True)
+    assert same_bits(trained()[0], resumed)
+
+
+def test_an_unfinished_run_is_not_overwritten(tmp_path):
+    with pytest.raises(Stop):
+        trained(run_dir=tmp_path, on_step=stop_at(9))
+    with pytest.raises(SettingsError, match="unfinished run, at step 8; pass resume=True"):
+        trained(run_dir=tmp_path)
+    trained(run_dir=tmp_path, resume=True)
+    trained(run_dir=tmp_path)  # a finished one may be
+
+
+def test_a_run_records_itself(tmp_path):
+    trained(run_dir=tmp_path / "new" / "folder", fingerprint="abc")
+    record = json.loads((tmp_path / "new" / "folder" / "run.json").read_text())
+    assert (record["seed"], record["data_fingerprint"], record["total_steps"]) == (1, "abc", 24)
+    assert record["settings"]["batch_size"] == 32
+    assert record["precision"] == "float32"
+
+
+# What is not finite -------------------------------------------------------------------------------------------------
+
+
+class Breaks(TwoPlayers):
+    """From step 15 on (counted from 1) one value is not finite."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def loss(self, model, batch, ctx):
+        losses, terms = super().loss(model, batch, ctx)
+        if ctx.step < 14 or (self.where == "held_out") == self.training:
+            return losses, terms
+        if self.where == "critic":
+            losses["critic"] = losses["critic"] * math.inf
+        elif self.where == "gradient":  # the loss stays finite, its gradient does not
+            zero = next(model.parameters()).flatten()[0] * 0
+            losses["model"] = losses["model"] + zero.sqrt()
+        else:
+            terms["kl"] = terms["kl"].log() * math.nan
+            losses["model"] = losses["model"] + terms["kl"].mean()
+        return losses, terms
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("kl", r"step 15, player 'model': 'kl' = nan is not finite.*checkpoint of step 14"),
+        ("critic", r"step 15, player 'critic': 'loss/critic' = inf.*checkpoint of step 14"),
+        ("gradient", r"step 15, player 'model': 'gradient_norm/model' = nan.*checkpoint of step 14"),
+        ("held_out", r"held-out normals after step 4, player 'model': 'kl' = nan.*No checkpoint|checkpoint of step"),
+    ],
+)
+def test_what_is_not_finite_stops_the_run(tmp_path, where, message):
+    arguments = {"run_dir": tmp_path, "settings": settings(epochs=10), "held_out": source(20)}
+    with pytest.raises(TrainingError, match=message):
+        trained(Breaks(where), **arguments)
+    found = read_checkpoint(tmp_path)
+    if where == "held_out":
+        return
+    assert found is not None
+    assert all(t.isfinite().all() for t in found[0].values())
+    mended, _ = trained(TwoPlayers(), **arguments, resume=True)
+    assert same_bits(mended, trained(TwoPlayers(), settings=settings(epochs=10), held_out=source(20))[0])
+
+
+def test_without_a_run_dir_the_error_says_that_nothing_is_kept():
+    with pytest.raises(TrainingError, match="No checkpoint was written; give a run_dir"):
+        trained(Breaks("kl"))
