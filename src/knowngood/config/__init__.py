@@ -1,21 +1,13 @@
 """Everything a user can set, once: the same models behind Python, YAML and the command line. Imports no torch.
 
-A family of choices (objective, net, likelihood, score) is a union of small option models told apart by `name`; each
+A choice (representation, model, objective, score, ...) is a union of small option models told apart by `name`; each
 names the class that carries it out, so the union is the registry. A plain string stands for a choice with its defaults.
 """
 
-from knowngood.config.areas import Area, Ignored, Point
-from knowngood.config.base import Options
-from knowngood.config.features import (
-    EfficientNetLite0,
-    EfficientNetLite1,
-    EfficientNetLite2,
-    FeatureGrid,
-    FeatureOptions,
-    LiteGrid,
-    OwnBackbone,
-)
-from knowngood.config.labelled import Hinge, LabelledOptions, LabelledTerm, Reciprocal, Shift
+from knowngood.config.base import Group, Options
+from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Fraction, Role, TrainingOptions
+from knowngood.config.labels import Shift
+from knowngood.config.models import MemoryBankOptions, ModelOptions, PatchGaussianOptions, VAEOptions
 from knowngood.config.nets import (
     MLP,
     Bernoulli,
@@ -40,11 +32,26 @@ from knowngood.config.objectives import (
     InfoVAE,
     ObjectiveOptions,
 )
-from knowngood.config.parsing import FAMILIES, choices, nearest, parse_settings, read_settings
+from knowngood.config.parsing import choices, nearest, parse, parse_settings, read_settings
+from knowngood.config.plugins import GROUPS, plugins
+from knowngood.config.regions import IgnoredRegions, Point
+from knowngood.config.representations import (
+    BackboneOptions,
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+    FeatureOptions,
+    HOGOptions,
+    ImageOptions,
+    LiteOptions,
+    OwnBackbone,
+    PixelOptions,
+    RepresentationOptions,
+    TableOptions,
+)
 from knowngood.config.scores import (
     IWAE,
     KL,
-    WAIC,
     Elbo,
     Fusion,
     Gradient,
@@ -53,79 +60,91 @@ from knowngood.config.scores import (
     LikelihoodRegret,
     Mahalanobis,
     Neighbours,
-    PlaceGaussian,
+    PatchDistance,
     PriorDistance,
     Reconstruction,
     ReconstructionProbability,
     Restoration,
+    ScoreChoice,
     ScoreOptions,
     SplitElbo,
     Typicality,
 )
-from knowngood.config.settings import Fraction, Role, Settings
+from knowngood.config.settings import Settings
 
 __all__ = [
     "CVAE",
     "DANVAE",
     "DCVAE",
     "DIPVAE",
-    "FAMILIES",
+    "GROUPS",
     "IWAE",
     "KL",
     "MLP",
     "RFVAE",
     "TCVAE",
     "VAE",
-    "WAIC",
-    "Area",
+    "BackboneOptions",
     "Bernoulli",
     "BetaVAE",
+    "CalibrationOptions",
+    "Conditioning",
     "Conv",
     "CorEx",
+    "DataOptions",
     "EfficientNetLite0",
     "EfficientNetLite1",
     "EfficientNetLite2",
     "Elbo",
     "EluPool",
     "FactorVAE",
-    "FeatureGrid",
     "FeatureOptions",
     "Fraction",
     "Fusion",
     "Gaussian",
     "Gradient",
     "GradientMap",
-    "Hinge",
-    "Ignored",
+    "Group",
+    "HOGOptions",
+    "IgnoredRegions",
+    "ImageOptions",
     "InfoVAE",
     "InputComplexity",
-    "LabelledOptions",
-    "LabelledTerm",
     "LikelihoodOptions",
     "LikelihoodRegret",
-    "LiteGrid",
+    "LiteOptions",
     "Mahalanobis",
+    "MemoryBankOptions",
+    "ModelOptions",
     "Neighbours",
     "NetOptions",
     "ObjectiveOptions",
     "Options",
     "OwnBackbone",
-    "PlaceGaussian",
+    "PatchDistance",
+    "PatchGaussianOptions",
+    "PixelOptions",
     "Point",
     "PriorDistance",
-    "Reciprocal",
     "Reconstruction",
     "ReconstructionProbability",
+    "RepresentationOptions",
     "Restoration",
     "Role",
+    "ScoreChoice",
     "ScoreOptions",
     "Settings",
     "Shift",
     "SplitElbo",
     "StridedBatchNorm",
+    "TableOptions",
+    "TrainingOptions",
     "Typicality",
+    "VAEOptions",
     "choices",
     "nearest",
+    "parse",
     "parse_settings",
+    "plugins",
     "read_settings",
 ]

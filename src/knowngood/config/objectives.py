@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from knowngood.config.base import Options, named
+from knowngood.config.base import Options, union
 
 
 class VAE(Options):
@@ -175,10 +175,9 @@ class DANVAE(Options):
     )
 
 
-ObjectiveOptions = Annotated[
-    Annotated[
-        VAE | BetaVAE | CVAE | DCVAE | FactorVAE | TCVAE | RFVAE | DIPVAE | InfoVAE | CorEx | DANVAE,
-        Field(discriminator="name"),
-    ],
-    BeforeValidator(named),
-]
+if TYPE_CHECKING:
+    ObjectiveOptions = Options
+else:
+    ObjectiveOptions = union(
+        "objectives", VAE, BetaVAE, CVAE, DCVAE, FactorVAE, TCVAE, RFVAE, DIPVAE, InfoVAE, CorEx, DANVAE
+    )

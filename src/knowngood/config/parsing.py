@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from knowngood.config.base import Options
 from knowngood.config.settings import Settings
 from knowngood.errors import SettingsError
 
-FAMILIES = ("objective", "labelled", "net", "likelihood", "features", "scoring")
 
-
-def choices(field: str) -> dict[str, type[Options]]:
-    """The option models of a family by name: `choices("objective")["dcvae"]`."""
+@cache
+def choices(model: type[BaseModel], field: str) -> dict[str, type[Options]]:
+    """The option models that a field may hold, by name: `choices(VAEOptions, "objective")["dcvae"]`."""
     found: dict[str, type[Options]] = {}
 
     def walk(annotation: Any) -> None:
@@ -27,8 +27,10 @@ def choices(field: str) -> dict[str, type[Options]]:
         for inner in get_args(annotation):
             walk(inner)
 
-    info = Settings.model_fields[field]
+    info = model.model_fields[field]
     walk(info.annotation)
+    for extra in info.metadata:
+        walk(extra)
     return found
 
 
@@ -41,9 +43,19 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(dict(values))
     except ValidationError as error:
-        # "must be 'auto'" is no help beside what is wrong with the option that was meant.
-        items = [item for item in error.errors() if not _other_branch(item["loc"])] or error.errors()
-        raise SettingsError("\n".join(_explain(item, values) for item in items)) from None
+        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in _relevant(error)))) from None
+
+
+def parse(annotation: Any, value: Any) -> Any:
+    """One choice from a plain value: `parse(ObjectiveOptions, {"name": "dcvae", "beta": 4})`.
+
+    Raises:
+        SettingsError: as `parse_settings`.
+    """
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError as error:
+        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in _relevant(error)))) from None
 
 
 def read_settings(path: str | Path, **overrides: Any) -> Settings:
@@ -70,24 +82,58 @@ def nearest(name: str, known: list[str]) -> str:
     return f"{hint} (known: {', '.join(known)})"
 
 
-def _other_branch(loc: tuple[Any, ...]) -> bool:
-    return any(str(part).startswith("literal[") for part in loc) and loc[0] in FAMILIES
+def _relevant(error: ValidationError) -> list[Any]:
+    """The problems, without "must be 'auto'" beside what is wrong with the option that was meant."""
+    items = error.errors()
+    return [item for item in items if not any(str(part).startswith("literal[") for part in item["loc"])] or items
 
 
-def _explain(item: Any, values: Mapping[str, Any]) -> str:
-    path = [str(part) for part in item["loc"]]
-    family = choices(path[0]) if path and path[0] in FAMILIES else {}
+def _walk(loc: tuple[Any, ...]) -> tuple[list[str], type[BaseModel], dict[str, type[Options]]]:
+    """Where a problem lies: the path in words, the option model that holds it, and the choices of its last field."""
+    shown: list[str] = []
+    model: type[BaseModel] = Settings
+    family: dict[str, type[Options]] = {}
+    for part in map(str, loc):
+        if part in family:
+            model, family = family[part], {}
+        elif part in model.model_fields:
+            shown.append(part)
+            family = choices(model, part)
+            annotation = model.model_fields[part].annotation
+            if not family and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
+        elif part.isdigit() or "[" in part:
+            continue
+        else:
+            shown.append(part)
+    return shown, model, family
+
+
+def _explain(item: Any) -> str:
+    path, model, family = _walk(item["loc"])
+    where = ".".join(path)
     if item["type"] == "extra_forbidden":
-        if len(path) == 1:
-            return f"unknown setting '{path[0]}'" + nearest(path[0], list(Settings.model_fields))
-        model = next((family[part] for part in reversed(path) if part in family), None)
-        known = [k for k in model.model_fields if k != "name"] if model else []
-        return f"{path[0]} '{path[-2]}' has no option '{path[-1]}'" + nearest(path[-1], known)
+        known = [name for name in model.model_fields if name != "name"]
+        if model is Settings:
+            return f"unknown setting '{path[-1]}'" + _moved(path[-1]) + nearest(path[-1], known)
+        name = model.model_fields["name"].default if "name" in model.model_fields else None
+        owner = f"{path[-2]} '{name}'" if name else path[-2]
+        return f"{owner} has no option '{path[-1]}'" + nearest(path[-1], known)
     if family and item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         given = item["input"].get("name") if isinstance(item["input"], Mapping) else item["input"]
-        known = [name for name in family if name not in path]  # one choice may hold others, but not itself
-        return f"unknown {path[0]} '{given}'" + nearest(str(given), known)
+        return f"unknown {path[-1]} '{given}'" + nearest(str(given), list(family))
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    shown = ".".join(part for part in path if "[" not in part)
-    return f"setting '{shown}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    return f"setting '{where}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _moved(name: str) -> str:
+    """Where an option lives, for someone who gives it to the detector itself."""
+    for field, info in Settings.model_fields.items():
+        for choice, option in choices(Settings, field).items():
+            if name in option.model_fields:
+                return f"; it is an option of {field} '{choice}': {field}={{'name': '{choice}', '{name}': …}}"
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and name in annotation.model_fields:
+            return f"; it is an option of {field}: {field}={{'{name}': …}}"
+    return ""

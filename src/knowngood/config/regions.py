@@ -35,4 +35,4 @@ def _points(polygon: Any) -> list[Point]:
         raise ValueError(f"ignore: {polygon!s:.60} is no polygon; expected a list of points [x, y]") from None
 
 
-Ignored = Annotated[Area | None, BeforeValidator(_regions)]
+IgnoredRegions = Annotated[Area | None, BeforeValidator(_regions)]

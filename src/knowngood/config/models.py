@@ -1,0 +1,75 @@
+"""What learns from the representation: the models by name, and which representations each one takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from knowngood.config.base import Options, union
+from knowngood.config.nets import LikelihoodOptions, NetOptions
+from knowngood.config.objectives import CVAE, ObjectiveOptions
+
+
+class ModelOptions(Options):
+    """A model. `representations` names those it takes; None for any."""
+
+    representations: ClassVar[tuple[str, ...] | None] = None
+
+
+class VAEOptions(ModelOptions):
+    """Conditional variational autoencoder of whole items; which one is the choice of its objective."""
+
+    implementation = "knowngood.models.vae:ConditionalVAE"
+    representations = ("pixels", "hog", "table")
+    name: Literal["vae"] = "vae"
+    objective: ObjectiveOptions = Field(CVAE(), description="the loss that is minimised")
+    net: Literal["auto"] | NetOptions = Field("auto", description="auto: conv for images, mlp for HOG and tables")
+    latent_dim: PositiveInt | None = Field(None, description="dimensions of z; default 32 for images, fewer for tables")
+    likelihood: Literal["auto"] | LikelihoodOptions = Field("auto", description="auto: Gaussian with learned scalar σ")
+    prior: Literal["auto", "standard", "learned", "separated"] = Field(
+        "auto",
+        description="r(z|c); auto: as the objective defines it; separated: a class-conditional prior with fixed means, "
+        "far apart",
+    )
+    separation: PositiveFloat = Field(
+        40.0, description="distance of the means of two class-conditional priors, in standard deviations"
+    )
+    class_aware: NonNegativeFloat = Field(
+        0.0, description="weight of −log p(c|z) under the priors: the latent learns to separate the conditions"
+    )
+
+
+class PatchGaussianOptions(ModelOptions):
+    """A Gaussian of the features at every location, given the image's context. PaDiM (arXiv:2011.08785) and more."""
+
+    implementation = "knowngood.models.patch_gaussian:PatchGaussian"
+    representations = ("features",)
+    name: Literal["patch_gaussian"] = "patch_gaussian"
+    shrinkage: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="weight of the mean covariance of all locations in that of each; default by the number of images",
+    )
+    context: int = Field(
+        16, ge=0, description="principal components of the image's mean features, given which locations are judged"
+    )
+    few: Literal["refuse", "pool"] = Field(
+        "refuse",
+        description="conditions with fewer than 8 normal images: refuse them by name, or use the Gaussians of all",
+    )
+
+
+class MemoryBankOptions(ModelOptions):
+    """A coreset of normal items, or of normal patches; what is far from all of them is anomalous (arXiv:2106.08265)."""
+
+    implementation = "knowngood.models.memory_bank:MemoryBank"
+    name: Literal["memory_bank"] = "memory_bank"
+    coreset: PositiveInt | None = Field(10_000, description="items or patches kept, at most; null: all")
+
+
+if TYPE_CHECKING:
+    ModelChoice = ModelOptions
+else:
+    ModelChoice = union("models", VAEOptions, PatchGaussianOptions, MemoryBankOptions)

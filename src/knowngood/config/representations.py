@@ -1,0 +1,129 @@
+"""What the models see of an item: the representations by name, and the frozen backbones of `features`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from knowngood.config.base import Options, union
+
+Size = tuple[PositiveInt, PositiveInt] | PositiveInt
+
+
+class ImageOptions(Options):
+    """How images are prepared before anything else."""
+
+    image_size: Size | None = Field(
+        None, description="resize to (height, width) or to a square; default: as they are, if all agree"
+    )
+    crop: Size | None = Field(None, description="centre crop after the resize")
+    pad: Size | None = Field(None, description="pad to this size with zeros, last")
+    grey: bool = Field(False, description="convert colour to luminance (ITU-R BT.601)")
+    scaling: Literal["auto", "dtype", "data"] | tuple[float, float] = Field(
+        "auto", description="raw values that become 0 and 1: the range of the bit depth, of the data, or two numbers"
+    )
+
+
+class PixelOptions(ImageOptions):
+    """The pixels themselves, scaled to 0…1."""
+
+    implementation = "knowngood.representations.pixels:Pixels"
+    name: Literal["pixels"] = "pixels"
+    illumination: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share by which the illumination may change, .3 for ± 30 %: the model is trained with it, and "
+        "scores are standardised given the brightness",
+    )
+
+
+class HOGOptions(ImageOptions):
+    """Histograms of oriented gradients: 8 orientations in 7 × 7 cells. Invariant to brightness and contrast."""
+
+    implementation = "knowngood.representations.hog:HOG"
+    name: Literal["hog"] = "hog"
+
+
+class BackboneOptions(Options):
+    """A frozen network whose feature maps are used."""
+
+
+class LiteOptions(BackboneOptions):
+    implementation = "knowngood.representations.backbones.weights:load_lite"
+    blocks: tuple[int, ...] = Field((3, 6, 14), description="blocks whose outputs are used, counted from 0")
+    weights: Path | None = Field(None, description="file of the published weights; default: the installed package's")
+
+
+class EfficientNetLite0(LiteOptions):
+    """EfficientNet-Lite0 trained on ImageNet, 16 blocks: by default those at strides 4, 8 and 16, 176 features."""
+
+    name: Literal["efficientnet_lite0"] = "efficientnet_lite0"
+    blocks: tuple[int, ...] = Field((2, 4, 10), description="blocks whose outputs are used, counted from 0")
+
+
+class EfficientNetLite1(LiteOptions):
+    """EfficientNet-Lite1 trained on ImageNet, 21 blocks: by default those at strides 4, 8 and 16, 176 features."""
+
+    name: Literal["efficientnet_lite1"] = "efficientnet_lite1"
+
+
+class EfficientNetLite2(LiteOptions):
+    """EfficientNet-Lite2 trained on ImageNet, 21 blocks: by default those at strides 4, 8 and 16, 192 features."""
+
+    name: Literal["efficientnet_lite2"] = "efficientnet_lite2"
+
+
+class OwnBackbone(BackboneOptions):
+    """A `Backbone` object of your own, passed to `fit` and `load`."""
+
+    implementation = "knowngood.representations.backbones.weights:own_is_missing"
+    name: Literal["own"] = "own"
+
+
+if TYPE_CHECKING:
+    BackboneChoice = BackboneOptions
+else:
+    BackboneChoice = union("backbones", EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, OwnBackbone)
+
+
+class FeatureOptions(ImageOptions):
+    """Feature maps of a frozen backbone, on a grid of locations. Images without an image_size become 384 × 384."""
+
+    implementation = "knowngood.representations.features:Features"
+    name: Literal["features"] = "features"
+    backbone: BackboneChoice = Field(EfficientNetLite0(), description="the frozen network")
+    average: PositiveInt = Field(3, description="side of the square over which features are averaged; odd")
+    stride: PositiveInt = Field(12, description="distance of two locations of the grid, in pixels of the resized image")
+    align: Literal["none", "shift", "rigid", "affine"] = Field(
+        "none",
+        description="move each image to the position of the mean normal image of its kind; rigid also rotates it, "
+        "affine also scales and shears it, all within small limits",
+    )
+    illumination: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share by which the illumination may change, .3 for ± 30 %; it is undone before the backbone",
+    )
+
+    @model_validator(mode="after")
+    def _average_has_a_centre(self) -> FeatureOptions:
+        if self.average % 2 == 0:
+            raise ValueError(f"features: average = {self.average} has no centre; give an odd number")
+        return self
+
+
+class TableOptions(Options):
+    """Rows of a table, each column standardised."""
+
+    implementation = "knowngood.representations.table:Table"
+    name: Literal["table"] = "table"
+
+
+if TYPE_CHECKING:
+    RepresentationOptions = PixelOptions | HOGOptions | FeatureOptions | TableOptions
+else:
+    RepresentationOptions = union("representations", PixelOptions, HOGOptions, FeatureOptions, TableOptions)
