@@ -55,6 +55,9 @@ class PatchGaussianOptions(ModelOptions):
     context: int = Field(
         16, ge=0, description="principal components of the image's mean features, given which locations are judged"
     )
+    global_grid: int = Field(
+        4, ge=0, description="side of a coarse grid that sees the image as a whole, for the global score; 0: none"
+    )
     few: Literal["refuse", "pool"] = Field(
         "refuse",
         description="conditions with fewer than 8 normal images: refuse them by name, or use the Gaussians of all",

@@ -79,11 +79,10 @@ class PatchDistance(ScoreOptions):
     implementation = "knowngood.scores.patch_distance:PatchDistanceScore"
     models = ("patch_gaussian", "memory_bank")
     name: Literal["patch_distance"] = "patch_distance"
-    standardise: bool = Field(
-        True, description="per-location standardisation: by mean and spread of normal images' distances there"
-    )
-    global_score: bool = Field(
-        True, description="add how unusual the image is as a whole, on a coarse grid (patch_gaussian only)"
+    standardise: Literal["auto"] | bool = Field(
+        "auto",
+        description="per-location standardisation: by mean and spread of normal images' distances there; auto: with "
+        "patch_gaussian",
     )
     pooling: Literal["top", "max", "soft"] = Field(
         "top", description="score of an image from its map: mean of the top 2 %, the maximum, or a soft maximum"

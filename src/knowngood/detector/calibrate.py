@@ -1,111 +1,135 @@
-"""What scores and maps of good images are usual: the calibration of a pipeline, from images set aside or left out."""
+"""The calibration of a pipeline: what normal items score that it was not fitted to, and what their maps reach."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import Calibration, minimum_normals
-from knowngood.calibration.map_thresholds import MapCalibration
+from knowngood.calibration import Calibration, MapCalibration, minimum_normals
 from knowngood.config import Settings
-from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
-from knowngood.detector.maps import mapped
-from knowngood.detector.rows import Items, Unknown
+from knowngood.detector.decide import calibrated
+from knowngood.detector.maps import image_maps
+from knowngood.detector.pipeline import Items, Method, Pipeline
+from knowngood.detector.scoring import Scored, score_batches
 from knowngood.errors import DataError
 from knowngood.scores import Score
 from knowngood.scores.marginal import Rows, choose_rule
-from knowngood.scores.patches import LeftOut, PatchScore
-
-if TYPE_CHECKING:
-    from knowngood.detector.pipeline import Pipeline
 
 MOST_NAMED = 5  # conditions in a message
 
 
-def calibrate(pipeline: Pipeline, normals: Items) -> None:
-    """Set the calibration from normals that took no part in training; with features that of maps too."""
-    settings, names = pipeline.settings, pipeline.schema.stratum_names
-    pipeline.left_out = False
-    if pipeline.model.patches is None:
-        known = [_scores(pipeline, part, part.conditions, "error") for part in pipeline.portions(normals)]
-        values, strata = (np.concatenate(column) for column in zip(*known, strict=True))
-    else:
-        assert isinstance(normals, ImageSet)
-        expanded = pipeline.expand(normals, "error")
-        values, strata = np.empty(len(normals)), expanded.stratum
+class NormalScores(NamedTuple):
+    """What calibration items scored: raw scores (n,), strata (n,), marginal scores (n,) and the maxima of maps."""
 
-        def maps() -> Iterator[np.ndarray]:
-            for i, one in enumerate(mapped(pipeline, normals, expanded)):
-                values[i] = one.value
-                yield one.map
+    values: np.ndarray
+    strata: np.ndarray
+    marginal: np.ndarray | None
+    maps: list[np.ndarray]  # float32 (H, W) each; empty where the model has no calibrated maps
 
-        pipeline.maps_of_normals = MapCalibration.fit(maps(), strata, names, alpha=settings.alpha)
-    pipeline.calibration = Calibration.fit(values, strata, names, alpha=settings.alpha)
-    pipeline.hidden = None
-    if sums_out(settings, pipeline.score, pipeline.schema):
-        summed = [_scores(pipeline, part, {}, "infer")[0] for part in pipeline.portions(normals)]
-        pipeline.hidden = Calibration.fit(np.concatenate(summed), alpha=settings.alpha)
+    @classmethod
+    def concat(cls, parts: list[NormalScores]) -> NormalScores:
+        """Of several sets, one after the other."""
+        marginal = [part.marginal for part in parts if part.marginal is not None]
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.strata for part in parts]),
+            np.concatenate(marginal) if marginal else None,
+            [one for part in parts for one in part.maps],
+        )
 
 
-def calibrate_left_out(pipeline: Pipeline, normals: Items) -> None:
-    """Set the calibration from the images that were learned from, each as if it had been left out.
+def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:
+    """The pipeline calibrated on normal items that took no part in the fit."""
+    scores = normal_scores(pipeline, normals)
+    return with_calibration(pipeline, scores, method)
 
-    Nothing is set aside then. Scores are what a model of one image less gives; p-values are not promised to hold as
-    those of images set aside are, though they do as far as one image of many changes little.
+
+def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
+    """Scores of normal items whose conditions are known; where maps are calibrated, the maps too.
+
+    Raises:
+        DataError: an item cannot be read, or lacks a condition.
     """
-    score = pipeline.score
-    assert isinstance(score, PatchScore)
-    pipeline.score = LeftOut(score.inner, score.smoothing)
-    try:
-        calibrate(pipeline, normals)
-    finally:
-        pipeline.score = score
-    pipeline.left_out = True
+    values, strata, maps = [], [], []
+    for batch in score_batches(pipeline, normals, unknown="error", maps=calibrates_maps(pipeline)):
+        _refuse_unread(batch)
+        values.append(batch.values)
+        strata.append(batch.expanded.stratum)
+        if batch.grids is not None:
+            rows = np.arange(len(batch.items))
+            maps += [one.astype(np.float32) for _, one in image_maps(pipeline, batch, rows)]
+    marginal = None
+    if marginalises(pipeline.settings, pipeline.score, pipeline.schema):
+        hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
+        marginal = np.concatenate([_marginal(pipeline, batch) for batch in hidden])
+    return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, maps)
+
+
+def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -> Pipeline:
+    """The pipeline with thresholds and p-values from these scores."""
+    names, alpha = pipeline.schema.stratum_names, pipeline.settings.alpha
+    calibration = Calibration.fit(scores.values, scores.strata, names, alpha=alpha)
+    marginal = None if scores.marginal is None else Calibration.fit(scores.marginal, alpha=alpha)
+    maps = MapCalibration.fit(scores.maps, scores.strata, names, alpha=alpha) if scores.maps else None
+    return replace(
+        pipeline,
+        calibration=calibration,
+        marginal_calibration=marginal,
+        map_calibration=maps,
+        calibrated_by=method,
+    )
+
+
+def calibrates_maps(pipeline: Pipeline) -> bool:
+    """Whether the maps of normal images are calibrated, so that regions can be found: those of models on features."""
+    return pipeline.settings.representation.name == "features"
+
+
+def marginalises(settings: Settings, score: Score, schema: ConditionSchema) -> bool:
+    """Whether items of which no condition is known are marginalised by the score's own rule, not the best condition.
+
+    Raises:
+        SettingsError: that was asked for, and the score is no likelihood.
+    """
+    conditioning = settings.conditioning
+    rule = choose_rule(
+        conditioning.marginalise, score.is_likelihood, score.options.name, marginalises=score.marginalises
+    )
+    inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
+    return rule == "soft" and conditioning.unknown == "infer" and inferable
 
 
 def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
-    """Name the strata that are too small for the α of the fit, where others are not: they carry no promise."""
-    calibration = pipeline.calibrated()
+    """Name the Mondrian groups that are too small for the α of the fit, where others are not."""
+    calibration = calibrated(pipeline)
     small = np.flatnonzero(~calibration.own())
     if not len(small) or len(small) == len(calibration.counts):
         return
-    told = [f"{calibration.stratum_names[s]} ({calibration.counts[s]})" for s in small[:MOST_NAMED]]
+    named = [f"{calibration.stratum_names[s]} ({calibration.counts[s]})" for s in small[:MOST_NAMED]]
     more = f" and {len(small) - MOST_NAMED:,} more" if len(small) > MOST_NAMED else ""
     columns = [column for column in pipeline.schema.columns if column.roles]
     roles = {column.name: tuple(role for role in column.roles if role != "stratify") for column in columns}
     flags = " ".join(f"--roles {name}={','.join(kept)}" for name, kept in roles.items())
     warnings.warn(
-        f"conditions with too few calibration normals: {', '.join(told)}{more}; one takes "
-        f"{minimum_normals(calibration.alpha)} at alpha = {calibration.alpha:g}. They are compared with all conditions "
-        "together, with no promise of their own. Give more good items of them, leave them out, or calibrate all "
-        f"together: roles={roles!r}, or {flags} on the command line.",
+        f"Mondrian groups with too few calibration items: {', '.join(named)}{more}; each needs "
+        f"{minimum_normals(calibration.alpha)} at alpha = {calibration.alpha:g}. They are compared with all groups "
+        "together, without a guarantee of their own. Give more normal items of them, leave them out, or calibrate all "
+        f"together: conditioning={{'roles': {roles!r}}}, or {flags} on the command line.",
         stacklevel=stacklevel,
     )
 
 
-def _scores(pipeline: Pipeline, normals: Items, conditions: Any, unknown: Unknown) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and strata (N,) of normals that are known by these conditions alone."""
-    expanded = pipeline.schema.expand(conditions, len(normals), unknown=unknown)
-    values, parts, errors = pipeline.raw_scores(normals, expanded)
-    if errors:
-        i, reason = next(iter(errors.items()))
-        raise DataError(f"{normals.ids[i]}: {reason}; {len(errors)} calibration images cannot be read")
-    if unknown == "error":
-        return values, expanded.stratum
-    rows = Rows(values, parts, expanded.stratum, expanded.item, expanded.log_weight)
-    return pipeline.score.summed_out(pipeline.state, rows), expanded.stratum[rows.first]
+def _refuse_unread(batch: Scored) -> None:
+    if batch.errors:
+        i, reason = next(iter(batch.errors.items()))
+        raise DataError(f"{batch.items.ids[i]}: {reason}; calibration needs readable items, leave it out")
 
 
-def sums_out(settings: Settings, score: Score, schema: ConditionSchema) -> bool:
-    """Whether conditions of which none is known are summed out by the score's rule, rather than the best one taken.
-
-    Raises:
-        SettingsError: that was asked for, and the score is no likelihood.
-    """
-    rule = choose_rule(settings.marginalise, score.is_likelihood, score.options.name, sums_out=score.sums_out)
-    inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
-    return rule == "soft" and settings.unknown == "infer" and inferable
+def _marginal(pipeline: Pipeline, batch: Scored) -> np.ndarray:
+    expanded = batch.expanded
+    rows = Rows(batch.values, batch.parts, expanded.stratum, expanded.item, expanded.log_weight)
+    return pipeline.score.marginal(pipeline.state, rows)

@@ -1,54 +1,55 @@
-"""From raw scores of rows to what is said of items: conditions summed out, p-values, one scale for all conditions."""
+"""From raw scores to decisions: unknown conditions marginalised, p-values, one scale for all conditions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from knowngood.calibration import Calibration
 from knowngood.data.conditions import Expanded
-from knowngood.detector.rows import joined, take
+from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.scoring import Scored
+from knowngood.errors import DataError
 from knowngood.scores.marginal import Rows, best_rows, hard, hard_p_values
 
-if TYPE_CHECKING:
-    from knowngood.detector.pipeline import Pipeline
 
+class Decisions(NamedTuple):
+    """What is decided for N items. Items that cannot be read have NaN and a reason in `errors`."""
 
-class Judgement(NamedTuple):
-    """What is said of N items. Items that could not be read have NaN and a reason in `errors`."""
-
-    anomaly_score: np.ndarray  # (N,) comparable across conditions; flagged above `Pipeline.limit`
-    p_value: np.ndarray  # (N,)
+    anomaly_score: np.ndarray  # (N,) comparable across conditions; above `limit(pipeline)` exactly when p ≤ α
+    p_values: np.ndarray  # (N,)
     parts: dict[str, np.ndarray]  # (N,) each, under the condition in `best`
     best: Expanded  # one row an item: its conditions, or those that explain it best where some were unknown
+    row: np.ndarray  # (N,) which of the scored rows that is
     errors: dict[int, str]
 
     @classmethod
-    def joined(cls, parts: list[Judgement]) -> Judgement:
-        """Of parts of the items, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        starts = np.cumsum([0] + [len(part.p_value) for part in parts])
+    def concat(cls, batches: list[Decisions]) -> Decisions:
+        """Of batches, one after the other. `row` keeps counting within its batch."""
+        starts = np.cumsum([0] + [len(batch.p_values) for batch in batches])
         return cls(
-            np.concatenate([part.anomaly_score for part in parts]),
-            np.concatenate([part.p_value for part in parts]),
-            {name: np.concatenate([part.parts[name] for part in parts]) for name in parts[0].parts},
-            joined([part.best for part in parts]),
-            {int(start) + i: why for start, part in zip(starts, parts, strict=False) for i, why in part.errors.items()},
+            np.concatenate([batch.anomaly_score for batch in batches]),
+            np.concatenate([batch.p_values for batch in batches]),
+            {name: np.concatenate([batch.parts[name] for batch in batches]) for name in batches[0].parts},
+            Expanded.concat([batch.best for batch in batches]),
+            np.concatenate([batch.row for batch in batches]),
+            {int(at) + i: why for at, one in zip(starts, batches, strict=False) for i, why in one.errors.items()},
         )
 
 
-def judge(
-    pipeline: Pipeline,
-    n: int,
-    expanded: Expanded,
-    values: np.ndarray,
-    parts: dict[str, np.ndarray],
-    errors: dict[int, str],
-    alpha: float | None = None,
-) -> Judgement:
-    """What raw scores (M,) of the rows of n items, with their parts (M,), say; see `Pipeline.judge`."""
-    calibration = pipeline.calibrated()
+def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> Decisions:
+    """Scores and p-values of a batch of items; unknown conditions are marginalised.
+
+    Hard: an item is as normal as its best condition makes it, p = max_c p_c, and the anomaly score is the smallest.
+    Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration items whose conditions were hidden too; for items of
+    which no condition is known, by a model fitted with unknown="infer" and scored by a likelihood.
+
+    Args:
+        alpha: the false-alarm rate that decides which Mondrian groups are large enough; default that of the fit.
+    """
+    calibration, expanded, values = calibrated(pipeline), scored.expanded, scored.values
+    n = len(scored.items)
     score, p, row = np.full(n, np.nan), np.full(n, np.nan), np.searchsorted(expanded.item, np.arange(n))
     at = np.flatnonzero(~np.isnan(values))  # rows of items that could be read
     read, item = np.unique(expanded.item[at], return_inverse=True)
@@ -57,33 +58,45 @@ def judge(
     score[read] = hard(shifted, item)
     p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=alpha), item)
     row[read] = at[best_rows(shifted, item)]
-    if pipeline.hidden is not None:
-        summed_out = _summed_out(pipeline, expanded)[expanded.item[at]]
-        at, item = at[summed_out], item[summed_out]
+    if pipeline.marginal_calibration is not None:
+        hidden = _all_unknown(pipeline, expanded)[expanded.item[at]]
+        at, item = at[hidden], item[hidden]
         which, item = np.unique(item, return_inverse=True)
         if len(at):
             which = read[which]
-            of = {name: part[at] for name, part in parts.items()}
+            of = {name: part[at] for name, part in scored.parts.items()}
             rows = Rows(values[at], of, expanded.stratum[at], item, expanded.log_weight[at])
-            summed = pipeline.score.summed_out(pipeline.state, rows)
-            score[which] = _on_common_scale(pipeline, summed)
-            p[which] = pipeline.hidden.p_values(summed, alpha=alpha)
+            marginal = pipeline.score.marginal(pipeline.state, rows)
+            score[which] = _on_common_scale(pipeline, pipeline.marginal_calibration, marginal)
+            p[which] = pipeline.marginal_calibration.p_values(marginal, alpha=alpha)
             row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
-    return Judgement(score, p, {name: part[row] for name, part in parts.items()}, take(expanded, row), errors)
+    parts = {name: part[row] for name, part in scored.parts.items()}
+    return Decisions(score, p, parts, expanded.take(row), row, dict(scored.errors))
 
 
-def _summed_out(pipeline: Pipeline, expanded: Expanded) -> np.ndarray:
-    """(N,) True for items of which no condition is known: those that `hidden` was calibrated for."""
+def calibrated(pipeline: Pipeline) -> Calibration:
+    """The calibration; DataError if there is none."""
+    if pipeline.calibration is None:
+        raise DataError("this model is not calibrated; call calibrate on normal items first")
+    return pipeline.calibration
+
+
+def limit(pipeline: Pipeline) -> float:
+    """The anomaly score above which an item is flagged at the α of the fit; +inf if that α cannot be guaranteed."""
+    return calibrated(pipeline).pooled_threshold
+
+
+def _all_unknown(pipeline: Pipeline, expanded: Expanded) -> np.ndarray:
+    """(N,) True for items of which no condition is known: those for which the marginal calibration was made."""
     counts = np.bincount(expanded.item, minlength=len(expanded.known))
     return ~expanded.known & (counts == len(pipeline.schema.cells))
 
 
-def _on_common_scale(pipeline: Pipeline, summed: np.ndarray) -> np.ndarray:
-    """Scores with conditions summed out, shifted so that `Pipeline.limit` is their threshold too."""
-    assert pipeline.hidden is not None
-    own, common = pipeline.hidden.pooled_threshold, pipeline.limit
+def _on_common_scale(pipeline: Pipeline, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
+    """Marginal scores, shifted so that `limit(pipeline)` is their threshold too."""
+    own, common = calibration.pooled_threshold, limit(pipeline)
     if not np.isfinite(own) or not np.isfinite(common):
-        return summed
-    shifted = summed - (own - common)
+        return marginal
+    shifted = marginal - (own - common)
     above = np.maximum(shifted, np.nextafter(common, np.inf))
-    return np.where(summed > own, above, np.minimum(shifted, common))
+    return np.where(marginal > own, above, np.minimum(shifted, common))

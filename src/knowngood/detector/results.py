@@ -1,91 +1,149 @@
-"""What was judged, as tables: a row an item, or a row a region."""
+"""What is said of items, as tables and batches: a row an item, or a row a region."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import benjamini_hochberg, verdict
+from knowngood.calibration import Region, benjamini_hochberg, regions_table, verdict
 from knowngood.data.findings import UNUSABLE
-from knowngood.detector.decide import Judgement
-from knowngood.detector.rows import Items
+from knowngood.detector.decide import Decisions, decide
+from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
+from knowngood.detector.pipeline import Items, Pipeline, Unknown
+from knowngood.detector.scoring import score_batches
+from knowngood.errors import DataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from knowngood.calibration.regions import Region
     from knowngood.detector.explain import Explanation
 
 
-class Verdicts(NamedTuple):
-    """Of N items what was judged, at a false-alarm rate or a false-discovery rate."""
+class Detected(NamedTuple):
+    """A batch of N items, scored.
 
-    judged: Judgement
-    level: float  # the false-alarm rate
-    flagged: np.ndarray  # (N,) bool
-    conditions: list[str]  # as the table names them
+    index: (N,) positions in the whole set. table: rows as `Detector.detect` gives them. maps: (H, W) each, None for an
+    image that cannot be read or where maps were not asked for; regions: likewise.
+    """
 
-    @classmethod
-    def of(cls, judged: Judgement, level: float, fdr: float | None = None) -> Verdicts:
-        """Flagged at this false-alarm rate, or by the false-discovery rate `fdr` instead."""
-        p, best = judged.p_value, judged.best
-        flagged = p <= level
-        if fdr is not None:
-            read = ~np.isnan(p)
-            flagged[read] = benjamini_hochberg(p[read], fdr)
-        named = [text + ("" if known else " (inferred)") for text, known in zip(best.label, best.known, strict=True)]
-        return cls(judged, level, flagged, named)
+    index: np.ndarray
+    items: Items
+    decisions: Decisions
+    table: DataFrame
+    maps: list[np.ndarray | None]
+    regions: list[list[Region] | None]
 
 
-def verdict_table(
-    items: Items, found: Verdicts, *, abstain: float | None = None, explanations: list[Explanation] | None = None
+def detected(
+    pipeline: Pipeline,
+    items: Items,
+    *,
+    unknown: Unknown | None = None,
+    alpha: float | None = None,
+    maps: bool = False,
+    regions: bool = False,
+    min_area: int = 1,
+) -> Iterator[Detected]:
+    """Score items a batch at a time: decisions, and maps and regions if asked for. One pass over the images.
+
+    Raises:
+        SettingsError: the model has no maps or no regions. DataError: not one item can be read.
+    """
+    if maps:
+        check_maps(pipeline)
+    if regions:
+        check_regions(pipeline)
+    level = pipeline.settings.alpha if alpha is None else alpha
+    unread, reason = 0, ""
+    for batch in score_batches(pipeline, items, unknown=unknown, maps=maps or regions):
+        decisions = decide(pipeline, batch, alpha)
+        n = len(batch.items)
+        pictures: list[np.ndarray | None] = [None] * n
+        found: list[list[Region] | None] = [None] * n
+        for i, one in image_maps(pipeline, batch, decisions.row) if batch.grids is not None else ():
+            pictures[i] = one if maps else None
+            found[i] = image_regions(pipeline, decisions, i, one, alpha, min_area) if regions else None
+        for i, why in decisions.errors.items():
+            unread, reason = unread + 1, reason or f"{batch.items.ids[i]}: {why}"
+        index = np.arange(batch.first, batch.first + n)
+        yield Detected(index, batch.items, decisions, table_of(batch.items, decisions, level), pictures, found)
+    if unread and unread == len(items):
+        raise DataError(f"none of {len(items)} items can be scored; the first, {reason}")
+
+
+def flagged(p_values: np.ndarray, level: float, fdr: float | None = None) -> np.ndarray:
+    """(N,) bool: p ≤ level, or by the false-discovery rate `fdr` (Benjamini–Hochberg) instead."""
+    if fdr is None:
+        return p_values <= level
+    found, read = np.zeros(len(p_values), dtype=bool), ~np.isnan(p_values)
+    found[read] = benjamini_hochberg(p_values[read], fdr)
+    return found
+
+
+def condition_names(decisions: Decisions) -> list[str]:
+    """The condition of each item in words."""
+    best = decisions.best
+    return [text + ("" if known else " (inferred)") for text, known in zip(best.label, best.known, strict=True)]
+
+
+def table_of(
+    items: Items,
+    decisions: Decisions,
+    level: float,
+    *,
+    fdr: float | None = None,
+    abstain: float | None = None,
+    explanations: list[Explanation] | None = None,
 ) -> DataFrame:
     """The table of `Detector.detect`; `explanations` are of some of the items."""
     import pandas as pd
 
-    judged = found.judged
-    table = {
+    errors = decisions.errors
+    columns = {
         "id": items.ids,
-        "anomaly_score": judged.anomaly_score,
-        "p_value": judged.p_value,
-        "is_anomalous": found.flagged,
-        "condition": [None if i in judged.errors else text for i, text in enumerate(found.conditions)],
-        **judged.parts,
+        "anomaly_score": decisions.anomaly_score,
+        "p_value": decisions.p_values,
+        "is_anomalous": flagged(decisions.p_values, level, fdr),
+        "condition": [None if i in errors else text for i, text in enumerate(condition_names(decisions))],
+        **decisions.parts,
     }
     if abstain is not None:
-        words = verdict(judged.p_value, found.level, abstain)
-        table["verdict"] = [None if i in judged.errors else str(word) for i, word in enumerate(words)]
+        words = verdict(decisions.p_values, level, abstain)
+        columns["verdict"] = [None if i in errors else str(word) for i, word in enumerate(words)]
     if explanations is not None:
-        said = {one.id: one.summary for one in explanations}
-        table["explanation"] = [said.get(str(name)) for name in items.ids]
+        summaries = {one.id: one.summary for one in explanations}
+        columns["explanation"] = [summaries.get(str(name)) for name in items.ids]
     if not np.isnan(items.labels).all():
-        table["label"] = items.labels
-    if judged.errors:
-        table["error"] = [judged.errors.get(i) for i in range(len(items))]
-    set_aside = [f for f in getattr(items, "rejected", ()) if f.kind in UNUSABLE]
-    rows = pd.DataFrame(table)
-    if set_aside:
-        missing = pd.DataFrame(
-            {
-                "id": [finding.path_or_id for finding in set_aside],
-                "is_anomalous": None,
-                "error": [finding.reason for finding in set_aside],
-            }
-        )
-        rows = pd.concat([rows, missing], ignore_index=True)
-    if "error" in rows:
+        columns["label"] = items.labels
+    if errors:
+        columns["error"] = [errors.get(i) for i in range(len(items))]
+    rows = pd.DataFrame(columns)
+    if errors:
         rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
-    if explanations is not None:
-        rows.attrs["explanations"] = explanations
     return rows
 
 
-def region_table(items: Items, found: list[list[Region]]) -> DataFrame:
-    """The table of `Detector.regions`, from the regions of each image."""
-    from knowngood.calibration.regions import regions_table
+def with_rejected(rows: DataFrame, items: Items) -> DataFrame:
+    """The table with a row for each file that was set aside when the images were opened, last."""
+    import pandas as pd
 
-    table = regions_table({str(i): regions for i, regions in enumerate(found)})
-    table.insert(0, "id", np.asarray(items.ids)[table.pop("image").astype(int)])
+    rejected = [finding for finding in getattr(items, "rejected", ()) if finding.kind in UNUSABLE]
+    if rejected:
+        missing = {
+            "id": [finding.path_or_id for finding in rejected],
+            "is_anomalous": None,
+            "error": [finding.reason for finding in rejected],
+        }
+        rows = pd.concat([rows, pd.DataFrame(missing)], ignore_index=True)
+        rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
+    return rows
+
+
+def region_table(ids: np.ndarray, regions: list[list[Region]]) -> DataFrame:
+    """The table of `Detector.regions`, from the regions of each image."""
+    table = regions_table({str(i): some for i, some in enumerate(regions)})
+    table.insert(0, "id", np.asarray(ids)[table.pop("image").astype(int)])
     table.insert(4, "p_value", table.pop("p_value"))
     return table

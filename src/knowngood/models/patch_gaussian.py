@@ -1,96 +1,100 @@
-"""Patches: each place of a feature grid as a sample of its own, seen against what is usual there.
+"""A Gaussian of the features at every location of a grid, for each combination of categorical conditions.
 
-The Gaussian of every place, looked up by position and by the categorical conditions, is taken out first: whitened
-patches have mean 0 and covariance I wherever they lie, and a VAE models what is left. Without one, half the squared
-length of a whitened patch is half PaDiM's squared distance (arXiv:2011.08785, eq. 2). With a context (`patch_context`)
-it is the Gaussian of the place given how the image as a whole differs from others.
+PaDiM (arXiv:2011.08785) with three additions: covariances are shrunk towards the mean covariance of all locations; a
+location is judged given the context of its image (`patch_context`); and a coarse grid of the same kind sees the image
+as a whole.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool1d, pad
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d
 
-from knowngood.models.patch_context import RIDGE, Context
+from knowngood.config import PatchGaussianOptions
+from knowngood.models.base import BatchSource, FitContext, Model
+from knowngood.models.patch_context import RIDGE, average, principal
 
-FREQUENCIES = 4  # cosines a side: position encoding has 2 + f² + 2f entries
-PLACES = 64  # whitened at a time
-LEAST = 1e-4  # of a variance that is left without an image
-FEWEST = 8  # good images of a cell that has Gaussians of its own
-COARSE = 4  # places a side that an image as a whole is seen by
-HALF = 0.5  # share of a place that is covered, from which on it counts as covered
-
-Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]  # features (B, F, h, w) and their cells (B,), some at a time
+LOCATIONS = 64  # of which covariances are held at a time
+LEAST = 1e-4  # of a variance that remains without an image
+FEWEST = 8  # normal images of a cell that has Gaussians of its own
 
 
-class Patches(nn.Module):
-    """From feature grids and conditions to whitened patches with their conditions, and back.
+class PatchGaussian(Model):
+    """From feature grids (B, F, h, w) and conditions (B, W) to whitened patches and squared Mahalanobis distances.
 
-    Buffers, for K cells (combinations of categorical conditions), P = h·w places and F features:
+    Buffers, for K cells (combinations of categorical conditions), P = h·w locations and F features:
         keys (K, W): the condition vector of a cell, its continuous entries 0.
-        continuous (W,): which entries of a condition vector are no part of its cell.
-        mean (K, P, F), root (K, P, F, F): of the Gaussian at each place; root is the inverse of the lower Cholesky
+        mean (K, P, F), root (K, P, F, F): of the Gaussian at each location; root is the inverse of the lower Cholesky
             factor of its covariance, so that root·(x − mean) is white.
-        position (P, Q): cosines of the place, |·| ≤ 1.
-        ignored (K, P): places that do not count.
-        images (K,): how many the Gaussians of a cell were taken from.
-        own (K,): the share that a place's own covariance has in its Gaussian.
-
-    With a `context` u of T numbers an image, features are taken as jointly Gaussian with it, and the Gaussian of a
-    place is that given u: its mean is mean + slope·u (see `Context`), and root is of its conditional covariance.
-
-    With `coarse` there are Gaussians of a second, coarse grid too, of features averaged over all that counts in a part
-    of the image (`coarsen`): what is unusual by little everywhere shows there.
+        ignored (K, P): locations that do not count; set before `fit`.
+        images (K,): how many normal images the Gaussians of a cell were fitted to.
+        own (K,): 1 − the weight of the mean covariance of all locations.
+        basis (K, T, F), slope (K, P, F, T): of the context u, T numbers an image. Features and context are taken as
+            jointly Gaussian; a location's Gaussian is that given u, with mean + slope·u.
 
     Args:
         shape: (F, h, w).
-        keys, continuous: see above; None for a model without conditions.
-        shrink: share of the covariance of all places in that of one place; None chooses it by `shrinkage`.
-        coarse: whether to have a coarse grid, of 4×4 places or as many as there are. It has no context.
-        context: T at most, the numbers that say how an image as a whole differs; 0 for none, as with few images.
+        keys: (K, W) the cells; one empty row without conditions.
+        continuous: (W,) which entries of a condition vector are continuous, and so no part of its cell.
+        pooled: (K,) which cells have too few images and take the Gaussians of all.
+        context: T; 0 before the fit.
     """
 
-    keys: Tensor
-    continuous: Tensor
+    kind = "patch_gaussian"
     mean: Tensor
     root: Tensor
-    position: Tensor
     ignored: Tensor
     images: Tensor
     own: Tensor
+    basis: Tensor
+    slope: Tensor
+    keys: Tensor
+    continuous: Tensor
 
     def __init__(
         self,
-        shape: tuple[int, int, int],
-        keys: Tensor | None = None,
-        continuous: Tensor | None = None,
-        shrink: float | None = None,
-        coarse: bool = False,
+        options: PatchGaussianOptions,
+        shape: Sequence[int],
+        keys: Sequence[Sequence[float]] = ((),),
+        continuous: Sequence[bool] = (),
+        pooled: Sequence[bool] = (False,),
         context: int = 0,
     ) -> None:
         super().__init__()
-        self.shape, self.shrink = shape, shrink
-        features, height, width = shape
-        places = height * width
-        keys = torch.zeros(1, 0) if keys is None else keys.float()
-        cells = len(keys)
-        self.register_buffer("keys", keys)
-        self.register_buffer("continuous", torch.zeros(keys.shape[1], dtype=torch.bool))
-        if continuous is not None:
-            self.continuous.copy_(continuous)
-        self.register_buffer("mean", torch.zeros(cells, places, features))
-        self.register_buffer("root", torch.eye(features).expand(cells, places, -1, -1), persistent=False)
-        self.register_buffer("position", encode_positions(height, width))
-        self.register_buffer("ignored", torch.zeros(cells, places, dtype=torch.bool))
+        self.options, self.shape = options, tuple(shape)
+        self.pooled = tuple(pooled)
+        features, height, width = self.shape
+        cells, locations = len(keys), height * width
+        self.condition_dim = len(keys[0])
+        self.register_buffer("keys", torch.tensor([list(key) for key in keys]).reshape(cells, -1))
+        self.register_buffer("continuous", torch.tensor(list(continuous), dtype=torch.bool))
+        self.register_buffer("mean", torch.zeros(cells, locations, features))
+        self.register_buffer("root", torch.zeros(cells, locations, features, features), persistent=False)
+        self.register_buffer("ignored", torch.zeros(cells, locations, dtype=torch.bool))
         self.register_buffer("images", torch.zeros(cells))
         self.register_buffer("own", torch.ones(cells))
-        self.context = Context(cells, places, features, min(context, features)) if context else None
-        few = (features, min(COARSE, height), min(COARSE, width))
-        self.coarse = Patches(few, keys.clone(), continuous, shrink) if coarse else None
+        self.register_buffer("basis", torch.zeros(cells, context, features))
+        self.register_buffer("slope", torch.zeros(cells, locations, features, context))
+        side = options.global_grid
+        self.coarse: PatchGaussian | None = None
+        if side:
+            few = (features, min(side, height), min(side, width))
+            self.coarse = PatchGaussian(
+                options.model_copy(update={"global_grid": 0, "context": 0}), few, keys, continuous, pooled
+            )
+
+    def sizes(self) -> dict[str, Any]:
+        return {
+            "shape": list(self.shape),
+            "keys": self.keys.tolist(),
+            "continuous": self.continuous.tolist(),
+            "pooled": list(self.pooled),
+            "context": self.basis.shape[1],
+        }
 
     def get_extra_state(self) -> Tensor:
         """The lower triangles of `root` (K, P, F(F + 1)/2): half of it is zeros, and it is most of a saved model."""
@@ -103,83 +107,62 @@ class Patches(nn.Module):
         self.root[:, :, row, column] = state.to(self.root)
 
     @property
-    def condition_width(self) -> int:
-        """Entries of a patch's condition vector: the image's, then the position's."""
-        return self.keys.shape[1] + self.position.shape[1]
-
-    @property
-    def places(self) -> int:
-        """Patches an image has."""
+    def locations(self) -> int:
+        """Locations of the grid."""
         return self.shape[1] * self.shape[2]
 
     @property
     def ignored_grid(self) -> Tensor:
-        """(K, h, w) places that do not count."""
+        """(K, h, w) locations that do not count."""
         return self.ignored.reshape(-1, *self.shape[1:])
 
     # Fit ------------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit(self, chunks: Chunks) -> Patches:
-        """Means and covariances of every cell and place, in two passes over the features of good images, or three.
+    def fit(self, source: BatchSource, context: FitContext | None = None) -> Self:
+        """Fit to the feature grids of normal images and their conditions."""
+        whole = next(iter(source.batches([torch.arange(len(source))])))
+        return self.fit_grids(whole.x, self.cell(whole.c, len(whole.x)))
 
-        A cell with fewer than 8 images has those of all images together. Places that are `ignored` have Gaussians of
-        their own that nothing else depends on.
-        """
-        cells, places = self.mean.shape[:2]
-        counts = torch.zeros(cells, dtype=torch.int64)
-        total = torch.zeros_like(self.mean, dtype=torch.float64)
-        for x, cell in chunks():
-            rows = self._rows(x).double()
-            for k in cell.unique().tolist():
-                total[k] += rows[cell == k].sum(0)
-            counts += torch.bincount(cell, minlength=cells)
-        few = (counts < FEWEST).nonzero()[:, 0].tolist()
-        self.mean.copy_(total / counts.clamp_min(1)[:, None, None])
-        self.mean[few] = (total.sum(0) / counts.sum()).float()
-        if self.context is not None:
-            self.context.fit(self._about_means(chunks, few), self.ignored)
-            if not self.context.basis.shape[1]:  # too few images for any
-                self.context = None
-        self.root = spread = torch.zeros(self.root.shape)  # a covariance gives way to its root
-        for k, off in self._about_means(chunks, few):
-            some = off.transpose(0, 1)  # (P, B, F)
-            for at in torch.arange(places).split(PLACES):
-                spread[k, at] += some[at].transpose(1, 2) @ some[at]
-            if self.context is not None:
-                u = self.context(off, torch.full((len(off),), k), self.ignored)
-                self.context.slope[k] += some.transpose(1, 2) @ u
-        counts[few] = counts.sum()
-        for k in range(cells):
-            spread[k] /= counts[k] - 1
-            share = shrinkage(int(counts[k]), self.shape[0]) if self.shrink is None else self.shrink
-            self.images[k], self.own[k] = counts[k], 1 - share
-            everywhere = spread[k, ~self.ignored[k]].mean(0)
-            if self.context is not None:
-                slope = self.context.slope[k] / (counts[k] - 1)
-                self.context.slope[k] = (1 - share) * slope + share * slope[~self.ignored[k]].mean(0)
-            for at in torch.arange(places).split(PLACES):
-                self._whiten_by(k, at, (1 - share) * spread[k, at] + share * everywhere)
+    @torch.no_grad()
+    def fit_grids(self, x: Tensor, cell: Tensor) -> Self:
+        """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time."""
+        grids = x.flatten(2)  # (N, F, P)
+        own = [grids if lacks else _rows(grids, cell == k) for k, lacks in enumerate(self.pooled)]
+        averages = [average(some, self.ignored[k]) for k, some in enumerate(own)]
+        self.basis, contexts = _contexts(averages, self.options.context)
+        self.slope = torch.zeros(*self.mean.shape, self.basis.shape[1])
+        for k, mine in enumerate(own):
+            n, counted = len(mine), ~self.ignored[k]
+            share = shrinkage(n, self.shape[0]) if self.options.shrinkage is None else self.options.shrinkage
+            self.images[k], self.own[k] = n, 1 - share
+            everywhere = self._moments(k, mine, contexts[k])
+            mean_slope = self.slope[k, counted].mean(0)
+            for some in self._blocks():
+                self.slope[k, some] = (1 - share) * self.slope[k, some] + share * mean_slope
+                covariance = (1 - share) * self.root[k, some] + share * everywhere
+                slope = self.slope[k, some]
+                covariance = covariance + RIDGE * torch.eye(self.shape[0]) - slope @ slope.mT  # what the context leaves
+                lower = torch.linalg.cholesky(covariance)
+                eye = torch.eye(self.shape[0]).expand_as(lower)
+                self.root[k, some] = torch.linalg.solve_triangular(lower, eye, upper=False)
         if self.coarse is not None:
-            self.coarse.ignored.copy_((self._shares() == 0).flatten(1))
-            self.coarse.fit(lambda: ((self.coarsen(x, cell), cell) for x, cell in chunks()))
+            self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
+            self.coarse.fit_grids(self.coarsen(x, cell), cell)
         return self
 
-    def _about_means(self, chunks: Chunks, few: list[int]) -> Iterator[tuple[int, Tensor]]:
-        """Cells, and features (B, P, F) of some of their images about their means. Cells in `few` have all images."""
-        for x, cell in chunks():
-            rows = self._rows(x)
-            for k in {*cell.unique().tolist(), *few}:
-                yield k, (rows if k in few else rows[cell == k]) - self.mean[k]
-
-    def _whiten_by(self, k: int, at: Tensor, covariance: Tensor) -> None:
-        eye = torch.eye(self.shape[0])
-        whole = (covariance + RIDGE * eye).double()
-        if self.context is not None:  # what the context leaves of it
-            slope = self.context.slope[k, at].double()
-            whole = whole - slope @ slope.mT
-        lower = torch.linalg.cholesky(whole)
-        self.root[k, at] = torch.linalg.solve_triangular(lower, eye.double().expand_as(lower), upper=False).float()
+    def _moments(self, k: int, grids: Tensor, context: Tensor) -> Tensor:
+        """Set mean, slope and, in `root`, the covariance of each location; return the mean covariance (F, F)."""
+        n, counted = len(grids), ~self.ignored[k]
+        total, number = torch.zeros(self.shape[0], self.shape[0]), int(counted.sum())
+        for some in self._blocks():
+            off = _locations(grids, some)  # (p, F, n)
+            self.mean[k, some] = mean = off.mean(2)
+            off -= mean[:, :, None]
+            self.root[k, some] = covariance = off @ off.mT / (n - 1)
+            self.slope[k, some] = off @ context / (n - 1)
+            total += covariance[counted[some]].sum(0)
+        return total / number
 
     # Use ------------------------------------------------------------------------------------------------------------
 
@@ -187,151 +170,135 @@ class Patches(nn.Module):
         """(B,) the cell of each of n condition vectors c (B, W)."""
         if c is None or not self.keys.shape[1] or len(self.keys) == 1:
             return torch.zeros(n, dtype=torch.int64, device=self.mean.device)
-        told = c.masked_fill(self.continuous, 0)
-        return (told[:, None] - self.keys).square().sum(2).argmin(1)
+        return (c.masked_fill(self.continuous, 0)[:, None] - self.keys).square().sum(2).argmin(1)
+
+    def whiten(self, x: Tensor, cell: Tensor) -> Tensor:
+        """Feature grids (B, F, h, w) in cells (B,) → whitened patches (B, P, F), given their contexts."""
+        out = torch.empty(len(x), self.locations, self.shape[0], device=x.device)
+        for mine, some, white in self._whitened(x, cell, self._context(x, cell)):
+            out[mine, some] = white.permute(2, 0, 1)
+        return out
+
+    def distances(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B, h, w) float64: half the squared Mahalanobis distance at every location."""
+        return 0.5 * self._squares(x, cell, self._context(x, cell))
+
+    def leave_one_out(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B, h, w): `distances` of images fitted to, as they were had each image been left out of mean and covariance.
+
+        With o the whitened vector of context and features together, the covariance without the image is I − a·o·oᵀ up
+        to a factor, so its squared distance is |o|²·(n/(n−1))² / (1 − a·|o|²); that given the context is the difference
+        of the two. Exact up to the ridge without shrinkage and context, close to it with them.
+        """
+        context = self._context(x, cell)
+        n = self.images[cell][:, None, None].double()
+        share = self.own[cell][:, None, None].double()
+        a = share * n / (n - 1).square()
+
+        def left_out(square: Tensor) -> Tensor:
+            return (n / (n - 1)).square() * square / (1 - a * square).clamp_min(LEAST)
+
+        inner, outer = self._squares(x, cell, context), context.double().square().sum(1)[:, None, None]
+        fewer = ((n - 2) / (n - 1)).where(share == 1, 1.0)
+        return 0.5 * fewer * (left_out(inner + outer) - left_out(outer))
+
+    def global_distances(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
+        """(B,) float64: mean over the coarse grid of half the squared distance, over what counts."""
+        coarse = self.coarse
+        assert coarse is not None
+        grids = self.coarsen(x, cell)
+        values = coarse.leave_one_out(grids, cell) if leave_one_out else coarse.distances(grids, cell)
+        counted = (~coarse.ignored_grid[cell]).to(values)
+        return (values * counted).sum((1, 2)) / counted.sum((1, 2))
+
+    def expected(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B, P, F): the mean at every location, given the contexts of feature grids x (B, F, h, w)."""
+        context = self._context(x, cell)
+        moved = [self.slope[k] @ u for k, u in zip(cell.tolist(), context, strict=True)]
+        return self.mean[cell] + torch.stack(moved)
+
+    def spread(self, cell: int, location: int) -> Tensor:
+        """(F,) standard deviations of the features at a location of a cell."""
+        root = self.root[cell, location].double()
+        eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
+        return torch.linalg.solve_triangular(root, eye, upper=False).norm(dim=1).float()
 
     def coarsen(self, x: Tensor, cell: Tensor) -> Tensor:
-        """Feature grids (B, F, h, w) in cells (B,) → their means (B, F, 4, 4) over what counts of each part.
-
-        Where nothing counts they are 0.
-        """
+        """Feature grids (B, F, h, w) in cells (B,) → their means over what counts of each coarse part; 0 of nothing."""
         if not self.ignored.any():
             return self._averaged(x.float())
         hidden = self.ignored_grid[cell][:, None]
-        share = self._shares()[cell][:, None]
+        share = self._counted_share()[cell][:, None]
         return self._averaged(x.float().masked_fill(hidden, 0)) / share.clamp_min(1e-12)
 
-    def _shares(self) -> Tensor:
-        """(K, 4, 4) the share of each part that counts."""
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _whitened(self, x: Tensor, cell: Tensor, context: Tensor) -> Iterator[tuple[Tensor | slice, slice, Tensor]]:
+        """Which images, some locations, and the whitened patches (p, F, n) of these images there."""
+        grids = x.flatten(2)
+        for k in cell.unique().tolist():
+            mine = cell == k
+            own, u = _rows(grids, mine), context[mine]
+            at = slice(None) if len(own) == len(grids) else mine.nonzero()[:, 0]
+            for some in self._blocks():
+                off = _locations(own, some)
+                off -= self.mean[k, some, :, None]
+                if u.shape[1]:
+                    off -= self.slope[k, some] @ u.T
+                yield at, some, self.root[k, some] @ off
+
+    def _squares(self, x: Tensor, cell: Tensor, context: Tensor) -> Tensor:
+        """(B, h, w) float64 squared lengths of whitened patches."""
+        out = torch.empty(len(x), self.locations, dtype=torch.float64, device=x.device)
+        for mine, some, white in self._whitened(x, cell, context):
+            out[mine, some] = white.square().sum(1).T.double()
+        return out.unflatten(1, self.shape[1:])
+
+    def _context(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B, T) contexts of feature grids x (B, F, h, w)."""
+        out = torch.zeros(len(x), self.basis.shape[1], device=x.device)
+        for k in cell.unique().tolist() if out.shape[1] else ():
+            mine = cell == k
+            normal = self.mean[k, ~self.ignored[k]].mean(0)
+            out[mine] = (average(x[mine].flatten(2), self.ignored[k]) - normal) @ self.basis[k].T
+        return out
+
+    def _blocks(self) -> Iterator[slice]:
+        """All locations, a few at a time."""
+        return (slice(at, min(at + LOCATIONS, self.locations)) for at in range(0, self.locations, LOCATIONS))
+
+    def _counted_share(self) -> Tensor:
+        """(K, h', w') the share of each coarse part that counts."""
         return self._averaged((~self.ignored_grid).float())
 
     def _averaged(self, x: Tensor) -> Tensor:
-        """(…, h, w) → (…, 4, 4): means over parts, which overlap by a row or a column where 4 does not divide.
-
-        As adaptive pooling, of which not all devices know all sizes.
-        """
+        """(…, h, w) → (…, h', w'): adaptive average pooling as two products, which every device knows."""
         assert self.coarse is not None
         sides = zip(self.shape[1:], self.coarse.shape[1:], strict=True)
         down, across = (adaptive_avg_pool1d(torch.eye(n)[None], few)[0].to(x) for n, few in sides)
         return down.mT @ x @ across
 
-    def whiten(self, x: Tensor, cell: Tensor) -> Tensor:
-        """Feature grids (B, F, h, w) in cells (B,) → whitened patches (B, P, F) float32, given their contexts."""
-        return self._whitened(x, cell)[0]
 
-    def _whitened(self, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Whitened patches (B, P, F) and contexts (B, T)."""
-        rows = self._rows(x) - self.mean[cell]
-        context = self._context(rows, cell)
-        out = torch.empty_like(rows)
-        for k in cell.unique().tolist():
-            mine = (cell == k).nonzero()[:, 0]
-            some = rows[mine].transpose(0, 1)  # (P, B, F)
-            if self.context is not None:
-                some = some - self.context.moved(context[mine], k)
-            out[mine] = torch.cat(
-                [s @ r.transpose(1, 2) for s, r in zip(some.split(PLACES), self.root[k].split(PLACES), strict=True)]
-            ).transpose(0, 1)
-        return out, context
+def _rows(grids: Tensor, mine: Tensor) -> Tensor:
+    """The grids of some images, without a copy if that is all."""
+    return grids if bool(mine.all()) else grids[mine]
 
-    def _context(self, off: Tensor, cell: Tensor) -> Tensor:
-        """(B, T) of features (B, P, F) about their means; T = 0 where there is no context."""
-        return off.new_zeros(len(off), 0) if self.context is None else self.context(off, cell, self.ignored)
 
-    def left_out(self, x: Tensor, cell: Tensor, own: Tensor | None = None) -> Tensor:
-        """Whitened patches as they were had one image not been among those that the Gaussians were taken from.
-
-        Context and features of a place together, whitened, are o for the image to leave out. Without it their
-        covariance is I − a·o·oᵀ, whose Cholesky factor has a closed form by sums s over the first entries. Of the
-        context, which comes first, that takes two numbers an image, and the rest is as without one. How the context is
-        taken (`Context.basis`) stays as it is.
-
-        Args:
-            x: (B, F, h, w) features of any images, in cells (B,).
-            own: (B, F, h, w) those of the images to leave out, which were among them; None: `x` themselves.
-
-        Returns:
-            (B, P, F): whitened patches about the mean without the image, and by the factor of the covariance without
-            it. With `own` = `x` it is what a new image like it would be. Exact without shrinkage, up to the ridge over
-            N; with it squared lengths are within some 1 %.
-        """
-        white, u = self._whitened(x, cell)
-        own, u_own = (white, u) if own is None else self._whitened(own, cell)
-        n = self.images[cell].clamp_min(3).to(white)[:, None, None]
-        v = white + own / (n - 1)
-        share = self.own.to(white)[cell][:, None, None]
-        a = share * n / (n - 1).square()
-        if self.context is not None:
-            along = (u_own * (u + u_own / (n[:, 0] - 1))).sum(1)[:, None, None]
-            s = (1 - a * u_own.square().sum(1)[:, None, None]).clamp_min(LEAST)
-            v, a = v + a * own * along / s, a / s
-        s = (1 - a * own.square().cumsum(2)).clamp_min(LEAST)
-        before = torch.cat([torch.ones_like(s[..., :1]), s[..., :-1]], 2)
-        along = (own * v).cumsum(2) - own * v
-        fewer = ((n - 2) / (n - 1)).where(share == 1, 1.0)
-        return (fewer * before / s).sqrt() * (v + a * own * along / before)
-
-    def unwhiten(self, rows: Tensor, c: Tensor | None, x: Tensor) -> Tensor:
-        """Whitened patches (B·P, F) of images with conditions c (B, W) → features (B, F, h, w).
-
-        The context that they are given is that of features x (B, F, h, w).
-        """
-        white = rows.unflatten(0, (-1, self.places))
-        cell = self.cell(c, len(white))
-        context = self._context(self._rows(x) - self.mean[cell], cell)
-        out = torch.empty_like(white)
-        for k in cell.unique().tolist():
-            mine = (cell == k).nonzero()[:, 0]
-            some = white[mine].permute(1, 2, 0)  # (P, F, B)
-            back = torch.linalg.solve_triangular(self.root[k], some, upper=False)
-            back = back.permute(2, 0, 1) + self.mean[k]
-            out[mine] = back if self.context is None else back + self.context.moved(context[mine], k).transpose(0, 1)
-        return out.transpose(1, 2).unflatten(2, self.shape[1:])
-
-    def split(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Grids (B, F, h, w) under conditions c (B, W) → whitened patches (B·P, F), and conditions (B·P, W + Q)."""
-        rows = self.whiten(x, self.cell(c, len(x))).flatten(0, 1)
-        return rows, self.conditions(c, len(x))
-
-    def conditions(self, c: Tensor | None, n: int) -> Tensor:
-        """(n·P, W + Q): what is known of each patch of n images with conditions c (n, W)."""
-        place = self.position.repeat(n, 1)
-        if c is None:
-            return place
-        return torch.cat([c.repeat_interleave(self.places, 0), place], 1)
-
-    def join(self, values: Tensor) -> Tensor:
-        """Values of patches (B·P,) → maps (B, h, w)."""
-        return values.reshape(-1, *self.shape[1:])
-
-    def _rows(self, x: Tensor) -> Tensor:
-        """(B, F, h, w) → (B, P, F) float32."""
-        return x.flatten(2).transpose(1, 2).float()
+def _locations(grids: Tensor, some: slice) -> Tensor:
+    """Features (n, F, P) of some locations → (p, F, n) float32, a copy."""
+    return grids[:, :, some].float().permute(2, 1, 0).clone(memory_format=torch.contiguous_format)
 
 
 def shrinkage(n: int, features: int) -> float:
-    """The share of the covariance of all places in that of one, from n images: .09 at n = F, then falling as 1 / n³."""
+    """The weight of the mean covariance in that of a location, from n images: .09 at n = F, then falling as 1 / n³."""
     each = n / features
     return 1 / max(1.0, each) / (1 + 10 * each * max(1.0, each))
 
 
-def encode_positions(height: int, width: int, frequencies: int = FREQUENCIES) -> Tensor:
-    """(h·w, Q) smooth functions of the place: y and x within −1…1, and products of cosines up to `frequencies`."""
-    y, x = ((torch.arange(n) + 0.5) / n for n in (height, width))
-    y, x = (t.reshape(-1) for t in torch.meshgrid(y, x, indexing="ij"))
-    waves = [[torch.cos(math.pi * f * t) for f in range(frequencies + 1)] for t in (y, x)]
-    products = [a * b for i, a in enumerate(waves[0]) for j, b in enumerate(waves[1]) if i or j]
-    return torch.stack([2 * y - 1, 2 * x - 1, *products], 1)
-
-
-def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Maps (B, h, w) under a Gaussian of σ cells, borders repeated."""
-    if sigma <= 0:
-        return maps
-    reach = max(1, round(4 * sigma))
-    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-0.5 * (at / sigma).square())
-    kernel = kernel / kernel.sum()
-    whole = pad(maps[:, None], (reach, reach, reach, reach), mode="replicate")
-    whole = torch.nn.functional.conv2d(whole, kernel[None, None, :, None])
-    return torch.nn.functional.conv2d(whole, kernel[None, None, None, :])[:, 0]
+def _contexts(averages: list[Tensor], most: int) -> tuple[Tensor, list[Tensor]]:
+    """Bases (K, T, F), and the contexts (N_k, T) of the images whose mean features are `averages` (N_k, F)."""
+    centred = [mean - mean.mean(0) for mean in averages]
+    found = [principal(mean.double(), most).float() if most else mean[:0] for mean in centred]
+    size = max(len(basis) for basis in found)
+    bases = torch.stack([torch.nn.functional.pad(basis, (0, 0, 0, size - len(basis))) for basis in found])
+    return bases, [mean @ basis.T for mean, basis in zip(centred, bases, strict=True)]

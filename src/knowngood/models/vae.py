@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from knowngood.config import Options
 from knowngood.errors import SettingsError
 from knowngood.models.likelihoods import LOG_2PI
-from knowngood.models.patch_gaussian import Patches
+
 from knowngood.models.views import Views
 
 
@@ -75,7 +75,7 @@ class ConditionalVAE(nn.Module):
                 f"nuisance_dim = {nuisance_dim} of latent_dim = {latent_dim}; some dimensions must be left for the rest"
             )
         self.shape = tuple(shape)
-        self.patches: Patches | None = None  # set where items are the patches of a feature grid
+        self.patches = None
         self.latent_dim, self.nuisance_dim = latent_dim, nuisance_dim
         self.condition_dim = condition_dim
         self.views = Views(augment, self.shape) if augment else None

@@ -1,0 +1,267 @@
+"""The one path from items to scores: read, represent, encode conditions, score; a batch of items at a time."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from knowngood.data import ImageSet
+from knowngood.data.conditions import Expanded
+from knowngood.data.tiling.tiles import Tiles
+from knowngood.detector.ignored import Ignored
+from knowngood.detector.pipeline import Items, Pipeline, Unknown
+from knowngood.errors import DataError
+from knowngood.models.patch_gaussian import PatchGaussian
+from knowngood.representations import Features, Pixels, Table
+from knowngood.representations.alignment.warping import Transform
+from knowngood.scores.adjustment import scored
+
+READERS = 4  # threads
+MOST_ROWS = 512  # scored at a time, fewer where items are large
+VALUES = 1 << 22  # of all rows scored at a time
+CHUNKS = 4  # of rows in a batch of items
+MOST_EXPANDED = 1 << 15  # rows of a batch, should all conditions be unknown
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Raw scores of a batch of N items. An item has one row, or one for each condition that it may have.
+
+    first: position of the first item in the whole set. expanded: the M rows. values: (M,) raw scores, NaN for items
+    that cannot be read. parts: named parts of the score (M,). errors: reasons, by position in the batch.
+    grids: anomaly maps (R, h, w) over what the model sees, if asked for; row `grid_row[r]` (R,) of the M has it, and
+    it is of image `grid_image[r]` of `seen`: the items, or their tiles. transforms: where each image of `seen` lay.
+    """
+
+    first: int
+    items: Items
+    expanded: Expanded
+    values: np.ndarray
+    parts: dict[str, np.ndarray]
+    errors: dict[int, str]
+    seen: Items
+    tiles: Tiles | None = None
+    grids: np.ndarray | None = None
+    grid_row: np.ndarray | None = None
+    grid_image: np.ndarray | None = None
+    transforms: tuple[Transform | None, ...] = ()
+
+
+class Rows(NamedTuple):
+    """Some rows as the model sees them."""
+
+    at: slice  # in the expanded conditions
+    x: Tensor  # (R, *shape), scaled, on the device
+    c: Tensor | None  # (R, W)
+    stratum: Tensor  # (R,)
+
+
+def score_batches(
+    pipeline: Pipeline, items: Items, *, unknown: Unknown | None = None, maps: bool = False
+) -> Iterator[Scored]:
+    """Score items a batch at a time, in order and in constant memory. Items that cannot be read are NaN and named.
+
+    Args:
+        unknown: "infer" gives an item that lacks a condition one row for each condition it may have; "error" refuses.
+            Default: as fitted.
+        maps: keep the anomaly maps.
+
+    Raises:
+        DataError: a condition is missing or new and not to be inferred; images where the model takes a table.
+    """
+    check_kind(pipeline, items)
+    unknown = unknown or pipeline.settings.conditioning.unknown
+    beyond = 0
+    size = items_at_once(pipeline)
+    for first in range(0, len(items), size):
+        part = items[first : first + size]
+        expanded = pipeline.schema.expand(part.conditions, len(part), unknown=unknown)
+        batch, outside = score_rows(pipeline, part, expanded, first=first, maps=maps)
+        beyond += outside
+        yield batch
+    if beyond and isinstance(pipeline.representation, Pixels):
+        warnings.warn(
+            f"{beyond} of {len(items)} images have values outside the recorded range "
+            f"({pipeline.representation.rule}); they are scored as they are, not clipped",
+            stacklevel=2,
+        )
+
+
+@torch.no_grad()
+def score_rows(
+    pipeline: Pipeline, items: Items, expanded: Expanded, *, first: int = 0, maps: bool = False
+) -> tuple[Scored, int]:
+    """Score items under the rows given; and how many images have values outside the recorded range."""
+    pipeline.model.eval()
+    tiles = tiles_of(pipeline, items)
+    seen, rows, row = (items, expanded, None) if tiles is None else (tiles.images, *tiles.expand(expanded))
+    reader = Reader(pipeline, seen, rows)
+    values, grids, parts = [], [], []
+    for some in reader:
+        result = scored(
+            pipeline.model,
+            pipeline.score,
+            pipeline.adjustments,
+            pipeline.state,
+            some.x,
+            some.c,
+            some.stratum,
+            want_map=maps,
+        )
+        values.append(result.values.cpu().numpy())
+        parts.append({name: part.cpu().numpy() for name, part in result.parts.items()})
+        if maps and result.map is not None:
+            grids.append(result.map.float().cpu().numpy())
+    joined = np.concatenate(values) if values else np.empty(0)
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+    errors = reader.errors
+    if tiles is not None and row is not None:
+        from knowngood.data.tiling.tiles import largest
+
+        top = largest(joined, row)
+        joined, columns = joined[top], {name: column[top] for name, column in columns.items()}
+        errors = {int(tiles.owner[t]): why for t, why in errors.items()}
+    unread = np.isin(expanded.item, list(errors))
+    for column in (joined, *columns.values()) if errors else ():
+        column[unread] = np.nan
+    batch = Scored(
+        first=first,
+        items=items,
+        expanded=expanded,
+        values=joined,
+        parts=columns,
+        errors=errors,
+        seen=seen,
+        tiles=tiles,
+        grids=np.concatenate(grids) if grids else None,
+        grid_row=np.arange(len(expanded.item)) if row is None else row,
+        grid_image=rows.item,
+        transforms=tuple(reader.transforms),
+    )
+    return batch, reader.outside
+
+
+class Reader:
+    """Reads items and yields them as rows for the model, some at a time.
+
+    errors: reasons by position, of items that cannot be read; their rows are blank. transforms: where each item lay.
+    outside: how many images had values outside the recorded range.
+    """
+
+    def __init__(self, pipeline: Pipeline, items: Items, expanded: Expanded) -> None:
+        self.pipeline, self.items, self.expanded = pipeline, items, expanded
+        self.errors: dict[int, str] = {}
+        self.transforms: list[Transform | None] = [None] * len(items)
+        self.outside = 0
+
+    def __iter__(self) -> Iterator[Rows]:
+        pipeline, expanded = self.pipeline, self.expanded
+        representation, device = pipeline.representation, pipeline.device
+        images, owner, at = self._views()
+        at_once = rows_at_once(representation.shape)
+        starts = np.searchsorted(expanded.item, np.arange(len(self.items) + 1))
+        views = np.searchsorted(owner, np.arange(len(self.items) + 1))
+        channels_last = len(representation.shape) == 3
+        for first in range(0, len(self.items), CHUNKS * at_once):
+            stop = min(first + CHUNKS * at_once, len(self.items))
+            native = self._read(images, np.arange(views[first], views[stop]), owner)
+            if isinstance(representation, Pixels):
+                self.outside += representation.out_of_range(native)
+            values = torch.from_numpy(native).to(device)
+            for start in range(starts[first], starts[stop], at_once):
+                rows = slice(start, min(start + at_once, starts[stop]))
+                view = at[rows] - views[first]
+                if (np.diff(view) == 1).all():  # one row an item: a view, no copy
+                    x = representation.scale(values[view[0] : view[-1] + 1])
+                else:  # an item of several rows is represented once
+                    each, of = (torch.from_numpy(i).to(device) for i in np.unique(view, return_inverse=True))
+                    x = representation.scale(values[each])[of]
+                x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+                c = torch.from_numpy(expanded.c[rows]).to(device) if pipeline.model.condition_dim else None
+                yield Rows(rows, x, c, torch.from_numpy(expanded.stratum[rows]).to(device))
+
+    def _views(self) -> tuple[Items, np.ndarray, np.ndarray]:
+        """The images to read, of which item each one is, and which of them each row sees."""
+        pipeline, items = self.pipeline, self.items
+        ignored = Ignored.in_pixels(pipeline.ignore, pipeline.schema, pipeline.model, pipeline.representation)
+        if ignored is None or not isinstance(items, ImageSet):
+            return items, np.arange(len(items)), self.expanded.item
+        assert isinstance(pipeline.model, PatchGaussian)
+        assert isinstance(pipeline.representation, Features)
+        cell = cells_of(pipeline.model, self.expanded.c)
+        return ignored.views(items, self.expanded.item, cell, pipeline.representation.pixels.low)
+
+    def _read(self, images: Items, index: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        representation = self.pipeline.representation
+        if isinstance(representation, Table):
+            return representation.read(images, index)[0]  # type: ignore[arg-type]
+        if hasattr(representation, "read_and_locate"):
+            native, errors, transforms = representation.read_and_locate(images, index, workers=READERS)
+            for i, transform in zip(index.tolist(), transforms, strict=True):
+                self.transforms[int(owner[i])] = transform
+        else:
+            native, errors = representation.read(images, index, workers=READERS)
+        self.errors.update({int(owner[i]): why for i, why in errors.items()})
+        return native
+
+
+def one_row_each(pipeline: Pipeline, items: Items, expanded: Expanded) -> Iterator[Rows]:
+    """Items under their one row each, as the model sees them.
+
+    Raises:
+        DataError: an item cannot be read.
+    """
+    pipeline.model.eval()
+    size = items_at_once(pipeline)
+    for first in range(0, len(items), size):
+        at = np.arange(first, min(first + size, len(items)))
+        reader = Reader(pipeline, items[at], expanded.take(at))
+        for rows in reader:
+            if reader.errors:
+                i, reason = next(iter(reader.errors.items()))
+                raise DataError(
+                    f"{items.ids[first + i]}: {reason}. `detect` sets such images aside; leave them out here."
+                )
+            yield rows._replace(at=slice(first + rows.at.start, first + rows.at.stop))
+
+
+def cells_of(model: PatchGaussian, c: np.ndarray) -> np.ndarray:
+    """(M,) the cell of each condition vector (M, W)."""
+    vectors = torch.from_numpy(c).to(model.keys.device) if model.condition_dim else None
+    return model.cell(vectors, len(c)).cpu().numpy()
+
+
+def tiles_of(pipeline: Pipeline, items: Items) -> Tiles | None:
+    """The tiles of images, if the model sees tiles."""
+    data = pipeline.settings.data
+    if data.tile is None or not isinstance(items, ImageSet):
+        return None
+    return Tiles.of(items, data.tile, data.tile_overlap)
+
+
+def check_kind(pipeline: Pipeline, items: Items) -> None:
+    """Raise DataError for images where the model was fitted to a table, and the other way round."""
+    if isinstance(items, ImageSet) == isinstance(pipeline.representation, Table):
+        given, wanted = ("images", "a table") if isinstance(items, ImageSet) else ("a table", "images")
+        shape = pipeline.representation.shape
+        raise DataError(f"{given} given; this model was fitted to {wanted} of shape {shape}; give {wanted}")
+
+
+def rows_at_once(shape: tuple[int, ...]) -> int:
+    """How many items of this shape go through the model together."""
+    return max(1, min(MOST_ROWS, VALUES // math.prod(shape)))
+
+
+def items_at_once(pipeline: Pipeline) -> int:
+    """How many items are in a batch; one image in tiles."""
+    if pipeline.settings.data.tile is not None:
+        return 1
+    most = MOST_EXPANDED // max(1, len(pipeline.schema.cells))
+    return max(1, min(CHUNKS * rows_at_once(pipeline.representation.shape), most))

@@ -1,0 +1,170 @@
+"""The distance of every patch of an image to the normal ones: the anomaly map, and one score an image pooled from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from knowngood.config import PatchDistance
+from knowngood.models.base import Batch
+from knowngood.models.memory_bank import MemoryBank
+from knowngood.models.patch_gaussian import PatchGaussian
+from knowngood.scores.base import Score, ScoreResult
+from knowngood.scores.label_penalty import bounded
+from knowngood.scores.location_statistics import LocationStatistics
+
+Pooling = Literal["max", "top", "soft"]
+TOP_SHARE = 0.02  # of the locations
+EXCESS = 1.0  # standard deviations from which on the global score counts
+
+
+class PatchDistanceScore(Score):
+    """Distances of patches, standardised per location, smoothed and pooled.
+
+    The distance is half the squared Mahalanobis distance of `patch_gaussian`, or that to the nearest patch of a
+    `memory_bank`. A pooled value v sees a few anomalous locations. Where the model has a coarse grid, g is the mean of
+    the distances there, large where much of the image is anomalous by little; the score is then
+    z(v) + max(0, z(g) − 1), z in standard deviations of normal images. z(g) is the part `global`.
+
+    State: `location_mean`, `location_spread` (K, h, w) for K cells; with a coarse grid `pooled_moments` and
+    `global_moments` (K, 2), mean and standard deviation of v and g over normal images.
+    """
+
+    options: PatchDistance
+    has_map = True
+
+    def fit(self, model: PatchGaussian | MemoryBank, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        """From the normal images that the model was fitted to, each as if it had been left out."""
+        if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.coarse is not None):
+            return {}
+        maps, cells, globally = [], [], []
+        for batch in batches:
+            cell = model.cell(batch.c, len(batch.x))
+            cells.append(cell)
+            maps.append(model.leave_one_out(batch.x, cell))
+            if model.coarse is not None:
+                globally.append(model.global_distances(batch.x, cell, leave_one_out=True))
+        cell, ignored = torch.cat(cells), model.ignored_grid
+        plain = torch.cat(maps)
+        state: dict[str, Tensor] = {}
+        if self.standardises(model):
+            statistics = LocationStatistics.fit(plain, cell, ignored)
+            state = {"location_mean": statistics.mean, "location_spread": statistics.spread}
+        if model.coarse is not None:
+            pooled = self._pooled(state, plain, cell, ignored)
+            for name, values in (("pooled", pooled), ("global", torch.cat(globally))):
+                state[f"{name}_moments"] = _moments(values, cell, len(ignored))
+        return state
+
+    def standardises(self, model: PatchGaussian | MemoryBank) -> bool:
+        """Whether distances are standardised per location."""
+        return isinstance(model, PatchGaussian) if self.options.standardise == "auto" else self.options.standardise
+
+    def check(self, model: PatchGaussian | MemoryBank) -> None:
+        from knowngood.errors import SettingsError
+
+        if self.options.standardise is True and not isinstance(model, PatchGaussian):
+            raise SettingsError(
+                "patch_distance: standardise = true needs model 'patch_gaussian', whose distances of images it was "
+                "fitted to have a leave-one-out form; leave standardise='auto'"
+            )
+
+    def score(
+        self,
+        model: PatchGaussian | MemoryBank,
+        state: dict[str, Tensor],
+        x: Tensor,
+        c: Tensor | None,
+        stratum: Tensor,
+        *,
+        want_map: bool = False,
+    ) -> ScoreResult:
+        if isinstance(model, MemoryBank):
+            maps = model.patch_distances(x, stratum)
+            cell, ignored = stratum.new_zeros(len(x)), torch.zeros_like(maps[:1], dtype=torch.bool)
+        else:
+            cell, ignored = model.cell(c, len(x)), model.ignored_grid
+            maps = model.distances(x, cell)
+            if "penalty_weight" in state:
+                maps = maps + penalty(state, model.whiten(x, cell)).unflatten(1, maps.shape[1:]).to(maps)
+        values, parts = self._pooled(state, maps, cell, ignored), {}
+        if "global_moments" in state and isinstance(model, PatchGaussian):
+            parts["global"] = _standardised(model.global_distances(x, cell), state["global_moments"], cell)
+            values = _standardised(values, state["pooled_moments"], cell) + (parts["global"] - EXCESS).clamp_min(0)
+        hidden = ignored[cell]
+        shown = self._smoothed(maps, hidden).masked_fill(hidden, math.nan) if want_map else None
+        return ScoreResult(values, shown, parts)
+
+    def _pooled(self, state: dict[str, Tensor], maps: Tensor, cell: Tensor, ignored: Tensor) -> Tensor:
+        """(B,): maps (B, h, w) of images in cells (B,), standardised, smoothed and pooled. `ignored` is (K, h, w)."""
+        if "location_mean" in state:
+            statistics = LocationStatistics(state["location_mean"].to(maps), state["location_spread"].to(maps))
+            maps = statistics.standardise(maps, cell)
+        return pool(self._smoothed(maps, ignored[cell]), self.options.pooling, ignored[cell])
+
+    def _smoothed(self, maps: Tensor, ignored: Tensor) -> Tensor:
+        """Maps (B, h, w) smoothed over the locations that are not `ignored`."""
+        if not ignored.any():
+            return smooth(maps, self.options.smoothing)
+        share = smooth((~ignored).to(maps.dtype), self.options.smoothing).clamp_min(1e-12)
+        return smooth(maps.masked_fill(ignored, 0), self.options.smoothing) / share
+
+
+def penalty(state: dict[str, Tensor], white: Tensor) -> Tensor:
+    """(B, P) ≥ 0: what labelled anomalies add to the distances of whitened patches (B, P, F), 0 where these look normal."""
+    direction, offset, weight = (state[f"penalty_{name}"].to(white) for name in ("direction", "offset", "weight"))
+    return weight * (bounded(white) @ direction - offset).clamp_min(0)
+
+
+def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tensor:
+    """Maps (B, h, w) → (B,): the largest value; the mean of the largest 2 %; or a soft maximum.
+
+    The soft maximum is τ·log mean exp(m/τ) with τ the spread of the map itself over √(2 log P), so that the few largest
+    of P values count and the unit does not. Locations that are `ignored` (B, h, w) do not count.
+    """
+    flat = maps.flatten(1)
+    counts = torch.ones_like(flat) if ignored is None else (~ignored).flatten(1).to(flat.dtype)
+    n = counts.sum(1, keepdim=True)
+    low = flat.masked_fill(counts == 0, -math.inf)
+    if pooling == "max":
+        return low.amax(1)
+    if pooling == "top":
+        best = low.sort(1, descending=True).values
+        taken = torch.arange(best.shape[1], device=best.device) < (TOP_SHARE * n).round().clamp_min(1)
+        return best.where(taken, 0).sum(1) / taken.sum(1)
+    mean = (flat * counts).sum(1, keepdim=True) / n
+    spread = ((flat - mean).square() * counts).sum(1, keepdim=True).div(n).sqrt().clamp_min(1e-12)
+    temperature = spread / (2 * n.clamp_min(2).log()).sqrt()
+    return (temperature * ((low / temperature).logsumexp(1, keepdim=True) - n.log()))[:, 0]
+
+
+def smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Maps (B, h, w) under a Gaussian of σ locations, borders repeated."""
+    if sigma <= 0:
+        return maps
+    reach = max(1, round(4 * sigma))
+    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-0.5 * (at / sigma).square())
+    kernel = kernel / kernel.sum()
+    padded = pad(maps[:, None], (reach, reach, reach, reach), mode="replicate")
+    padded = torch.nn.functional.conv2d(padded, kernel[None, None, :, None])
+    return torch.nn.functional.conv2d(padded, kernel[None, None, None, :])[:, 0]
+
+
+def _moments(values: Tensor, cell: Tensor, cells: int) -> Tensor:
+    """(K, 2) mean and standard deviation of values (N,) by cell (N,); a cell with fewer than 8 has those of all."""
+    rows = []
+    for k in range(cells):
+        mine = values[cell == k] if int((cell == k).sum()) >= 8 else values
+        rows.append(torch.stack([mine.mean(), mine.std(correction=0).clamp_min(1e-12)]))
+    return torch.stack(rows)
+
+
+def _standardised(values: Tensor, moments: Tensor, cell: Tensor) -> Tensor:
+    mean, spread = moments.to(values)[cell].unbind(1)
+    return (values - mean) / spread
