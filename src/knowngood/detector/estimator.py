@@ -1,39 +1,58 @@
-"""The estimator people use: fit on good items, then ask how odd, how sure, where and why."""
+"""The estimator people use: fit on normal items, then ask how anomalous, how sure, where and why."""
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from knowngood.calibration import minimum_normals
 from knowngood.config import Settings, nearest, parse_settings
+from knowngood.config.presets import read_preset
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
-from knowngood.detector import model_folder as artifact
+from knowngood.detector import explain, latents, model_folder
 from knowngood.detector.about import about
-from knowngood.detector.answering import Answering
-from knowngood.detector.calibrate import warn_of_small
+from knowngood.detector.calibrate import calibrate, warn_of_small
 from knowngood.detector.card import model_card
-from knowngood.detector.fit import given
-from knowngood.detector.fit import plan as fitting
-from knowngood.detector.fit.learn import learn
-from knowngood.detector.pipeline import Pipeline
-from knowngood.detector.rows import Items
+from knowngood.detector.condition_posterior import condition_probabilities
+from knowngood.detector.decide import Decisions, limit
+from knowngood.detector.fit import fit_pipeline
+from knowngood.detector.fit.inputs import audited, measured, only
+from knowngood.detector.maps import check_regions
+from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
+from knowngood.detector.results import (
+    Detected,
+    condition_names,
+    detected,
+    flagged,
+    region_table,
+    table_of,
+    with_rejected,
+)
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.models.vae import ConditionalVAE
 from knowngood.representations import Backbone, Features, Table
 from knowngood.training.devices import torch_device
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from knowngood.detector.explain import Explanation
+
 FEWEST = 2
+EXPLAINED = 20  # images, unless more are asked for
 
 
-class Detector(Answering, OutlierMixin, BaseEstimator):
-    """Anomaly detector: a conditional VAE trained on good items, a score, and its conformal calibration.
+class Detector(OutlierMixin, BaseEstimator):
+    """Anomaly detector: a model of normal items, a score, and its conformal calibration.
 
     A scikit-learn outlier detector: `fit`, `predict` (+1 normal, −1 anomalous), `score_samples` (higher is more
     normal), `decision_function`, `offset_`. X may be
@@ -42,121 +61,54 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
       manifest, .npz or idx file, or the name of a known data set;
     - a table: a 2-D array (N, F) of numbers.
 
-    The parameters are those of `knowngood.config.Settings`, which describes each; a choice such as `objective` is a
-    name, or a mapping with its options: `objective={"name": "dcvae", "beta": 4}`.
+    Each parameter is a name, or a mapping of a name and options, `model={"name": "vae", "objective": {"name": "dcvae",
+    "beta": 4}}`, or an option model of `knowngood.config`; "auto" takes the best known recipe for what X is.
+
+    Args:
+        representation: what the model sees: pixels, hog, features (of a frozen backbone) or table.
+        model: vae, patch_gaussian or memory_bank.
+        score: the anomaly score; a list of scores is their fusion.
+        conditioning: roles of condition columns, measured image factors, what to do with unknown values.
+        alpha: false-alarm rate of `predict` and `detect`.
+        calibration: split or cross-conformal; fractions, folds.
+        labels: what labelled anomalies are used for: "auto", "ignore" or "shift".
+        data: ignored regions, tiles, tolerance for unreadable files.
+        training: epochs, batch size, learning rate and so on, for models with a network.
+        device: "auto", "cpu", "gpu", "cuda" or "mps".
+        random_state: seed of the split, the weights and every draw; None draws one.
 
     Attributes (after `fit`):
-        pipeline_: what scores new items; `model_` is its network.
-        offset_: `decision_function` is `score_samples` − offset_; −inf if `alpha` cannot be promised.
-        split_: {"fit" | "select" | "calibrate": indices into the accepted normals}.
-        about_: plain data on the fit: sizes, seconds, versions, fingerprint.
-        training_: {"history": rows that training logged, "audit": findings of the data audit}, as plain records.
-        n_features_in_: for tables.
+        pipeline_: the fitted parts. offset_: `decision_function` is `score_samples` − offset_; −inf if `alpha` cannot
+        be guaranteed. split_: {"fit" | "select" | "calibrate": positions among the accepted normals}. about_: plain
+        data on the fit; "recipe" says what "auto" chose. training_: {"history": rows that training logged, "audit":
+        findings of the data audit}. n_features_in_: for tables.
     """
 
     def __init__(
         self,
+        representation: Any = "auto",
+        model: Any = "auto",
+        score: Any = "auto",
         *,
-        objective: Any = "cvae",
-        labelled: Any = "auto",
-        net: Any = "auto",
-        latent_dim: int | None = None,
-        likelihood: Any = "auto",
-        prior: str = "auto",
-        separation: float = 40.0,
-        class_aware: float = 0.0,
-        augment_condition: Any = (),
-        image_size: Any = None,
-        crop: Any = None,
-        pad: Any = None,
-        grey: bool = False,
-        scaling: Any = "auto",
-        representation: str = "pixels",
-        features: Any = "none",
-        align: str = "none",
-        ignore: Any = None,
-        tile: int | None = None,
-        tile_overlap: float = 0.25,
-        roles: Any = None,
-        measure: Any = (),
-        unknown: str = "error",
-        marginalise: str = "auto",
-        epochs: int | None = None,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        lr_secondary: float | None = None,
-        weight_decay: float = 0.0,
-        warmup: float = 0.05,
-        schedule: str = "cosine",
-        ema: float | None = 0.999,
-        clip: float | None = 100.0,
-        patience: int | None = 10,
-        device: str = "auto",
-        devices: int = 1,
-        precision: str = "auto",
-        compile: bool = False,
-        memory_gb: float = 4.0,
-        workers: int = 2,
-        light_tolerance: float | None = None,
-        scoring: Any = "auto",
+        conditioning: Any = None,
         alpha: float = 0.05,
-        select_fraction: float = 0.1,
-        calibrate_fraction: float = 0.2,
-        calibrate_by: str = "auto",
-        tolerance: float | None = None,
-        strict: bool = False,
-        ensemble: int = 1,
+        calibration: Any = None,
+        labels: Any = "auto",
+        data: Any = None,
+        training: Any = None,
+        device: str = "auto",
         random_state: int | None = 0,
     ) -> None:
-        self.objective = objective
-        self.labelled = labelled
-        self.net = net
-        self.latent_dim = latent_dim
-        self.likelihood = likelihood
-        self.prior = prior
-        self.separation = separation
-        self.class_aware = class_aware
-        self.augment_condition = augment_condition
-        self.image_size = image_size
-        self.crop = crop
-        self.pad = pad
-        self.grey = grey
-        self.scaling = scaling
         self.representation = representation
-        self.features = features
-        self.align = align
-        self.ignore = ignore
-        self.tile = tile
-        self.tile_overlap = tile_overlap
-        self.roles = roles
-        self.measure = measure
-        self.unknown = unknown
-        self.marginalise = marginalise
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.lr_secondary = lr_secondary
-        self.weight_decay = weight_decay
-        self.warmup = warmup
-        self.schedule = schedule
-        self.ema = ema
-        self.clip = clip
-        self.patience = patience
-        self.device = device
-        self.devices = devices
-        self.precision = precision
-        self.compile = compile
-        self.memory_gb = memory_gb
-        self.workers = workers
-        self.light_tolerance = light_tolerance
-        self.scoring = scoring
+        self.model = model
+        self.score = score
+        self.conditioning = conditioning
         self.alpha = alpha
-        self.select_fraction = select_fraction
-        self.calibrate_fraction = calibrate_fraction
-        self.calibrate_by = calibrate_by
-        self.tolerance = tolerance
-        self.strict = strict
-        self.ensemble = ensemble
+        self.calibration = calibration
+        self.labels = labels
+        self.data = data
+        self.training = training
+        self.device = device
         self.random_state = random_state
 
     @classmethod
@@ -171,8 +123,6 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         Raises:
             SettingsError: there is no such preset or setting; the message names the nearest one.
         """
-        from knowngood.config.presets import read_preset
-
         known = list(Settings.model_fields)
         for setting in settings:
             if setting not in known:
@@ -188,32 +138,29 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         *,
         conditions: Any = None,
         anomalies: Any = None,
-        calibration: Any = None,
+        calibration_set: Any = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
         film: str | Path | None = None,
         backbone: Backbone | None = None,
     ) -> Detector:
-        """Learn what good items look like.
+        """Learn what normal items look like, and calibrate.
 
         Args:
-            X: items, see the class. All are audited. Of a source with a split "train" only that is fitted on, and what
-                is labelled anomalous is kept out like known `anomalies`.
+            X: items, see the class. All are audited. Of a source with a split "train" only that is fitted to; what is
+                labelled anomalous is kept out like known `anomalies`.
             y: ignored, as scikit-learn's outlier detectors do.
-            conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,).
-                An ImageSet brings its own columns.
-            anomalies: (N,) 1 for known anomalies, 0 or NaN for good items. Known anomalies never count as good, and
-                never calibrate. By default three or more teach the score where that finds held-out ones better, with
-                features by masks if X has any; `about_["labelled"]` tells. The setting `labelled` says how else.
-            calibration: further good items that only calibrate, with conditions of their own (an ImageSet); then none
-                of X are set aside for that.
-            run_dir: folder for the log and checkpoints; with `resume` the run goes on from the last checkpoint there
-                and ends with the same bits as if it had never stopped.
-            film: a .gif to write: some held-out images and what the model makes of them as training goes on.
-            backbone: of your own, with features="own".
-            progress: show a progress bar if the error stream is a terminal. On two cores a fit takes seconds for a
-                table, and from half a minute to some minutes for images, by their size.
+            conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,). An
+                ImageSet brings its own columns.
+            anomalies: (N,) 1 for known anomalies, 0 or NaN for normal items. Known anomalies never count as normal and
+                never calibrate; `labels` says what else they are for, `about_["labels"]` what came of it.
+            calibration_set: further normal items that only calibrate, with conditions of their own (an ImageSet).
+            run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
+                checkpoint there and ends with the same bits as if it had never stopped.
+            progress: show a progress bar if the error stream is a terminal.
+            film: a .gif to write: held-out images and their reconstructions as a VAE on pixels is trained.
+            backbone: of your own, with representation={"name": "features", "backbone": "own"}.
 
         Raises:
             SettingsError: a parameter is unknown, wrong or contradicts another.
@@ -229,42 +176,39 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         seed = settings.random_state
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
-        items = self._items(X, conditions, anomalies, reset=True)
-        items, findings = given.audited(items, settings)
+        items, findings = audited(self._items(X, conditions, anomalies, reset=True), settings)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
-        items = given.measured(items, settings)
-        normals, known = items[items.labels != 1], items[items.labels == 1]
+        items = measured(items, settings)
+        normals, labelled = items[items.labels != 1], items[items.labels == 1]
         if len(normals) < FEWEST:
             raise DataError(
-                f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit on (of {len(items)} given); "
-                f"at least {FEWEST} good ones are needed"
+                f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least {FEWEST} "
+                "normal ones are needed"
             )
-        plan = fitting.plan(normals, settings, seed, anomalies=known, set_aside=calibration is None, backbone=backbone)
-        learned = learn(
-            plan,
-            known,
+        fitted = fit_pipeline(
+            normals,
+            labelled,
+            settings,
+            seed,
+            others_calibrate=calibration_set is not None,
             run_dir=None if run_dir is None else Path(run_dir),
             resume=resume,
             progress=progress,
             film=None if film is None else Path(film),
+            backbone=backbone,
         )
-        self.split_, self.pipeline_ = plan.split, learned.pipeline
-        if calibration is not None:
-            self.pipeline_.calibrate(self._items(calibration, None))
-        elif plan.left_out:
-            learned_from = np.concatenate([plan.split["fit"], plan.split["select"]])
-            self.pipeline_.calibrate_left_out(plan.normals[learned_from])
-        else:
-            self.pipeline_.calibrate(plan.part("calibrate"))
+        self.split_, self.pipeline_ = fitted.split, fitted.pipeline
+        if calibration_set is not None:
+            self.pipeline_ = calibrate(self.pipeline_, self._items(calibration_set, None), "set")
         warn_of_small(self.pipeline_)
-        self.offset_ = -self.pipeline_.limit
-        self.about_ = about(items, plan, learned, time.perf_counter() - started)
-        self.training_ = {"history": list(learned.history.steps), "audit": findings}
+        self.offset_ = -limit(self.pipeline_)
+        self.about_ = about(items, fitted, self.pipeline_, seed, time.perf_counter() - started)
+        self.training_ = {"history": fitted.history, "audit": findings}
         return self
 
     def calibrate(self, X: Any, *, conditions: Any = None) -> Detector:
-        """Calibrate a fitted detector anew, on good items that it was not trained on: after a change of camera, say.
+        """Calibrate a fitted detector anew, on normal items that it was not fitted to: after a change of camera, say.
 
         All p-values and thresholds come from these items from then on.
 
@@ -272,9 +216,9 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
             DataError: an item cannot be read, lacks a condition, or there is none.
         """
         check_is_fitted(self, "pipeline_")
-        self.pipeline_.calibrate(self._items(X, conditions))
+        self.pipeline_ = calibrate(self.pipeline_, self._items(X, conditions), "set")
         warn_of_small(self.pipeline_)
-        self.offset_ = -self.pipeline_.limit
+        self.offset_ = -limit(self.pipeline_)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
@@ -282,20 +226,229 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         conditions = parameters.get("conditions")
         return self.fit(X, y, **parameters).predict(X, conditions=conditions)
 
+    # Scikit-learn ---------------------------------------------------------------------------------------------------
+
+    def score_samples(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """−anomaly score (N,), higher is more normal, comparable across conditions.
+
+        Raises:
+            DataError: an item cannot be read.
+        """
+        items = self._asked(X, conditions, unknown)
+        decisions = Decisions.concat([one.decisions for one in detected(self.pipeline_, items, unknown=unknown)])
+        if decisions.errors:
+            i, reason = next(iter(decisions.errors.items()))
+            raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside and scores the others.")
+        return -decisions.anomaly_score
+
+    def decision_function(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """`score_samples` − `offset_` (N,); negative for items flagged at `alpha`."""
+        return self.score_samples(X, conditions=conditions, unknown=unknown) - self.offset_
+
+    def predict(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """+1 for normal, −1 for anomalous (N,), with the false-alarm rate `alpha` of the fit.
+
+        If there are too few calibration items for that rate it warns and flags nothing.
+        """
+        decision = self.decision_function(X, conditions=conditions, unknown=unknown)
+        self._warn_if_no_guarantee()
+        return np.where(decision < 0, -1, 1)
+
+    # Detection ------------------------------------------------------------------------------------------------------
+
+    def detect(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        unknown: Unknown | None = None,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        abstain: float | None = None,
+        explain: bool = False,
+    ) -> DataFrame:
+        """One row an item.
+
+        Columns: id; anomaly_score (higher is more anomalous, comparable across conditions); p_value in (0, 1];
+        is_anomalous (p_value ≤ alpha); condition (as given, or "… (inferred)"); the parts of the score under that
+        condition; verdict, with `abstain`; label, if X carries any; error, only if an item could not be read: its
+        numbers and its is_anomalous are then missing. Rank by anomaly_score, never by p_value: that has a floor of
+        1/(n+1) and ties.
+
+        Args:
+            unknown: "infer" marginalises conditions that are missing or new and warns of new ones; "error" refuses
+                them. Default: as fitted.
+            alpha: false-alarm rate; default that of the fit.
+            fdr: flag by Benjamini–Hochberg over these items instead: of the flagged ones at most this share is
+                expected to be normal.
+            abstain: a p-value above alpha: items between the two get the verdict "unsure".
+            explain: explain the flagged images, at most 20 with the highest score: a column `explanation`, one
+                sentence, and `.attrs["explanations"]`, a list of `Explanation`. Take them out with `.attrs.pop` before
+                writing parquet. See `explain`.
+
+        Raises:
+            NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
+        """
+        check_is_fitted(self, "pipeline_")
+        self._check_alpha(alpha)
+        if explain:
+            _check_explains(self.pipeline_)
+        items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
+        decisions = self._decide(items, unknown, alpha)
+        found = None
+        if explain:
+            found = self._explain(items, decisions, flagged(decisions.p_values, level, fdr), level, EXPLAINED)
+        table = table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found)
+        table = with_rejected(table, items)
+        if found is not None:
+            table.attrs["explanations"] = found
+        return table
+
+    def stream(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        unknown: Unknown | None = None,
+        alpha: float | None = None,
+        maps: bool = False,
+        regions: bool = False,
+    ) -> Iterator[Detected]:
+        """The same a batch at a time, in constant memory, with maps and regions if asked for: one pass over the images.
+
+        Raises:
+            SettingsError: the model has no maps, or no regions.
+        """
+        check_is_fitted(self, "pipeline_")
+        self._check_alpha(alpha)
+        items = self._asked(X, conditions, unknown)
+        return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, maps=maps, regions=regions)
+
+    def explain(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        unknown: Unknown | None = None,
+        alpha: float | None = None,
+        most: int = EXPLAINED,
+        others: bool = False,
+    ) -> list[Explanation]:
+        """Why images are anomalous: where, against what, and how they compare with the normal images fitted to.
+
+        Args:
+            alpha: false-alarm rate of the verdicts; default that of the fit.
+            most: images to explain, those with the highest score first.
+            others: explain images that are not flagged too.
+
+        Raises:
+            SettingsError: the model was fitted to a table.
+            NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
+        """
+        check_is_fitted(self, "pipeline_")
+        _check_explains(self.pipeline_)
+        if alpha is not None:
+            self._check_alpha(alpha)
+        items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
+        decisions = self._decide(items, unknown, alpha)
+        return self._explain(items, decisions, flagged(decisions.p_values, level), level, most, others=others)
+
+    def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
+        """Where: for each image a map (H, W) at its own size, higher is more anomalous; NaN where a region is ignored.
+
+        Raises:
+            DataError: an image cannot be read. SettingsError: the score has no map.
+        """
+        check_is_fitted(self, "pipeline_")
+        items = self._asked(X, conditions, unknown)
+        maps: list[np.ndarray] = []
+        for batch in detected(self.pipeline_, items, unknown=unknown, maps=True):
+            _refuse_unread(batch)
+            maps += [one for one in batch.maps if one is not None]
+        return maps
+
+    def regions(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        unknown: Unknown | None = None,
+        alpha: float | None = None,
+        min_area: int = 1,
+    ) -> DataFrame:
+        """Where, and how sure: one row a region of an image's anomaly map, none for an image without regions.
+
+        A region is connected pixels above what normal images under the same condition exceed anywhere at the rate
+        `alpha`: so at most that share of normal images has any. Columns: id; region, its number in the image in
+        falling order of the peaks; area in pixels; peak; p_value, of the peak among the maxima of normal images' maps;
+        peak_row, peak_column; top, left, bottom, right, half-open; centroid_row, centroid_column; mean.
+
+        The image's verdict in `detect` pools the map in its own way: it may flag an image without a region, and the
+        other way round.
+
+        Args:
+            alpha: share of normal images that may have a region; default that of the fit.
+            min_area: regions of fewer pixels are left out.
+
+        Raises:
+            SettingsError: the model is not on features.
+            NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
+            DataError: an image cannot be read.
+        """
+        check_is_fitted(self, "pipeline_")
+        check_regions(self.pipeline_)
+        self._check_alpha(alpha)
+        items = self._asked(X, conditions, unknown)
+        found = []
+        for batch in detected(self.pipeline_, items, unknown=unknown, alpha=alpha, regions=True, min_area=min_area):
+            _refuse_unread(batch)
+            found += [one or [] for one in batch.regions]
+        return region_table(items.ids, found)
+
+    def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """What a VAE makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
+        check_is_fitted(self, "pipeline_")
+        _, made = latents.reconstruct(self.pipeline_, self._asked(X, conditions, unknown), unknown)
+        values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
+        return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
+
+    def embed(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """Posterior means of a VAE (N, D)."""
+        check_is_fitted(self, "pipeline_")
+        return latents.embed(self.pipeline_, self._asked(X, conditions, unknown), unknown)
+
+    def condition_probabilities(self, X: Any) -> DataFrame:
+        """p(c|x): a column `id`, and one for each condition of the fit; rows add up to 1, NaN for unreadable items.
+
+        They say which condition fits best, not whether any does: an anomaly may look most like one of them with p near
+        1. See `condition_posterior.condition_probabilities` for how they are made.
+
+        Raises:
+            SettingsError: the model has no conditions to tell apart, or is no VAE.
+        """
+        import pandas as pd
+
+        check_is_fitted(self, "pipeline_")
+        items = self._items(X, None)
+        labels, p = condition_probabilities(self.pipeline_, items)
+        return pd.DataFrame({"id": items.ids, **dict(zip(labels, p.T, strict=True))})
+
+    # Files ----------------------------------------------------------------------------------------------------------
+
     @property
-    def model_(self) -> ConditionalVAE:
-        """The fitted network."""
+    def model_(self) -> Any:
+        """The fitted model."""
         return self.pipeline_.model
 
     @property
     def card_(self) -> str:
-        """What was trained, on what, how, and its limits; Markdown."""
+        """What was fitted, to what, how, and its limits; Markdown."""
         return model_card(self.pipeline_, self.about_)
 
     def save(self, folder: str | Path) -> Path:
         """Write the model to a folder of config.json, *.safetensors and card.md; an older model there is replaced."""
         check_is_fitted(self, "pipeline_")
-        return artifact.write(folder, self._files())
+        return model_folder.write(folder, self._files())
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", backbone: Backbone | None = None) -> Detector:
@@ -306,17 +459,13 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
             backbone: the one of your own that it was fitted with, which a saved model does not hold.
 
         Raises:
-            ArtifactError: no saved model there, or it is damaged, foreign or newer than this version; another backbone.
+            ArtifactError: no saved model there, or it is damaged, foreign or of another format; another backbone.
         """
-        unpacked = artifact.unpack(artifact.read(folder), str(folder))
-        if backbone is not None:
-            representation = unpacked[0].representation
-            if not isinstance(representation, Features):
-                raise ArtifactError(f"{folder}: this model scores no features; leave backbone out")
-            unpacked[0].representation = representation.with_backbone(backbone)
-        detector = cls.from_settings(unpacked[0].settings)
-        detector._adopt(*unpacked)
-        detector.pipeline_.to(torch_device(device))
+        pipeline, about_, training = model_folder.unpack(model_folder.read(folder), str(folder), backbone)
+        if backbone is not None and not isinstance(pipeline.representation, Features):
+            raise ArtifactError(f"{folder}: this model has no backbone; leave backbone out")
+        detector = cls.from_settings(pipeline.settings)
+        detector._adopt(to_device(pipeline, torch_device(device)), about_, training)
         return detector
 
     def __getstate__(self) -> dict[str, Any]:
@@ -332,16 +481,16 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
         files = state.pop("files_", None)
         super().__setstate__(state)
         if files is not None:
-            self._adopt(*artifact.unpack(files))
+            self._adopt(*model_folder.unpack(files))
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
     def _files(self) -> dict[str, bytes]:
-        return artifact.pack(self.pipeline_, self.about_, self.training_, self.card_)
+        return model_folder.pack(self.pipeline_, self.about_, self.training_, self.card_)
 
-    def _adopt(self, pipeline: Pipeline, about: dict[str, Any], training: dict[str, Any]) -> None:
-        self.pipeline_, self.about_, self.training_ = pipeline, about, training
-        self.offset_ = -pipeline.limit
+    def _adopt(self, pipeline: Pipeline, about_: dict[str, Any], training: dict[str, Any]) -> None:
+        self.pipeline_, self.about_, self.training_ = pipeline, about_, training
+        self.offset_ = -limit(pipeline)
         if isinstance(pipeline.representation, Table):
             self.n_features_in_ = pipeline.representation.shape[0]
 
@@ -357,9 +506,57 @@ class Detector(Answering, OutlierMixin, BaseEstimator):
             items = TableSet.from_array(rows)
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
-            items = given.only(items, self.pipeline_.schema)
+            items = only(items, self.pipeline_.schema)
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         if not reset:
-            items = given.measured(items, self.pipeline_.settings, self.pipeline_.schema)
+            items = measured(items, self.pipeline_.settings, self.pipeline_.schema)
         return items
+
+    def _asked(self, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
+        """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""
+        check_is_fitted(self, "pipeline_")
+        items = self._items(X, conditions)
+        if (unknown or self.pipeline_.settings.conditioning.unknown) == "infer":
+            for sentence in self.pipeline_.schema.explain_new(items.conditions, len(items)):
+                warnings.warn(sentence, stacklevel=3)
+        return items
+
+    def _decide(self, items: Items, unknown: Unknown | None, alpha: float | None) -> Decisions:
+        batches = detected(self.pipeline_, items, unknown=unknown, alpha=alpha)
+        return Decisions.concat([batch.decisions for batch in batches])
+
+    def _explain(
+        self, items: Items, decisions: Decisions, flags: np.ndarray, level: float, most: int, *, others: bool = False
+    ) -> list[Explanation]:
+        rows = np.flatnonzero(~np.isnan(decisions.anomaly_score) & (flags | others))
+        chosen = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][:most]
+        names = condition_names(decisions)
+        return explain.explain(self.pipeline_, items, decisions, flags, chosen, alpha=level, conditions=names)
+
+    def _check_alpha(self, alpha: float | None) -> None:
+        """Refuse an α that is asked for and cannot be guaranteed; of the fit's own one only warn."""
+        if alpha is None:
+            self._warn_if_no_guarantee(stacklevel=4)
+        elif self.pipeline_.calibration is not None:
+            self.pipeline_.calibration.refuse(alpha)
+
+    def _warn_if_no_guarantee(self, stacklevel: int = 3) -> None:
+        if math.isinf(self.offset_):
+            n, alpha = len(self.pipeline_.calibration or ()), self.pipeline_.settings.alpha
+            warnings.warn(
+                f"alpha = {alpha:g} cannot be guaranteed with {n} calibration items, it needs {minimum_normals(alpha)}: "
+                "nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
+                stacklevel=stacklevel,
+            )
+
+
+def _check_explains(pipeline: Pipeline) -> None:
+    if isinstance(pipeline.representation, Table):
+        raise SettingsError("explanations are of images; this model was fitted to a table")
+
+
+def _refuse_unread(batch: Detected) -> None:
+    if batch.decisions.errors:
+        i, reason = next(iter(batch.decisions.errors.items()))
+        raise DataError(f"{batch.items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")

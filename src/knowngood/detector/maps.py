@@ -14,7 +14,7 @@ from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored, cells_of
 from knowngood.errors import SettingsError
 from knowngood.models.patch_gaussian import PatchGaussian
-from knowngood.representations import Features, Table
+from knowngood.representations import Table
 from knowngood.representations.alignment.warping import Transform
 
 

@@ -1,160 +1,361 @@
-"""From a plan to a pipeline: train the nets, fit the score, choose, and remember the good images."""
+"""From a plan to an uncalibrated pipeline: representation, model, score, adjustments, each fitted in this order."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from knowngood.config import Settings
-from knowngood.detector import condition_posterior as inferring
-from knowngood.detector import explain as explaining
-from knowngood.detector.calibrate import sums_out
-from knowngood.detector.fit.building import build_model
-from knowngood.detector.fit.patch_fitting import training_settings
-from knowngood.detector.fit.plan import Plan
-from knowngood.detector.pipeline import Pipeline
-from knowngood.detector.rows import Items, rows_at_once
-from knowngood.errors import SettingsError
-from knowngood.models.objectives import Batch
-from knowngood.models.vae import ConditionalVAE
-from knowngood.representations import Edges, Table
-from knowngood.scores.hidden import Cells
-from knowngood.training import BatchSource, History, train
+from knowngood.config import (
+    FeatureOptions,
+    HOGOptions,
+    MemoryBankOptions,
+    PatchGaussianOptions,
+    PixelOptions,
+    Settings,
+    TrainingOptions,
+    VAEOptions,
+)
+from knowngood.data import ImageSet
+from knowngood.data.conditions import ConditionSchema
+from knowngood.data.factor_targets import targets
+from knowngood.data.tiling.tiles import Tiles, drawn
+from knowngood.detector.calibrate import marginalises
+from knowngood.detector.fit.cached import CachedFeatures
+from knowngood.detector.fit.plan import Plan, build_objective, standardised
+from knowngood.detector.ignored import Ignored, blanked
+from knowngood.detector.pipeline import Items, Pipeline, Representation
+from knowngood.detector.scoring import READERS, rows_at_once
+from knowngood.errors import DataError, SettingsError
+from knowngood.models.base import Batch, BatchSource, FitContext, Model
+from knowngood.models.defaults import resolve
+from knowngood.models.objectives.base import Objective
+from knowngood.models.objectives.class_aware import ClassAware
+from knowngood.models.objectives.illuminated import Illuminated
+from knowngood.models.objectives.labelled import Labelled
+from knowngood.models.patch_gaussian import FEWEST
+from knowngood.representations import HOG, Features, Pixels, Table, prepare_all
+from knowngood.scores import Adjustment, build_score
+from knowngood.scores.adjustment import fit_adjustments
+from knowngood.scores.cells import Cells
+from knowngood.scores.illumination import IlluminationAdjustment
+from knowngood.training import History, Source, StreamSource, train
+from knowngood.training.film import Film
 
-EDGE_STEPS = 1000  # a model of edges that trains longer tells unknown kinds less well
+HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less well
 
 
-class Learned(NamedTuple):
-    """A pipeline without its calibration, and what happened on the way."""
+@dataclass(frozen=True)
+class Run:
+    """How a network is trained: folder of checkpoints, progress, a film of reconstructions."""
+
+    run_dir: Path | None = None
+    resume: bool = False
+    progress: bool = False
+    film: Callable[[Film, History], None] | None = None
+    fingerprint: str | None = None
+
+
+@dataclass
+class Learned:
+    """A pipeline without its calibration, what it was fitted to, and the record of the training."""
 
     pipeline: Pipeline
-    history: History
-    told: dict[str, Any] | None  # of labelled anomalies, see `teaching.teach` and `patch_labels.teach`
-    chosen: dict[str, Any] | None  # of the score, see `choosing.choose`
-    fingerprint: str  # of the normals
+    source: BatchSource
+    held_out: BatchSource | None = None
+    history: History | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def represent(plan: Plan, index: np.ndarray) -> Representation:
+    """The representation fitted to the normals at `index`; images that do not fit are refused before any is read."""
+    options, items = plan.settings.representation, samples(plan, index)[0]
+    if isinstance(options, FeatureOptions):
+        assert isinstance(items, ImageSet)
+        fitted: Representation = Features.fit(items, options, plan.backbone, plan.schema.columns)
+    elif plan.backbone is not None:
+        raise SettingsError(
+            "a backbone of your own needs representation={'name': 'features', 'backbone': 'own'}; set that, or leave "
+            "backbone out"
+        )
+    elif isinstance(options, HOGOptions):
+        fitted = HOG.fit(items, options)  # type: ignore[arg-type]
+    elif isinstance(options, PixelOptions):
+        fitted = Pixels.fit(items, options)  # type: ignore[arg-type]
+    else:
+        fitted = Table.fit(items)  # type: ignore[arg-type]
+    if isinstance(items, ImageSet):
+        pixels = fitted if isinstance(fitted, Pixels) else fitted.pixels  # type: ignore[union-attr]
+        for shape in np.unique(plan.normals.shapes() if plan.settings.data.tile is None else items.shapes(), axis=0):  # type: ignore[union-attr]
+            pixels.check(tuple(shape.tolist()), pixels.dtype)
+    return fitted
+
+
+def samples(plan: Plan, index: np.ndarray) -> tuple[Items, np.ndarray]:
+    """What is learned from of the normals at `index`: they, or their tiles; and the normal of each one."""
+    items = plan.normals[index]
+    data = plan.settings.data
+    if data.tile is None or not isinstance(items, ImageSet):
+        return items, index
+    tiles = Tiles.of(items, data.tile, data.tile_overlap)
+    tiles.check()
+    return tiles.images, index[tiles.owner]
 
 
 def learn(
-    plan: Plan,
-    known: Items,
-    *,
-    run_dir: Path | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    film: Path | None = None,
+    plan: Plan, fit: np.ndarray, select: np.ndarray, representation: Representation | CachedFeatures, run: Run = Run()
 ) -> Learned:
-    """Carry out a plan. `known` are the labelled anomalies among the items; the rest is as for `Detector.fit`.
+    """Fit model, score and adjustments to the normals at `fit`; those at `select` are held out."""
+    settings, seed = plan.settings, plan.seed
+    objective = build_objective(settings)
+    scale = standardised(plan, fit)
+    if objective is not None and scale is not None:
+        objective.factor_width = len(scale.mean)
+    width = plan.schema.width if objective is None or objective.conditional else 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(plan, representation, objective, width, np.concatenate([fit, select]))
+    resolved = settings.model_copy(update={"model": getattr(model, "options", settings.model)})
+    score = build_score(resolved.score)  # type: ignore[arg-type]
+    score.check(model)
+    adjustments = adjustments_of(resolved)
+    for adjustment in adjustments:
+        adjustment.check(model)
+    marginal = marginalises(resolved, score, plan.schema)  # refuses what cannot be marginalised
+    if objective is not None:
+        compose(objective, plan, model, representation, scale)
+    source = make_source(plan, fit, representation, scale, width)
+    held_out = make_source(plan, select, representation, scale, width) if len(select) else None
+    history: list[History] = []
+
+    def trained(model: Model, objective: nn.Module, source: BatchSource, held_out: Any, anomalies: Any) -> History:
+        options = training_options(resolved, len(source))
+        film = Film.of(held_out) if run.film is not None and held_out is not None else None
+        found = train(
+            model,
+            objective,  # type: ignore[arg-type]
+            source,
+            held_out,
+            options,
+            seed=seed,
+            device=resolved.device,
+            anomalies=anomalies,
+            run_dir=run.run_dir,
+            resume=run.resume,
+            progress=run.progress,
+            on_evaluation=film,
+            fingerprint=run.fingerprint,
+            settings=resolved.model_dump(mode="json"),
+        )
+        history.append(found)
+        if film is not None and run.film is not None:
+            run.film(film, found)
+        return found
+
+    anomalies = anomaly_source(plan, objective, representation, scale) if plan.shift is not None else None
+    model.fit(source, FitContext(trained, objective, held_out, anomalies, seed))
+    pipeline = Pipeline(resolved, plan.schema, representation, model.eval(), score, adjustments, ignore=plan.ignore)  # type: ignore[arg-type]
+    if objective is not None:
+        kept = {name: t.detach().cpu() for name, t in objective.kept_state().items()}
+        pipeline = replace(pipeline, objective_state=kept)
+    with torch.no_grad():
+        fitted, apart = InOrder(source.to(pipeline.device), model), InOrder(held_out, model, pipeline.device)
+        state = score.fit_held_out(model, score.fit(model, fitted), apart, fitted)
+        cells = Cells.of(plan.schema, pipeline.device) if marginal else None
+        if cells is not None:
+            state = score.fit_marginal(model, state, apart, fitted, cells)
+        state = fit_adjustments(model, score, adjustments, state, apart, fitted)
+    return Learned(replace(pipeline, state=state), source, held_out, history[0] if history else None)
+
+
+# The model ----------------------------------------------------------------------------------------------------------
+
+
+def build_model(
+    plan: Plan,
+    representation: Representation | CachedFeatures,
+    objective: Objective | None,
+    width: int,
+    index: np.ndarray,
+) -> Model:
+    """The model of the settings, for what the representation gives."""
+    options, shape = plan.settings.model, representation.shape
+    if isinstance(options, VAEOptions):
+        assert objective is not None
+        return resolve(options, objective, shape).build(shape, width, objective.nuisance_dim)
+    if isinstance(options, PatchGaussianOptions):
+        sizes = gaussian_cells(plan, options, width)
+        model = options.build(shape=shape, **sizes)
+        if plan.ignore is not None:
+            ignored = Ignored.of_model(plan.ignore, plan.schema, model)
+            assert ignored is not None
+            model.ignored.copy_(torch.from_numpy(ignored.locations(*shape[1:])))
+            for height, width in np.unique(plan.normals.shapes()[:, :2], axis=0).tolist():  # type: ignore[union-attr]
+                for k in range(len(model.keys)):
+                    ignored.mask((height, width), k)  # refuses regions that do not fit an image
+        return model
+    if isinstance(options, MemoryBankOptions):
+        patches = isinstance(plan.settings.representation, FeatureOptions)
+        return options.build(shape, width, patches=patches)
+    return options.build(shape=shape, condition_dim=width)  # type: ignore[union-attr]
+
+
+def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int) -> dict[str, Any]:
+    """Sizes of a PatchGaussian: its cells, and which of them have too few images for Gaussians of their own.
 
     Raises:
-        TrainingError: the loss became non-finite.
+        DataError: a cell has fewer than 8 normal images and `few` is "refuse".
     """
-    settings, seed = plan.settings, plan.seed
-    fit, held_out, fingerprint = plan.source("fit"), plan.source("select"), plan.normals.fingerprint()
-    marks = f"+{known.fingerprint()}" if plan.anomalies is not None else ""
-    how = {"run_dir": run_dir, "resume": resume, "progress": progress, "fingerprint": fingerprint + marks}
-    further = list(members(plan))
-    history = _train(plan, fit, held_out, film, **how)
-    for k, member in enumerate(further, 1):
-        how["run_dir"] = None if run_dir is None else run_dir / f"member-{k}"
-        _train(member, fit, held_out, None, **how)
-    plan.model.others.extend(member.model for member in further)
-    pipeline = Pipeline(settings, plan.schema, plan.representation, plan.model.eval(), plan.score, ignore=plan.ignore)
-    pipeline.objective_state = {name: t.detach().cpu() for name, t in plan.objective.kept_state().items()}
-    with torch.no_grad():
-        both = [_InOrder(source.to(pipeline.device), plan.model) for source in (held_out, fit)]
-        state = plan.score.fit(plan.model, both[1])
-        pipeline.state = plan.score.settle(plan.model, state, *both)
-        cells = Cells.of(plan.schema, pipeline.device)
-        if cells is not None and sums_out(settings, plan.score, plan.schema):
-            pipeline.state = plan.score.settle_hidden(plan.model, pipeline.state, both[0], both[1], cells)
-    chosen = None
-    if settings.scoring == "choose" and settings.features == "none":
-        from knowngood.detector.fit.choosing import choose
-
-        chosen = choose(pipeline, plan, *both)
-    if settings.features != "none":
-        from knowngood.detector.fit.patch_settling import settle
-
-        settle(pipeline, plan, plan.inners, settings.features, seed)
-    told = None
-    if plan.labelled is not None:
-        if settings.features == "none":
-            from knowngood.detector.fit.teaching import teach
-        else:
-            from knowngood.detector.fit.patch_labels import teach
-
-        told = teach(pipeline, plan, seed)
-    if inferring.tells_conditions(pipeline) and settings.tile is None:
-        found = inferring.temperature(pipeline, plan.part("select"))
-        pipeline.state[inferring.TEMPERATURE] = torch.tensor(found, dtype=torch.float64)
-    if not isinstance(plan.representation, Table) and settings.tile is None:
-        index = plan.split["fit"]
-        about = plan.encoded.stratum[index], plan.encoded.c[index], (plan.features or {}).get("fit")
-        pipeline.known_good = explaining.learn(pipeline, plan.part("fit"), plan.part("select"), *about, seed)  # type: ignore[arg-type]
-    return Learned(pipeline, history, told, chosen, fingerprint)
+    c = plan.encoded.c[:, :width]
+    continuous = continuous_entries(plan.schema)[:width]
+    keys, cell = np.unique(np.where(continuous, 0.0, c).astype(np.float32), axis=0, return_inverse=True)
+    counts = np.bincount(cell.reshape(-1), minlength=len(keys))
+    if int(counts.min()) < FEWEST and (options.few == "refuse" or len(c) < FEWEST):
+        where = int(counts.argmin())
+        label = plan.schema.expand(plan.normals.conditions, len(plan.normals)).label
+        name = label[int(np.flatnonzero(cell.reshape(-1) == where)[0])]
+        of = f" of {name}" if name and len(keys) > 1 else ""
+        raise DataError(
+            f"{counts[where]} normal images{of} to fit to; a Gaussian at each location needs at least {FEWEST}. Give "
+            "more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to use the Gaussians of all"
+        )
+    pooled = (counts < FEWEST).tolist()
+    return {"keys": keys.tolist(), "continuous": continuous.tolist(), "pooled": pooled}
 
 
-def members(plan: Plan) -> Iterator[Plan]:
-    """The same with a fresh model, objective and seed, for each further member of an ensemble; before training."""
-    for k in range(1, plan.settings.ensemble):
-        seed = int(np.random.SeedSequence([plan.seed, k]).generate_state(1)[0])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = build_model(plan.settings, plan.objective, plan.schema, plan.representation)
-        yield replace(plan, model=model, objective=copy.deepcopy(plan.objective), seed=seed)
+def continuous_entries(schema: ConditionSchema) -> np.ndarray:
+    """(W,) True for the entries of a condition vector that are standardised numbers."""
+    return np.array([c.kind == "continuous" for c in schema.columns for _ in range(c.width)], dtype=bool)
 
 
-def _train(plan: Plan, fit: BatchSource, held_out: BatchSource, film: Path | None, **how: Any) -> History:
-    """Train the plan's model, in place; `how` is for `train`."""
-    watch = None
-    if film is not None:
-        if isinstance(plan.representation, Edges):
-            raise SettingsError("film: it shows what a model of pixels makes of images; this one reconstructs edges")
-        from knowngood.training.film import Film
-
-        watch = Film.of(held_out)
-    patches, plan.model.patches = plan.model.patches, None  # no weights: kept out of averages and checkpoints
-    history = train(
-        plan.model,
-        plan.objective,
-        fit,
-        held_out if len(held_out) else None,
-        _training_settings(plan, len(fit)),
-        seed=plan.seed,
-        anomalies=plan.anomalies,
-        on_evaluation=watch,
-        **how,
-    )
-    if patches is not None:
-        plan.model.patches = patches.to(next(plan.model.parameters()).device)
-    if watch is not None and film is not None:
-        watch.write(film, history.steps)
-    return history
+def compose(
+    objective: Objective, plan: Plan, model: Model, representation: Representation | CachedFeatures, scale: Any
+) -> None:
+    """Give the objective the augmentation and the penalties that the settings ask for, in place."""
+    options, settings = plan.settings.model, plan.settings
+    assert isinstance(options, VAEOptions)
+    if isinstance(settings.representation, PixelOptions) and settings.representation.illumination is not None:
+        objective.augmentation = illuminated(objective, settings, plan.schema, representation, scale)
+    if options.class_aware:
+        objective.penalties.append(ClassAware(options.class_aware, *class_vectors(plan.schema, model)))
+    if plan.shift is not None:
+        objective.penalties.append(Labelled(plan.shift))
 
 
-def _training_settings(plan: Plan, items: int) -> Settings:
-    """The settings with the number of epochs, where what is modelled says it: edges are soon learned."""
-    settings = plan.settings
-    if plan.features is not None:
-        return training_settings(settings, items)
-    if not isinstance(plan.representation, Edges) or settings.epochs is not None:
-        return settings
-    epochs = max(1, round(EDGE_STEPS * settings.batch_size / max(items, settings.batch_size)))
-    return settings.model_copy(update={"epochs": epochs})
+def illuminated(
+    objective: Objective, settings: Settings, schema: ConditionSchema, representation: Any, scale: Any
+) -> Illuminated:
+    """Training under changing illumination; nuisance factors that follow it are changed alike."""
+    tolerance = settings.representation.illumination  # type: ignore[union-attr]
+    if representation.low:
+        raise SettingsError(
+            f"illumination = {tolerance:g} needs images whose value 0 is black; give scaling=(0, largest value)"
+        )
+    names, measured = objective.factors, settings.conditioning.measure
+    known = [c.name for c in schema.columns if c.name in measured and c.name in Illuminated.FOLLOWING]
+    if known:
+        raise SettingsError(
+            f"illumination = {tolerance:g} changes the {known[0]} that conditioning.measure gives the model; leave one "
+            "of them out"
+        )
+    if scale is None or not set(names) & set(Illuminated.FOLLOWING):
+        return Illuminated(tolerance)
+    widths = [2 if name == "rotation" else 1 for name in names]
+    if sum(widths) != objective.factor_width:
+        raise SettingsError(f"illumination with the factors {', '.join(names)}: one is text; leave one of both out")
+    follows = np.repeat([name in Illuminated.FOLLOWING for name in names], widths)
+    return Illuminated(tolerance, *(torch.from_numpy(v) for v in (follows, scale.mean, scale.std)))
 
 
-class _InOrder:
+def class_vectors(schema: ConditionSchema, model: Model) -> tuple[Tensor, Tensor]:
+    """(K, W) encoded conditions of every combination that occurred, and the log of their shares."""
+    inferable = all("infer" in column.roles for column in schema.columns)
+    if not (model.condition_dim and len(schema.cells) > 1 and inferable):
+        raise SettingsError(
+            "class_aware needs at least two conditions, all with the role 'infer', and an objective that uses "
+            "conditions such as cvae; leave it 0 here"
+        )
+    cells = schema.expand({}, 1, unknown="infer")
+    return torch.from_numpy(cells.c), torch.from_numpy(cells.log_weight)
+
+
+def adjustments_of(settings: Settings) -> tuple[Adjustment, ...]:
+    """What corrects the score: the illumination, where a model of pixels tolerates its changes."""
+    options = settings.representation
+    if isinstance(options, PixelOptions) and options.illumination is not None:
+        return (IlluminationAdjustment(options.illumination),)
+    return ()
+
+
+def training_options(settings: Settings, items: int) -> TrainingOptions:
+    """The options with a number of epochs where the representation decides it."""
+    options = settings.training
+    if not isinstance(settings.representation, HOGOptions) or options.epochs is not None:
+        return options
+    epochs = max(1, round(HOG_STEPS * options.batch_size / max(items, options.batch_size)))
+    return options.model_copy(update={"epochs": epochs})
+
+
+# The data -----------------------------------------------------------------------------------------------------------
+
+
+def make_source(
+    plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures, scale: Any, width: int
+) -> BatchSource:
+    """Training data of the normals at `index`: in memory, or streamed if they would take more than `memory_gb`."""
+    items, of = samples(plan, index)
+    training = plan.settings.training
+    if plan.settings.data.tile is not None:
+        most = int(training.memory_gb * 2**30) // representation.bytes_per_image
+        kept = drawn(np.arange(len(items)), most, plan.seed)
+        items, of = items[kept], of[kept]
+    facts: dict[str, Any] = {"stratum": plan.encoded.stratum[of], "n_strata": plan.schema.n_strata}
+    facts["c"] = plan.encoded.c[of] if width else None
+    if isinstance(representation, CachedFeatures):
+        assert isinstance(items, ImageSet)
+        return Source(representation.of_items(items), **facts)
+    if plan.factors is not None and scale is not None:
+        facts["factors"] = scale(plan.factors[of])
+    if isinstance(representation, Features):
+        assert isinstance(items, ImageSet)
+        seen = items
+        if plan.ignore is not None and representation.options.align == "none":
+            seen = blanked(items, plan.ignore, plan.schema, representation.pixels.low)
+        return Source(CachedFeatures.of(representation, seen, training.memory_gb).grids, **facts)
+    large = len(items) * representation.bytes_per_image > training.memory_gb * 2**30
+    if large and isinstance(items, ImageSet) and isinstance(representation, Pixels | HOG):
+        return StreamSource(items, representation, workers=training.workers, **facts)
+    prepared = prepare_all(items, representation, workers=READERS)
+    if isinstance(representation, HOG):  # once, not at every step
+        return Source(representation.scale_all(prepared), **facts)
+    return Source(prepared, representation.scale, **facts)
+
+
+def anomaly_source(plan: Plan, objective: Any, representation: Any, scale: Any) -> Source:
+    """Labelled anomalies as training data. The conditions of one that lacks some, or has a new value, are NaN."""
+    labelled = plan.labelled
+    assert labelled is not None
+    facts: dict[str, Any] = {"label": np.ones(len(labelled))}
+    facts["c"] = plan.schema.encode_or_nan(labelled.conditions, len(labelled))
+    factors = targets(labelled, objective.factors)
+    if factors is not None and scale is not None:
+        facts["factors"] = scale(factors)
+    return Source(prepare_all(labelled, representation, workers=READERS), representation.scale, **facts)
+
+
+class InOrder:
     """All items of a source once, as many at a time as are scored together; as often as is asked."""
 
-    def __init__(self, source: BatchSource, model: ConditionalVAE) -> None:
-        self.source, self.model = source, model
+    def __init__(self, source: BatchSource | None, model: Model, device: torch.device | None = None) -> None:
+        self.source = source.to(device) if source is not None and device is not None else source
+        self.model = model
 
     def __iter__(self) -> Iterator[Batch]:
-        n = len(self.source)
-        return self.source.batches(torch.arange(n).split(rows_at_once(self.model.shape)) if n else ())
+        n = 0 if self.source is None else len(self.source)
+        rows = torch.arange(n).split(rows_at_once(self.model.shape)) if n else ()
+        return self.source.batches(rows) if self.source is not None else iter(())

@@ -1,0 +1,176 @@
+"""The recipe: every choice that is "auto", made by what the data are, and one sentence that says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from knowngood.config import (
+    CVAE,
+    Elbo,
+    FeatureOptions,
+    Fusion,
+    HOGOptions,
+    MemoryBankOptions,
+    Neighbours,
+    PatchDistance,
+    PatchGaussianOptions,
+    PixelOptions,
+    ScoreChoice,
+    ScoreOptions,
+    Settings,
+    TableOptions,
+    VAEOptions,
+    parse,
+    parse_settings,
+)
+from knowngood.data import ImageSet
+from knowngood.detector.fit.inputs import varying
+from knowngood.detector.pipeline import Items
+from knowngood.errors import SettingsError
+
+PHOTOGRAPH = 64  # pixels of the shorter side from which on images are photographs
+SMALLEST_HOG = 8  # pixels of the shorter side that HOG takes
+MOST_CLASSES = 64
+KNOWN_KINDS = 10.0  # class_aware of the recipe for known kinds
+
+
+def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
+    """The settings without a choice that is "auto", and one sentence: what was chosen and why.
+
+    Photographs (shorter side from 64 px) get features and `patch_gaussian`. Smaller pictures get HOG and a VAE, with
+    class-conditional priors where classes are known. Tables get a VAE on standardised columns. Where a model, score or
+    representation is named, the rest follows from it: a VAE that is asked for by name works on pixels.
+
+    Raises:
+        SettingsError: images where a table is asked for, or the other way round.
+    """
+    representation, why = settings.representation, "as set"
+    if isinstance(representation, str):
+        representation, why = _representation(settings, normals)
+    _check_kind(representation.name, normals)
+    values: dict[str, Any] = {"representation": representation}
+    model = settings.model
+    if isinstance(model, str):
+        model = _model(settings, representation.name, normals)
+        if isinstance(model, VAEOptions) and model.prior == "separated":
+            values["conditioning"] = _inferring(settings)
+    values["model"] = model
+    score = settings.score
+    if isinstance(score, str):
+        score = _score(representation.name, model, normals)
+    values["score"] = score
+    method = settings.calibration.method
+    if method == "auto":
+        refits = isinstance(model, PatchGaussianOptions | MemoryBankOptions) and settings.data.tile is None
+        method = "cross" if refits else "split"
+    values["calibration"] = settings.calibration.model_copy(update={"method": method})
+    named = {name: getattr(settings, name) for name in Settings.model_fields}
+    resolved = parse_settings({**named, **values})
+    return resolved, _sentence(resolved, normals, why)
+
+
+def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
+    if not isinstance(normals, ImageSet):
+        return TableOptions(), "the data are a table"
+    side, channels = _shorter_side(normals), set(normals.shapes()[:, 2].tolist())
+    if settings.data.tile or settings.data.ignore is not None or _takes(settings, "features"):
+        return FeatureOptions(), "the settings need locations"
+    vae = isinstance(settings.model, VAEOptions) or _takes_only_vae(settings)
+    if vae or side < SMALLEST_HOG:
+        return PixelOptions(), "a VAE is asked for" if vae else f"images of {side} px are too small for HOG"
+    if side >= PHOTOGRAPH and channels <= {1, 3}:
+        return FeatureOptions(), f"photographs of {side} px and more"
+    if side >= PHOTOGRAPH:
+        return HOGOptions(image_size=PHOTOGRAPH), f"images of {max(channels)} channels"
+    return HOGOptions(), f"pictures of {side} px"
+
+
+def _model(settings: Settings, representation: str, normals: Items) -> Any:
+    score = settings.score
+    if isinstance(score, ScoreOptions) and "vae" not in score.models and representation != "features":
+        return MemoryBankOptions()
+    if representation == "features":
+        return PatchGaussianOptions()
+    if representation == "hog" and isinstance(settings.score, str):
+        names = varying(normals) if settings.conditioning.roles is None else list(settings.conditioning.roles)
+        classes = [name for name in names if _categorical(normals.conditions.get(name))]
+        if names and len(classes) == len(names):
+            return VAEOptions(objective=CVAE(), prior="separated", class_aware=KNOWN_KINDS)
+    return VAEOptions()
+
+
+def _score(representation: str, model: Any, normals: Items) -> ScoreOptions:
+    if isinstance(model, PatchGaussianOptions) or (
+        isinstance(model, MemoryBankOptions) and representation == "features"
+    ):
+        return PatchDistance()
+    if isinstance(model, MemoryBankOptions):
+        return Neighbours()
+    if not isinstance(model, VAEOptions):
+        return parse(ScoreChoice, getattr(model, "score", "elbo"))
+    if representation == "hog" and model.objective.build().score == "elbo":
+        separated = model.prior == "separated"
+        near = Neighbours(of="latent", cosine=True, coreset=None) if separated else Neighbours(of="items")
+        return Fusion(scores=(Elbo(samples=0), near))
+    own = model.objective.build().score
+    if representation == "pixels" and own == "elbo" and _shorter_side(normals) >= SMALLEST_HOG:
+        return Fusion(scores=(Elbo(), Neighbours(of="hog")))
+    return parse(ScoreChoice, own)
+
+
+def _inferring(settings: Settings) -> Any:
+    """Unknown conditions are inferred by a model of known kinds, unless the settings say otherwise."""
+    conditioning = settings.conditioning
+    if "unknown" in conditioning.model_fields_set:
+        return conditioning
+    return conditioning.model_copy(update={"unknown": "infer"})
+
+
+def _takes(settings: Settings, representation: str) -> bool:
+    """Whether the model or score that is named takes this representation alone."""
+    model, score = settings.model, settings.score
+    if not isinstance(model, str):
+        return model.representations == (representation,)
+    return isinstance(score, PatchDistance) and representation == "features"
+
+
+def _takes_only_vae(settings: Settings) -> bool:
+    return isinstance(settings.score, ScoreOptions) and settings.score.models == ("vae",)
+
+
+def _categorical(values: Any) -> bool:
+    """Whether a column is text or a few whole numbers, and so names kinds."""
+    if values is None:
+        return False
+    found = set(map(str, values))
+    return 2 <= len(found) <= MOST_CLASSES and not any(
+        "." in value and value.replace(".", "").isdigit() for value in found
+    )
+
+
+def _shorter_side(normals: Items) -> int:
+    """The median of the images' shorter sides, in pixels."""
+    return int(np.median(normals.shapes()[:, :2].min(axis=1))) if isinstance(normals, ImageSet) else 0
+
+
+def _check_kind(representation: str, normals: Items) -> None:
+    if isinstance(normals, ImageSet) == (representation == "table"):
+        given, wanted = (
+            ("images", "'pixels', 'hog' or 'features'") if isinstance(normals, ImageSet) else ("a table", "'table'")
+        )
+        raise SettingsError(f"representation = '{representation}': {given} given; take {wanted}, or leave it 'auto'")
+
+
+def _sentence(settings: Settings, normals: Items, why: str) -> str:
+    """'photographs of 1,024 px and more → features, patch_gaussian, patch_distance; cross-conformal calibration'."""
+    score = settings.score
+    named = " + ".join(one.name for one in score.scores) if isinstance(score, Fusion) else score.name  # type: ignore[union-attr]
+    objective = f" ({settings.model.objective.name})" if isinstance(settings.model, VAEOptions) else ""
+    kinds = ", class-conditional prior" if getattr(settings.model, "prior", "") == "separated" else ""
+    return (
+        f"{len(normals):,} normal items, {why}: representation {settings.representation.name}, "  # type: ignore[union-attr]
+        f"model {settings.model.name}{objective}{kinds}, score {named}, "  # type: ignore[union-attr]
+        f"{settings.calibration.method} calibration"
+    )

@@ -1,0 +1,70 @@
+"""What a fit or a detector is given, as it takes it: audited, measured, with the columns that are used."""
+
+from __future__ import annotations
+
+from knowngood.config import Settings
+from knowngood.data import ImageSet, audit
+from knowngood.data.conditions import ConditionSchema
+from knowngood.data.factor_targets import with_measured
+from knowngood.detector.pipeline import Items
+from knowngood.errors import DataError, SettingsError
+from knowngood.models.objectives.base import Objective
+
+
+def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:
+    """The items without unreadable ones, and all findings; refused if more is wrong than the settings tolerate."""
+    if not isinstance(items, ImageSet):
+        return items, []
+    found = audit(items)
+    found.check(0.0 if settings.data.strict else settings.data.tolerance)
+    return found.images, found.to_records()
+
+
+def measured(items: Items, settings: Settings, schema: ConditionSchema | None = None) -> Items:
+    """Items with the measured image factors as columns; once fitted, those that the schema knows.
+
+    Raises:
+        SettingsError: the items are a table.
+    """
+    names: tuple[str, ...] = settings.conditioning.measure
+    if not names:
+        return items
+    if not isinstance(items, ImageSet):
+        raise SettingsError(f"conditioning: measure = {', '.join(names)} needs images; a table was given")
+    if schema is None:
+        return with_measured(items, names)
+    columns = {column.name: column for column in schema.columns}
+    means = {name: float(columns[name].mean) for name in names if name in columns}
+    return with_measured(items, tuple(means), means)
+
+
+def only(items: Items, schema: ConditionSchema) -> Items:
+    """Items with just the columns that the schema knows."""
+    known = {column.name for column in schema.columns}
+    return items.replace(conditions={k: v for k, v in items.conditions.items() if k in known})
+
+
+def varying(items: Items) -> list[str]:
+    """The condition columns with more than one value."""
+    return [name for name, values in items.conditions.items() if len(set(map(str, values))) > 1]
+
+
+def fit_conditions(normals: Items, settings: Settings, objective: Objective | None) -> ConditionSchema:
+    """The schema of the columns that are used: those with roles, or all that vary if the model is conditional."""
+    roles = settings.conditioning.roles
+    factors = () if objective is None else objective.factors
+    if roles is None:
+        conditional = objective is None or objective.conditional
+        used = [name for name in varying(normals) if conditional and name not in factors]
+        return ConditionSchema.fit({name: normals.conditions[name] for name in used}, len(normals))
+    twice = [name for name in roles if name in factors]
+    if twice:
+        raise SettingsError(
+            f"'{twice[0]}' is a nuisance factor of the objective and a condition at once; leave it out of "
+            "conditioning.roles, or out of the objective's factors"
+        )
+    missing = [name for name in roles if name not in normals.conditions]
+    if missing:
+        known = ", ".join(normals.conditions) or "none"
+        raise DataError(f"roles name the condition '{missing[0]}', which the data do not have (they have: {known})")
+    return ConditionSchema.fit({name: normals.conditions[name] for name in roles}, len(normals), roles)
