@@ -23,7 +23,8 @@ from knowngood.config import (
     InfoVAE,
     Options,
 )
-from knowngood.models.objectives import Batch, Context, Objective
+from knowngood.models.base import Batch
+from knowngood.models.objectives import Context, Objective
 from knowngood.models.vae import ConditionalVAE
 
 SMALL: Any = {"discriminator_layers": 2, "discriminator_width": 16}

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from knowngood.config import MLP, Gaussian, Options
-from knowngood.models.objectives import Batch, Context, Objective
+from knowngood.config import MLP, Gaussian, Options, VAEOptions
+from knowngood.models.base import Batch
+from knowngood.models.objectives import Context, Objective
 from knowngood.models.vae import ConditionalVAE
+
+
+def vae(
+    shape: tuple[int, ...],
+    latent_dim: int,
+    condition_dim: int = 0,
+    net: Any = "mlp",
+    likelihood: Any = "gaussian",
+    prior: Any = "standard",
+    nuisance_dim: int = 0,
+    **options: Any,
+) -> ConditionalVAE:
+    """A model of these choices; its weights are drawn from the global generator."""
+    given = {"net": net, "likelihood": likelihood, "prior": prior, "latent_dim": latent_dim, **options}
+    return ConditionalVAE(VAEOptions(**given), shape, condition_dim, nuisance_dim)
 
 
 def toy_model(
@@ -26,7 +44,7 @@ def toy_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net, likelihood = net or MLP(hidden=(8,)), likelihood or Gaussian()
-        model = ConditionalVAE(shape, latent_dim, condition_dim, net, likelihood, prior).to(dtype)
+        model = vae(shape, latent_dim, condition_dim, net, likelihood, prior).to(dtype)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 part = 0.05 if name.startswith("likelihood") else 1.0  # σ is on a log scale that learns fast
@@ -35,7 +53,7 @@ def toy_model(
 
 
 def toy_batch(model: ConditionalVAE, n: int = 40, strata: int | None = None, seed: int = 1) -> Batch:
-    """x uniform on [0, 1); item i in stratum i % strata, which c tells as one-hot where the model has conditions."""
+    """x uniform on [0, 1); item i in stratum i % strata, one-hot in c where the model has conditions."""
     strata = strata or max(model.condition_dim, 1)
     generator = torch.Generator().manual_seed(seed)
     like = next(model.parameters())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from helpers import vae
 from knowngood.config import MLP, Bernoulli, Conv, Gaussian
-from knowngood.models.objectives import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 
 IMAGE, TABLE = (2, 9, 12), (6,)
@@ -19,7 +20,7 @@ def small_model(shape: tuple[int, ...] = IMAGE, likelihood: str = "gaussian", ne
         torch.manual_seed(0)
         nets = {"mlp": MLP(hidden=(24,)), "conv": Conv(channels=(4, 8), dense=16)}
         p_x = Bernoulli() if likelihood == "bernoulli" else Gaussian(sigma="input")
-        model = ConditionalVAE(shape, 5, CONDITIONS, nets[net], p_x, "learned", nuisance_dim=2)
+        model = vae(shape, 5, CONDITIONS, nets[net], p_x, "learned", nuisance_dim=2)
         for parameter in model.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter) / max(1, parameter[0].numel()) ** 0.5
     return model.eval().requires_grad_(False)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from helpers import toy_model
-from knowngood.config import MLP, Options, parse_settings
+from knowngood.config import MLP, Options, TrainingOptions
+from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives import Objective
 from knowngood.models.objectives.densities import total_correlation
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
+from knowngood.models.vae import ConditionalVAE
 from knowngood.training import Source, train
 
 N = 1000
@@ -21,7 +22,7 @@ N = 1000
 def two_factors(stratum: Tensor) -> Tensor:
     """(N, 6): two independent uniform factors, bent and mixed, with noise .1. A VAE turns the square they fill.
 
-    A stratum has its own place, so that codes of several depend on one another where nobody tells which is which.
+    A stratum has its own offset, so that codes of several depend on one another where the condition is not given.
     """
     generator = torch.Generator().manual_seed(0)
     factors = 2 * torch.rand(N, 2, generator=generator) - 1
@@ -56,14 +57,14 @@ class Trained(NamedTuple):
 
 @cache
 def trained_on_two_factors(options: Options, seed: int, latent_dim: int = 2, conditions: bool = False) -> Trained:
-    """400 steps of 128 items; of two strata, told by a condition, or of one."""
+    """400 steps of 128 items; of two strata, given by a condition, or of one."""
     stratum = torch.arange(N) % (2 if conditions else 1)
     x, c, objective = two_factors(stratum), torch.eye(2)[stratum] if conditions else None, options.build()
-    net = {"net": MLP(hidden=(32,)), "condition_dim": 2 if conditions else 0, "latent_dim": latent_dim}
+    net: Any = {"net": MLP(hidden=(32,)), "condition_dim": 2 if conditions else 0, "latent_dim": latent_dim}
     model = toy_model((6,), **net, seed=seed, dtype=torch.float32, jitter=0)
-    given = {"batch_size": 128, "epochs": 50, "lr": 0.01, "lr_secondary": 0.003, "ema": None}
-    settings = parse_settings({**given, "device": "cpu", "precision": "float32"})
-    train(model, objective, Source(x, c=c, stratum=stratum), None, settings, seed=seed)
+    rates: Any = {"lr": 0.01, "lr_secondary": 0.003, "ema": None}
+    options = TrainingOptions(batch_size=128, epochs=50, precision="float32", **rates)
+    train(model, objective, Source(x, c=c, stratum=stratum), None, options, seed=seed, device="cpu")
     with torch.no_grad():
         error = (model.reconstruct(x, c) - x).square().mean().sqrt().item()
         return Trained(model, objective, model.encode(x, c), error, stratum)

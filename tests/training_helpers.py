@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knowngood.config import Settings, parse_settings
-from knowngood.models.objectives import Batch, Context, Objective
+from helpers import vae
+from knowngood.config import MLP, VAE, TrainingOptions
+from knowngood.models.base import Batch
+from knowngood.models.objectives import Context, Objective
 from knowngood.models.objectives.vae import VAEObjective
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training import Source, train
@@ -17,18 +19,16 @@ SHAPE = (1, 8, 8)
 CLASSES = 3
 
 
-def settings(**changes: Any) -> Settings:
-    chosen = {"objective": "vae", "net": {"name": "mlp", "hidden": [16]}, "likelihood": "gaussian", "device": "cpu"}
-    return parse_settings({**chosen, "precision": "float32", "batch_size": 32, "epochs": 6, **changes})
+def options(**changes: Any) -> TrainingOptions:
+    return TrainingOptions(**{"precision": "float32", "batch_size": 32, "epochs": 6, **changes})
 
 
-def model(chosen: Settings | None = None, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> ConditionalVAE:
-    chosen = chosen or settings()
-    assert chosen.net != "auto"
-    assert chosen.likelihood != "auto"
+def model(
+    net: Any = None, seed: int = 0, shape: tuple[int, ...] = SHAPE, likelihood: Any = "gaussian"
+) -> ConditionalVAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConditionalVAE(shape, 4, CLASSES, chosen.net, chosen.likelihood, "standard")
+        return vae(shape, 4, CLASSES, net or MLP(hidden=(16,)), likelihood)
 
 
 def images(n: int, seed: int = 0, shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, Tensor]:
@@ -58,12 +58,13 @@ def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 def trained(objective: Objective | None = None, data: Any = None, held_out: Any = None, seed: int = 1, **kw: Any):
-    """(weights of model and objective, history) of a run; `settings=` and what `train` takes beside."""
-    chosen = kw.pop("settings", None) or settings()
-    vae = kw.pop("model", None) or model(chosen)
-    method: Objective = objective or chosen.objective.build()
-    history = train(vae, method, data or source(), held_out, chosen, seed=seed, **kw)
-    both = {**weights(vae), **{f"objective.{k}": v for k, v in weights(method).items()}}
+    """(weights of model and objective, history) of a run; `options=`, `net=` and what `train` takes beside."""
+    chosen, net = kw.pop("options", None) or options(), kw.pop("net", None)
+    trainee = kw.pop("model", None) or model(net)
+    method: Objective = objective or VAE().build()
+    kw = {"device": "cpu", **kw}
+    history = train(trainee, method, data or source(), held_out, chosen, seed=seed, **kw)
+    both = {**weights(trainee), **{f"objective.{k}": v for k, v in weights(method).items()}}
     return both, history
 
 

@@ -16,7 +16,7 @@ from knowngood.errors import SettingsError
 from knowngood.models.nets.layers import ConditionBias, Upsample, Upward, doubled, halvings
 from knowngood.models.objectives import elbo_terms
 from knowngood.models.vae import ConditionalVAE
-from training_helpers import same_bits, settings, source, trained
+from training_helpers import options, same_bits, source, trained
 
 NETS = {
     "mlp": MLP(hidden=(32, 16)),
@@ -283,12 +283,12 @@ def test_noise_has_its_standard_deviation_on_every_value_and_none_on_the_conditi
 
 
 def test_runs_with_noise_are_repeatable_and_go_on_with_the_same_bits(tmp_path: Path) -> None:
-    chosen = settings(epochs=12, patience=100, net={"name": "mlp", "hidden": [16], "noise": 0.5})
-    make: dict[str, Any] = {"settings": chosen, "held_out": source(30, seed=2)}
+    chosen = options(epochs=12, patience=100)
+    make: dict[str, Any] = {"options": chosen, "net": MLP(hidden=(16,), noise=0.5), "held_out": source(30, seed=2)}
     whole, _ = trained(**make)
     assert same_bits(whole, trained(**make)[0])
-    still = settings(epochs=12, patience=100, net={"name": "mlp", "hidden": [16], "noise": 0.0})
-    assert not same_bits(whole, trained(settings=still, held_out=source(30, seed=2))[0])
+    still = {**make, "net": MLP(hidden=(16,), noise=0.0)}
+    assert not same_bits(whole, trained(**still)[0])
 
     def stop(step: int) -> None:
         if step == 23:

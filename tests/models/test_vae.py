@@ -10,8 +10,9 @@ from torch.distributions import Normal, kl_divergence
 
 from helpers import gradients, toy_batch, toy_context, toy_model
 from knowngood.config import MLP, Bernoulli, Conv, Gaussian
+from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives import elbo_terms
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
+from knowngood.models.vae import ConditionalVAE
 
 
 def gaussian(rows: int = 7, dims: int = 4, seed: int = 0) -> DiagonalGaussian:

@@ -16,11 +16,11 @@ from knowngood.config import (
     Mahalanobis,
     Neighbours,
     Options,
-    PlaceGaussian,
     PriorDistance,
     Reconstruction,
     ReconstructionProbability,
     Restoration,
+    Settings,
     SplitElbo,
     Typicality,
     choices,
@@ -36,16 +36,15 @@ EVERY = [
     KL(),
     Mahalanobis(),
     Mahalanobis(relative=True),
-    *(Mahalanobis(of="gradients", relative=relative) for relative in (False, True)),
+    *(Mahalanobis(of="hog", relative=relative) for relative in (False, True)),
     PriorDistance(),
     SplitElbo(),
-    PlaceGaussian(),
     IWAE(),
     ReconstructionProbability(),
     LikelihoodRegret(steps=20),
     InputComplexity(),
     Typicality(),
-    *(Neighbours(of=of, coreset=30) for of in ("latent", "pixels", "residual", "gradients")),
+    *(Neighbours(of=of, coreset=30) for of in ("latent", "items", "residual", "hog")),
     Gradient(),
     GradientMap(),
     Restoration(weight=0.01, steps=5),
@@ -58,13 +57,13 @@ def name(options: Options) -> str:
 
 def on_images_only(options: Options) -> bool:
     distance = isinstance(options, Reconstruction) and options.distance in ("ssim", "cross_entropy")
-    edges = isinstance(options, Neighbours | Mahalanobis) and options.of == "gradients"
-    return distance or edges or isinstance(options, InputComplexity | Restoration)
+    hog = isinstance(options, Neighbours | Mahalanobis) and options.of == "hog"
+    return distance or hog or isinstance(options, InputComplexity | Restoration)
 
 
 def test_every_score_of_the_settings_is_tested() -> None:
-    of_several = {choices("scoring")[name] for name in ("waic", "fusion")}  # models or scores: in files of their own
-    assert {type(options) for options in EVERY} == set(choices("scoring").values()) - of_several
+    known = {name: kind for name, kind in choices(Settings, "score").items() if "vae" in kind.models}
+    assert {options.name: type(options) for options in EVERY} == {n: k for n, k in known.items() if n != "fusion"}
 
 
 @pytest.mark.parametrize("options", EVERY, ids=name)

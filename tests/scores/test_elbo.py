@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from helpers import vae
 from knowngood.config import KL, MLP, Elbo, Gaussian
-from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import elbo
 from knowngood.scores.elbo import common_normals
 from score_models import IMAGE, TABLE, items, small_model
@@ -52,7 +52,7 @@ class Linear(torch.nn.Module):
 
 
 def test_elbo_reaches_the_closed_form_of_a_linear_gaussian_model() -> None:
-    model = ConditionalVAE((4,), 3, 0, MLP(hidden=(2,)), Gaussian(sigma=0.7), "standard")
+    model = vae((4,), 3, 0, MLP(hidden=(2,)), Gaussian(sigma=0.7), "standard")
     model.net = net = Linear()
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
     mean, var = x.double() @ net.down.double(), math.exp(-1)

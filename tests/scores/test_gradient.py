@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers import vae
 from knowngood.config import MLP, Bernoulli, EluPool, Gaussian, Gradient, GradientMap, StridedBatchNorm
 from knowngood.errors import DataError
-from knowngood.models.objectives import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import gradient
 from knowngood.scores.gradient import PREFIX, cosine, decoder_weights, item_gradients
@@ -69,7 +70,7 @@ def test_score_is_one_minus_the_mean_cosine_over_layers(shape: tuple[int, ...], 
 def test_every_net_can_be_asked(net: EluPool | StridedBatchNorm) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ConditionalVAE((1, 16, 16), 3, 0, net, Bernoulli(), "standard").eval()
+        model = vae((1, 16, 16), 3, 0, net, Bernoulli(), "standard").eval()
     x = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     expected = by_loop(model, x, None)
     (got,) = item_gradients(model, expected[0], x, None)
@@ -79,7 +80,7 @@ def test_every_net_can_be_asked(net: EluPool | StridedBatchNorm) -> None:
 
 def test_items_that_pull_as_the_normals_do_score_0_and_those_that_pull_back_2() -> None:
     """x̂ = W z with z = 1: ∂ℓ/∂W = x̂ − x, so the score is 1 − cos(x̂ − x, x̂ − mean x)."""
-    model = ConditionalVAE((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=1.0), "standard")
+    model = vae((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=1.0), "standard")
 
     class One(nn.Module):
         def __init__(self) -> None:
@@ -157,7 +158,7 @@ def test_gradient_map_is_its_definition_by_finite_differences(
 
 def test_gradient_map_by_hand_pixels_that_no_code_reads_are_dark() -> None:
     """μ = 2·(first value), σ = 1, x̂ = 0: ∂KL/∂x = 4·x₁ for the first value, 0 for the second."""
-    model = ConditionalVAE((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=1.0), "standard")
+    model = vae((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=1.0), "standard")
 
     class First(nn.Module):
         def encode(self, x: Tensor, c: Tensor | None) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from helpers import vae
 from knowngood.config import MLP, Bernoulli, Elbo, Gaussian, InputComplexity
 from knowngood.errors import SettingsError
 from knowngood.models.likelihoods import GaussianLikelihood
-from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.code_length import code_length, symbols
 from knowngood.scores.input_complexity import log_level_probability
 from score_models import IMAGE, items, small_model
@@ -170,13 +170,13 @@ def test_images_are_seen_in_256_levels_from_0_to_1() -> None:
 
 def test_tables_and_likelihoods_without_levels_are_refused() -> None:
     score = InputComplexity().build()
-    table = ConditionalVAE((6,), 2, 0, MLP(hidden=(3,)), Gaussian(), "standard")
+    table = vae((6,), 2, 0, MLP(hidden=(3,)), Gaussian(), "standard")
     with pytest.raises(SettingsError, match=r"lossless code of images, and items here have 6 features; take scoring="):
         score.check(table)
-    binary = ConditionalVAE((1, 4, 4), 2, 0, MLP(hidden=(3,)), Bernoulli(), "standard")
+    binary = vae((1, 4, 4), 2, 0, MLP(hidden=(3,)), Bernoulli(), "standard")
     with pytest.raises(SettingsError, match=r"likelihood 'bernoulli' gives none; fit with likelihood='gaussian'"):
         score.check(binary)
-    score.check(ConditionalVAE((1, 4, 4), 2, 0, MLP(hidden=(3,)), Gaussian(), "standard"))
+    score.check(vae((1, 4, 4), 2, 0, MLP(hidden=(3,)), Gaussian(), "standard"))
 
 
 def test_it_is_no_likelihood() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from helpers import vae
 from knowngood.config import IWAE, MLP, Elbo, Gaussian
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import elbo
@@ -89,7 +90,7 @@ class Linear(torch.nn.Module):
 
 @pytest.mark.parametrize("samples", [1, 2, 16])
 def test_where_the_posterior_is_exact_it_is_the_likelihood_for_every_number_of_draws(samples: int) -> None:
-    model = ConditionalVAE((5,), 3, 0, MLP(hidden=(2,)), Gaussian(sigma=SIGMA), "standard").double()
+    model = vae((5,), 3, 0, MLP(hidden=(2,)), Gaussian(sigma=SIGMA), "standard").double()
     model.net = net = Linear()
     x = 2 * torch.randn(9, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     covariance = net.up.t() @ net.up + SIGMA**2 * torch.eye(5, dtype=torch.float64)

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from helpers import vae
 from knowngood.config import MLP, Elbo, Gaussian, LikelihoodRegret
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
+from knowngood.models.distributions import DiagonalGaussian
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import likelihood_regret
 from knowngood.scores.elbo import common_normals
 from knowngood.scores.likelihood_regret import elbo, elbo_of_prior, fitted
@@ -41,7 +43,7 @@ class Linear(torch.nn.Module):
 
 
 def linear_model(error: float) -> ConditionalVAE:
-    model = ConditionalVAE((5,), 3, 0, MLP(hidden=(2,)), Gaussian(sigma=SIGMA), "standard").double()
+    model = vae((5,), 3, 0, MLP(hidden=(2,)), Gaussian(sigma=SIGMA), "standard").double()
     model.net = Linear(error)
     return model
 

@@ -8,9 +8,9 @@ import torch
 
 from knowngood.config import Mahalanobis
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.objectives import Batch
-from knowngood.models.vae import DiagonalGaussian
-from knowngood.representations.gradients import oriented_gradients
+from knowngood.models.base import Batch
+from knowngood.models.distributions import DiagonalGaussian
+from knowngood.representations.hog_features import hog
 from knowngood.scores.mahalanobis import shrunk_covariance, stratum_moments
 from score_models import TABLE, batches, items, small_model
 
@@ -87,20 +87,21 @@ def squared(state: dict[str, torch.Tensor], row: int, code: np.ndarray) -> float
     return float(difference @ np.linalg.inv(factor @ factor.T) @ difference)
 
 
-@pytest.mark.parametrize("of", ["latent", "gradients"])
+@pytest.mark.parametrize("of", ["latent", "hog"])
 def test_value_is_the_squared_distance_by_the_inverse(of: str) -> None:
     model, score = small_model(), Mahalanobis(of=of).build()
     state = score.fit(model, batches(90))
     x, c, stratum = items(9)
     stratum[0], stratum[1] = -1, 99  # no stratum, and one that normals never had: the moments of all
     got = score.score(model, state, x, c, stratum).values.numpy()
-    v = (model.encode(x, c).mean if of == "latent" else oriented_gradients(x)).double().numpy()
+    model = model.double()
+    v = (model.encode(x.double(), c.double()).mean if of == "latent" else hog(x).double()).numpy()
     assert state["mean"].shape == (4, v.shape[1])
     for i, s in enumerate(stratum.tolist()):
         assert got[i] == pytest.approx(squared(state, s if 0 <= s < 3 else 3, v[i]), rel=1e-8)
 
 
-@pytest.mark.parametrize("of", ["latent", "gradients"])
+@pytest.mark.parametrize("of", ["latent", "hog"])
 def test_relative_is_less_the_distance_to_all(of: str) -> None:
     model, score = small_model(), Mahalanobis(of=of, relative=True).build()
     fitted = [replace(b, stratum=torch.where(b.index < 5, 4, b.stratum)) for b in batches(90)]  # of stratum 4 five
@@ -109,7 +110,8 @@ def test_relative_is_less_the_distance_to_all(of: str) -> None:
     x, c, stratum = items(9)
     stratum[:4] = torch.tensor([-1, 99, 4, 3])  # without moments of their own
     got = score.score(model, state, x, c, stratum).values.numpy()
-    v = (model.encode(x, c).mean if of == "latent" else oriented_gradients(x)).double().numpy()
+    model = model.double()
+    v = (model.encode(x.double(), c.double()).mean if of == "latent" else hog(x).double()).numpy()
     for i, s in enumerate(stratum.tolist()):
         to = [s] if 0 <= s < 3 else [0, 1, 2]
         nearest = min(squared(state, row, v[i]) for row in to)
@@ -124,13 +126,13 @@ def test_relative_takes_off_what_is_odd_under_every_condition(monkeypatch: pytes
     strata = torch.arange(4000) // 2000
     model = small_model(TABLE)
     monkeypatch.setattr(model, "encode", lambda x, c: DiagonalGaussian(x, x))  # the items are the codes
-    odd = torch.tensor([[0.0, 30.0, 0.0], [20.0, 0.0, 0.0]]).double()
+    anomalous = torch.tensor([[0.0, 30.0, 0.0], [20.0, 0.0, 0.0]]).double()
     values = {}
     for relative in (False, True):
         score = Mahalanobis(relative=relative).build()
         both = Batch(torch.cat([one, one + apart]), None, strata, torch.zeros(4000), torch.arange(4000))
         state = score.fit(model, [both])
-        found = score.score(model, state, torch.cat([odd, one]), None, torch.zeros(2002, dtype=torch.long)).values
+        found = score.score(model, state, torch.cat([anomalous, one]), None, torch.zeros(2002, dtype=torch.long)).values
         values[relative] = found[:2], found[2:].quantile(0.999)
     (far, other), most = values[False]
     assert min(far, other) > most
@@ -145,7 +147,7 @@ def test_relative_with_one_stratum_alone_is_the_plain_distance() -> None:
     few = [replace(b, stratum=torch.where(b.index < 9, b.index % 2 + 1, 0)) for b in batches(90)]  # and two too small
     gap = [replace(b, stratum=torch.full_like(b.stratum, 2)) for b in batches(90)]  # 0 and 1 had no normals
     for fitted in (alone, few, gap):
-        plain, relative = (Mahalanobis(of="gradients", relative=r).build() for r in (False, True))
+        plain, relative = (Mahalanobis(of="hog", relative=r).build() for r in (False, True))
         state = plain.fit(model, fitted)
         for s in (stratum, torch.zeros_like(stratum), torch.full_like(stratum, -1)):
             expected = plain.score(model, state, x, c, s).values
@@ -159,10 +161,10 @@ def test_relative_of_items_without_a_stratum_still_tells_them_apart() -> None:
     assert len(values.unique()) == 9
 
 
-def test_gradients_of_a_table_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"score 'mahalanobis' of 'gradients'.*take of='latent'"):
-        Mahalanobis(of="gradients").build().check(small_model(TABLE))
-    Mahalanobis(of="gradients").build().check(small_model())
+def test_hog_of_a_table_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"score 'mahalanobis' of 'hog'.*take of='latent'"):
+        Mahalanobis(of="hog").build().check(small_model(TABLE))
+    Mahalanobis(of="hog").build().check(small_model())
 
 
 def test_normals_score_near_the_number_of_dimensions() -> None:

@@ -10,13 +10,14 @@ from torch import Tensor
 from benchmarks.baselines import Neighbours as Baseline
 from knowngood.config import Neighbours
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.objectives import Batch
-from knowngood.representations.gradients import oriented_gradients
-from knowngood.scores import codes, neighbours
-from knowngood.scores.neighbours import coreset, k_centres, nearest_distances
+from knowngood.models import memory_bank
+from knowngood.models.base import Batch
+from knowngood.models.memory_bank import coreset, k_centres, nearest_distances
+from knowngood.representations.hog_features import hog
+from knowngood.scores import codes
 from score_models import IMAGE, TABLE, batches, items, small_model
 
-GRADIENTS = ("gradients", IMAGE)
+HOG_OF_IMAGES = ("hog", IMAGE)
 
 
 def batch(x: Tensor, stratum: Tensor | None = None) -> Batch:
@@ -25,7 +26,8 @@ def batch(x: Tensor, stratum: Tensor | None = None) -> Batch:
 
 
 @pytest.mark.parametrize(
-    ("of", "shape"), [*((of, shape) for of in ("latent", "pixels", "residual") for shape in (IMAGE, TABLE)), GRADIENTS]
+    ("of", "shape"),
+    [*((of, shape) for of in ("latent", "items", "residual") for shape in (IMAGE, TABLE)), HOG_OF_IMAGES],
 )
 def test_values_are_the_definition_within_the_stratum(of: str, shape: tuple[int, ...]) -> None:
     model, fitted = small_model(shape), batches(90, shape)
@@ -34,11 +36,11 @@ def test_values_are_the_definition_within_the_stratum(of: str, shape: tuple[int,
     stratum[:2] = -1  # unknown: all are searched
 
     def v(x: Tensor, c: Tensor) -> Tensor:
-        if of == "gradients":
-            return oriented_gradients(x).double()
+        if of == "hog":
+            return hog(x).double()
         mean = model.encode(x, c).mean
         made = model.likelihood.mean(model.decode(mean, c))
-        return {"latent": mean, "pixels": x.flatten(1), "residual": (x - made).flatten(1)}[of].double()
+        return {"latent": mean, "items": x.flatten(1), "residual": (x - made).flatten(1)}[of].double()
 
     every, strata = torch.cat([v(b.x, b.c) for b in fitted]), torch.cat([b.stratum for b in fitted])
     expected = []
@@ -53,21 +55,21 @@ def test_values_are_the_definition_within_the_stratum(of: str, shape: tuple[int,
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_of_pixels_it_is_the_baseline_of_the_benchmark() -> None:
+def test_of_items_it_is_the_baseline_of_the_benchmark() -> None:
     x, (queries, _, stratum) = items(200, seed=3)[0], items(30)
-    found = Neighbours(of="pixels", coreset=None).build()
+    found = Neighbours(of="items", coreset=None).build()
     state = found.fit(small_model(), [batch(x)])
     got = found.score(small_model(), state, queries, None, torch.zeros_like(stratum)).values
     plain = Baseline().fit(x.flatten(1).numpy()).score(queries.flatten(1).numpy())
     np.testing.assert_allclose(got, plain, rtol=1e-5)
 
 
-def test_images_that_come_under_several_conditions_have_their_gradients_taken_once(
+def test_images_that_come_under_several_conditions_have_their_hog_taken_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
-    monkeypatch.setattr(codes, "oriented_gradients", lambda x: asked.append(len(x)) or oriented_gradients(x))
-    model, score = small_model(), Neighbours(of="gradients", k=2).build()
+    monkeypatch.setattr(codes, "hog", lambda x: asked.append(len(x)) or hog(x))
+    model, score = small_model(), Neighbours(of="hog", k=2).build()
     state = score.fit(model, batches(90))
     x, _, _ = items(5)
     x[1] = x[0]
@@ -82,8 +84,8 @@ def test_images_that_come_under_several_conditions_have_their_gradients_taken_on
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=0)
 
 
-def test_neighbours_by_gradients_see_neither_light_nor_contrast() -> None:
-    model, score = small_model(), Neighbours(of="gradients", k=1).build()
+def test_neighbours_by_hog_see_neither_brightness_nor_contrast() -> None:
+    model, score = small_model(), Neighbours(of="hog", k=1).build()
     x, _, stratum = items(40)
     state = score.fit(model, [batch(x, stratum)])
     near = score.score(model, state, 0.5 * x[:9] + 0.2, None, stratum[:9]).values
@@ -91,16 +93,16 @@ def test_neighbours_by_gradients_see_neither_light_nor_contrast() -> None:
     assert near.max() < 0.01 * far.min()
 
 
-def test_gradients_of_a_table_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"score 'neighbours' of 'gradients'.*take of='latent'"):
-        Neighbours(of="gradients").build().check(small_model(TABLE))
-    Neighbours(of="gradients").build().check(small_model())
+def test_hog_of_a_table_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"score 'neighbours' of 'hog'.*take of='latent'"):
+        Neighbours(of="hog").build().check(small_model(TABLE))
+    Neighbours(of="hog").build().check(small_model())
 
 
 def test_strata_too_small_to_search_use_all() -> None:
     model = small_model(TABLE)
     x, _, _ = items(40, TABLE)
-    score = Neighbours(of="pixels", k=1).build()
+    score = Neighbours(of="items", k=1).build()
     state = score.fit(model, [batch(x, torch.tensor([0] * 31 + [1] * 9))])
     got = score.score(model, state, x[:1], None, torch.tensor([1])).values
     assert got.item() == 0  # the item itself, of stratum 0
@@ -134,7 +136,7 @@ def test_a_nearer_code_that_single_precision_hides_is_found() -> None:
     kept = 1000 + ways * (1 + 1e-7 * torch.randperm(300, generator=generator)[:, None])
     queries = torch.full((2, 6), 1000.0, dtype=torch.float64)
     queries[1] = 0
-    single, _ = neighbours._candidates(queries.float(), kept, 3 + neighbours.SPARE)
+    single, _ = memory_bank.candidates(queries.float(), kept, 3 + 5)
     exact = (queries[:, None] - kept).norm(dim=2).sort(dim=1)
     assert not set(exact.indices[0, :3].tolist()) <= set(single[0].tolist())  # else this shows nothing
     torch.testing.assert_close(nearest_distances(queries, kept, 3), exact.values[:, :3], rtol=1e-12, atol=0)
@@ -145,13 +147,13 @@ def test_a_nearer_code_that_single_precision_hides_is_found() -> None:
 def test_no_code_left_out_is_nearer_than_the_bound(scale: float, offset: float, dims: int) -> None:
     generator = torch.Generator().manual_seed(1)
     kept, queries = (scale * (offset + torch.randn(n, dims, generator=generator)) for n in (500, 40))
-    index, beyond = neighbours._candidates(queries, kept, 7)
+    index, beyond = memory_bank.candidates(queries, kept, 7)
     squares = (queries.double()[:, None] - kept.double()).square().sum(2)
     left_out = squares.scatter(1, index, float("inf")).amin(1)
     assert (beyond <= left_out).all()
     if offset == 5:  # where products resolve distances it is tight, too
         assert (beyond > 0.9 * left_out).float().mean() > (0.9 if dims == 400 else 0.5)
-    _, none_left = neighbours._candidates(queries, kept[:7], 7)
+    _, none_left = memory_bank.candidates(queries, kept[:7], 7)
     assert none_left.isposinf().all()
 
 
@@ -160,7 +162,7 @@ def test_pieces_of_what_is_kept_change_nothing(monkeypatch: pytest.MonkeyPatch, 
     generator = torch.Generator().manual_seed(0)
     kept = torch.randn(23, 4, generator=generator, dtype=torch.float64)
     queries = torch.randn(7, 4, generator=generator, dtype=torch.float64)
-    monkeypatch.setattr(neighbours, "AT_ONCE", at_once)
+    monkeypatch.setattr(memory_bank, "VALUES", at_once)
     expected = torch.cdist(queries, kept).sort(dim=1).values
     torch.testing.assert_close(nearest_distances(queries, kept, 5), expected[:, :5])
     torch.testing.assert_close(nearest_distances(queries, kept[:3], 5).shape, torch.Size([7, 3]))
@@ -192,7 +194,7 @@ def test_the_coreset_covers_better_than_chance_and_each_stratum_has_its_share() 
 
 def test_large_sets_are_drawn_from_by_a_fixed_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, fitted = small_model(TABLE), batches(200, TABLE, size=30)
-    score = Neighbours(of="pixels", coreset=20).build()
+    score = Neighbours(of="items", coreset=20).build()
     state, again = score.fit(model, fitted), score.fit(model, iter(fitted))
     assert torch.equal(state["codes"], again["codes"])
     assert 20 <= len(state["codes"]) <= 30
@@ -200,29 +202,29 @@ def test_large_sets_are_drawn_from_by_a_fixed_seed(monkeypatch: pytest.MonkeyPat
     position = {tuple(one): i for i, one in enumerate(x.tolist())}
     kept = [position[tuple(one)] for one in state["codes"].tolist()]  # real items, none twice, in their order
     assert kept == sorted(set(kept))
-    whole = Neighbours(of="pixels", coreset=200).build().fit(model, fitted)
+    whole = Neighbours(of="items", coreset=200).build().fit(model, fitted)
     assert torch.equal(whole["codes"], x)
     # The candidates are drawn evenly: of 80 out of 200, about half from each half.
-    monkeypatch.setattr(neighbours, "coreset", lambda codes, *_: torch.arange(len(codes)))
+    monkeypatch.setattr(memory_bank, "coreset", lambda codes, *_: torch.arange(len(codes)))
     drawn = [position[tuple(one)] for one in score.fit(model, fitted)["codes"].tolist()]
     assert len(drawn) == 80
     assert 30 <= sum(i >= 100 for i in drawn) <= 50
 
 
 def test_no_normals_is_an_error() -> None:
-    with pytest.raises(DataError, match="no normals were given"):
+    with pytest.raises(DataError, match="none were given"):
         Neighbours().build().fit(small_model(), [])
 
 
 def test_with_cosine_only_directions_count() -> None:
     """It is the distance of codes of length 1, so that an item and a multiple of it score alike."""
     model, (x, c, stratum) = small_model(TABLE), items(8, TABLE)
-    score = Neighbours(k=3, of="pixels", cosine=True, coreset=None).build()
+    score = Neighbours(k=3, of="items", cosine=True, coreset=None).build()
     state = score.fit(model, batches(90, TABLE))
     torch.testing.assert_close(state["codes"].norm(dim=1), torch.ones(len(state["codes"])))
     found = score.score(model, state, x, c, stratum).values
     torch.testing.assert_close(score.score(model, state, 5 * x, c, stratum).values, found, rtol=1e-5, atol=1e-6)
-    plain = Neighbours(k=3, of="pixels", coreset=None).build()
+    plain = Neighbours(k=3, of="items", coreset=None).build()
     unit = batches(90, TABLE)
     for batch in unit:
         batch.x = batch.x / batch.x.norm(dim=1, keepdim=True)

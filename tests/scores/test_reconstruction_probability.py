@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from helpers import vae
 from knowngood.config import MLP, Bernoulli, Gaussian, ReconstructionProbability
 from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE
@@ -16,7 +17,7 @@ from score_models import IMAGE, TABLE, items, small_model
 
 
 def model_with(likelihood: Bernoulli | Gaussian) -> ConditionalVAE:
-    return ConditionalVAE((4,), 2, 0, MLP(hidden=(3,)), likelihood, "standard")
+    return vae((4,), 2, 0, MLP(hidden=(3,)), likelihood, "standard")
 
 
 @pytest.mark.parametrize("shape", [IMAGE, TABLE])
@@ -50,7 +51,7 @@ class Varies(torch.nn.Module):
 
 
 def test_worked_by_hand_the_same_error_counts_by_the_variance_learned_for_it() -> None:
-    model = ConditionalVAE((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma="input"), "standard")
+    model = vae((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma="input"), "standard")
     model.net = Varies()
     x = torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 0.5]])
     score = ReconstructionProbability().build()

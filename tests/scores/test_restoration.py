@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
+from helpers import vae
 from knowngood.config import MLP, Elbo, Gaussian, Restoration
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.restoration import differences, restore, smoothed, total_variation
 from score_models import IMAGE, TABLE, batches, items, small_model
 
@@ -142,7 +142,7 @@ class Flat(nn.Module):
 
 
 def test_a_defect_is_taken_back_and_noise_is_left() -> None:
-    model = ConditionalVAE((1, 8, 8), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=0.05), "standard")
+    model = vae((1, 8, 8), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=0.05), "standard")
     model.net = Flat()
     noise = 0.05 * torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     x = (0.5 + noise).clamp(0, 1)

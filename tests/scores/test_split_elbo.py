@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from knowngood.config import DANVAE, MLP, Elbo, Gaussian, SplitElbo, parse_settings
+from helpers import vae
+from knowngood.config import DANVAE, MLP, Elbo, Gaussian, ScoreChoice, SplitElbo, parse
 from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE
 from score_models import IMAGE, TABLE, batches, items, small_model
@@ -60,7 +61,7 @@ class Codes(torch.nn.Module):
 
 
 def test_worked_by_hand_an_odd_nuisance_costs_nothing_and_an_odd_code_does() -> None:
-    model = ConditionalVAE((3,), 2, 0, MLP(hidden=(2,)), Gaussian(sigma=0.5), "standard", nuisance_dim=1)
+    model = vae((3,), 2, 0, MLP(hidden=(2,)), Gaussian(sigma=0.5), "standard", nuisance_dim=1)
     model.net = Codes()
     x = torch.tensor([[0.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     result = SplitElbo().build().score(model, {}, x, None, torch.zeros(4, dtype=torch.long))
@@ -104,6 +105,6 @@ def test_a_model_without_nuisance_dimensions_is_refused_by_name() -> None:
 
 
 def test_it_is_what_dan_vae_is_scored_by_and_no_likelihood() -> None:
-    scoring = parse_settings({"scoring": DANVAE().build().scoring}).scoring
+    scoring = parse(ScoreChoice, DANVAE().build().score)
     assert scoring == SplitElbo()
     assert not scoring.build().is_likelihood

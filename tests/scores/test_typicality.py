@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers import vae
 from knowngood.config import MLP, Elbo, Gaussian, Typicality
 from knowngood.errors import DataError
-from knowngood.models.objectives import Batch
-from knowngood.models.vae import ConditionalVAE
+from knowngood.models.base import Batch
 from knowngood.scores.typicality import stratum_means
 from score_models import TABLE, batches, items, small_model
 
@@ -45,7 +45,7 @@ class Nothing(torch.nn.Module):
 
 def test_worked_by_hand_the_likeliest_item_of_all_is_odd() -> None:
     """Normals on a circle of radius 2: the centre is likelier than all of them, and as odd as radius √8."""
-    model = ConditionalVAE((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=1.0), "standard")
+    model = vae((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=1.0), "standard")
     model.net = Nothing()
     angle = torch.linspace(0, 6, 40)
     ring = 2 * torch.stack((angle.cos(), angle.sin()), 1)

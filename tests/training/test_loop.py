@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from knowngood.config import VAE
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.models.objectives import Objective
 from knowngood.training import train
 from knowngood.training.engine import make_engine
 from knowngood.training.evaluation import HeldOut
-from knowngood.training.loop import _default_epochs
-from training_helpers import Overfits, TwoPlayers, model, same_bits, settings, source, trained, weights
+from knowngood.training.loop import default_epochs
+from training_helpers import Overfits, TwoPlayers, model, options, same_bits, source, trained, weights
 
 
 def column(history, name: str, split: str = "train") -> list[float]:
@@ -23,7 +24,7 @@ def column(history, name: str, split: str = "train") -> list[float]:
 
 
 def test_the_loss_falls_and_the_history_tells():
-    _, history = trained(held_out=source(40, seed=1), settings=settings(epochs=60, lr=5e-3))
+    _, history = trained(held_out=source(40, seed=1), options=options(epochs=60, lr=5e-3))
     losses = column(history, "loss/model")
     assert losses[-1] < losses[0] - 50
     assert column(history, "loss/model", "held_out")[-1] < losses[0] - 50
@@ -41,10 +42,10 @@ def test_the_loss_falls_and_the_history_tells():
 
 def test_rows_are_means_over_the_steps_between_them():
     """100 steps and more a row: the row of one long interval is the mean of the rows of its steps."""
-    every, _ = zip(*[(r["loss/model"], 0) for r in trained(settings=settings(epochs=2))[1].steps], strict=True)
+    every, _ = zip(*[(r["loss/model"], 0) for r in trained(options=options(epochs=2))[1].steps], strict=True)
     assert len(every) == 8  # few steps: each has its row
-    long = settings(epochs=60)  # 240 steps, a row every 2
-    rows = trained(settings=long)[1].steps
+    long = options(epochs=60)  # 240 steps, a row every 2
+    rows = trained(options=long)[1].steps
     assert [row["step"] for row in rows][:4] == [1, 2, 4, 6]
 
 
@@ -65,17 +66,17 @@ def test_the_global_random_state_is_left_alone():
 
 
 def test_the_model_holds_the_average():
-    averaged, _ = trained(settings=settings(ema=0.5, schedule="constant"))
-    last, _ = trained(settings=settings(ema=None, schedule="constant"))
+    averaged, _ = trained(options=options(ema=0.5, schedule="constant"))
+    last, _ = trained(options=options(ema=None, schedule="constant"))
     assert not same_bits(averaged, last)
 
 
 def test_the_default_number_of_epochs_aims_at_4000_steps():
-    assert [_default_epochs(n) for n in (1, 13, 40, 400, 5000)] == [300, 300, 100, 10, 10]
+    assert [default_epochs(n) for n in (1, 13, 40, 400, 5000)] == [300, 300, 100, 10, 10]
 
 
 def test_two_players_train_side_by_side():
-    both, history = trained(TwoPlayers(), settings=settings(epochs=40, lr=3e-3, lr_secondary=1e-2))
+    both, history = trained(TwoPlayers(), options=options(epochs=40, lr=3e-3, lr_secondary=1e-2))
     assert column(history, "loss/model")[-1] < column(history, "loss/model")[0]
     critic = column(history, "loss/critic")
     assert sum(critic[-20:]) / 20 < 0.5 * critic[0]
@@ -94,9 +95,8 @@ def test_a_player_without_a_loss_is_named():
 
 
 def test_convolutions_end_in_the_usual_layout():
-    chosen = settings(net={"name": "conv", "channels": (8, 8), "dense": 16}, epochs=1)
-    vae = model(chosen)
-    trained(model=vae, settings=chosen)
+    vae = model({"name": "conv", "channels": (8, 8), "dense": 16})
+    trained(model=vae, options=options(epochs=1))
     assert all(p.is_contiguous() for p in vae.parameters())
     assert not vae.training
 
@@ -104,14 +104,14 @@ def test_convolutions_end_in_the_usual_layout():
 @pytest.mark.parametrize("net", [{"name": "mlp", "hidden": [64]}, {"name": "conv", "channels": (8, 8), "dense": 16}])
 def test_bf16_gives_the_same_objective_within_half_a_percent(net):
     """Of the same weights, and of weights trained by it; these stay float32."""
-    exact = settings(net=net, likelihood="bernoulli", epochs=40, lr=3e-3)
+    exact = options(epochs=40, lr=3e-3)
     half = exact.model_copy(update={"precision": "bf16"})
     kept, values = None, []
     for trained_in, seen_in in ((exact, exact), (exact, half), (half, exact)):
-        vae = model(exact)
-        trained(model=vae, settings=trained_in)
+        vae = model(net, likelihood="bernoulli")
+        trained(model=vae, options=trained_in)
         assert all(p.dtype == torch.float32 for p in vae.parameters())
-        held = HeldOut(exact.objective.build(), source(200, seed=3), 100, 0, make_engine(seen_in))
+        held = HeldOut(VAE().build(), source(200, seed=3), 100, 0, make_engine(seen_in, "cpu"))
         values.append(held.evaluate(vae, 1, torch.contiguous_format)["loss/model"])
         kept = kept or values[0]
         assert values[-1] == pytest.approx(kept, rel=0.005)
@@ -122,9 +122,9 @@ def test_bf16_gives_the_same_objective_within_half_a_percent(net):
 
 
 def test_the_best_weights_are_kept_and_training_stops():
-    chosen = settings(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
-    vae = model(chosen)
-    _, history = trained(Overfits(chosen.objective), model=vae, held_out=source(20), settings=chosen)
+    chosen = options(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
+    vae = model()
+    _, history = trained(Overfits(VAE()), model=vae, held_out=source(20), options=chosen)
     held = {row["step"]: row["loss/model"] for row in history.steps if row["split"] == "held_out"}
     assert history.stopped_early
     assert history.best_step == min(held, key=lambda step: held[step])
@@ -135,16 +135,16 @@ def test_the_best_weights_are_kept_and_training_stops():
 
 
 def test_without_patience_the_last_weights_are_kept():
-    chosen = settings(epochs=50, lr=0.05, schedule="constant", warmup=0, patience=None)
-    vae = model(chosen)
-    _, history = trained(Overfits(chosen.objective), model=vae, held_out=source(20), settings=chosen)
+    chosen = options(epochs=50, lr=0.05, schedule="constant", warmup=0, patience=None)
+    vae = model()
+    _, history = trained(Overfits(VAE()), model=vae, held_out=source(20), options=chosen)
     assert not history.stopped_early
     assert history.best_step == 200
     assert float(next(vae.parameters()).detach().flatten()[0]) > 3
 
 
 def test_an_evaluation_is_the_same_twice_and_leaves_no_trace():
-    vae, objective, engine = model(), settings().objective.build(), make_engine(settings())
+    vae, objective, engine = model(), VAE().build(), make_engine(options(), "cpu")
     held, before = HeldOut(objective, source(50), 16, 0, engine), weights(vae)
     first = held.evaluate(vae, 10, torch.contiguous_format)
     assert first == held.evaluate(vae, 10, torch.contiguous_format)
@@ -158,10 +158,10 @@ def test_evaluations_do_not_change_training():
 
 
 def test_evaluations_see_the_averaged_weights():
-    chosen = settings(epochs=3, ema=0.9)
-    vae = model(chosen)
-    _, history = trained(model=vae, held_out=source(30, seed=4), settings=chosen)
-    held = HeldOut(chosen.objective.build(), source(30, seed=4), 32, 1, make_engine(chosen))
+    chosen = options(epochs=3, ema=0.9)
+    vae = model()
+    _, history = trained(model=vae, held_out=source(30, seed=4), options=chosen)
+    held = HeldOut(VAE().build(), source(30, seed=4), 32, 1, make_engine(chosen, "cpu"))
     vae.train()
     last = held.evaluate(vae, 12, torch.contiguous_format)
     assert history.steps[-1]["loss/model"] == pytest.approx(last["loss/model"], rel=1e-6)
@@ -174,14 +174,14 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     make_engine.__globals__["_engine"].cache_clear()
     with pytest.raises(SettingsError, match="device = 'gpu': this machine has none"):
-        trained(settings=settings(device="gpu"))
+        trained(device="gpu")
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CXX", "")
     with pytest.raises(SettingsError, match=r"needs a C\+\+ compiler"):
-        trained(settings=settings(compile=True))
+        trained(options=options(compile=True))
 
 
 def test_compiling_wraps_encoder_and_decoder_for_the_run_only(monkeypatch):
@@ -189,7 +189,7 @@ def test_compiling_wraps_encoder_and_decoder_for_the_run_only(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f.__name__) or f)
     monkeypatch.setattr("shutil.which", lambda name: name)
     vae = model()
-    trained(model=vae, settings=settings(compile=True))
+    trained(model=vae, options=options(compile=True))
     assert compiled == ["encode", "decode"]
     assert not {"encode", "decode"} & vae.__dict__.keys()
 
@@ -205,5 +205,5 @@ def test_an_objective_sees_the_step_and_the_training_set():
             assert isinstance(loss, torch.Tensor)
             return {"model": loss}, {}
 
-    train(nn.Linear(2, 2), Looks(), source(70), None, settings(epochs=1), seed=0)
+    train(nn.Linear(2, 2), Looks(), source(70), None, options(epochs=1), seed=0, device="cpu")
     assert seen == [(step, 3, 70, 70, None) for step in range(3)]

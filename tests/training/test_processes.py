@@ -18,41 +18,41 @@ WORKER = """
     sys.path.insert(0, sys.argv[2])
     import torch
     from safetensors.torch import save_file
-    from training_helpers import TwoPlayers, model, same_bits, settings, source, trained
-    from knowngood.objectives import Context
+    from training_helpers import TwoPlayers, model, same_bits, options, source, trained
+    from knowngood.models.objectives import Context
     from knowngood.training.engine import make_engine
-    from knowngood.training.loop import Parts, _Run
+    from knowngood.training.loop import Parts, Record, Run
 
-    chosen = settings(devices=2, epochs=4, patience=50)
-    engine = make_engine(chosen)
+    chosen = options(devices=2, epochs=4, patience=50)
+    engine = make_engine(chosen, "cpu")
     rank = engine.rank
     torch.manual_seed(rank)
     parts = Parts(source(100), None, None)
-    run = _Run(model(chosen, seed=rank), TwoPlayers(), parts, chosen, engine, 0, None, False, None)
+    run = Run(model(seed=rank), TwoPlayers(), parts, chosen, engine, Record(0, None, {}), None, False)
     run.model.eval(), run.objective.eval()
     losses = {"model": 0, "critic": 0}
-    batch, second = next(iter(run._batches()))
+    batch, second = next(iter(run.batches()))
     facts = run.source.facts
     ctx = Context(0, 1, run.state.noise, 100, facts.stratum_counts, second)
     losses, _ = run.objective.loss(run.model, batch, ctx)
     own = [p.gradients(losses[p.name], retain_graph=True, fill=True) for p in run.state.players]
-    mean = run._gradients(losses)
+    mean = run.gradients(losses)
     tensors = {"index": batch.index}
     for player, alone in zip(run.state.players, own):
         for i, (a, b) in enumerate(zip(alone, mean[player.name])):
             tensors[f"own/{player.name}/{i}"], tensors[f"mean/{player.name}/{i}"] = a.clone(), b.contiguous()
 
-    both, history = trained(TwoPlayers(), settings=chosen, data=source(100), held_out=source(30, seed=1),
-                            model=model(chosen, seed=rank), run_dir=sys.argv[1] + "/run")
+    both, history = trained(TwoPlayers(), options=chosen, data=source(100), held_out=source(30, seed=1),
+                            model=model(seed=rank), run_dir=sys.argv[1] + "/run")
     def stop(done):
         if done == 7:
             raise KeyboardInterrupt
-    again = {"settings": chosen, "data": source(100), "held_out": source(30, seed=1), "run_dir": sys.argv[1] + "/stop"}
+    again = {"options": chosen, "data": source(100), "held_out": source(30, seed=1), "run_dir": sys.argv[1] + "/stop"}
     try:
-        trained(TwoPlayers(), model=model(chosen), on_step=stop, **again)
+        trained(TwoPlayers(), model=model(), on_step=stop, **again)
     except KeyboardInterrupt:
         pass
-    resumed, _ = trained(TwoPlayers(), model=model(chosen), resume=True, **again)
+    resumed, _ = trained(TwoPlayers(), model=model(), resume=True, **again)
     tensors["resumed alike"] = torch.tensor(same_bits(both, resumed))
     tensors |= {f"weights/{name}": t for name, t in both.items()}
     save_file(tensors, f"{sys.argv[1]}/{rank}.safetensors")

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from knowngood.config import Settings
+from knowngood.config import DCVAE, VAE, TrainingOptions
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.training.checkpoint import read_checkpoint
 from knowngood.training.log import read_log
-from knowngood.training.state import FREE
-from training_helpers import Overfits, TwoPlayers, same_bits, settings, source, trained
+from training_helpers import Overfits, TwoPlayers, options, same_bits, source, trained
 
 
 class Stop(Exception):
@@ -36,14 +35,15 @@ def stop_at(step: int):
 
 
 def setups():
-    chosen = settings(epochs=12, patience=100)
-    conv = settings(epochs=12, net={"name": "conv", "channels": (4, 4), "dense": 8}, batch_size=64, precision="bf16")
+    chosen = options(epochs=12, patience=100)
+    conv = {"name": "conv", "channels": (4, 4), "dense": 8}
+    half = options(epochs=12, batch_size=64, precision="bf16")
     return {
-        "vae": lambda: {"settings": chosen, "held_out": source(30, seed=2)},
-        "no average": lambda: {"settings": settings(epochs=12, ema=None)},
-        "players, dropout, batch norm": lambda: {"settings": chosen, "objective": TwoPlayers(), "held_out": source(30)},
-        "strata": lambda: {"settings": settings(epochs=12, objective="dcvae")},
-        "conv in bf16": lambda: {"settings": conv},
+        "vae": lambda: {"options": chosen, "held_out": source(30, seed=2)},
+        "no average": lambda: {"options": options(epochs=12, ema=None)},
+        "players, dropout, batch norm": lambda: {"options": chosen, "objective": TwoPlayers(), "held_out": source(30)},
+        "strata": lambda: {"options": options(epochs=12), "objective": DCVAE().build()},
+        "conv in bf16": lambda: {"options": half, "net": conv},
     }
 
 
@@ -67,7 +67,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
 KILLED = """
     import os, sys
     sys.path.insert(0, sys.argv[2])
-    from training_helpers import settings, source, trained
+    from training_helpers import options, source, trained
 
     def on_step(done):
         if done == int(sys.argv[3]):
@@ -78,8 +78,8 @@ KILLED = """
             child = os.fork()
             if child == 0:
                 sys.argv[3] = str(step)
-                chosen = settings(epochs=20, patience=50)
-                trained(settings=chosen, held_out=source(30, seed=2), run_dir=sys.argv[1], resume=bool(resume),
+                chosen = options(epochs=20, patience=50)
+                trained(options=chosen, held_out=source(30, seed=2), run_dir=sys.argv[1], resume=bool(resume),
                         on_step=on_step)
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 9
@@ -95,20 +95,20 @@ def test_a_run_killed_with_signal_9_ends_with_the_same_bits(tmp_path):
     found = read_checkpoint(folder)
     assert found is not None
     assert found[1]["step"] == 76
-    chosen = settings(epochs=20, patience=50)
-    whole, _ = trained(settings=chosen, held_out=source(30, seed=2))
-    again, history = trained(settings=chosen, held_out=source(30, seed=2), run_dir=folder, resume=True)
+    chosen = options(epochs=20, patience=50)
+    whole, _ = trained(options=chosen, held_out=source(30, seed=2))
+    again, history = trained(options=chosen, held_out=source(30, seed=2), run_dir=folder, resume=True)
     assert same_bits(whole, again)
     steps = [row["step"] for row in history.steps if row["split"] == "train"]
     assert steps == list(range(1, 81))
 
 
 def test_a_finished_run_is_given_back(tmp_path):
-    chosen = settings(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
-    arguments = {"held_out": source(20), "settings": chosen, "run_dir": tmp_path}
-    first, history = trained(Overfits(chosen.objective), **arguments)
+    chosen = options(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
+    arguments = {"held_out": source(20), "options": chosen, "run_dir": tmp_path}
+    first, history = trained(Overfits(VAE()), **arguments)
     seen = []
-    again, repeated = trained(Overfits(chosen.objective), **arguments, resume=True, on_step=seen.append)
+    again, repeated = trained(Overfits(VAE()), **arguments, resume=True, on_step=seen.append)
     assert same_bits(first, again)
     assert seen == []
     assert repeated.stopped_early
@@ -123,24 +123,26 @@ def test_resuming_nothing_starts_from_the_beginning(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"settings": settings(lr=0.5)}, r"with lr = 0.001, this one has 0.5"),
+        ({"options": options(lr=0.5)}, r"with lr = 0.001, this one has 0.5"),
         ({"seed": 5}, "with seed = 1, this one has 5"),
         ({"data": source(99)}, "with training items = 100, this one has 99"),
         ({"fingerprint": "b"}, "with data fingerprint = a, this one has b"),
+        ({"settings": {"score": "kl"}}, "with score = elbo, this one has kl"),
     ],
 )
 def test_another_run_is_not_resumed(tmp_path, change, message):
     with pytest.raises(Stop):
-        trained(run_dir=tmp_path, fingerprint="a", on_step=stop_at(9))
+        trained(run_dir=tmp_path, fingerprint="a", settings={"score": "elbo"}, on_step=stop_at(9))
+    same = {"run_dir": tmp_path, "resume": True, "fingerprint": "a", "settings": {"score": "elbo"}}
     with pytest.raises(SettingsError, match=message):
-        trained(**{"run_dir": tmp_path, "resume": True, "fingerprint": "a", **change})
+        trained(**{**same, **change})
 
 
-def test_settings_that_shape_nothing_may_change_on_resume(tmp_path):
-    assert Settings.model_fields.keys() >= FREE
+def test_options_that_shape_nothing_may_change_on_resume(tmp_path):
+    assert TrainingOptions.model_fields.keys() >= {"workers", "memory_gb"}
     with pytest.raises(Stop):
         trained(run_dir=tmp_path, on_step=stop_at(9))
-    resumed, _ = trained(settings=settings(alpha=0.01), run_dir=tmp_path, resume=True)
+    resumed, _ = trained(options=options(workers=5, memory_gb=0.1), run_dir=tmp_path, resume=True)
     assert same_bits(trained()[0], resumed)
 
 
@@ -154,10 +156,11 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path):
 
 
 def test_a_run_records_itself(tmp_path):
-    trained(run_dir=tmp_path / "new" / "folder", fingerprint="abc")
+    trained(run_dir=tmp_path / "new" / "folder", fingerprint="abc", settings={"model": "vae"})
     record = json.loads((tmp_path / "new" / "folder" / "run.json").read_text())
     assert (record["seed"], record["data_fingerprint"], record["total_steps"]) == (1, "abc", 24)
-    assert record["settings"]["batch_size"] == 32
+    assert record["training"]["batch_size"] == 32
+    assert record["settings"] == {"model": "vae"}
     assert record["precision"] == "float32"
 
 
@@ -196,7 +199,7 @@ class Breaks(TwoPlayers):
     ],
 )
 def test_what_is_not_finite_stops_the_run(tmp_path, where, message):
-    arguments = {"run_dir": tmp_path, "settings": settings(epochs=10), "held_out": source(20)}
+    arguments = {"run_dir": tmp_path, "options": options(epochs=10), "held_out": source(20)}
     with pytest.raises(TrainingError, match=message):
         trained(Breaks(where), **arguments)
     found = read_checkpoint(tmp_path)
@@ -205,7 +208,7 @@ def test_what_is_not_finite_stops_the_run(tmp_path, where, message):
     assert found is not None
     assert all(t.isfinite().all() for t in found[0].values())
     mended, _ = trained(TwoPlayers(), **arguments, resume=True)
-    assert same_bits(mended, trained(TwoPlayers(), settings=settings(epochs=10), held_out=source(20))[0])
+    assert same_bits(mended, trained(TwoPlayers(), options=options(epochs=10), held_out=source(20))[0])
 
 
 def test_without_a_run_dir_the_error_says_that_nothing_is_kept():

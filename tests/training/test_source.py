@@ -9,7 +9,7 @@ import torch
 from knowngood.errors import DataError
 from knowngood.training import Source, StreamSource
 from knowngood.training.evaluation import paired
-from training_helpers import CLASSES, SHAPE, images, same_bits, scale, settings, source, trained
+from training_helpers import CLASSES, SHAPE, images, options, same_bits, scale, source, trained
 
 
 class Files:
@@ -93,9 +93,9 @@ def test_a_stream_gives_the_batches_of_a_source(workers):
 
 
 def test_streamed_training_ends_with_the_same_weights():
-    chosen = settings(epochs=2)
-    held, _ = trained(data=source(90), held_out=source(20, seed=1), settings=chosen)
-    streamed, _ = trained(data=stream(90, workers=2), held_out=source(20, seed=1), settings=chosen)
+    chosen = options(epochs=2)
+    held, _ = trained(data=source(90), held_out=source(20, seed=1), options=chosen)
+    streamed, _ = trained(data=stream(90, workers=2), held_out=source(20, seed=1), options=chosen)
     assert same_bits(held, streamed)
 
 

@@ -1,41 +1,149 @@
-"""The contract between models and the rest: what learns from tensors, and from what."""
+"""The contract of a model, and the data it learns from: batches, and sources that give batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from knowngood.models.objectives.base import Batch
+from knowngood.errors import DataError
 
-__all__ = ["Batch", "BatchSource", "FitContext", "Model"]
+
+@dataclass
+class Batch:
+    """B items on the device."""
+
+    x: Tensor  # (B, *shape) scaled
+    c: Tensor | None  # (B, W) encoded conditions
+    stratum: Tensor  # (B,) int64, the Mondrian group
+    label: Tensor  # (B,) 0 normal, 1 anomalous, NaN unknown
+    index: Tensor  # (B,) int64, position in the training set
+    factors: Tensor | None = None  # (B, K) nuisance factors y, standardised; NaN where unknown
+
+    def rows(self, rows: slice | Tensor) -> Batch:
+        """Some of the items, by a slice or by positions (n,)."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if t is None else t[rows] for t in values))  # type: ignore[arg-type]
 
 
 class BatchSource(Protocol):
+    """Training data, in memory or streamed."""
+
+    facts: Facts
+
     def __len__(self) -> int: ...
-    def to(self, device: torch.device) -> BatchSource: ...
-    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]: ...
+
+    def to(self, device: torch.device) -> BatchSource:
+        """The same data with its batches on `device`."""
+        ...
+
+    def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
+        """One batch for each row of positions (B,) on the CPU, in their order."""
+        ...
+
+
+class Facts:
+    """What is known of each item beside its pixels; small, and always in memory.
+
+    Args:
+        n: items.
+        c: (N, W) float, encoded conditions, or None.
+        stratum: (N,) int, Mondrian groups 0 … n_strata − 1; default all 0.
+        label: (N,) 0 normal, 1 anomalous, NaN unknown; default all 0, since training data are normal.
+        n_strata: default the largest stratum + 1.
+        factors: (N, K) standardised nuisance factors, NaN where unknown, or None.
+
+    Raises:
+        DataError: a column does not have N rows, or a stratum lies outside the range.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        c: Tensor | np.ndarray | None = None,
+        stratum: Tensor | np.ndarray | None = None,
+        label: Tensor | np.ndarray | None = None,
+        n_strata: int | None = None,
+        factors: Tensor | np.ndarray | None = None,
+    ) -> None:
+        self.factors = None if factors is None else torch.as_tensor(factors, dtype=torch.float32)
+        self.c = None if c is None else torch.as_tensor(c, dtype=torch.float32)
+        self.stratum = torch.zeros(n, dtype=torch.int64) if stratum is None else torch.as_tensor(stratum).long()
+        self.label = torch.zeros(n) if label is None else torch.as_tensor(label, dtype=torch.float32)
+        columns = {"c": self.c, "stratum": self.stratum, "label": self.label, "factors": self.factors}
+        for name, column in columns.items():
+            if column is not None and len(column) != n:
+                raise DataError(f"{name} has {len(column)} rows for {n} items; give one row an item")
+        largest = int(self.stratum.max()) if n else 0
+        self.n_strata = largest + 1 if n_strata is None else n_strata
+        if n and (int(self.stratum.min()) < 0 or largest >= self.n_strata):
+            raise DataError(
+                f"strata run from {int(self.stratum.min())} to {largest}; expected 0 to {self.n_strata - 1}"
+            )
+        self.stratum_counts = torch.bincount(self.stratum, minlength=self.n_strata)  # (S,)
+
+    def to(self, device: torch.device) -> Facts:
+        moved = object.__new__(Facts)
+        moved.c = None if self.c is None else self.c.to(device)
+        moved.factors = None if self.factors is None else self.factors.to(device)
+        moved.stratum, moved.label = self.stratum.to(device), self.label.to(device)
+        moved.n_strata, moved.stratum_counts = self.n_strata, self.stratum_counts.to(device)
+        return moved
+
+    def batch(self, x: Tensor, index: Tensor) -> Batch:
+        """The batch of scaled x (B, *shape) at positions `index` (B,), both on this device."""
+        c, factors = (None if t is None else t.index_select(0, index) for t in (self.c, self.factors))
+        return Batch(x, c, self.stratum.index_select(0, index), self.label.index_select(0, index), index, factors)
+
+
+class Trainer(Protocol):
+    """The training loop, as a model asks for it: trains model and objective in place."""
+
+    def __call__(
+        self,
+        model: Model,
+        objective: nn.Module,
+        source: BatchSource,
+        held_out: BatchSource | None,
+        anomalies: BatchSource | None,
+    ) -> Any: ...
 
 
 @dataclass
 class FitContext:
-    train: Callable[..., Any] | None = None
-    objective: Any = None
-    held_out: BatchSource | None = None
-    anomalies: BatchSource | None = None
+    """What a fit needs beside the normal items.
+
+    A model without a network needs the seed only. The training loop comes from above: it lies in a later room.
+    """
+
+    train: Trainer | None = None
+    objective: nn.Module | None = None  # an `Objective`
+    held_out: BatchSource | None = None  # normal items for early stopping
+    anomalies: BatchSource | None = None  # labelled anomalies, where the objective learns from them
     seed: int = 0
 
 
 class Model(nn.Module):
+    """What learns from tensors x (N, *shape), under conditions c (N, condition_dim) if it has any.
+
+    Attributes:
+        kind: its name in the configuration.
+        shape: of one item: (C, H, W) for images, (F, h, w) for feature maps, (F,) for tables.
+        condition_dim: width of c; 0 for a model without conditions.
+    """
+
     kind: ClassVar[str]
     shape: tuple[int, ...]
     condition_dim: int
 
     def fit(self, source: BatchSource, context: FitContext) -> Self:
+        """Learn from normal items, in place."""
         raise NotImplementedError
 
     def sizes(self) -> dict[str, Any]:
+        """Plain data: `options.build(**sizes())` makes a model that is ready for `load_state_dict`."""
         raise NotImplementedError

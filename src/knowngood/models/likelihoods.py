@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowngood.config import Bernoulli, Gaussian
+from knowngood.models.distributions import LOG_2PI
 
-LOG_2PI = math.log(2 * math.pi)
 SMALLEST_SIGMA = 0.01
 SPEED = 10.0
 

@@ -1,121 +1,92 @@
-"""The one model: encoder q(z|x,c), decoder p(x|z,c), prior r(z|c). What is minimised is in `models.objectives`."""
+"""The conditional VAE: encoder q(z|x,c), decoder p(x|z,c), prior r(z|c). What is minimised is in `objectives`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from knowngood.config import Options
+from knowngood.config import VAEOptions
 from knowngood.errors import SettingsError
-from knowngood.models.likelihoods import LOG_2PI
-
-from knowngood.models.views import Views
-
-
-class DiagonalGaussian(NamedTuple):
-    """A normal distribution with independent dimensions, one a row."""
-
-    mean: Tensor  # (B, D)
-    log_var: Tensor  # (B, D)
-
-    def rsample(self, noise: Tensor) -> Tensor:
-        """μ + σ·noise; `noise` broadcasts against (B, D), for example (L, 1, D) for L common draws."""
-        return self.mean + (0.5 * self.log_var).exp() * noise
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of each dimension, same shape as z (which broadcasts against (B, D))."""
-        return -0.5 * ((z - self.mean).square() * (-self.log_var).exp() + self.log_var + LOG_2PI)
-
-    def kl(self, other: DiagonalGaussian) -> Tensor:
-        """KL(self ‖ other) of each dimension in nats, (B, D), ≥ 0."""
-        ratio = self.log_var - other.log_var
-        shift = (self.mean - other.mean).square() * (-other.log_var).exp()
-        return 0.5 * (ratio.exp() + shift - 1 - ratio)
+from knowngood.models.base import BatchSource, FitContext, Model
+from knowngood.models.distributions import DiagonalGaussian, full_precision, full_precision_region
 
 
-class ConditionalVAE(nn.Module):
+class ConditionalVAE(Model):
     """Conditional variational autoencoder with a factorised Gaussian posterior and prior.
 
+    Priors, by `options.prior`:
+        "standard": N(0, I).
+        "learned": r(z|c) = N(μ(c), diag σ²(c)), both affine in c (a free Gaussian for each value of a one-hot
+            condition), starting at N(0, I). Sohn et al. 2015.
+        "separated": class-conditional with fixed means, r(z|c) = N(W c, I): the means of two values of a one-hot
+            condition are `separation` standard deviations apart. The encoder does not see c then, else it could put any
+            x near the mean of any c; the location of its code tells which conditions it fits.
+
     Args:
+        options: without "auto" and None, see `defaults.resolve`.
         shape: of one item: (C, H, W) for images, (F,) for tables.
-        latent_dim: dimensions D of z.
         condition_dim: width of the encoded condition c; with 0 the model is unconditional and ignores c.
-        net: options of the encoder and decoder.
-        likelihood: options of p(x|z,c).
-        prior: "standard" for N(0, I), "learned" for r(z|c) = N(μ(c), diag σ²(c)), both affine in c
-            (a free Gaussian for each value of a one-hot condition), starting at N(0, I). Sohn et al. 2015.
-            "separated" for r(z|c) = N(W c, I) with W fixed: the means of two values of a one-hot condition are
-            `separation` apart, in standard deviations. The encoder does not see c then, else it could put any x near
-            the mean of any c; where x lies tells which conditions it fits.
-        nuisance_dim: how many of the D dimensions, the last ones, hold nuisance factors; scores may leave them out.
-        separation: of the separated priors.
-        augment: groups of views, see `Views`. The view is a condition of its own, one-hot beside c. Wherever c is
-            given without one, the image as it is is meant: (B, condition_dim) and (B, condition_dim + K) both do.
+        nuisance_dim: how many dimensions of z, the last ones, hold nuisance factors; scores may ignore them.
+
+    Raises:
+        SettingsError: nuisance_dim leaves no dimension, or "separated" without conditions.
     """
 
+    kind: ClassVar[str] = "vae"
+
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        latent_dim: int,
-        condition_dim: int,
-        net: Options,
-        likelihood: Options,
-        prior: str,
-        nuisance_dim: int = 0,
-        separation: float = 40.0,
-        augment: Sequence[str] = (),
+        self, options: VAEOptions, shape: tuple[int, ...], condition_dim: int = 0, nuisance_dim: int = 0
     ) -> None:
         super().__init__()
+        if options.net == "auto" or options.likelihood == "auto" or options.prior == "auto" or not options.latent_dim:
+            raise ValueError("options of the VAE still have a value 'auto'; pass them through defaults.resolve")
+        latent_dim = options.latent_dim
         if not 0 <= nuisance_dim < latent_dim:
             raise SettingsError(
                 f"nuisance_dim = {nuisance_dim} of latent_dim = {latent_dim}; some dimensions must be left for the rest"
             )
-        self.shape = tuple(shape)
-        self.patches = None
+        self.options = options
+        self.shape, self.condition_dim = tuple(shape), condition_dim
         self.latent_dim, self.nuisance_dim = latent_dim, nuisance_dim
-        self.condition_dim = condition_dim
-        self.views = Views(augment, self.shape) if augment else None
-        self.width = width = condition_dim + (len(self.views) if self.views is not None else 0)
-        self.likelihood = likelihood.build(self.shape)
-        self.net = net.build(self.shape, width, latent_dim, self.likelihood.outputs)
-        self.prior_name, self.separation = prior, separation
-        if prior == "separated":
-            if not width:
+        self.likelihood = options.likelihood.build(self.shape)
+        self.net = options.net.build(self.shape, condition_dim, latent_dim, self.likelihood.outputs)
+        self.prior_name, self.separation = options.prior, options.separation
+        weight = torch.zeros(2 * latent_dim, condition_dim)
+        if options.prior == "separated":
+            if not condition_dim:
                 raise SettingsError(
-                    "prior = 'separated' needs conditions to hold apart: give at least two kinds, as "
-                    "conditions={'class': …} or in a folder each, or take another prior. For a single kind there is "
-                    "the preset 'shapes' (--preset shapes), or representation='oriented_gradients' alone"
+                    "prior = 'separated' needs conditions to separate: give at least two kinds, as "
+                    "conditions={'class': …} or in a folder each, or take another prior. For a single kind take "
+                    "representation='hog'"
                 )
-            weight = torch.zeros(2 * latent_dim, width)
-            weight[:latent_dim] = separation / math.sqrt(2) * spread_directions(latent_dim, width)
+            weight[:latent_dim] = options.separation / math.sqrt(2) * spread_directions(latent_dim, condition_dim)
             self.register_buffer("prior_weight", weight)
             self.register_buffer("prior_bias", torch.zeros(2 * latent_dim))
         else:
-            learned = prior == "learned"
+            learned = options.prior == "learned"
             self.prior_bias = nn.Parameter(torch.zeros(2 * latent_dim)) if learned else None
-            weight = torch.zeros(2 * latent_dim, width)
-            self.prior_weight = nn.Parameter(weight) if learned and width else None
-        self.others = nn.ModuleList()  # of an ensemble the further models, fitted after this one
+            self.prior_weight = nn.Parameter(weight) if learned and condition_dim else None
 
-    @property
-    def members(self) -> list[ConditionalVAE]:
-        """The models of the ensemble that this one leads; this one alone where there is none."""
-        return [self, *self.others]  # type: ignore[list-item]
+    def fit(self, source: BatchSource, context: FitContext) -> Self:
+        """Train on normal items by the loop and the objective of the context."""
+        assert context.train is not None
+        assert context.objective is not None
+        context.train(self, context.objective, source, context.held_out, context.anomalies)
+        return self
+
+    def sizes(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "condition_dim": self.condition_dim, "nuisance_dim": self.nuisance_dim}
 
     def _condition(self, c: Tensor | None, rows: Tensor) -> Tensor | None:
-        """The whole condition of each of the rows, (B, width), with the view beside c; None for a model without."""
-        if not self.width:
+        """The condition of each of the rows, (B, condition_dim); None for a model without."""
+        if not self.condition_dim:
             return None
-        n = len(rows)
-        if self.views is not None and (0 if c is None else c.shape[-1]) == self.condition_dim:
-            c = self.views.told(c, 0, like=rows)
-        if c is None or c.shape != (n, self.width):
+        if c is None or c.shape != (len(rows), self.condition_dim):
             given = "none" if c is None else tuple(c.shape)
-            raise ValueError(f"condition of shape {given} given; this model needs ({n}, {self.condition_dim})")
+            raise ValueError(f"condition of shape {given} given; this model needs ({len(rows)}, {self.condition_dim})")
         return c
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> DiagonalGaussian:
@@ -156,13 +127,3 @@ def spread_directions(dims: int, count: int) -> Tensor:
         values, vectors = torch.linalg.eigh(draw.t() @ draw)
         draw = draw @ (vectors * values.rsqrt()) @ vectors.t()
     return (draw / draw.norm(dim=0)).float()
-
-
-def full_precision(t: Tensor) -> Tensor:
-    """Half-precision activations as float32: likelihoods, KLs and densities are never computed in bf16."""
-    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
-
-
-def full_precision_region(t: Tensor) -> torch.autocast:
-    """A context in which matrix products keep their inputs' precision on the device of `t`."""
-    return torch.autocast(t.device.type, enabled=False)

@@ -9,22 +9,24 @@ import torch
 from torch import Tensor
 
 from knowngood.config import Options
-from knowngood.models.objectives.base import Batch
-from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.hidden import Cells
+from knowngood.models.base import Batch, Model
+from knowngood.models.distributions import wide
+from knowngood.scores.cells import Cells
 from knowngood.scores.marginal import Floats, Rows, soft
+
+State = dict[str, Tensor]
 
 
 class ScoreResult(NamedTuple):
     """Scores of B items; higher is more anomalous."""
 
     values: Tensor  # (B,) float64
-    map: Tensor | None  # (B, H, W) float64, where the score comes from; None if not asked for or not defined
+    map: Tensor | None  # (B, H, W) float64, the score by pixel; None if not asked for or not defined
     parts: dict[str, Tensor]  # named (B,) float64 values that explain `values`
 
 
 class Score:
-    """How odd an item is under a fitted model.
+    """How anomalous an item is under a fitted model.
 
     A score is a pure function of model, state and item: no fresh noise, nothing remembered, and an item's value does
     not depend on the others in its batch (to 1e-5 relative, the rounding of the nets). The caller puts the model in
@@ -33,54 +35,48 @@ class Score:
     Class attributes:
         has_map: a map over pixels exists for images.
         is_likelihood: the value is −log of a density of x given c, or bounds it; so it may be averaged over c.
-        sums_out: has a rule of its own for unknown conditions, see `summed_out`; of a likelihood it is the average.
+        marginalises: has a rule of its own for unknown conditions, see `marginal`; of a likelihood it is the average.
     """
 
     has_map = False
     is_likelihood = False
-    sums_out = False
+    marginalises = False
 
     def __init__(self, options: Options) -> None:
         self.options = options
 
-    def check(self, model: ConditionalVAE) -> None:
+    def check(self, model: Model) -> None:
         """Raise SettingsError if the score is not defined for such a model; asked before anything is trained."""
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: Model, batches: Iterable[Batch]) -> State:
         """State from the normals the model was fitted on: tensors by name, saved with the model; often none."""
         return {}
 
-    def settle(
-        self, model: ConditionalVAE, state: dict[str, Tensor], held_out: Iterable[Batch], fitted: Iterable[Batch]
-    ) -> dict[str, Tensor]:
-        """The state after a look at scores: of normals the model was not fitted on (those that select), or was.
+    def fit_held_out(self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch]) -> State:
+        """The state after `fit`, completed from scores of normal items.
 
-        Both are read as far as they are needed, and mostly the state is as it was.
+        Args:
+            held_out: normals the model was not fitted on; fitted: normals it was. Both are read as far as needed.
         """
         return state
 
-    def settle_hidden(
-        self,
-        model: ConditionalVAE,
-        state: dict[str, Tensor],
-        held_out: Iterable[Batch],
-        fitted: Iterable[Batch],
-        cells: Cells,
-    ) -> dict[str, Tensor]:
-        """The state after a look at the same normals under every condition, for `summed_out`; after `settle`."""
+    def fit_marginal(
+        self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch], cells: Cells
+    ) -> State:
+        """The state after `fit_held_out`, completed from the same normals under every condition, for `marginal`."""
         return state
 
-    def summed_out(self, state: dict[str, Tensor], rows: Rows) -> Floats:
-        """(N,) the score of items of which no condition is known, from their rows under each.
+    def marginal(self, state: State, rows: Rows) -> Floats:
+        """(N,) the score of items whose conditions are unknown, from their rows under each.
 
-        Of a likelihood −log Σ_c π_c exp(−S_c). It is compared with normals whose conditions were hidden too.
+        Of a likelihood −log Σ_c π_c exp(−S_c). It is compared with normals whose conditions were unknown too.
         """
         return soft(rows.values, rows.item, rows.log_weight)
 
     def score(
         self,
-        model: ConditionalVAE,
-        state: dict[str, Tensor],
+        model: Model,
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,
@@ -89,11 +85,6 @@ class Score:
     ) -> ScoreResult:
         """Score x (B, *shape), scaled, under conditions c (B, W) in strata (B,)."""
         raise NotImplementedError
-
-
-def wide(t: Tensor) -> Tensor:
-    """As float64, moved to the CPU where the device has none (Apple's)."""
-    return t.cpu().double() if t.device.type == "mps" else t.double()
 
 
 def item_sum(t: Tensor) -> Tensor:

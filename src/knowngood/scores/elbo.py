@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from knowngood.config import IWAE, Elbo, InputComplexity, LikelihoodRegret
-from knowngood.models.objectives.base import Batch
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
-from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
+from knowngood.models.base import Batch
+from knowngood.models.distributions import DiagonalGaussian
+from knowngood.models.vae import ConditionalVAE
+from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum
 
 NOISE_SEED = 0
 # Pixel values decoded together, so that a layer's activations stay within some 15 MB, on accelerators 1 GB.
@@ -25,7 +26,7 @@ class DrawnScore(Score):
         super().__init__(options)
         self.samples = options.samples
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
         """{"noise": (L, D)}, nothing with 0 draws."""
         return {"noise": common_normals(self.samples, model.latent_dim)} if self.samples else {}
 
@@ -45,7 +46,7 @@ class ElboScore(DrawnScore):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from knowngood.config import Gradient
 from knowngood.errors import DataError
-from knowngood.models.objectives.base import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import Score, ScoreResult, wide
 

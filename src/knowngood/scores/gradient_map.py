@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
+from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum
 
 
 class GradientMapScore(Score):
@@ -20,7 +20,7 @@ class GradientMapScore(Score):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

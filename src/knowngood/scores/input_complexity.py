@@ -10,7 +10,7 @@ from torch import Tensor
 from knowngood.errors import SettingsError
 from knowngood.models.likelihoods import GaussianLikelihood
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import ScoreResult, item_sum, wide
+from knowngood.scores.base import ScoreResult, State, item_sum, wide
 from knowngood.scores.code_length import LEVELS, code_length
 from knowngood.scores.elbo import DrawnScore, decoded
 
@@ -44,7 +44,7 @@ class InputComplexityScore(DrawnScore):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from knowngood.models.likelihoods import LOG_2PI
+from knowngood.models.distributions import LOG_2PI
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import ScoreResult, item_sum
+from knowngood.scores.base import ScoreResult, State, item_sum
 from knowngood.scores.elbo import DrawnScore, decoded
 
 
@@ -26,7 +26,7 @@ class IWAEScore(DrawnScore):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, item_sum
+from knowngood.scores.base import Score, ScoreResult, State, item_sum
 
 
 class KLScore(Score):
@@ -14,7 +14,7 @@ class KLScore(Score):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from knowngood.config import LikelihoodRegret
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
-from knowngood.scores.base import ScoreResult, item_sum
-from knowngood.scores.climbing import climb, within
+from knowngood.models.distributions import DiagonalGaussian
+from knowngood.models.vae import ConditionalVAE
+from knowngood.scores.base import ScoreResult, State, item_sum
 from knowngood.scores.elbo import AT_ONCE_ACCELERATOR, AT_ONCE_CPU, DrawnScore, decoded
+from knowngood.scores.lbfgs import climb, within
 
 FIRST_SHARE = 0.7  # of the way to where the gradient of the first pair of draws is 0; of later pairs less
 TRUST = 4  # how many pairs of draws the encoder's variances are worth, dimension by dimension
@@ -47,7 +48,7 @@ class LikelihoodRegretScore(DrawnScore):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

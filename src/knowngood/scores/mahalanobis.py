@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from knowngood.config import Mahalanobis
 from knowngood.errors import DataError
-from knowngood.models.objectives.base import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, wide
+from knowngood.scores.base import Score, ScoreResult, State, wide
 from knowngood.scores.codes import Of, check_codes, codes
 
 FEWEST = 10  # codes for a stratum to have a mean of its own
@@ -21,13 +23,13 @@ RIDGE = 1e-6  # of the mean variance: latent dimensions that no item uses must n
 class MahalanobisScore(Score):
     """d²_c = (v − m_c)ᵀ Σ_c⁻¹ (v − m_c) of the code v of an item in stratum c. It has no map.
 
-    v is the posterior mean (`latent`) or, of an image, its oriented gradients (`gradients`).
+    v is the posterior mean (`latent`) or the HOG of an image (`hog`).
 
     The pooled covariance within strata is shrunk towards a scaled identity, and the covariance of each stratum towards
     the pooled one, both by the weight of Ledoit & Wolf 2004 (J. Multivariate Analysis 88). Strata with fewer than 10
     codes, and stratum −1, use mean and covariance of all codes together.
 
-    With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes: what is unusual for every
+    With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes: what is anomalous under every
     condition alike does not count (arXiv:2106.09022). Items of the strata that have no moments of their own take the
     smallest over those that have, as that paper does with every item. With fewer than two such there is nothing to
     compare, and it is d²_c.
@@ -41,37 +43,46 @@ class MahalanobisScore(Score):
     def check(self, model: ConditionalVAE) -> None:
         check_codes(model, self.of, self.options.name)
 
+    def codes(self, model: ConditionalVAE, x: Tensor, c: Tensor | None) -> Tensor:
+        """v of items x (B, *shape): (B, D) float64.
+
+        The encoder runs in float64. Codes may vary by a hundredth of their size or less, and their rounding in float32,
+        which depends on the batch, is divided by that.
+        """
+        if self.of != "latent":
+            return wide(codes(model, x, c, self.of))
+        x, c = wide(x), None if c is None else wide(c)
+        return codes(copy.deepcopy(model).to(x.device, torch.float64), x, c, self.of)
+
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
         """{"mean": (S+1, D), "cholesky": (S+1, D, D) lower} in float64, the last row that of all codes together.
 
         "own" (S+1,) says of which strata they are the stratum's own.
         """
-        found, strata = [], []
+        rows, strata = [], []
         for batch in batches:
-            found.append(wide(codes(model, batch.x, batch.c, self.of)))
-            strata.append(batch.stratum.to(found[-1].device))
-        if not found:
+            rows.append(self.codes(model, batch.x, batch.c))
+            strata.append(batch.stratum.to(rows[-1].device))
+        if not rows:
             raise DataError("score 'mahalanobis' is fitted to codes of normals; no normals were given")
         stratum = torch.cat(strata)
-        mean, covariance = stratum_moments(torch.cat(found), stratum)
+        mean, covariance = stratum_moments(torch.cat(rows), stratum)
         counts = torch.bincount(stratum[stratum >= 0], minlength=len(mean))
-        cholesky = torch.linalg.cholesky(
-            covariance
-        ).contiguous()  # as it is when loaded: the same sums, to the last bit
+        cholesky = torch.linalg.cholesky(covariance).contiguous()  # as when loaded: the same sums, to the last bit
         return {"mean": mean, "cholesky": cholesky, "own": counts >= FEWEST}
 
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,
         *,
         want_map: bool = False,
     ) -> ScoreResult:
-        code = wide(codes(model, x, c, self.of))
+        code = self.codes(model, x, c)
         mean, cholesky, own = (state[name].to(code.device) for name in ("mean", "cholesky", "own"))
         everyone = len(mean) - 1
         stratum = stratum.to(code.device)
@@ -118,10 +129,10 @@ def shrunk_covariance(centred: Tensor, target: Tensor | None = None) -> Tensor:
         centred: (n, D) with mean 0; S is their covariance, divided by n.
         target: T (D, D); default the identity times the mean variance of S.
     """
-    n, dims = centred.shape
-    sample = centred.t() @ centred / n
     if target is None:
-        target = sample.diagonal().mean() * torch.eye(dims, dtype=sample.dtype, device=sample.device)
+        return torch.from_numpy(ledoit_wolf(centred.cpu().numpy(), assume_centered=True)[0]).to(centred)
+    n = len(centred)
+    sample = centred.t() @ centred / n
     distance = (sample - target).square().sum()
     noise = (centred.square().sum(1).square().mean() - sample.square().sum()) / n  # E‖S − Σ‖², estimated
     weight = (noise / distance).clamp(0, 1) if distance > 0 else torch.ones_like(distance)

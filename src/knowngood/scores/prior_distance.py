@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, item_sum
+from knowngood.scores.base import Score, ScoreResult, State, item_sum
 
 
 class PriorDistanceScore(Score):
@@ -18,7 +18,7 @@ class PriorDistanceScore(Score):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

@@ -9,7 +9,7 @@ from knowngood.config import Reconstruction
 from knowngood.errors import SettingsError
 from knowngood.models.likelihoods import BernoulliLikelihood
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum, wide
+from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum, wide
 from knowngood.scores.ssim import ssim
 
 CROSS_ENTROPY_EDGE = 1e-6
@@ -46,7 +46,7 @@ class ReconstructionScore(Score):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from knowngood.config import Elbo, ReconstructionProbability
 from knowngood.errors import SettingsError
+from knowngood.models.base import Batch
 from knowngood.models.likelihoods import GaussianLikelihood
-from knowngood.models.objectives.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult
+from knowngood.scores.base import Score, ScoreResult, State
 from knowngood.scores.elbo import ElboScore
 
 
@@ -45,14 +45,14 @@ class ReconstructionProbabilityScore(Score):
             "by 'reconstruction'"
         )
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
         """{"noise": (L, D)}."""
         return self.elbo.fit(model, batches)
 
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

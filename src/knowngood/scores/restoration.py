@@ -11,9 +11,9 @@ from torch import Tensor
 
 from knowngood.config import Elbo, Restoration
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.objectives.base import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum, wide
+from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum, wide
 from knowngood.scores.elbo import ElboScore
 
 FIRST_MOVE = 0.1  # of the pixel that moves most, on the range 0…1
@@ -54,7 +54,7 @@ class RestorationScore(Score):
             )
 
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
         """{"residual": ρ, a scalar in float64} and the state of the ELBO."""
         squares, n = 0.0, 0
         for batch in batches:
@@ -68,7 +68,7 @@ class RestorationScore(Score):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

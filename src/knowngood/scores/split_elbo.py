@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.models.objectives.base import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, item_sum, pixel_sum
+from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum
 
 
 class SplitElboScore(Score):
@@ -34,14 +34,14 @@ class SplitElboScore(Score):
                 "(nuisance_dim = 0); fit with objective = 'dan_vae', or score by 'elbo'"
             )
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
         self.check(model)
         return {}
 
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

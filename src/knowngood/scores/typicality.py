@@ -9,9 +9,9 @@ from torch import Tensor
 
 from knowngood.config import Elbo, Typicality
 from knowngood.errors import DataError
-from knowngood.models.objectives.base import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult
+from knowngood.scores.base import Score, ScoreResult, State
 from knowngood.scores.elbo import ElboScore
 
 FEWEST = 10  # items for a stratum to have a mean of its own
@@ -31,7 +31,7 @@ class TypicalityScore(Score):
         self.elbo = ElboScore(Elbo(samples=options.samples))
 
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
         """{"noise": (L, D), "usual": (S+1,) float64}; the last is the mean of all together."""
         state, values, strata = self.elbo.fit(model, []), [], []
         for batch in batches:
@@ -44,7 +44,7 @@ class TypicalityScore(Score):
     def score(
         self,
         model: ConditionalVAE,
-        state: dict[str, Tensor],
+        state: State,
         x: Tensor,
         c: Tensor | None,
         stratum: Tensor,

@@ -1,8 +1,9 @@
 """The training loop on lightning-fabric: data on the device or streamed, samplers, players, averages, checkpoints."""
 
+from knowngood.models.base import BatchSource
 from knowngood.training.loop import History, train
 from knowngood.training.sampler import PlainSampler, StratifiedSampler
-from knowngood.training.source import BatchSource, Source
+from knowngood.training.source import Source
 from knowngood.training.stream import StreamSource
 
 __all__ = ["BatchSource", "History", "PlainSampler", "Source", "StratifiedSampler", "StreamSource", "train"]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from knowngood.config import Settings
+from knowngood.config import TrainingOptions
 from knowngood.errors import SettingsError
 from knowngood.training.devices import torch_device
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imported where a run starts: what only scores need not load it
     from lightning_fabric import Fabric
 
 LARGEST_DYNAMIC_BLOCK = 31 << 20  # bytes; glibc adapts to blocks below 32 MB
@@ -80,13 +80,13 @@ class Engine:
             self.fabric.barrier()
 
 
-def make_engine(settings: Settings) -> Engine:
-    """The engine for these settings, its processes launched.
+def make_engine(options: TrainingOptions, device: str = "auto") -> Engine:
+    """The engine of these options on a device ("auto", "cpu", "gpu", "cuda" or "mps"), its processes launched.
 
     Raises:
         SettingsError: the device is not there, or there are fewer than asked for.
     """
-    return _engine(settings.device, settings.devices, settings.precision)
+    return _engine(device, options.devices, options.precision)
 
 
 @lru_cache(maxsize=8)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from knowngood.models.objectives.base import Batch, Context, Objective
+from knowngood.models.base import Batch, BatchSource
+from knowngood.models.objectives.base import Context, Objective
 from knowngood.training.engine import Engine
 from knowngood.training.sampler import PlainSampler, Sampler, StratifiedSampler
-from knowngood.training.source import BatchSource
 
 
 def make_samplers(objective: Objective, source: BatchSource, batch_size: int, seed: int) -> tuple[Sampler, ...]:
@@ -35,12 +35,7 @@ def paired(source: BatchSource, rows: Iterable[tuple[Tensor, ...]]) -> Iterator[
         if len(batch.x) == size:
             yield batch, None
         else:
-            yield _part(batch, slice(None, size)), _part(batch, slice(size, None))
-
-
-def _part(batch: Batch, rows: slice) -> Batch:
-    c, factors = (None if t is None else t[rows] for t in (batch.c, batch.factors))
-    return Batch(batch.x[rows], c, batch.stratum[rows], batch.label[rows], batch.index[rows], factors)
+            yield batch.rows(slice(None, size)), batch.rows(slice(size, None))
 
 
 def step_values(losses: dict[str, Tensor], terms: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -71,11 +66,11 @@ class HeldOut:
         self.objective.eval()
         facts = self.source.facts
         sums: dict[str, Tensor] = {"items": torch.zeros((), device=self.engine.device)}
-        for place, (batch, second) in enumerate(paired(self.source, self.rows)):
-            self.generator.manual_seed(self.seed + place * self.engine.processes + self.engine.rank)
+        for position, (batch, second) in enumerate(paired(self.source, self.rows)):
+            self.generator.manual_seed(self.seed + position * self.engine.processes + self.engine.rank)
             ctx = Context(total_steps, total_steps, self.generator, len(self.source), facts.stratum_counts, second)
             with self.engine.autocast():
-                losses, terms = self.objective.loss(model, in_layout(batch, layout), ctx)  # type: ignore[arg-type]
+                losses, terms = self.objective.training_loss(model, in_layout(batch, layout), ctx)  # type: ignore[arg-type]
             for name, value in step_values(losses, terms).items():
                 sums[name] = sums.get(name, 0) + value.float() * len(batch.x)
             sums["items"] += len(batch.x)

@@ -1,9 +1,8 @@
-"""What the model makes of the same few held-out images as it learns, kept at each evaluation."""
+"""Reconstructions of the same few held-out images during training, kept at each evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.objectives.base import Batch
-from knowngood.training.source import BatchSource
+from knowngood.models.base import Batch, BatchSource
 
 IMAGES = 10
 LARGEST = 96  # pixels of the longer side that are kept
@@ -30,7 +28,7 @@ class Film:
         batch: the images, x (N, C, H, W) scaled to 0…1 and c (N, W) or None, on any device.
 
     Attributes:
-        steps: (T,) at which it was called. frames: T arrays (N, H, W, C), uint8; larger images are kept reduced.
+        inputs: (N, H, W, C) uint8, the images. steps: (T,) at which it was called. Large images are kept reduced.
 
     Raises:
         SettingsError: the items are no images.
@@ -40,9 +38,9 @@ class Film:
         if batch.x.ndim != 4:
             raise SettingsError(f"film: it shows images (N, C, H, W); the items have shape {tuple(batch.x.shape[1:])}")
         self.x, self.c = batch.x.detach(), batch.c
-        self.inputs = _kept(self.x)
+        self.inputs = _reduced(self.x)
         self.steps: list[int] = []
-        self.frames: list[np.ndarray] = []
+        self.kept: list[np.ndarray] = []
 
     @classmethod
     def of(cls, source: BatchSource, most: int = IMAGES) -> Film:
@@ -62,30 +60,27 @@ class Film:
         training, like = model.training, next(model.parameters())
         model.eval()
         c = None if self.c is None else self.c.to(like.device)
-        self.frames.append(_kept(model.reconstruct(self.x.to(like.device), c)))  # type: ignore[operator]
+        self.kept.append(_reduced(model.reconstruct(self.x.to(like.device), c)))  # type: ignore[operator]
         self.steps.append(step)
         model.train(training)
 
-    def write(self, path: str | Path, history: Iterable[Mapping[str, Any]] = ()) -> Path:
-        """Write the film as a GIF, with the held-out loss of each step where the history has one.
-
-        Args:
-            history: rows with `step`, `split` and `loss/model`, as training logs them.
+    def frames(self) -> np.ndarray:
+        """(T, N, H, W, C) uint8, the reconstructions at each of `steps`.
 
         Raises:
-            DataError: nothing was filmed: there was no evaluation.
+            DataError: there was no evaluation.
         """
-        from knowngood.evaluation.figures import training_film
-
-        if not self.frames:
+        if not self.kept:
             raise DataError("film: there was no evaluation to film; training had no held-out images")
-        losses = {row["step"]: row["loss/model"] for row in history if row["split"] == "held_out"}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return training_film(path, self.inputs / 255.0, np.stack(self.frames) / 255.0, self.steps, losses=losses)
+        return np.stack(self.kept)
 
 
-def _kept(x: Tensor) -> np.ndarray:
+def held_out_losses(history: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """The held-out loss by step, of rows with `step`, `split` and `loss/model`, as training logs them."""
+    return {row["step"]: row["loss/model"] for row in history if row["split"] == "held_out"}
+
+
+def _reduced(x: Tensor) -> np.ndarray:
     """(N, C, H, W) in 0…1 as (N, H, W, C) uint8, at most `LARGEST` pixels high and wide; values beyond are cut off."""
     size = max(x.shape[2:])
     if size > LARGEST:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from knowngood.config import Settings
+from knowngood.config import TrainingOptions
 from knowngood.errors import TrainingError
-from knowngood.models.objectives.base import Batch, Context, Objective
+from knowngood.models.base import Batch, BatchSource
+from knowngood.models.objectives.base import Context, Objective
 from knowngood.training.checkpoint import NAME, read_state, refuse_to_overwrite
-from knowngood.training.compiling import compiled
+from knowngood.training.compilation import compiled
 from knowngood.training.engine import Engine, keep_freed_memory, make_engine
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
 from knowngood.training.log import Row, RunLog, write_run
@@ -25,7 +26,6 @@ from knowngood.training.meter import Meter, check_held_out
 from knowngood.training.optimisers import rate
 from knowngood.training.progress import Line
 from knowngood.training.sampler import PlainSampler, rows_of, steps_an_epoch
-from knowngood.training.source import BatchSource
 from knowngood.training.state import RunState, identity_of
 
 DEFAULT_STEPS = 4000
@@ -55,9 +55,10 @@ def train(
     objective: Objective,
     source: BatchSource,
     held_out: BatchSource | None,
-    settings: Settings,
+    options: TrainingOptions,
     *,
     seed: int,
+    device: str = "auto",
     run_dir: Path | str | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -65,30 +66,33 @@ def train(
     on_step: Callable[[int], None] | None = None,
     on_evaluation: Callable[[int, nn.Module], None] | None = None,
     fingerprint: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> History:
     """Train `model` (and the objective's own parameters) in place.
 
     Afterwards the model is in evaluation mode, on the device it was trained on, and holds the averaged weights: those
-    of the best evaluation on `held_out` if `settings.patience` is set, else the last. The global random state is as
+    of the best evaluation on `held_out` if `options.patience` is set, else the last. The global random state is as
     before; all draws follow from `seed`. The same seed, machine and number of threads give the same bits, with or
     without an interruption in between.
 
     Args:
-        source: normals to learn from; `settings.batch_size` of them a step and process.
+        device: "auto", "cpu", "gpu", "cuda" or "mps".
+        source: normals to learn from; `options.batch_size` of them a step and process.
         held_out: normals for evaluations.
         anomalies: labelled ones; each step has some beside its normals, at most a quarter as many. With them training
-            goes on to its end: what good items cost alone does not tell which weights are best.
+            does not stop early: the loss of normal items alone does not say which weights are best.
         run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
         resume: go on from the checkpoint in `run_dir`, if there is one.
         on_step: called after each step with the number of steps done.
         on_evaluation: called with the steps done and the model as it is then, some 10 to 50 times, also at the start.
         fingerprint: of the data, recorded and compared on resume.
+        settings: whatever else shapes the run, plain data, recorded and compared on resume.
 
     Raises:
         TrainingError: a loss, term or gradient is not finite. The checkpoint written before stays.
         SettingsError: the device is not there; `run_dir` holds another run, or an unfinished one without `resume`.
     """
-    engine = make_engine(settings)
+    engine = make_engine(options, device)
     folder = None if run_dir is None else Path(run_dir)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,32 +100,43 @@ def train(
     with torch.random.fork_rng(devices=engine.cuda_devices):
         torch.manual_seed(seed + engine.rank)
         parts = Parts(source, held_out, anomalies)
-        run = _Run(model, objective, parts, settings, engine, seed, folder, resume, fingerprint)
-        with compiled(model, settings.compile, engine.device):
+        record = Record(seed, fingerprint, settings or {})
+        run = Run(model, objective, parts, options, engine, record, folder, resume)
+        with compiled(model, options.compile, engine.device):
             return run.complete(progress, on_step, on_evaluation)
 
 
+class Record(NamedTuple):
+    """What a run is recognised by, beside its training options."""
+
+    seed: int
+    fingerprint: str | None  # of the data
+    settings: Mapping[str, Any]
+
+
 class Parts(NamedTuple):
-    """What a run learns from, and what it is watched on."""
+    """What a run learns from, and what it is evaluated on."""
 
     source: BatchSource
     held_out: BatchSource | None
     anomalies: BatchSource | None
 
 
-class _Run:
+class Run:
+    """One run: the state, and the steps that change it."""
+
     def __init__(
         self,
         model: nn.Module,
         objective: Objective,
         parts: Parts,
-        settings: Settings,
+        options: TrainingOptions,
         engine: Engine,
-        seed: int,
+        record: Record,
         folder: Path | None,
         resume: bool,
-        fingerprint: str | None,
     ) -> None:
+        seed, fingerprint, settings = record
         self.layout = torch.channels_last if _convolves(model) else torch.contiguous_format
         self.model = model.to(engine.device, memory_format=self.layout)  # type: ignore[call-overload]
         objective.prepare(self.model)  # type: ignore[arg-type]
@@ -129,29 +144,30 @@ class _Run:
         source, held_out, anomalies = parts
         self.source = source.to(engine.device)
         self.anomalies = None if anomalies is None else anomalies.to(engine.device)
-        self.settings, self.engine, self.folder = settings, engine, folder
+        self.options, self.engine, self.folder = options, engine, folder
         self.watch: Callable[[int, nn.Module], None] | None = None
-        self.samplers = make_samplers(objective, source, settings.batch_size, seed)
+        self.samplers = make_samplers(objective, source, options.batch_size, seed)
         if anomalies is not None:
-            beside = max(1, settings.batch_size // ANOMALIES_BESIDE)
+            beside = max(1, options.batch_size // ANOMALIES_BESIDE)
             self.anomaly_sampler = PlainSampler(len(anomalies), beside, seed=seed, stream=len(self.samplers))
         self.steps_an_epoch = steps_an_epoch(self.samplers[0], engine.processes)
-        self.total = self.steps_an_epoch * (settings.epochs or _default_epochs(self.steps_an_epoch))
-        self.chooses = held_out is not None and settings.patience is not None and anomalies is None
-        self.held_out = None if held_out is None else HeldOut(objective, held_out, settings.batch_size, seed, engine)
+        self.total = self.steps_an_epoch * (options.epochs or default_epochs(self.steps_an_epoch))
+        self.chooses = held_out is not None and options.patience is not None and anomalies is None
+        self.held_out = None if held_out is None else HeldOut(objective, held_out, options.batch_size, seed, engine)
         self._plan()
 
-        self.state = RunState(self.model, objective, settings, engine, seed, self.chooses)
-        self.identity = identity_of(settings, engine, seed, len(source), fingerprint)
+        self.state = RunState(self.model, objective, options, engine, seed, self.chooses)
+        self.identity = identity_of(options, settings, engine, seed, len(source), fingerprint)
         rows = self.state.load(folder, self.identity) if folder is not None and resume else 0
         own = folder if engine.leads else None
         if own is not None:
             if not rows:
                 (own / NAME).unlink(missing_ok=True)
-            record = {"seed": seed, "data_fingerprint": fingerprint, "settings": settings.model_dump(mode="json")}
+            given = {"settings": dict(settings), "training": options.model_dump(mode="json")}
             precision = "bf16" if engine.bf16 else "float32"
             run = {"training_items": len(source), "total_steps": self.total, "device": str(engine.device)}
-            write_run(own, {**record, **run, "processes": engine.processes, "precision": precision})
+            more = {"processes": engine.processes, "precision": precision}
+            write_run(own, {"seed": seed, "data_fingerprint": fingerprint, **given, **run, **more})
         self.log = RunLog(own, keep=rows)
         self.meter = Meter(engine)
 
@@ -189,7 +205,7 @@ class _Run:
         self.model.train()
         self.objective.train()
         state, images, started = self.state, 0, time.perf_counter()
-        for (batch, second), anomalies in zip(self._batches(), self._anomalies(), strict=False):
+        for (batch, second), anomalies in zip(self.batches(), self._anomalies(), strict=False):
             self._step(in_layout(batch, self.layout), second, anomalies)
             state.step += 1
             images += len(batch.x) * self.engine.processes
@@ -203,7 +219,8 @@ class _Run:
             if state.stopped_early:
                 break
 
-    def _batches(self) -> Iterator[tuple[Batch, Batch | None]]:
+    def batches(self) -> Iterator[tuple[Batch, Batch | None]]:
+        """From the present step on, each with a second one if the objective wants it."""
         processes = {"rank": self.engine.rank, "processes": self.engine.processes}
         rows = [rows_of(sampler, self.state.step, self.total, **processes) for sampler in self.samplers]
         return paired(self.source, zip(*rows, strict=True))
@@ -220,10 +237,10 @@ class _Run:
         state, facts = self.state, self.source.facts
         ctx = Context(state.step, self.total, state.noise, len(self.source), facts.stratum_counts, second, anomalies)
         with self.engine.autocast():
-            losses, terms = self.objective.loss(self.model, batch, ctx)  # type: ignore[arg-type]
+            losses, terms = self.objective.training_loss(self.model, batch, ctx)  # type: ignore[arg-type]
         values = step_values(losses, terms)
-        gradients = self._gradients(losses)
-        share = rate(state.step, self.total, self.settings)
+        gradients = self.gradients(losses)
+        share = rate(state.step, self.total, self.options)
         for player in state.players:
             norm = player.step(losses[player.name], gradients[player.name], share)
             values[f"gradient_norm/{player.name}"] = norm
@@ -231,7 +248,7 @@ class _Run:
             state.average.update(state.step)
         self.meter.add(state.step + 1, values)
 
-    def _gradients(self, losses: dict[str, Tensor]) -> dict[str, list[Tensor | None]]:
+    def gradients(self, losses: dict[str, Tensor]) -> dict[str, list[Tensor | None]]:
         """Each player's gradient of its own loss, the mean over processes."""
         players = self.state.players
         missing = [player.name for player in players if player.name not in losses]
@@ -260,7 +277,7 @@ class _Run:
         if state.step > 1:
             state.seconds += seconds
             state.timed_images += images
-        lr = self.settings.lr * rate(state.step - 1, self.total, self.settings)
+        lr = self.options.lr * rate(state.step - 1, self.total, self.options)
         row = {**self._place("train"), **values, "lr": lr, "images_per_s": images / seconds}
         self.log.add(row)
         line.show(row)
@@ -292,7 +309,7 @@ class _Run:
         except TrainingError as error:
             raise TrainingError(f"{error}. {self._what_remains()}") from None
         self.log.add({**self._place("held_out"), **values})
-        return state.best is not None and state.best.since >= (self.settings.patience or 0)
+        return state.best is not None and state.best.since >= (self.options.patience or 0)
 
     def _watched(self) -> None:
         """Show the averaged weights, those that are evaluated too."""
@@ -332,7 +349,8 @@ class _Run:
         )
 
 
-def _default_epochs(steps_an_epoch: int) -> int:
+def default_epochs(steps_an_epoch: int) -> int:
+    """About 4,000 steps, within 10 and 300 epochs."""
     fewest, most = EPOCHS
     return min(most, max(fewest, round(DEFAULT_STEPS / steps_an_epoch)))
 

@@ -7,19 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 
-from knowngood.config import Settings
+from knowngood.config import TrainingOptions
 from knowngood.errors import SettingsError
 from knowngood.models.objectives.base import Objective
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def rate(step: int, total_steps: int, settings: Settings) -> float:
+def rate(step: int, total_steps: int, options: TrainingOptions) -> float:
     """Share of the full learning rate at `step` (0-based): linear warm-up, then half a cosine to 0, or constant."""
-    warmup = math.ceil(settings.warmup * total_steps)
+    warmup = math.ceil(options.warmup * total_steps)
     if step < warmup:
         return (step + 1) / warmup
-    if settings.schedule == "constant":
+    if options.schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
 
@@ -34,13 +34,13 @@ class Player:
         self,
         name: str,
         parameters: list[nn.Parameter],
-        settings: Settings,
+        options: TrainingOptions,
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
-        self.name, self.parameters, self.clip = name, parameters, settings.clip
-        self.lr = settings.lr if name == "model" else settings.lr_secondary or settings.lr
+        self.name, self.parameters, self.clip = name, parameters, options.clip
+        self.lr = options.lr if name == "model" else options.lr_secondary or options.lr
         self.optimiser = torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=settings.weight_decay, fused=True
+            parameters, lr=self.lr, betas=betas, weight_decay=options.weight_decay, fused=True
         )
         for p in parameters:  # made now, so that a checkpoint holds the same tensors at any step
             state = self.optimiser.state[p]
@@ -94,7 +94,7 @@ class Player:
             self.optimiser.state[p]["step"].copy_(step)
 
 
-def make_players(objective: Objective, model: nn.Module, settings: Settings) -> list[Player]:
+def make_players(objective: Objective, model: nn.Module, options: TrainingOptions) -> list[Player]:
     """The objective's players with something to train.
 
     Raises:
@@ -111,7 +111,7 @@ def make_players(objective: Objective, model: nn.Module, settings: Settings) -> 
                     f"{tuple(p.shape)}; each parameter belongs to one player"
                 )
         if trainable:
-            players.append(Player(name, trainable, settings, objective.betas(name)))
+            players.append(Player(name, trainable, options, objective.betas(name)))
     if not players:
         raise SettingsError(f"{type(objective).__name__}: no player has a parameter that can be trained")
     return players

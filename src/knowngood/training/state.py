@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from knowngood.config import Settings
+from knowngood.config import TrainingOptions
 from knowngood.errors import SettingsError
 from knowngood.models.objectives.base import Objective
 from knowngood.training.checkpoint import put_into, read_checkpoint, write_checkpoint
@@ -16,19 +17,23 @@ from knowngood.training.ema import Average, Best
 from knowngood.training.engine import Engine
 from knowngood.training.optimisers import make_players
 
-# Settings that do not change what is learned: a run may be resumed with other values of these. What `device` comes to
-# is compared instead.
-FREE = {"scoring", "alpha", "unknown", "marginalise", "tolerance", "strict", "workers", "memory_gb", "device"}
+FREE = {"workers", "memory_gb"}  # options that do not change what is learned: a run may be resumed with others
 
 
 class RunState:
     """Weights, averages, optimisers, generators and counters of one run."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, settings: Settings, engine: Engine, seed: int, keep_best: bool
+        self,
+        model: nn.Module,
+        objective: Objective,
+        options: TrainingOptions,
+        engine: Engine,
+        seed: int,
+        keep_best: bool,
     ) -> None:
         self.engine = engine
-        self.players = make_players(objective, model, settings)
+        self.players = make_players(objective, model, options)
         self.named = {
             f"{owner}/{name}": t
             for owner, module in (("model", model), ("objective", objective))
@@ -37,7 +42,7 @@ class RunState:
         engine.from_first_([t.detach() for t in self.named.values()])
         self.buffers = [t for t in (*model.buffers(), *objective.buffers()) if t.is_floating_point()]
         averaged = dict.fromkeys([*model.parameters(), *self._main_parameters()])
-        self.average = Average([p for p in averaged if p.requires_grad], settings.ema) if settings.ema else None
+        self.average = Average([p for p in averaged if p.requires_grad], options.ema) if options.ema else None
         self.best = Best(list(self.named.values())) if keep_best else None
         self.noise = torch.Generator(engine.device).manual_seed(seed + engine.rank)
         self.step = 0
@@ -121,9 +126,16 @@ class RunState:
             self.best.put_back()
 
 
-def identity_of(settings: Settings, engine: Engine, seed: int, items: int, fingerprint: str | None) -> dict[str, Any]:
+def identity_of(
+    options: TrainingOptions,
+    settings: Mapping[str, Any],
+    engine: Engine,
+    seed: int,
+    items: int,
+    fingerprint: str | None,
+) -> dict[str, Any]:
     """What must agree between a checkpoint and the run that resumes it."""
-    shaping = settings.model_dump(mode="json", exclude=FREE)
+    shaping = {**settings, **options.model_dump(mode="json", exclude=FREE)}
     where = {"device": engine.device.type, "bf16": engine.bf16}
     return {**shaping, **where, "seed": seed, "training items": items, "data fingerprint": fingerprint}
 

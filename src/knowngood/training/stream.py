@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from knowngood.models.objectives.base import Batch
-from knowngood.training.source import Facts
+from knowngood.models.base import Batch, Facts
 
 PREFETCH = 4
 

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
-from knowngood import Detector
-from knowngood.config import CVAE, DCVAE, Hinge, PriorDistance, Shift
+from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model, vae
+from knowngood.config import CVAE, DCVAE, PriorDistance
 from knowngood.errors import SettingsError
-from knowngood.metrics import roc_auc
 from knowngood.models.objectives.class_aware import ClassAware
 from knowngood.models.vae import ConditionalVAE, spread_directions
 
 EYE = torch.eye(2, dtype=torch.float64)
 
 
-def aware(model: ConditionalVAE, weight: float = 3.0, shares: tuple[float, ...] = (0.25, 0.75)) -> ClassAware:
-    objective = ClassAware(CVAE().build(), weight, torch.eye(2), torch.tensor(shares).log())
-    objective.prepare(model)
-    return objective.double()
+def aware(weight: float = 3.0, shares: tuple[float, ...] = (0.25, 0.75)) -> ClassAware:
+    return ClassAware(weight, torch.eye(2), torch.tensor(shares).log()).double()
 
 
 @pytest.mark.parametrize(("dims", "count"), [(5, 3), (4, 4), (32, 10)])
@@ -40,7 +35,7 @@ def test_directions_are_unit_vectors_and_differ_where_there_is_none() -> None:
 
 
 def test_density_separated_priors_are_unit_normals_as_far_apart_as_asked() -> None:
-    model = ConditionalVAE((6,), 5, 3, toy_model().net.options, toy_model().likelihood.options, "separated", 0, 12.0)
+    model = vae((6,), 5, 3, prior="separated", separation=12.0)
     prior = model.prior(torch.eye(3), like=torch.eye(3))
     torch.testing.assert_close(torch.pdist(prior.mean), torch.full((3,), 12.0))
     assert not prior.log_var.any()
@@ -61,8 +56,6 @@ def test_encoder_is_blind_to_conditions_with_separated_priors_only_and_the_decod
 def test_separated_priors_need_conditions() -> None:
     with pytest.raises(SettingsError, match="prior = 'separated' needs conditions"):
         toy_model(prior="separated", condition_dim=0)
-    with pytest.raises(SettingsError, match="class_aware needs at least two conditions"):
-        Detector(class_aware=1.0).fit(np.zeros((30, 8, 8), np.uint8))
 
 
 def test_density_class_posterior_is_bayes_rule_over_the_priors() -> None:
@@ -74,13 +67,13 @@ def test_density_class_posterior_is_bayes_rule_over_the_priors() -> None:
         normal = torch.distributions.Normal(prior.mean[k], (0.5 * prior.log_var[k]).exp())
         weights.append(share * normal.log_prob(z).sum(1).exp())
     for k in (0, 1):
-        found = aware(model).log_posterior(model, z, EYE[[k]].expand(7, -1))
+        found = aware().log_posterior(model, z, EYE[[k]].expand(7, -1))
         torch.testing.assert_close(found.exp(), weights[k] / sum(weights))
 
 
 def evaluated(objective: Any, model: ConditionalVAE) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     batch = toy_batch(model)
-    losses, terms = objective.loss(model, batch, toy_context(batch))
+    losses, terms = objective.training_loss(model, batch, toy_context(batch))
     return losses["model"], terms, gradients(losses["model"], model)
 
 
@@ -89,7 +82,8 @@ def test_limit_weight_zero_is_the_objective_and_away_from_it_loss_and_gradient_d
     model = toy_model(prior="learned")
     plain, terms, slopes = evaluated(base.build(), model)
     for weight, same in ((0.0, True), (2.0, False)):
-        objective = ClassAware(base.build(), weight, torch.eye(2), torch.tensor([0.5, 0.5]).log()).double()
+        objective = base.build()
+        objective.penalties.append(aware(weight, (0.5, 0.5)))
         loss, more, found = evaluated(objective, model)
         assert loss.item() == pytest.approx((plain + weight * more["class_error"].mean()).item(), rel=1e-12)
         assert (greatest_difference(found, slopes) < 1e-12) == same
@@ -99,7 +93,9 @@ def test_limit_weight_zero_is_the_objective_and_away_from_it_loss_and_gradient_d
 
 def test_gradient_of_the_class_error_reaches_encoder_and_prior_and_not_the_decoder() -> None:
     model = toy_model(prior="learned")
-    _, terms, _ = evaluated(aware(model), model)
+    objective = CVAE().build()
+    objective.penalties.append(aware())
+    _, terms, _ = evaluated(objective, model)
     found = torch.autograd.grad(terms["class_error"].mean(), list(model.parameters()), allow_unused=True)
     reached = {name for (name, _), g in zip(model.named_parameters(), found, strict=True) if g is not None and g.any()}
     assert reached == {name for name, _ in model.named_parameters() if name.startswith(("net.encoder", "prior"))}
@@ -108,17 +104,8 @@ def test_gradient_of_the_class_error_reaches_encoder_and_prior_and_not_the_decod
 def test_gradcheck_of_the_class_posterior() -> None:
     model = toy_model(prior="learned")
     z = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    objective = aware(model)
+    objective = aware()
     assert torch.autograd.gradcheck(lambda z: objective.log_posterior(model, z, EYE[[0, 1, 1]]), (z,))
-
-
-def test_what_is_wrapped_twice_keeps_the_options_of_the_inner_one() -> None:
-    model = toy_model(prior="learned")
-    inner = aware(model)
-    outer = Shift(shift=4, warmup=0).build(inner)
-    assert inner.base.shift == 4
-    assert outer.shift == 4
-    assert Hinge().build(ClassAware(DCVAE().build(), 1, torch.eye(2), torch.zeros(2))).stratified
 
 
 def test_density_prior_distance_is_half_the_mahalanobis_distance_of_the_mean() -> None:
@@ -132,29 +119,3 @@ def test_density_prior_distance_is_half_the_mahalanobis_distance_of_the_mean() -
         shift = mean[i] - prior.mean[i]
         expected = 0.5 * shift @ torch.cholesky_solve(shift[:, None], torch.linalg.cholesky(spread)).squeeze(1)
         assert found[i].item() == pytest.approx(expected.item(), rel=1e-9)
-
-
-def test_a_kind_never_seen_lies_between_the_priors_where_these_are_held_apart() -> None:
-    rng = np.random.default_rng(0)
-    rows = np.arange(8)
-    kinds = {"low": rows < 4, "high": rows >= 4, "odd": rows % 2 == 1, "even": rows % 2 == 0}
-
-    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
-        name = np.repeat([*kinds, "flat"], n)
-        shape = np.stack([kinds.get(str(kind), np.full(8, 0.5)) for kind in name]) - 0.5
-        level = 120 + rng.uniform(60, 160, len(name))[:, None] * shape
-        noise = np.where(name == "flat", 5, 25)[:, None, None]
-        images = level[:, :, None] + noise * rng.normal(0, 1, (len(name), 8, 8))
-        return images.clip(0, 255).astype(np.uint8), name
-
-    images, kind = draw(60)
-    good = kind != "flat"
-    new, truth = draw(50)
-    settings: dict[str, Any] = {"net": "mlp", "latent_dim": 8, "epochs": 60, "unknown": "infer", "precision": "float32"}
-    aurocs = {}
-    for prior in ("learned", "separated"):
-        separate: dict[str, Any] = {"prior": prior, "class_aware": 100.0, "scoring": "prior_distance"}
-        detector = Detector(**settings, **separate).fit(images[good], conditions={"kind": kind[good]})
-        aurocs[prior] = roc_auc(truth == "flat", -detector.score_samples(new))
-    assert aurocs["learned"] < 0.8
-    assert aurocs["separated"] > 0.95

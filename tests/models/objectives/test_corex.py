@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
-from knowngood.config import CVAE, MLP, VAE, Bernoulli, CorEx, Options, parse_settings
-from knowngood.models.objectives import Batch
+from knowngood.config import CVAE, MLP, VAE, Bernoulli, CorEx, Options, TrainingOptions
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training import Source, train
 
@@ -117,6 +117,6 @@ def test_the_bound_holds_for_any_model_and_comes_near_tc_in_training(seed: int) 
         (4,), condition_dim=0, latent_dim=2, net=MLP(hidden=(32,)), likelihood=Bernoulli(), prior="learned",
         seed=seed, dtype=torch.float32, jitter=0,
     )  # fmt: skip
-    given = {"batch_size": 64, "epochs": 300, "lr": 0.01, "ema": None, "device": "cpu", "precision": "float32"}
-    train(model, CorEx().build(), Source(PATTERNS.repeat(16, 1)), None, parse_settings(given), seed=seed)
+    options = TrainingOptions(batch_size=64, epochs=300, lr=0.01, ema=None, precision="float32")
+    train(model, CorEx().build(), Source(PATTERNS.repeat(16, 1)), None, options, seed=seed, device="cpu")
     assert 0.6 * TC < bound(model) < TC

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from forms import evaluate, model_for
 from helpers import gradients, greatest_difference, toy_batch, toy_model
-from knowngood.config import CVAE, DCVAE, MLP, VAE, Conv, Options, parse_settings
+from knowngood.config import CVAE, DCVAE, MLP, VAE, Conv, Options, VAEOptions, parse
 from knowngood.errors import SettingsError
+from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives.densities import total_correlation
-from knowngood.models.vae import DiagonalGaussian
 from toy_runs import trained_on_two_factors
 
 EXACT = 1e-12
@@ -188,7 +188,7 @@ def test_limit_bound_dcvae_is_the_cvae_with_a_learned_prior_in_loss_and_gradient
 
 def test_bound_dcvae_refuses_another_beta_and_says_why() -> None:
     with pytest.raises(SettingsError, match=r"dcvae: beta = 2 with tc='bound', whose TC weight is 1"):
-        parse_settings({"objective": {"name": "dcvae", "tc": "bound", "beta": 2}})
+        parse(VAEOptions, {"objective": {"name": "dcvae", "tc": "bound", "beta": 2}})
     assert DCVAE(tc="bound", beta=1).build().beta == 1
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives import densities
 from knowngood.models.objectives.densities import (
     SMALLEST_GROUP,
@@ -19,7 +20,6 @@ from knowngood.models.objectives.densities import (
     spans_of,
     total_correlation,
 )
-from knowngood.models.vae import DiagonalGaussian
 
 Estimator = Callable[[Tensor, DiagonalGaussian, int], tuple[Tensor, Tensor]]
 

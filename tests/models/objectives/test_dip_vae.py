@@ -11,8 +11,9 @@ from torch import Tensor
 
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
 from knowngood.config import DIPVAE, VAE, Options
+from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives.dip_vae import covariance
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
+from knowngood.models.vae import ConditionalVAE
 from toy_runs import trained_on_two_factors
 
 both_forms = pytest.mark.parametrize("form", ["I", "II"])

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from helpers import gradients, greatest_difference, prepared, toy_batch, toy_context, toy_model
-from knowngood.config import VAE, FactorVAE, Options
-from knowngood.models.objectives import Batch, Objective
+from knowngood.config import RFVAE, VAE, FactorVAE, Options
+from knowngood.models.base import Batch
+from knowngood.models.objectives import Objective
 from knowngood.models.objectives.discriminator import Discriminator, permute_dimensions, product_draw
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training.checkpoint import read_checkpoint
 from knowngood.training.optimisers import make_players
 from toy_runs import trained_on_two_factors
-from training_helpers import same_bits, settings, source, trained
+from training_helpers import options as training_options
+from training_helpers import same_bits, source, trained
 
 SMALL: Any = {"discriminator_layers": 2, "discriminator_width": 16}
 TOY: Any = {"discriminator_layers": 3, "discriminator_width": 64}
@@ -244,7 +246,7 @@ def test_no_gradient_crosses_between_model_and_discriminator() -> None:
 
 def test_the_discriminator_trains_with_its_own_betas_and_rate() -> None:
     model, objective, _, _ = setup(FactorVAE(**SMALL))
-    players = {p.name: p for p in make_players(objective, model, settings(lr=1e-3, lr_secondary=1e-4))}
+    players = {p.name: p for p in make_players(objective, model, training_options(lr=1e-3, lr_secondary=1e-4))}
     assert players["discriminator"].optimiser.defaults["betas"] == (0.5, 0.9)
     assert players["model"].optimiser.defaults["betas"] == (0.9, 0.999)
     assert players["discriminator"].lr == 1e-4
@@ -252,8 +254,9 @@ def test_the_discriminator_trains_with_its_own_betas_and_rate() -> None:
 
 @pytest.mark.parametrize("name", ["factor_vae", "rf_vae"])
 def test_what_the_objective_learns_is_in_checkpoint_and_history_and_resumed(name: str, tmp_path: Any) -> None:
-    chosen = settings(objective={"name": name, **SMALL}, epochs=12)
-    whole, history = trained(settings=chosen, held_out=source(30), run_dir=tmp_path / "whole")
+    method = {"factor_vae": FactorVAE, "rf_vae": RFVAE}[name](**SMALL)
+    make = {"options": training_options(epochs=12), "held_out": source(30)}
+    whole, history = trained(method.build(), **make, run_dir=tmp_path / "whole")
     own = {n.removeprefix("objective."): t for n, t in whole.items() if n.startswith("objective.")}
     assert "discriminator.last.weight" in own
     assert same_bits(own, history.objective_state)
@@ -261,8 +264,8 @@ def test_what_the_objective_learns_is_in_checkpoint_and_history_and_resumed(name
     assert found is not None
     assert {f"objective/{n}" for n in own} <= found[0].keys()
     assert "optimiser/discriminator/exp_avg" in found[0]
-    fresh = chosen.objective.build()
-    untouched = prepared(chosen.objective, toy_model(latent_dim=4, dtype=torch.float32)).state_dict()
+    fresh = method.build()
+    untouched = prepared(method, toy_model(latent_dim=4, dtype=torch.float32)).state_dict()
     assert untouched.keys() == own.keys()  # a prepared objective takes the state in
     assert not any(True for _ in fresh.parameters())
 
@@ -271,8 +274,8 @@ def test_what_the_objective_learns_is_in_checkpoint_and_history_and_resumed(name
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(settings=chosen, held_out=source(30), run_dir=tmp_path / "part", on_step=stop)
-    again, _ = trained(settings=chosen, held_out=source(30), run_dir=tmp_path / "part", resume=True)
+        trained(method.build(), **make, run_dir=tmp_path / "part", on_step=stop)
+    again, _ = trained(method.build(), **make, run_dir=tmp_path / "part", resume=True)
     assert same_bits(whole, again)
 
 

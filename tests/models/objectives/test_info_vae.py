@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
-from knowngood.config import VAE, InfoVAE, Options, parse_settings
+from knowngood.config import VAE, InfoVAE, Options, VAEOptions, parse
 from knowngood.errors import SettingsError
 from knowngood.models.objectives.info_vae import squared_mmd
 from knowngood.models.vae import ConditionalVAE
@@ -149,9 +149,9 @@ def test_the_draw_of_z_is_that_of_the_vae_and_the_target_another() -> None:
 
 def test_an_mmd_that_repels_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"info_vae: alpha \+ lambda_mmd − 1 = -0.5 is the weight of the MMD"):
-        parse_settings({"objective": {"name": "info_vae", "alpha": 0.2, "lambda_mmd": 0.3}})
+        parse(VAEOptions, {"objective": {"name": "info_vae", "alpha": 0.2, "lambda_mmd": 0.3}})
     with pytest.raises(SettingsError, match="alpha"):
-        parse_settings({"objective": {"name": "info_vae", "alpha": 1.5}})
+        parse(VAEOptions, {"objective": {"name": "info_vae", "alpha": 1.5}})
 
 
 @both_kernels

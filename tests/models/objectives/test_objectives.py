@@ -14,9 +14,11 @@ from torch import Tensor
 
 from forms import FORMS, batch_for, context_for, encoder_part, evaluate, every_form, largest, model_for, objective_for
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model
-from knowngood.config import MLP, VAE, Gaussian, Options, choices
-from knowngood.models.objectives import Batch, Objective
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
+from knowngood.config import MLP, VAE, Gaussian, Options, VAEOptions, choices
+from knowngood.models.base import Batch
+from knowngood.models.distributions import DiagonalGaussian
+from knowngood.models.objectives import Objective
+from knowngood.models.vae import ConditionalVAE
 
 EXACT = 1e-12
 
@@ -25,7 +27,7 @@ EXACT = 1e-12
 
 
 def test_every_objective_has_a_form() -> None:
-    assert {options.name for options in FORMS.values()} == set(choices("objective"))
+    assert {options.name for options in FORMS.values()} == set(choices(VAEOptions, "objective"))
 
 
 @every_form

@@ -12,7 +12,8 @@ import torch
 from forms import batch_for, context_for, every_form, model_for, objective_for
 from helpers import toy_batch
 from knowngood.config import DANVAE, DCVAE, DIPVAE, RFVAE, TCVAE, BetaVAE, FactorVAE, InfoVAE, Options
-from knowngood.models.objectives import Batch, Objective
+from knowngood.models.base import Batch
+from knowngood.models.objectives import Objective
 from knowngood.models.objectives.dan_vae import SPEED as HEAD_SPEED
 from knowngood.models.objectives.rf_vae import SPEED, RFVAEObjective
 from knowngood.models.vae import ConditionalVAE

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers import gradients, greatest_difference, prepared, toy_batch, toy_context, toy_model
-from knowngood.config import RFVAE, VAE, FactorVAE, Options, parse_settings
+from knowngood.config import RFVAE, VAE, FactorVAE, Options, VAEOptions, parse
 from knowngood.errors import SettingsError
 from knowngood.models.objectives import Context
 from knowngood.models.objectives.rf_vae import SPEED, RFVAEObjective, binary_entropy
@@ -168,7 +168,7 @@ def test_gradient_of_relevance_waits_comes_and_is_then_made_final() -> None:
 
 def test_lambda_that_rises_with_relevance_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"rf_vae: lambda_min = 3 is above lambda_max = 2"):
-        parse_settings({"objective": {"name": "rf_vae", "lambda_min": 3, "lambda_max": 2}})
+        parse(VAEOptions, {"objective": {"name": "rf_vae", "lambda_min": 3, "lambda_max": 2}})
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

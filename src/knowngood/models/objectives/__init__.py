@@ -1,5 +1,5 @@
 """What is minimised: one file a method. `knowngood.config` names them; `Options.build()` makes one."""
 
-from knowngood.models.objectives.base import Batch, Context, ElboTerms, Objective, elbo_terms
+from knowngood.models.objectives.base import Context, ElboTerms, Objective, elbo_terms
 
-__all__ = ["Batch", "Context", "ElboTerms", "Objective", "elbo_terms"]
+__all__ = ["Context", "ElboTerms", "Objective", "elbo_terms"]

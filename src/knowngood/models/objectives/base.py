@@ -8,19 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
+from knowngood.models.base import Batch
+from knowngood.models.distributions import DiagonalGaussian
+from knowngood.models.vae import ConditionalVAE
 
-
-@dataclass
-class Batch:
-    """B items on the device."""
-
-    x: Tensor  # (B, *shape) scaled
-    c: Tensor | None  # (B, W) encoded conditions
-    stratum: Tensor  # (B,) int64
-    label: Tensor  # (B,) 0 good, 1 anomalous, NaN unknown
-    index: Tensor  # (B,) int64, place in the training set
-    factors: Tensor | None = None  # (B, K) nuisance factors y, standardised; NaN where unknown
+Losses = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 @dataclass
@@ -36,21 +28,39 @@ class Context:
     anomalies: Batch | None = None  # labelled anomalies, when the run has any
 
 
+class Penalty(nn.Module):
+    """A term that is added to the model's loss of any objective."""
+
+    def forward(
+        self, objective: Objective, model: ConditionalVAE, batch: Batch, ctx: Context
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(cost in nats, a scalar; {term: per-sample values (B,) in nats})."""
+        raise NotImplementedError
+
+
+class Augmentation(nn.Module):
+    """A random change of the items before the objective sees them, another one at each step."""
+
+    def forward(self, batch: Batch, ctx: Context) -> tuple[Batch, Context]:
+        raise NotImplementedError
+
+
 class Objective(nn.Module):
     """One method. It owns its extra parameters; the loop gives each player gradient from its own loss only.
 
-    Class attributes tell the rest of the library what the method needs:
-        conditional: the conditions enter the nets (else the model is built without them).
-        prior: the prior it is defined with, used when the setting is "auto".
-        stratified: batches of few strata, at least 16 items of each.
-        second_batch: `Context.second` must be there.
-        nuisance_dim: how many dimensions, the last ones, are for nuisance factors.
-        factors: columns whose values it gets as `Batch.factors`; they never enter the nets.
-        factor_width: K, set before `prepare` if there are factors.
-        labelled_share: of the good items, how many show their factors.
-        scoring: the score it is defined with, used when the setting is "auto".
-        anomaly_term: how it uses labelled anomalies when the setting is "auto"; "ignore" for not at all.
-        shift: where `anomaly_loss` wants the codes of labelled anomalies, on every dimension.
+    What is asked of any method is composed: `penalties` are added to its loss, `augmentation` changes its batches.
+
+    Class attributes say what the method needs:
+        conditional: encoder, decoder and prior are conditional on c (else the model is built without conditions).
+        prior: the prior that the method is defined with, used where the prior is "auto".
+        stratified: batches hold few Mondrian groups (strata), at least 16 items of each.
+        second_batch: `Context.second`, an independent batch, must be there.
+        nuisance_dim: latent dimensions, the last ones, that hold nuisance factors.
+        factors: names of the nuisance factors y that it gets as `Batch.factors`; they are no input of the networks.
+        factor_width: K, the columns of `Batch.factors`; set before `prepare` if there are factors.
+        labelled_share: share of the normal items whose nuisance factors are known; the others have NaN.
+        score: the anomaly score that the method is defined with, used where the score is "auto".
+        learns_from_anomalies: labelled anomalies enter the training by `anomaly_loss` where labels are "auto".
     """
 
     conditional = True
@@ -61,9 +71,13 @@ class Objective(nn.Module):
     factors: tuple[str, ...] = ()
     factor_width = 0
     labelled_share = 1.0
-    scoring = "elbo"
-    anomaly_term = "ignore"
-    shift = 10.0
+    score = "elbo"
+    learns_from_anomalies = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.augmentation: Augmentation | None = None
+        self.penalties = nn.ModuleList()
 
     def prepare(self, model: ConditionalVAE) -> None:
         """Make parameters whose sizes the model decides, like it in dtype and device, if they are not there yet.
@@ -79,29 +93,28 @@ class Objective(nn.Module):
         """Adam's decay rates of the gradient's mean and square, for a player."""
         return 0.9, 0.999
 
-    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """({player: scalar loss}, {term: per-sample values (B,) in nats})."""
+    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Losses:
+        """({player: scalar loss}, {term: per-sample values (B,) in nats}) of the method itself."""
         raise NotImplementedError
 
-    def surprise(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Tensor:
-        """How odd the items are, with gradient, (B,) in nats: −ELBO by one draw."""
-        elbo = elbo_terms(model, batch, ctx)
-        return elbo.reconstruction + elbo.kl
+    def training_loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Losses:
+        """`loss` of the augmented batch, plus the penalties, which are taken of the batch as it is."""
+        seen = (batch, ctx) if self.augmentation is None else self.augmentation(batch, ctx)
+        losses, terms = self.loss(model, *seen)
+        for penalty in self.penalties:
+            cost, added = penalty(self, model, batch, ctx)
+            losses, terms = {**losses, "model": losses["model"] + cost}, {**terms, **added}
+        return losses, terms
 
-    def surprise_of(self, terms: dict[str, Tensor]) -> Tensor:
-        """The same of items whose `loss` was just taken, out of its terms."""
-        return terms["reconstruction"] + terms["kl"]
-
-    def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context) -> Tensor:
+    def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context, shift: float) -> Tensor:
         """The shifted prior's loss of labelled anomalies, a scalar: rec + KL(q(z|x,c) ‖ N(shift·1, I)).
 
-        The encoder learns to put them elsewhere; the decoder's parameters are constants here, so it does not learn to
-        draw them (DAn-VAE).
+        The encoder learns to move their codes; the decoder's parameters are constants here, so that it does not learn
+        to reconstruct them (DAn-VAE).
         """
         q = model.encode(anomalies.x, anomalies.c)
         z = q.rsample(torch.empty_like(q.mean).normal_(generator=ctx.generator))
-        away = DiagonalGaussian(torch.full_like(q.mean, self.shift), torch.zeros_like(q.mean))
-        return (stopped_reconstruction(model, anomalies, z) + q.kl(away).sum(1)).mean()
+        return (stopped_reconstruction(model, anomalies, z) + q.kl(shifted(q, shift)).sum(1)).mean()
 
     def kept_state(self) -> dict[str, Tensor]:
         """What of its own parameters is worth keeping with the trained model; none of a mere adversary."""
@@ -123,6 +136,11 @@ def elbo_terms(model: ConditionalVAE, batch: Batch, ctx: Context) -> ElboTerms:
     log_p = model.likelihood.log_prob(batch.x, model.decode(z, batch.c))
     kl = q.kl(model.prior(batch.c, like=q.mean))
     return ElboTerms(z, q, -log_p.flatten(1).sum(1), kl.sum(1))
+
+
+def shifted(like: DiagonalGaussian, shift: float) -> DiagonalGaussian:
+    """N(shift·1, I) for each row of `like`."""
+    return DiagonalGaussian(torch.full_like(like.mean, shift), torch.zeros_like(like.mean))
 
 
 def stopped_reconstruction(model: ConditionalVAE, batch: Batch, z: Tensor) -> Tensor:

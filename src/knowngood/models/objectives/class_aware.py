@@ -1,20 +1,21 @@
-"""A latent that tells the conditions apart, on top of any objective."""
+"""A latent that separates the conditions: a penalty for any objective."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from knowngood.models.objectives.base import Batch, Context, Objective
-from knowngood.models.objectives.wrapped import Wrapped
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
+from knowngood.models.base import Batch
+from knowngood.models.distributions import DiagonalGaussian
+from knowngood.models.objectives.base import Context, Objective, Penalty
+from knowngood.models.vae import ConditionalVAE
 
 
-class ClassAware(Wrapped):
-    """An objective plus weight · E[−log p(c|μ)], p(c|z) = π_c r(z|c) / Σ_k π_k r(z|k) the priors' Bayes classifier.
+class ClassAware(Penalty):
+    """weight · E[−log p(c|μ)], with p(c|z) = π_c r(z|c) / Σ_k π_k r(z|k), the Bayes classifier of the priors.
 
-    It is taken at the posterior mean μ of x. An image that fits no condition then has no place among the priors, and
-    its distance to the nearest one, the score `prior_distance`, is large.
+    It is taken at the posterior mean μ of x. The code of an image that fits no condition then lies between the priors,
+    and its distance to the nearest one, the score `prior_distance`, is large.
 
     Args:
         vectors: (K, W) the encoded conditions there are; log_shares: (K,) log π.
@@ -23,18 +24,19 @@ class ClassAware(Wrapped):
     vectors: Tensor
     log_shares: Tensor
 
-    def __init__(self, base: Objective, weight: float, vectors: Tensor, log_shares: Tensor) -> None:
-        super().__init__(base)
+    def __init__(self, weight: float, vectors: Tensor, log_shares: Tensor) -> None:
+        super().__init__()
         self.weight = weight
         self.register_buffer("vectors", vectors.float(), persistent=False)
         self.register_buffer("log_shares", log_shares.float(), persistent=False)
 
-    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        losses, terms = self.base.loss(model, batch, ctx)
+    def forward(
+        self, objective: Objective, model: ConditionalVAE, batch: Batch, ctx: Context
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.c is not None
         mean = model.encode(batch.x, batch.c).mean
-        cost = -self.log_posterior(model, mean, batch.c)
-        return {**losses, "model": losses["model"] + self.weight * cost.mean()}, {**terms, "class_error": cost}
+        error = -self.log_posterior(model, mean, batch.c)
+        return self.weight * error.mean(), {"class_error": error}
 
     def log_posterior(self, model: ConditionalVAE, z: Tensor, c: Tensor) -> Tensor:
         """log p(c|z) (B,) of the given conditions (B, W)."""

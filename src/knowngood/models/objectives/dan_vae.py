@@ -1,4 +1,4 @@
-"""DAn-VAE: known nuisance factors have dimensions of their own, so that they need not look odd."""
+"""DAn-VAE: known nuisance factors have dimensions of their own, so that they do not raise the anomaly score."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from knowngood.config import DANVAE
 from knowngood.errors import SettingsError
-from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms, stopped_reconstruction
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian, full_precision_region
+from knowngood.models.base import Batch
+from knowngood.models.distributions import DiagonalGaussian, full_precision_region
+from knowngood.models.objectives.base import Context, Objective, elbo_terms, shifted, stopped_reconstruction
+from knowngood.models.vae import ConditionalVAE
 
 SPEED = 10.0  # what is one affine map learns slowly beside a whole net: this multiplies its learning rate
 # The default of a: reconstruction is a sum over values, so the weight of what z_n must hold grows with their number.
@@ -20,8 +22,8 @@ WEIGHT_PER_VALUE, LEAST_WEIGHT = 0.25, 10.0
 class DANVAEObjective(Objective):
     """rec + β_a·KL(q(z_a|x) ‖ r(z_a)) + β_n·KL(q(z_n|x) ‖ p(z_n|y)) + a·|y − ŷ(z_n)|², the mean over a batch.
 
-    z_n are the last `nuisance_dim` dimensions of z, z_a the others, and r the model's prior, N(0, I) unless it is told
-    to learn one. p(z_n|y) = N(W y + b, diag exp s) and the head ŷ = V z_n + d are learned and start at N(0, I) and 0.
+    z_n are the last `nuisance_dim` dimensions of z, z_a the others, and r the model's prior, N(0, I) unless it
+    is learned. p(z_n|y) = N(W y + b, diag exp s) and the head ŷ = V z_n + d are learned and start at N(0, I) and 0.
     A row of y with a NaN is unknown: such an item has r(z_n) in place of p(z_n|y) and no head term, so that without any
     labels and with β_a = β_n = 1 this is the VAE. Labels of nuisances on part of a latent: DIVA, arXiv:1905.10427.
 
@@ -29,8 +31,8 @@ class DANVAEObjective(Objective):
     y but leaves noise in z_n pays for it.
     """
 
-    scoring = "split_elbo"
-    anomaly_term = "shift"
+    score = "split_elbo"
+    learns_from_anomalies = True
 
     nuisance_mean: nn.Linear  # y (B, K) → W y + b (B, n); made by `prepare`, like the next two
     nuisance_log_var: nn.Parameter  # s (n,)
@@ -73,26 +75,18 @@ class DANVAEObjective(Objective):
         terms |= {"anomaly_kl": anomaly_kl, "nuisance_kl": nuisance_kl, "factor_error": error}
         return {"model": self._total(elbo.reconstruction, anomaly_kl, nuisance_kl, error)}, terms
 
-    def surprise(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Tensor:
-        """−log p(x|z) + KL(q(z_a|x) ‖ r(z_a)) by one draw, (B,): what z_n holds costs nothing."""
-        elbo = elbo_terms(model, batch, ctx)
-        return elbo.reconstruction + self._anomaly_kl(model, batch, elbo.posterior)
+    def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context, shift: float) -> Tensor:
+        """rec + β_a·KL(q(z_a|x) ‖ N(shift·1, I)) and the terms of z_n as for normal items, the mean over anomalies.
 
-    def surprise_of(self, terms: dict[str, Tensor]) -> Tensor:
-        return terms["reconstruction"] + terms["anomaly_kl"]
-
-    def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context) -> Tensor:
-        """rec + β_a·KL(q(z_a|x) ‖ N(shift·1, I)) and the terms of z_n as for good items, the mean over anomalies.
-
-        Decoder and likelihood are constants: what is learned is where such items lie, not how to draw them. A prior of
-        their own for labelled anomalies: arXiv:1911.04971.
+        Decoder and likelihood are constants: the encoder learns where the codes of anomalies lie, the decoder does not
+        learn to reconstruct them. A prior of their own for labelled anomalies: arXiv:1911.04971.
         """
         q = model.encode(anomalies.x, anomalies.c)
         z = q.rsample(torch.empty_like(q.mean).normal_(generator=ctx.generator))
         reconstruction = stopped_reconstruction(model, anomalies, z)
         of_anomaly, _ = split_latent(q, self.nuisance_dim)
-        away = DiagonalGaussian(torch.full_like(of_anomaly.mean, self.shift), torch.zeros_like(of_anomaly.mean))
-        return self._total(reconstruction, of_anomaly.kl(away).sum(1), *self._nuisance_terms(model, anomalies, q, z))
+        anomaly_kl = of_anomaly.kl(shifted(of_anomaly, shift)).sum(1)
+        return self._total(reconstruction, anomaly_kl, *self._nuisance_terms(model, anomalies, q, z))
 
     def kept_state(self) -> dict[str, Tensor]:
         return self.state_dict()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from knowngood.models.vae import LOG_2PI, DiagonalGaussian, full_precision_region
+from knowngood.models.distributions import LOG_2PI, DiagonalGaussian, full_precision_region
 
 SMALLEST_GROUP = 16
 SMALLEST_SPAN = 32

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from knowngood.config import DIPVAE
-from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms
-from knowngood.models.vae import ConditionalVAE, DiagonalGaussian, full_precision_region
+from knowngood.models.base import Batch
+from knowngood.models.distributions import DiagonalGaussian, full_precision_region
+from knowngood.models.objectives.base import Context, Objective, elbo_terms
+from knowngood.models.vae import ConditionalVAE
 
 
 class DIPVAEObjective(Objective):

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from knowngood.models.objectives.base import Batch
-from knowngood.models.vae import ConditionalVAE, full_precision, full_precision_region
+from knowngood.models.base import Batch
+from knowngood.models.distributions import full_precision, full_precision_region
+from knowngood.models.vae import ConditionalVAE
 
 SLOPE = 0.2
 BETAS = (0.5, 0.9)

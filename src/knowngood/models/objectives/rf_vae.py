@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowngood.config import RFVAE
-from knowngood.models.objectives.base import Batch, Context, elbo_terms
+from knowngood.models.base import Batch
+from knowngood.models.objectives.base import Context, elbo_terms
 from knowngood.models.objectives.factor_vae import FactorVAEObjective
 from knowngood.models.vae import ConditionalVAE
 

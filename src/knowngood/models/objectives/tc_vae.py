@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from knowngood.config import TCVAE
-from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms
+from knowngood.models.base import Batch
+from knowngood.models.objectives.base import Context, Objective, elbo_terms
 from knowngood.models.objectives.densities import aggregate_posterior
 from knowngood.models.vae import ConditionalVAE
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from knowngood.config import Options
-from knowngood.models.objectives.base import Batch, Context, Objective, elbo_terms
+from knowngood.models.base import Batch
+from knowngood.models.objectives.base import Context, Objective, elbo_terms
 from knowngood.models.vae import ConditionalVAE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowngood.scores.climbing import Curvature, climb, within
+from knowngood.scores.lbfgs import Curvature, climb, within
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
