@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,7 +17,8 @@ from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline
 from knowngood.detector.scoring import Scored, score_batches
 from knowngood.errors import DataError
-from knowngood.scores import Score
+from knowngood.scores import Adjustment, Score, adjustment
+from knowngood.scores.adjustment import marginal
 from knowngood.scores.marginal import Rows, choose_rule
 
 MOST_NAMED = 5  # conditions in a message
@@ -63,7 +65,7 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
             rows = np.arange(len(batch.items))
             maps += [one.astype(np.float32) for _, one in image_maps(pipeline, batch, rows)]
     marginal = None
-    if marginalises(pipeline.settings, pipeline.score, pipeline.schema):
+    if marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
         hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
         marginal = np.concatenate([_marginal(pipeline, batch) for batch in hidden])
     return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, maps)
@@ -89,16 +91,15 @@ def calibrates_maps(pipeline: Pipeline) -> bool:
     return pipeline.settings.representation.name == "features"
 
 
-def marginalises(settings: Settings, score: Score, schema: ConditionSchema) -> bool:
+def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustment], schema: ConditionSchema) -> bool:
     """Whether items of which no condition is known are marginalised by the score's own rule, not the best condition.
 
     Raises:
         SettingsError: that was asked for, and the score is no likelihood.
     """
-    conditioning = settings.conditioning
-    rule = choose_rule(
-        conditioning.marginalise, score.is_likelihood, score.options.name, marginalises=score.marginalises
-    )
+    conditioning, name = settings.conditioning, score.options.name
+    likelihood, own = adjustment.is_likelihood(score, adjustments), adjustment.marginalises(score, adjustments)
+    rule = choose_rule(conditioning.marginalise, likelihood, name, marginalises=own)
     inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
     return rule == "soft" and conditioning.unknown == "infer" and inferable
 
@@ -132,4 +133,4 @@ def _refuse_unread(batch: Scored) -> None:
 def _marginal(pipeline: Pipeline, batch: Scored) -> np.ndarray:
     expanded = batch.expanded
     rows = Rows(batch.values, batch.parts, expanded.stratum, expanded.item, expanded.log_weight)
-    return pipeline.score.marginal(pipeline.state, rows)
+    return marginal(pipeline.score, pipeline.adjustments, pipeline.state, rows)

@@ -1,59 +1,60 @@
-"""The model card: what a saved model was trained on, how, what it promises, and what it does not."""
+"""The model card: what a saved model was fitted to, how, what it guarantees, and what it does not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from knowngood.calibration import false_alarm_interval, minimum_normals
 from knowngood.config import Fusion
-from knowngood.representations import Edges
+from knowngood.detector.pipeline import Pipeline
+from knowngood.models.vae import ConditionalVAE
 
-if TYPE_CHECKING:
-    from knowngood.detector.pipeline import Pipeline
+MEANING = {
+    "pixels": "pixels",
+    "hog": "HOG features in 8 orientations and 7 × 7 cells: invariant to brightness and contrast, blind to both",
+    "features": "features of a frozen backbone on a grid of locations",
+    "table": "standardised columns",
+}
 
 
 def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
     """Markdown, from the facts that are saved with the model."""
     data, training, versions = about["data"], about["training"], about["versions"]
-    settings, model = pipeline.settings, pipeline.model
+    settings, representation = pipeline.settings, pipeline.settings.representation
     variant = f" ({data['variant']})" if data.get("variant") else ""
-    shape = " × ".join(map(str, model.shape))
+    kind = representation.name  # type: ignore[union-attr]
+    shape = " × ".join(map(str, pipeline.representation.shape))
     lines = [
         f"# Anomaly detector for {data['name']}",
         "",
-        f"A conditional variational autoencoder trained on {data['normals']} good items of {data['name']}{variant}. "
-        "It scores how unlike them a new item is and turns the score into a p-value.",
+        f"Fitted to {data['normals']} normal items of {data['name']}{variant}. It scores how far a new item lies from "
+        "them and turns the score into a p-value.",
+        "",
+        f"Recipe: {about['recipe']}.",
         "",
         "## Data",
-        f"- {_shares(pipeline, data)}; "
-        f"{data['known_anomalies']} known anomalies, {data['taught_anomalies']} of them trained on",
-        *([f"- features of every place: {pipeline.settings.features.name}"] if model.patches is not None else []),  # type: ignore[union-attr]
-        f"- input: {shape}; {getattr(pipeline.representation, 'rule', 'standardised columns')}",
-        *_edges(pipeline),
+        f"- {_parts(pipeline, data)}; {data['known_anomalies']} known anomalies",
+        f"- input: {MEANING.get(kind, kind)}, {shape}{_rule(pipeline)}",
         f"- fingerprint: `{data['fingerprint']}`",
         f"- conditions: {_conditions(pipeline)}",
-        *([f"- seen in {len(model.views)} views: {'; '.join(model.views.labels)}"] if model.views is not None else []),
         "",
         "## Method",
-        f"- objective `{settings.objective.name}` {_options(settings.objective)}, net `{model.net.options.name}` "
-        f"{_options(model.net.options)}, likelihood `{model.likelihood.options.name}` "
-        f"{_options(model.likelihood.options)}",
-        *([f"- an ensemble of {len(model.members)} such models"] if len(model.members) > 1 else []),
-        f"- latent dimensions: {model.latent_dim}; score: {_score(pipeline)}"
-        + (", added up over the views" if model.views is not None else ""),
-        *[f"- {about[choice]['sentence']}" for choice in ("scoring", "labelled") if choice in about],
-        f"- {training['steps']} steps over {training['epochs']} epochs, batch {settings.batch_size}, "
-        f"seed {about['seed']}, {about['seconds']:.1f} s in all",
+        f"- representation `{kind}` {_options(representation)}",
+        f"- model `{settings.model.name}` {_options(settings.model)}",  # type: ignore[union-attr]
+        f"- score {_score(pipeline)}",
+        *([f"- {about['labels']['sentence']}"] if "labels" in about else []),
+        *_training(pipeline, training),
+        f"- seed {about['seed']}, {about['seconds']:.1f} s in all",
         "",
-        "## Promise",
-        *_promise(pipeline),
+        "## Guarantee",
+        *_guarantee(pipeline),
         "",
         "## Limits",
-        "- The false-alarm rate holds for items drawn like the calibration normals. A new camera, light or product is "
-        "not: calibrate again on good items of the new kind.",
-        "- What the training set holds is what counts as good: defects in it will be missed later.",
-        "- A p-value says how rare a score is among good items. It is not the probability of a defect.",
+        "- The false-alarm rate holds for items drawn like the calibration items. A new camera, illumination or product "
+        "is not: calibrate again on normal items of the new kind.",
+        "- What the training set holds counts as normal: defects in it will be missed later.",
+        "- A p-value says how rare a score is among normal items. It is not the probability of a defect.",
         "",
         f"Made {about['created']} with knowngood {versions['knowngood']}, torch {versions['torch']}, "
         f"Python {versions['python']}.",
@@ -62,20 +63,25 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _shares(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
-    if pipeline.left_out:
-        return f"{data['fit'] + data['select']} items learned from, all of which calibrate, each left out in turn"
-    return f"{data['fit']} items fitted, {data['select']} for selection, {data['calibrate']} for calibration"
+def _parts(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
+    if pipeline.calibrated_by == "cross":
+        folds = pipeline.settings.calibration.folds
+        return f"{data['fit']} items fitted to; each calibrates in the one of {folds} folds that leaves it out"
+    held_out = f", {data['select']} held out for early stopping" if data["select"] else ""
+    return f"{data['fit']} items fitted to{held_out}, {data['calibrate']} for calibration"
 
 
-def _edges(pipeline: Pipeline) -> list[str]:
-    if not isinstance(pipeline.representation, Edges):
+def _rule(pipeline: Pipeline) -> str:
+    pixels = getattr(pipeline.representation, "pixels", pipeline.representation)
+    rule = getattr(pixels, "rule", None)
+    return f"; {rule}" if rule else ""
+
+
+def _training(pipeline: Pipeline, training: Mapping[str, Any]) -> list[str]:
+    if not training or not isinstance(pipeline.model, ConditionalVAE):
         return []
-    size = " × ".join(map(str, pipeline.representation.pixels.shape))
-    return [
-        f"- modelled of images of {size}: their edges, by 8 directions and 7 × 7 cells; tone, brightness and contrast "
-        "are not seen"
-    ]
+    batch = pipeline.settings.training.batch_size
+    return [f"- {training['steps']} steps over {training['epochs']} epochs, batch {batch}"]
 
 
 def _score(pipeline: Pipeline) -> str:
@@ -84,12 +90,13 @@ def _score(pipeline: Pipeline) -> str:
         return f"`{options.name}` {_options(options)}"
     weights = pipeline.state["weights"].tolist()
     parts = (f"{w:.2f} · `{one.name}` {_options(one)}" for one, w in zip(options.scores, weights, strict=True))
-    return "`fusion`, surprises added up: " + " + ".join(parts)
+    return "`fusion`, the sum of surprises: " + " + ".join(parts)
 
 
 def _options(options: Any) -> str:
-    values = options.model_dump(exclude={"name"}, exclude_none=True)
-    return "(" + ", ".join(f"{k} = {v}" for k, v in values.items()) + ")" if values else "(no options)"
+    values = options.model_dump(exclude={"name"}, exclude_none=True, exclude_defaults=True, mode="json")
+    shown = {k: v["name"] if isinstance(v, dict) and "name" in v else v for k, v in values.items()}
+    return "(" + ", ".join(f"{k} = {v}" for k, v in shown.items()) + ")" if shown else "(defaults)"
 
 
 def _conditions(pipeline: Pipeline) -> str:
@@ -100,7 +107,7 @@ def _conditions(pipeline: Pipeline) -> str:
     return "; ".join(kinds)
 
 
-def _promise(pipeline: Pipeline) -> list[str]:
+def _guarantee(pipeline: Pipeline) -> list[str]:
     calibration = pipeline.calibration
     if calibration is None:
         return ["- Not calibrated."]
@@ -109,26 +116,33 @@ def _promise(pipeline: Pipeline) -> list[str]:
     if len(calibration) < needed:
         missing = needed - len(calibration)
         return [
-            f"- None at α = {alpha:g}: it needs {needed} calibration normals, there are {len(calibration)} ({missing} "
+            f"- None at α = {alpha:g}: it needs {needed} calibration items, there are {len(calibration)} ({missing} "
             "missing). Nothing is flagged; items can still be ranked by their anomaly score."
         ]
-    about, how = "", ""
-    if pipeline.left_out:
-        about, how = "about ", ", each learned from and left out in turn: no exact promise"
+    about = "about " if pipeline.calibrated_by == "cross" else ""
     rows = calibration.summary(alpha)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
     lines = [
-        f"- {row['condition']}: of good items, {about}{row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} "
-        f"are flagged at α = {alpha:g} (95 % interval, {row['normals']} calibration normals{how})"
+        f"- {row['condition']}: {about}{row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} of normal items "
+        f"are flagged at α = {alpha:g} (95 % interval, {row['normals']} calibration items)"
         for row in rows
         if row["false_alarm_low"] is not None
     ]
-    if pipeline.hidden is not None:
-        low, high = false_alarm_interval(len(pipeline.hidden), alpha)
+    if pipeline.calibrated_by == "cross":
+        folds = pipeline.settings.calibration.folds
         lines.append(
-            f"- where no condition is known: {low:.1%} to {high:.1%} ({len(pipeline.hidden)} calibration normals, "
-            "their conditions hidden)"
+            f"- cross-conformal, {folds} folds: each calibration score comes from a model refitted without its fold, "
+            "with everything that learns from images. The model that scores new items is fitted to all, so its scores "
+            "of normal items tend to be lower and the false-alarm rate to be at most α. This is measured, not proven: "
+            "the proven bound P(p ≤ α) ≤ 2α + 2/K holds for scoring with all K models (Barber et al., "
+            'arXiv:1905.02928; Vovk 2015). calibration={"method": "split"} gives the exact guarantee.'
+        )
+    if pipeline.marginal_calibration is not None:
+        n = len(pipeline.marginal_calibration)
+        low, high = false_alarm_interval(n, alpha)
+        lines.append(
+            f"- where no condition is known: {low:.1%} to {high:.1%} ({n} calibration items, conditions hidden)"
         )
     if pooled:
-        lines.append(f"- calibrated together, with no promise for each: {', '.join(pooled)}")
+        lines.append(f"- calibrated together, without a guarantee for each: {', '.join(pooled)}")
     return lines

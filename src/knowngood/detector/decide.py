@@ -11,6 +11,7 @@ from knowngood.data.conditions import Expanded
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored
 from knowngood.errors import DataError
+from knowngood.scores.adjustment import marginal as marginal_scores
 from knowngood.scores.marginal import Rows, best_rows, hard, hard_p_values
 
 
@@ -66,7 +67,7 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
             which = read[which]
             of = {name: part[at] for name, part in scored.parts.items()}
             rows = Rows(values[at], of, expanded.stratum[at], item, expanded.log_weight[at])
-            marginal = pipeline.score.marginal(pipeline.state, rows)
+            marginal = marginal_scores(pipeline.score, pipeline.adjustments, pipeline.state, rows)
             score[which] = _on_common_scale(pipeline, pipeline.marginal_calibration, marginal)
             p[which] = pipeline.marginal_calibration.p_values(marginal, alpha=alpha)
             row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]

@@ -142,7 +142,7 @@ class Detector(OutlierMixin, BaseEstimator):
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
-        film: str | Path | None = None,
+        film: bool = False,
         backbone: Backbone | None = None,
     ) -> Detector:
         """Learn what normal items look like, and calibrate.
@@ -159,7 +159,7 @@ class Detector(OutlierMixin, BaseEstimator):
             run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
                 checkpoint there and ends with the same bits as if it had never stopped.
             progress: show a progress bar if the error stream is a terminal.
-            film: a .gif to write: held-out images and their reconstructions as a VAE on pixels is trained.
+            film: keep reconstructions of some held-out images as a VAE on pixels is trained, in `film_`.
             backbone: of your own, with representation={"name": "features", "backbone": "own"}.
 
         Raises:
@@ -171,8 +171,6 @@ class Detector(OutlierMixin, BaseEstimator):
         settings = parse_settings(self.get_params(deep=False))
         if resume and run_dir is None:
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
-        if film is not None and Path(film).suffix.lower() != ".gif":
-            raise SettingsError(f"film = {film}: it is written as a GIF; give a name that ends in .gif")
         seed = settings.random_state
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
@@ -183,8 +181,8 @@ class Detector(OutlierMixin, BaseEstimator):
         normals, labelled = items[items.labels != 1], items[items.labels == 1]
         if len(normals) < FEWEST:
             raise DataError(
-                f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least {FEWEST} "
-                "normal ones are needed"
+                f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least "
+                f"{FEWEST} normal ones are needed"
             )
         fitted = fit_pipeline(
             normals,
@@ -195,7 +193,7 @@ class Detector(OutlierMixin, BaseEstimator):
             run_dir=None if run_dir is None else Path(run_dir),
             resume=resume,
             progress=progress,
-            film=None if film is None else Path(film),
+            film=film,
             backbone=backbone,
         )
         self.split_, self.pipeline_ = fitted.split, fitted.pipeline
@@ -205,6 +203,8 @@ class Detector(OutlierMixin, BaseEstimator):
         self.offset_ = -limit(self.pipeline_)
         self.about_ = about(items, fitted, self.pipeline_, seed, time.perf_counter() - started)
         self.training_ = {"history": fitted.history, "audit": findings}
+        if fitted.film is not None:
+            self.film_ = fitted.film
         return self
 
     def calibrate(self, X: Any, *, conditions: Any = None) -> Detector:
@@ -545,8 +545,9 @@ class Detector(OutlierMixin, BaseEstimator):
         if math.isinf(self.offset_):
             n, alpha = len(self.pipeline_.calibration or ()), self.pipeline_.settings.alpha
             warnings.warn(
-                f"alpha = {alpha:g} cannot be guaranteed with {n} calibration items, it needs {minimum_normals(alpha)}: "
-                "nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
+                f"alpha = {alpha:g} cannot be guaranteed with {n} calibration items, it needs "
+                f"{minimum_normals(alpha)}: nothing is flagged. Fit or calibrate on more normal items, or rank by the "
+                "anomaly score.",
                 stacklevel=stacklevel,
             )
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -17,30 +18,26 @@ from typing import Any
 import numpy as np
 import safetensors
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import load, save
 
 from knowngood import __version__
-from knowngood.calibration import Calibration
-from knowngood.calibration.map_thresholds import MapCalibration
-from knowngood.config import LikelihoodOptions, NetOptions, ScoreOptions, Settings
+from knowngood.calibration import Calibration, MapCalibration
+from knowngood.config import Settings
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
-from knowngood.detector.explain.reference import PREFIX, KnownGood
+from knowngood.detector.explain.reference import PREFIX, ReferenceIndex
 from knowngood.detector.pipeline import Pipeline
 from knowngood.errors import ArtifactError, KnowngoodError
-from knowngood.models.patch_gaussian import Patches
-from knowngood.models.vae import ConditionalVAE
-from knowngood.representations import Edges, Features, Pixels, Table
-from knowngood.scores import build_score
-from knowngood.scores.taught import with_taught
+from knowngood.representations import Backbone, Features
+from knowngood.scores import Adjustment, build_score
+from knowngood.scores.illumination import IlluminationAdjustment
+from knowngood.scores.label_penalty import LabelPenalty
 
 FORMAT = "knowngood-detector"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG, CARD, TRAINING = "config.json", "card.md", "training.json"
-TENSORS = ("weights.safetensors", "scores.safetensors", "calibration.safetensors", "objective.safetensors")
-BACKBONE = "backbone.safetensors"  # of a model on features alone
-REPRESENTATIONS = {"pixels": Pixels, "oriented_gradients": Edges, "table": Table, "features": Features}
+TENSORS = ("weights", "scores", "calibration", "objective", "representation")
+SUFFIX = ".safetensors"
 
 
 def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, Any], card: str) -> dict[str, bytes]:
@@ -49,51 +46,43 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
     `about` is plain data kept beside the configuration; `training` is the longer record of the log and the audit, in a
     file of its own that scoring does without.
     """
-    calibrations = {"known": pipeline.calibration, "hidden": pipeline.hidden, "maps": pipeline.maps_of_normals}
-    arrays = {kind: c.to_tensors() for kind, c in calibrations.items() if c is not None}
+    calibrations = {
+        "known": pipeline.calibration,
+        "marginal": pipeline.marginal_calibration,
+        "maps": pipeline.map_calibration,
+    }
+    arrays = {kind: one.to_tensors() for kind, one in calibrations.items() if one is not None}
     if pipeline.ignore is not None:
         arrays["ignore"] = pipeline.ignore.to_tensors()
+    reference = {} if pipeline.reference is None else pipeline.reference.to_tensors()
     tensors = {
-        TENSORS[0]: dict(pipeline.model.state_dict()),
-        TENSORS[1]: {**pipeline.state, **({} if pipeline.known_good is None else pipeline.known_good.to_tensors())},
-        TENSORS[2]: {
+        "weights": dict(pipeline.model.state_dict()),
+        "scores": {**pipeline.state, **reference},
+        "calibration": {
             f"{kind}.{name}": torch.from_numpy(np.ascontiguousarray(array))
             for kind, named in arrays.items()
             for name, array in named.items()
         },
-        TENSORS[3]: pipeline.objective_state,
+        "objective": pipeline.objective_state,
+        "representation": pipeline.representation.state(),
     }
-    if isinstance(pipeline.representation, Features):
-        tensors[BACKBONE] = pipeline.representation.tensors()
     files = {
-        name: save({k: v.detach().cpu().contiguous() for k, v in group.items()}) for name, group in tensors.items()
+        f"{name}{SUFFIX}": save({k: v.detach().cpu().contiguous() for k, v in group.items()})
+        for name, group in tensors.items()
+        if group
     }
-    model = pipeline.model
-    kind = next(k for k, cls in REPRESENTATIONS.items() if isinstance(pipeline.representation, cls))
     config = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "knowngood_version": __version__,
         "settings": pipeline.settings.model_dump(mode="json"),
         "conditions": pipeline.schema.model_dump(mode="json"),
-        "representation": {"kind": kind, **pipeline.representation.model_dump(mode="json")},
-        "model": {
-            "shape": list(model.shape),
-            "latent_dim": model.latent_dim,
-            "condition_dim": model.condition_dim,
-            "net": model.net.options.model_dump(mode="json"),
-            "likelihood": model.likelihood.options.model_dump(mode="json"),
-            "prior": model.prior_name,
-            "separation": model.separation,
-            "nuisance_dim": model.nuisance_dim,
-            "ensemble": len(model.members),
-            "augment": [] if model.views is None else list(model.views.names),
-            "patches": None if model.patches is None else list(model.patches.shape),
-        },
-        "score": pipeline.score.options.model_dump(mode="json"),
-        "left_out": pipeline.left_out,
-        "calibration": {kind: c.metadata() for kind, c in calibrations.items() if c is not None},
-        "neighbours": None if pipeline.known_good is None else list(pipeline.known_good.ids),
+        "representation": pipeline.representation.model_dump(mode="json"),
+        "model": pipeline.model.sizes(),
+        "adjustments": [adjustment.name for adjustment in pipeline.adjustments],
+        "calibrated_by": pipeline.calibrated_by,
+        "calibration": {kind: one.metadata() for kind, one in calibrations.items() if one is not None},
+        "reference": None if pipeline.reference is None else list(pipeline.reference.ids),
         "ignore": None if pipeline.ignore is None else pipeline.ignore.metadata(),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "about": dict(about),
@@ -103,68 +92,78 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
     return {CONFIG: text.encode(), CARD: card.encode(), TRAINING: log.encode(), **files}
 
 
-def unpack(files: Mapping[str, bytes], where: str = "model") -> tuple[Pipeline, dict[str, Any], dict[str, Any]]:
+def unpack(
+    files: Mapping[str, bytes], where: str = "model", backbone: Backbone | None = None
+) -> tuple[Pipeline, dict[str, Any], dict[str, Any]]:
     """The pipeline, what was kept about it, and the record of its training (empty if that file is gone).
 
+    Args:
+        backbone: one of your own that the model was fitted with.
+
     Raises:
-        ArtifactError: a file is missing, damaged, not one of ours, or of a newer format.
+        ArtifactError: a file is missing, damaged, not one of ours, or of another format.
     """
     config = _config(files, where)
-    for name in [*TENSORS, *([BACKBONE] if BACKBONE in config["sha256"] else [])]:
+    for name, digest in config["sha256"].items():
         if name not in files:
             raise ArtifactError(f"{where}: {name} is missing; copy the whole folder again")
-        if hashlib.sha256(files[name]).hexdigest() != config["sha256"].get(name):
+        if hashlib.sha256(files[name]).hexdigest() != digest:
             raise ArtifactError(f"{where}: {name} is damaged (its SHA-256 is not the one in {CONFIG}); copy it again")
     try:
         training = json.loads(files.get(TRAINING, b"{}"))
-        weights, state, arrays, objective_state = (load(files[name]) for name in TENSORS)
+        tensors = {name: load(files[f"{name}{SUFFIX}"]) if f"{name}{SUFFIX}" in files else {} for name in TENSORS}
         settings = Settings.model_validate(config["settings"])
-        net = TypeAdapter(NetOptions).validate_python(config["model"]["net"])
-        likelihood = TypeAdapter(LikelihoodOptions).validate_python(config["model"]["likelihood"])
-        score = TypeAdapter(ScoreOptions).validate_python(config["score"])
-        sizes = config["model"]
-        shape = tuple(sizes["shape"])
-        widths = (sizes["latent_dim"], sizes["condition_dim"])
-        priors = (sizes["prior"], sizes["nuisance_dim"], sizes["separation"], sizes.get("augment", ()))
-        model = ConditionalVAE(shape, *widths, net, likelihood, *priors)
-        for _ in range(1, sizes.get("ensemble", 1)):
-            model.others.append(ConditionalVAE(shape, *widths, net, likelihood, *priors))
-        if sizes.get("patches"):
-            coarse = "patches.coarse.mean" in weights
-            context = weights["patches.context.basis"].shape[1] if "patches.context.basis" in weights else 0
-            model.patches = Patches(tuple(sizes["patches"]), weights["patches.keys"], coarse=coarse, context=context)
-        model.load_state_dict(weights)
-        shown = dict(config["representation"])
-        representation = REPRESENTATIONS[shown.pop("kind")].model_validate(shown)
-        if isinstance(representation, Features):
-            representation = representation.with_tensors(load(files[BACKBONE]))
-        told = config["calibration"]
-        known, hidden = (
-            Calibration.from_tensors(_under(arrays, kind), told[kind]) if kind in told else None
-            for kind in ("known", "hidden")
+        model = settings.model.build(**config["model"])  # type: ignore[union-attr]
+        model.load_state_dict(tensors["weights"])
+        kind = implementation(settings.representation)
+        representation = kind.model_validate(config["representation"]).with_state(tensors["representation"])
+        if backbone is not None and isinstance(representation, Features):
+            representation = representation.with_backbone(backbone)
+        metadata, arrays, state = config["calibration"], tensors["calibration"], tensors["scores"]
+        known, marginal = (
+            Calibration.from_tensors(_under(arrays, kind), metadata[kind]) if kind in metadata else None
+            for kind in ("known", "marginal")
         )
-        maps = MapCalibration.from_tensors(_under(arrays, "maps"), told["maps"]) if "maps" in told else None
-        ignored = config.get("ignore")
-        neighbours = config.get("neighbours")
-        good = None if neighbours is None else KnownGood.from_tensors(state, neighbours)
+        maps = MapCalibration.from_tensors(_under(arrays, "maps"), metadata["maps"]) if "maps" in metadata else None
+        ignored, ids = config["ignore"], config["reference"]
         pipeline = Pipeline(
             settings=settings,
             schema=ConditionSchema.model_validate(config["conditions"]),
             representation=representation,
             model=model.eval(),
-            score=with_taught(build_score(score, settings), state),
+            score=build_score(settings.score),  # type: ignore[arg-type]
+            adjustments=adjustments_named(config["adjustments"], settings),
             state={name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)},
             calibration=known,
-            hidden=hidden,
-            left_out=bool(config.get("left_out")),
-            maps_of_normals=maps,
+            marginal_calibration=marginal,
+            map_calibration=maps,
+            calibrated_by=config["calibrated_by"],
             ignore=None if ignored is None else IgnoreRegions.from_tensors(_under(arrays, "ignore"), ignored),
-            objective_state=objective_state,
-            known_good=good,
+            objective_state=tensors["objective"],
+            reference=None if ids is None else ReferenceIndex.from_tensors(state, ids),
         )
-    except (KnowngoodError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (KnowngoodError, ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None
     return pipeline, config["about"], training
+
+
+def implementation(options: Any) -> Any:
+    """The class behind an option model."""
+    module, _, name = options.implementation.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def adjustments_named(names: list[str], settings: Settings) -> tuple[Adjustment, ...]:
+    """The adjustments of a saved model."""
+    found: list[Adjustment] = []
+    for name in names:
+        if name == IlluminationAdjustment.name:
+            found.append(IlluminationAdjustment(settings.representation.illumination))  # type: ignore[union-attr, arg-type]
+        elif name == LabelPenalty.name:
+            found.append(LabelPenalty())
+        else:
+            raise ArtifactError(f"unknown adjustment '{name}'")
+    return tuple(found)
 
 
 def write(folder: str | Path, files: Mapping[str, bytes]) -> Path:
@@ -207,7 +206,7 @@ def read(folder: str | Path) -> dict[str, bytes]:
         raise ArtifactError(f"{folder} is no saved model: it has no {CONFIG}")
     return {
         name: (folder / name).read_bytes()
-        for name in (CONFIG, CARD, TRAINING, *TENSORS, BACKBONE)
+        for name in (CONFIG, CARD, TRAINING, *(f"{name}{SUFFIX}" for name in TENSORS))
         if (folder / name).is_file()
     }
 
@@ -224,9 +223,12 @@ def _config(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
         raise ArtifactError(f"{where}: {CONFIG} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ArtifactError(f"{where}: {CONFIG} is not a {FORMAT} file")
-    if config["format_version"] > FORMAT_VERSION:
+    version = config.get("format_version")
+    if version != FORMAT_VERSION:
+        saved, newer = config.get("knowngood_version"), isinstance(version, int) and version > FORMAT_VERSION
+        way_out = "upgrade knowngood" if newer else "fit it again with this version, or install the one it was saved by"
         raise ArtifactError(
-            f"{where}: saved by knowngood {config.get('knowngood_version')} in format {config['format_version']}; "
-            f"this is {__version__} and reads up to format {FORMAT_VERSION}: upgrade knowngood"
+            f"{where}: saved by knowngood {saved} in format {version}; this is {__version__} and reads format "
+            f"{FORMAT_VERSION}: {way_out}"
         )
     return config

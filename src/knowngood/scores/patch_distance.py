@@ -1,4 +1,4 @@
-"""The distance of every patch of an image to the normal ones: the anomaly map, and one score an image pooled from it."""
+"""Distances of the patches of an image to normal ones: the anomaly map, and one score an image pooled from it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ class PatchDistanceScore(Score):
         want_map: bool = False,
     ) -> ScoreResult:
         if isinstance(model, MemoryBank):
-            maps = model.patch_distances(x, stratum)
+            rows = model.rows(x)
+            near = model.nearest(rows, stratum.repeat_interleave(len(rows) // len(x)), 1)[:, 0]
+            maps = near.reshape(len(x), *x.shape[2:])
             cell, ignored = stratum.new_zeros(len(x)), torch.zeros_like(maps[:1], dtype=torch.bool)
         else:
             cell, ignored = model.cell(c, len(x)), model.ignored_grid
@@ -116,7 +118,7 @@ class PatchDistanceScore(Score):
 
 
 def penalty(state: dict[str, Tensor], white: Tensor) -> Tensor:
-    """(B, P) ≥ 0: what labelled anomalies add to the distances of whitened patches (B, P, F), 0 where these look normal."""
+    """(B, P) ≥ 0: what labelled anomalies add to the distances of patches (B, P, F); 0 if these look normal."""
     direction, offset, weight = (state[f"penalty_{name}"].to(white) for name in ("direction", "offset", "weight"))
     return weight * (bounded(white) @ direction - offset).clamp_min(0)
 

@@ -1,4 +1,4 @@
-"""What a fit does, station by station: recipe, plan, representation, model and score, labels, reference, calibration."""
+"""What a fit does, station by station: recipe, plan, representation, model, score, labels, reference, calibration."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Fitted:
     training: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Any] | None = None
     known_anomalies: int = 0
+    film: Film | None = None
 
 
 def fit_pipeline(
@@ -51,7 +52,7 @@ def fit_pipeline(
     run_dir: Path | None = None,
     resume: bool = False,
     progress: bool = False,
-    film: Path | None = None,
+    film: bool = False,
     backbone: Backbone | None = None,
 ) -> Fitted:
     """Fit everything to normal items; see `Detector.fit`.
@@ -68,13 +69,13 @@ def fit_pipeline(
         if plan.ignore is not None and representation.options.align == "none":
             seen = blanked(seen, plan.ignore, plan.schema, representation.pixels.low)
         representation = CachedFeatures.of(representation, seen, settings.training.memory_gb)
-    if film is not None and not isinstance(representation, Pixels):
+    if film and not isinstance(representation, Pixels):
         raise SettingsError(
-            "film: it shows reconstructions of images, and only a VAE on pixels makes any; set representation='pixels', "
-            "model='vae', or leave film out"
+            "film: it shows reconstructions of images, and only a VAE on pixels makes any; set "
+            "representation='pixels', model='vae', or leave film out"
         )
     fingerprint = plan.normals.fingerprint()
-    run = Run(run_dir, resume, progress, None if film is None else FilmWriter(film), fingerprint)
+    run = Run(run_dir, resume, progress, film, fingerprint)
     learned = learn(plan, fit, select, representation, run)
     pipeline = fit_temperature(learned.pipeline, plan.normals[select])
     if not isinstance(pipeline.representation, Table) and settings.data.tile is None:
@@ -99,19 +100,8 @@ def fit_pipeline(
         training={} if history is None else training_record(history),
         labels=learned.notes.get("labels"),
         known_anomalies=len(labelled),
+        film=learned.film,
     )
-
-
-class FilmWriter:
-    """Writes the film of a run as a GIF."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, film: Film, history: History) -> None:
-        from knowngood.training.film import held_out_losses, write_gif
-
-        write_gif(self.path, film, held_out_losses(history.steps))
 
 
 def training_record(history: History) -> dict[str, Any]:

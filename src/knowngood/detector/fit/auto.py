@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from knowngood.config import (
     CVAE,
     Elbo,
@@ -28,7 +26,6 @@ from knowngood.config import (
 from knowngood.data import ImageSet
 from knowngood.detector.fit.inputs import varying
 from knowngood.detector.pipeline import Items
-from knowngood.errors import SettingsError
 
 PHOTOGRAPH = 64  # pixels of the shorter side from which on images are photographs
 SMALLEST_HOG = 8  # pixels of the shorter side that HOG takes
@@ -102,9 +99,7 @@ def _model(settings: Settings, representation: str, normals: Items) -> Any:
 
 
 def _score(representation: str, model: Any, normals: Items) -> ScoreOptions:
-    if isinstance(model, PatchGaussianOptions) or (
-        isinstance(model, MemoryBankOptions) and representation == "features"
-    ):
+    if representation == "features":
         return PatchDistance()
     if isinstance(model, MemoryBankOptions):
         return Neighbours()
@@ -145,9 +140,8 @@ def _categorical(values: Any) -> bool:
     if values is None:
         return False
     found = set(map(str, values))
-    return 2 <= len(found) <= MOST_CLASSES and not any(
-        "." in value and value.replace(".", "").isdigit() for value in found
-    )
+    decimal = any("." in value and value.replace(".", "").isdigit() for value in found)
+    return 2 <= len(found) <= MOST_CLASSES and not decimal
 
 
 def _shorter_side(normals: Items) -> int:
@@ -156,21 +150,22 @@ def _shorter_side(normals: Items) -> int:
 
 
 def _check_kind(representation: str, normals: Items) -> None:
-    if isinstance(normals, ImageSet) == (representation == "table"):
-        given, wanted = (
-            ("images", "'pixels', 'hog' or 'features'") if isinstance(normals, ImageSet) else ("a table", "'table'")
-        )
+    images = isinstance(normals, ImageSet)
+    if images == (representation == "table"):
+        given, wanted = ("images", "'pixels', 'hog' or 'features'") if images else ("a table", "'table'")
         raise SettingsError(f"representation = '{representation}': {given} given; take {wanted}, or leave it 'auto'")
 
 
 def _sentence(settings: Settings, normals: Items, why: str) -> str:
-    """'photographs of 1,024 px and more → features, patch_gaussian, patch_distance; cross-conformal calibration'."""
-    score = settings.score
-    named = " + ".join(one.name for one in score.scores) if isinstance(score, Fusion) else score.name  # type: ignore[union-attr]
-    objective = f" ({settings.model.objective.name})" if isinstance(settings.model, VAEOptions) else ""
-    kinds = ", class-conditional prior" if getattr(settings.model, "prior", "") == "separated" else ""
+    """'209 normal items, photographs of 64 px and more: representation features, model patch_gaussian, …'."""
+    representation, model, score = settings.representation, settings.model, settings.score
+    assert not isinstance(representation, str)
+    assert not isinstance(model, str)
+    assert not isinstance(score, str)
+    named = " + ".join(one.name for one in score.scores) if isinstance(score, Fusion) else score.name
+    objective = f" ({model.objective.name})" if isinstance(model, VAEOptions) else ""
+    kinds = ", class-conditional prior" if getattr(model, "prior", "") == "separated" else ""
     return (
-        f"{len(normals):,} normal items, {why}: representation {settings.representation.name}, "  # type: ignore[union-attr]
-        f"model {settings.model.name}{objective}{kinds}, score {named}, "  # type: ignore[union-attr]
-        f"{settings.calibration.method} calibration"
+        f"{len(normals):,} normal items, {why}: representation {representation.name}, model {model.name}{objective}"
+        f"{kinds}, score {named}, {settings.calibration.method} calibration"
     )

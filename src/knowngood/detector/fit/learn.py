@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Run:
     run_dir: Path | None = None
     resume: bool = False
     progress: bool = False
-    film: Callable[[Film, History], None] | None = None
+    film: bool = False
     fingerprint: str | None = None
 
 
@@ -69,6 +69,7 @@ class Learned:
     source: BatchSource
     held_out: BatchSource | None = None
     history: History | None = None
+    film: Film | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -126,16 +127,16 @@ def learn(
     adjustments = adjustments_of(resolved)
     for adjustment in adjustments:
         adjustment.check(model)
-    marginal = marginalises(resolved, score, plan.schema)  # refuses what cannot be marginalised
+    marginal = marginalises(resolved, score, adjustments, plan.schema)  # refuses what cannot be marginalised
     if objective is not None:
         compose(objective, plan, model, representation, scale)
     source = make_source(plan, fit, representation, scale, width)
     held_out = make_source(plan, select, representation, scale, width) if len(select) else None
     history: list[History] = []
+    film = Film.of(held_out) if run.film and held_out is not None else None
 
     def trained(model: Model, objective: nn.Module, source: BatchSource, held_out: Any, anomalies: Any) -> History:
         options = training_options(resolved, len(source))
-        film = Film.of(held_out) if run.film is not None and held_out is not None else None
         found = train(
             model,
             objective,  # type: ignore[arg-type]
@@ -153,8 +154,6 @@ def learn(
             settings=resolved.model_dump(mode="json"),
         )
         history.append(found)
-        if film is not None and run.film is not None:
-            run.film(film, found)
         return found
 
     anomalies = anomaly_source(plan, objective, representation, scale) if plan.shift is not None else None
@@ -170,7 +169,7 @@ def learn(
         if cells is not None:
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)
-    return Learned(replace(pipeline, state=state), source, held_out, history[0] if history else None)
+    return Learned(replace(pipeline, state=state), source, held_out, history[0] if history else None, film)
 
 
 # The model ----------------------------------------------------------------------------------------------------------
