@@ -53,6 +53,29 @@ class Expanded(Encoded):
     known: NDArray[np.bool_]
     label: list[str]
 
+    def take(self, rows: Ints) -> Expanded:
+        """The given rows, one an item, in item order."""
+        return Expanded(
+            c=self.c[rows],
+            stratum=self.stratum[rows],
+            item=np.arange(len(rows)),
+            log_weight=np.zeros(len(rows)),
+            known=self.known[self.item[rows]],
+            label=[self.label[row] for row in rows],
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Expanded]) -> Expanded:
+        """Parts of one row an item, one after the other."""
+        return cls(
+            c=np.concatenate([part.c for part in parts]),
+            stratum=np.concatenate([part.stratum for part in parts]),
+            item=np.arange(sum(len(part.item) for part in parts)),
+            log_weight=np.concatenate([part.log_weight for part in parts]),
+            known=np.concatenate([part.known for part in parts]),
+            label=[text for part in parts for text in part.label],
+        )
+
 
 class ConditionSchema(BaseModel):
     """The condition columns of a model, and which combinations of them were observed. An empty schema has none."""
@@ -102,11 +125,11 @@ class ConditionSchema(BaseModel):
     @cached_property
     def stratum_names(self) -> list[str]:
         """One name a stratum: 'camera=A, product=2'; 'all' where no column stratifies."""
-        if not self._strata_columns:
+        if not self.strata_columns:
             return ["all"]
         return [
-            ", ".join(column.code_names[code] for column, code in zip(self._strata_columns, row, strict=True))
-            for row in self._strata.tolist()
+            ", ".join(column.code_names[code] for column, code in zip(self.strata_columns, row, strict=True))
+            for row in self.strata.tolist()
         ]
 
     def encode(self, columns: Mapping[str, ArrayLike] | None, n: int) -> Encoded:
@@ -192,23 +215,23 @@ class ConditionSchema(BaseModel):
         return np.array(self.cells, dtype=np.int64).reshape(-1, len(self._cell_columns))
 
     @cached_property
-    def _strata_columns(self) -> list[Column]:
+    def strata_columns(self) -> list[Column]:
         return [column for column in self.columns if "stratify" in column.roles]
 
     @cached_property
-    def _strata(self) -> Ints:
+    def strata(self) -> Ints:
         at = [k for k, column in enumerate(self._cell_columns) if "stratify" in column.roles]
         return _distinct(self._cell_codes[:, at], self._strata_cards)[0]
 
     @cached_property
     def _strata_cards(self) -> list[int]:
-        return [column.n_codes for column in self._strata_columns]
+        return [column.n_codes for column in self.strata_columns]
 
     def _stratum(self, codes: Ints) -> Ints:
-        if not self._strata_columns:
+        if not self.strata_columns:
             return np.zeros(len(codes), dtype=np.int64)
         at = [i for i, column in enumerate(self.columns) if "stratify" in column.roles]
-        return _find(self._strata, codes[:, at], self._strata_cards)
+        return _find(self.strata, codes[:, at], self._strata_cards)
 
     def _vectors(self, codes: Ints, numbers: Floats) -> NDArray[np.float32]:
         c, start = np.zeros((len(codes), self.width), dtype=np.float32), 0

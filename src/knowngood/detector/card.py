@@ -51,8 +51,8 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         *_guarantee(pipeline),
         "",
         "## Limits",
-        "- The false-alarm rate holds for items drawn like the calibration items. A new camera, illumination or product "
-        "is not: calibrate again on normal items of the new kind.",
+        "- The false-alarm rate holds for items drawn like the calibration items. A new camera, illumination or "
+        "product is not: calibrate again on normal items of the new kind.",
         "- What the training set holds counts as normal: defects in it will be missed later.",
         "- A p-value says how rare a score is among normal items. It is not the probability of a defect.",
         "",
@@ -140,9 +140,7 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
     if pipeline.marginal_calibration is not None:
         n = len(pipeline.marginal_calibration)
         low, high = false_alarm_interval(n, alpha)
-        lines.append(
-            f"- where no condition is known: {low:.1%} to {high:.1%} ({n} calibration items, conditions hidden)"
-        )
+        lines.append(f"- where no condition is known: {low:.1%} to {high:.1%} ({n} items, conditions hidden)")
     if pooled:
         lines.append(f"- calibrated together, without a guarantee for each: {', '.join(pooled)}")
     return lines

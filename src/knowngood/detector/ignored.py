@@ -17,9 +17,11 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import PixelSource
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.patch_gaussian import HALF
+from knowngood.models.base import Model
+from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations.alignment.warping import Transform, unwarp
 
+HALF = 0.5  # share of a location that is covered, from which on it counts as covered
 MASKS = 8  # of sizes and conditions, kept
 
 
@@ -39,6 +41,21 @@ class Ignored:
     values: Sequence[str | None]  # (K,)
 
     @classmethod
+    def of_model(cls, regions: IgnoreRegions | None, schema: ConditionSchema, model: Model) -> Ignored | None:
+        """What a model of locations ignores; None where nothing is."""
+        if regions is None or not isinstance(model, PatchGaussian):
+            return None
+        return cls.of(regions, schema, model.keys.cpu().numpy())
+
+    @classmethod
+    def in_pixels(
+        cls, regions: IgnoreRegions | None, schema: ConditionSchema, model: Model, representation: Any
+    ) -> Ignored | None:
+        """The same, where pixels are hidden from the backbone: before images are aligned these are not known."""
+        options = getattr(representation, "options", None)
+        return None if options is None or options.align != "none" else cls.of_model(regions, schema, model)
+
+    @classmethod
     def of(cls, regions: IgnoreRegions, schema: ConditionSchema, keys: NDArray[Any]) -> Ignored:
         """For the cells with these condition vectors, `keys` (K, W) of `Patches`."""
         if regions.column is None:
@@ -51,7 +68,7 @@ class Ignored:
             start += column.width
         raise DataError(f"regions to ignore depend on condition '{regions.column}', which the model does not have")
 
-    def places(self, h: int, w: int) -> NDArray[np.bool_]:
+    def locations(self, h: int, w: int) -> NDArray[np.bool_]:
         """(K, h·w) places at least half of which is ignored.
 
         Raises:

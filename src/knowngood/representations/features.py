@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor, nn
 
-from knowngood.config import FeatureOptions, LiteGrid, Settings
+from knowngood.config import FeatureOptions, LiteOptions
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.representations.alignment.steadied import Steadied, Steady, as_it_is
+from knowngood.representations.alignment.references import References, Registered, as_it_is
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.backbones.efficientnet_lite import EfficientNetLite
@@ -28,14 +28,14 @@ ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
 PROBED = 8  # training images that show what the features are like
 TOGETHER, TOGETHER_ON_CPU = 64, 2  # images that go through the backbone at a time: on a CPU few stay in its cache
 NOT_FINITE = "its features are NaN or infinite"
-STEADIED = "steadied."  # begins the names of the tensors that are not the backbone's
+REFERENCES = "references."  # begins the names of the tensors that are not the backbone's
 
 
 class Features(BaseModel):
     """How images become features (F, h, w). Fitted once; plain JSON, and a backbone beside it.
 
     Images are prepared by `pixels`, scaled to 0…1, and brought to their usual place and light if the settings `align`
-    and `light_tolerance` say so; grey ones become three equal channels. Every map of the backbone is averaged over
+    and `illumination` say so; grey ones become three equal channels. Every map of the backbone is averaged over
     `average`² cells, borders over what they have, brought to `grid` and put below the others (arXiv:2106.08265,
     section 3.1, keeps places in the same way).
 
@@ -43,7 +43,7 @@ class Features(BaseModel):
     widths: features of each map; their sum is F.
     fingerprint: of the backbone; another is refused.
     stored: how features are kept, float16 unless rounding to it would cost some of them 1 % of their spread.
-    steadied: what is usual, None where images are taken as they are. Kinds of image are told apart by the conditions
+    references: what is usual, None where images are taken as they are. Kinds of image are told apart by the conditions
         that the images carry.
     """
 
@@ -55,7 +55,7 @@ class Features(BaseModel):
     widths: tuple[int, ...]
     fingerprint: str
     stored: Literal["float16", "float32"]
-    steadied: Steadied | None = None
+    references: References | None = None
 
     _backbone: Any = PrivateAttr(None)
     _device: torch.device = PrivateAttr(torch.device("cpu"))
@@ -64,7 +64,7 @@ class Features(BaseModel):
     def fit(
         cls,
         images: ImageSet,
-        settings: Settings,
+        options: FeatureOptions,
         backbone: Backbone | None = None,
         columns: tuple[Column, ...] = (),
     ) -> Features:
@@ -77,18 +77,18 @@ class Features(BaseModel):
         Raises:
             SettingsError: no features are set, the backbone or its weights are missing or superfluous, or the grid is
                 finer or coarser than can be.
-            DataError: as `Pixels.fit` and `Steadied.fit`; images with other than 1 or 3 channels; a backbone that
+            DataError: as `Pixels.fit` and `References.fit`; images with other than 1 or 3 channels; a backbone that
                 breaks its contract.
         """
-        options = settings.features
-        if options == "none":
-            raise SettingsError("features = 'none' names no backbone; give features='efficientnet_lite0', say")
         if backbone is None:
-            backbone = options.build()
-        elif options.name != "own":
-            raise SettingsError(f"a backbone of your own goes with features='own', not with '{options.name}'")
+            backbone = options.backbone.build()
+        elif options.backbone.name != "own":
+            raise SettingsError(
+                f"a backbone object of your own goes with backbone='own', not with '{options.backbone.name}'; set "
+                "representation={'name': 'features', 'backbone': 'own'}"
+            )
         assert backbone is not None
-        sized = settings if settings.image_size else settings.model_copy(update={"image_size": IMAGE_SIZE})
+        sized = options if options.image_size else options.model_copy(update={"image_size": IMAGE_SIZE})
         pixels = Pixels.fit(images, sized)
         channels, height, width = pixels.shape
         if channels not in (1, 3):
@@ -104,7 +104,7 @@ class Features(BaseModel):
             widths=(),
             fingerprint=backbone.fingerprint(),
             stored="float32",
-            steadied=Steadied.fit(images, pixels, sized, columns),
+            references=References.fit(images, pixels, sized, columns),
         )
         found._adopt(backbone)
         chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
@@ -112,7 +112,7 @@ class Features(BaseModel):
         if errors:
             first = min(errors)
             raise DataError(f"{images.ids[first]}: {errors[first]}")
-        maps = found._maps(found._steady(prepared, found._kinds(images, chosen)).images)
+        maps = found._maps(found._register(prepared, found._kinds(images, chosen)).images)
         probe = found._on_grid(maps)
         if not probe.isfinite().all():
             raise DataError(f"{images.name}: the backbone makes NaN or infinite features of the training images")
@@ -148,8 +148,8 @@ class Features(BaseModel):
             DataError: the image does not fit the model, or its features are not finite.
         """
         told = {name: np.array([value], dtype=object) for name, value in (conditions or {}).items()}
-        kinds = None if self.steadied is None else self.steadied.kinds(told, 1)
-        values = self._features(self._steady(self.pixels.prepare(image)[None], kinds).images)
+        kinds = None if self.references is None else self.references.kinds(told, 1)
+        values = self._features(self._register(self.pixels.prepare(image)[None], kinds).images)
         if not np.isfinite(values).all():
             raise DataError(NOT_FINITE)
         return values.astype(self._holding(values))[0]
@@ -180,10 +180,10 @@ class Features(BaseModel):
         for start in range(0, len(index), together):
             rows = index[start : start + together]
             prepared, bad = self.pixels.read(images, rows, workers)
-            steady = self._steady(prepared, self._kinds(images, rows))
-            values = self._features(steady.images)
+            registered = self._register(prepared, self._kinds(images, rows))
+            values = self._features(registered.images)
             finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
-            transforms += self._transforms(steady, rows, bad)
+            transforms += self._transforms(registered, rows, bad)
             bad = {**{int(i): NOT_FINITE for i in rows[~finite]}, **bad}
             values[[int(i) in bad for i in rows]] = 0
             found = found.astype(np.result_type(found, self._holding(values)), copy=False)
@@ -203,30 +203,32 @@ class Features(BaseModel):
         """Where each of the images at `index` (M,), default all, lay; those not `accepted` are seen as they lie."""
         return self._found(images, index, workers)[0]
 
-    def light(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> np.ndarray:
+    def illumination_factors(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> np.ndarray:
         """How many times as light as usual the images at `index` are, (M,): .82 is 18 % darker.
 
-        All of that is undone within `light_limits`, else as far as these. NaN without `light_tolerance`, for an image
+        All of that is undone within `illumination_limits`, else as far as these. NaN without `illumination`, for an image
         that cannot be read, or whose kind is not known.
         """
         return self._found(images, index, workers)[1]
 
-    def light_limits(self, images: ImageSet, index: np.ndarray | None = None) -> np.ndarray:
+    def illumination_limits(self, images: ImageSet, index: np.ndarray | None = None) -> np.ndarray:
         """(M, 2) the smallest and the largest factor of light that is undone in each image; NaN as for `light`."""
         index = np.arange(len(images)) if index is None else index
         limits = np.full((len(index), 2), np.nan)
         kinds = self._kinds(images, index)
-        if self.steadied is not None and kinds is not None:
+        if self.references is not None and kinds is not None:
             for row, kind in zip(limits, kinds.tolist(), strict=True):
-                light = self.steadied.references[kind].light if kind >= 0 else None
+                light = self.references.references[kind].illumination if kind >= 0 else None
                 row[:] = (light.low, light.high) if light is not None else np.nan
         return limits
 
-    def restore(self, map: np.ndarray, source_shape: tuple[int, ...], transform: Transform | None = None) -> np.ndarray:
+    def to_image(
+        self, map: np.ndarray, source_shape: tuple[int, ...], transform: Transform | None = None
+    ) -> np.ndarray:
         """Maps over the grid (..., h, w) → (..., H, W) float32 over the source image of shape (H, W[, C]).
 
         Bilinear between the centres of cells, constant beyond the outermost; by `transform` to where the image lay, the
-        smallest value where it shows what aligned images do not; then as `Pixels.restore`.
+        smallest value where it shows what aligned images do not; then as `Pixels.to_image`.
         """
         if map.shape[-2:] != self.grid:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {self.grid[0]}, {self.grid[1]})")
@@ -236,7 +238,7 @@ class Features(BaseModel):
         if transform is not None and not transform.identity:
             lowest = np.fmin.reduce(whole, axis=(1, 2))
             whole = np.stack([unwarp(m - low, transform, size) + low for m, low in zip(whole, lowest, strict=True)])
-        return self.pixels.restore(whole.reshape(*map.shape[:-2], *size), source_shape)
+        return self.pixels.to_image(whole.reshape(*map.shape[:-2], *size), source_shape)
 
     # The backbone ---------------------------------------------------------------------------------------------------
 
@@ -247,31 +249,31 @@ class Features(BaseModel):
             self._device = torch.device(device)
         return self
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """What a saved model keeps: the backbone's folded weights, nothing of one of your own; and what is usual."""
-        usual = {} if self.steadied is None else self.steadied.tensors()
-        weights = dict(self._ready().state_dict()) if isinstance(self.options, LiteGrid) else {}
-        return weights | {STEADIED + name: tensor for name, tensor in usual.items()}
+        usual = {} if self.references is None else self.references.tensors()
+        weights = dict(self._ready().state_dict()) if isinstance(self.options.backbone, LiteOptions) else {}
+        return weights | {REFERENCES + name: tensor for name, tensor in usual.items()}
 
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Features:
+    def with_state(self, tensors: Mapping[str, Tensor]) -> Features:
         """A copy with the backbone that `tensors` gave; one of your own still has to come by `with_backbone`.
 
         Raises:
             ArtifactError: they are not the tensors of this backbone, or what is usual is missing.
         """
-        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(STEADIED)}
-        if self.steadied is not None:
-            usual = {name.removeprefix(STEADIED): t for name, t in tensors.items() if name not in weights}
-            loaded = self.model_copy(update={"steadied": self.steadied.with_tensors(usual)})
+        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCES)}
+        if self.references is not None:
+            usual = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
+            loaded = self.model_copy(update={"references": self.references.with_tensors(usual)})
         else:
             loaded = self.model_copy()
-        if not isinstance(self.options, LiteGrid):
+        if not isinstance(self.options.backbone, LiteOptions):
             return loaded
-        net = EfficientNetLite(self.options.name, self.options.blocks)
+        net = EfficientNetLite(self.options.backbone.name, self.options.backbone.blocks)
         try:
             net.load_state_dict(weights)
         except RuntimeError as error:
-            raise ArtifactError(f"these are no tensors of {self.options.name}: {error}") from None
+            raise ArtifactError(f"these are no tensors of {self.options.backbone.name}: {error}") from None
         return loaded.with_backbone(net.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def with_backbone(self, backbone: Backbone) -> Features:
@@ -308,37 +310,41 @@ class Features(BaseModel):
 
     def _kinds(self, images: ImageSet, index: np.ndarray) -> np.ndarray | None:
         """(M,) which reference each image has, where there are any."""
-        if self.steadied is None:
+        if self.references is None:
             return None
         conditions = {name: np.asarray(values)[index] for name, values in images.conditions.items()}
-        return self.steadied.kinds(conditions, len(index))
+        return self.references.kinds(conditions, len(index))
 
-    def _steady(self, prepared: np.ndarray, kinds: np.ndarray | None) -> Steady:
+    def _register(self, prepared: np.ndarray, kinds: np.ndarray | None) -> Registered:
         """Prepared pixels (B, C, H, W) → scaled, at their usual place and light."""
         x = torch.from_numpy(prepared)
-        if self.steadied is not None and kinds is not None:
-            return self.steadied.steady(self.pixels.scale(x), kinds)
-        return Steady(self.pixels.scale(x.to(self._device)), [], np.full(len(x), np.nan))
+        if self.references is not None and kinds is not None:
+            return self.references.register(self.pixels.scale(x), kinds)
+        return Registered(self.pixels.scale(x.to(self._device)), [], np.full(len(x), np.nan))
 
     def _found(self, images: ImageSet, index: np.ndarray | None, workers: int) -> tuple[list[Transform], np.ndarray]:
         """Where images lay and how light they were."""
         index = np.arange(len(images)) if index is None else index
-        if self.steadied is None:
+        if self.references is None:
             return self._transforms(None, index, {}), np.full(len(index), np.nan)
         transforms: list[Transform] = []
         factors: list[float] = []
         for start in range(0, len(index), TOGETHER):
             rows = index[start : start + TOGETHER]
             prepared, bad = self.pixels.read(images, rows, workers)
-            steady = self._steady(prepared, self._kinds(images, rows))
-            transforms += self._transforms(steady, rows, bad)
-            factors += np.where(np.isin(rows, list(bad)), np.nan, steady.factors).tolist()
+            registered = self._register(prepared, self._kinds(images, rows))
+            transforms += self._transforms(registered, rows, bad)
+            factors += np.where(np.isin(rows, list(bad)), np.nan, registered.factors).tolist()
         return transforms, np.array(factors)
 
-    def _transforms(self, steady: Steady | None, rows: np.ndarray, bad: Mapping[int, str]) -> list[Transform]:
+    def _transforms(self, registered: Registered | None, rows: np.ndarray, bad: Mapping[int, str]) -> list[Transform]:
         """Where the images `rows` lay, and of those in `bad` why that is not known."""
         size = self.pixels.shape[1:]
-        found = steady.transforms if steady is not None and steady.transforms else [as_it_is(size) for _ in rows]
+        found = (
+            registered.transforms
+            if registered is not None and registered.transforms
+            else [as_it_is(size) for _ in rows]
+        )
         return [as_it_is(size, bad[i]) if i in bad else one for i, one in zip(rows.tolist(), found, strict=True)]
 
     def _features(self, images: Tensor) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,10 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from knowngood.config import Settings
+from knowngood.config import HOGOptions
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import DataError
-from knowngood.representations.gradients import CELLS, ORIENTATIONS, oriented_gradients
+from knowngood.representations.hog_features import CELLS, ORIENTATIONS, hog
 from knowngood.representations.pixels import Pixels
 
 POWER = 0.25
@@ -34,7 +35,7 @@ DIRECTIONS = (
 )
 
 
-class Edges(BaseModel):
+class HOG(BaseModel):
     """How images become their oriented gradients (8, 7, 7): 8 directions by 7×7 cells. Fitted once; plain JSON.
 
     Images are prepared by `pixels` and kept so, in their own type; `scale` makes of them √V · q − centre, V = 392, with
@@ -50,13 +51,13 @@ class Edges(BaseModel):
     centre: tuple[float, ...]
 
     @classmethod
-    def fit(cls, images: ImageSet, settings: Settings) -> Edges:
+    def fit(cls, images: ImageSet, options: HOGOptions) -> HOG:
         """From the training images.
 
         Raises:
             DataError, SettingsError: as `Pixels.fit`; or an image cannot be read.
         """
-        found = cls(pixels=Pixels.fit(images, settings), centre=(0.0,) * VALUES)
+        found = cls(pixels=Pixels.fit(images, options), centre=(0.0,) * VALUES)
         chosen = np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).round().astype(int)
         total = torch.zeros(VALUES, dtype=torch.float64)
         for start in range(0, len(chosen), TOGETHER):
@@ -98,7 +99,7 @@ class Edges(BaseModel):
 
     def scale(self, batch: Tensor) -> Tensor:
         """Prepared pixels (B, C, H, W) of any dtype → edges (B, 8, 7, 7) float32, centred, on their device."""
-        q = oriented_gradients(self.pixels.scale(batch), CELLS, ORIENTATIONS, POWER)
+        q = hog(self.pixels.scale(batch), CELLS, ORIENTATIONS, POWER)
         return (math.sqrt(VALUES) * q - q.new_tensor(self.centre)).unflatten(1, SHAPE)
 
     def scale_all(self, prepared: np.ndarray) -> Tensor:
@@ -113,7 +114,15 @@ class Edges(BaseModel):
         """Edges (B, 8, 7, 7) → q (B, 8, 7, 7), of length 1 where they came from an image that has any."""
         return (x + x.new_tensor(self.centre).unflatten(0, SHAPE)) / math.sqrt(VALUES)
 
-    def restore(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
+    def state(self) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Itself: there are no tensors."""
+        return self
+
+    def to_image(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
         """Maps over the cells (..., 7, 7) → (..., h, w) float32 over the source image of shape (h, w[, c]).
 
         Bilinear between the centres of cells, constant beyond the outermost; then as `Pixels.restore`.
@@ -123,4 +132,4 @@ class Edges(BaseModel):
         flat = torch.from_numpy(np.ascontiguousarray(map, dtype=np.float32).reshape(-1, 1, CELLS, CELLS))
         size = self.pixels.shape[1:]
         whole = interpolate(flat, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
-        return self.pixels.restore(whole.reshape(*map.shape[:-2], *size), source_shape)
+        return self.pixels.to_image(whole.reshape(*map.shape[:-2], *size), source_shape)

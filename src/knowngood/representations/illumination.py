@@ -28,7 +28,7 @@ SETTLED = 1e-6
 EXTREMES = 0.01, 0.99  # quantiles of good images' factors
 
 
-class Light(BaseModel):
+class Illumination(BaseModel):
     """The usual light of images of one kind, as the mean of their V (HSV), and the factors that are undone.
 
     An image is taken for g·m + what is odd, m the usual image; g is its light relative to the usual one. g is fitted
@@ -90,7 +90,7 @@ class Light(BaseModel):
             ArtifactError: it is missing.
         """
         if "light" not in tensors or tensors["light"].ndim != 2:
-            raise ArtifactError("light_tolerance: the usual image is missing; the model is damaged")
+            raise ArtifactError("illumination: the usual image is missing; the model is damaged")
         return self._with(tensors["light"].detach().cpu().double().numpy())
 
     def _with(self, usual: Floats) -> Self:

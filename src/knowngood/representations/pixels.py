@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from knowngood.config import Settings
+from knowngood.config import ImageOptions
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels
@@ -51,7 +52,7 @@ class Pixels(BaseModel):
     source_shape: tuple[int, int, int] | None = None
 
     @classmethod
-    def fit(cls, images: ImageSet, settings: Settings) -> Pixels:
+    def fit(cls, images: ImageSet, options: ImageOptions) -> Pixels:
         """From the training images: sizes and channels from headers, the scaling from the pixels.
 
         Raises:
@@ -62,8 +63,8 @@ class Pixels(BaseModel):
         if len(images) == 0:
             raise DataError(f"{images.name}: there are no images to fit on")
         shapes, counts = np.unique(np.asarray(images.shapes()).reshape(-1, 3), axis=0, return_counts=True)
-        channels = _channels(shapes, counts, settings.grey)
-        target = _pair(settings.image_size)
+        channels = _channels(shapes, counts, options.grey)
+        target = _pair(options.image_size)
         if target is None:
             sizes, where = np.unique(shapes[:, :2], axis=0, return_inverse=True)
             if len(sizes) > 1:
@@ -73,17 +74,17 @@ class Pixels(BaseModel):
                     "Set image_size=(height, width), or --image-size HxW on the command line, to bring them to one."
                 )
         size = target or (int(shapes[0, 0]), int(shapes[0, 1]))
-        crop, pad = _pair(settings.crop), _pair(settings.pad)
+        crop, pad = _pair(options.crop), _pair(options.pad)
         if crop and (crop[0] > size[0] or crop[1] > size[1]):
             raise SettingsError(f"crop = {_by(crop)} is larger than the image, {_by(size)}; height comes first")
         inner = crop or size
         if pad and (pad[0] < inner[0] or pad[1] < inner[1]):
             raise SettingsError(f"pad = {_by(pad)} is smaller than the image, {_by(inner)}; height comes first")
-        found = choose_range(images, settings.scaling)
+        found = choose_range(images, options.scaling)
         return cls(
             size=size,
             channels=channels,
-            grey=settings.grey,
+            grey=options.grey,
             resize=target is not None,
             crop=crop,
             pad=pad,
@@ -91,7 +92,7 @@ class Pixels(BaseModel):
             high=found.high,
             dtype=found.dtype,
             rule=found.rule,
-            any_dtype=isinstance(settings.scaling, tuple),
+            any_dtype=isinstance(options.scaling, tuple),
             source_shape=(int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[0, 2])) if len(shapes) == 1 else None,
         )
 
@@ -247,7 +248,15 @@ class Pixels(BaseModel):
         scaled = self.scale(values).flatten(1)
         return int(((scaled.amin(1) < -1e-5) | (scaled.amax(1) > 1 + 1e-5)).sum())
 
-    def restore(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
+    def state(self) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Itself: there are no tensors."""
+        return self
+
+    def to_image(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
         """Maps over prepared images (..., H, W) → (..., h, w) float32 over the source image of shape (h, w[, c]).
 
         Undoes padding, crop and resize (bilinear). Where the crop saw nothing the map is 0.

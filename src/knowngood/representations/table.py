@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from knowngood.config import TableOptions
 from knowngood.data.tableset import TableSet, check_rows
 from knowngood.errors import DataError
 
@@ -21,7 +23,7 @@ class Table(BaseModel):
     std: tuple[float, ...]
 
     @classmethod
-    def fit(cls, items: TableSet | np.ndarray, settings: Any = None) -> Table:
+    def fit(cls, items: TableSet | np.ndarray, options: TableOptions | None = None) -> Table:
         """From (N, F) numbers. A feature that is constant, up to rounding, gets std 1. No setting changes this.
 
         Raises:
@@ -69,6 +71,14 @@ class Table(BaseModel):
     def scale(self, batch: Tensor) -> Tensor:
         """Prepared rows (B, F) → float32. They are standardised already; `Pixels` has its arithmetic here."""
         return batch.float()
+
+    def state(self) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Itself: there are no tensors."""
+        return self
 
     def unscale(self, x: Tensor) -> Tensor:
         """Standardised rows (B, F) → raw values, in float32."""

@@ -34,11 +34,11 @@ class Rows(NamedTuple):
 
 
 def choose_rule(
-    setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str, *, sums_out: bool = False
+    setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str, *, marginalises: bool = False
 ) -> Literal["soft", "hard"]:
     """Which rule `marginalise` asks for: auto is soft for scores that sum conditions out, hard for all others.
 
-    Likelihoods sum them out, and so does a score that is made of others, each by its own rule (`sums_out`).
+    Likelihoods sum them out, and so does a score that is made of others, each by its own rule (`marginalises`).
 
     Raises:
         SettingsError: soft was asked for, and the score is no likelihood: a sum over conditions has no meaning then.
@@ -49,7 +49,7 @@ def choose_rule(
             "use marginalise='hard' or scoring='elbo'"
         )
     if setting == "auto":
-        return "soft" if is_likelihood or sums_out else "hard"
+        return "soft" if is_likelihood or marginalises else "hard"
     return setting
 
 

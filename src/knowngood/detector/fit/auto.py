@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from knowngood.config import (
     CVAE,
     Elbo,
@@ -26,6 +28,7 @@ from knowngood.config import (
 from knowngood.data import ImageSet
 from knowngood.detector.fit.inputs import varying
 from knowngood.detector.pipeline import Items
+from knowngood.errors import SettingsError
 
 PHOTOGRAPH = 64  # pixels of the shorter side from which on images are photographs
 SMALLEST_HOG = 8  # pixels of the shorter side that HOG takes

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from knowngood.config import LiteGrid, OwnBackbone
+from knowngood.config import LiteOptions, OwnBackbone
 from knowngood.data.datasets.downloads import data_folders
 from knowngood.errors import SettingsError
 from knowngood.representations.backbones.efficientnet_lite import EfficientNetLite
@@ -20,7 +20,7 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 FOLDER = "backbones"  # below the data folder
 
 
-def load_lite(options: LiteGrid) -> EfficientNetLite:
+def load_lite(options: LiteOptions) -> EfficientNetLite:
     """The net that the options name, up to its last wanted block, with the published weights.
 
     Raises:

@@ -16,7 +16,7 @@ ROUNDING = 1e-6  # of the largest value of an image: gradients that rounding alo
 AT_ONCE = 2**22  # values of planes, one an orientation, held at a time
 
 
-def oriented_gradients(x: Tensor, cells: int = CELLS, orientations: int = ORIENTATIONS, power: float = 0.5) -> Tensor:
+def hog(x: Tensor, cells: int = CELLS, orientations: int = ORIENTATIONS, power: float = 0.5) -> Tensor:
     """Histograms of oriented gradients of images (B, C, H, W), (B, orientations · cells²) in float32, of length 1 each.
 
     The image is blurred a little. Its gradient at each pixel, that of the channel where it is longest, is shared

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from knowngood.config import Settings
+from knowngood.config import FeatureOptions
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations.alignment.registration import KEPT, Registration, grey
 from knowngood.representations.alignment.warping import Quality, Size, Transform, warp
-from knowngood.representations.illumination import Light, planes
+from knowngood.representations.illumination import Illumination, planes
 from knowngood.representations.pixels import Pixels
 
 AT_ONCE = 32  # images
@@ -40,18 +40,18 @@ class Reference(BaseModel):
     codes: tuple[int, ...]
     name: str
     registration: Registration | None = None
-    light: Light | None = None
+    illumination: Illumination | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        parts = (self.registration, self.light)
+        parts = (self.registration, self.illumination)
         return {name: tensor for part in parts if part is not None for name, tensor in part.tensors().items()}
 
     def with_tensors(self, tensors: Mapping[str, Tensor]) -> Reference:
-        parts = {"registration": self.registration, "light": self.light}
+        parts = {"registration": self.registration, "illumination": self.illumination}
         return self.model_copy(update={k: v.with_tensors(tensors) for k, v in parts.items() if v is not None})
 
 
-class Steady(NamedTuple):
+class Registered(NamedTuple):
     """Images where and as light as usual.
 
     images: (B, C, H, W), scaled.
@@ -64,7 +64,7 @@ class Steady(NamedTuple):
     factors: NDArray[np.float64]
 
 
-class Steadied(BaseModel):
+class References(BaseModel):
     """References by kind, and how images are brought to them. Fitted once; plain JSON, and tensors beside it.
 
     columns: the conditions that tell kinds apart.
@@ -79,23 +79,23 @@ class Steadied(BaseModel):
 
     @classmethod
     def fit(
-        cls, images: ImageSet, pixels: Pixels, settings: Settings, columns: tuple[Column, ...] = ()
-    ) -> Steadied | None:
-        """From good images, at most 256 of each kind, by `align` and `light_tolerance`; None if neither is set.
+        cls, images: ImageSet, pixels: Pixels, options: FeatureOptions, columns: tuple[Column, ...] = ()
+    ) -> References | None:
+        """From good images, at most 256 of each kind, by `align` and `illumination`; None if neither is set.
 
         Args:
             columns: the conditions as fitted. Categorical ones with the role "model" count.
 
         Raises:
-            SettingsError: `light_tolerance` with pixels whose 0 is not black.
+            SettingsError: `illumination` with pixels whose 0 is not black.
             DataError: an image cannot be read, or too few of a kind can be aligned.
         """
-        tolerance, mode = settings.light_tolerance, settings.align
+        tolerance, mode = options.illumination, options.align
         if tolerance is None and mode == "none":
             return None
         if tolerance is not None and pixels.low:
             raise SettingsError(
-                f"light_tolerance = {tolerance:g} needs images on which 0 is no light; give scaling=(0, largest value)"
+                f"illumination = {tolerance:g} needs images on which 0 is no light; give scaling=(0, largest value)"
             )
         columns = tuple(column for column in columns if column.kind == "categorical" and "model" in column.roles)
         codes = _codes(columns, images.conditions, len(images))
@@ -114,7 +114,7 @@ class Steadied(BaseModel):
                     raise DataError(f"{reference.name}: {error}" if reference.name else str(error)) from None
             if tolerance is not None:
                 lit = [_plane(_placed(image, reference)[0]) for image in _images(images, pixels, some)]
-                reference = reference.model_copy(update={"light": Light.fit(np.stack(lit), tolerance)})
+                reference = reference.model_copy(update={"illumination": Illumination.fit(np.stack(lit), tolerance)})
             references.append(reference)
         return cls(columns=columns, references=tuple(references), size=pixels.shape[1:])
 
@@ -129,7 +129,7 @@ class Steadied(BaseModel):
         same = (codes[:, None] == np.array([reference.codes for reference in self.references])).all(axis=2)
         return np.where(same.any(axis=1), same.argmax(axis=1), -1)
 
-    def steady(self, images: Tensor, kinds: NDArray[np.int64]) -> Steady:
+    def register(self, images: Tensor, kinds: NDArray[np.int64]) -> Registered:
         """Scaled images (B, C, H, W) on the CPU, each of the kind that `kinds` (B,) tells; −1 stays as it is."""
         found, transforms, factors = images.clone(), [], np.full(len(images), np.nan)
         for i, kind in enumerate(kinds.tolist()):
@@ -142,10 +142,10 @@ class Steadied(BaseModel):
             transforms.append(transform)
             if not transform.identity:
                 found[i] = torch.from_numpy(placed).permute(2, 0, 1)
-            if reference.light is not None:
-                factors[i] = reference.light.factor(_plane(placed))
-                found[i] = reference.light.undone(found[i], float(factors[i]))
-        return Steady(found, transforms, factors)
+            if reference.illumination is not None:
+                factors[i] = reference.illumination.factor(_plane(placed))
+                found[i] = reference.illumination.undone(found[i], float(factors[i]))
+        return Registered(found, transforms, factors)
 
     def tensors(self) -> dict[str, Tensor]:
         """All references by number: "0.reference", "0.light", …"""
