@@ -29,7 +29,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 
 # Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.
 DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, PAPER, ANOMALOUS, "#6e2f00"], N=257)
 
-# Anomaly maps over images: from nothing over orange to dark red, so that what is not odd stays visible.
+# Anomaly maps over images: from nothing over orange to dark red, so that what is not anomalous stays visible.
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f0a03000", "#f0a030a0", "#d55e00d8", "#7a0019f0"])
 
 _SVG_DPI = 150  # of what is drawn as pixels in an SVG
