@@ -28,10 +28,10 @@ class Results:
             the model need not have seen it). A condition that ends in " (inferred)" was not given but inferred.
         alpha: the requested false-alarm rate, in (0, 1).
         calibration: all optional. `strata`: a list of {`name`, `n`: calibration images, `own`: has a guarantee of its
-            own, `threshold`: of the raw score}, one a Mondrian group; `pooled_n`: calibration images of all groups, with
-            which groups without a guarantee are compared; `method`: "split" or "cross"; `threshold`: the one number that
-            `anomaly_score` is compared with, where scores are shifted to a common scale; `p_values`: of normal images
-            held out from training and calibration, for the calibration plot of a table without labels.
+            own, `threshold`: of the raw score}, one a Mondrian group; `pooled_n`: calibration images that groups
+            without a guarantee are compared with; `method`: "split" or "cross"; `threshold`: the one number that
+            `anomaly_score` is compared with, where scores are shifted to a common scale; `p_values`: of held-out normal
+            images, for the calibration plot of a table without labels.
 
     Raises:
         DataError: a column is missing, the table is empty, or `alpha` is no rate.
@@ -104,7 +104,7 @@ class Results:
         return values.astype(object).where(values.notna(), "").map(str).to_numpy(dtype=object)
 
     def strata(self) -> np.ndarray:
-        """(N,) name of each image's Mondrian group; if there is one alone, named after no condition, it is everyone's."""
+        """(N,) name of each image's Mondrian group; a single one named after no condition is everyone's."""
         known = [str(stratum["name"]) for stratum in self.calibration.get("strata", ())]
         names = self.texts("stratum" if "stratum" in self.table.columns else "condition")
         if len(known) == 1 and known[0] not in {name.removesuffix(INFERRED) for name in names}:

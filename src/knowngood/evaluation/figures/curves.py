@@ -115,7 +115,7 @@ def _draw_row(left: Axes, right: Axes, labels: np.ndarray, scores: Mapping[str, 
     style.tidy(
         left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", title=title, grid="both"
     )
-    style.tidy(right, xlabel="recall: anomalous images flagged (%)", ylabel="precision (%)", grid="both")
+    style.tidy(right, xlabel="recall: anomalous flagged (%)", ylabel="precision (%)", grid="both")
     for axes in (left, right):
         axes.set_xlim(-2, 102)
         axes.set_ylim(-2, 104)

@@ -55,7 +55,7 @@ def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = Non
 
 
 def displayed(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, C) of any type as (h, w, 3) in 0…1, integers over the range they use; thinned out if it is large."""
+    """An image (H, W, C) of any type as (h, w, 3) in 0…1, integers over their range; large ones are thinned out."""
     step = max(1, max(image.shape[:2]) // LARGEST)
     image = image[::step, ::step]
     if image.dtype == np.uint8:

@@ -135,6 +135,7 @@ def to_svg(figure: Figure, name: str) -> str:
         # The page's font draws the text, so what the measuring font lacks is no matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing, dpi=_SVG_DPI)
+    figure.set_layout_engine("none")  # a second run of the constrained layout would move the axes a little
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg, count=2)

@@ -1,4 +1,4 @@
-"""What is drawn: fitted detectors and images. Everything that figures show of them is computed here, as plain arrays."""
+"""What is drawn: fitted detectors and images. All that figures show of them is computed here, as arrays."""
 
 from __future__ import annotations
 
@@ -234,8 +234,8 @@ def vae(detector: Detector) -> ConditionalVAE:
     model, representation = detector.pipeline_.model, detector.pipeline_.representation
     if not makes_images(detector.pipeline_):
         raise SettingsError(
-            f"this figure shows latent codes and reconstructions of a VAE on pixels; this detector is a {model.kind} on "
-            f"{type(representation).__name__.lower()}. Train one with --representation pixels --model vae; "
+            "this figure shows latent codes and reconstructions of a VAE on pixels; this detector is "
+            f"{model.kind} on {type(representation).__name__.lower()}. Train one with --representation pixels --model vae; "
             "`knowngood score --explain DIR` shows where and why an image is anomalous under any model"
         )
     return model.eval()  # type: ignore[return-value]

@@ -100,8 +100,8 @@ def row_facts(inputs: ReportInputs, row: int) -> dict[str, Any]:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """An RGBA picture as a PNG, or as a JPEG where a photograph would make the PNG large."""
-    buffer, kind = io.BytesIO(), "png"
+    """A picture as a PNG, or as a JPEG where a photograph would make the PNG large."""
+    picture, buffer, kind = picture.convert("RGBA"), io.BytesIO(), "png"
     picture.save(buffer, "PNG", optimize=True)
     if buffer.tell() > _PNG_BYTES:
         opaque = Image.new("RGB", picture.size, FRAME)

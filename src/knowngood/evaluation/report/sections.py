@@ -68,9 +68,7 @@ def separation(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
         flagged = inputs.flagged if verdict.attainable else None
         figure = roc(labels, scores, flagged=flagged, interval=inputs.metrics.get("auroc_interval"))
         alt = "ROC curve: share of anomalous images flagged against share of normal images flagged"
-        caption = (
-            "Each point is one threshold. The nearer the curve to the upper left corner, the better the separation."
-        )
+        caption = "Each point is one threshold. The nearer to the upper left corner, the better the separation."
         plots.append(plot(figure, "roc", "ROC curve", alt, caption))
     if np.isfinite(scores).any():
         figure = score_histogram(scores, labels, thresholds=lines, names=inputs.names, unit=inputs.score_unit)
