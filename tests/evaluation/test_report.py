@@ -372,7 +372,7 @@ def test_inputs_name_what_is_wrong():
         render(ReportInputs(table=table, alpha=0.05, most=[card]))
 
 
-# Figures of the model, and scores by class ------------------------------------------------------------------------------
+# Figures of the model, and scores by class ----------------------------------------------------------------------------
 
 
 def folded(page: str) -> list[str]:
@@ -426,7 +426,7 @@ def test_62_classes_are_folded_and_the_page_stays_light():
     assert "Scores by class" not in render(ReportInputs(table=many, alpha=0.05))
 
 
-# Expected false alarms -----------------------------------------------------------------------------------------------
+# Expected false alarms ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [10, 19, 99, 500])

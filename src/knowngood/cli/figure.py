@@ -36,9 +36,7 @@ DPI = 150
 
 
 def figure(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="its name; without one, list them")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="its name; without one, list them")] = None,
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)
     ] = None,

@@ -72,7 +72,7 @@ def interpolation_gif(path: str | Path, ends: np.ndarray, frames: np.ndarray, *,
     for step in range(steps):
         share = step / max(steps - 1, 1)
         rows = np.stack([ends[:, 0], frames[:, step], ends[:, 1]], axis=1)
-        pictures.append(_frame(rows, f"image 1     {100 * share:.0f} %     image 2", share))
+        pictures.append(_frame(rows, f"image 1 → image 2: {100 * share:.0f} %", share))
     film = pictures + pictures[-2:0:-1]
     pause = [milliseconds] * len(film)
     pause[0] = pause[steps - 1] = 8 * milliseconds

@@ -235,7 +235,7 @@ def vae(detector: Detector) -> ConditionalVAE:
     if not makes_images(detector.pipeline_):
         raise SettingsError(
             "this figure shows latent codes and reconstructions of a VAE on pixels; this detector is "
-            f"{model.kind} on {type(representation).__name__.lower()}. Train one with --representation pixels --model vae; "
+            f"{model.kind} on {type(representation).__name__.lower()}. Train with --representation pixels --model vae; "
             "`knowngood score --explain DIR` shows where and why an image is anomalous under any model"
         )
     return model.eval()  # type: ignore[return-value]
