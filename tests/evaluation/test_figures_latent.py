@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -292,12 +290,6 @@ def test_tsne_keeps_far_groups_apart(rng):
     middle = points[:15].mean(0), points[15:].mean(0)
     nearest = np.linalg.norm(points[:, None] - np.array(middle), axis=-1).argmin(1)
     assert nearest.tolist() == [0] * 15 + [1] * 15
-
-
-def test_umap_without_its_library_names_the_extra(monkeypatch, rng):
-    monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(SettingsError, match=r"knowngood\[umap\]"):
-        figures.project(rng.normal(size=(9, 4)), "umap")
 
 
 def test_scatter_shows_every_point_once_and_anomalies_as_crosses(rng):

@@ -163,14 +163,14 @@ def test_a_map_is_transparent_below_and_full_above() -> None:
 def test_a_report_without_reconstructions_shows_maps(tmp_path: Path) -> None:
     image, values = RNG.random((20, 30, 3)), RNG.random((20, 30))
     inputs = ReportInputs(
-        table=table(), alpha=0.05, most=[Card(image, map=values, id="c")], least=[Card(image, map=values, id="a")]
+        table=table(), alpha=0.05, most=[Card("c", image, map=values)], least=[Card("a", image, map=values)]
     )
     text = render(inputs)
     assert "anomaly map" in Page(text).texts["span"]
     assert "reconstruction" not in Page(text).texts["span"]
     assert write_png(tmp_path / "r.png", inputs).stat().st_size > 0
     with pytest.raises(DataError, match="height and width"):
-        render(ReportInputs(table=table(), alpha=0.05, most=[Card(image, map=values.T, id="c")]))
+        render(ReportInputs(table=table(), alpha=0.05, most=[Card("c", image, map=values.T)]))
 
 
 @pytest.mark.slow

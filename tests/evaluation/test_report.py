@@ -72,7 +72,7 @@ def full() -> ReportInputs:
     most, least = most_and_least(table["anomaly_score"].to_numpy(), 4)
 
     def gallery(rows):
-        return [Card(rng.random((8, 8, 1)), rng.random((8, 8, 1)), id=table["id"][row]) for row in rows]
+        return [Card(table["id"][row], rng.random((8, 8, 1)), rng.random((8, 8, 1))) for row in rows]
 
     return ReportInputs(
         table=table,
@@ -175,7 +175,7 @@ def test_report_shows_names_from_outside_as_text_only():
         normal_name=HOSTILE,
         settings={HOSTILE: HOSTILE},
         environment={HOSTILE: HOSTILE},
-        most=[Card(np.zeros((8, 8)), np.ones((8, 8)), caption=HOSTILE, id=HOSTILE)],
+        most=[Card(HOSTILE, np.zeros((8, 8)), np.ones((8, 8)))],
         audit=[{"path_or_id": HOSTILE, "kind": HOSTILE, "reason": HOSTILE, "severity": "note"}],
         calibration={"strata": [{"name": HOSTILE, "n": 50, "own": True, "threshold": 9.0}]},
         history=[{"step": 1, "split": "train", HOSTILE: 1.0}],
@@ -291,12 +291,6 @@ def test_without_labels_nothing_is_claimed_about_anomalies():
     assert "None were given." in page
 
 
-def test_without_labels_held_out_normals_draw_the_calibration_plot():
-    p = np.random.default_rng(0).random(50)
-    inputs = ReportInputs(table=make_table().drop(columns="label"), alpha=0.05, calibration={**ONE, "p_values": p})
-    assert "normal images held out from training" in render(inputs)
-
-
 def test_nothing_flagged_is_said_in_words():
     inputs = ReportInputs(table=make_table(alarms=0, found=0), alpha=0.05, calibration=ONE)
     text = said(inputs)
@@ -367,7 +361,7 @@ def test_inputs_name_what_is_wrong():
         ReportInputs(table=table[:0], alpha=0.05)
     with pytest.raises(DataError, match="alpha = 5"):
         ReportInputs(table=table, alpha=5)
-    card = Card(np.zeros((8, 8)), np.zeros((8, 8)), id="nowhere.png")
+    card = Card("nowhere.png", np.zeros((8, 8)), np.zeros((8, 8)))
     with pytest.raises(DataError, match=r"'nowhere.png' is not in the table"):
         render(ReportInputs(table=table, alpha=0.05, most=[card]))
 
@@ -468,7 +462,7 @@ def test_most_and_least_are_disjoint_ordered_and_never_unread():
 
 def test_cards_tell_misses_and_false_alarms():
     table = make_table(3, 2, alarms=1, found=1)
-    cards = [Card(np.zeros((8, 8)), np.ones((8, 8)), id=name) for name in table["id"]]
+    cards = [Card(name, np.zeros((8, 8)), np.ones((8, 8))) for name in table["id"]]
     page = render(ReportInputs(table=table, alpha=0.05, most=cards, anomalous_name="scratched"))
     assert page.count('<span class="badge bad">false alarm</span>') == 1
     assert page.count('<span class="badge bad">missed</span>') == 1
@@ -479,7 +473,7 @@ def test_pictures_are_real_and_photographs_stay_small(full):
     rng = np.random.default_rng(0)
     photo = rng.random((300, 400, 3))
     table = full.table
-    page = Page(render(ReportInputs(table=table, alpha=0.05, most=[Card(photo, photo[::-1], id=table["id"][0])])))
+    page = Page(render(ReportInputs(table=table, alpha=0.05, most=[Card(table["id"][0], photo, photo[::-1])])))
     source = page.all("img")[0]["src"]
     kind, _, data = source.partition(";base64,")
     picture = Image.open(io.BytesIO(base64.b64decode(data)))

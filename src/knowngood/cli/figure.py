@@ -59,7 +59,7 @@ def figure(
     dims: Annotated[str | None, typer.Option(metavar="NUMBERS", help="latent dimensions, such as 3,7")] = None,
     conditions: Annotated[str | None, typer.Option(metavar="VALUES", help="conditions, such as 3,7")] = None,
     projection: Annotated[
-        str | None, typer.Option(metavar="auto|raw|pca|tsne|umap", help="projection of the latent codes into the plane")
+        str | None, typer.Option(metavar="auto|raw|pca|tsne", help="projection of the latent codes into the plane")
     ] = None,
     by: Annotated[str | None, typer.Option(metavar="COLUMN", help="group by this column; default class")] = None,
     steps: Annotated[int | None, typer.Option(min=2, help="positions along each dimension or path")] = None,
@@ -68,7 +68,7 @@ def figure(
     ] = None,
     bins: Annotated[int | None, typer.Option(min=1, help="bins of the histogram")] = None,
     most: Annotated[int | None, typer.Option(min=1, help="largest number of images, rows, bars or panels")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of draws, t-SNE and UMAP")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of draws and t-SNE")] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,

@@ -23,15 +23,14 @@ class Results:
 
     Args:
         table: one row an image: `id`, `anomaly_score` (NaN: could not be read, so no verdict), `p_value`,
-            `is_anomalous`; optional `label` (0 normal, 1 anomalous, NaN unknown), `condition` (text), `stratum` (text;
-            the Mondrian group, where its name is not the condition's), `class` (text; what an image is, for the reader:
-            the model need not have seen it). A condition that ends in " (inferred)" was not given but inferred.
+            `is_anomalous`; optional `label` (0 normal, 1 anomalous, NaN unknown), `condition` (text; one that ends in
+            " (inferred)" was not given) and `class` (text; what an image is, for the reader: the model need not have
+            seen it).
         alpha: the requested false-alarm rate, in (0, 1).
         calibration: all optional. `strata`: a list of {`name`, `n`: calibration images, `own`: has a guarantee of its
             own, `threshold`: of the raw score}, one a Mondrian group; `pooled_n`: calibration images that groups
             without a guarantee are compared with; `method`: "split" or "cross"; `threshold`: the one number that
-            `anomaly_score` is compared with, where scores are shifted to a common scale; `p_values`: of held-out normal
-            images, for the calibration plot of a table without labels.
+            `anomaly_score` is compared with, where scores are shifted to a common scale.
 
     Raises:
         DataError: a column is missing, the table is empty, or `alpha` is no rate.
@@ -106,7 +105,7 @@ class Results:
     def strata(self) -> np.ndarray:
         """(N,) name of each image's Mondrian group; a single one named after no condition is everyone's."""
         known = [str(stratum["name"]) for stratum in self.calibration.get("strata", ())]
-        names = self.texts("stratum" if "stratum" in self.table.columns else "condition")
+        names = self.texts("condition")
         if len(known) == 1 and known[0] not in {name.removesuffix(INFERRED) for name in names}:
             return np.full(len(names), known[0], dtype=object)
         return names

@@ -14,7 +14,7 @@ FIGURES = {
     "triptychs": "input, reconstruction, difference; the most anomalous images first",
     "samples": "draws from the prior, one row a condition",
     "interpolation": "from one image to another through latent space; a .gif moves",
-    "latent": "images in the plane: two dimensions, PCA, t-SNE or UMAP, by class",
+    "latent": "images in the plane: two dimensions, PCA or t-SNE, by class",
     "manifold": "the plane of two dimensions, decoded, under each condition",
     "traversal": "what each dimension does, one row a dimension",
     "kl": "nats that each dimension carries",

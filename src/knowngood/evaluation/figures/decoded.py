@@ -135,7 +135,7 @@ def manifold(
             axes.set_title(f"→ {a}\n↑ {b}", fontsize=8.5, color=style.INK, loc="left", pad=4)
     unit = "prior standard deviations"
     a, b = map(dimension, pairs[0])
-    xlabel, ylabel = (f"{a}, in {unit}", f"{b}, in {unit}") if square else (f"positions in {unit}", style.plain(what))
+    xlabel, ylabel = (f"{a}, in {unit}", f"{b},\nin {unit}") if square else (f"positions in {unit}", style.plain(what))
     figure.supxlabel(xlabel, fontsize=9, color=style.INK)
     if square or not alone:
         figure.supylabel(ylabel, fontsize=9, color=style.INK)

@@ -17,7 +17,7 @@ from knowngood.evaluation.figures import style
 _IN_LEGEND = 12
 _BLUE = "#0173b2"  # unlike style.NORMAL it stays as it is on a dark page, like the points
 _COLOURS = (_BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d46")  # vermillion is for anomalies
-Projection = Literal["auto", "raw", "pca", "tsne", "umap"]
+Projection = Literal["auto", "raw", "pca", "tsne"]
 AxisNames = tuple[str, str]
 
 
@@ -28,13 +28,13 @@ def project(
 
     Args:
         codes: (N, D), N ≥ 3.
-        method: "raw" takes two dimensions as they are; "pca" the two directions of largest variance; "tsne" and "umap"
-            keep neighbours together and mean nothing by their distances; "auto" is raw if D is 1 or 2, else pca.
+        method: "raw" takes two dimensions as they are; "pca" the two directions of largest variance; "tsne" keeps
+            neighbours together, its distances mean nothing; "auto" is raw if D is 1 or 2, else pca.
         dims: the two of "raw"; by default 0 and 1. One-dimensional codes get zeros beside them.
-        seed: of t-SNE and UMAP.
+        seed: of t-SNE.
 
     Raises:
-        SettingsError: an unknown method, dimensions that do not exist, or UMAP without umap-learn.
+        SettingsError: an unknown method, or dimensions that do not exist.
         DataError: fewer than three items.
     """
     codes = np.asarray(codes, float)
@@ -54,13 +54,11 @@ def project(
         return codes[:, [a, b]], (f"z{a}", f"z{b}")
     if method == "pca":
         return _pca(codes)
-    if method == "tsne":
-        from sklearn.manifold import TSNE
+    from sklearn.manifold import TSNE
 
-        perplexity = min(30.0, (len(codes) - 1) / 3)
-        points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(codes)
-        return np.asarray(points, float), ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
-    return _umap(codes, seed)
+    perplexity = min(30.0, (len(codes) - 1) / 3)
+    points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(codes)
+    return np.asarray(points, float), ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
 
 
 def _pca(codes: np.ndarray) -> tuple[np.ndarray, AxisNames]:
@@ -70,17 +68,6 @@ def _pca(codes: np.ndarray) -> tuple[np.ndarray, AxisNames]:
     axes = axes * np.sign(axes[np.abs(axes).argmax(0), [0, 1]])  # the same way round on every machine
     share = 100 * values[::-1][:2] / max(values.sum(), 1e-300)
     return centred @ axes, (f"PC 1 ({share[0]:.0f} % of the variance)", f"PC 2 ({share[1]:.0f} %)")
-
-
-def _umap(codes: np.ndarray, seed: int) -> tuple[np.ndarray, AxisNames]:
-    try:
-        from umap import UMAP  # type: ignore[import-not-found]
-    except ImportError:
-        raise SettingsError(
-            "projection 'umap' needs umap-learn: pip install 'knowngood[umap]', or take 'pca' or 'tsne'"
-        ) from None
-    points = UMAP(n_neighbors=min(15, len(codes) - 1), random_state=seed, n_jobs=1).fit_transform(codes)
-    return np.asarray(points, float), ("UMAP 1 (no unit)", "UMAP 2 (no unit)")
 
 
 def latent_scatter(

@@ -19,7 +19,6 @@ from knowngood.evaluation.report.words import count, flattened, number, percent
 
 MOST_ROWS = 5000
 MOST_FINDINGS = 500
-_FIRST_ROWS = 50
 
 
 def write_report(path: str | Path, inputs: ReportInputs) -> Path:
@@ -85,13 +84,12 @@ def render(inputs: ReportInputs) -> str:
 
 
 def _results(inputs: ReportInputs) -> dict[str, Any]:
-    """The table of all results: its first rows for the page, up to `MOST_ROWS` as data for the script."""
+    """The table of all results: up to `MOST_ROWS` as data for the script."""
     ids, scores, conditions, labels = inputs.texts("id"), inputs.scores, inputs.texts("condition"), inputs.labels
     p, flagged, scored = inputs.p_values, inputs.flagged, inputs.scored
     order = np.argsort(np.where(scored, -scores, np.inf), kind="stable")[:MOST_ROWS]
     known = sorted(set(conditions[order]))
     position = {name: i for i, name in enumerate(known)}
-    verdicts = ["", "flagged", "not read"]
     names = [inputs.normal_name, inputs.anomalous_name]
     rows = [
         [
@@ -106,21 +104,10 @@ def _results(inputs: ReportInputs) -> dict[str, Any]:
     ]
     typical, smallest = np.median(np.abs(scores[scored])) if scored.any() else 1, np.nanmin(p, initial=1)
     decimals = [_decimals(typical, 4), _decimals(smallest, 2)]
-    first = [
-        {
-            "id": name,
-            "score": _fixed(score, decimals[0]),
-            "p": _fixed(p_value, decimals[1]),
-            "verdict": verdicts[verdict],
-            "label": "" if label is None else names[label],
-            "condition": known[condition],
-        }
-        for name, score, p_value, verdict, label, condition in rows[:_FIRST_ROWS]
-    ]
     conditioned = len(set(conditions)) > 1
     data = {"rows": rows, "conditions": known, "names": names, "decimals": decimals}
     data |= {"labelled": inputs.labelled, "conditioned": conditioned}
-    return {"data": data, "first_rows": first, "listed": len(rows), "total": len(ids), "conditioned": conditioned}
+    return {"data": data, "listed": len(rows), "total": len(ids), "conditioned": conditioned}
 
 
 def _rounded(value: Any, digits: int) -> float | None:
@@ -130,10 +117,6 @@ def _rounded(value: Any, digits: int) -> float | None:
 def _decimals(size: float, digits: int) -> int:
     """Decimals that give a value of this size `digits` significant digits, so that a column's points line up."""
     return min(max(digits - 1 - math.floor(math.log10(size)), 0), 8) if 0 < size < math.inf else 0
-
-
-def _fixed(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -29,20 +29,16 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
     if not shown:
         return {"most": [], "least": []}
     drawn = card_strips(inputs, shown)
-    rows = positions(inputs, [item.id for item in shown if item.id is not None])
+    rows = positions(inputs, [item.id for item in shown])
     cards = []
     for item, panels in zip(shown, drawn.panels, strict=True):
         picture = side_by_side(panels)
-        facts: dict[str, Any] = {"id": item.id, "caption": item.caption, "score": None, "flagged": False, "badges": []}
-        spoken = [item.caption]
-        if item.id is not None:
-            facts |= row_facts(inputs, rows[item.id])
-            spoken = [item.id, f"score {facts['score']}", f"p-value {facts['p']}"]
-        spoken += [text for _, text in facts["badges"]]
-        names = drawn.names
+        facts, names = row_facts(inputs, rows[item.id]), drawn.names
+        spoken = [item.id, f"score {facts['score']}", f"p-value {facts['p']}", *(text for _, text in facts["badges"])]
         facts |= {
+            "id": item.id,
             "src": data_uri(picture),
-            "alt": f"{names[0].capitalize()}, {names[1]} and {names[2]}: " + ", ".join(filter(None, spoken)),
+            "alt": f"{names[0].capitalize()}, {names[1]} and {names[2]}: " + ", ".join(spoken),
             "width": picture.width,
             "height": picture.height,
             "pixelated": max(np.shape(item.image)[:2]) <= 96,
@@ -67,7 +63,7 @@ def card_strips(inputs: ReportInputs, shown: Sequence[Card]) -> Strips:
     pairs = [(item.image, item.map if maps else item.reconstruction) for item in shown]
     if any(other is None for _, other in pairs):
         raise DataError("report: every card of a gallery needs a reconstruction, or every one a map")
-    flags = [flagged.get(item.id or "", False) for item in shown]
+    flags = [flagged.get(item.id, False) for item in shown]
     return strips(pairs, maps=maps, flagged=flags)  # type: ignore[arg-type]
 
 

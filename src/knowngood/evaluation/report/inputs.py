@@ -28,15 +28,14 @@ LARGEST = 160  # pixels of a gallery panel's longer side
 class Card:
     """An image of the gallery with its reconstruction, or with its anomaly map (H, W). A gallery has one kind alone.
 
-    Image and reconstruction are (H, W) or (H, W, C), on one scale of values; with a map the image is in 0…1. With `id`
-    the card shows that row of the table: score, p-value, verdict, label and condition. `caption` is added.
+    Image and reconstruction are (H, W) or (H, W, C), on one scale of values; with a map the image is in 0…1. `id` names
+    the row of the table that the card shows: score, p-value, verdict, label and condition.
     """
 
+    id: str
     image: np.ndarray
     reconstruction: np.ndarray | None = None
     map: np.ndarray | None = None
-    caption: str = ""
-    id: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -149,14 +148,10 @@ def _cards(detector: Detector, evaluation: Evaluation, index: np.ndarray) -> lis
         return []
     images: ImageSet = evaluation.images[index]
     pairs, maps = Subject({"model": detector}, images, unknown=evaluation.unknown).pairs(images)
-    cards = []
-    for (image, other), name in zip(pairs, images.ids, strict=bool(pairs)):
-        if maps:
-            small = {"image": reduced(image, LARGEST), "map": reduced(other[..., None], LARGEST)[..., 0]}
-        else:
-            small = {"image": image, "reconstruction": other}
-        cards.append(Card(**small, id=str(name)))
-    return cards
+    named = zip(images.ids.tolist(), pairs, strict=bool(pairs))
+    if not maps:
+        return [Card(name, image, reconstruction=made) for name, (image, made) in named]
+    return [Card(n, reduced(image, LARGEST), map=reduced(v[..., None], LARGEST)[..., 0]) for n, (image, v) in named]
 
 
 def _model_figures(

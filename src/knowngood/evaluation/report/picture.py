@@ -55,11 +55,8 @@ def _draw_gallery(parent: SubFigure, inputs: ReportInputs, blocks: dict[str, lis
         block.suptitle(title, fontsize=10, fontweight="bold", color=style.INK)
         grid = block.subplots(len(cards), 3, squeeze=False)
         for axes, card in zip(grid, cards, strict=True):
-            caption = card.caption
-            if card.id is not None:
-                row = rows[card.id]
-                caption = f"score {number(inputs.scores[row], 3)},  p = {number(inputs.p_values[row], 2)}"
-                label = inputs.labels[row]
-                caption += "" if np.isnan(label) else f",  {inputs.names[int(label)]}"
+            row, label = rows[card.id], inputs.labels[rows[card.id]]
+            caption = f"score {number(inputs.scores[row], 3)},  p = {number(inputs.p_values[row], 2)}"
+            caption += "" if np.isnan(label) else f",  {inputs.names[int(label)]}"
             draw_panels(axes, next(panels), caption)
         name_panels(grid[-1], drawn.names)

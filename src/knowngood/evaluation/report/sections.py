@@ -108,18 +108,13 @@ def by_group(inputs: ReportInputs) -> list[Plot]:
 
 def false_alarms(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
     """Requested against realised false-alarm rate, overall and by condition, where normals are known."""
-    p, whose = inputs.p_values[inputs.labels == 0], "the images labelled normal"
-    calibrated, tested = verdict.groups
-    if len(p) == 0:
-        p, whose = np.asarray(inputs.calibration.get("p_values", ()), float), "normal images held out from training"
-        strata = inputs.calibration.get("strata", ())
-        calibrated, tested = ([int(strata[0]["n"])], [len(p)]) if len(strata) == 1 else ([], [])
+    p, (calibrated, tested) = inputs.p_values[inputs.labels == 0], verdict.groups
     if not np.isfinite(p).any():
         return []
     band = expected_band(calibrated, tested) if calibrated and sum(tested) == len(p) else None
     alt = f"Share of {len(p):,} normal images flagged against the requested false-alarm rate"
-    caption = f"For every rate that could be requested, the share of {whose} that would be flagged. Below the diagonal "
-    caption += "there are fewer false alarms than requested, above it more."
+    caption = "For every rate that could be requested, the share of the normal images that would be flagged. Below the "
+    caption += "diagonal there are fewer false alarms than requested, above it more."
     caption += " The grey band holds 95 % of calibrations." if band is not None else ""
     figure = calibration(p, band=band, alpha=inputs.alpha)
     plots = [plot(figure, "calibration", "Requested and realised rate", alt, caption)]
