@@ -16,12 +16,12 @@ from PIL import Image
 from knowngood.errors import DataError
 from knowngood.evaluation import figures
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.triptychs import (
+from knowngood.evaluation.figures.triptych import (
     describe_difference,
     difference,
     difference_limit,
     panels,
-    strip,
+    side_by_side,
     value_range,
 )
 from knowngood.metrics import roc_auc
@@ -110,8 +110,8 @@ def test_histogram_of_equal_scores_has_a_width(scores):
     assert left < scores[0] < right
 
 
-def test_histogram_leaves_scores_out_that_are_not_finite_and_refuses_nothing_else():
-    assert "2 not finite left out" in texts(figures.score_histogram(np.array([1.0, np.nan, np.inf, 2.0])))
+def test_histogram_excludes_scores_that_are_not_finite():
+    assert "2 not finite, excluded" in texts(figures.score_histogram(np.array([1.0, np.nan, np.inf, 2.0])))
     with pytest.raises(DataError, match="none of the 2 scores"):
         figures.score_histogram(np.array([np.nan, np.inf]))
 
@@ -206,7 +206,9 @@ def test_any_channel_count_and_value_range_gives_a_picture(channels, dtype):
     image = rng.integers(0, 200, (9, 5, channels)).astype(dtype)
     limits = value_range([image])
     assert limits == (0, image.max())
-    picture = strip(image, np.zeros(image.shape), limits=limits, full=difference_limit([(image, image * 0.0)]))
+    picture = side_by_side(
+        panels(image, np.zeros(image.shape), limits=limits, full=difference_limit([(image, image * 0.0)]))
+    )
     assert picture.mode == "RGBA"
     left = np.asarray(picture)[:, : (picture.width - 8) // 3, :3]
     assert int(left.max()) - int(left.min()) > 60
@@ -221,14 +223,15 @@ def test_value_range_knows_unit_signed_and_constant_images():
     assert value_range([np.zeros((2, 2))]) == (0, 1)
 
 
-def test_strip_enlarges_tiny_images_by_whole_squares_and_reduces_large_ones():
+def test_side_by_side_enlarges_tiny_images_by_whole_squares_and_reduces_large_ones():
     image = np.random.default_rng(0).random((8, 8))
-    enlarged = strip(image, image, limits=(0, 1), full=1, gap=4)
+    enlarged = side_by_side(panels(image, image, limits=(0, 1), full=1))
     assert enlarged.size == (3 * 96 + 2 * 4, 96)
     block = np.asarray(enlarged)[:12, :12]
     assert (block == block[0, 0]).all()
     assert np.asarray(enlarged)[0, 96, 3] == 0  # the gap is transparent
-    assert strip(np.zeros((100, 400)), np.zeros((100, 400)), limits=(0, 1), full=1).size == (3 * 160 + 8, 40)
+    wide = np.zeros((100, 400))
+    assert side_by_side(panels(wide, wide, limits=(0, 1), full=1)).size == (3 * 160 + 8, 40)
 
 
 def test_pixels_that_are_not_finite_are_drawn_as_nothing():
@@ -285,22 +288,9 @@ def test_tiles_lie_in_an_svg_as_the_pixels_they_are():
     assert "pixelated" in svg
 
 
-def test_png_is_the_same_each_time_and_its_few_colours_are_close(tmp_path, scored):
+def test_png_is_the_same_each_time(tmp_path, scored):
     first, again = (style.save(figures.roc(*scored), tmp_path / f"{n}.png") for n in "ab")
     assert first.read_bytes() == again.read_bytes()
-    plain = tmp_path / "plain.png"
-    figures.roc(*scored).savefig(plain, dpi=150)
-    assert first.stat().st_size < 0.6 * plain.stat().st_size
-    with Image.open(first) as saved, Image.open(plain) as exact:
-        assert saved.mode == "P"
-        assert np.abs(np.asarray(saved.convert("RGB"), int) - np.asarray(exact.convert("RGB"))).max() <= 16
-
-
-def test_png_keeps_all_colours_of_a_photograph(tmp_path):
-    photo = np.random.default_rng(0).random((64, 64, 3))
-    path = style.save(figures.triptychs([(photo, photo)]), tmp_path / "photo.png")
-    with Image.open(path) as saved:
-        assert saved.mode == "RGB"
 
 
 def test_svg_holds_no_address_no_style_sheet_and_no_fixed_size(scored):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,8 +10,8 @@ from figure_text import words
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation import figures
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.latent_scatter import spread_apart
-from knowngood.evaluation.figures.tiles import gap_of, mosaic
+from knowngood.evaluation.figures.latent_plane import spread_apart
+from knowngood.evaluation.figures.tiles import gap_of, mosaic, reduced
 
 
 @pytest.fixture
@@ -42,6 +40,17 @@ def test_mosaic_has_one_scale_for_all_and_leaves_missing_tiles_empty():
     assert row[:, 3].tolist() == [1, 1, 1, 0]
     with pytest.raises(DataError, match="rows, columns"):
         mosaic(np.zeros((0, 3, 4, 4, 1)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_images_are_reduced_by_means_and_small_ones_kept(rng, dtype):
+    images = (255 * rng.random((2, 3, 40, 20, 3))).astype(dtype)
+    assert reduced(images, 40) is images
+    small = reduced(images, 10)
+    assert small.shape == (2, 3, 10, 5, 3)
+    assert small.dtype == dtype
+    tolerance = 0.5 if dtype == np.uint8 else 1e-4
+    assert small == pytest.approx(images.reshape(2, 3, 10, 4, 5, 4, 3).mean((3, 5), dtype=float), abs=tolerance)
 
 
 # Reconstructions ----------------------------------------------------------------------------------------------------
@@ -281,12 +290,6 @@ def test_tsne_keeps_far_groups_apart(rng):
     middle = points[:15].mean(0), points[15:].mean(0)
     nearest = np.linalg.norm(points[:, None] - np.array(middle), axis=-1).argmin(1)
     assert nearest.tolist() == [0] * 15 + [1] * 15
-
-
-def test_umap_without_its_library_names_the_extra(monkeypatch, rng):
-    monkeypatch.setitem(sys.modules, "umap", None)
-    with pytest.raises(SettingsError, match=r"knowngood\[umap\]"):
-        figures.project(rng.normal(size=(9, 4)), "umap")
 
 
 def test_scatter_shows_every_point_once_and_anomalies_as_crosses(rng):

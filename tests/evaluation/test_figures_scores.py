@@ -67,7 +67,7 @@ def test_violin_is_widest_where_scores_are_and_takes_single_values():
     assert "b (n = 2)" in words(figure)
 
 
-def test_far_scores_are_counted_beside_their_row_and_nan_left_out():
+def test_far_scores_are_counted_beside_their_row_and_nan_excluded():
     scores = np.r_[np.linspace(0, 1, 500), 1e6, np.nan]
     figure = figures.scores_by_class(scores, np.full(502, "a"))
     assert figure.axes[0].get_xlim()[1] < 2
@@ -109,7 +109,7 @@ def test_area_under_the_drawn_precision_recall_steps_is_the_average_precision(ju
         assert area == pytest.approx(average_precision(labels, values))
 
 
-def test_curves_by_kind_have_one_row_each_and_say_what_is_left_out(judged):
+def test_curves_by_kind_have_one_row_each_and_count_hidden_kinds(judged):
     labels, scores, kinds = judged
     figure = figures.ranking_grid(labels, scores, kinds)
     titles = [axes.get_title(loc="left") for axes in figure.axes[::2]]

@@ -4,72 +4,26 @@ import base64
 import io
 import json
 import re
-from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+from html_page import HOSTILE, Page
 from PIL import Image
 
 from knowngood.calibration import Calibration, false_alarm_counts
 from knowngood.errors import DataError, NotEnoughNormals
-from knowngood.evaluation.figures import Reconstructed
-from knowngood.evaluation.report import (
-    Inside,
-    ReportInputs,
-    Triptych,
-    most_and_least,
-    render,
-    write_png,
-    write_report,
-)
-from knowngood.evaluation.report.build import MOST_FINDINGS, MOST_ROWS
-from knowngood.evaluation.report.expected import expected_band, expected_false_alarms
-from knowngood.evaluation.report.plots import thresholds
+from knowngood.evaluation import figures
+from knowngood.evaluation.conditions import expected_band, expected_false_alarms
+from knowngood.evaluation.report import Card, ReportInputs, most_and_least, render, write_png, write_report
 from knowngood.evaluation.report.verdict import judge
 from knowngood.evaluation.report.words import flattened, number, percent
 from knowngood.metrics import roc_auc
 
-VOID = {"meta", "link", "img", "input", "br", "hr", "rect", "circle", "path", "use"}
-HOSTILE = "</script><img src=x onerror=alert(1)>&\"'"
-
-
-class Page(HTMLParser):
-    """The page's elements with their attributes, its texts, and a check that tags close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: dict[str, list[str]] = {}
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        for tag in self.open[-1:]:
-            self.texts.setdefault(tag, []).append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
 
 def make_table(normals=200, anomalies=30, *, alarms=10, found=25, strata=("all",), seed=0) -> pd.DataFrame:
-    """Verdicts with a given number of false alarms and of anomalies found, spread over the strata."""
+    """Verdicts with a given number of false alarms and of anomalies detected, spread over the strata."""
     rng = np.random.default_rng(seed)
     labels = np.r_[np.zeros(normals), np.ones(anomalies)]
     flagged = np.zeros(len(labels), bool)
@@ -95,25 +49,19 @@ def strata(*sizes: int, needed: int = 19, threshold: float = 9.0) -> dict:
 ONE = {"strata": [{"name": "all", "n": 199, "own": True, "threshold": 9.0}], "pooled_n": 199}
 
 
-def look_inside(
-    rng: np.random.Generator, rows: int, *, conditions: int = 2, size: int = 8, channels: int = 1
-) -> Inside:
-    """A model of five dimensions and so many conditions; 1 is an unconditional one."""
-    shown = np.array([0, 1, rows - 1])
-    shape = (3, size, size, channels)
-    names = [f"{i}" for i in range(conditions)] if conditions > 1 else [""]
-    return Inside(
-        codes=rng.normal(size=(40, 5)),
-        coded=rng.choice(rows, 40, replace=False),
-        kl=rng.random(5),
-        conditional=conditions > 1,
-        shown=shown,
-        inputs=rng.random(shape),
-        reconstructed=Reconstructed(rng.random(shape), np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])),
-        draws=rng.random((conditions, 5, size, size, channels)),
-        draw_names=names,
-        draw_what="camera" if conditions > 1 else "",
-    )
+def model_figures(rng: np.random.Generator, *, conditions: int = 2, size: int = 8) -> dict:
+    """Figures of a model of five dimensions and so many conditions."""
+    shape = (3, size, size, 1)
+    made = figures.Reconstructed(rng.random(shape), np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]))
+    draws = np.round(7 * rng.random((conditions, 5, size, size, 1))) / 7  # no picture is pure noise
+    return {
+        "latent": figures.latent_scatter(rng.normal(size=(40, 2)), narrow=True),
+        "samples": figures.prior_samples(draws, [f"{i}" for i in range(conditions)], room=8),
+        "reconstructions": figures.reconstructions(
+            rng.random(shape), {"model": made}, np.array([0, 0, 1]), across=True
+        ),
+        "kl": figures.kl_bars(rng.random(5)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +72,7 @@ def full() -> ReportInputs:
     most, least = most_and_least(table["anomaly_score"].to_numpy(), 4)
 
     def gallery(rows):
-        return [Triptych(rng.random((8, 8, 1)), rng.random((8, 8, 1)), id=table["id"][row]) for row in rows]
+        return [Card(table["id"][row], rng.random((8, 8, 1)), rng.random((8, 8, 1))) for row in rows]
 
     return ReportInputs(
         table=table,
@@ -135,7 +83,7 @@ def full() -> ReportInputs:
         score_unit="nats",
         most=gallery(most),
         least=gallery(least),
-        inside=look_inside(rng, len(table)),
+        model_figures=model_figures(rng),
         history=[{"step": s, "split": "train", "loss/model": 9.0 - s, "kl": 1.0 + s} for s in range(5)],
         best_step=4,
         audit=[{"path_or_id": "a/b.png", "kind": "truncated", "reason": "ends early", "severity": "warning"}],
@@ -227,7 +175,7 @@ def test_report_shows_names_from_outside_as_text_only():
         normal_name=HOSTILE,
         settings={HOSTILE: HOSTILE},
         environment={HOSTILE: HOSTILE},
-        most=[Triptych(np.zeros((8, 8)), np.ones((8, 8)), caption=HOSTILE, id=HOSTILE)],
+        most=[Card(HOSTILE, np.zeros((8, 8)), np.ones((8, 8)))],
         audit=[{"path_or_id": HOSTILE, "kind": HOSTILE, "reason": HOSTILE, "severity": "note"}],
         calibration={"strata": [{"name": HOSTILE, "n": 50, "own": True, "threshold": 9.0}]},
         history=[{"step": 1, "split": "train", HOSTILE: 1.0}],
@@ -242,11 +190,17 @@ def test_report_shows_names_from_outside_as_text_only():
 
 def test_report_order_is_verdict_gallery_figures_tables_audit_reproduce(html):
     marks = ["are flagged as anomalous.</h2>", 'id="gallery"', ">Most anomalous", ">Least anomalous", 'id="separation"']
-    marks += ["ROC curve</h3>", "Scores</h3>", 'id="promise"', "Requested and realised rate</h3>", 'id="conditions"']
-    marks += ['id="results"', 'id="inside"', "Codes of the images</h3>", "What the model takes for good</h3>"]
+    marks += [
+        "ROC curve</h3>",
+        "Scores</h3>",
+        'id="false-alarms"',
+        "Requested and realised rate</h3>",
+        'id="conditions"',
+    ]
+    marks += ['id="results"', 'id="model"', "Latent codes of the images</h3>", "Draws from the prior</h3>"]
     marks += [
         "Reconstructions with E and A</h3>",
-        "What the latent dimensions carry</h3>",
+        "Information in the latent dimensions</h3>",
         'id="training"',
         'id="audit"',
         'id="reproduce"',
@@ -261,14 +215,14 @@ def test_report_order_is_verdict_gallery_figures_tables_audit_reproduce(html):
 # The verdict --------------------------------------------------------------------------------------------------------
 
 
-def test_verdict_says_what_was_flagged_found_and_promised():
+def test_verdict_states_what_is_flagged_detected_and_guaranteed():
     table = make_table(200, 30, alarms=10, found=25)
     inputs = ReportInputs(table=table, alpha=0.05, calibration=ONE)
     text = said(inputs)
     assert "35 of 230 images are flagged as anomalous." in text
-    assert "at most 5 % of new normal images are flagged. This rests on 199 normal images" in text
+    assert "at most 5 % of new normal images are flagged. The guarantee rests on 199 normal images" in text
     low, high = false_alarm_counts(199, 0.05, 200)
-    assert f"10 flagged (5 %), within the {low} to {high} expected. The promise is kept." in text
+    assert f"10 flagged (5 %), within the {low} to {high} expected. The guarantee holds." in text
     assert "25 are flagged (83.3 %) and 5 missed" in text
     auroc = roc_auc(table["label"], table["anomaly_score"])
     assert f"AUROC {auroc:.3f} (95 % interval " in text
@@ -276,13 +230,13 @@ def test_verdict_says_what_was_flagged_found_and_promised():
     assert {name: value for name, value, _ in judge(inputs).tiles}["AUROC"] == f"{auroc:.3f}"
 
 
-def test_verdict_warns_when_the_promise_is_broken():
+def test_verdict_warns_when_the_guarantee_does_not_hold():
     inputs = ReportInputs(table=make_table(alarms=60), alpha=0.05, calibration=ONE)
     assert "more than the" in said(inputs)
-    assert "The promise is not kept on these images." in said(inputs)
+    assert "The guarantee does not hold on these images." in said(inputs)
     assert judge(inputs).tone == "warn"
     tones = {text.split(",")[0]: tone for tone, text in judge(inputs).statements}
-    assert tones["On average"] == "note", "a broken promise is not ticked off"
+    assert tones["On average"] == "note", "a broken guarantee is not ticked off"
     kept = judge(ReportInputs(table=make_table(alarms=10), alpha=0.05, calibration=ONE)).statements
     assert kept[0][0] == "good"
 
@@ -291,17 +245,17 @@ def test_a_rate_within_the_request_is_never_called_broken():
     # 38 normals allow one of 39: 2.6 % where 5 % was requested. Over 100 conditions 76 to 131 of 4,000 are expected.
     calibration = strata(*[38] * 100)
     names = tuple(row["name"] for row in calibration["strata"])
-    for alarms, phrase in [(100, "The promise is kept."), (200, "only just"), (201, "is not kept")]:
+    for alarms, phrase in [(100, "The guarantee holds."), (200, "within the requested rate"), (201, "does not hold")]:
         table = make_table(4000, 0, alarms=0, found=0, strata=names)
         table.loc[: alarms - 1, ["is_anomalous", "anomaly_score"]] = True, 10.0
         assert phrase in said(ReportInputs(table=table, alpha=0.05, calibration=calibration))
 
 
-def test_verdict_names_the_conditions_without_a_promise_of_their_own():
+def test_verdict_names_the_groups_without_a_guarantee_of_their_own():
     table = make_table(strata=("camera=0", "camera=1", "camera=2"))
     inputs = ReportInputs(table=table, alpha=0.05, calibration=strata(60, 18, 40))
     text = said(inputs)
-    assert "It holds in 2 of 3 conditions by itself." in text
+    assert "The guarantee holds in 2 of 3 Mondrian groups by itself." in text
     assert "(fewer than 19): camera=1." in text
     assert judge(inputs).groups == ([60, 40, 118], [67, 66, 67])
     rows = {row.name: row for row in judge(inputs).conditions}
@@ -321,7 +275,7 @@ def test_too_few_normals_are_reported_with_the_number_that_is_missing(n, alpha):
     assert f"There are {n}; {refused.value.missing} more {'is' if refused.value.missing == 1 else 'are'} needed" in text
     page = render(inputs)
     assert "none possible" in page
-    assert "anomalies found" not in page
+    assert "anomalies detected" not in page
     assert judge(inputs).tone == "bad"
 
 
@@ -335,12 +289,6 @@ def test_without_labels_nothing_is_claimed_about_anomalies():
     assert "ROC curve" not in page
     assert ">Scores<" in page
     assert "None were given." in page
-
-
-def test_without_labels_held_out_normals_draw_the_calibration_plot():
-    p = np.random.default_rng(0).random(50)
-    inputs = ReportInputs(table=make_table().drop(columns="label"), alpha=0.05, calibration={**ONE, "p_values": p})
-    assert "normal images held out from training" in render(inputs)
 
 
 def test_nothing_flagged_is_said_in_words():
@@ -375,16 +323,16 @@ def test_conditions_that_were_inferred_carry_no_range_of_their_own():
     assert any("10 flagged (5 %)." in text for _, text in verdict.statements)
 
 
-def test_one_calibration_for_conditions_summed_out_gives_the_range_of_all():
+def test_one_calibration_for_marginalised_conditions_gives_the_range_of_all():
     table = make_table(strata=("camera=0 (inferred)", "camera=1 (inferred)"))
     calibration = {"strata": [{"name": "condition inferred", "n": 199, "own": True, "threshold": 9.0}]}
     inputs = ReportInputs(table=table, alpha=0.05, calibration=calibration)
     low, high = false_alarm_counts(199, 0.05, 200)
     assert f"within the {low} to {high} expected" in said(inputs)
     assert [row.name for row in judge(inputs).conditions] == ["condition inferred"]
-    assert thresholds(inputs) == [9.0]
+    assert inputs.thresholds() == [9.0]
     common = {"strata": [{"name": "condition inferred", "n": 199, "own": True, "threshold": None}], "threshold": 8.5}
-    assert thresholds(ReportInputs(table=table, alpha=0.05, calibration=common)) == [8.5]
+    assert ReportInputs(table=table, alpha=0.05, calibration=common).thresholds() == [8.5]
 
 
 def test_most_anomalies_missed_is_a_warning():
@@ -413,12 +361,12 @@ def test_inputs_name_what_is_wrong():
         ReportInputs(table=table[:0], alpha=0.05)
     with pytest.raises(DataError, match="alpha = 5"):
         ReportInputs(table=table, alpha=5)
-    card = Triptych(np.zeros((8, 8)), np.zeros((8, 8)), id="nowhere.png")
+    card = Card("nowhere.png", np.zeros((8, 8)), np.zeros((8, 8)))
     with pytest.raises(DataError, match=r"'nowhere.png' is not in the table"):
         render(ReportInputs(table=table, alpha=0.05, most=[card]))
 
 
-# The model itself, and scores by class ------------------------------------------------------------------------------
+# Figures of the model, and scores by class ----------------------------------------------------------------------------
 
 
 def folded(page: str) -> list[str]:
@@ -435,31 +383,14 @@ def test_every_figure_says_above_it_what_to_look_for(html):
 
 
 def test_secondary_figures_are_folded(html):
-    assert folded(html) == ["Reconstructions with E and A", "What the latent dimensions carry"]
-    assert "A column shares one code: in it the camera alone differs." in html
-    assert "conditions may overlap" in html
+    assert folded(html) == ["Reconstructions with E and A", "Information in the latent dimensions"]
+    assert "A column shares one code: in it the condition alone differs." in html
 
 
-def test_a_model_without_conditions_is_described_without_them(full):
-    inside = look_inside(np.random.default_rng(0), len(full.table), conditions=1)
-    page = render(ReportInputs(table=full.table.drop(columns="condition"), alpha=0.05, inside=inside))
-    assert "the more they could, the better the model knows them" in page
-    assert "conditions may overlap" not in page
-    assert "Scores by" not in page
-
-
-def test_without_a_look_inside_there_is_no_section_for_it(full):
+def test_without_figures_of_the_model_there_is_no_section_for_it(full):
     page = render(ReportInputs(table=full.table, alpha=0.05))
-    assert 'id="inside"' not in page
-    assert 'href="#inside"' not in page
-
-
-def test_relevances_are_explained_where_there_are_some(full):
-    inside = replace(full.inside, relevance=np.linspace(0, 1, 5))
-    page = render(ReportInputs(table=full.table, alpha=0.05, inside=inside))
-    assert "0 is left to the prior" in page
-    assert "relevance (0 to 1)" in page
-    assert "relevance" not in render(ReportInputs(table=full.table, alpha=0.05, inside=full.inside))
+    assert 'id="model"' not in page
+    assert 'href="#model"' not in page
 
 
 def test_scores_go_by_class_where_it_is_known_and_by_condition_where_not():
@@ -477,13 +408,11 @@ def test_scores_go_by_class_where_it_is_known_and_by_condition_where_not():
 
 
 def test_62_classes_are_folded_and_the_page_stays_light():
-    rng = np.random.default_rng(0)
     table = make_table(620, 60, alarms=10, found=30)
     table["class"] = [f"{i % 62}" for i in range(len(table))]
-    inside = look_inside(rng, len(table), conditions=62, size=28)
-    inside = replace(inside, draws=np.round(7 * inside.draws) / 7)  # no picture is pure noise
-    page = render(ReportInputs(table=table, alpha=0.05, inside=inside))
-    assert folded(page)[:2] == ["Scores by class", "What the model takes for good"]
+    drawn = model_figures(np.random.default_rng(0), conditions=62, size=28)
+    page = render(ReportInputs(table=table, alpha=0.05, model_figures=drawn))
+    assert folded(page)[:1] == ["Scores by class"]
     names = [int(name) for name in re.findall(r">(\d+) \(n = \d+\)</text>", page)]
     assert names[:62] == list(range(62))
     assert len(page) < 1_500_000
@@ -491,16 +420,7 @@ def test_62_classes_are_folded_and_the_page_stays_light():
     assert "Scores by class" not in render(ReportInputs(table=many, alpha=0.05))
 
 
-def test_colour_pictures_of_unread_and_unlabelled_images_do(full):
-    table = full.table.drop(columns="label")
-    table.loc[3, ["anomaly_score", "p_value"]] = np.nan
-    inside = look_inside(np.random.default_rng(0), len(table), channels=3)
-    page = render(ReportInputs(table=table, alpha=0.05, inside=inside))
-    assert "Look for images far from all others." in page
-    assert "not labelled" in page
-
-
-# What chance explains -----------------------------------------------------------------------------------------------
+# Expected false alarms ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [10, 19, 99, 500])
@@ -542,7 +462,7 @@ def test_most_and_least_are_disjoint_ordered_and_never_unread():
 
 def test_cards_tell_misses_and_false_alarms():
     table = make_table(3, 2, alarms=1, found=1)
-    cards = [Triptych(np.zeros((8, 8)), np.ones((8, 8)), id=name) for name in table["id"]]
+    cards = [Card(name, np.zeros((8, 8)), np.ones((8, 8))) for name in table["id"]]
     page = render(ReportInputs(table=table, alpha=0.05, most=cards, anomalous_name="scratched"))
     assert page.count('<span class="badge bad">false alarm</span>') == 1
     assert page.count('<span class="badge bad">missed</span>') == 1
@@ -553,7 +473,7 @@ def test_pictures_are_real_and_photographs_stay_small(full):
     rng = np.random.default_rng(0)
     photo = rng.random((300, 400, 3))
     table = full.table
-    page = Page(render(ReportInputs(table=table, alpha=0.05, most=[Triptych(photo, photo[::-1], id=table["id"][0])])))
+    page = Page(render(ReportInputs(table=table, alpha=0.05, most=[Card(table["id"][0], photo, photo[::-1])])))
     source = page.all("img")[0]["src"]
     kind, _, data = source.partition(";base64,")
     picture = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -578,11 +498,11 @@ def test_long_tables_are_capped_with_a_note_and_every_number_is_json():
     finding = {"path_or_id": "x", "kind": "constant", "reason": "all 0", "severity": "note"}
     calibration = {"strata": [{"name": f"class={i}", "n": 30, "own": True, "threshold": 2.0} for i in range(62)]}
     page = render(ReportInputs(table=table, alpha=0.05, audit=[finding] * 900, calibration=calibration))
-    assert f"The {MOST_ROWS:,} most anomalous of 12,000 images" in page
-    assert f"900 findings: 900 × constant. The first {MOST_FINDINGS} are listed." in page
+    assert "The 5,000 most anomalous of 12,000 images" in page
+    assert "900 findings: 900 × constant. The first 500 are listed." in page
     parsed = Page(page)
     data = json.loads(parsed.texts["script"][0], parse_constant=lambda text: pytest.fail(text))
-    assert len(data["rows"]) == MOST_ROWS
+    assert len(data["rows"]) == 5000
     assert len(data["conditions"]) == 62
     assert [row[1] for row in data["rows"][1:]] == sorted((row[1] for row in data["rows"][1:]), reverse=True)
     assert page.count('<th scope="row">class=') == 62
@@ -597,8 +517,8 @@ def test_thresholds_that_contradict_the_verdicts_are_not_drawn():
     wrong = strata(60, 70, threshold=7.0)
     cameras = ("camera=0", "camera=1")
     table = make_table(50, 10, alarms=2, found=8, strata=cameras)
-    assert thresholds(ReportInputs(table=table, alpha=0.05, calibration=two)) == [8.5, 9.0]
-    assert thresholds(ReportInputs(table=table, alpha=0.05, calibration=wrong)) == []
+    assert ReportInputs(table=table, alpha=0.05, calibration=two).thresholds() == [8.5, 9.0]
+    assert ReportInputs(table=table, alpha=0.05, calibration=wrong).thresholds() == []
     table = table.assign(condition="all")
     for calibration, expected in [
         (ONE, [9.0]),
@@ -606,7 +526,7 @@ def test_thresholds_that_contradict_the_verdicts_are_not_drawn():
         ({"strata": [{"name": "all", "n": 99, "threshold": np.inf}]}, []),
         ({"strata": [{"name": "all", "n": 99, "threshold": 4.0}], "threshold": 9.5}, [9.5]),
     ]:
-        assert thresholds(ReportInputs(table=table, alpha=0.05, calibration=calibration)) == expected
+        assert ReportInputs(table=table, alpha=0.05, calibration=calibration).thresholds() == expected
 
 
 @pytest.mark.parametrize("labels", [True, False])

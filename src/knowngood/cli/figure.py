@@ -25,10 +25,10 @@ from knowngood.cli.inputs import (
 )
 from knowngood.config import nearest
 from knowngood.errors import SettingsError
-from knowngood.evaluation.drawing import FIGURES
+from knowngood.evaluation.figures import FIGURES
 
 if TYPE_CHECKING:
-    from knowngood.evaluation.drawing.subject import Subject
+    from knowngood.evaluation.figures.subject import Subject
 
 FORMATS = (".png", ".svg", ".pdf")
 MOVING = ".gif"
@@ -36,7 +36,7 @@ DPI = 150
 
 
 def figure(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="which one; without it, list them")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="its name; without one, list them")] = None,
     model: Annotated[
         Path | None, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)
     ] = None,
@@ -53,22 +53,22 @@ def figure(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png, .svg or .pdf; .gif for interpolation")
     ] = None,
     also: Annotated[
-        list[Path] | None, typer.Option(metavar="MODEL", help="a further model to compare with, repeatable")
+        list[Path] | None, typer.Option(metavar="MODEL", help="a further model to compare; repeatable")
     ] = None,
-    items: Annotated[str | None, typer.Option(metavar="IDS", help="images by id, with commas between")] = None,
+    items: Annotated[str | None, typer.Option(metavar="IDS", help="ids of images, separated by commas")] = None,
     dims: Annotated[str | None, typer.Option(metavar="NUMBERS", help="latent dimensions, such as 3,7")] = None,
     conditions: Annotated[str | None, typer.Option(metavar="VALUES", help="conditions, such as 3,7")] = None,
     projection: Annotated[
-        str | None, typer.Option(metavar="auto|raw|pca|tsne|umap", help="how codes come into the plane")
+        str | None, typer.Option(metavar="auto|raw|pca|tsne", help="projection of the latent codes into the plane")
     ] = None,
     by: Annotated[str | None, typer.Option(metavar="COLUMN", help="group by this column; default class")] = None,
-    steps: Annotated[int | None, typer.Option(min=2, help="positions along each dimension or way")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="positions along each dimension or path")] = None,
     reach: Annotated[
-        float | None, typer.Option(min=0.01, help="how far from the prior's mean, in its standard deviations")
+        float | None, typer.Option(min=0.01, help="distance from the prior mean, in its standard deviations")
     ] = None,
     bins: Annotated[int | None, typer.Option(min=1, help="bins of the histogram")] = None,
-    most: Annotated[int | None, typer.Option(min=1, help="draw at most so many: images, rows, bars or panels")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="of draws, t-SNE and UMAP")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="largest number of images, rows, bars or panels")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="seed of draws and t-SNE")] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
@@ -79,14 +79,14 @@ def figure(
 ) -> None:
     """Draw one figure of a model: reconstructions, latent space, scores. Without a name: list them."""
     if name is None:
-        table(["name", "what it shows"], [[known, what] for known, (_, what) in FIGURES.items()])
+        table(["name", "what it shows"], [[known, what] for known, what in FIGURES.items()])
         return
     if name not in FIGURES:
         raise SettingsError(f"unknown figure '{name}'" + nearest(name, list(FIGURES)))
     if model is None:
         raise SettingsError(f"figure {name}: name the model, a folder that `knowngood train` wrote")
     if out is None:
-        raise SettingsError(f"figure {name}: say where to, for example --out {name}.png")
+        raise SettingsError(f"figure {name}: name the file, for example --out {name}.png")
     given = {
         "items": _words(items),
         "dims": _numbers(dims),
@@ -100,10 +100,10 @@ def figure(
         "seed": seed,
     }
     options = {option: value for option, value in given.items() if value is not None}
-    draw = _function(name)
-    _check_options(name, draw, options, out)
+    draw = getattr(importlib.import_module("knowngood.evaluation.figures.named"), name)
+    _check_options(name, draw, options, [*given, "gif"], out)
 
-    found = _subject(
+    subject = _subject(
         model, data, also or [], normal, anomalous, holdout, split=split, known_class=known_class, unknown=unknown,
         device=device,
     )  # fmt: skip
@@ -113,20 +113,15 @@ def figure(
     from knowngood.evaluation.figures.style import save
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    drawn = draw(found, **options)
+    drawn = draw(subject, **options)
     if drawn is not None:
         save(drawn, out, dpi=DPI)
     say(f"figure  {out}")
 
 
-def _function(name: str) -> Callable[..., Any]:
-    module, _, function = FIGURES[name][0].partition(":")
-    return getattr(importlib.import_module(f"knowngood.evaluation.drawing.{module}"), function)
-
-
-def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any], out: Path) -> None:
-    """Options that this figure does not take are refused, as is a format that cannot hold it."""
-    known = [parameter for parameter in inspect.signature(draw).parameters if parameter != "subject"]
+def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any], public: list[str], out: Path) -> None:
+    """Refuse options that this figure does not take, and a format that cannot hold it."""
+    known = [parameter for parameter in inspect.signature(draw).parameters if parameter in public]
     for option in options:
         if option not in known:
             takes = ", ".join(f"--{other}" for other in known if other != "gif") or "no options of its own"
@@ -156,7 +151,7 @@ def _subject(
             label, n = f"{path.resolve().name} ({n})", n + 1
         models[label] = load(path, device, unknown)
 
-    from knowngood.evaluation.drawing.subject import Subject
+    from knowngood.evaluation.figures.subject import Subject
 
     if data is None:
         return Subject(models, unknown=unknown)  # type: ignore[arg-type]
@@ -166,7 +161,7 @@ def _subject(
         hidden = ("class",)
         schemas = [detector.pipeline_.schema for detector in models.values()]
         if any(column.name == "class" for schema in schemas for column in schema.columns):
-            note("the class gives the labels, so the model does not see it: it is inferred (--known-class shows it)")
+            note("the class gives the labels, so it is hidden from the model and inferred (--known-class shows it)")
             unknown = unknown or "infer"
     return Subject(models, images, hidden, unknown)  # type: ignore[arg-type]
 
@@ -182,4 +177,4 @@ def _numbers(text: str | None) -> list[int] | None:
     try:
         return [int(word) for word in words]
     except ValueError:
-        raise SettingsError(f"--dims {text}: expected whole numbers with commas between, such as 3,7") from None
+        raise SettingsError(f"--dims {text}: expected whole numbers separated by commas, such as 3,7") from None

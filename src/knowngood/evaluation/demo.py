@@ -1,4 +1,4 @@
-"""The demonstration: train on nine of the ten embedded handwritten digits, then find the tenth."""
+"""The demonstration: train on nine of the ten embedded handwritten digits, then detect the tenth."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from pathlib import Path
 from knowngood.config import Settings, parse_settings
 
 HOLDOUT = "9"
-SETTINGS = {"unknown": "infer"}
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo made, and what it found on images that took no part in training."""
+    """The files of the demo, and its metrics on images that took no part in training."""
 
     holdout: str
     report: Path
@@ -26,31 +25,31 @@ class DemoResult:
 
 
 def demo_settings() -> Settings:
-    """Settings of the demo: the defaults, with the class of a test image unknown and inferred."""
-    return parse_settings(SETTINGS)
+    """A VAE on pixels, for reconstructions in the report; the class of a test image is unknown and inferred."""
+    return parse_settings({"representation": "pixels", "conditioning": {"unknown": "infer"}})
 
 
 def run_demo(out: Path, *, progress: bool = True) -> DemoResult:
-    """Fit on scikit-learn's digits 0 to 8 with their class as condition, score the test part, write what was found.
+    """Fit on scikit-learn's digits 0 to 8 with their class as condition, score the test part, write the results.
 
-    Writes `model/`, `report.html` and `report.png` into `out`. The class of a test image is never told: it is inferred.
+    Writes `model/`, `report.html` and `report.png` into `out`. The class of a test image is hidden from the detector.
     """
     from knowngood import Detector
     from knowngood.data import open_dataset, select
-    from knowngood.evaluation.evaluate import evaluate, report_inputs
-    from knowngood.evaluation.report import write_png, write_report
+    from knowngood.evaluation.evaluate import evaluate
+    from knowngood.evaluation.report import report_inputs, write_png, write_report
 
     digits = select(open_dataset("digits"), holdout=HOLDOUT)
     train, test = digits.split("train"), digits.split("test")
     detector = Detector.from_settings(demo_settings())
     detector.fit(train[train.labels == 0], progress=progress)
     model = detector.save(out / "model")
-    found = evaluate(detector, test.replace(conditions={}))
+    evaluation = evaluate(detector, test.replace(conditions={}))
     inputs = report_inputs(
         detector,
-        found,
-        title=f"Handwritten digits: {HOLDOUT} was never seen in training",
-        command="make demo",
+        evaluation,
+        title=f"Handwritten digits: {HOLDOUT} is not in the training data",
+        command="knowngood demo",
         normal_name="digits 0 to 8",
         anomalous_name=f"digit {HOLDOUT}",
         classes=test.conditions["class"],
@@ -60,9 +59,7 @@ def run_demo(out: Path, *, progress: bool = True) -> DemoResult:
         holdout=HOLDOUT,
         report=write_report(out / "report.html", inputs),
         model=model,
-        auroc=found.metrics["auroc"],
-        false_alarm_rate=found.metrics["false_alarm_rate"],
-        detection_rate=found.metrics["detection_rate"],
-        alpha=found.alpha,
+        **{name: evaluation.metrics[name] for name in ("auroc", "false_alarm_rate", "detection_rate")},
+        alpha=evaluation.alpha,
         seconds=detector.about_["seconds"],
     )

@@ -1,16 +1,19 @@
-"""How right a fitted detector is on labelled images, and what a report of it shows."""
+"""Metrics of a fitted detector on labelled images."""
 
 from __future__ import annotations
 
-import platform
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from knowngood.data.findings import UNUSABLE
 from knowngood.errors import DataError
+from knowngood.evaluation.figures.tiles import reduced
+from knowngood.evaluation.results import Results
 from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
 
 if TYPE_CHECKING:
@@ -18,18 +21,19 @@ if TYPE_CHECKING:
 
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
-    from knowngood.detector.rows import Unknown
-    from knowngood.detector.watching import Each
-    from knowngood.evaluation.report import Inside, ReportInputs
+    from knowngood.detector.pipeline import Unknown
 
-GALLERY = 12
+MOST, MAP = 200, 180  # anomaly maps kept, and pixels of their longer side
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. `table` is that of `Detector.detect` with labels; `metrics` are plain numbers.
+    """Verdicts and metrics.
 
-    `seconds` is what `Detector.detect` took.
+    Attributes:
+        images: the images scored. table: that of `Detector.detect`, with labels. metrics: plain numbers.
+        alpha: the false-alarm rate of the verdicts. unknown: how unknown conditions were handled.
+        seconds: of scoring. maps: reduced anomaly maps of the most anomalous images by id, if they were asked for.
     """
 
     images: ImageSet
@@ -38,6 +42,7 @@ class Evaluation:
     alpha: float
     unknown: Unknown | None
     seconds: float
+    maps: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def evaluate(
@@ -47,34 +52,44 @@ def evaluate(
     alpha: float | None = None,
     unknown: Unknown | None = None,
     explain: bool = False,
-    each: Sequence[Each] = (),
+    maps: bool = False,
 ) -> Evaluation:
     """Score labelled images and compare with the labels.
 
     Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
     score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies and
-    unreadable. Images without a label are scored and left out of the metrics. `explain` and `each` are as for
-    `Detector.detect`.
+    unreadable. Images without a label are scored and excluded from the metrics.
+
+    Args:
+        explain: as for `Detector.detect`.
+        maps: keep the anomaly maps of the most anomalous images, reduced, from the same pass.
 
     Raises:
-        DataError: there are not both good and anomalous labels.
+        DataError: there are not both normal and anomalous labels.
     """
     labels = images.labels
-    good, bad = int((labels == 0).sum()), int((labels == 1).sum())
-    if not good or not bad:
+    normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
+    if not normals or not anomalies:
         raise DataError(
-            f"{images.name}: {good} images labelled good and {bad} labelled anomalous; an evaluation needs both. "
-            "Choose them with --normal, --anomalous or --holdout, in Python images.select, or score without labels."
+            f"{images.name}: {normals} images labelled normal and {anomalies} labelled anomalous; an evaluation needs "
+            "both. Choose them with --normal, --anomalous or --holdout, in Python images.select, or score without "
+            "labels."
         )
     started = time.perf_counter()
-    table = detector.detect(images, alpha=alpha, unknown=unknown, explain=explain, each=each)
+    kept: dict[str, np.ndarray] = {}
+    if maps:
+        table, kept = detect_with_maps(detector, images, alpha=alpha, unknown=unknown)
+        if explain:
+            table.attrs["explanations"] = detector.explain(images, unknown=unknown, alpha=alpha)
+    else:
+        table = detector.detect(images, alpha=alpha, unknown=unknown, explain=explain)
     seconds = time.perf_counter() - started
+    alpha = detector.pipeline_.settings.alpha if alpha is None else alpha
     labels = np.append(labels, np.full(len(table) - len(images), np.nan))  # files set aside when opening come last
-    scores = table["anomaly_score"].to_numpy(float)
-    read = ~np.isnan(scores)
+    scored = Results(table=table, alpha=alpha)
+    scores, flagged, read = scored.scores, scored.flagged, scored.scored
     counted = read & ~np.isnan(labels)
     y, s = labels[counted].astype(int), scores[counted]
-    flagged = table["is_anomalous"].astype("boolean").fillna(False).to_numpy(bool)
     metrics = {
         "auroc": roc_auc(y, s),
         "auroc_interval": list(bootstrap_interval(y, s)),
@@ -82,113 +97,65 @@ def evaluate(
         "fpr_at_95_tpr": fpr_at_tpr(y, s),
         "false_alarm_rate": float(flagged[read & (labels == 0)].mean()),
         "detection_rate": float(flagged[read & (labels == 1)].mean()),
-        "normals": good,
-        "anomalies": bad,
+        "normals": normals,
+        "anomalies": anomalies,
         "unreadable": int((~read).sum()),
     }
-    return Evaluation(images, table, metrics, alpha or detector.pipeline_.settings.alpha, unknown, seconds)
+    return Evaluation(images, table, metrics, alpha, unknown, seconds, kept)
 
 
-def report_inputs(
+def detect_with_maps(
     detector: Detector,
-    found: Evaluation,
+    images: ImageSet,
     *,
-    title: str,
-    command: str,
-    normal_name: str = "good",
-    anomalous_name: str = "anomalous",
-    classes: np.ndarray | None = None,
-    pictures: bool = True,
-) -> ReportInputs:
-    """All that a report of this evaluation shows.
+    alpha: float | None = None,
+    unknown: Unknown | None = None,
+    most: int = MOST,
+) -> tuple[DataFrame, dict[str, np.ndarray]]:
+    """The table of `Detector.detect`, and reduced anomaly maps (h, w) by id of the `most` images that score highest.
 
-    `classes` (N,) says what each image is, for the reader alone. Without `pictures` the gallery and the look into the
-    model are left out, for whoever wants the numbers only.
+    One pass, in which one batch of maps is held.
     """
-    from knowngood.evaluation.report import ReportInputs
-    from knowngood.evaluation.report.inputs import most_and_least
+    import pandas as pd
 
-    about = detector.about_
-    scores = found.table["anomaly_score"].to_numpy(float)
-    readable = np.flatnonzero(~np.isnan(scores))
-    most, least = (readable[part] for part in most_and_least(scores[readable], GALLERY))
-    table = found.table
-    if classes is not None:
-        named = [None if value is None or value != value else str(value) for value in classes.tolist()]
-        shown = named + [None] * (len(table) - len(named))
-        table = table.assign(**{"class": np.array(shown, dtype=object)})
-    return ReportInputs(
-        table=table,
-        alpha=found.alpha,
-        title=title,
-        command=command,
-        settings=detector.pipeline_.settings.model_dump(mode="json"),
-        normal_name=normal_name,
-        anomalous_name=anomalous_name,
-        score_unit="nats" if detector.pipeline_.score.is_likelihood else "",
-        most=_triptychs(detector, found, most) if pictures else (),
-        least=_triptychs(detector, found, least) if pictures else (),
-        inside=_inside(detector, found, readable) if pictures else None,
-        history=detector.training_.get("history", ()),
-        best_step=about["training"]["best_step"],
-        audit=detector.training_.get("audit", ()),
-        environment=_environment(about),
-        calibration=_calibration(detector, found),
-        metrics=found.metrics,
-    )
+    tables, heap = [], []
+    for batch in detector.stream(images, unknown=unknown, alpha=alpha, maps=True):
+        tables.append(batch.table)
+        rows = zip(batch.table["anomaly_score"], batch.index, batch.table["id"], batch.maps, strict=True)
+        for score, i, name, values in rows:
+            if values is not None and (len(heap) < most or score > heap[0][0]):
+                entry = (score, int(i), str(name), reduced(values[..., None], MAP)[..., 0])
+                (heappush if len(heap) < most else heappushpop)(heap, entry)
+    aside = [finding for finding in getattr(images, "rejected", ()) if finding.kind in UNUSABLE]
+    if aside:  # as `detect` lists them
+        rows = [{"id": one.path_or_id, "is_anomalous": None, "error": one.reason} for one in aside]
+        tables.append(pd.DataFrame(rows))
+    return pd.concat(tables, ignore_index=True), {name: values for _, _, name, values in heap}
 
 
-def _triptychs(detector: Detector, found: Evaluation, index: np.ndarray) -> list[Any]:
-    from knowngood.evaluation.report import Triptych
-    from knowngood.representations import Pixels
+def results(
+    detector: Detector, table: DataFrame, *, given: Collection[str] = (), alpha: float | None = None
+) -> Results:
+    """A table of `Detector.detect` with the calibration of the detector that made it.
 
-    if not len(index):
-        return []
-    chosen = found.images[index]
-    if not isinstance(detector.pipeline_.representation, Pixels):
-        return _mapped(detector, found, index)
-    seen, made = detector.pipeline_.reconstruct(detector._items(chosen, None), unknown=found.unknown)
-    pairs = zip(np.moveaxis(seen, 1, -1), np.moveaxis(made, 1, -1), chosen.ids, strict=True)
-    return [Triptych(image, reconstruction, id=str(name)) for image, reconstruction, name in pairs]
+    Args:
+        given: condition columns that the detector was shown.
+        alpha: the false-alarm rate of the verdicts; default that of the fit.
+    """
+    from knowngood.detector.decide import limit
 
-
-def _mapped(detector: Detector, found: Evaluation, index: np.ndarray) -> list[Any]:
-    """Images with their maps; none if the score has none."""
-    from knowngood.evaluation.figures.explanation import shown
-    from knowngood.evaluation.inspected import PICTURE, thinned
-    from knowngood.evaluation.report import Mapped
-
-    if not detector.pipeline_.score.has_map:
-        return []
-    cards = []
-    for i in index:
-        one = found.images[[i]]
-        values = detector.anomaly_maps(one, unknown=found.unknown)[0]
-        image = thinned(shown(one.read(0)), PICTURE)
-        cards.append(Mapped(image, thinned(values, PICTURE), id=str(one.ids[0])))
-    return cards
-
-
-def _inside(detector: Detector, found: Evaluation, readable: np.ndarray) -> Inside | None:
-    from knowngood.evaluation.drawing.inside import inside
-    from knowngood.representations import Table
-
-    if isinstance(detector.pipeline_.representation, Table) or not len(readable):
-        return None
-    return inside(detector, found.images, readable, found.unknown)
-
-
-def _calibration(detector: Detector, found: Evaluation) -> dict[str, Any]:
-    pipeline, alpha = detector.pipeline_, found.alpha
-    calibration, hidden = pipeline.calibration, pipeline.hidden
+    pipeline = detector.pipeline_
+    alpha = pipeline.settings.alpha if alpha is None else alpha
+    calibration, marginal = pipeline.calibration, pipeline.marginal_calibration
     if calibration is None:
-        return {}
+        return Results(table=table, alpha=alpha)
     # Anomaly scores are shifted so that one threshold, that of the fit's α, serves all conditions.
-    limit = {"threshold": pipeline.limit} if alpha == pipeline.settings.alpha else {}
-    if hidden is not None and not any(column.name in found.images.conditions for column in pipeline.schema.columns):
-        stratum = {"name": "condition inferred", "n": len(hidden), "own": bool(hidden.own(alpha)[0]), "threshold": None}
-        return {"strata": [stratum], "pooled_n": len(hidden), **limit}
-    strata = [
+    facts: dict[str, Any] = {"threshold": limit(pipeline)} if alpha == pipeline.settings.alpha else {}
+    if marginal is not None and not any(column.name in given for column in pipeline.schema.columns):
+        own = bool(marginal.own(alpha)[0])
+        stratum = {"name": "condition inferred", "n": len(marginal), "own": own, "threshold": None}
+        return Results(table=table, alpha=alpha, calibration={"strata": [stratum], "pooled_n": len(marginal), **facts})
+    facts["strata"] = [
         {
             "name": row["condition"],
             "n": row["normals"],
@@ -197,18 +164,5 @@ def _calibration(detector: Detector, found: Evaluation) -> dict[str, Any]:
         }
         for row in calibration.summary(alpha)
     ]
-    return {"strata": strata, "pooled_n": len(calibration), "left_out": pipeline.left_out, **limit}
-
-
-def _environment(about: Mapping[str, Any]) -> dict[str, Any]:
-    data = about["data"]
-    return {
-        **about["versions"],
-        "machine": platform.machine(),
-        "threads": about["threads"],
-        "seed": about["seed"],
-        "data": f"{data['name']}{' (' + data['variant'] + ')' if data.get('variant') else ''}",
-        "data fingerprint": data["fingerprint"],
-        "normals: fit / select / calibrate": f"{data['fit']} / {data['select']} / {data['calibrate']}",
-        "fit, seconds": about["seconds"],
-    }
+    facts |= {"pooled_n": len(calibration), "method": pipeline.calibrated_by}
+    return Results(table=table, alpha=alpha, calibration=facts)

@@ -1,4 +1,4 @@
-"""One image explained: itself, what is usual, where it is odd, what is odd there, and the good images most like it."""
+"""One image explained: its expected appearance, its anomaly map, what deviates, and the nearest normal images."""
 
 from __future__ import annotations
 
@@ -13,49 +13,49 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.triptychs import as_rgb
+from knowngood.evaluation.figures.triptych import as_rgb
 
 if TYPE_CHECKING:
     from knowngood.detector.explain import Explanation
 
-NEAREST = 3  # good images drawn
+NEAREST = 3  # normal images drawn
 WIDE = 96  # characters of a line of text
 LARGEST = 512  # pixels of a panel's longer side
 
 
-def explanation(found: Explanation, good: Mapping[str, np.ndarray] | None = None) -> Figure:
-    """Input | reconstruction, or the usual look | map over the image | what deviates | the nearest good images.
+def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = None) -> Figure:
+    """Input | reconstruction or mean normal image | map over the image | what deviates | the nearest normal images.
 
     Args:
-        good: pictures (H, W, C) of good images by id; those that are not there are named only.
+        normals: images (H, W, C) of normal images by id; those that are not there are named only.
     """
     figure = style.new_figure(13.2, 4.3)
     head, body = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.0, 3.0))[:, 0]
-    name = style.short(found.id, 80)
+    name = style.short(one.id, 80)
     head.text(0.01, 0.97, name, va="top", fontsize=12, fontweight="bold", color=style.INK)
-    lines = textwrap.wrap(" ".join(found.sentences), 2 * WIDE)
+    lines = textwrap.wrap(" ".join(one.sentences), 2 * WIDE)
     head.text(0.01, 0.68, style.plain("\n".join(lines)), va="top", fontsize=8.2, color=style.INK, linespacing=1.35)
     five = body.subplots(1, 5, width_ratios=(1, 1, 1, 1.15, 0.8))
-    image = shown(found.image)
+    image = displayed(one.image)
     _picture(five[0], image, "image")
-    if found.reconstruction is not None:
-        _picture(five[1], as_rgb(found.reconstruction, (0.0, 1.0)), "what the model expects")
-    elif found.usual is not None:
-        _picture(five[1], as_rgb(found.usual, (0.0, 1.0)), "mean of good images")
+    if one.reconstruction is not None:
+        _picture(five[1], as_rgb(one.reconstruction, (0.0, 1.0)), "reconstruction")
+    elif one.usual is not None:
+        _picture(five[1], as_rgb(one.usual, (0.0, 1.0)), "mean normal image")
     else:
-        _absent(five[1], "what is usual", found.missing.get("usual", ""))
-    if found.map is None:
-        _absent(five[2], "where", found.missing.get("map", ""))
+        _absent(five[1], "mean normal image", one.missing.get("usual", ""))
+    if one.map is None:
+        _absent(five[2], "anomaly map", one.missing.get("map", ""))
     else:
-        _picture(five[2], image, "where it is odd")
-        draw_map(five[2], found)
-    _bars(five[3], found)
-    _neighbours(five[4], found, good or {})
+        _picture(five[2], image, "anomaly map")
+        draw_map(five[2], one)
+    _bars(five[3], one)
+    _neighbours(five[4], one, normals or {})
     return figure
 
 
-def shown(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, C) of any type as (h, w, 3) in 0…1, integers over the range they use; thinned if it is large."""
+def displayed(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) of any type as (h, w, 3) in 0…1, integers over their range; large ones are thinned out."""
     step = max(1, max(image.shape[:2]) // LARGEST)
     image = image[::step, ::step]
     if image.dtype == np.uint8:
@@ -67,16 +67,16 @@ def shown(image: np.ndarray) -> np.ndarray:
     return as_rgb(image, (low, high if high > low else low + 1))
 
 
-def draw_map(axes: Axes, found: Explanation) -> None:
+def draw_map(axes: Axes, one: Explanation) -> None:
     """The map over an image that is drawn already, from its median to its largest value, with its regions."""
-    assert found.map is not None
-    values = found.map[:: max(1, max(found.map.shape) // LARGEST), :: max(1, max(found.map.shape) // LARGEST)]
-    height, width = found.image.shape[:2]
+    assert one.map is not None
+    values = one.map[:: max(1, max(one.map.shape) // LARGEST), :: max(1, max(one.map.shape) // LARGEST)]
+    height, width = one.image.shape[:2]
     low, high = float(np.nanmedian(values)), float(np.nanmax(values))
     extent = axes.images[0].get_extent()
     axes.imshow(values, cmap=style.HEAT, vmin=low, vmax=max(high, low + 1e-12), extent=extent, interpolation="bilinear")
     x, y = (extent[1] - extent[0]) / width, (extent[2] - extent[3]) / height
-    for region in found.regions:
+    for region in one.regions:
         top, left, bottom, right = region.box
         at = (extent[0] + left * x, extent[3] + top * y)
         box = Rectangle(at, (right - left) * x, (bottom - top) * y, fill=False, edgecolor=style.INK, linewidth=1.2)
@@ -98,21 +98,21 @@ def _bare(axes: Axes, title: str) -> None:
 
 def _absent(axes: Axes, title: str, why: str) -> None:
     _bare(axes, title)
-    text = textwrap.fill(f"left out: {why}" if why else "left out", 26)
+    text = textwrap.fill(f"not available: {why}" if why else "not available", 26)
     axes.text(0.5, 0.5, style.plain(text), ha="center", va="center", fontsize=8, color=style.MUTED)
     axes.set_aspect("equal")
 
 
-def _bars(axes: Axes, found: Explanation) -> None:
+def _bars(axes: Axes, one: Explanation) -> None:
     """Features by their deviation, or latent dimensions by what they carry."""
-    if found.components:
-        names = [re.sub("(?=feature)|(?=lighter)", "\n", one.name) for one in found.components]
-        values = [one.deviation for one in found.components]
-        what, title = "standard deviations from what is expected", "features at the oddest place"
+    if one.components:
+        names = [re.sub("(?=feature)|(?=lighter)", "\n", part.name) for part in one.components]
+        values = [part.deviation for part in one.components]
+        what, title = "standard deviations from the expected value", "features at the peak of the map"
     else:
-        names = [f"dimension {one.dimension}" for one in found.latents]
-        values = [one.nats for one in found.latents]
-        what, title = "nats from the prior", "dimensions of its code"
+        names = [f"dimension {part.dimension}" for part in one.latents]
+        values = [part.nats for part in one.latents]
+        what, title = "nats from the prior", "latent dimensions"
     colours = [style.ANOMALOUS if value > 0 else style.NORMAL for value in values]
     axes.barh(range(len(values)), values, color=colours, height=0.62)
     axes.set_yticks(range(len(values)), names)
@@ -122,26 +122,26 @@ def _bars(axes: Axes, found: Explanation) -> None:
     axes.set_title(title, fontsize=9, color=style.INK)
 
 
-def _neighbours(axes: Axes, found: Explanation, good: Mapping[str, np.ndarray]) -> None:
-    """The nearest good images, one below the other; named where there is no picture of them."""
+def _neighbours(axes: Axes, one: Explanation, normals: Mapping[str, np.ndarray]) -> None:
+    """The nearest normal images, one below the other; named where there is no picture of them."""
     axes.set_axis_off()
-    axes.set_title("good images most like it", fontsize=9, color=style.INK)
-    if not found.nearest:
-        why = textwrap.fill(f"left out: {found.missing.get('nearest', 'there are none')}", 26)
+    axes.set_title("nearest normal images", fontsize=9, color=style.INK)
+    if not one.nearest:
+        why = textwrap.fill(f"not available: {one.missing.get('nearest', 'there are none')}", 26)
         axes.text(0.5, 0.5, style.plain(why), ha="center", va="center", fontsize=8, color=style.MUTED)
         return
-    for i, one in enumerate(found.nearest[:NEAREST]):
+    for i, near in enumerate(one.nearest[:NEAREST]):
         low = 1 - (i + 1) / NEAREST
-        picture = good.get(one.id)
+        picture = normals.get(near.id)
         if picture is not None:
             room = axes.inset_axes((0.1, low + 0.09, 0.8, 1 / NEAREST - 0.1))
-            room.imshow(shown(picture), interpolation="antialiased")
+            room.imshow(displayed(picture), interpolation="antialiased")
             room.set_axis_off()
         at = low + (0.045 if picture is not None else 0.5 / NEAREST)
-        caption = f"{_tail(one.id)}  ({one.distance:.3g})"
+        caption = f"{_tail(near.id)}  ({near.distance:.3g})"
         axes.text(0.5, at, style.plain(caption), ha="center", va="center", fontsize=7.5, color=style.MUTED)
 
 
 def _tail(name: str, most: int = 24) -> str:
-    """The end of an id, which tells images of one folder apart."""
+    """The end of an id, which differs between images of one folder."""
     return name if len(name) <= most else "…" + name[1 - most :]

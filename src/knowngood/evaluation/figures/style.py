@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -29,11 +28,10 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 
 # Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.
 DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, PAPER, ANOMALOUS, "#6e2f00"], N=257)
 
-# Anomaly maps over images: from nothing over orange to dark red, so that what is not odd stays visible.
+# Anomaly maps over images: from nothing over orange to dark red, so that what is not anomalous stays visible.
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f0a03000", "#f0a030a0", "#d55e00d8", "#7a0019f0"])
 
 _SVG_DPI = 150  # of what is drawn as pixels in an SVG
-_MOVED = 16  # of 255, that a colour may be off in a PNG
 _VARIABLES = {
     NORMAL: "var(--normal)",
     ANOMALOUS: "var(--anomalous)",
@@ -97,29 +95,13 @@ def signed(value: float) -> str:
 
 
 def save(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """Write the figure as .png, .svg or .pdf; the same figure gives the same bytes: no date, no random ids.
-
-    A PNG keeps 256 colours where that moves none of its pixels by more than 16 of 255: two to three times lighter.
-    """
+    """Write the figure as .png, .svg or .pdf; the same figure gives the same bytes: no date, no random ids."""
     path = Path(path)
     kind = path.suffix.lower()
     with matplotlib.rc_context({"svg.hashsalt": "knowngood", "svg.fonttype": "none"}):
-        if kind == ".png":
-            _save_png(figure, path, dpi)
-        else:
-            figure.savefig(path, dpi=dpi, metadata={".svg": {"Date": None}, ".pdf": {"CreationDate": None}}[kind])
+        dateless = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+        figure.savefig(path, dpi=dpi, metadata=dateless.get(kind))
     return path
-
-
-def _save_png(figure: Figure, path: Path, dpi: int) -> None:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    full = Image.open(buffer).convert("RGB")
-    few = full.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    moved = np.abs(np.asarray(few.convert("RGB"), np.int16) - np.asarray(full)).max()
-    (few if moved <= _MOVED else full).save(path, "PNG", optimize=True, dpi=(dpi, dpi))
 
 
 def to_svg(figure: Figure, name: str) -> str:
@@ -135,6 +117,7 @@ def to_svg(figure: Figure, name: str) -> str:
         # The page's font draws the text, so what the measuring font lacks is no matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing, dpi=_SVG_DPI)
+    figure.set_layout_engine("none")  # a second run of the constrained layout would move the axes a little
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg, count=2)

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 
 from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.triptychs import as_rgb
+from knowngood.evaluation.figures.triptych import as_rgb
 
+LARGEST = 96  # pixels of a tile's longer side: a tile is less than an inch wide
 Extent = tuple[float, float, float, float]
 
 
@@ -27,16 +28,16 @@ def mosaic(images: np.ndarray) -> np.ndarray:
         raise DataError(f"images of shape {images.shape}: expected (rows, columns, H, W, C), each at least 1")
     rows, columns, height, width, _ = images.shape
     gap = gap_of(height, width)
-    whole = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
-    whole[..., :3] = 1  # what shows through where alpha is dropped
+    picture = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
+    picture[..., :3] = 1  # what shows through where alpha is dropped
     for r in range(rows):
         for k in range(columns):
             if np.isnan(images[r, k]).all():
                 continue
             top, left = r * (height + gap), k * (width + gap)
-            tile = whole[top : top + height, left : left + width]
+            tile = picture[top : top + height, left : left + width]
             tile[..., :3], tile[..., 3] = as_rgb(images[r, k], (0.0, 1.0)), 1
-    return whole
+    return picture
 
 
 def gap_of(height: int, width: int) -> int:
@@ -53,6 +54,7 @@ def draw_tiles(
     size: float = 8.0,
 ) -> None:
     """A mosaic of (R, K, H, W, C) images into axes that exist already, with a name for each row and column."""
+    images = reduced(images, LARGEST)
     height, width = images.shape[2:4]
     gap = gap_of(height, width)
     show(axes, mosaic(images), tile=max(height, width))
@@ -63,9 +65,7 @@ def draw_tiles(
     axes.tick_params(length=0, colors=style.INK, labelsize=size, pad=3)
 
 
-def show(
-    axes: Axes, picture: np.ndarray, *, tile: int, extent: tuple[float, float, float, float] | None = None
-) -> None:
+def show(axes: Axes, picture: np.ndarray, *, tile: int, extent: Extent | None = None) -> None:
     """A picture without frame or ticks; pixels stay squares where a tile has at most 96 of them, and vector formats
     hold just those pixels."""
     axes.imshow(picture, interpolation="none" if tile <= 96 else "antialiased", extent=extent, aspect="equal")
@@ -78,3 +78,18 @@ def show(
 def tile_inches(count: int, room: float, *, largest: float = 0.62, smallest: float = 0.3) -> float:
     """How large to draw each of `count` tiles side by side in `room` inches."""
     return float(np.clip(room / max(count, 1), smallest, largest))
+
+
+def reduced(images: np.ndarray, most: int) -> np.ndarray:
+    """(..., H, W, C) with at most `most` pixels on the longer side, by means over areas; the same type."""
+    from torch import from_numpy
+    from torch.nn.functional import interpolate
+
+    height, width, channels = images.shape[-3:]
+    if max(height, width) <= most:
+        return images
+    size = [max(1, round(side * most / max(height, width))) for side in (height, width)]
+    flat = np.moveaxis(images.reshape(-1, height, width, channels).astype(np.float64), -1, 1)
+    small = np.moveaxis(interpolate(from_numpy(flat.copy()), size=size, mode="area").numpy(), 1, -1)
+    small = small.round() if images.dtype.kind in "iu" else small
+    return small.reshape(*images.shape[:-3], *size, channels).astype(images.dtype)

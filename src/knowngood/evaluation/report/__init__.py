@@ -1,19 +1,19 @@
-"""One self-contained HTML file that says what was found, how sure that is, and how to get it again."""
+"""Two self-contained HTML files: the report of an evaluation, and the inspection page of scored images."""
 
 from knowngood.evaluation.report.build import render, write_report
-from knowngood.evaluation.report.inputs import Inside, Mapped, ReportInputs, Triptych, most_and_least
-from knowngood.evaluation.report.inspection import Inspected, render_inspection, write_inspection
+from knowngood.evaluation.report.inputs import Card, ReportInputs, most_and_least, report_inputs
+from knowngood.evaluation.report.inspection_page import Inspected, inspected, render_inspection, write_inspection
 from knowngood.evaluation.report.picture import write_png
 
 __all__ = [
-    "Inside",
+    "Card",
     "Inspected",
-    "Mapped",
     "ReportInputs",
-    "Triptych",
+    "inspected",
     "most_and_least",
     "render",
     "render_inspection",
+    "report_inputs",
     "write_inspection",
     "write_png",
     "write_report",

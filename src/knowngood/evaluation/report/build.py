@@ -1,4 +1,4 @@
-"""Write the report: results in, one HTML file out that asks for nothing from outside."""
+"""The report as HTML: one self-contained file that makes no request."""
 
 from __future__ import annotations
 
@@ -11,30 +11,41 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from knowngood.evaluation.report import plots
+from knowngood.evaluation.report import sections
 from knowngood.evaluation.report.gallery import gallery
 from knowngood.evaluation.report.inputs import ReportInputs
-from knowngood.evaluation.report.inside import inside
 from knowngood.evaluation.report.verdict import judge
 from knowngood.evaluation.report.words import count, flattened, number, percent
 
 MOST_ROWS = 5000
 MOST_FINDINGS = 500
-_FIRST_ROWS = 50
 
 
 def write_report(path: str | Path, inputs: ReportInputs) -> Path:
-    """Write one HTML file without any request to the outside; the same inputs give the same bytes.
+    """Write one HTML file that makes no request; the same inputs give the same bytes.
 
     At most `MOST_ROWS` images and `MOST_FINDINGS` findings are listed, with a note, so that the file stays small.
 
     Raises:
         DataError: a gallery id is not in the table, or an image and its reconstruction differ in shape.
     """
+    return write_page(path, render(inputs))
+
+
+def write_page(path: str | Path, text: str) -> Path:
+    """Write HTML text, and the folder where there is none."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(inputs), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
+
+
+def templates() -> Environment:
+    """The page templates; what they are given is escaped."""
+    loader = PackageLoader("knowngood.evaluation.report", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.filters.update(thousands=lambda n: f"{n:,}", number=number)
+    return environment
 
 
 def render(inputs: ReportInputs) -> str:
@@ -45,10 +56,10 @@ def render(inputs: ReportInputs) -> str:
         "verdict": verdict,
         "labelled": inputs.labelled,
         "shifted": inputs.calibration.get("threshold") is not None and len(verdict.conditions) > 1,
-        "separation": plots.separation(inputs, verdict) + plots.by_group(inputs),
-        "inside": inside(inputs),
-        "promise": plots.promise(inputs, verdict),
-        "training": plots.training(inputs),
+        "separation": sections.separation(inputs, verdict) + sections.by_group(inputs),
+        "model": sections.model(inputs),
+        "false_alarms": sections.false_alarms(inputs, verdict),
+        "training": sections.training(inputs),
         "metrics": _metrics(inputs.metrics),
         "findings": list(inputs.audit)[:MOST_FINDINGS],
         "audit_summary": _audit_summary(inputs.audit),
@@ -58,81 +69,62 @@ def render(inputs: ReportInputs) -> str:
         **gallery(inputs),
         **_results(inputs),
     }
-    sections = [
+    anchors = [
         ("gallery", "Gallery", context["most"] or context["least"]),
         ("separation", "Separation", context["separation"]),
-        ("promise", "False alarms", True),
+        ("false-alarms", "False alarms", True),
         ("results", "All results", True),
-        ("inside", "Model", context["inside"]),
+        ("model", "Model", context["model"]),
         ("training", "Training", context["training"]),
         ("audit", "Data audit", True),
         ("reproduce", "Reproduce", True),
     ]
-    context["sections"] = [(anchor, name) for anchor, name, there in sections if there]
-    loader = PackageLoader("knowngood.evaluation.report", "templates")
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.filters.update(thousands=lambda n: f"{n:,}", number=number)
-    return environment.get_template("report.html.j2").render(context)
+    context["sections"] = [(anchor, name) for anchor, name, there in anchors if there]
+    return templates().get_template("report.html.j2").render(context)
 
 
 def _results(inputs: ReportInputs) -> dict[str, Any]:
-    """The table of all results: its first rows for the page, up to `MOST_ROWS` as data for the script."""
+    """The table of all results: up to `MOST_ROWS` as data for the script."""
     ids, scores, conditions, labels = inputs.texts("id"), inputs.scores, inputs.texts("condition"), inputs.labels
-    p, flagged, judged = inputs.p_values, inputs.flagged, inputs.judged
-    order = np.argsort(np.where(judged, -scores, np.inf), kind="stable")[:MOST_ROWS]
+    p, flagged, scored = inputs.p_values, inputs.flagged, inputs.scored
+    order = np.argsort(np.where(scored, -scores, np.inf), kind="stable")[:MOST_ROWS]
     known = sorted(set(conditions[order]))
-    place = {name: i for i, name in enumerate(known)}
-    verdicts = ["", "flagged", "not read"]
+    position = {name: i for i, name in enumerate(known)}
     names = [inputs.normal_name, inputs.anomalous_name]
     rows = [
         [
             str(ids[i]),
             _rounded(scores[i], 5),
             _rounded(p[i], 3),
-            int(flagged[i]) if judged[i] else 2,
+            int(flagged[i]) if scored[i] else 2,
             int(labels[i]) if np.isfinite(labels[i]) else None,
-            place[conditions[i]],
+            position[conditions[i]],
         ]
         for i in order
     ]
-    typical, smallest = np.median(np.abs(scores[judged])) if judged.any() else 1, np.nanmin(p, initial=1)
-    places = [_places(typical, 4), _places(smallest, 2)]
-    first = [
-        {
-            "id": name,
-            "score": _fixed(score, places[0]),
-            "p": _fixed(p_value, places[1]),
-            "verdict": verdicts[verdict],
-            "label": "" if label is None else names[label],
-            "condition": known[condition],
-        }
-        for name, score, p_value, verdict, label, condition in rows[:_FIRST_ROWS]
-    ]
+    typical, smallest = np.median(np.abs(scores[scored])) if scored.any() else 1, np.nanmin(p, initial=1)
+    decimals = [_decimals(typical, 4), _decimals(smallest, 2)]
     conditioned = len(set(conditions)) > 1
-    data = {"rows": rows, "conditions": known, "names": names, "places": places}
+    data = {"rows": rows, "conditions": known, "names": names, "decimals": decimals}
     data |= {"labelled": inputs.labelled, "conditioned": conditioned}
-    return {"data": data, "first_rows": first, "listed": len(rows), "total": len(ids), "conditioned": conditioned}
+    return {"data": data, "listed": len(rows), "total": len(ids), "conditioned": conditioned}
 
 
 def _rounded(value: Any, digits: int) -> float | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
-def _places(size: float, digits: int) -> int:
+def _decimals(size: float, digits: int) -> int:
     """Decimals that give a value of this size `digits` significant digits, so that a column's points line up."""
     return min(max(digits - 1 - math.floor(math.log10(size)), 0), 8) if 0 < size < math.inf else 0
 
 
-def _fixed(value: float | None, places: int) -> str:
-    return "–" if value is None else f"{value:.{places}f}"
-
-
 def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, text) of the measures, the AUROC with its interval; rates as per cent. Counts stand in the summary."""
+    """(name, text) of the measures, the AUROC with its interval; rates as per cent. Counts are in the summary."""
     names = {
         "auroc": "AUROC",
-        "fpr_at_95_tpr": "normal images flagged when 95 % of anomalies are found",
-        "detection_rate": "anomalies found at the requested rate",
+        "fpr_at_95_tpr": "normal images flagged when 95 % of anomalies are detected",
+        "detection_rate": "anomalies detected at the requested rate",
         "false_alarm_rate": "normal images flagged at the requested rate",
     }
     shown = []

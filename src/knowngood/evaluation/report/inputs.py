@@ -1,194 +1,194 @@
-"""What a report is made of. Only `table` and `alpha` are needed; a section without material is left out or says so."""
+"""What a report is made of. Only `table` and `alpha` are needed; a section without material is omitted or says so."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowngood.errors import DataError
-from knowngood.evaluation.figures import Reconstructed
+from knowngood.evaluation.evaluate import Evaluation, results
+from knowngood.evaluation.results import Results
 from knowngood.metrics import bootstrap_interval, roc_auc
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.figure import Figure
 
-COLUMNS = ("id", "anomaly_score", "p_value", "is_anomalous")
+    from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
 
-
-@dataclass(frozen=True)
-class Triptych:
-    """An image and its reconstruction, both (H, W) or (H, W, C) and on one scale of values (for example both 0..1).
-
-    With `id`, the card shows that row of the table: score, p-value, verdict, label and condition. `caption` is added.
-    """
-
-    image: np.ndarray
-    reconstruction: np.ndarray
-    caption: str = ""
-    id: str | None = None
+GALLERY = 12  # most anomalous and as many least anomalous images
+CODED, PAIRS, DRAWS, CONDITIONS = 1000, 5, 8, 16  # images in the plane, images of a label, draws a condition
+LARGEST = 160  # pixels of a gallery panel's longer side
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """An image (H, W) or (H, W, C) in 0…1 and its anomaly map (H, W), where there is no reconstruction to show.
+class Card:
+    """An image of the gallery with its reconstruction, or with its anomaly map (H, W). A gallery has one kind alone.
 
-    `id` and `caption` as of a `Triptych`. A gallery has one kind alone.
+    Image and reconstruction are (H, W) or (H, W, C), on one scale of values; with a map the image is in 0…1. `id` names
+    the row of the table that the card shows: score, p-value, verdict, label and condition.
     """
 
+    id: str
     image: np.ndarray
-    map: np.ndarray
-    caption: str = ""
-    id: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Inside:
-    """What the model itself looks like, for a section of its own. All pictures are scaled to 0…1.
-
-    Codes and KL there are always; a model of features makes no pictures, so it has no reconstructions and no draws.
-
-    Args:
-        codes: (M, D) posterior means of some images. coded: (M,) their rows in the table.
-        kl: (D,) nats that each dimension carries, averaged over images that are not anomalous.
-        relevance: (D,) from 0 to 1, where the method learns one.
-        conditional: the model is told conditions.
-        inputs: (R, H, W, C) some images. reconstructed: what the model makes of them. shown: (R,) their rows.
-        draws: (K, S, H, W, C) draws from the prior, one row a condition; draw_names: of the conditions; draw_what:
-            they are, for example "class".
-    """
-
-    codes: np.ndarray
-    coded: np.ndarray
-    kl: np.ndarray
-    relevance: np.ndarray | None = None
-    conditional: bool = False
-    shown: np.ndarray | None = None
-    inputs: np.ndarray | None = None
-    reconstructed: Reconstructed | None = None
-    draws: np.ndarray | None = None
-    draw_names: Sequence[str] = ()
-    draw_what: str = ""
+    reconstruction: np.ndarray | None = None
+    map: np.ndarray | None = None
 
 
 @dataclass(kw_only=True)
-class ReportInputs:
-    """Everything `write_report` and `write_png` draw from.
+class ReportInputs(Results):
+    """Everything `write_report` and `write_png` draw from, beside the results themselves.
 
     Args:
-        table: one row an image: `id`, `anomaly_score` (NaN: could not be read, so not judged), `p_value`,
-            `is_anomalous`; optional `label` (0 normal, 1 anomalous, NaN unknown), `condition` (text) and `stratum`
-            (text; the calibration stratum, where its name is not the condition's), `class` (text; what an image is,
-            for the reader: the model need not have been told). A condition that ends in " (inferred)" was not given
-            but found.
-        alpha: the requested false-alarm rate, in (0, 1).
         title: the heading, for example "digits, 9 held out".
         command: shell command that makes this report again.
         settings: nested plain values.
-        normal_name, anomalous_name: what labels 0 and 1 are called.
+        normal_name, anomalous_name: names of the labels 0 and 1.
         score_unit: of the anomaly score, for example "nats".
         most, least: the gallery, most and least anomalous first.
-        inside: what the model itself looks like; None, as for a table, leaves that section out.
+        model_figures: of the model itself, by the names in `figures.FIGURES`: latent, samples, reconstructions, kl.
         history: rows with `step`, `split` and named losses and terms.
         best_step: the step whose weights were kept.
         audit: findings as records: `path_or_id`, `kind`, `reason`, `severity`.
         environment: versions, device, seed, fingerprint: name → value.
-        calibration: all optional. `strata`: a list of {`name`, `n`: calibration normals, `own`: has its own promise,
-            `threshold`: of the raw score}; `pooled_n`: calibration normals that strata without a promise are compared
-            with; `left_out`: they were learned from, each left out in turn; `threshold`: the one number that
-            `anomaly_score` is compared with, where scores are shifted to a common scale; `p_values`: of normals held
-            out from training and calibration, for the calibration plot of a table without labels.
-        metrics: `auroc`, `auroc_interval` (low, high), and any other named floats. Left empty, the AUROC and its
-            interval are measured if there are labels of both kinds.
+        metrics: `auroc`, `auroc_interval` (low, high), and any other named floats. If empty, the AUROC and its interval
+            are computed if there are labels of both kinds.
     """
 
-    table: pd.DataFrame
-    alpha: float
     title: str = "Anomaly report"
     command: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     normal_name: str = "normal"
     anomalous_name: str = "anomalous"
     score_unit: str = ""
-    most: Sequence[Triptych | Mapped] = ()
-    least: Sequence[Triptych | Mapped] = ()
-    inside: Inside | None = None
+    most: Sequence[Card] = ()
+    least: Sequence[Card] = ()
+    model_figures: Mapping[str, Figure] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
     best_step: int | None = None
     audit: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
-    calibration: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        absent = [name for name in COLUMNS if name not in self.table.columns]
-        if absent:
-            raise DataError(f"report: the table has no column {absent}; it needs {list(COLUMNS)}")
-        if len(self.table) == 0:
-            raise DataError("report: the table is empty; score at least one image")
-        if not 0 < self.alpha < 1:
-            raise DataError(f"report: alpha = {self.alpha} is no false-alarm rate; expected a number between 0 and 1")
-        if not self.metrics and (self.labels == 0).any() and (self.labels == 1).any():
+        super().__post_init__()
+        if not self.metrics and self.both_labels:
             auroc = roc_auc(self.labels, self.scores)
             self.metrics = {"auroc": auroc, "auroc_interval": bootstrap_interval(self.labels, self.scores)}
 
     @property
-    def scores(self) -> np.ndarray:
-        """(N,) float64."""
-        return self.table["anomaly_score"].to_numpy(dtype=float, na_value=float("nan"))
-
-    @property
-    def p_values(self) -> np.ndarray:
-        """(N,) float64."""
-        return self.table["p_value"].to_numpy(dtype=float, na_value=float("nan"))
-
-    @property
-    def flagged(self) -> np.ndarray:
-        """(N,) bool; a missing verdict is not a flag."""
-        return self.table["is_anomalous"].astype("boolean").fillna(False).to_numpy(dtype=bool)
-
-    @property
-    def judged(self) -> np.ndarray:
-        """(N,) bool: the image has a score."""
-        return ~np.isnan(self.scores)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(N,) float64: 0, 1 or NaN; NaN too where the image was not judged, so that it counts nowhere."""
-        if "label" not in self.table.columns:
-            return np.full(len(self.table), np.nan)
-        return np.where(self.judged, self.table["label"].to_numpy(dtype=float, na_value=float("nan")), np.nan)
-
-    @property
-    def labelled(self) -> bool:
-        """Some label is known."""
-        return bool(np.isfinite(self.labels).any())
-
-    @property
-    def groups(self) -> tuple[str, np.ndarray] | None:
-        """What images are grouped by, and (N,) str; None where there are not at least two groups."""
-        for column in ("class", "condition"):
-            names = self.texts(column)
-            if len(set(names[self.judged])) > 1:
-                return column, names
-        return None
-
-    def texts(self, column: str) -> np.ndarray:
-        """(N,) str of a column; "" where it is missing."""
-        if column not in self.table.columns:
-            return np.full(len(self.table), "", dtype=object)
-        values = self.table[column]
-        return values.astype(object).where(values.notna(), "").map(str).to_numpy(dtype=object)
+    def names(self) -> tuple[str, str]:
+        """Of the labels 0 and 1."""
+        return self.normal_name, self.anomalous_name
 
 
-def most_and_least(scores: np.ndarray, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+def report_inputs(
+    detector: Detector,
+    evaluation: Evaluation,
+    *,
+    title: str,
+    command: str,
+    normal_name: str = "normal",
+    anomalous_name: str = "anomalous",
+    classes: np.ndarray | None = None,
+    pictures: bool = True,
+) -> ReportInputs:
+    """All that a report of this evaluation shows.
+
+    Args:
+        classes: (N,) what each image is, for the reader alone: the model need not have seen it.
+        pictures: without them the gallery and the figures of the model are omitted.
+    """
+    about, table, images = detector.about_, evaluation.table, evaluation.images
+    if classes is not None:
+        names = [None if value is None or value != value else str(value) for value in classes.tolist()]
+        table = table.assign(**{"class": np.array(names + [None] * (len(table) - len(names)), dtype=object)})
+    scored = results(detector, table, given=images.conditions, alpha=evaluation.alpha)
+    most, least = most_and_least(scored.scores[: len(images)], GALLERY)
+    return ReportInputs(
+        table=table,
+        alpha=evaluation.alpha,
+        calibration=scored.calibration,
+        title=title,
+        command=command,
+        settings=detector.pipeline_.settings.model_dump(mode="json"),
+        normal_name=normal_name,
+        anomalous_name=anomalous_name,
+        score_unit="nats" if detector.pipeline_.score.is_likelihood else "",
+        most=_cards(detector, evaluation, most) if pictures else (),
+        least=_cards(detector, evaluation, least) if pictures else (),
+        model_figures=_model_figures(detector, evaluation, classes, scored.scored) if pictures else {},
+        history=detector.training_.get("history", ()),
+        best_step=about.get("training", {}).get("best_step"),
+        audit=detector.training_.get("audit", ()),
+        environment=_environment(about),
+        metrics=evaluation.metrics,
+    )
+
+
+def most_and_least(scores: np.ndarray, count: int = GALLERY) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the `count` highest scores, highest first, and of the `count` lowest, lowest first.
 
     No position comes twice, and none whose score is NaN.
     """
     scores = np.asarray(scores, float)
     order = np.argsort(-scores, kind="stable")[: int((~np.isnan(scores)).sum())]
-    most = order[:count]
-    return most, order[len(most) :][::-1][:count]
+    return order[:count], order[count:][::-1][:count]
+
+
+def _cards(detector: Detector, evaluation: Evaluation, index: np.ndarray) -> list[Card]:
+    from knowngood.evaluation.figures.subject import Subject
+    from knowngood.evaluation.figures.tiles import reduced
+    from knowngood.representations import Table
+
+    if not len(index) or isinstance(detector.pipeline_.representation, Table):
+        return []
+    images: ImageSet = evaluation.images[index]
+    pairs, maps = Subject({"model": detector}, images, unknown=evaluation.unknown).pairs(images)
+    named = zip(images.ids.tolist(), pairs, strict=bool(pairs))
+    if not maps:
+        return [Card(name, image, reconstruction=made) for name, (image, made) in named]
+    return [Card(n, reduced(image, LARGEST), map=reduced(v[..., None], LARGEST)[..., 0]) for n, (image, v) in named]
+
+
+def _model_figures(
+    detector: Detector, evaluation: Evaluation, classes: np.ndarray | None, read: np.ndarray
+) -> dict[str, Figure]:
+    """Figures of a model that has latent codes and makes images; none of another."""
+    from knowngood.evaluation.figures import named
+    from knowngood.evaluation.figures.subject import Subject, makes_images, spread
+
+    images = evaluation.images
+    readable = np.flatnonzero(read[: len(images)])
+    if not makes_images(detector.pipeline_) or len(readable) < 3:
+        return {}
+    if classes is not None:
+        images = images.replace(conditions={**images.conditions, "class": np.asarray(classes)})
+    hidden = tuple(name for name in images.conditions if name not in evaluation.images.conditions)
+    subject = Subject({"model": detector}, images[readable], hidden, evaluation.unknown)
+    known = subject.conditions().names
+    some = None if known is None else [known[i] for i in spread(len(known), CONDITIONS)]
+    return {
+        "latent": named.latent(subject, most=CODED, narrow=True),
+        "samples": named.samples(subject, conditions=some, most=DRAWS, room=8),
+        "reconstructions": named.reconstructions(subject, most=PAIRS, across=True),
+        "kl": named.kl(subject),
+    }
+
+
+def _environment(about: Mapping[str, Any]) -> dict[str, Any]:
+    data = about["data"]
+    parts = [part for part in ("fit", "select", "calibrate") if part in data]
+    return {
+        **about["versions"],
+        "machine": platform.machine(),
+        "threads": about["threads"],
+        "seed": about["seed"],
+        "data": f"{data['name']}{' (' + data['variant'] + ')' if data.get('variant') else ''}",
+        "data fingerprint": data["fingerprint"],
+        f"normal images: {' / '.join(parts)}": " / ".join(str(data[part]) for part in parts),
+        "fit, seconds": about["seconds"],
+    }

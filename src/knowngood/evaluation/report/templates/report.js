@@ -9,15 +9,15 @@
   const choices = [["all images", () => true], ["flagged", flagged], ["not flagged", passed]];
   if (data.labelled) choices.push(
     ["false alarms", r => flagged(r) && r.label === 0], ["missed anomalies", r => passed(r) && r.label === 1],
-    ["found anomalies", r => flagged(r) && r.label === 1], ["not labelled", r => r.label === null]);
+    ["detected anomalies", r => flagged(r) && r.label === 1], ["not labelled", r => r.label === null]);
   if (rows.some(r => r.verdict === 2)) choices.push(["not read", r => r.verdict === 2]);
   choices.forEach(([name], i) => show.add(new Option(name, i)));
   const keys = ["id", "score", "p", "verdict"].concat(data.labelled ? ["label"] : [], data.conditioned ? ["condition"] : []);
   const step = 100;
   let key = "score", direction = -1, limit = step;
 
-  const fixed = (value, places) => value === null ? "–" : value.toFixed(places);
-  const cells = { id: r => r.id, score: r => fixed(r.score, data.places[0]), p: r => fixed(r.p, data.places[1]), verdict: r => ["", "flagged", "not read"][r.verdict],
+  const fixed = (value, decimals) => value === null ? "–" : value.toFixed(decimals);
+  const cells = { id: r => r.id, score: r => fixed(r.score, data.decimals[0]), p: r => fixed(r.p, data.decimals[1]), verdict: r => ["", "flagged", "not read"][r.verdict],
     label: r => r.label === null ? "" : data.names[r.label], condition: r => r.condition };
   const compare = (a, b) => {
     const x = a[key], y = b[key];

@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from html_page import HOSTILE, Page
 from PIL import Image
-from test_report import HOSTILE, Page
 
 from knowngood.errors import DataError, SettingsError
+from knowngood.evaluation.figures.triptych import map_limits
 from knowngood.evaluation.report import (
+    Card,
     Inspected,
-    Mapped,
     ReportInputs,
     render,
     render_inspection,
     write_inspection,
     write_png,
 )
-from knowngood.evaluation.report.heat import map_limits
-from knowngood.evaluation.report.inspection import map_uri
+from knowngood.evaluation.report.inspection_page import map_uri
 
 RNG = np.random.default_rng(0)
 
@@ -111,9 +111,9 @@ def test_regions_are_drawn_in_pixels_of_the_image() -> None:
 
 
 def test_sentences_unfold_on_their_card() -> None:
-    items = [item("a", sentences=["It is oddest in the centre."]), item("b")]
+    items = [item("a", sentences=["The anomaly map has its peak in the centre."]), item("b")]
     found = Page(render_inspection(items, table(), alpha=0.05, title="t"))
-    assert found.texts["li"] == ["It is oddest in the centre."]
+    assert found.texts["li"] == ["The anomaly map has its peak in the centre."]
     assert len(found.all("details")) == 1
 
 
@@ -136,12 +136,12 @@ def test_the_same_page_has_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_colour_begins_above_calm_images_and_is_full_at_flagged_peaks() -> None:
-    calm = np.linspace(0, 1, 1001).reshape(7, 143)
-    odd = [np.full((2, 2), 0.1), np.full((2, 2), 0.1), np.full((2, 2), 0.1)]
-    for values, top in zip(odd, (3.0, 5.0, 50.0), strict=True):
+def test_colour_begins_above_normal_images_and_is_full_at_flagged_peaks() -> None:
+    passed = np.linspace(0, 1, 1001).reshape(7, 143)
+    flagged = [np.full((2, 2), 0.1), np.full((2, 2), 0.1), np.full((2, 2), 0.1)]
+    for values, top in zip(flagged, (3.0, 5.0, 50.0), strict=True):
         values[0, 0] = top
-    low, high = map_limits([(calm, False), *((one, True) for one in odd), (None, True)])
+    low, high = map_limits([(passed, False), *((one, True) for one in flagged), (None, True)])
     assert low == pytest.approx(0.95)
     assert high == 5.0
     assert map_limits([(np.array([[0.0, 1.0, 2.0, 9.0, 3.0]]), True)]) == (2.0, 9.0)
@@ -149,7 +149,7 @@ def test_colour_begins_above_calm_images_and_is_full_at_flagged_peaks() -> None:
     assert map_limits([(np.zeros((2, 2)), False)]) == (0.0, 1.0)
 
 
-def test_a_map_is_clear_below_and_full_above() -> None:
+def test_a_map_is_transparent_below_and_full_above() -> None:
     values = np.array([[0.0, 1.0, np.nan], [2.0, 5.0, 3.0]])
     data = base64.b64decode(map_uri(values, (1.0, 3.0)).partition(",")[2])
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
@@ -163,16 +163,17 @@ def test_a_map_is_clear_below_and_full_above() -> None:
 def test_a_report_without_reconstructions_shows_maps(tmp_path: Path) -> None:
     image, values = RNG.random((20, 30, 3)), RNG.random((20, 30))
     inputs = ReportInputs(
-        table=table(), alpha=0.05, most=[Mapped(image, values, id="c")], least=[Mapped(image, values, id="a")]
+        table=table(), alpha=0.05, most=[Card("c", image, map=values)], least=[Card("a", image, map=values)]
     )
     text = render(inputs)
     assert "anomaly map" in Page(text).texts["span"]
     assert "reconstruction" not in Page(text).texts["span"]
     assert write_png(tmp_path / "r.png", inputs).stat().st_size > 0
     with pytest.raises(DataError, match="height and width"):
-        render(ReportInputs(table=table(), alpha=0.05, most=[Mapped(image, values.T, id="c")]))
+        render(ReportInputs(table=table(), alpha=0.05, most=[Card("c", image, map=values.T)]))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from knowngood import Detector
     from knowngood.cli import main
@@ -186,7 +187,14 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
                 image[2:7, 9:14] = 250
             Image.fromarray(image).save(tmp_path / "parts" / part / f"{i}.png")
     parts = tmp_path / "parts"
-    Detector(epochs=10, latent_dim=2, alpha=0.1, calibrate_fraction=0.4).fit(parts).save(tmp_path / "model")
+    detector = Detector(
+        representation="pixels",
+        model={"name": "vae", "latent_dim": 2},
+        alpha=0.1,
+        calibration={"fraction": 0.4},
+        training={"epochs": 10},
+    )
+    detector.fit(parts).save(tmp_path / "model")
 
     def run(*words: object) -> object:
         with pytest.raises(SystemExit) as stop:

@@ -1,4 +1,4 @@
-"""Input, reconstruction and their difference side by side: where an image departs from what the model expected.
+"""Input, reconstruction and their difference side by side, or an image, its anomaly map and the map over it.
 
 Images are (H, W) or (H, W, C) of any dtype, C ≥ 1. One or three channels are shown as they are, of four the first
 three, otherwise the mean over the channels.
@@ -7,7 +7,7 @@ three, otherwise the mean over the channels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,8 +20,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PANELS = ("input", "reconstruction", "difference")
-MAP_PANELS = ("input", "anomaly map", "both")
+MAP_PANELS = ("input", "anomaly map", "map over input")
 Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Strips(NamedTuple):
+    """Three panels an image, their names, and the scale they share in words."""
+
+    panels: list[list[np.ndarray]]  # (H, W, 3) uint8
+    names: tuple[str, str, str]
+    scale: str
 
 
 def value_range(images: Iterable[np.ndarray]) -> tuple[float, float]:
@@ -67,7 +75,7 @@ def panels(
 
 
 def map_panels(image: np.ndarray, values: np.ndarray, *, limits: tuple[float, float]) -> list[np.ndarray]:
-    """Three (H, W, 3) uint8 pictures: an image in 0…1, its map (H, W) between `limits`, and the map over the image.
+    """Three (H, W, 3) uint8 pictures: an image in 0…1, its anomaly map (H, W) between `limits`, and the map over it.
 
     Raises:
         DataError: the map has another height or width.
@@ -80,13 +88,6 @@ def map_panels(image: np.ndarray, values: np.ndarray, *, limits: tuple[float, fl
     plain = np.ones_like(picture)
     shown = [picture, *(alpha * coloured[..., :3] + (1 - alpha) * under for under in (plain, picture))]
     return [np.round(255 * panel).astype(np.uint8) for panel in shown]
-
-
-def strip(
-    image: np.ndarray, reconstruction: np.ndarray, *, limits: tuple[float, float], full: float, gap: int = 4
-) -> Image:
-    """The three panels of a pair, side by side."""
-    return side_by_side(panels(image, reconstruction, limits=limits, full=full), gap=gap)
 
 
 def side_by_side(pictures: Sequence[np.ndarray], *, smallest: int = 96, largest: int = 160, gap: int = 4) -> Image:
@@ -107,14 +108,51 @@ def side_by_side(pictures: Sequence[np.ndarray], *, smallest: int = 96, largest:
         factor = max(1, min(-(-smallest // width), largest // max(width, height)))
         tiles = [tile.resize((width * factor, height * factor), Image.Resampling.NEAREST) for tile in tiles]
     width, height = tiles[0].size
-    whole = Image.new("RGBA", (3 * width + 2 * gap, height), (0, 0, 0, 0))
+    strip = Image.new("RGBA", (3 * width + 2 * gap, height), (0, 0, 0, 0))
     for position, tile in enumerate(tiles):
-        whole.paste(tile, (position * (width + gap), 0))
-    return whole
+        strip.paste(tile, (position * (width + gap), 0))
+    return strip
 
 
-def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None) -> Figure:
-    """One row of panels for each (image, reconstruction); the rows share their grey range and their difference scale.
+def strips(pairs: Sequence[Pair], *, maps: bool, flagged: Sequence[bool] | None = None) -> Strips:
+    """The panels of (image, reconstruction), or of (image, anomaly map) where `maps`, on one scale for all.
+
+    Args:
+        flagged: of each image; the scale of maps depends on it, see `map_limits`.
+
+    Raises:
+        DataError: shapes that differ within a pair.
+    """
+    if maps:
+        flags = [False] * len(pairs) if flagged is None else flagged
+        low, high = limits = map_limits([(values, flag) for (_, values), flag in zip(pairs, flags, strict=True)])
+        scale = f"anomaly map: transparent up to {low:.3g}, full colour from {high:.3g}"
+        return Strips([map_panels(*pair, limits=limits) for pair in pairs], MAP_PANELS, scale)
+    limits, full = value_range(image for image, _ in pairs), difference_limit(pairs)
+    scale = describe_difference(pairs[0][0], full) if pairs else ""
+    return Strips([panels(*pair, limits=limits, full=full) for pair in pairs], PANELS, scale)
+
+
+def map_limits(maps: Sequence[tuple[np.ndarray | None, bool]]) -> tuple[float, float]:
+    """Values where colour begins and where it is full, one scale for all maps; each with whether it is flagged.
+
+    It begins above 95 % of the values of images that are not flagged (above half of all values, if there are none), and
+    is full at the median of the largest values of flagged images.
+    """
+    read = [(values[~np.isnan(values)], flagged) for values, flagged in maps if values is not None]
+    known = [(values, flagged) for values, flagged in read if values.size]
+    if not known:
+        return 0.0, 1.0
+    everyone = [values for values, _ in known]
+    passed = [values for values, flagged in known if not flagged]
+    high_ones = [values for values, flagged in known if flagged] or everyone
+    low = float(np.quantile(np.concatenate(passed or everyone), 0.95 if passed else 0.5))
+    high = float(np.median([values.max() for values in high_ones]))
+    return low, high if high > low else low + 1.0
+
+
+def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None, *, maps: bool = False) -> Figure:
+    """One row of panels for each pair, see `strips`.
 
     Raises:
         DataError: no pair, or shapes that differ within one.
@@ -122,20 +160,13 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None) -> F
     if not pairs:
         raise DataError("triptychs: no pair of image and reconstruction given")
     figure = style.new_figure(4.6, 1.45 * len(pairs) + 0.5)
+    drawn = strips(pairs, maps=maps)
     grid = figure.subplots(len(pairs), 3, squeeze=False)
-    limits, full = value_range(image for image, _ in pairs), difference_limit(pairs)
-    for row, pair in enumerate(pairs):
-        draw_triptych(grid[row], pair, limits=limits, full=full, caption=captions[row] if captions else "")
-    name_panels(grid[-1])
-    figure.supxlabel(describe_difference(pairs[0][0], full), fontsize=8, color=style.MUTED)
+    for row, three, caption in zip(grid, drawn.panels, captions or [""] * len(pairs), strict=True):
+        draw_panels(row, three, caption)
+    name_panels(grid[-1], drawn.names)
+    figure.supxlabel(drawn.scale, fontsize=8, color=style.MUTED)
     return figure
-
-
-def draw_triptych(
-    row: Sequence[Axes], pair: Pair, *, limits: tuple[float, float], full: float, caption: str = ""
-) -> None:
-    """One pair into three axes that exist already, the caption above the first."""
-    draw_panels(row, panels(*pair, limits=limits, full=full), caption)
 
 
 def draw_panels(row: Sequence[Axes], three: Sequence[np.ndarray], caption: str = "") -> None:
@@ -163,7 +194,7 @@ def name_panels(row: Sequence[Axes], names: Sequence[str] = PANELS) -> None:
 def describe_difference(image: np.ndarray, full: float) -> str:
     """What the colours of the difference mean, with their scale."""
     if _channels(image).shape[-1] == 1:
-        return f"difference: blue darker, orange brighter than expected; full colour at ±{full:.3g}"
+        return f"difference: blue darker, orange brighter than the reconstruction; full colour at ±{full:.3g}"
     return f"difference: root mean square over the channels; full colour at {full:.3g}"
 
 

@@ -6,12 +6,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from knowngood import Detector
 from knowngood.cli import main
-from knowngood.evaluation.drawing import FIGURES
+from knowngood.data import open_dataset, select
+from knowngood.errors import SettingsError
+from knowngood.evaluation.evaluate import evaluate
+from knowngood.evaluation.figures import FIGURES, named
+from knowngood.evaluation.figures.subject import Subject
+from knowngood.evaluation.report import render, report_inputs
 
-QUICK = ["--net", "mlp", "--hidden", "16", "--latent-dim", "3", "--epochs", "1", "--batch-size", "64", "--ema", "none"]
+pytestmark = pytest.mark.slow
+
+QUICK = {"name": "vae", "net": {"name": "mlp", "hidden": [16]}, "latent_dim": 3}
 OPTIONS = {
     "reconstructions": ["--also", "plain", "--most", "2"],
     "triptychs": ["--most", "2"],
@@ -30,13 +39,25 @@ def run(*words: str | Path) -> int:
     return int(left.value.code or 0)
 
 
+def digits(**labels: str):
+    return select(open_dataset("digits"), **{"normal": "0-1", "anomalous": "2", **labels})
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `given` and `plain`: models of the digits 0 and 1 that are told the class, and that are not."""
+    """Folders `given` and `plain`: models of the digits 0 and 1 that are given the class, and that are not."""
     root = tmp_path_factory.mktemp("figure")
-    chosen = ["--normal", "0-1", "--anomalous", "2", "--alpha", "0.2", *QUICK]
-    assert run("train", "digits", *chosen, "--out", root / "given") == 0
-    assert run("train", "digits", *chosen, "--objective", "vae", "--out", root / "plain") == 0
+    train = digits().split("train")
+    for name, objective in {"given": "cvae", "plain": "vae"}.items():
+        detector = Detector(
+            representation="pixels",
+            model={**QUICK, "objective": objective},
+            score="elbo",
+            conditioning={"unknown": "infer"},
+            alpha=0.2,
+            training={"epochs": 1, "batch_size": 64, "ema": None},
+        )
+        detector.fit(train[train.labels == 0]).save(root / name / "model")
     return root
 
 
@@ -130,12 +151,8 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_written(
 
 
 def test_captions_hold_the_scores_that_detect_gives(home: Path) -> None:
-    from knowngood import Detector
-    from knowngood.data import open_dataset, select
-    from knowngood.evaluation.drawing.subject import Subject
-
     detector = Detector.load(home / "plain" / "model")
-    images = select(open_dataset("digits"), normal="0-1", anomalous="2").split("test")[:12]
+    images = digits().split("test")[:12]
     subject = Subject({"plain": detector}, images)
     inputs, found = subject.reconstructed(images)
     assert inputs.shape == found.images.shape == (12, 8, 8, 1)
@@ -145,10 +162,6 @@ def test_captions_hold_the_scores_that_detect_gives(home: Path) -> None:
 
 
 def test_decoding_codes_under_their_own_condition_gives_the_reconstructions(home: Path) -> None:
-    from knowngood import Detector
-    from knowngood.data import open_dataset, select
-    from knowngood.evaluation.drawing.subject import Subject
-
     detector = Detector.load(home / "given" / "model")
     images = select(open_dataset("digits"), normal="0-1").split("test")
     images = images[images.labels == 0][:10]
@@ -169,91 +182,75 @@ def test_decoding_codes_under_their_own_condition_gives_the_reconstructions(home
 
 
 def test_a_method_that_learns_relevances_shows_them(tmp_path: Path) -> None:
-    import torch
-
-    from knowngood import Detector
-    from knowngood.data import open_dataset, select
-    from knowngood.evaluation.drawing.latent import kl
-    from knowngood.evaluation.drawing.subject import Subject
 
     objective = {"name": "rf_vae", "discriminator_layers": 1, "discriminator_width": 8}
-    net = {"name": "mlp", "hidden": [16]}
     images = select(open_dataset("digits"), normal="0-1")
     images = images[images.labels == 0]
-    detector = Detector(objective=objective, net=net, latent_dim=3, epochs=2, ema=None).fit(images)
+    model = {**QUICK, "objective": objective}
+    training = {"epochs": 2, "ema": None}
+    detector = Detector(representation="pixels", model=model, training=training).fit(images)
     raw = torch.tensor([-0.1, 0.0, 0.2])
     detector.pipeline_.objective_state["raw_relevance"] = raw
     again = Detector.load(detector.save(tmp_path / "model"))
     subject = Subject({"rf": again}, images[:40])
     relevance = subject.relevance()
     assert relevance == pytest.approx(1 / (1 + np.exp(-30 * raw.numpy())), rel=1e-6)
-    figure = kl(subject)
+    figure = named.kl(subject)
     order = np.argsort(-subject.mean_kl())
     assert [bar.get_height() for bar in figure.axes[1].patches] == pytest.approx(relevance[order])
 
 
 def test_a_method_without_relevances_has_none(home: Path) -> None:
-    from knowngood import Detector
-    from knowngood.evaluation.drawing.subject import Subject
-
     assert Subject({"plain": Detector.load(home / "plain" / "model")}).relevance() is None
 
 
 # What a report shows of the model ------------------------------------------------------------------------------------
 
 
-def test_a_report_looks_into_the_model(home: Path) -> None:
-    from knowngood import Detector
-    from knowngood.data import open_dataset, select
-    from knowngood.evaluation.drawing import inside as looking
-    from knowngood.evaluation.evaluate import evaluate, report_inputs
-    from knowngood.evaluation.report import render
-
+def test_a_report_shows_the_model(home: Path) -> None:
     detector = Detector.load(home / "given" / "model")
-    images = select(open_dataset("digits"), normal="0-1", anomalous="2").split("test")
-    found = evaluate(detector, images.replace(conditions={}), unknown="infer")
-    inputs = report_inputs(detector, found, title="", command="", classes=images.conditions["class"])
-    inside = inputs.inside
-    assert inside is not None
-    labels = images.labels[inside.shown]
-    assert (labels == 0).sum() == (labels == 1).sum() == looking.SHOWN
-    pipeline = detector.pipeline_
-    told = images[inside.shown].replace(conditions={})
-    seen, made = pipeline.reconstruct(told, unknown="infer")
-    assert inside.inputs == pytest.approx(np.moveaxis(seen, 1, -1))
-    assert inside.reconstructed.images == pytest.approx(np.moveaxis(made, 1, -1), abs=1e-6)
-    codes = pipeline.embed(images[inside.coded].replace(conditions={}), unknown="infer")
-    assert inside.codes == pytest.approx(codes, abs=1e-6)
-    assert len(inside.coded) == len(images)
-    assert inside.draws.shape == (2, looking.DRAWS, 8, 8, 1)
-    assert list(inside.draw_names) == ["0", "1"]
+    images = digits().split("test")
+    evaluation = evaluate(detector, images.replace(conditions={}), unknown="infer")
+    inputs = report_inputs(detector, evaluation, title="", command="", classes=images.conditions["class"])
+    assert set(inputs.model_figures) == {"latent", "samples", "reconstructions", "kl"}
+    assert len(inputs.most) == len(inputs.least) == 12
+    assert all(card.reconstruction is not None for card in inputs.most)
     page = render(inputs)
     assert "Scores by class" in page
     assert ">0 (n = " in page
 
 
-def test_a_report_can_do_without_pictures(home: Path) -> None:
-    from knowngood import Detector
-    from knowngood.data import open_dataset, select
-    from knowngood.evaluation.evaluate import evaluate, report_inputs
+def test_maps_of_the_most_anomalous_images_come_with_the_evaluation(home: Path) -> None:
+    detector = Detector.load(home / "plain" / "model")
+    images = digits().split("test")
+    plain, mapped = (evaluate(detector, images, maps=maps) for maps in (False, True))
+    assert mapped.metrics == plain.metrics
+    scores = plain.table["anomaly_score"].to_numpy()
+    assert set(mapped.maps) == set(plain.table["id"][np.argsort(-scores)[:200]])
+    some = mapped.table["id"].tolist().index(next(iter(mapped.maps)))
+    expected = detector.anomaly_maps(images[[some]])[0]
+    assert mapped.maps[str(images.ids[some])] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
-    images = select(open_dataset("digits"), normal="0-1", anomalous="2").split("test")
+
+def test_latent_figures_of_another_model_are_refused_with_a_way_out(home: Path) -> None:
+    train = digits().split("train")
+    detector = Detector(representation="hog", training={"epochs": 1}).fit(train[train.labels == 0])
+    for draw in (named.latent, named.samples, named.reconstructions, named.kl):
+        with pytest.raises(SettingsError, match="--representation pixels --model vae"):
+            draw(Subject({"hog": detector}, digits().split("test")))
+
+
+def test_a_report_can_do_without_pictures(home: Path) -> None:
+    images = digits().split("test")
     detector = Detector.load(home / "plain" / "model")
     inputs = report_inputs(detector, evaluate(detector, images), title="", command="", pictures=False)
-    assert inputs.inside is None
+    assert not inputs.model_figures
     assert not inputs.most
     assert not inputs.least
     assert inputs.metrics
 
 
-def test_pictures_are_reduced_by_means_and_small_ones_left() -> None:
-    from knowngood.evaluation.drawing.inside import reduced
-
-    images = np.random.default_rng(0).random((2, 3, 40, 20, 3)).astype(np.float32)
-    assert reduced(images, 40) is images
-    small = reduced(images, 10)
-    assert small.shape == (2, 3, 10, 5, 3)
-    assert small == pytest.approx(images.reshape(2, 3, 10, 4, 5, 4, 3).mean((3, 5)), abs=1e-6)
+# The command alone ---------------------------------------------------------------------------------------------------
 
 
 def test_figure_help_needs_no_heavy_library() -> None:

@@ -1,4 +1,4 @@
-"""What each model makes of the same images, with how odd it finds them: normal rows above, anomalous rows below."""
+"""The reconstructions of several models beside the same images, with both anomaly scores E and A."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 
 from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.tiles import show
-from knowngood.evaluation.figures.triptychs import as_rgb, value_range
+from knowngood.evaluation.figures.tiles import LARGEST, reduced, show
+from knowngood.evaluation.figures.triptych import as_rgb, value_range
 
 
 class Reconstructed(NamedTuple):
-    """One model's view of N images."""
+    """One model's reconstructions of N images, with their scores."""
 
     images: np.ndarray  # (N, H, W, C), scaled like the inputs
     e: np.ndarray  # (N,) E(x) = −ELBO in nats
@@ -34,7 +34,7 @@ def reconstructions(
 
     Args:
         inputs: (N, H, W, C), scaled so that the data range is 0…1.
-        models: name → what that model makes of them.
+        models: name → the reconstructions of that model.
         labels: (N,) 0 normal, 1 anomalous, NaN unknown; they are ordered so.
         ids: of the images.
         across: one column an image and one row a model instead: low and wide.
@@ -46,7 +46,8 @@ def reconstructions(
         raise DataError(f"reconstructions: {len(inputs)} images and {len(models)} models given; at least 1 of each")
     labels = np.asarray(labels, float)
     order = np.argsort(np.where(np.isnan(labels), 2, labels), kind="stable")
-    limits = value_range([inputs])
+    inputs, limits = reduced(inputs, LARGEST), value_range([inputs])
+    pictures = {name: reduced(made.images, LARGEST) for name, made in models.items()}
     height, width = inputs.shape[1:3]
     tile, wide = 0.85, max(0.85 * width / height, 1.15)
     items, views = len(order), 1 + len(models)
@@ -64,8 +65,8 @@ def reconstructions(
             row[0].set_title(text, fontsize=8, color=colour)
         else:
             row[0].set_ylabel(text, fontsize=8, color=colour, **_BESIDE)
-        for axes, made in zip(row[1:], models.values(), strict=True):
-            show(axes, as_rgb(made.images[i], limits), tile=max(height, width))
+        for axes, (name, made) in zip(row[1:], models.items(), strict=True):
+            show(axes, as_rgb(pictures[name][i], limits), tile=max(height, width))
             words = (f"E {_plain(float(made.e[i]), 1)}", f"A {_plain(float(made.a[i]), 2)}")
             axes.set_xlabel(("\n" if across else "   ").join(words), fontsize=7.5, color=colour, labelpad=2)
     for axes, name in zip(grid[0], ["input", *models], strict=True):
@@ -75,7 +76,7 @@ def reconstructions(
         else:
             axes.set_title(name, fontsize=9, color=style.INK, fontweight="bold")
     note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"
-    figure.supxlabel(f"{note}{'; ' if across else chr(10)}higher is odder", fontsize=7.5, color=style.MUTED)
+    figure.supxlabel(f"{note}{'; ' if across else chr(10)}higher is more anomalous", fontsize=7.5, color=style.MUTED)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""How the loss and its terms went, training and held-out, one small panel a quantity."""
+"""Loss and its terms over training, on training and held-out images, one small panel a quantity."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None =
 def _frame(axes: Axes, lines: Mapping[str, list[tuple[float, float]]]) -> None:
     """Cut the very first steps off above and below where they would flatten everything after them."""
     points = np.array([point for line in lines.values() for point in line])
-    settled = points[points[:, 0] > points[:, 0].min() + 0.05 * np.ptp(points[:, 0]), 1]
-    if len(settled) > 1 and np.ptp(points[:, 1]) > 2 * np.ptp(settled) > 0:
-        margin = 0.08 * np.ptp(settled)
-        axes.set_ylim(settled.min() - margin, settled.max() + margin)
+    later = points[points[:, 0] > points[:, 0].min() + 0.05 * np.ptp(points[:, 0]), 1]
+    if len(later) > 1 and np.ptp(points[:, 1]) > 2 * np.ptp(later) > 0:
+        margin = 0.08 * np.ptp(later)
+        axes.set_ylim(later.min() - margin, later.max() + margin)
 
 
 def _series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:

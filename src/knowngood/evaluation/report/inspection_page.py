@@ -1,0 +1,202 @@
+"""The inspection page: scored images by p-value with their anomaly maps laid over them, as one self-contained file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from knowngood.evaluation.evaluate import MAP, MOST
+from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.explanation import displayed
+from knowngood.evaluation.figures.tiles import reduced
+from knowngood.evaluation.figures.triptych import map_limits
+from knowngood.evaluation.report.build import templates, write_page
+from knowngood.evaluation.report.gallery import data_uri, positions, row_facts
+from knowngood.evaluation.report.inputs import ReportInputs
+from knowngood.evaluation.report.words import count, number, percent
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
+    from knowngood.detector.explain import Explanation
+    from knowngood.detector.pipeline import Unknown
+
+PICTURE = 360  # pixels of the longer side
+AT_ONCE = 8  # images whose maps are made together
+LEVELS = 64  # colours of a map
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """One image of the page.
+
+    Args:
+        id: of its row in the table.
+        image: (h, w, C), of any type; reduced beforehand, since it goes into the page as it is.
+        map: (a, b) over the whole image, higher is more anomalous, NaN where a region is ignored; None: no map.
+        size: (H, W) of the image before it was reduced, in whose pixels the boxes are.
+        sentences: its explanation.
+        boxes: (top, left, bottom, right) of regions, half-open.
+    """
+
+    id: str
+    image: np.ndarray
+    map: np.ndarray | None = None
+    size: tuple[int, int]
+    sentences: Sequence[str] = ()
+    boxes: Sequence[tuple[int, int, int, int]] = ()
+
+
+def inspected(
+    detector: Detector,
+    images: ImageSet,
+    table: DataFrame,
+    explanations: Sequence[Explanation] = (),
+    *,
+    unknown: Unknown | None = None,
+    most: int = MOST,
+    maps: Mapping[str, np.ndarray] | None = None,
+) -> list[Inspected]:
+    """The `most` images with the smallest p-values, of equals those with the larger score, each with its map.
+
+    Args:
+        table: of `Detector.detect` for these images; rows without a score are skipped.
+        explanations: of some of them.
+        maps: reduced maps of some by id, see `detect_with_maps`; those that are missing are computed.
+    """
+    rows, explained = by_p_value(table)[:most], {one.id: one for one in explanations}
+    items = []
+    for start in range(0, len(rows), AT_ONCE):
+        some = images[rows[start : start + AT_ONCE]]
+        known = {name: maps[name] for name in some.ids.tolist() if name in maps} if maps else {}
+        missing = np.flatnonzero([name not in known for name in some.ids.tolist()])
+        if detector.pipeline_.score.has_map and len(missing):
+            made = detector.anomaly_maps(some[missing], unknown=unknown)
+            known |= {str(some.ids[i]): reduced(v[..., None], MAP)[..., 0] for i, v in zip(missing, made, strict=True)}
+        for i, name in enumerate(some.ids.tolist()):
+            image, one = some.read(i), explained.get(name)
+            items.append(
+                Inspected(
+                    id=name,
+                    image=reduced(image, PICTURE),
+                    map=known.get(name),
+                    size=(image.shape[0], image.shape[1]),
+                    sentences=() if one is None else one.sentences[1:],
+                    boxes=() if one is None else tuple(region.box for region in one.regions),
+                )
+            )
+    return items
+
+
+def write_inspection(path: str | Path, items: Sequence[Inspected], table: DataFrame, **about: Any) -> Path:
+    """Write the page as one HTML file; the same inputs give the same bytes. See `render_inspection`."""
+    return write_page(path, render_inspection(items, table, **about))
+
+
+def render_inspection(
+    items: Sequence[Inspected],
+    table: DataFrame,
+    *,
+    alpha: float,
+    title: str,
+    command: str = "",
+    normal_name: str = "normal",
+    anomalous_name: str = "anomalous",
+) -> str:
+    """The page as HTML text: a gallery by p-value, filters by verdict and condition, a slider for the maps.
+
+    Args:
+        table: as for `ReportInputs`; `items` are rows of it, by id.
+        alpha: the false-alarm rate of the verdicts.
+
+    Raises:
+        DataError: an item is not in the table, or the table is empty or lacks a column.
+    """
+    inputs = ReportInputs(
+        table=table, alpha=alpha, normal_name=normal_name, anomalous_name=anomalous_name, metrics={"none": None}
+    )
+    rows = positions(inputs, [item.id for item in items])
+    p, score, flagged = inputs.p_values, inputs.scores, inputs.flagged
+    order = sorted(items, key=lambda item: (p[rows[item.id]], -score[rows[item.id]]))
+    limits = map_limits([(item.map, bool(flagged[rows[item.id]])) for item in order])
+    cards = [
+        {
+            **row_facts(inputs, rows[item.id]),
+            "id": item.id,
+            "picture": data_uri(
+                Image.fromarray(np.round(255 * displayed(item.image)).astype(np.uint8)).convert("RGBA")
+            ),
+            "map": None if item.map is None else map_uri(item.map, limits),
+            "height": item.size[0],
+            "width": item.size[1],
+            "pixelated": max(item.size) <= 96,
+            "boxes": [(left, top, right - left, bottom - top) for top, left, bottom, right in item.boxes],
+            "sentences": list(item.sentences),
+            "p_value": f"{p[rows[item.id]]:.6g}",
+            "score_value": f"{score[rows[item.id]]:.9g}",
+        }
+        for item in order
+    ]
+    conditions = sorted({card["condition"] for card in cards if card["condition"]})
+    total, n = int(inputs.scored.sum()), int(flagged.sum())
+    lead = f"{n:,} of {count(total, 'image')} {'is' if n == 1 else 'are'} flagged at a false-alarm rate of "
+    lead += f"{percent(alpha)}."
+    lead += f" Shown are the {len(cards):,} with the smallest p-values." if len(cards) < total else ""
+    return (
+        templates()
+        .get_template("inspection.html.j2")
+        .render(
+            title=title,
+            cards=cards,
+            conditions=conditions if len(conditions) > 1 else [],
+            labelled=any(card["label"] for card in cards),
+            mapped=any(card["map"] for card in cards),
+            boxed=any(card["boxes"] for card in cards),
+            lead=lead,
+            low=number(limits[0], 3),
+            high=number(limits[1], 3),
+            command=command,
+        )
+    )
+
+
+def map_uri(values: np.ndarray, limits: tuple[float, float]) -> str:
+    """A map (a, b) as a PNG with transparency: transparent at the lower limit and below, and where it is NaN."""
+    share = (np.nan_to_num(values.astype(float), nan=limits[0]) - limits[0]) / (limits[1] - limits[0])
+    level = np.round(np.clip(share, 0, 1) * (LEVELS - 1)).astype(np.uint8)
+    colours = np.round(255 * np.asarray(style.HEAT(np.linspace(0, 1, LEVELS)))).astype(np.uint8)
+    picture = Image.frombytes("P", level.shape[::-1], level.tobytes())
+    picture.putpalette(colours[:, :3].reshape(-1).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True, transparency=colours[:, 3].tobytes())
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def by_p_value(table: DataFrame) -> np.ndarray:
+    """Rows that have a score, the smallest p-value first, of equals the highest score."""
+    p, score = table["p_value"].to_numpy(float), table["anomaly_score"].to_numpy(float)
+    order = np.lexsort((-score, p))
+    return order[~np.isnan(score[order])]
+
+
+def pictures(ids: Sequence[str], *sources: ImageSet) -> dict[str, np.ndarray]:
+    """(H, W, C) images by id, of those that a source has: by the id itself, or by its end below a folder."""
+    found: dict[str, np.ndarray] = {}
+    for images in sources:
+        known = {str(name): i for i, name in enumerate(images.ids)}
+        for wanted in ids:
+            parts = PurePosixPath(wanted).parts
+            ends = ["/".join(parts[start:]) for start in range(len(parts))]
+            at = next((known[end] for end in (wanted, *ends) if end in known), None)
+            if at is not None:
+                found.setdefault(wanted, images.read(at))
+    return found
