@@ -28,15 +28,13 @@ from benchmarks.inspection_tables import print_tables, rows_of, summary
 from benchmarks.protocols import Form, check_form
 from benchmarks.runner import RESULTS, append, code_version, essence, read_results
 from benchmarks.tables import write_csv
-from knowngood.config import Settings, nearest, parse_settings
+from knowngood.config import FeatureOptions, Settings, nearest, parse_settings
 from knowngood.errors import KnowngoodError, SettingsError
 
 Row = dict[str, Any]
 SETS = ("bottle", "tile", BOTH, "x-ray")
-OURS: dict[str, Any] = {"features": "efficientnet_lite0"}
+OURS: dict[str, Any] = {"representation": "features"}
 UNSEEDED = ("padim", "contrast")  # draw nothing
-# Settings that shape features, and so the baselines:
-OF_FEATURES = ("features", "image_size", "crop", "pad", "grey", "scaling", "align", "light_tolerance")
 NUMBERS_HERE = ("inspection.py", "inspection_measures.py", "inspection_data.py", "inspection_baselines.py")
 QUICK_TRAIN, QUICK_TEST = 100, 24  # images of a product, and of those judged of each label
 
@@ -68,18 +66,18 @@ def main(
         quick: a few images of the dev form, one seed and one epoch, to see that it runs.
         show: the table of what is done; nothing is measured.
     """
-    from benchmarks.methods import chosen_settings
+    from benchmarks.settings import chosen_settings, merged
 
     check_form(form)
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise SettingsError(f"unknown method '{unknown[0]}'{nearest(unknown[0], list(METHODS))}")
-    given = {**OURS, **chosen_settings(None, config, epochs=epochs, device=device)}
+    given = merged(OURS, chosen_settings(None, config, epochs=epochs, device=device))
     if quick:
         form, seeds, given = "dev", seeds[:1], {"epochs": 1, **given}
     settings = parse_settings(given)
-    if settings.features == "none":
-        raise SettingsError("features = 'none' leaves the baselines without features; name a backbone")
+    if not isinstance(settings.representation, FeatureOptions):
+        raise SettingsError("the baselines need features; set representation: features")
     done, records = read_results(out / RESULTS), []
     planned = [(source, each) for source in dict.fromkeys(sets) for each in ([s] for s in seeds)]
     if form == "test":  # whose data are the same for every seed
@@ -143,7 +141,7 @@ def key_of(run: Run, form: Form, settings: Settings, data: str) -> str:
     """Hash (hex) of all that a run depends on."""
     shown = settings.model_dump(mode="json")
     if run.method not in ("ours", "split"):
-        shown = {name: shown[name] for name in OF_FEATURES} if run.method != "contrast" else {}
+        shown = {"representation": shown["representation"]} if run.method != "contrast" else {}
     text = json.dumps([*run, form, shown, data, _own_code(), code_version()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

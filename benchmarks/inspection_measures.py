@@ -18,15 +18,16 @@ from torch import Tensor
 
 from benchmarks.inspection_baselines import CoresetNeighbours, FeatureBaseline, Padim, contrast_scores, smooth
 from benchmarks.inspection_data import InspectionSet
+from benchmarks.settings import merged
 from knowngood.calibration import Calibration, false_alarm_interval
-from knowngood.config import Settings, parse_settings
+from knowngood.config import FeatureOptions, Settings, parse_settings
 from knowngood.detector.estimator import Detector
-from knowngood.detector.rows import READERS
+from knowngood.detector.scoring import READERS
 from knowngood.metrics import roc_auc
 from knowngood.metrics.pixels import pixel_metrics
 from knowngood.representations import Features, cached_features
 
-SPLIT: dict[str, Any] = {"calibrate_by": "split"}
+SPLIT: dict[str, Any] = {"calibration": {"method": "split"}}
 MB = 1e6
 PEAK = "VmHWM:"  # of /proc/self/status, in KiB
 
@@ -41,12 +42,14 @@ class Subject:
     @cached_property
     def features(self) -> Grids:
         started = time.perf_counter()
-        features = Features.fit(self.parts.train, self.settings)
-        memory = self.settings.memory_gb
+        options = self.settings.representation
+        assert isinstance(options, FeatureOptions)
+        features = Features.fit(self.parts.train, options)
+        memory = self.settings.training.memory_gb
         train = cached_features(self.parts.train, features, memory_gb=memory, workers=READERS)
         fitted = time.perf_counter()
         test = cached_features(self.parts.test, features, memory_gb=memory, workers=READERS)
-        size = _bytes(features.tensors().values())
+        size = _bytes(features.state().values())
         return Grids(train, test, fitted - started, time.perf_counter() - fitted, size)
 
 
@@ -122,12 +125,13 @@ def _ours(subject: Subject, seed: int) -> Judged:
 
 
 def _split(subject: Subject, seed: int) -> Judged:
-    """Ours with a fifth of the good images set aside to calibrate, and the nets among what scores are chosen from."""
+    """Ours with a fifth of the good images set aside to calibrate."""
     return _product("ours, split", subject, seed, SPLIT)
 
 
 def _product(label: str, subject: Subject, seed: int, over: Mapping[str, Any]) -> Judged:
-    settings = parse_settings({**subject.settings.model_dump(exclude_unset=True), **over, "random_state": seed})
+    given = subject.settings.model_dump(exclude_unset=True, mode="json")
+    settings = parse_settings(merged(given, over, {"random_state": seed}))
     started = time.perf_counter()
     detector = Detector.from_settings(settings).fit(subject.parts.train)
     fitted = time.perf_counter()

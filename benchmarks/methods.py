@@ -13,8 +13,9 @@ import numpy as np
 
 from benchmarks.baselines import BASELINES, QUICKEST
 from benchmarks.protocols import Cell, CellImages
+from benchmarks.settings import merged
 from knowngood.calibration import Calibration, false_alarm_interval, split_normals
-from knowngood.config import Settings, nearest, parse_settings, read_settings
+from knowngood.config import ImageOptions, PixelOptions, Settings, nearest, parse_settings
 from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
 from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
@@ -43,7 +44,7 @@ class Method:
 
     def on(self, cell: Cell) -> Settings:
         """All settings: the method's, those that the protocol fixes, and the cell's seed."""
-        return parse_settings({**self.settings, **cell.settings, "random_state": cell.seed})
+        return parse_settings(merged(self.settings, cell.settings, {"random_state": cell.seed}))
 
     def to_record(self, cell: Cell) -> dict[str, Any]:
         """Plain data that tells whether two measurements are the same."""
@@ -53,15 +54,6 @@ class Method:
 def baselines(settings: Mapping[str, Any] | None = None, names: tuple[str, ...] = QUICKEST) -> list[Method]:
     """Baselines as methods, on pixels that `settings` shape."""
     return [Method(name, settings or {}, baseline=name) for name in names]
-
-
-def chosen_settings(preset: str | None = None, config: Path | None = None, **overrides: Any) -> dict[str, Any]:
-    """Settings of the preset, over them those of a YAML file, over them `overrides` that are not None."""
-    from knowngood.config.presets import read_preset
-
-    base = read_preset(preset).settings if preset else {}
-    given = read_settings(config).model_dump(exclude_unset=True) if config else {}
-    return {**base, **given, **{name: value for name, value in overrides.items() if value is not None}}
 
 
 def measure(
@@ -90,12 +82,13 @@ def measure(
 def _measure_detector(
     method: Method, cell: Cell, parts: CellImages, report: Path | None, progress: bool
 ) -> dict[str, Any]:
+    from knowngood.detector.decide import limit
     from knowngood.detector.estimator import Detector
     from knowngood.evaluation.evaluate import evaluate, report_inputs
 
     settings = method.on(cell)
     started = time.perf_counter()
-    detector = Detector.from_settings(settings).fit(parts.train, calibration=parts.calibrate, progress=progress)
+    detector = Detector.from_settings(settings).fit(parts.train, calibration_set=parts.calibrate, progress=progress)
     fitted = time.perf_counter()
     found = evaluate(detector, parts.test, unknown="infer")
     y = parts.test.labels
@@ -123,7 +116,7 @@ def _measure_detector(
         "metrics": found.metrics,
         "auroc_of_parts": by_part,
         "auroc_of_anomalies": _by_anomaly(scores, parts),
-        **_promise(settings, detector.pipeline_.limit, len(calibration)),
+        **_promise(settings, limit(detector.pipeline_), len(calibration)),
         "fit_seconds": fitted - started,
         "training_seconds": _in_steps(detector.about_),
         **_judging(found.seconds, parts),
@@ -149,7 +142,7 @@ def _judging(seconds: float, parts: CellImages) -> dict[str, float]:
 
 def _in_steps(about: Mapping[str, Any]) -> float | None:
     """Seconds that training spent in steps, without evaluations, calibration and the first step's warming up."""
-    rate = about["training"]["images_per_second"]
+    rate = about["training"].get("images_per_second")
     return about["training"]["epochs"] * about["data"]["fit"] / rate if rate else None
 
 
@@ -164,7 +157,7 @@ def _measure_baseline(method: Method, cell: Cell, parts: CellImages) -> dict[str
     started = time.perf_counter()
     train, calibrate = parts.train[parts.train.labels == 0], parts.calibrate
     if calibrate is None:
-        share = split_normals(len(train), select=0.0, calibrate=settings.calibrate_fraction, seed=cell.seed)
+        share = split_normals(len(train), select=0.0, calibrate=settings.calibration.fraction, seed=cell.seed)
         train, calibrate = train[share["fit"]], train[share["calibrate"]]
     rows = Rows(train, settings)
     classes = train.conditions[cell.conditions[0]] if cell.conditions else None
@@ -202,7 +195,8 @@ class Rows:
     def __init__(self, train: ImageSet, settings: Settings) -> None:
         from knowngood.representations import Pixels
 
-        self.pixels = Pixels.fit(train, settings)
+        options = settings.representation
+        self.pixels = Pixels.fit(train, options if isinstance(options, ImageOptions) else PixelOptions())
 
     def __call__(self, images: ImageSet) -> np.ndarray:
         import torch

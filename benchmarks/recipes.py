@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.settings import merged
 from knowngood.config.presets import read_preset
 
 SHAPES: Mapping[str, Any] = read_preset("shapes").settings
 KNOWN_KINDS: Mapping[str, Any] = read_preset("known-kinds").settings
-# Many kinds that nobody names lie in groups of codes, which one Gaussian prior does not tell.
+# Many kinds without names form groups of latents, which one Gaussian prior does not describe.
 UNNAMED_KINDS: Mapping[str, Any] = {
     **SHAPES,
-    "scoring": {
+    "score": {
         "name": "fusion",
-        "scores": ({"name": "elbo", "samples": 0}, {"name": "neighbours", "cosine": True}),
-        "weighting": (2.0, 1.0),
+        "scores": ({"name": "elbo", "samples": 0}, {"name": "neighbours", "of": "latent", "cosine": True}),
+        "weights": (2.0, 1.0),
     },
 }
-# The library as it comes.
-DEFAULTS: Mapping[str, Any] = {}
-# The same edges without what the VAE learns of them: what `ours` has to be held against.
-NEIGHBOURS: Mapping[str, Any] = {
-    "representation": "oriented_gradients",
-    "objective": "vae",
-    "epochs": 1,
-    "scoring": {"name": "neighbours", "of": "pixels"},
-}
+INFER: Mapping[str, Any] = {"conditioning": {"unknown": "infer"}}
+# What "auto" takes, with nothing set.
+AUTO: Mapping[str, Any] = {}
+# A VAE of pixels, fused with the nearest normal images by HOG.
+PIXELS: Mapping[str, Any] = {"representation": "pixels"}
+# The same HOG without a network: what `ours` has to be held against.
+NEIGHBOURS: Mapping[str, Any] = {"representation": "hog", "model": "memory_bank"}
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "ours": {
         "one-vs-rest": SHAPES,
@@ -35,17 +34,17 @@ RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "pneumonia": SHAPES,
         "few-labels": SHAPES,
     },
-    "defaults": {
-        "one-vs-rest": DEFAULTS,
-        "leave-one-out": {**DEFAULTS, "unknown": "infer"},
-        "ood": DEFAULTS,
-        "pneumonia": DEFAULTS,
-    },
-    "edge-neighbours": {
+    "auto": {"one-vs-rest": AUTO, "leave-one-out": AUTO, "ood": AUTO, "pneumonia": AUTO, "few-labels": AUTO},
+    "pixels": {"one-vs-rest": PIXELS, "leave-one-out": merged(PIXELS, INFER), "ood": PIXELS, "pneumonia": PIXELS},
+    "hog-neighbours": {
         "one-vs-rest": NEIGHBOURS,
-        "leave-one-out": {**NEIGHBOURS, "unknown": "infer"},
+        "leave-one-out": merged(NEIGHBOURS, INFER),
         "ood": NEIGHBOURS,
         "pneumonia": NEIGHBOURS,
     },
 }
-PLAIN_VAE: Mapping[str, Any] = {"objective": "vae", "scoring": "elbo"}
+PLAIN_VAE: Mapping[str, Any] = {
+    "representation": "pixels",
+    "model": {"name": "vae", "objective": "vae"},
+    "score": "elbo",
+}
