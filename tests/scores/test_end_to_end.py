@@ -174,7 +174,7 @@ def test_illumination_that_cannot_be_adjusted_for_is_refused() -> None:
     pixels: dict[str, Any] = {"name": "pixels", "illumination": 0.3}
     with pytest.raises(SettingsError, match="brightness"):
         Detector(pixels, "vae", conditioning={"measure": ("brightness",)}).fit(stripes(60, 0))
-    with pytest.raises(SettingsError, match="illumination = 0.3"):
+    with pytest.raises(SettingsError, match=r"illumination = 0\.3"):
         Detector({**pixels, "scaling": (10, 255)}, "vae").fit(stripes(60, 0))
 
 
