@@ -47,13 +47,13 @@ def test_it_is_the_weighted_surprise_within_the_stratum(weights: tuple[float, fl
     expected = np.zeros(30)
     for inner, weight in zip((Elbo().build(), PriorDistance().build()), weights, strict=True):
         own = inner.fit(model, held_out)
-        seen = np.concatenate([inner.score(model, own, b.x, b.c, b.stratum).values.numpy() for b in held_out])
+        reference = np.concatenate([inner.score(model, own, b.x, b.c, b.stratum).values.numpy() for b in held_out])
         of = torch.cat([b.stratum for b in held_out]).numpy()
         values = inner.score(model, own, x, c, stratum).values.numpy()
         for s in range(3):
             assert (of == s).sum() >= 19
             rows = stratum.numpy() == s
-            expected[rows] += weight / sum(weights) * surprise(seen[of == s], values[rows])
+            expected[rows] += weight / sum(weights) * surprise(reference[of == s], values[rows])
     found = score.score(model, state, x, c, stratum)
     np.testing.assert_allclose(found.values, expected, rtol=1e-4)
     assert list(found.parts) == [
@@ -71,8 +71,8 @@ def test_small_and_unseen_strata_are_compared_with_all() -> None:
     model, score, state = fit(TWO.model_copy(update={"weights": (1.0, 0.0)}), 40)  # 19 in none of three
     inner, held_out, (x, c, stratum) = Elbo().build(), batches(40), items(20)
     own = inner.fit(model, held_out)
-    seen = np.concatenate([inner.score(model, own, b.x, b.c, b.stratum).values.numpy() for b in held_out])
-    expected = surprise(seen, inner.score(model, own, x, c, stratum).values.numpy())
+    reference = np.concatenate([inner.score(model, own, b.x, b.c, b.stratum).values.numpy() for b in held_out])
+    expected = surprise(reference, inner.score(model, own, x, c, stratum).values.numpy())
     for strata in (stratum, torch.full_like(stratum, -1), torch.full_like(stratum, 9)):
         np.testing.assert_allclose(score.score(model, state, x, c, strata).values, expected, rtol=1e-4)
 
@@ -103,19 +103,19 @@ def under_each(score: Score, model: ConditionalVAE, state: dict[str, torch.Tenso
 def test_each_score_is_marginalised_by_its_own_rule_before_they_are_added(weights: tuple[float, float]) -> None:
     model, score, state = fit(TWO.model_copy(update={"weights": weights}), 120)
     state = score.fit_marginal(model, state, batches(120), batches(60), CELLS)
-    good, (x, _, _) = torch.cat([b.x for b in batches(120)]), items(30)
+    normal, (x, _, _) = torch.cat([b.x for b in batches(120)]), items(30)
     expected = np.zeros(30)
     log_weight = CELLS.log_weight.numpy()
     for inner, weight in zip((Elbo().build(), PriorDistance().build()), weights, strict=True):
         own = inner.fit(model, batches(60))
-        seen, asked = (under_each(inner, model, own, some) for some in (good, x))
+        reference, asked = (under_each(inner, model, own, some) for some in (normal, x))
         if inner.is_likelihood:
-            summed = [
-                -np.log(np.exp(log_weight - v + v.min(1, keepdims=True)).sum(1)) + v.min(1) for v in (seen, asked)
+            values = [
+                -np.log(np.exp(log_weight - v + v.min(1, keepdims=True)).sum(1)) + v.min(1) for v in (reference, asked)
             ]
         else:
-            summed = [seen.min(1), asked.min(1)]
-        expected += weight / sum(weights) * surprise(*summed)
+            values = [reference.min(1), asked.min(1)]
+        expected += weight / sum(weights) * surprise(*values)
     results = [score.score(model, state, x, c.expand(30, -1), torch.full((30,), s)) for s, c in enumerate(torch.eye(3))]
     parts = {name: np.stack([r.parts[name].numpy() for r in results], 1).ravel() for name in results[0].parts}
     values = np.stack([r.values.numpy() for r in results], 1).ravel()

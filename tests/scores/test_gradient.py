@@ -13,8 +13,10 @@ from knowngood.errors import DataError
 from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import gradient
-from knowngood.scores.gradient import PREFIX, cosine, decoder_weights, item_gradients
+from knowngood.scores.gradient import cosine, decoder_weights, item_gradients
 from score_models import IMAGE, TABLE, batches, items, small_model
+
+PREFIX = "mean_gradient."
 
 CASES = [(IMAGE, "mlp", "bernoulli"), (IMAGE, "conv", "gaussian"), (TABLE, "mlp", "gaussian")]
 
@@ -24,11 +26,11 @@ def by_loop(model: ConditionalVAE, x: Tensor, c: Tensor | None) -> list[dict[str
     named = {f"net.{name}": p for name, p in model.net.named_parameters() if p.ndim > 1}
     found = []
     for i in range(len(x)):
-        told = None if c is None else c[i : i + 1]
-        z = model.encode(x[i : i + 1], told).mean.detach()
+        given = None if c is None else c[i : i + 1]
+        z = model.encode(x[i : i + 1], given).mean.detach()
         for p in named.values():
             p.requires_grad_(True)
-        loss = -model.likelihood.log_prob(x[i : i + 1], model.decode(z, told)).sum()
+        loss = -model.likelihood.log_prob(x[i : i + 1], model.decode(z, given)).sum()
         gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         model.requires_grad_(False)
         found.append({name: g for name, g in zip(named, gradients, strict=True) if g is not None})

@@ -57,6 +57,7 @@ def test_with_one_draw_it_is_the_elbo_of_that_draw() -> None:
     )
 
 
+@pytest.mark.slow
 def test_in_expectation_it_falls_as_draws_are_added_and_starts_at_the_elbo() -> None:
     model, (x, c, stratum) = small_model(TABLE), items(8, TABLE)
     noise = torch.randn(20_000, 5, generator=torch.Generator().manual_seed(0))

@@ -52,7 +52,7 @@ def test_marginalising_adds_the_same_to_what_is_marginalised_of_the_score() -> N
     item, log_weight = np.array([0, 0, 1, 1]), np.log([0.3, 0.7, 0.3, 0.7])
     rows = Rows(values + added, {"label_penalty": added}, np.zeros(4, np.int64), item, log_weight)
     plain = score.marginal({}, rows._replace(values=values))
-    np.testing.assert_allclose(marginal(score, [adjustment], {}, rows), plain + [1, 0])
+    np.testing.assert_allclose(marginal(score, [adjustment], {}, rows), plain + np.array([1, 0]))
     np.testing.assert_allclose(marginal(score, [], {}, rows), score.marginal({}, rows))
 
 

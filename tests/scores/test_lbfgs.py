@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowngood.scores.lbfgs import Curvature, climb, within
+from knowngood.scores.lbfgs import Curvature, maximise, within
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -30,7 +30,7 @@ class Parabolas:
 
 def test_it_finds_the_tops_of_parabolas() -> None:
     hills = Parabolas(rows=20, dims=6)
-    found, _ = climb(hills, torch.zeros(20, 6, dtype=torch.float64), 40, radius=2.0)
+    found, _ = maximise(hills, torch.zeros(20, 6, dtype=torch.float64), 40, radius=2.0)
     below = -hills(found, torch.arange(20))[0]
     assert (below < 0.02).all()
     assert len(hills.asked) < 35  # some 4 a dimension, not 40
@@ -61,9 +61,9 @@ def test_where_slopes_rise_along_a_step_nothing_is_learned() -> None:
 def test_rows_climb_by_themselves() -> None:
     hills = Parabolas(rows=8, dims=5)
     start = drawn(8, 5, seed=3)
-    together, _ = climb(hills, start, 6, radius=1.0)
+    together, _ = maximise(hills, start, 6, radius=1.0)
     for i in range(8):
-        alone, _ = climb(lambda u, rows, i=i: hills(u, rows + i), start[i : i + 1], 6, radius=1.0)
+        alone, _ = maximise(lambda u, rows, i=i: hills(u, rows + i), start[i : i + 1], 6, radius=1.0)
         torch.testing.assert_close(alone[0], together[i], rtol=1e-9, atol=1e-12)
 
 
@@ -71,7 +71,7 @@ def test_rows_that_have_arrived_are_not_asked_for_again() -> None:
     hills = Parabolas(rows=4, dims=3)
     start = torch.zeros_like(hills.top)
     start[[0, 2]] = hills.top[[0, 2]]
-    found, _ = climb(hills, start, 50, radius=1.0)
+    found, _ = maximise(hills, start, 50, radius=1.0)
     assert hills.asked[:2] == [[0, 1, 2, 3], [1, 3]]
     assert all(set(rows) <= {1, 3} for rows in hills.asked[1:])
     assert len(hills.asked) < 50
@@ -87,7 +87,7 @@ def test_it_leaves_a_valley_and_never_ends_below_its_start() -> None:
     start = torch.tensor([[0.05], [-0.2], [0.5], [7.0]], dtype=torch.float64)
     for radius in (0.1, 1.0, 100.0):
         for evaluations in (1, 2, 3, 40):
-            found, _ = climb(twin, start, evaluations, radius)
+            found, _ = maximise(twin, start, evaluations, radius)
             assert (twin(found, torch.arange(4))[0] >= twin(start, torch.arange(4))[0]).all()
         assert (found.abs() - 1).abs().max() < 0.1
 

@@ -99,7 +99,7 @@ def test_it_is_never_negative(likelihood: str) -> None:
 
 
 def test_more_steps_and_draws_come_nearer_to_the_best() -> None:
-    """By the ELBO over many draws, those of the score told apart from it."""
+    """By the ELBO over many draws, which are not those of the score."""
     model, (x, c, _) = small_model(IMAGE, "bernoulli"), items(12)
     many, prior = common_normals(256, 5), model.prior(c, like=torch.zeros(12, 5))
     start = model.encode(x, c)
@@ -118,10 +118,10 @@ def test_a_second_try_gains_or_is_dropped(monkeypatch: pytest.MonkeyPatch) -> No
     values = []
     for narrower in (0.0, math.inf):  # of no item, of every item
 
-        def told(*given: Any, narrower: float = narrower, **options: Any) -> tuple[DiagonalGaussian, Tensor]:
+        def narrowed(*given: Any, narrower: float = narrower, **options: Any) -> tuple[DiagonalGaussian, Tensor]:
             return fitted(*given, **options)[0], torch.full((len(given[1].mean),), narrower)
 
-        monkeypatch.setattr(likelihood_regret, "fitted", told)
+        monkeypatch.setattr(likelihood_regret, "fitted", narrowed)
         values.append(score.score(model, state, x, c, stratum).values)
     once, twice = values
     assert (twice >= once - 1e-9).all()

@@ -118,7 +118,7 @@ def test_relative_is_less_the_distance_to_all(of: str) -> None:
         assert got[i] == pytest.approx(nearest - squared(state, 5, v[i]), rel=1e-6)
 
 
-def test_relative_takes_off_what_is_odd_under_every_condition(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_subtracts_what_is_anomalous_under_every_condition(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two conditions, apart in the first dimension, that vary alike; one item far from both, one from its own alone."""
     one = codes(2000, dims=3)
     one = torch.linalg.qr(one - one.mean(0)).Q * 2000**0.5  # covariance 1
@@ -154,7 +154,7 @@ def test_relative_with_one_stratum_alone_is_the_plain_distance() -> None:
             assert torch.equal(relative.score(model, state, x, c, s).values, expected)
 
 
-def test_relative_of_items_without_a_stratum_still_tells_them_apart() -> None:
+def test_relative_of_items_without_a_stratum_still_differs() -> None:
     model, score = small_model(), Mahalanobis(relative=True).build()
     x, c, _ = items(9)
     values = score.score(model, score.fit(model, batches(90)), x, c, torch.full((9,), -1)).values

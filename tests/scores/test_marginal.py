@@ -67,14 +67,14 @@ def test_rule_follows_the_score() -> None:
         == choose_rule("hard", True, "elbo")
         == "hard"
     )
-    assert choose_rule("auto", False, "fusion", sums_out=True) == "soft"
-    assert choose_rule("hard", False, "fusion", sums_out=True) == "hard"
+    assert choose_rule("auto", False, "fusion", marginalises=True) == "soft"
+    assert choose_rule("hard", False, "fusion", marginalises=True) == "hard"
     with pytest.raises(SettingsError, match=r"marginalise = 'soft' .* score 'kl' is none; use marginalise='hard'"):
         choose_rule("soft", False, "kl")
 
 
-def test_hidden_condition_scores_of_normals_keep_the_rate_under_both_rules() -> None:
-    """A mixture of three normals of unlike width; c hidden. Soft is calibrated with c hidden too, hard with c known."""
+def test_unknown_condition_scores_of_normals_keep_the_rate_under_both_rules() -> None:
+    """A mixture of three normals of unlike width; c unknown. Soft is calibrated with c unknown, hard with c known."""
     rng = np.random.default_rng(2)
     centres, widths, alpha = np.array([-5.0, 0.0, 5.0]), np.array([0.5, 1.0, 2.0]), 0.1
 
@@ -88,16 +88,16 @@ def test_hidden_condition_scores_of_normals_keep_the_rate_under_both_rules() -> 
     def expanded(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return scores(x).ravel(), np.repeat(np.arange(len(x)), 3), np.full(3 * len(x), -np.log(3))
 
-    flagged, odd = np.zeros(2), np.zeros(2)
+    flagged, detected = np.zeros(2), np.zeros(2)
     for _ in range(200):
         x, c = draw(300)
         known = Calibration.fit(scores(x)[np.arange(300), c], c, "abc", alpha=alpha)
-        hidden = Calibration.fit(soft(*expanded(x)), alpha=alpha)
-        for into, items in ((flagged, draw(50)[0]), (odd, np.full(50, 15.0))):
+        marginal = Calibration.fit(soft(*expanded(x)), alpha=alpha)
+        for into, items in ((flagged, draw(50)[0]), (detected, np.full(50, 15.0))):
             values, item, log_weight = expanded(items)
-            p_soft = hidden.p_values(soft(values, item, log_weight))
+            p_soft = marginal.p_values(soft(values, item, log_weight))
             p_hard = hard_p_values(known.p_values(values, np.tile([0, 1, 2], 50)), item)
             into += [(p_soft <= alpha).mean(), (p_hard <= alpha).mean()]
     assert flagged[0] / 200 == pytest.approx(alpha, abs=0.015)
     assert flagged[1] / 200 <= alpha
-    assert (odd / 200 > 0.95).all()
+    assert (detected / 200 > 0.95).all()

@@ -228,5 +228,5 @@ def test_with_cosine_only_directions_count() -> None:
     unit = batches(90, TABLE)
     for batch in unit:
         batch.x = batch.x / batch.x.norm(dim=1, keepdim=True)
-    told = plain.score(model, plain.fit(model, unit), x / x.norm(dim=1, keepdim=True), c, stratum).values
-    torch.testing.assert_close(found, told, rtol=1e-5, atol=1e-6)
+    expected = plain.score(model, plain.fit(model, unit), x / x.norm(dim=1, keepdim=True), c, stratum).values
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

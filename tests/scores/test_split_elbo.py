@@ -60,7 +60,7 @@ class Codes(torch.nn.Module):
         return torch.cat((z, torch.zeros(len(z), 1)), 1)
 
 
-def test_worked_by_hand_an_odd_nuisance_costs_nothing_and_an_odd_code_does() -> None:
+def test_worked_by_hand_an_unusual_nuisance_costs_nothing_and_an_anomalous_code_does() -> None:
     model = vae((3,), 2, 0, MLP(hidden=(2,)), Gaussian(sigma=0.5), "standard", nuisance_dim=1)
     model.net = Codes()
     x = torch.tensor([[0.0, 0.0, 0.0], [0.0, 4.0, 0.0], [4.0, 0.0, 0.0], [0.0, 0.0, 1.0]])

@@ -21,14 +21,14 @@ def test_it_is_the_distance_of_the_elbo_from_its_mean_over_the_normals_of_the_st
     strata = torch.cat([b.stratum for b in fitted])
     nll = torch.cat([bound.score(model, noise, b.x, b.c, b.stratum).values for b in fitted])
     means = [nll[strata == s].mean() for s in range(3)] + [nll.mean()]
-    torch.testing.assert_close(state["usual"], torch.stack(means), rtol=1e-9, atol=0)
+    torch.testing.assert_close(state["mean_nll"], torch.stack(means), rtol=1e-9, atol=0)
 
     x, c, stratum = items(9)
     stratum = torch.tensor([0, 1, 2, 0, 1, 2, -1, -1, 7])  # the last: a stratum that no normal had
     got = score.score(model, state, x, c, stratum, want_map=True)
     own = bound.score(model, noise, x, c, stratum).values
-    usual = torch.stack([means[s] if 0 <= s < 3 else means[3] for s in stratum.tolist()])
-    torch.testing.assert_close(got.values, (own - usual).abs(), rtol=1e-9, atol=1e-9)
+    expected = torch.stack([means[s] if 0 <= s < 3 else means[3] for s in stratum.tolist()])
+    torch.testing.assert_close(got.values, (own - expected).abs(), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(got.parts["typicality_nll"], own, rtol=1e-12, atol=0)
     assert got.map is None
 
@@ -43,8 +43,8 @@ class Nothing(torch.nn.Module):
         return torch.zeros(len(z), 2)
 
 
-def test_worked_by_hand_the_likeliest_item_of_all_is_odd() -> None:
-    """Normals on a circle of radius 2: the centre is likelier than all of them, and as odd as radius √8."""
+def test_worked_by_hand_the_likeliest_item_of_all_is_anomalous() -> None:
+    """Normals on a circle of radius 2: the centre is likelier than all of them, and as anomalous as radius √8."""
     model = vae((2,), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=1.0), "standard")
     model.net = Nothing()
     angle = torch.linspace(0, 6, 40)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from knowngood.training.ema import EVERY_STEP_UNTIL, Average, Best
+from knowngood.training.ema import Average, Best
 
 
 def values(average: Average) -> list[float]:
@@ -29,7 +29,7 @@ def test_later_it_is_the_same_average_taken_in_less_often():
     """Of a slow movement the average lags by decay/(1 − decay) steps, whether every step is taken in or every 4th."""
     p = nn.Parameter(torch.zeros(1))
     average = Average([p], 0.98)
-    for step in range(EVERY_STEP_UNTIL + 1001):
+    for step in range(1101):
         with torch.no_grad():
             p.fill_(float(step))
         average.update(step)

@@ -42,7 +42,7 @@ def test_a_row_is_on_disk_as_soon_as_it_is_added(tmp_path):
     run.close()
 
 
-def test_a_new_column_gets_its_place(tmp_path):
+def test_a_new_column_is_added(tmp_path):
     later = {"step": 3, "epoch": 1.5, "split": "train", "loss/model": 1.0, "lr": 1.0, "tc": 2.0}
     write(tmp_path, [*ROWS, later])
     with (tmp_path / "log.csv").open() as file:

@@ -23,7 +23,8 @@ def column(history, name: str, split: str = "train") -> list[float]:
 # Learning -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_falls_and_the_history_tells():
+@pytest.mark.slow
+def test_the_loss_falls_and_the_history_records_it():
     _, history = trained(held_out=source(40, seed=1), options=options(epochs=60, lr=5e-3))
     losses = column(history, "loss/model")
     assert losses[-1] < losses[0] - 50
@@ -94,13 +95,14 @@ def test_a_player_without_a_loss_is_named():
         trained(Forgetful())
 
 
-def test_convolutions_end_in_the_usual_layout():
+def test_convolutions_end_in_the_contiguous_layout():
     vae = model({"name": "conv", "channels": (8, 8), "dense": 16})
     trained(model=vae, options=options(epochs=1))
     assert all(p.is_contiguous() for p in vae.parameters())
     assert not vae.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [{"name": "mlp", "hidden": [64]}, {"name": "conv", "channels": (8, 8), "dense": 16}])
 def test_bf16_gives_the_same_objective_within_half_a_percent(net):
     """Of the same weights, and of weights trained by it; these stay float32."""

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow
+
 WORKER = """
     import sys
     sys.path.insert(0, sys.argv[2])

@@ -47,6 +47,7 @@ def setups():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", setups())
 def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
     make = setups()[name]
@@ -86,6 +87,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_run_killed_with_signal_9_ends_with_the_same_bits(tmp_path):
     """Killed before the first checkpoint, between two, and right after one (they are written every 4 of 80 steps)."""

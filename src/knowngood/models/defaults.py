@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from knowngood.config import MLP, Conv, Gaussian, VAEOptions
+from knowngood.config import LikelihoodOptions, NetOptions, VAEOptions, parse
 from knowngood.models.objectives.base import Objective
 
 SMALLEST_SIDE = 8  # of images that convolutions take
@@ -21,8 +21,8 @@ def resolve(options: VAEOptions, objective: Objective, shape: tuple[int, ...]) -
     image = len(shape) == 3
     convolves = image and min(shape[1:]) >= SMALLEST_SIDE
     found = {
-        "net": (Conv() if convolves else MLP()) if options.net == "auto" else options.net,
-        "likelihood": Gaussian() if options.likelihood == "auto" else options.likelihood,
+        "net": parse(NetOptions, "conv" if convolves else "mlp") if options.net == "auto" else options.net,
+        "likelihood": parse(LikelihoodOptions, "gaussian") if options.likelihood == "auto" else options.likelihood,
         "latent_dim": options.latent_dim or (32 if image else max(1, min(16, math.ceil(shape[0] / 2)))),
         "prior": objective.prior if options.prior == "auto" else options.prior,
     }

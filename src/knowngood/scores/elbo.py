@@ -59,8 +59,8 @@ class ElboScore(DrawnScore):
 
         total: Tensor | None = None  # Σ_l −log p(x|z_l,c): (B, H, W) if a map is wanted, else (B,)
         spread = want_map and x.ndim == 4
-        for _, seen, params in decoded(model, posterior, noise, x, c):
-            log_p = model.likelihood.log_prob(seen, params)
+        for _, repeated, params in decoded(model, posterior, noise, x, c):
+            log_p = model.likelihood.log_prob(repeated, params)
             terms = pixel_sum(log_p) if spread else item_sum(log_p)
             assert terms is not None
             added = -terms.unflatten(0, (-1, len(x))).sum(0)

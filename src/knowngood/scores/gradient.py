@@ -1,4 +1,4 @@
-"""Which way an item would move the decoder, against the way good items do."""
+"""The direction in which an item would move the decoder, against that of normal items."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT_ONCE_CPU, AT_ONCE_ACCELERATOR = 2**24, 2**28  # values of gradients and activ
 class GradientScore(Score):
     """1 − L⁻¹ Σ_i cos(∂ℓ(x)/∂φ_i, ḡ_i), from 0 to 2, over the weights φ_i of the decoder's L layers. It has no map.
 
-    ℓ(x) = −log p(x|z,c) at the posterior mean z = μ(x,c), held fixed, and ḡ_i is the mean of ∂ℓ/∂φ_i over the good
+    ℓ(x) = −log p(x|z,c) at the posterior mean z = μ(x,c), held fixed, and ḡ_i is the mean of ∂ℓ/∂φ_i over the normal
     items fitted on. Kwon et al., arXiv:2007.09507 (GradCon), whose ḡ is the mean over training steps, and who also
     train with the cosine as a term of the loss and add it to the reconstruction error; here it is the score alone, of
     a model trained in any way. Biases, and weights that decoding does not use, do not count.
@@ -99,8 +99,8 @@ def item_gradients(
     loss = _Loss(model)
 
     def of_one(z: Tensor, c: Tensor | None, x: Tensor) -> dict[str, Tensor]:
-        told = None if c is None else c[None]
-        return torch.func.grad(lambda w: _call(loss, w, z[None], told, x[None]).sum())(weights)
+        given = None if c is None else c[None]
+        return torch.func.grad(lambda w: _call(loss, w, z[None], given, x[None]).sum())(weights)
 
     of_all = torch.func.vmap(of_one, in_dims=(0, None if c is None else 0, 0))
     held = sum(w.numel() for w in weights.values()) + VALUES_OF_ITEM * x[0].numel()

@@ -1,4 +1,4 @@
-"""What is reproduced badly, where the latent minds it."""
+"""The reconstruction error, weighted by the gradient of the KL."""
 
 from __future__ import annotations
 

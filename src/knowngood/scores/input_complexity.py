@@ -1,4 +1,4 @@
-"""How much dearer x is to the model than to a code that knows nothing of the normals."""
+"""How many bits more x takes under the model than in a code that knows nothing of the normals."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from knowngood.scores.elbo import DrawnScore, decoded
 class InputComplexityScore(DrawnScore):
     """(−log₂ p(x|c) − L(x)) / d: bits a value, d values, L(x) the length of x in a lossless code.
 
-    Serrà et al., arXiv:1909.11480. Simple images are likely under almost any model, odd or not; what they take in a
-    lossless code is how simple they are. Both are of x in 256 levels from 0 to 1, whatever the images came as: values
+    Serrà et al., arXiv:1909.11480. Simple images are likely under almost any model, anomalous or not; their length in a
+    lossless code says how simple they are. Both are of x in 256 levels from 0 to 1, whatever their bit depth: values
     beyond count as 0 or 1. p is the model's Gaussian integrated over the level, the first and last level having all
     that lies beyond, so that probabilities add up to 1; −log₂ p(x|c) is bounded by the ELBO over L common draws. The
     code is that of `code_length` and not PNG, whose length changes with the version of zlib.
@@ -57,8 +57,8 @@ class InputComplexityScore(DrawnScore):
         noise = state["noise"].to(posterior.mean) if self.samples else torch.zeros_like(posterior.mean[:1])
         nats = item_sum(posterior.kl(model.prior(c, like=posterior.mean)))
         assert isinstance(model.likelihood, GaussianLikelihood)
-        for _, seen, params in decoded(model, posterior, noise, x, c):
-            log_p = item_sum(log_level_probability(model.likelihood, seen, params))
+        for _, repeated, params in decoded(model, posterior, noise, x, c):
+            log_p = item_sum(log_level_probability(model.likelihood, repeated, params))
             nats = nats - log_p.unflatten(0, (-1, len(x))).sum(0) / len(noise)
         values = x[:1].numel()
         of_model = nats / (math.log(2) * values)

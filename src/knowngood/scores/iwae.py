@@ -37,8 +37,8 @@ class IWAEScore(DrawnScore):
         prior = model.prior(c, like=posterior.mean)
         noise = state["noise"].to(posterior.mean)
         joint = []  # log p(x|z,c) + log r(z|c), (l, B) each
-        for z, seen, params in decoded(model, posterior, noise, x, c):
-            log_p = item_sum(model.likelihood.log_prob(seen, params))
+        for z, repeated, params in decoded(model, posterior, noise, x, c):
+            log_p = item_sum(model.likelihood.log_prob(repeated, params))
             log_r = item_sum(prior.log_prob(z.unflatten(0, (-1, len(x)))).flatten(0, 1))
             joint.append((log_p + log_r).unflatten(0, (-1, len(x))))
         # log q(z|x,c) from ε itself: z − μ would round it off where σ is small.

@@ -12,7 +12,7 @@ from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import ScoreResult, State, item_sum
 from knowngood.scores.elbo import AT_ONCE_ACCELERATOR, AT_ONCE_CPU, DrawnScore, decoded
-from knowngood.scores.lbfgs import climb, within
+from knowngood.scores.lbfgs import maximise, within
 
 FIRST_SHARE = 0.7  # of the way to where the gradient of the first pair of draws is 0; of later pairs less
 TRUST = 4  # how many pairs of draws the encoder's variances are worth, dimension by dimension
@@ -29,15 +29,15 @@ class LikelihoodRegretScore(DrawnScore):
 
     Every item climbs by itself, all at once, from the encoder's (μ, σ²), or from the prior's where that is better.
     First μ climbs log p(x|z,c) + log r(z|c), by `steps` gradients at most, in units of σ: most of the gain is there.
-    Then (μ, σ²) settle for the expectation, by pairs of draws μ ± σ·s with signs s. The mean gradient of a pair moves
-    μ; their difference is the curvature of log p along s, and at the best ELBO
+    Then (μ, σ²) are fitted to the expectation, by pairs of draws μ ± σ·s with signs s. The mean gradient of a pair
+    moves μ; their difference is the curvature of log p along s, and at the best ELBO
     σ_d⁻² = prior precision − E ∂² log p / ∂z_d² (Opper and Archambeau, Neural Computation 21, 2009).
     Items that gained nothing, or arrived at a peak much narrower than σ, try once more: they climb the mean of log p
     over a pair of draws, with twice the steps.
 
     Both ELBOs are over the same common draws as in `elbo`, of which the climb knows no more than signs: (μ, σ²) are
     fitted to the item and not to the draws. The regret is never negative, since the best ELBO of an item counts.
-    Parts: `regret_amortised`, the −ELBO of the encoder, and `regret_optimised`, the lowest that was found; the value is
+    Parts: `regret_amortised`, the −ELBO of the encoder, and `regret_optimised`, the lowest one; the value is
     their difference. It has no map, and it is no likelihood.
     """
 
@@ -76,9 +76,9 @@ class LikelihoodRegretScore(DrawnScore):
 
         def climbed(rows: Tensor, signs: Tensor, steps: int, spread: bool) -> tuple[Tensor, Tensor]:
             at, into = (DiagonalGaussian(q.mean[rows], q.log_var[rows]) for q in (start, prior))
-            seen, told = x[rows], None if c is None else c[rows]
-            own, narrower = fitted(model, at, into, signs, steps, seen, told, spread=spread)
-            return elbo(model, own, into, noise, seen, told), narrower
+            some_x, some_c = x[rows], None if c is None else c[rows]
+            own, narrower = fitted(model, at, into, signs, steps, some_x, some_c, spread=spread)
+            return elbo(model, own, into, noise, some_x, some_c), narrower
 
         # Common draws come in twos with opposite signs, so every other one has new ones.
         signs = noise[::2].sign()
@@ -108,7 +108,7 @@ def fitted(
     """The posterior of each item alone, (B, D), found from `start`, and how many times too wide (B,) `start` was there.
 
     Args:
-        signs: (K, D) of −1 and 1; the posterior settles by K pairs of draws.
+        signs: (K, D) of −1 and 1; the posterior is refined by K pairs of draws.
         steps: how often μ climbs.
         spread: climb the mean over the first pair of draws, so as not to end on a peak that is narrower than σ.
     """
@@ -120,21 +120,21 @@ def fitted(
     def expected(u: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """E log p(x|z,c) + log r(μ|c), less a constant, and its gradient at μ = start + unit·u."""
         mean = start.mean[rows] + unit[rows] * u
-        seen, told = x[rows], None if c is None else c[rows]
-        found = [log_likelihood(model, mean + unit[rows] * draw, seen, told) for draw in draws]
+        some_x, some_c = x[rows], None if c is None else c[rows]
+        found = [log_likelihood(model, mean + unit[rows] * draw, some_x, some_c) for draw in draws]
         value, slope = (torch.stack(terms).mean(0) for terms in zip(*found, strict=True))
         off = mean - prior.mean[rows]
         pull = off * least[rows]
         return value - 0.5 * item_sum(off * pull), unit[rows] * (slope - pull)
 
-    u, curvature = climb(expected, torch.zeros_like(unit), steps, radius)
+    u, curvature = maximise(expected, torch.zeros_like(unit), steps, radius)
     precision = (-start.log_var).exp()
     narrower = torch.ones_like(precision[:, 0])
     for k, sign in enumerate(signs, 1):
         mean, draw = start.mean + unit * u, sign * precision.rsqrt()
         above, below = (log_likelihood(model, mean + side, x, c)[1] for side in (draw, -draw))
         measured = least + (below - above) / (2 * draw)
-        # One pair tells little of one dimension, but enough of all of them together.
+        # One pair says little of one dimension, but enough of all of them together.
         ratio = (measured / precision).mean(1, keepdim=True)
         ratio = torch.where(ratio > NARROW, ratio, 1)
         precision = ratio * precision
@@ -158,7 +158,7 @@ def elbo(
     model: ConditionalVAE, q: DiagonalGaussian, prior: DiagonalGaussian, noise: Tensor, x: Tensor, c: Tensor | None
 ) -> Tensor:
     """L⁻¹ Σ_l log p(x|μ + σ·ε_l, c) − KL(q ‖ r) in nats, (B,) float64, for draws ε (L, D)."""
-    log_p = [item_sum(model.likelihood.log_prob(seen, params)) for _, seen, params in decoded(model, q, noise, x, c)]
+    log_p = [item_sum(model.likelihood.log_prob(rows, params)) for _, rows, params in decoded(model, q, noise, x, c)]
     return torch.cat(log_p).unflatten(0, (len(noise), len(x))).mean(0) - item_sum(q.kl(prior))
 
 

@@ -1,4 +1,4 @@
-"""When an item's condition is unknown: one row for each condition it may have, put together again to one number.
+"""When an item's condition is unknown: one row for each condition it may have, reduced to one number.
 
 All functions take rows sorted by `item` (M,), numbers 0…N−1 that each occur at least once, as `ConditionSchema.expand`
 gives them, and return one value an item (N,). NumPy arrays in and out.
@@ -36,9 +36,9 @@ class Rows(NamedTuple):
 def choose_rule(
     setting: Literal["auto", "soft", "hard"], is_likelihood: bool, score: str, *, marginalises: bool = False
 ) -> Literal["soft", "hard"]:
-    """Which rule `marginalise` asks for: auto is soft for scores that sum conditions out, hard for all others.
+    """Which rule `marginalise` asks for: auto is soft for scores that marginalise conditions, hard for all others.
 
-    Likelihoods sum them out, and so does a score that is made of others, each by its own rule (`marginalises`).
+    Likelihoods do, and so does a score that is made of others, each by its own rule (`marginalises`).
 
     Raises:
         SettingsError: soft was asked for, and the score is no likelihood: a sum over conditions has no meaning then.
@@ -46,7 +46,7 @@ def choose_rule(
     if setting == "soft" and not is_likelihood:
         raise SettingsError(
             f"marginalise = 'soft' averages likelihoods over conditions, and score '{score}' is none; "
-            "use marginalise='hard' or scoring='elbo'"
+            "use marginalise='hard' or score='elbo'"
         )
     if setting == "auto":
         return "soft" if is_likelihood or marginalises else "hard"
@@ -56,7 +56,7 @@ def choose_rule(
 def soft(values: ArrayLike, item: ArrayLike, log_weight: ArrayLike) -> Floats:
     """−log Σ_c π_c exp(−S_c): the score under the mixture of all conditions the item may have.
 
-    It must be calibrated on normals whose conditions were hidden too. One row of weight 1 keeps its value.
+    It must be calibrated on normals whose conditions were unknown too. One row of weight 1 keeps its value.
 
     Args:
         values: (M,) −ELBO or another −log density of each row, in nats.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,12 +32,13 @@ class NeighboursScore(Score):
     def __init__(self, options: Neighbours) -> None:
         super().__init__(options)
         self.k, self.most, self.cosine = options.k, options.coreset, options.cosine
+        self.given: Of | Literal["auto"] = options.of
 
     def of(self, model: Model) -> Of:
         """What items are compared by; "auto" is the items of a memory bank, the posterior means of a VAE."""
-        if self.options.of == "auto":
+        if self.given == "auto":
             return "items" if isinstance(model, MemoryBank) else "latent"
-        return self.options.of
+        return self.given
 
     def check(self, model: Model) -> None:
         check_codes(model, self.of(model), self.options.name)

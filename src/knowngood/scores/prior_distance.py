@@ -11,8 +11,8 @@ from knowngood.scores.base import Score, ScoreResult, State, item_sum
 class PriorDistanceScore(Score):
     """½ Σ_d (μ_d − m_d(c))² / s_d(c)², μ the posterior mean of x and r(z|c) = N(m(c), diag s²(c)) the prior.
 
-    Where c is not known the best condition counts, so it is the distance to the nearest prior. It tells most where the
-    encoder does not see c, with `prior="separated"`. It has no map.
+    Where c is not known the best condition counts, so it is the distance to the nearest prior. It is most useful
+    where the encoder does not see c, with `prior="separated"`. It has no map.
     """
 
     def score(

@@ -1,4 +1,4 @@
-"""What must change in an image for the model to take it for a good one."""
+"""What must change in an image for the model to find it normal."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 class RestorationScore(Score):
     """Σ |x − x̂| for x̂ = argmin −ELBO(x̂|c) + λ·TV(x̂ − x), found from x̂ = x; the map is |x − x̂|, channels added up.
 
-    Chen, You, Tezcan and Konukoglu 2020, arXiv:2005.00031: the most probable good image, given that it differs from
-    the one seen by something of small total variation. TV is the sum of absolute differences of neighbouring pixels
+    Chen, You, Tezcan and Konukoglu 2020, arXiv:2005.00031: the most probable normal image, given that it differs from
+    the given one by something of small total variation. TV is the sum of absolute differences of neighbouring pixels
     in rows and columns (anisotropic), and outside the image the difference counts as 0, so that a change of the whole
-    image costs its outline. λ = `weight` / ρ, with ρ the root mean square of x − x̂ over the good items fitted on (x̂
+    image costs its outline. λ = `weight` / ρ, with ρ the root mean square of x − x̂ over the normal items fitted on (x̂
     the mean at z = μ here): the same weight means the same on clean and on noisy data.
 
     Proximal gradient steps, a fixed number of them: down the gradient of −ELBO, then TV by its dual. The step of each
@@ -50,7 +50,7 @@ class RestorationScore(Score):
         if len(model.shape) != 3:
             raise SettingsError(
                 f"score 'restoration' needs images, for their total variation; the items here have {model.shape[0]} "
-                "features. Take scoring='elbo', or images with features='none'."
+                "features. Take scoring='elbo', or representation='pixels'."
             )
 
     @torch.no_grad()
@@ -75,18 +75,18 @@ class RestorationScore(Score):
         *,
         want_map: bool = False,
     ) -> ScoreResult:
-        seen, told = wide(x), None if c is None else wide(c)
-        exact = copy.deepcopy(model).to(seen.device, torch.float64).requires_grad_(False)
+        exact_x, exact_c = wide(x), None if c is None else wide(c)
+        exact = copy.deepcopy(model).to(exact_x.device, torch.float64).requires_grad_(False)
 
         def cost(restored: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 leaf = restored.detach().requires_grad_()
-                values = self.elbo.score(exact, state, leaf, told, stratum).values
+                values = self.elbo.score(exact, state, leaf, exact_c, stratum).values
                 (gradient,) = torch.autograd.grad(values.sum(), leaf)
             return values.detach(), gradient
 
-        restored, _ = restore(cost, seen, self.weight / float(state["residual"]), self.steps)
-        change = (seen - restored).abs()
+        restored, _ = restore(cost, exact_x, self.weight / float(state["residual"]), self.steps)
+        change = (exact_x - restored).abs()
         return ScoreResult(item_sum(change), pixel_sum(change) if want_map else None, {})
 
 

@@ -39,7 +39,7 @@ def _weights(size: int, like: Tensor) -> Tensor:
     """(size, size): row i holds the window's weights around pixel i, a banded matrix whose rows add up to 1."""
     window = min(WINDOW, size - 1 + size % 2)
     sigma = SIGMA * window / WINDOW
-    place = torch.arange(size, dtype=like.dtype, device=like.device)
-    distance = place[:, None] - place
+    position = torch.arange(size, dtype=like.dtype, device=like.device)
+    distance = position[:, None] - position
     weights = torch.exp(-0.5 * (distance / sigma).square()) * (distance.abs() <= window // 2)
     return weights / weights.sum(1, keepdim=True)

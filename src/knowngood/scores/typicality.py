@@ -1,4 +1,4 @@
-"""How far the likelihood of x is from what is usual, on either side."""
+"""How far the likelihood of x is from its mean over normal items, on either side."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class TypicalityScore(Score):
     """|NLL(x) − mean NLL of the normals that were fitted on, in the stratum of x|, in nats; NLL is the −ELBO.
 
     Nalisnick et al., arXiv:1906.02994, with one item at a time and the mean of the training set for the entropy. An
-    image that is simpler than all normals is more likely than they are, and `elbo` finds it good; here it is as odd as
-    one that is as far off on the other side. Strata with fewer than 10 normals, and stratum −1, have the mean of all.
-    The part `typicality_nll` is NLL(x), which tells the side. It has no map.
+    image that is simpler than all normals is more likely than they are, and `elbo` finds it normal; here it is as
+    anomalous as one that is as far off on the other side. Strata with fewer than 10 normals, and
+    stratum −1, have the mean of all. The part `typicality_nll` is NLL(x), which shows the side. It has no map.
     """
 
     def __init__(self, options: Typicality) -> None:
@@ -32,14 +32,14 @@ class TypicalityScore(Score):
 
     @torch.no_grad()
     def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
-        """{"noise": (L, D), "usual": (S+1,) float64}; the last is the mean of all together."""
+        """{"noise": (L, D), "mean_nll": (S+1,) float64}; the last is the mean of all together."""
         state, values, strata = self.elbo.fit(model, []), [], []
         for batch in batches:
             values.append(self.elbo.score(model, state, batch.x, batch.c, batch.stratum).values)
             strata.append(batch.stratum.to(values[-1].device))
         if not values:
             raise DataError("score 'typicality' compares with the likelihood of normals; no normals were given")
-        return {**state, "usual": stratum_means(torch.cat(values), torch.cat(strata))}
+        return {**state, "mean_nll": stratum_means(torch.cat(values), torch.cat(strata))}
 
     def score(
         self,
@@ -52,10 +52,10 @@ class TypicalityScore(Score):
         want_map: bool = False,
     ) -> ScoreResult:
         nll = self.elbo.score(model, state, x, c, stratum).values
-        usual, stratum = state["usual"].to(nll), stratum.to(nll.device)
-        everyone = len(usual) - 1
+        mean, stratum = state["mean_nll"].to(nll), stratum.to(nll.device)
+        everyone = len(mean) - 1
         stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)
-        return ScoreResult((nll - usual[stratum]).abs(), None, {"typicality_nll": nll})
+        return ScoreResult((nll - mean[stratum]).abs(), None, {"typicality_nll": nll})
 
 
 def stratum_means(values: Tensor, strata: Tensor) -> Tensor:

@@ -266,7 +266,7 @@ class Run:
         return found
 
     def _look(self, images: int, started: float, line: Line) -> None:
-        """Read what the steps since the last look gave, log it, and stop if it is not finite."""
+        """Log the values of the steps since the last look, and stop if one is not finite."""
         state = self.state
         try:
             values = self.meter.look()

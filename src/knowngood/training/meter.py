@@ -32,14 +32,14 @@ class Meter:
         flat = torch.cat([values for _, _, values in pending]).float()
         self.engine.mean_([flat])
         numbers = iter(flat.tolist())
-        seen: dict[str, list[float]] = {}
+        values_by_name: dict[str, list[float]] = {}
         for step, names, _ in pending:
             row = {name: next(numbers) for name in names}
             if not all(map(math.isfinite, row.values())):
                 raise TrainingError(_not_finite(f"step {step}", row))
             for name, value in row.items():
-                seen.setdefault(name, []).append(value)
-        return {name: math.fsum(values) / len(values) for name, values in seen.items()}
+                values_by_name.setdefault(name, []).append(value)
+        return {name: math.fsum(values) / len(values) for name, values in values_by_name.items()}
 
 
 def check_held_out(step: int, values: dict[str, float]) -> None:

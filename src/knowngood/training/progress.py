@@ -1,4 +1,4 @@
-"""A line on standard error that tells how training goes; nothing where that is not a terminal."""
+"""A progress line on standard error; nothing where that is not a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Line:
-    """Bar, epoch, terms, images/s and time left, redrawn when told something new."""
+    """Bar, epoch, terms, images/s and time left, redrawn with each logged row."""
 
     def __init__(self, total_steps: int, wanted: bool) -> None:
         self.bar = None

@@ -38,7 +38,7 @@ class PlainSampler:
 
     Args:
         n: items; a set smaller than `batch_size` is one batch.
-        stream: tells independent samplers with one seed apart.
+        stream: distinguishes independent samplers of one seed.
     """
 
     def __init__(self, n: int, batch_size: int, *, seed: int, stream: int = 0) -> None:
@@ -56,7 +56,7 @@ class StratifiedSampler:
     """Batches of few strata, so that a density within a stratum has something to go by.
 
     A batch holds 4 groups (fewer where 4 groups of 16 do not fit) of one stratum each. Strata appear in proportion to
-    their sizes, since each is cut into as many whole groups as it fills. What is left over, and strata too small for a
+    their sizes, since each is cut into as many whole groups as it fills. The rest, and strata too small for a
     group, fill the last batches of the epoch side by side, each stratum's items together; there an objective finds
     fewer than 16 items of some strata and leaves its densities out for them. The order of batches is shuffled.
 
@@ -112,10 +112,10 @@ def rows_of(
     a_round = steps_an_epoch(sampler, processes)
     rows = torch.empty(0)
     for step in range(first_step, last_step):
-        epoch, place = divmod(step, a_round)
-        if place == 0 or step == first_step:
+        epoch, position = divmod(step, a_round)
+        if position == 0 or step == first_step:
             rows = sampler.epoch(epoch)
-        yield rows[(place * processes + rank) % len(rows)]
+        yield rows[(position * processes + rank) % len(rows)]
 
 
 def steps_an_epoch(sampler: Sampler, processes: int) -> int:

@@ -1,4 +1,4 @@
-"""Priors held apart, the latent that tells conditions apart, and the distance to the nearest prior."""
+"""Class-conditional priors, the latent that separates conditions, and the distance to the nearest prior."""
 
 from __future__ import annotations
 

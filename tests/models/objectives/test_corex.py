@@ -102,6 +102,7 @@ def bound(model: ConditionalVAE) -> float:
     return 4 * math.log(2) - losses["model"].item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_bound_holds_for_any_model_and_comes_near_tc_in_training(seed: int) -> None:
     """Two pairs of equal bits: Σ_i H(x_i) − loss ≤ TC(x) = 2 log 2, whatever encoder, decoder and marginals.

@@ -80,7 +80,7 @@ def weights_once_per_dimension(z: Tensor, q: DiagonalGaussian, n: int) -> tuple[
 def worst_bias(estimator: Estimator, n: int, b: int) -> tuple[float, float]:
     """Largest |E q̂(z_i) / q(z_i) − 1| over items, for the joint and the marginals.
 
-    The expectation runs over all batches of b out of n items that hold item i, at every place in the batch: no
+    The expectation runs over all batches of b out of n items that hold item i, at every position in the batch: no
     sampling error.
     """
     z, q = posterior(n)

@@ -128,6 +128,7 @@ def test_one_item_is_finite(form: Any) -> None:
     assert all(torch.isfinite(slope).all() for slope in slopes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_trained_dip_vae_has_codes_with_covariance_nearer_to_the_identity_than_the_vae(seed: int) -> None:
     def distance(options: Options) -> float:

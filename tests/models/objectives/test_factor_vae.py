@@ -309,6 +309,7 @@ def test_in_bf16_loss_and_gradient_are_those_of_float32_within_rounding() -> Non
         assert torch.nn.functional.cosine_similarity(*flat, dim=0) > 0.99, player
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_trained_factor_vae_has_less_tc_than_the_vae_at_equal_reconstruction(seed: int) -> None:
     parent = trained_on_two_factors(VAE(), seed)

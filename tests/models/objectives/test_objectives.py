@@ -171,7 +171,7 @@ def test_same_draw_same_loss_other_draw_other_loss(options: Options) -> None:
 
 @every_form
 def test_order_of_the_batch_does_not_matter(options: Options) -> None:
-    """At noise that belongs to the items. The draw itself is by place, so the posterior is made sharp here."""
+    """At noise that belongs to the items. The draw itself is by position, so the posterior is made sharp here."""
     model = model_for(options, net=MLP(hidden=()))
     with torch.no_grad():
         model.net.encoder[0].weight[3:] = 0

@@ -14,9 +14,10 @@ from helpers import toy_batch
 from knowngood.config import DANVAE, DCVAE, DIPVAE, RFVAE, TCVAE, BetaVAE, FactorVAE, InfoVAE, Options
 from knowngood.models.base import Batch
 from knowngood.models.objectives import Objective
-from knowngood.models.objectives.dan_vae import SPEED as HEAD_SPEED
-from knowngood.models.objectives.rf_vae import SPEED, RFVAEObjective
+from knowngood.models.objectives.rf_vae import RFVAEObjective
 from knowngood.models.vae import ConditionalVAE
+
+HEAD_SPEED, RELEVANCE_SPEED = 10, 30  # factors of what one number a dimension learns
 
 Rows = list[list[float]]
 SEED, STEP, STEPS, TIMES = 4, 10, 100, 5  # of the draws; of the schedule; training items for one of the batch
@@ -232,7 +233,7 @@ def test_density_terms_and_loss_of_every_player_worked_by_hand(options: Options)
     objective = objective_for(options, model)
     if isinstance(objective, RFVAEObjective):
         with torch.no_grad():  # each dimension its own relevance: .95, .05 and .62
-            objective.raw_relevance.copy_(torch.tensor([3.0, -3.0, 0.5]) / SPEED)
+            objective.raw_relevance.copy_(torch.tensor([3.0, -3.0, 0.5]) / RELEVANCE_SPEED)
     case = Case(model, objective, batch_for(options, model, n=36))
     context = context_for(objective, model, case.batch, seed=SEED, step=STEP, total_steps=STEPS, times=TIMES)
     losses, terms = objective.loss(model, case.batch, context)

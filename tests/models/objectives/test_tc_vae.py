@@ -156,6 +156,7 @@ def test_one_item_is_finite() -> None:
     assert all(torch.isfinite(slope).all() for slope in slopes.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_trained_tc_vae_has_less_tc_than_the_vae_at_equal_reconstruction(seed: int) -> None:
     parent, ours = trained_on_two_factors(VAE(), seed), trained_on_two_factors(TCVAE(beta=6), seed)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from knowngood.errors import SettingsError
 
-# Which of the three weights along a side meet a pixel, by its place among the four that a pair of output pixels sees.
+# Which of the three weights along a side meet a pixel, by its position among the four that two output pixels depend on.
 TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 
 
@@ -42,7 +42,7 @@ def halvings(size: tuple[int, int], times: int) -> list[tuple[int, int]]:
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour resize to one fixed size, the way back from a stride-2 stage also when sizes are odd."""
+    """Nearest-neighbour resize to one fixed size, the way back from a stride-2 stage also where sizes are not even."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()

@@ -41,6 +41,9 @@ class Penalty(nn.Module):
 class Augmentation(nn.Module):
     """A random change of the items before the objective sees them, another one at each step."""
 
+    def __call__(self, batch: Batch, ctx: Context) -> tuple[Batch, Context]:
+        return super().__call__(batch, ctx)
+
     def forward(self, batch: Batch, ctx: Context) -> tuple[Batch, Context]:
         raise NotImplementedError
 
@@ -99,8 +102,8 @@ class Objective(nn.Module):
 
     def training_loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Losses:
         """`loss` of the augmented batch, plus the penalties, which are taken of the batch as it is."""
-        seen = (batch, ctx) if self.augmentation is None else self.augmentation(batch, ctx)
-        losses, terms = self.loss(model, *seen)
+        augmented = (batch, ctx) if self.augmentation is None else self.augmentation(batch, ctx)
+        losses, terms = self.loss(model, *augmented)
         for penalty in self.penalties:
             cost, added = penalty(self, model, batch, ctx)
             losses, terms = {**losses, "model": losses["model"] + cost}, {**terms, **added}

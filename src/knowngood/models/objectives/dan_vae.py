@@ -70,7 +70,7 @@ class DANVAEObjective(Objective):
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo = elbo_terms(model, batch, ctx)
         anomaly_kl = self._anomaly_kl(model, batch, elbo.posterior)
-        nuisance_kl, error = self._nuisance_terms(model, batch, elbo.posterior, elbo.z)
+        nuisance_kl, error = self.nuisance_terms(model, batch, elbo.posterior, elbo.z)
         terms = {"reconstruction": elbo.reconstruction, "kl": anomaly_kl + nuisance_kl}
         terms |= {"anomaly_kl": anomaly_kl, "nuisance_kl": nuisance_kl, "factor_error": error}
         return {"model": self._total(elbo.reconstruction, anomaly_kl, nuisance_kl, error)}, terms
@@ -86,7 +86,7 @@ class DANVAEObjective(Objective):
         reconstruction = stopped_reconstruction(model, anomalies, z)
         of_anomaly, _ = split_latent(q, self.nuisance_dim)
         anomaly_kl = of_anomaly.kl(shifted(of_anomaly, shift)).sum(1)
-        return self._total(reconstruction, anomaly_kl, *self._nuisance_terms(model, anomalies, q, z))
+        return self._total(reconstruction, anomaly_kl, *self.nuisance_terms(model, anomalies, q, z))
 
     def kept_state(self) -> dict[str, Tensor]:
         return self.state_dict()
@@ -103,7 +103,7 @@ class DANVAEObjective(Objective):
         prior, _ = split_latent(model.prior(batch.c, like=q.mean), self.nuisance_dim)
         return of_anomaly.kl(prior).sum(1)
 
-    def _nuisance_terms(
+    def nuisance_terms(
         self, model: ConditionalVAE, batch: Batch, q: DiagonalGaussian, z: Tensor
     ) -> tuple[Tensor, Tensor]:
         """KL of q(z_n|x) to p(z_n|y) and |y − ŷ|², (B,) each; where y is unknown, KL to r(z_n) and 0."""

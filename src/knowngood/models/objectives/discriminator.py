@@ -1,4 +1,4 @@
-"""The second player of FactorVAE: a net that tells draws of q(z) from draws of Π_d q(z_d), and so knows their ratio.
+"""The second player of FactorVAE: a classifier of draws of q(z) against draws of Π_d q(z_d), and so their ratio.
 
 At its best its output is log q(z) − Σ_d log q(z_d), whose mean under q(z) is the total correlation
 (arXiv:1802.05983, the density-ratio trick).
@@ -62,7 +62,7 @@ class Discriminator(nn.Module):
         return output.squeeze(1)
 
     def loss(self, joint: Tensor, product: Tensor) -> Tensor:
-        """Cross-entropy of telling `joint` from `product`, a scalar; log 2 for one that cannot tell.
+        """Cross-entropy of `joint` against `product`, a scalar; log 2 for one that cannot separate them.
 
         No gradient reaches either of the two.
         """
