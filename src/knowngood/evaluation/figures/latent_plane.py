@@ -102,23 +102,15 @@ def latent_scatter(
     figure = style.new_figure(4.8, 4.9) if narrow else style.new_figure(6.6, 5.0)
     axes = figure.add_subplot()
     area = float(np.clip(9000 / n, 7, 26))
-    rank = np.array([names.index(name) if name in names else -1 for name in groups_])
-    # Group over group would hide the first ones: points of one marker are drawn in mixed order.
-    mixed = np.random.default_rng(0).permutation(n)
-    for round_ in range(-(-len(names) // len(_COLOURS))):
-        chosen = mixed[(rank[mixed] // len(_COLOURS) == round_) & ~anomalous[mixed] & (rank[mixed] >= 0)]
-        colours = [_COLOURS[rank[i] % len(_COLOURS)] for i in chosen]
-        marker = style.MARKERS[round_ % len(style.MARKERS)]
-        axes.scatter(*points[chosen].T, s=area, c=colours, marker=marker, alpha=0.65, linewidths=0, rasterized=True)
-    named = len(names) > 1 or (len(names) == 1 and names[0])
-    if named and len(names) <= _IN_LEGEND:
-        for i, name in enumerate(names):
-            marker = style.MARKERS[i // len(_COLOURS) % len(style.MARKERS)]
-            text = f"{style.short(name)} (n = {int(((rank == i) & ~anomalous).sum()):,})"
-            axes.scatter([], [], s=30, color=_COLOURS[i % len(_COLOURS)], marker=marker, linewidths=0, label=text)
-    elif not named and (~anomalous).any():
-        text = f"{'images' if labels is None else 'normal'} (n = {int((~anomalous).sum()):,})"
-        axes.scatter([], [], s=30, color=_COLOURS[0], label=text, linewidths=0)
+    normal = "normal" if labels is not None else "images"
+    for i, name in enumerate(names):
+        member = (groups_ == name) & ~anomalous
+        marker = style.MARKERS[i // len(_COLOURS) % len(style.MARKERS)]
+        label = f"{style.short(name) or normal} (n = {int(member.sum()):,})" if len(names) <= _IN_LEGEND else None
+        axes.scatter(
+            *points[member].T, s=area, c=_COLOURS[i % len(_COLOURS)], marker=marker, alpha=0.65, linewidths=0,
+            rasterized=True, label=label,
+        )  # fmt: skip
     if anomalous.any():
         kinds = list(dict.fromkeys(groups_[anomalous].tolist()))
         which = f": {style.short(', '.join(kinds))}" if any(kinds) and len(kinds) <= 4 else ""
@@ -127,20 +119,16 @@ def latent_scatter(
             label=f"anomalous{which} (n = {int(anomalous.sum()):,})", zorder=3,
         )  # fmt: skip
     style.tidy(axes, xlabel=axis_names[0], ylabel=axis_names[1], grid="both")
-    if named and len(names) > 1:
-        middles = np.array([np.median(points[(rank == i) & ~anomalous], axis=0) for i in range(len(names))])
-        _name_groups(axes, names, middles)
-    handles, texts = axes.get_legend_handles_labels()
+    if len(names) > 1:
+        members = [(groups_ == name) & ~anomalous for name in names]
+        _name_groups(axes, names, np.array([np.median(points[member], axis=0) for member in members]))
+    texts = axes.get_legend_handles_labels()[1]
     if texts:
-        title = style.plain(group_name) if named and len(names) <= _IN_LEGEND else None
-        place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        title = style.plain(group_name) if any(names) and len(names) <= _IN_LEGEND else None
+        position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
         if narrow:
-            place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": min(3, len(texts))}
-        drawn = axes.legend(
-            handles, texts, fontsize=8.5, frameon=False, labelcolor=style.INK, title=title, handletextpad=0.3, **place
-        )
-        drawn.get_title().set_color(style.INK)
-        drawn.get_title().set_fontsize(9)
+            position = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": min(3, len(texts))}
+        axes.legend(fontsize=8.5, frameon=False, labelcolor=style.INK, title=title, title_fontsize=9, **position)
     return figure
 
 
