@@ -1,4 +1,4 @@
-"""Named bundles of settings, one YAML file each: of earlier work, to compare like with like, and for kinds of task."""
+"""Named settings, one YAML file each: those of published work, to compare like with like, and recipes for tasks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import yaml
 
 from knowngood.config import nearest
+from knowngood.config.presets.layers import overlay
 from knowngood.errors import SettingsError
 
 
 @dataclass(frozen=True)
 class Preset:
-    """`settings` is what the bundle sets, ready for `parse_settings` or `Detector(**settings)`."""
+    """`settings` is what the preset sets, ready for `parse_settings` or `Detector(**settings)`."""
 
     name: str
     description: str
@@ -29,7 +30,7 @@ def preset_names() -> list[str]:
 
 
 def read_preset(name: str) -> Preset:
-    """One bundle. A file with `base: other` starts from the settings of that one.
+    """One preset. A file with `base: other` starts from the settings of that one.
 
     Raises:
         SettingsError: there is no such preset; the message names the nearest one.
@@ -38,4 +39,4 @@ def read_preset(name: str) -> Preset:
         raise SettingsError(f"unknown preset '{name}'" + nearest(name, preset_names()))
     content = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
     base = read_preset(content["base"]).settings if "base" in content else {}
-    return Preset(name, content["description"], {**base, **content["settings"]})
+    return Preset(name, content["description"], overlay(base, content["settings"]))
