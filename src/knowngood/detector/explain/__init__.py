@@ -1,18 +1,16 @@
-"""Why an image is odd: where, against what, and how it compares with the good images that the model was fitted on."""
+"""Why an image is anomalous: where, by how much, and how it compares with the normal images fitted to."""
 
-from knowngood.detector.explain.build import check_explains, explain, oddest
-from knowngood.detector.explain.explanation import Component, Explanation, Latent, Nearest, Nuisance
-from knowngood.detector.explain.reference import KnownGood, learn
+from knowngood.detector.explain.build import explain
+from knowngood.detector.explain.explanation import Component, Explanation, ImageFactor, Latent, Nearest
+from knowngood.detector.explain.reference import ReferenceIndex, reference_index
 
 __all__ = [
     "Component",
     "Explanation",
-    "KnownGood",
+    "ImageFactor",
     "Latent",
     "Nearest",
-    "Nuisance",
-    "check_explains",
+    "ReferenceIndex",
     "explain",
-    "learn",
-    "oddest",
+    "reference_index",
 ]

@@ -1,198 +1,227 @@
-"""The good images a model was fitted on, as far as explaining others needs them: codes, light, and how they look."""
+"""The reference index: normal images fitted to, as far as explanations of others need them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from knowngood.data import ImageSet
+from knowngood.data.conditions import Expanded
 from knowngood.data.image_factors import MEASURES
+from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.scoring import READERS, one_row_each
 from knowngood.errors import ArtifactError
-from knowngood.models.patch_gaussian import Patches
-from knowngood.representations import Edges, Features, Pixels
+from knowngood.models.base import Model
+from knowngood.models.patch_gaussian import PatchGaussian
+from knowngood.models.vae import ConditionalVAE
+from knowngood.representations import Pixels
 
-if TYPE_CHECKING:
-    from knowngood.data import ImageSet
-    from knowngood.detector.pipeline import Pipeline
-    from knowngood.detector.rows import Unknown
-
-MOST = 5000  # good images kept
-SEEN = 500  # of them whose pixels are looked at
-LOOK = 128  # pixels of the longer side of what is usual
-KINDS = 32  # with a usual look of their own
-LIGHT = ("brightness", "contrast")
+MOST = 5000  # images kept
+VALUES = 1 << 25  # of all codes kept
+MEASURED = 500  # images whose pixels are read, and held-out images
+SIDE = 128  # pixels of the longer side of a mean image
+GROUPS = 32  # with a mean image of their own, at most
+FACTORS = ("brightness", "contrast")
 AT_ONCE = 8
-PREFIX = "neighbours."
+HALF_LIMIT = 6e4  # float16 ends at 65,504
+PREFIX = "reference."
 
 
 @dataclass(frozen=True, eq=False)
-class KnownGood:
-    """N good images that the model was fitted on, by a seeded draw where there were more than 5,000.
+class ReferenceIndex:
+    """N normal images that the model was fitted to; a seeded draw of 5,000 of them where there are more.
 
     Args:
         ids: N texts.
-        codes: (N, K) float16; pixels: posterior means; features: whitened features, averaged over all places.
-        kind: (N,) int32, of its conditions, see `kinds`.
-        light: (M, 2) float32, brightness and contrast of the first M of them as the nets see them.
-        look: (K + 1, C, H, W) float16, the mean of these images by kind, of all of them last; scaled; reduced.
-        apart: (A,) float32, distances of held-out good images to the nearest of these: what is usual.
+        codes: (N, K) float16, see `model_codes`.
+        group: (N,) int32, by their conditions, see `groups_of`.
+        image_factors: (M, 2) float32, brightness and contrast of the first M of them as the model sees them.
+        mean_images: (G + 1, C, H, W) float16, scaled and reduced: the mean of these M images by group, of all last.
+        held_out_distances: (A,) float32, distances of held-out normal images to the nearest of these of their group.
     """
 
     ids: tuple[str, ...]
     codes: np.ndarray
-    kind: np.ndarray
-    light: np.ndarray
-    look: np.ndarray
-    apart: np.ndarray
+    group: np.ndarray
+    image_factors: np.ndarray
+    mean_images: np.ndarray
+    held_out_distances: np.ndarray
 
-    def members(self, kind: int) -> np.ndarray:
-        """(n,) rows of the images of a kind; all rows if it has none."""
-        mine = np.flatnonzero(self.kind == kind)
-        return mine if len(mine) else np.arange(len(self.ids))
+    def nearest(self, code: np.ndarray, group: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and distances of the images with the codes nearest to a code (K,), nearest first.
 
-    def nearest(self, code: np.ndarray, kind: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and distances of the images of this kind whose codes are nearest to a code (K,), nearest first."""
-        rows = self.members(kind)
+        Images of the same group are compared; all images if it has none.
+        """
+        mine = np.flatnonzero(self.group == group)
+        rows = mine if len(mine) else np.arange(len(self.ids))
         distance = np.sqrt(np.square(self.codes[rows].astype(np.float64) - code).sum(1))
         order = np.argsort(distance, kind="stable")[:most]
         return rows[order], distance[order]
 
-    def usual_look(self, kind: int) -> np.ndarray:
-        """(C, H, W) float32 mean of the good images of a kind, or of all where it has none."""
-        own = 0 <= kind < len(self.look) - 1 and bool((self.kind[: len(self.light)] == kind).any())
-        return self.look[kind if own else -1].astype(np.float32)
+    def mean_image(self, group: int) -> np.ndarray:
+        """(C, H, W) float32 mean of the images of a group, or of all if it has none."""
+        own = 0 <= group < len(self.mean_images) - 1 and bool((self._measured_group == group).any())
+        return self.mean_images[group if own else -1].astype(np.float32)
 
-    def usual_light(self, kind: int) -> np.ndarray:
-        """(m, 2) brightness and contrast of the good images of a kind, or of all where it has none."""
-        mine = self.kind[: len(self.light)] == kind
-        return self.light[mine] if mine.any() else self.light
+    def factors_of(self, group: int) -> np.ndarray:
+        """(m, 2) brightness and contrast of the images of a group, or of all if it has none."""
+        mine = self._measured_group == group
+        return self.image_factors[mine] if mine.any() else self.image_factors
+
+    @property
+    def _measured_group(self) -> np.ndarray:
+        return self.group[: len(self.image_factors)]
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """The arrays, for safetensors; the ids stand in the JSON."""
-        arrays = {name: getattr(self, name) for name in ("codes", "kind", "light", "look", "apart")}
-        return {PREFIX + name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        """The arrays, for safetensors; the ids are kept in the JSON."""
+        names = ("codes", "group", "image_factors", "mean_images", "held_out_distances")
+        return {PREFIX + name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in names}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], ids: list[str]) -> KnownGood:
-        """What `to_tensors` gave.
+    def from_tensors(cls, tensors: Mapping[str, Tensor], ids: list[str]) -> ReferenceIndex:
+        """What `to_tensors` gave; other tensors are passed over.
 
         Raises:
             ArtifactError: codes and ids differ in number.
         """
         arrays: dict[str, Any] = {k.removeprefix(PREFIX): v.numpy() for k, v in tensors.items() if k.startswith(PREFIX)}
         if len(arrays["codes"]) != len(ids):
-            raise ArtifactError(f"{len(ids)} ids of good images and {len(arrays['codes'])} codes; the model is damaged")
+            raise ArtifactError(f"reference index: {len(ids)} ids and {len(arrays['codes'])} codes; model damaged")
         return cls(tuple(ids), **arrays)
 
 
-def learn(
+def reference_index(
     pipeline: Pipeline,
-    fit: ImageSet,
-    held_out: ImageSet,
-    stratum: np.ndarray,
-    c: np.ndarray,
-    features: np.ndarray | None,
+    fit_images: ImageSet,
+    held_out_images: ImageSet | None,
     seed: int,
-) -> KnownGood:
-    """From the images fitted on and good ones that were not, with the columns of the schema alone.
+    codes: np.ndarray | None = None,
+) -> ReferenceIndex:
+    """The index of the images fitted to. All images have known conditions, and the columns of the schema alone.
 
     Args:
-        stratum, c: (N,), (N, W) of the images fitted on, encoded.
-        features: (N, F, h, w) of these images, where the model works on features.
+        held_out_images: normal images that took no part in the fit; the first 500 are used.
+        codes: (N, K) of the images fitted to, as `model_codes` gives them; default: computed from the images.
     """
-    rows = np.arange(len(fit))
-    if len(fit) > MOST:
-        rows = np.sort(np.random.default_rng([seed, 11]).choice(len(fit), MOST, replace=False))
-    patches = pipeline.model.patches
-    if patches is None or features is None:
-        codes = codes_of(pipeline, fit[rows])
-    else:
-        told = torch.from_numpy(c[rows]) if patches.keys.shape[1] else None
-        found = []
-        for at in torch.arange(len(rows)).split(AT_ONCE):
-            some = torch.from_numpy(np.array(features[rows[at.numpy()]])).to(pipeline.device)
-            found.append(pooled(patches, some, None if told is None else told[at].to(pipeline.device)))
-        codes = np.concatenate(found)
-    names = kinds(pipeline)
-    mine = names[stratum[rows]].astype(np.int32)
-    # The images whose pixels are looked at come first, and are spread over all.
-    order = np.random.default_rng([seed, 12]).permutation(len(rows))
-    seen = order[:SEEN]
-    light, look = _looked_at(pipeline, fit[rows[seen]], mine[seen], int(names.max()) + 1)
-    ids = tuple(str(name) for name in fit.ids[rows[order]])
-    index = KnownGood(ids, codes[order].astype(np.float16), mine[order], light, look, np.zeros(0, np.float32))
-    if not len(held_out):
+    rows, most = np.arange(len(fit_images)), min(MOST, max(1, VALUES // code_size(pipeline.model)))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng([seed, 11]).choice(len(rows), most, replace=False))
+    # The images whose pixels are read come first, and are drawn from all.
+    rows = rows[np.random.default_rng([seed, 12]).permutation(len(rows))]
+    images = fit_images[rows]
+    expanded = _known(pipeline, images)
+    groups = groups_of(pipeline)
+    group = group_of(groups, expanded.stratum).astype(np.int32)
+    kept = codes_of(pipeline, images, expanded) if codes is None else codes[rows]
+    half = float(np.abs(kept).max(initial=0)) < HALF_LIMIT
+    factors, means = _measured(pipeline, images[: min(len(images), MEASURED)], group, int(groups.max()) + 1)
+    index = ReferenceIndex(
+        ids=tuple(str(name) for name in images.ids),
+        codes=kept.astype(np.float16 if half else np.float32),
+        group=group,
+        image_factors=factors,
+        mean_images=means,
+        held_out_distances=np.zeros(0, np.float32),
+    )
+    if held_out_images is None or not len(held_out_images):
         return index
-    fresh = held_out[: min(len(held_out), SEEN)]
-    of = names[pipeline.schema.encode(fresh.conditions, len(fresh)).stratum].tolist()
-    apart = [index.nearest(code, k, 1)[1][0] for code, k in zip(codes_of(pipeline, fresh), of, strict=True)]
-    return replace(index, apart=np.array(apart, np.float32))
+    held_out = held_out_images[: min(len(held_out_images), MEASURED)]
+    expanded = _known(pipeline, held_out)
+    each = zip(codes_of(pipeline, held_out, expanded), group_of(groups, expanded.stratum).tolist(), strict=True)
+    distances = [index.nearest(code, g, 1)[1][0] for code, g in each]
+    return replace(index, held_out_distances=np.array(distances, np.float32))
 
 
-def kinds(pipeline: Pipeline) -> np.ndarray:
-    """(S,) the kind of each stratum: its conditions but for those that are measured, which differ by light."""
-    schema = pipeline.schema
-    columns = schema._strata_columns
-    if not columns:
+@torch.no_grad()
+def model_codes(model: Model, x: Tensor, c: Tensor | None) -> np.ndarray:
+    """(B, K) float64 codes by which images are compared.
+
+    Posterior means of a VAE; whitened features of a patch_gaussian, averaged over the locations that count; of other
+    models the items themselves, feature maps averaged over all locations.
+    """
+    if isinstance(model, ConditionalVAE):
+        codes = model.encode(x, c).mean
+    elif isinstance(model, PatchGaussian):
+        cell = model.cell(c, len(x))
+        counted = (~model.ignored[cell]).float()  # (B, P)
+        codes = (model.whiten(x, cell) * counted[:, :, None]).sum(1) / counted.sum(1, keepdim=True)
+    else:
+        codes = x.flatten(2).mean(2) if _of_patches(model) else x.flatten(1)
+    return codes.cpu().double().numpy()
+
+
+def code_size(model: Model) -> int:
+    """K of `model_codes`."""
+    if isinstance(model, ConditionalVAE):
+        return model.latent_dim
+    return model.shape[0] if isinstance(model, PatchGaussian) or _of_patches(model) else int(np.prod(model.shape))
+
+
+def codes_of(pipeline: Pipeline, images: ImageSet, expanded: Expanded) -> np.ndarray:
+    """(N, K) codes of images under their one row each.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    rows = one_row_each(pipeline, images, expanded)
+    return np.concatenate([model_codes(pipeline.model, some.x, some.c) for some in rows])
+
+
+def groups_of(pipeline: Pipeline) -> np.ndarray:
+    """(S,) the group of each Mondrian group: its conditions but for measured image factors, which are compared."""
+    schema, measured = pipeline.schema, pipeline.settings.conditioning.measure
+    if not schema.strata_columns:
         return np.zeros(1, np.int64)
-    told = [i for i, column in enumerate(columns) if column.name not in pipeline.settings.measure]
-    return np.unique(schema._strata[:, told], axis=0, return_inverse=True)[1].reshape(-1)
+    given = [i for i, column in enumerate(schema.strata_columns) if column.name not in measured]
+    return np.unique(schema.strata[:, given], axis=0, return_inverse=True)[1].reshape(-1)
 
 
-@torch.no_grad()
-def codes_of(pipeline: Pipeline, items: ImageSet, unknown: Unknown | None = None) -> np.ndarray:
-    """(N, K) float64 codes of images, as `KnownGood` holds them."""
-    found = []
-    for chunk in pipeline.best_rows(items, unknown):
-        patches = pipeline.model.patches
-        if patches is None:
-            found.append(pipeline.model.encode(chunk.x, chunk.c).mean.cpu().double().numpy())
-        else:
-            found.append(pooled(patches, chunk.x, chunk.c))
-    return np.concatenate(found)
+def group_of(groups: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    """(N,) the group of items in Mondrian groups (N,); −1 for those in none."""
+    return np.where(stratum >= 0, groups[stratum], -1)
 
 
-@torch.no_grad()
-def pooled(patches: Patches, x: Tensor, c: Tensor | None) -> np.ndarray:
-    """(B, F) float64: whitened features of grids (B, F, h, w), averaged over all places."""
-    return patches.whiten(x, patches.cell(c, len(x))).mean(1).cpu().double().numpy()
+def scaled_images(pipeline: Pipeline, images: ImageSet) -> Tensor:
+    """(N, C, h, w) float32 images as the model's pixels are prepared, scaled; before alignment."""
+    representation: Any = pipeline.representation
+    pixels = representation if isinstance(representation, Pixels) else representation.pixels
+    return pixels.scale(torch.from_numpy(pixels.read(images, None, READERS)[0]))
 
 
-def light_of(pixels: Pixels, prepared: np.ndarray) -> np.ndarray:
-    """(B, 2) float32 brightness and contrast of prepared images (B, C, H, W), their values scaled."""
-    x = np.moveaxis(pixels.scale(torch.from_numpy(prepared)).double().numpy(), 1, -1)
-    return np.stack([MEASURES[name](x) for name in LIGHT], axis=1).astype(np.float32)
+def factors_of(x: Tensor) -> np.ndarray:
+    """(B, 2) float32 brightness and contrast of scaled images (B, C, h, w)."""
+    values = np.moveaxis(x.double().numpy(), 1, -1)
+    return np.stack([MEASURES[name](values) for name in FACTORS], axis=1).astype(np.float32)
 
 
-def pixels_of(pipeline: Pipeline) -> Pixels:
-    """How the model's images are prepared."""
-    representation = pipeline.representation
-    if isinstance(representation, Features | Edges):
-        return representation.pixels
-    assert isinstance(representation, Pixels)
-    return representation
-
-
-def _looked_at(pipeline: Pipeline, images: ImageSet, kind: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    pixels, light = pixels_of(pipeline), []
-    channels, height, width = pixels.shape
-    share = min(1.0, LOOK / max(height, width))
-    size = [max(1, round(side * share)) for side in (height, width)]
-    count = count if count <= KINDS else 0
-    total, counts = np.zeros((count + 1, channels, *size)), np.zeros(count + 1)
+def _measured(pipeline: Pipeline, images: ImageSet, group: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image factors (M, 2), and mean images (G + 1, C, H, W) by group; G is 0 if there are too many groups."""
+    count = count if count <= GROUPS else 0
+    factors, total, counts = [], None, np.zeros(count + 1)
     for start in range(0, len(images), AT_ONCE):
-        rows = np.arange(start, min(start + AT_ONCE, len(images)))
-        prepared, _ = pixels.read(images, rows, 4)
-        light.append(light_of(pixels, prepared))
-        small = interpolate(pixels.scale(torch.from_numpy(prepared)), size=size, mode="area").numpy()
-        for one, own in zip(small, kind[rows].tolist(), strict=True):
-            for k in {own if own < count else count, count}:
-                total[k] += one
-                counts[k] += 1
-    look = total / np.maximum(counts, 1)[:, None, None, None]
-    return np.concatenate(light), look.astype(np.float16)
+        x = scaled_images(pipeline, images[start : start + AT_ONCE])
+        factors.append(factors_of(x))
+        share = min(1.0, SIDE / max(x.shape[2:]))
+        small = interpolate(x, size=[max(1, round(side * share)) for side in x.shape[2:]], mode="area").numpy()
+        total = np.zeros((count + 1, *small.shape[1:])) if total is None else total
+        for one, own in zip(small, group[start : start + AT_ONCE].tolist(), strict=False):
+            for g in {own if 0 <= own < count else count, count}:
+                total[g] += one
+                counts[g] += 1
+    assert total is not None
+    means = total / np.maximum(counts, 1)[:, None, None, None]
+    return np.concatenate(factors), means.astype(np.float16)
+
+
+def _known(pipeline: Pipeline, images: ImageSet) -> Expanded:
+    return pipeline.schema.expand(images.conditions, len(images), unknown="error")
+
+
+def _of_patches(model: Model) -> bool:
+    return bool(getattr(model, "patches", False))
