@@ -1,4 +1,16 @@
-"""stub"""
-def explain(*a, **k): return []
-def reference_index(*a, **k): return None
-Explanation = object
+"""Why an image is anomalous: where, by how much, and how it compares with the normal images fitted to."""
+
+from knowngood.detector.explain.build import explain
+from knowngood.detector.explain.explanation import Component, Explanation, ImageFactor, Latent, Nearest
+from knowngood.detector.explain.reference import ReferenceIndex, reference_index
+
+__all__ = [
+    "Component",
+    "Explanation",
+    "ImageFactor",
+    "Latent",
+    "Nearest",
+    "ReferenceIndex",
+    "explain",
+    "reference_index",
+]

@@ -1,4 +1,4 @@
-"""What is said of one image: plain arrays, numbers and sentences."""
+"""The explanation of one image: plain arrays, numbers and sentences."""
 
 from __future__ import annotations
 
@@ -8,79 +8,79 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from knowngood.calibration.regions import Region
+    from knowngood.calibration import Region
 
-NOTABLE = 0.03  # change of light that is told
+NOTABLE = 0.03  # change of an image factor that is reported
 
 
 class Component(NamedTuple):
-    """A feature, or a direction of edges, at the oddest place."""
+    """A feature, or an orientation of HOG, at the peak of the anomaly map."""
 
-    name: str  # 'block 4, feature 17', 'an edge lighter to the right'
-    deviation: float  # from what the model expects: in standard deviations of good images there, of edges in its σ
+    name: str  # 'block 4, feature 17', 'the gradient to the right'
+    deviation: float  # from its expected value, in standard deviations
 
 
 class Latent(NamedTuple):
-    """A dimension of the code."""
+    """A dimension of the latent code of a VAE."""
 
     dimension: int
-    nats: float  # KL of the posterior from the prior
-    deviation: float | None  # of its mean from that of good images, in their standard deviations; None if not known
+    nats: float  # KL divergence of the posterior from the prior
+    deviation: float | None  # of its mean from that of normal images, in standard deviations; None if not known
 
 
-class Nuisance(NamedTuple):
-    """How the light of the image compares with that of good images of its condition."""
+class ImageFactor(NamedTuple):
+    """An image factor, compared with normal images under the same conditions."""
 
     name: str  # 'brightness' or 'contrast'
-    value: float  # of the image as the nets see it
-    usual: float  # median of good images
-    low: float  # 2.5 % and 97.5 % quantiles of good images
+    value: float  # of the image as the model sees it
+    median: float  # of normal images
+    low: float  # 2.5 % and 97.5 % quantiles of normal images
     high: float
-    explained_away: bool  # the model was fitted so that this change does not count
+    explained_away: bool  # the model accounts for this change: it does not raise the score
 
     @property
     def change(self) -> float:
-        """As a share of what is usual, −0.18 for 18 % less."""
-        return self.value / self.usual - 1 if self.usual else 0.0
+        """As a share of the median, −0.18 for 18 % less."""
+        return self.value / self.median - 1 if self.median else 0.0
 
     @property
-    def unusual(self) -> bool:
-        """Outside what 95 % of good images have, and 3 % off at least."""
+    def outside_normal_range(self) -> bool:
+        """Outside the range of 95 % of normal images, and at least 3 % from their median."""
         return not self.low <= self.value <= self.high and abs(self.change) >= NOTABLE
 
 
 class Nearest(NamedTuple):
-    """A good image that the model was fitted on."""
+    """A normal image that the model was fitted to."""
 
     id: str
-    distance: float  # between codes
+    distance: float  # Euclidean, between codes
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Explanation:
-    """Why an image has the score it has. Arrays of images are (h, w, C) as the nets see them, scaled to 0…1.
+    """Why an image has its score. Arrays (h, w, C) are images as the model sees them, scaled to 0…1.
 
     Attributes:
         id, anomaly_score, p_value, is_anomalous, condition: as in the table of `Detector.detect`.
-        image: (H, W, C) the image itself, its own type.
-        seen: (h, w, C) the image resized, cropped and padded for the nets; of one seen in tiles the tile of the peak,
-            to which all but the map, the peak and the regions belong.
-        reconstruction: (h, w, C) what the model makes of it; None for a model of features or edges.
-        residual: (h, w, C) seen − reconstruction; for a model of features or edges (h, w) on its grid: the root mean
-            square of the whitened features, or of the edges in the model's σ, that it does not explain, about 1 or less
-            where all is well.
-        usual: (h, w, C) the mean of good images of this condition, reduced; None without an index of good images.
-        map: (H, W) anomaly map over the image, higher is odder; None where the score has none.
-        peak: (row, column) of its largest value, in pixels of the image.
-        components: features or directions of edges that deviate most at the peak of the map on its grid (without a map
-            of the residual), by |deviation|; none for a model of pixels.
-        latents: dimensions with the largest KL; for a model of features those of the place of the peak.
-        nuisances: brightness and contrast against good images of this condition.
-        nearest: good images with the nearest codes, and `farther`: the share of held-out good images that lie less far
-            from their nearest one (None if not known).
-        regions: regions of the map where the detector finds them, with boxes and p-values.
-        missing: what is left out → why.
-        sentences: all of it in plain words, the verdict first.
+        image: (H, W, C) the image itself, in its own type.
+        model_input: (h, w, C) the image resized, cropped and padded for the model. With tiles it is the tile of the
+            peak, and all but the map, the peak and the regions are about this tile.
+        reconstruction: (h, w, C) by a VAE on pixels; None for other models.
+        residual: (h, w, C) model_input − reconstruction, for a VAE on pixels. (h, w) on the model's grid for a VAE on
+            HOG and for patch_gaussian: the root mean square deviation from the expected value, in standard deviations;
+            about 1 or less for a normal image. None for memory_bank.
+        mean_image: (h, w, C) mean of normal images under these conditions, reduced; None without a reference index.
+        map: (H, W) anomaly map of the image, higher is more anomalous; None where the score has none.
+        peak: (row, column) of the largest value of the map, in pixels of the image.
+        components: features or orientations that deviate most at the peak of the map on the model's grid (of the
+            residual, without a map), by |deviation|; none for a VAE on pixels and for memory_bank.
+        latents: dimensions with the largest KL divergence, for a VAE.
+        image_factors: brightness and contrast, compared with normal images under these conditions.
+        nearest: normal images with the nearest codes; `farther_than`: the share 0…1 of held-out normal images that lie
+            closer to their nearest one (None if not known).
+        regions: of the map, with boxes and p-values, where the maps are calibrated.
+        missing: name of an attribute that is not available → why.
+        sentences: all of it in words, the verdict first. summary: one sentence for a table.
     """
 
     id: str
@@ -89,17 +89,17 @@ class Explanation:
     is_anomalous: bool
     condition: str
     image: np.ndarray
-    seen: np.ndarray
+    model_input: np.ndarray
     reconstruction: np.ndarray | None = None
     residual: np.ndarray | None = None
-    usual: np.ndarray | None = None
+    mean_image: np.ndarray | None = None
     map: np.ndarray | None = None
     peak: tuple[int, int] | None = None
     components: tuple[Component, ...] = ()
     latents: tuple[Latent, ...] = ()
-    nuisances: tuple[Nuisance, ...] = ()
+    image_factors: tuple[ImageFactor, ...] = ()
     nearest: tuple[Nearest, ...] = ()
-    farther: float | None = None
+    farther_than: float | None = None
     regions: tuple[Region, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
     sentences: tuple[str, ...] = ()
@@ -119,12 +119,16 @@ class Explanation:
             "peak": None if self.peak is None else list(self.peak),
             "components": [one._asdict() for one in self.components],
             "latents": [one._asdict() for one in self.latents],
-            "nuisances": [one._asdict() | {"change": one.change, "unusual": one.unusual} for one in self.nuisances],
+            "image_factors": [
+                one._asdict() | {"change": one.change, "outside_normal_range": one.outside_normal_range}
+                for one in self.image_factors
+            ],
             "nearest": [one._asdict() for one in self.nearest],
-            "farther": self.farther,
+            "farther_than": self.farther_than,
             "regions": [
                 {"box": list(r.box), "peak": r.peak, "area": r.area, "p_value": r.p_value} for r in self.regions
             ],
             "missing": dict(self.missing),
             "sentences": list(self.sentences),
+            "summary": self.summary,
         }

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-from knowngood.data.image_factors import NUISANCES
-from knowngood.detector.explain.explanation import Explanation, Nuisance
+from knowngood.data.image_factors import MEASURES
+from knowngood.detector.explain.explanation import Explanation, ImageFactor
 
-FAR = 0.95  # of held-out good images are nearer to their nearest one
-SLIGHT = 0.02  # of the range of values that a difference has to reach to be named
-NAMED = 3  # neighbours
-
-
-def sentences(found: Explanation, alpha: float) -> tuple[str, ...]:
-    """Verdict, place, what is odd there, light, and good images to compare with."""
-    said = [_verdict(found, alpha), _place(found), _regions(found), _what(found)]
-    said += [_light(one, found.condition) for one in found.nuisances if one.unusual]
-    if found.nuisances and not any(one.unusual for one in found.nuisances):
-        said.append("Its brightness and contrast are as usual.")
-    said.append(_nearest(found))
-    return tuple(text for text in said if text)
+FAR = 0.95  # share of held-out normal images that are closer to their nearest one
+SLIGHT = 0.02  # of the range of values: a smaller difference is not reported
+NAMED = 3  # nearest images
 
 
-def summary(found: Explanation) -> str:
+def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
+    """Verdict, peak, regions, what deviates there, image factors, and the nearest normal images."""
+    texts = [_verdict(one, alpha), _peak(one), _regions(one), _deviation(one)]
+    outside = [factor for factor in one.image_factors if factor.outside_normal_range]
+    texts += [_factor(factor, one.condition) for factor in outside]
+    if one.image_factors and not outside:
+        texts.append("Its brightness and contrast are in the normal range.")
+    texts.append(_nearest(one))
+    return tuple(text for text in texts if text)
+
+
+def summary(one: Explanation) -> str:
     """One short sentence for a table."""
-    parts = [] if found.peak is None else [f"oddest {where(found)}"]
-    if found.regions:
-        n = len(found.regions)
+    parts = [] if one.peak is None else [f"peak {where(one)}"]
+    if one.regions:
+        n = len(one.regions)
         parts.append(f"{n} region{'s' * (n != 1)} above the threshold")
-    parts += [_change(one) for one in found.nuisances if one.unusual]
-    if found.nearest:
-        parts.append(f"most like {found.nearest[0].id}")
-    text = "; ".join(parts) or f"score {found.anomaly_score:.4g}"
+    parts += [change(factor) + _accounted(factor) for factor in one.image_factors if factor.outside_normal_range]
+    if one.nearest:
+        parts.append(f"nearest normal image {one.nearest[0].id}")
+    text = "; ".join(parts) or f"score {one.anomaly_score:.4g}"
     return text[0].upper() + text[1:] + "."
 
 
-def where(found: Explanation) -> str:
-    """The peak in words: 'at the lower left'."""
-    assert found.peak is not None
-    height, width = found.image.shape[:2]
-    row = ("upper", "", "lower")[min(2, 3 * found.peak[0] // height)]
-    column = ("left", "", "right")[min(2, 3 * found.peak[1] // width)]
+def where(one: Explanation) -> str:
+    """The peak in words: 'at the lower left corner'."""
+    assert one.peak is not None
+    height, width = one.image.shape[:2]
+    row = ("upper", "", "lower")[min(2, 3 * one.peak[0] // height)]
+    column = ("left", "", "right")[min(2, 3 * one.peak[1] // width)]
     if not row and not column:
         return "in the centre"
-    return f"at the {' '.join(part for part in (row, column) if part)}" + (
-        " side" if not row or not column else " corner"
-    )
+    return f"at the {row} {column} corner" if row and column else f"at the {row or column} side"
 
 
 def percent(share: float) -> str:
@@ -52,76 +51,81 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 9.95 else f"{value:.1f} %"
 
 
-def _verdict(found: Explanation, alpha: float) -> str:
-    p = f"p = {found.p_value:.2g}"
-    if found.is_anomalous:
-        return f"Flagged, {p}: of good images some {percent(found.p_value)} have a p-value this small."
-    return f"Not flagged, {p}, at a false-alarm rate of {percent(alpha)}."
+def change(factor: ImageFactor) -> str:
+    """'18 % darker than the median normal image'."""
+    words = {"brightness": ("brighter", "darker"), "contrast": ("more contrast", "less contrast")}
+    return f"{percent(factor.change)} {words[factor.name][factor.change <= 0]} than the median normal image"
 
 
-def _place(found: Explanation) -> str:
-    if found.peak is None:
+def _verdict(one: Explanation, alpha: float) -> str:
+    p = _p(one.p_value)
+    if one.is_anomalous:
+        return f"Anomalous, {p}: {percent(one.p_value)} of normal images have a p-value this small."
+    return f"Not anomalous at a false-alarm rate of {percent(alpha)}, {p}."
+
+
+def _p(value: float) -> str:
+    """'p = .003'."""
+    return f"p = {value:.2g}".replace("= 0.", "= .")
+
+
+def _peak(one: Explanation) -> str:
+    if one.peak is None:
         return ""
-    row, column = found.peak
-    height, width = found.image.shape[:2]
-    return f"It is oddest {where(found)}, at row {row} and column {column} of {height}×{width} pixels."
+    row, column = one.peak
+    height, width = one.image.shape[:2]
+    return f"The anomaly map is largest {where(one)}, at row {row} and column {column} of {height}×{width} pixels."
 
 
-def _regions(found: Explanation) -> str:
-    if not found.regions:
+def _regions(one: Explanation) -> str:
+    if not one.regions:
         return ""
-    first = found.regions[0]
+    n, first = len(one.regions), one.regions[0]
     top, left, bottom, right = first.box
-    n = len(found.regions)
-    lead = "One region lies" if n == 1 else f"{n} regions lie"
-    p = "" if first.p_value is None else f", p = {first.p_value:.2g}"
-    which = "It spans" if n == 1 else "The oddest spans"
+    lead = "One region of the map is" if n == 1 else f"{n} regions of the map are"
+    which = "It spans" if n == 1 else "The most anomalous one spans"
+    p = "" if first.p_value is None else f", {_p(first.p_value)}"
     span = f"rows {top} to {bottom - 1} and columns {left} to {right - 1}"
-    return f"{lead} above the threshold of the map. {which} {span}{p}."
+    return f"{lead} above the threshold. {which} {span}{p}."
 
 
-def _what(found: Explanation) -> str:
-    if found.components:
-        first = found.components[0]
+def _deviation(one: Explanation) -> str:
+    if one.components:
+        first = one.components[0]
         side = "above" if first.deviation > 0 else "below"
         return (
-            f"There {first.name} is {abs(first.deviation):.1f} standard deviations {side} what the model expects, "
-            "more than any other feature."
+            f"There, {first.name} deviates most: it is {abs(first.deviation):.1f} standard deviations {side} its "
+            "expected value."
         )
-    if found.residual is None or found.reconstruction is None:
+    if one.residual is None or one.reconstruction is None:
         return ""
-    delta = found.residual.mean(-1)
-    at = abs(delta).argmax()
-    largest = float(delta.reshape(-1)[at])
+    delta = one.residual.mean(-1)
+    largest = float(delta.reshape(-1)[abs(delta).argmax()])
     if abs(largest) < SLIGHT:
         return ""
     side = "brighter" if largest > 0 else "darker"
-    return f"At most it is {percent(largest)} of the range of values {side} than the model expects."
+    return f"It is at most {percent(largest)} of the range of values {side} than its reconstruction."
 
 
-def _change(one: Nuisance) -> str:
-    words = {"brightness": ("brighter", "darker"), "contrast": ("more contrast", "less contrast")}
-    more = words[one.name][0 if one.change > 0 else 1]
-    return f"{percent(one.change)} {more} than usual" + (" (explained away)" if one.explained_away else "")
+def _factor(factor: ImageFactor, condition: str) -> str:
+    given = [part for part in condition.split(", ") if part not in ("", "all") and part.split("=")[0] not in MEASURES]
+    of = f" of {', '.join(given)}" if given else ""
+    verb = "It is" if factor.name == "brightness" else "It has"
+    return f"{verb} {change(factor)}{of}{_accounted(factor)}."
 
 
-def _light(one: Nuisance, condition: str) -> str:
-    text = _change(one)
-    parts = [part for part in condition.split(", ") if part not in ("", "all") and part.split("=")[0] not in NUISANCES]
-    told = f" for {', '.join(parts)}" if parts else ""
-    verb = "It is" if one.name == "brightness" else "It has"
-    head, _, tail = text.partition(" (")
-    return f"{verb} {head}{told}{' (' + tail if tail else ''}."
+def _accounted(factor: ImageFactor) -> str:
+    return " (the model accounts for that)" if factor.explained_away else ""
 
 
-def _nearest(found: Explanation) -> str:
-    if not found.nearest:
+def _nearest(one: Explanation) -> str:
+    if not one.nearest:
         return ""
-    names = [one.id for one in found.nearest[:NAMED]]
-    text = f"The good images most like it are {', '.join(names[:-1])} and {names[-1]}"
+    names = [near.id for near in one.nearest[:NAMED]]
+    text = f"The nearest normal images are {', '.join(names[:-1])} and {names[-1]}"
     if len(names) == 1:
-        text = f"The good image most like it is {names[0]}"
-    if found.farther is not None and found.farther >= FAR:
-        share = "all" if found.farther == 1 else percent(found.farther) + " of"
-        text += f", yet it lies farther from them than {share} good images that were held out"
+        text = f"The nearest normal image is {names[0]}"
+    if one.farther_than is not None and one.farther_than >= FAR:
+        share = "all" if one.farther_than == 1 else f"{percent(one.farther_than)} of"
+        text += f"; it is farther from them than {share} held-out normal images are from theirs"
     return text + "."
