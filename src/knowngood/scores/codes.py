@@ -9,7 +9,7 @@ from torch import Tensor
 
 from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE
-from knowngood.representations.gradients import oriented_gradients
+from knowngood.representations.hog_features import hog as oriented_gradients
 
 LEAST_SIDE = 8
 Of = Literal["latent", "pixels", "residual", "gradients"]
