@@ -244,7 +244,7 @@ def test_files_that_hold_no_tensors(tmp_path: Path) -> None:
     torch.save({"model": {"_bn0.bias": torch.zeros(1)}}, other)
     (tmp_path / "d.safetensors").write_text("weights")
     for path in (text, trap, tmp_path / "d.safetensors"):
-        with pytest.raises(SettingsError, match="no file of tensors"):
+        with pytest.raises(SettingsError, match="not a file of tensors"):
             read_tensors(path)
     with pytest.raises(SettingsError, match="something else"):
         read_tensors(other)

@@ -1,4 +1,7 @@
-"""What the nets see: images as pixels, edges or features, or rows of a table. Fitted once, saved as JSON, and back."""
+"""What a model sees of an item: pixels, HOG, features of a frozen backbone, or the columns of a table.
+
+A representation is fitted once on training items; then it is frozen and saves as JSON and tensors. See `base`.
+"""
 
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.cached import cached_features

@@ -1,4 +1,4 @@
-"""The features of a whole set, computed once: in memory, or in a file that is read as if it were."""
+"""The features of all images of a set, computed once: in memory, or in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from knowngood.data.imageset import ImageSet
-from knowngood.errors import DataError
+from knowngood.representations.base import raise_first
 from knowngood.representations.features import Features
 
-AT_ONCE = 64  # images between two reports
+CHUNK = 64  # images between two calls of `progress`
 
 
 def cached_features(
@@ -30,9 +30,9 @@ def cached_features(
 
     Args:
         folder: where a file is written if they take more than `memory_gb` GiB; default the system's folder for
-            temporary files. It goes when the array does.
-        workers: threads that read and prepare image files.
-        progress: called with the images done and all of them, after each part.
+            temporary files. The file is deleted with the array.
+        workers: threads that read and decode image files.
+        progress: called with the number of images done and of all images, after each part.
 
     Raises:
         DataError: an image cannot be read or does not fit; names the first one.
@@ -43,21 +43,19 @@ def cached_features(
     def new(dtype: np.dtype) -> np.ndarray:
         return np.empty(shape, dtype) if in_memory else _in_file(shape, dtype, folder)
 
-    found = new(np.dtype(representation.stored))
-    for start in range(0, len(images), AT_ONCE):
-        index = np.arange(start, min(start + AT_ONCE, len(images)))
+    features = new(np.dtype(representation.stored))
+    for start in range(0, len(images), CHUNK):
+        index = np.arange(start, min(start + CHUNK, len(images)))
         part, errors = representation.read(images, index, workers)
-        if errors:
-            first = min(errors)
-            raise DataError(f"{images.ids[first]}: {errors[first]}")
-        if part.dtype.itemsize > found.dtype.itemsize:  # beyond float16
+        raise_first(images.ids, errors)
+        if part.dtype.itemsize > features.dtype.itemsize:  # a value exceeds float16
             wider = new(part.dtype)
-            wider[:start] = found[:start]
-            found = wider
-        found[index] = part
+            wider[:start] = features[:start]
+            features = wider
+        features[index] = part
         if progress is not None:
             progress(int(index[-1]) + 1, len(images))
-    return found
+    return features
 
 
 def _in_file(shape: tuple[int, ...], dtype: np.dtype, folder: str | Path | None) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Images as features of a frozen backbone on a grid of cells, and the way back for maps."""
+"""Images as feature maps of a frozen backbone on a grid of locations, and the way back for maps.
+
+With `align`, invariant to small shifts (rotations, scalings) against the mean normal image; with `illumination`, to a
+change of brightness by a factor. Otherwise as invariant as the backbone: pretrained networks tolerate small changes of
+brightness and contrast, and each location keeps its position.
+"""
 
 from __future__ import annotations
 
@@ -9,45 +14,44 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import PrivateAttr
 from torch import Tensor, nn
 
 from knowngood.config import FeatureOptions, LiteOptions
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.representations.alignment.references import References, Registered, as_it_is
+from knowngood.representations.alignment.references import References, Registered, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.backbones.efficientnet_lite import EfficientNetLite
+from knowngood.representations.base import Fitted, raise_first
 from knowngood.representations.pixels import Pixels
 
-IMAGE_SIZE = 384  # both sides, where the settings say nothing
+IMAGE_SIZE = 384  # both sides, if no image_size is given
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
-PROBED = 8  # training images that show what the features are like
-TOGETHER, TOGETHER_ON_CPU = 64, 2  # images that go through the backbone at a time: on a CPU few stay in its cache
+PROBED = 8  # training images from which widths and dtype are determined
+BATCH, BATCH_ON_CPU = 64, 2  # images in the backbone at a time: on a CPU few fit its cache
 NOT_FINITE = "its features are NaN or infinite"
-REFERENCES = "references."  # begins the names of the tensors that are not the backbone's
+REFERENCES = "references."  # prefix of the tensors that are not the backbone's
 
 
-class Features(BaseModel):
+class Features(Fitted):
     """How images become features (F, h, w). Fitted once; plain JSON, and a backbone beside it.
 
-    Images are prepared by `pixels`, scaled to 0…1, and brought to their usual place and light if the settings `align`
-    and `illumination` say so; grey ones become three equal channels. Every map of the backbone is averaged over
-    `average`² cells, borders over what they have, brought to `grid` and put below the others (arXiv:2106.08265,
-    section 3.1, keeps places in the same way).
+    Images are prepared by `pixels`, scaled to 0…1, registered to the mean normal image and corrected to its mean
+    illumination if the options `align` and `illumination` say so. Grey images become three equal channels. Every map
+    of the backbone is averaged over `average`² cells (at a border over those inside), resampled to `grid`, and
+    concatenated with the others along the features (as in arXiv:2106.08265, section 3.1).
 
     grid: (h, w), the image's sides over `stride`, rounded.
     widths: features of each map; their sum is F.
-    fingerprint: of the backbone; another is refused.
-    stored: how features are kept, float16 unless rounding to it would cost some of them 1 % of their spread.
-    references: what is usual, None where images are taken as they are. Kinds of image are told apart by the conditions
-        that the images carry.
+    fingerprint: of the backbone; another one is refused.
+    stored: dtype that `read` gives: float16, unless rounding costs some feature 1 % of its standard deviation.
+    references: mean normal images and illuminations, None if images are taken as they are. The conditions of an image
+        say which kind it is.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     options: FeatureOptions
     pixels: Pixels
@@ -68,15 +72,15 @@ class Features(BaseModel):
         backbone: Backbone | None = None,
         columns: tuple[Column, ...] = (),
     ) -> Features:
-        """From the training images and `settings.features`. Without an `image_size` they become 384×384.
+        """From the training images. Without an `image_size` they become 384×384.
 
         Args:
-            backbone: one of your own, for the features "own" only.
-            columns: conditions of the images, by which kinds of image have a usual place and light of their own.
+            backbone: an object of your own, for the backbone "own" only.
+            columns: conditions of the images, whose values define kinds with a reference of their own.
 
         Raises:
-            SettingsError: no features are set, the backbone or its weights are missing or superfluous, or the grid is
-                finer or coarser than can be.
+            SettingsError: the backbone or its weights are missing or superfluous, or the stride is larger than the
+                image.
             DataError: as `Pixels.fit` and `References.fit`; images with other than 1 or 3 channels; a backbone that
                 breaks its contract.
         """
@@ -84,20 +88,19 @@ class Features(BaseModel):
             backbone = options.backbone.build()
         elif options.backbone.name != "own":
             raise SettingsError(
-                f"a backbone object of your own goes with backbone='own', not with '{options.backbone.name}'; set "
-                "representation={'name': 'features', 'backbone': 'own'}"
+                f"a backbone of your own goes with the option backbone='own', not with '{options.backbone.name}'"
             )
         assert backbone is not None
         sized = options if options.image_size else options.model_copy(update={"image_size": IMAGE_SIZE})
         pixels = Pixels.fit(images, sized)
         channels, height, width = pixels.shape
         if channels not in (1, 3):
-            raise DataError(f"features are of grey or colour images; these have {channels} channels")
+            raise DataError(f"features need grey or colour images (1 or 3 channels); these have {channels} channels")
         if options.stride > min(height, width):
             raise SettingsError(
                 f"features: stride = {options.stride} is larger than the resized image, {height}×{width}"
             )
-        found = cls(
+        draft = cls(
             options=options,
             pixels=pixels,
             grid=(round(height / options.stride), round(width / options.stride)),
@@ -106,17 +109,15 @@ class Features(BaseModel):
             stored="float32",
             references=References.fit(images, pixels, sized, columns),
         )
-        found._adopt(backbone)
+        draft._adopt(backbone)
         chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
         prepared, errors = pixels.read(images, chosen)
-        if errors:
-            first = min(errors)
-            raise DataError(f"{images.ids[first]}: {errors[first]}")
-        maps = found._maps(found._register(prepared, found._kinds(images, chosen)).images)
-        probe = found._on_grid(maps)
+        raise_first(images.ids, errors)
+        maps = draft._maps(draft._registered(prepared, draft._kinds(images, chosen)).images)
+        probe = draft._on_grid(maps)
         if not probe.isfinite().all():
             raise DataError(f"{images.name}: the backbone makes NaN or infinite features of the training images")
-        fitted = found.model_copy(
+        fitted = draft.model_copy(
             update={
                 "widths": tuple(m.shape[1] for m in maps),
                 "stored": "float16" if _fits_half(probe) else "float32",
@@ -125,16 +126,16 @@ class Features(BaseModel):
         fitted._adopt(backbone)
         return fitted
 
-    # What the nets see ----------------------------------------------------------------------------------------------
+    # What the model sees ----------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(F, h, w) of a prepared image."""
+        """(F, h, w)."""
         return (sum(self.widths), *self.grid)
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory of one prepared image."""
+        """Memory of the features of one image as `read` gives them."""
         return int(np.prod(self.shape)) * np.dtype(self.stored).itemsize
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
@@ -142,84 +143,85 @@ class Features(BaseModel):
         self.pixels.check(shape, dtype)
 
     def prepare(self, image: np.ndarray, conditions: Mapping[str, Any] | None = None) -> np.ndarray:
-        """One image (h, w, c), with what is known of it, → its features (F, h, w), as `read` gives them.
+        """One image (h, w, c) and its conditions → its features (F, h, w), as `read` gives them.
 
         Raises:
             DataError: the image does not fit the model, or its features are not finite.
         """
-        told = {name: np.array([value], dtype=object) for name, value in (conditions or {}).items()}
-        kinds = None if self.references is None else self.references.kinds(told, 1)
-        values = self._features(self._register(self.pixels.prepare(image)[None], kinds).images)
-        if not np.isfinite(values).all():
+        values = {name: np.array([value], dtype=object) for name, value in (conditions or {}).items()}
+        kinds = None if self.references is None else self.references.kinds(values, 1)
+        features = self._features(self._registered(self.pixels.prepare(image)[None], kinds).images)
+        if not np.isfinite(features).all():
             raise DataError(NOT_FINITE)
-        return values.astype(self._holding(values))[0]
+        return features.astype(self._dtype(features))[0]
 
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """`read_and_locate` without the places."""
+        """Features (M, F, h, w) of images, and why some have none: `read_and_locate` without transforms."""
         return self.read_and_locate(images, index, workers)[:2]
 
     def read_and_locate(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str], list[Transform]]:
-        """The images at `index` (M,), default all, prepared: (M, F, h, w); why some could not be, by index; and where
-        each one lay, see `transforms`.
+        """Features (M, F, h, w) of the images at `index` (M,), default all; why some have none, by index; and the
+        transform of each image, see `transforms`.
 
-        Those have zeros. The dtype is `stored`, or float32 if some feature of these images is beyond float16.
-        `workers`: threads that read and prepare files.
+        Unreadable images have zeros. The dtype is `stored`, or float32 if a feature of these images exceeds float16.
+        `workers`: threads that read and decode files.
 
         Raises:
             DataError: images of an array, all alike, do not fit.
         """
         index = np.arange(len(images)) if index is None else index
-        found = np.zeros((len(index), *self.shape), dtype=self.stored)
+        features = np.zeros((len(index), *self.shape), dtype=self.stored)
         errors: dict[int, str] = {}
         transforms: list[Transform] = []
-        together = TOGETHER_ON_CPU if self._device.type == "cpu" else TOGETHER
-        for start in range(0, len(index), together):
-            rows = index[start : start + together]
+        size = BATCH_ON_CPU if self._device.type == "cpu" else BATCH
+        for start in range(0, len(index), size):
+            rows = index[start : start + size]
             prepared, bad = self.pixels.read(images, rows, workers)
-            registered = self._register(prepared, self._kinds(images, rows))
+            registered = self._registered(prepared, self._kinds(images, rows))
             values = self._features(registered.images)
             finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
             transforms += self._transforms(registered, rows, bad)
             bad = {**{int(i): NOT_FINITE for i in rows[~finite]}, **bad}
             values[[int(i) in bad for i in rows]] = 0
-            found = found.astype(np.result_type(found, self._holding(values)), copy=False)
-            found[start : start + len(rows)] = values
+            features = features.astype(np.result_type(features, self._dtype(values)), copy=False)
+            features[start : start + len(rows)] = values
             errors.update(bad)
-        return found, errors, transforms
+        return features, errors, transforms
 
     def scale(self, batch: Tensor) -> Tensor:
-        """Prepared features (B, F, h, w) → float32."""
+        """Features (B, F, h, w) of any dtype → float32."""
         return batch.float()
 
     def unscale(self, x: Tensor) -> Tensor:
-        """Features as they are: they have no other units."""
+        """Features as they are: they have no raw units."""
         return x
 
     def transforms(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> list[Transform]:
-        """Where each of the images at `index` (M,), default all, lay; those not `accepted` are seen as they lie."""
-        return self._found(images, index, workers)[0]
+        """Transforms (M,) of the images at `index` to their mean normal image; not `accepted`: left as it is."""
+        return self._located(images, index, workers)[0]
 
     def illumination_factors(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> np.ndarray:
-        """How many times as light as usual the images at `index` are, (M,): .82 is 18 % darker.
+        """Illumination of the images at `index` relative to the mean of their kind, (M,): .82 is 18 % darker.
 
-        All of that is undone within `illumination_limits`, else as far as these. NaN without `illumination`, for an image
-        that cannot be read, or whose kind is not known.
+        The factor is corrected within `illumination_limits`, beyond them as far as the limit. NaN without the option
+        `illumination`, for an unreadable image, or for one of unknown kind.
         """
-        return self._found(images, index, workers)[1]
+        return self._located(images, index, workers)[1]
 
     def illumination_limits(self, images: ImageSet, index: np.ndarray | None = None) -> np.ndarray:
-        """(M, 2) the smallest and the largest factor of light that is undone in each image; NaN as for `light`."""
+        """(M, 2) smallest and largest illumination factor that is corrected; NaN as in `illumination_factors`."""
         index = np.arange(len(images)) if index is None else index
         limits = np.full((len(index), 2), np.nan)
         kinds = self._kinds(images, index)
         if self.references is not None and kinds is not None:
             for row, kind in zip(limits, kinds.tolist(), strict=True):
-                light = self.references.references[kind].illumination if kind >= 0 else None
-                row[:] = (light.low, light.high) if light is not None else np.nan
+                illumination = self.references.by_kind[kind].illumination if kind >= 0 else None
+                if illumination is not None:
+                    row[:] = illumination.low, illumination.high
         return limits
 
     def to_image(
@@ -227,18 +229,18 @@ class Features(BaseModel):
     ) -> np.ndarray:
         """Maps over the grid (..., h, w) → (..., H, W) float32 over the source image of shape (H, W[, C]).
 
-        Bilinear between the centres of cells, constant beyond the outermost; by `transform` to where the image lay, the
-        smallest value where it shows what aligned images do not; then as `Pixels.to_image`.
+        Bilinear between the centres of cells, constant beyond the outermost. With a `transform`, back to the position
+        of the source image; where it shows what the reference does not, the smallest value. Then as `Pixels.to_image`.
         """
         if map.shape[-2:] != self.grid:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {self.grid[0]}, {self.grid[1]})")
         flat = torch.from_numpy(np.ascontiguousarray(map, dtype=np.float32).reshape(-1, 1, *self.grid))
         size = self.pixels.shape[1:]
-        whole = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
+        full = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
         if transform is not None and not transform.identity:
-            lowest = np.fmin.reduce(whole, axis=(1, 2))
-            whole = np.stack([unwarp(m - low, transform, size) + low for m, low in zip(whole, lowest, strict=True)])
-        return self.pixels.to_image(whole.reshape(*map.shape[:-2], *size), source_shape)
+            lowest = np.fmin.reduce(full, axis=(1, 2))
+            full = np.stack([unwarp(m - low, transform, size) + low for m, low in zip(full, lowest, strict=True)])
+        return self.pixels.to_image(full.reshape(*map.shape[:-2], *size), source_shape)
 
     # The backbone ---------------------------------------------------------------------------------------------------
 
@@ -250,37 +252,37 @@ class Features(BaseModel):
         return self
 
     def state(self) -> dict[str, Tensor]:
-        """What a saved model keeps: the backbone's folded weights, nothing of one of your own; and what is usual."""
-        usual = {} if self.references is None else self.references.tensors()
+        """The folded weights of a built-in backbone (none of one of your own), and the references."""
+        references = {} if self.references is None else self.references.state()
         weights = dict(self._ready().state_dict()) if isinstance(self.options.backbone, LiteOptions) else {}
-        return weights | {REFERENCES + name: tensor for name, tensor in usual.items()}
+        return weights | {REFERENCES + name: tensor for name, tensor in references.items()}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Features:
-        """A copy with the backbone that `tensors` gave; one of your own still has to come by `with_backbone`.
+        """A copy with the tensors that `state` gave; a backbone of your own is still missing, see `with_backbone`.
 
         Raises:
-            ArtifactError: they are not the tensors of this backbone, or what is usual is missing.
+            ArtifactError: they are not the tensors of this backbone, or the references are missing.
         """
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCES)}
+        loaded = self.model_copy()
         if self.references is not None:
-            usual = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
-            loaded = self.model_copy(update={"references": self.references.with_tensors(usual)})
-        else:
-            loaded = self.model_copy()
+            rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
+            loaded = self.model_copy(update={"references": self.references.with_state(rest)})
         if not isinstance(self.options.backbone, LiteOptions):
             return loaded
-        net = EfficientNetLite(self.options.backbone.name, self.options.backbone.blocks)
+        chosen = self.options.backbone
+        net = EfficientNetLite(chosen.name, chosen.blocks)
         try:
             net.load_state_dict(weights)
         except RuntimeError as error:
-            raise ArtifactError(f"these are no tensors of {self.options.backbone.name}: {error}") from None
+            raise ArtifactError(f"these are not the tensors of {chosen.name}: {error}") from None
         return loaded.with_backbone(net.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def with_backbone(self, backbone: Backbone) -> Features:
         """A copy with this backbone.
 
         Raises:
-            ArtifactError: it is not the one that the model was fitted with.
+            ArtifactError: it is another one than the model was fitted on.
         """
         given = backbone.fingerprint()
         if given != self.fingerprint:
@@ -303,49 +305,45 @@ class Features(BaseModel):
     def _ready(self) -> Any:
         if self._backbone is None:
             raise ArtifactError(
-                f"this model scores features of a backbone of your own, '{self.fingerprint}', which a saved model does "
-                "not hold; pass the object as backbone="
+                f"this model needs your own backbone '{self.fingerprint}', which a saved model does not contain; "
+                "pass the object as backbone="
             )
         return self._backbone
 
     def _kinds(self, images: ImageSet, index: np.ndarray) -> np.ndarray | None:
-        """(M,) which reference each image has, where there are any."""
+        """(M,) number of the reference of each image, None if there are none."""
         if self.references is None:
             return None
         conditions = {name: np.asarray(values)[index] for name, values in images.conditions.items()}
         return self.references.kinds(conditions, len(index))
 
-    def _register(self, prepared: np.ndarray, kinds: np.ndarray | None) -> Registered:
-        """Prepared pixels (B, C, H, W) → scaled, at their usual place and light."""
+    def _registered(self, prepared: np.ndarray, kinds: np.ndarray | None) -> Registered:
+        """Pixels (B, C, H, W) → scaled, registered, with the mean illumination."""
         x = torch.from_numpy(prepared)
         if self.references is not None and kinds is not None:
             return self.references.register(self.pixels.scale(x), kinds)
         return Registered(self.pixels.scale(x.to(self._device)), [], np.full(len(x), np.nan))
 
-    def _found(self, images: ImageSet, index: np.ndarray | None, workers: int) -> tuple[list[Transform], np.ndarray]:
-        """Where images lay and how light they were."""
+    def _located(self, images: ImageSet, index: np.ndarray | None, workers: int) -> tuple[list[Transform], np.ndarray]:
+        """Transforms and illumination factors."""
         index = np.arange(len(images)) if index is None else index
         if self.references is None:
             return self._transforms(None, index, {}), np.full(len(index), np.nan)
         transforms: list[Transform] = []
         factors: list[float] = []
-        for start in range(0, len(index), TOGETHER):
-            rows = index[start : start + TOGETHER]
+        for start in range(0, len(index), BATCH):
+            rows = index[start : start + BATCH]
             prepared, bad = self.pixels.read(images, rows, workers)
-            registered = self._register(prepared, self._kinds(images, rows))
+            registered = self._registered(prepared, self._kinds(images, rows))
             transforms += self._transforms(registered, rows, bad)
-            factors += np.where(np.isin(rows, list(bad)), np.nan, registered.factors).tolist()
+            factors += np.where(np.isin(rows, list(bad)), np.nan, registered.illumination_factors).tolist()
         return transforms, np.array(factors)
 
     def _transforms(self, registered: Registered | None, rows: np.ndarray, bad: Mapping[int, str]) -> list[Transform]:
-        """Where the images `rows` lay, and of those in `bad` why that is not known."""
+        """Transforms of the images `rows`; for those in `bad` the identity and the reason."""
         size = self.pixels.shape[1:]
-        found = (
-            registered.transforms
-            if registered is not None and registered.transforms
-            else [as_it_is(size) for _ in rows]
-        )
-        return [as_it_is(size, bad[i]) if i in bad else one for i, one in zip(rows.tolist(), found, strict=True)]
+        known = registered.transforms if registered and registered.transforms else [unchanged(size) for _ in rows]
+        return [unchanged(size, bad[i]) if i in bad else one for i, one in zip(rows.tolist(), known, strict=True)]
 
     def _features(self, images: Tensor) -> np.ndarray:
         """Scaled images (B, C, H, W) → (B, F, h, w) float32."""
@@ -362,28 +360,28 @@ class Features(BaseModel):
                 f"the backbone made {shapes} of {len(images)} images; expected maps ({len(images)}, F, h, w)"
             )
         if self.widths and tuple(shape[1] for shape in shapes) != self.widths:
-            told = " and ".join(map(str, self.widths))
-            raise DataError(f"the backbone made {shapes}; the model was fitted on maps of {told} features")
+            expected = " and ".join(map(str, self.widths))
+            raise DataError(f"the backbone made {shapes}; the model was fitted on maps of {expected} features")
         return maps
 
     @torch.no_grad()
     def _on_grid(self, maps: list[Tensor]) -> Tensor:
-        """Maps (B, F_i, h_i, w_i) → averaged, on the grid, one below the other: (B, F, h, w) float32."""
-        side, found = self.options.average, []
+        """Maps (B, F_i, h_i, w_i) → averaged, resampled and concatenated: (B, F, h, w) float32."""
+        side, on_grid = self.options.average, []
         for m in maps:
             m = F.avg_pool2d(m.float(), side, 1, side // 2, count_include_pad=False) if side > 1 else m.float()
             if tuple(m.shape[-2:]) != self.grid:
                 m = F.interpolate(m, size=self.grid, mode="bilinear", align_corners=False, antialias=True)
-            found.append(m)
-        return torch.cat(found, dim=1)
+            on_grid.append(m)
+        return torch.cat(on_grid, dim=1)
 
-    def _holding(self, values: np.ndarray) -> str:
+    def _dtype(self, values: np.ndarray) -> str:
         """The dtype that holds these values."""
         return "float32" if values.size and float(np.abs(values).max()) > HALF_LIMIT else self.stored
 
 
 def _fits_half(values: Tensor) -> bool:
-    """Whether float16 holds (B, F, h, w) well: rounding costs no feature more than a small share of its spread."""
+    """Whether float16 is enough for (B, F, h, w): no feature loses more than ROUNDING of its spread."""
     if not float(values.abs().amax()) <= HALF_LIMIT:
         return False
     each = values.double().transpose(0, 1).flatten(1)  # (F, ·)

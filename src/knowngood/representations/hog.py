@@ -1,26 +1,27 @@
-"""Images as their edges, by place and direction, and the way back for maps."""
+"""Images as histograms of oriented gradients (HOG), and the way back for maps.
+
+Invariant to brightness (an added constant) and contrast (a positive factor); nearly so to shifts within a cell. Not
+invariant to rotation, to scale, or to the polarity of an edge: dark to light differs from light to dark.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from knowngood.config import HOGOptions
 from knowngood.data.imageset import ImageSet
-from knowngood.errors import DataError
+from knowngood.representations.base import CHUNK, Fitted, raise_first
 from knowngood.representations.hog_features import CELLS, ORIENTATIONS, hog
 from knowngood.representations.pixels import Pixels
 
 POWER = 0.25
-LOOKED_AT = 4096  # training images that the centre is taken from, at most
-TOGETHER = 512  # images described at a time
+MEAN_OF = 4096  # training images that the mean is estimated from, at most
 SHAPE = (ORIENTATIONS, CELLS, CELLS)
 VALUES = math.prod(SHAPE)
 DIRECTIONS = (
@@ -35,17 +36,14 @@ DIRECTIONS = (
 )
 
 
-class HOG(BaseModel):
-    """How images become their oriented gradients (8, 7, 7): 8 directions by 7×7 cells. Fitted once; plain JSON.
+class HOG(Fitted):
+    """How images become HOG features (8, 7, 7): 8 orientations in 7 × 7 cells. Fitted once; plain JSON.
 
-    Images are prepared by `pixels` and kept so, in their own type; `scale` makes of them √V · q − centre, V = 392, with
-    q of length 1 (see `oriented_gradients`, here with the power .25). So values are of order 1, and neither brightness
-    nor contrast changes them. Images of any size have the same cells.
+    `read` gives pixels in their native dtype; `scale` makes of them √V · q − centre, with V = 392 values and q of
+    length 1 (see `hog`, here with the power .25). So values are of order 1. Images of any size have the same cells.
 
-    centre: (V,) mean of √V · q over the training images, at most 4,096 of them, spread evenly.
+    centre: (V,) mean of √V · q over the training images, at most 4,096 of them, evenly spread.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     pixels: Pixels
     centre: tuple[float, ...]
@@ -57,16 +55,14 @@ class HOG(BaseModel):
         Raises:
             DataError, SettingsError: as `Pixels.fit`; or an image cannot be read.
         """
-        found = cls(pixels=Pixels.fit(images, options), centre=(0.0,) * VALUES)
-        chosen = np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).round().astype(int)
+        uncentred = cls(pixels=Pixels.fit(images, options), centre=(0.0,) * VALUES)
+        index = np.linspace(0, len(images) - 1, min(len(images), MEAN_OF)).round().astype(int)
         total = torch.zeros(VALUES, dtype=torch.float64)
-        for start in range(0, len(chosen), TOGETHER):
-            prepared, errors = found.read(images, chosen[start : start + TOGETHER])
-            if errors:
-                first = min(errors)
-                raise DataError(f"{images.ids[first]}: {errors[first]}")
-            total += found.scale(torch.from_numpy(prepared)).flatten(1).sum(0, dtype=torch.float64)
-        return found.model_copy(update={"centre": tuple((total / len(chosen)).tolist())})
+        for start in range(0, len(index), CHUNK):
+            native, errors = uncentred.read(images, index[start : start + CHUNK])
+            raise_first(images.ids, errors)
+            total += uncentred.scale(torch.from_numpy(native)).flatten(1).sum(0, dtype=torch.float64)
+        return uncentred.model_copy(update={"centre": tuple((total / len(index)).tolist())})
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -80,7 +76,7 @@ class HOG(BaseModel):
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory of one prepared image of the training type."""
+        """Memory of one image as `read` gives it, of the training dtype."""
         return self.pixels.bytes_per_image
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
@@ -88,48 +84,32 @@ class HOG(BaseModel):
         self.pixels.check(shape, dtype)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """One image (h, w, c) → its prepared pixels (C, H, W), see `Pixels.prepare`."""
+        """One image (h, w, c) → its pixels (C, H, W), see `Pixels.prepare`."""
         return self.pixels.prepare(image)
 
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Prepared pixels (M, C, H, W) of the images at `index`, and why some could not be read: `Pixels.read`."""
+        """Pixels (M, C, H, W) of the images at `index`, and why some cannot be read: `Pixels.read`."""
         return self.pixels.read(images, index, workers)
 
     def scale(self, batch: Tensor) -> Tensor:
-        """Prepared pixels (B, C, H, W) of any dtype → edges (B, 8, 7, 7) float32, centred, on their device."""
+        """Pixels (B, C, H, W) of any dtype → HOG features (B, 8, 7, 7) float32, centred, on their device."""
         q = hog(self.pixels.scale(batch), CELLS, ORIENTATIONS, POWER)
         return (math.sqrt(VALUES) * q - q.new_tensor(self.centre)).unflatten(1, SHAPE)
 
-    def scale_all(self, prepared: np.ndarray) -> Tensor:
-        """The same of N images, some at a time: (N, 8, 7, 7), 1.5 kB each."""
-        found = torch.empty(len(prepared), *SHAPE)
-        for first in range(0, len(prepared), TOGETHER):
-            part = np.ascontiguousarray(prepared[first : first + TOGETHER])
-            found[first : first + TOGETHER] = self.scale(torch.from_numpy(part))
-        return found
-
     def unscale(self, x: Tensor) -> Tensor:
-        """Edges (B, 8, 7, 7) → q (B, 8, 7, 7), of length 1 where they came from an image that has any."""
+        """Centred HOG features (B, 8, 7, 7) → q (B, 8, 7, 7), of length 1 unless the image is constant."""
         return (x + x.new_tensor(self.centre).unflatten(0, SHAPE)) / math.sqrt(VALUES)
-
-    def state(self) -> dict[str, Tensor]:
-        """No tensors."""
-        return {}
-
-    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Itself: there are no tensors."""
-        return self
 
     def to_image(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
         """Maps over the cells (..., 7, 7) → (..., h, w) float32 over the source image of shape (h, w[, c]).
 
-        Bilinear between the centres of cells, constant beyond the outermost; then as `Pixels.restore`.
+        Bilinear between the centres of cells, constant beyond the outermost; then as `Pixels.to_image`.
         """
         if map.shape[-2:] != SHAPE[1:]:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {CELLS}, {CELLS})")
         flat = torch.from_numpy(np.ascontiguousarray(map, dtype=np.float32).reshape(-1, 1, CELLS, CELLS))
         size = self.pixels.shape[1:]
-        whole = interpolate(flat, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
-        return self.pixels.to_image(whole.reshape(*map.shape[:-2], *size), source_shape)
+        full = interpolate(flat, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
+        return self.pixels.to_image(full.reshape(*map.shape[:-2], *size), source_shape)

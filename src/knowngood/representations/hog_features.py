@@ -1,4 +1,7 @@
-"""What edges an image has, where and which way: a description of shape that no net has to learn."""
+"""Histograms of oriented gradients (HOG) of batches of images, in torch.
+
+Invariant to brightness and contrast of the image, not to rotation or scale. Shifts within a cell change little.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +13,48 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 CELLS = 7  # a side
-ORIENTATIONS = 8  # of the full turn: dark to light is another way than light to dark
+ORIENTATIONS = 8  # over 360°: dark to light differs from light to dark
 BLUR = 0.025  # σ of the Gaussian over the image, as a share of its side
-ROUNDING = 1e-6  # of the largest value of an image: gradients that rounding alone may make
-AT_ONCE = 2**22  # values of planes, one an orientation, held at a time
+ROUNDING = 1e-6  # of the largest value of an image: gradients that rounding alone can make
+AT_ONCE = 2**22  # values of planes, one per orientation, held at a time
 
 
 def hog(x: Tensor, cells: int = CELLS, orientations: int = ORIENTATIONS, power: float = 0.5) -> Tensor:
     """Histograms of oriented gradients of images (B, C, H, W), (B, orientations · cells²) in float32, of length 1 each.
 
-    The image is blurred a little. Its gradient at each pixel, that of the channel where it is longest, is shared
-    between the two nearest of the orientations, by its length. Each is added up around the centres of a grid of cells,
-    under a Gaussian of half a cell. The sums are raised to a power and the whole is brought to length 1, so that
-    neither contrast nor brightness counts. An image of one value gives zeros.
+    The image is blurred with σ = 2.5 % of its side. The gradient at each pixel is that of the channel where it is
+    longest. Its length is shared linearly between the two nearest orientations. Each orientation is summed around the
+    centres of a grid of cells, under a Gaussian with σ = half a cell. The sums are raised to `power`, and the vector is
+    divided by its length, so that neither brightness nor contrast counts. A constant image gives zeros.
 
-    With the power .5 the Euclidean distance is that of Hellinger. A smaller one has faint edges count for more beside
-    strong ones, and makes what each value is like over many images more like a Gaussian; at 0 all edges would be equal.
+    With power .5 the Euclidean distance is the Hellinger distance. A smaller power gives faint edges more weight and
+    makes the distribution of each value over many images more Gaussian; with 0 all edges would count the same.
 
     Values are by orientation, then by row of cells, then by column. Orientation o is a gradient, dark to light, that
-    points by 360° · o / orientations away from "to the right", clockwise as one sees it: o = 2 of 8 is downwards.
+    points 360° · o / orientations away from "to the right", clockwise on the screen: o = 2 of 8 is downwards.
 
     After Dalal and Triggs, Histograms of oriented gradients for human detection, CVPR 2005, with one norm for all.
     """
     size = x.shape[-2:]
     smooth = [_blur(n, x.device) for n in size]
     gather = [_cells(n, cells, x.device) for n in size]
-    found = []
+    codes = []
     for part in x.split(max(1, AT_ONCE // (orientations * size.numel()))):
         image = part.float()
-        length, way = _edges(smooth[0] @ (image @ smooth[1].t()))
+        length, angle = _gradients(smooth[0] @ (image @ smooth[1].t()))
         length = (length - ROUNDING * image.abs().amax((1, 2, 3), keepdim=True)).clamp_min(0)
-        planes = _shared(length, way / (2 * math.pi) * orientations, orientations)
-        found.append((gather[0] @ (planes @ gather[1].t())).pow(power).flatten(1))
-    codes = torch.cat(found)
+        planes = _shared(length, angle / (2 * math.pi) * orientations, orientations)
+        codes.append((gather[0] @ (planes @ gather[1].t())).pow(power).flatten(1))
+    codes = torch.cat(codes)
     norm = codes.norm(dim=1, keepdim=True)
     return codes / norm.where(norm > 0, 1)
 
 
-def _edges(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Of images (B, C, H, W) length and angle, −π to π, of the longest gradient of all channels, (B, 1, H, W) each."""
-    edged = pad(image, (1, 1, 1, 1), mode="replicate")
-    across = edged[..., 1:-1, 2:] - edged[..., 1:-1, :-2]
-    down = edged[..., 2:, 1:-1] - edged[..., :-2, 1:-1]
+def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, C, H, W) → length and angle (−π to π) of the longest gradient of all channels, (B, 1, H, W) each."""
+    padded = pad(image, (1, 1, 1, 1), mode="replicate")
+    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
     length = (across.square() + down.square()).sqrt()
     if length.shape[1] == 1:
         return length, torch.atan2(down, across)
@@ -59,13 +62,13 @@ def _edges(image: Tensor) -> tuple[Tensor, Tensor]:
     return length, torch.atan2(down.gather(1, channel), across.gather(1, channel))
 
 
-def _shared(length: Tensor, way: Tensor, orientations: int) -> Tensor:
-    """Lengths (B, 1, H, W) shared between the two orientations next to `way` (B, 1, H, W): (B, orientations, H, W).
+def _shared(length: Tensor, orientation: Tensor, orientations: int) -> Tensor:
+    """Lengths (B, 1, H, W) shared between the two bins next to `orientation` (B, 1, H, W): (B, orientations, H, W).
 
-    `way` counts orientations, from minus half their number to half of it.
+    `orientation` is a real number, from minus half their number to half of it.
     """
-    lower = way.floor()
-    share = (way - lower) * length
+    lower = orientation.floor()
+    share = (orientation - lower) * length
     lower = torch.where(lower < 0, lower + orientations, lower).long()  # much faster than a remainder of integers
     upper = torch.where(lower == orientations - 1, 0, lower + 1)
     planes = length.new_zeros(len(length), orientations, *length.shape[2:])

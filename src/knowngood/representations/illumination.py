@@ -1,4 +1,7 @@
-"""How light images of a kind usually are, and how much lighter or darker than that one of them is."""
+"""The mean illumination of normal images of one kind, and the factor by which that of one image differs from it.
+
+The factor is robust to defects and to saturation: it is a fit by least absolute deviations, refined on the inliers.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +19,30 @@ from knowngood.errors import ArtifactError
 
 Floats = NDArray[np.float64]
 
-SIDE = 64  # cells a side, at most, on which light is compared
-FULL = 0.98  # a cell this light may be saturated, and then tells little
-LOST = 0.05  # share of its light that saturation may cost a cell that still has a say
-ENOUGH = 0.1  # share of the cells that must be left
-ALIKE = 0.5  # correlation of images with the mean of the others above which they show the same at the same place
-ODD = 3.0  # spreads from what the light explains: a cell farther off has no say
+SIDE = 64  # cells a side, at most, on which illumination is compared
+FULL = 0.98  # a cell at least this bright may be saturated
+LOST = 0.05  # share of its value that saturation may cost a cell which is still used
+ENOUGH = 0.1  # least share of the cells that a selection keeps
+LAYOUT = 0.5  # correlation of images with the mean of the others from which they share a layout
+INLIER = 3.0  # standard deviations of the residual: cells beyond are excluded from the fit
 SPREAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
 STEPS = 10
-SETTLED = 1e-6
-EXTREMES = 0.01, 0.99  # quantiles of good images' factors
+TOLERANCE = 1e-6  # relative: the fit has converged; a value is black
+EXTREMES = 0.01, 0.99  # quantiles of the factors of normal images
 
 
 class Illumination(BaseModel):
-    """The usual light of images of one kind, as the mean of their V (HSV), and the factors that are undone.
+    """The mean illumination of normal images of one kind, and the range of factors that are corrected.
 
-    An image is taken for g·m + what is odd, m the usual image; g is its light relative to the usual one. g is fitted
-    first by least absolute deviations, which half of the image may be odd without moving far, then by least squares
-    over the cells that lie within 3 spreads of it. So a defect, however dark, hardly counts.
+    Illumination is compared on V of the HSV colours. An image is modelled as g·m + anomalies, with m the mean normal
+    image and g the illumination factor. g is fitted first by least absolute deviations, which tolerate anomalies in up
+    to half of the image, then by least squares over the cells within 3 standard deviations of that fit. So a defect,
+    however dark, has little influence.
 
-    low, high: factors beyond them are undone as far as them: the smallest and largest of good images, times
-        1 − tolerance and 1 + tolerance.
-    layout: good images show the same at the same place, and m is their mean. If not, m is a constant.
-    images: how many it was taken from.
+    low, high: limits of the correction: the 1 % and 99 % quantiles of the factors of normal images, times
+        1 − tolerance and 1 + tolerance. A factor beyond a limit is corrected as far as the limit.
+    layout: normal images show the same at the same location, and m is their mean. If not, m is a constant.
+    images: how many images it was fitted on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,55 +51,55 @@ class Illumination(BaseModel):
     high: float
     layout: bool
     images: int
-    _usual: Floats | None = PrivateAttr(default=None)
+    _mean: Floats | None = PrivateAttr(default=None)
 
     @classmethod
     def fit(cls, planes: Floats, tolerance: float) -> Self:
-        """From `planes` of good images (N, h, w), N ≥ 1; the light may change by the share `tolerance` beyond theirs.
+        """From `planes` of normal images (N, h, w), N ≥ 1; `tolerance` is the share by which the limits go beyond them.
 
-        The usual image is such that the median of their factors is 1.
+        The mean image is scaled such that the median of their factors is 1.
         """
         mean = planes.mean(axis=0)
-        even = planes / np.maximum([_factor(plane, mean) for plane in planes], SETTLED)[:, None, None]
-        layout = _likeness(even) >= ALIKE
-        usual = even.mean(axis=0) if layout else np.ones_like(mean)
-        factors = np.array([_factor(plane, usual) for plane in planes])
-        middle = float(np.median(factors))
-        least, most = np.quantile(factors / middle, EXTREMES).tolist() if middle > 0 else (1.0, 1.0)
+        normalised = planes / np.maximum([_factor(plane, mean) for plane in planes], TOLERANCE)[:, None, None]
+        layout = _correlation(normalised) >= LAYOUT
+        mean = normalised.mean(axis=0) if layout else np.ones_like(mean)
+        factors = np.array([_factor(plane, mean) for plane in planes])
+        median = float(np.median(factors))
+        least, most = np.quantile(factors / median, EXTREMES).tolist() if median > 0 else (1.0, 1.0)
         low, high = (1 - tolerance) * min(1.0, least), (1 + tolerance) * max(1.0, most)
-        return cls(low=max(low, SETTLED), high=high, layout=layout, images=len(planes))._with(usual * middle)
+        return cls(low=max(low, TOLERANCE), high=high, layout=layout, images=len(planes))._with(mean * median)
 
     def factor(self, plane: Floats) -> float:
-        """How many times as light as usual an image is, from its plane (h, w); 0 for a black one."""
-        if self._usual is None:
-            raise ArtifactError("the usual light is missing; give it the saved tensors by with_tensors")
-        return _factor(plane, self._usual)
+        """Illumination of an image relative to the mean, from its plane (h, w); 1 is the mean, 0 a black image."""
+        if self._mean is None:
+            raise ArtifactError("the mean illumination is missing; pass the saved tensors to with_state")
+        return _factor(plane, self._mean)
 
-    def undone(self, images: Tensor, factor: float) -> Tensor:
-        """Images (..., H, W) scaled to 0…1 as they would be at the usual light, as far as the limits; 1 stays the top.
+    def corrected(self, images: Tensor, factor: float) -> Tensor:
+        """Images (..., H, W) scaled to 0…1, divided by the factor within the limits; values do not rise above 1.
 
-        What was saturated stays at what becomes of it.
+        Saturated pixels stay saturated.
         """
         return torch.minimum(images / min(max(factor, self.low), self.high), images.clamp_min(1))
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The usual image (h, w), float64."""
-        assert self._usual is not None
-        return {"light": torch.from_numpy(self._usual)}
+    def state(self) -> dict[str, Tensor]:
+        """The mean image (h, w), float64."""
+        assert self._mean is not None
+        return {"illumination": torch.from_numpy(self._mean)}
 
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """The same with the usual image that `tensors` gave.
+    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
+        """A copy with the mean image that `state` gave.
 
         Raises:
             ArtifactError: it is missing.
         """
-        if "light" not in tensors or tensors["light"].ndim != 2:
-            raise ArtifactError("illumination: the usual image is missing; the model is damaged")
-        return self._with(tensors["light"].detach().cpu().double().numpy())
+        if "illumination" not in tensors or tensors["illumination"].ndim != 2:
+            raise ArtifactError("illumination: the mean image is missing; the model is damaged")
+        return self._with(tensors["illumination"].detach().cpu().double().numpy())
 
-    def _with(self, usual: Floats) -> Self:
+    def _with(self, mean: Floats) -> Self:
         copy = self.model_copy()
-        copy._usual = usual
+        copy._mean = mean
         return copy
 
 
@@ -106,25 +110,25 @@ def planes(images: Tensor) -> Floats:
     return interpolate(value, size=size, mode="area")[:, 0].double().numpy()
 
 
-def _factor(plane: Floats, usual: Floats) -> float:
-    """g of plane ≈ g·usual, both (h, w); 1 where the usual image is black."""
-    lit = usual > SETTLED * usual.max()
+def _factor(plane: Floats, mean: Floats) -> float:
+    """g of plane ≈ g·mean, both (h, w); 1 if the mean image is black."""
+    lit = mean > TOLERANCE * mean.max()
     if not lit.any():
         return 1.0
-    known = _enough(lit & (usual < FULL), lit)
+    known = _enough(lit & (mean < FULL), lit)
     clear = _enough(known & (plane < FULL), known)
-    found = _median(plane[clear] / usual[clear], usual[clear])
-    # Where next to nothing was lost, leaving out the saturated cells would change what is compared, for no gain.
-    used = _enough(known & ((plane < FULL) | (found * usual <= 1 + LOST)), known)
-    x, m = plane[used], usual[used]
-    found = _median(x / m, m)
+    factor = _median(plane[clear] / mean[clear], mean[clear])
+    # Saturated cells that lost next to nothing stay in: excluding them would change what is compared, for no gain.
+    used = _enough(known & ((plane < FULL) | (factor * mean <= 1 + LOST)), known)
+    x, m = plane[used], mean[used]
+    factor = _median(x / m, m)
     for _ in range(STEPS):
-        off = np.abs(x - found * m)
-        near = off <= ODD * SPREAD * np.median(off)
-        before, found = found, float(x[near] @ m[near] / (m[near] @ m[near]))
-        if abs(found - before) <= SETTLED:
+        residual = np.abs(x - factor * m)
+        inlier = residual <= INLIER * SPREAD * np.median(residual)
+        before, factor = factor, float(x[inlier] @ m[inlier] / (m[inlier] @ m[inlier]))
+        if abs(factor - before) <= TOLERANCE:
             break
-    return found
+    return factor
 
 
 def _enough(cells: NDArray[np.bool_], otherwise: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -138,7 +142,7 @@ def _median(values: Floats, weights: Floats) -> float:
     return float(values[order[np.searchsorted(reached, reached[-1] / 2)]])
 
 
-def _likeness(planes: Floats) -> float:
+def _correlation(planes: Floats) -> float:
     """Median correlation of planes (N, h, w) with the mean of the others; 0 for one, or where all are constant."""
     flat = planes.reshape(len(planes), -1)
     flat = flat - flat.mean(axis=1, keepdims=True)

@@ -1,15 +1,17 @@
-"""Pixels as the nets see them: grey, resize, crop, pad, then a recorded linear scaling; and the way back for maps."""
+"""Pixels: luminance, resize, crop, pad, then a linear scaling to 0…1; and the way back for maps.
+
+Invariant to nothing but the size of the source image and its bit depth: a shift, a rotation, or a change of brightness
+or contrast changes the tensor.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -18,6 +20,7 @@ from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels
 from knowngood.errors import DataError, SettingsError
+from knowngood.representations.base import Fitted
 from knowngood.representations.scaling import choose_range
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -27,16 +30,14 @@ NOT_FINITE = "the image holds NaN or infinite values"
 Size = tuple[int, int]
 
 
-class Pixels(BaseModel):
-    """How images become the nets' input. Fitted once; plain JSON.
+class Pixels(Fitted):
+    """How images become the input of a network. Fitted once; plain JSON.
 
-    size: (height, width) after the resize, before crop and pad; `shape` is what the nets see.
+    size: (height, width) after the resize, before crop and pad; `shape` is what the network sees.
     resize: images of any size are brought to `size`; if false they must have it.
     low, high: raw values that become 0 and 1; `rule` says why. `any_dtype`: they were given, so they hold for any type.
     source_shape: (height, width, channels) of the training images if all agree, else None.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: Size
     channels: int
@@ -71,7 +72,8 @@ class Pixels(BaseModel):
                 per_size = np.bincount(where.reshape(-1), weights=counts).astype(int)
                 raise DataError(
                     f"{images.name}: images of {len(sizes):,} different sizes: {_sizes(sizes, per_size)}. "
-                    "Set image_size=(height, width), or --image-size HxW on the command line, to bring them to one."
+                    f'Resize them: representation={{"name": "{options.name}", "image_size": (height, width)}}, '
+                    "or --image-size HxW."
                 )
         size = target or (int(shapes[0, 0]), int(shapes[0, 1]))
         crop, pad = _pair(options.crop), _pair(options.pad)
@@ -80,7 +82,7 @@ class Pixels(BaseModel):
         inner = crop or size
         if pad and (pad[0] < inner[0] or pad[1] < inner[1]):
             raise SettingsError(f"pad = {_by(pad)} is smaller than the image, {_by(inner)}; height comes first")
-        found = choose_range(images, options.scaling)
+        range_ = choose_range(images, options.scaling)
         return cls(
             size=size,
             channels=channels,
@@ -88,10 +90,10 @@ class Pixels(BaseModel):
             resize=target is not None,
             crop=crop,
             pad=pad,
-            low=found.low,
-            high=found.high,
-            dtype=found.dtype,
-            rule=found.rule,
+            low=range_.low,
+            high=range_.high,
+            dtype=range_.dtype,
+            rule=range_.rule,
             any_dtype=isinstance(options.scaling, tuple),
             source_shape=(int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[0, 2])) if len(shapes) == 1 else None,
         )
@@ -148,19 +150,19 @@ class Pixels(BaseModel):
         if not self.grey and shape[2] != self.channels:
             raise DataError(
                 f"an image has {_n_channels(shape[2])}, the model was fitted on {_n_channels(self.channels)}. "
-                + ("Fit with grey=True to take grey and colour." if {shape[2], self.channels} == {1, 3} else _ALPHA)
+                + ("Fit with the option grey=True to take both." if {shape[2], self.channels} == {1, 3} else _ALPHA)
             )
         if not self.resize and tuple(shape[:2]) != self.size:
             raise DataError(
                 f"an image is {_by(shape[:2])}, the model takes {_by(self.size)} as it is. "
-                f"Resize it, or fit with image_size=({self.size[0]}, {self.size[1]}), or --image-size "
-                f"{self.size[0]}x{self.size[1]} on the command line, to take any size."
+                f"Resize it; or fit with the option image_size=({self.size[0]}, {self.size[1]}) of the representation "
+                f"(--image-size {self.size[0]}x{self.size[1]}), which takes any size."
             )
         if given != fitted and not (given.kind == fitted.kind == "f") and not self.any_dtype:
             raise DataError(
                 f"an image is {given.name}, the model was fitted on {fitted.name} ({self.rule}): the same value "
-                f"may mean something else. Convert it to {fitted.name}, or fit with scaling=(low, high) in raw values, "
-                "which takes any type."
+                f"may mean something else. Convert it to {fitted.name}, or fit with the option "
+                "scaling=(low, high) in raw values, which takes any type."
             )
 
     def _convert(self, block: np.ndarray) -> np.ndarray:
@@ -222,13 +224,13 @@ class Pixels(BaseModel):
         prepared = np.zeros((len(index), *self.shape), dtype=_stored(np.dtype(self.dtype)))
         errors: dict[int, str] = {}
         with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
-            for at, found in enumerate((pool.map if pool else map)(one, index.tolist())):
-                if isinstance(found, str):
-                    errors[int(index[at])] = found
+            for at, result in enumerate((pool.map if pool else map)(one, index.tolist())):
+                if isinstance(result, str):
+                    errors[int(index[at])] = result
                     continue
-                if found.dtype != prepared.dtype:  # another type, which only a range in raw values lets in
+                if result.dtype != prepared.dtype:  # another type, which only a range in raw values lets in
                     prepared = prepared.astype(np.float32, copy=False)
-                prepared[at] = found
+                prepared[at] = result
         return prepared, errors
 
     def scale(self, batch: Tensor) -> Tensor:
@@ -248,18 +250,10 @@ class Pixels(BaseModel):
         scaled = self.scale(values).flatten(1)
         return int(((scaled.amin(1) < -1e-5) | (scaled.amax(1) > 1 + 1e-5)).sum())
 
-    def state(self) -> dict[str, Tensor]:
-        """No tensors."""
-        return {}
-
-    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Itself: there are no tensors."""
-        return self
-
     def to_image(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
         """Maps over prepared images (..., H, W) → (..., h, w) float32 over the source image of shape (h, w[, c]).
 
-        Undoes padding, crop and resize (bilinear). Where the crop saw nothing the map is 0.
+        Undoes padding, crop and resize (bilinear). Outside the crop the map is 0.
         """
         if map.shape[-2:] != self.shape[1:]:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {self.shape[1]}, {self.shape[2]})")
@@ -270,9 +264,9 @@ class Pixels(BaseModel):
         map = np.asarray(map, dtype=np.float32)
         if self.crop:
             top, left = _margins(self.size, self.crop)
-            whole = np.zeros((*map.shape[:-2], *self.size), dtype=np.float32)
-            whole[..., top : top + inner[0], left : left + inner[1]] = map
-            map = whole
+            full = np.zeros((*map.shape[:-2], *self.size), dtype=np.float32)
+            full[..., top : top + inner[0], left : left + inner[1]] = map
+            map = full
         source = (int(source_shape[0]), int(source_shape[1]))
         if source != self.size:
             flat = torch.from_numpy(np.ascontiguousarray(map).reshape(-1, 1, *self.size))
@@ -305,22 +299,22 @@ def _pair(value: Size | int | None) -> Size | None:
 
 _TO_GREY = (
     "grey=True makes luminance from 3 channels and keeps 1 as it is. What a further channel means (transparency, "
-    "infra-red, …) cannot be known: leave it out of the images, or fit without grey."
+    "infra-red, …) cannot be known: remove it from the images, or fit without grey."
 )
-_ALPHA = "Channels are never dropped or added by guess, transparency neither: give every image the same channels."
+_ALPHA = "Channels, transparency included, are never dropped or added by guess: give every image the same channels."
 
 
 def _channels(shapes: np.ndarray, counts: np.ndarray, grey: bool) -> int:
-    found = {int(c): int(counts[shapes[:, 2] == c].sum()) for c in np.unique(shapes[:, 2])}
+    images = {int(c): int(counts[shapes[:, 2] == c].sum()) for c in np.unique(shapes[:, 2])}
     if grey:
-        if wrong := [c for c in found if c not in (1, 3)]:
-            raise DataError(f"{found[wrong[0]]:,} images have {_n_channels(wrong[0])}; {_TO_GREY}")
+        if wrong := [c for c in images if c not in (1, 3)]:
+            raise DataError(f"{images[wrong[0]]:,} images have {_n_channels(wrong[0])}; {_TO_GREY}")
         return 1
-    if len(found) > 1:
-        told = ", ".join(f"{number:,} with {_n_channels(c)}" for c, number in found.items())
-        way_out = "Set grey=True to turn colour into grey." if set(found) == {1, 3} else _ALPHA
-        raise DataError(f"images with different channels: {told}. {way_out}")
-    return next(iter(found))
+    if len(images) > 1:
+        counted = ", ".join(f"{number:,} with {_n_channels(c)}" for c, number in images.items())
+        way_out = "Set the option grey=True (--grey) to convert colour to grey." if set(images) == {1, 3} else _ALPHA
+        raise DataError(f"images with different channels: {counted}. {way_out}")
+    return next(iter(images))
 
 
 def _n_channels(count: int) -> str:
@@ -333,5 +327,5 @@ def _by(size: Any) -> str:
 
 def _sizes(sizes: np.ndarray, counts: np.ndarray, most: int = 6) -> str:
     order = np.argsort(-counts, kind="stable")
-    told = ", ".join(f"{_by(sizes[i])} ({counts[i]:,})" for i in order[:most])
-    return told if len(sizes) <= most else f"{told} … and {len(sizes) - most:,} more"
+    named = ", ".join(f"{_by(sizes[i])} ({counts[i]:,})" for i in order[:most])
+    return named if len(sizes) <= most else f"{named} … and {len(sizes) - most:,} more"

@@ -1,4 +1,4 @@
-"""Which raw values become 0 and 1, chosen from the training images and said in plain words."""
+"""Which raw values become 0 and 1: chosen from the training images, with a rule in words."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Range(NamedTuple):
 def choose_range(images: ImageSet, scaling: Literal["auto", "dtype", "data"] | tuple[float, float]) -> Range:
     """The range for `images` (at least one) under a `scaling` setting.
 
-    auto: integers get 0 to 2^bits − 1 with the fewest usual bits (1, 4, 8, 10, 12, 14, 16) that hold the training
-    maximum, or 0 to the maximum where that is 16 to 31 (as in scikit-learn's digits), above 16 bits, or, if there are
-    negative values, minimum to maximum; floats within 0..1 keep that range, other floats get minimum to maximum.
+    auto: integers get 0 to 2^bits − 1 with the smallest common bit depth (1, 4, 8, 10, 12, 14, 16) that holds the
+    training maximum; 0 to the maximum if that is 16 to 31 (as in scikit-learn's digits) or above 16 bits; minimum to
+    maximum if there are negative values. Floats within 0..1 keep that range, other floats get minimum to maximum.
     dtype: the integer type's whole range. data: minimum to maximum. Two numbers: those.
 
     Raises:
@@ -56,7 +56,7 @@ def choose_range(images: ImageSet, scaling: Literal["auto", "dtype", "data"] | t
         full = top == np.iinfo(dtype).max
         return Range(0.0, float(top), dtype.name, f"{dtype.name}{'' if full else words}: {_span(0, top)}")
     if low == high:
-        high = low + 1  # constant images: anything but a division by zero
+        high = low + 1  # constant images: no division by zero
     return Range(low, high, dtype.name, f"{dtype.name}, range of the training images: {_span(low, high)}")
 
 
@@ -91,7 +91,7 @@ def _not_finite(images: ImageSet, start: int, block: np.ndarray) -> str:
 
 
 def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool) -> tuple[float, float]:
-    # No later image can change the rule once an unsigned type is seen to need all its bits.
+    # Once an unsigned type needs all its bits, no later image can change the rule.
     enough = 2 ** (8 * dtype.itemsize - 2) if dtype.itemsize == 2 else 31
     stop_early = stop_early and dtype.kind == "u" and dtype.itemsize <= 2
     low, high = np.inf, -np.inf

@@ -1,30 +1,27 @@
-"""Rows of a table as the models see them: every feature standardised."""
+"""Rows of a table, each column standardised: invariant to the unit and the offset of a column, to nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Self
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from knowngood.config import TableOptions
 from knowngood.data.tableset import TableSet, check_rows
 from knowngood.errors import DataError
+from knowngood.representations.base import Fitted
 
 
-class Table(BaseModel):
-    """Mean and standard deviation of F features, in float64. Fitted once; plain JSON."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Table(Fitted):
+    """Mean and standard deviation of F columns, in float64. Fitted once; plain JSON."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def fit(cls, items: TableSet | np.ndarray, options: TableOptions | None = None) -> Table:
-        """From (N, F) numbers. A feature that is constant, up to rounding, gets std 1. No setting changes this.
+        """From (N, F) numbers. A column that is constant, up to rounding, gets std 1. There are no options yet.
 
         Raises:
             DataError: not (N, F) with N, F ≥ 1, or a value is NaN or infinite.
@@ -46,40 +43,40 @@ class Table(BaseModel):
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory of one prepared row."""
+        """Memory of one standardised row."""
         return 4 * len(self.mean)
+
+    def check(self, shape: tuple[int, ...], dtype: Any) -> None:
+        """Raise DataError if rows (..., F) have another number of columns."""
+        if shape[-1] != len(self.mean):
+            raise DataError(f"the table has {shape[-1]} features; the model was fitted on {len(self.mean)}")
 
     def prepare(self, rows: np.ndarray) -> np.ndarray:
         """Rows (N, F) or one row (F,) of any numbers → the same standardised, float32.
 
-        In float64 until the end: features with a large offset keep their digits.
+        In float64 until the end: columns with a large offset keep their digits.
 
         Raises:
-            DataError: another number of features, or a value is NaN or infinite.
+            DataError: another number of columns, or a value is NaN or infinite.
         """
         check_rows(np.atleast_2d(rows))
-        if rows.shape[-1] != len(self.mean):
-            raise DataError(f"the table has {rows.shape[-1]} features; the model was fitted on {len(self.mean)}")
+        self.check(rows.shape, rows.dtype)
         return ((rows.astype(np.float64) - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
 
     def read(
         self, items: TableSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """The rows at `index` (M,), default all, prepared: (M, F), and no errors. In memory, so `workers` is unused."""
+        """The rows at `index` (M,), default all, standardised: (M, F), and no errors. `workers` is unused."""
         return self.prepare(items.rows if index is None else items.rows[index]), {}
 
     def scale(self, batch: Tensor) -> Tensor:
-        """Prepared rows (B, F) → float32. They are standardised already; `Pixels` has its arithmetic here."""
+        """Rows as `read` gives them (B, F) → float32. They are standardised already."""
         return batch.float()
-
-    def state(self) -> dict[str, Tensor]:
-        """No tensors."""
-        return {}
-
-    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """Itself: there are no tensors."""
-        return self
 
     def unscale(self, x: Tensor) -> Tensor:
         """Standardised rows (B, F) → raw values, in float32."""
         return x * x.new_tensor(self.std) + x.new_tensor(self.mean)
+
+    def to_image(self, map: np.ndarray, source_shape: tuple[int, ...]) -> np.ndarray:
+        """Raises DataError: a row of a table has no image coordinates."""
+        raise DataError("a table has no image to draw a map on")

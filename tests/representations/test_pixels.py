@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from knowngood.config import Settings
+from knowngood.config import PixelOptions
 from knowngood.data import TableSet
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
@@ -57,7 +57,9 @@ def random(*shape: int, dtype: Any = np.uint8, top: int | None = None, seed: int
 
 
 def fit(images: np.ndarray | ImageSet, **settings: Any) -> Pixels:
-    return Pixels.fit(images if isinstance(images, ImageSet) else ImageSet.from_arrays(images), Settings(**settings))
+    return Pixels.fit(
+        images if isinstance(images, ImageSet) else ImageSet.from_arrays(images), PixelOptions(**settings)
+    )
 
 
 # Scaling ------------------------------------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ def test_prepared_shape_type_and_range(shape: Any, size: Any, data: st.DataObjec
     assert prepared.max() <= images[0].max() * (1 + 1e-6)
     if pad is None:
         assert prepared.min() >= images[0].min() * (1 - 1e-6)
-    restored = pixels.restore(np.ones(pixels.shape[1:]), shape)
+    restored = pixels.to_image(np.ones(pixels.shape[1:]), shape)
     assert restored.shape == shape[:2]
     again = Pixels.model_validate_json(pixels.model_dump_json())
     assert again == pixels
@@ -207,7 +209,7 @@ def test_a_marked_block_comes_back_to_its_place(source: tuple[int, int], setting
     image = np.zeros((height, width, 1), dtype=np.float32)
     image[block] = 1
     pixels = fit(listed(image), image_size=(60, 60), **settings)
-    restored = pixels.restore(pixels.prepare(image)[0], source)
+    restored = pixels.to_image(pixels.prepare(image)[0], source)
     assert restored.shape == source
     wrong = np.abs(restored - image[..., 0]) > 0.5
     assert wrong.sum() <= 0.15 * image.sum()  # at most half a prepared pixel along the edges
@@ -226,7 +228,7 @@ def test_without_a_resize_the_way_back_is_exact(height: int, width: int, data: s
     image = random(height, width, 1, dtype=np.float32, seed=height * width)
     pixels = fit(image[None], crop=crop, pad=pad)
     maps = np.stack([pixels.prepare(image)[0]] * 2)
-    restored = pixels.restore(maps, image.shape)
+    restored = pixels.to_image(maps, image.shape)
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     expected = np.zeros((height, width), dtype=np.float32)
     seen = (slice(top, top + inner[0]), slice(left, left + inner[1]))
@@ -234,9 +236,9 @@ def test_without_a_resize_the_way_back_is_exact(height: int, width: int, data: s
     np.testing.assert_array_equal(restored, [expected, expected])
 
 
-def test_restore_refuses_a_map_of_another_size() -> None:
+def test_to_image_refuses_a_map_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"expected \(\.\.\., 4, 4\)"):
-        fit(random(1, 4, 4)).restore(np.zeros((5, 4)), (4, 4))
+        fit(random(1, 4, 4)).to_image(np.zeros((5, 4)), (4, 4))
 
 
 # Channels and grey --------------------------------------------------------------------------------------------------
@@ -257,9 +259,13 @@ def test_grey_is_luminance_and_takes_grey_and_colour() -> None:
 @pytest.mark.parametrize(
     ("fitted", "given", "message"),
     [
-        (3, 1, "has 1 channel, the model was fitted on 3 channels. Fit with grey=True"),
-        (1, 3, "has 3 channels, the model was fitted on 1 channel. Fit with grey=True"),
-        (3, 4, "has 4 channels, the model was fitted on 3 channels. Channels are never dropped"),
+        (3, 1, "has 1 channel, the model was fitted on 3 channels. Fit with the option grey=True"),
+        (1, 3, "has 3 channels, the model was fitted on 1 channel. Fit with the option grey=True"),
+        (
+            3,
+            4,
+            "has 4 channels, the model was fitted on 3 channels. Channels, transparency included, are never dropped",
+        ),
     ],
 )
 def test_other_channel_counts_are_refused(fitted: int, given: int, message: str) -> None:
@@ -286,7 +292,8 @@ def test_many_channels_stay() -> None:
 def test_mixed_sizes_need_image_size() -> None:
     images = listed(random(8, 8, 1), random(8, 9, 1), random(8, 8, 1))
     with pytest.raises(
-        DataError, match=r"2 different sizes: 8×8 \(2\), 8×9 \(1\)\. Set image_size=.*, or --image-size"
+        DataError,
+        match=r"2 different sizes: 8×8 \(2\), 8×9 \(1\)\. .*\"name\": \"pixels\", \"image_size\".*or --image-size",
     ):
         fit(images)
     pixels = fit(images, image_size=8)
@@ -296,7 +303,7 @@ def test_mixed_sizes_need_image_size() -> None:
 
 
 def test_mixed_channels_are_counted() -> None:
-    with pytest.raises(DataError, match=r"2 with 1 channel, 1 with 3 channels\. Set grey=True"):
+    with pytest.raises(DataError, match=r"2 with 1 channel, 1 with 3 channels\. Set the option grey=True"):
         fit(listed(random(4, 4, 1), random(4, 4, 3), random(4, 4, 1)))
 
 
@@ -315,7 +322,8 @@ def test_geometry_that_cannot_be(settings: Any, message: str) -> None:
 
 def test_another_size_is_refused_unless_resized() -> None:
     with pytest.raises(
-        DataError, match=r"an image is 9×8, the model takes 8×8 as it is.*image_size=\(8, 8\), or --image-size 8x8"
+        DataError,
+        match=r"an image is 9×8, the model takes 8×8 as it is.*image_size=\(8, 8\) .*--image-size 8x8",
     ):
         fit(random(2, 8, 8)).prepare(random(9, 8, 1))
 
