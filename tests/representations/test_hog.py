@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from knowngood.evaluation.drawing.subject import Subject
+from knowngood.representations.gradients import oriented_gradients
 from sklearn.datasets import load_digits
 
 from knowngood import Detector
@@ -19,12 +21,10 @@ from knowngood.data import ImageSet, open_images
 from knowngood.detector.explain.words import sentences
 from knowngood.detector.fit.plan import plan
 from knowngood.errors import DataError, SettingsError
-from knowngood.evaluation.drawing.subject import Subject
 from knowngood.evaluation.evaluate import evaluate, report_inputs
 from knowngood.evaluation.figures.explanation import explanation as drawn
 from knowngood.metrics import roc_auc
 from knowngood.representations import Edges, Pixels
-from knowngood.representations.gradients import oriented_gradients
 from knowngood.representations.hog import DIRECTIONS, LOOKED_AT, SHAPE
 from knowngood.training import Source, StreamSource
 

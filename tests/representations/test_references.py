@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from knowngood.representations.alignment.steadied import Steadied
 from torch import Tensor, nn
 
 from benchmarks import inspection_light
@@ -18,7 +19,6 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Features, Pixels
-from knowngood.representations.alignment.steadied import Steadied
 from knowngood.representations.illumination import Light, planes
 
 SIDE = 48

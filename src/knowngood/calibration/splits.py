@@ -73,9 +73,8 @@ def folds(n: int, strata: ArrayLike | None = None, k: int = 5, seed: int | None 
     codes = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
     if codes.shape != (n,):
         raise DataError(f"strata: expected shape ({n},), got {codes.shape}")
-    rng, order = np.random.default_rng(seed), []
-    for stratum in np.unique(codes):
-        order.append(rng.permutation(np.flatnonzero(codes == stratum)))
+    rng = np.random.default_rng(seed)
+    order = [rng.permutation(np.flatnonzero(codes == stratum)) for stratum in np.unique(codes)]
     dealt = np.concatenate(order) if order else np.zeros(0, dtype=np.int64)
     k = max(1, min(k, n))
     return [np.sort(dealt[fold::k]) for fold in range(k)]

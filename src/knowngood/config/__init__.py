@@ -4,7 +4,7 @@ A choice (representation, model, objective, score, ...) is a union of small opti
 names the class that carries it out, so the union is the registry. A plain string stands for a choice with its defaults.
 """
 
-from knowngood.config.base import Group, Options
+from knowngood.config.base import Group, Options, implementation
 from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Fraction, Role, TrainingOptions
 from knowngood.config.labels import Shift
 from knowngood.config.models import MemoryBankOptions, ModelOptions, PatchGaussianOptions, VAEOptions
@@ -142,6 +142,7 @@ __all__ = [
     "Typicality",
     "VAEOptions",
     "choices",
+    "implementation",
     "nearest",
     "parse",
     "parse_settings",

@@ -21,8 +21,13 @@ class Options(BaseModel):
 
     def build(self, *args: Any, **kwargs: Any) -> Any:
         """The object this choice stands for, made from these options."""
-        module, _, name = self.implementation.partition(":")
-        return getattr(importlib.import_module(module), name)(self, *args, **kwargs)
+        return implementation(self)(self, *args, **kwargs)
+
+
+def implementation(options: Options) -> Any:
+    """What carries out a choice: the class, or function, that it names."""
+    module, _, name = options.implementation.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def named(value: Any) -> Any:

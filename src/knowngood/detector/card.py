@@ -88,9 +88,10 @@ def _score(pipeline: Pipeline) -> str:
     options = pipeline.score.options
     if not isinstance(options, Fusion):
         return f"`{options.name}` {_options(options)}"
-    weights = pipeline.state["weights"].tolist()
-    parts = (f"{w:.2f} · `{one.name}` {_options(one)}" for one, w in zip(options.scores, weights, strict=True))
-    return "`fusion`, the sum of surprises: " + " + ".join(parts)
+    weights = options.weights or [1.0] * len(options.scores)
+    shares = [weight / sum(weights) for weight in weights]
+    parts = (f"{w:.2f} · `{one.name}` {_options(one)}" for one, w in zip(options.scores, shares, strict=True))
+    return "`fusion`, the weighted sum of surprises: " + " + ".join(parts)
 
 
 def _options(options: Any) -> str:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from safetensors.torch import load, save
 
 from knowngood import __version__
 from knowngood.calibration import Calibration, MapCalibration
-from knowngood.config import Settings
+from knowngood.config import Settings, implementation
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.explain.reference import PREFIX, ReferenceIndex
@@ -145,12 +144,6 @@ def unpack(
     except (KnowngoodError, ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None
     return pipeline, config["about"], training
-
-
-def implementation(options: Any) -> Any:
-    """The class behind an option model."""
-    module, _, name = options.implementation.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def adjustments_named(names: list[str], settings: Settings) -> tuple[Adjustment, ...]:

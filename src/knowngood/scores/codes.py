@@ -1,4 +1,4 @@
-"""What items are compared by: their codes, their pixels, what reconstructions leave, or their edges."""
+"""What items are compared by: their codes, the items themselves, what reconstructions leave, or their HOG."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import SettingsError
+from knowngood.models.base import Model
 from knowngood.models.vae import ConditionalVAE
-from knowngood.representations.hog_features import hog as oriented_gradients
+from knowngood.representations.hog_features import hog
 
 LEAST_SIDE = 8
-Of = Literal["latent", "pixels", "residual", "gradients"]
+Of = Literal["latent", "items", "residual", "hog"]
 
 
-def codes(model: ConditionalVAE, x: Tensor, c: Tensor | None, of: Of) -> Tensor:
-    """(B, V) of items x (B, *shape): posterior means, the items, x − x̂ at the posterior mean, or oriented gradients."""
-    if of == "pixels":
+def codes(model: Model, x: Tensor, c: Tensor | None, of: Of) -> Tensor:
+    """(B, V) of items x (B, *shape): posterior means, the items, x − x̂ at the posterior mean, or HOG of images."""
+    if of == "items":
         return x.flatten(1)
-    if of == "gradients":
-        return _gradients(x)
+    if of == "hog":
+        return _hog(x)
+    assert isinstance(model, ConditionalVAE)
     if of == "latent":
         return model.encode(x, c).mean
     return (x - model.reconstruct(x, c)).flatten(1)
 
 
-def has_edges(model: ConditionalVAE) -> bool:
-    """Whether items are images, large enough for their edges to tell something."""
+def has_hog(model: Model) -> bool:
+    """Whether items are images, large enough for their HOG."""
     return len(model.shape) == 3 and min(model.shape[1:]) >= LEAST_SIDE
 
 
-def check_codes(model: ConditionalVAE, of: Of, score: str) -> None:
+def check_codes(model: Model, of: Of, score: str) -> None:
     """Raise SettingsError if items of this model have no such codes."""
-    if of == "gradients" and len(model.shape) != 3:
+    if of == "hog" and len(model.shape) != 3:
         raise SettingsError(
-            f"score '{score}' of 'gradients' compares the edges of images; on a table or on features take of='latent'"
+            f"score '{score}' of 'hog' compares images; on a table take of='latent', or of='items' where there is"
         )
+    if of in ("latent", "residual") and not isinstance(model, ConditionalVAE):
+        raise SettingsError(f"score '{score}' of '{of}' needs model 'vae', not '{model.kind}'; take of='items'")
 
 
-def _gradients(x: Tensor) -> Tensor:
-    """Oriented gradients of images, once of each: one may come several times in a row, under every condition it has."""
+def _hog(x: Tensor) -> Tensor:
+    """HOG of images, once of each: one may come several times in a row, under every condition it has."""
     first = torch.ones(len(x), dtype=torch.bool, device=x.device)
     first[1:] = (x[1:] != x[:-1]).flatten(1).any(1)
-    return oriented_gradients(x[first])[first.cumsum(0) - 1]
+    return hog(x[first])[first.cumsum(0) - 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +26,7 @@ class Comparison(NamedTuple):
     farther_than: float | None = None
     mean_image: np.ndarray | None = None
     image_factors: tuple[ImageFactor, ...] = ()
-    missing: dict[str, str] = {}
+    missing: Mapping[str, str] = MappingProxyType({})
 
 
 def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) -> Comparison:

@@ -1,7 +1,9 @@
-"""What deviates inside an image, by kind of model: reconstruction, residual, features at the peak, latent dimensions."""
+"""What deviates inside an image, by kind of model: reconstruction, residual, features at the peak, latents."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +34,7 @@ class Deviation(NamedTuple):
     residual: np.ndarray | None = None
     components: tuple[Component, ...] = ()
     latents: tuple[Latent, ...] = ()
-    missing: dict[str, str] = {}
+    missing: Mapping[str, str] = MappingProxyType({})
 
 
 def deviations(pipeline: Pipeline, rows: Rows, grids: np.ndarray | None) -> list[Deviation]:

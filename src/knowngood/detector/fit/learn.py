@@ -20,6 +20,7 @@ from knowngood.config import (
     Settings,
     TrainingOptions,
     VAEOptions,
+    implementation,
 )
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
@@ -39,7 +40,7 @@ from knowngood.models.objectives.class_aware import ClassAware
 from knowngood.models.objectives.illuminated import Illuminated
 from knowngood.models.objectives.labelled import Labelled
 from knowngood.models.patch_gaussian import FEWEST
-from knowngood.representations import HOG, Features, Pixels, Table, prepare_all
+from knowngood.representations import HOG, Features, Pixels, prepare_all
 from knowngood.scores import Adjustment, build_score
 from knowngood.scores.adjustment import fit_adjustments
 from knowngood.scores.cells import Cells
@@ -84,16 +85,13 @@ def represent(plan: Plan, index: np.ndarray) -> Representation:
             "a backbone of your own needs representation={'name': 'features', 'backbone': 'own'}; set that, or leave "
             "backbone out"
         )
-    elif isinstance(options, HOGOptions):
-        fitted = HOG.fit(items, options)  # type: ignore[arg-type]
-    elif isinstance(options, PixelOptions):
-        fitted = Pixels.fit(items, options)  # type: ignore[arg-type]
     else:
-        fitted = Table.fit(items)  # type: ignore[arg-type]
+        fitted = implementation(options).fit(items, options)
     if isinstance(items, ImageSet):
-        pixels = fitted if isinstance(fitted, Pixels) else fitted.pixels  # type: ignore[union-attr]
-        for shape in np.unique(plan.normals.shapes() if plan.settings.data.tile is None else items.shapes(), axis=0):  # type: ignore[union-attr]
-            pixels.check(tuple(shape.tolist()), pixels.dtype)
+        every = plan.normals if plan.settings.data.tile is None else items
+        dtype = getattr(getattr(fitted, "pixels", fitted), "dtype", None)
+        for shape in np.unique(every.shapes(), axis=0):  # type: ignore[union-attr]
+            fitted.check(tuple(shape.tolist()), dtype)
     return fitted
 
 
@@ -329,9 +327,9 @@ def make_source(
     large = len(items) * representation.bytes_per_image > training.memory_gb * 2**30
     if large and isinstance(items, ImageSet) and isinstance(representation, Pixels | HOG):
         return StreamSource(items, representation, workers=training.workers, **facts)
-    prepared = prepare_all(items, representation, workers=READERS)
     if isinstance(representation, HOG):  # once, not at every step
-        return Source(representation.scale_all(prepared), **facts)
+        return Source(representation.to_tensor(items, READERS), **facts)
+    prepared = prepare_all(items, representation, workers=READERS)
     return Source(prepared, representation.scale, **facts)
 
 
