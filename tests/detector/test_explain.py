@@ -1,4 +1,4 @@
-"""What is said of an image: against brute force, constructed defects, and cases where a part cannot be."""
+"""Explanations of images: against brute force, constructed defects, and cases where a part is not available."""
 
 from __future__ import annotations
 
@@ -12,48 +12,64 @@ import pytest
 import torch
 
 from knowngood import Detector
+from knowngood.config import MemoryBankOptions, PatchGaussianOptions
 from knowngood.data import ImageSet
-from knowngood.detector.explain import Explanation, KnownGood, Nearest, Nuisance
-from knowngood.detector.explain.build import NO_INDEX, feature_names, spread_at
-from knowngood.detector.explain.reference import pooled
+from knowngood.detector.explain import Explanation, ImageFactor, Nearest, ReferenceIndex
+from knowngood.detector.explain.deviations import feature_names
+from knowngood.detector.explain.reference import code_size, groups_of, model_codes
 from knowngood.detector.explain.words import sentences, summary, where
+from knowngood.detector.latents import best_conditions, best_rows
+from knowngood.detector.scoring import score_rows
 from knowngood.errors import ArtifactError, SettingsError
 from knowngood.evaluation.figures.explanation import explanation as drawn
-from knowngood.evaluation.inspected import by_p_value, pictures, thinned
-from patch_models import TinyBackbone, features, fitted, one_cell
+from patch_models import TinyBackbone
 
 SPOT = (slice(4, 9), slice(18, 23))  # of the defects
 CENTRE = (6, 20)
+SPLIT = {"method": "split", "fraction": 0.3}
+OWN = {"name": "features", "backbone": "own", "stride": 4, "average": 1}
+SMALL = {"name": "vae", "latent_dim": 2}
 
 
-def good(n: int, seed: int = 0, light: float = 1.0) -> np.ndarray:
-    """(n, 24, 32) uint8 images of a fixed pattern under noise, as light as told."""
+def normal(n: int, seed: int = 0, brightness: float = 1.0) -> np.ndarray:
+    """(n, 24, 32) uint8 images of a fixed pattern under noise, of this relative brightness."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:24, :32]
     pattern = 120 + 40 * np.sin(x / 3) * np.cos(y / 4)
     level = rng.normal(1, 0.02, n)[:, None, None]
-    return np.clip(light * level * pattern + rng.normal(0, 3, (n, 24, 32)), 0, 255).astype(np.uint8)
+    return np.clip(brightness * level * pattern + rng.normal(0, 3, (n, 24, 32)), 0, 255).astype(np.uint8)
 
 
 def spotted(n: int, seed: int = 1) -> np.ndarray:
-    images = good(n, seed)
+    images = normal(n, seed)
     images[:, *SPOT] = 255
     return images
 
 
+def of_pixels(model: Any = SMALL, epochs: int = 2, representation: Any = "pixels", **settings: Any) -> Detector:
+    given = {"alpha": 0.2, "calibration": SPLIT, "training": {"epochs": epochs}}
+    return Detector(representation, model, **{**given, **settings})
+
+
 @pytest.fixture(scope="module")
 def by_pixels() -> Detector:
-    return Detector(epochs=30, latent_dim=4, alpha=0.2, calibrate_fraction=0.3).fit(good(80))
+    return of_pixels({"name": "vae", "latent_dim": 4}, 30).fit(normal(80))
 
 
 @pytest.fixture(scope="module")
 def by_features() -> Detector:
-    options = {"name": "own", "stride": 4, "average": 1, "levels": "off", "pooling": "max"}
-    settings: dict[str, Any] = {"features": options, "image_size": (24, 32), "epochs": 2, "alpha": 0.2}
-    return Detector(**settings, calibrate_fraction=0.3).fit(good(60), backbone=TinyBackbone())
+    score = {"name": "patch_distance", "pooling": "max", "standardise": False}
+    detector = Detector(OWN | {"image_size": (24, 32)}, "patch_gaussian", score, alpha=0.2, calibration=SPLIT)
+    return detector.fit(normal(60), backbone=TinyBackbone())
 
 
-@pytest.mark.parametrize("kind", ["by_pixels", "by_features"])
+@pytest.fixture(scope="module")
+def by_patches() -> Detector:
+    detector = Detector(OWN | {"image_size": (24, 32)}, "memory_bank", "patch_distance", alpha=0.2, calibration=SPLIT)
+    return detector.fit(normal(60), backbone=TinyBackbone())
+
+
+@pytest.mark.parametrize("kind", ["by_pixels", "by_features", "by_patches"])
 def test_the_peak_is_where_the_defect_is(kind: str, request: pytest.FixtureRequest) -> None:
     detector: Detector = request.getfixturevalue(kind)
     for one in detector.explain(spotted(3)):
@@ -65,14 +81,27 @@ def test_the_peak_is_where_the_defect_is(kind: str, request: pytest.FixtureReque
         assert f"at row {one.peak[0]} and column {one.peak[1]} of 24×32" in " ".join(one.sentences)
 
 
+def test_maps_and_regions_are_those_of_the_detector(by_features: Detector) -> None:
+    images = ImageSet.from_arrays(spotted(20))
+    explained = {one.id: one for one in by_features.explain(images, most=20, others=True)}  # more than a batch
+    regions = by_features.regions(images)
+    for i, expected in enumerate(by_features.anomaly_maps(images)):
+        one = explained[str(images.ids[i])]
+        np.testing.assert_allclose(one.map, expected, rtol=1e-5, atol=1e-4)
+        np.testing.assert_array_equal(one.image, images.read(i))
+        mine = regions[regions["id"].astype(str) == one.id]
+        assert [region.peak for region in one.regions] == pytest.approx(mine["peak"].tolist())
+
+
 def test_pixels_bring_reconstruction_and_signed_residual(by_pixels: Detector) -> None:
     one = by_pixels.explain(spotted(1))[0]
     expected = by_pixels.reconstruct(spotted(1))[0]
-    low, high = by_pixels.pipeline_.representation.low, by_pixels.pipeline_.representation.high  # type: ignore[union-attr]
+    representation: Any = by_pixels.pipeline_.representation
+    low, high = representation.low, representation.high
     assert one.reconstruction is not None
     assert one.residual is not None
     np.testing.assert_allclose(one.reconstruction * (high - low) + low, expected, rtol=1e-4, atol=0.05)
-    np.testing.assert_allclose(one.residual, one.seen - one.reconstruction, atol=1e-5)
+    np.testing.assert_allclose(one.residual, one.model_input - one.reconstruction, atol=1e-5)
     assert one.residual[CENTRE].mean() > 0.2
     assert one.components == ()
     nats = [latent.nats for latent in one.latents]
@@ -81,195 +110,259 @@ def test_pixels_bring_reconstruction_and_signed_residual(by_pixels: Detector) ->
 
 
 def test_features_bring_what_deviates_at_the_peak(by_features: Detector) -> None:
-    detector, images = by_features, spotted(1)
-    one = detector.explain(images)[0]
+    pipeline, images = by_features.pipeline_, ImageSet.from_arrays(spotted(1))
+    one = by_features.explain(images)[0]
     assert one.reconstruction is None
     assert "reconstruction" in one.missing
-    x, made = detector.pipeline_.reconstruct(ImageSet.from_arrays(images))
-    patches = detector.model_.patches
-    assert patches is not None
-    grid = detector.pipeline_.score.score(
-        detector.model_, detector.pipeline_.state, torch.from_numpy(x), None, torch.zeros(1, dtype=torch.int64),
-        want_map=True,
-    ).map  # fmt: skip
-    assert grid is not None
-    at = int(grid[0].argmax())
-    root = patches.root[0, at].double()
-    lower = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=torch.float64), upper=False)
-    deviation = (x - made)[0].reshape(len(root), -1)[:, at] / (lower @ lower.t()).diagonal().sqrt().numpy()
+    assert one.latents == ()
+    rows = next(best_rows(pipeline, images, None))
+    grids = score_rows(pipeline, images, best_conditions(pipeline, images, None), maps=True)[0].grids
+    model: Any = pipeline.model
+    assert grids is not None
+    at, cell = int(grids[0].argmax()), torch.zeros(1, dtype=torch.int64)
+    lower = torch.linalg.inv(model.root[0, at].double())
+    spread = (lower @ lower.T).diagonal().sqrt()
+    deviation = ((rows.x.flatten(2)[0, :, at] - model.expected(rows.x, cell)[0, at]) / spread).numpy()
     order = np.argsort(-np.abs(deviation))[: len(one.components)]
-    names = feature_names(detector.pipeline_.representation)  # type: ignore[arg-type]
+    names = feature_names(pipeline.representation)  # type: ignore[arg-type]
     assert [component.name for component in one.components] == [names[j] for j in order]
     np.testing.assert_allclose([c.deviation for c in one.components], deviation[order], rtol=1e-3)
+    residual = model.whiten(rows.x, cell).square().mean(2).sqrt()  # root mean square over the features
+    assert one.residual is not None
+    np.testing.assert_allclose(one.residual.reshape(1, -1), residual, rtol=1e-4)
+    typical = by_features.explain(normal(1, 7), others=True)[0].residual
+    assert typical is not None
+    assert np.median(typical) < 1.5
+    assert one.residual.max() > 3 * np.median(typical)
 
 
-def test_the_spread_of_a_place_is_that_of_its_covariance() -> None:
-    x = features(400)
-    patches = fitted(x)
-    for place in (0, 7):
-        rows = x.flatten(2)[:, :, place].double()
-        expected = (rows.var(0) + 0.01).sqrt()
-        torch.testing.assert_close(spread_at(patches.root[0, place]).double(), expected, rtol=1e-3, atol=1e-4)
+def test_a_memory_bank_brings_map_regions_and_nearest(by_patches: Detector) -> None:
+    one = by_patches.explain(spotted(1))[0]
+    assert one.map is not None
+    assert one.nearest
+    assert one.residual is one.reconstruction is None
+    assert one.components == one.latents == ()
+    drawn(one)
 
 
-def test_pooled_codes_are_means_of_whitened_places() -> None:
-    x = features(30)
-    patches = fitted(x, 0.1)
-    expected = patches.whiten(x, one_cell(x)).double().mean(1)
-    np.testing.assert_allclose(pooled(patches, x, None), expected, rtol=1e-5, atol=1e-6)
+def test_hog_brings_orientations() -> None:
+    one = of_pixels(representation="hog").fit(normal(60)).explain(spotted(1), others=True)[0]
+    assert one.residual is not None
+    assert one.residual.shape == (7, 7)
+    assert all(component.name.startswith("the gradient") for component in one.components)
+    assert all(factor.explained_away for factor in one.image_factors)
+    assert len(one.latents) == 2
 
 
-def known(codes: np.ndarray, kind: np.ndarray | None = None, apart: Any = ()) -> KnownGood:
+def patch_gaussian(x: torch.Tensor, ignored: torch.Tensor | None = None) -> Any:
+    model = PatchGaussianOptions(context=0, global_grid=0).build(shape=tuple(x.shape[1:]))
+    if ignored is not None:
+        model.ignored.copy_(ignored[None])
+    return model.fit_grids(x, torch.zeros(len(x), dtype=torch.int64))
+
+
+def test_codes_are_means_of_whitened_features_over_what_counts() -> None:
+    x = torch.randn(30, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    ignored = torch.arange(12) < 5
+    for model, counted in ((patch_gaussian(x), slice(None)), (patch_gaussian(x, ignored), ~ignored)):
+        expected = model.whiten(x, torch.zeros(30, dtype=torch.int64))[:, counted].double().mean(1)
+        np.testing.assert_allclose(model_codes(model, x, None), expected, rtol=1e-5, atol=1e-6)
+        assert code_size(model) == 5
+
+
+def test_codes_of_a_memory_bank_are_the_items_or_mean_features() -> None:
+    x = torch.randn(6, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    for patches, expected in ((True, x.flatten(2).mean(2)), (False, x.flatten(1))):
+        model = MemoryBankOptions().build((5, 3, 4), patches=patches)
+        np.testing.assert_allclose(model_codes(model, x, None), expected, rtol=1e-6, atol=1e-6)
+        assert code_size(model) == expected.shape[1]
+
+
+def index_of(codes: np.ndarray, group: np.ndarray | None = None, held_out_distances: Any = ()) -> ReferenceIndex:
     n = len(codes)
-    return KnownGood(
+    return ReferenceIndex(
         tuple(f"g{i}" for i in range(n)),
         codes.astype(np.float16),
-        np.zeros(n, np.int32) if kind is None else kind,
+        np.zeros(n, np.int32) if group is None else group,
         np.full((n, 2), 0.5, np.float32),
         np.zeros((2, 1, 2, 2), np.float16),
-        np.asarray(apart, np.float32),
+        np.asarray(held_out_distances, np.float32),
     )
 
 
-def test_nearest_are_the_nearest_of_the_same_kind() -> None:
+def test_nearest_are_the_nearest_of_the_same_group() -> None:
     rng = np.random.default_rng(0)
-    codes, stratum = rng.normal(size=(50, 3)).astype(np.float16), rng.integers(0, 2, 50).astype(np.int32)
-    index, asked = known(codes, stratum), rng.normal(size=3)
-    rows, distance = index.nearest(asked, 1, 4)
-    expected = {i: float(np.linalg.norm(codes[i].astype(float) - asked)) for i in range(50) if stratum[i] == 1}
+    codes, group = rng.normal(size=(50, 3)).astype(np.float16), rng.integers(0, 2, 50).astype(np.int32)
+    index, code = index_of(codes, group), rng.normal(size=3)
+    rows, distance = index.nearest(code, 1, 4)
+    expected = {i: float(np.linalg.norm(codes[i].astype(float) - code)) for i in range(50) if group[i] == 1}
     assert rows.tolist() == sorted(expected, key=expected.__getitem__)[:4]
     np.testing.assert_allclose(distance, [expected[i] for i in rows])
-    assert len(index.nearest(asked, 7, 60)[0]) == 50  # a kind without good images: all of them
+    assert len(index.nearest(code, 7, 60)[0]) == 50  # a group without normal images: all of them
 
 
-@pytest.mark.parametrize("kind", ["by_pixels", "by_features"])
-def test_an_image_fitted_on_is_its_own_nearest(kind: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("kind", ["by_pixels", "by_features", "by_patches"])
+def test_an_image_fitted_to_is_its_own_nearest(kind: str, request: pytest.FixtureRequest) -> None:
     detector: Detector = request.getfixturevalue(kind)
-    images = ImageSet.from_arrays(good(80 if kind == "by_pixels" else 60))
-    fit = detector.split_["fit"][:3]
-    for one in detector.explain(images[fit], most=3, others=True):
-        rounding = 2**-10 * float(np.linalg.norm(detector.embed(images[fit]), axis=1).max() + 10)
+    images = ImageSet.from_arrays(normal(80 if kind == "by_pixels" else 60))
+    fit = images[detector.split_["fit"][:3]]
+    rows = next(best_rows(detector.pipeline_, fit, None))
+    largest = float(np.linalg.norm(model_codes(detector.pipeline_.model, rows.x, rows.c), axis=1).max())
+    rounding = 2**-10 * (largest + 10)  # of float16
+    for one in detector.explain(fit, most=3, others=True):
         own = {near.id: near.distance for near in one.nearest}[one.id]
         assert own <= one.nearest[0].distance + rounding
         assert own <= rounding
         assert [near.distance for near in one.nearest] == sorted(near.distance for near in one.nearest)
 
 
-def test_the_index_lives_in_the_saved_model(by_pixels: Detector, tmp_path: Any) -> None:
+def test_held_out_distances_are_those_of_images_not_fitted_to(by_pixels: Detector) -> None:
+    images = ImageSet.from_arrays(normal(80))
+    held_out, index = images[by_pixels.split_["select"]], by_pixels.pipeline_.reference
+    assert index is not None
+    assert sorted(map(int, index.ids)) == sorted(by_pixels.split_["fit"])
+    explained = by_pixels.explain(held_out, most=len(held_out), others=True)
+    distances = {one.id: one.nearest[0].distance for one in explained}
+    expected = [distances[str(name)] for name in held_out.ids]
+    np.testing.assert_allclose(index.held_out_distances, expected, rtol=1e-3, atol=1e-5)
+    for one in by_pixels.explain(np.concatenate([normal(3, 9), spotted(1)]), others=True):
+        assert one.farther_than == np.mean(index.held_out_distances < one.nearest[0].distance)
+
+
+def test_the_index_is_saved_with_the_model(by_pixels: Detector, tmp_path: Any) -> None:
     again = Detector.load(by_pixels.save(tmp_path / "model"))
     before, after = (detector.explain(spotted(2)) for detector in (by_pixels, again))
     assert [one.to_record() for one in before] == [one.to_record() for one in after]
-    assert not any(name.startswith("neighbours") for name in again.pipeline_.state)
-    kept = by_pixels.pipeline_.known_good
+    assert not any(name.startswith("reference") for name in again.pipeline_.state)
+    kept = by_pixels.pipeline_.reference
     assert kept is not None
     with pytest.raises(ArtifactError, match="2 ids"):
-        KnownGood.from_tensors(kept.to_tensors(), ["a", "b"])
+        ReferenceIndex.from_tensors(kept.to_tensors(), ["a", "b"])
 
 
-def test_without_an_index_that_part_is_left_out_with_a_reason(by_pixels: Detector) -> None:
+def test_without_an_index_that_part_is_missing_with_a_reason(by_pixels: Detector) -> None:
     bare = copy.copy(by_pixels)
-    bare.pipeline_ = replace(by_pixels.pipeline_, known_good=None)
+    bare.pipeline_ = replace(by_pixels.pipeline_, reference=None)
     one = bare.explain(spotted(1))[0]
-    assert one.nearest == one.nuisances == ()
-    assert one.missing["nearest"] == NO_INDEX
+    assert one.nearest == one.image_factors == ()
+    assert "without a reference index" in one.missing["nearest"]
     drawn(one)
 
 
-def test_darker_images_are_said_to_be_so(by_pixels: Detector) -> None:
-    one = by_pixels.explain(good(1, 5, light=0.7), others=True)[0]
-    brightness = one.nuisances[0]
+def test_darker_images_are_reported_as_such(by_pixels: Detector) -> None:
+    one = by_pixels.explain(normal(1, 5, brightness=0.7), others=True)[0]
+    brightness = one.image_factors[0]
     assert brightness.change == pytest.approx(-0.3, abs=0.06)
-    assert brightness.unusual
-    said = " ".join(one.sentences)
-    assert f"{-100 * brightness.change:.0f} % darker than usual" in said
-    assert "explained away" not in said
+    assert brightness.outside_normal_range
+    text = " ".join(one.sentences)
+    assert f"{-100 * brightness.change:.0f} % darker than the median normal image" in text
+    assert "accounts for" not in text
 
 
-def test_light_that_the_model_was_fitted_for_is_explained_away() -> None:
-    settings: dict[str, Any] = {"epochs": 2, "latent_dim": 2, "alpha": 0.2, "calibrate_fraction": 0.3}
-    lit = Detector(**settings, light_tolerance=0.4, scaling=(0, 255)).fit(good(40))
-    within, beyond = (lit.explain(good(1, 5, light=light), others=True)[0].nuisances[0] for light in (0.75, 0.4))
+def test_illumination_that_the_model_was_fitted_for_is_explained_away() -> None:
+    options = {"name": "pixels", "illumination": 0.4, "scaling": (0, 255)}
+    tolerant = of_pixels(representation=options).fit(normal(40))
+    within, beyond = (
+        tolerant.explain(normal(1, 5, brightness=level), others=True)[0].image_factors[0] for level in (0.75, 0.4)
+    )
     assert within.explained_away
     assert not beyond.explained_away
-    told = Detector(**settings, measure=("brightness",)).fit(good(40))
-    found = told.explain(good(1, 5, light=0.75), others=True)[0]
-    brightness, contrast = found.nuisances
+    measured = of_pixels(conditioning={"measure": ("brightness",)}).fit(normal(40))
+    one = measured.explain(normal(1, 5, brightness=0.75), others=True)[0]
+    brightness, contrast = one.image_factors
     assert brightness.explained_away
-    assert brightness.unusual  # against all good images, not those as dark
+    assert brightness.outside_normal_range  # against all normal images, not those as dark
     assert not contrast.explained_away
-    assert any(text.endswith("darker than usual (explained away).") for text in found.sentences)
+    assert any(text.endswith("median normal image (the model accounts for that).") for text in one.sentences)
 
 
 def test_detect_adds_a_column_and_the_explanations(by_pixels: Detector) -> None:
-    images = np.concatenate([good(5, 9), spotted(2)])
+    images = np.concatenate([normal(5, 9), spotted(2)])
     plain, table = by_pixels.detect(images), by_pixels.detect(images, explain=True)
     assert table.drop(columns="explanation").equals(plain)
-    said = table.attrs["explanations"]
-    scores = [one.anomaly_score for one in said]
+    explanations = table.attrs["explanations"]
+    scores = [one.anomaly_score for one in explanations]
     assert scores == sorted(scores, reverse=True)
-    assert {one.id for one in said} == set(table["id"][table["is_anomalous"]])
+    assert {one.id for one in explanations} == set(table["id"][table["is_anomalous"]])
     assert table["explanation"].notna().tolist() == table["is_anomalous"].tolist()
-    assert dict(zip(table["id"], table["explanation"], strict=True))[said[0].id] == said[0].summary
-    assert table.head(3).attrs["explanations"][0] is said[0]
-    json.dumps([one.to_record() for one in said])
+    texts = dict(zip(table["id"], table["explanation"], strict=True))
+    assert texts[explanations[0].id] == explanations[0].summary
+    assert table.head(3).attrs["explanations"][0] is explanations[0]
+    json.dumps([one.to_record() for one in explanations])
 
 
 def test_at_most_so_many_are_explained(by_pixels: Detector) -> None:
-    images = np.concatenate([spotted(4), good(4, 9)])
+    images = np.concatenate([spotted(4), normal(4, 9)])
     assert len(by_pixels.explain(images, most=2)) == 2
     assert len(by_pixels.explain(images, most=7, others=True)) == 7
 
 
-def test_conditions_have_their_own_usual_light() -> None:
-    images = np.concatenate([good(50, 0), good(50, 1, light=0.6)])
+def test_conditions_have_their_own_range_of_image_factors() -> None:
+    images = np.concatenate([normal(50, 0), normal(50, 1, brightness=0.6)])
     product = np.repeat(["a", "b"], 50)
-    settings: dict[str, Any] = {"epochs": 2, "latent_dim": 2, "alpha": 0.3, "calibrate_fraction": 0.3}
-    detector = Detector(**settings, roles={"product": ("model", "stratify")}).fit(
-        images, conditions={"product": product}
-    )
-    dark = good(1, 7, light=0.6)
-    found = {
+    detector = of_pixels(alpha=0.3, conditioning={"roles": {"product": ("model", "stratify")}})
+    detector.fit(images, conditions={"product": product})
+    dark = normal(1, 7, brightness=0.6)
+    explained = {
         name: detector.explain(dark, conditions={"product": np.array([name])}, others=True)[0] for name in ("a", "b")
     }
-    assert found["a"].nuisances[0].unusual
-    assert not found["b"].nuisances[0].unusual
-    assert any("for product=a" in text for text in found["a"].sentences)
-    fit = {str(i) for i in range(50)}
-    assert {str(int(near.id)) for near in found["a"].nearest} <= fit
+    assert explained["a"].image_factors[0].outside_normal_range
+    assert not explained["b"].image_factors[0].outside_normal_range
+    assert any("median normal image of product=a" in text for text in explained["a"].sentences)
+    assert {int(near.id) for near in explained["a"].nearest} <= set(range(50))
+    assert {int(near.id) for near in explained["b"].nearest} <= set(range(50, 100))
+    assert explained["a"].mean_image is not None
+    assert explained["b"].mean_image is not None
+    assert explained["a"].mean_image.mean() > 1.4 * explained["b"].mean_image.mean()
 
 
-def test_of_an_image_in_tiles_the_tile_of_the_peak_is_looked_into() -> None:
-    options = {"name": "own", "stride": 4, "average": 1, "levels": "off", "pooling": "max"}
-    images = np.tile(good(40), (1, 2, 1))  # 48×32
-    settings: dict[str, Any] = {"features": options, "image_size": 24, "tile": 24, "tile_overlap": 0.25, "epochs": 1}
-    detector = Detector(**settings, alpha=0.2, calibrate_fraction=0.3).fit(images, backbone=TinyBackbone())
-    odd = np.tile(good(1, 5), (1, 2, 1))
-    odd[:, 36:41, 18:23] = 255
-    one = detector.explain(odd, others=True)[0]
+def test_measured_factors_make_no_groups() -> None:
+    product = np.repeat(["a", "b"], 40)
+    images = np.concatenate([normal(40, 0), normal(40, 1)])
+    detector = of_pixels(conditioning={"measure": ("brightness",)}).fit(images, conditions={"product": product})
+    groups = groups_of(detector.pipeline_)
+    assert len(groups) == detector.pipeline_.schema.n_strata
+    assert set(groups.tolist()) == {0, 1}
+
+
+def test_of_an_image_in_tiles_the_tile_of_the_peak_is_explained() -> None:
+    images = np.tile(normal(40), (1, 2, 1))  # 48×32
+    detector = Detector(
+        OWN | {"image_size": 24},
+        "patch_gaussian",
+        {"name": "patch_distance", "pooling": "max"},
+        data={"tile": 24, "tile_overlap": 0.25},
+        alpha=0.2,
+        calibration=SPLIT,
+    ).fit(images, backbone=TinyBackbone())
+    anomalous = np.tile(normal(1, 5), (1, 2, 1))
+    anomalous[:, 36:41, 18:23] = 255
+    one = detector.explain(anomalous, others=True)[0]
     assert one.map is not None
     assert one.map.shape == (48, 32)
     assert one.peak is not None
     assert abs(one.peak[0] - 38) <= 5
     assert abs(one.peak[1] - 20) <= 5
-    assert one.seen.shape == (24, 24, 1)
-    assert one.seen.max() == 1.0  # the defect is in this tile
+    assert one.model_input.shape == (24, 24, 1)
+    assert one.model_input.max() == 1.0  # the defect is in this tile
     assert one.components
     assert one.regions[0].p_value is not None
     assert one.nearest == ()
+    assert "tiles" in one.missing["nearest"]
 
 
 def test_a_model_of_tables_explains_nothing() -> None:
     rows = np.random.default_rng(0).normal(size=(60, 3))
-    detector = Detector(epochs=1, alpha=0.2).fit(rows)
-    assert detector.pipeline_.known_good is None
+    detector = Detector("table", "vae", training={"epochs": 1}, alpha=0.2).fit(rows)
+    assert detector.pipeline_.reference is None
     with pytest.raises(SettingsError, match="explanations are of images"):
         detector.explain(rows)
     with pytest.raises(SettingsError, match="explanations are of images"):
         detector.detect(rows, explain=True)
 
 
-def test_a_score_without_a_map_says_so() -> None:
-    detector = Detector(epochs=1, latent_dim=2, alpha=0.2, scoring="mahalanobis").fit(good(60))
+def test_a_score_without_a_map_has_a_reason() -> None:
+    detector = of_pixels(score="mahalanobis").fit(normal(60))
     one = detector.explain(spotted(1), others=True)[0]
     assert one.map is None
     assert one.peak is None
@@ -279,8 +372,8 @@ def test_a_score_without_a_map_says_so() -> None:
 
 def made(**more: Any) -> Explanation:
     blank = np.zeros((30, 60, 1))
-    facts = {"id": "x", "anomaly_score": 2.0, "p_value": 0.01, "is_anomalous": True, "condition": "all"}
-    return Explanation(**{**facts, "image": blank, "seen": blank, **more})
+    facts = {"id": "x", "anomaly_score": 2.0, "p_value": 0.003, "is_anomalous": True, "condition": "all"}
+    return Explanation(**{**facts, "image": blank, "model_input": blank, **more})
 
 
 @pytest.mark.parametrize(
@@ -293,57 +386,38 @@ def made(**more: Any) -> Explanation:
         ((15, 59), "at the right side"),
     ],
 )
-def test_places_in_words(peak: tuple[int, int], words: str) -> None:
+def test_locations_in_words(peak: tuple[int, int], words: str) -> None:
     assert where(made(peak=peak)) == words
 
 
 def test_sentences_of_one_image() -> None:
-    light = Nuisance("brightness", 0.41, 0.5, 0.45, 0.55, True)
+    brightness = ImageFactor("brightness", 0.41, 0.5, 0.45, 0.55, True)
     near = tuple(Nearest(name, 1.0) for name in "abcd")
-    one = made(peak=(0, 0), nuisances=(light,), nearest=near, farther=1.0, condition="camera=A")
-    said = sentences(one, 0.05)
-    assert said[0].startswith("Flagged, p = 0.01")
-    assert "It is 18 % darker than usual for camera=A (explained away)." in said
-    assert said[-1] == (
-        "The good images most like it are a, b and c, yet it lies farther from them than all good images that were "
-        "held out."
+    one = made(peak=(0, 0), image_factors=(brightness,), nearest=near, farther_than=1.0, condition="camera=A")
+    texts = sentences(one, 0.05)
+    assert texts[0] == "Anomalous, p = .003: 0.3 % of normal images have a p-value this small."
+    assert "It is 18 % darker than the median normal image of camera=A (the model accounts for that)." in texts
+    assert texts[-1] == (
+        "The nearest normal images are a, b and c; the first is farther away than that of all held-out normal images."
     )
-    assert summary(one) == "Oddest at the upper left corner; 18 % darker than usual (explained away); most like a."
-    assert sentences(made(is_anomalous=False, p_value=0.4), 0.05)[0].startswith("Not flagged, p = 0.4, at")
+    assert summary(one) == (
+        "Peak at the upper left corner; 18 % darker than the median normal image (the model accounts for that); "
+        "nearest normal image a."
+    )
+    assert sentences(made(is_anomalous=False, p_value=0.4), 0.05)[0] == (
+        "Not anomalous at a false-alarm rate of 5.0 %, p = .4."
+    )
 
 
-def test_a_small_change_is_not_told_however_rare() -> None:
-    assert not Nuisance("brightness", 0.51, 0.5, 0.499, 0.501, False).unusual
-    assert Nuisance("brightness", 0.52, 0.5, 0.499, 0.501, False).unusual
-    assert not Nuisance("brightness", 0.52, 0.5, 0.45, 0.55, False).unusual
-
-
-def test_rows_by_p_value_then_score_without_those_not_read() -> None:
-    import pandas as pd
-
-    table = pd.DataFrame({"p_value": [0.5, 0.1, 0.1, np.nan], "anomaly_score": [9.0, 1.0, 2.0, np.nan]})
-    assert by_p_value(table).tolist() == [2, 1, 0]
-
-
-def test_thinning_takes_means_and_keeps_the_type() -> None:
-    image = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    small = thinned(image, 4)
-    assert small.dtype == np.uint8
-    np.testing.assert_array_equal(small, image.reshape(4, 2, 4, 2).mean((1, 3)).round().astype(np.uint8))
-    assert thinned(image, 8) is image
-    assert thinned(np.zeros((10, 20, 3)), 10).shape == (5, 10, 3)
-
-
-def test_good_images_are_found_by_the_end_of_their_id() -> None:
-    images = ImageSet.from_arrays(good(2), ids=["good/1.png", "good/2.png"])
-    found = pictures(["train/good/2.png", "good/1.png", "other/9.png"], images)
-    assert set(found) == {"train/good/2.png", "good/1.png"}
-    np.testing.assert_array_equal(found["train/good/2.png"], images.read(1))
+def test_a_small_change_is_not_reported_however_rare() -> None:
+    assert not ImageFactor("brightness", 0.51, 0.5, 0.499, 0.501, False).outside_normal_range
+    assert ImageFactor("brightness", 0.52, 0.5, 0.499, 0.501, False).outside_normal_range
+    assert not ImageFactor("brightness", 0.52, 0.5, 0.45, 0.55, False).outside_normal_range
 
 
 def test_the_figure_has_five_panels(by_features: Detector) -> None:
     one = by_features.explain(spotted(1))[0]
     figure = drawn(one, {one.nearest[0].id: spotted(1)[0][..., None]})
     assert [axes.get_title() for axes in figure.axes] == [
-        "image", "mean of good images", "where it is odd", "features at the oddest place", "good images most like it",
+        "image", "mean normal image", "anomaly map", "features at the peak of the map", "nearest normal images",
     ]  # fmt: skip

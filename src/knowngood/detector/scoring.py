@@ -19,7 +19,7 @@ from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
 from knowngood.errors import DataError
 from knowngood.models.patch_gaussian import PatchGaussian
-from knowngood.representations import Features, Pixels, Table
+from knowngood.representations import Pixels, Table
 from knowngood.representations.alignment.warping import Transform
 from knowngood.scores.adjustment import scored
 
@@ -194,7 +194,6 @@ class Reader:
         if ignored is None or not isinstance(items, ImageSet):
             return items, np.arange(len(items)), self.expanded.item
         assert isinstance(pipeline.model, PatchGaussian)
-        assert isinstance(pipeline.representation, Features)
         cell = cells_of(pipeline.model, self.expanded.c)
         return ignored.views(items, self.expanded.item, cell, pipeline.representation.pixels.low)
 

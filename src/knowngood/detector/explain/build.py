@@ -21,7 +21,7 @@ from knowngood.detector.explain.reference import scaled_images
 from knowngood.detector.explain.words import sentences, summary
 from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
-from knowngood.detector.scoring import Scored, one_row_each, score_rows
+from knowngood.detector.scoring import Scored, one_row_each, score_rows, tiles_of
 from knowngood.errors import SettingsError
 
 AT_ONCE = 16  # images
@@ -102,7 +102,7 @@ def _located(
     With tiles the model sees the tile of the peak.
     """
     if not pipeline.score.has_map:
-        tiles = None if pipeline.settings.data.tile is None else score_rows(pipeline, images, best)[0].tiles
+        tiles = tiles_of(pipeline, images)
         locations = [Location()] * len(images)
         return locations, images if tiles is None else tiles.images[_tile_of_peak(tiles, locations)], None
     scored, _ = score_rows(pipeline, images, best, maps=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -19,14 +17,15 @@ NO_INDEX = "the model was saved without a reference index; fit it again to have 
 TILES = "the model sees tiles, so images are not compared as a whole"
 
 
-class Comparison(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Comparison:
     """Of one image; the fields are those of `Explanation`."""
 
     nearest: tuple[Nearest, ...] = ()
     farther_than: float | None = None
     mean_image: np.ndarray | None = None
     image_factors: tuple[ImageFactor, ...] = ()
-    missing: Mapping[str, str] = MappingProxyType({})
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) -> Comparison:

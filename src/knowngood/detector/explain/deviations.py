@@ -1,10 +1,8 @@
-"""What deviates inside an image, by kind of model: reconstruction, residual, features at the peak, latents."""
+"""What deviates in an image, by kind of model: reconstruction, residual, features at the peak, latent dimensions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,7 +24,8 @@ TOP = 5  # components, latent dimensions, and nearest images
 ENOUGH = 8  # normal images from which on a mean and quantiles are reported
 
 
-class Deviation(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Deviation:
     """Of one image; the fields are those of `Explanation`, beside its code."""
 
     code: np.ndarray  # (K,) by which it is compared with normal images
@@ -34,7 +33,7 @@ class Deviation(NamedTuple):
     residual: np.ndarray | None = None
     components: tuple[Component, ...] = ()
     latents: tuple[Latent, ...] = ()
-    missing: Mapping[str, str] = MappingProxyType({})
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def deviations(pipeline: Pipeline, rows: Rows, grids: np.ndarray | None) -> list[Deviation]:

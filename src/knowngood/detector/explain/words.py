@@ -104,7 +104,7 @@ def _deviation(one: Explanation) -> str:
     if abs(largest) < SLIGHT:
         return ""
     side = "brighter" if largest > 0 else "darker"
-    return f"It is at most {percent(largest)} of the range of values {side} than its reconstruction."
+    return f"The largest difference from its reconstruction is {percent(largest)} of the range of values, {side}."
 
 
 def _factor(factor: ImageFactor, condition: str) -> str:
@@ -127,5 +127,5 @@ def _nearest(one: Explanation) -> str:
         text = f"The nearest normal image is {names[0]}"
     if one.farther_than is not None and one.farther_than >= FAR:
         share = "all" if one.farther_than == 1 else f"{percent(one.farther_than)} of"
-        text += f"; it is farther from them than {share} held-out normal images are from theirs"
+        text += f"; the first is farther away than that of {share} held-out normal images"
     return text + "."

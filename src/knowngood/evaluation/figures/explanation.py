@@ -40,10 +40,10 @@ def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = Non
     _picture(five[0], image, "image")
     if one.reconstruction is not None:
         _picture(five[1], as_rgb(one.reconstruction, (0.0, 1.0)), "reconstruction")
-    elif one.usual is not None:
-        _picture(five[1], as_rgb(one.usual, (0.0, 1.0)), "mean normal image")
+    elif one.mean_image is not None:
+        _picture(five[1], as_rgb(one.mean_image, (0.0, 1.0)), "mean normal image")
     else:
-        _absent(five[1], "mean normal image", one.missing.get("usual", ""))
+        _absent(five[1], "mean normal image", one.missing.get("mean_image", ""))
     if one.map is None:
         _absent(five[2], "anomaly map", one.missing.get("map", ""))
     else:
