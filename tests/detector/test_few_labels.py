@@ -1,0 +1,462 @@
+"""A penalty learned from a few labelled anomalies: added where cross-validation improves AUROC, and harmless."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from knowngood.scores.label_penalty import bounded, moments
+from PIL import Image
+from torch import Tensor, nn
+
+from knowngood import Detector
+from knowngood.data import ImageSet, TableSet
+from knowngood.detector.fit.few_labels import Normals, learn_penalty
+from knowngood.detector.fit.measured_patches import mask_locations
+from knowngood.detector.fit.penalty_choice import Choice, Evidence, centres, choose, gain, harm, logistic, shares_below
+from knowngood.detector.scoring import score_batches
+from knowngood.errors import DataError
+from knowngood.metrics import roc_auc
+from knowngood.representations.alignment.warping import Quality, Transform
+
+
+def auroc(anomalous: np.ndarray, normal: np.ndarray) -> float:
+    return roc_auc(np.r_[np.ones(len(anomalous)), np.zeros(len(normal))], np.r_[anomalous, normal])
+
+
+# Gain and harm ------------------------------------------------------------------------------------------------------
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def draws(seed: int = 0) -> tuple[Pair, Pair]:
+    """Scores of anomalies and normal items before and after, with ties; those of normal items only rise."""
+    rng = np.random.default_rng(seed)
+    anomalous, normal = rng.integers(0, 9, 30) + 1.0, rng.integers(0, 9, 40) + 0.0
+    rise = [rng.integers(0, 5, n) * (rng.random(n) < 0.2) for n in (30, 40)]
+    return (anomalous, normal), (anomalous + 2 * rise[0], normal + rise[1])
+
+
+def test_shares_below_are_the_auroc() -> None:
+    anomalous, normal = draws()[0]
+    assert shares_below(anomalous, normal).mean() == pytest.approx(auroc(anomalous, normal))
+
+
+def test_the_gain_is_the_difference_of_aurocs() -> None:
+    before, after = draws()
+    assert gain(before, after)[0] == pytest.approx(auroc(*after) - auroc(*before))
+    assert gain(before, before) == (0.0, 0.0)
+
+
+def test_the_error_of_a_gain_is_that_of_resampled_items() -> None:
+    before, after = draws()
+    rng = np.random.default_rng(1)
+    gains = []
+    for _ in range(2000):
+        rows = [rng.integers(0, len(some), len(some)) for some in before]
+        aurocs = [shares_below(pair[0][rows[0]], pair[1][rows[1]]).mean() for pair in (before, after)]
+        gains.append(aurocs[1] - aurocs[0])
+    assert gain(before, after)[1] == pytest.approx(np.std(gains), rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_harm_is_the_most_that_an_anomaly_of_any_score_loses(seed: int) -> None:
+    before, after = (pair[1] for pair in draws(seed))
+    anywhere = np.arange(-1, 15, 0.25)
+    lost = shares_below(anywhere, before) - shares_below(anywhere, after)
+    assert harm(before, after) == pytest.approx(lost.max(), abs=1e-12)
+    assert harm(before, before) == 0
+
+
+def test_centres_are_medians_of_large_groups_and_of_all_for_small_ones() -> None:
+    scores, group = np.arange(30.0), np.repeat([0, 1], [25, 5])
+    assert centres(scores, group, 3).tolist() == [12.0, 14.5, 14.5, 14.5]
+
+
+# The direction ------------------------------------------------------------------------------------------------------
+
+
+def several(seed: int = 0) -> Evidence:
+    """30 normal items of 2 vectors each, and 6 labelled anomalies of 1 to 6."""
+    rng = np.random.default_rng(seed)
+    item = np.r_[np.repeat(np.arange(30), 2), np.repeat(np.arange(30, 36), np.arange(1, 7))]
+    label = np.repeat([0, 1], [30, 6])
+    vectors = rng.normal(size=(len(item), 5)) + label[item][:, None] * np.linspace(0, 1, 5)
+    return evidence_of(vectors, label, np.zeros(36), item)
+
+
+def evidence_of(vectors: np.ndarray, label: np.ndarray, base: np.ndarray, item: np.ndarray | None = None) -> Evidence:
+    """Items with one location each, and these scores without a penalty."""
+    return Evidence(
+        vectors=vectors,
+        item=np.arange(len(vectors)) if item is None else item,
+        label=label,
+        compared=np.ones(len(label), dtype=bool),
+        centre=np.zeros(len(label)),
+        spread=float(base[label == 0].std()),
+        projected=lambda direction, at: (vectors[at] @ direction)[:, None],
+        scores=lambda added, at: base[at] + added[:, 0],
+    )
+
+
+def weights_of(evidence: Evidence) -> np.ndarray:
+    """Half for each label, the same for each of its items, shared by the item's vectors."""
+    of = evidence.label[evidence.item]
+    counts = np.bincount(evidence.item)[evidence.item]
+    return 0.5 / (np.bincount(evidence.label)[of] * counts)
+
+
+@pytest.mark.parametrize("ridge", [0.01, 1.0])
+def test_the_direction_is_the_minimum_of_the_weighted_loss(ridge: float) -> None:
+    evidence = several()
+    direction, intercept = logistic(evidence, np.arange(36), ridge)
+    x, sign = torch.from_numpy(evidence.vectors), torch.from_numpy(2.0 * evidence.label[evidence.item] - 1)
+    d = torch.tensor(direction, requires_grad=True)
+    loss = (torch.from_numpy(weights_of(evidence)) * torch.log1p(torch.exp(-sign * (x @ d + intercept)))).sum()
+    (gradient,) = torch.autograd.grad(loss + ridge / 2 * d.square().sum(), d)
+    assert float(gradient.norm()) < 1e-5
+
+
+def test_under_a_strong_ridge_it_is_the_difference_of_weighted_means() -> None:
+    evidence = several()
+    direction, _ = logistic(evidence, np.arange(36), 1e3)
+    difference = (weights_of(evidence) * (2 * evidence.label[evidence.item] - 1)) @ evidence.vectors
+    np.testing.assert_allclose(1e3 * direction, difference / 2, rtol=0.01, atol=1e-3)
+
+
+def test_held_out_items_have_no_part_in_the_direction() -> None:
+    evidence = several()
+    items = np.setdiff1d(np.arange(36), [3, 31])
+    changed = evidence.vectors.copy()
+    changed[np.isin(evidence.item, [3, 31])] = 99.0
+    same = logistic(replace(evidence, vectors=changed), items, 0.1)
+    before = logistic(evidence, items, 0.1)
+    assert np.array_equal(same[0], before[0])
+    assert same[1] == before[1]
+
+
+# The choice ---------------------------------------------------------------------------------------------------------
+
+
+def table(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    """(n, 6) correlated normal numbers; with a shift, moved along a line in the first two columns."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)) @ np.linalg.cholesky(0.5 * np.eye(6) + 0.5).T
+    x[:, :2] += shift * np.array([1.0, -1.0])
+    return x
+
+
+def coded(normal: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, Any]:
+    """Bounded codes standardised by the normal items, and the way there for others."""
+    mean, std = moments(torch.from_numpy(normal))
+    code = lambda x: bounded((torch.from_numpy(x) - mean) / std).numpy()  # noqa: E731
+    return code(np.concatenate([normal, anomalous])), code
+
+
+def tabular(anomalous: np.ndarray, n: int = 200, scale: float | np.ndarray = 1.0) -> tuple[Evidence, Any]:
+    """Scored by the size of the last column, which says nothing of these anomalies."""
+    normal = table(n, 0)
+    base = np.abs(np.concatenate([normal, anomalous])[:, -1])
+    vectors, code = coded(normal * scale, anomalous * scale)
+    return evidence_of(vectors, np.repeat([0, 1], [n, len(anomalous)]), base), code
+
+
+def penalty(choice: Choice, vectors: np.ndarray) -> np.ndarray:
+    return choice.weight * (vectors @ choice.direction - choice.offset).clip(0)
+
+
+def test_separable_anomalies_are_found_and_normal_items_stay() -> None:
+    evidence, code = tabular(table(12, 1, 2.0))
+    choice = choose(evidence, 0)
+    assert choice.weight > 0
+    assert choice.auroc[1] - choice.auroc[0] > 0.15
+    assert choice.harm <= 0.005
+    normal, anomalous = table(1000, 2), table(300, 3, 2.0)
+    added = [penalty(choice, code(x)) for x in (normal, anomalous)]
+    assert (added[0] == 0).mean() >= 0.98
+    assert (penalty(choice, evidence.vectors[:200]) == 0).mean() >= 0.99
+    before, after = (
+        [np.abs(x[:, -1]) + k * a for x, a in zip((anomalous, normal), added[::-1], strict=True)] for k in (0, 1)
+    )
+    assert auroc(*after) - auroc(*before) > 0.15
+    assert harm(before[1], after[1]) <= 0.01
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_normal_items_labelled_anomalous_change_nothing(seed: int) -> None:
+    choice = choose(tabular(table(12, 60 + seed))[0], seed)
+    assert choice.weight == 0
+    assert choice.auroc[0] == choice.auroc[1]
+    assert not choice.direction.any()
+
+
+def test_anomalies_that_the_score_finds_need_no_penalty() -> None:
+    evidence, _ = tabular(table(12, 1, 2.0))
+    base = np.where(evidence.label == 1, 100.0, np.arange(212.0) / 212)
+    choice = choose(replace(evidence, scores=lambda added, at: base[at] + added[:, 0]), 0)
+    assert choice.weight == 0
+    assert choice.auroc == (1.0, 1.0)
+
+
+def test_a_penalty_on_many_normal_items_is_not_taken() -> None:
+    evidence, _ = tabular(table(12, 1, 2.0))
+    lost = lambda added, at: evidence.scores(added, at) + 5 * (evidence.label[at] == 0) * (added.max() > 0)  # noqa: E731
+    assert choose(replace(evidence, scores=lost), 0).weight == 0
+
+
+def test_the_choice_is_deterministic() -> None:
+    one, same = (choose(tabular(table(12, 1, 2.0))[0], 3) for _ in range(2))
+    assert np.array_equal(one.direction, same.direction)
+    assert one[2:] == same[2:]
+    assert one.weight == same.weight
+
+
+def test_the_choice_does_not_depend_on_the_units_of_columns() -> None:
+    plain, code = tabular(table(12, 1, 2.0))
+    scale = np.array([1e3, 0.5, 7.0, 1e3, 2.0, 1.0])
+    one, other = choose(plain, 0), choose(tabular(table(12, 1, 2.0), scale=1e3)[0], 0)
+    np.testing.assert_allclose(one.direction, other.direction, rtol=1e-4, atol=1e-6)
+    assert one.auroc == pytest.approx(other.auroc)
+    unequal = choose(tabular(table(12, 1, 2.0), scale=scale / scale.mean())[0], 0)
+    assert unequal.weight > 0
+
+
+def test_a_shift_of_all_scores_of_a_group_does_not_count() -> None:
+    evidence, _ = tabular(table(12, 1, 2.0))
+    offset = 50.0 * (np.arange(212) % 2)
+    moved = replace(evidence, centre=offset, scores=lambda added, at: evidence.scores(added, at) + offset[at])
+    one, other = choose(evidence, 0), choose(moved, 0)
+    assert one.auroc == pytest.approx(other.auroc)
+    np.testing.assert_array_equal(one.direction, other.direction)
+
+
+def test_an_ignored_location_adds_nothing() -> None:
+    evidence, _ = tabular(table(12, 1, 2.0))
+    two = lambda direction, at: np.pad(evidence.projected(direction, at), ((0, 0), (0, 1)), constant_values=-np.inf)  # noqa: E731
+    sizes = []
+
+    def scores(added: np.ndarray, at: np.ndarray) -> np.ndarray:
+        sizes.append(float(added[:, 1].max()))
+        return evidence.scores(added, at)
+
+    choice = choose(replace(evidence, projected=two, scores=scores), 0)
+    np.testing.assert_array_equal(choice.direction, choose(evidence, 0).direction)
+    assert max(sizes) == 0
+
+
+# Whole items --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fitted_table() -> tuple[Detector, TableSet]:
+    normals = table(200, 0)
+    quick: dict[str, Any] = {"model": {"name": "vae", "latent": 2}, "training": {"epochs": 2}, "device": "cpu"}
+    return Detector("table", labels="ignore", **quick).fit(normals), TableSet.from_array(normals)
+
+
+def raw(pipeline: Any, items: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Scores (N,) and their parts."""
+    (batch,) = score_batches(pipeline, items)
+    return batch.values, batch.parts
+
+
+def test_a_pipeline_gets_a_penalty_that_finds_others_of_the_kind(fitted_table: tuple[Detector, TableSet]) -> None:
+    plain, normals = fitted_table[0].pipeline_, fitted_table[1]
+    pipeline, report = learn_penalty(plain, Normals(normals), TableSet.from_array(table(12, 1, 2.0)), 0)
+    assert report["weight"] > 0
+    assert (report["given"], report["used"], report["left_out"]) == (12, 12, {})
+    before, after = (f"{v:.3f}".removeprefix("0") for v in report["auroc"])
+    assert report["sentence"] == (
+        f"A penalty learned from 12 labelled anomalies is added with weight {report['weight']:g}: in cross-validation "
+        f"AUROC rises from {before} to {after}."
+    )
+    judged = TableSet.from_array(np.concatenate([table(200, 5), table(200, 6, 2.0)]))
+    (old, _), (new, parts) = raw(plain, judged), raw(pipeline, judged)
+    np.testing.assert_allclose(new, old + parts["label_penalty"])
+    assert (parts["label_penalty"][:200] > 0).mean() < 0.03
+    assert auroc(new[200:], new[:200]) > auroc(old[200:], old[:200])
+
+
+def test_without_a_gain_the_pipeline_is_the_same_object(fitted_table: tuple[Detector, TableSet]) -> None:
+    plain, normals = fitted_table[0].pipeline_, fitted_table[1]
+    for anomalies, reason in (
+        (table(12, 60), "12 are used, and no penalty improves their AUROC"),
+        (table(2, 1, 2.0), "2 of 2 can be used, and at least 3 are needed"),
+        (table(0, 1), "0 of 0 can be used, and at least 3 are needed"),
+    ):
+        pipeline, report = learn_penalty(plain, Normals(normals), TableSet.from_array(anomalies), 0)
+        assert pipeline is plain
+        assert report["weight"] == 0
+        assert reason in report["sentence"]
+    few = learn_penalty(plain, Normals(normals[np.arange(20)]), TableSet.from_array(table(12, 1, 2.0)), 0)[1]
+    assert "there are 20 normal items, and at least 30 are needed" in few["sentence"]
+
+
+def test_scores_of_models_without_the_item_take_the_place_of_the_pipelines_own(
+    fitted_table: tuple[Detector, TableSet],
+) -> None:
+    plain, normals = fitted_table[0].pipeline_, fitted_table[1]
+    odd = TableSet.from_array(table(12, 1, 2.0))
+    high = learn_penalty(plain, Normals(normals, scores=np.full(200, 1e3) + np.arange(200)), odd, 0)[1]
+    assert high["auroc"][0] == 0
+    apart = np.arange(200) < 100
+    scores = np.where(apart, raw(plain, normals)[0], 1e6)
+    assert learn_penalty(plain, Normals(normals, apart, scores), odd, 0)[1]["auroc"][0] > 0.1
+
+
+def test_unknown_conditions_are_inferred_or_named() -> None:
+    kinds = np.where(np.arange(200) % 2 == 0, "a", "b")
+    rows, odd = table(200, 0), table(12, 1, 2.0)
+    new = np.array(["a", "b", "new"] * 4)
+    for roles, used in ((("infer", "model"), 12), (("model",), 8)):
+        made = Detector(
+            "table",
+            {"name": "vae", "latent": 2, "objective": "cvae"},
+            labels="ignore",
+            conditioning={"roles": {"kind": roles}, "unknown": "infer" if used == 12 else "error"},
+            training={"epochs": 2},
+        ).fit(rows, conditions={"kind": kinds})
+        normals = TableSet.from_array(rows).annotate(None, {"kind": kinds})
+        report = learn_penalty(
+            made.pipeline_, Normals(normals), TableSet.from_array(odd).annotate(None, {"kind": new}), 0
+        )[1]
+        assert report["used"] == used
+        assert len(report["left_out"]) == 12 - used
+        assert set(report["left_out"].values()) <= {"one of its conditions is unknown or new"}
+
+
+# Locations of features ----------------------------------------------------------------------------------------------
+
+
+class Filters(nn.Module):
+    """A backbone of fixed random filters at stride 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("first", torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 2)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return [nn.functional.conv2d(images, self.first, stride=4).relu()]
+
+    def fingerprint(self) -> str:
+        return "filters"
+
+
+def parts(n: int, seed: int = 0) -> np.ndarray:
+    """(n, 32, 32) uint8 discs, with noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:32, :32]
+    disc = 150.0 * ((y - 15.5) ** 2 + (x - 15.5) ** 2 < 100)
+    images = 40 + rng.normal(1, 0.03, (n, 1, 1)) * disc + rng.normal(0, 6, (n, 32, 32))
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def striped(n: int, seed: int, strength: float = 14.0) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 32, 32) parts with faint stripes in a square of 8×8 pixels, and the squares."""
+    rng = np.random.default_rng(seed)
+    images, masks = parts(n, seed=seed).astype(float), np.zeros((n, 32, 32), dtype=bool)
+    stripes = strength * (2.0 * (np.arange(32) // 2 % 2) - 1)
+    for image, mask in zip(images, masks, strict=True):
+        top, left = rng.integers(1, 23, 2)
+        mask[top : top + 8, left : left + 8] = True
+        image += mask * stripes
+    return images.clip(0, 255).astype(np.uint8), masks
+
+
+def with_masks(images: np.ndarray, masks: np.ndarray | None, folder: Path) -> ImageSet:
+    """Anomalous images, with masks as files."""
+    labelled = ImageSet.from_arrays(images, np.ones(len(images)), ids=[f"bad {i}" for i in range(len(images))])
+    if masks is None:
+        return labelled
+    paths = [folder / f"{i}.png" for i in range(len(masks))]
+    for path, mask in zip(paths, masks, strict=True):
+        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
+    return labelled.replace(masks=tuple(paths))
+
+
+@pytest.fixture(scope="module")
+def fitted_parts() -> tuple[Any, Normals]:
+    """The pipeline of a fitted detector on features, and its normal images."""
+    images = ImageSet.from_arrays(parts(100))
+    options = {"name": "features", "backbone": {"name": "own"}, "stride": 4, "average": 1, "image_size": 32}
+    made = Detector(options, {"name": "patch_gaussian", "context": 0}, labels="ignore").fit(images, backbone=Filters())
+    return made.pipeline_, Normals(images, grids=made.pipeline_.representation.read(images)[0])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_labelled_defects_help_to_find_others_and_subtract_nothing(
+    fitted_parts: tuple[Any, Normals], tmp_path: Path, masked: bool
+) -> None:
+    plain, normals = fitted_parts
+    images, masks = striped(14, seed=1, strength=14 if masked else 22)
+    pipeline, report = learn_penalty(plain, normals, with_masks(images, masks if masked else None, tmp_path), 0)
+    assert report["weight"] > 0
+    assert report["auroc"][1] > report["auroc"][0]
+    assert pipeline.state["penalty_direction"].shape == (6,)
+    unseen = ImageSet.from_arrays(np.concatenate([parts(80, seed=2), striped(80, seed=3)[0], 255 - parts(5, seed=4)]))
+    (before, _), (after, _) = raw(plain, unseen), raw(pipeline, unseen)
+    assert (after >= before - 1e-9).all()
+    assert auroc(after[80:160], after[:80]) > auroc(before[80:160], before[:80])
+    assert harm(before[:80], after[:80]) <= 0.05
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_normal_images_labelled_anomalous_change_nothing(
+    fitted_parts: tuple[Any, Normals], tmp_path: Path, seed: int
+) -> None:
+    plain, normals = fitted_parts
+    labelled = with_masks(parts(12, seed=60 + seed), striped(12, seed=50 + seed)[1], tmp_path)
+    pipeline, report = learn_penalty(plain, normals, labelled, seed)
+    assert pipeline is plain
+    assert report["weight"] == 0
+
+
+def test_images_that_cannot_be_used_are_named(fitted_parts: tuple[Any, Normals], tmp_path: Path) -> None:
+    images, masks = striped(4, seed=1)
+    masks[0], images[0] = False, parts(1, seed=70)[0]
+    report = learn_penalty(*fitted_parts, with_masks(images, masks, tmp_path), 0)[1]
+    assert (report["given"], report["used"]) == (4, 3)
+    assert list(report["left_out"]) == ["bad 0"]
+    assert "no mask shows its anomaly" in report["left_out"]["bad 0"]
+
+
+def test_it_is_the_same_again(fitted_parts: tuple[Any, Normals], tmp_path: Path) -> None:
+    labelled = with_masks(*striped(14, seed=1), tmp_path)
+    (one, report), (same, again) = (learn_penalty(*fitted_parts, labelled, 0) for _ in range(2))
+    assert report == again
+    assert all(torch.equal(one.state[name], same.state[name]) for name in one.state)
+
+
+def test_a_mask_names_the_locations_it_covers_by_half_of_the_most(
+    fitted_parts: tuple[Any, Normals], tmp_path: Path
+) -> None:
+    masks = np.zeros((4, 32, 32), dtype=bool)  # locations are 4×4 pixels
+    masks[0, 4:12, 8:14] = True  # whole locations, and halves of others
+    masks[1, 4:8, 8:9] = True  # a quarter of a location, and nothing else
+    masks[2, 5, 4:9] = True  # a row of one, and a pixel of the next
+    found = mask_locations(with_masks(parts(4), masks, tmp_path), fitted_parts[0].representation)
+    for mask, expected in zip(found[:3], ([(1, 2), (1, 3), (2, 2), (2, 3)], [(1, 2)], [(1, 1)]), strict=True):
+        assert mask is not None
+        assert torch.nonzero(mask).tolist() == [list(at) for at in expected]
+    assert found[3] is None  # empty
+
+
+def test_a_mask_lies_as_the_aligned_image_does(fitted_parts: tuple[Any, Normals], tmp_path: Path) -> None:
+    masks = np.zeros((1, 32, 32), dtype=bool)
+    masks[0, 4:8, 8:12] = True
+    moved = Transform(np.array([[1.0, 0, 4], [0, 1, 0]]), (32, 32), Quality(0, 1))  # the image lies 4 to the right
+    reader = fitted_parts[0].representation
+    stub: Any = SimpleNamespace(pixels=reader.pixels, grid=reader.grid, transforms=lambda *_: [moved])
+    (found,) = mask_locations(with_masks(parts(1), masks, tmp_path), stub)
+    assert found is not None
+    assert torch.nonzero(found).tolist() == [[1, 1]]
+
+
+def test_a_mask_of_another_size_is_refused(fitted_parts: tuple[Any, Normals], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"bad 0: its mask is \(16, 32\), the image is \(32, 32\)"):
+        learn_penalty(*fitted_parts, with_masks(parts(2), np.ones((2, 16, 32), dtype=bool), tmp_path), 0)
