@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from knowngood.calibration import folds
 from knowngood.config import (
     FeatureOptions,
     HOGOptions,
@@ -26,8 +27,9 @@ from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import targets
 from knowngood.data.tiling.tiles import Tiles, drawn
-from knowngood.detector.calibrate import marginalises
+from knowngood.detector.calibrate import marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
+from knowngood.detector.fit.few_labels import Normals, learn_penalty
 from knowngood.detector.fit.plan import Plan, build_objective, standardised
 from knowngood.detector.ignored import Ignored, blanked
 from knowngood.detector.pipeline import Items, Pipeline, Representation
@@ -35,6 +37,7 @@ from knowngood.detector.scoring import READERS, rows_at_once
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.base import Batch, BatchSource, FitContext, Model
 from knowngood.models.defaults import resolve
+from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.objectives.base import Objective
 from knowngood.models.objectives.class_aware import ClassAware
 from knowngood.models.objectives.illuminated import Illuminated
@@ -167,7 +170,37 @@ def learn(
         if cells is not None:
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)
-    return Learned(replace(pipeline, state=state), source, held_out, history[0] if history else None, film)
+    learned = Learned(replace(pipeline, state=state), source, held_out, history[0] if history else None, film)
+    if plan.labelled is not None and plan.shift is None and settings.data.tile is None:
+        add_penalty(learned, plan, fit, select, representation)
+    return learned
+
+
+def add_penalty(
+    learned: Learned, plan: Plan, fit: np.ndarray, select: np.ndarray, representation: Representation | CachedFeatures
+) -> None:
+    """Add a penalty learned from labelled anomalies, if cross-validation improves AUROC by it; in place."""
+    assert plan.labelled is not None
+    index = np.concatenate([fit, select])
+    items, kept = plan.normals[index], {}
+    if isinstance(representation, CachedFeatures):
+        assert isinstance(items, ImageSet)
+        c = plan.encoded.c[index] if learned.pipeline.model.condition_dim else None
+        kept = {"grids": representation.of_items(items), "c": c, "stratum": plan.encoded.stratum[index]}
+    elif isinstance(learned.pipeline.model, MemoryBank):
+        kept = {"scores": out_of_fold(replace(plan, labelled=None), index, representation)}
+    normals = Normals(items, np.isin(index, select) if len(select) else None, **kept)  # type: ignore[arg-type]
+    learned.pipeline, learned.notes["labels"] = learn_penalty(learned.pipeline, normals, plan.labelled, plan.seed)
+
+
+def out_of_fold(plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures) -> np.ndarray:
+    """(N,) scores of the normals at `index`, each by a model fitted without its fold."""
+    values = np.empty(len(index))
+    none = np.zeros(0, dtype=np.int64)
+    for part in folds(len(index), plan.encoded.stratum[index], plan.settings.calibration.folds, plan.seed):
+        pipeline = learn(plan, np.setdiff1d(index, index[part]), none, representation).pipeline
+        values[part] = normal_scores(pipeline, plan.normals[index[part]]).values
+    return values
 
 
 # The model ----------------------------------------------------------------------------------------------------------
