@@ -66,7 +66,14 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     if not debug:
-        warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+        told: set[str] = set()
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            if str(message) not in told:  # commands may look at the same items twice
+                told.add(str(message))
+                note(f"warning: {message}")
+
+        warnings.showwarning = show
     try:
         build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
     except Exception as error:
