@@ -11,9 +11,22 @@ import pytest
 
 from benchmarks.__main__ import keyword_arguments
 from knowngood.cli import main
+from knowngood.cli.console import tracked
 from knowngood.cli.options import setting_options, settings_from
-from knowngood.cli.score import file_names
-from knowngood.config import DCVAE, Settings, choices, parse_settings
+from knowngood.cli.outputs import file_names
+from knowngood.config import (
+    CVAE,
+    DCVAE,
+    Elbo,
+    FeatureOptions,
+    Fusion,
+    Group,
+    Neighbours,
+    Settings,
+    VAEOptions,
+    choices,
+    parse_settings,
+)
 from knowngood.errors import DataError, SettingsError
 
 HEAVY = ("torch", "numpy", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "lightning_fabric", "PIL")
@@ -30,7 +43,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `train` would do, noted at its first step after parsing."""
     seen: dict[str, Any] = {}
 
-    def folder(out: Any, prefix: str, source: str, objective: str, resume: bool) -> Path:
+    def folder(out: Any, prefix: str, source: str, method: str, resume: bool) -> Path:
         seen.update(out=out, prefix=prefix, source=source, resume=resume)
         return Path("unused")
 
@@ -46,7 +59,9 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 # Start-up ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["score", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["train", "--help-all"], ["score", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys\nfrom knowngood.cli import main\n"
@@ -57,61 +72,134 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "LOADED []"
 
 
-def test_help_is_plain_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_plain_off_a_terminal_and_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("train", "--help") == 0
-    text = capsys.readouterr().out
-    assert "\033" not in text
-    assert "╭" not in text
+    lines = capsys.readouterr().out.splitlines()
+    assert not any("\033" in line or "╭" in line for line in lines)
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    for name in Settings.model_fields:
+        assert f"  --{name.replace('_', '-')} " in text or f"  {name} " in text
+    assert "--help-all" in text
+    assert "--resume" in text
+
+
+def test_help_all_lists_every_option_and_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("train", "--help-all") == 0
+    lines = capsys.readouterr().out.splitlines()
+    words = {word.split("/")[0] for line in lines for word in line.split() if word.startswith("--")}
+    assert {option.flag for option in setting_options()} <= words
+    starts = {line.split()[0] for line in lines if line.startswith("    ") and line.split()}
+    for option in setting_options():
+        assert set(option.family) <= starts
+    text = " ".join(" ".join(lines).split())
+    assert "items a step and process (default 128)" in text
+    assert "the loss that is minimised (default cvae)" in text
+    assert "Options of representation pixels, hog, features" in text
 
 
 # Options from the settings models ------------------------------------------------------------------------------------
 
 
-def test_every_setting_and_every_option_of_every_choice_is_an_option() -> None:
+def test_every_option_of_every_choice_and_group_is_an_option() -> None:
     options = setting_options()
-    assert {option.field for option in options if option.family is None} == set(Settings.model_fields)
-    for family in ("objective", "net", "likelihood", "scoring"):
-        fields = {name for model in choices(family).values() for name in model.model_fields} - {"name"}
-        assert {option.field for option in options if option.family == family} == fields
+    held = {(option.path, option.field) for option in options}
+    for field, info in Settings.model_fields.items():
+        if isinstance(info.default, Group):
+            assert {((field,), name) for name in type(info.default).model_fields} <= held
+        else:
+            assert ((), field) in held
+    for path, model in ((("representation",), FeatureOptions), (("model",), VAEOptions), (("score",), Neighbours)):
+        assert {(path, name) for name in model.model_fields if name != "name"} <= held
+    for field in ("objective", "net", "likelihood"):
+        for model in choices(VAEOptions, field).values():
+            assert {(("model", field), name) for name in model.model_fields if name != "name"} <= held
     assert len({option.parameter for option in options}) == len(options)
 
 
-def test_help_shows_descriptions_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    run("train", "--help")
-    text = " ".join(capsys.readouterr().out.split())
-    for name, info in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')}" in text
-        assert info.description is None or info.description[:12] in text
-    assert "(default 128)" in text
-    assert "(default cvae)" in text
+def test_names_are_short_where_unique_and_prefixed_elsewhere() -> None:
+    by_place = {(*option.path, option.field): option.flag for option in setting_options()}
+    assert by_place["representation", "image_size"] == "--image-size"
+    assert by_place["model", "objective", "beta"] == "--beta"
+    assert by_place["model", "objective", "alpha"] == "--objective-alpha"
+    assert by_place["training", "warmup"] == "--warmup"
+    assert by_place["labels", "warmup"] == "--labels-warmup"
+    assert by_place["calibration", "method"] == "--calibration"
+    assert (by_place["model", "coreset"], by_place["score", "coreset"]) == ("--model-coreset", "--score-coreset")
+
+
+VAE = {"name": "vae"}
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"batch_size": "32"}, {"batch_size": 32}),
-        ({"image_size": "64"}, {"image_size": 64}),
-        ({"image_size": "64x48"}, {"image_size": (64, 48)}),
-        ({"image_size": "64, 48"}, {"image_size": (64, 48)}),
-        ({"scaling": "0,4095"}, {"scaling": (0.0, 4095.0)}),
-        ({"scaling": "data"}, {"scaling": "data"}),
-        ({"ema": "off"}, {"ema": None}),
+        ({"batch_size": "32"}, {"training": {"batch_size": 32}}),
+        ({"representation": "hog", "image_size": "64"}, {"representation": {"name": "hog", "image_size": 64}}),
+        ({"representation": "hog", "image_size": "64x48"}, {"representation": {"name": "hog", "image_size": (64, 48)}}),
+        (
+            {"representation": "hog", "image_size": "64, 48"},
+            {"representation": {"name": "hog", "image_size": (64, 48)}},
+        ),
+        ({"representation": "hog", "scaling": "0,4095"}, {"representation": {"name": "hog", "scaling": (0.0, 4095.0)}}),
+        ({"representation": "hog", "scaling": "data"}, {"representation": {"name": "hog", "scaling": "data"}}),
+        ({"representation": "pixels", "grey": True}, {"representation": {"name": "pixels", "grey": True}}),
+        ({"ema": "off"}, {"training": {"ema": None}}),
         ({"random_state": "none"}, {"random_state": None}),
-        ({"grey": True}, {"grey": True}),
-        ({"strict": False}, {"strict": False}),
+        ({"strict": False}, {"data": {"strict": False}}),
+        ({"ignore": "mask.png"}, {"data": {"ignore": "mask.png"}}),
+        ({"measure": "brightness,contrast"}, {"conditioning": {"measure": ["brightness", "contrast"]}}),
+        ({"measure": "brightness"}, {"conditioning": {"measure": ["brightness"]}}),
         (
             {"roles": ["camera=model,stratify", "lamp=infer"]},
-            {"roles": {"camera": ("model", "stratify"), "lamp": ("infer",)}},
+            {"conditioning": {"roles": {"camera": ("model", "stratify"), "lamp": ("infer",)}}},
         ),
-        ({"net": "mlp", "hidden": "64"}, {"net": {"name": "mlp", "hidden": (64,)}}),
-        ({"net": "mlp", "hidden": "64,32"}, {"net": {"name": "mlp", "hidden": (64, 32)}}),
-        ({"likelihood": "gaussian", "sigma": "0.1"}, {"likelihood": {"name": "gaussian", "sigma": 0.1}}),
-        ({"likelihood": "gaussian", "sigma": "pixel"}, {"likelihood": {"name": "gaussian", "sigma": "pixel"}}),
-        ({"samples": "4"}, {"scoring": {"name": "elbo", "samples": 4}}),
+        ({"calibration": "cross", "folds": "4"}, {"calibration": {"method": "cross", "folds": 4}}),
+        ({"net": "mlp", "hidden": "64"}, {"model": {**VAE, "net": {"name": "mlp", "hidden": (64,)}}}),
+        ({"net": "mlp", "hidden": "64,32"}, {"model": {**VAE, "net": {"name": "mlp", "hidden": (64, 32)}}}),
         (
-            {"objective": "beta_vae", "capacity": "20", "gamma": "50"},
-            {"objective": {"name": "beta_vae", "capacity": 20, "gamma": 50}},
+            {"likelihood": "gaussian", "sigma": "0.1"},
+            {"model": {**VAE, "likelihood": {"name": "gaussian", "sigma": 0.1}}},
         ),
+        (
+            {"likelihood": "gaussian", "sigma": "pixel"},
+            {"model": {**VAE, "likelihood": {"name": "gaussian", "sigma": "pixel"}}},
+        ),
+        ({"score": "elbo", "samples": "4"}, {"score": {"name": "elbo", "samples": 4}}),
+        ({"score": "elbo,neighbours"}, {"score": ["elbo", "neighbours"]}),
+        # An option of one choice alone implies it.
+        ({"objective": "dcvae", "beta": "2"}, {"model": {**VAE, "objective": {"name": "dcvae", "beta": 2}}}),
+        ({"hidden": "64"}, {"model": {**VAE, "net": {"name": "mlp", "hidden": (64,)}}}),
+        (
+            {"capacity": "20", "gamma": "50"},
+            {"model": {**VAE, "objective": {"name": "beta_vae", "capacity": 20, "gamma": 50}}},
+        ),
+        ({"align": "rigid"}, {"representation": {"name": "features", "align": "rigid"}}),
+        (
+            {"blocks": "1,2"},
+            {"representation": {"name": "features", "backbone": {"name": "efficientnet_lite0", "blocks": (1, 2)}}},
+        ),
+        ({"shrinkage": "0.5"}, {"model": {"name": "patch_gaussian", "shrinkage": 0.5}}),
+        ({"k": "3"}, {"score": {"name": "neighbours", "k": 3}}),
+        ({"shift": "5"}, {"labels": {"name": "shift", "shift": 5}}),
+        ({"tile": "512"}, {"data": {"tile": 512}}),
+        ({"model": "auto", "latent_dim": "8"}, {"model": {**VAE, "latent_dim": 8}}),
+        # Options of the scores in a fusion go to those that have them.
+        (
+            {"score": "elbo,neighbours", "samples": "0", "k": "3", "score_weights": "1,2"},
+            {
+                "score": {
+                    "name": "fusion",
+                    "scores": [{"name": "elbo", "samples": 0}, {"name": "neighbours", "k": 3}],
+                    "weights": [1, 2],
+                }
+            },
+        ),
+        # The word of the dCVAE paper.
+        ({"model": "dcvae", "beta": "2"}, {"model": {**VAE, "objective": {"name": "dcvae", "beta": 2}}}),
+        ({"model": "cvae", "objective": "cvae"}, {"model": {**VAE, "objective": "cvae"}}),
+        ({"model": "vae"}, {"model": "vae"}),
     ],
 )
 def test_values_as_typed(given: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -121,15 +209,41 @@ def test_values_as_typed(given: dict[str, Any], expected: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"beta": "2"}, "--beta: objective 'cvae' has no such option; it belongs to beta_vae, dcvae"),
-        ({"objective": "dcvae", "capacity": "2"}, "objective 'dcvae' has no such option; it belongs to beta_vae"),
-        ({"hidden": "2"}, "--hidden: net 'auto' has no such option; it belongs to mlp: add --net mlp"),
+        ({"beta": "2"}, "--beta: several choices have this option; add --objective beta_vae, dcvae or tc_vae"),
+        ({"image_size": "64"}, "add --representation pixels, hog or features"),
+        ({"samples": "4"}, "add --score elbo, iwae"),
         (
-            {"distance": "l2", "scoring": "elbo"},
-            "--distance: scoring 'elbo' has no such option; it belongs to reconstruction",
+            {"objective": "cvae", "beta": "2"},
+            "--beta: objective 'cvae' has no such option; it belongs to beta_vae, dcvae",
         ),
+        (
+            {"objective": "dcvae", "capacity": "2"},
+            "objective 'dcvae' has no such option; it belongs to beta_vae: choose it",
+        ),
+        (
+            {"net": "conv", "hidden": "2"},
+            "--hidden: net 'conv' has no such option; it belongs to mlp: choose it with --net",
+        ),
+        (
+            {"model": "patch_gaussian", "beta": "2"},
+            "--beta: model 'patch_gaussian' has no such option; it belongs to vae",
+        ),
+        (
+            {"representation": "hog", "illumination": ".3"},
+            "it belongs to pixels, features: choose one with --representation",
+        ),
+        (
+            {"distance": "l2", "score": "elbo"},
+            "--distance: score 'elbo' has no such option; it belongs to reconstruction",
+        ),
+        ({"score": "elbo,kl", "k": "2"}, "--k: score 'elbo, kl' has no such option; it belongs to neighbours"),
+        ({"k": "3", "distance": "l2"}, "no score has all of these options: --distance belongs to reconstruction; --k"),
+        ({"labels": "ignore", "shift": "3"}, "--shift: labels 'ignore' has no such option; it belongs to shift"),
         ({"objective": "dcvea", "beta": "2"}, "unknown objective 'dcvea'; did you mean 'dcvae'?"),
-        ({"epochs": "many"}, "setting 'epochs' = 'many'"),
+        ({"model": "vea"}, "unknown model 'vea'; did you mean 'vae'?"),
+        ({"model": "dcvae", "objective": "cvae"}, "--model dcvae contradicts --objective cvae"),
+        ({"model": "vae", "align": "rigid"}, "model 'vae' takes pixels or hog or table, not representation 'features'"),
+        ({"epochs": "many"}, "setting 'training.epochs' = 'many'"),
         ({"roles": ["camera"]}, "expected COLUMN=VALUE,VALUE"),
         ({"roles": ["camera=modle"]}, "modle"),
         ({"objective": "dcvae", "tc": "bound", "beta": "2"}, "tc='bound'"),
@@ -144,17 +258,29 @@ def test_values_that_are_refused(given: dict[str, Any], message: str) -> None:
 
 def test_layers_preset_below_file_below_options(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text("objective: {name: dcvae, tc: explicit, density: mws}\nepochs: 7\nlr: 0.5\n", encoding="utf-8")
+    config.write_text(
+        "model: {name: vae, objective: {name: dcvae, tc: explicit, density: mws}}\ntraining: {epochs: 7, lr: 0.5}\n",
+        encoding="utf-8",
+    )
     settings = settings_from({"epochs": "9"}, preset="paper-mlp", config=config)
-    assert settings.objective == DCVAE(beta=2.0, density="mws")  # the same choice keeps what a lower layer set for it
-    assert (settings.epochs, settings.lr, settings.latent_dim) == (9, 0.5, 20)
-    assert settings_from({"objective": "cvae"}, preset="paper-mlp").objective.name == "cvae"
-    assert settings_from({"beta": "5"}, preset="paper-mlp").objective == DCVAE(beta=5.0)
+    model = settings.model
+    assert isinstance(model, VAEOptions)
+    assert model.objective == DCVAE(beta=2.0, density="mws")  # the same choice keeps what a lower layer set for it
+    assert (settings.training.epochs, settings.training.lr, model.latent_dim) == (9, 0.5, 20)
+    changed = settings_from({"objective": "cvae"}, preset="paper-mlp").model
+    assert changed == model.model_copy(update={"objective": CVAE()})
+    assert settings_from({"beta": "5"}, preset="paper-mlp").model.objective == DCVAE(beta=5.0)  # type: ignore[union-attr]
+    assert settings_from({"model": "vae"}, preset="paper-mlp").model.latent_dim == 20  # type: ignore[union-attr]
+
+
+def test_options_reach_the_scores_of_a_presets_fusion() -> None:
+    score = settings_from({"k": "9"}, preset="shapes").score
+    assert score == Fusion(scores=(Elbo(samples=0), Neighbours(of="items", k=9)))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("epoch: 3", "did you mean 'epochs'?"), ("a: [", "this is not YAML"), (None, "No such file")],
+    [("epoch: 3", "unknown setting 'epoch'"), ("a: [", "this is not YAML"), (None, "No such file")],
 )
 def test_a_bad_settings_file_is_named(tmp_path: Path, content: str | None, message: str) -> None:
     config = tmp_path / "bad.yaml"
@@ -170,10 +296,11 @@ def test_a_bad_settings_file_is_named(tmp_path: Path, content: str | None, messa
 
 
 PAPER = "--model dcvae --task mnist --beta 2.0 --num_epochs 100 --batch_size 64 --gpu"
-OURS = "mnist --objective dcvae --beta 2 --epochs 100 --batch-size 64 --device gpu"
+SHORT = "mnist --objective dcvae --beta 2 --epochs 100 --batch-size 64 --device gpu"
+LONG = "mnist --model vae --model-objective dcvae --objective_beta 2 --epochs 100 --batch-size 64 --device gpu"
 
 
-@pytest.mark.parametrize("line", [PAPER, OURS])
+@pytest.mark.parametrize("line", [PAPER, SHORT, LONG])
 def test_the_papers_command_line(line: str, parsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
     monkeypatch.setattr(
@@ -182,13 +309,17 @@ def test_the_papers_command_line(line: str, parsed: dict[str, Any], monkeypatch:
     assert run("train", *line.split()) == 3
     assert parsed["source"] == "mnist"
     assert seen[0] == parse_settings(
-        {"objective": {"name": "dcvae", "beta": 2.0}, "epochs": 100, "batch_size": 64, "device": "gpu"}
+        {
+            "model": {"name": "vae", "objective": {"name": "dcvae", "beta": 2.0}},
+            "training": {"epochs": 100, "batch_size": 64},
+            "device": "gpu",
+        }
     )
 
 
 def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> None:
     line = (
-        "train --task mnist --latent_dim 10 --lr 1e-5 --lr_secondary 1e-3 --train_size 500 "
+        "train --model dcvae --task mnist --latent_dim 10 --lr 1e-5 --lr_secondary 1e-3 --train_size 500 "
         "--num_generated_image 4 --prefix a-"
     )
     assert run(*line.split(), "--outdir", tmp_path / "mit Leer ü", "--holdout", "9") == 3
@@ -207,7 +338,12 @@ def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> N
         (["train", "mnist", "--gpu", "--device", "cpu"], "--gpu contradicts --device cpu"),
         (["train", "mnist", "--batchsize", "3"], "--batch-size"),
         (["train", "mnist", "--train-size", "0"], "Invalid value for '--train-size'"),
-        (["train", "mnist", "--beta", "2"], "it belongs to beta_vae, dcvae"),
+        (["train", "mnist", "--beta", "2"], "add --objective beta_vae, dcvae or tc_vae"),
+        (["train", "mnist", "--model", "patch_gaussian", "--num-generated-image", "2"], "only a VAE on pixels"),
+        (["train", "mnist", "--representation", "hog", "--film", "a.gif"], "--representation pixels --model vae"),
+        (["train", "mnist", "--film", "a.png"], "ends in .gif"),
+        (["train", "mnist", "--holdout", "9", "--labels", "shift"], "keeps classes out of training"),
+        (["score", "m", "d", "--normals", "n"], "give --explain DIR with it"),
         (["train", "mnist", "--preset", "paper"], "did you mean 'paper-mlp'?"),
         (["trian", "mnist"], "trian"),
         (["score", "m", "d", "--output", "a.xls"], "unknown format '.xls'; known: .csv, .parquet, .json"),
@@ -222,8 +358,10 @@ def test_usage_errors_leave_with_2(words: list[str], message: str, capsys: pytes
     assert printed.out == ""
 
 
-def test_a_missing_model_leaves_with_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("info", tmp_path / "nowhere") == 3
+@pytest.mark.parametrize("words", [["info"], ["score", "{}", "d"], ["calibrate", "{}", "d"]])
+def test_a_missing_model_leaves_with_3(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "nowhere"
+    assert run(*(missing if word == "{}" else word for word in words), *([missing] if len(words) == 1 else [])) == 3
     assert "nowhere" in capsys.readouterr().err
 
 
@@ -289,3 +427,23 @@ def test_map_names_are_unique_and_stay_inside() -> None:
     assert names[0] == "good/a.png"
     assert len({name.lower() for name in names}) == len(ids)
     assert not any(name.startswith(("/", "..")) for name in names)
+
+
+# Progress ------------------------------------------------------------------------------------------------------------
+
+
+class Batch:
+    def __init__(self, n: int) -> None:
+        self.index = range(n)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_batches_pass_through_progress(
+    watched: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("knowngood.cli.console.on_terminal", lambda: watched)
+    batches = [Batch(3), Batch(2)]
+    assert list(tracked(iter(batches), 5, "scoring")) == batches  # type: ignore[arg-type]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert watched or printed.err == ""

@@ -13,6 +13,8 @@ from PIL import Image
 from knowngood.cli import main
 
 QUICK = [
+    "--representation",
+    "pixels",
     "--net",
     "mlp",
     "--hidden",
@@ -74,7 +76,7 @@ def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
     assert (trained / "run" / "log.csv").stat().st_size > 0
     record = json.loads((trained / "command.json").read_text(encoding="utf-8"))
     assert record["images"] == 60
-    assert record["settings"]["net"]["hidden"] == [32]
+    assert record["settings"]["model"]["net"]["hidden"] == [32]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
@@ -100,7 +102,7 @@ def test_parquet_without_its_package_is_refused_before_anything_is_scored(
     assert (
         run("score", trained, parts / "test", "-o", tmp_path / "r.csv", "--probabilities", tmp_path / "p.parquet") == 2
     )
-    assert "pip install 'knowngood[parquet]'" in capsys.readouterr().err
+    assert "pip install pyarrow" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -134,7 +136,74 @@ def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Pat
         np.testing.assert_allclose(index["offset"] + grey * index["scale"], values, atol=index["scale"])
 
 
-def test_an_alpha_that_cannot_be_promised_is_refused(
+def test_score_flags_by_false_discovery_rate(trained: Path, parts: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    from knowngood.calibration import benjamini_hochberg
+
+    assert run("score", trained, parts / "test", "--output", tmp_path / "r.csv", "--fdr", "0.3") == 0
+    table = pd.read_csv(tmp_path / "r.csv")
+    np.testing.assert_array_equal(table["is_anomalous"], benjamini_hochberg(table["p_value"].to_numpy(), 0.3))
+
+
+def test_score_gives_the_table_of_detect(trained: Path, parts: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    from knowngood import Detector
+    from knowngood.data import open_images
+
+    copy = tmp_path / "test"
+    shutil.copytree(parts / "test", copy)
+    (copy / "good" / "100.png").write_bytes(b"no image")
+    assert run("score", trained, copy, "--output", tmp_path / "r.csv") == 0
+    table = pd.read_csv(tmp_path / "r.csv")
+    expected = Detector.load(trained / "model").detect(open_images(copy))
+    assert list(table.columns) == list(expected.columns)
+    assert table["id"].tolist() == expected["id"].tolist()
+    np.testing.assert_allclose(table["anomaly_score"], expected["anomaly_score"], rtol=1e-9)
+    assert table["error"].notna().sum() == 1
+    assert table["is_anomalous"].isna().sum() == 1
+
+
+def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    out, why = tmp_path / "r.csv", tmp_path / "why"
+    words = ["--output", out, "--explain", why, "--normals", parts / "train"]
+    assert run("score", trained, parts / "test", *words) == 0
+    table = pd.read_csv(out)
+    records = json.loads((why / "explanations.json").read_text(encoding="utf-8"))
+    flagged = table[table["is_anomalous"]].sort_values("anomaly_score", ascending=False)
+    assert [record["id"] for record in records] == flagged["id"].tolist()[:20]
+    assert table.loc[table["is_anomalous"], "explanation"].notna().all()
+    assert all((why / record["picture"]).stat().st_size for record in records)
+    page = (why / "inspection.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") >= 2 * len(records)  # images and their maps
+
+
+def test_calibrate_gives_thresholds_from_other_normal_images(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from knowngood import Detector
+
+    _write_parts(tmp_path / "new" / "good", 19, first=900)
+    _write_parts(tmp_path / "new" / "scratch", 2, first=950, scratched=True)
+    words = ["calibrate", trained, tmp_path / "new", "--normal", "good"]
+    assert run(*words, "--out", tmp_path / "m") == 0
+    printed = capsys.readouterr()
+    assert "2 images labelled anomalous are left out" in printed.err
+    assert "calibrated on 19 normal images" in printed.out
+    old, new = (Detector.load(path).pipeline_ for path in (trained / "model", tmp_path / "m"))
+    assert new.calibration is not None
+    assert (len(new.calibration), new.calibrated_by) == (19, "set")
+    for name, tensor in old.model.state_dict().items():
+        assert (tensor == new.model.state_dict()[name]).all()
+    assert run(*words, "--out", tmp_path / "m") == 2
+    assert "not empty" in capsys.readouterr().err
+    assert run("calibrate", trained, tmp_path / "new", "--split", "calib") == 3
+
+
+def test_an_alpha_that_cannot_be_guaranteed_is_refused(
     trained: Path, parts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("score", trained, parts / "test", "--alpha", "0.001") == 3
@@ -175,11 +244,11 @@ def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
 ) -> None:
     assert run("train", "digits", "--holdout", "9", "--train-size", "300", "--out", tmp_path / "m", *QUICK) == 0
     printed = capsys.readouterr().out
-    assert "300 good images of digits, given class" in printed
+    assert "300 normal images of digits, given class" in printed
     assert f"knowngood evaluate {tmp_path / 'm'} digits --holdout 9" in printed
     assert run("evaluate", tmp_path / "m", "digits", "--holdout", "9", "--json", tmp_path / "hidden.json") == 0
     told = capsys.readouterr().err
-    assert "the model does not see it" in told
+    assert "hidden from the model" in told
     assert "has no value" not in told
     hidden = json.loads((tmp_path / "hidden.json").read_text(encoding="utf-8"))
     assert (hidden["normals"], hidden["anomalies"]) == (403, 46)

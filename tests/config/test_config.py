@@ -1,92 +1,345 @@
-"""Settings: what is refused and how it is said, YAML, and the presets."""
+"""Settings: what is refused and how it is said, YAML, round trips, and what became of flat settings."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from knowngood.config import DCVAE, Settings, choices, nearest, parse_settings, read_settings
-from knowngood.config.presets import preset_names, read_preset
+from knowngood.config import (
+    CVAE,
+    DCVAE,
+    MLP,
+    Elbo,
+    FeatureOptions,
+    Fusion,
+    HOGOptions,
+    Settings,
+    VAEOptions,
+    choices,
+    nearest,
+    parse_settings,
+    read_settings,
+)
 from knowngood.errors import SettingsError
+
+SLOTS = {
+    "representation": (Settings, "representation", lambda value: {"representation": value}),
+    "model": (Settings, "model", lambda value: {"model": value}),
+    "score": (Settings, "score", lambda value: {"score": value}),
+    "objective": (VAEOptions, "objective", lambda value: {"model": {"name": "vae", "objective": value}}),
+    "net": (VAEOptions, "net", lambda value: {"model": {"name": "vae", "net": value}}),
+    "likelihood": (VAEOptions, "likelihood", lambda value: {"model": {"name": "vae", "likelihood": value}}),
+    "backbone": (FeatureOptions, "backbone", lambda v: {"representation": {"name": "features", "backbone": v}}),
+}
+
+
+def refusal(values: dict[str, Any]) -> str:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(values)
+    return str(caught.value)
+
+
+# Choices and groups --------------------------------------------------------------------------------------------------
 
 
 def test_a_name_stands_for_a_choice_with_its_defaults() -> None:
-    settings = parse_settings({"objective": "dcvae", "net": "mlp"})
-    assert settings.objective == DCVAE()
-    assert settings.net == choices("net")["mlp"]()
+    settings = parse_settings({"representation": "hog", "model": {"name": "vae", "objective": "dcvae", "net": "mlp"}})
+    assert settings.representation == HOGOptions()
+    assert settings.model == VAEOptions(objective=DCVAE(), net=MLP())
+
+
+@pytest.mark.parametrize("value", [["elbo", "prior_distance"], "elbo, prior_distance"])
+def test_several_scores_stand_for_their_fusion(value: Any) -> None:
+    score = parse_settings({"score": value}).score
+    assert isinstance(score, Fusion)
+    assert [one.name for one in score.scores] == ["elbo", "prior_distance"]
+    assert score.weights is None
+
+
+def test_option_models_are_taken_as_they_are() -> None:
+    settings = parse_settings({"model": VAEOptions(objective=DCVAE(beta=3)), "score": Elbo(samples=0)})
+    assert settings.model.objective == DCVAE(beta=3)
+    assert settings.score == Elbo(samples=0)
+
+
+def test_a_group_without_values_has_its_defaults() -> None:
+    assert parse_settings({"training": None, "data": {}, "conditioning": None}) == Settings()
 
 
 def test_an_unknown_setting_names_the_nearest_one() -> None:
-    with pytest.raises(SettingsError, match=r"unknown setting 'batchsize'; did you mean 'batch_size'\?"):
-        parse_settings({"batchsize": 3})
+    assert "unknown setting 'modle'; did you mean 'model'?" in refusal({"modle": "vae"})
 
 
-def test_an_unknown_choice_names_the_nearest_one() -> None:
-    with pytest.raises(SettingsError, match=r"unknown objective 'dcvea'; did you mean 'dcvae'\?"):
-        parse_settings({"objective": "dcvea"})
+@pytest.mark.parametrize("slot", SLOTS)
+def test_an_unknown_choice_names_the_nearest_one(slot: str) -> None:
+    model, field, put = SLOTS[slot]
+    name = next(iter(choices(model, field)))
+    assert f"unknown {slot} '{name}x'; did you mean '{name}'?" in refusal(put(f"{name}x"))
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_an_unknown_option_of_a_choice_names_the_choice(slot: str) -> None:
+    model, field, put = SLOTS[slot]
+    for name in choices(model, field):
+        if name != "fusion":
+            assert f"{slot} '{name}' has no option 'surprise'" in refusal(put({"name": name, "surprise": 1}))
+
+
+def test_an_unknown_option_of_a_group_names_the_nearest_one() -> None:
+    assert "training has no option 'batchsize'; did you mean 'batch_size'?" in refusal({"training": {"batchsize": 3}})
 
 
 def test_of_names_equally_near_the_first_is_meant() -> None:
-    with pytest.raises(SettingsError, match=r"'efficientnet_lite'; did you mean 'efficientnet_lite0'\?"):
-        parse_settings({"features": "efficientnet_lite"})
     assert nearest("b", ["ba", "bz"]) == "; did you mean 'ba'? (known: ba, bz)"
     assert nearest("b", ["cz"]) == " (known: cz)"
     assert nearest("b", []) == " (known: )"
 
 
-@pytest.mark.parametrize("family", ["objective", "net", "likelihood", "scoring"])
-def test_an_unknown_option_of_a_choice_names_the_choice(family: str) -> None:
-    name = next(iter(choices(family)))
-    with pytest.raises(SettingsError, match=f"{family} '{name}' has no option 'surprise'"):
-        parse_settings({family: {"name": name, "surprise": 1}})
-
-
 def test_every_problem_is_reported_at_once() -> None:
-    with pytest.raises(SettingsError) as caught:
-        parse_settings({"epochs": 0, "lr": -1, "colour": True})
-    assert [word in str(caught.value) for word in ("'epochs' = 0", "'lr' = -1", "'colour'")] == [True] * 3
+    text = refusal({"training": {"epochs": 0, "lr": -1}, "colour": True})
+    assert [word in text for word in ("'training.epochs' = 0", "'training.lr' = -1", "'colour'")] == [True] * 3
 
 
 def test_a_wrong_type_names_setting_and_value() -> None:
-    with pytest.raises(SettingsError, match="setting 'epochs' = 'many'"):
-        parse_settings({"epochs": "many"})
+    assert "setting 'training.epochs' = 'many'" in refusal({"training": {"epochs": "many"}})
 
 
-def test_the_bound_form_refuses_another_beta() -> None:
-    with pytest.raises(SettingsError, match="tc='bound'"):
-        parse_settings({"objective": {"name": "dcvae", "tc": "bound", "beta": 2}})
-    assert parse_settings({"objective": {"name": "dcvae", "tc": "bound", "beta": 1}}).objective.name == "dcvae"
+# Combinations --------------------------------------------------------------------------------------------------------
 
 
-def test_splits_that_leave_nothing_to_fit_on_are_refused() -> None:
-    with pytest.raises(SettingsError, match="must be below 1"):
-        parse_settings({"select_fraction": 0.5, "calibrate_fraction": 0.5})
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"name": "vae", "objective": {"name": "dcvae", "tc": "bound", "beta": 2}}}, "tc='bound'"),
+        ({"calibration": {"select_fraction": 0.5, "fraction": 0.5}}, "must be below 1"),
+        ({"model": "patch_gaussian", "representation": "hog"}, "model 'patch_gaussian' takes features"),
+        ({"model": "vae", "representation": "features"}, "model 'vae' takes pixels or hog or table"),
+        ({"model": "vae", "score": "patch_distance"}, "defined for model patch_gaussian or memory_bank, not 'vae'"),
+        ({"model": "patch_gaussian", "score": ["patch_distance", "elbo"]}, "not 'patch_gaussian'"),
+        ({"representation": "pixels", "data": {"tile": 512}}, "tile needs representation 'features'"),
+        ({"data": {"tile": 512, "ignore": "mask.png"}}, "leave one of them out"),
+        ({"representation": {"name": "features", "align": "rigid"}, "data": {"tile": 512}}, "align compares whole"),
+        (
+            {"representation": {"name": "features", "crop": 64}, "data": {"ignore": "mask.png"}},
+            "leave crop and pad out",
+        ),
+        ({"representation": {"name": "features", "average": 2}}, "give an odd number"),
+        ({"score": {"name": "fusion", "scores": ["elbo", "kl"], "weights": [1]}}, "one number for each score"),
+        ({"data": {"ignore": 3}}, "ignore: got a int"),
+    ],
+)
+def test_contradictions_say_what_to_change(values: dict[str, Any], message: str) -> None:
+    assert message in refusal(values)
 
 
-def test_settings_survive_json() -> None:
-    settings = parse_settings({"objective": {"name": "dcvae", "beta": 3}, "net": "conv", "image_size": [64, 48]})
-    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+def test_the_bound_form_takes_its_own_beta() -> None:
+    model = {"name": "vae", "objective": {"name": "dcvae", "tc": "bound", "beta": 1}}
+    assert parse_settings({"model": model}).model.objective.name == "dcvae"
+
+
+# Flat settings of earlier versions -----------------------------------------------------------------------------------
+
+MOVED = {
+    "image_size": "representation",
+    "crop": "representation",
+    "pad": "representation",
+    "grey": "representation",
+    "scaling": "representation",
+    "align": "representation",
+    "objective": "model",
+    "net": "model",
+    "latent_dim": "model",
+    "likelihood": "model",
+    "prior": "model",
+    "separation": "model",
+    "class_aware": "model",
+    "roles": "conditioning",
+    "measure": "conditioning",
+    "unknown": "conditioning",
+    "marginalise": "conditioning",
+    "select_fraction": "calibration",
+    "ignore": "data",
+    "tile": "data",
+    "tile_overlap": "data",
+    "tolerance": "data",
+    "strict": "data",
+    "epochs": "training",
+    "batch_size": "training",
+    "lr": "training",
+    "lr_secondary": "training",
+    "weight_decay": "training",
+    "schedule": "training",
+    "ema": "training",
+    "clip": "training",
+    "patience": "training",
+    "devices": "training",
+    "precision": "training",
+    "compile": "training",
+    "memory_gb": "training",
+    "workers": "training",
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_flat_setting_is_refused_with_where_it_is_now(name: str) -> None:
+    text = refusal({name: 1})
+    assert f"unknown setting '{name}'" in text
+    assert f"it is an option of {MOVED[name]}" in text
+
+
+@pytest.mark.xfail(strict=True, reason="the message names the option of that name in labels first")
+def test_the_flat_warm_up_of_training_is_refused_with_where_it_is_now() -> None:
+    assert "it is an option of training" in refusal({"warmup": 0.1})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["labelled", "augment_condition", "features", "light_tolerance", "scoring", "calibrate_fraction", "calibrate_by",
+     "ensemble"],
+)  # fmt: skip
+def test_a_flat_setting_of_another_name_is_refused_with_the_known_ones(name: str) -> None:
+    text = refusal({name: 1})
+    assert f"unknown setting '{name}'" in text
+    assert "known: representation, model, score" in text
+
+
+# Round trips ---------------------------------------------------------------------------------------------------------
+
+names = st.sampled_from
+sizes = st.one_of(st.none(), st.integers(1, 512), st.tuples(st.integers(1, 512), st.integers(1, 512)))
+positive = st.floats(0.001, 1000, allow_nan=False)
+shares = st.floats(0.001, 0.999)
+images = {
+    "image_size": sizes,
+    "grey": st.booleans(),
+    "scaling": st.one_of(names(["auto", "data"]), st.tuples(positive, positive)),
+}
+
+
+def some(name: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({"name": st.just(name)}, optional=fields)
+
+
+representations = {
+    "pixels": some("pixels", illumination=shares, pad=sizes, **images),
+    "hog": some("hog", crop=sizes, **images),
+    "features": some(
+        "features",
+        backbone=st.one_of(names(["own", "efficientnet_lite1"]), some("efficientnet_lite0", blocks=st.just([1, 2]))),
+        align=names(["none", "shift", "affine"]),
+        average=names([1, 3, 5]),
+        **images,
+    ),
+    "table": st.just("table"),
+}
+objectives = st.one_of(
+    names(list(choices(VAEOptions, "objective"))),
+    some("dcvae", beta=positive, density=names(["mss", "mws"])),
+    some("beta_vae", capacity=st.one_of(st.none(), positive)),
+    some("dan_vae", factors=st.just(["camera"]), labelled_share=shares),
+)
+nets = st.one_of(names(["auto", "mlp", "conv"]), some("mlp", hidden=st.lists(st.integers(1, 64), min_size=1)))
+likelihoods = st.one_of(names(["auto", "bernoulli"]), some("gaussian", sigma=st.one_of(names(["pixel"]), positive)))
+models = {
+    "vae": some("vae", objective=objectives, net=nets, likelihood=likelihoods, latent_dim=st.integers(1, 64)),
+    "patch_gaussian": some("patch_gaussian", shrinkage=st.one_of(st.none(), shares), few=names(["refuse", "pool"])),
+    "memory_bank": some("memory_bank", coreset=st.one_of(st.none(), st.integers(1, 99))),
+}
+vae_scores = [
+    some("elbo", samples=st.integers(0, 9)),
+    some("neighbours", k=st.integers(1, 9), coreset=st.none()),
+    names(["kl", "reconstruction", "iwae"]),
+]
+scores = {
+    "vae": st.one_of(*vae_scores, st.lists(st.one_of(*vae_scores), min_size=1, max_size=3)),
+    "patch_gaussian": some("patch_distance", pooling=names(["top", "max"]), standardise=st.booleans()),
+    "memory_bank": names(["neighbours", "patch_distance"]),
+}
+pairs = [
+    ("auto", "auto"),
+    ("pixels", "vae"),
+    ("hog", "vae"),
+    ("table", "vae"),
+    ("features", "patch_gaussian"),
+    ("hog", "memory_bank"),
+]
+
+
+@st.composite
+def any_settings(draw: st.DrawFn) -> dict[str, Any]:
+    representation, model = draw(names(pairs))
+    values: dict[str, Any] = {
+        "representation": representation if representation == "auto" else draw(representations[representation]),
+        "model": model if model == "auto" else draw(models[model]),
+        "score": "auto" if model == "auto" else draw(st.one_of(st.just("auto"), scores[model])),
+        "conditioning": draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "roles": st.dictionaries(st.text(min_size=1), st.lists(names(["model", "infer"]), unique=True)),
+                    "measure": st.just(["brightness"]),
+                    "unknown": names(["error", "infer"]),
+                },
+            )
+        ),
+        "alpha": draw(shares),
+        "calibration": draw(
+            st.fixed_dictionaries({}, optional={"method": names(["split", "cross"]), "folds": st.integers(2, 9)})
+        ),
+        "labels": draw(st.one_of(names(["auto", "ignore", "shift"]), some("shift", weight=positive, shift=positive))),
+        "data": draw(
+            st.fixed_dictionaries({}, optional={"tolerance": st.one_of(st.none(), shares), "strict": st.booleans()})
+        ),
+        "training": draw(
+            st.fixed_dictionaries(
+                {}, optional={"epochs": st.integers(1, 99), "ema": st.one_of(st.none(), shares), "lr": positive}
+            )
+        ),
+        "random_state": draw(st.one_of(st.none(), st.integers(0, 2**31))),
+    }
+    return {name: value for name, value in values.items() if draw(st.booleans()) or name in ("representation", "model")}
+
+
+@given(any_settings())
+@settings(max_examples=200, deadline=None)
+def test_settings_survive_json(values: dict[str, Any]) -> None:
+    parsed = parse_settings(values)
+    assert parse_settings(parsed.model_dump(mode="json")) == parsed
+    assert Settings.model_validate_json(parsed.model_dump_json()) == parsed
+    assert parse_settings(parsed.model_dump(exclude_unset=True)) == parsed
+
+
+@pytest.mark.parametrize(
+    "ignore",
+    ["mask.png", [[[0, 0], [4, 0], [4, 4]]], {"polygons": [[[0, 0], [4, 0], [4, 4]]], "size": [8, 8]}, {"a": "a.png"}],
+)
+def test_ignored_regions_survive_json(ignore: Any) -> None:
+    parsed = parse_settings({"data": {"ignore": ignore}})
+    assert parse_settings(parsed.model_dump(mode="json")) == parsed
+
+
+# YAML ----------------------------------------------------------------------------------------------------------------
 
 
 def test_yaml_with_overrides(tmp_path: Path) -> None:
     path = tmp_path / "ein stellung ü.yaml"
-    path.write_text("objective: {name: dcvae, beta: 3}\nepochs: 7\nema: null\n", encoding="utf-8")
-    settings = read_settings(path, epochs=9)
-    assert (settings.objective, settings.epochs, settings.ema) == (DCVAE(beta=3), 9, None)
+    path.write_text("model: {name: vae, objective: {name: dcvae, beta: 3}}\ntraining: {ema: null}\n", encoding="utf-8")
+    settings = read_settings(path, alpha=0.1)
+    assert (settings.model, settings.training.ema, settings.alpha) == (VAEOptions(objective=DCVAE(beta=3)), None, 0.1)
 
 
-def test_yaml_with_an_unknown_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("epoch: 7\n", "unknown setting 'epoch'"), ("- 1\n- 2\n", "found a list"), ("a: [", "this is not YAML")],
+)
+def test_yaml_that_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "settings.yaml"
-    path.write_text("epoch: 7\n", encoding="utf-8")
-    with pytest.raises(SettingsError, match=r"did you mean 'epochs'\?"):
-        read_settings(path)
-
-
-def test_yaml_that_is_a_list(tmp_path: Path) -> None:
-    path = tmp_path / "settings.yaml"
-    path.write_text("- 1\n- 2\n", encoding="utf-8")
-    with pytest.raises(SettingsError, match="found a list"):
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SettingsError, match=message):
         read_settings(path)
 
 
@@ -94,34 +347,4 @@ def test_an_empty_yaml_file_means_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text("# nothing\n", encoding="utf-8")
     assert read_settings(path) == Settings()
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_is_valid_and_described(name: str) -> None:
-    preset = read_preset(name)
-    assert parse_settings(preset.settings).model_dump(exclude_unset=True).keys() == preset.settings.keys()
-    assert preset.description
-
-
-def test_the_presets_are_the_lineage_and_kinds_of_task() -> None:
-    tasks = ("known-kinds", "shapes")
-    lineage = [name for name in preset_names() if name not in tasks]
-    assert set(preset_names()) == {*lineage, *tasks}
-    assert {name: read_preset(name).settings["latent_dim"] for name in lineage} == {
-        "chest-xray": 200,
-        "dan-vae": 32,
-        "one-class-conv": 128,
-        "one-class-conv-z2": 2,
-        "paper-conv": 2,
-        "paper-mlp": 20,
-    }
-
-
-def test_a_preset_on_a_base_changes_only_what_it_names() -> None:
-    base, variant = read_preset("one-class-conv").settings, read_preset("one-class-conv-z2").settings
-    assert {name for name in base if base[name] != variant[name]} == {"latent_dim"}
-
-
-def test_an_unknown_preset_names_the_nearest_one() -> None:
-    with pytest.raises(SettingsError, match=r"did you mean 'paper-mlp'\?"):
-        read_preset("paper_mlp")
+    assert isinstance(VAEOptions().objective, CVAE)

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from knowngood import __version__
-from knowngood.cli import data, demo, evaluate, figure, info, inspect, score, train
+from knowngood.cli import calibrate, data, demo, evaluate, figure, info, inspect, score, train
 from knowngood.cli.console import fail, note, say
+from knowngood.cli.settings_help import SettingsCommand
 from knowngood.errors import KnowngoodError
 
 
@@ -26,7 +27,7 @@ def _knowngood(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error; may stand anywhere")] = False,
 ) -> None:
-    """Train on known-good images; find what is odd, show where and why, and say how sure.
+    """Train on known-good images; find what is anomalous, show where and why, and say how sure.
 
     Exit status: 0 fine, 2 usage, 3 data refused, 4 run failed.
     """
@@ -44,7 +45,10 @@ def build_app() -> typer.Typer:
         },
     )
     app.callback()(_knowngood)
-    for command in (demo.demo, inspect.inspect, train.train, score.score, evaluate.evaluate, figure.figure, info.info):
+    app.command()(demo.demo)
+    app.command()(inspect.inspect)
+    app.command(cls=SettingsCommand)(train.train)
+    for command in (score.score, evaluate.evaluate, calibrate.calibrate, figure.figure, info.info):
         app.command()(command)
     app.add_typer(data.app, name="data")
     return app
@@ -62,7 +66,14 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     if not debug:
-        warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
+        told: set[str] = set()
+
+        def show(message: Warning | str, *_: object, **__: object) -> None:
+            if str(message) not in told:  # commands may look at the same items twice
+                told.add(str(message))
+                note(f"warning: {message}")
+
+        warnings.showwarning = show
     try:
         build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
     except Exception as error:

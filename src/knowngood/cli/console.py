@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from knowngood.detector.results import Detected
 
 
 def on_terminal() -> bool:
@@ -45,3 +49,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
         print(title)
     for row in [list(columns), *cells]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def tracked(batches: Iterable[Detected], total: int, what: str) -> Iterator[Detected]:
+    """The same batches, with a bar of items done and time left on stderr while a person watches."""
+    if not on_terminal():
+        yield from batches
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        for batch in batches:
+            yield batch
+            bar.advance(task, len(batch.index))

@@ -1,10 +1,8 @@
-"""`knowngood evaluate`: how right a saved model is on labelled images, as numbers and as a report."""
+"""`knowngood evaluate`: metrics of a saved model on labelled images, and a report."""
 
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +23,7 @@ from knowngood.cli.inputs import (
     load,
     open_selected,
 )
+from knowngood.cli.outputs import this_command, write_page
 
 if TYPE_CHECKING:
     from knowngood.evaluation.evaluate import Evaluation
@@ -60,21 +59,13 @@ def evaluate(
     if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
         images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})
         if any(column.name == "class" for column in detector.pipeline_.schema.columns):
-            note("the class gives the labels, so the model does not see it: it is inferred (--known-class shows it)")
+            note("the class gives the labels, so it is hidden from the model and inferred (--known-class shows it)")
             unknown = unknown or "infer"
 
-    from knowngood.evaluation import evaluate as evaluation
-    from knowngood.evaluation.inspected import Thumbnails
+    from knowngood.evaluation.evaluate import evaluate as measured
 
-    small = Thumbnails(detector, images) if inspect and detector.pipeline_.score.has_map else None
-    found = evaluation.evaluate(
-        detector,
-        images,
-        alpha=alpha,
-        unknown=unknown,  # type: ignore[arg-type]
-        explain=inspect is not None,
-        each=[small] if small is not None else (),
-    )
+    mapped = inspect is not None and detector.pipeline_.score.has_map
+    found = measured(detector, images, alpha=alpha, unknown=unknown, explain=inspect is not None, maps=mapped)  # type: ignore[arg-type]
     _print(found)
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,21 +73,25 @@ def evaluate(
         json_file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         say(f"metrics {json_file}")
     title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
-    command = shlex.join(["knowngood", *sys.argv[1:]])
     if report:
-        from knowngood.evaluation.report import write_report
+        from knowngood.evaluation.report import report_inputs, write_report
 
         report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(report, evaluation.report_inputs(detector, found, title=title, command=command, classes=classes))
+        write_report(report, report_inputs(detector, found, title=title, command=this_command(), classes=classes))
         say(f"report  {report}")
     if inspect:
-        from knowngood.evaluation.inspected import inspected
-        from knowngood.evaluation.report import write_inspection
-
-        said = found.table.attrs["explanations"]
-        shown = {} if small is None else small.maps
-        items = inspected(detector, images, found.table, said, unknown=unknown, maps=shown)  # type: ignore[arg-type]
-        write_inspection(inspect, items, found.table, alpha=found.alpha, title=title, command=command)
+        explanations = found.table.attrs["explanations"]
+        write_page(
+            inspect,
+            detector,
+            images,
+            found.table,
+            explanations,
+            alpha=found.alpha,
+            unknown=unknown,
+            maps=found.maps,
+            title=title,
+        )
         say(f"images  {inspect}")
 
 
@@ -106,14 +101,14 @@ def _print(found: Evaluation) -> None:
     rows = [
         ("AUROC", f"{metrics['auroc']:.4f}", f"95 % interval {low:.4f} to {high:.4f}"),
         ("average precision", f"{metrics['average_precision']:.4f}", ""),
-        ("false positives at 95 % found", f"{metrics['fpr_at_95_tpr']:.4f}", ""),
+        ("false positives at 95 % detected", f"{metrics['fpr_at_95_tpr']:.4f}", ""),
         (
             "false alarms",
             f"{metrics['false_alarm_rate']:.4f}",
-            f"of {metrics['normals']:,} good; asked for {found.alpha:g}",
+            f"of {metrics['normals']:,} normal; asked for {found.alpha:g}",
         ),
-        ("anomalies found", f"{metrics['detection_rate']:.4f}", f"of {metrics['anomalies']:,} anomalous"),
+        ("anomalies detected", f"{metrics['detection_rate']:.4f}", f"of {metrics['anomalies']:,} anomalous"),
     ]
     table(["metric", "value", ""], rows)
     if metrics["unreadable"]:
-        note(f"{metrics['unreadable']:,} images could not be read and are left out")
+        note(f"{metrics['unreadable']:,} images could not be read and are excluded")

@@ -9,7 +9,7 @@ from knowngood.cli.inputs import Model, model_folder
 
 
 def info(model: Model) -> None:
-    """Say what a saved model was trained on, how, and what it promises."""
+    """Say what a saved model was trained on, how, and what it guarantees."""
     folder = model_folder(model)
     card = folder / "card.md"
     say(card.read_text(encoding="utf-8").rstrip())

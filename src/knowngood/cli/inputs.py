@@ -21,12 +21,12 @@ Data = Annotated[
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)]
-Normal = Annotated[str | None, typer.Option(metavar="CLASSES", help="classes that are good: 1, 0-8, or NORMAL")]
+Normal = Annotated[str | None, typer.Option(metavar="CLASSES", help="classes that are normal: 1, 0-8, or NORMAL")]
 Anomalous = Annotated[
-    str | None, typer.Option(metavar="CLASSES", help="classes that are anomalous; by default all that are not good")
+    str | None, typer.Option(metavar="CLASSES", help="classes that are anomalous; by default all others")
 ]
 Holdout = Annotated[
-    str | None, typer.Option(metavar="CLASSES", help="classes to hold out as anomalous; all others are good")
+    str | None, typer.Option(metavar="CLASSES", help="classes to hold out as anomalous; all others are normal")
 ]
 Unknown = Annotated[
     str | None, typer.Option(metavar="error|infer", help="what to do with an unknown condition; default as trained")
@@ -36,7 +36,7 @@ Split = Annotated[str, typer.Option(metavar="NAME", help="which split to use, wh
 KnownClass = Annotated[
     bool,
     typer.Option(
-        "--known-class", help="let the model see the class; by default the class that labels come from is hidden"
+        "--known-class", help="show the class to the model; by default the class that the labels come from is hidden"
     ),
 ]
 
@@ -93,15 +93,20 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
-def load(model: Path, device: str | None, unknown: str | None) -> Detector:
+def check_unknown(unknown: str | None) -> None:
+    """Raise SettingsError unless `unknown` is None, "error" or "infer"."""
+    if unknown not in (None, "error", "infer"):
+        raise SettingsError(f"--unknown {unknown}: expected error or infer")
+
+
+def load(model: Path, device: str | None, unknown: str | None = None) -> Detector:
     """The saved detector; options are checked before anything heavy loads.
 
     Raises:
-        SettingsError: `unknown` is neither None, "error" nor "infer".
+        SettingsError: see `check_unknown`.
         ArtifactError: no usable model at `model`.
     """
-    if unknown not in (None, "error", "infer"):
-        raise SettingsError(f"--unknown {unknown}: expected error or infer")
+    check_unknown(unknown)
     folder = model_folder(model)
 
     from knowngood.detector.estimator import Detector

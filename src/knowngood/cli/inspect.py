@@ -59,10 +59,10 @@ def inspect(
 
 
 def _understood(images: ImageSet) -> list[str]:
-    """What the layout was taken to say: splits, labels and condition columns with their counts."""
+    """Splits, labels and condition columns as read from the layout, with their counts."""
     import numpy as np
 
-    labels = ["good" if label == 0 else "anomalous" if label == 1 else "no label" for label in images.labels]
+    labels = ["normal" if label == 0 else "anomalous" if label == 1 else "no label" for label in images.labels]
     columns = {"split": images.splits, "label": np.array(labels), **images.conditions}
     lines = []
     for name, values in columns.items():

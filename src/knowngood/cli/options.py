@@ -1,7 +1,7 @@
-"""Command-line options made from the settings models, so that a new setting is an option by itself.
+"""Command-line options made from the settings models, so that a new setting or plug-in is an option by itself.
 
-Each field of `Settings` is an option. The fields of the option models behind objective, net, likelihood and score are
-options too (`--beta`, `--hidden`, `--sigma`, …) and go to whichever model is chosen.
+Every choice of `Settings` is an option (`--model`), so is every option of a group (`--epochs`) and of a choice, by its
+own name where that is unique (`--beta`) and always with the choice before it (`--objective-alpha`).
 """
 
 from __future__ import annotations
@@ -9,47 +9,90 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from knowngood.config import Settings, choices, parse_settings, read_settings
-from knowngood.config.presets import preset_names, read_preset
+from knowngood.cli import placement
+from knowngood.config import Options, Settings, choices
+from knowngood.config.presets import preset_names
+from knowngood.config.presets.layers import group
 from knowngood.errors import SettingsError
 
 # The words of the dCVAE paper's command line. Underscores for hyphens are accepted everywhere.
-ALIASES = {"objective": ("--model",), "epochs": ("--num-epochs",)}
-_NULLS = ("none", "null", "off")
+ALIASES = {"epochs": ("--num-epochs",)}
+NULLS = ("none", "null", "off")
+WORDS = {int: "INT", float: "NUMBER", str: "TEXT", dict: "COLUMN=VALUE,VALUE"}
 
 
 @dataclass(frozen=True)
 class SettingOption:
-    """One generated option: a setting, or with `family` a field of that family's option models."""
+    """One generated option.
+
+    path: where it lies in `Settings`: () itself, a group or a choice, ("model", "objective") a choice within a choice.
+    owners: by the name of the choices that have it, their field; the name is "" where it does not depend on a choice.
+    family: if it makes a choice itself, the choices by name.
+    """
 
     parameter: str
+    path: tuple[str, ...]
     field: str
-    family: str | None
-    kinds: tuple[Any, ...]
-    option: Any
+    owners: dict[str, FieldInfo]
+    family: dict[str, type[Options]]
+    unique: bool
 
     @property
     def flag(self) -> str:
-        return "--" + self.parameter.replace("_", "-")
+        return flag(self.parameter)
 
     @property
-    def annotation(self) -> Any:
-        base: Any = bool if bool in self.kinds else list[str] if self.pairs else str
-        return Annotated[base | None, self.option]
+    def kinds(self) -> tuple[Any, ...]:
+        """What its value may be: scalar types, `tuple`, `dict`, `NoneType`, and values of literals."""
+        return tuple(dict.fromkeys(kind for info in self.owners.values() for kind in kinds(info.annotation)))
 
     @property
     def pairs(self) -> bool:
         """Whether it is given as COLUMN=VALUES; what can be a file is given as one."""
         return dict in self.kinds and Path not in self.kinds
+
+    @property
+    def metavar(self) -> str:
+        """What its value looks like; empty for a switch."""
+        if self.family:
+            return "NAME"
+        if bool in self.kinds:
+            return ""
+        if Path in self.kinds:
+            return "PATH"
+        return "|".join(dict.fromkeys(word for info in self.owners.values() for word in _words(info.annotation)))
+
+    @property
+    def help(self) -> str:
+        """What it does, by choice where that differs, with its default."""
+        described: dict[str, list[str]] = {}
+        for choice, info in self.owners.items():
+            described.setdefault(_described(info), []).append(choice)
+        return "; ".join(
+            (f"{', '.join(owners)}: " if any(owners) else "") + text for text, owners in described.items()
+        ).rstrip(": ")
+
+    @property
+    def annotation(self) -> Any:
+        """Its type for Typer."""
+        base: Any = bool if bool in self.kinds else list[str] if self.pairs else str
+        flags = [self.flag, *ALIASES.get(self.parameter, ())]
+        if bool in self.kinds:
+            flags = [f"{self.flag}/--no-{self.flag[2:]}"]
+        elif self.path and self.unique and any(self.owners):
+            flags.append(flag(f"{self.path[-1]}_{self.field}"))
+        return Annotated[base | None, typer.Option(*flags, help=self.help, metavar=self.metavar, show_default=False)]
 
     def parse(self, value: Any) -> Any:
         """The plain value that the settings model validates."""
@@ -57,35 +100,28 @@ class SettingOption:
             return dict(_pair(self.flag, item) for item in value)
         if not isinstance(value, str):
             return value
-        if type(None) in self.kinds and value.lower() in _NULLS:
+        if type(None) in self.kinds and value.lower() in NULLS:
             return None
         if tuple in self.kinds and Path not in self.kinds:
             if re.fullmatch(r"\d+[x×]\d+", value):
                 return re.split("[x×]", value)
-            if "," in value or not ({int, float, str} & set(self.kinds) or _literals(self.kinds)):
+            if "," in value or not ({int, float, str} & set(self.kinds) or literals(self.kinds)):
                 return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
 
 def setting_options() -> list[SettingOption]:
-    """Every option the settings give rise to, in the order of the models."""
-    found = [_plain(name, info) for name, info in Settings.model_fields.items()]
-    taken = set(Settings.model_fields)
-    owners: dict[str, set[str]] = {}
-    for family in families():
-        for model in choices(family).values():
-            for name in model.model_fields:
-                owners.setdefault(name, set()).add(family)
-    for family in families():
-        for name, models in _options_of(family).items():
-            clash = name in taken or len(owners[name]) > 1
-            found.append(_nested(family, name, models, f"{family}_{name}" if clash else name))
-    return found
-
-
-def families() -> list[str]:
-    """The settings that are a choice among option models."""
-    return [name for name in Settings.model_fields if choices(name)]
+    """Every option the settings give rise to, in the order of the models. What plug-ins bring takes no name away."""
+    found = list(_fields((), {"": Settings}))
+    built_in = [_bare(path, field) for path, field, owners, _ in found if not _from_plugins(path, field, owners)]
+    first = {_bare(path, field) for path, field, owners, _ in found if not any(owners)}
+    named, counts = [], Counter(built_in)
+    for path, field, owners, family in found:
+        name = _bare(path, field)
+        mine = 0 if _from_plugins(path, field, owners) else 1
+        unique = not any(owners) or bool(family) or (name not in first and counts[name] == mine)
+        named.append(SettingOption(name if unique else f"{path[-1]}_{field}", path, field, owners, family, unique))
+    return named
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -96,6 +132,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     def run(**arguments: Any) -> None:
         flags = {option.parameter: arguments.pop(option.parameter) for option in options}
         preset, config, gpu = (arguments.pop(name) for name in ("preset", "config", "gpu"))
+        arguments.pop("help_all")
         given = {name: value for name, value in flags.items() if value not in (None, [], ())}
         if gpu:
             if given.get("device", "gpu") not in ("gpu", "cuda"):
@@ -103,16 +140,31 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             given.setdefault("device", "gpu")
         command(**arguments, settings=settings_from(given, preset=preset, config=config))
 
+    def show_all(context: typer.Context, wanted: bool) -> None:
+        if wanted:
+            from knowngood.cli.settings_help import every_option
+
+            print(every_option(context))
+            raise typer.Exit
+
     own = inspect.signature(command, eval_str=True)
+    presets = f"start from named settings: {', '.join(preset_names())}"
     extra: list[tuple[str, Any, Any]] = [
-        ("preset", Annotated[str | None, typer.Option(help=_preset_help(), metavar="NAME")], None),
+        ("preset", Annotated[str | None, typer.Option(help=presets, metavar="NAME")], None),
         (
             "config",
-            Annotated[Path | None, typer.Option(help="YAML file of settings; options go above it", metavar="FILE")],
+            Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset", metavar="FILE")],
             None,
         ),
         *((option.parameter, option.annotation, None) for option in options),
         ("gpu", Annotated[bool, typer.Option("--gpu", help="short for --device gpu")], False),
+        (
+            "help_all",
+            Annotated[
+                bool, typer.Option("--help-all", callback=show_all, is_eager=True, help="list every option and stop")
+            ],
+            False,
+        ),
     ]
     keyword = inspect.Parameter.KEYWORD_ONLY
     run.__signature__ = own.replace(  # type: ignore[attr-defined]
@@ -127,157 +179,114 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 def settings_from(given: Mapping[str, Any], *, preset: str | None = None, config: Path | None = None) -> Settings:
     """Settings from options, over those of a YAML file, over those of a preset, over the defaults.
 
+    An option of a choice that was not made implies the choice if only one has it.
+
     Args:
         given: option values by parameter name, as typed; only those the user gave.
 
     Raises:
-        SettingsError: as `parse_settings`; also an option that the chosen objective, net, likelihood or score lacks.
+        SettingsError: as `parse_settings`; also an option that the chosen representation, model or score lacks, or that
+            several have while none was chosen.
     """
-    values: dict[str, Any] = {}
-    for layer in (read_preset(preset).settings if preset else {}, _read_config(config) if config else {}):
-        for name, value in layer.items():
-            values[name] = _over(values.get(name), value) if choices(name) else value
     options = {option.parameter: option for option in setting_options()}
-    parsed = {name: options[name].parse(value) for name, value in given.items()}
-    nested: dict[str, dict[str, Any]] = {}
-    for name, value in parsed.items():
-        family = options[name].family
-        if family:
-            nested.setdefault(family, {})[options[name].field] = value
-        else:
-            values[name] = _over(values.get(name), value) if choices(name) else value
-    flags = {(option.family, option.field): option.flag for option in options.values()}
-    problems = []
-    for family, chosen_options in nested.items():
-        current = _as_mapping(values.get(family, Settings.model_fields[family].default))
-        having = [name for name, model in choices(family).items() if set(chosen_options) <= set(model.model_fields)]
-        if family == "scoring" and current["name"] == "auto" and ("elbo" in having or len(having) == 1):
-            current = {"name": "elbo" if "elbo" in having else having[0]}
-        model = choices(family).get(current["name"])
-        if model is None and current["name"] not in _literals(_kinds(Settings.model_fields[family].annotation)):
-            continue  # parse_settings names the nearest known choice
-        problems += [
-            _not_an_option(family, current["name"], name, flags[family, name])
-            for name in chosen_options
-            if model is None or name not in model.model_fields
-        ]
-        values[family] = {**current, **chosen_options}
-    if problems:
-        raise SettingsError("\n".join(problems))
-    return parse_settings(values)
+    placed = [
+        placement.Given(option.path, option.field, option.flag, option.parse(given[name]))
+        for name, option in options.items()
+        if name in given
+    ]
+    return placement.settings(placed, preset=preset, config=config)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        return read_settings(path).model_dump(exclude_unset=True)
-    except SettingsError as error:
-        raise SettingsError(f"--config {path}:\n{error}") from None
+def flag(parameter: str) -> str:
+    """The option of a parameter: --batch-size of batch_size."""
+    return "--" + parameter.replace("_", "-")
 
 
-def _as_mapping(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"name": value}
-    return dict(value) if isinstance(value, Mapping) else value.model_dump()
-
-
-def _over(below: Any, above: Any) -> Any:
-    """A choice over another: the same choice keeps the options that were set for it."""
-    if below is None or _as_mapping(below)["name"] != _as_mapping(above).get("name"):
-        return above
-    return {**_as_mapping(below), **_as_mapping(above)}
-
-
-def _not_an_option(family: str, chosen: str, name: str, flag: str) -> str:
-    having = [other for other, model in choices(family).items() if name in model.model_fields]
-    return f"{flag}: {family} '{chosen}' has no such option; " + (
-        f"it belongs to {', '.join(having)}: add --{family} {having[0]}, or leave {flag} out"
-    )
-
-
-def _pair(flag: str, text: str) -> tuple[str, list[str]]:
-    key, found, value = text.partition("=")
-    if not (key and found):
-        raise SettingsError(f"{flag} {text}: expected COLUMN=VALUE,VALUE, for example {flag} camera=model,stratify")
-    return key, [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _plain(name: str, info: FieldInfo) -> SettingOption:
-    kinds = _kinds(info.annotation)
-    metavar = "|".join([*_literals(kinds), *choices(name)]) if choices(name) else _metavar(kinds)
-    return _option(name, name, None, kinds, _with_default(info.description or "", _default_text(info.default)), metavar)
-
-
-def _nested(family: str, name: str, models: dict[str, FieldInfo], parameter: str) -> SettingOption:
-    kinds = tuple(dict.fromkeys(kind for info in models.values() for kind in _kinds(info.annotation)))
-    described: dict[str, list[str]] = {}
-    for choice, info in models.items():
-        default = _default_text(info.default)
-        described.setdefault(_with_default(info.description or "", default), []).append(choice)
-    text = "; ".join(
-        f"{', '.join(owners)}: {what}" if what else ", ".join(owners) for what, owners in described.items()
-    )
-    return _option(parameter, name, family, kinds, text, _metavar(kinds))
-
-
-def _option(
-    parameter: str, field: str, family: str | None, kinds: tuple[Any, ...], text: str, metavar: str
-) -> SettingOption:
-    flag = "--" + parameter.replace("_", "-")
-    flags = [f"{flag}/--no-{flag[2:]}"] if bool in kinds else [flag, *ALIASES.get(parameter, ())]
-    option = typer.Option(
-        *flags,
-        help=text or None,
-        metavar=None if bool in kinds else metavar,
-        show_default=False,
-        rich_help_panel=f"Options of the {family}" if family else "Settings",
-    )
-    return SettingOption(parameter, field, family, kinds, option)
-
-
-def _options_of(family: str) -> dict[str, dict[str, FieldInfo]]:
-    """Option name → {choice that has it: its field}."""
-    found: dict[str, dict[str, FieldInfo]] = {}
-    for choice, model in choices(family).items():
-        for name, info in model.model_fields.items():
-            if name != "name":
-                found.setdefault(name, {})[choice] = info
-    return found
-
-
-def _kinds(annotation: Any) -> tuple[Any, ...]:
+def kinds(annotation: Any) -> tuple[Any, ...]:
     """What an annotation admits, flattened: scalar types, `tuple`, `dict`, `NoneType`, and `Literal[...]` values."""
     origin = get_origin(annotation)
     if origin is Annotated:
-        return _kinds(get_args(annotation)[0])
+        return kinds(get_args(annotation)[0])
     if origin in (Union, types.UnionType):
-        return tuple(dict.fromkeys(kind for inner in get_args(annotation) for kind in _kinds(inner)))
+        return tuple(dict.fromkeys(kind for inner in get_args(annotation) for kind in kinds(inner)))
     if origin is Literal:
         return get_args(annotation)
     return (origin or annotation,)
 
 
-def _literals(kinds: tuple[Any, ...]) -> list[str]:
-    return [kind for kind in kinds if isinstance(kind, str)]
+def literals(found: tuple[Any, ...]) -> list[str]:
+    """The words among kinds."""
+    return [kind for kind in found if isinstance(kind, str)]
 
 
-def _metavar(kinds: tuple[Any, ...]) -> str:
-    if Path in kinds:
-        return "PATH"
-    words = {int: "INT", float: "NUMBER", str: "TEXT", tuple: "N,N", dict: "COLUMN=VALUE,VALUE", Path: "PATH"}
-    return "|".join([*_literals(kinds), *(words[kind] for kind in kinds if kind in words)]) or "TEXT"
+_Field = tuple[tuple[str, ...], str, dict[str, FieldInfo], dict[str, type[Options]]]
 
 
-def _default_text(default: Any) -> str | None:
-    if default is None or isinstance(default, bool):
-        return None
+def _fields(path: tuple[str, ...], models: Mapping[str, type[BaseModel]]) -> Iterator[_Field]:
+    """Path, name, owners and choices of every field of these models and of the choices within them."""
+    for field in dict.fromkeys(name for model in models.values() for name in model.model_fields):
+        having = {choice: model for choice, model in models.items() if field in model.model_fields}
+        owners = {choice: model.model_fields[field] for choice, model in having.items()}
+        options = group(Settings, field) if not path else None
+        family = {name: option for model in having.values() for name, option in choices(model, field).items()}
+        if options is not None:
+            yield from _fields((field,), {"": options})
+        elif field != "name" and not (family and any(tuple in kinds(info.annotation) for info in owners.values())):
+            yield path, field, owners, family
+            yield from _fields((*path, field), family)
+
+
+def _bare(path: tuple[str, ...], field: str) -> str:
+    """The name of an option without what tells it from others: `calibration` for the method of calibration."""
+    return path[0] if field == "method" and group(Settings, path[0]) else field
+
+
+def _from_plugins(path: tuple[str, ...], field: str, owners: Mapping[str, FieldInfo]) -> bool:
+    """Whether only choices of plug-ins have this option."""
+    if not any(owners):
+        return False
+    model: Any = Settings
+    found: dict[str, type[Any]] = {"": model}
+    for part in path:
+        found = {
+            name: option
+            for one in found.values()
+            if part in one.model_fields
+            for name, option in choices(one, part).items()
+        }
+    return not any(found[name].__module__.startswith("knowngood.") for name in owners)
+
+
+def _words(annotation: Any) -> list[str]:
+    """How values of a type are written."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _words(inner[0])
+    if origin in (Union, types.UnionType):
+        return [word for one in inner for word in _words(one)]
+    if origin is Literal:
+        return [str(one) for one in inner]
+    if origin is tuple:
+        some = [word for one in inner if one is not Ellipsis for word in _words(one)]
+        return (
+            [",".join(some if len(some) == len(inner) else [*some[:1] * 2, "…"])] if len(some) < 3 else [",".join(some)]
+        )
+    return [WORDS[origin or annotation]] if (origin or annotation) in WORDS else []
+
+
+def _described(info: FieldInfo) -> str:
+    text, default = info.description or "", info.default
+    if default is None or isinstance(default, bool) or default == ():
+        return text
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
-    return f"{default:g}" if isinstance(default, float) else str(getattr(default, "name", default))
+        shown = ",".join(map(str, default))
+    else:
+        shown = f"{default:g}" if isinstance(default, float) else str(getattr(default, "name", default))
+    return f"{text} (default {shown})".strip()
 
 
-def _with_default(text: str, default: str | None) -> str:
-    return f"{text} (default {default})".strip() if default else text
-
-
-def _preset_help() -> str:
-    return f"start from a named bundle of settings: {', '.join(preset_names())}"
+def _pair(option: str, text: str) -> tuple[str, list[str]]:
+    key, found, value = text.partition("=")
+    if not (key and found):
+        raise SettingsError(f"{option} {text}: expected COLUMN=VALUE,VALUE, for example {option} camera=model,stratify")
+    return key, [part.strip() for part in value.split(",") if part.strip()]

@@ -15,12 +15,14 @@ from knowngood import __version__
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
-from knowngood.config import Settings
+from knowngood.config import PixelOptions, Settings, VAEOptions
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
+
+NO_PICTURES = "only a VAE on pixels reconstructs images"
 
 
 @with_settings
@@ -33,103 +35,122 @@ def train(
     ] = None,
     *,
     settings: Settings,
-    task: Annotated[str | None, typer.Option(metavar="DATA", help="another way to say DATA")] = None,
+    task: Annotated[str | None, typer.Option(metavar="DATA", help="the same as DATA")] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="a column to condition on, repeatable; default all; none for no condition"),
+        typer.Option(metavar="COLUMN", help="a column to condition on; repeatable; default all; none: no condition"),
     ] = None,
     train_size: Annotated[
-        int | None, typer.Option(min=1, help="train on this many images at most, drawn by the seed")
+        int | None, typer.Option(min=1, metavar="N", help="train on so many images at most, drawn by the seed")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "--outdir", metavar="DIR", help="default runs/<prefix><data>-<objective>")
+        Path | None, typer.Option("--out", "--outdir", metavar="DIR", help="default runs/<prefix><data>-<model>")
     ] = None,
-    prefix: Annotated[str, typer.Option(help="put before the name of the default output folder")] = "",
+    prefix: Annotated[str, typer.Option(metavar="TEXT", help="put before the name of the default output folder")] = "",
     num_generated_image: Annotated[
-        int, typer.Option(min=0, help="draw this many training images with their reconstructions")
+        int,
+        typer.Option(
+            min=0, metavar="N", show_default=False, help="draw so many training images with their reconstructions"
+        ),
     ] = 0,
     film: Annotated[
-        Path | None, typer.Option(metavar="FILE.gif", help="write how held-out images are reconstructed as it learns")
+        Path | None, typer.Option(metavar="FILE.gif", help="film of the reconstructions of held-out images")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint in the output folder")
     ] = False,
 ) -> None:
-    """Learn what good images look like, calibrate on good images kept aside, and save the model.
+    """Learn what normal images look like, calibrate, and save the model; the rest is chosen by the data.
 
-    Only the train split is used where the data has one. Images labelled anomalous teach what is odd, or are left out
-    with --labelled ignore; held-out classes never teach, those that --normal does not name only by --labelled. Writes
-    OUT/model (give OUT or this folder to `score`, `evaluate` and `info`), OUT/run (log and checkpoints) and
-    OUT/command.json.
+    Only the train split is used where the data have one. Images labelled anomalous are few-shot labels, or are excluded
+    with --labels ignore. Held-out classes are never used, and classes that --normal does not name only if --anomalous
+    or --labels names them. Written are OUT/model (give OUT or this folder to `score`, `evaluate` and `info`), OUT/run
+    (log and checkpoints) and OUT/command.json.
     """
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
-    folder = _output_folder(out, prefix, source, settings.objective.name, resume)
-
-    if num_generated_image and (settings.representation != "pixels" or settings.features != "none"):
-        raise SettingsError(
-            "--num-generated-image draws reconstructions, and those of edges or features are no pictures; leave it "
-            "out, or train on pixels"
-        )
-    if holdout and settings.labelled not in ("auto", "ignore"):
-        raise SettingsError(
-            f"--holdout {holdout} keeps classes away from training, --labelled {settings.labelled.name} would "
-            "teach them; name the classes that may teach by --anomalous"
-        )
-    if holdout or (normal and not anomalous and settings.labelled == "auto"):  # no one names what may teach
-        settings = settings.model_copy(update={"labelled": "ignore"})
-    images = open_selected(source, **chosen, strict=settings.strict)
+    folder = _output_folder(out, prefix, source, _method(settings), resume)
+    settings = _checked(settings, chosen, num_generated_image, film)
+    images = open_selected(source, **chosen, strict=settings.data.strict)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
-    images, good = _to_train_on(images, settings, train_size, condition or [])
+    images, normals = _to_train_on(images, settings, train_size, condition or [])
     if any(chosen.values()):
-        if "unknown" not in settings.model_fields_set:
-            settings = settings.model_copy(update={"unknown": "infer"})
+        if "unknown" not in settings.conditioning.model_fields_set:
+            inferring = settings.conditioning.model_copy(update={"unknown": "infer"})
+            settings = settings.model_copy(update={"conditioning": inferring})
     else:
-        _mention_classes(good)
+        _mention_classes(normals)
 
-    from knowngood.calibration import minimum_normals
     from knowngood.detector.estimator import Detector
 
-    note(f"training {settings.objective.name} on {len(good):,} good images; the log grows in {folder / 'run'}")
+    note(f"training on {len(normals):,} normal images; output in {folder}")
     detector = Detector.from_settings(settings)
     try:
-        detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal(), film=film)
+        detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal(), film=film is not None)
     except KeyboardInterrupt:
         note(f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
         raise
+    note(detector.about_["recipe"])
     detector.save(folder / "model")
-    for finding in detector.training_["audit"]:
-        if finding["severity"] == "error":
-            note(f"set aside or to look at: {finding['path_or_id']}: {finding['reason']}")
-    if "labelled" in detector.about_:
-        note(detector.about_["labelled"]["sentence"])
-    calibration = detector.pipeline_.calibration
-    if calibration is not None and len(calibration) < minimum_normals(settings.alpha):
-        needed = minimum_normals(settings.alpha)
-        note(
-            f"warning: alpha = {settings.alpha:g} needs {needed} calibration normals, there are "
-            f"{len(calibration)}: nothing can be flagged. Give more good images or a larger --alpha."
-        )
+    _mention_findings(detector)
     used = detector.about_["data"]["normals"]
     _write_command(folder, source, chosen, settings, used)
     conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
     given = f", given {conditions}" if conditions else ""
-    say(f"trained {settings.objective.name} on {used:,} good images of {images.variant or images.name}{given}")
+    method = _method(detector.pipeline_.settings)
+    say(f"trained {method} on {used:,} normal images of {images.variant or images.name}{given}")
     say(f"model   {folder / 'model'}")
-    say(f"log     {folder / 'run'}")
+    if (folder / "run").exists():
+        say(f"log     {folder / 'run'}")
     if film is not None:
+        _write_film(film, detector)
         say(f"film    {film}")
-    if num_generated_image:
-        _draw_reconstructions(folder / "reconstructions.png", detector, good[:num_generated_image])
+    if num_generated_image and _reconstructs(detector.pipeline_.settings):
+        _draw_reconstructions(folder / "reconstructions.png", detector, normals[:num_generated_image])
         say(f"drawn   {folder / 'reconstructions.png'}")
+    elif num_generated_image:
+        note(f"warning: --num-generated-image draws nothing: {NO_PICTURES}")
     if labelled:
         words = [str(folder), source, *(word for key, value in chosen.items() if value for word in (f"--{key}", value))]
         say(f"next    knowngood evaluate {shlex.join([*words, '--report', str(folder / 'report.html')])}")
     else:
         say(f"next    knowngood score {shlex.quote(str(folder))} NEW_IMAGES --output results.csv")
+
+
+def _method(settings: Settings) -> str:
+    """The model in a word: its objective if it is a VAE; empty if it is chosen by the data."""
+    if isinstance(settings.model, str):
+        return ""
+    return getattr(settings.model, "objective", settings.model).name
+
+
+def _reconstructs(settings: Settings) -> bool:
+    """Whether this is a VAE on pixels, as far as it is known before the fit."""
+    representation, model = settings.representation, settings.model
+    return isinstance(representation, str | PixelOptions) and isinstance(model, str | VAEOptions)
+
+
+def _checked(settings: Settings, chosen: dict[str, str | None], drawn: int, film: Path | None) -> Settings:
+    """The settings for these classes; what could only fail after the training is refused."""
+    for flag, wanted in (("--num-generated-image", drawn), ("--film", film)):
+        if wanted and not _reconstructs(settings):
+            raise SettingsError(
+                f"{flag}: {NO_PICTURES}; leave it out, or train with --representation pixels --model vae"
+            )
+    if film is not None and film.suffix.lower() != ".gif":
+        raise SettingsError(f"--film {film}: it is written as a GIF; give a name that ends in .gif")
+    shift = not isinstance(settings.labels, str)
+    if chosen["holdout"] and shift:
+        raise SettingsError(
+            f"--holdout {chosen['holdout']} keeps classes out of training, --labels {settings.labels.name} would use "
+            "them; name the classes that may be used by --anomalous"
+        )
+    if chosen["holdout"] or (chosen["normal"] and not chosen["anomalous"] and not shift):
+        return settings.model_copy(update={"labels": "ignore"})  # nobody named what may be learned from
+    return settings
 
 
 def _one_source(data: str | None, task: str | None) -> str:
@@ -143,9 +164,9 @@ def _one_source(data: str | None, task: str | None) -> str:
     return source
 
 
-def _output_folder(out: Path | None, prefix: str, source: str, objective: str, resume: bool) -> Path:
+def _output_folder(out: Path | None, prefix: str, source: str, method: str, resume: bool) -> Path:
     if out is None:
-        stem = f"{prefix}{Path(source).name or Path(source).resolve().name}-{objective}"
+        stem = f"{prefix}{Path(source).name or Path(source).resolve().name}" + f"-{method}" * bool(method)
         last = free = Path("runs") / stem
         for n in count(2):
             if not free.exists():
@@ -162,28 +183,24 @@ def _output_folder(out: Path | None, prefix: str, source: str, objective: str, r
 def _to_train_on(
     images: ImageSet, settings: Settings, train_size: int | None, columns: list[str]
 ) -> tuple[ImageSet, ImageSet]:
-    """What the fit is given, all of it, so that its audit finds leaks; and the good images it will learn from."""
+    """What the fit is given, all of it, so that its audit finds leaks; and the normal images it will learn from."""
     import numpy as np
 
     train = np.ones(len(images), bool)
     if images.splits is not None and "train" in images.splits:
         train = images.splits == "train"
-    good = np.flatnonzero(train & (images.labels != 1))
-    if len(good) < train.sum():
-        from knowngood.detector.fit.given import labelled_term
-        from knowngood.detector.fit.patch_fitting import teaches_score
-
-        teach = teaches_score(settings) or labelled_term(settings, settings.objective.build()) is not None
-        role = "teach what is odd" if teach else "are left out of training"
-        note(f"{train.sum() - len(good):,} images labelled anomalous {role}")
-    if len(good) == 0:
-        raise DataError(f"{images.name}: no good image is left to train on; check the choice of classes")
+    normals = np.flatnonzero(train & (images.labels != 1))
+    if len(normals) < train.sum():
+        role = "are excluded" if settings.labels == "ignore" else "may be used as few-shot labels"
+        note(f"{train.sum() - len(normals):,} images labelled anomalous {role}")
+    if len(normals) == 0:
+        raise DataError(f"{images.name}: no normal image is left to train on; check the choice of classes")
     kept = np.ones(len(images), bool)
-    if train_size is not None and train_size < len(good):
-        kept[np.random.default_rng(settings.random_state).permutation(good)[train_size:]] = False
-        good = good[kept[good]]
+    if train_size is not None and train_size < len(normals):
+        kept[np.random.default_rng(settings.random_state).permutation(normals)[train_size:]] = False
+        normals = normals[kept[normals]]
     images = keep_conditions(images, columns) if columns else images
-    return images[kept], images[good]
+    return images[kept], images[normals]
 
 
 def _mention_classes(images: ImageSet) -> None:
@@ -191,7 +208,26 @@ def _mention_classes(images: ImageSet) -> None:
         classes = sorted({str(value) for value in images.conditions["class"]})
         if len(classes) > 1:
             shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-            note(f"all {len(classes)} classes count as good ({shown}); --normal or --holdout chooses among them")
+            note(f"all {len(classes)} classes count as normal ({shown}); --normal or --holdout chooses among them")
+
+
+def _mention_findings(detector: Detector) -> None:
+    """Errors of the audit, what labelled anomalies were used for, and whether the false-alarm rate is guaranteed."""
+    from knowngood.calibration import minimum_normals
+
+    for finding in detector.training_["audit"]:
+        if finding["severity"] == "error":
+            note(f"set aside or to check: {finding['path_or_id']}: {finding['reason']}")
+    sentence = (detector.about_.get("labels") or {}).get("sentence")
+    if sentence:
+        note(sentence)
+    calibration = detector.pipeline_.calibration
+    needed = minimum_normals(detector.alpha)
+    if calibration is not None and len(calibration) < needed:
+        note(
+            f"warning: alpha = {detector.alpha:g} needs {needed} calibration images, there are {len(calibration)}: "
+            "nothing can be flagged. Give more normal images or a larger --alpha."
+        )
 
 
 def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: Settings, n: int) -> None:
@@ -206,14 +242,22 @@ def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: 
     (folder / "command.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _write_film(path: Path, detector: Detector) -> None:
+    from knowngood.evaluation.figures import training_film
+    from knowngood.training.film import held_out_losses
+
+    film, losses = detector.film_, held_out_losses(detector.training_["history"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    training_film(path, film.inputs / 255, film.frames() / 255, film.steps, losses=losses)
+
+
 def _draw_reconstructions(path: Path, detector: Detector, images: ImageSet) -> None:
     import numpy as np
 
+    from knowngood.detector.latents import reconstruct
     from knowngood.evaluation.figures import triptychs
 
-    pipeline = detector.pipeline_
-    images = images.replace(
-        conditions={column.name: images.conditions[column.name] for column in pipeline.schema.columns}
-    )
-    seen, made = (np.moveaxis(part, 1, -1) for part in pipeline.reconstruct(images))
+    columns = [column.name for column in detector.pipeline_.schema.columns]
+    images = images.replace(conditions={name: images.conditions[name] for name in columns})
+    seen, made = (np.moveaxis(part, 1, -1) for part in reconstruct(detector.pipeline_, images))
     triptychs(list(zip(seen, made, strict=True)), [str(name) for name in images.ids]).savefig(path, bbox_inches="tight")

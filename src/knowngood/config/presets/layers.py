@@ -29,7 +29,7 @@ def as_choice(value: Any) -> dict[str, Any]:
     if isinstance(value, list | tuple):
         return {"name": "fusion", "scores": list(value)}
     if isinstance(value, BaseModel):
-        return value.model_dump(exclude_unset=True)
+        return {"name": getattr(value, "name", None), **value.model_dump(exclude_unset=True)}
     return dict(value) if isinstance(value, Mapping) else {"name": value}
 
 

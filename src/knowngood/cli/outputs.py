@@ -1,0 +1,162 @@
+"""What `score` writes beside its table: anomaly maps, explanations, and the inspection page."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from heapq import heappush, heappushpop
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
+    from knowngood.detector.explain import Explanation
+
+
+def write_table(table: pd.DataFrame, output: Path | None) -> None:
+    """A table in the format that the suffix names; without a file CSV on stdout."""
+    if output is None:
+        table.to_csv(sys.stdout, index=False)
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    suffix = output.suffix.lower()
+    if suffix == ".csv":
+        table.to_csv(output, index=False)
+    elif suffix == ".json":
+        table.to_json(output, orient="records", indent=1, force_ascii=False)
+    else:
+        table.to_parquet(output, index=False)
+
+
+class MapWriter:
+    """16-bit grey PNGs of anomaly maps on one scale, and the scale itself in maps.json.
+
+    A scale is known when the last map is; until then maps wait in a file beside the images, not in memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ids: list[str] = []
+        self.shapes: list[tuple[int, int]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        self._waiting = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._smallest, self._largest = math.inf, -math.inf
+
+    def add(self, name: str, values: np.ndarray) -> None:
+        """The map (H, W) of the next image."""
+        import numpy as np
+
+        self.ids.append(name)
+        self.shapes.append(values.shape)
+        values = np.asarray(values, np.float32)
+        self._smallest = min(self._smallest, float(np.nanmin(values)))
+        self._largest = max(self._largest, float(np.nanmax(values)))
+        self._waiting.write(values.tobytes())
+
+    def finish(self) -> None:
+        """Write the images, one a map; ignored regions, where a map is NaN, get the lowest value."""
+        import numpy as np
+        from PIL import Image
+
+        self._waiting.seek(0)
+        offset = self._smallest if self.shapes else 0.0
+        scale = (self._largest - self._smallest) / 65535 if self._largest > self._smallest else 1.0
+        names = file_names(self.ids)
+        for name, (height, width) in zip(names, self.shapes, strict=True):
+            values = np.frombuffer(self._waiting.read(4 * height * width), np.float32).reshape(height, width)
+            values = np.nan_to_num(values, nan=offset)
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(file)
+        self._waiting.close()
+        index = {
+            "offset": offset,
+            "scale": scale,
+            "meaning": "anomaly = offset + scale * grey level",
+            "maps": dict(zip(self.ids, names, strict=True)),
+        }
+        (self.folder / "maps.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+class Thumbnails:
+    """Reduced anomaly maps of the images that score highest, as many as an inspection page shows."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[float, int, str, np.ndarray]] = []  # a heap, the smallest first
+
+    def add(self, name: str, score: float, values: np.ndarray) -> None:
+        """The map (H, W) of the next image."""
+        from knowngood.evaluation.evaluate import MAP, MOST
+        from knowngood.evaluation.figures.tiles import reduced
+
+        full = len(self._kept) == MOST
+        if full and score <= self._kept[0][0]:
+            return
+        entry = (score, id(values), name, reduced(values[..., None], MAP)[..., 0])
+        (heappushpop if full else heappush)(self._kept, entry)
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """By the id of the image."""
+        return {name: values for _, _, name, values in self._kept}
+
+
+def write_explanations(folder: Path, explanations: Sequence[Explanation], *sources: ImageSet) -> None:
+    """A PNG for each explanation, and explanations.json. The nearest normal images are drawn if a source has them."""
+    from knowngood.evaluation.figures import style
+    from knowngood.evaluation.figures.explanation import explanation
+    from knowngood.evaluation.report.inspection_page import pictures
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = file_names([one.id for one in explanations])
+    for one, name in zip(explanations, names, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        style.save(explanation(one, pictures([near.id for near in one.nearest], *sources)), folder / name)
+    records = [{**one.to_record(), "picture": name} for one, name in zip(explanations, names, strict=True)]
+    text = json.dumps(records, indent=1, ensure_ascii=False)
+    (folder / "explanations.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_page(
+    path: Path,
+    detector: Detector,
+    images: ImageSet,
+    table: pd.DataFrame,
+    explanations: Sequence[Explanation],
+    *,
+    alpha: float,
+    unknown: str | None,
+    maps: Mapping[str, np.ndarray],
+    title: str,
+) -> None:
+    """The inspection page of images, whose rows the table has; reduced maps of some of them are given by id."""
+    from knowngood.evaluation.report import inspected, write_inspection
+
+    items = inspected(detector, images, table, explanations, unknown=unknown, maps=maps)  # type: ignore[arg-type]
+    write_inspection(path, items, table, alpha=alpha, title=title, command=this_command())
+
+
+def this_command() -> str:
+    """The command line that runs."""
+    return shlex.join(["knowngood", *sys.argv[1:]])
+
+
+def file_names(ids: list[str]) -> list[str]:
+    """A PNG path below a folder for each image id: its own path where that is unique and stays inside."""
+    names = []
+    for i, text in enumerate(ids):
+        path = PurePosixPath(text.replace("\\", "/"))
+        inside = not path.is_absolute() and ".." not in path.parts and ":" not in text and path.name
+        names.append(str(path.with_suffix(".png")) if inside else f"{i:06d}.png")
+    seen: dict[str, int] = {}
+    for name in names:
+        seen[name.lower()] = seen.get(name.lower(), 0) + 1
+    return [name if seen[name.lower()] == 1 else f"{i:06d}-{PurePosixPath(name).name}" for i, name in enumerate(names)]

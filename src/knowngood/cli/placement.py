@@ -1,0 +1,173 @@
+"""From options that were given to settings: which choice each one belongs to, and what it implies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from pydantic.fields import FieldInfo
+
+from knowngood.config import Options, Settings, choices, parse_settings, read_settings
+from knowngood.config.presets import read_preset
+from knowngood.config.presets.layers import as_choice, group, overlay
+from knowngood.errors import SettingsError
+
+UNMADE = "auto"
+
+
+class Given(NamedTuple):
+    """One option that was given: where it lies in the settings, as it was typed, and its plain value."""
+
+    path: tuple[str, ...]
+    field: str
+    flag: str
+    value: Any
+
+
+def settings(given: list[Given], *, preset: str | None = None, config: Path | None = None) -> Settings:
+    """Settings from options over a YAML file over a preset; see `options.settings_from`."""
+    values = read_preset(preset).settings if preset else {}
+    if config:
+        values = overlay(values, _read(config))
+    given = _lineage(given)
+    problems: list[str] = []
+    for field, info in Settings.model_fields.items():
+        own = {one.field: one.value for one in given if one.path == (field,)}
+        typed = [one.value for one in given if (one.path, one.field) == ((), field)]
+        family = choices(Settings, field)
+        if group(Settings, field) is not None:
+            if own:
+                values[field] = {**(values.get(field) or {}), **own}
+        elif family:
+            chosen = _choice((field,), values.get(field), info, family, given, problems)
+            if chosen is not None:
+                values[field] = chosen
+        elif typed:
+            values[field] = typed[-1]
+    if problems:
+        raise SettingsError("\n".join(dict.fromkeys(problems)))
+    return parse_settings(values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_settings(path).model_dump(exclude_unset=True)
+    except SettingsError as error:
+        raise SettingsError(f"--config {path}:\n{error}") from None
+
+
+def _lineage(given: list[Given]) -> list[Given]:
+    """`--model dcvae`, the dCVAE paper's word, as a VAE of that objective."""
+    models = choices(Settings, "model")
+    having = {
+        objective: name
+        for name, model in models.items()
+        if "objective" in model.model_fields
+        for objective in choices(model, "objective")
+    }
+    for at, one in enumerate(given):
+        if (one.path, one.field) != ((), "model") or one.value in models or one.value not in having:
+            continue
+        for other in given:
+            if (other.path, other.field) == (("model",), "objective") and other.value != one.value:
+                raise SettingsError(f"--model {one.value} contradicts --objective {other.value}; give one of them")
+        made = [one._replace(value=having[one.value]), Given(("model",), "objective", one.flag, one.value)]
+        return [*given[:at], *made, *given[at + 1 :]]
+    return given
+
+
+def _choice(
+    path: tuple[str, ...],
+    below: Any,
+    info: FieldInfo,
+    family: Mapping[str, type[Options]],
+    given: list[Given],
+    problems: list[str],
+) -> Any:
+    """The choice at `path`: what lies below, what was chosen by an option, and the options given for it."""
+    field = path[-1]
+    chosen = next((one.value for one in given if (*one.path, one.field) == path), None)
+    current = below
+    if chosen is not None:
+        current = chosen if below is None else _laid_over(below, chosen, family)
+    wanted: dict[str, list[Given]] = {}
+    for one in given:
+        where = (*one.path, one.field)
+        if len(where) > len(path) and where[: len(path)] == path:
+            wanted.setdefault(where[len(path)], []).append(one)
+    if not wanted:
+        return current
+    flags = {name: ", ".join(one.flag for one in some) for name, some in wanted.items()}
+    value = as_choice(info.default if current is None else current)
+    if current is None or value["name"] == UNMADE:
+        having = [name for name, model in family.items() if set(wanted) <= set(model.model_fields)]
+        if value["name"] not in having:
+            if len(having) != 1:
+                problems.append(_unclear(field, having, family, flags))
+                return current
+            value = {"name": having[0]}
+    name = value["name"]
+    if name == "fusion" and "scores" in value:
+        return _fusion(value, family, wanted, problems)
+    if name not in family:
+        if name in get_args(get_args(info.annotation)[0]):
+            problems += [_lacks(field, name, option, family, flags[option]) for option in wanted]
+        return current  # parse_settings names the nearest known choice
+    model = family[name]
+    for option, some in wanted.items():
+        if option not in model.model_fields:
+            problems.append(_lacks(field, name, option, family, flags[option]))
+        elif inner := choices(model, option):
+            value[option] = _choice(
+                (*path, option), value.get(option), model.model_fields[option], inner, given, problems
+            )
+        else:
+            value[option] = some[-1].value
+    return value
+
+
+def _laid_over(below: Any, chosen: Any, family: Mapping[str, type[Options]]) -> Any:
+    """A name over a choice: the same choice keeps the options that were set for it."""
+    return below if as_choice(below)["name"] == chosen and chosen in family else chosen
+
+
+def _fusion(
+    value: dict[str, Any], family: Mapping[str, type[Options]], wanted: Mapping[str, list[Given]], problems: list[str]
+) -> dict[str, Any]:
+    """A fusion, its options and those of the scores in it; every score that has an option gets it."""
+    scores = [as_choice(score) for score in value["scores"]]
+    for option, some in wanted.items():
+        having = [score for score in scores if score["name"] in family and option in family[score["name"]].model_fields]
+        if option in family["fusion"].model_fields:
+            value[option] = some[-1].value
+        elif having:
+            for score in having:
+                score[option] = some[-1].value
+        else:
+            problems.append(
+                _lacks("score", ", ".join(score["name"] for score in scores), option, family, some[-1].flag)
+            )
+    return {**value, "scores": scores}
+
+
+def _lacks(field: str, chosen: str, option: str, family: Mapping[str, type[Options]], flags: str) -> str:
+    having = [name for name, model in family.items() if option in model.model_fields]
+    return f"{flags}: {field} '{chosen}' has no such option; it belongs to {', '.join(having)}: " + (
+        f"choose {'it' if len(having) == 1 else 'one'} with --{field}, or leave {flags} out"
+    )
+
+
+def one_of(names: list[str]) -> str:
+    """'a, b or c'."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _unclear(field: str, having: list[str], family: Mapping[str, type[Options]], flags: Mapping[str, str]) -> str:
+    if having:
+        return f"{', '.join(flags.values())}: several choices have this option; add --{field} {one_of(having)}"
+    parts = [
+        f"{shown} belongs to {', '.join(name for name, model in family.items() if option in model.model_fields)}"
+        for option, shown in flags.items()
+    ]
+    return f"no {field} has all of these options: {'; '.join(parts)}; leave one of them out"
