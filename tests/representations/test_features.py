@@ -285,7 +285,7 @@ def test_settings_that_cannot_be() -> None:
         fit(images, stride=40)
     with pytest.raises(SettingsError, match=r"average = 4 has no centre"):
         parse(FeatureOptions, {"average": 4})
-    with pytest.raises(SettingsError, match="'efficientnet_lite7' .*'efficientnet_lite0'"):
+    with pytest.raises(SettingsError, match=r"'efficientnet_lite7' .*'efficientnet_lite0'"):
         parse(FeatureOptions, {"backbone": "efficientnet_lite7"})
     with pytest.raises(SettingsError, match=r"stride' = 0: input should be greater than 0$"):
         parse(FeatureOptions, {"stride": 0})

@@ -26,7 +26,8 @@ ANGLES = (0.0, -5.0, 5.0, -10.0, 10.0, -15.0, 15.0)  # degrees at which the sear
 REACH = 0.15  # of a side, how far the search goes
 TIE = 1e-3  # correlation that a start at the limits of the search must gain over the identity
 OUTLIER = 3.0  # root mean squares of the residual, beyond which a pixel is excluded from the refinement
-ROUNDS = 4  # of excluding outliers and refining
+ROUNDS = 4  # of excluding outliers and refining, at most
+GAIN = 1e-4  # of the correlation, below which a round is the last
 CONSTANT = 1e-6  # standard deviation over the largest value, below which an image is constant
 APERTURE = 1e-5  # ratio of gradient energies, below which the image determines one direction only
 
@@ -69,12 +70,14 @@ def match(reference: Plane, image: Plane, size: Size, mode: Mode) -> Floats:
     modes = order[: order.index(mode) + 1] if free is None else order[:1]
     best = _search(reference, image, size, ANGLES if mode != "shift" else ANGLES[:1])
     known = np.ones(reference.shape, bool)
-    for each in (*modes, *modes[-1:] * ROUNDS):
+    for step, each in enumerate((*modes, *modes[-1:] * ROUNDS)):
         found = _refined(reference, image, best, size, each, known)
         if free is not None:
             found[:, 2] -= free * (free @ (found[:, 2] - best[:, 2]))
         before, after = (_correlation(reference, image, one, size, known) for one in (best, found))
         best = found if after > before else best
+        if step >= len(modes) and after < before + GAIN:
+            break
         if each == modes[-1]:
             known = _inliers(reference, image, best, size, known)
     return best
