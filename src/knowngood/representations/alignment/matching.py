@@ -12,11 +12,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from knowngood.errors import SettingsError
-from knowngood.representations.alignment.warping import Floats, Size, rotation, rotation_of, sample
+from knowngood.representations.alignment.warping import Floats, Size, rotation, rotation_of
 
 Mode = Literal["shift", "rigid", "affine"]
 Plane = NDArray[np.float32]
@@ -76,10 +75,10 @@ def match(reference: Plane, image: Plane, size: Size, mode: Mode) -> Floats:
             found[:, 2] -= free * (free @ (found[:, 2] - best[:, 2]))
         before, after = (_correlation(reference, image, one, size, known) for one in (best, found))
         best = found if after > before else best
-        if step >= len(modes) and after < before + GAIN:
-            break
         if each == modes[-1]:
-            known = _inliers(reference, image, best, size, known)
+            last, known = known, _inliers(reference, image, best, size, known)
+            if step >= len(modes) and after < before + GAIN and (known == last).all():
+                break
     return best
 
 
@@ -113,9 +112,8 @@ def _refined(reference: Plane, image: Plane, start: Floats, size: Size, mode: Mo
     """ECC from `start` over the pixels `known` of the reference; `start` if it does not converge."""
     cv2, (height, width) = opencv(), reference.shape
     motion = {"shift": cv2.MOTION_TRANSLATION, "rigid": cv2.MOTION_EUCLIDEAN, "affine": cv2.MOTION_AFFINE}[mode]
-    scale, middle = np.array([width / size[1], height / size[0]]), np.array([(width - 1) / 2, (height - 1) / 2])
-    linear = scale[:, None] * start[:, :2] / scale
-    matrix = np.column_stack((linear, scale * start[:, 2] + middle - linear @ middle)).astype(np.float32)
+    matrix, scale, middle = _on_plane(start, size, reference.shape)
+    matrix = matrix.astype(np.float32)
     seen = cv2.warpAffine(known.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-6)
     try:
@@ -158,7 +156,18 @@ def _pearson(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 def _warped(image: Plane, centred: Floats, size: Size) -> tuple[Plane, NDArray[np.bool_]]:
     """The image in the coordinates of the reference, and where it lies between its outermost pixel centres."""
-    height, width = image.shape
-    values, grid = sample(torch.from_numpy(image)[None, None], centred, size, (height, width))
-    edge = torch.tensor([1 - 1 / width, 1 - 1 / height]) + 1e-6
-    return values[0, 0].numpy(), (grid[0].abs() <= edge).all(dim=-1).numpy()
+    cv2, (height, width) = opencv(), image.shape
+    matrix, _, _ = _on_plane(centred, size, image.shape)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    values = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    x, y = (row[0] * np.arange(width) + (row[1] * np.arange(height) + row[2])[:, None] for row in matrix)
+    off = 1e-4  # rounding
+    return values, (x >= -off) & (x <= width - 1 + off) & (y >= -off) & (y <= height - 1 + off)
+
+
+def _on_plane(centred: Floats, size: Size, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+    """The transform (2, 3) in pixels of planes of `shape`, about the upper left one; their scale, and their middle."""
+    scale = np.array([shape[1] / size[1], shape[0] / size[0]])
+    middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
+    linear = scale[:, None] * centred[:, :2] / scale
+    return np.column_stack((linear, scale * centred[:, 2] + middle - linear @ middle)), scale, middle
