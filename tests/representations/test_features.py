@@ -14,8 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from knowngood.cli.options import settings_from
-from knowngood.config import EfficientNetLite1, Settings, parse_settings
+from knowngood.config import FeatureOptions, parse
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
 from knowngood.errors import ArtifactError, DataError, SettingsError
@@ -55,15 +54,11 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def options(average: int = 1, stride: int = 8, name: str = "own", **more: Any) -> dict[str, Any]:
-    return {"name": name, "average": average, "stride": stride, **more}
-
-
-def fit(images: np.ndarray | ImageSet, backbone: Any = None, **settings: Any) -> Features:
+def fit(images: np.ndarray | ImageSet, own: Any = None, **options: Any) -> Features:
     images = images if isinstance(images, ImageSet) else ImageSet.from_arrays(images)
-    given = {"features": options(), "image_size": 32, **settings}
-    own = given["features"]["name"] == "own" and backbone is None
-    return Features.fit(images, parse_settings(given), Means() if own else backbone)
+    given = {"backbone": "own", "average": 1, "stride": 8, "image_size": 32, **options}
+    own = Means() if own is None and given["backbone"] == "own" else own
+    return Features.fit(images, FeatureOptions.model_validate(given), own)
 
 
 # Closed forms ---------------------------------------------------------------------------------------------------------
@@ -93,7 +88,7 @@ def halved(x: np.ndarray, axis: int) -> np.ndarray:
 
 def test_averages_over_what_a_border_has() -> None:
     images = random(2, 32, 32, 1)
-    found, _ = fit(images, features=options(average=3)).read(ImageSet.from_arrays(images))
+    found, _ = fit(images, average=3).read(ImageSet.from_arrays(images))
     cells = images.reshape(2, 4, 8, 4, 8).mean(axis=(2, 4)) / 255
     for i in range(4):
         for j in range(4):
@@ -106,9 +101,7 @@ def test_a_coarse_map_is_brought_to_a_finer_grid_by_centres() -> None:
         row = torch.arange(4.0) + images.mean((1, 2, 3))[:, None]  # one map of 4 cells of 8 px, rising by 1 a cell
         return [row[:, None, None].expand(-1, 1, 4, -1)]
 
-    found, _ = fit(random(3, 32, 32), Plain(ramp), features=options(stride=4)).read(
-        ImageSet.from_arrays(np.zeros((1, 32, 32), np.uint8))
-    )
+    found, _ = fit(random(3, 32, 32), Plain(ramp), stride=4).read(ImageSet.from_arrays(np.zeros((1, 32, 32), np.uint8)))
     expected = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
     assert found.shape == (1, 1, 8, 8)
     np.testing.assert_allclose(found[0, 0], np.tile(expected, (8, 1)), atol=1e-3)
@@ -126,14 +119,14 @@ def test_grey_images_become_three_equal_channels_and_any_depth_0_to_1() -> None:
 
 def test_shape_and_bytes() -> None:
     images = random(2, 40, 60, 3)
-    unsized = Features.fit(ImageSet.from_arrays(images), parse_settings({"features": "own"}), Means())
+    unsized = Features.fit(ImageSet.from_arrays(images), FeatureOptions.model_validate({"backbone": "own"}), Means())
     assert unsized.pixels.size == (384, 384)
     assert unsized.shape == (4, 32, 32)
-    odd = fit(images, image_size=(36, 52))
-    assert odd.shape == (4, 4, 6)  # 36 / 8 and 52 / 8, rounded
-    found, _ = odd.read(ImageSet.from_arrays(images))
+    uneven = fit(images, image_size=(36, 52))
+    assert uneven.shape == (4, 4, 6)  # 36 / 8 and 52 / 8, rounded
+    found, _ = uneven.read(ImageSet.from_arrays(images))
     assert found.shape == (2, 4, 4, 6)
-    assert odd.bytes_per_image == found[0].nbytes
+    assert uneven.bytes_per_image == found[0].nbytes
     assert fit(images, image_size=None, crop=(24, 16)).grid == (3, 2)
 
 
@@ -159,12 +152,12 @@ def test_unreadable_files_are_zeros_with_a_reason(tmp_path: Path) -> None:
         Image.fromarray(random(32, 32, 3, seed=i)).save(path)
     files = ImageSet(FilePixels(paths), np.array([p.name for p in paths]), np.zeros(12), {})
     features = fit(files)
-    good = prepare_all(files, features, workers=2)
+    expected = prepare_all(files, features, workers=2)
     paths[10].write_bytes(paths[10].read_bytes()[:60])
     found, errors = features.read(files, np.array([9, 10, 11]), workers=2)
     assert list(errors) == [10]
     assert not found[1].any()
-    np.testing.assert_array_equal(found[[0, 2]], good[[9, 11]])
+    np.testing.assert_array_equal(found[[0, 2]], expected[[9, 11]])
     with pytest.raises(DataError, match=r"10\.png"):
         cached_features(files, features)
 
@@ -227,25 +220,25 @@ def test_features_are_kept_in_float16_only_where_it_holds_them(gain: float, offs
 # Back -----------------------------------------------------------------------------------------------------------------
 
 
-def test_restore_is_bilinear_between_centres_then_as_pixels() -> None:
+def test_to_image_is_bilinear_between_centres_then_as_pixels() -> None:
     features = fit(random(2, 64, 64), image_size=32)
     rows = np.array([0.0, 1, 2, 3], np.float32)
     maps = np.stack([np.tile(rows[:, None], (1, 4)), np.full((4, 4), 7)])
-    whole = features.restore(maps, (32, 32, 1))
+    whole = features.to_image(maps, (32, 32, 1))
     at = np.clip((np.arange(32) + 0.5) / 8 - 0.5, 0, 3)
     np.testing.assert_allclose(whole[0], np.tile(at[:, None], (1, 32)), atol=1e-5)
-    larger = features.restore(maps, (64, 80))
-    np.testing.assert_allclose(larger, features.pixels.restore(whole, (64, 80)), atol=1e-6)
+    larger = features.to_image(maps, (64, 80))
+    np.testing.assert_allclose(larger, features.pixels.to_image(whole, (64, 80)), atol=1e-6)
     np.testing.assert_allclose(larger[1], 7, rtol=1e-6)
     with pytest.raises(ValueError, match=r"\(\.\.\., 4, 4\)"):
-        features.restore(np.zeros((4, 5)), (32, 32))
+        features.to_image(np.zeros((4, 5)), (32, 32))
 
 
 def test_a_spot_comes_back_where_it_was() -> None:
     image = np.zeros((1, 96, 64), np.uint8)
     image[0, 24:36, 32:40] = 255  # one cell of the grid in the image of 64×64
     features = fit(np.concatenate([image, 255 - image]), image_size=64)
-    found = features.restore(features.prepare(image[0][..., None])[3], image.shape[1:])
+    found = features.to_image(features.prepare(image[0][..., None])[3], image.shape[1:])
     assert found.shape == (96, 64)
     rows, columns = np.nonzero(found > 0.99 * found.max())
     assert (rows.mean(), columns.mean()) == pytest.approx((29.5, 35.5))
@@ -257,10 +250,10 @@ def test_a_spot_comes_back_where_it_was() -> None:
 def test_json_and_back_with_the_own_backbone() -> None:
     images = random(3, 32, 32, 3)
     items, features = ImageSet.from_arrays(images), fit(images)
-    assert features.tensors() == {}
+    assert features.state() == {}
     back = Features.model_validate(json.loads(json.dumps(features.model_dump(mode="json"))))
     assert back.model_dump() == features.model_dump()
-    loaded = back.with_tensors({})
+    loaded = back.with_state({})
     with pytest.raises(ArtifactError, match=r"'means 2\.0'.*backbone="):
         loaded.read(items)
     with pytest.raises(ArtifactError, match=r"'means 2\.0'.*'means 3\.0'"):
@@ -271,9 +264,10 @@ def test_json_and_back_with_the_own_backbone() -> None:
 
 def test_a_module_is_moved_and_anything_else_stays() -> None:
     images = random(2, 32, 32)
-    features = fit(images)
+    backbone = Means()
+    features = fit(images, backbone)
     assert features.to("meta") is features
-    assert features._backbone.gain.device.type == "meta"
+    assert backbone.gain.device.type == "meta"
     plain = fit(images, Plain(lambda x: [nn.functional.avg_pool2d(x, 8)])).to("meta")
     assert plain.read(ImageSet.from_arrays(images))[0].any()
 
@@ -284,26 +278,17 @@ def test_a_module_is_moved_and_anything_else_stays() -> None:
 def test_settings_that_cannot_be() -> None:
     images = ImageSet.from_arrays(random(2, 32, 32, 3))
     with pytest.raises(SettingsError, match="backbone="):
-        Features.fit(images, parse_settings({"features": "own"}))
-    with pytest.raises(SettingsError, match="names no backbone"):
-        Features.fit(images, Settings(), Means())
+        Features.fit(images, FeatureOptions.model_validate({"backbone": "own"}))
     with pytest.raises(SettingsError, match="not with 'efficientnet_lite0'"):
-        Features.fit(images, parse_settings({"features": "efficientnet_lite0"}), Means())
+        Features.fit(images, FeatureOptions(), Means())
     with pytest.raises(SettingsError, match=r"stride = 40 is larger than the resized image, 32×32"):
-        fit(images, features=options(stride=40))
+        fit(images, stride=40)
     with pytest.raises(SettingsError, match=r"average = 4 has no centre"):
-        fit(images, features=options(average=4))
-    with pytest.raises(SettingsError, match="did you mean 'efficientnet_lite0'"):
-        parse_settings({"features": "efficientnet_lite7"})
-    with pytest.raises(SettingsError, match=r"'features\.own\.stride' = 0: input should be greater than 0$"):
-        parse_settings({"features": {"name": "own", "stride": 0}})
-
-
-def test_an_option_without_a_backbone_is_refused_on_the_command_line() -> None:
-    with pytest.raises(SettingsError, match=r"--stride: features 'none' has no such option.*--features efficientnet"):
-        settings_from({"stride": 4})
-    chosen = settings_from({"stride": 4, "features": "efficientnet_lite1", "blocks": "1,3"}).features
-    assert chosen == EfficientNetLite1(stride=4, blocks=(1, 3))
+        parse(FeatureOptions, {"average": 4})
+    with pytest.raises(SettingsError, match=r"'efficientnet_lite7' .*'efficientnet_lite0'"):
+        parse(FeatureOptions, {"backbone": "efficientnet_lite7"})
+    with pytest.raises(SettingsError, match=r"stride' = 0: input should be greater than 0$"):
+        parse(FeatureOptions, {"stride": 0})
 
 
 def test_images_that_do_not_fit() -> None:
@@ -334,9 +319,9 @@ def test_cached_equals_read_in_memory_and_in_a_file(tmp_path: Path) -> None:
     images = random(70, 16, 16)
     items, features = ImageSet.from_arrays(images), fit(images, image_size=16)
     direct, _ = features.read(items)
-    told: list[tuple[int, int]] = []
-    held = cached_features(items, features, progress=lambda *at: told.append(at))
-    assert told == [(64, 70), (70, 70)]
+    calls: list[tuple[int, int]] = []
+    held = cached_features(items, features, progress=lambda *at: calls.append(at))
+    assert calls == [(64, 70), (70, 70)]
     mapped = cached_features(items, features, tmp_path / "new", memory_gb=0, workers=1)
     assert not isinstance(held, np.memmap)
     assert isinstance(mapped, np.memmap)
@@ -365,26 +350,26 @@ def test_the_limit_is_what_the_features_take(tmp_path: Path) -> None:
 def test_published_weights_travel_with_the_model() -> None:
     images = random(3, 64, 64, 3)
     items = ImageSet.from_arrays(images)
-    features = fit(images, features=options(name="efficientnet_lite0", average=3), image_size=64)
+    features = fit(images, backbone="efficientnet_lite0", average=3, image_size=64)
     assert features.shape == (24 + 40 + 112, 8, 8)
     assert features.stored == "float16"
     found, errors = features.read(items)
     assert not errors
-    back = Features.model_validate_json(features.model_dump_json()).with_tensors(features.tensors())
+    back = Features.model_validate_json(features.model_dump_json()).with_state(features.state())
     assert back.pixels == Pixels.model_validate(features.pixels.model_dump())
     np.testing.assert_allclose(back.read(items)[0], found, rtol=1e-3, atol=1e-3)
-    tensors = features.tensors()
+    tensors = features.state()
     with pytest.raises(ArtifactError, match="stem"):
-        back.with_tensors({key: value for key, value in tensors.items() if key != "stem.bias"})
+        back.with_state({key: value for key, value in tensors.items() if key != "stem.bias"})
     with pytest.raises(ArtifactError, match="efficientnet_lite0 blocks 2,4,10"):
-        back.with_tensors({**tensors, "stem.bias": tensors["stem.bias"] + 1})
+        back.with_state({**tensors, "stem.bias": tensors["stem.bias"] + 1})
 
 
 @needs_weights
 def test_published_features_of_an_image_do_not_depend_on_the_batch() -> None:
     images = random(9, 64, 64, 3)
     items = ImageSet.from_arrays(images)
-    features = fit(images, features=options(name="efficientnet_lite0"), image_size=64)
+    features = fit(images, backbone="efficientnet_lite0", image_size=64)
     together, _ = features.read(items)
     for i in (0, 8):
         alone = features.prepare(images[i])

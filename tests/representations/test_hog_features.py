@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from knowngood.representations import hog_features as module
-from knowngood.representations.hog_features import BLUR, CELLS, ORIENTATIONS, ROUNDING, hog
+from knowngood.representations.hog_features import hog
 
 EIGHT = range(8)
+CELLS, ORIENTATIONS = 7, 8
+BLUR, ROUNDING = 0.025, 1e-6
 
 
 def images(n: int, *shape: int, seed: int = 0) -> Tensor:

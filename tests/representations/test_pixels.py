@@ -169,8 +169,8 @@ def test_prepared_shape_type_and_range(shape: Any, size: Any, data: st.DataObjec
     assert prepared.max() <= images[0].max() * (1 + 1e-6)
     if pad is None:
         assert prepared.min() >= images[0].min() * (1 - 1e-6)
-    restored = pixels.to_image(np.ones(pixels.shape[1:]), shape)
-    assert restored.shape == shape[:2]
+    on_image = pixels.to_image(np.ones(pixels.shape[1:]), shape)
+    assert on_image.shape == shape[:2]
     again = Pixels.model_validate_json(pixels.model_dump_json())
     assert again == pixels
 
@@ -203,20 +203,20 @@ def test_crop_is_central_and_pad_adds_zeros_last() -> None:
 
 @pytest.mark.parametrize("source", [(120, 200), (40, 60), (60, 60), (90, 35)])
 @pytest.mark.parametrize("settings", [{}, {"crop": (50, 40)}, {"pad": (80, 70)}, {"crop": (50, 40), "pad": (64, 64)}])
-def test_a_marked_block_comes_back_to_its_place(source: tuple[int, int], settings: dict[str, Any]) -> None:
+def test_a_marked_block_comes_back_to_its_location(source: tuple[int, int], settings: dict[str, Any]) -> None:
     height, width = source
     block = (slice(int(0.4 * height), int(0.55 * height)), slice(int(0.5 * width), int(0.65 * width)))
     image = np.zeros((height, width, 1), dtype=np.float32)
     image[block] = 1
     pixels = fit(listed(image), image_size=(60, 60), **settings)
-    restored = pixels.to_image(pixels.prepare(image)[0], source)
-    assert restored.shape == source
-    wrong = np.abs(restored - image[..., 0]) > 0.5
+    on_image = pixels.to_image(pixels.prepare(image)[0], source)
+    assert on_image.shape == source
+    wrong = np.abs(on_image - image[..., 0]) > 0.5
     assert wrong.sum() <= 0.15 * image.sum()  # at most half a prepared pixel along the edges
     rows, columns = np.indices(source)
     for axis, middle in ((rows, block[0]), (columns, block[1])):
         centre = (middle.start + middle.stop - 1) / 2
-        assert (axis * restored).sum() / restored.sum() == pytest.approx(centre, abs=0.5)
+        assert (axis * on_image).sum() / on_image.sum() == pytest.approx(centre, abs=0.5)
 
 
 @settings(deadline=None)
@@ -228,12 +228,12 @@ def test_without_a_resize_the_way_back_is_exact(height: int, width: int, data: s
     image = random(height, width, 1, dtype=np.float32, seed=height * width)
     pixels = fit(image[None], crop=crop, pad=pad)
     maps = np.stack([pixels.prepare(image)[0]] * 2)
-    restored = pixels.to_image(maps, image.shape)
+    on_image = pixels.to_image(maps, image.shape)
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     expected = np.zeros((height, width), dtype=np.float32)
     seen = (slice(top, top + inner[0]), slice(left, left + inner[1]))
     expected[seen] = image[(*seen, 0)]
-    np.testing.assert_array_equal(restored, [expected, expected])
+    np.testing.assert_array_equal(on_image, [expected, expected])
 
 
 def test_to_image_refuses_a_map_of_another_size() -> None:

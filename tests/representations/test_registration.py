@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from knowngood.errors import ArtifactError, DataError
-from knowngood.representations.alignment.matching import Mode, Plane, compared_size, correlations, match
-from knowngood.representations.alignment.registration import KEPT, MAX_SHIFT, Registration, grey
+from knowngood.representations.alignment.matching import Mode, compared_size, correlations, match, plane
+from knowngood.representations.alignment.registration import Registration, grey
 from knowngood.representations.alignment.warping import (
     Quality,
     Size,
@@ -25,6 +25,7 @@ from knowngood.representations.alignment.warping import (
     warp,
 )
 
+MAX_SHIFT, KEPT = 0.1, 256
 MODES: tuple[Mode, ...] = ("shift", "rigid", "affine")
 SIZE = (96, 120)
 NOWHERE = np.eye(2, 3)
@@ -174,7 +175,7 @@ def test_an_object_on_an_even_ground_is_followed(mode: Mode, side: int) -> None:
 def test_no_transform_near_by_correlates_better(mode: Mode) -> None:
     """By trying them all, on images that no transform makes equal. A step of 0.2 pixels costs some 0.005."""
     reference, image = scene(seed=0), 0.8 * scene(centred=moved(2.3, -1.6, 4), seed=0) + 0.2 * scene(seed=1)
-    planes = Plane.of(reference), Plane.of(image)
+    planes = plane(reference), plane(image)
     assert planes[0] is not None
     assert planes[1] is not None
     found = match(*planes, SIZE, mode)
@@ -235,7 +236,7 @@ def test_what_makes_it_less_alike_is_never_done(
     fitted: dict[Mode, Registration], after: float, accepted: bool, kept: bool
 ) -> None:
     """Within a hundredth the image lies as well as can be told; a larger loss is no alignment."""
-    transform = fitted["shift"]._judged(moved(3, 2), Quality(0.9, after))
+    transform = fitted["shift"].judged(moved(3, 2), Quality(0.9, after))
     assert (transform.accepted, transform.identity) == (accepted, kept)
     assert transform.quality.after == (0.9 if accepted and kept else after)
     assert ("no alignment was found" in transform.reason) == (not accepted)
@@ -281,7 +282,7 @@ def test_a_few_images_of_something_else_do_not_join_the_reference() -> None:
 def test_the_reference_reaches_its_edges_by_images_that_show_them() -> None:
     """Elsewhere an image's last column, repeated, would blur it."""
     images = [scene(centred=moved(right, 0)) for right in (-6, -5, -4, 0, 4, 5, 6)]
-    reference = Registration.fit(images, "shift").tensors()["reference"].numpy()
+    reference = Registration.fit(images, "shift").state()["reference"].numpy()
     expected = (scene() - scene().mean()) / scene().std()
     assert np.abs(reference - expected)[4:-4].max() < 0.12
 
@@ -337,9 +338,9 @@ def test_it_comes_back_from_json_and_tensors(mode: Mode) -> None:
     registration = Registration.fit([scene(size), scene(size, moved(3, 2))], mode)
     text = json.dumps(registration.model_dump(mode="json"))
     bare = Registration.model_validate_json(text)
-    again = bare.with_tensors(registration.tensors())
+    again = bare.with_state(registration.state())
     assert again == registration != bare
-    assert registration.tensors()["reference"].shape == compared_size(size) == (96, 128)
+    assert registration.state()["reference"].shape == compared_size(size) == (96, 128)
     image = scene(size, moved(-4.2, 7.7))[..., None]
     (one, first), (other, second) = registration.align(image), again.align(image)
     assert (one == other).all()
@@ -349,7 +350,7 @@ def test_it_comes_back_from_json_and_tensors(mode: Mode) -> None:
         bare.align(image)
     for damaged in ({}, {"reference": torch.zeros(96, 127)}):
         with pytest.raises(ArtifactError, match=r"expected a reference of shape \(96, 128\)"):
-            bare.with_tensors(damaged)
+            bare.with_state(damaged)
 
 
 def test_the_same_images_give_the_same_registration() -> None:

@@ -7,7 +7,7 @@ invariant to rotation, to scale, or to the polarity of an edge: dark to light di
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class HOG(Fitted):
 
     centre: (V,) mean of √V · q over the training images, at most 4,096 of them, evenly spread.
     """
+
+    directions: ClassVar[tuple[str, ...]] = DIRECTIONS  # dark to light, of each orientation
 
     pixels: Pixels
     centre: tuple[float, ...]

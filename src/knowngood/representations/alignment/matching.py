@@ -1,274 +1,173 @@
-"""How one grey image lies against another: phase correlation, then refinement of the correlation coefficient.
+"""The transform between two grey images: a search by normalised cross-correlation, then ECC, both by OpenCV.
 
-B. S. Reddy, B. N. Chatterji, "An FFT-based technique for translation, rotation, and scale-invariant image
-registration", IEEE Trans. Image Processing 5(8), 1996, for the first; G. D. Evangelidis, E. Z. Psarakis, "Parametric
-image alignment using enhanced correlation coefficient maximization", IEEE TPAMI 30(10), 2008, for the second. Neither
-is changed by brightness or contrast.
+G. D. Evangelidis, E. Z. Psarakis, "Parametric image alignment using enhanced correlation coefficient maximization",
+IEEE TPAMI 30(10), 2008. Both steps are invariant to brightness and contrast.
 
-Transforms here are (2, 3) about the middle of an image of `size`, in its pixels, and take reference coordinates to
-image coordinates; the planes that are compared may be coarser.
+Planes are grey images (h, w) float32 of mean 0 and variance 1. Transforms are (2, 3) about the middle of an image of
+`size`, in its pixels, from reference to image coordinates; planes may be coarser than the image.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn.functional import interpolate
 
-from knowngood.representations.alignment.warping import Floats, Size, sample
+from knowngood.errors import SettingsError
+from knowngood.representations.alignment.warping import Floats, Size, rotation, rotation_of
 
 Mode = Literal["shift", "rigid", "affine"]
+Plane = NDArray[np.float32]
 
 LONGEST, SHORTEST = 128, 32  # sides at which images are compared
-TURNS = (0.0, -5.0, 5.0, -10.0, 10.0, -15.0, 15.0)  # degrees, where refinement may start
-REACH = 0.25  # of a side, how far a shift is looked for
-SMOOTH = 0.15  # cycles a pixel, width of the Gaussian that keeps noise out of the phase correlation
-STEPS = 20  # of the refinement, on each level
-SETTLED = 0.01  # compared pixels: a step this short is the last
-ODD = 3.0  # times the root mean square of what differs: what differs more has no say in the end
-SLACK = 0.01  # by which the correlation may fall where each step chooses its pixels
-CONSTANT = 1e-6  # spread over size of the values, below which there is nothing to align
+ANGLES = (0.0, -5.0, 5.0, -10.0, 10.0, -15.0, 15.0)  # degrees at which the search starts
+REACH = 0.15  # of a side, how far the search goes
+TIE = 1e-3  # correlation that a start at the limits of the search must gain over the identity
+OUTLIER = 3.0  # root mean squares of the residual, beyond which a pixel is excluded from the refinement
+ROUNDS = 4  # of excluding outliers and refining, at most
+GAIN = 1e-4  # of the correlation, below which a round is the last
+CONSTANT = 1e-6  # standard deviation over the largest value, below which an image is constant
+APERTURE = 1e-5  # ratio of gradient energies, below which the image determines one direction only
 
 
-@dataclass(frozen=True, eq=False)
-class Plane:
-    """A grey image (h, w), float32, of mean 0 and variance 1, as it is compared."""
-
-    values: Tensor
-
-    @classmethod
-    def of(cls, grey: NDArray[np.floating]) -> Plane | None:
-        """From an image (H, W) of any size; None if it is constant."""
-        values = torch.from_numpy(np.ascontiguousarray(grey))
-        if values.std(correction=0) <= CONSTANT * values.abs().max():
-            return None
-        values = (values - values.mean())[None, None]
-        size = compared_size(grey.shape)
-        if size != grey.shape:
-            values = interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=True)
-        spread = values.std(correction=0)
-        return cls((values / spread)[0, 0].float()) if spread > 0 else None
-
-    @cached_property
-    def coarse(self) -> Plane:
-        """At half the resolution, or itself where that would leave too little."""
-        height, width = self.values.shape
-        if min(height, width) < 2 * SHORTEST:
-            return self
-        half = (height // 2, width // 2)
-        mode = {"mode": "bilinear", "align_corners": False, "antialias": True}
-        return Plane(interpolate(self.values[None, None], size=half, **mode)[0, 0])
-
-    @cached_property
-    def slopes(self) -> Tensor:
-        """(1, 3, h, w): values, and their slopes to the right and down, a pixel of the plane."""
-        down, right = torch.gradient(self.values)
-        return torch.stack((self.values, right, down))[None]
-
-    @cached_property
-    def spectrum(self) -> Tensor:
-        return _spectrum(self.values[None])
+def opencv() -> Any:
+    """The module cv2. Raises SettingsError if it is not installed."""
+    try:
+        import cv2
+    except ImportError:
+        raise SettingsError('align needs OpenCV, which is not installed: pip install "knowngood[align]"') from None
+    return cv2
 
 
 def compared_size(size: tuple[int, ...]) -> Size:
-    """What an image of `size` is brought to: its longer side at most 128, its shorter at least 32 if it was."""
+    """What an image of `size` is resized to: its longer side at most 128, its shorter at least 32 if it was."""
     share = min(1.0, max(LONGEST / max(size), SHORTEST / min(size)))
     return max(1, round(size[0] * share)), max(1, round(size[1] * share))
 
 
+def plane(grey: NDArray[np.floating]) -> Plane | None:
+    """The plane of an image (H, W) of any size; None if it is constant."""
+    if grey.std() <= CONSTANT * np.abs(grey).max():
+        return None
+    height, width = compared_size(grey.shape)
+    values = opencv().resize(grey - grey.mean(), (width, height), interpolation=opencv().INTER_AREA)
+    spread = values.std()
+    return ((values - values.mean()) / spread).astype(np.float32) if spread > 0 else None
+
+
 def match(reference: Plane, image: Plane, size: Size, mode: Mode) -> Floats:
-    """The transform (2, 3) of this mode that makes the image most like the reference, as far as it is found.
+    """The transform (2, 3) of this mode that maximises the correlation of the image with the reference.
 
-    In the end the pixels that differ most are left out, so that a defect does not pull the image towards itself.
+    Models of rising order are fitted one after the other. Then outliers are excluded, so that a defect has no
+    influence. A step that lowers the correlation is not made.
     """
-    found = _start(reference.coarse, image.coarse, size, TURNS if mode != "shift" else TURNS[:1])
-    found = _refine(reference.coarse, image.coarse, found, size, mode)
-    return _refine(reference, image, found, size, mode, wary=True)
-
-
-def correlations(reference: Plane, image: Plane, centred: Floats, size: Size) -> Floats:
-    """(2,) correlation as the image lies and where the transform says, over what both show there; NaN: undefined."""
-    both = np.stack((np.eye(2, 3), centred))
-    values, grid = sample(image.values[None, None], both, size, _shape(reference))
-    inside = _inside(grid[1], reference.values)
-    return _correlation(reference.values[inside], values[:, 0, inside])
-
-
-def _start(reference: Plane, image: Plane, size: Size, turns: tuple[float, ...]) -> Floats:
-    """The best of: as it lies, and for each angle the shift by phase correlation."""
-    angles = np.radians(turns)
-    cos, sin = np.cos(angles), np.sin(angles)
-    linear = np.stack((cos, sin, -sin, cos), axis=1).reshape(-1, 2, 2)
-    starts = np.concatenate((linear, np.zeros((len(angles), 2, 1))), axis=2)
-    shape = _shape(reference)
-    turned, _ = sample(image.values[None, None], starts, size, shape)
-    shifts = _phase_shifts(reference.spectrum, _spectrum(turned[:, 0]), shape) * (
-        size[1] / shape[1],
-        size[0] / shape[0],
-    )
-    starts[:, :, 2] = (linear @ shifts[:, :, None])[:, :, 0]
-    starts = np.concatenate((np.eye(2, 3)[None], starts))
-    values, grid = sample(image.values[None, None], starts, size, shape)
-    inside = _inside(grid, reference.values)
-    found = [float(_correlation(reference.values[i], v[0, i][None])[0]) for v, i in zip(values, inside, strict=True)]
-    return starts[int(np.argmax(np.nan_to_num(found, nan=-1)))]
-
-
-def _spectrum(planes: Tensor) -> Tensor:
-    """(B, h, w) → their spectra under a Hann window."""
-    height, width = planes.shape[-2:]
-    window = torch.hann_window(height + 2)[1:-1, None] * torch.hann_window(width + 2)[1:-1]
-    mean = (planes * window).sum(dim=(1, 2), keepdim=True) / window.sum()
-    return torch.fft.rfft2((planes - mean) * window)
-
-
-def _phase_shifts(reference: Tensor, images: Tensor, shape: Size) -> Floats:
-    """(B, 2) how far to the right and down, in pixels of the planes: a parabola through the peak and its neighbours."""
-    height, width = shape
-    cross = reference.conj() * images
-    cross = cross / (cross.abs() + 1e-3 * cross.abs().mean(dim=(1, 2), keepdim=True) + 1e-30)
-    frequency = torch.fft.fftfreq(height)[:, None] ** 2 + torch.fft.rfftfreq(width) ** 2
-    peaks = torch.fft.irfft2(cross * torch.exp(-frequency / (2 * SMOOTH**2)), s=shape).numpy()
-    down, right = max(1, int(REACH * height)), max(1, int(REACH * width))
-    rows, columns = np.arange(-down, down + 1), np.arange(-right, right + 1)
-    near = peaks[:, rows[:, None], columns]  # negative shifts are at the end
-    flat = near.reshape(len(near), -1).argmax(axis=1)
-    result = np.empty((len(near), 2))
-    for i, (row, column) in enumerate(zip(*np.unravel_index(flat, near.shape[1:]), strict=True)):
-        at, along = int(rows[row]), int(columns[column])
-        plane = peaks[i]
-        beside = plane[at, [(along - 1) % width, along, (along + 1) % width]]
-        above = plane[[(at - 1) % height, at, (at + 1) % height], along]
-        result[i] = along + _vertex(beside), at + _vertex(above)
-    return result
-
-
-def _vertex(three: NDArray[np.floating]) -> float:
-    """Where the parabola through values at −1, 0, 1 has its top, the middle one being the largest."""
-    bend = float(2 * three[1] - three[0] - three[2])
-    return float(three[2] - three[0]) / (2 * bend) if bend > 0 else 0.0
-
-
-def _refine(reference: Plane, image: Plane, start: Floats, size: Size, mode: Mode, *, wary: bool = False) -> Floats:
-    """Gauss–Newton on the correlation coefficient, until it no longer rises.
-
-    With r the reference, w the image as warped now and G its derivative by the parameters, all without their means,
-    the step is d = (GᵀG)⁻¹ Gᵀ(λr − w), λ = (‖w‖² − wᵀPw) / (rᵀw − rᵀPw), P the projection on the columns of G.
-    `wary`: over pixels that are usual, a choice made anew for each step; so the coefficient may also fall a little.
-    """
-    shape = _shape(reference)
-    half = np.array([size[1], size[0]]) / 2
-    radius = half.max()
-    per_pixel = (shape[1] / size[1], shape[0] / size[0])
-    settled = SETTLED / max(per_pixel)
-    parameters = _parameters(start, mode, radius)
-    places = (_places(shape) * half[:, None, None] / radius).reshape(2, -1)
-    known = reference.values.flatten().numpy()
-    best, highest = start, -1.0
-    for _ in range(STEPS):
-        centred = _matrix(parameters, radius)
-        planes, grid = sample(image.slopes, centred[None], size, shape)
-        warped, to_right, to_down = planes[0].flatten(1).numpy()
-        inside = _inside(grid[0], reference.values)
-        there = inside.flatten().nonzero()[:, 0].numpy()
-        if len(there) < inside.numel() // 4:
-            break
-        r, w = known[there], warped[there]
-        if wary:
-            there = there[_usual(r, w)]
-            r, w = known[there], warped[there]
-        right, down = to_right[there], to_down[there]
-        r, w = r - r.mean(), w - w.mean()
-        rw, ww, rr = float(r @ w), float(w @ w), float(r @ r)
-        if not ww * rr > 0:
-            break
-        correlation = rw / math.sqrt(ww * rr)
-        if correlation <= highest - (SLACK if wary else 0):
-            break
-        best, highest = centred, max(highest, correlation)
-        x, y = places[:, there]
-        g = _derivatives(right * per_pixel[0], down * per_pixel[1], x, y, parameters, radius)
-        g -= g.mean(axis=1, keepdims=True)
-        gr, gw = (g @ r).astype(np.float64), (g @ w).astype(np.float64)
-        # Directions in which nothing changes, along stripes for example, keep their value.
-        to_r, to_w = np.linalg.lstsq((g @ g.T).astype(np.float64), np.stack((gr, gw), axis=1), rcond=1e-5)[0].T
-        numerator, denominator = ww - gw @ to_w, rw - gw @ to_r
-        if denominator <= 0:
-            break
-        step = numerator / denominator * to_r - to_w
-        parameters = parameters + step
-        if np.abs(step).max() < settled:
-            break
+    order: tuple[Mode, ...] = ("shift", "rigid", "affine")
+    rows, columns = np.gradient(reference)
+    energy, axes = np.linalg.eigh(np.cov(np.stack((columns.ravel(), rows.ravel()))))
+    free = axes[:, 0] if energy[0] <= APERTURE * energy[1] else None  # the aperture problem: nothing changes along it
+    modes = order[: order.index(mode) + 1] if free is None else order[:1]
+    best = _search(reference, image, size, ANGLES if mode != "shift" else ANGLES[:1])
+    known = np.ones(reference.shape, bool)
+    for step, each in enumerate((*modes, *modes[-1:] * ROUNDS)):
+        found = _refined(reference, image, best, size, each, known)
+        if free is not None:
+            found[:, 2] -= free * (free @ (found[:, 2] - best[:, 2]))
+        before, after = (_correlation(reference, image, one, size, known) for one in (best, found))
+        best = found if after > before else best
+        if each == modes[-1]:
+            last, known = known, _inliers(reference, image, best, size, known)
+            if step >= len(modes) and after < before + GAIN and (known == last).all():
+                break
     return best
 
 
-def _usual(r: NDArray[Any], w: NDArray[Any]) -> NDArray[np.bool_]:
-    """(n,) where the image w is about what the reference r makes it under one brightness and contrast."""
-    r, w = r - r.mean(), w - w.mean()
-    difference = w - r * (float(r @ w) / max(float(r @ r), 1e-12))
-    return np.square(difference) <= ODD**2 * np.square(difference).mean()
+def correlations(reference: Plane, image: Plane, centred: Floats, size: Size) -> tuple[float, float]:
+    """Correlation before and after the transform, over the pixels that both show after; NaN: undefined."""
+    _, inside = _warped(image, centred, size)
+    before, _ = _warped(image, np.eye(2, 3), size)
+    return _pearson(reference[inside], before[inside]), _correlation(reference, image, centred, size, inside)
 
 
-def _parameters(centred: Floats, mode: Mode, radius: float) -> Floats:
-    """Shift (2,); shift and angle (3,); or all six. But for the shift they count pixels at `radius`."""
-    shift, linear = centred[:, 2], centred[:, :2]
-    if mode == "shift":
-        return shift.copy()
-    if mode == "rigid":
-        return np.append(shift, math.atan2(linear[0, 1], linear[0, 0]) * radius)
-    return np.concatenate((shift, linear.ravel() * radius))
+def _search(reference: Plane, image: Plane, size: Size, angles: tuple[float, ...]) -> Floats:
+    """The best rotation of `angles` and shift in whole pixels, by the middle of the reference."""
+    cv2, shape = opencv(), reference.shape
+    down, right = (int(REACH * n) for n in shape)
+    template = reference[down : shape[0] - down, right : shape[1] - right]
+    y, x = np.mgrid[-down : down + 1, -right : right + 1]
+    far = (y / max(down, 1)) ** 2 + (x / max(right, 1)) ** 2
+    best, highest = np.eye(2, 3), -np.inf
+    for angle in angles:
+        turned, _ = _warped(image, np.column_stack((rotation(angle), (0, 0))), size)
+        score = np.nan_to_num(cv2.matchTemplate(turned, template, cv2.TM_CCOEFF_NORMED), nan=-1, posinf=-1, neginf=-1)
+        score = score - TIE * (far + (angle / 15) ** 2)
+        at = np.unravel_index(score.argmax(), score.shape)
+        if score[at] > highest:
+            shift = np.array([x[at] * size[1] / shape[1], y[at] * size[0] / shape[0]])
+            best, highest = np.column_stack((rotation(angle), rotation(angle) @ shift)), score[at]
+    return best
 
 
-def _matrix(parameters: Floats, radius: float) -> Floats:
-    linear = np.eye(2)
-    if len(parameters) == 3:
-        cos, sin = math.cos(parameters[2] / radius), math.sin(parameters[2] / radius)
-        linear = np.array([[cos, sin], [-sin, cos]])
-    elif len(parameters) == 6:
-        linear = parameters[2:].reshape(2, 2) / radius
-    return np.column_stack((linear, parameters[:2]))
+def _refined(reference: Plane, image: Plane, start: Floats, size: Size, mode: Mode, known: NDArray[np.bool_]) -> Floats:
+    """ECC from `start` over the pixels `known` of the reference; `start` if it does not converge."""
+    cv2, (height, width) = opencv(), reference.shape
+    motion = {"shift": cv2.MOTION_TRANSLATION, "rigid": cv2.MOTION_EUCLIDEAN, "affine": cv2.MOTION_AFFINE}[mode]
+    matrix, scale, middle = _on_plane(start, size, reference.shape)
+    matrix = matrix.astype(np.float32)
+    seen = cv2.warpAffine(known.astype(np.uint8), matrix, (width, height), flags=cv2.INTER_NEAREST)
+    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-6)
+    try:
+        _, matrix = cv2.findTransformECC(reference, image, matrix, motion, criteria, None if known.all() else seen, 3)
+    except cv2.error:
+        return start.copy()
+    linear, shift = matrix[:, :2].astype(np.float64), matrix[:, 2].astype(np.float64)
+    shift = (shift - middle + linear @ middle) / scale
+    linear = linear * scale / scale[:, None]
+    if mode != "affine":
+        linear = rotation(rotation_of(linear)) if mode == "rigid" else start[:, :2]
+    return np.column_stack((linear, shift))
 
 
-def _derivatives(
-    right: NDArray[Any], down: NDArray[Any], x: NDArray[Any], y: NDArray[Any], parameters: Floats, radius: float
-) -> NDArray[Any]:
-    """(K, n) of the warped image by its parameters; x and y in units of `radius`."""
-    if len(parameters) == 2:
-        return np.stack((right, down))
-    if len(parameters) == 3:
-        cos, sin = math.cos(parameters[2] / radius), math.sin(parameters[2] / radius)
-        return np.stack((right, down, right * (cos * y - sin * x) - down * (cos * x + sin * y)))
-    return np.stack((right, down, right * x, right * y, down * x, down * y))
+def _inliers(
+    reference: Plane, image: Plane, centred: Floats, size: Size, known: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """(h, w) pixels where the image is about what the reference predicts under the brightness and contrast of `known`.
+
+    Where the image shows nothing they count as inliers.
+    """
+    warped, inside = _warped(image, centred, size)
+    known = known & inside
+    r, w = reference - reference[known].mean(), warped - warped[known].mean()
+    squared = np.square(w - r * ((r * w)[known].sum() / max(float(np.square(r)[known].sum()), 1e-12)))
+    return ~inside | (squared <= OUTLIER**2 * squared[known].mean())
 
 
-def _places(shape: Size) -> NDArray[np.float32]:
-    """(2, h, w) x and y of the centres of pixels, −1 and 1 at the outer edges."""
-    y, x = ((2 * np.arange(n, dtype=np.float32) + 1) / n - 1 for n in shape)
-    return np.stack(np.broadcast_arrays(x[None, :], y[:, None]))
+def _correlation(reference: Plane, image: Plane, centred: Floats, size: Size, known: NDArray[np.bool_]) -> float:
+    warped, inside = _warped(image, centred, size)
+    inside &= known
+    return _pearson(reference[inside], warped[inside]) if inside.mean() >= 0.25 else -1.0
 
 
-def _inside(grid: Tensor, planes: Tensor) -> Tensor:
-    """Which places (…, h, w, 2) lie between the centres of the outermost pixels."""
-    height, width = planes.shape
-    edge = torch.tensor([1 - 1 / width, 1 - 1 / height])
-    return (grid.abs() <= edge + 1e-6).all(dim=-1)
+def _pearson(a: NDArray[Any], b: NDArray[Any]) -> float:
+    a, b = a - a.mean(dtype=np.float64), b - b.mean(dtype=np.float64)
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0 else float("nan")
 
 
-def _correlation(reference: Tensor, values: Tensor) -> Floats:
-    """Of (n,) with each of (B, n)."""
-    r = (reference - reference.mean()).double()
-    v = (values - values.mean(dim=1, keepdim=True)).double()
-    with np.errstate(invalid="ignore"):
-        return ((v @ r) / (v.square().sum(dim=1) * r.square().sum()).sqrt()).numpy()
+def _warped(image: Plane, centred: Floats, size: Size) -> tuple[Plane, NDArray[np.bool_]]:
+    """The image in the coordinates of the reference, and where it lies between its outermost pixel centres."""
+    cv2, (height, width) = opencv(), image.shape
+    matrix, _, _ = _on_plane(centred, size, image.shape)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    values = cv2.warpAffine(image, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    x, y = (row[0] * np.arange(width) + (row[1] * np.arange(height) + row[2])[:, None] for row in matrix)
+    off = 1e-4  # rounding
+    return values, (x >= -off) & (x <= width - 1 + off) & (y >= -off) & (y <= height - 1 + off)
 
 
-def _shape(plane: Plane) -> Size:
-    height, width = plane.values.shape
-    return int(height), int(width)
+def _on_plane(centred: Floats, size: Size, shape: tuple[int, ...]) -> tuple[Floats, Floats, Floats]:
+    """The transform (2, 3) in pixels of planes of `shape`, about the upper left one; their scale, and their middle."""
+    scale = np.array([shape[1] / size[1], shape[0] / size[0]])
+    middle = np.array([(shape[1] - 1) / 2, (shape[0] - 1) / 2])
+    linear = scale[:, None] * centred[:, :2] / scale
+    return np.column_stack((linear, scale * centred[:, 2] + middle - linear @ middle)), scale, middle

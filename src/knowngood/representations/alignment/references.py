@@ -165,7 +165,7 @@ class References(BaseModel):
             for k in range(len(self.by_kind))
         ]
         loaded = (r.with_state(part) for r, part in zip(self.by_kind, parts, strict=True))
-        return self.model_copy(update={"references": tuple(loaded)})
+        return self.model_copy(update={"by_kind": tuple(loaded)})
 
 
 def unchanged(size: Size, reason: str = "") -> Transform:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor
 
 from knowngood.errors import ArtifactError, DataError
-from knowngood.representations.alignment.matching import SLACK, Mode, Plane, compared_size, correlations, match
+from knowngood.representations.alignment.matching import Mode, Plane, compared_size, correlations, match, plane
 from knowngood.representations.alignment.warping import (
     Floats,
     Quality,
@@ -31,6 +31,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 MAX_SHIFT = 0.10  # of the side
 MAX_ROTATION = 15.0  # degrees
 MAX_SCALE = 0.10  # larger or smaller, in any direction
+SLACK = 0.01  # loss of correlation within which an image counts as aligned as well as can be
 IN_PLACE = 0.05  # pixels: an image that lies this well is left as it is
 LEAST = 0.3  # correlation with the reference below which nothing is aligned
 SHARE = 0.5  # of the normals' median correlation, likewise
@@ -69,13 +70,13 @@ class Registration(BaseModel):
                 them align.
         """
         planes, size = _planes(images)
-        stack = torch.stack([plane.values for plane in planes])
-        likeness = (stack * stack.mean(dim=0)).mean(dim=(1, 2))
+        stack = np.stack(planes)
+        likeness = (stack * stack.mean(axis=0)).mean(axis=(1, 2))
         reference = planes[int(likeness.argmax())]
         floor, spread, members = 0.0, 1.0, list[int]()
         for least in (0.0, LEAST):
             draft = cls(mode=mode, size=size, floor=least, images=len(planes), aligned=0)._with(reference)
-            found = [draft._locate(plane) for plane in planes]
+            found = [draft._locate(each) for each in planes]
             likeness = np.array([transform.quality.after for transform in found])
             likeness[members] = _alone(likeness[members], len(members), spread)
             members = [i for i, transform in enumerate(found) if transform.accepted and likeness[i] >= least]
@@ -113,7 +114,7 @@ class Registration(BaseModel):
 
     def state(self) -> dict[str, Tensor]:
         """The reference (h, w), float32, of mean 0 and variance 1, as images are compared."""
-        return {"reference": self._known().values}
+        return {"reference": torch.from_numpy(self._known())}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
         """The same with the reference that `state` gave.
@@ -126,13 +127,13 @@ class Registration(BaseModel):
         if found is None or tuple(found.shape) != expected:
             given = "none" if found is None else f"one of shape {tuple(found.shape)}"
             raise ArtifactError(f"alignment: expected a reference of shape {expected}, got {given}; model is damaged")
-        return self._with(Plane(found.detach().cpu().float()))
+        return self._with(found.detach().cpu().float().numpy())
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Registration) or self.model_dump() != other.model_dump():
             return False
         mine, theirs = self._reference, other._reference
-        return mine is theirs or (mine is not None and theirs is not None and torch.equal(mine.values, theirs.values))
+        return mine is theirs or (mine is not None and theirs is not None and np.array_equal(mine, theirs))
 
     def _with(self, reference: Plane) -> Self:
         copy = self.model_copy()
@@ -144,15 +145,15 @@ class Registration(BaseModel):
             raise ArtifactError("alignment has no reference; give it the saved tensors by with_state")
         return self._reference
 
-    def _locate(self, plane: Plane | None) -> Transform:
+    def _locate(self, image: Plane | None) -> Transform:
         reference = self._known()
-        if plane is None:
+        if image is None:
             return self._as_it_is(Quality(float("nan"), float("nan")), "the image is constant")
-        centred = match(reference, plane, self.size, self.mode)
-        before, after = correlations(reference, plane, centred, self.size).tolist()
-        return self._judged(centred, Quality(before, after))
+        centred = match(reference, image, self.size, self.mode)
+        before, after = correlations(reference, image, centred, self.size)
+        return self.judged(centred, Quality(before, after))
 
-    def _judged(self, centred: Floats, quality: Quality) -> Transform:
+    def judged(self, centred: Floats, quality: Quality) -> Transform:
         if not quality.after >= self.floor:
             return self._as_it_is(
                 quality,
@@ -224,7 +225,7 @@ def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
             if i % every:
                 continue
         kept.append(_plane(image))
-    planes = [plane for plane in kept if plane is not None]
+    planes = [each for each in kept if each is not None]
     if size is None or not planes:
         what = "there are none" if size is None else f"all {len(kept):,} images are constant"
         raise DataError(f"alignment needs images that show something; {what}")
@@ -234,22 +235,21 @@ def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
 def _plane(image: NDArray[np.floating]) -> Plane | None:
     if not np.isfinite(image).all():
         raise DataError("an image to align holds NaN or infinite values")
-    return Plane.of(image)
+    return plane(image)
 
 
 def _mean(planes: list[Plane], centred: list[Floats], size: Size) -> tuple[Plane, float]:
     """Of the images aligned, each where it has pixels, at the place where they lie on average; and its spread."""
     back = inverse(np.mean(centred, axis=0))
-    shape = planes[0].values.shape
-    total, count = torch.zeros(shape), torch.zeros(shape)
-    for plane, transform in zip(planes, centred, strict=True):
-        moved, grid = sample(plane.values[None, None], compose(transform, back)[None], size, (shape[0], shape[1]))
-        weight = (grid[0].abs() <= 1).all(dim=-1) + 1e-3  # where no image has any, their repeated edges
-        total, count = total + moved[0, 0] * weight, count + weight
+    total, count = np.zeros(planes[0].shape), np.zeros(planes[0].shape)
+    for each, transform in zip(planes, centred, strict=True):
+        shape = (each.shape[0], each.shape[1])
+        moved, grid = sample(torch.from_numpy(each)[None, None], compose(transform, back), size, shape)
+        weight = (grid[0].abs() <= 1).all(dim=-1).numpy() + 1e-3  # where no image has any pixel, their repeated edges
+        total, count = total + moved[0, 0].numpy() * weight, count + weight
     mean = total / count
-    mean = mean - mean.mean()
-    spread = mean.std(correction=0)
-    return Plane(mean / spread), float(spread)
+    spread = float(mean.std())
+    return ((mean - mean.mean()) / spread).astype(np.float32), spread
 
 
 def _alone(correlation: Floats, n: int, spread: float) -> Floats:

@@ -73,6 +73,12 @@ def from_centred(centred: Floats, size: Size) -> Floats:
     return _about(centred, _middle(size))
 
 
+def rotation(degrees: float) -> Floats:
+    """(2, 2) rotation counter-clockwise up."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[cos, sin], [-sin, cos]])
+
+
 def rotation_of(matrix: Floats) -> float:
     return math.degrees(math.atan2(matrix[0, 1] - matrix[1, 0], matrix[0, 0] + matrix[1, 1]))
 
@@ -108,7 +114,7 @@ def warp(image: np.ndarray, transform: Transform) -> np.ndarray:
         return image
     single = image.dtype == np.float32 or image.dtype.itemsize <= 2
     planes = torch.from_numpy(image.astype(np.float32 if single else np.float64).transpose(2, 0, 1)[None])
-    warped, _ = sample(planes, transform.centred[None], transform.size, transform.size)
+    warped, _ = sample(planes, transform.centred, transform.size, transform.size)
     values = warped[0].permute(1, 2, 0).numpy()
     if image.dtype.kind != "f":
         values = values.round()
@@ -130,21 +136,19 @@ def unwarp(map: np.ndarray, transform: Transform, shape: tuple[int, ...]) -> np.
     values = torch.from_numpy(np.array(map, dtype=np.float32))
     if transform.identity and values.shape == out:
         return values.numpy()
-    back, grid = sample(values[None, None], inverse(transform.centred)[None], transform.size, out)
+    back, grid = sample(values[None, None], inverse(transform.centred), transform.size, out)
     return (back * (grid.abs() <= 1).all(dim=3))[0, 0].numpy()
 
 
 def sample(planes: Tensor, centred: Floats, size: Size, out: Size) -> tuple[Tensor, Tensor]:
-    """Planes (1 or B, C, h, w) read at B transforms (B, 2, 3) → (B, C, *out), and where they were read (B, *out, 2).
+    """Planes (1, C, h, w) sampled at a transform (2, 3) → (1, C, *out), and the sampling positions (1, *out, 2).
 
-    Transforms are in pixels of an image of `size` about its middle. Places are (x, y), −1 and 1 at the outer edges of
-    the planes, so neither their resolution nor that of the result matters. Bilinear, edges repeated.
+    The transform is in pixels of an image of `size` about its middle. Positions are (x, y), −1 and 1 at the outer edges
+    of the planes, so neither their resolution nor that of the result matters. Bilinear, edges repeated.
     """
     half = np.array([size[1] / 2, size[0] / 2])
-    relative = np.concatenate((centred[:, :, :2] * half, centred[:, :, 2:]), axis=2) / half[:, None]
-    theta = torch.from_numpy(relative).to(planes.dtype)
-    grid = affine_grid(theta, [len(theta), 1, *out], align_corners=False)
-    planes = planes.expand(len(theta), -1, -1, -1)
+    relative = np.column_stack((centred[:, :2] * half, centred[:, 2])) / half[:, None]
+    grid = affine_grid(torch.from_numpy(relative[None]).to(planes.dtype), [1, 1, *out], align_corners=False)
     return grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False), grid
 
 
