@@ -16,7 +16,7 @@ from knowngood.calibration.conformal import (
 )
 from knowngood.calibration.map_thresholds import MapCalibration
 from knowngood.calibration.regions import Region, find_regions, label_regions, regions_table
-from knowngood.calibration.splits import split_normals
+from knowngood.calibration.splits import folds, split_normals
 from knowngood.calibration.state import Calibration
 from knowngood.calibration.surprise import surprise
 
@@ -30,6 +30,7 @@ __all__ = [
     "false_alarm_counts",
     "false_alarm_interval",
     "find_regions",
+    "folds",
     "label_regions",
     "minimum_normals",
     "p_values",
