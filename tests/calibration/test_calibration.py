@@ -23,13 +23,11 @@ from knowngood.calibration import (
     false_alarm_interval,
     minimum_normals,
     p_values,
-    split_normals,
     surprise,
     threshold,
     verdict,
 )
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
-from knowngood.scores.marginal import hard, hard_p_values
 
 tied_scores = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=40)
 any_scores = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
@@ -148,13 +146,13 @@ def test_hidden_condition_largest_p_is_valid_and_smallest_is_not() -> None:
     for _ in range(items):
         # Under its true condition an item scores like the calibration normals; under the others it is independent.
         p = np.concatenate([p_values(rng.normal(size=n), rng.normal(size=1)) for _ in range(conditions)])
-        flagged["max"] += hard_p_values(p, np.zeros(conditions, int))[0] <= alpha
+        flagged["max"] += p.max() <= alpha
         flagged["min"] += p.min() <= alpha
     assert flagged["max"] / items <= alpha
     assert flagged["min"] / items > 3 * alpha
     # The bound is sharp when all conditions agree: then the largest is the true one's.
     same = p_values(rng.normal(size=n), np.repeat(rng.normal(size=3000), conditions))
-    assert (hard_p_values(same, np.repeat(np.arange(3000), conditions)) == same[::conditions]).all()
+    assert (same.reshape(3000, conditions).max(axis=1) == same[::conditions]).all()
 
 
 # False discovery ----------------------------------------------------------------------------------------------------
@@ -274,48 +272,6 @@ def test_surprise_of_infinite_scores() -> None:
         surprise([], [1.0])
 
 
-# Splits -------------------------------------------------------------------------------------------------------------
-
-
-@given(
-    st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any),
-    st.sampled_from([(0.1, 0.2), (0.0, 0.5), (0.3, 0.3), (0.45, 0.5), (0.25, 0.0)]),
-    st.integers(0, 5),
-)
-def test_split_is_a_stratified_partition(sizes: list[int], shares: tuple[float, float], seed: int) -> None:
-    strata = np.repeat(np.arange(len(sizes)), sizes)
-    strata = np.random.default_rng(0).permutation(strata)
-    parts = split_normals(len(strata), strata, select=shares[0], calibrate=shares[1], seed=seed)
-    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(strata)))
-    fractions = {"fit": 1 - sum(shares), "select": shares[0], "calibrate": shares[1]}
-    for stratum, size in enumerate(sizes):
-        got = {name: int((strata[part] == stratum).sum()) for name, part in parts.items()}
-        assert size == 0 or got["fit"] >= 1
-        if size * fractions["fit"] >= 1:  # else the first rule, something to fit on, comes first
-            assert all(abs(got[name] - size * fractions[name]) < 1 for name in parts)
-
-
-def test_split_totals_come_out_right_over_many_small_strata() -> None:
-    """3 items a class: rounding each class by itself would leave nothing to select on."""
-    parts = split_normals(300, np.arange(300) % 100, select=0.1, calibrate=0.2)
-    assert {name: len(part) for name, part in parts.items()} == {"fit": 210, "select": 30, "calibrate": 60}
-
-
-def test_split_is_deterministic_in_the_seed() -> None:
-    first, again, other = (split_normals(50, seed=seed)["calibrate"] for seed in (1, 1, 2))
-    assert (first == again).all()
-    assert (first != other).any()
-
-
-def test_split_refuses_what_cannot_be_split() -> None:
-    with pytest.raises(DataError, match="no normals"):
-        split_normals(0)
-    with pytest.raises(SettingsError, match=r"select = 0.5 and calibrate = 0.5"):
-        split_normals(5, select=0.5, calibrate=0.5)
-    with pytest.raises(DataError, match=r"expected shape \(5,\), got \(4,\)"):
-        split_normals(5, np.zeros(4))
-
-
 # Calibration by stratum ---------------------------------------------------------------------------------------------
 
 
@@ -375,9 +331,9 @@ def test_one_number_flags_exactly_as_p_values_do(data: st.DataObject, alpha: flo
         order = np.argsort(items[codes == code])
         assert (np.diff(anomaly[codes == code][order]) >= 0).all()
     # Hidden conditions: the smallest anomaly score over conditions flags as the largest p-value does.
-    item = np.repeat(np.arange(len(near)), len(sizes) + 1)
-    p = calibration.p_values(items, codes)
-    assert ((hard(anomaly, item) > calibration.pooled_threshold) == (hard_p_values(p, item) <= alpha)).all()
+    p = calibration.p_values(items, codes).reshape(len(near), len(sizes) + 1)
+    smallest = anomaly.reshape(p.shape).min(axis=1)
+    assert ((smallest > calibration.pooled_threshold) == (p.max(axis=1) <= alpha)).all()
 
 
 def test_with_one_stratum_the_anomaly_score_is_the_score() -> None:

@@ -220,6 +220,52 @@ def test_categories_are_their_text_whatever_the_type(same: Any) -> None:
     np.testing.assert_array_equal(schema.encode({"product": same}, 3).stratum, [1, 2, 0])
 
 
+# Rows to score ------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(column_sets(), st.data())
+def test_take_of_one_row_an_item_is_the_encoded_item_in_that_condition(case: Any, data: st.DataObject) -> None:
+    columns, n, roles = case
+    schema = ConditionSchema.fit(columns, n, roles)
+    unknown = {name: values for name, values in columns.items() if "infer" not in roles[name] and roles[name]}
+    expanded = schema.expand(unknown, n, unknown="infer")
+    rows = np.array([data.draw(st.sampled_from(np.flatnonzero(expanded.item == i).tolist())) for i in range(n)])
+    taken = expanded.take(rows)
+    np.testing.assert_array_equal(taken.c, expanded.c[rows])
+    np.testing.assert_array_equal(taken.stratum, expanded.stratum[rows])
+    np.testing.assert_array_equal(taken.item, np.arange(n))
+    np.testing.assert_array_equal(taken.log_weight, 0)
+    np.testing.assert_array_equal(taken.known, expanded.known)
+    assert taken.label == [expanded.label[row] for row in rows]
+
+
+@settings(deadline=None)
+@given(column_sets(), st.lists(st.integers(0, 25), max_size=3))
+def test_concat_undoes_a_cut_into_parts(case: Any, cuts: list[int]) -> None:
+    columns, n, roles = case
+    whole = ConditionSchema.fit(columns, n, roles).expand(columns, n)
+    parts = [whole.take(rows) for rows in np.split(np.arange(n), sorted(min(cut, n) for cut in cuts))]
+    again = Expanded.concat(parts)
+    assert_same(again, whole)
+    for name in ("item", "log_weight", "known", "label"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
+def test_concat_refuses_items_with_several_rows() -> None:
+    several = two_columns().expand(None, 2, unknown="infer")
+    with pytest.raises(DataError, match="a part has 8 rows for 2 items; expected one row an item"):
+        Expanded.concat([several])
+
+
+def test_strata_are_rows_of_codes_by_column() -> None:
+    schema = two_columns(camera=("model",))
+    assert [column.name for column in schema.strata_columns] == ["product"]
+    np.testing.assert_array_equal(schema.strata, [[0], [1]])
+    assert two_columns(camera=("model",), product=("model",)).strata.shape == (1, 0)
+    assert two_columns(camera=("infer",), product=("model",)).strata.shape == (1, 0)
+
+
 # Roles --------------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""One split of the normals: to fit, to select, to calibrate."""
+"""Stratified random splits of the normal items: fit, select and calibrate in one split, or K folds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ PARTS = ("fit", "select", "calibrate")
 def split_normals(
     n: int, strata: ArrayLike | None = None, *, select: float = 0.1, calibrate: float = 0.2, seed: int | None = 0
 ) -> dict[str, NDArray[np.int64]]:
-    """Share n normals out at random, stratum by stratum.
+    """Share n normal items out at random, stratum by stratum.
 
     In every stratum each part gets its fraction rounded down or up, and the roundings are chosen so that the totals
     come out right too. Every stratum keeps at least one item to fit on.
 
     Args:
-        n: number of normals, at least 1.
+        n: number of items, at least 1.
         strata: (n,) integers, or None for one stratum.
         select, calibrate: fractions in [0, 1) with a sum below 1; the rest is fitted on.
         seed: the same seed gives the same split; None draws one from the system.
@@ -28,15 +28,12 @@ def split_normals(
         {"fit", "select", "calibrate"}: sorted positions in 0…n−1, disjoint, all of them together.
     """
     if n < 1:
-        raise DataError("no normals to split; a model is fitted on images that are known to be good (label 0 or none)")
+        raise DataError("no normal items to split; a model is fitted on images with label 0 or none")
     if min(select, calibrate) < 0 or select + calibrate >= 1:
         raise SettingsError(
             f"select = {select:g} and calibrate = {calibrate:g}; expected fractions from 0 with a sum below 1"
         )
-    codes = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
-    if codes.shape != (n,):
-        raise DataError(f"strata: expected shape ({n},), got {codes.shape}")
-
+    codes = _codes(n, strata)
     rng = np.random.default_rng(seed)
     fractions = np.array([1 - select - calibrate, select, calibrate])
     owed = np.zeros(3)  # what each part should have had so far, less what it got
@@ -48,6 +45,38 @@ def split_normals(
         for part, piece in zip(parts, np.split(members, np.cumsum(counts)[:-1]), strict=True):
             part.append(piece)
     return {name: np.sort(np.concatenate(part)) for name, part in zip(PARTS, parts, strict=True)}
+
+
+def folds(n: int, strata: ArrayLike | None = None, k: int = 5, seed: int | None = 0) -> list[NDArray[np.int64]]:
+    """K random folds of n normal items, for cross-validation and cross-conformal p-values.
+
+    The sizes of any two folds differ by at most one item, over all items and within every Mondrian group (stratum).
+
+    Args:
+        n: number of items, at least 1.
+        strata: (n,) integers, or None for one stratum.
+        k: number of folds, at least 2; n where n < k.
+        seed: the same seed gives the same folds; None draws one from the system.
+
+    Returns:
+        min(k, n) arrays of sorted positions in 0…n−1, disjoint, all of them together, none empty.
+    """
+    if n < 1:
+        raise DataError("no normal items to share out over folds; a model is fitted on images with label 0 or none")
+    if k < 2:
+        raise SettingsError(f"k = {k!r} folds; expected at least 2, e.g. 5")
+    shuffled = np.random.default_rng(seed).permutation(n)
+    # Dealt out in turn, stratum after stratum: every run of neighbours is shared out to within one item.
+    ordered = shuffled[np.argsort(_codes(n, strata)[shuffled], kind="stable")]
+    k = min(k, n)
+    return [np.sort(ordered[first::k]) for first in range(k)]
+
+
+def _codes(n: int, strata: ArrayLike | None) -> NDArray[np.int64]:
+    codes = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
+    if codes.shape != (n,):
+        raise DataError(f"strata: expected shape ({n},), got {codes.shape}")
+    return codes
 
 
 def _share_out(size: int, fractions: NDArray[np.float64], owed: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -1,8 +1,8 @@
-"""Conditions: columns of an image set that describe how an image was made, as one vector and one stratum an item.
+"""Conditions: columns that describe how an image was made, as one vector and one Mondrian group (stratum) an item.
 
-A schema is fitted once on the normals and saved with the model. Each column has roles: `model` (enters the nets as
-one-hot or standardised number), `stratify` (gets its own calibration), `infer` (may be unknown when scoring and is
-then summed out). A column without roles is carried along and ignored.
+A schema is fitted once on the normal items and saved with the model. Each column has roles: `model` (enters the nets
+as one-hot vector or standardised number), `stratify` (each Mondrian group gets its own calibration), `infer` (may be
+unknown when scoring and is then marginalised). A column without roles is carried along and ignored.
 
 Weights of unknown values come from the observed cells: the combinations of values of all `infer` and `stratify`
 columns among the fitted items, with their counts. Torch-free.
@@ -10,7 +10,6 @@ columns among the fitted items, with their counts. Torch-free.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from knowngood.config import Role, nearest
 from knowngood.data.columns import Column, Floats, Ints, explain_new, explain_unknown
+from knowngood.data.combinations import count_up, distinct, find, group
 from knowngood.errors import DataError, SettingsError
 
 ALL_ROLES: tuple[Role, ...] = get_args(Role)
@@ -53,8 +53,11 @@ class Expanded(Encoded):
     known: NDArray[np.bool_]
     label: list[str]
 
-    def take(self, rows: Ints) -> Expanded:
-        """The given rows, one an item, in item order."""
+    def take(self, rows: NDArray[np.integer]) -> Expanded:
+        """The given rows (K,) as K items of one row each, for example the condition chosen for each item.
+
+        Weights become 0 (log of 1), as of known items; `known` stays that of the item each row came from.
+        """
         return Expanded(
             c=self.c[rows],
             stratum=self.stratum[rows],
@@ -64,10 +67,20 @@ class Expanded(Encoded):
             label=[self.label[row] for row in rows],
         )
 
-    @classmethod
-    def concat(cls, parts: Sequence[Expanded]) -> Expanded:
-        """Parts of one row an item, one after the other."""
-        return cls(
+    @staticmethod
+    def concat(parts: Sequence[Expanded]) -> Expanded:
+        """The items of all parts, one after the other; at least one part.
+
+        Raises:
+            DataError: a part has an item with several rows. `take` one row an item first.
+        """
+        for part in parts:
+            if len(part.item) != len(part.known):
+                raise DataError(
+                    f"Expanded.concat: a part has {len(part.item)} rows for {len(part.known)} items; expected one row "
+                    "an item. Choose one row an item with `take` first."
+                )
+        return Expanded(
             c=np.concatenate([part.c for part in parts]),
             stratum=np.concatenate([part.stratum for part in parts]),
             item=np.arange(sum(len(part.item) for part in parts)),
@@ -105,7 +118,7 @@ class ConditionSchema(BaseModel):
         schema = cls(columns=fitted)
         if schema._cell_columns:
             codes = np.stack([column.read(columns[column.name], n)[0] for column in schema._cell_columns], axis=1)
-            cells, counts = _distinct(codes, [column.n_codes for column in schema._cell_columns])
+            cells, counts = distinct(codes, [column.n_codes for column in schema._cell_columns])
             schema._refuse_too_many(len(cells))
             schema = cls(
                 columns=fitted, cells=tuple(tuple(cell) for cell in cells.tolist()), counts=tuple(counts.tolist())
@@ -116,6 +129,22 @@ class ConditionSchema(BaseModel):
     def width(self) -> int:
         """Entries of an encoded condition vector."""
         return sum(column.width for column in self.columns)
+
+    @cached_property
+    def strata_columns(self) -> list[Column]:
+        """The columns with the role `stratify`, in the order of `columns`."""
+        return [column for column in self.columns if "stratify" in column.roles]
+
+    @cached_property
+    def strata(self) -> Ints:
+        """(n_strata, len(strata_columns)) the codes that make each Mondrian group (stratum), in ascending order.
+
+        Without strata columns there is one group, "all", with no codes: (1, 0).
+        """
+        if not self.strata_columns:
+            return np.zeros((1, 0), dtype=np.int64)
+        at = [k for k, column in enumerate(self._cell_columns) if "stratify" in column.roles]
+        return distinct(self._cell_codes[:, at], self._strata_cards)[0]
 
     @property
     def n_strata(self) -> int:
@@ -171,16 +200,16 @@ class ConditionSchema(BaseModel):
         lacking = np.asarray((codes[:, cell_at] < 0).any(axis=1))
         item, log_weight = np.arange(n, dtype=np.int64), np.zeros(n)
         if lacking.any():
-            partial, group = _group(codes[lacking][:, cell_at], [c.n_codes for c in self._cell_columns])
+            partial, which = group(codes[lacking][:, cell_at], [c.n_codes for c in self._cell_columns])
             options = [self._options(row) for row in partial]
             sizes = np.ones(n, dtype=np.int64)
-            sizes[lacking] = np.array([len(weights) for _, weights in options])[group]
+            sizes[lacking] = np.array([len(weights) for _, weights in options])[which]
             item = np.repeat(item, sizes)
             codes, numbers, inferred = codes[item], numbers[item], lacking[item]
             # Rows are in item order; filling group by group keeps the cells of an item together and in their order.
             starts = np.cumsum([0] + [len(weights) for _, weights in options])
-            within = _count_up(sizes[lacking])
-            pick = np.repeat(starts[group], sizes[lacking]) + within
+            within = count_up(sizes[lacking])
+            pick = np.repeat(starts[which], sizes[lacking]) + within
             log_weight = np.zeros(len(item))
             log_weight[inferred] = np.concatenate([weights for _, weights in options])[pick]
             filled = np.concatenate([rows for rows, _ in options])[pick]
@@ -215,15 +244,6 @@ class ConditionSchema(BaseModel):
         return np.array(self.cells, dtype=np.int64).reshape(-1, len(self._cell_columns))
 
     @cached_property
-    def strata_columns(self) -> list[Column]:
-        return [column for column in self.columns if "stratify" in column.roles]
-
-    @cached_property
-    def strata(self) -> Ints:
-        at = [k for k, column in enumerate(self._cell_columns) if "stratify" in column.roles]
-        return _distinct(self._cell_codes[:, at], self._strata_cards)[0]
-
-    @cached_property
     def _strata_cards(self) -> list[int]:
         return [column.n_codes for column in self.strata_columns]
 
@@ -231,7 +251,7 @@ class ConditionSchema(BaseModel):
         if not self.strata_columns:
             return np.zeros(len(codes), dtype=np.int64)
         at = [i for i, column in enumerate(self.columns) if "stratify" in column.roles]
-        return _find(self.strata, codes[:, at], self._strata_cards)
+        return find(self.strata, codes[:, at], self._strata_cards)
 
     def _vectors(self, codes: Ints, numbers: Floats) -> NDArray[np.float32]:
         c, start = np.zeros((len(codes), self.width), dtype=np.float32), 0
@@ -261,7 +281,7 @@ class ConditionSchema(BaseModel):
         cells, counts = self._cell_codes, np.asarray(self.counts, dtype=np.float64)
         if fits.any():
             cells, counts = cells[fits], counts[fits]
-        values, which = _group(cells[:, gap], [c.n_codes for c, g in zip(self._cell_columns, gap, strict=True) if g])
+        values, which = group(cells[:, gap], [c.n_codes for c, g in zip(self._cell_columns, gap, strict=True) if g])
         weights = np.bincount(which, weights=counts)
         rows = np.repeat(partial[None], len(values), axis=0)
         rows[:, gap] = values
@@ -292,7 +312,7 @@ class ConditionSchema(BaseModel):
         widest = max(self._cell_columns, key=lambda column: column.n_codes)
         names = ", ".join(f"'{column.name}'" for column in self._cell_columns)
         raise DataError(
-            f"{found:,} combinations of the condition columns {names} occur; at most {MOST_CELLS:,} can be told apart. "
+            f"{found:,} combinations of the condition columns {names} occur; at most {MOST_CELLS:,} are allowed. "
             f"Take the roles 'infer' and 'stratify' from a column, for example roles={{'{widest.name}': ('model',)}} "
             f"({widest.n_codes:,} values), or leave the column out."
         )
@@ -311,49 +331,3 @@ def _checked_roles(roles: Mapping[str, Sequence[Role]], names: list[str]) -> dic
                     f"roles: column '{name}' cannot have the role '{role}'{nearest(role, [*ALL_ROLES])}"
                 )
     return {name: tuple(role for role in ALL_ROLES if role in given) for name, given in roles.items()}
-
-
-# Combinations of codes ----------------------------------------------------------------------------------------------
-
-
-def _keys(codes: Ints, cards: Sequence[int]) -> Ints | None:
-    """One integer a row that orders like the row, −1 allowed as a code; None where it would not fit 63 bits."""
-    if math.prod(card + 1 for card in cards) >= 2**63:
-        return None
-    keys = np.zeros(len(codes), dtype=np.int64)
-    for k, card in enumerate(cards):
-        keys = keys * (card + 1) + codes[:, k] + 1
-    return keys
-
-
-def _group(codes: Ints, cards: Sequence[int]) -> tuple[Ints, Ints]:
-    """Distinct rows in ascending order (K, columns), and which of them each row is (M,)."""
-    keys = _keys(codes, cards)
-    if keys is None:
-        rows, which = np.unique(codes, axis=0, return_inverse=True)
-        return rows, which.reshape(-1)
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    return codes[first], which
-
-
-def _distinct(codes: Ints, cards: Sequence[int]) -> tuple[Ints, Ints]:
-    rows, which = _group(codes, cards)
-    return rows, np.bincount(which, minlength=len(rows))
-
-
-def _find(table: Ints, codes: Ints, cards: Sequence[int]) -> Ints:
-    """Position (M,) of each row in an ascending table of distinct rows; −1 where it is not there."""
-    keys, wanted = _keys(table, cards), _keys(codes, cards)
-    if keys is not None and wanted is not None:
-        at = np.minimum(np.searchsorted(keys, wanted), len(table) - 1)
-        return np.where(keys[at] == wanted, at, -1)
-    # Grouped together, the table's rows and the others share one numbering.
-    _, which = _group(np.concatenate([table, codes]), cards)
-    position = np.full(which.max() + 1, -1, dtype=np.int64)
-    position[which[: len(table)]] = np.arange(len(table))
-    return position[which[len(table) :]]
-
-
-def _count_up(sizes: Ints) -> Ints:
-    """0..size−1 for each size, one after the other."""
-    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
