@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from knowngood.scores.label_penalty import bounded, moments
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from knowngood.detector.scoring import score_batches
 from knowngood.errors import DataError
 from knowngood.metrics import roc_auc
 from knowngood.representations.alignment.warping import Quality, Transform
+from knowngood.scores.label_penalty import bounded, moments
 
 
 def auroc(anomalous: np.ndarray, normal: np.ndarray) -> float:
@@ -217,7 +217,7 @@ def test_the_choice_is_deterministic() -> None:
 
 
 def test_the_choice_does_not_depend_on_the_units_of_columns() -> None:
-    plain, code = tabular(table(12, 1, 2.0))
+    plain, _ = tabular(table(12, 1, 2.0))
     scale = np.array([1e3, 0.5, 7.0, 1e3, 2.0, 1.0])
     one, other = choose(plain, 0), choose(tabular(table(12, 1, 2.0), scale=1e3)[0], 0)
     np.testing.assert_allclose(one.direction, other.direction, rtol=1e-4, atol=1e-6)
