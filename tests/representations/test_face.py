@@ -62,7 +62,7 @@ def test_to_tensor_names_the_first_unreadable_image() -> None:
     values[[5, 7], 3, 3] = np.nan
     broken = ImageSet.from_arrays(values)
     for representation in fitted:
-        with pytest.raises(DataError, match=r"^5: .*NaN or infinite.*\(and 1 more of 600 items\)"):
+        with pytest.raises(DataError, match=r"^005: .*NaN or infinite.*\(and 1 more of 600 items\)"):
             representation.to_tensor(broken)
 
 

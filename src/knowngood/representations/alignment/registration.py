@@ -154,7 +154,7 @@ class Registration(BaseModel):
         return self.judged(centred, Quality(before, after))
 
     def judged(self, centred: Floats, quality: Quality) -> Transform:
-        """The transform about the middle, as accepted, as the identity where it gains nothing, or refused with a reason."""
+        """The transform about the middle: accepted, the identity if it gains nothing, or refused with a reason."""
         if not quality.after >= self.floor:
             return self._identity(
                 quality,
@@ -242,7 +242,7 @@ def _plane(image: NDArray[np.floating]) -> Plane | None:
 
 
 def _mean(planes: list[Plane], centred: list[Floats], size: Size) -> tuple[Plane, float]:
-    """The mean of the aligned images, each where it has pixels, at their average position; and its standard deviation."""
+    """The mean of the aligned images, each where it has pixels, at their average position; and its spread."""
     back = inverse(np.mean(centred, axis=0))
     total, count = np.zeros(planes[0].shape), np.zeros(planes[0].shape)
     for each, transform in zip(planes, centred, strict=True):
@@ -256,7 +256,7 @@ def _mean(planes: list[Plane], centred: list[Floats], size: Size) -> tuple[Plane
 
 
 def _leave_one_out(correlation: Floats, n: int, spread: float) -> Floats:
-    """Correlations of images of variance 1 with the mean of n images that includes them → with the mean of the others."""
+    """Correlations of images of variance 1 with the mean of n that includes them → with that of the others."""
     if n < 2:
         return correlation
     total = n * spread
