@@ -112,10 +112,10 @@ def planes(images: Tensor) -> Floats:
 
 def _factor(plane: Floats, mean: Floats) -> float:
     """g of plane ≈ g·mean, both (h, w); 1 if the mean image is black."""
-    lit = mean > TOLERANCE * mean.max()
-    if not lit.any():
+    bright = mean > TOLERANCE * mean.max()
+    if not bright.any():
         return 1.0
-    known = _enough(lit & (mean < FULL), lit)
+    known = _enough(bright & (mean < FULL), bright)
     clear = _enough(known & (plane < FULL), known)
     factor = _median(plane[clear] / mean[clear], mean[clear])
     # Saturated cells that lost next to nothing stay in: excluding them would change what is compared, for no gain.

@@ -1,4 +1,4 @@
-"""Registration: images moved to where the mean normal image shows the same."""
+"""Registration: images warped to the position of the mean normal image, within limits of shift, rotation and scale."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from knowngood.representations.alignment.warping import (
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
-MAX_SHIFT = 0.10  # of the side
+MAX_SHIFT = 0.10  # share of the side
 MAX_ROTATION = 15.0  # degrees
 MAX_SCALE = 0.10  # larger or smaller, in any direction
 SLACK = 0.01  # loss of correlation within which an image counts as aligned as well as can be
-IN_PLACE = 0.05  # pixels: an image that lies this well is left as it is
+IN_PLACE = 0.05  # compared pixels: an image displaced by less is not warped
 LEAST = 0.3  # correlation with the reference below which nothing is aligned
-SHARE = 0.5  # of the normals' median correlation, likewise
-ENOUGH = 0.5  # of the normals must align
-KEPT = 256  # images that the reference is made of
+SHARE = 0.5  # of the median correlation of the normal images, likewise
+ENOUGH = 0.5  # share of the normal images that must align
+KEPT = 256  # images that the reference is estimated from, at most
 
 
 class Registration(BaseModel):
-    """The mean normal image, and how images are brought to it. Fitted once; plain JSON, and the image beside it.
+    """The mean normal image (the reference), to which images are registered. Fitted once; plain JSON, and one tensor.
 
     mode: "shift"; "rigid": shift and rotation; "affine": shift and any small linear map.
     size: (H, W) of the images.
     floor: the least correlation with the reference, after alignment, that counts as the same subject.
-    images, aligned: how many images the reference was sought in, and how many of them it is the mean of.
+    images, aligned: number of images considered, and of those whose mean the reference is.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,9 +61,9 @@ class Registration(BaseModel):
     def fit(cls, images: Iterable[np.ndarray], mode: Mode = "shift") -> Self:
         """From grey images (H, W), floats, all of one size.
 
-        The images are aligned to the one most like their mean, and their mean then is what all are aligned to again;
-        the mean of that is the reference. It lies where the images lie on average. Of more than 256 images as many,
-        evenly spread, are used. They are held as they are compared, 64 KB each.
+        All images are aligned to the one that correlates best with their mean, then to the mean of the aligned images;
+        the mean after that is the reference, at the average position of the images. Of more than 256 images at most
+        256, evenly spread, are used. They are held at the compared size, 64 KB each.
 
         Raises:
             DataError: there are none, sizes differ, values are not finite, all are constant, or fewer than half of
@@ -71,31 +71,31 @@ class Registration(BaseModel):
         """
         planes, size = _planes(images)
         stack = np.stack(planes)
-        likeness = (stack * stack.mean(axis=0)).mean(axis=(1, 2))
-        reference = planes[int(likeness.argmax())]
+        correlation = (stack * stack.mean(axis=0)).mean(axis=(1, 2))
+        reference = planes[int(correlation.argmax())]
         floor, spread, members = 0.0, 1.0, list[int]()
         for least in (0.0, LEAST):
             draft = cls(mode=mode, size=size, floor=least, images=len(planes), aligned=0)._with(reference)
-            found = [draft._locate(each) for each in planes]
-            likeness = np.array([transform.quality.after for transform in found])
-            likeness[members] = _alone(likeness[members], len(members), spread)
-            members = [i for i, transform in enumerate(found) if transform.accepted and likeness[i] >= least]
+            transforms = [draft._locate(each) for each in planes]
+            correlation = np.array([transform.quality.after for transform in transforms])
+            correlation[members] = _leave_one_out(correlation[members], len(members), spread)
+            members = [i for i, transform in enumerate(transforms) if transform.accepted and correlation[i] >= least]
             if len(members) < ENOUGH * len(planes):
                 raise DataError(
                     f"alignment by {mode}: only {len(members):,} of {len(planes):,} normal images can be brought to "
                     f"the mean of the others (a correlation of {LEAST:g}, within the limits of shift, rotation and "
-                    "scale). Leave alignment off, or give images of one subject in about one place."
+                    "scale). Leave alignment off, or give images of one subject in about the same position."
                 )
-            reference, spread = _mean([planes[i] for i in members], [found[i].centred for i in members], size)
-            floor = max(LEAST, SHARE * float(np.median(likeness[members])))
+            reference, spread = _mean([planes[i] for i in members], [transforms[i].centred for i in members], size)
+            floor = max(LEAST, SHARE * float(np.median(correlation[members])))
         return cls(mode=mode, size=size, floor=floor, images=len(planes), aligned=len(members))._with(reference)
 
     def align(self, image: np.ndarray) -> tuple[np.ndarray, Transform]:
-        """The image (H, W, C), any dtype, as the reference would show it, and where it lay.
+        """The image (H, W, C), any dtype, warped to the reference, and its transform.
 
-        An image that lies where the reference does, within rounding, or is as like it as alignment can make it, is
-        returned as it is. So is one that cannot be aligned, and the transform says why: it is constant, too unlike the
-        reference, too far from it, or less like it after.
+        An image that is in position already, or that no alignment improves, is returned as it is. So is one that cannot
+        be aligned; the transform gives the reason: the image is constant, its correlation with the reference is too
+        low or falls, or the transform exceeds a limit.
 
         Raises:
             DataError: not (H, W, C) of the size fitted on, or values that are not finite.
@@ -105,7 +105,7 @@ class Registration(BaseModel):
         return warp(image, transform), transform
 
     def locate(self, image: NDArray[np.floating]) -> Transform:
-        """Where a grey image (H, W) lies. As `align`, without the warp."""
+        """The transform of a grey image (H, W): `align` without the warp."""
         if image.shape != self.size:
             raise DataError(
                 f"an image to align is {_by(image.shape)}, alignment was fitted on {_by(self.size)}; resize it first"
@@ -113,21 +113,21 @@ class Registration(BaseModel):
         return self._locate(_plane(image))
 
     def state(self) -> dict[str, Tensor]:
-        """The reference (h, w), float32, of mean 0 and variance 1, as images are compared."""
+        """The reference (h, w), float32, of mean 0 and variance 1, at the compared size."""
         return {"reference": torch.from_numpy(self._known())}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """The same with the reference that `state` gave.
+        """A copy with the reference that `state` gave.
 
         Raises:
             ArtifactError: it is missing, or of another shape.
         """
         expected = compared_size(self.size)
-        found = tensors.get("reference")
-        if found is None or tuple(found.shape) != expected:
-            given = "none" if found is None else f"one of shape {tuple(found.shape)}"
+        reference = tensors.get("reference")
+        if reference is None or tuple(reference.shape) != expected:
+            given = "none" if reference is None else f"one of shape {tuple(reference.shape)}"
             raise ArtifactError(f"alignment: expected a reference of shape {expected}, got {given}; model is damaged")
-        return self._with(found.detach().cpu().float().numpy())
+        return self._with(reference.detach().cpu().float().numpy())
 
     def __eq__(self, other: Any) -> bool:
         if not isinstance(other, Registration) or self.model_dump() != other.model_dump():
@@ -142,35 +142,38 @@ class Registration(BaseModel):
 
     def _known(self) -> Plane:
         if self._reference is None:
-            raise ArtifactError("alignment has no reference; give it the saved tensors by with_state")
+            raise ArtifactError("alignment has no reference; pass the saved tensors to with_state")
         return self._reference
 
     def _locate(self, image: Plane | None) -> Transform:
         reference = self._known()
         if image is None:
-            return self._as_it_is(Quality(float("nan"), float("nan")), "the image is constant")
+            return self._identity(Quality(float("nan"), float("nan")), "the image is constant")
         centred = match(reference, image, self.size, self.mode)
         before, after = correlations(reference, image, centred, self.size)
         return self.judged(centred, Quality(before, after))
 
     def judged(self, centred: Floats, quality: Quality) -> Transform:
+        """The transform about the middle: accepted, the identity if it gains nothing, or refused with a reason."""
         if not quality.after >= self.floor:
-            return self._as_it_is(
+            return self._identity(
                 quality,
                 f"its correlation with the mean normal image is at most {quality.after:.2f}; "
                 f"{self.floor:.2f} is the least that counts as the same subject",
             )
         if beyond := self._beyond(centred):
-            return self._as_it_is(quality, beyond)
+            return self._identity(quality, beyond)
         gain = quality.after - quality.before
         if self._moved(centred) < IN_PLACE or -SLACK <= gain <= 0:
-            return self._as_it_is(Quality(quality.before, quality.before))
+            return self._identity(Quality(quality.before, quality.before))
         if gain < 0:
-            return self._as_it_is(quality, "no alignment was found that makes it more like the mean normal image")
+            return self._identity(
+                quality, "no alignment was found that raises its correlation with the mean normal image"
+            )
         return Transform(from_centred(centred, self.size), self.size, quality)
 
     def _beyond(self, centred: Floats) -> str:
-        """Which limit the transform exceeds, or nothing."""
+        """The limit that the transform exceeds, in words; empty if none."""
         for moved, side in zip(centred[:, 2].tolist(), reversed(self.size), strict=True):
             if abs(moved) > MAX_SHIFT * side:
                 return f"it lies {abs(moved):.1f} pixels away; the limit is {MAX_SHIFT * side:.1f}"
@@ -182,13 +185,13 @@ class Registration(BaseModel):
         return ""
 
     def _moved(self, centred: Floats) -> float:
-        """The farthest that a corner moves, in pixels as compared."""
+        """The largest displacement of a corner, in compared pixels."""
         height, width = self.size
         corners = np.array([[x * width / 2, y * height / 2, 1] for x in (-1, 1) for y in (-1, 1)])
         moved = np.abs(corners @ (centred - np.eye(2, 3)).T).max()
         return float(moved) * max(compared_size(self.size)) / max(self.size)
 
-    def _as_it_is(self, quality: Quality, reason: str = "") -> Transform:
+    def _identity(self, quality: Quality, reason: str = "") -> Transform:
         return Transform(np.eye(2, 3), self.size, quality, accepted=not reason, reason=reason)
 
 
@@ -208,7 +211,7 @@ def grey(image: np.ndarray) -> NDArray[np.floating]:
 
 
 def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
-    """At most KEPT images as they are compared, evenly spread over those given; constant ones are left out."""
+    """Planes of at most KEPT images, evenly spread over those given, without the constant ones; and the image size."""
     kept: list[Plane | None] = []
     size: Size | None = None
     every = 1
@@ -228,7 +231,7 @@ def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
     planes = [each for each in kept if each is not None]
     if size is None or not planes:
         what = "there are none" if size is None else f"all {len(kept):,} images are constant"
-        raise DataError(f"alignment needs images that show something; {what}")
+        raise DataError(f"alignment needs images that are not constant; {what}")
     return planes, size
 
 
@@ -239,7 +242,7 @@ def _plane(image: NDArray[np.floating]) -> Plane | None:
 
 
 def _mean(planes: list[Plane], centred: list[Floats], size: Size) -> tuple[Plane, float]:
-    """Of the images aligned, each where it has pixels, at the place where they lie on average; and its spread."""
+    """The mean of the aligned images, each where it has pixels, at their average position; and its spread."""
     back = inverse(np.mean(centred, axis=0))
     total, count = np.zeros(planes[0].shape), np.zeros(planes[0].shape)
     for each, transform in zip(planes, centred, strict=True):
@@ -252,12 +255,14 @@ def _mean(planes: list[Plane], centred: list[Floats], size: Size) -> tuple[Plane
     return ((mean - mean.mean()) / spread).astype(np.float32), spread
 
 
-def _alone(correlation: Floats, n: int, spread: float) -> Floats:
-    """Correlations of images of variance 1 with the mean of n, of which they are one, as if they were not of them."""
+def _leave_one_out(correlation: Floats, n: int, spread: float) -> Floats:
+    """Correlations of images of variance 1 with the mean of n that includes them → with that of the others."""
     if n < 2:
         return correlation
     total = n * spread
-    rest = np.sqrt(np.maximum(total**2 - 2 * total * correlation + 1, 1e-12))  # spread of the sum of the others
+    rest = np.sqrt(
+        np.maximum(total**2 - 2 * total * correlation + 1, 1e-12)
+    )  # standard deviation of the sum of the others
     return (total * correlation - 1) / rest
 
 

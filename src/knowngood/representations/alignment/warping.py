@@ -1,4 +1,4 @@
-"""Where an image lies against a reference, and resampling there and back."""
+"""The transform between an image and a reference, and resampling there and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Quality(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Transform:
-    """Where the pixels of a reference are in an image of the same size.
+    """The affine map from the pixels of a reference to those of an image of the same size.
 
     matrix: (2, 3), (x', y') = matrix · (x, y, 1) takes reference coordinates to image coordinates; x is the column, y
         the row, in pixels, and (0, 0) is the centre of the upper left one.
@@ -48,18 +48,18 @@ class Transform:
 
     @property
     def shift(self) -> tuple[float, float]:
-        """How far the image lies to the right and below, in pixels, measured at its centre."""
+        """Displacement of the image to the right and down, in pixels, at its centre."""
         right, down = self.centred[:, 2].tolist()
         return right, down
 
     @property
     def rotation(self) -> float:
-        """How far the image is turned, in degrees, counter-clockwise up."""
+        """Rotation of the image in degrees, counter-clockwise positive."""
         return rotation_of(self.matrix)
 
     @property
     def scale(self) -> float:
-        """How much larger the image shows things: the square root of the ratio of areas."""
+        """Magnification of the image: the square root of the ratio of areas."""
         return scale_of(self.matrix)
 
     @property
@@ -74,7 +74,7 @@ def from_centred(centred: Floats, size: Size) -> Floats:
 
 
 def rotation(degrees: float) -> Floats:
-    """(2, 2) rotation counter-clockwise up."""
+    """(2, 2) rotation by an angle, counter-clockwise positive."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[cos, sin], [-sin, cos]])
 
@@ -88,7 +88,7 @@ def scale_of(matrix: Floats) -> float:
 
 
 def inverse(matrix: Floats) -> Floats:
-    """(2, 3) the way back."""
+    """(2, 3) the inverse map."""
     (a, b, right), (c, d, down) = matrix
     back = np.array([[d, -b], [-c, a]]) / (a * d - b * c)
     return np.column_stack((back, -back @ (right, down)))
@@ -100,7 +100,7 @@ def compose(outer: Floats, inner: Floats) -> Floats:
 
 
 def warp(image: np.ndarray, transform: Transform) -> np.ndarray:
-    """The image (H, W, C) as the reference would show it, (H, W, C) of the same dtype.
+    """The image (H, W, C) warped to the reference, (H, W, C) of the same dtype.
 
     Bilinear; integers are rounded. Where the reference reaches beyond the image, its edge is repeated. Where the
     transform is the identity this is the image itself, not a copy.
@@ -124,7 +124,7 @@ def warp(image: np.ndarray, transform: Transform) -> np.ndarray:
 def unwarp(map: np.ndarray, transform: Transform, shape: tuple[int, ...]) -> np.ndarray:
     """A map (h, w) over the reference → the map over the image, of `shape` (h', w', …), float32.
 
-    The map and the result may be coarser or finer than the image: they cover it whole. Bilinear; 0 where the image
+    The map and the result may be coarser or finer than the image: they cover all of it. Bilinear; 0 where the image
     shows what the reference does not.
 
     Raises:

@@ -45,16 +45,16 @@ class BlockShape(NamedTuple):
 def block_shapes(name: str) -> list[BlockShape]:
     """All blocks of a net of `SCALES`, in order."""
     width, depth = SCALES[name]
-    found: list[BlockShape] = []
+    shapes: list[BlockShape] = []
     channels = STEM
     for stage, (repeats, kernel, stride, base) in enumerate(STAGES):
         outputs = _scaled(base, width)
         ends = stage in (0, len(STAGES) - 1)  # these are never repeated more often
         for repeat in range(repeats if ends else math.ceil(repeats * depth)):
             inner = channels * (1 if stage == 0 else EXPANSION)
-            found.append(BlockShape(channels, inner, outputs, kernel, 1 if repeat else stride))
+            shapes.append(BlockShape(channels, inner, outputs, kernel, 1 if repeat else stride))
             channels = outputs
-    return found
+    return shapes
 
 
 def _scaled(channels: int, width: float) -> int:
@@ -122,12 +122,12 @@ class EfficientNetLite(nn.Module):
         """(B, 3, H, W) in 0…1 → for each wanted block (B, F_i, h_i, w_i); h_i is H over 2, 4, … 32, rounded up."""
         x = images.contiguous(memory_format=torch.channels_last) * (255 / 128) - 127 / 128
         x = self.stem(x)
-        found = []
+        maps = []
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in self.wanted:
-                found.append(x)
-        return found
+                maps.append(x)
+        return maps
 
     forward = features
 
@@ -156,7 +156,7 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if self.stride == 2:
-            # An even side has its odd zero of padding at the end. A zero row before the kernel moves its taps there,
+            # An even side has its extra zero of padding at the end. A zero row before the kernel moves its taps there,
             # where padding the map would copy it.
             height, width = x.shape[-2:]
             weight = F.pad(weight, (1 - width % 2, 0, 1 - height % 2, 0))
@@ -183,8 +183,8 @@ def _tensor(name: str, tensors: Mapping[str, Tensor], key: str, shape: torch.Siz
     if key not in tensors:
         raise SettingsError(f"these are no weights of {name}: '{key}' is missing")
     if tensors[key].shape != shape:
-        found, wanted = ("×".join(map(str, size)) for size in (tensors[key].shape, shape))
-        raise SettingsError(f"these are no weights of {name}: '{key}' is {found}; expected {wanted}")
+        given, expected = ("×".join(map(str, size)) for size in (tensors[key].shape, shape))
+        raise SettingsError(f"these are no weights of {name}: '{key}' is {given}; expected {expected}")
     return tensors[key]
 
 
