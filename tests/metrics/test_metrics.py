@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from knowngood.errors import DataError, SettingsError
-from knowngood.metrics import average_precision, bootstrap_aucs, bootstrap_interval, fpr_at_tpr, roc_auc, roc_curve
+from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc, roc_curve
 
 labelled_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min_size=2, max_size=40)
 
@@ -72,35 +72,28 @@ def test_bad_settings_are_refused() -> None:
 
 
 def test_bootstrap_counts_what_resampling_would() -> None:
-    """The counted AUROC of each resample against scikit-learn's on the resampled items, with ties."""
+    """The quantiles of scikit-learn's AUROC on the resampled items, with ties."""
     rng = np.random.default_rng(0)
     labels, scores = np.repeat([0.0, 1.0], [30, 20]), rng.integers(0, 8, size=50).astype(float)
-    got = bootstrap_aucs(labels, scores, 25, np.random.default_rng(1))
     again = np.random.default_rng(1)
-    good, bad = again.integers(30, size=(25, 30)), again.integers(20, size=(25, 20)) + 30
-    expected = [roc_auc(labels[i], scores[i]) for i in np.concatenate([good, bad], axis=1)]
-    assert got == pytest.approx(expected, rel=1e-12)
+    normal, anomalous = again.integers(30, size=(25, 30)), again.integers(20, size=(25, 20)) + 30
+    expected = [roc_auc(labels[i], scores[i]) for i in np.concatenate([normal, anomalous], axis=1)]
+    for level in (0.1, 0.5, 0.9):
+        got = bootstrap_interval(labels, scores, level=level, resamples=25, seed=1)
+        assert got == pytest.approx(np.quantile(expected, [(1 - level) / 2, (1 + level) / 2]), rel=1e-12)
 
 
-def test_bootstrap_interval_matches_the_variance_of_the_auc() -> None:
+@pytest.mark.parametrize("times", [1, 10])  # with 7,000 items the resamples are drawn in several chunks
+def test_bootstrap_interval_matches_the_variance_of_the_auc(times: int) -> None:
     """Against DeLong's variance, from the share of the other class that each item beats."""
     rng = np.random.default_rng(2)
-    good, bad = rng.normal(size=400), rng.normal(1.2, 1, size=300)
-    labels, scores = np.repeat([0.0, 1.0], [400, 300]), np.concatenate([good, bad])
-    beats = bad[:, None] > good
-    error = np.sqrt(beats.mean(1).var(ddof=1) / 300 + beats.mean(0).var(ddof=1) / 400)
+    n, m = 400 * times, 300 * times
+    normal, anomalous = rng.normal(size=n), rng.normal(1.2, 1, size=m)
+    labels, scores = np.repeat([0.0, 1.0], [n, m]), np.concatenate([normal, anomalous])
+    beats = anomalous[:, None] > normal
+    error = np.sqrt(beats.mean(1).var(ddof=1) / m + beats.mean(0).var(ddof=1) / n)
     low, high = bootstrap_interval(labels, scores)
     assert low < roc_auc(labels, scores) < high
     assert (high - low) / (2 * 1.96) == pytest.approx(error, rel=0.07)
     assert (low, high) == bootstrap_interval(labels, scores, seed=0)
     assert (low, high) != bootstrap_interval(labels, scores, seed=1)
-
-
-def test_bootstrap_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from knowngood.metrics import intervals as bootstrap
-
-    labels, scores = np.repeat([0.0, 1.0], 10), np.arange(20.0)[::-1] % 7
-    monkeypatch.setattr(bootstrap, "AT_ONCE", 100)
-    few = bootstrap_aucs(labels, scores, 13, np.random.default_rng(0))
-    assert few.shape == (13,)
-    assert len(np.unique(few)) > 5

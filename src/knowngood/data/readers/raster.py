@@ -1,5 +1,7 @@
 """PNG, JPEG, BMP, GIF, WebP, PNM and simple TIFF, through Pillow, without ever losing bits.
 
+PNG of 16-bit colour, or of 16-bit grey with alpha, needs OpenCV (extra `align`): Pillow would cut it to 8 bits.
+
 What becomes of each kind: 8-bit grey and colour stay; 16-bit grey and colour stay uint16; 1-bit becomes 0 and 255;
 2- and 4-bit grey are spread over 0..255, as the PNG standard says; a palette becomes RGB, or grey if all its colours
 are grey; CMYK and YCbCr become RGB. An alpha channel is dropped and the colour under it kept as stored; every such
@@ -8,9 +10,6 @@ change is noted in the header. Files with several frames are refused, except the
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def _orientation(image: Image.Image) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-# 16-bit colour PNG: Pillow keeps only the high bytes, so they are read in two ways and put together. ------------------
+# 16-bit colour PNG: Pillow keeps only the high bytes, so OpenCV decodes the pixels. -----------------------------------
 
 
 def _deep_png(path: Path) -> int | None:
@@ -122,33 +121,26 @@ def _deep_png(path: Path) -> int | None:
 def _read_deep_png(
     path: Path, image: ImageFile.ImageFile, colour: int, pixels: bool
 ) -> tuple[Header, np.ndarray | None]:
+    try:
+        import cv2
+    except ImportError:
+        raise Unreadable(
+            path,
+            "unsupported",
+            "is a PNG of 16-bit colour or grey with alpha, which needs OpenCV to keep all its bits: pip install "
+            "'knowngood[align]', or save it as 16-bit grey or 8-bit colour",
+        ) from None
     orientation = _orientation(image)
     height, width = upright_size(image.height, image.width, orientation)
     notes = ("alpha channel dropped",) if colour in (4, 6) else ()
     header = Header(height, width, 1 if colour == 4 else 3, "uint16", (*notes, *turned(orientation)))
     if not pixels:
         return header, None
-    if colour == 4:
-        # Two 16-bit channels are filtered and laid out exactly as four 8-bit ones: say so in the header and read those.
-        data = bytearray(path.read_bytes())
-        data[24], data[25] = 8, 6
-        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-        with Image.open(io.BytesIO(bytes(data)), formats=("PNG",)) as four:
-            array = np.array(four)[..., :2].copy().view(">u2").astype(np.uint16)
-    else:
-        high = np.array(_with_rawmode(image, "16B"))[..., :3].astype(np.uint16)
-        with Image.open(path, formats=("PNG",)) as again:
-            low = np.array(_with_rawmode(again, "16L"))[..., :3]
-        array = (high << 8) | low
-    return header, upright(array, orientation)
-
-
-def _with_rawmode(image: ImageFile.ImageFile, order: str) -> Image.Image:
-    """The high bytes (16B) of a big-endian 16-bit image, or, read as if it were little-endian (16L), the low ones."""
-    tile: Any = image.tile[0]
-    image.tile = [tile._replace(args=f"{str(tile.args).split(';')[0]};{order}")]
-    image.load()
-    return image
+    # IMREAD_UNCHANGED keeps 16 bits, leaves orientation alone and gives BGR(A); grey with alpha comes as BGRA.
+    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if array is None:
+        raise Unreadable(path, "truncated", "cannot be decoded: its pixel data is cut off or damaged")
+    return header, upright(array[..., :1] if colour == 4 else array[..., 2::-1], orientation)
 
 
 def _refuse_deep_pnm(path: Path) -> None:

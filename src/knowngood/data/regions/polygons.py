@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from knowngood.errors import DataError
 
@@ -37,7 +38,7 @@ def read_polygons(given: Any, size: Sequence[int] | None, where: str) -> tuple[P
             way_out = (
                 "Points are shares 0…1 of width and height; for pixels give size, (width, height) of the image"
                 if size is None
-                else f"The image is {size[0]} wide and {size[1]} high: mend size or cut the polygon at the edge"
+                else f"The image is {size[0]} wide and {size[1]} high: correct size or cut the polygon at the edge"
             )
             raise DataError(f"{where}: polygon {i} has the point ({x:g}, {y:g}) outside of the image. {way_out}.")
     if size is not None and min(size) > 1 and all((points <= 1).all() for points in polygons):
@@ -46,26 +47,20 @@ def read_polygons(given: Any, size: Sequence[int] | None, where: str) -> tuple[P
 
 
 def fill(polygons: Sequence[Polygon], height: int, width: int) -> NDArray[np.bool_]:
-    """(height, width) True where the centre of a pixel lies inside any of the polygons.
+    """(height, width) True where the centre of a pixel lies inside any of the polygons or on an outline.
 
-    Inside by the even-odd rule. A centre on an edge belongs to the area to the right of it, or below it: polygons that
-    share an edge neither overlap nor leave a gap. The image runs from (0, 0) to (width, height), and the centre of the
-    first pixel is at (½, ½).
+    The image runs from (0, 0) to (width, height); the centre of the first pixel is at (½, ½). Pillow draws on integer
+    points, so vertices are rounded to half pixels: a polygon whose vertices are corners of pixels is exact, and else a
+    pixel can differ from the even-odd rule only if its centre is within one pixel of an outline. Polygons that share
+    an edge leave no gap; centres on that edge belong to both.
     """
-    inside = np.zeros((height, width), dtype=bool)
+    # Twice as fine, corners of pixels are even and centres odd: every centre is a point that Pillow can tell exactly.
+    canvas = Image.new("1", (2 * width + 1, 2 * height + 1))
+    draw = ImageDraw.Draw(canvas)
     for polygon in polygons:
-        points = np.asarray(polygon) * (width, height) - 0.5  # centres are whole numbers now
-        ends = np.roll(points, -1, axis=0)
-        rows = slice(*(int(np.clip(np.ceil(y), 0, height)) for y in (points[:, 1].min(), points[:, 1].max())))
-        turns = np.zeros((rows.stop - rows.start, width + 1), dtype=np.uint8)
-        for a, b in zip(points, ends, strict=True):
-            (x0, y0), (x1, y1) = (a, b) if a[1] <= b[1] else (b, a)  # the same crossings in both directions
-            row = np.arange(*(int(np.clip(np.ceil(y), rows.start, rows.stop)) for y in (y0, y1)))
-            if len(row):
-                crossing = x0 + (row - y0) * (x1 - x0) / (y1 - y0)
-                turns[row - rows.start, np.clip(np.ceil(crossing), 0, width).astype(np.int64)] ^= 1
-        inside[rows] |= np.bitwise_xor.accumulate(turns[:, :width], axis=1).astype(bool)
-    return inside
+        points = np.rint(np.asarray(polygon) * (2 * width, 2 * height)).astype(int)
+        draw.polygon([(x, y) for x, y in points.tolist()], fill=1)
+    return np.asarray(canvas)[1::2, 1::2].copy()
 
 
 def _points(given: Any, where: str) -> NDArray[np.float64]:
