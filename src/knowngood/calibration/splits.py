@@ -90,20 +90,3 @@ def _share_out(size: int, fractions: NDArray[np.float64], owed: NDArray[np.float
         counts[np.argmax(counts)] -= 1
         counts[0] = 1
     return counts
-
-
-def folds(n: int, strata: ArrayLike | None = None, k: int = 5, seed: int | None = 0) -> list[NDArray[np.int64]]:
-    """K disjoint folds that cover 0…n−1, stratified: sizes differ by at most one, over all and within each stratum.
-
-    Args:
-        strata: (n,) integers, or None for one stratum.
-        k: reduced to n where there are fewer items.
-    """
-    codes = np.zeros(n, dtype=np.int64) if strata is None else np.asarray(strata)
-    if codes.shape != (n,):
-        raise DataError(f"strata: expected shape ({n},), got {codes.shape}")
-    rng = np.random.default_rng(seed)
-    order = [rng.permutation(np.flatnonzero(codes == stratum)) for stratum in np.unique(codes)]
-    dealt = np.concatenate(order) if order else np.zeros(0, dtype=np.int64)
-    k = max(1, min(k, n))
-    return [np.sort(dealt[fold::k]) for fold in range(k)]
