@@ -28,8 +28,8 @@ class PatchGaussian(Model):
 
     Buffers, for K cells (combinations of categorical conditions), P = h·w locations and F features:
         keys (K, W): the condition vector of a cell, its continuous entries 0.
-        mean (K, P, F), root (K, P, F, F): of the Gaussian at each location; root is the inverse of the lower Cholesky
-            factor of its covariance, so that root·(x − mean) is white.
+        mean (K, P, F), lower (K, P, F, F): of the Gaussian at each location, its mean and the lower Cholesky factor L of
+            its covariance, so that L⁻¹(x − mean) is white.
         ignored (K, P): locations that do not count; set before `fit`.
         images (K,): how many normal images the Gaussians of a cell were fitted to.
         own (K,): 1 − the weight of the mean covariance of all locations.
@@ -46,7 +46,7 @@ class PatchGaussian(Model):
 
     kind = "patch_gaussian"
     mean: Tensor
-    root: Tensor
+    lower: Tensor
     ignored: Tensor
     images: Tensor
     own: Tensor
@@ -73,7 +73,7 @@ class PatchGaussian(Model):
         self.register_buffer("keys", torch.tensor([list(key) for key in keys]).reshape(cells, -1))
         self.register_buffer("continuous", torch.tensor(list(continuous), dtype=torch.bool))
         self.register_buffer("mean", torch.zeros(cells, locations, features))
-        self.register_buffer("root", torch.zeros(cells, locations, features, features), persistent=False)
+        self.register_buffer("lower", torch.zeros(cells, locations, features, features), persistent=False)
         self.register_buffer("ignored", torch.zeros(cells, locations, dtype=torch.bool))
         self.register_buffer("images", torch.zeros(cells))
         self.register_buffer("own", torch.ones(cells))
@@ -97,14 +97,14 @@ class PatchGaussian(Model):
         }
 
     def get_extra_state(self) -> Tensor:
-        """The lower triangles of `root` (K, P, F(F + 1)/2): half of it is zeros, and it is most of a saved model."""
-        row, column = torch.tril_indices(*self.root.shape[2:])
-        return self.root[:, :, row, column]
+        """The lower triangles of `lower` (K, P, F(F + 1)/2): half of it is zeros, and it is most of a saved model."""
+        row, column = torch.tril_indices(*self.lower.shape[2:])
+        return self.lower[:, :, row, column]
 
     def set_extra_state(self, state: Tensor) -> None:
-        row, column = torch.tril_indices(*self.root.shape[2:])
-        self.root = torch.zeros(self.root.shape, device=self.root.device)
-        self.root[:, :, row, column] = state.to(self.root)
+        row, column = torch.tril_indices(*self.lower.shape[2:])
+        self.lower = torch.zeros(self.lower.shape, device=self.lower.device)
+        self.lower[:, :, row, column] = state.to(self.lower)
 
     @property
     def locations(self) -> int:
@@ -137,29 +137,31 @@ class PatchGaussian(Model):
             share = shrinkage(n, self.shape[0]) if self.options.shrinkage is None else self.options.shrinkage
             self.images[k], self.own[k] = n, 1 - share
             everywhere = self._moments(k, mine, contexts[k])
+            shared = share * everywhere + RIDGE * torch.eye(self.shape[0])
             mean_slope = self.slope[k, counted].mean(0)
             for some in self._blocks():
                 self.slope[k, some] = (1 - share) * self.slope[k, some] + share * mean_slope
-                covariance = (1 - share) * self.root[k, some] + share * everywhere
-                slope = self.slope[k, some]
-                covariance = covariance + RIDGE * torch.eye(self.shape[0]) - slope @ slope.mT  # what the context leaves
-                lower = torch.linalg.cholesky(covariance)
-                eye = torch.eye(self.shape[0]).expand_as(lower)
-                self.root[k, some] = torch.linalg.solve_triangular(lower, eye, upper=False)
+                covariance, slope = self.lower[k, some], self.slope[k, some]
+                covariance.mul_(1 - share).add_(shared)
+                if slope.shape[2]:
+                    covariance -= slope @ slope.mT  # what the context leaves
+                self.lower[k, some] = torch.linalg.cholesky(covariance)
         if self.coarse is not None:
             self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
             self.coarse.fit_grids(self.coarsen(x, cell), cell)
         return self
 
     def _moments(self, k: int, grids: Tensor, context: Tensor) -> Tensor:
-        """Set mean, slope and, in `root`, the covariance of each location; return the mean covariance (F, F)."""
+        """Set mean, slope and, in `lower`, the covariance of each location; return the mean covariance (F, F)."""
         n, counted = len(grids), ~self.ignored[k]
         total, number = torch.zeros(self.shape[0], self.shape[0]), int(counted.sum())
+        locations = _transposed(grids)
         for some in self._blocks():
-            off = _locations(grids, some)  # (p, F, n)
+            off = locations[some].float()  # (p, F, n)
             self.mean[k, some] = mean = off.mean(2)
-            off -= mean[:, :, None]
-            self.root[k, some] = covariance = off @ off.mT / (n - 1)
+            off = off - mean[:, :, None]
+            covariance = torch.matmul(off, off.mT, out=self.lower[k, some])
+            covariance /= n - 1
             self.slope[k, some] = off @ context / (n - 1)
             total += covariance[counted[some]].sum(0)
         return total / number
@@ -219,9 +221,7 @@ class PatchGaussian(Model):
 
     def spread(self, cell: int, location: int) -> Tensor:
         """(F,) standard deviations of the features at a location of a cell."""
-        root = self.root[cell, location].double()
-        eye = torch.eye(len(root), dtype=root.dtype, device=root.device)
-        return torch.linalg.solve_triangular(root, eye, upper=False).norm(dim=1).float()
+        return self.lower[cell, location].norm(dim=1)
 
     def coarsen(self, x: Tensor, cell: Tensor) -> Tensor:
         """Feature grids (B, F, h, w) in cells (B,) → their means over what counts of each coarse part; 0 of nothing."""
@@ -238,14 +238,13 @@ class PatchGaussian(Model):
         grids = x.flatten(2)
         for k in cell.unique().tolist():
             mine = cell == k
-            own, u = _rows(grids, mine), context[mine]
-            at = slice(None) if len(own) == len(grids) else mine.nonzero()[:, 0]
+            locations, u = _transposed(_rows(grids, mine)), context[mine]
+            at = slice(None) if locations.shape[2] == len(grids) else mine.nonzero()[:, 0]
             for some in self._blocks():
-                off = _locations(own, some)
-                off -= self.mean[k, some, :, None]
+                off = locations[some].float() - self.mean[k, some, :, None]
                 if u.shape[1]:
                     off -= self.slope[k, some] @ u.T
-                yield at, some, self.root[k, some] @ off
+                yield at, some, torch.linalg.solve_triangular(self.lower[k, some], off, upper=False)
 
     def _squares(self, x: Tensor, cell: Tensor, context: Tensor) -> Tensor:
         """(B, h, w) float64 squared lengths of whitened patches."""
@@ -284,9 +283,9 @@ def _rows(grids: Tensor, mine: Tensor) -> Tensor:
     return grids if bool(mine.all()) else grids[mine]
 
 
-def _locations(grids: Tensor, some: slice) -> Tensor:
-    """Features (n, F, P) of some locations → (p, F, n) float32, a copy."""
-    return grids[:, :, some].float().permute(2, 1, 0).clone(memory_format=torch.contiguous_format)
+def _transposed(grids: Tensor) -> Tensor:
+    """Features (n, F, P) → (P, F, n), in the same type: locations are then read one after the other."""
+    return grids.permute(2, 1, 0).contiguous()
 
 
 def shrinkage(n: int, features: int) -> float:
