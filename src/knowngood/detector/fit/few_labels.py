@@ -56,7 +56,7 @@ class Normals:
 
     def take(self, at: Ints) -> Normals:
         """Some of them."""
-        columns = (self.held_out, self.scores, self.grids, self.c, self.stratum)
+        columns: list[Any] = [self.held_out, self.scores, self.grids, self.c, self.stratum]
         return Normals(self.items[at], *(None if column is None else column[at] for column in columns))
 
 
@@ -124,7 +124,7 @@ def learn_penalty(pipeline: Pipeline, normals: Normals, labelled: Items, seed: i
 def usable(pipeline: Pipeline, labelled: Items, rng: np.random.Generator) -> tuple[Items, dict[str, str]]:
     """At most 2,000 anomalies whose conditions are known or can be inferred; and by id why others are left out."""
     schema, left_out = pipeline.schema, {}
-    known = ~np.isnan(schema.encode_or_nan(labelled.conditions, len(labelled))).any(axis=1)
+    known: Bools = ~np.isnan(schema.encode_or_nan(labelled.conditions, len(labelled))).any(axis=1)
     if not all("infer" in column.roles for column in schema.columns):
         left_out = dict.fromkeys(labelled.ids[~known].tolist(), "one of its conditions is unknown or new")
         labelled, known = labelled[known], known[known]
