@@ -124,7 +124,7 @@ def logistic(evidence: Evidence, items: Ints, ridge: float) -> tuple[Floats, flo
         weight[y == label] /= 2 * np.sum(weight[y == label])
     model = LogisticRegression(C=1 / ridge, tol=1e-8, max_iter=1000)
     model.fit(evidence.vectors[rows], y, sample_weight=weight)
-    return model.coef_[0], float(model.intercept_[0])
+    return model.coef_[0], float(np.atleast_1d(model.intercept_)[0])
 
 
 def shares_below(values: Floats, others: Floats) -> Floats:
