@@ -129,6 +129,12 @@ def test_under_a_strong_ridge_it_is_the_difference_of_weighted_means() -> None:
     np.testing.assert_allclose(1e3 * direction, difference / 2, rtol=0.01, atol=1e-3)
 
 
+def test_without_a_vector_of_a_labelled_anomaly_there_is_no_direction() -> None:
+    direction, intercept = logistic(several(), np.arange(30), 0.1)
+    assert not direction.any()
+    assert intercept == 0
+
+
 def test_held_out_items_have_no_part_in_the_direction() -> None:
     evidence = several()
     items = np.setdiff1d(np.arange(36), [3, 31])
@@ -160,7 +166,7 @@ def coded(normal: np.ndarray, anomalous: np.ndarray) -> tuple[np.ndarray, Any]:
 
 def tabular(anomalous: np.ndarray, n: int = 200, scale: float | np.ndarray = 1.0) -> tuple[Evidence, Any]:
     """Scored by the size of the last column, which says nothing of these anomalies."""
-    normal = table(n, 0)
+    normal = table(n, 10)
     base = np.abs(np.concatenate([normal, anomalous])[:, -1])
     vectors, code = coded(normal * scale, anomalous * scale)
     return evidence_of(vectors, np.repeat([0, 1], [n, len(anomalous)]), base), code
@@ -178,13 +184,13 @@ def test_separable_anomalies_are_found_and_normal_items_stay() -> None:
     assert choice.harm <= 0.005
     normal, anomalous = table(1000, 2), table(300, 3, 2.0)
     added = [penalty(choice, code(x)) for x in (normal, anomalous)]
-    assert (added[0] == 0).mean() >= 0.98
+    assert (added[0] == 0).mean() >= 0.97
     assert (penalty(choice, evidence.vectors[:200]) == 0).mean() >= 0.99
     before, after = (
         [np.abs(x[:, -1]) + k * a for x, a in zip((anomalous, normal), added[::-1], strict=True)] for k in (0, 1)
     )
     assert auroc(*after) - auroc(*before) > 0.15
-    assert harm(before[1], after[1]) <= 0.01
+    assert harm(before[1], after[1]) <= 0.02
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -254,15 +260,16 @@ def test_an_ignored_location_adds_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def fitted_table() -> tuple[Detector, TableSet]:
-    normals = table(200, 0)
-    quick: dict[str, Any] = {"model": {"name": "vae", "latent": 2}, "training": {"epochs": 2}, "device": "cpu"}
+    normals = table(200, 10)
+    quick: dict[str, Any] = {"model": {"name": "vae", "latent_dim": 2}, "training": {"epochs": 2}, "device": "cpu"}
     return Detector("table", labels="ignore", **quick).fit(normals), TableSet.from_array(normals)
 
 
 def raw(pipeline: Any, items: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Scores (N,) and their parts."""
-    (batch,) = score_batches(pipeline, items)
-    return batch.values, batch.parts
+    batches = list(score_batches(pipeline, items))
+    columns = {name: np.concatenate([batch.parts[name] for batch in batches]) for name in batches[0].parts}
+    return np.concatenate([batch.values for batch in batches]), columns
 
 
 def test_a_pipeline_gets_a_penalty_that_finds_others_of_the_kind(fitted_table: tuple[Detector, TableSet]) -> None:
@@ -275,11 +282,11 @@ def test_a_pipeline_gets_a_penalty_that_finds_others_of_the_kind(fitted_table: t
         f"A penalty learned from 12 labelled anomalies is added with weight {report['weight']:g}: in cross-validation "
         f"AUROC rises from {before} to {after}."
     )
-    judged = TableSet.from_array(np.concatenate([table(200, 5), table(200, 6, 2.0)]))
+    judged = TableSet.from_array(np.concatenate([table(500, 5), table(200, 6, 2.0)]))
     (old, _), (new, parts) = raw(plain, judged), raw(pipeline, judged)
     np.testing.assert_allclose(new, old + parts["label_penalty"])
-    assert (parts["label_penalty"][:200] > 0).mean() < 0.03
-    assert auroc(new[200:], new[:200]) > auroc(old[200:], old[:200])
+    assert (parts["label_penalty"][:500] > 0).mean() < 0.04
+    assert auroc(new[500:], new[:500]) > auroc(old[500:], old[:500]) + 0.05
 
 
 def test_without_a_gain_the_pipeline_is_the_same_object(fitted_table: tuple[Detector, TableSet]) -> None:
@@ -316,7 +323,7 @@ def test_unknown_conditions_are_inferred_or_named() -> None:
     for roles, used in ((("infer", "model"), 12), (("model",), 8)):
         made = Detector(
             "table",
-            {"name": "vae", "latent": 2, "objective": "cvae"},
+            {"name": "vae", "latent_dim": 2, "objective": "cvae"},
             labels="ignore",
             conditioning={"roles": {"kind": roles}, "unknown": "infer" if used == 12 else "error"},
             training={"epochs": 2},
@@ -334,14 +341,14 @@ def test_unknown_conditions_are_inferred_or_named() -> None:
 
 
 class Filters(nn.Module):
-    """A backbone of fixed random filters at stride 4."""
+    """A backbone of 12 fixed random filters at stride 4."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("first", torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 2)
+        self.register_buffer("filters", torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 2)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        return [nn.functional.conv2d(images, self.first, stride=4).relu()]
+        return [nn.functional.conv2d(images - 0.3, self.filters, stride=4).tanh()]
 
     def fingerprint(self) -> str:
         return "filters"
@@ -356,7 +363,7 @@ def parts(n: int, seed: int = 0) -> np.ndarray:
     return images.clip(0, 255).astype(np.uint8)
 
 
-def striped(n: int, seed: int, strength: float = 14.0) -> tuple[np.ndarray, np.ndarray]:
+def striped(n: int, seed: int, strength: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
     """(n, 32, 32) parts with faint stripes in a square of 8×8 pixels, and the squares."""
     rng = np.random.default_rng(seed)
     images, masks = parts(n, seed=seed).astype(float), np.zeros((n, 32, 32), dtype=bool)
@@ -382,27 +389,38 @@ def with_masks(images: np.ndarray, masks: np.ndarray | None, folder: Path) -> Im
 @pytest.fixture(scope="module")
 def fitted_parts() -> tuple[Any, Normals]:
     """The pipeline of a fitted detector on features, and its normal images."""
-    images = ImageSet.from_arrays(parts(100))
+    images = ImageSet.from_arrays(parts(250))
     options = {"name": "features", "backbone": {"name": "own"}, "stride": 4, "average": 1, "image_size": 32}
     made = Detector(options, {"name": "patch_gaussian", "context": 0}, labels="ignore").fit(images, backbone=Filters())
     return made.pipeline_, Normals(images, grids=made.pipeline_.representation.read(images)[0])  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("masked", [True, False])
 def test_labelled_defects_help_to_find_others_and_subtract_nothing(
-    fitted_parts: tuple[Any, Normals], tmp_path: Path, masked: bool
+    fitted_parts: tuple[Any, Normals], tmp_path: Path
 ) -> None:
     plain, normals = fitted_parts
-    images, masks = striped(14, seed=1, strength=14 if masked else 22)
-    pipeline, report = learn_penalty(plain, normals, with_masks(images, masks if masked else None, tmp_path), 0)
+    pipeline, report = learn_penalty(plain, normals, with_masks(*striped(14, seed=1), tmp_path), 0)
     assert report["weight"] > 0
     assert report["auroc"][1] > report["auroc"][0]
-    assert pipeline.state["penalty_direction"].shape == (6,)
+    assert pipeline.state["penalty_direction"].shape == (12,)
     unseen = ImageSet.from_arrays(np.concatenate([parts(80, seed=2), striped(80, seed=3)[0], 255 - parts(5, seed=4)]))
     (before, _), (after, _) = raw(plain, unseen), raw(pipeline, unseen)
     assert (after >= before - 1e-9).all()
     assert auroc(after[80:160], after[:80]) > auroc(before[80:160], before[:80])
-    assert harm(before[:80], after[:80]) <= 0.05
+    assert harm(before[:80], after[:80]) <= 0.03
+
+
+def test_without_masks_the_farthest_locations_are_learned_from_and_the_others_still_count(
+    fitted_parts: tuple[Any, Normals], tmp_path: Path
+) -> None:
+    plain, normals = fitted_parts
+    images, masks = striped(14, seed=1)
+    without, with_them = (
+        learn_penalty(plain, normals, with_masks(images, some, tmp_path), 0)[1] for some in (None, masks)
+    )
+    assert 3 <= without["used"] < 14
+    assert len(without["left_out"]) == 14 - without["used"]
+    assert without["auroc"][0] == with_them["auroc"][0]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -56,7 +56,7 @@ class Normals:
 
     def take(self, at: Ints) -> Normals:
         """Some of them."""
-        columns = (self.held_out, self.scores, self.grids, self.c, self.stratum)
+        columns: list[Any] = [self.held_out, self.scores, self.grids, self.c, self.stratum]
         return Normals(self.items[at], *(None if column is None else column[at] for column in columns))
 
 
@@ -94,7 +94,7 @@ def learn_penalty(pipeline: Pipeline, normals: Normals, labelled: Items, seed: i
     labelled, left_out = usable(pipeline, labelled, rng)
     make = patch_evidence if patches else item_evidence
     evidence, unread = make(pipeline, normals, labelled, rng)
-    used = int(evidence.label.sum())
+    used = len(np.unique(evidence.item[evidence.label[evidence.item] == 1]))
     report |= {"used": used, "left_out": left_out | unread}
     if used < LEAST_LABELLED:
         return unchanged(f"{used} of {report['given']} can be used, and at least {LEAST_LABELLED} are needed")
@@ -124,7 +124,7 @@ def learn_penalty(pipeline: Pipeline, normals: Normals, labelled: Items, seed: i
 def usable(pipeline: Pipeline, labelled: Items, rng: np.random.Generator) -> tuple[Items, dict[str, str]]:
     """At most 2,000 anomalies whose conditions are known or can be inferred; and by id why others are left out."""
     schema, left_out = pipeline.schema, {}
-    known = ~np.isnan(schema.encode_or_nan(labelled.conditions, len(labelled))).any(axis=1)
+    known = np.asarray(~np.isnan(schema.encode_or_nan(labelled.conditions, len(labelled))).any(axis=1))
     if not all("infer" in column.roles for column in schema.columns):
         left_out = dict.fromkeys(labelled.ids[~known].tolist(), "one of its conditions is unknown or new")
         labelled, known = labelled[known], known[known]
@@ -197,7 +197,6 @@ def patch_evidence(
     model, device = pipeline.model, pipeline.device
     assert isinstance(model, PatchGaussian)
     assert isinstance(pipeline.representation, Features)
-    assert isinstance(labelled, ImageSet)
     n, width = len(normals.items), model.condition_dim
     assert normals.grids is not None
     columns = (
@@ -213,15 +212,16 @@ def patch_evidence(
     result = normal.score(pipeline)
     centre = centres(result.values.cpu().numpy(), normal.stratum.cpu().numpy(), pipeline.schema.n_strata)
     best = best_of(pipeline, labelled, centre)
-    rows = ((some.x, some.c, some.stratum) for some in one_row_each(pipeline, best.items, best.rows))
+    images = best.items
+    assert isinstance(images, ImageSet)
+    rows = ((some.x, some.c, some.stratum) for some in one_row_each(pipeline, images, best.rows))
     both, hits = normal, np.zeros((0, model.locations), dtype=bool)
     left_out = best.left_out
-    if len(best.items):
+    if len(images):
         anomalous = Measured.of(model, rows, leave_one_out=False)
-        hits = anomaly_locations(pipeline, normal, anomalous, mask_locations(best.items, pipeline.representation))
-        some = hits.any(axis=1)
-        left_out |= dict.fromkeys(best.items.ids[~some].tolist(), UNLOCATED)
-        hits, both = hits[some], Measured.concat(normal, anomalous.take(torch.from_numpy(some)))
+        hits = anomaly_locations(pipeline, normal, anomalous, mask_locations(images, pipeline.representation))
+        left_out |= dict.fromkeys(images.ids[~hits.any(axis=1)].tolist(), UNLOCATED)
+        both = Measured.concat(normal, anomalous)
     chosen = np.concatenate([normal_locations(normal, rng), hits])
     item, location = drawn(chosen, rng)
     counted = ~both.hidden().flatten(1)

@@ -40,7 +40,8 @@ UNMOVED = 0.99  # least share of held-out normal items without a penalty
 class Evidence:
     """N items as arrays: what the penalty is learned from, and how scores change with it.
 
-    vectors (M, F): b(v), bounded. item (M,): whose vector. label (N,): 1 for labelled anomalies, 0 for normal items.
+    vectors (M, F): b(v), bounded. item (M,): whose vector; an item may have several, or none. label (N,): 1 for
+    labelled anomalies, 0 for normal items.
     compared (N,): items whose scores count. centre (N,): typical normal score of the item's Mondrian group. spread:
     standard deviation of what the penalty is added to, over normal items.
     projected(direction (F,), at (n,)) → (n, L) direction · b(v) at the L locations of items, −inf where ignored.
@@ -116,13 +117,14 @@ def logistic(evidence: Evidence, items: Ints, ridge: float) -> tuple[Floats, flo
     """
     rows = np.flatnonzero(np.isin(evidence.item, items))
     item, y = evidence.item[rows], evidence.label[evidence.item[rows]]
-    _, which, counts = np.unique(item, return_inverse=True, return_counts=True)
-    weight = 1.0 / counts[which]
+    if len(np.unique(y)) < 2:  # no labelled anomaly among these items has a vector
+        return np.zeros(evidence.vectors.shape[1]), 0.0
+    weight = np.take(1 / np.bincount(item).clip(1), item)
     for label in (0, 1):
-        weight[y == label] /= 2 * weight[y == label].sum()
+        weight[y == label] /= 2 * np.sum(weight[y == label])
     model = LogisticRegression(C=1 / ridge, tol=1e-8, max_iter=1000)
     model.fit(evidence.vectors[rows], y, sample_weight=weight)
-    return model.coef_[0], float(model.intercept_[0])
+    return model.coef_[0], float(np.atleast_1d(model.intercept_)[0])
 
 
 def shares_below(values: Floats, others: Floats) -> Floats:
