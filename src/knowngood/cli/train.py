@@ -15,7 +15,7 @@ from knowngood import __version__
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
-from knowngood.config import PixelOptions, Settings, VAEOptions
+from knowngood.config import PixelOptions, Settings, Shift, VAEOptions
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -142,13 +142,13 @@ def _checked(settings: Settings, chosen: dict[str, str | None], drawn: int, film
             )
     if film is not None and film.suffix.lower() != ".gif":
         raise SettingsError(f"--film {film}: it is written as a GIF; give a name that ends in .gif")
-    shift = not isinstance(settings.labels, str)
-    if chosen["holdout"] and shift:
+    labels = settings.labels
+    if chosen["holdout"] and isinstance(labels, Shift):
         raise SettingsError(
-            f"--holdout {chosen['holdout']} keeps classes out of training, --labels {settings.labels.name} would use "
+            f"--holdout {chosen['holdout']} keeps classes out of training, --labels {labels.name} would use "
             "them; name the classes that may be used by --anomalous"
         )
-    if chosen["holdout"] or (chosen["normal"] and not chosen["anomalous"] and not shift):
+    if chosen["holdout"] or (chosen["normal"] and not chosen["anomalous"] and labels == "auto"):
         return settings.model_copy(update={"labels": "ignore"})  # nobody named what may be learned from
     return settings
 
