@@ -26,6 +26,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.inspection:main",
         "defects on parts: ours beside PaDiM, coreset kNN and contrast, on the same features",
     ),
+    "false-alarms": (
+        "benchmarks.false_alarms:main",
+        "unseen normal parts that are flagged, over random subsets of few normal images",
+    ),
     "disentanglement": (
         "benchmarks.disentanglement:main",
         "factors of generated sprites: FactorVAE score, MIG and others of each method",
