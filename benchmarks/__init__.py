@@ -28,7 +28,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "false-alarms": (
         "benchmarks.false_alarms:main",
-        "realised false alarms of the features recipe, fitted to 16 to 120 normal images",
+        "unseen normal parts that are flagged, over random subsets of few normal images",
     ),
     "disentanglement": (
         "benchmarks.disentanglement:main",

@@ -1,8 +1,10 @@
-"""`python -m benchmarks false-alarms`: does the false-alarm rate hold, from how many normal images on?
+"""`python -m benchmarks false-alarms`: how often unseen normal images are flagged by the features recipe.
 
-The features recipe is fitted to random subsets of n normal images, calibrated as it calibrates by itself, and judges
-other normal images of the same folder. Nothing but training images takes part: there is no test split in it. Features
-are computed once for all images; a subset costs the refits alone.
+A subset of n normal images is fitted to and calibrates itself, cross-conformally; other normal images are judged. Only
+training images take part, so that nothing is learned from what other results are stated for. The features of all
+images are computed once, so that a subset costs the refits of its folds alone.
+
+`results.jsonl` in the output folder keeps each subset as soon as it is measured; the next run goes on after them.
 """
 
 from __future__ import annotations
@@ -12,141 +14,161 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from benchmarks.inspection_data import inspection_set
 from benchmarks.runner import RESULTS, append, code_version, read_results
 from benchmarks.settings import merged
-from benchmarks.tables import print_table
-from knowngood.calibration import minimum_normals
-from knowngood.config import parse_settings
+from knowngood.config import Settings, parse_settings
 from knowngood.data import ImageSet
-from knowngood.detector.calibrate import calibrate
-from knowngood.detector.decide import decide
+from knowngood.detector.decide import Decisions, decide
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.cross import cross_calibrate
+from knowngood.detector.fit.cross import cross_calibrate, learns
 from knowngood.detector.fit.learn import learn, represent
 from knowngood.detector.fit.plan import make_plan
 from knowngood.detector.scoring import score_batches
-from knowngood.errors import DataError
+from knowngood.errors import SettingsError
 
-JUDGED = 80  # other normal images, at most
-ALPHAS = (0.1, 0.05)
-
-
-class Case(NamedTuple):
-    """One subset: which set, how many images, which draw."""
-
-    source: str
-    n: int
-    draw: int
+Row = dict[str, Any]
+SETS = ("bottle", "tile")
+SIZES = (16, 24, 60, 120)
+RECIPE: dict[str, Any] = {"representation": "features", "calibration": {"method": "cross"}}
+JUDGED = 80  # images of a subset's others, at most
+ALPHAS = {0.1: 0, 0.05: 40}  # false-alarm rates, and how many images to fit to each one needs
+NONE = np.zeros(0, dtype=np.int64)
 
 
 def main(
-    *,
-    sets: tuple[str, ...] = ("bottle", "tile"),
-    n: tuple[int, ...] = (16, 24, 60, 120),
+    sets: tuple[str, ...] = SETS,
+    sizes: tuple[int, ...] = SIZES,
     subsets: int = 100,
-    method: str = "cross",
-    folds: int = 5,
+    folds: int | None = None,
     show: bool = False,
     out: Path = Path("out/benchmarks/false-alarms"),
-) -> list[dict[str, Any]]:
-    """Measure, append to OUT/results.jsonl, and print a table.
+) -> list[Row]:
+    """Realised false alarms, mean and standard deviation over random subsets. Prints and returns the table.
 
     Args:
-        sets: of `benchmarks.inspection_data`; their normal training images.
-        n: sizes of the subsets that are fitted to.
-        subsets: random subsets of each size.
-        method: of the calibration, "cross" or "split".
-        folds: of cross-conformal calibration.
-        show: print what is done and measure nothing.
+        sets: bottle, tile, or what else `inspection` takes.
+        sizes: n, normal images to fit to.
+        subsets: how many random subsets of each size.
+        folds: of the cross-conformal calibration; default that of the recipe.
+        show: the table of what is done; nothing is measured.
+
+    Raises:
+        SettingsError: fewer than one subset.
     """
-    settings = merged({"representation": "features"}, {"calibration": {"method": method, "folds": folds}})
-    file = out / RESULTS
-    out.mkdir(parents=True, exist_ok=True)
-    done, rows = read_results(file), []
-    for source in sets:
-        cached: CachedFeatures | None = None
-        images: ImageSet | None = None
-        for size in n:
-            for draw in range(subsets):
-                case = Case(source, size, draw)
-                key = _key(case, settings)
-                if key not in done and not show:
-                    if images is None:
-                        images = _normals(source)
-                        cached = _cached(images, settings)
-                    assert cached is not None
-                    done[key] = append(file, {"key": key, **case._asdict(), **measure(case, images, cached, settings)})
-                    print(f"{source}, n = {size}, subset {draw + 1} of {subsets}", file=sys.stderr)
-                if key in done:
-                    rows.append(done[key])
-    summary = summarised(rows)
-    print_table(f"False alarms, {method} calibration", summary)
-    return summary
+    if subsets < 1:
+        raise SettingsError(f"subsets = {subsets}; expected at least 1")
+    settings = parse_settings(merged(RECIPE, {} if folds is None else {"calibration": {"folds": folds}}))
+    done, records = read_results(out / RESULTS), []
+    for name in sets:
+        parts = inspection_set(name)
+        if isinstance(parts, str):
+            print(f"{name}: {parts}", file=sys.stderr)
+            continue
+        normals, data = parts.train, parts.train.fingerprint()
+        features = None
+        for n in sizes:
+            if n >= len(normals):
+                print(f"{name}: n = {n} leaves none of {len(normals)} images to judge", file=sys.stderr)
+                continue
+            for subset in range(subsets):
+                key = key_of(name, n, subset, settings, data)
+                if key not in done and show:
+                    continue
+                if key not in done:
+                    features = features or all_features(normals, settings)
+                    heading = {"key": key, "set": name, "n": n, "subset": subset}
+                    out.mkdir(parents=True, exist_ok=True)
+                    done[key] = append(out / RESULTS, {**heading, **measure(normals, features, settings, n, subset)})
+                    print(f"{name} n = {n} {subset + 1}/{subsets}: {done[key]['seconds']:.1f} s", file=sys.stderr)
+                records.append(done[key])
+    table = summary(records)
+    print(markdown(table))
+    return table
 
 
-def measure(case: Case, images: ImageSet, cached: CachedFeatures, settings: dict[str, Any]) -> dict[str, Any]:
-    """Realised false-alarm rates on normal images that the subset leaves out, by α; and seconds of the fit."""
-    order = np.random.default_rng([case.n, case.draw]).permutation(len(images))
-    own, others = images[np.sort(order[: case.n])], images[np.sort(order[case.n : case.n + JUDGED])]
+def all_features(normals: ImageSet, settings: Settings) -> CachedFeatures:
+    """The features of all images, computed once.
+
+    Raises:
+        SettingsError: the features depend on the images fitted to, and so differ from fold to fold.
+    """
+    resolved, _ = resolve(settings, normals)
+    plan = make_plan(normals, normals[NONE], resolved, 0)
+    base: Any = represent(plan, np.arange(len(normals)))
+    if learns(base):
+        raise SettingsError("these features learn from the images fitted to; leave align, illumination and scaling out")
+    return CachedFeatures.of(base, normals, resolved.training.memory_gb)
+
+
+def measure(normals: ImageSet, features: CachedFeatures, settings: Settings, n: int, subset: int) -> Row:
+    """One subset of n images: shares of other images that are flagged.
+
+    Returns:
+        Plain data: judged, how many images; rates, by α as text; seconds, of fit, calibration and scoring.
+    """
+    order = np.random.default_rng([n, subset]).permutation(len(normals))
+    fitted, others = normals[np.sort(order[:n])], normals[np.sort(order[n : n + JUDGED])]
     started = time.perf_counter()
-    resolved, _ = resolve(parse_settings(settings), own)
-    plan = make_plan(own, own[:0], resolved, case.draw)
-    fit = plan.split["fit"]
-    pipeline = learn(plan, fit, plan.split["select"], cached).pipeline
-    if resolved.calibration.method == "cross":
-        pipeline = cross_calibrate(pipeline, plan, fit, cached)
-    else:
-        pipeline = calibrate(pipeline, own[plan.split["calibrate"]], "split")
-    seconds = time.perf_counter() - started
-    calibration = pipeline.calibration
-    assert calibration is not None
+    resolved, _ = resolve(settings, fitted)
+    plan = make_plan(fitted, fitted[NONE], resolved, subset)
+    learned = learn(plan, plan.split["fit"], NONE, features)
+    pipeline = cross_calibrate(learned.pipeline, plan, plan.split["fit"], features)
+    scored = list(score_batches(pipeline, others))
     rates = {}
-    for alpha in ALPHAS:
-        if len(calibration) >= minimum_normals(alpha):
-            p = np.concatenate([decide(pipeline, batch, alpha).p_values for batch in score_batches(pipeline, others)])
-            rates[f"{alpha:g}"] = float((p <= alpha).mean())
-    return {"judged": len(others), "seconds": seconds, "rates": rates}
+    for alpha, fewest in ALPHAS.items():
+        if n >= fewest:
+            p_values = Decisions.concat([decide(pipeline, batch, alpha) for batch in scored]).p_values
+            rates[f"{alpha:g}"] = float((p_values <= alpha).mean())
+    return {"judged": len(others), "rates": rates, "seconds": time.perf_counter() - started}
 
 
-def summarised(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each set, size and α: mean and standard deviation over subsets."""
-    groups: dict[tuple[str, int, str], list[float]] = {}
-    for row in rows:
-        for alpha, rate in row["rates"].items():
-            groups.setdefault((row["source"], row["n"], alpha), []).append(rate)
-    return [
-        {
-            "set": source,
-            "n": n,
-            "α": alpha,
-            "subsets": len(rates),
-            "mean": f"{np.mean(rates):.3f}",
-            "sd": f"{np.std(rates):.3f}",
-            "highest": f"{np.max(rates):.3f}",
-        }
-        for (source, n, alpha), rates in groups.items()
+def key_of(name: str, n: int, subset: int, settings: Settings, data: str) -> str:
+    """Hash (hex) of all that a subset's numbers depend on."""
+    shown = settings.model_dump(mode="json")
+    text = json.dumps([name, n, subset, shown, data, JUDGED, list(ALPHAS.items()), code_version()], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def summary(records: list[Row]) -> list[Row]:
+    """A row for each set, n and α: mean and standard deviation over subsets of the share that is flagged."""
+    rows = []
+    groups: dict[tuple[str, int, str], list[Row]] = {}
+    for record in records:
+        for alpha in record["rates"]:
+            groups.setdefault((record["set"], record["n"], alpha), []).append(record)
+    for (name, n, alpha), some in groups.items():
+        rates = np.array([record["rates"][alpha] for record in some])
+        rows.append(
+            {
+                "set": name,
+                "n": n,
+                "alpha": float(alpha),
+                "subsets": len(some),
+                "judged": some[0]["judged"],
+                "mean": float(rates.mean()),
+                "sd": float(rates.std(ddof=1)) if len(rates) > 1 else None,
+                "seconds": float(np.mean([record["seconds"] for record in some])),
+            }
+        )
+    return rows
+
+
+def markdown(table: list[Row]) -> str:
+    """The table for people."""
+    lines = [
+        "| set | n | α | subsets | judged | false alarms, mean | sd | seconds a subset |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
-
-
-def _normals(source: str) -> ImageSet:
-    parts = inspection_set(source)
-    if isinstance(parts, str):
-        raise DataError(f"{source}: {parts}")
-    return parts.train.replace(conditions={}, splits=None)
-
-
-def _cached(images: ImageSet, settings: dict[str, Any]) -> CachedFeatures:
-    resolved, _ = resolve(parse_settings(settings), images)
-    plan = make_plan(images, images[:0], resolved, 0)
-    return CachedFeatures.of(represent(plan, np.arange(len(images))), images, 4.0)  # type: ignore[arg-type]
-
-
-def _key(case: Case, settings: dict[str, Any]) -> str:
-    content = json.dumps([*case, settings, code_version()], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
+    for row in table:
+        sd = "" if row["sd"] is None else f"{row['sd']:.3f}"
+        lines.append(
+            f"| {row['set']} | {row['n']} | {row['alpha']:g} | {row['subsets']} | {row['judged']} "
+            f"| {row['mean']:.3f} | {sd} | {row['seconds']:.1f} |"
+        )
+    return "\n".join(lines)

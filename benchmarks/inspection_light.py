@@ -1,7 +1,7 @@
 """`python -m benchmarks inspection-light`: does a change of light raise false alarms on features, and what undoes it?
 
 Data as for `inspection_data`. All pixels are divided by 1.3 first, so that images made brighter by as much stay in
-range. One detector is fitted as the defaults are, one with `light_tolerance` = .3. The good images among those that are
+range. One detector is fitted as the defaults are, one with `illumination` = .3. The good images among those that are
 judged are taken times .7, 1/1.3, .85, 1, 1.15 and 1.3, and the share that is flagged at α = .05 should not depend on
 the factor. Beside it, at factor 1, how well defects are found: undoing the light must not cost that.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.inspection_data import InspectionSet, inspection_set
 from benchmarks.light import FACTORS, ROOM, dimmed
 from benchmarks.protocols import Form, check_form
+from benchmarks.settings import chosen_settings
 from benchmarks.tables import print_table, spread, write_csv
 from knowngood.config import parse_settings
 from knowngood.data import ImageSet
@@ -51,8 +52,12 @@ def main(
                 print(f"{source}: {data}", file=sys.stderr)
                 continue
             for way, tolerance in WAYS.items():
-                chosen = {"features": features, "alpha": alpha, "epochs": epochs, "device": device}
-                settings = {**chosen, "light_tolerance": tolerance, "scaling": (0, 255), "random_state": seed}
+                options = {"backbone": features, "illumination": tolerance, "scaling": (0, 255)}
+                settings = {
+                    "representation": {"name": "features", **options},
+                    **chosen_settings(alpha=alpha, epochs=epochs, device=device),
+                    "random_state": seed,
+                }
                 rows.append({"source": source, "form": form, "way": way, "seed": seed, **measure(data, settings)})
                 print(f"{source}, {way}, seed {seed}: {rows[-1]['false_alarms']}", file=sys.stderr)
     show(rows, alpha)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import protocols
-from benchmarks.methods import Method, baselines, chosen_settings
+from benchmarks.methods import Method, baselines
 from benchmarks.protocols import Form
+from benchmarks.recipes import INFER
 from benchmarks.runner import run
+from benchmarks.settings import chosen_settings, merged
 from benchmarks.tables import print_pivot, print_summary, write_tables
 
 QUICK_EPOCHS, QUICK_LIMIT = 2, 300
@@ -22,7 +24,7 @@ def main(
     form: Form = "test",
     preset: str | None = None,
     config: Path | None = None,
-    scoring: str | None = None,
+    score: str | None = None,
     epochs: int | None = None,
     device: str | None = None,
     jobs: int = 1,
@@ -35,15 +37,19 @@ def main(
 
     Args:
         digits: the classes to hold out, one after the other.
-        preset, config, scoring: settings other than the defaults, the same for all objectives.
+        preset, config, score: settings other than the defaults, the same for all objectives.
         jobs: so many processes measure at the same time.
         quick: two epochs on 300 images, 600 judged, to see that it runs; no number of it means anything.
     """
-    fixed = {"scoring": scoring, "device": device, "epochs": QUICK_EPOCHS if quick else epochs, "unknown": "infer"}
+    fixed = {"score": score, "device": device, "epochs": QUICK_EPOCHS if quick else epochs}
     methods = [
         Method(
             name,
-            {"scoring": "elbo", **chosen_settings(preset, config, objective=name, **fixed)},
+            merged(
+                {"score": "elbo", **INFER},
+                chosen_settings(preset, config, **fixed),
+                {"model": {"name": "vae", "objective": name}},
+            ),
             command=f"python -m benchmarks leave-one-out --dataset {dataset}",
         )
         for name in objectives

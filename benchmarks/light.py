@@ -40,18 +40,27 @@ Row = dict[str, Any]
 FACTORS = (0.7, 1 / 1.3, 0.85, 1.0, 1.15, 1.3)
 ROOM = 1.3
 NUISANCE_DIM = 8
-CONDITIONED = {"measure": ("brightness",), "roles": {"brightness": ("model",)}}
-DAN: dict[str, Any] = {"objective": {"name": "dan_vae", "nuisance_dim": NUISANCE_DIM, "labelled_share": 0.5}}
-STEADY = {"light_tolerance": 0.3}
+CONDITIONED = {"conditioning": {"measure": ("brightness",), "roles": {"brightness": ("model",)}}}
+DAN: dict[str, Any] = {
+    "model": {
+        "name": "vae",
+        "objective": {"name": "dan_vae", "nuisance_dim": NUISANCE_DIM, "labelled_share": 0.5},
+    },
+}
+STEADY = {"representation": {"name": "pixels", "illumination": 0.3}}
 MODELS: dict[str, dict[str, Any]] = {
-    "vae": {"objective": "vae", "scoring": "elbo"},
+    "vae": {"model": {"name": "vae", "objective": "vae"}, "score": "elbo"},
     "dan_vae": DAN,
-    "cvae-brightness": {"objective": "cvae", "scoring": "elbo", **CONDITIONED},
-    "vae-steady": {"objective": "vae", "scoring": "elbo", **STEADY},
+    "cvae-brightness": {"model": {"name": "vae", "objective": "cvae"}, "score": "elbo", **CONDITIONED},
+    "vae-steady": {"model": {"name": "vae", "objective": "vae"}, "score": "elbo", **STEADY},
     "dan_vae-steady": {**DAN, **STEADY},
 }
 LABELS = ("dan_vae-steady",)  # whose labelled anomalies are swept
-SHARED: dict[str, Any] = {"scaling": (0, 255), "select_fraction": 0.2, "alpha": 0.05}
+SHARED: dict[str, Any] = {
+    "representation": {"name": "pixels", "scaling": (0, 255)},
+    "calibration": {"select_fraction": 0.2},
+    "alpha": 0.05,
+}
 
 
 class Parts(NamedTuple):
@@ -97,7 +106,7 @@ def main(
         quick: the smallest of everything and two epochs, to see that it runs.
         show: the tables of what is done; nothing is trained.
     """
-    from benchmarks.methods import chosen_settings
+    from benchmarks.settings import chosen_settings, merged
 
     check_form(form)
     unknown = [name for name in models if name not in MODELS]
@@ -105,13 +114,16 @@ def main(
         raise SettingsError(f"unknown model '{unknown[0]}'{nearest(unknown[0], list(MODELS))}")
     if quick:
         z_a, labelled, dark, seeds, epochs = z_a[:1], labelled[-1:], dark[-1:], seeds[:1], 2
-    shared = {**SHARED, **chosen_settings(None, config, epochs=epochs, device=device)}
+    shared = merged(SHARED, chosen_settings(None, config, epochs=epochs, device=device))
     parts = parts_of(open_whole("pneumoniamnist"), form)
     done, rows = read_results(out / RESULTS), []
     runs = list(grid(models, z_a, labelled, dark, seeds))
     for number, run in enumerate(runs, 1):
-        fixed = {"random_state": run.seed, "latent_dim": run.z_a + NUISANCE_DIM}  # as many dimensions for every model
-        settings = parse_settings({**MODELS[run.model], **shared, **fixed})
+        fixed = {
+            "random_state": run.seed,
+            "model": {"name": "vae", "latent_dim": run.z_a + NUISANCE_DIM},
+        }  # the same for all
+        settings = parse_settings(merged(shared, MODELS[run.model], fixed))
         key = key_of([form, *run, settings.model_dump(mode="json")], parts)
         if key not in done and not show:
             out.mkdir(parents=True, exist_ok=True)
@@ -152,14 +164,14 @@ def parts_of(images: ImageSet, form: Form) -> Parts:
     if form == "test":
         learn, calibrate, judged = (those("NORMAL", "train", folds) for folds in ((0, 1, 2), (3,), (4,)))
         judged = np.concatenate([judged, those("NORMAL", "val")])
-        normal, odd = those("NORMAL", "test"), those("PNEUMONIA", "test")
+        normal, anomalous = those("NORMAL", "test"), those("PNEUMONIA", "test")
         teachers = those("PNEUMONIA", "train")
     else:
         learn, calibrate, judged = (those("NORMAL", "train", folds) for folds in ((0, 1), (2,), (3,)))
-        normal, odd = judged, those("PNEUMONIA", "train", (3,))
+        normal, anomalous = judged, those("PNEUMONIA", "train", (3,))
         teachers = those("PNEUMONIA", "train", (0, 1, 2))
-    truth = np.repeat([0.0, 1.0], [len(normal), len(odd)])
-    return Parts(learn, calibrate, judged, teachers, np.concatenate([normal, odd]), truth)
+    truth = np.repeat([0.0, 1.0], [len(normal), len(anomalous)])
+    return Parts(learn, calibrate, judged, teachers, np.concatenate([normal, anomalous]), truth)
 
 
 def measure(run: Run, settings: Any, parts: Parts) -> Row:
@@ -177,7 +189,7 @@ def measure(run: Run, settings: Any, parts: Parts) -> Row:
     started = time.perf_counter()
     detector = Detector.from_settings(settings)
     calibration = ImageSet.from_arrays(parts.calibrate)
-    detector.fit(np.concatenate([train, taught]), anomalies=labels, calibration=calibration)
+    detector.fit(np.concatenate([train, taught]), anomalies=labels, calibration_set=calibration)
     seconds = time.perf_counter() - started
     flagged = {
         f"{factor:.2f}": float((detector.predict(dimmed(parts.judged, factor)) == -1).mean()) for factor in FACTORS

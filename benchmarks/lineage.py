@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import protocols
-from benchmarks.methods import Method, baselines, chosen_settings
+from benchmarks.methods import Method, baselines
 from benchmarks.protocols import Cell, Form
+from benchmarks.recipes import PLAIN_VAE
 from benchmarks.runner import run
+from benchmarks.settings import chosen_settings, merged, shaped
 from benchmarks.tables import print_summary, write_tables
 
 FORMS = {"test": "the lineage's protocol", "dev": "its dev form, for choosing settings"}
@@ -32,11 +34,11 @@ class Chosen:
     config: Path | None
     over: dict[str, Any]  # settings over those of every method
 
-    def ours(self, **settings: Any) -> Method:
+    def ours(self, pixels: Mapping[str, Any] | None = None) -> Method:
         """The library's defaults with the VAE, scored by its ELBO."""
         return Method(
             "our defaults, ELBO",
-            {"objective": "vae", "scoring": "elbo", **settings, **chosen_settings(None, self.config, **self.over)},
+            merged(shaped(PLAIN_VAE, pixels or {}), chosen_settings(None, self.config, **self.over)),
         )
 
 
@@ -89,11 +91,11 @@ def one_class(chosen: Chosen) -> Work:
 def chest_xray(chosen: Chosen) -> Work:
     """Chest X-rays, NORMAL only, at 64 px in the files' three channels, as the lineage had them."""
     preset = chosen_settings("chest-xray", chosen.config, **chosen.over)
-    pixels = {"image_size": preset["image_size"]}
+    pixels = {"image_size": preset["representation"]["image_size"]}
     methods = [
         Method("chest-xray", preset, command="python -m benchmarks lineage --part chest-xray"),
-        chosen.ours(**pixels),
-        *baselines(pixels, names=BASELINES),
+        chosen.ours(pixels),
+        *baselines({"representation": {"name": "pixels", **pixels}}, names=BASELINES),
     ]
     return protocols.pneumonia(X_RAYS, seeds=chosen.seeds, form=chosen.form), methods
 

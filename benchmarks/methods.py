@@ -84,7 +84,7 @@ def _measure_detector(
 ) -> dict[str, Any]:
     from knowngood.detector.decide import limit
     from knowngood.detector.estimator import Detector
-    from knowngood.evaluation.evaluate import evaluate, report_inputs
+    from knowngood.evaluation.evaluate import evaluate
 
     settings = method.on(cell)
     started = time.perf_counter()
@@ -99,7 +99,7 @@ def _measure_detector(
     calibration = detector.pipeline_.calibration
     assert calibration is not None
     if report is not None:
-        from knowngood.evaluation.report import write_report
+        from knowngood.evaluation.report import report_inputs, write_report
 
         report.parent.mkdir(parents=True, exist_ok=True)
         title = f"{cell.dataset}: {cell.normal} is normal, {cell.anomalous} anomalous ({method.name}, {cell.form} form)"

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import protocols
-from benchmarks.methods import Method, baselines, chosen_settings
+from benchmarks.methods import Method, baselines
 from benchmarks.protocols import TEN, Form
 from benchmarks.runner import run
+from benchmarks.settings import chosen_settings
 from benchmarks.tables import print_pivot, print_summary, write_tables
 
 
@@ -31,7 +32,7 @@ def main(
         jobs: so many processes measure at the same time.
         quick: two epochs.
     """
-    base = {} if preset or config else {"objective": "vae"}
+    base = {} if preset or config else {"model": "vae"}
     settings = chosen_settings(preset, config, epochs=2 if quick else epochs, device=device, **base)
     methods = [
         Method(preset or "knowngood", settings, command="python -m benchmarks one-vs-rest"),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from knowngood.detector.rows import Items, joined, take
 from numpy.typing import NDArray
 
 from benchmarks.factor_metrics import gaussian_total_correlation, mutual_information_gap
@@ -18,7 +19,6 @@ from knowngood.config import Elbo
 from knowngood.data.conditions import Expanded
 from knowngood.detector.estimator import Detector
 from knowngood.detector.pipeline import MOST_EXPANDED, Pipeline
-from knowngood.detector.rows import Items, joined, take
 from knowngood.errors import DataError
 from knowngood.evaluation.evaluate import Evaluation
 from knowngood.metrics import roc_auc

@@ -189,7 +189,7 @@ def lineage(
         Pick((k,), 1, others=True, split="train", start=(round_ - 1) * size, stop=round_ * size),
     )
     calibrate = (Pick((k,), 0, split="train", start=(round_ + 1) * size),)
-    fixed = {"select_fraction": 0.0}
+    fixed = {"calibration": {"select_fraction": 0.0}}
     return [
         Cell("lineage", form, dataset, seed, k, "the rest", train, test, calibrate, settings=fixed) for seed in seeds
     ]

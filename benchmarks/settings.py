@@ -31,6 +31,15 @@ def chosen_settings(preset: str | None = None, config: Path | None = None, **ove
     return merged(base, given, own, {} if epochs is None else {"training": {"epochs": epochs}})
 
 
+def shaped(settings: Mapping[str, Any], pixels: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings whose representation has these options of images too, `image_size` and `grey`; "auto" stays as it is."""
+    own = settings.get("representation", "auto")
+    if own == "auto" or not pixels:
+        return dict(settings)
+    named = {"name": own} if isinstance(own, str) else own
+    return {**settings, "representation": {"name": named["name"], **pixels, **named}}
+
+
 def _over(below: Any, above: Any) -> Any:
     if not isinstance(above, Mapping):
         return above

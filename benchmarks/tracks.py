@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from benchmarks import protocols
 from benchmarks.accuracy_protocols import OOD, SHARES, at_most, few_labels, out_of_distribution
-from benchmarks.methods import Method, baselines, chosen_settings
+from benchmarks.methods import Method, baselines
 from benchmarks.pneumonia import DEFAULTS as X_RAY_PIXELS
 from benchmarks.pneumonia import FOLDERS, SMALL
 from benchmarks.protocols import Cell, Form
 from benchmarks.recipes import PLAIN_VAE, RECIPES
+from benchmarks.settings import chosen_settings, merged, shaped
 from knowngood.config import nearest
 from knowngood.errors import SettingsError
 
@@ -126,12 +127,14 @@ def _methods(track: str, asked: Asked, *, pixels_of: str | None = None) -> list[
         if name in RECIPES and track not in RECIPES[name]:
             continue
         if name in RECIPES:
-            settings = {**pixels, **RECIPES[name][track], **chosen_settings(None, asked.config, **training)}
+            settings = merged(shaped(RECIPES[name][track], pixels), chosen_settings(None, asked.config, **training))
             found.append(Method(name, settings, command=command))
         elif name == VAE:
-            found.append(Method("plain VAE", {**pixels, **PLAIN_VAE, **training}, command=command))
+            found.append(
+                Method("plain VAE", merged(shaped(PLAIN_VAE, pixels), chosen_settings(**training)), command=command)
+            )
         elif name != CONTRAST or track == PNEUMONIA:
-            found += baselines(pixels, names=BASELINES[name])
+            found += baselines({"representation": {"name": "pixels", **pixels}}, names=BASELINES[name])
     return found
 
 
