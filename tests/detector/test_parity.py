@@ -1,4 +1,4 @@
-"""One truth whatever the way out: detect, stream, saved and loaded give the same scores; and no tensor is saved idly."""
+"""Detect, stream, saved and loaded give the same scores; and no tensor is saved idly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patch distances as maps and one value an image: per-location standardisation, smoothing, pooling, the global score."""
+"""Patch distances as maps and one value an image: standardisation, smoothing, pooling, the global score."""
 
 from __future__ import annotations
 
