@@ -35,6 +35,7 @@ def test_without_an_error_about_one_of_n_is_taken_to_be_wrong(n: int) -> None:
     assert 1 - p[0, 0] == pytest.approx(1 / (n + 1), rel=0.3)
 
 
+@pytest.mark.slow
 def test_of_digits_the_likeliest_is_right_as_often_as_is_said(tmp_path) -> None:
     digits: Any = load_digits()
     images, digit = digits.data, digits.target

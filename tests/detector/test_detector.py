@@ -7,6 +7,7 @@ import json
 import math
 import re
 import warnings
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -203,7 +204,7 @@ def test_saved_and_loaded_it_scores_the_same_bits(inferring, tmp_path):
     assert loaded.offset_ == inferring.offset_
     assert loaded.get_params()["model"].latent_dim == 4
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("calibration.safetensors", "card.md", "config.json", "objective.safetensors"),
+        *("calibration.safetensors", "card.md", "config.json"),
         *("scores.safetensors", "training.json", "weights.safetensors"),
     ]
     card = (folder / "card.md").read_text()
@@ -531,7 +532,7 @@ def test_unreadable_files_are_set_aside_in_tables_and_named_elsewhere(fitted, tm
 
 
 def test_the_guarantee_holds_where_features_are_as_many_as_items():
-    # Standardising with the calibration rows too would shrink those, and new rows would score higher: .15 instead of .09.
+    # Standardising with the calibration rows too would shrink those; new rows would score higher: .15 instead of .09.
     rates = []
     for seed in range(40):
         rows = np.random.default_rng(seed).normal(size=(250, 30))
@@ -545,7 +546,7 @@ def test_what_cannot_be_is_refused_before_training(monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("knowngood.detector.fit.learn.train", never)
+    monkeypatch.setattr(import_module("knowngood.detector.fit.learn"), "train", never)
     images, kind = squares(60)
     with pytest.raises(SettingsError, match="marginalise = 'soft' averages likelihoods"):
         quick(conditioning={"marginalise": "soft", "unknown": "infer"}, score="kl").fit(
