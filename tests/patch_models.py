@@ -1,23 +1,22 @@
-"""Small patch models: features whose moments differ by place, fitted Gaussians, random nets; and a tiny backbone."""
+"""Small Gaussians of locations: features whose moments differ by location, fitted models; and a tiny backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from knowngood.config import MLP, Gaussian
-from knowngood.models.patch_gaussian import Patches
-from knowngood.models.vae import ConditionalVAE
+from knowngood.config import PatchGaussianOptions
+from knowngood.models.patch_gaussian import PatchGaussian
 
 F, H, W = 5, 3, 4
 SHAPE = (F, H, W)
 
 
 def features(n: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-    """(n, F, h, w): correlated, of different scales, with another mean and another mixing at each place."""
+    """(n, F, h, w): correlated, of different scales, with another mean and another mixing at each location."""
     rng = np.random.default_rng(seed)
     fixed = np.random.default_rng(99)
     mixing = fixed.normal(size=(H, W, F, F)) * np.geomspace(0.2, 4, F)[:, None]
@@ -26,48 +25,26 @@ def features(n: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     return torch.from_numpy(x.astype(np.float32))
 
 
-def fitted(
-    x: Tensor,
-    shrink: float | None = 0.0,
-    cell: Tensor | None = None,
-    at_once: int = 10_000,
-    *,
-    coarse: bool = False,
-    ignored: Tensor | None = None,
-    context: int = 0,
-) -> Patches:
-    """Patches of features x, of the cells 0 … K − 1 that one-hot conditions tell; `ignored` is (K, h, w)."""
-    cell = torch.zeros(len(x), dtype=torch.int64) if cell is None else cell
-    cells = int(cell.max()) + 1
-    keys = torch.eye(cells) if cells > 1 else None
-    patches = Patches(tuple(x.shape[1:]), keys, shrink=shrink, coarse=coarse, context=context)  # type: ignore[arg-type]
+def empty(x: Tensor, cells: int = 1, ignored: Tensor | None = None, **options: Any) -> PatchGaussian:
+    """A model of features like x, of so many cells that one-hot conditions name; `ignored` is (K, h, w)."""
+    keys = torch.eye(cells).tolist() if cells > 1 else [[]]
+    given = {"shrinkage": 0.0, "context": 0, "global_grid": 0, **options}
+    model = PatchGaussian(
+        PatchGaussianOptions(**given), tuple(x.shape[1:]), keys, [False] * len(keys[0]), [False] * cells
+    )
     if ignored is not None:
-        patches.ignored.copy_(ignored.flatten(1))
+        model.ignored.copy_(ignored.flatten(1))
+    return model
 
-    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(x.split(at_once), cell.split(at_once), strict=True)
 
-    return patches.fit(chunks)
+def fitted(x: Tensor, cell: Tensor | None = None, ignored: Tensor | None = None, **options: Any) -> PatchGaussian:
+    """The same, fitted to features x of cells 0 … K − 1, without shrinkage, context and coarse grid unless asked."""
+    cell = one_cell(x) if cell is None else cell
+    return empty(x, int(cell.max()) + 1, ignored, **options).fit_grids(x, cell)
 
 
 def one_cell(x: Tensor) -> Tensor:
     return torch.zeros(len(x), dtype=torch.int64)
-
-
-def patch_model(
-    products: int = 1, seed: int = 0, n: int = 30, *, coarse: bool = False, ignored: Tensor | None = None
-) -> ConditionalVAE:
-    """Random nets on fitted Gaussians of so many products, each with features of its own; one has no conditions."""
-    x = torch.cat([product_features(k, n) for k in range(products)])
-    patches = fitted(x, 0.1, torch.arange(products).repeat_interleave(n), coarse=coarse, ignored=ignored)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net, p_x = MLP(hidden=(16,)), Gaussian(sigma="input")
-        model = ConditionalVAE((F,), 3, patches.condition_width, net, p_x, "learned", nuisance_dim=1)
-        for parameter in model.parameters():
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    model.patches = patches
-    return model.eval().requires_grad_(False)
 
 
 def product_features(product: int, n: int, seed: int = 0) -> Tensor:
@@ -94,7 +71,7 @@ class TinyBackbone(nn.Module):
 
 
 def parts(n: int, seed: int = 0, product: str = "disc", noise: float = 6.0, light: float = 1.0) -> np.ndarray:
-    """(n, 32, 32) uint8 good parts: a disc, or bars, lit a little differently, with noise."""
+    """(n, 32, 32) uint8 normal parts: a disc, or bars, under slightly different illumination, with noise."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:32, :32]
     shape = 150.0 * ((y - 15.5) ** 2 + (x - 15.5) ** 2 < 100) if product == "disc" else 110.0 * (x // 4 % 2)
@@ -103,7 +80,7 @@ def parts(n: int, seed: int = 0, product: str = "disc", noise: float = 6.0, ligh
 
 
 def holed(images: np.ndarray, top: int = 12, left: int = 8) -> np.ndarray:
-    """The parts with a bright square of 6×6 pixels in a place that is dark, or a dark one where it is bright."""
+    """The parts with a bright square of 6×6 pixels at a location that is dark, or a dark one where it is bright."""
     out = images.copy()
     out[:, top : top + 6, left : left + 6] = 255 - out[:, top : top + 6, left : left + 6]
     return out

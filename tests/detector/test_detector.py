@@ -7,6 +7,7 @@ import json
 import math
 import re
 import warnings
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -32,10 +33,14 @@ def squares(n: int, seed: int = 0, classes: int = 2) -> tuple[np.ndarray, np.nda
     return images.astype(np.uint8), which.astype(str)
 
 
-def quick(**settings) -> Detector:
-    return Detector(
-        **{"net": {"name": "mlp", "hidden": (32,)}, "latent_dim": 4, "epochs": 30, "device": "cpu", **settings}
-    )
+def quick(
+    epochs: int = 30, *, objective: object = "cvae", vae: dict | None = None, pixels: dict | None = None, **settings
+):
+    """A small VAE on pixels; `vae` and `pixels` are further options of these."""
+    model = {"name": "vae", "objective": objective, "net": {"name": "mlp", "hidden": (32,)}, "latent_dim": 4}
+    training = {"epochs": epochs, **settings.pop("training", {})}
+    given = {"representation": {"name": "pixels", **(pixels or {})}, "model": {**model, **(vae or {})}, "device": "cpu"}
+    return Detector(**{**given, "training": training, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +52,10 @@ def fitted() -> Detector:
 @pytest.fixture(scope="module")
 def inferring() -> Detector:
     images, kind = squares(600)
-    return quick(unknown="infer", scoring="elbo").fit(images, conditions={"kind": kind})
+    return quick(conditioning={"unknown": "infer"}, score="elbo").fit(images, conditions={"kind": kind})
 
 
-def test_detect_says_odd_sure_and_under_which_condition(fitted):
+def test_detect_gives_score_certainty_and_under_which_condition(fitted):
     images, kind = squares(100, seed=1)
     table = fitted.detect(images, conditions={"kind": kind})
     assert list(table.columns) == [
@@ -63,14 +68,14 @@ def test_detect_says_odd_sure_and_under_which_condition(fitted):
     assert (table["is_anomalous"] == (table["p_value"] <= 0.05)).all()
 
 
-def test_an_odd_image_is_flagged_and_a_good_one_is_not(fitted):
+def test_an_anomalous_image_is_flagged_and_a_normal_one_is_not(fitted):
     images, kind = squares(200, seed=1)
     noise = np.random.default_rng(2).integers(0, 255, (50, SIDE, SIDE)).astype(np.uint8)
     assert fitted.detect(noise, conditions={"kind": np.full(50, "0")})["is_anomalous"].all()
     assert fitted.detect(images, conditions={"kind": kind})["is_anomalous"].mean() < 0.15
 
 
-def test_the_wrong_condition_makes_a_good_image_odd(fitted):
+def test_the_wrong_condition_makes_a_normal_image_anomalous(fitted):
     images, kind = squares(100, seed=1)
     wrong = np.where(kind == "0", "1", "0")
     right_scores = fitted.score_samples(images, conditions={"kind": kind})
@@ -112,7 +117,7 @@ def test_unknown_condition_is_refused_or_inferred(fitted, inferring):
 @pytest.mark.parametrize("ask", ["detect", "predict", "anomaly_maps", "embed"])
 def test_values_never_seen_are_inferred_with_one_warning_a_call(inferring, monkeypatch, ask):
     images, kind = squares(12, seed=4)
-    monkeypatch.setattr("knowngood.detector.pipeline.MOST_EXPANDED", 8)  # several portions
+    monkeypatch.setattr("knowngood.detector.scoring.MOST_EXPANDED", 8)  # several portions
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         found = getattr(inferring, ask)(images, conditions={"kind": ["Z", *"6789AB", *kind[7:]]})
@@ -146,14 +151,14 @@ def test_hard_inference_is_the_best_condition(fitted):
     assert np.allclose(inferred["anomaly_score"], best, rtol=1e-5)
 
 
-def test_soft_inference_sums_over_conditions(inferring):
+def test_soft_inference_marginalises_conditions(inferring):
     images, _ = squares(50, seed=4)
     pipeline = inferring.pipeline_
     pairs = [inferring.detect(images, conditions={"kind": np.full(50, k)}) for k in "01"]
     elbo = [-(t["elbo_reconstruction"] + t["elbo_kl"]).to_numpy() for t in pairs]
     weights = np.array(pipeline.schema.counts) / sum(pipeline.schema.counts)
     summed = -np.logaddexp(np.log(weights[0]) + elbo[0], np.log(weights[1]) + elbo[1])
-    expected = summed - (pipeline.hidden.pooled_threshold - pipeline.limit)
+    expected = summed - (pipeline.marginal_calibration.pooled_threshold + inferring.offset_)
     assert np.allclose(inferring.detect(images)["anomaly_score"], expected, rtol=1e-4, atol=1e-3)
 
 
@@ -197,13 +202,13 @@ def test_saved_and_loaded_it_scores_the_same_bits(inferring, tmp_path):
         before, after = (d.detect(images, conditions=conditions) for d in (inferring, loaded))
         assert before.equals(after)
     assert loaded.offset_ == inferring.offset_
-    assert loaded.get_params()["latent_dim"] == 4
+    assert loaded.get_params()["model"].latent_dim == 4
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("calibration.safetensors", "card.md", "config.json", "objective.safetensors"),
+        *("calibration.safetensors", "card.md", "config.json"),
         *("scores.safetensors", "training.json", "weights.safetensors"),
     ]
     card = (folder / "card.md").read_text()
-    assert "600 good items" in card
+    assert "600 normal items" in card
     assert "kind (categorical, 2 values)" in card
 
 
@@ -256,11 +261,11 @@ def test_too_few_normals_for_alpha_warn_in_predict_and_refuse_in_detect():
     detector = quick(epochs=2, alpha=0.01).fit(images)
     assert math.isinf(detector.offset_)
     for ask in (detector.predict, detector.detect):
-        with pytest.warns(UserWarning, match="cannot be promised with 6 calibration normals, it needs 99"):
+        with pytest.warns(UserWarning, match="cannot be guaranteed with 6 calibration items, it needs 99"):
             ask(images)
     with pytest.warns(UserWarning, match="nothing is flagged"):
         assert (detector.predict(images) == 1).all()
-    assert "needs 99 calibration normals, there are 6 (93 missing)" in detector.card_
+    assert "(93 missing)" in detector.card_
     with pytest.raises(NotEnoughNormals) as refused:
         detector.detect(images, alpha=0.01)
     assert refused.value.missing == 99 - 6
@@ -278,8 +283,8 @@ def uneven(*few: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(
     ("few", "said"),
     [
-        ("C", r"calibration normals: kind=C \([01]\); one takes 19 at alpha = 0\.05"),
-        ("CDEFGHI", r"kind=C \([01]\), .*kind=G \([01]\) and 2 more; one takes 19"),
+        ("C", r"calibration items: kind=C \([01]\); each needs 19 at alpha = 0\.05"),
+        ("CDEFGHI", r"kind=C \([01]\), .*kind=G \([01]\) and 2 more; each needs 19"),
     ],
 )
 def test_conditions_too_small_to_be_calibrated_by_themselves_are_named(few, said):
@@ -289,15 +294,15 @@ def test_conditions_too_small_to_be_calibrated_by_themselves_are_named(few, said
         detector = quick(epochs=2).fit(images, conditions={"kind": kind})
     (told,) = [str(one.message) for one in caught]
     assert re.search(said, told)
-    assert "compared with all conditions together, with no promise of their own" in told
-    assert "roles={'kind': ('model', 'infer')}, or --roles kind=model,infer on the command line" in told
+    assert "compared with all groups together, without a guarantee of their own" in told
+    assert "{'roles': {'kind': ('model', 'infer')}}, or --roles kind=model,infer on the command line" in told
     own = detector.pipeline_.calibration.own()
     assert own.tolist() == [True, True, *[False] * len(few)]
     with pytest.warns(UserWarning, match=r"kind=C \(3\)"):
         copy.deepcopy(detector).calibrate(images, conditions={"kind": kind})
     with warnings.catch_warnings():  # the way out that is named
         warnings.simplefilter("error")
-        quick(epochs=2, roles={"kind": ("model", "infer")}).fit(images, conditions={"kind": kind})
+        quick(epochs=2, conditioning={"roles": {"kind": ("model", "infer")}}).fit(images, conditions={"kind": kind})
 
 
 def test_where_every_condition_is_large_enough_or_none_no_warning_names_them():
@@ -360,12 +365,12 @@ def test_reconstruct_embed_and_maps_have_the_shapes_they_say(fitted):
 def test_maps_return_to_the_size_of_the_original_image():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (40, 20, 30, 3)).astype(np.uint8)
-    detector = quick(epochs=2, image_size=(10, 16), pad=16).fit(images)
+    detector = quick(epochs=2, pixels={"image_size": (10, 16), "pad": 16}).fit(images)
     assert detector.pipeline_.representation.shape == (3, 16, 16)
     assert detector.anomaly_maps(images[:2])[0].shape == (20, 30)
 
 
-def test_where_the_oddness_is_the_map_is_bright(fitted):
+def test_where_the_anomaly_is_the_map_is_bright(fitted):
     images, kind = squares(20, seed=11)
     images[:, 6:, :2] = 255  # a corner that is always dark
     for one in fitted.anomaly_maps(images, conditions={"kind": kind}):
@@ -376,7 +381,7 @@ def test_tables_work_with_conditions_too():
     rng = np.random.default_rng(0)
     shift = rng.integers(0, 2, 400)
     rows = rng.normal(size=(400, 4)) + 6 * shift[:, None]
-    detector = quick(epochs=60).fit(rows, conditions=shift)
+    detector = quick(epochs=60, representation="table").fit(rows, conditions=shift)
     inside = np.zeros((1, 4)) + 6.0
     right = detector.score_samples(inside, conditions=np.array([1]))
     wrong = detector.score_samples(inside, conditions=np.array([0]))
@@ -385,11 +390,11 @@ def test_tables_work_with_conditions_too():
 
 
 def test_images_and_tables_are_not_mixed_up(fitted):
-    with pytest.raises(ValueError, match="a table given; this model was fitted on images"):
+    with pytest.raises(ValueError, match="a table given; this model was fitted to images"):
         fitted.score_samples(np.zeros((3, 64)), conditions={"kind": ["0", "0", "1"]})
     rows = np.random.default_rng(0).normal(size=(60, 3))
-    with pytest.raises(DataError, match="images given; this model was fitted on a table"):
-        quick(epochs=2).fit(rows).score_samples(np.zeros((3, 8, 8), np.uint8))
+    with pytest.raises(DataError, match="images given; this model was fitted to a table"):
+        quick(epochs=2, representation="table").fit(rows).score_samples(np.zeros((3, 8, 8), np.uint8))
 
 
 def test_values_outside_the_recorded_range_warn_and_are_not_clipped():
@@ -397,7 +402,7 @@ def test_values_outside_the_recorded_range_warn_and_are_not_clipped():
     dim = (images // 4).astype(np.uint16)
     detector = quick(epochs=2).fit(dim)
     bright = np.full((2, SIDE, SIDE), 60000, np.uint16)
-    with pytest.warns(UserWarning, match="2 of 2 images hold values outside the recorded range"):
+    with pytest.warns(UserWarning, match="2 of 2 images have values outside the recorded range"):
         first = detector.score_samples(bright)
     with pytest.warns(UserWarning, match="outside"):
         second = detector.score_samples(bright // 2)
@@ -415,11 +420,13 @@ def test_constant_columns_and_unconditional_methods_need_no_conditions():
 
 def test_roles_choose_what_a_condition_is_for():
     images, kind = squares(300)
-    detector = quick(epochs=2, objective="vae", roles={"kind": ("stratify",)}).fit(images, conditions={"kind": kind})
+    detector = quick(epochs=2, objective="vae", conditioning={"roles": {"kind": ("stratify",)}}).fit(
+        images, conditions={"kind": kind}
+    )
     assert detector.model_.condition_dim == 0
     assert detector.pipeline_.calibration.stratum_names == ("kind=0", "kind=1")
     with pytest.raises(DataError, match="roles name the condition 'kin'"):
-        quick(roles={"kin": ("model",)}).fit(images, conditions={"kind": kind})
+        quick(conditioning={"roles": {"kin": ("model",)}}).fit(images, conditions={"kind": kind})
 
 
 @pytest.mark.parametrize(
@@ -444,7 +451,7 @@ def test_roles_choose_what_a_condition_is_for():
 @pytest.mark.parametrize("scoring", ["reconstruction", "elbo", "kl", "mahalanobis", "prior_distance"])
 def test_every_objective_with_every_score_survives_the_round_trip(objective, scoring, tmp_path):
     images, kind = squares(120)
-    detector = quick(objective=objective, scoring=scoring, epochs=2, unknown="infer")
+    detector = quick(objective=objective, score=scoring, epochs=2, conditioning={"unknown": "infer"})
     detector.fit(images, conditions={"kind": kind})
     before = detector.detect(images)
     assert before["anomaly_score"].notna().all()
@@ -454,16 +461,18 @@ def test_every_objective_with_every_score_survives_the_round_trip(objective, sco
 @pytest.mark.parametrize(
     "settings",
     [
-        {"prior": "separated", "separation": 12.0, "class_aware": 5.0, "scoring": "prior_distance"},
-        {"light_tolerance": 0.3},
-        {"objective": {"name": "dan_vae", "nuisance_dim": 1}, "light_tolerance": 0.2},
-        {"measure": ("contrast",)},
+        {"vae": {"prior": "separated", "separation": 12.0, "class_aware": 5.0}, "score": "prior_distance"},
+        {"pixels": {"illumination": 0.3}},
+        {"objective": {"name": "dan_vae", "nuisance_dim": 1}, "pixels": {"illumination": 0.2}},
+        {"conditioning": {"measure": ("contrast",), "unknown": "infer"}},
     ],
     ids=str,
 )
 def test_what_is_built_on_top_survives_the_round_trip(settings, tmp_path):
     images, kind = squares(120)
-    detector = quick(**settings, epochs=2, unknown="infer").fit(images, conditions={"kind": kind})
+    detector = quick(**{"conditioning": {"unknown": "infer"}, **settings}, epochs=2).fit(
+        images, conditions={"kind": kind}
+    )
     before = detector.detect(images)
     assert before["anomaly_score"].notna().all()
     loaded = Detector.load(detector.save(tmp_path / "m"))
@@ -476,9 +485,9 @@ def test_what_is_built_on_top_survives_the_round_trip(settings, tmp_path):
 def test_wrong_settings_are_refused_when_fitting():
     images, _ = squares(40)
     with pytest.raises(SettingsError, match="unknown objective 'dcave'; did you mean 'dcvae'"):
-        Detector(objective="dcave").fit(images)
-    with pytest.raises(SettingsError, match="leaves nothing to fit on"):
-        Detector(select_fraction=0.5, calibrate_fraction=0.5).fit(images)
+        Detector(model={"name": "vae", "objective": "dcave"}).fit(images)
+    with pytest.raises(SettingsError, match="leaves nothing"):
+        Detector(calibration={"select_fraction": 0.5, "fraction": 0.5}).fit(images)
 
 
 def test_clone_keeps_parameters_and_drops_the_fit(fitted):
@@ -522,12 +531,12 @@ def test_unreadable_files_are_set_aside_in_tables_and_named_elsewhere(fitted, tm
             ask(tmp_path / "new", conditions=conditions)
 
 
-def test_the_promise_holds_where_features_are_as_many_as_items():
-    # Standardising with the calibration rows too would shrink those, and new rows would look odder: .15 instead of .09.
+def test_the_guarantee_holds_where_features_are_as_many_as_items():
+    # Standardising with the calibration rows too would shrink those; new rows would score higher: .15 instead of .09.
     rates = []
     for seed in range(40):
         rows = np.random.default_rng(seed).normal(size=(250, 30))
-        detector = quick(epochs=5, alpha=0.1, random_state=seed).fit(rows[:50])
+        detector = quick(epochs=5, representation="table", alpha=0.1, random_state=seed).fit(rows[:50])
         assert len(detector.split_["calibrate"]) == 10
         rates.append((detector.predict(rows[50:]) == -1).mean())
     assert np.mean(rates) < 1 / 11 + 2 * np.std(rates) / np.sqrt(len(rates))
@@ -537,23 +546,27 @@ def test_what_cannot_be_is_refused_before_training(monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("training began")
 
-    monkeypatch.setattr("knowngood.detector.fit.learn.train", never)
+    monkeypatch.setattr(import_module("knowngood.detector.fit.learn"), "train", never)
     images, kind = squares(60)
     with pytest.raises(SettingsError, match="marginalise = 'soft' averages likelihoods"):
-        quick(marginalise="soft", scoring="kl", unknown="infer").fit(images, conditions={"kind": kind})
+        quick(conditioning={"marginalise": "soft", "unknown": "infer"}, score="kl").fit(
+            images, conditions={"kind": kind}
+        )
     with pytest.raises(SettingsError, match="needs images"):
-        quick(scoring={"name": "reconstruction", "distance": "ssim"}).fit(np.random.default_rng(0).normal(size=(60, 3)))
+        quick(representation="table", score={"name": "reconstruction", "distance": "ssim"}).fit(
+            np.random.default_rng(0).normal(size=(60, 3))
+        )
     with pytest.raises(NotEnoughNormals, match="leave none to calibrate with"):
-        quick(calibrate_fraction=1e-6, select_fraction=1e-6).fit(images)
+        quick(calibration={"fraction": 1e-6, "select_fraction": 1e-6}).fit(images)
     with pytest.raises(SettingsError, match="resume=True needs the run_dir"):
         quick().fit(images, resume=True)
 
 
-def test_many_items_are_judged_in_portions_with_the_same_result(inferring, monkeypatch):
+def test_many_items_are_scored_in_portions_with_the_same_result(inferring, monkeypatch):
     images, kind = squares(50, seed=13)
     mixed = np.array([k if i % 3 else None for i, k in enumerate(kind)], dtype=object)
     whole = inferring.detect(images, conditions={"kind": mixed})
-    monkeypatch.setattr("knowngood.detector.pipeline.MOST_EXPANDED", 14)  # seven items at a time
+    monkeypatch.setattr("knowngood.detector.scoring.MOST_EXPANDED", 14)  # seven items at a time
     parts = inferring.detect(images, conditions={"kind": mixed})
     assert parts["condition"].tolist() == whole["condition"].tolist()
     assert np.allclose(parts["anomaly_score"], whole["anomaly_score"], rtol=1e-5)
@@ -589,14 +602,16 @@ def test_a_list_of_images_is_images():
 def test_large_sets_stream_with_the_same_result(tmp_path):
     images, _ = squares(64)
     write_pngs(tmp_path / "good", images)
-    in_memory, streamed = (quick(epochs=2, memory_gb=gb, workers=0).fit(tmp_path / "good") for gb in (1.0, 1e-9))
+    in_memory, streamed = (
+        quick(epochs=2, training={"memory_gb": gb, "workers": 0}).fit(tmp_path / "good") for gb in (1.0, 1e-9)
+    )
     for name, tensor in in_memory.model_.state_dict().items():
         assert torch.equal(tensor, streamed.model_.state_dict()[name]), name
 
 
-def test_other_good_items_may_calibrate():
+def test_other_normal_items_may_calibrate():
     images, _ = squares(400)
-    detector = quick(epochs=2).fit(images[:100], calibration=images[100:300])
+    detector = quick(epochs=2).fit(images[:100], calibration_set=images[100:300])
     assert {name: len(index) for name, index in detector.split_.items()} == {"fit": 90, "select": 10, "calibrate": 0}
     assert len(detector.pipeline_.calibration) == 200
     before = detector.score_samples(images)
@@ -607,21 +622,8 @@ def test_other_good_items_may_calibrate():
 
 
 def test_a_preset_is_where_settings_start() -> None:
-    detector = Detector.from_preset("shapes", alpha=0.01)
-    assert (detector.representation, detector.alpha, detector.objective) == ("oriented_gradients", 0.01, "vae")
-    assert Detector.from_preset("known-kinds", unknown="error").unknown == "error"
+    assert Detector.from_preset("shapes", alpha=0.01).alpha == 0.01
     with pytest.raises(SettingsError, match="did you mean 'shapes'"):
         Detector.from_preset("shape")
-    with pytest.raises(SettingsError, match=r"unknown preset 'edges'.*known: .*known-kinds, .*shapes\)"):
-        Detector.from_preset("edges")
     with pytest.raises(SettingsError, match="unknown setting 'alfa'; did you mean 'alpha'"):
         Detector.from_preset("shapes", alfa=0.2)
-
-
-@pytest.mark.parametrize("conditions", [None, {"class": np.full(60, "A")}])
-def test_kinds_held_apart_without_two_of_them_are_refused_with_the_way_out(conditions) -> None:
-    images, _ = squares(60)
-    with pytest.raises(
-        SettingsError, match=r"at least two kinds, as conditions=.* For a single kind .*--preset shapes"
-    ):
-        Detector.from_preset("known-kinds").fit(images, conditions=conditions)

@@ -8,10 +8,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from knowngood import Detector
 from knowngood.config import Settings, parse_settings
 
-QUICK = Detector(epochs=3, net={"name": "mlp", "hidden": (16,)}, device="cpu")
+QUICK = Detector(model={"name": "vae", "net": {"name": "mlp", "hidden": (16,)}}, training={"epochs": 3}, device="cpu")
 
 
-@pytest.mark.filterwarnings("ignore:alpha = 0.05 cannot be promised")
+@pytest.mark.filterwarnings("ignore:alpha = 0.05 cannot be guaranteed")
 @parametrize_with_checks([QUICK])
 def test_estimator_contract(estimator, check):
     check(estimator)

@@ -82,11 +82,11 @@ def fit_pipeline(
         held_out = plan.normals[select] if len(select) else None
         index = reference_index(pipeline, plan.normals[fit], held_out, seed)  # type: ignore[arg-type]
         pipeline = replace(pipeline, reference=index)
-    if isinstance(representation, CachedFeatures):
-        pipeline = replace(pipeline, representation=representation.base)
     if not others_calibrate and settings.calibration.method == "cross":
         pipeline = cross_calibrate(pipeline, plan, fit, representation)
-    elif not others_calibrate:
+    if isinstance(pipeline.representation, CachedFeatures):  # images that calibrate are not among the cached ones
+        pipeline = replace(pipeline, representation=pipeline.representation.base)
+    if not others_calibrate and settings.calibration.method != "cross":
         pipeline = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")
     history = learned.history
     return Fitted(

@@ -1,0 +1,84 @@
+"""Cross-conformal calibration: out-of-fold scores, what is refitted, and the false-alarm rate that is realised."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from feature_cells import CELL, Cells, detector, noise
+from knowngood import Detector
+from knowngood.calibration.splits import folds
+
+FEATURES, GRID = 24, 6
+
+
+class Mixed(nn.Module):
+    """24 fixed mixtures of the 8 × 8 pixels of each cell, on a grid of 6 × 6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.register_buffer("filters", torch.randn(FEATURES, 3, CELL, CELL, generator=draw))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        return [nn.functional.conv2d(images, self.filters, stride=CELL)]
+
+    def fingerprint(self) -> str:
+        return "mixed"
+
+
+def crossed(k: int = 5, **settings) -> Detector:
+    return detector(calibration={"method": "cross", "folds": k}, **settings)
+
+
+def sorted_scores(fitted: Detector) -> np.ndarray:
+    return np.sort(fitted.pipeline_.calibration.scores)
+
+
+@pytest.mark.parametrize(("n", "k"), [(24, 5), (20, 4), (3, 5)])
+def test_folds_cover_every_item_once(n: int, k: int) -> None:
+    strata = np.arange(n) % 2
+    found = folds(n, strata, k, seed=3)
+    assert len(found) == min(n, k)
+    assert np.array_equal(np.sort(np.concatenate(found)), np.arange(n))
+    sizes = [len(fold) for fold in found]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_out_of_fold_scores_are_those_of_a_refit_by_hand() -> None:
+    """Each fold is scored by a detector that was fitted to the others alone."""
+    images, backbone = noise(30), Cells()
+    found = crossed(3, alpha=0.2).fit(images, backbone=backbone)
+    assert found.pipeline_.calibrated_by == "cross"
+    assert {name: len(index) for name, index in found.split_.items()} == {"fit": 30, "select": 0, "calibrate": 0}
+    raw = []
+    for own in folds(30, np.zeros(30, int), 3, seed=0):
+        rest = np.setdiff1d(np.arange(30), own)
+        others = detector(alpha=0.2).fit(images[rest], calibration_set=images[own], backbone=backbone)
+        raw.append(others.pipeline_.calibration.scores)
+    np.testing.assert_allclose(sorted_scores(found), np.sort(np.concatenate(raw)), rtol=1e-6)
+
+
+def test_split_calibration_keeps_its_exact_form() -> None:
+    """Images set aside calibrate, and p = (1 + number at least as anomalous) / (n + 1)."""
+    images, new = noise(50), noise(20, seed=5)
+    fitted = detector(alpha=0.2).fit(images, backbone=Cells())
+    assert fitted.pipeline_.calibrated_by == "split"
+    aside = fitted.split_["calibrate"]
+    assert len(aside) == 20
+    kept, scores = (-fitted.score_samples(some) for some in (images[aside], new))
+    wanted = (1 + (kept[None] >= scores[:, None]).sum(1)) / 21
+    np.testing.assert_allclose(fitted.detect(new)["p_value"], wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [24, 60])
+def test_the_realised_false_alarm_rate_is_at_most_alpha(n: int) -> None:
+    alpha, rates = 0.1, []
+    for seed in range(12):
+        images = noise(n + 200, GRID * CELL, GRID * CELL, seed=seed)
+        made = crossed(alpha=alpha, random_state=seed, features={"image_size": GRID * CELL})
+        rates.append((made.fit(images[:n], backbone=Mixed()).predict(images[n:]) == -1).mean())
+    assert np.mean(rates) <= alpha + 0.02

@@ -1,0 +1,67 @@
+"""The rooms of the package: a room imports only rooms before it, and no modules import each other in a circle."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+SRC = Path(__file__).parents[1] / "src" / "knowngood"
+FLOORS = [
+    *({"errors"}, {"config", "calibration", "metrics"}, {"data"}, {"representations"}, {"models"}),
+    *({"scores", "training"}, {"detector"}, {"evaluation"}, {"cli"}),
+]
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LOOSE = {"__init__", "__main__", "errors"}  # `__init__` is lazy
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its full name."""
+    names = {path: ".".join(("knowngood", *path.relative_to(SRC).with_suffix("").parts)) for path in SRC.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def imported(tree: ast.AST, known: dict[str, Path]) -> set[str]:
+    """The modules of the package that a tree imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are absolute"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in known else str(node.module) for name in inside}
+    return {name for name in found if name in known}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_a_room_imports_only_rooms_before_it() -> None:
+    known, upward = modules(), []
+    for name, path in known.items():
+        if room(name) not in FLOOR:
+            continue
+        for other in imported(ast.parse(path.read_text(encoding="utf-8")), known):
+            here, there = room(name), room(other)
+            if there in FLOOR and there != here and FLOOR[there] >= FLOOR[here]:
+                upward.append(f"{name} → {other}")
+    assert sorted(upward) == []
+
+
+def test_every_module_is_in_a_room() -> None:
+    loose = {path.stem for path in SRC.glob("*.py")}
+    assert loose <= LOOSE
+    assert len(loose) <= 4
+    assert {path.name for path in SRC.iterdir() if path.is_dir() and (path / "__init__.py").exists()} <= FLOOR.keys()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """When they are imported: imports inside functions come later, and those of types never."""
+    known, graph = modules(), {}
+    for name, path in known.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        graph[name] = imported(ast.Module(at_once, []), known) - {name, "knowngood"}
+    TopologicalSorter(graph).prepare()
