@@ -28,8 +28,8 @@ class PatchGaussian(Model):
 
     Buffers, for K cells (combinations of categorical conditions), P = h·w locations and F features:
         keys (K, W): the condition vector of a cell, its continuous entries 0.
-        mean (K, P, F), lower (K, P, F, F): of the Gaussian at each location, its mean and the lower Cholesky factor L of
-            its covariance, so that L⁻¹(x − mean) is white.
+        mean (K, P, F), lower (K, P, F, F): of the Gaussian at each location, the mean and the lower Cholesky factor L
+            of the covariance, so that L⁻¹(x − mean) is white.
         ignored (K, P): locations that do not count; set before `fit`.
         images (K,): how many normal images the Gaussians of a cell were fitted to.
         own (K,): 1 − the weight of the mean covariance of all locations.

@@ -190,7 +190,10 @@ def add_penalty(
     elif isinstance(learned.pipeline.model, MemoryBank):
         kept = {"scores": out_of_fold(replace(plan, labelled=None), index, representation)}
     normals = Normals(items, np.isin(index, select) if len(select) else None, **kept)  # type: ignore[arg-type]
-    learned.pipeline, learned.notes["labels"] = learn_penalty(learned.pipeline, normals, plan.labelled, plan.seed)
+    base = representation.base if isinstance(representation, CachedFeatures) else representation
+    scoring = replace(learned.pipeline, representation=base)
+    found, learned.notes["labels"] = learn_penalty(scoring, normals, plan.labelled, plan.seed)
+    learned.pipeline = replace(found, representation=learned.pipeline.representation)
 
 
 def out_of_fold(plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures) -> np.ndarray:
