@@ -7,9 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from knowngood.config import Settings
-from knowngood.data import FactorPixels, ImageSet, audit, open_dataset, open_factors, open_images
-from knowngood.data.generated_factors import (
+from benchmarks.generated_factors import (
     COUNT,
     FACTORS,
     GRID,
@@ -22,7 +20,9 @@ from knowngood.data.generated_factors import (
     sample_pairs,
     sample_rows,
 )
-from knowngood.data.sprites import ELLIPSE, HEART, SHAPES, SQUARE, sprite
+from benchmarks.sprites import ELLIPSE, HEART, SHAPES, SQUARE, sprite
+from knowngood.config import Settings
+from knowngood.data import FactorPixels, ImageSet, audit, open_dataset, open_factors, open_images
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations import Pixels, prepare_all
 

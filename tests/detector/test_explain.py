@@ -120,7 +120,7 @@ def test_features_bring_what_deviates_at_the_peak(by_features: Detector) -> None
     model: Any = pipeline.model
     assert grids is not None
     at, cell = int(grids[0].argmax()), torch.zeros(1, dtype=torch.int64)
-    lower = torch.linalg.inv(model.root[0, at].double())
+    lower = model.lower[0, at].double()
     spread = (lower @ lower.T).diagonal().sqrt()
     deviation = ((rows.x.flatten(2)[0, :, at] - model.expected(rows.x, cell)[0, at]) / spread).numpy()
     order = np.argsort(-np.abs(deviation))[: len(one.components)]

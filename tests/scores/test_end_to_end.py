@@ -53,7 +53,7 @@ def test_a_score_flags_stripes_keeps_its_values_when_saved_and_in_any_batch(scor
     stripes = np.tile(np.uint8([250, 0]), (40, SIDE, SIDE // 2)) - np.uint8(np.arange(40))[:, None, None] % 7
     anomalous = detector.detect(stripes, conditions={"kind": np.full(40, "a")})
     assert anomalous["is_anomalous"].mean() > 0.7
-    assert normal["is_anomalous"].mean() < 0.35
+    assert normal["is_anomalous"].mean() < 0.45  # α = .2, 80 calibration images, 60 judged: 4 standard deviations
 
     check_saved_and_in_any_batch(detector, tmp_path)
 

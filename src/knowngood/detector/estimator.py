@@ -111,6 +111,19 @@ class Detector(OutlierMixin, BaseEstimator):
         self.device = device
         self.random_state = random_state
 
+    @property
+    def score(self) -> Any:
+        """The parameter `score` is in `get_params()`; scikit-learn calls an attribute of that name as a method."""
+        raise AttributeError("score is a parameter of Detector; read it by get_params()['score']")
+
+    @score.setter
+    def score(self, value: Any) -> None:
+        self.__dict__["score"] = value
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name."""
+        return {name: self.__dict__[name] for name in self._get_param_names()}
+
     @classmethod
     def from_settings(cls, settings: Settings) -> Detector:
         """A detector with these settings."""

@@ -75,8 +75,8 @@ class PatchGaussian(Model):
         self.register_buffer("mean", torch.zeros(cells, locations, features))
         self.register_buffer("lower", torch.zeros(cells, locations, features, features), persistent=False)
         self.register_buffer("ignored", torch.zeros(cells, locations, dtype=torch.bool))
-        self.register_buffer("images", torch.zeros(cells))
-        self.register_buffer("own", torch.ones(cells))
+        self.register_buffer("images", torch.zeros(cells), persistent=False)
+        self.register_buffer("own", torch.ones(cells), persistent=False)
         self.register_buffer("basis", torch.zeros(cells, context, features))
         self.register_buffer("slope", torch.zeros(cells, locations, features, context))
         side = options.global_grid
@@ -190,8 +190,11 @@ class PatchGaussian(Model):
 
         With o the whitened vector of context and features together, the covariance without the image is I − a·o·oᵀ up
         to a factor, so its squared distance is |o|²·(n/(n−1))² / (1 − a·|o|²); that given the context is the difference
-        of the two. Exact up to the ridge without shrinkage and context, close to it with them.
+        of the two. Exact up to the ridge without shrinkage and context, close to it with them. Of a fitted model: how
+        many images it was fitted to is not saved.
         """
+        if not bool(self.images.all()):
+            raise ValueError("leave_one_out needs the model as it was fitted; a loaded one lacks its image counts")
         context = self._context(x, cell)
         n = self.images[cell][:, None, None].double()
         share = self.own[cell][:, None, None].double()

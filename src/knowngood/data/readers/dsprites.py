@@ -15,9 +15,9 @@ import numpy as np
 
 from knowngood.data.block_pixels import CHUNK, BlockPixels
 from knowngood.data.imageset import ImageSet
-from knowngood.data.sprites import SHAPES
 from knowngood.errors import DataError
 
+SHAPES = ("square", "ellipse", "heart")
 FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 NEEDED = ("imgs", "latents_classes", "latents_values")
 COLUMNS = ("scale", "rotation", "x", "y")  # latents 2 to 5
@@ -47,7 +47,7 @@ def is_dsprites(path: str | Path) -> bool:
 def read_dsprites(path: str | Path) -> ImageSet:
     """The images as bits (360 MB for all), with columns "class" (the shape), "scale", "rotation", "x" and "y".
 
-    Row i of the official file is number i of `images.factors`: the grids are the same. All are in split "train".
+    All are in split "train".
 
     Raises:
         DataError: damaged, an array missing, of another shape, type or length, pixels other than 0 and 1, an unknown

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
+from benchmarks.defect_kinds import KINDS, LARGEST, SMALLEST
+from benchmarks.synthetic_defects import VISIBLE, _visible, defective, synthesize
 from knowngood.data import ImageSet
-from knowngood.data.defect_kinds import KINDS, LARGEST, SMALLEST
-from knowngood.data.synthetic import VISIBLE, _visible, defective, synthesize
 from knowngood.errors import DataError, SettingsError
 
 TYPES = ["grey", "colour", "float32", "float64", "uint16"]

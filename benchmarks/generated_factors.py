@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.sprites import SHAPES, WIDTH, sprite
 from knowngood.config import nearest
 from knowngood.data.block_pixels import BlockPixels
 from knowngood.data.imageset import ImageSet
-from knowngood.data.sprites import SHAPES, WIDTH, sprite
 from knowngood.errors import DataError, SettingsError
 
 Ints = NDArray[np.int64]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.defect_kinds import KINDS, LARGEST, SMALLEST, Floats, foreign
 from knowngood.config import nearest
-from knowngood.data.defect_kinds import KINDS, LARGEST, SMALLEST, Floats, foreign
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import DataError, SettingsError
 
