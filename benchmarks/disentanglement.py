@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.generated_factors import COUNT
 from benchmarks.grid import ALL, WITHIN, GridSource, encoder, judge
 from benchmarks.runner import RESULTS, append, code_version, essence, read_results
+from benchmarks.sprites import SHAPES
 from benchmarks.tables import print_table, write_csv
 from knowngood.config import Settings, nearest, parse_settings
-from knowngood.data.generated_factors import COUNT
-from knowngood.data.sprites import SHAPES
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training import train

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import factor_metrics as metrics
-from knowngood.data.generated_factors import CATEGORICAL, FACTORS, factor_codes, render, sample_groups, sample_rows
-from knowngood.data.sprites import SHAPES
+from benchmarks.generated_factors import CATEGORICAL, FACTORS, factor_codes, render, sample_groups, sample_rows
+from benchmarks.sprites import SHAPES
 from knowngood.models.objectives import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training.source import Facts

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from benchmarks.picks import patient
 from benchmarks.protocols import Form, check_form
 from benchmarks.runner import open_whole
+from benchmarks.synthetic_defects import defective
 from knowngood.data import ImageSet
-from knowngood.data.synthetic import defective
 from knowngood.errors import DataError
 from knowngood.representations.pixels import Pixels
 

@@ -21,7 +21,7 @@ from benchmarks.factor_metrics import (
     sap,
 )
 from benchmarks.factor_metrics.information import entropy, equal_width_bins, mutual_information
-from knowngood.data.generated_factors import factor_codes, sample_groups, sample_pairs, sample_rows
+from benchmarks.generated_factors import factor_codes, sample_groups, sample_pairs, sample_rows
 from knowngood.errors import DataError, SettingsError
 
 

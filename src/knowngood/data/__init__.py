@@ -4,7 +4,6 @@ from knowngood.data.audit import Audit, audit
 from knowngood.data.conditions import Column, ConditionSchema, Encoded, Expanded
 from knowngood.data.datasets.named import dataset_names, describe_datasets, open_dataset
 from knowngood.data.findings import Finding, Unreadable
-from knowngood.data.generated_factors import FactorPixels, open_factors
 from knowngood.data.imageset import ImageSet
 from knowngood.data.open import open_images
 from knowngood.data.pixel_source import ArrayPixels, FilePixels, PixelSource
@@ -18,7 +17,6 @@ __all__ = [
     "ConditionSchema",
     "Encoded",
     "Expanded",
-    "FactorPixels",
     "FilePixels",
     "Finding",
     "ImageSet",
@@ -29,7 +27,6 @@ __all__ = [
     "dataset_names",
     "describe_datasets",
     "open_dataset",
-    "open_factors",
     "open_images",
     "select",
 ]

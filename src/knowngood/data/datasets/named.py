@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from knowngood.config import nearest
-from knowngood.data import generated_factors as factors
 from knowngood.data.datasets.downloads import Remote, data_folders, fetch, find_file, not_here
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.cifar import ARCHIVE, CIFAR_NAMES, find_cifar, read_cifar
+from knowngood.data.readers.dsprites import COUNT as DSPRITES_COUNT
 from knowngood.data.readers.dsprites import FILE as DSPRITES
 from knowngood.data.readers.dsprites import read_dsprites
 from knowngood.data.readers.emnist import ARCHIVES, EMNIST_PARTS, find_emnist, read_emnist
@@ -187,10 +187,6 @@ def _cifar10(entry: Dataset, split: str | None, download: bool) -> ImageSet:
     return read_cifar(source, split)
 
 
-def _factors(entry: Dataset, split: str | None, download: bool) -> ImageSet:
-    return factors.open_factors()
-
-
 def _dsprites(entry: Dataset, split: str | None, download: bool) -> ImageSet:
     path = find_file(entry.folder, DSPRITES, "dsprites.npz")
     if path is None:
@@ -268,12 +264,8 @@ _ALL = [
         ),
     ),
     Dataset(
-        "factors", "square, ellipse and heart on the dSprites grid, drawn on demand", (64, 64, 1),
-        {"train": factors.COUNT}, 3, "Apache-2.0", "the renderer in knowngood.data.sprites", _factors,
-    ),
-    Dataset(
         "dsprites", "square, ellipse and heart, to measure disentanglement by", (64, 64, 1),
-        {"train": factors.COUNT}, 3, "Apache-2.0", "https://github.com/google-deepmind/dsprites-dataset", _dsprites,
+        {"train": DSPRITES_COUNT}, 3, "Apache-2.0", "https://github.com/google-deepmind/dsprites-dataset", _dsprites,
         (
             Remote(
                 DSPRITES, (f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{DSPRITES}",),
