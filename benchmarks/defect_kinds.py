@@ -132,7 +132,7 @@ KINDS: dict[str, Callable[[Floats, np.random.Generator], Floats]] = {
 }
 
 
-# What they are made of. Shapes are (H, W) on [0, 1]; locations are (row, column) in pixels -------------------------------
+# What they are made of. Shapes are (H, W) on [0, 1]; locations are (row, column) in pixels ---------------------------
 
 
 def _area(rng: np.random.Generator, most: float = LARGEST) -> float:
@@ -173,7 +173,7 @@ def _blend(x: Floats, top: Floats, shape: Floats) -> Floats:
 
 
 def _ellipse(x: Floats, rng: np.random.Generator, area: float, aspect: float) -> tuple[Floats, float]:
-    """Coordinates (2, H, W) in which an ellipse of this area at a random location is the unit disc; its short radius."""
+    """Coordinates (2, H, W) in which an ellipse of this area, anywhere, is the unit disc; its short radius."""
     radius = np.sqrt(area * x.shape[0] * x.shape[1] / np.pi)
     y = _grid(x) - _location(x, rng)[:, None, None]
     angle = rng.uniform(0, np.pi)
