@@ -23,7 +23,7 @@ from benchmarks.generated_factors import (
     sample_rows,
 )
 from benchmarks.sprites import ELLIPSE, HEART, SHAPES, SQUARE, sprite
-from knowngood.config import Settings
+from knowngood.config import PixelOptions
 from knowngood.data import ImageSet, audit, open_dataset
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations import Pixels, prepare_all
@@ -218,7 +218,7 @@ def test_content_larger_than_a_chunk_is_hashed_in_order():
 
 def test_the_pipeline_takes_them_and_worker_processes_too():
     part = open_factors(12, size=32)
-    pixels = Pixels.fit(part, Settings())
+    pixels = Pixels.fit(part, PixelOptions())
     prepared = prepare_all(part, pixels)
     assert pixels.shape == (1, 32, 32)
     assert (pixels.low, pixels.high) == (0, 255)

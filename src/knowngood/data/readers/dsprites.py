@@ -1,8 +1,8 @@
 """dSprites in its official form: one .npz of 737,280 binary images with their factors. Never unpickles.
 
 https://github.com/google-deepmind/dsprites-dataset. Arrays: imgs (N, 64, 64) uint8 of 0 and 1; latents_classes and
-latents_values (N, 6) for colour (one value), shape, scale, orientation, posX and posY. The further entry, metadata, is a
-pickle and is not read.
+latents_values (N, 6) for colour (one value), shape, scale, orientation, posX and posY. The further entry, metadata,
+is a pickle and is not read.
 """
 
 from __future__ import annotations
