@@ -38,7 +38,7 @@ def _blotch(x: Floats, rng: np.random.Generator) -> Floats:
 def _scratch(x: Floats, rng: np.random.Generator) -> Floats:
     """A thin curve, lighter or darker, of changing strength."""
     side = min(x.shape[:2])
-    start, angle, length = _place(x, rng), rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.8) * side
+    start, angle, length = _location(x, rng), rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.8) * side
     ahead = np.array([np.sin(angle), np.cos(angle)])
     bend = rng.normal(0, 0.15) * length * ahead[::-1] * (1, -1)
     t = np.linspace(0, 1, 2 * side)[:, None]
@@ -58,7 +58,7 @@ def _hole(x: Floats, rng: np.random.Generator) -> Floats:
 def _crack(x: Floats, rng: np.random.Generator) -> Floats:
     """A thin dark line that wanders, with a branch now and then."""
     side = min(x.shape[:2])
-    points = _walk(_place(x, rng), rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.9) * side, rng)
+    points = _walk(_location(x, rng), rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.9) * side, rng)
     if rng.random() < 0.5:
         joint = points[int(rng.integers(len(points)))]
         branch = _walk(joint, rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.3) * side, rng)
@@ -77,7 +77,7 @@ def _noise(x: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _blur(x: Floats, rng: np.random.Generator) -> Floats:
-    """A place out of focus."""
+    """A region out of focus."""
     from scipy.ndimage import gaussian_filter
 
     width = rng.uniform(0.008, 0.04) * min(x.shape[:2])
@@ -85,7 +85,7 @@ def _blur(x: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _warp(x: Floats, rng: np.random.Generator) -> Floats:
-    """A place that is turned round its middle, or pushed aside."""
+    """A region that is turned about its centre, or pushed aside."""
     y, shape = _grid(x), _blob(x, rng, _area(rng), soft=0.4)
     if not shape.any():
         return x
@@ -105,7 +105,7 @@ def _warp(x: Floats, rng: np.random.Generator) -> Floats:
 def foreign(x: Floats, rng: np.random.Generator, texture: Floats | None = None) -> Floats:
     """Another texture, more or less opaque: a given one, or made of clouds or stripes of two colours."""
     if texture is not None:
-        top = _sampled(texture, _turned(x, rng, _place(x, rng), _place(texture, rng), rng.uniform(0.4, 1.5)))
+        top = _sampled(texture, _turned(x, rng, _location(x, rng), _location(texture, rng), rng.uniform(0.4, 1.5)))
     else:
         pattern = _clouds(x, rng, rng.uniform(16, 64))
         if rng.random() < 0.5:
@@ -132,7 +132,7 @@ KINDS: dict[str, Callable[[Floats, np.random.Generator], Floats]] = {
 }
 
 
-# What they are made of. Shapes are (H, W) on [0, 1]; places are (row, column) in pixels -------------------------------
+# What they are made of. Shapes are (H, W) on [0, 1]; locations are (row, column) in pixels ---------------------------
 
 
 def _area(rng: np.random.Generator, most: float = LARGEST) -> float:
@@ -159,7 +159,7 @@ def _tint(x: Floats, rng: np.random.Generator) -> Floats:
     return tint / np.abs(tint).max()
 
 
-def _place(x: Floats, rng: np.random.Generator) -> Floats:
+def _location(x: Floats, rng: np.random.Generator) -> Floats:
     return rng.uniform(0.05, 0.95, 2) * x.shape[:2]
 
 
@@ -173,9 +173,9 @@ def _blend(x: Floats, top: Floats, shape: Floats) -> Floats:
 
 
 def _ellipse(x: Floats, rng: np.random.Generator, area: float, aspect: float) -> tuple[Floats, float]:
-    """Coordinates (2, H, W) in which an ellipse of this area at a random place is the unit disc; its short radius."""
+    """Coordinates (2, H, W) in which an ellipse of this area, anywhere, is the unit disc; its short radius."""
     radius = np.sqrt(area * x.shape[0] * x.shape[1] / np.pi)
-    y = _grid(x) - _place(x, rng)[:, None, None]
+    y = _grid(x) - _location(x, rng)[:, None, None]
     angle = rng.uniform(0, np.pi)
     along, across = np.cos(angle) * y[0] + np.sin(angle) * y[1], np.cos(angle) * y[1] - np.sin(angle) * y[0]
     long, short = radius / np.sqrt(aspect), radius * np.sqrt(aspect)
@@ -242,7 +242,7 @@ def _turned(x: Floats, rng: np.random.Generator, at: Floats, source: Floats, sca
 
 def _elsewhere(x: Floats, rng: np.random.Generator) -> Floats:
     """The same image moved and turned, each channel a little lighter or darker."""
-    moved = _sampled(x, _turned(x, rng, _place(x, rng), _place(x, rng), rng.uniform(0.7, 1.4)))
+    moved = _sampled(x, _turned(x, rng, _location(x, rng), _location(x, rng), rng.uniform(0.7, 1.4)))
     return moved * rng.uniform(0.85, 1.15, x.shape[2] if rng.random() < 0.3 else 1)
 
 

@@ -1,6 +1,6 @@
 """`python -m benchmarks disentanglement`: which methods take the generated factors apart, within one stated budget.
 
-The images are those of `images.factors`, the dSprites grid, at 32 px. A run learns from `steps` × 64 of them, drawn at
+The images: `generated_factors`, the dSprites grid, at 32 px. A run learns from `steps` × 64 of them, drawn at
 random from the whole grid by its seed, each drawn once and rendered when its batch is made; beyond 10,000 steps the
 same 640,000 are seen again. All methods have one net, a Bernoulli likelihood, ten dimensions, batches of 64, Adam at a
 constant rate, no averaged weights and no clipping, as in the literature. Nothing is held out: the metrics ask what the
@@ -41,7 +41,7 @@ from knowngood.training.engine import make_engine
 Row = dict[str, Any]
 
 HERE = Path(__file__).parent
-CODE = ("disentanglement.py", "grid.py")
+CODE = ("disentanglement.py", "grid.py", "generated_factors.py", "sprites.py")
 
 METHODS: dict[str, dict[str, Any]] = {  # weights as the methods' papers choose them on dSprites
     "factor_vae": {"gamma": 35.0},  # arXiv:1802.05983

@@ -103,7 +103,7 @@ def codes_of(images: ImageSet) -> Ints:
 def render(rows: ArrayLike, size: int = SIZE) -> np.ndarray:
     """Draw the images of these numbers: (..., size, size, 1) uint8, 0 and 255.
 
-    At 32 and 16 pixels each is the mean of 2×2 and 4×4 pixels, rounded: grey edges tell half positions apart.
+    At 32 and 16 pixels each is the mean of 2×2 and 4×4 pixels, rounded: grey edges keep half positions distinct.
     """
     numbers = _numbers(rows)
     shape, scale, rotation, x, y = factor_codes(numbers.ravel()).T
@@ -166,7 +166,7 @@ def sample_groups(
     among: Sequence[str] = FACTORS,
     levels: Mapping[str, Sequence[int]] | None = None,
 ) -> Groups:
-    """Groups of images that share the value of one factor, for `metrics.disentanglement.factor_vae_score`.
+    """Groups of images that share the value of one factor, for `benchmarks.factor_metrics.factor_vae_score`.
 
     For every group a factor is drawn from `among` and then one of its levels; all else is random in each image.
 
@@ -189,7 +189,7 @@ def sample_pairs(
     among: Sequence[str] = FACTORS,
     levels: Mapping[str, Sequence[int]] | None = None,
 ) -> Groups:
-    """Groups of pairs that share the value of one factor, for `metrics.disentanglement.beta_vae_score`.
+    """Groups of pairs that share the value of one factor, for `benchmarks.factor_metrics.beta_vae_score`.
 
     As `sample_groups`, but rows (G, L, 2): the factor is shared by a group, its value by the two images of a pair.
     """
@@ -239,7 +239,7 @@ def _shared(
         raise SettingsError(f"among: no factor '{unknown[0]}'{nearest(unknown[0], list(FACTORS))}")
     can = [k for k, kept in enumerate(_kept(levels)) if FACTORS[k] in among and len(kept) > 1]
     if len(can) < 2:
-        raise SettingsError(f"among {list(among)}: {len(can)} factors that vary; expected at least two to tell apart")
+        raise SettingsError(f"among {list(among)}: {len(can)} factors that vary; expected at least two")
     return rng.choice(np.array(can, dtype=np.int64), groups)
 
 

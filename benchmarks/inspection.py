@@ -35,7 +35,14 @@ Row = dict[str, Any]
 SETS = ("bottle", "tile", BOTH, "x-ray")
 OURS: dict[str, Any] = {"representation": "features"}
 UNSEEDED = ("padim", "contrast")  # draw nothing
-NUMBERS_HERE = ("inspection.py", "inspection_measures.py", "inspection_data.py", "inspection_baselines.py")
+NUMBERS_HERE = (
+    "inspection.py",
+    "inspection_measures.py",
+    "inspection_data.py",
+    "inspection_baselines.py",
+    "synthetic_defects.py",
+    "defect_kinds.py",
+)
 QUICK_TRAIN, QUICK_TEST = 100, 24  # images of a product, and of those judged of each label
 
 

@@ -1,4 +1,4 @@
-"""Synthetic defects on good images: to choose settings without ever seeing a real defect.
+"""Synthetic defects on normal images: to compare settings without seeing a real defect.
 
 `synthesize` draws a defect of one of the kinds in `defect_kinds` until the change can be seen and its size is that of
 a defect; the mask is where it can be seen.
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from benchmarks.defect_kinds import KINDS, LARGEST, SMALLEST, Floats, foreign
 from knowngood.config import nearest
-from knowngood.data.imageset import ImageSet
+from knowngood.data import ImageSet
 from knowngood.errors import DataError, SettingsError
+from knowngood.representations.pixels import Pixels
 
 Mask = NDArray[np.bool_]
 
@@ -28,7 +29,7 @@ TRIES = 40
 def synthesize(
     image: np.ndarray, rng: np.random.Generator, kind: str | None = None, other: np.ndarray | None = None
 ) -> tuple[np.ndarray, Mask, str]:
-    """A copy of a good image with one defect at a random place, of random size and contrast.
+    """A copy of a normal image with one defect at a random location, of random size and contrast.
 
     A pixel is in the mask where a channel changed by 3 % of the range of values or more; gaps between such pixels are
     closed by a disc whose radius is 2 % of the shorter side. The mask covers 0.3 to 15 % of the image. The range is 0
@@ -56,7 +57,7 @@ def synthesize(
         for _ in range(TRIES):
             made = foreign(x, rng, texture) if name == "foreign" else KINDS[name](x, rng)
             changed = _written(image, x, made.clip(0, 1), low, high)
-            mask = _visible(image, changed, high - low)
+            mask = visible(image, changed, high - low)
             if max(SMALLEST, 1 / mask.size) <= mask.mean() <= LARGEST:
                 return changed, mask, name
     raise DataError("no defect could be seen on this image: it may hold too few different values")
@@ -77,7 +78,7 @@ def defective(
     "foreign" come from another image of the set or are made.
 
     Args:
-        images: good images of one shape and type; with `size` of any size.
+        images: normal images of one shape and type; with `size` of any size.
         kinds: names of `KINDS`; default all.
         size: (height, width) to which images are brought first: antialiased bilinear, floats become float32.
 
@@ -92,21 +93,21 @@ def defective(
     chosen = [_known(kind) for kind in (KINDS if kinds is None else kinds)]
     if copies < 1 or not chosen:
         raise SettingsError(f"copies = {copies}, kinds = {chosen}; expected at least one of each")
-    good = _read(images, size)
+    normal = _read(images, size)
     keys = [_key(seed, str(name)) for name in images.ids]
     order = sorted(range(len(images)), key=lambda i: keys[i])
     rank = np.empty(len(images), dtype=np.int64)
     rank[order] = np.arange(len(images))
-    made = np.empty((len(images) * copies, *good.shape[1:]), dtype=good.dtype)
+    made = np.empty((len(images) * copies, *normal.shape[1:]), dtype=normal.dtype)
     masks: list[Mask] = []
     found: list[str] = []
     for i in range(len(images)):
-        other = good[order[(rank[i] + 1) % len(order)]]
+        other = normal[order[(rank[i] + 1) % len(order)]]
         for copy in range(copies):
             rng = np.random.default_rng([keys[i], copy])
             kind = chosen[(int(rank[i]) * copies + copy) % len(chosen)]
             texture = other if len(images) > 1 and rng.random() < 0.5 else None
-            made[len(masks)], mask, name = synthesize(good[i], rng, kind, texture)
+            made[len(masks)], mask, name = synthesize(normal[i], rng, kind, texture)
             masks.append(mask)
             found.append(name)
     repeated = {column: np.repeat(values, copies) for column, values in images.conditions.items()}
@@ -138,7 +139,8 @@ def _written(image: np.ndarray, x: Floats, made: Floats, low: float, high: float
     return np.where(made != x, changed.clip(low, high).astype(image.dtype), image)
 
 
-def _visible(image: np.ndarray, changed: np.ndarray, span: float) -> Mask:
+def visible(image: np.ndarray, changed: np.ndarray, span: float) -> Mask:
+    """(H, W) where a channel changed by 3 % of `span` or more, small gaps closed."""
     from scipy.ndimage import binary_closing
 
     channels = range(image.shape[2])
@@ -171,8 +173,6 @@ def _read(images: ImageSet, size: tuple[int, int] | None) -> np.ndarray:
         raise DataError(f"{images.name}: there are no images to draw defects on")
     found = [images.read(i) for i in range(len(images))]
     if size is not None:
-        from knowngood.representations.pixels import Pixels
-
         channels, dtype = found[0].shape[2], found[0].dtype.name
         to = Pixels(size=size, channels=channels, resize=True, low=0, high=1, dtype=dtype, rule="as they are")
         found = [to.prepare(image).transpose(1, 2, 0) for image in found]

@@ -21,7 +21,7 @@ def beta_vae_score(pairs: ArrayLike, fixed: ArrayLike) -> float:
 
     Args:
         pairs: (G, L, 2, D) posterior means of G groups of L pairs; L = 64 is usual. For the generated factors see
-            `images.factors.sample_pairs`.
+            `generated_factors.sample_pairs`.
         fixed: (G,) the factor that the pairs of each group share; a pair has its own value of it.
 
     Raises:

@@ -34,7 +34,7 @@ def factor_vae_score(
 
     Args:
         groups: (G, L, D) posterior means of G groups of L ≥ 2 items; 800 groups of 64 or more are usual. For the
-            generated factors see `images.factors.sample_groups`.
+            generated factors see `generated_factors.sample_groups`.
         fixed: (G,) the factor that each group shares.
         reference: (N, D) posterior means of random items, for the scale; a few thousand.
         active_above: smallest variance of an active code.

@@ -12,17 +12,19 @@ from benchmarks.generated_factors import (
     FACTORS,
     GRID,
     VALUES,
+    FactorPixels,
     codes_of,
     factor_codes,
     factor_rows,
+    open_factors,
     render,
     sample_groups,
     sample_pairs,
     sample_rows,
 )
 from benchmarks.sprites import ELLIPSE, HEART, SHAPES, SQUARE, sprite
-from knowngood.config import Settings
-from knowngood.data import FactorPixels, ImageSet, audit, open_dataset, open_factors, open_images
+from knowngood.config import PixelOptions
+from knowngood.data import ImageSet, audit, open_dataset
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations import Pixels, prepare_all
 
@@ -149,7 +151,7 @@ def test_numbers_and_levels_off_the_grid_are_refused():
 
 
 def test_the_whole_set_opens_by_name_and_is_drawn_when_read():
-    images = open_images("factors")
+    images = open_factors()
     assert len(images) == COUNT
     assert images.name == "factors"
     assert images.variant is None
@@ -159,7 +161,7 @@ def test_the_whole_set_opens_by_name_and_is_drawn_when_read():
     assert last.ids.tolist() == [str(COUNT - 1)]
     assert np.array_equal(last.read(0), render(COUNT - 1))
     assert last.conditions["rotation"][0] == pytest.approx(2 * np.pi)
-    assert open_dataset("factors", split="train").splits is not None
+    assert images.splits is not None
     assert len(pickle.dumps(images.pixels)) < COUNT * 8 + 1000  # numbers, no pictures
 
 
@@ -216,7 +218,7 @@ def test_content_larger_than_a_chunk_is_hashed_in_order():
 
 def test_the_pipeline_takes_them_and_worker_processes_too():
     part = open_factors(12, size=32)
-    pixels = Pixels.fit(part, Settings())
+    pixels = Pixels.fit(part, PixelOptions())
     prepared = prepare_all(part, pixels)
     assert pixels.shape == (1, 32, 32)
     assert (pixels.low, pixels.high) == (0, 255)

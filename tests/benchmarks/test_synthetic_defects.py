@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
 from benchmarks.defect_kinds import KINDS, LARGEST, SMALLEST
-from benchmarks.synthetic_defects import VISIBLE, _visible, defective, synthesize
+from benchmarks.synthetic_defects import VISIBLE, defective, synthesize, visible
 from knowngood.data import ImageSet
 from knowngood.errors import DataError, SettingsError
 
@@ -79,7 +79,7 @@ def test_a_kind_is_drawn_where_none_is_given() -> None:
     assert {synthesize(image, rng)[2] for _ in range(60)} == set(KINDS)
 
 
-def test_sizes_and_places_vary() -> None:
+def test_sizes_and_locations_vary() -> None:
     image, rng = of_type("grey")[0], np.random.default_rng(0)
     masks = np.array([synthesize(image, rng, "cutpaste")[1] for _ in range(60)])
     areas = masks.mean(axis=(1, 2))
@@ -156,7 +156,7 @@ def test_only_changes_that_can_be_seen_are_marked_and_small_gaps_closed() -> Non
     changed[20, 20] = 7
     changed[50, 20:40] = changed[54, 20:40] = 90  # 3 rows between them; the disc's radius is 2
     changed[80, 20:40] = changed[88, 20:40] = 90
-    mask = _visible(image, changed, 255)
+    mask = visible(image, changed, 255)
     assert mask[10, 10]
     assert not mask[20, 20]
     assert mask[50:55, 22:38].all()

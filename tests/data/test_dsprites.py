@@ -24,33 +24,38 @@ class Trap:
         return os.mkdir, (str(self.path),)
 
 
+SHAPES = np.array(["square", "ellipse", "heart"])
+
+
 def parts(n=40, **changes):
-    """The arrays of the official file, for n images of our own."""
-    rows = open_factors(n, seed=2).pixels.rows
-    codes = factor_codes(rows)
-    numbers = [codes[:, 0] + 1.0, *(VALUES[name][codes[:, k]] for k, name in enumerate(VALUES) if name != "shape")]
+    """The arrays of the official file, for n random images of random factors."""
+    rng = np.random.default_rng(2)
+    codes = rng.integers(0, (3, 6, 40, 32, 32), (n, 5))
+    scale, rotation, x, y = (codes[:, 1:] / (5, 39, 31, 31)).T
     arrays = {
-        "imgs": render(rows)[..., 0] // 255,
+        "imgs": rng.integers(0, 2, (n, 64, 64), dtype=np.uint8),
         "latents_classes": np.column_stack([np.zeros(n, dtype=np.int64), codes]),
-        "latents_values": np.column_stack([np.ones(n), *numbers]),
+        "latents_values": np.column_stack([np.ones(n), codes[:, 0] + 1.0, 0.5 + scale / 2, 2 * np.pi * rotation, x, y]),
     }
-    return rows, arrays | changes
+    return arrays | changes
 
 
 def write(path, n=40, **changes):
-    rows, arrays = parts(n, **changes)
+    arrays = parts(n, **changes)
     trap = path.parent / "unpickled"
     np.savez_compressed(path, metadata=np.array(Trap(trap), dtype=object), **arrays)
-    return rows, trap
+    return arrays, trap
 
 
 def test_the_official_form_is_read_without_its_pickle(tmp_path):
     path = tmp_path / FILE
-    rows, trap = write(path)
+    arrays, trap = write(path)
     images = read_dsprites(path)
     assert len(images) == 40
-    assert np.array_equal(codes_of(images), factor_codes(rows))
-    assert np.array_equal(np.stack([images.read(i) for i in range(40)]), render(rows))
+    assert images.conditions["class"].tolist() == SHAPES[arrays["latents_classes"][:, 1]].tolist()
+    for k, name in enumerate(("scale", "rotation", "x", "y"), start=2):
+        np.testing.assert_array_equal(images.conditions[name], arrays["latents_values"][:, k])
+    assert np.array_equal(np.stack([images.read(i) for i in range(40)])[..., 0], arrays["imgs"] * 255)
     assert set(images.splits) == {"train"}
     assert not trap.exists()
     assert np.array_equal(images[[7, 3]].read(1), images.read(3))
@@ -78,7 +83,7 @@ def test_it_is_found_by_name_and_by_path(tmp_path, monkeypatch):
 def test_more_images_than_one_block_and_pixels_that_fill_no_byte(tmp_path):
     n = 1500
     imgs = np.random.default_rng(0).integers(0, 2, (n, 5, 3), dtype=np.uint8)
-    _, arrays = parts(n, imgs=imgs)
+    arrays = parts(n, imgs=imgs)
     np.savez(tmp_path / "odd.npz", **arrays)
     images = read_dsprites(tmp_path / "odd.npz")
     assert images.shapes()[0].tolist() == [5, 3, 1]
@@ -131,7 +136,7 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_an_array_longer_or_shorter_than_it_says_is_refused(tmp_path):
-    _, arrays = parts()
+    arrays = parts()
     for cut, message in ((b"more", "imgs goes on after its 40 images"), (None, "imgs ends at image 39 of 40")):
         with zipfile.ZipFile(tmp_path / "file.npz", "w") as archive:
             for name, array in arrays.items():
@@ -146,7 +151,7 @@ def test_an_array_longer_or_shorter_than_it_says_is_refused(tmp_path):
 
 
 def test_a_file_whose_content_was_exchanged_is_refused(tmp_path):
-    _, arrays = parts()
+    arrays = parts()
     np.savez(tmp_path / "file.npz", **arrays)  # not compressed: pixels lie open
     data = bytearray((tmp_path / "file.npz").read_bytes())
     data[-8000 - 40 * 6 * 16] ^= 1

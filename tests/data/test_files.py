@@ -36,12 +36,36 @@ def write_png16(path: Path, image: np.ndarray, colour: int, filter_type: int = 0
 @pytest.mark.parametrize("filter_type", [0, 1])
 @pytest.mark.parametrize(("colour", "stored", "kept"), [(0, 1, 1), (2, 3, 3), (4, 2, 1), (6, 4, 3)])
 def test_16_bit_png_keeps_every_bit(tmp_path, colour, stored, kept, filter_type):
+    if colour:
+        pytest.importorskip("cv2")
     image = noise(9, 7, stored, dtype=np.uint16)
     write_png16(tmp_path / "a.png", image, colour, filter_type)
     header, found = read_with_header(tmp_path / "a.png")
     assert found.dtype == np.uint16
     assert np.array_equal(found, image[..., :kept])
     assert header.notes == (("alpha channel dropped",) if kept < stored else ())
+
+
+def test_16_bit_colour_png_without_opencv_names_the_way_out(tmp_path, monkeypatch):
+    write_png16(tmp_path / "a.png", noise(9, 7, 3, dtype=np.uint16), 2)
+    write_png16(tmp_path / "grey.png", noise(9, 7, 1, dtype=np.uint16), 0)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for read in (read_header, read_image):
+        with pytest.raises(Unreadable, match=r"a\.png.*16-bit.*pip install 'knowngood\[align\]'"):
+            read(tmp_path / "a.png")
+    assert read_image(tmp_path / "grey.png").dtype == np.uint16
+
+
+@pytest.mark.parametrize("colour", [2, 4, 6])
+def test_a_cut_16_bit_png_is_refused(tmp_path, colour):
+    pytest.importorskip("cv2")
+    path = tmp_path / "a.png"
+    write_png16(path, noise(40, 30, {2: 3, 4: 2, 6: 4}[colour], dtype=np.uint16), colour)
+    data = path.read_bytes()
+    for size in (len(data) // 2, len(data) - 40):
+        path.write_bytes(data[:size])
+        with pytest.raises(Unreadable, match=r"a\.png"):
+            read_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "ppm", "webp"])

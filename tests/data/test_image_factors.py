@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knowngood.data import ImageSet, open_factors, open_images
+from knowngood.data import ImageSet, open_images
+from knowngood.data.block_pixels import BlockPixels
 from knowngood.data.image_factors import NUISANCES, factor_targets, measure
 from knowngood.errors import DataError, SettingsError
 
@@ -160,7 +161,11 @@ def test_files_of_mixed_sizes_and_damaged_ones(tmp_path: Path) -> None:
 
 
 def test_images_drawn_on_demand_are_measured() -> None:
-    images = open_factors(20, seed=1, levels={"rotation": [0, 5, 10]})
+    class Drawn(BlockPixels):
+        def block(self, rows: np.ndarray) -> np.ndarray:
+            return (pictures(20, (9, 8, 1))[rows] * 255).astype(np.uint8)
+
+    images = ImageSet.from_arrays(np.zeros((20, 9, 8))).replace(pixels=Drawn(np.arange(20), (9, 8, 1)))
     drawn = np.stack([images.read(i) for i in range(len(images))])
     for name in NUISANCES:
         np.testing.assert_allclose(measure(images, [name])[name], measured(drawn, name), rtol=1e-12)

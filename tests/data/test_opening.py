@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knowngood.data import ImageSet, open_images
+from knowngood.data import ImageSet, Reader, open_images
 from knowngood.data.readers.idx import read_idx
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
 
 CODES = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
 
@@ -146,6 +146,55 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match="not a source of images"):
         open_images(tmp_path / "a.txt")
+
+
+# Readers of other packages
+
+
+def register(monkeypatch, *readers):
+    monkeypatch.setattr("knowngood.data.open.plugins", lambda group, base: readers if group == "readers" else ())
+
+
+def raw(path):
+    return ImageSet.from_arrays(np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 6, 5), name=path.stem)
+
+
+@pytest.mark.parametrize("name", ["a.raw8", "B.RAW8", "c.raw8.bin"])
+def test_a_reader_of_another_package_opens_the_files_of_its_suffixes(tmp_path, monkeypatch, name):
+    register(monkeypatch, Reader("raw", (".raw8", ".raw8.bin"), raw))
+    (tmp_path / name).write_bytes(pixels(3).tobytes())
+    images = open_images(tmp_path / name, labels=[0, 1, 0])
+    assert np.array_equal(images.pixels.array[..., 0], pixels(3))
+    assert images.labels.tolist() == [0, 1, 0]
+
+
+def test_a_reader_of_another_package_comes_before_the_built_in_ones_and_may_take_folders(tmp_path, monkeypatch):
+    register(
+        monkeypatch, Reader("stacks", (".npz", ".stack"), lambda path: ImageSet.from_arrays(pixels(2), name="own"))
+    )
+    np.savez(tmp_path / "a.npz", train_images=pixels(5))
+    (tmp_path / "b.stack").mkdir()
+    assert [open_images(tmp_path / name).name for name in ("a.npz", "b.stack")] == ["own", "own"]
+
+
+def test_files_that_no_reader_takes_are_refused_with_the_suffixes_of_all(tmp_path, monkeypatch):
+    register(monkeypatch, Reader("raw", (".raw8",), raw))
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(DataError, match=r"not a source of images; .*\.npy, \.raw8 \(raw\), or an image"):
+        open_images(tmp_path / "a.txt")
+
+
+def test_a_reader_that_returns_something_else_is_named(tmp_path, monkeypatch):
+    register(monkeypatch, Reader("raw", (".raw8",), lambda path: pixels(2)))
+    (tmp_path / "a.raw8").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.raw8: reader 'raw' returned a ndarray; expected an ImageSet"):
+        open_images(tmp_path / "a.raw8")
+
+
+@pytest.mark.parametrize("suffixes", [".raw8", ("raw8",), (".",)])
+def test_suffixes_without_a_dot_are_refused(suffixes):
+    with pytest.raises(SettingsError, match="reader 'raw': suffixes = .*such as"):
+        Reader("raw", suffixes, raw)
 
 
 def test_an_imageset_passes_through():

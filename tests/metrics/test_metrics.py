@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from knowngood.errors import DataError, SettingsError
@@ -11,6 +11,7 @@ from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr,
 labelled_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min_size=2, max_size=40)
 
 
+@settings(deadline=None)  # the first call imports scikit-learn
 @given(labelled_scores)
 def test_auc_counts_pairs(pairs: list[tuple[int, int]]) -> None:
     labels, scores = np.array(pairs, float).T

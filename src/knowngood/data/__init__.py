@@ -7,6 +7,7 @@ from knowngood.data.findings import Finding, Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.open import open_images
 from knowngood.data.pixel_source import ArrayPixels, FilePixels, PixelSource
+from knowngood.data.readers.base import Reader
 from knowngood.data.select import select
 from knowngood.data.tableset import TableSet
 
@@ -21,6 +22,7 @@ __all__ = [
     "Finding",
     "ImageSet",
     "PixelSource",
+    "Reader",
     "TableSet",
     "Unreadable",
     "audit",

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from knowngood.config import nearest
+from knowngood.config import nearest, plugins
 from knowngood.data.datasets.named import dataset_names, open_dataset
 from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
+from knowngood.data.readers.base import Reader
 from knowngood.data.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.data.readers.files import SUFFIXES, is_image, read_header
 from knowngood.data.readers.folder import read_folder
@@ -31,7 +32,8 @@ def open_images(
         source: an ImageSet; a NumPy array (N, H, W) or (N, H, W, C); a torch tensor (N, C, H, W); the name of a data
             set; or a path: a folder (plain, one sub-folder a class, train/test splits, MVTec layout, idx files), a
             .csv or .parquet manifest, an idx file (its labels are found beside it), an .npz like those of MedMNIST or
-            of dSprites, an .npy array, or one image file. A path that exists wins over a data set of the same name.
+            of dSprites, an .npy array, one image file, or a path that a reader of another package takes (see
+            `Reader`). A path that exists wins over a data set of the same name.
         conditions: column → N values, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
@@ -58,24 +60,36 @@ def _open_path(source: str | Path) -> ImageSet:
         if isinstance(source, str) and (source in dataset_names() or source == "emnist"):
             return open_dataset(source)
         raise DataError(f"'{source}' is no existing path and no data set{nearest(str(source), dataset_names())}")
+    added = plugins("readers", Reader)
+    for reader in added if path.is_dir() else (*added, *_BUILT_IN):
+        if reader.takes(path):
+            return _checked(reader, path)
     if path.is_dir():
         return _idx_folder(path) or read_folder(path)
-    suffix = path.suffix.lower()
-    if suffix in (".csv", ".parquet"):
-        return read_manifest(path)
-    if suffix == ".npz":
-        return read_dsprites(path) if is_dsprites(path) else read_npz(path)
-    if suffix == ".npy":
-        return _npy(path)
-    if "idx" in path.name and ("ubyte" in path.name or suffix in (".gz", ".idx")):
+    if "idx" in path.name and ("ubyte" in path.name or path.suffix.lower() in (".gz", ".idx")):
         return _idx_file(path)
     if is_image(path):
         read_header(path)
         return ImageSet(FilePixels((path,)), np.array([path.name]), np.array([np.nan]), {}, name=path.name)
+    more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
     raise DataError(
-        f"{path}: not a source of images; expected a folder, a .csv or .parquet manifest, an idx file, .npz, .npy, or "
-        f"an image ({', '.join(sorted(SUFFIXES))})"
+        f"{path}: not a source of images; expected a folder, a .csv or .parquet manifest, an idx file, .npz, .npy"
+        f"{more}, or an image ({', '.join(sorted(SUFFIXES))})"
     )
+
+
+def _checked(reader: Reader, path: Path) -> ImageSet:
+    images: object = reader.read(path)
+    if not isinstance(images, ImageSet):
+        raise DataError(
+            f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "
+            "for example from ImageSet.from_arrays"
+        )
+    return images
+
+
+def _npz(path: Path) -> ImageSet:
+    return read_dsprites(path) if is_dsprites(path) else read_npz(path)
 
 
 def _npy(path: Path) -> ImageSet:
@@ -84,6 +98,13 @@ def _npy(path: Path) -> ImageSet:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as .npy ({error})") from None
     return ImageSet.from_arrays(array, name=path.stem)
+
+
+_BUILT_IN = (
+    Reader("manifest", (".csv", ".parquet"), read_manifest),
+    Reader("npz", (".npz",), _npz),
+    Reader("npy", (".npy",), _npy),
+)
 
 
 def _idx_file(path: Path) -> ImageSet:

@@ -16,6 +16,7 @@ from knowngood.config import nearest
 from knowngood.data.datasets.downloads import Remote, data_folders, fetch, find_file, not_here
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.cifar import ARCHIVE, CIFAR_NAMES, find_cifar, read_cifar
+from knowngood.data.readers.dsprites import COUNT as DSPRITES_COUNT
 from knowngood.data.readers.dsprites import FILE as DSPRITES
 from knowngood.data.readers.dsprites import read_dsprites
 from knowngood.data.readers.emnist import ARCHIVES, EMNIST_PARTS, find_emnist, read_emnist
@@ -264,7 +265,7 @@ _ALL = [
     ),
     Dataset(
         "dsprites", "square, ellipse and heart, to measure disentanglement by", (64, 64, 1),
-        {"train": 737_280}, 3, "Apache-2.0", "https://github.com/google-deepmind/dsprites-dataset", _dsprites,
+        {"train": DSPRITES_COUNT}, 3, "Apache-2.0", "https://github.com/google-deepmind/dsprites-dataset", _dsprites,
         (
             Remote(
                 DSPRITES, (f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{DSPRITES}",),

@@ -1,8 +1,8 @@
 """dSprites in its official form: one .npz of 737,280 binary images with their factors. Never unpickles.
 
 https://github.com/google-deepmind/dsprites-dataset. Arrays: imgs (N, 64, 64) uint8 of 0 and 1; latents_classes and
-latents_values (N, 6) for colour (one value), shape, scale, orientation, posX and posY. The file has a further entry,
-metadata, which is a pickle: it is not looked at.
+latents_values (N, 6) for colour (one value), shape, scale, orientation, posX and posY. The further entry, metadata,
+is a pickle and is not read.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from knowngood.errors import DataError
 SHAPES = ("square", "ellipse", "heart")
 FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 NEEDED = ("imgs", "latents_classes", "latents_values")
+SHAPES = ("square", "ellipse", "heart")
+COUNT = 737_280
 COLUMNS = ("scale", "rotation", "x", "y")  # latents 2 to 5
 
 
@@ -47,7 +49,7 @@ def is_dsprites(path: str | Path) -> bool:
 def read_dsprites(path: str | Path) -> ImageSet:
     """The images as bits (360 MB for all), with columns "class" (the shape), "scale", "rotation", "x" and "y".
 
-    All are in split "train".
+    Images keep the order of the file. All are in split "train".
 
     Raises:
         DataError: damaged, an array missing, of another shape, type or length, pixels other than 0 and 1, an unknown
