@@ -8,7 +8,6 @@ import zipfile
 import numpy as np
 import pytest
 
-from benchmarks.generated_factors import VALUES, codes_of, factor_codes, open_factors, render
 from knowngood.data import open_dataset, open_images
 from knowngood.data.readers.dsprites import FILE, is_dsprites, read_dsprites
 from knowngood.errors import DataError
