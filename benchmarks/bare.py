@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from knowngood.config import Settings
+from knowngood.config import PixelOptions, Settings, VAEOptions
 from knowngood.data import ImageSet
 from knowngood.models.vae import ConditionalVAE
 from knowngood.representations import Pixels
@@ -35,13 +35,12 @@ def noise_images(n: int) -> np.ndarray:
 
 def make_model(settings: Settings, condition_dim: int = 0) -> ConditionalVAE:
     """A VAE of 28×28 grey images; net and likelihood must be named. The same weights every time."""
-    assert settings.net != "auto"
-    assert settings.likelihood != "auto"
-    assert settings.latent_dim
-    net, likelihood = settings.net, settings.likelihood
+    options = settings.model
+    assert isinstance(options, VAEOptions)
+    resolved = options.model_copy(update={"prior": "standard"})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return ConditionalVAE((1, SIDE, SIDE), settings.latent_dim, condition_dim, net, likelihood, "standard")
+        return ConditionalVAE(resolved, (1, SIDE, SIDE), condition_dim)
 
 
 def our_training(pixels: np.ndarray, settings: Settings, device: torch.device, classes: int = 0) -> float:
@@ -50,23 +49,26 @@ def our_training(pixels: np.ndarray, settings: Settings, device: torch.device, c
     A conditional objective is given `classes` classes in turn, one-hot, as conditions and as strata.
     """
     images = ImageSet.from_arrays(pixels)
-    representation = Pixels.fit(images, settings)
-    objective = settings.objective.build()
+    options, training = settings.model, settings.training
+    assert isinstance(options, VAEOptions)
+    representation = Pixels.fit(images, PixelOptions())
+    objective = options.objective.build()
     facts, width = {}, classes if objective.conditional else 0
     if width:
         stratum = torch.arange(len(pixels)) % classes
         facts = {"c": torch.eye(classes)[stratum], "stratum": stratum}
     source = Source(pixels[:, None], representation.scale, **facts)
-    assert settings.epochs
-    last = settings.epochs * -(-len(pixels) // settings.batch_size)
+    assert training.epochs
+    last = training.epochs * -(-len(pixels) // training.batch_size)
     clock: list[float] = []
 
     def look(step: int) -> None:
         if step in (1, last):
             clock.append(_now(device))
 
-    knowngood_train(make_model(settings, width), objective, source, None, settings, seed=0, on_step=look)
-    return (last - 1) * settings.batch_size / (clock[-1] - clock[0])
+    model, where = make_model(settings, width), settings.device
+    knowngood_train(model, objective, source, None, training, seed=0, device=where, on_step=look)
+    return (last - 1) * training.batch_size / (clock[-1] - clock[0])
 
 
 def train(
@@ -79,8 +81,8 @@ def train(
     """A loop as one would write it down, all its steps but the first: float32 pixels on the device, fused AdamW."""
     model = make_model(settings).to(device, memory_format=layout)  # type: ignore[call-overload]
     data = _scaled(pixels, device).contiguous(memory_format=layout)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
-    size, bf16 = settings.batch_size, settings.precision == "bf16"
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.training.lr, weight_decay=0.0, fused=True)
+    size, bf16 = settings.training.batch_size, settings.training.precision == "bf16"
     generator = torch.Generator(device).manual_seed(0)
     started, done = 0.0, 0
     while done < steps:

@@ -32,7 +32,7 @@ from benchmarks.grid import ALL, WITHIN, GridSource, encoder, judge
 from benchmarks.runner import RESULTS, append, code_version, essence, read_results
 from benchmarks.sprites import SHAPES
 from benchmarks.tables import print_table, write_csv
-from knowngood.config import Settings, nearest, parse_settings
+from knowngood.config import Settings, VAEOptions, nearest, parse_settings
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training import train
@@ -51,9 +51,7 @@ METHODS: dict[str, dict[str, Any]] = {  # weights as the methods' papers choose 
     "beta_vae": {"beta": 4.0},  # Higgins et al. 2017; the best of 1802.05983
     "cvae": {},
 }
-SHARED = {
-    "latent_dim": 10,
-    "likelihood": "bernoulli",
+SHARED: dict[str, Any] = {
     "batch_size": 64,
     "lr_secondary": 1e-4,  # of the discriminator, as in the literature
     "schedule": "constant",
@@ -160,37 +158,36 @@ def settings_of(
         raise SettingsError(f"steps = {steps:,}; expected at most {AN_EPOCH:,}, or a multiple of that")
     given = {"gamma": gamma, "beta": beta}
     weights = {weight: usual if given[weight] is None else given[weight] for weight, usual in METHODS[name].items()}
-    own = {
-        "objective": {"name": name, **weights},
-        "net": {"name": "conv", "channels": CHANNELS[size], "dense": DENSE},
-        "lr": lr or (LONG_LR if steps >= LONG else LR),
-        "epochs": max(1, steps // AN_EPOCH),
-        "device": device,
-    }
-    return parse_settings({**SHARED, **own})
+    net = {"name": "conv", "channels": CHANNELS[size], "dense": DENSE}
+    objective = {"name": name, **weights}
+    model = {"name": "vae", "objective": objective, "net": net, "likelihood": "bernoulli", "latent_dim": 10}
+    own = {"lr": lr or (LONG_LR if steps >= LONG else LR), "epochs": max(1, steps // AN_EPOCH)}
+    return parse_settings({"representation": "pixels", "model": model, "training": {**SHARED, **own}, "device": device})
 
 
 def run(settings: Settings, seed: int, steps: int, size: int, items: int, groups: int, folder: Path) -> Row:
     """One model, trained (or trained further) and judged."""
-    rows = np.random.default_rng(seed).choice(COUNT, min(steps, AN_EPOCH) * settings.batch_size, replace=False)
+    rows = np.random.default_rng(seed).choice(COUNT, min(steps, AN_EPOCH) * settings.training.batch_size, replace=False)
     source = GridSource(rows, size)
     model = make_model(settings, seed, size)
     fingerprint = f"factor set at {size} pixels, {len(rows)} images"
     clock: list[float] = []
     history = train(
         model,
-        settings.objective.build(),
+        vae_options(settings).objective.build(),
         source,
         None,
-        settings,
+        settings.training,
         seed=seed,
+        device=settings.device,
+        settings=settings.model_dump(mode="json"),
         run_dir=folder,
         resume=True,
         progress=sys.stderr.isatty(),
         on_step=lambda step: clock.append(time.process_time()),
         fingerprint=fingerprint,
     )
-    engine = make_engine(settings)
+    engine = make_engine(settings.training, settings.device)
     last = next(row for row in reversed(history.steps) if row["split"] == "train")
     return {
         "seed": seed,
@@ -211,20 +208,22 @@ def run(settings: Settings, seed: int, steps: int, size: int, items: int, groups
 
 def make_model(settings: Settings, seed: int, size: int) -> ConditionalVAE:
     """The untrained model of a seed; one that is conditional has the shape as its condition."""
-    assert settings.net != "auto"
-    assert settings.likelihood != "auto"
-    assert settings.latent_dim
-    width = len(SHAPES) if settings.objective.build().conditional else 0
+    options = vae_options(settings)
+    width = len(SHAPES) if options.objective.build().conditional else 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConditionalVAE(
-            (1, size, size), settings.latent_dim, width, settings.net, settings.likelihood, "standard"
-        )
+        return ConditionalVAE(options.model_copy(update={"prior": "standard"}), (1, size, size), width)
+
+
+def vae_options(settings: Settings) -> VAEOptions:
+    """The model's options."""
+    assert isinstance(settings.model, VAEOptions)
+    return settings.model
 
 
 def key_of(settings: Settings, seed: int, steps: int, size: int, items: int, groups: int) -> str:
     """Hash (hex) of all that the numbers of a run depend on."""
-    engine = make_engine(settings)
+    engine = make_engine(settings.training, settings.device)
     where = [engine.device.type, engine.bf16]
     code = [code_version(), *(essence((HERE / name).read_text(encoding="utf-8")) for name in CODE)]
     content = [settings.model_dump(mode="json"), seed, steps, size, items, groups, where, code]

@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import factor_metrics as metrics
 from benchmarks.generated_factors import CATEGORICAL, FACTORS, factor_codes, render, sample_groups, sample_rows
 from benchmarks.sprites import SHAPES
-from knowngood.models.objectives import Batch
+from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training.source import Facts
 

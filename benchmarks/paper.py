@@ -10,19 +10,23 @@ from typing import Any
 
 from benchmarks import paper_tables, picks, protocols, runner
 from benchmarks.commands import command_line
-from benchmarks.methods import Method, chosen_settings
+from benchmarks.methods import Method
 from benchmarks.paper_page import write_page
 from benchmarks.paper_tables import MEASURES
 from benchmarks.protocols import Cell, Form
+from benchmarks.settings import chosen_settings, merged
 from benchmarks.tables import print_table, write_csv
 from benchmarks.workers import cores
-from knowngood.config import choices, nearest, parse_settings
+from knowngood.config import VAEOptions, choices, nearest, parse_settings
 from knowngood.errors import DataError, SettingsError
 
 OBJECTIVES = ("vae", "cvae", "beta_vae", "factor_vae", "rf_vae", "dcvae")
 WITH_BETA, WITH_DISCRIMINATOR = ("beta_vae", "dcvae"), ("factor_vae", "rf_vae")
 # Our defaults, on this net; objectives are compared by what they minimise.
-OURS: dict[str, dict[str, Any]] = {"ours-mlp": {"net": "mlp", "scoring": "elbo"}, "ours": {"scoring": "elbo"}}
+OURS: dict[str, dict[str, Any]] = {
+    "ours-mlp": {"representation": "pixels", "model": {"name": "vae", "net": "mlp"}, "score": "elbo"},
+    "ours": {"representation": "pixels", "model": "vae", "score": "elbo"},
+}
 QUICK: dict[str, Any] = {"classes": 3, "train_size": 5000, "test_size": 500, "epochs": 2, "width": 256}
 EXTRA = "benchmarks.paper_measures:measure_more"
 
@@ -69,11 +73,11 @@ def main(
         show: write the tables of what is done already, measure nothing.
     """
     command = command_line("paper", main, locals())
-    objectives = tuple(choices("objective")) if all else objectives
+    objectives = tuple(choices(VAEOptions, "objective")) if all else objectives
     if quick:
         seeds, epochs, train_size, test_size = seeds[:1], QUICK["epochs"], QUICK["train_size"], QUICK["test_size"]
         discriminator_width = min(discriminator_width, QUICK["width"])
-    shared = {"epochs": epochs, "scoring": scoring, "device": device, "unknown": "infer"}
+    shared = {"epochs": epochs, "score": scoring, "device": device, "conditioning": {"unknown": "infer"}}
     options = {name: {"beta": beta} for name in WITH_BETA}
     options |= {name: {"discriminator_width": discriminator_width} for name in WITH_DISCRIMINATOR}
     methods, refused = methods_of(objectives, presets, baselines, config, options, shared)
@@ -108,15 +112,15 @@ def methods_of(
     Raises:
         SettingsError: an objective, preset or baseline that is not known, or settings that fit no objective at all.
     """
-    known = choices("objective")
+    known = choices(VAEOptions, "objective")
     methods, refused = [], {}
     for preset in presets:
         for name in objectives:
             if name not in known:
                 raise SettingsError(f"unknown objective '{name}'{nearest(name, list(known))}")
             base = chosen_settings(None if preset in OURS else preset)
-            over = {"objective": {"name": name, **options.get(name, {})}, **shared}
-            settings = {**OURS.get(preset, {}), **base, **chosen_settings(None, config, **over)}
+            over = {"model": {"name": "vae", "objective": {"name": name, **options.get(name, {})}}, **shared}
+            settings = merged(OURS.get(preset, {}), base, chosen_settings(None, config, **over))
             method = Method(f"{preset}: {name}", settings, command="python -m benchmarks paper", extra=EXTRA)
             try:
                 parse_settings(settings)

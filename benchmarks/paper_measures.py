@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from knowngood.detector.rows import Items, joined, take
 from numpy.typing import NDArray
 
 from benchmarks.factor_metrics import gaussian_total_correlation, mutual_information_gap
@@ -18,10 +17,12 @@ from benchmarks.protocols import CellImages
 from knowngood.config import Elbo
 from knowngood.data.conditions import Expanded
 from knowngood.detector.estimator import Detector
-from knowngood.detector.pipeline import MOST_EXPANDED, Pipeline
+from knowngood.detector.pipeline import Items, Pipeline
+from knowngood.detector.scoring import one_row_each
 from knowngood.errors import DataError
 from knowngood.evaluation.evaluate import Evaluation
 from knowngood.metrics import roc_auc
+from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.base import item_sum
 
 BINS, MOST_CODES = 20, 10_000
@@ -70,20 +71,18 @@ class Seen(NamedTuple):
 @torch.no_grad()
 def look(pipeline: Pipeline, items: Items, best: Expanded, *, elbo: bool) -> Seen:
     """A, E and the posterior means of items, each under its condition in `best`; E by the score `elbo`'s defaults."""
-    model, errors = pipeline.model.eval(), {}
+    model = pipeline.model.eval()
+    assert isinstance(model, ConditionalVAE)
     score = Elbo().build()
     state = score.fit(model, ())
     a, e, codes = [], [], []
-    for chunk in pipeline.rows(items, best, errors):
+    for chunk in one_row_each(pipeline, items, best):
         mean = model.encode(chunk.x, chunk.c).mean
         made = model.likelihood.mean(model.decode(mean, chunk.c))
         a.append(item_sum((chunk.x - made).square()).sqrt().cpu().numpy())
         codes.append(mean.double().cpu().numpy())
         if elbo:
             e.append(score.score(model, state, chunk.x, chunk.c, chunk.stratum).values.cpu().numpy())
-    if errors:
-        i, reason = next(iter(errors.items()))
-        raise DataError(f"{items.ids[i]}: {reason}; the paper's measures need every test image")
     return Seen(np.concatenate(a), np.concatenate(e) if e else np.empty(0), np.concatenate(codes))
 
 
@@ -92,17 +91,17 @@ def best_conditions(pipeline: Pipeline, items: Items, named: np.ndarray) -> Expa
 
     So what judging found is known again, without scoring all conditions once more.
     """
-    size = max(1, MOST_EXPANDED // max(1, len(pipeline.schema.cells)))
+    size = max(1, (1 << 17) // max(1, len(pipeline.schema.cells)))
     parts = []
     for start in range(0, len(items), size):
         some = items[start : start + size]
-        expanded = pipeline.expand(some, "infer")
+        expanded = pipeline.schema.expand(some.conditions, len(some), unknown="infer")
         wanted = np.array([str(text).removesuffix(" (inferred)") for text in named[start : start + size]], object)
         rows = np.flatnonzero(np.array(expanded.label, object) == wanted[expanded.item])
         if not np.array_equal(expanded.item[rows], np.arange(len(some))):
             raise DataError(f"{len(some)} test images name {len(rows)} conditions; an image could not be read")
-        parts.append(take(expanded, rows))
-    return joined(parts)
+        parts.append(expanded.take(rows))
+    return Expanded.concat(parts)
 
 
 def total_correlation(codes: Floats) -> float | None:

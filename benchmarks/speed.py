@@ -17,12 +17,16 @@ from typing import Any
 import torch
 
 from benchmarks import bare, speed_objectives, speed_regret
+from benchmarks.settings import merged
 from benchmarks.tables import print_table, write_csv
-from knowngood.config import Elbo, Settings, parse_settings
+from knowngood.config import Elbo, Settings, TrainingOptions, parse_settings
 from knowngood.errors import SettingsError
 from knowngood.training.engine import make_engine
 
-SHARED = {"objective": "vae", "likelihood": "gaussian", "latent_dim": 32}
+SHARED: dict[str, Any] = {
+    "representation": "pixels",
+    "model": {"name": "vae", "objective": "vae", "likelihood": "gaussian", "latent_dim": 32},
+}
 NETS: dict[str, Any] = {"MLP 784-512": {"name": "mlp", "hidden": [512]}, "conv 28×28": {"name": "conv"}}
 BARS = {("training", 64): 0.7, ("training", 256): 0.85, ("scoring", None): 0.85}
 STEPS_AN_EPOCH = 8
@@ -74,9 +78,9 @@ def main(
         raise SettingsError(f"parts has no '{unknown[0]}'; known: {', '.join(PARTS)}")
     if quick:
         repetitions, seconds = 2, 0.1
-    kind = make_engine(parse_settings({"device": device, "precision": "float32"})).device
+    kind = make_engine(TrainingOptions(precision="float32"), device).device
     precisions = ["float32"]
-    if make_engine(parse_settings({"device": device})).bf16:
+    if make_engine(TrainingOptions(), device).bf16:
         precisions.append("bf16")
     rows = []
     if {"training", "scoring"} & set(parts):
@@ -107,30 +111,37 @@ def _beside_bare_torch(
 ) -> list[dict[str, Any]]:
     rows = []
     for name, net in NETS.items():
-        shared = {**SHARED, "net": net, "device": device.type}
+        shared = merged(SHARED, {"model": {"name": "vae", "net": net}, "device": device.type})
         for precision in rates if "training" in parts else ():
             for batch in batches:
-                settings = parse_settings({**shared, "precision": precision, "batch_size": batch})
+                settings = parse_settings(merged(shared, {"training": {"precision": precision, "batch_size": batch}}))
                 rows.append(_compare(_training(name, settings, device, seconds), repetitions, rates[precision]))
         for scoring in SCORINGS if "scoring" in parts else ():
-            settings = parse_settings({**shared, "precision": "float32", "scoring": scoring, "epochs": 1})
+            settings = parse_settings(
+                merged(shared, {"training": {"precision": "float32", "epochs": 1}, "score": scoring})
+            )
             rows.append(_compare(_scoring(name, settings, device, seconds), repetitions, rates["float32"]))
     return rows
 
 
+def with_epochs(settings: Settings, epochs: int) -> Settings:
+    """The settings with another number of epochs."""
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": epochs})})
+
+
 def _training(name: str, settings: Settings, device: torch.device, seconds: float) -> Pair:
-    pixels = bare.noise_images(settings.batch_size * STEPS_AN_EPOCH)
+    pixels = bare.noise_images(settings.training.batch_size * STEPS_AN_EPOCH)
     layouts = [torch.contiguous_format] + ([torch.channels_last] if name.startswith("conv") else [])
     trials = {layout: bare.train(pixels, settings, TRIAL_STEPS, device, layout) for layout in layouts}
     layout = max(trials, key=lambda key: trials[key])
     epochs = max(1, round(seconds * trials[layout] / len(pixels)))
-    settings = settings.model_copy(update={"epochs": epochs})
+    settings = with_epochs(settings, epochs)
     return Pair(
         what="training",
         net=name,
-        batch=settings.batch_size,
-        precision=settings.precision,
-        flops=bare.training_flops(settings, settings.batch_size),
+        batch=settings.training.batch_size,
+        precision=settings.training.precision,
+        flops=bare.training_flops(settings, settings.training.batch_size),
         ours=lambda: bare.our_training(pixels, settings, device),
         bare=lambda: bare.train(pixels, settings, epochs * STEPS_AN_EPOCH, device, layout),
     )
@@ -139,15 +150,15 @@ def _training(name: str, settings: Settings, device: torch.device, seconds: floa
 def _scoring(name: str, settings: Settings, device: torch.device, seconds: float) -> Pair:
     from knowngood.detector.estimator import Detector
 
-    assert not isinstance(settings.scoring, str)
-    decodes = SCORINGS[settings.scoring.name]
+    assert not isinstance(settings.score, str)
+    decodes = SCORINGS[settings.score.name]
     detector = Detector.from_settings(settings).fit(bare.noise_images(512))
     model, trial = detector.model_, bare.noise_images(512)
     rates = {size: bare.forward(model, trial, size, decodes, device) for size in (128, 512)}
     size = max(rates, key=lambda key: rates[key])
     pixels = bare.noise_images(512 * min(128, max(1, round(seconds * rates[size] / 512))))
     return Pair(
-        what=f"scoring, {settings.scoring.name}",
+        what=f"scoring, {settings.score.name}",
         net=name,
         batch=None,
         precision="float32",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks import bare
+from benchmarks.settings import merged
 from benchmarks.tables import print_table
 from knowngood.config import parse_settings
 
@@ -53,11 +54,13 @@ def _run(
     name: str, net: dict[str, Any], precision: str, batch: int, seconds: float, device: torch.device
 ) -> Callable[[], float]:
     """Trains for about so many seconds and returns those of one step. It has run once, so kernels are warm."""
-    chosen = {"objective": name, "net": net, "likelihood": "gaussian", "latent_dim": LATENT, "batch_size": batch}
-    settings = parse_settings({**chosen, "precision": precision, "device": device.type, "epochs": 1})
+    model = {"name": "vae", "objective": name, "net": net, "likelihood": "gaussian", "latent_dim": LATENT}
+    training = {"batch_size": batch, "precision": precision, "epochs": 1}
+    given = {"representation": "pixels", "model": model, "training": training, "device": device.type}
+    settings = parse_settings(given)
     pixels = bare.noise_images(IMAGES)
     rate = bare.our_training(pixels, settings, device, CLASSES)
-    settings = settings.model_copy(update={"epochs": max(1, round(seconds * rate / IMAGES))})
+    settings = parse_settings(merged(given, {"training": {"epochs": max(1, round(seconds * rate / IMAGES))}}))
     return lambda: batch / bare.our_training(pixels, settings, device, CLASSES)
 
 

@@ -26,7 +26,12 @@ from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
 from knowngood.scores.base import Score, item_sum
 from knowngood.scores.likelihood_regret import elbo
 
-MODEL: dict[str, Any] = {"objective": "vae", "net": "conv", "likelihood": "gaussian", "latent_dim": 32, "epochs": 12}
+MODEL: dict[str, Any] = {
+    "representation": "pixels",
+    "model": {"name": "vae", "objective": "vae", "net": "conv", "likelihood": "gaussian", "latent_dim": 32},
+    "training": {"epochs": 12, "precision": "float32"},
+    "score": "reconstruction",
+}
 TRAINED_ON, BATCH = 2000, 256
 STEPS = 100
 RATE, DECAY = 2e-4, 5e-5  # of Adam on the encoder, as in the authors' code
@@ -59,7 +64,7 @@ def compare(repetitions: int, seconds: float, device: torch.device) -> list[dict
     from knowngood.detector.estimator import Detector
 
     pixels, judged, data = one_class()
-    settings = {**MODEL, "scoring": "reconstruction", "precision": "float32", "device": device.type}
+    settings = {**MODEL, "device": device.type}
     model = Detector.from_settings(parse_settings(settings)).fit(pixels).model_.eval().requires_grad_(False)
     x = torch.from_numpy(judged[:, None]).to(device).float() / 255
     with torch.no_grad():

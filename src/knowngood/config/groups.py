@@ -17,14 +17,16 @@ class Conditioning(Group):
     """How conditions are used: the columns themselves come with the data."""
 
     roles: dict[str, tuple[Role, ...]] | None = Field(
-        None, description="what each condition column is used for; default all roles of all columns"
+        default=None, description="what each condition column is used for; default all roles of all columns"
     )
     measure: tuple[Literal["brightness", "contrast", "sharpness", "rotation"], ...] = Field(
-        (), description="image factors measured on every image and added to its conditions"
+        default=(), description="image factors measured on every image and added to its conditions"
     )
-    unknown: Literal["error", "infer"] = Field("error", description="a missing or new condition value at scoring time")
+    unknown: Literal["error", "infer"] = Field(
+        default="error", description="a missing or new condition value at scoring time"
+    )
     marginalise: Literal["auto", "soft", "hard"] = Field(
-        "auto",
+        default="auto",
         description="unknown conditions: soft averages the likelihood over them (needs unknown=infer at the fit), "
         "hard takes the condition that explains best",
     )
@@ -34,14 +36,15 @@ class CalibrationOptions(Group):
     """From which normal images p-values and thresholds are calibrated."""
 
     method: Literal["auto", "split", "cross"] = Field(
-        "auto",
+        default="auto",
         description="split: images set aside calibrate, an exact guarantee; cross: K folds, each scored by a model "
         "refitted without it; auto: cross for models that refit in seconds, else split",
     )
-    fraction: Fraction = Field(0.2, description="split: share of the normal images that only calibrate")
-    folds: int = Field(5, ge=2, description="cross: K")
+    fraction: Fraction = Field(default=0.2, description="split: share of the normal images that only calibrate")
+    folds: int = Field(default=5, ge=2, description="cross: K")
     select_fraction: Fraction = Field(
-        0.1, description="share of the normal images for early stopping and for what is fitted on held-out normals"
+        default=0.1,
+        description="share of the normal images for early stopping and for what is fitted on held-out normals",
     )
 
     @model_validator(mode="after")
@@ -58,45 +61,55 @@ class DataOptions(Group):
     """What of the data counts, and how much of it may be unusable."""
 
     ignore: IgnoredRegions = Field(
-        None,
+        default=None,
         description="regions of images that are ignored: a mask image (white is ignored), polygons or a file of them, "
         "or these by the value of a condition",
     )
     tile: PositiveInt | None = Field(
-        None, description="side, in pixels of the original image, of the tiles that large images are cut into"
+        default=None, description="side, in pixels of the original image, of the tiles that large images are cut into"
     )
-    tile_overlap: float = Field(0.25, ge=0, le=0.5, description="share of its side by which a tile overlaps the next")
+    tile_overlap: float = Field(
+        default=0.25, ge=0, le=0.5, description="share of its side by which a tile overlaps the next"
+    )
     tolerance: float | None = Field(
-        None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
+        default=None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
     )
-    strict: bool = Field(False, description="any unreadable file stops the run")
+    strict: bool = Field(default=False, description="any unreadable file stops the run")
 
 
 class TrainingOptions(Group):
     """How networks are trained. Models without a network ignore these."""
 
     epochs: PositiveInt | None = Field(
-        None, description="default: about 4,000 steps, within 10 and 300 epochs; 1,000 steps on HOG"
+        default=None, description="default: about 4,000 steps, within 10 and 300 epochs; 1,000 steps on HOG"
     )
-    batch_size: PositiveInt = Field(128, description="items a step and process")
-    lr: PositiveFloat = Field(1e-3, description="learning rate of the model")
-    lr_secondary: PositiveFloat | None = Field(None, description="learning rate of every other player; default lr")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of steps over which the learning rate rises from 0")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="the learning rate after the warm-up")
-    ema: float | None = Field(0.999, gt=0, lt=1, description="decay of the averaged weights that are kept; null: off")
-    clip: float | None = Field(100.0, gt=0, description="largest gradient norm; null: off")
+    batch_size: PositiveInt = Field(default=128, description="items a step and process")
+    lr: PositiveFloat = Field(default=1e-3, description="learning rate of the model")
+    lr_secondary: PositiveFloat | None = Field(
+        default=None, description="learning rate of every other player; default lr"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay of AdamW")
+    warmup: float = Field(
+        default=0.05, ge=0, lt=1, description="share of steps over which the learning rate rises from 0"
+    )
+    schedule: Literal["cosine", "constant"] = Field(default="cosine", description="the learning rate after the warm-up")
+    ema: float | None = Field(
+        default=0.999, gt=0, lt=1, description="decay of the averaged weights that are kept; null: off"
+    )
+    clip: float | None = Field(default=100.0, gt=0, description="largest gradient norm; null: off")
     patience: PositiveInt | None = Field(
-        10,
+        default=10,
         description="early stopping: evaluations without improvement, of about 50 on held-out normals; null: train to "
         "the end and keep the last weights",
     )
-    devices: PositiveInt = Field(1, description="processes, one a device; their gradients are averaged")
+    devices: PositiveInt = Field(default=1, description="processes, one a device; their gradients are averaged")
     precision: Literal["auto", "float32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware has matrix units for it"
+        default="auto", description="auto: bf16 where the hardware has matrix units for it"
     )
-    compile: bool = Field(False, description="torch.compile the nets; needs a C++ compiler, pays off for large nets")
+    compile: bool = Field(
+        default=False, description="torch.compile the nets; needs a C++ compiler, pays off for large nets"
+    )
     memory_gb: PositiveFloat = Field(
-        4.0, description="prepared images up to this size are held in memory, larger sets stream"
+        default=4.0, description="prepared images up to this size are held in memory, larger sets stream"
     )
-    workers: int = Field(2, ge=0, description="processes that read images when streaming")
+    workers: int = Field(default=2, ge=0, description="processes that read images when streaming")

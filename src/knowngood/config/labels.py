@@ -14,6 +14,6 @@ class Shift(Options):
 
     implementation = "knowngood.models.objectives.labelled:Labelled"
     name: Literal["shift"] = "shift"
-    weight: float = Field(1.0, ge=0, description="beside the loss of normal items")
-    warmup: float = Field(0.25, ge=0, lt=1, description="share of all steps on normal items only")
-    shift: float = Field(10.0, gt=0, description="mean of their prior, in every dimension")
+    weight: float = Field(default=1.0, ge=0, description="beside the loss of normal items")
+    warmup: float = Field(default=0.25, ge=0, lt=1, description="share of all steps on normal items only")
+    shift: float = Field(default=10.0, gt=0, description="mean of their prior, in every dimension")

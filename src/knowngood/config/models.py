@@ -23,20 +23,26 @@ class VAEOptions(ModelOptions):
     implementation = "knowngood.models.vae:ConditionalVAE"
     representations = ("pixels", "hog", "table")
     name: Literal["vae"] = "vae"
-    objective: ObjectiveOptions = Field(CVAE(), description="the loss that is minimised")
-    net: Literal["auto"] | NetOptions = Field("auto", description="auto: conv for images, mlp for HOG and tables")
-    latent_dim: PositiveInt | None = Field(None, description="dimensions of z; default 32 for images, fewer for tables")
-    likelihood: Literal["auto"] | LikelihoodOptions = Field("auto", description="auto: Gaussian with learned scalar σ")
+    objective: ObjectiveOptions = Field(default=CVAE(), description="the loss that is minimised")
+    net: Literal["auto"] | NetOptions = Field(
+        default="auto", description="auto: conv for images, mlp for HOG and tables"
+    )
+    latent_dim: PositiveInt | None = Field(
+        default=None, description="dimensions of z; default 32 for images, fewer for tables"
+    )
+    likelihood: Literal["auto"] | LikelihoodOptions = Field(
+        default="auto", description="auto: Gaussian with learned scalar σ"
+    )
     prior: Literal["auto", "standard", "learned", "separated"] = Field(
-        "auto",
+        default="auto",
         description="r(z|c); auto: as the objective defines it; separated: a class-conditional prior with fixed means, "
         "far apart",
     )
     separation: PositiveFloat = Field(
-        40.0, description="distance of the means of two class-conditional priors, in standard deviations"
+        default=40.0, description="distance of the means of two class-conditional priors, in standard deviations"
     )
     class_aware: NonNegativeFloat = Field(
-        0.0, description="weight of −log p(c|z) under the priors: the latent learns to separate the conditions"
+        default=0.0, description="weight of −log p(c|z) under the priors: the latent learns to separate the conditions"
     )
 
 
@@ -47,19 +53,23 @@ class PatchGaussianOptions(ModelOptions):
     representations = ("features",)
     name: Literal["patch_gaussian"] = "patch_gaussian"
     shrinkage: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1,
         description="weight of the mean covariance of all locations in that of each; default by the number of images",
     )
     context: int = Field(
-        16, ge=0, description="principal components of the image's mean features, given which locations are judged"
+        default=16,
+        ge=0,
+        description="principal components of the image's mean features, given which locations are judged",
     )
     global_grid: int = Field(
-        4, ge=0, description="side of a coarse grid that sees the image as a whole, for the global score; 0: none"
+        default=4,
+        ge=0,
+        description="side of a coarse grid that sees the image as a whole, for the global score; 0: none",
     )
     few: Literal["refuse", "pool"] = Field(
-        "refuse",
+        default="refuse",
         description="conditions with fewer than 8 normal images: refuse them by name, or use the Gaussians of all",
     )
 
@@ -69,7 +79,7 @@ class MemoryBankOptions(ModelOptions):
 
     implementation = "knowngood.models.memory_bank:MemoryBank"
     name: Literal["memory_bank"] = "memory_bank"
-    coreset: PositiveInt | None = Field(10_000, description="items or patches kept, at most; null: all")
+    coreset: PositiveInt | None = Field(default=10_000, description="items or patches kept, at most; null: all")
 
 
 if TYPE_CHECKING:

@@ -14,8 +14,10 @@ class MLP(Options):
 
     implementation = "knowngood.models.nets.mlp:MLPNet"
     name: Literal["mlp"] = "mlp"
-    hidden: tuple[PositiveInt, ...] = Field((512, 256), description="encoder widths; the decoder mirrors them")
-    noise: float = Field(0.0, ge=0, description="σ of the noise on the encoder's input in training, in units of x")
+    hidden: tuple[PositiveInt, ...] = Field(default=(512, 256), description="encoder widths; the decoder mirrors them")
+    noise: float = Field(
+        default=0.0, ge=0, description="σ of the noise on the encoder's input in training, in units of x"
+    )
 
 
 class Conv(Options):
@@ -24,9 +26,11 @@ class Conv(Options):
     implementation = "knowngood.models.nets.conv:ConvNet"
     name: Literal["conv"] = "conv"
     channels: tuple[PositiveInt, ...] | None = Field(
-        None, description="channels a stage, each stage halves the size; default chosen from the image size"
+        default=None, description="channels a stage, each stage halves the size; default chosen from the image size"
     )
-    dense: PositiveInt = Field(256, description="width of the dense layer between the convolutions and the latent")
+    dense: PositiveInt = Field(
+        default=256, description="width of the dense layer between the convolutions and the latent"
+    )
 
 
 class EluPool(Options):
@@ -62,7 +66,7 @@ class Gaussian(Options):
     implementation = "knowngood.models.likelihoods:GaussianLikelihood"
     name: Literal["gaussian"] = "gaussian"
     sigma: PositiveFloat | Literal["scalar", "pixel", "input"] = "scalar"
-    squash: bool = Field(False, description="keep the mean within (0, 1) by a sigmoid")
+    squash: bool = Field(default=False, description="keep the mean within (0, 1) by a sigmoid")
 
 
 LikelihoodOptions = Annotated[Annotated[Bernoulli | Gaussian, Field(discriminator="name")], BeforeValidator(named)]

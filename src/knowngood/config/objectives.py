@@ -24,12 +24,12 @@ class BetaVAE(Options):
 
     implementation = "knowngood.models.objectives.beta_vae:BetaVAEObjective"
     name: Literal["beta_vae"] = "beta_vae"
-    beta: float = Field(4.0, ge=0, description="weight of the KL term")
+    beta: float = Field(default=4.0, ge=0, description="weight of the KL term")
     capacity: float | None = Field(
-        None, ge=0, description="final capacity C in nats; replaces beta by gamma·|KL − C_t|"
+        default=None, ge=0, description="final capacity C in nats; replaces beta by gamma·|KL − C_t|"
     )
-    gamma: float = Field(100.0, ge=0, description="weight of |KL − C_t| in the capacity form")
-    capacity_share: float = Field(0.5, gt=0, le=1, description="share of all steps over which C_t rises")
+    gamma: float = Field(default=100.0, ge=0, description="weight of |KL − C_t| in the capacity form")
+    capacity_share: float = Field(default=0.5, gt=0, le=1, description="share of all steps over which C_t rises")
 
 
 class CVAE(Options):
@@ -47,9 +47,9 @@ class DCVAE(Options):
 
     implementation = "knowngood.models.objectives.dcvae:DCVAEObjective"
     name: Literal["dcvae"] = "dcvae"
-    beta: float | None = Field(None, ge=0, description="weight of TC(z|c); default 2, or 1 with tc=bound")
+    beta: float | None = Field(default=None, ge=0, description="weight of TC(z|c); default 2, or 1 with tc=bound")
     tc: Literal["explicit", "bound"] = "explicit"
-    density: Literal["mss", "mws"] = Field("mss", description="estimator of the aggregate posterior")
+    density: Literal["mss", "mws"] = Field(default="mss", description="estimator of the aggregate posterior")
 
     @model_validator(mode="after")
     def _bound_has_no_beta(self) -> DCVAE:
@@ -66,9 +66,9 @@ class FactorVAE(Options):
 
     implementation = "knowngood.models.objectives.factor_vae:FactorVAEObjective"
     name: Literal["factor_vae"] = "factor_vae"
-    gamma: float = Field(6.4, ge=0, description="weight of TC(z)")
-    discriminator_layers: PositiveInt = Field(6, description="hidden layers of the discriminator")
-    discriminator_width: PositiveInt = Field(1000, description="width of the discriminator's layers")
+    gamma: float = Field(default=6.4, ge=0, description="weight of TC(z)")
+    discriminator_layers: PositiveInt = Field(default=6, description="hidden layers of the discriminator")
+    discriminator_width: PositiveInt = Field(default=1000, description="width of the discriminator's layers")
 
 
 class TCVAE(Options):
@@ -76,10 +76,10 @@ class TCVAE(Options):
 
     implementation = "knowngood.models.objectives.tc_vae:TCVAEObjective"
     name: Literal["tc_vae"] = "tc_vae"
-    alpha: float = Field(1.0, ge=0, description="weight of I(z;n), what z knows of the item")
-    beta: float = Field(6.0, ge=0, description="weight of TC(z)")
-    gamma: float = Field(1.0, ge=0, description="weight of the dimensions' own KL")
-    density: Literal["mss", "mws"] = Field("mss", description="estimator of the aggregate posterior")
+    alpha: float = Field(default=1.0, ge=0, description="weight of I(z;n), what z knows of the item")
+    beta: float = Field(default=6.0, ge=0, description="weight of TC(z)")
+    gamma: float = Field(default=1.0, ge=0, description="weight of the dimensions' own KL")
+    density: Literal["mss", "mws"] = Field(default="mss", description="estimator of the aggregate posterior")
 
 
 class RFVAE(Options):
@@ -90,16 +90,22 @@ class RFVAE(Options):
 
     implementation = "knowngood.models.objectives.rf_vae:RFVAEObjective"
     name: Literal["rf_vae"] = "rf_vae"
-    gamma: float = Field(6.4, ge=0, description="weight of TC(r⊙z)")
-    lambda_min: float = Field(0.1, ge=0, description="KL weight of a relevant dimension")
-    lambda_max: float = Field(10.0, ge=0, description="KL weight of a nuisance dimension")
-    eta_s: float = Field(1.0, ge=0, description="weight of the sum of relevances")
-    eta_h: float = Field(100.0, ge=0, description="weight of the entropy of relevances")
-    relevance_from: float = Field(0.4, ge=0, lt=1, description="share of all steps before relevances start to move")
-    entropy_from: float = Field(0.7, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0")
-    relevance_start: float = Field(0.9, gt=0, lt=1, description="relevance of every dimension at the start, not .5")
-    discriminator_layers: PositiveInt = Field(6, description="hidden layers of the discriminator")
-    discriminator_width: PositiveInt = Field(1000, description="width of the discriminator's layers")
+    gamma: float = Field(default=6.4, ge=0, description="weight of TC(r⊙z)")
+    lambda_min: float = Field(default=0.1, ge=0, description="KL weight of a relevant dimension")
+    lambda_max: float = Field(default=10.0, ge=0, description="KL weight of a nuisance dimension")
+    eta_s: float = Field(default=1.0, ge=0, description="weight of the sum of relevances")
+    eta_h: float = Field(default=100.0, ge=0, description="weight of the entropy of relevances")
+    relevance_from: float = Field(
+        default=0.4, ge=0, lt=1, description="share of all steps before relevances start to move"
+    )
+    entropy_from: float = Field(
+        default=0.7, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0"
+    )
+    relevance_start: float = Field(
+        default=0.9, gt=0, lt=1, description="relevance of every dimension at the start, not .5"
+    )
+    discriminator_layers: PositiveInt = Field(default=6, description="hidden layers of the discriminator")
+    discriminator_width: PositiveInt = Field(default=1000, description="width of the discriminator's layers")
 
     @model_validator(mode="after")
     def _lambda_falls(self) -> RFVAE:
@@ -116,10 +122,12 @@ class DIPVAE(Options):
 
     implementation = "knowngood.models.objectives.dip_vae:DIPVAEObjective"
     name: Literal["dip_vae"] = "dip_vae"
-    form: Literal["I", "II"] = Field("II", description="covariance of the posterior means (I) or of z (II)")
-    lambda_od: float = Field(10.0, ge=0, description="weight of covariances between dimensions")
+    form: Literal["I", "II"] = Field(default="II", description="covariance of the posterior means (I) or of z (II)")
+    lambda_od: float = Field(default=10.0, ge=0, description="weight of covariances between dimensions")
     lambda_d: float | None = Field(
-        None, ge=0, description="weight of variances other than 1; default 10·lambda_od in form I, lambda_od in II"
+        default=None,
+        ge=0,
+        description="weight of variances other than 1; default 10·lambda_od in form I, lambda_od in II",
     )
 
 
@@ -128,9 +136,9 @@ class InfoVAE(Options):
 
     implementation = "knowngood.models.objectives.info_vae:InfoVAEObjective"
     name: Literal["info_vae"] = "info_vae"
-    alpha: float = Field(0.5, le=1, description="share of the KL that is given up")
-    lambda_mmd: float = Field(100.0, ge=0, description="λ: the MMD has the weight alpha + λ − 1")
-    kernel: Literal["imq", "rbf"] = Field("imq", description="inverse multiquadratic or Gaussian")
+    alpha: float = Field(default=0.5, le=1, description="share of the KL that is given up")
+    lambda_mmd: float = Field(default=100.0, ge=0, description="λ: the MMD has the weight alpha + λ − 1")
+    kernel: Literal["imq", "rbf"] = Field(default="imq", description="inverse multiquadratic or Gaussian")
 
     @model_validator(mode="after")
     def _mmd_attracts(self) -> InfoVAE:
@@ -158,17 +166,19 @@ class DANVAE(Options):
 
     implementation = "knowngood.models.objectives.dan_vae:DANVAEObjective"
     name: Literal["dan_vae"] = "dan_vae"
-    nuisance_dim: PositiveInt = Field(8, description="dimensions of z_n, the last ones of z")
+    nuisance_dim: PositiveInt = Field(default=8, description="dimensions of z_n, the last ones of z")
     factors: tuple[str, ...] = Field(
-        ("brightness",),
+        default=("brightness",),
         min_length=1,
         description="columns, or brightness, contrast, sharpness and rotation as measured on the images",
     )
-    labelled_share: float = Field(1.0, gt=0, le=1, description="share of the good items that show their factors")
-    beta_a: float = Field(1.0, ge=0, description="weight of the KL of z_a")
-    beta_n: float = Field(3.0, ge=0, description="weight of the KL of z_n")
+    labelled_share: float = Field(
+        default=1.0, gt=0, le=1, description="share of the good items that show their factors"
+    )
+    beta_a: float = Field(default=1.0, ge=0, description="weight of the KL of z_a")
+    beta_n: float = Field(default=3.0, ge=0, description="weight of the KL of z_n")
     head_weight: float | None = Field(
-        None,
+        default=None,
         ge=0,
         description="a: weight of the squared error of the standardised factors; default a quarter of an item's "
         "values, at least 10, over labelled_share",

@@ -16,13 +16,14 @@ class ImageOptions(Options):
     """How images are prepared before anything else."""
 
     image_size: Size | None = Field(
-        None, description="resize to (height, width) or to a square; default: as they are, if all agree"
+        default=None, description="resize to (height, width) or to a square; default: as they are, if all agree"
     )
-    crop: Size | None = Field(None, description="centre crop after the resize")
-    pad: Size | None = Field(None, description="pad to this size with zeros, last")
-    grey: bool = Field(False, description="convert colour to luminance (ITU-R BT.601)")
+    crop: Size | None = Field(default=None, description="centre crop after the resize")
+    pad: Size | None = Field(default=None, description="pad to this size with zeros, last")
+    grey: bool = Field(default=False, description="convert colour to luminance (ITU-R BT.601)")
     scaling: Literal["auto", "dtype", "data"] | tuple[float, float] = Field(
-        "auto", description="raw values that become 0 and 1: the range of the bit depth, of the data, or two numbers"
+        default="auto",
+        description="raw values that become 0 and 1: the range of the bit depth, of the data, or two numbers",
     )
 
 
@@ -32,7 +33,7 @@ class PixelOptions(ImageOptions):
     implementation = "knowngood.representations.pixels:Pixels"
     name: Literal["pixels"] = "pixels"
     illumination: float | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="share by which the illumination may change, .3 for ± 30 %: the model is trained with it, and "
@@ -53,15 +54,17 @@ class BackboneOptions(Options):
 
 class LiteOptions(BackboneOptions):
     implementation = "knowngood.representations.backbones.weights:load_lite"
-    blocks: tuple[int, ...] = Field((3, 6, 14), description="blocks whose outputs are used, counted from 0")
-    weights: Path | None = Field(None, description="file of the published weights; default: the installed package's")
+    blocks: tuple[int, ...] = Field(default=(3, 6, 14), description="blocks whose outputs are used, counted from 0")
+    weights: Path | None = Field(
+        default=None, description="file of the published weights; default: the installed package's"
+    )
 
 
 class EfficientNetLite0(LiteOptions):
     """EfficientNet-Lite0 trained on ImageNet, 16 blocks: by default those at strides 4, 8 and 16, 176 features."""
 
     name: Literal["efficientnet_lite0"] = "efficientnet_lite0"
-    blocks: tuple[int, ...] = Field((2, 4, 10), description="blocks whose outputs are used, counted from 0")
+    blocks: tuple[int, ...] = Field(default=(2, 4, 10), description="blocks whose outputs are used, counted from 0")
 
 
 class EfficientNetLite1(LiteOptions):
@@ -94,16 +97,18 @@ class FeatureOptions(ImageOptions):
 
     implementation = "knowngood.representations.features:Features"
     name: Literal["features"] = "features"
-    backbone: BackboneChoice = Field(EfficientNetLite0(), description="the frozen network")
-    average: PositiveInt = Field(3, description="side of the square over which features are averaged; odd")
-    stride: PositiveInt = Field(12, description="distance of two locations of the grid, in pixels of the resized image")
+    backbone: BackboneChoice = Field(default=EfficientNetLite0(), description="the frozen network")
+    average: PositiveInt = Field(default=3, description="side of the square over which features are averaged; odd")
+    stride: PositiveInt = Field(
+        default=12, description="distance of two locations of the grid, in pixels of the resized image"
+    )
     align: Literal["none", "shift", "rigid", "affine"] = Field(
-        "none",
+        default="none",
         description="move each image to the position of the mean normal image of its kind; rigid also rotates it, "
         "affine also scales and shears it, all within small limits",
     )
     illumination: float | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="share by which the illumination may change, .3 for ± 30 %; it is undone before the backbone",

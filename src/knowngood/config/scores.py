@@ -58,8 +58,10 @@ class Mahalanobis(ScoreOptions):
 
     implementation = "knowngood.scores.mahalanobis:MahalanobisScore"
     name: Literal["mahalanobis"] = "mahalanobis"
-    of: Literal["latent", "hog"] = Field("latent", description="posterior means, or HOG of images")
-    relative: bool = Field(False, description="less the distance to the codes of all conditions. arXiv:2106.09022")
+    of: Literal["latent", "hog"] = Field(default="latent", description="posterior means, or HOG of images")
+    relative: bool = Field(
+        default=False, description="less the distance to the codes of all conditions. arXiv:2106.09022"
+    )
 
 
 class SplitElbo(ScoreOptions):
@@ -80,14 +82,14 @@ class PatchDistance(ScoreOptions):
     models = ("patch_gaussian", "memory_bank")
     name: Literal["patch_distance"] = "patch_distance"
     standardise: Literal["auto"] | bool = Field(
-        "auto",
+        default="auto",
         description="per-location standardisation: by mean and spread of normal images' distances there; auto: with "
         "patch_gaussian",
     )
     pooling: Literal["top", "max", "soft"] = Field(
-        "top", description="score of an image from its map: mean of the top 2 %, the maximum, or a soft maximum"
+        default="top", description="score of an image from its map: mean of the top 2 %, the maximum, or a soft maximum"
     )
-    smoothing: float = Field(0.5, ge=0, description="σ of the Gaussian over the anomaly map, in locations")
+    smoothing: float = Field(default=0.5, ge=0, description="σ of the Gaussian over the anomaly map, in locations")
 
 
 class IWAE(ScoreOptions):
@@ -137,14 +139,14 @@ class Neighbours(ScoreOptions):
     implementation = "knowngood.scores.neighbours:NeighboursScore"
     models = ("vae", "memory_bank")
     name: Literal["neighbours"] = "neighbours"
-    k: PositiveInt = Field(5, description="neighbours")
+    k: PositiveInt = Field(default=5, description="neighbours")
     of: Literal["auto", "latent", "items", "residual", "hog"] = Field(
-        "auto",
+        default="auto",
         description="posterior means, the items as represented, x − x̂, or HOG of images; auto: posterior means of a "
         "vae, the items of a memory_bank",
     )
-    cosine: bool = Field(False, description="cosine distance: all vectors are scaled to length 1")
-    coreset: PositiveInt | None = Field(10_000, description="normal items kept, about; null: all of them")
+    cosine: bool = Field(default=False, description="cosine distance: all vectors are scaled to length 1")
+    coreset: PositiveInt | None = Field(default=10_000, description="normal items kept, about; null: all of them")
 
 
 class Gradient(ScoreOptions):
@@ -166,9 +168,9 @@ class Restoration(ScoreOptions):
 
     implementation = "knowngood.scores.restoration:RestorationScore"
     name: Literal["restoration"] = "restoration"
-    weight: PositiveFloat = Field(0.1, description="of the total variation, times the typical size of x − x̂")
-    steps: PositiveInt = Field(20, description="of the search, each through both nets and back")
-    samples: int = Field(0, ge=0, description="draws of z for the ELBO; 0 takes the posterior mean")
+    weight: PositiveFloat = Field(default=0.1, description="of the total variation, times the typical size of x − x̂")
+    steps: PositiveInt = Field(default=20, description="of the search, each through both nets and back")
+    samples: int = Field(default=0, ge=0, description="draws of z for the ELBO; 0 takes the posterior mean")
 
 
 _SINGLE = (
@@ -204,7 +206,7 @@ class Fusion(ScoreOptions):
     implementation = "knowngood.scores.fusion:FusionScore"
     name: Literal["fusion"] = "fusion"
     scores: tuple[SingleScore, ...] = Field(min_length=1, description="what is fused, by name or with options")
-    weights: tuple[NonNegativeFloat, ...] | None = Field(None, description="one for each score; default equal")
+    weights: tuple[NonNegativeFloat, ...] | None = Field(default=None, description="one for each score; default equal")
 
     def check_model(self, model: str) -> None:
         super().check_model(model)

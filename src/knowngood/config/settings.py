@@ -33,36 +33,38 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     representation: Literal["auto"] | RepresentationOptions = Field(
-        "auto", description="what the model sees; auto: features of photographs, HOG of small pictures, table columns"
+        default="auto",
+        description="what the model sees; auto: features of photographs, HOG of small pictures, table columns",
     )
     model: Literal["auto"] | ModelChoice = Field(
-        "auto", description="what learns; auto: patch_gaussian on features, vae on everything else"
+        default="auto", description="what learns; auto: patch_gaussian on features, vae on everything else"
     )
     score: Literal["auto"] | ScoreChoice = Field(
-        "auto", description="the anomaly score; a list of scores is their fusion; auto: the best known of the model"
+        default="auto",
+        description="the anomaly score; a list of scores is their fusion; auto: the best known of the model",
     )
     conditioning: Annotated[Conditioning, BeforeValidator(_default)] = Field(
-        Conditioning(), description="roles of condition columns, measured image factors, unknown values"
+        default=Conditioning(), description="roles of condition columns, measured image factors, unknown values"
     )
-    alpha: float = Field(0.05, gt=0, lt=1, description="false-alarm rate that `predict` and `detect` use")
+    alpha: float = Field(default=0.05, gt=0, lt=1, description="false-alarm rate that `predict` and `detect` use")
     calibration: Annotated[CalibrationOptions, BeforeValidator(_default)] = Field(
-        CalibrationOptions(), description="split or cross-conformal, and its fractions or folds"
+        default=CalibrationOptions(), description="split or cross-conformal, and its fractions or folds"
     )
     labels: Annotated[Literal["auto", "ignore"] | Shift, BeforeValidator(_labels)] = Field(
-        "auto",
+        default="auto",
         description="labelled anomalies; auto: add a learned penalty to the score if cross-validation improves AUROC, "
         "or what the objective defines; ignore: leave them out",
     )
     data: Annotated[DataOptions, BeforeValidator(_default)] = Field(
-        DataOptions(), description="ignored regions, tiles, tolerance for unreadable files"
+        default=DataOptions(), description="ignored regions, tiles, tolerance for unreadable files"
     )
     training: Annotated[TrainingOptions, BeforeValidator(_default)] = Field(
-        TrainingOptions(), description="epochs, batch size, learning rate and so on; for models with a network"
+        default=TrainingOptions(), description="epochs, batch size, learning rate and so on; for models with a network"
     )
     device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
-        "auto", description="where to compute; auto: a GPU if there is one"
+        default="auto", description="where to compute; auto: a GPU if there is one"
     )
-    random_state: int | None = Field(0, description="seed of the split, the weights and every draw")
+    random_state: int | None = Field(default=0, description="seed of the split, the weights and every draw")
 
     @model_validator(mode="after")
     def _choices_fit_together(self) -> Settings:

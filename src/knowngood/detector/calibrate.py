@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knowngood.calibration import Calibration, MapCalibration, minimum_normals
-from knowngood.config import Settings
+from knowngood.config import FeatureOptions, Settings
 from knowngood.data.conditions import ConditionSchema
 from knowngood.detector.decide import calibrated
 from knowngood.detector.maps import image_maps
@@ -88,7 +88,7 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
 
 def calibrates_maps(pipeline: Pipeline) -> bool:
     """Whether the maps of normal images are calibrated, so that regions can be found: those of models on features."""
-    return pipeline.settings.representation.name == "features"
+    return isinstance(pipeline.settings.representation, FeatureOptions)
 
 
 def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustment], schema: ConditionSchema) -> bool:

@@ -114,7 +114,7 @@ def unpack(
         settings = Settings.model_validate(config["settings"])
         model = settings.model.build(**config["model"])  # type: ignore[union-attr]
         model.load_state_dict(tensors["weights"])
-        kind = implementation(settings.representation)
+        kind = implementation(settings.representation)  # type: ignore[arg-type]
         representation = kind.model_validate(config["representation"]).with_state(tensors["representation"])
         if backbone is not None and isinstance(representation, Features):
             representation = representation.with_backbone(backbone)

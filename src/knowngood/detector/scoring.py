@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -195,12 +195,11 @@ class Reader:
             return items, np.arange(len(items)), self.expanded.item
         assert isinstance(pipeline.model, PatchGaussian)
         cell = cells_of(pipeline.model, self.expanded.c)
-        return ignored.views(items, self.expanded.item, cell, pipeline.representation.pixels.low)
+        low = pipeline.representation.pixels.low  # type: ignore[union-attr]
+        return ignored.views(items, self.expanded.item, cell, low)
 
     def _read(self, images: Items, index: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        representation = self.pipeline.representation
-        if isinstance(representation, Table):
-            return representation.read(images, index)[0]  # type: ignore[arg-type]
+        representation: Any = self.pipeline.representation
         if hasattr(representation, "read_and_locate"):
             native, errors, transforms = representation.read_and_locate(images, index, workers=READERS)
             for i, transform in zip(index.tolist(), transforms, strict=True):

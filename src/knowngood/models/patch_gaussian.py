@@ -70,8 +70,9 @@ class PatchGaussian(Model):
         features, height, width = self.shape
         cells, locations = len(keys), height * width
         self.condition_dim = len(keys[0])
-        self.register_buffer("keys", torch.tensor([list(key) for key in keys]).reshape(cells, -1))
-        self.register_buffer("continuous", torch.tensor(list(continuous), dtype=torch.bool))
+        # They are among the sizes, and so saved already.
+        self.register_buffer("keys", torch.tensor([list(key) for key in keys]).reshape(cells, -1), persistent=False)
+        self.register_buffer("continuous", torch.tensor(list(continuous), dtype=torch.bool), persistent=False)
         self.register_buffer("mean", torch.zeros(cells, locations, features))
         self.register_buffer("lower", torch.zeros(cells, locations, features, features), persistent=False)
         self.register_buffer("ignored", torch.zeros(cells, locations, dtype=torch.bool))

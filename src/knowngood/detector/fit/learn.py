@@ -89,7 +89,7 @@ def represent(plan: Plan, index: np.ndarray) -> Representation:
             "backbone out"
         )
     else:
-        fitted = implementation(options).fit(items, options)
+        fitted = implementation(options).fit(items, options)  # type: ignore[arg-type]
     if isinstance(items, ImageSet):
         every = plan.normals if plan.settings.data.tile is None else items
         dtype = getattr(getattr(fitted, "pixels", fitted), "dtype", None)
@@ -284,7 +284,9 @@ def illuminated(
     objective: Objective, settings: Settings, schema: ConditionSchema, representation: Any, scale: Any
 ) -> Illuminated:
     """Training under changing illumination; nuisance factors that follow it are changed alike."""
-    tolerance = settings.representation.illumination  # type: ignore[union-attr]
+    assert isinstance(settings.representation, PixelOptions)
+    tolerance = settings.representation.illumination
+    assert tolerance is not None
     if representation.low:
         raise SettingsError(
             f"illumination = {tolerance:g} needs images whose value 0 is black; give scaling=(0, largest value)"
