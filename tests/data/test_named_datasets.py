@@ -97,7 +97,7 @@ def test_a_file_of_another_shape_is_refused(root):
         open_dataset("mnist")
 
 
-def test_a_missing_file_is_named_with_its_places(root):
+def test_a_missing_file_is_named_with_the_folders_searched(root):
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz not found in .*data/mnist and .*cache/mnist"):
         open_dataset("mnist", download=False)
 

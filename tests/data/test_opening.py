@@ -193,7 +193,7 @@ def test_a_reader_that_returns_something_else_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffixes", [".raw8", ("raw8",), (".",)])
 def test_suffixes_without_a_dot_are_refused(suffixes):
-    with pytest.raises(SettingsError, match="reader 'raw': suffixes = .*such as"):
+    with pytest.raises(SettingsError, match=r"reader 'raw': suffixes = .*such as"):
         Reader("raw", suffixes, raw)
 
 
