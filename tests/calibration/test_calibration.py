@@ -327,7 +327,7 @@ def test_one_number_flags_exactly_as_p_values_do(data: st.DataObject, alpha: flo
     assert np.isfinite(calibration.offsets).all()
     assert np.isfinite(anomaly).all()
     assert (flagged == (anomaly > calibration.pooled_threshold)).all()
-    for code in range(-1, len(sizes)):  # and no order within a stratum is turned round
+    for code in range(-1, len(sizes)):  # and no order within a stratum is reversed
         order = np.argsort(items[codes == code])
         assert (np.diff(anomaly[codes == code][order]) >= 0).all()
     # Hidden conditions: the smallest anomaly score over conditions flags as the largest p-value does.

@@ -1,4 +1,4 @@
-"""Nuisance factors measured on images against closed forms, and the numbers a head predicts of them."""
+"""Image factors against closed forms, and the numbers a head predicts of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bars(angles: list[float], side: int = 41, long: float = 16, wide: float = 4)
     return np.clip(long - along + 0.5, 0, 1) * np.clip(wide - across + 0.5, 0, 1)
 
 
-# Light ----------------------------------------------------------------------------------------------------------------
+# Illumination ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
@@ -82,7 +82,7 @@ def test_brightness_and_contrast_of_a_ramp_under_gamma_have_their_closed_form(ga
 
 def test_contrast_is_that_of_the_luminance() -> None:
     red_and_green = np.zeros((1, 2, 3, 3))
-    red_and_green[:, 0, :, 0] = red_and_green[:, 1, :, 1] = 1  # as bright, not as light
+    red_and_green[:, 0, :, 0] = red_and_green[:, 1, :, 1] = 1  # equal in V, not in luminance
     assert measured(red_and_green, "contrast")[0] == pytest.approx((0.587 - 0.299) / 2)
     assert measured(red_and_green, "brightness")[0] == 1
 
@@ -114,7 +114,7 @@ def test_rotation_is_the_angle_of_a_bar() -> None:
     angles = [-89, -60, -45, -10, 0, 10, 30, 45, 80, 90]
     found = measured(bars([float(a) for a in angles]), "rotation")
     assert found == pytest.approx(angles, abs=0.1)
-    # A dark bar on a light ground, off the middle, in colour: the same axis.
+    # A dark bar on a bright background, off-centre, in colour: the same axis.
     dark = np.roll(1 - 0.8 * bars([30.0, 80.0]), (2, -1), (1, 2))
     assert measured(np.stack([dark] * 3, axis=3), "rotation") == pytest.approx([30, 80], abs=0.1)
 

@@ -131,7 +131,7 @@ def verdict(p: ArrayLike, alpha: float, abstain: float | None = None) -> NDArray
 
 
 def cross_p_values(fold_scores: Sequence[ArrayLike], fold_test_scores: ArrayLike) -> Floats:
-    """K-fold cross-conformal p-values, for sets too small to set normals aside. Vovk 2012, arXiv:1208.0806.
+    """K-fold cross-conformal p-values, for sets too small for a split. Vovk 2015, arXiv:1208.0806.
 
     Model k is fitted without fold k and scores it; every model scores the item. The item is ranked within each fold by
     that fold's own model: p = (1 + Σ_k #{i in fold k: score_i ≥ score of the item under model k}) / (n + 1).
