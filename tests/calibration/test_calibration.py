@@ -299,10 +299,10 @@ def test_large_strata_stand_alone_and_small_ones_are_pooled(three_strata: Calibr
     assert (three_strata.p_values(scores, np.full(4, 2), alpha=0.1) == p_values(by_stratum[2], scores)).all()
 
 
-def test_summary_says_what_is_not_promised(three_strata: Calibration) -> None:
+def test_summary_says_what_is_not_guaranteed(three_strata: Calibration) -> None:
     rows = three_strata.summary()
     assert [row["condition"] for row in rows] == ["a", "b", "c"]
-    assert rows[2]["calibrated"] == "pooled, no per-condition promise"
+    assert rows[2]["calibrated"] == "pooled, no per-condition guarantee"
     assert rows[2]["false_alarm_low"] is None
     assert rows[2]["threshold"] == three_strata.pooled_threshold
     assert (rows[1]["false_alarm_low"], rows[1]["false_alarm_high"]) == pytest.approx(false_alarm_interval(19, 0.05))
@@ -327,7 +327,7 @@ def test_one_number_flags_exactly_as_p_values_do(data: st.DataObject, alpha: flo
     assert np.isfinite(calibration.offsets).all()
     assert np.isfinite(anomaly).all()
     assert (flagged == (anomaly > calibration.pooled_threshold)).all()
-    for code in range(-1, len(sizes)):  # and no order within a stratum is turned round
+    for code in range(-1, len(sizes)):  # and no order within a stratum is reversed
         order = np.argsort(items[codes == code])
         assert (np.diff(anomaly[codes == code][order]) >= 0).all()
     # Hidden conditions: the smallest anomaly score over conditions flags as the largest p-value does.

@@ -34,8 +34,8 @@ def saved(calibration: MapCalibration) -> tuple[dict[str, np.ndarray], dict]:
 
 
 @pytest.mark.parametrize("values", [(1, 2, 3, 4, 5), (1, 1, 2, 2, 3), (1, 2, 3, 3, 3), (7, 7, 7, 7, 7)])
-def test_over_all_orders_at_most_a_share_alpha_of_good_images_has_a_region(values: tuple[int, ...]) -> None:
-    """Four normals and one more good image, exchangeable: counted over all 120 orders, never by drawing."""
+def test_over_all_orders_at_most_a_share_alpha_of_normal_images_has_a_region(values: tuple[int, ...]) -> None:
+    """Four normals and one more normal image, exchangeable: counted over all 120 orders, never by drawing."""
     smallest: list[float] = []
     flagged = dict.fromkeys((0.1, 0.2, 0.3, 0.4, 0.55, 0.8, 0.99), 0)
     for *normals, item in itertools.permutations(values):

@@ -83,8 +83,8 @@ def test_more_images_than_one_block_and_pixels_that_fill_no_byte(tmp_path):
     n = 1500
     imgs = np.random.default_rng(0).integers(0, 2, (n, 5, 3), dtype=np.uint8)
     arrays = parts(n, imgs=imgs)
-    np.savez(tmp_path / "odd.npz", **arrays)
-    images = read_dsprites(tmp_path / "odd.npz")
+    np.savez(tmp_path / "small.npz", **arrays)
+    images = read_dsprites(tmp_path / "small.npz")
     assert images.shapes()[0].tolist() == [5, 3, 1]
     assert np.array_equal(np.concatenate(list(images.pixels.chunks(400)))[..., 0], imgs * 255)
 

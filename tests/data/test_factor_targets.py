@@ -1,4 +1,4 @@
-"""Nuisance factors: which columns they come from, and which items show them."""
+"""Factors that an objective learns: from which columns, of which items, on which scale."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from knowngood.data.image_factors import measure
 from knowngood.errors import DataError
 
 
-def bright(n: int, seed: int = 0) -> np.ndarray:
+def illuminated(n: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return (rng.uniform(0.4, 1, n)[:, None, None] * rng.uniform(60, 200, (n, 8, 8))).astype(np.uint8)
 
 
 def test_a_column_counts_before_what_could_be_measured() -> None:
-    images = ImageSet.from_arrays(bright(6))
+    images = ImageSet.from_arrays(illuminated(6))
     measured = factors.targets(images, ("brightness",))
     assert measured is not None
     np.testing.assert_array_equal(measured[:, 0], measure(images, ["brightness"])["brightness"])
@@ -29,7 +29,7 @@ def test_a_column_counts_before_what_could_be_measured() -> None:
 
 def test_a_factor_that_is_nowhere_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="factor 'dust' is no column of the data"):
-        factors.targets(ImageSet.from_arrays(bright(3)), ("dust",))
+        factors.targets(ImageSet.from_arrays(illuminated(3)), ("dust",))
     with pytest.raises(DataError, match="factor 'brightness' is no column"):
         factors.targets(TableSet.from_array(np.ones((4, 2))), ("brightness",))
 
@@ -48,5 +48,5 @@ def test_standardised_by_known_values_and_constants_stay() -> None:
     rows = np.array([[1.0, 5.0], [3.0, 5.0], [np.nan, 5.0]])
     scaled = factors.Standardised.fit(rows)(rows)
     np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [np.nan, 0]])
-    with pytest.raises(DataError, match="unknown for every item"):
+    with pytest.raises(DataError, match="unknown for every training item"):
         factors.Standardised.fit(np.full((3, 1), np.nan))

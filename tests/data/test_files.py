@@ -159,7 +159,7 @@ def test_a_file_cut_short_is_named(tmp_path, suffix):
     assert caught.value.kind in ("truncated", "unreadable", "not-an-image")
 
 
-def test_empty_text_and_missing_files_are_told_apart(tmp_path):
+def test_empty_text_and_missing_files_are_distinguished(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("not a picture at all")
     kinds = {}
@@ -262,7 +262,7 @@ def test_tiff_alpha_is_dropped_and_other_channels_are_data(tmp_path, extra, kept
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("pages", [1, 2])
-def test_white_is_zero_is_turned_round(tmp_path, dtype, pages):
+def test_white_is_zero_is_inverted(tmp_path, dtype, pages):
     image = noise(pages, 6, 5, dtype=np.dtype(dtype).type)
     tifffile.imwrite(tmp_path / "a.tif", image if pages > 1 else image[0], photometric="miniswhite")
     assert np.array_equal(read_image(tmp_path / "a.tif"), np.iinfo(dtype).max - image.transpose(1, 2, 0))
@@ -311,12 +311,12 @@ def test_dicom_keeps_12_bit_values(tmp_path):
     assert np.array_equal(found[..., 0], image)
 
 
-def test_dicom_monochrome1_is_turned_round_within_its_bits(tmp_path):
+def test_dicom_monochrome1_is_inverted_within_its_bits(tmp_path):
     image = noise(6, 5, dtype=np.uint16) % 4096
     write_dicom(tmp_path / "a.dcm", image, "MONOCHROME1", BitsStored=12)
     header, found = read_with_header(tmp_path / "a.dcm")
     assert np.array_equal(found[..., 0], 4095 - image)
-    assert header.notes == ("MONOCHROME1 turned round",)
+    assert header.notes == ("MONOCHROME1 inverted",)
 
 
 def test_dicom_rescale_gives_the_units_meant(tmp_path):

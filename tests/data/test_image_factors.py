@@ -1,4 +1,4 @@
-"""Nuisance factors measured on images against closed forms, and the numbers a head predicts of them."""
+"""Image factors against closed forms, and the numbers a head predicts of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from knowngood.data import ImageSet, open_images
 from knowngood.data.block_pixels import BlockPixels
-from knowngood.data.image_factors import NUISANCES, factor_targets, measure
+from knowngood.data.image_factors import IMAGE_FACTORS, factor_targets, measure
 from knowngood.errors import DataError, SettingsError
 
 
@@ -35,7 +35,7 @@ def bars(angles: list[float], side: int = 41, long: float = 16, wide: float = 4)
     return np.clip(long - along + 0.5, 0, 1) * np.clip(wide - across + 0.5, 0, 1)
 
 
-# Light ----------------------------------------------------------------------------------------------------------------
+# Illumination ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32"])
@@ -51,14 +51,14 @@ def test_constant_images_have_brightness_by_the_types_range_and_nothing_else(dty
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_less_light_lowers_brightness_and_contrast_by_its_factor_and_leaves_the_others(channels: int) -> None:
+def test_less_illumination_lowers_brightness_and_contrast_by_its_factor_and_leaves_the_others(channels: int) -> None:
     full = pictures(size=(9, 12, channels))
     dark, expected = 0.7 * full, {"brightness": 0.7, "contrast": 0.7, "sharpness": 1.0, "rotation": 1.0}
     for name, factor in expected.items():
         np.testing.assert_allclose(measured(dark, name), factor * measured(full, name), rtol=1e-9)
 
 
-def test_less_light_on_eight_bits_is_the_same_up_to_rounding() -> None:
+def test_less_illumination_on_eight_bits_is_the_same_up_to_rounding() -> None:
     full = (pictures(size=(32, 32)) * 255).round().astype(np.uint8)
     dark = (0.7 * full).round().astype(np.uint8)
     for name, factor in {"brightness": 0.7, "contrast": 0.7, "sharpness": 1.0}.items():
@@ -82,7 +82,7 @@ def test_brightness_and_contrast_of_a_ramp_under_gamma_have_their_closed_form(ga
 
 def test_contrast_is_that_of_the_luminance() -> None:
     red_and_green = np.zeros((1, 2, 3, 3))
-    red_and_green[:, 0, :, 0] = red_and_green[:, 1, :, 1] = 1  # as bright, not as light
+    red_and_green[:, 0, :, 0] = red_and_green[:, 1, :, 1] = 1  # equal in V, not in luminance
     assert measured(red_and_green, "contrast")[0] == pytest.approx((0.587 - 0.299) / 2)
     assert measured(red_and_green, "brightness")[0] == 1
 
@@ -99,7 +99,7 @@ def test_sharpness_worked_by_hand() -> None:
     assert measured(dot, "sharpness")[0] == pytest.approx(8 / 9 / (8 / 81) ** 0.5)
 
 
-def test_sharpness_does_not_change_with_light_offset_or_sign_and_falls_with_blur() -> None:
+def test_sharpness_does_not_change_with_illumination_offset_or_sign_and_falls_with_blur() -> None:
     sharp = pictures(size=(24, 24))
     for other in (0.3 * sharp, sharp + 5, 2 - sharp):
         np.testing.assert_allclose(measured(other, "sharpness"), measured(sharp, "sharpness"), rtol=1e-9)
@@ -114,7 +114,7 @@ def test_rotation_is_the_angle_of_a_bar() -> None:
     angles = [-89, -60, -45, -10, 0, 10, 30, 45, 80, 90]
     found = measured(bars([float(a) for a in angles]), "rotation")
     assert found == pytest.approx(angles, abs=0.1)
-    # A dark bar on a light ground, off the middle, in colour: the same axis.
+    # A dark bar on a bright background, off-centre, in colour: the same axis.
     dark = np.roll(1 - 0.8 * bars([30.0, 80.0]), (2, -1), (1, 2))
     assert measured(np.stack([dark] * 3, axis=3), "rotation") == pytest.approx([30, 80], abs=0.1)
 
@@ -139,10 +139,10 @@ def test_images_without_an_axis_have_rotation_zero() -> None:
 
 def test_arrays_in_blocks_are_measured_as_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     array = pictures(11, (5, 6, 3))
-    alone = [measure(ImageSet.from_arrays(image[None]), NUISANCES) for image in array]
+    alone = [measure(ImageSet.from_arrays(image[None]), IMAGE_FACTORS) for image in array]
     monkeypatch.setattr("knowngood.data.image_factors.VALUES_AT_ONCE", 4 * 5 * 6 * 3)
-    together = measure(ImageSet.from_arrays(array)[np.arange(10, -1, -1)], NUISANCES)
-    for name in NUISANCES:
+    together = measure(ImageSet.from_arrays(array)[np.arange(10, -1, -1)], IMAGE_FACTORS)
+    for name in IMAGE_FACTORS:
         np.testing.assert_allclose(together[name][::-1], [one[name][0] for one in alone], rtol=1e-12)
 
 
@@ -153,8 +153,8 @@ def test_files_of_mixed_sizes_and_damaged_ones(tmp_path: Path) -> None:
     for name, image in {"a": grey, "b": colour, "c": deep}.items():
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    found = measure(open_images(tmp_path), NUISANCES)
-    for name in NUISANCES:
+    found = measure(open_images(tmp_path), IMAGE_FACTORS)
+    for name in IMAGE_FACTORS:
         expected = [measured(image[None], name)[0] for image in (grey, colour, deep)]
         assert found[name][:3] == pytest.approx(expected, rel=1e-12)
         assert np.isnan(found[name][3])
@@ -167,29 +167,29 @@ def test_images_drawn_on_demand_are_measured() -> None:
 
     images = ImageSet.from_arrays(np.zeros((20, 9, 8))).replace(pixels=Drawn(np.arange(20), (9, 8, 1)))
     drawn = np.stack([images.read(i) for i in range(len(images))])
-    for name in NUISANCES:
+    for name in IMAGE_FACTORS:
         np.testing.assert_allclose(measure(images, [name])[name], measured(drawn, name), rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("error")
 def test_values_that_are_not_finite_are_unknown_and_touch_no_other_image() -> None:
     array = pictures(4)
-    clean = {name: measured(array, name) for name in NUISANCES}
+    clean = {name: measured(array, name) for name in IMAGE_FACTORS}
     array[1, 2, 3], array[2, 0, 0] = np.nan, np.inf
-    for name in NUISANCES:
+    for name in IMAGE_FACTORS:
         found = measured(array, name)
         assert np.isnan(found).tolist() == [False, True, True, False]
         assert found[[0, 3]].tolist() == clean[name][[0, 3]].tolist()
 
 
 def test_tiny_images_and_empty_sets() -> None:
-    found = measure(ImageSet.from_arrays(np.full((2, 1, 1), 0.5)), NUISANCES)
-    assert [found[name].tolist() for name in NUISANCES] == [[0.5, 0.5], [0, 0], [0, 0], [0, 0]]
-    assert all(len(v) == 0 for v in measure(ImageSet.from_arrays(pictures())[:0], NUISANCES).values())
+    found = measure(ImageSet.from_arrays(np.full((2, 1, 1), 0.5)), IMAGE_FACTORS)
+    assert [found[name].tolist() for name in IMAGE_FACTORS] == [[0.5, 0.5], [0, 0], [0, 0], [0, 0]]
+    assert all(len(v) == 0 for v in measure(ImageSet.from_arrays(pictures())[:0], IMAGE_FACTORS).values())
     assert measure(ImageSet.from_arrays(pictures()), []) == {}
 
 
-def test_an_unknown_nuisance_names_the_nearest_one() -> None:
+def test_an_unknown_image_factor_names_the_nearest_one() -> None:
     with pytest.raises(SettingsError, match=r"cannot measure 'brightnes' on images; did you mean 'brightness'\?"):
         measure(ImageSet.from_arrays(pictures()), ["brightnes"])
 
@@ -227,7 +227,7 @@ def test_missing_text_is_nan_in_every_entry(given: object) -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"brightnes": [1.0]}, r"no column 'x' for this nuisance factor \(known: brightnes\)"),
+        ({"brightnes": [1.0]}, r"no column 'x' for this factor \(known: brightnes\)"),
         ({"x": ["a", 1]}, "'x' mixes text and numbers"),
         ({"x": [1.0, np.inf]}, "'x' is infinite in row 1"),
         ({"x": np.zeros((2, 2))}, r"'x' has shape \(2, 2\)"),

@@ -112,7 +112,7 @@ def test_indexing_keeps_everything_together():
     assert images.split("test").ids.tolist() == ["3", "4", "5"]
 
 
-def test_bad_keys_and_splits_are_refused():
+def test_unknown_keys_and_splits_are_refused():
     images = ImageSet.from_arrays(numbered())
     with pytest.raises(DataError, match="mask of 5 values"):
         images[np.ones(5, dtype=bool)]

@@ -97,7 +97,7 @@ def test_a_file_of_another_shape_is_refused(root):
         open_dataset("mnist")
 
 
-def test_a_missing_file_is_named_with_its_places(root):
+def test_a_missing_file_is_named_with_the_folders_searched(root):
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz not found in .*data/mnist and .*cache/mnist"):
         open_dataset("mnist", download=False)
 
@@ -269,9 +269,9 @@ def fake_retrieve(url, known_hash, fname, path):
 
 def test_a_download_tries_each_address_and_checks_the_sum(root, monkeypatch):
     monkeypatch.setattr("pooch.retrieve", fake_retrieve)
-    good = root.parent / "official"
-    good.write_bytes(b"data")
-    remote = Remote("a.gz", (str(root / "dead"), str(good)), "md5:" + hashlib.md5(b"data").hexdigest())
+    working = root.parent / "official"
+    working.write_bytes(b"data")
+    remote = Remote("a.gz", (str(root / "dead"), str(working)), "md5:" + hashlib.md5(b"data").hexdigest())
     assert fetch("set", remote).read_bytes() == b"data"
     assert fetch("set", remote).parent == downloads.cache_folder() / "set"
     with pytest.raises(DataError, match=r"could not download a\.gz.*hash differs.*Put the file into .*cache/set"):

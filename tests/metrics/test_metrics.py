@@ -16,8 +16,8 @@ labelled_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min
 def test_auc_counts_pairs(pairs: list[tuple[int, int]]) -> None:
     labels, scores = np.array(pairs, float).T
     assume(0 < labels.sum() < len(labels))
-    good, bad = scores[labels == 0], scores[labels == 1]
-    wins = [(b > g) + 0.5 * (b == g) for b in bad for g in good]
+    normal, anomalous = scores[labels == 0], scores[labels == 1]
+    wins = [(b > g) + 0.5 * (b == g) for b in anomalous for g in normal]
     assert roc_auc(labels, scores) == pytest.approx(np.mean(wins))
 
 
@@ -25,8 +25,8 @@ def test_auc_counts_pairs(pairs: list[tuple[int, int]]) -> None:
 def test_fpr_at_tpr_is_the_least_over_thresholds(pairs: list[tuple[int, int]], tpr: float) -> None:
     labels, scores = np.array(pairs, float).T
     assume(0 < labels.sum() < len(labels))
-    good, bad = scores[labels == 0], scores[labels == 1]
-    expected = min((good >= t).mean() for t in scores if (bad >= t).mean() >= tpr)
+    normal, anomalous = scores[labels == 0], scores[labels == 1]
+    expected = min((normal >= t).mean() for t in scores if (anomalous >= t).mean() >= tpr)
     assert fpr_at_tpr(labels, scores, tpr) == pytest.approx(expected)
 
 
@@ -41,7 +41,7 @@ def test_known_values() -> None:
     assert curve.thresholds.tolist() == [np.inf, 0.8, 0.4, 0.35, 0.1]
 
 
-def test_unknown_labels_are_left_out() -> None:
+def test_unknown_labels_are_ignored() -> None:
     labels, scores = [0, np.nan, 1, np.nan], [1.0, np.nan, 2.0, 0.0]
     assert roc_auc(labels, scores) == 1.0
     assert average_precision(labels, scores) == 1.0
@@ -55,7 +55,7 @@ def test_infinite_scores_rank_beyond_all_others() -> None:
 @pytest.mark.parametrize("metric", [roc_auc, average_precision, roc_curve, fpr_at_tpr, bootstrap_interval])
 def test_what_cannot_be_ranked_is_refused(metric: object) -> None:
     assert callable(metric)
-    with pytest.raises(DataError, match="3 good and 0 anomalous"):
+    with pytest.raises(DataError, match="3 normal and 0 anomalous"):
         metric([0, 0, 0, np.nan], [1.0, 2, 3, 4])
     with pytest.raises(DataError, match=r"labels \(2,\) and scores \(3,\)"):
         metric([0, 1], [1.0, 2, 3])
@@ -65,7 +65,7 @@ def test_what_cannot_be_ranked_is_refused(metric: object) -> None:
         metric([0, 1], [1.0, np.nan])
 
 
-def test_bad_settings_are_refused() -> None:
+def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(SettingsError, match="tpr = 95"):
         fpr_at_tpr([0, 1], [0.0, 1], 95)
     with pytest.raises(SettingsError, match="level = 95"):

@@ -18,7 +18,7 @@ METRICS = [aupro, pixel_auroc, pixel_average_precision, pixel_metrics, pro_curve
 
 
 def random_case(seed: int, levels: int, shapes: int = 4) -> tuple[Maps, Masks]:
-    """Images of different sizes, scores from few levels so that they tie, masks with several regions, a good image."""
+    """Images of different sizes, scores from few levels so that they tie, masks with several regions or none."""
     rng = np.random.default_rng(seed)
     sizes = [(2, 3), *rng.integers(1, 9, (shapes, 2)).tolist()]
     maps: Maps = [rng.integers(0, levels, size) / 7 for size in sizes]
@@ -46,10 +46,10 @@ def curve_by_definition(maps: Maps, masks: Masks) -> tuple[np.ndarray, np.ndarra
     """(fpr, pro) at every distinct score of any pixel, each threshold by itself."""
     full = [np.zeros(m.shape, bool) if mask is None else mask for m, mask in zip(maps, masks, strict=True)]
     regions = [(m, region) for m, mask in zip(maps, full, strict=True) for region in regions_of(mask)]
-    good = np.concatenate([m[~mask] for m, mask in zip(maps, full, strict=True)])
+    normal = np.concatenate([m[~mask] for m, mask in zip(maps, full, strict=True)])
     fpr, pro = [0.0], [0.0]
     for threshold in sorted({s for m in maps for s in m.ravel().tolist()}, reverse=True):
-        fpr.append(np.mean(good >= threshold))
+        fpr.append(np.mean(normal >= threshold))
         pro.append(np.mean([np.mean([m[at] >= threshold for at in region]) for m, region in regions]))
     return np.array(fpr), np.array(pro)
 
@@ -179,7 +179,7 @@ def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
 def test_regions_of_different_images_never_join_and_the_rate_is_over_all_images() -> None:
     maps: Maps = [np.array([[3.0, 1]]), np.array([[1.0, 2]]), np.array([[0.0, 0]])]
     masks: Masks = [np.array([[True, False]]), np.array([[False, True]]), None]
-    # 3 and 2 are found before any of the four good pixels; then 4 above 3 flags one of those first.
+    # 3 and 2 are found before any of the four normal pixels; then 4 above 3 flags one of those first.
     assert aupro(maps, masks, 0.5) == pytest.approx(1, abs=1e-12)
     maps[2] = np.array([[4.0, 0]])
     assert aupro(maps, masks, 0.5) == pytest.approx(0.5, abs=1e-12)
@@ -211,10 +211,10 @@ def large() -> tuple[Maps, Masks, np.ndarray, np.ndarray]:
     maps[0][boxes[0]] += 1
     maps[1][boxes[1]] = 0.5
     maps[2][:100] = 0.25
-    good = np.sort(np.concatenate([maps[0][~mask], maps[1][~mask], maps[2].ravel()]))
+    normal = np.sort(np.concatenate([maps[0][~mask], maps[1][~mask], maps[2].ravel()]))
     regions = [np.sort(m[box].ravel()) for m in maps[:2] for box in boxes]
     thresholds = np.unique(np.concatenate([m.ravel() for m in maps]))[::-1]
-    x = 1 - np.searchsorted(good, thresholds) / len(good)
+    x = 1 - np.searchsorted(normal, thresholds) / len(normal)
     y = np.mean([1 - np.searchsorted(region, thresholds) / len(region) for region in regions], 0)
     return maps, [mask, mask, None], x, y
 
@@ -242,7 +242,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_course(large: tuple[Maps, Masks, 
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_what_cannot_be_judged_is_refused(metric: Callable[..., object]) -> None:
+def test_maps_that_cannot_be_ranked_are_refused(metric: Callable[..., object]) -> None:
     zeros, some = np.zeros((2, 3)), np.array([[True, False, False], [False, False, True]])
     with pytest.raises(DataError, match="2 maps and 1 masks"):
         metric([zeros, zeros], [some])
@@ -254,11 +254,11 @@ def test_what_cannot_be_judged_is_refused(metric: Callable[..., object]) -> None
         metric([zeros, zeros[None]], [some, None])
     with pytest.raises(DataError, match="map 1: 2 of 6 pixels have the score NaN"):
         metric([zeros, np.where(some, np.nan, 0)], [some, None])
-    with pytest.raises(DataError, match="12 good and 0 anomalous"):
+    with pytest.raises(DataError, match="12 normal and 0 anomalous"):
         metric([zeros, zeros], [None, ~np.ones((2, 3), bool)])
-    with pytest.raises(DataError, match="0 good and 6 anomalous"):
+    with pytest.raises(DataError, match="0 normal and 6 anomalous"):
         metric([zeros], [np.ones((2, 3), bool)])
-    with pytest.raises(DataError, match="0 good and 0 anomalous"):
+    with pytest.raises(DataError, match="0 normal and 0 anomalous"):
         metric([], [])
 
 

@@ -1,7 +1,7 @@
-"""Conformal p-values, the threshold that goes with them, and what they promise. Pure functions of arrays.
+"""Conformal p-values, the threshold that goes with them, and what they guarantee. Pure functions of arrays.
 
-The promise rests on one assumption: calibration normals and the item to judge are exchangeable. Then
-P(p ≤ α) ≤ α for a good item, whatever the model and however it was trained, ties or none.
+The guarantee rests on one assumption: calibration normals and the item to score are exchangeable. Then
+P(p ≤ α) ≤ α for a normal item, whatever the model and however it was trained, ties or none.
 Never rank by p-values: they floor at 1/(n+1) and tie. Rank by the score they were made from.
 """
 
@@ -24,7 +24,7 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
 
     Args:
         calibration: (n,) scores of held-out normals, finite, in any order.
-        scores: (m,) scores to judge; higher is more anomalous. +inf is allowed.
+        scores: (m,) scores of the items; higher is more anomalous. +inf is allowed.
 
     Returns:
         (m,) values in [1/(n+1), 1]. Each is a correctly rounded fraction, so `p <= alpha` is exact for any α that is
@@ -41,7 +41,7 @@ def alarm_rank(n: int, alpha: float) -> int:
     """k = ⌊α(n+1)⌋: an item is flagged when fewer than k of the n calibration scores reach its own.
 
     Computed as the largest k for which the rounded fraction k/(n+1) is ≤ α. This is the comparison that p-values
-    meet, so no rounding of α(n+1) can set thresholds and p-values apart: α = .29, n = 99 gives 29, not 28.
+    meet, so no rounding of α(n+1) can make thresholds and p-values disagree: α = .29, n = 99 gives 29, not 28.
 
     Raises:
         SettingsError: α is not inside (0, 1).
@@ -69,7 +69,7 @@ def minimum_normals(alpha: float) -> int:
 
 
 def false_alarm_interval(n: int, alpha: float, level: float = 0.95) -> tuple[float, float]:
-    """Where the realised false-alarm rate lies, for the calibration set that was drawn.
+    """Interval of the realised false-alarm rate, given the calibration set that was drawn.
 
     Over calibration sets of n normals without ties the rate among all future normals follows Beta(k, n+1−k); ties
     only lower it. α is the bound of its mean k/(n+1). Vovk 2012, arXiv:1209.2673.
@@ -131,7 +131,7 @@ def verdict(p: ArrayLike, alpha: float, abstain: float | None = None) -> NDArray
 
 
 def cross_p_values(fold_scores: Sequence[ArrayLike], fold_test_scores: ArrayLike) -> Floats:
-    """K-fold cross-conformal p-values, for sets too small to set normals aside. Vovk 2012, arXiv:1208.0806.
+    """K-fold cross-conformal p-values, for sets too small for a split. Vovk 2015, arXiv:1208.0806.
 
     Model k is fitted without fold k and scores it; every model scores the item. The item is ranked within each fold by
     that fold's own model: p = (1 + Σ_k #{i in fold k: score_i ≥ score of the item under model k}) / (n + 1).
@@ -166,11 +166,12 @@ def _at_least(ordered: Floats, scores: Floats) -> NDArray[np.int64]:
 def finite_scores(values: ArrayLike) -> Floats:
     """(n,) float64; a calibration score that is not finite would make every later p-value meaningless."""
     scores = _vector(values, "calibration scores")
-    bad = np.flatnonzero(~np.isfinite(scores))
-    if len(bad):
+    invalid = np.flatnonzero(~np.isfinite(scores))
+    if len(invalid):
         raise DataError(
-            f"{len(bad)} of {len(scores)} calibration scores are not finite (first: {scores[bad[0]]} at position "
-            f"{bad[0]}); the model or these images are broken. Look at the training loss and run `knowngood inspect`."
+            f"{len(invalid)} of {len(scores)} calibration scores are not finite (first: {scores[invalid[0]]} at "
+            f"position {invalid[0]}); the model or these images are broken. Look at the training loss and "
+            "run `knowngood inspect`."
         )
     return scores
 
@@ -178,11 +179,11 @@ def finite_scores(values: ArrayLike) -> Floats:
 def judged_scores(values: ArrayLike) -> Floats:
     """(m,) float64 without NaN."""
     scores = _vector(values, "scores")
-    bad = np.flatnonzero(np.isnan(scores))
-    if len(bad):
+    invalid = np.flatnonzero(np.isnan(scores))
+    if len(invalid):
         raise DataError(
-            f"{len(bad)} of {len(scores)} scores are NaN (first at position {bad[0]}): these items cannot be judged; "
-            "look for NaN pixels in them."
+            f"{len(invalid)} of {len(scores)} scores are NaN (first at position {invalid[0]}): these items have no "
+            "p-value; look for NaN pixels in them."
         )
     return scores
 

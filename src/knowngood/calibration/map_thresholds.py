@@ -1,4 +1,4 @@
-"""Thresholds for maps: one that few good images exceed anywhere, and one that few good pixels exceed."""
+"""Thresholds for maps: one that few normal images exceed anywhere, and one that few normal pixels exceed."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _AT_ONCE = 1 << 21  # pixels
 class MapCalibration:
     """What the maps of calibration normals say about thresholds, by stratum as in `Calibration`.
 
-    A region in a good image is a false alarm. So a map's conformal score is its maximum: a good image has any pixel
+    A region in a normal image is a false alarm. So a map's conformal score is its maximum: a normal image has a pixel
     above `threshold(alpha)` with probability at most α (within its stratum, or over the pool where the stratum is too
-    small, as in `Calibration`). A region's p-value compares its peak with the maxima of good images. It holds for all
+    small, as in `Calibration`). A region's p-value compares its peak with the maxima of normal images. It holds for all
     regions of an image at once: the smallest of them is the image's conformal p-value.
 
     `pixel_threshold(rate)` is for drawing: the share of pixels of calibration normals above it is at most `rate`. It
-    estimates the false-positive pixel rate to expect, and promises nothing about images.
+    estimates the false-positive pixel rate to expect, and guarantees nothing about images.
 
     Maps are taken as float32; NaN marks pixels to ignore. Calibration and later images must ignore the same regions.
     """
@@ -56,7 +56,7 @@ class MapCalibration:
         Args:
             maps: n maps, for example from a generator.
             strata: (n,) numbers into `stratum_names`, −1 for none of them.
-            alpha: share of good images that may have a region.
+            alpha: share of normal images that may have a region.
 
         Raises:
             NotEnoughNormals: there are no maps.
@@ -70,7 +70,7 @@ class MapCalibration:
             values = values[~np.isnan(values)]
             if not len(values) or not np.isfinite(values).all():
                 what = "an infinite value" if len(values) else "nothing but NaN"
-                raise DataError(f"map {i} of the calibration normals has {what}; expected finite values, NaN to ignore")
+                raise DataError(f"map {i} of the calibration images has {what}; expected finite values, NaN to ignore")
             if codes is not None and i >= len(codes):
                 raise DataError(f"strata: expected one a map, got {len(codes)} and more maps than that")
             maxima.append(float(values.max()))
@@ -83,7 +83,7 @@ class MapCalibration:
         return cls(calibration, np.stack([*rows, everything.thresholds()]))
 
     def threshold(self, alpha: float | None = None, stratum: int = -1) -> float:
-        """What a good image's map exceeds (strictly, anywhere) with probability ≤ α; +inf if α cannot be promised."""
+        """What the map of a normal image exceeds anywhere with probability ≤ α; +inf if α cannot be guaranteed."""
         return self.calibration.threshold(alpha, stratum)
 
     def maxima(self, alpha: float | None = None, stratum: int = -1) -> Floats:

@@ -26,7 +26,7 @@ class Region:
     label: its number, from 1 in falling order of the peaks, and its value in the label image. area: pixels.
     peak: the map's largest value in it. peak_at: where, the first in reading order. box: (top, left, bottom, right),
     half-open: `map[top:bottom, left:right]`. centroid: mean position of its pixels. mean: mean value.
-    p_value: (1 + #{maxima of good images ≥ peak}) / (n + 1); None if no maxima were given.
+    p_value: (1 + #{maxima of normal images ≥ peak}) / (n + 1); None if no maxima were given.
     """
 
     label: int
@@ -47,7 +47,7 @@ def find_regions(
     Args:
         values: (H, W), taken as float32; NaN pixels are ignored and in no region. Higher is more anomalous.
         threshold: for example `MapCalibration.threshold()`; +inf finds nothing.
-        min_area: regions of fewer pixels are left out.
+        min_area: regions of fewer pixels are dropped.
         maxima: (n,) largest values of the maps of calibration normals, as `MapCalibration.maxima()`, for p-values.
 
     Returns:

@@ -24,9 +24,9 @@ class Calibration:
     """Scores of calibration normals, each stratum by itself where it is large enough for α.
 
     A stratum with at least `minimum_normals(alpha)` normals is calibrated by itself, and the false-alarm rate is
-    promised within it. A smaller one is compared with the normals of all strata together (the pool), without a
-    per-condition promise. So which normals an item is compared with depends on α, and so may its p-value: methods take
-    `alpha` and default to the one given to `fit`. Stratum −1 stands for "none of them" and is always pooled.
+    guaranteed within it. A smaller one is compared with the normals of all strata together (the pool), without a
+    per-condition guarantee. So which normals an item is compared with depends on α, and so may its p-value: methods
+    take `alpha` and default to the one given to `fit`. Stratum −1 stands for "none of them" and is always pooled.
 
     Offsets bring all strata to one scale, so that a single number serves as threshold. The anomaly score is
     s − offset[c] with offset[c] = t_c − t_pool, t the thresholds at the α of `fit`; it keeps the score's own unit, and
@@ -68,7 +68,7 @@ class Calibration:
         if len(values) == 0:
             raise NotEnoughNormals(
                 "no calibration normals: p-values compare with normals that were not trained on. "
-                "Give more good images or raise calibrate_fraction.",
+                'Give more normal images, or raise calibration={"fraction": 0.2} (--fraction 0.2).',
                 missing=conformal.minimum_normals(alpha),
             )
         codes = _codes(strata, len(values), len(stratum_names))
@@ -84,18 +84,18 @@ class Calibration:
         return np.diff(self._starts)
 
     def own(self, alpha: float | None = None) -> NDArray[np.bool_]:
-        """(S,) True where the stratum is calibrated by itself at this α; the others carry no per-condition promise."""
+        """(S,) True where the stratum is calibrated by itself at this α; the others have no guarantee of their own."""
         return self.counts >= conformal.minimum_normals(self.alpha if alpha is None else alpha)
 
     def refuse(self, alpha: float | None = None) -> None:
-        """Raise NotEnoughNormals, with the number that is missing, if even the pool cannot promise this α."""
+        """Raise NotEnoughNormals, with the number that is missing, if even the pool cannot guarantee this α."""
         alpha = self.alpha if alpha is None else alpha
         needed = conformal.minimum_normals(alpha)
         if len(self) < needed:
             missing = needed - len(self)
             raise NotEnoughNormals(
                 f"alpha = {alpha:g} needs {needed} calibration normals, there are {len(self)}: {missing} missing. "
-                f"Give more good images, or ask for an alpha of at least {_rounded_up(1 / (len(self) + 1))}.",
+                f"Give more normal images, or ask for an alpha of at least {_rounded_up(1 / (len(self) + 1))}.",
                 missing=missing,
             )
 
@@ -108,7 +108,7 @@ class Calibration:
         return self._per_reference(scores, strata, alpha, surprise)
 
     def threshold(self, alpha: float | None = None, stratum: int = -1) -> float:
-        """The raw score above which p ≤ α in this stratum; +inf when α cannot be promised. −1: the pool's."""
+        """The raw score above which p ≤ α in this stratum; +inf when α cannot be guaranteed. −1: the pool's."""
         alpha = self.alpha if alpha is None else alpha
         return conformal.threshold(self._reference(stratum, alpha), alpha)
 
@@ -143,21 +143,21 @@ class Calibration:
         return np.where(flagged, np.maximum(shifted, np.nextafter(limit, np.inf)), np.minimum(shifted, limit))
 
     def summary(self, alpha: float | None = None, level: float = 0.95) -> list[dict[str, Any]]:
-        """One plain row a stratum: condition, normals, threshold, and what is promised at this α."""
+        """One plain row a stratum: condition, normals, threshold, and what is guaranteed at this α."""
         alpha = self.alpha if alpha is None else alpha
         own, counts = self.own(alpha), self.counts
 
         def row(stratum: int, name: str) -> dict[str, Any]:
             low, high = conformal.false_alarm_interval(int(counts[stratum]), alpha, level)
-            promised = bool(own[stratum])
-            pooled = "pooled, no per-condition promise"
+            guaranteed = bool(own[stratum])
+            pooled = "pooled, no per-condition guarantee"
             return {
                 "condition": name,
                 "normals": int(counts[stratum]),
                 "threshold": self.threshold(alpha, stratum),
-                "calibrated": "by itself" if promised else pooled,
-                "false_alarm_low": low if promised else None,
-                "false_alarm_high": high if promised else None,
+                "calibrated": "by itself" if guaranteed else pooled,
+                "false_alarm_low": low if guaranteed else None,
+                "false_alarm_high": high if guaranteed else None,
             }
 
         return [row(stratum, name) for stratum, name in enumerate(self.stratum_names)]
@@ -215,8 +215,8 @@ def _codes(strata: ArrayLike | None, n: int, n_strata: int) -> Ints:
     if codes.shape != (n,):
         raise DataError(f"strata: expected shape ({n},), one a score, got {codes.shape}")
     if n and (codes.min() < -1 or codes.max() >= n_strata):
-        bad = codes[(codes < -1) | (codes >= n_strata)][0]
-        raise DataError(f"stratum {bad} is unknown; expected 0 to {n_strata - 1}, or −1 for none of them")
+        unknown = codes[(codes < -1) | (codes >= n_strata)][0]
+        raise DataError(f"stratum {unknown} is unknown; expected 0 to {n_strata - 1}, or −1 for none of them")
     return codes
 
 

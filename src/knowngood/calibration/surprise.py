@@ -15,7 +15,7 @@ def surprise(calibration: ArrayLike, scores: ArrayLike) -> Floats:
     At a calibration score v the tail is #{calibration ≥ v} / (n + 1). Between two of them −log tail is linear in the
     score. Beyond the largest it goes on along the exponential fitted to the upper tenth of the sample (its mean
     excess), below the smallest it falls towards 0. So it is continuous, strictly increasing and never ties, and it
-    does not change when all scores are shifted or scaled together. Unlike a p-value it carries no promise.
+    does not change when all scores are shifted or scaled together. Unlike a p-value it carries no guarantee.
 
     Args:
         calibration: (n,) finite scores of normals, n ≥ 1.

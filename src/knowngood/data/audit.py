@@ -29,7 +29,7 @@ class Audit:
     """What was found, and the images that can be used.
 
     Attributes:
-        images: the set without unreadable images; masks that cannot be used are left out (None).
+        images: the set without unreadable images; masks that cannot be used are None.
         findings: errors first, then warnings, then notes.
         total: images looked at, including files set aside while opening.
     """
@@ -63,23 +63,23 @@ class Audit:
         return [finding.to_record() for finding in self.findings]
 
     def check(self, tolerance: float | None = None) -> None:
-        """Stop if more than `tolerance` (default .01) of the images are unreadable or labelled both good and bad.
+        """Stop if more than `tolerance` (default .01) of the images are unreadable or have two labels.
 
-        With tolerance 0 every finding of severity "error" stops the run: duplicates across splits and bad masks too.
+        With tolerance 0 every finding of severity "error" stops the run: duplicates across splits and unusable masks.
 
         Raises:
             DataError: lists the findings and the way out.
         """
         tolerance = _DEFAULT_TOLERANCE if tolerance is None else tolerance
-        refused = UNUSABLE | {"duplicate-good-bad"}
-        bad = [f for f in self.findings if f.severity == "error" and (tolerance == 0 or f.kind in refused)]
-        if bad and len(bad) > tolerance * self.total:
-            listed = "\n".join(f"  {finding}" for finding in bad[:20])
-            more = f"\n  … and {len(bad) - 20} more" if len(bad) > 20 else ""
+        refused = UNUSABLE | {"duplicate-normal-anomalous"}
+        serious = [f for f in self.findings if f.severity == "error" and (tolerance == 0 or f.kind in refused)]
+        if serious and len(serious) > tolerance * self.total:
+            listed = "\n".join(f"  {finding}" for finding in serious[:20])
+            more = f"\n  … and {len(serious) - 20} more" if len(serious) > 20 else ""
             raise DataError(
-                f"{self.images.name}: {len(bad)} findings among {self.total} images, "
+                f"{self.images.name}: {len(serious)} findings among {self.total} images, "
                 f"above the tolerance of {tolerance:g}:\n{listed}{more}\n"
-                "Mend or remove these files, or allow more with tolerance=, or --tolerance on the command line"
+                'Repair or remove these files, or allow more: data={"tolerance": 0.1} (--tolerance 0.1)'
             )
         if len(self.images) == 0:
             raise DataError(f"{self.images.name}: no usable image is left of {self.total}")
@@ -89,9 +89,9 @@ def audit(images: ImageSet, *, expected: tuple[int | None, int | None, int | Non
     """Look at every image once: decode it, hash it, compare it. A thousand files of 256 px take seconds.
 
     Finds: files that are empty, truncated, no images, or of an unsupported kind; values that are not finite; constant
-    images; the same pixels twice (an error across good/bad or across splits, otherwise a note); mixed sizes, channels
+    images; the same pixels twice (an error across labels or across splits, otherwise a note); mixed sizes, channels
     or dtypes; what reading changed (alpha dropped, turned upright, …); masks that are unreadable, of the wrong size or
-    empty, masks without an image and anomalous images without a mask; fewer than 20 good images.
+    empty, masks without an image and anomalous images without a mask; fewer than 20 normal images.
 
     Args:
         images: the set to look at.
@@ -103,10 +103,10 @@ def audit(images: ImageSet, *, expected: tuple[int | None, int | None, int | Non
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             looks = list(pool.map(lambda i: _look(images, i), range(len(images))))
     findings = list(images.rejected)
-    good = np.ones(len(images), dtype=bool)
+    usable = np.ones(len(images), dtype=bool)
     for i, look in enumerate(looks):
         if look.kind:
-            good[i] = False
+            usable[i] = False
             findings.append(Finding(str(images.ids[i]), look.kind, look.note, "error"))
         elif look.constant:
             findings.append(Finding(str(images.ids[i]), "constant", "all its pixels have one value", "warning"))
@@ -116,11 +116,11 @@ def audit(images: ImageSet, *, expected: tuple[int | None, int | None, int | Non
     findings += _mixed(images, looks, expected)
     mask_findings, masks = _check_masks(images, looks)
     findings += mask_findings
-    usable = images.replace(masks=masks)[good]
-    findings += _too_few(usable)
+    kept = images.replace(masks=masks)[usable]
+    findings += _too_few(kept)
     set_aside = sum(finding.kind in UNUSABLE for finding in images.rejected)
     ordered = sorted(findings, key=lambda f: (_ORDER[f.severity], f.kind))
-    return Audit(usable.replace(rejected=()), tuple(ordered), len(images) + set_aside)
+    return Audit(kept.replace(rejected=()), tuple(ordered), len(images) + set_aside)
 
 
 class _Look(NamedTuple):
@@ -191,7 +191,12 @@ def _duplicates(images: ImageSet, looks: Sequence[_Look]) -> list[Finding]:
     for group in (group for group in groups.values() if len(group) > 1):
         kind, severity, (a, b), how = "duplicate", "note", group[:2], ""
         if pair := _differing(images.labels, group):
-            kind, severity, (a, b), how = "duplicate-good-bad", "error", pair, "one is labelled good, one anomalous"
+            kind, severity, (a, b), how = (
+                "duplicate-normal-anomalous",
+                "error",
+                pair,
+                "one is labelled normal, one anomalous",
+            )
         elif images.splits is not None and (pair := _differing(images.splits, group)):
             a, b = pair
             how = f"they are in splits {images.splits[a]} and {images.splits[b]}"
@@ -259,20 +264,24 @@ def _check_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[Iterable[Fin
         try:
             mask = read_mask(path)
         except Unreadable as error:
-            findings.append(Finding(name, "mask-unreadable", f"its mask {path.name} {error.reason}; left out", "error"))
+            findings.append(
+                Finding(name, "mask-unreadable", f"its mask {path.name} {error.reason}; it is ignored", "error")
+            )
             masks[i] = None
             continue
         if mask.shape != looks[i].shape[:2]:
             has, wanted = ("×".join(map(str, s)) for s in (mask.shape, looks[i].shape[:2]))
-            reason = f"its mask {path.name} is {has}, the image {wanted}; left out"
+            reason = f"its mask {path.name} is {has}, the image {wanted}; it is ignored"
             findings.append(Finding(name, "mask-wrong-size", reason, "error"))
             masks[i] = None
         elif images.labels[i] == 1 and not mask.any():
-            reason = f"is anomalous, but its mask {path.name} is empty; left out of pixel metrics"
+            reason = f"is anomalous, but its mask {path.name} is empty; it does not count in pixel metrics"
             findings.append(Finding(name, "mask-empty", reason, "warning"))
             masks[i] = None
         elif images.labels[i] == 0 and mask.any():
-            findings.append(Finding(name, "mask-on-good", f"is good, but its mask {path.name} is not empty", "warning"))
+            findings.append(
+                Finding(name, "mask-on-normal", f"is normal, but its mask {path.name} is not empty", "warning")
+            )
     return findings, tuple(masks)
 
 
@@ -280,5 +289,7 @@ def _too_few(images: ImageSet) -> list[Finding]:
     n = int(np.sum(images.labels != 1))
     if n >= FEW:
         return []
-    reason = f"only {n} images that may be good; a false-alarm rate can hardly be promised with fewer than {FEW}"
+    reason = (
+        f"only {n} images are not labelled anomalous; with fewer than {FEW} a false-alarm rate is hardly guaranteed"
+    )
     return [Finding(images.name, "too-few", reason, "warning")]

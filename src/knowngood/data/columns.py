@@ -52,7 +52,7 @@ class Column(BaseModel):
         if missing.any():
             raise DataError(
                 f"condition '{name}' is missing for {missing.sum():,} of {n:,} images to fit on "
-                f"(rows {_rows(missing)}). Give the values, leave those images out, or ignore the column with "
+                f"(rows {_rows(missing)}). Give the values, remove those images, or ignore the column with "
                 f"roles={{'{name}': ()}}."
             )
         numbers = _numbers(array, name) if _numeric(array) else None
@@ -134,7 +134,7 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool)
 
 
 def explain_new(column: Column, new: list[str]) -> str:
-    """What becomes of values that the fit has not seen, where they are inferred."""
+    """What happens to values that are new since the fit, where they are inferred."""
     return (
         f"condition '{column.name}' has no value {_listing(new, quote=True, most=5)} "
         f"(known: {_listing(column.values, most=8)}); these items were treated as unknown and their condition inferred"

@@ -171,7 +171,7 @@ class ConditionSchema(BaseModel):
         return Encoded(self._vectors(codes, numbers), self._stratum(codes))
 
     def encode_or_nan(self, columns: Mapping[str, ArrayLike], n: int) -> NDArray[np.float32]:
-        """Condition vectors (N, width); NaN for an item that lacks a value or has one never seen."""
+        """Condition vectors (N, width); NaN for an item that lacks a value or has a new one."""
         codes, numbers = np.full((n, len(self.columns)), -1, dtype=np.int64), np.full((n, len(self.columns)), np.nan)
         for i, column in enumerate(self.columns):
             if column.name in columns:
@@ -187,7 +187,7 @@ class ConditionSchema(BaseModel):
     ) -> Expanded:
         """Rows to score: one for an item with all its values, one a compatible cell for an item that lacks some.
 
-        A column left out is unknown for every item; with `unknown="infer"` a new value counts as unknown. Known values
+        A missing column is unknown for every item; with `unknown="infer"` a new value counts as unknown. Known values
         select the compatible cells; if they never occurred together, every cell is compatible in its unknown columns.
         An unknown number stands at the median of its bin. Columns with neither `infer` nor `stratify` must be known
         and do not change the weights. Up to n × cells rows: pass items in portions where both are large.
@@ -228,7 +228,7 @@ class ConditionSchema(BaseModel):
         )
 
     def explain_new(self, columns: Mapping[str, ArrayLike], n: int) -> list[str]:
-        """A sentence for each column with values that the fit has not seen and that `expand` can infer."""
+        """A sentence for each column with values that are new since the fit and that `expand` can infer."""
         inferable = (column for column in self.columns if column.name in columns and "infer" in column.roles)
         found = ((column, column.read(columns[column.name], n)[2]) for column in inferable)
         return [explain_new(column, new) for column, new in found if new]
@@ -292,7 +292,7 @@ class ConditionSchema(BaseModel):
         names = [column.name for column in self.columns]
         for name in columns:
             if name not in names:
-                way_out = nearest(name, names) if names else f"; it was fitted without conditions, leave '{name}' out"
+                way_out = nearest(name, names) if names else f"; it was fitted without conditions, omit '{name}'"
                 raise DataError(f"the model has no condition '{name}'{way_out}")
         codes = np.full((n, len(names)), -1, dtype=np.int64)
         numbers = np.full((n, len(names)), np.nan)
@@ -314,7 +314,7 @@ class ConditionSchema(BaseModel):
         raise DataError(
             f"{found:,} combinations of the condition columns {names} occur; at most {MOST_CELLS:,} are allowed. "
             f"Take the roles 'infer' and 'stratify' from a column, for example roles={{'{widest.name}': ('model',)}} "
-            f"({widest.n_codes:,} values), or leave the column out."
+            f"({widest.n_codes:,} values), or omit the column."
         )
 
 

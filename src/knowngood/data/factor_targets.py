@@ -1,4 +1,4 @@
-"""Nuisance factors for training: which columns, which items show them, and their scale."""
+"""Factors that an objective learns: which columns, which items show them, and their scale."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from knowngood.data import ImageSet, TableSet
-from knowngood.data.image_factors import NUISANCES, factor_targets, measure
+from knowngood.data.image_factors import IMAGE_FACTORS, factor_targets, measure
 from knowngood.errors import DataError
 
 
@@ -22,20 +22,20 @@ def targets(items: ImageSet | TableSet, names: tuple[str, ...]) -> np.ndarray | 
     if not names:
         return None
     absent = [name for name in names if name not in items.conditions]
-    to_measure = [name for name in absent if name in NUISANCES and isinstance(items, ImageSet)]
-    lost = [name for name in absent if name not in to_measure]
-    if lost:
+    to_measure = [name for name in absent if name in IMAGE_FACTORS and isinstance(items, ImageSet)]
+    unknown = [name for name in absent if name not in to_measure]
+    if unknown:
         known = ", ".join(items.conditions) or "none"
         raise DataError(
-            f"the factor '{lost[0]}' is no column of the data (they have: {known}) and none of those measured on "
-            f"images: {', '.join(NUISANCES)}"
+            f"the factor '{unknown[0]}' is no column of the data (they have: {known}) and none of those measured on "
+            f"images: {', '.join(IMAGE_FACTORS)}"
         )
     found = measure(items, to_measure) if to_measure and isinstance(items, ImageSet) else {}
     return factor_targets({name: found[name] if name in found else items.conditions[name] for name in names}, names)
 
 
 def with_measured(items: ImageSet, names: tuple[str, ...], means: dict[str, float] | None = None) -> ImageSet:
-    """Images with the named nuisance factors as condition columns; a column that is there stays.
+    """Images with the named image factors as condition columns; a column that is there stays.
 
     An unreadable image has none. It gets the value of `means`, so that it is set aside for what it is.
     """
@@ -70,7 +70,7 @@ class Standardised:
         """From (N, K), NaN passed over; a factor that does not vary is left where it is."""
         known = ~np.isnan(rows)
         if not known.any(axis=0).all():
-            raise DataError("a nuisance factor is unknown for every item that is trained on; give some values of it")
+            raise DataError("a factor is unknown for every training item; give some values of it")
         mean, std = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
         return cls(mean, np.where(std > 1e-12, std, 1.0))
 

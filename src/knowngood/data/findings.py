@@ -16,7 +16,7 @@ UNUSABLE = frozenset({"zero-byte", "truncated", "not-an-image", "unsupported", "
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding: the path or id it is about, a kind to group by, the reason in words, and how bad it is."""
+    """One finding: the path or id it is about, a kind to group by, the reason in words, and its severity."""
 
     path_or_id: str
     kind: str

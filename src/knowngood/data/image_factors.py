@@ -1,6 +1,6 @@
-"""Nuisance factors measured on images: how light, how contrasty, how sharp, and which way they point.
+"""Image factors: brightness, contrast, sharpness and rotation, measured on images.
 
-They differ between good images for reasons that are no defect: lamps, lenses, placement. Values are scaled so that
+They differ between normal images for reasons that are no defect: lamps, lenses, position. Values are scaled so that
 integers run over 0 to 1 (the type's largest value is 1); floats count as they are.
 """
 
@@ -29,25 +29,25 @@ ROUND = 1e-9  # second moments that agree to this share have no principal axis
 
 
 def measure(images: ImageSet, names: Sequence[str]) -> dict[str, Floats]:
-    """Nuisance factors by name, (N,) float64 each; NaN for an image that cannot be read or holds values not finite.
+    """Image factors by name, (N,) float64 each; NaN for an image that cannot be read or holds values not finite.
 
     - brightness: the mean of V of the HSV colours, the largest channel of each pixel.
     - contrast: the standard deviation of the luminance (ITU-R 601 for three channels, else their mean).
     - sharpness: the mean of |Laplacian of the luminance| (4 neighbours, edges repeated) over the contrast; 0 for a
-      constant image. It does not change where the light is stronger, weaker or has an offset.
+      constant image. It does not change with the strength or an offset of the illumination.
     - rotation: the angle of the principal axis in degrees, −90 < θ ≤ 90, 0 level and counter-clockwise up, from the
-      second moments of |luminance − its median|, so that the object may be lighter or darker than what is round it. An
+      second moments of |luminance − its median|, so that the object may be brighter or darker than its background. An
       axis has no direction: −89 and 90 are neighbours. 0 for an image without an axis (a disc, a square, a constant).
       Near such, small changes turn it far.
 
     Files are read one at a time, arrays by parts.
 
     Raises:
-        SettingsError: a name that is none of `NUISANCES`.
+        SettingsError: a name that is none of `IMAGE_FACTORS`.
     """
     for name in names:
-        if name not in NUISANCES:
-            raise SettingsError(f"cannot measure '{name}' on images" + nearest(name, list(NUISANCES)))
+        if name not in IMAGE_FACTORS:
+            raise SettingsError(f"cannot measure '{name}' on images" + nearest(name, list(IMAGE_FACTORS)))
     return dict(zip(names, _measured(images, names).T, strict=True)) if names else {}
 
 
@@ -65,11 +65,11 @@ def factor_targets(columns: Mapping[str, ArrayLike], names: Sequence[str]) -> Fl
     parts = []
     for name in names:
         if name not in columns:
-            raise DataError(f"there is no column '{name}' for this nuisance factor" + nearest(name, list(columns)))
+            raise DataError(f"there is no column '{name}' for this factor" + nearest(name, list(columns)))
         parts.append(_targets(name, columns[name]))
     lengths = {name: len(part) for name, part in zip(names, parts, strict=True)}
     if len(set(lengths.values())) > 1:
-        raise DataError(f"nuisance factors of different lengths: {lengths}; expected one value an image")
+        raise DataError(f"factors of different lengths: {lengths}; expected one value an image")
     return np.concatenate(parts, axis=1)
 
 
@@ -116,7 +116,7 @@ MEASURES: dict[str, Callable[[Floats], Floats]] = {
     "sharpness": sharpness,
     "rotation": rotation,
 }
-NUISANCES = tuple(MEASURES)
+IMAGE_FACTORS = tuple(MEASURES)
 
 
 def _luminance(x: Floats) -> Floats:
@@ -163,11 +163,11 @@ def _targets(name: str, values: Any) -> Floats:
         values = values.detach().cpu().numpy()
     array = values if isinstance(values, np.ndarray) else np.array(list(values), dtype=object)
     if array.ndim != 1:
-        raise DataError(f"nuisance factor '{name}' has shape {array.shape}; expected one value an image: (N,)")
+        raise DataError(f"factor '{name}' has shape {array.shape}; expected one value an image: (N,)")
     items = [None if _missing(item) else item for item in array.tolist()]
     text = {isinstance(item, str) for item in items if item is not None}
     if text == {True, False}:
-        raise DataError(f"nuisance factor '{name}' mixes text and numbers; make it one or the other")
+        raise DataError(f"factor '{name}' mixes text and numbers; make it one or the other")
     if text == {True}:
         known = sorted({item for item in items if item is not None})
         rows = np.array([[np.nan if item is None else float(item == value) for value in known] for item in items])
@@ -175,9 +175,9 @@ def _targets(name: str, values: Any) -> Floats:
     try:
         numbers = np.array([np.nan if item is None else item for item in items], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DataError(f"nuisance factor '{name}' is neither text nor numbers: {error}") from None
+        raise DataError(f"factor '{name}' is neither text nor numbers: {error}") from None
     if np.isinf(numbers).any():
-        raise DataError(f"nuisance factor '{name}' is infinite in row {np.flatnonzero(np.isinf(numbers))[0]}")
+        raise DataError(f"factor '{name}' is infinite in row {np.flatnonzero(np.isinf(numbers))[0]}")
     if name != "rotation":
         return numbers[:, None]
     twice = np.radians(2 * numbers)

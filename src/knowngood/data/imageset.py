@@ -25,7 +25,7 @@ class ImageSet:
     Attributes:
         pixels: gives image i as (H, W, C) in its native dtype.
         ids: (N,) str, unique and stable: the path relative to the opened folder, or a zero-padded index.
-        labels: (N,) float64: 0 good, 1 anomalous, NaN unknown.
+        labels: (N,) float64: 0 normal, 1 anomalous, NaN unknown.
         conditions: column → (N,) values; None or NaN where unknown.
         splits: (N,) str such as "train" and "test", or None if the source has none.
         masks: a path or None for each image, or None if the source has no masks.
@@ -93,10 +93,10 @@ class ImageSet:
         return len(self.pixels)
 
     def __repr__(self) -> str:
-        good, bad = int(np.sum(self.labels == 0)), int(np.sum(self.labels == 1))
+        normal, anomalous = int(np.sum(self.labels == 0)), int(np.sum(self.labels == 1))
         extra = f", conditions {list(self.conditions)}" if self.conditions else ""
         variant = f" [{self.variant}]" if self.variant else ""
-        return f"ImageSet({self.name}{variant}: {len(self)} images, {good} good, {bad} anomalous{extra})"
+        return f"ImageSet({self.name}{variant}: {len(self)} images, {normal} normal, {anomalous} anomalous{extra})"
 
     def __getitem__(self, key: Any) -> ImageSet:
         """The images at a slice, a boolean mask (N,) or indices (M,), in that order."""
@@ -189,7 +189,7 @@ def _image_array(array: Any) -> np.ndarray:
         found = array
         if found.ndim == 4 and found.shape[1] in (1, 3, 4) and min(found.shape[2:]) >= 8:
             raise DataError(
-                f"array of shape {found.shape} looks channels-first; NumPy images are (N, H, W) or (N, H, W, C): "
+                f"array of shape {found.shape} seems to be channels-first; NumPy images are (N, H, W) or (N, H, W, C): "
                 "pass array.transpose(0, 2, 3, 1)"
             )
     elif hasattr(array, "detach"):

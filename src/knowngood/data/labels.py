@@ -8,27 +8,27 @@ import numpy as np
 
 from knowngood.errors import DataError
 
-GOOD = frozenset({"0", "good", "normal", "ok", "pass", "inlier", "non_defective", "defect_free", "no_defect"})
-BAD = frozenset(
+NORMAL = frozenset({"0", "good", "normal", "ok", "pass", "inlier", "non_defective", "defect_free", "no_defect"})
+ANOMALOUS = frozenset(
     {"1", "bad", "anomalous", "anomaly", "abnormal", "defect", "defective", "nok", "not_ok", "ng", "fail", "outlier"}
 )
 UNKNOWN = frozenset({"", "nan", "none", "unknown", "unlabelled", "unlabeled", "?"})
 
 
 def label_word(word: str) -> float | None:
-    """0.0 for a word that means good, 1.0 for anomalous, NaN for unknown, None for any other word."""
+    """0.0 for a word that means normal, 1.0 for anomalous, NaN for unknown, None for any other word."""
     key = word.strip().lower().replace("-", "_").replace(" ", "_")
     if key in ("0.0", "1.0"):
         key = key[0]
-    if key in GOOD:
+    if key in NORMAL:
         return 0.0
-    if key in BAD:
+    if key in ANOMALOUS:
         return 1.0
     return float("nan") if key in UNKNOWN else None
 
 
 def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
-    """Labels of N images as (N,) float64: 0 good, 1 anomalous, NaN unknown.
+    """Labels of N images as (N,) float64: 0 normal, 1 anomalous, NaN unknown.
 
     Accepted, in any case: 0, good, normal, ok, pass, inlier, non-defective, defect-free, no defect; 1, bad, anomalous,
     anomaly, abnormal, defect, defective, nok, not ok, ng, fail, outlier; and for unknown: empty, NaN, None, unknown,

@@ -37,16 +37,16 @@ def select(
         raise DataError(f"{images.name} has no column 'class' to select by; its condition columns: {has}")
     classes = np.array([_text(value) for value in images.conditions["class"].tolist()], dtype=object)
     known = sort_classes(value for value in set(classes.tolist()) if value is not None)
-    good = parse_classes(normal, known, images.name)
-    bad = parse_classes(anomalous if holdout is None else holdout, known, images.name)
-    if good & bad:
-        raise DataError(f"class {', '.join(sort_classes(good & bad))} is given both as normal and as anomalous")
+    zeros = parse_classes(normal, known, images.name)
+    ones = parse_classes(anomalous if holdout is None else holdout, known, images.name)
+    if zeros & ones:
+        raise DataError(f"class {', '.join(sort_classes(zeros & ones))} is given both as normal and as anomalous")
     everything = set(known)
-    if not good:
-        good = everything - bad
-    elif not bad:
-        bad = everything - good
-    labels = np.array([0.0 if c in good else 1.0 if c in bad else np.nan for c in classes.tolist()], dtype=np.float64)
+    if not zeros:
+        zeros = everything - ones
+    elif not ones:
+        ones = everything - zeros
+    labels = np.array([0.0 if c in zeros else 1.0 if c in ones else np.nan for c in classes.tolist()], dtype=np.float64)
     return images.replace(labels=labels)[~np.isnan(labels)]
 
 

@@ -18,7 +18,7 @@ from knowngood.errors import DataError
 class TableSet:
     """N rows of F numbers, with the same labels, conditions and ids as an `ImageSet`.
 
-    rows: (N, F) finite numbers. ids: (N,) str. labels: (N,) 0 good, 1 anomalous, NaN unknown.
+    rows: (N, F) finite numbers. ids: (N,) str. labels: (N,) 0 normal, 1 anomalous, NaN unknown.
     """
 
     rows: np.ndarray

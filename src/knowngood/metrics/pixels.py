@@ -1,11 +1,11 @@
 """How well anomaly maps find the marked pixels: pixel AUROC, pixel AP and AUPRO, exact, over every distinct threshold.
 
 All take one map (H, W) an image, higher more anomalous, and one bool mask (H, W) an image, True where the defect is,
-or None for a good image. Images may differ in size. Thresholds are shared by all images, and pixels that tie pass one
+or None for a normal image. Images may differ in size. Thresholds are shared by all images, and pixels that tie pass one
 together.
 
 Curves of millions of pixels need few points: while the threshold falls between two scores of anomalous pixels, only
-the false-positive rate moves. So the good pixels are sorted once and merely counted at the distinct scores of the
+the false-positive rate moves. So the normal pixels are sorted once and merely counted at the distinct scores of the
 anomalous ones.
 """
 
@@ -24,18 +24,18 @@ CURVE_STEPS = 1000  # of a thinned curve
 
 
 class ProCurve(NamedTuple):
-    fpr: Floats  # (K,) share of good pixels flagged, from 0 to 1
+    fpr: Floats  # (K,) share of normal pixels flagged, from 0 to 1
     pro: Floats  # (K,) per-region overlap: the flagged share of a region, averaged over the regions; from 0 to 1
 
 
 class _Steps(NamedTuple):
     """What passes at each of the K distinct scores of anomalous pixels, the highest first."""
 
-    above: Floats  # (K,) share of good pixels scoring higher
-    reached: Floats  # (K,) share of good pixels scoring at least as high
+    above: Floats  # (K,) share of normal pixels scoring higher
+    reached: Floats  # (K,) share of normal pixels scoring at least as high
     anomalous: Floats  # (K,) share of the anomalous pixels with this score
     overlap: Floats  # (K,) what those add to the per-region overlap
-    odds: float  # good pixels to an anomalous one
+    odds: float  # normal pixels to an anomalous one
 
 
 def pixel_metrics(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None], limit: float = 0.3) -> dict[str, float]:
@@ -50,7 +50,7 @@ def pixel_metrics(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None], 
 
 
 def pixel_auroc(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> float:
-    """P(anomalous pixel scores above a good one), ties half, over the pixels of all images. Errors as in `aupro`."""
+    """P(anomalous pixel scores above a normal one), ties half, over the pixels of all images. Errors as in `aupro`."""
     steps = _steps(maps, masks)
     return _area(steps, steps.anomalous, 1.0)
 
@@ -66,21 +66,21 @@ def pixel_average_precision(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike
 def aupro(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None], limit: float = 0.3) -> float:
     """Area under the per-region overlap up to a false-positive rate, divided by that rate (10.1007/s11263-020-01400-4).
 
-    A region is an 8-connected component of a mask. Each counts the same, however small. The rate is over the good
+    A region is an 8-connected component of a mask. Each counts the same, however small. The rate is over the normal
     pixels of all images. The curve is linear between thresholds, so a constant map has limit / 2.
 
     Args:
         maps: N arrays (H_i, W_i), higher more anomalous; infinities are allowed.
-        masks: N bool arrays of the same shapes, True where anomalous; None for a good image.
+        masks: N bool arrays of the same shapes, True where anomalous; None for a normal image.
         limit: false-positive rate to integrate to, in (0, 1].
 
     Returns:
-        From 0 to 1; 1 when every anomalous pixel scores above every good one.
+        From 0 to 1; 1 when every anomalous pixel scores above every normal one.
 
     Raises:
         SettingsError: limit is out of range.
         DataError: numbers of maps and masks differ, a map is not 2-d or holds NaN, a mask has another shape than its
-            map or is not bool, or there are no anomalous or no good pixels.
+            map or is not bool, or there are no anomalous or no normal pixels.
     """
     _check_limit(limit)
     steps = _steps(maps, masks)
@@ -90,13 +90,13 @@ def aupro(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None], limit: f
 def pro_curve(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> ProCurve:
     """The curve under which `aupro` is the area, for plotting: exact points, with straight lines between.
 
-    Of a long curve about 1,000 points are kept, and none left out is further than 1/500 from the lines. Errors as in
+    Of a long curve about 1,000 points are kept, and none dropped is further than 1/500 from the lines. Errors as in
     `aupro`.
     """
     steps = _steps(maps, masks)
     pro = np.cumsum(steps.overlap)
     pro[-1] = 1.0  # without the rounding of the sum
-    # Each step is a flat stretch, where only good pixels pass, then a rise.
+    # Each step is a flat stretch, where only normal pixels pass, then a rise.
     x = np.concatenate([[0.0], np.stack([steps.above, steps.reached], 1).ravel(), [1.0]])
     y = np.concatenate([[0.0, 0.0], np.repeat(pro, 2)])
     moved = np.concatenate([[True], (np.diff(x) > 0) | (np.diff(y) > 0)])
@@ -106,7 +106,7 @@ def pro_curve(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> P
 def _area(steps: _Steps, gains: Floats, limit: float) -> float:
     """Area up to `limit` under the curve that rises by `gains` (K,), summed step by step.
 
-    A step rises evenly from `above` to `reached` and stays: by itself it has the area of a triangle and a rectangle.
+    A step rises evenly from `above` to `reached` and stays: alone it has the area of a triangle and a rectangle.
     """
     stop = np.clip(limit, steps.above, steps.reached)
     run = steps.reached - steps.above
@@ -130,36 +130,36 @@ def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
 
 
 def _steps(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> _Steps:
-    good, anomalous, weight = _split(maps, masks)
-    good.sort()
+    normal, anomalous, weight = _split(maps, masks)
+    normal.sort()
     distinct, step = np.unique(anomalous, return_inverse=True)
-    lower = [np.searchsorted(good, distinct, side)[::-1] for side in ("right", "left")]
-    above, reached = ((len(good) - below) / len(good) for below in lower)
+    lower = [np.searchsorted(normal, distinct, side)[::-1] for side in ("right", "left")]
+    above, reached = ((len(normal) - below) / len(normal) for below in lower)
     gains = [np.bincount(step, each)[::-1] for each in (None, weight)]
     share, overlap = (gain / gain.sum() for gain in gains)  # weights add up to 1 over a region
-    return _Steps(above, reached, share, overlap, len(good) / len(anomalous))
+    return _Steps(above, reached, share, overlap, len(normal) / len(anomalous))
 
 
 def _split(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> tuple[NDArray, NDArray, Floats]:
-    """Scores of good pixels (G,), of anomalous pixels (A,), and 1 / area of the region of each of those (A,)."""
+    """Scores of normal pixels (G,), of anomalous pixels (A,), and 1 / area of the region of each of those (A,)."""
     maps, masks = list(maps), list(masks)
     if len(maps) != len(masks):
-        raise DataError(f"{len(maps)} maps and {len(masks)} masks; expected a mask, or None for a good image, each")
-    good, anomalous, weight = [], [], []
+        raise DataError(f"{len(maps)} maps and {len(masks)} masks; expected a mask, or None for a normal image, each")
+    normal, anomalous, weight = [], [], []
     for index, (each, marks) in enumerate(zip(maps, masks, strict=True)):
         scores, mask = _checked(index, each, marks)
         if mask is None:
-            good.append(scores.ravel())
+            normal.append(scores.ravel())
         else:
-            good.append(scores[~mask])
+            normal.append(scores[~mask])
             anomalous.append(scores[mask])
             weight.append(_region_weights(mask))
-    n_good, n_anomalous = sum(map(len, good)), sum(map(len, anomalous))
-    if not n_good or not n_anomalous:
+    n_normal, n_anomalous = sum(map(len, normal)), sum(map(len, anomalous))
+    if not n_normal or not n_anomalous:
         raise DataError(
-            f"maps are judged on good and anomalous pixels; {n_good} good and {n_anomalous} anomalous ones are given"
+            f"pixel metrics need normal and anomalous pixels; {n_normal} normal and {n_anomalous} anomalous are given"
         )
-    return np.concatenate(good), np.concatenate(anomalous), np.concatenate(weight)
+    return np.concatenate(normal), np.concatenate(anomalous), np.concatenate(weight)
 
 
 def _checked(index: int, each: ArrayLike, marks: ArrayLike | None) -> tuple[NDArray, NDArray[np.bool_] | None]:
@@ -168,8 +168,8 @@ def _checked(index: int, each: ArrayLike, marks: ArrayLike | None) -> tuple[NDAr
     scores = scores.astype(np.result_type(scores, np.float32), copy=False)
     if scores.ndim != 2:
         raise DataError(f"map {index} has shape {scores.shape}; expected (height, width)")
-    if (bad := int(np.isnan(scores).sum())) > 0:
-        raise DataError(f"map {index}: {bad} of {scores.size} pixels have the score NaN and cannot be ranked")
+    if (unknown := int(np.isnan(scores).sum())) > 0:
+        raise DataError(f"map {index}: {unknown} of {scores.size} pixels have the score NaN and cannot be ranked")
     if marks is None:
         return scores, None
     mask = np.asarray(marks)

@@ -1,6 +1,6 @@
-"""How well a score ranks anomalous items above good ones: thin over scikit-learn.
+"""How well a score ranks anomalous items above normal ones: thin over scikit-learn.
 
-All take labels (N,) with 0 good, 1 anomalous and NaN unknown (left out), and the continuous anomaly score (N,), higher
+All take labels (N,) with 0 normal, 1 anomalous and NaN unknown (ignored), and the continuous anomaly score (N,), higher
 more anomalous. Do not give them p-values: those tie at 1/(n+1), and ties count half.
 """
 
@@ -17,13 +17,13 @@ Floats = NDArray[np.float64]
 
 
 class RocCurve(NamedTuple):
-    fpr: Floats  # (K,) share of good items flagged, from 0 to 1
+    fpr: Floats  # (K,) share of normal items flagged, from 0 to 1
     tpr: Floats  # (K,) share of anomalous items flagged, from 0 to 1
     thresholds: Floats  # (K,) falling; items with score ≥ threshold are flagged; the first is +inf
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """P(anomalous item scores above a good one), ties half. Raises DataError unless both classes are there."""
+    """P(anomalous item scores above a normal one), ties half. Raises DataError unless both classes are there."""
     from sklearn.metrics import roc_auc_score
 
     labels, scores = labelled(labels, scores)
@@ -47,7 +47,7 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
 
 
 def fpr_at_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float = 0.95) -> float:
-    """Share of good items flagged at the highest threshold that flags at least `tpr` of the anomalous ones."""
+    """Share of normal items flagged at the highest threshold that flags at least `tpr` of the anomalous ones."""
     if not 0 < tpr <= 1:
         raise SettingsError(f"tpr = {tpr!r}; expected a share above 0 and up to 1, such as .95")
     curve = roc_curve(labels, scores)
@@ -66,13 +66,13 @@ def labelled(labels: ArrayLike, scores: ArrayLike) -> tuple[Floats, Floats]:
     known = ~np.isnan(y)
     y, s = y[known], s[known]
     if not np.isin(y, (0, 1)).all():
-        raise DataError(f"label {y[~np.isin(y, (0, 1))][0]:g}; expected 0 (good), 1 (anomalous) or NaN (unknown)")
+        raise DataError(f"label {y[~np.isin(y, (0, 1))][0]:g}; expected 0 (normal), 1 (anomalous) or NaN (unknown)")
     if np.isnan(s).any():
         raise DataError(f"{np.isnan(s).sum()} of {len(s)} labelled items have the score NaN and cannot be ranked")
-    good, anomalous = int((y == 0).sum()), int((y == 1).sum())
-    if not good or not anomalous:
+    normal, anomalous = int((y == 0).sum()), int((y == 1).sum())
+    if not normal or not anomalous:
         raise DataError(
-            f"a ranking is judged on good and anomalous items; {good} good and {anomalous} anomalous labels are given"
+            f"a ranking needs normal and anomalous items; {normal} normal and {anomalous} anomalous labels are given"
         )
     # scikit-learn refuses infinities; put them beyond everything finite, which keeps the ranking.
     return y, np.nan_to_num(s, posinf=np.finfo(np.float64).max, neginf=np.finfo(np.float64).min)

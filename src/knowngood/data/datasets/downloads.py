@@ -29,7 +29,7 @@ def cache_folder() -> Path:
 
 
 def data_folders(name: str) -> Iterator[Path]:
-    """Where the files of data set `name` may lie, in the order they are looked for."""
+    """Where the files of data set `name` may be, in the order of the search."""
     if given := os.environ.get("KNOWNGOOD_DATA"):
         yield Path(given).expanduser() / name
     yield cache_folder() / name
@@ -67,5 +67,5 @@ def fetch(name: str, remote: Remote) -> Path:
 
 def not_here(name: str, files: list[str]) -> DataError:
     """The error for files that are missing when downloads are not wanted."""
-    places = " and ".join(str(folder) for folder in data_folders(name))
-    return DataError(f"{name}: {', '.join(files)} not found in {places}; allow the download, or put the files there")
+    folders = " and ".join(str(folder) for folder in data_folders(name))
+    return DataError(f"{name}: {', '.join(files)} not found in {folders}; allow the download, or put the files there")

@@ -1,4 +1,4 @@
-"""Named data sets: embedded, found on disk, or downloaded from their official place with a checksum.
+"""Named data sets: embedded, found on disk, or downloaded from their official address with a checksum.
 
 Each has condition column "class" (text) and splits. A copy that differs from the official data is named in `variant`.
 """
@@ -114,7 +114,7 @@ _PREFIX = {"train": "train", "test": "t10k"}
 
 
 def _idx(entry: Dataset, split: str | None, download: bool) -> ImageSet:
-    """The four idx files of MNIST and its kin; only those of one split if one is asked for."""
+    """The four idx files of MNIST and similar sets; only those of one split if one is asked for."""
     wanted = [name for name in _PREFIX if split in (None, name)]
     files = {(s, kind): _find(entry, f"{_PREFIX[s]}-{kind}-ubyte", download) for s in wanted for kind in _KINDS}
     images, classes, splits = [], [], []

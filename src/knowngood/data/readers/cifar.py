@@ -21,9 +21,9 @@ _RECORD = 1 + 3 * 32 * 32
 def find_cifar(folders: Iterable[Path]) -> Path | None:
     """The archive, or the folder of unpacked batches, in the first of `folders` that has it."""
     for folder in folders:
-        for place in (folder / ARCHIVE, folder / "cifar-10-batches-bin", folder):
-            if place.is_file() or (place / "test_batch.bin").is_file():
-                return place
+        for location in (folder / ARCHIVE, folder / "cifar-10-batches-bin", folder):
+            if location.is_file() or (location / "test_batch.bin").is_file():
+                return location
     return None
 
 

@@ -1,6 +1,6 @@
 """DICOM through pydicom: one image a file, in the units the file means.
 
-MONOCHROME1 ("larger is darker") is turned round, so that a larger value is always brighter. A rescale slope and
+MONOCHROME1 ("larger is darker") is inverted, so that a larger value is always brighter. A rescale slope and
 intercept other than 1 and 0 is applied and gives float32, so that files with different slopes can be compared; window
 settings are for viewing and ignored. Palette and YBR colours become RGB. Files with several frames are refused.
 """
@@ -49,7 +49,7 @@ def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
     else:
         stored = f"{'int' if signed else 'uint'}{max(bits, 8)}"
     channels = 3 if kind == "PALETTE COLOR" else int(data.SamplesPerPixel)
-    notes = ("MONOCHROME1 turned round",) if kind == "MONOCHROME1" else ()
+    notes = ("MONOCHROME1 inverted",) if kind == "MONOCHROME1" else ()
     if rescaled:
         notes += ("rescale slope and intercept applied",)
     dtype = "float32" if rescaled else stored

@@ -1,6 +1,6 @@
 """EMNIST in its official form: one zip of gzipped idx files, images stored transposed, labels mapped to characters.
 
-arXiv:1702.05373. The files may also lie unpacked in a folder.
+arXiv:1702.05373. The files may also be unpacked in a folder.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def find_emnist(part: str, folders: Iterable[Path]) -> Path | None:
         for archive in ARCHIVES:
             if (folder / archive).is_file():
                 return folder / archive
-        for place in (folder, folder / "gzip"):
-            if (place / f"emnist-{part}-train-images-idx3-ubyte.gz").is_file():
-                return place
+        for location in (folder, folder / "gzip"):
+            if (location / f"emnist-{part}-train-images-idx3-ubyte.gz").is_file():
+                return location
     return None
 
 

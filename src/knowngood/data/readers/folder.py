@@ -2,13 +2,13 @@
 
 - MVTec: `train/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`. Label 0 for good, 1 for the rest.
 - splits: `train|val|test / <class> /…`. Split and class from the names.
-- classes: `<class>/…`. Class from the name, whatever lies deeper belongs to it.
+- classes: `<class>/…`. Class from the name, deeper folders belong to it.
 - magnetic tile: `MT_<class>/Imgs/*.jpg` with masks `*.png` of the same stem beside them. Label 0 for MT_Free.
 - plain: images in the folder itself (or deeper without one of the above): no class, no label.
 
 The class is condition column "class". If the names of some classes are label words ("good", "NORMAL", "ok", …: see
-`parse_labels`), those are good and every other class is anomalous; "unknown" and "unlabelled" stay unknown. Images are
-sorted by path. Names that begin with a dot and the folder __MACOSX are passed over.
+`parse_labels`), those are normal and every other class is anomalous; "unknown" and "unlabelled" stay unknown. Images
+are sorted by path. Names that begin with a dot and the folder __MACOSX are passed over.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
     """Image files below the root, sorted by path, and a finding for every other file. Follows links, but no loop."""
     found: list[Path] = []
     rejected: list[Finding] = []
-    seen: set[str] = set()
+    visited: set[str] = set()
     for base, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(base)
-        if real in seen:
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         for name in sorted(names):
             path = Path(base, name)
@@ -154,7 +154,7 @@ def _labels_from_classes(classes: list[str | None]) -> np.ndarray:
 
 
 def _class_word(name: str) -> float | None:
-    """As `label_word`, but a folder called "0" or "1" is a class, not a verdict, and MT_Free is good."""
+    """As `label_word`, but a folder called "0" or "1" is a class, not a label, and MT_Free is normal."""
     if name in ("0", "1"):
         return None
     return 0.0 if name == "MT_Free" else label_word(name)

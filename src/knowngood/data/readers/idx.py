@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its kin: strict about magic number, dimensions and length."""
+"""The idx format of MNIST and similar sets: strict about magic number, dimensions and length."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def _read(path: Path, image: ImageFile.ImageFile, pixels: bool) -> tuple[Header,
     header = Header(height, width, channels, dtype, (*notes, *turned(orientation)))
     if not pixels:
         return header, None
-    # Pillow turns "white is zero" round in 8-bit files, but not in deeper ones.
+    # Pillow inverts "white is zero" in 8-bit files, but not in deeper ones.
     inverted = int(tiff[258][0]) if tiff is not None and tiff.get(262) == 0 and mode.startswith("I;16") else None
     image.load()
     converted = image if target is None else _convert(image, target)

@@ -2,7 +2,7 @@
 
 One file is one image. Pages of one size, and any axis beside height and width (channel, depth, time), become channels
 in stored order. Reduced-size copies (thumbnails, pyramids) are left aside; pages of different sizes are refused.
-"White is zero" is turned round, so that a larger value is always brighter. Alpha is dropped, as everywhere.
+"White is zero" is inverted, so that a larger value is always brighter. Alpha is dropped, as everywhere.
 """
 
 from __future__ import annotations
@@ -74,15 +74,15 @@ def _refuse_lost_pages(path: Path) -> None:
             return  # no TIFF: the reader says so
         big = struct.unpack(order + "H", start[2:4])[0] == 43
         count, link, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
-        at, seen = struct.unpack_from(order + link, start.ljust(16, b"\0"), 8 if big else 4)[0], set()
-        while at and at not in seen:
-            seen.add(at)
+        at, visited = struct.unpack_from(order + link, start.ljust(16, b"\0"), 8 if big else 4)[0], set()
+        while at and at not in visited:
+            visited.add(at)
             file.seek(at)
             head = file.read(struct.calcsize(count))
             entries = struct.unpack(order + count, head)[0] if len(head) == struct.calcsize(count) else size
             end = at + len(head) + entries * entry
             if end + struct.calcsize(link) > size:
-                raise Unreadable(path, "truncated", f"is cut off: page {len(seen)} begins at or runs past its end")
+                raise Unreadable(path, "truncated", f"is cut off: page {len(visited)} begins at or runs past its end")
             file.seek(end)
             at = struct.unpack(order + link, file.read(struct.calcsize(link)))[0]
 

@@ -24,7 +24,7 @@ _SUFFIXES = (".json", ".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Outlines:
-    """Polygons of points (x, y) in shares of width and height; what lies in any of them is ignored."""
+    """Polygons of points (x, y) in shares of width and height; what is inside any of them is ignored."""
 
     polygons: tuple[Polygon, ...]
 
@@ -51,7 +51,7 @@ class Painted:
                 f"{where}: expected a mask (H, W) of booleans or whole numbers, got {array.shape} of {array.dtype}"
             )
         if not array.any():
-            raise DataError(f"{where}: the mask marks nothing; leave it out, or paint what to ignore in white")
+            raise DataError(f"{where}: the mask marks nothing; omit it, or paint what to ignore in white")
         return cls(np.packbits(array != 0), *array.shape)
 
     @property
@@ -111,7 +111,7 @@ class IgnoreRegions:
         content, folder = _loaded(given, Path())
         if isinstance(content, Mapping) and not _is_polygons(content):
             if not content:
-                raise DataError("regions to ignore: the mapping is empty; leave it out if nothing is to be ignored")
+                raise DataError("regions to ignore: the mapping is empty; omit it if nothing is to be ignored")
             areas = {
                 str(key): _area(one, folder, size, f"regions to ignore of {key!r}") for key, one in content.items()
             }
@@ -133,7 +133,7 @@ class IgnoreRegions:
                 )
 
     def mask(self, shape: tuple[int, int], condition: str | None = None) -> Bools:
-        """(H, W) True where an image is ignored. With polygons: where a pixel's centre lies in one, see `fill`.
+        """(H, W) True where an image is ignored. For polygons see `fill`.
 
         Args:
             shape: (H, W) of the image.
@@ -148,7 +148,7 @@ class IgnoreRegions:
     def grid(self, h: int, w: int, condition: str | None = None) -> NDArray[np.float64]:
         """(h, w) the share 0…1 of each cell that counts, the image being cut into h × w equal cells.
 
-        Exact to 1e-6 for masks; polygons are measured by 16 × 16 points a cell. Raises DataError as `mask`.
+        Exact to 1e-6 for masks; polygons are measured at 16 × 16 points a cell. Raises DataError as `mask`.
         """
         area = self._area_of(condition)
         if area is None:
@@ -226,7 +226,7 @@ def _area(given: Any, folder: Path, size: tuple[int, int] | None, where: str) ->
         area = Outlines(read_polygons(listed, size, where))
         nothing_left = area.mask(256, 256).all()
     if nothing_left:
-        raise DataError(f"{where} cover the whole image; leave some of it to be judged")
+        raise DataError(f"{where} cover the whole image; ignore less of it")
     return area
 
 

@@ -18,7 +18,7 @@ def read_polygons(given: Any, size: Sequence[int] | None, where: str) -> tuple[P
     """Polygons in shares 0…1 of width and height, from lists of points (x, y).
 
     Args:
-        given: polygons, each a list of at least three points, not all on one line; it is closed by itself.
+        given: polygons, each a list of at least three points, not all on one line; it is closed automatically.
         size: (width, height) in pixels of the image that the points belong to; None if they are shares already.
         where: what to call them in errors.
 
@@ -54,7 +54,7 @@ def fill(polygons: Sequence[Polygon], height: int, width: int) -> NDArray[np.boo
     pixel can differ from the even-odd rule only if its centre is within one pixel of an outline. Polygons that share
     an edge leave no gap; centres on that edge belong to both.
     """
-    # Twice as fine, corners of pixels are even and centres odd: every centre is a point that Pillow can tell exactly.
+    # On a grid twice as fine, corners of pixels are even and centres odd: every centre is a point that Pillow draws.
     canvas = Image.new("1", (2 * width + 1, 2 * height + 1))
     draw = ImageDraw.Draw(canvas)
     for polygon in polygons:

@@ -1,4 +1,4 @@
-"""Large images in tiles: where the tiles lie, and how their maps are put together without seams."""
+"""Large images in tiles: where the tiles are, and how their maps are merged without seams."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Tiled(NamedTuple):
     def score(self) -> float:
         """The image's score: its largest tile score. Tiles that are ignored altogether have NaN and do not count."""
         if np.isnan(self.scores).all():
-            raise DataError("every tile of the image is ignored; leave some of it to be judged")
+            raise DataError("every tile of the image is ignored; ignore less of it")
         return float(np.nanmax(self.scores))
 
 

@@ -132,7 +132,7 @@ class TilePixels:
         return found
 
     def update(self, digest: Any) -> None:
-        """Feed the whole images and the tiles' places to a hashlib object."""
+        """Feed the whole images and the tiles' positions to a hashlib object."""
         self.whole.pixels.update(digest)
         digest.update(f"{self.side}".encode() + self.corners.tobytes())
 
@@ -168,5 +168,5 @@ def _shape(images: ImageSet, i: int, side: int) -> tuple[int, int, int]:
 def _too_small(height: int, width: int, side: int) -> str:
     return (
         f"the image is {height}×{width} and tiles have {side}×{side} pixels; "
-        "fit with a smaller tile, or leave such images out"
+        'fit with a smaller tile, data={"tile": …} (--tile), or remove such images'
     )
