@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench paper clean
 
 demo: .venv/installed  ## train on handwritten digits, find the class never seen, write out/demo/report.html
 	$(BIN)/knowngood demo --out out/demo
@@ -16,6 +16,9 @@ check: .venv/installed-dev  ## lint, format and types
 
 bench: .venv/installed  ## speed of training and scoring against bare torch and the machine's matmul rate
 	$(BIN)/python -m benchmarks speed
+
+paper: .venv/installed  ## the dCVAE paper's methods side by side
+	$(BIN)/python -m benchmarks paper
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
