@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from knowngood.calibration import minimum_normals
 from knowngood.config import Settings, nearest, parse_settings
 from knowngood.config.presets import read_preset
+from knowngood.config.presets.layers import overlay
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
 from knowngood.detector import explain, latents, model_folder
@@ -140,7 +141,7 @@ class Detector(OutlierMixin, BaseEstimator):
         for setting in settings:
             if setting not in known:
                 raise SettingsError(f"unknown setting '{setting}'{nearest(setting, known)}")
-        return cls(**{**read_preset(name).settings, **settings})
+        return cls(**overlay(read_preset(name).settings, settings))
 
     # Fit ------------------------------------------------------------------------------------------------------------
 
