@@ -183,19 +183,19 @@ def walks(make: Callable[[], tuple[Detector, dict[str, Any], int]]) -> tuple[Wal
 ROW = "| walk | rooms | packages | hand-overs | their borders | climbs, calls | climbs, pairs | climbs, borders |"
 HEAD = """# What one image meets
 
-The walk of an image through the [rooms](../CONTRIBUTING.md#where-things-are), traced from real calls on generated noise:
+The walk of an image through the [rooms](../CONTRIBUTING.md#where-things-are), traced from real calls on noise:
 `python docs/trace.py > docs/one-image.md` writes this page.
 
-**How it is counted.** A room is a package directly under `src/knowngood`, or `errors`. A hand-over is a call whose nearest
-caller inside the package lies in another room; returns are not counted. A climb is a hand-over into a room on a higher
-floor; the floors are
+**How it is counted.** A room is a package directly under `src/knowngood`, or `errors`. A hand-over is a call whose
+nearest caller inside the package lies in another room; returns are not counted. A climb is a hand-over into a room on a
+higher floor. The floors are
 
     {floors}
 
-where rooms with a comma between them share a floor. Climbs are counted three ways: every call, which grows with the folds of
-the calibration and the options that are built; the pairs of caller and callee; and the borders, pairs of rooms. The first
-step of a generator is a call, by whoever asks for it; resuming it is a return. What a module runs when it is imported does
-not count. Only the main thread is traced.
+where rooms with a comma between them share a floor. Climbs are counted three ways: every call, which grows with the
+folds of the calibration and the options that are built; the pairs of caller and callee; and the borders, pairs of
+rooms. The first step of a generator is a call, by whoever asks for it; resuming it is a return. What a module runs when
+it is imported does not count. Only the main thread is traced.
 
 The aim is at most 14 rooms and 6 climbs a walk.
 """
