@@ -1,0 +1,1 @@
+"""An anomaly score for knowngood: a quantile of the absolute residual."""

@@ -1,0 +1,86 @@
+"""The plug-in package of the guide: installed beside the library, its score is known by its name everywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs" / "guide" / "plugin_example"
+
+PROGRAM = """
+import json
+import sys
+
+import numpy as np
+
+from knowngood import Detector, open_images
+from knowngood.config import read_settings
+from knowngood.detector.latents import reconstruct
+
+images = np.load(sys.argv[1])
+settings = read_settings(sys.argv[2])
+detector = Detector.from_settings(settings).fit(images)
+detector.save(sys.argv[3])
+again = Detector.load(sys.argv[3])
+x, reconstruction = reconstruct(detector.pipeline_, open_images(images))
+print(json.dumps({
+    "quantile": settings.score.quantile,
+    "scores": (-detector.score_samples(images)).tolist(),
+    "loaded": (-again.score_samples(images)).tolist(),
+    "by_hand": np.quantile(np.abs(x - reconstruction).reshape(len(x), -1), settings.score.quantile, axis=1).tolist(),
+    "map": list(detector.anomaly_maps(images[:1])[0].shape),
+}))
+"""
+CONFIG = """
+representation: pixels
+model: {name: vae, latent_dim: 2, net: {name: mlp, hidden: [16]}}
+score: {name: median_residual, quantile: 0.75}
+training: {epochs: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that finds the installed example beside the library."""
+    # A copy, because the build writes beside its sources.
+    folder = tmp_path_factory.mktemp("plugin")
+    target, source = folder / "site", folder / "source"
+    shutil.copytree(EXAMPLE, source)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    subprocess.run([*pip, str(source)], check=True, capture_output=True, text=True)
+    paths = [str(target), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def run(words: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_score_of_the_example_is_used_by_its_name(tmp_path: Path, environment: dict[str, str]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    words = [str(tmp_path / name) for name in ("images.npy", "config.yaml", "model")]
+    found = json.loads(run(["-c", PROGRAM, *words], environment))
+    assert found["quantile"] == 0.75
+    assert found["scores"] == found["loaded"]
+    np.testing.assert_allclose(found["scores"], found["by_hand"], rtol=1e-4)
+    assert found["map"] == [8, 8]
+
+
+@pytest.mark.slow
+def test_the_score_of_the_example_is_an_option_of_the_command_line(environment: dict[str, str]) -> None:
+    shown = run(["-m", "knowngood", "train", "--help-all"], environment)
+    assert "median_residual" in shown
+    assert "--quantile" in shown
