@@ -184,7 +184,7 @@ def _row(way: Way, data: str, turns: list[dict[str, Any]], reference: Tensor) ->
     regrets, rows = (torch.cat([turn[way.what][k] for turn in turns]) for k in (1, 2))
     return {
         "what": f"regret: {way.what}",
-        "net": MODEL["net"],
+        "net": MODEL["model"]["net"],
         "data": data,
         "batch": way.batch,
         "precision": "float32",

@@ -1,4 +1,4 @@
-"""Train on known-good images; find what is odd, show where and why, and say how sure."""
+"""Train on known-good images; find what is anomalous, show where and why, and say how sure."""
 
 from typing import TYPE_CHECKING
 

@@ -20,12 +20,15 @@ from benchmarks.speed_regret import (
     STEPS,
     TOGETHER,
     TRAINED_ON,
+    Way,
+    _row,
     encoder_fitted,
     encoder_names,
     gain,
     negative_elbo,
     one_class,
     posterior_fitted,
+    show,
 )
 from knowngood.config import MLP, Gaussian, LikelihoodRegret, VAEOptions
 from knowngood.data import ImageSet
@@ -180,3 +183,17 @@ def test_without_mnist_hearts_of_all_sizes_are_drawn(monkeypatch: pytest.MonkeyP
     assert data == "hearts drawn at 32×32, 2,000 images"
     areas = [images.mean(axis=(1, 2)).astype(float) for images in (pixels, judged[::2])]
     assert abs(areas[0].mean() - areas[1].mean()) < 4 * areas[1].std() / len(areas[1]) ** 0.5
+
+
+def test_a_row_is_medians_over_turns_and_the_share_of_the_regret_that_is_found(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    regrets, rows = torch.tensor([1.0, 3.0]), torch.tensor([1, 0])
+    turns = [{TOGETHER: (0.01, regrets, rows), PUBLISHED: (seconds, regrets, rows)} for seconds in (1.0, 4.0, 2.0)]
+    way = Way(PUBLISHED, 1, lambda x: x)
+    row = _row(way, "drawn", turns, torch.tensor([5.0, 3.0]))
+    assert row["net"] == "conv"
+    assert [row[name] for name in ("ratio", "ratio_low", "ratio_high")] == pytest.approx([200, 100, 400])
+    assert row["gained"] == pytest.approx(0.5)
+    show([row])
+    assert "conv net, drawn" in capsys.readouterr().out

@@ -14,12 +14,10 @@ import pytest
 from knowngood.config import Options
 from knowngood.config.plugins import plugins
 
-# Options are imported from the modules that define them: `knowngood.config` itself is not complete while it looks for
-# plug-ins.
 OBJECTIVE = '''
 from typing import Literal
 
-from knowngood.config.base import Options
+from knowngood.config import Options
 
 
 class MyObjective(Options):
@@ -33,7 +31,7 @@ class MyObjective(Options):
 SCORE = '''
 from typing import Literal
 
-from knowngood.config.scores import ScoreOptions
+from knowngood.config import ScoreOptions
 
 
 class MyScore(ScoreOptions):
@@ -127,7 +125,6 @@ def test_a_broken_plug_in_is_left_out_with_a_warning(outcome: dict[str, Any]) ->
     assert "'number' (my_score:NUMBER) in group knowngood.scores is no Options" in foreign
 
 
-@pytest.mark.xfail(strict=True, reason="the unions are made while the plug-in's module is still being imported")
 def test_a_plug_in_that_is_imported_first_is_known_too(site: Path) -> None:
     program = "import my_score\nfrom knowngood.config import parse_settings\nparse_settings({'score': 'my_score'})"
     assert run(site, program) == ""

@@ -66,11 +66,11 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in arguments
     if not debug:
-        told: set[str] = set()
+        shown: set[str] = set()
 
         def show(message: Warning | str, *_: object, **__: object) -> None:
-            if str(message) not in told:  # commands may look at the same items twice
-                told.add(str(message))
+            if str(message) not in shown:  # commands may look at the same items twice
+                shown.add(str(message))
                 note(f"warning: {message}")
 
         warnings.showwarning = show

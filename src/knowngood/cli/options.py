@@ -125,7 +125,10 @@ def setting_options() -> list[SettingOption]:
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command all setting options, `--preset`, `--config` and `--gpu`; it receives one `settings: Settings`."""
+    """Give a command all setting options, `--preset`, `--config` and `--gpu`; it receives one `settings: Settings`.
+
+    The command is of a class with `every_option(context)`, the text of `--help-all`.
+    """
     options = setting_options()
 
     @wraps(command)
@@ -142,9 +145,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     def show_all(context: typer.Context, wanted: bool) -> None:
         if wanted:
-            from knowngood.cli.settings_help import every_option
-
-            print(every_option(context))
+            command: Any = context.command
+            print(command.every_option(context))
             raise typer.Exit
 
     own = inspect.signature(command, eval_str=True)

@@ -111,7 +111,7 @@ def _choice(
     if name == "fusion" and "scores" in value:
         return _fusion(value, family, wanted, problems)
     if name not in family:
-        if name in get_args(get_args(info.annotation)[0]):
+        if any(name in get_args(kind) for kind in get_args(info.annotation)):  # a word, such as auto
             problems += [_lacks(field, name, option, family, flags[option]) for option in wanted]
         return current  # parse_settings names the nearest known choice
     model = family[name]

@@ -27,6 +27,10 @@ class SettingsCommand(TyperCommand):
         """Write the short help."""
         formatter.write(overview(ctx))
 
+    def every_option(self, context: typer.Context) -> str:
+        """The text of `--help-all`."""
+        return every_option(context)
+
 
 def overview(context: typer.Context) -> str:
     """Usage, the choices in a line each, and the options of the command itself."""

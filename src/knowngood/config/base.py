@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import operator
+from collections.abc import Callable
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_plain_validator_function
 
 from knowngood.config.plugins import plugins
 
@@ -35,16 +39,37 @@ def named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def union(group: str, *built_in: type[Options], before: Any = named) -> Any:
-    """The union of a family, told apart by `name`: the built-in choices and those of installed plug-ins.
+class Family:
+    """The choices of a family, told apart by `name`: the built-in ones and those of installed plug-ins.
+
+    Plug-ins are looked up when the choices are first needed, not when the library is imported: they import from it.
 
     Args:
         group: the family, and the entry-point group "knowngood.<group>" of its plug-ins.
-        before: turns what a person writes into what the union validates.
+        before: turns what a person writes into what is validated.
     """
-    members = (*built_in, *plugins(group, Options))
-    joined = functools.reduce(operator.or_, members)
-    return Annotated[Annotated[joined, Field(discriminator="name")], BeforeValidator(before)]
+
+    def __init__(self, group: str, *built_in: type[Options], before: Callable[[Any], Any] = named) -> None:
+        self.group, self.built_in, self.before = group, built_in, before
+
+    @cached_property
+    def choices(self) -> dict[str, type[Options]]:
+        """The option models by name."""
+        return {one.model_fields["name"].default: one for one in (*self.built_in, *plugins(self.group, Options))}
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        joined: Any = functools.reduce(operator.or_, self.choices.values())
+        return TypeAdapter(Annotated[joined, Field(discriminator="name")])  # type: ignore[arg-type]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """One of the choices, whatever the annotation that this stands beside."""
+        return no_info_plain_validator_function(lambda value: self._adapter.validate_python(self.before(value)))
+
+
+def union(group: str, *built_in: type[Options], before: Callable[[Any], Any] = named) -> Any:
+    """The annotation of a field that holds one choice of a family; see `Family`."""
+    return Annotated[Options, Family(group, *built_in, before=before)]
 
 
 class Group(BaseModel):

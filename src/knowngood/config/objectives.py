@@ -158,7 +158,7 @@ class CorEx(Options):
 
 
 class DANVAE(Options):
-    """Split latent z = [z_a, z_n]: z_n holds known nuisance factors, and anomalies are told by the rest.
+    """Split latent z = [z_a, z_n]: z_n holds known nuisance factors, and the rest scores anomalies.
 
     rec + β_a·KL(q(z_a|x) ‖ N(0, I)) + β_n·KL(q(z_n|x) ‖ p(z_n|y)) + a·|y − ŷ(z_n)|², with p(z_n|y) and the head ŷ
     learned. An item that does not show its factors y has the prior N(0, I) on z_n and no head term.
@@ -173,7 +173,7 @@ class DANVAE(Options):
         description="columns, or brightness, contrast, sharpness and rotation as measured on the images",
     )
     labelled_share: float = Field(
-        default=1.0, gt=0, le=1, description="share of the good items that show their factors"
+        default=1.0, gt=0, le=1, description="share of the normal items that show their factors"
     )
     beta_a: float = Field(default=1.0, ge=0, description="weight of the KL of z_a")
     beta_n: float = Field(default=3.0, ge=0, description="weight of the KL of z_n")

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from knowngood.config.base import Options
+from knowngood.config.base import Family, Group, Options
 from knowngood.config.settings import Settings
 from knowngood.errors import SettingsError
 
@@ -22,7 +22,9 @@ def choices(model: type[BaseModel], field: str) -> dict[str, type[Options]]:
     found: dict[str, type[Options]] = {}
 
     def walk(annotation: Any) -> None:
-        if isinstance(annotation, type) and issubclass(annotation, Options):
+        if isinstance(annotation, Family):
+            found.update(annotation.choices)
+        elif isinstance(annotation, type) and issubclass(annotation, Options) and hasattr(annotation, "implementation"):
             found[annotation.model_fields["name"].default] = annotation
         for inner in get_args(annotation):
             walk(inner)
@@ -128,12 +130,13 @@ def _explain(item: Any) -> str:
 
 
 def _moved(name: str) -> str:
-    """Where an option lives, for someone who gives it to the detector itself."""
+    """Where an option lives, for someone who gives it to the detector itself: in a group, or else in a choice."""
     for field, info in Settings.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Group) and name in annotation.model_fields:
+            return f"; it is an option of {field}: {field}={{'{name}': …}}"
+    for field in Settings.model_fields:
         for choice, option in choices(Settings, field).items():
             if name in option.model_fields:
                 return f"; it is an option of {field} '{choice}': {field}={{'name': '{choice}', '{name}': …}}"
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel) and name in annotation.model_fields:
-            return f"; it is an option of {field}: {field}={{'{name}': …}}"
     return ""

@@ -24,8 +24,8 @@ from knowngood.calibration import Calibration, MapCalibration
 from knowngood.config import Settings, implementation
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
-from knowngood.detector.explain.reference import PREFIX, ReferenceIndex
 from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.reference_index import PREFIX, ReferenceIndex
 from knowngood.errors import ArtifactError, KnowngoodError
 from knowngood.representations import Backbone, Features
 from knowngood.scores import Adjustment, build_score
@@ -141,6 +141,8 @@ def unpack(
             objective_state=tensors["objective"],
             reference=None if ids is None else ReferenceIndex.from_tensors(state, ids),
         )
+    except ArtifactError as error:  # says itself what does not fit
+        raise ArtifactError(f"{where}: {error}") from None
     except (KnowngoodError, ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None
     return pipeline, config["about"], training

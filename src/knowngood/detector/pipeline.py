@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,13 +13,11 @@ from knowngood.config import Settings
 from knowngood.data import ImageSet, TableSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
+from knowngood.detector.reference_index import ReferenceIndex
 from knowngood.models.base import Model
 from knowngood.representations import HOG, Features, Pixels, Table
 from knowngood.scores import Score
 from knowngood.scores.adjustment import Adjustment
-
-if TYPE_CHECKING:
-    from knowngood.detector.explain.reference import ReferenceIndex
 
 Items = ImageSet | TableSet
 Representation = Pixels | HOG | Features | Table

@@ -2,7 +2,8 @@
 
 from knowngood.detector.explain.build import explain
 from knowngood.detector.explain.explanation import Component, Explanation, ImageFactor, Latent, Nearest
-from knowngood.detector.explain.reference import ReferenceIndex, reference_index
+from knowngood.detector.explain.reference import reference_index
+from knowngood.detector.reference_index import ReferenceIndex
 
 __all__ = [
     "Component",

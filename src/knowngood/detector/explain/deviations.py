@@ -10,8 +10,9 @@ from torch import Tensor
 
 from knowngood.config import LiteOptions
 from knowngood.detector.explain.explanation import Component, Latent
-from knowngood.detector.explain.reference import ReferenceIndex, model_codes
+from knowngood.detector.explain.reference import model_codes
 from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.reference_index import ReferenceIndex
 from knowngood.detector.scoring import Rows
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.likelihoods import GaussianLikelihood

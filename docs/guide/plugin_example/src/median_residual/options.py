@@ -1,11 +1,10 @@
-"""What a user can set. It imports no torch, for `knowngood --help` reads it, and nothing of `knowngood.config` itself,
-which is not complete while it looks for plug-ins."""
+"""What a user can set. It imports no torch, for `knowngood --help` reads it."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from knowngood.config.scores import ScoreOptions
+from knowngood.config import ScoreOptions
 
 
 class MedianResidual(ScoreOptions):

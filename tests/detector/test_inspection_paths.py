@@ -1,0 +1,182 @@
+"""Inspection on features end to end: ignored regions, products, tiles, regions, and a backbone of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from knowngood import Detector
+from knowngood.data.tiling.plan import merge, plan_tiles
+from knowngood.errors import DataError, KnowngoodError, SettingsError
+from patch_models import TinyBackbone, holed, parts
+
+SIDE = 32
+HALF = 2e-3  # features are kept in float16, and convolutions of other batches round the other way
+FEATURES = {"name": "features", "backbone": "own", "image_size": SIDE, "stride": 4, "average": 1}
+LEFT_HALF = [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]
+ON_PIXELS = {"representation": "pixels", "model": "vae"}
+TWO = {"product": ["disc"] * 40 + ["bars"] * 40}
+
+
+def made(**settings: Any) -> Detector:
+    given = {"representation": FEATURES, "model": "patch_gaussian", "alpha": 0.2, "device": "cpu", **settings}
+    return Detector(**given)
+
+
+def fitted_to(images: np.ndarray, conditions: Any = None, **settings: Any) -> Detector:
+    return made(**settings).fit(images, conditions=conditions, backbone=TinyBackbone())
+
+
+def large(n: int, seed: int = 0) -> np.ndarray:
+    """(n, 64, 64): four parts each."""
+    rows = [np.concatenate([parts(n, 10 * seed + k), parts(n, 10 * seed + k + 1)], axis=2) for k in (0, 2)]
+    return np.concatenate(rows, axis=1)
+
+
+def reloaded(detector: Detector, folder: Path) -> Detector:
+    detector.save(folder)
+    return Detector.load(folder, backbone=TinyBackbone())
+
+
+@pytest.fixture(scope="module")
+def plain() -> Detector:
+    return fitted_to(parts(60))
+
+
+@pytest.fixture(scope="module")
+def half() -> Detector:
+    return fitted_to(parts(60), data={"ignore": LEFT_HALF})
+
+
+@pytest.fixture(scope="module")
+def tiled() -> Detector:
+    return fitted_to(large(60), data={"tile": SIDE, "tile_overlap": 0.25})
+
+
+@pytest.fixture(scope="module")
+def both() -> Detector:
+    images = np.concatenate([parts(40), parts(40, 1, "bars")])
+    return fitted_to(images, TWO, data={"ignore": {"disc": LEFT_HALF}})
+
+
+def test_a_defect_is_found_and_located_and_has_a_region(plain: Detector) -> None:
+    bad = holed(parts(8, 5))
+    assert plain.predict(bad).tolist() == [-1] * 8
+    for image in plain.anomaly_maps(bad):
+        assert image.shape == (SIDE, SIDE)
+        row, column = np.unravel_index(image.argmax(), image.shape)
+        assert 8 <= row < 22
+        assert 4 <= column < 18
+    table = plain.regions(bad)
+    assert set(table["id"]) == {str(i) for i in range(8)}
+    worst = table[table["region"] == 1]
+    assert ((worst["top"] < 18) & (worst["bottom"] > 12) & (worst["left"] < 14) & (worst["right"] > 8)).all()
+    assert table["p_value"].between(0, 0.2).all()
+
+
+def test_few_normal_images_have_a_region(plain: Detector) -> None:
+    normal = parts(300, 9)
+    assert plain.regions(normal)["id"].nunique() / 300 < 0.2 + 4 * (0.2 * 0.8 / 60) ** 0.5  # of the calibration's draw
+
+
+def test_scores_do_not_depend_on_what_is_scored_along(plain: Detector) -> None:
+    bad = np.concatenate([holed(parts(2, 5)), parts(3, 6)])
+    alone = np.concatenate([plain.score_samples(bad[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(plain.score_samples(bad), alone, rtol=1e-5)
+
+
+def test_the_map_is_nan_where_pixels_are_ignored_and_nowhere_else(half: Detector) -> None:
+    for image in half.anomaly_maps(parts(3, 5)):
+        assert np.isnan(image[:, :16]).all()
+        assert not np.isnan(image[:, 16:]).any()
+
+
+def test_ignored_pixels_change_nothing_in_fit_calibration_or_score(half: Detector) -> None:
+    def scribbled(images: np.ndarray) -> np.ndarray:
+        out = images.copy()
+        out[:, :, :16] = np.random.default_rng(0).integers(0, 256, out[:, :, :16].shape)
+        return out
+
+    bad = holed(parts(4, 5), left=20)
+    other = fitted_to(scribbled(parts(60)), data={"ignore": LEFT_HALF})
+    for ours, theirs in ((half, half), (half, other)):
+        ours_table, theirs_table = ours.detect(bad), theirs.detect(scribbled(bad))
+        np.testing.assert_array_equal(ours_table["anomaly_score"], theirs_table["anomaly_score"])
+        np.testing.assert_array_equal(ours_table["p_value"], theirs_table["p_value"])
+    assert not np.array_equal(half.score_samples(bad), half.score_samples(parts(4, 5)))  # the others do count
+
+
+def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detector) -> None:
+    new = np.concatenate([parts(2, 7), parts(2, 7, "bars")])
+    right = {"product": ["disc"] * 2 + ["bars"] * 2}
+    maps = both.anomaly_maps(new, conditions=right)
+    assert [float(np.isnan(image).mean()) for image in maps] == [0.5, 0.5, 0, 0]
+    swapped = {"product": right["product"][::-1]}
+    scores = [both.detect(new, conditions=given)["anomaly_score"].to_numpy(float) for given in (right, swapped)]
+    assert (scores[1] > scores[0]).all()
+
+
+def test_a_tiled_image_has_the_score_of_its_most_anomalous_tile_and_their_merged_map(tiled: Detector) -> None:
+    new = large(3, 5)
+    new[1, 10:20, 40:50] = 255
+    boxes = [(tile.top, tile.left) for tile in plan_tiles(64, 64, SIDE, 8)]
+    for i, found in enumerate(tiled.anomaly_maps(new)):
+        tiles = np.stack([new[i, top : top + SIDE, left : left + SIDE] for top, left in boxes])
+        maps = np.stack(tiled.anomaly_maps(tiles))
+        np.testing.assert_allclose(found, merge(maps, 64, 64, SIDE, 8), rtol=HALF)
+        alone = tiled.score_samples(tiles)
+        assert tiled.score_samples(new[i : i + 1])[0] == pytest.approx(alone.min(), rel=HALF)
+    assert tiled.score_samples(new).argmin() == 1
+
+
+@pytest.mark.parametrize("name", ["plain", "half", "both", "tiled"])
+def test_a_saved_model_gives_the_same_bits(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    detector: Detector = request.getfixturevalue(name)
+    images = large(3, 5) if name == "tiled" else holed(parts(3, 5))
+    given = {"conditions": {"product": ["disc", "bars", "disc"]}} if name == "both" else {}
+    again = reloaded(detector, tmp_path / "model")
+    np.testing.assert_array_equal(detector.score_samples(images, **given), again.score_samples(images, **given))
+    for ours, theirs in zip(detector.anomaly_maps(images, **given), again.anomaly_maps(images, **given), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert detector.regions(images, **given).equals(again.regions(images, **given))
+
+
+def test_another_backbone_is_refused_by_its_fingerprint(plain: Detector, tmp_path: Path) -> None:
+    plain.save(tmp_path / "model")
+    with pytest.raises(
+        KnowngoodError, match=r"fitted on features of the backbone 'tiny 0'; this one is 'tiny 1'"
+    ) as at:
+        Detector.load(tmp_path / "model", backbone=TinyBackbone(1))
+    assert "config.json" not in str(at.value)  # the file is fine
+
+
+def test_without_its_backbone_a_saved_model_says_what_is_missing(plain: Detector, tmp_path: Path) -> None:
+    plain.save(tmp_path / "model")
+    with pytest.raises(KnowngoodError, match="backbone"):
+        Detector.load(tmp_path / "model").score_samples(parts(2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"data": {"tile": 16, "ignore": LEFT_HALF}}, "leave one of them out"),
+        ({"data": {"tile": 16}, "representation": "pixels", "model": "vae"}, "needs representation 'features'"),
+        (
+            {"data": {"ignore": LEFT_HALF}, "representation": "pixels", "model": "vae"},
+            "needs representation 'features'",
+        ),
+        ({"labels": "hinge"}, "hinge"),
+        ({"data": {"ignore": {"cone": LEFT_HALF}}}, "cone"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises((SettingsError, DataError), match=words):
+        fitted_to(np.concatenate([parts(40), parts(40, 1, "bars")]), TWO, **settings)
+
+
+def test_an_image_smaller_than_a_tile_is_refused_by_its_size(tiled: Detector) -> None:
+    with pytest.raises(DataError, match="16"):
+        tiled.score_samples(parts(2)[:, :16, :16])
