@@ -51,7 +51,7 @@ class MapCalibration:
     ) -> MapCalibration:
         """From maps (H, W) of calibration normals, of any sizes, read once and one at a time.
 
-        Pixels are counted in bins 1/2048 of their value wide; memory grows with the bins in use, not with the maps.
+        Pixels are counted in bins 1/2048 of their value wide; memory is at most 8 MB a stratum, however many maps.
 
         Args:
             maps: n maps, for example from a generator.
@@ -146,7 +146,7 @@ class _Counts:
     """How many pixels fell into each bin. Bins are float32 bit patterns, put in the order of their values."""
 
     def __init__(self) -> None:
-        self.bins: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self.lowest = 0  # bin of counts[0]
         self.counts: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.largest = np.float32(-np.inf)
 
@@ -154,25 +154,30 @@ class _Counts:
         for start in range(0, len(values), _AT_ONCE):
             some = values[start : start + _AT_ONCE]
             bits = some.view(np.uint32)
-            one = _Counts()
-            bins = np.where(bits & _SIGN, ~bits, bits | _SIGN) >> _SHIFT
-            one.bins, one.counts = np.unique(bins.astype(np.int64), return_counts=True)
-            one.largest = some.max()
-            self.merge(one)
+            bins = (np.where(bits & _SIGN, ~bits, bits | _SIGN) >> _SHIFT).astype(np.int64)
+            lowest = int(bins.min())
+            self._count(lowest, np.bincount(bins - lowest), some.max())
 
     def merge(self, other: _Counts) -> None:
-        joined = np.union1d(self.bins, other.bins)
-        total = np.zeros(len(joined), dtype=np.int64)
-        for one in (self, other):
-            total[np.searchsorted(joined, one.bins)] += one.counts
-        self.bins, self.counts, self.largest = joined, total, max(self.largest, other.largest)
+        self._count(other.lowest, other.counts, other.largest)
+
+    def _count(self, lowest: int, counts: NDArray[np.int64], largest: np.float32) -> None:
+        if not len(self.counts):
+            self.lowest = lowest
+        below = max(0, self.lowest - lowest)
+        above = max(0, lowest + len(counts) - self.lowest - len(self.counts))
+        self.lowest -= below
+        self.counts = np.pad(self.counts, (below, above))
+        self.counts[lowest - self.lowest :][: len(counts)] += counts
+        self.largest = max(self.largest, largest)
 
     def thresholds(self) -> Map:
         """(len(RATES),) by rate: the upper end of the lowest bin above which at most that share of the pixels lies."""
-        if not len(self.bins):
+        if not len(self.counts):
             return _NONE
-        share = np.cumsum(self.counts[::-1])
-        share = np.concatenate([[0], share[:-1]]) / share[-1]  # above each bin, from the highest bin down
-        key = (self.bins[::-1].astype(np.uint32) << _SHIFT) | np.uint32((1 << int(_SHIFT)) - 1)
+        bins = np.flatnonzero(self.counts)[::-1]  # from the highest down
+        share = np.cumsum(self.counts[bins])
+        share = np.concatenate([[0], share[:-1]]) / share[-1]  # above each bin
+        key = ((self.lowest + bins).astype(np.uint32) << _SHIFT) | np.uint32((1 << int(_SHIFT)) - 1)
         upper = np.where(key & _SIGN, key ^ _SIGN, ~key).astype(np.uint32).view(np.float32)
         return np.minimum(upper, self.largest)[np.searchsorted(share, RATES, side="right") - 1]

@@ -163,8 +163,8 @@ class PatchGaussian(Model):
             off = off - mean[:, :, None]
             covariance = torch.matmul(off, off.mT, out=self.lower[k, some])
             covariance /= n - 1
-            self.slope[k, some] = off @ context / (n - 1)
-            total += covariance[counted[some]].sum(0)
+            self.slope[k, some] = torch.bmm(off, context.expand(len(off), -1, -1)) / (n - 1)
+            total += (counted[some].to(total) @ covariance.flatten(1)).unflatten(0, total.shape)
         return total / number
 
     # Use ------------------------------------------------------------------------------------------------------------
@@ -181,6 +181,14 @@ class PatchGaussian(Model):
         for mine, some, white in self._whitened(x, cell, self._context(x, cell)):
             out[mine, some] = white.permute(2, 0, 1)
         return out
+
+    def mean_white(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B, F): `whiten` averaged over the locations that count."""
+        out = torch.zeros(len(x), self.shape[0], device=x.device)
+        counted = (~self.ignored[cell]).to(out)  # (B, P)
+        for mine, some, white in self._whitened(x, cell, self._context(x, cell)):
+            out[mine] += torch.einsum("pfn,np->nf", white, counted[mine, some])
+        return out / counted.sum(1, keepdim=True)
 
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w) float64: half the squared Mahalanobis distance at every location."""
@@ -247,7 +255,7 @@ class PatchGaussian(Model):
             for some in self._blocks():
                 off = locations[some].float() - self.mean[k, some, :, None]
                 if u.shape[1]:
-                    off -= self.slope[k, some] @ u.T
+                    off -= (u @ self.slope[k, some].mT).mT  # in the order of `off`
                 yield at, some, torch.linalg.solve_triangular(self.lower[k, some], off, upper=False)
 
     def _squares(self, x: Tensor, cell: Tensor, context: Tensor) -> Tensor:
@@ -263,7 +271,7 @@ class PatchGaussian(Model):
         for k in cell.unique().tolist() if out.shape[1] else ():
             mine = cell == k
             normal = self.mean[k, ~self.ignored[k]].mean(0)
-            out[mine] = (average(x[mine].flatten(2), self.ignored[k]) - normal) @ self.basis[k].T
+            out[mine] = (average(_rows(x, mine).flatten(2), self.ignored[k]) - normal) @ self.basis[k].T
         return out
 
     def _blocks(self) -> Iterator[slice]:
@@ -275,11 +283,11 @@ class PatchGaussian(Model):
         return self._averaged((~self.ignored_grid).float())
 
     def _averaged(self, x: Tensor) -> Tensor:
-        """(…, h, w) → (…, h', w'): adaptive average pooling as two products, which every device knows."""
+        """(…, h, w) → (…, h', w'): adaptive average pooling as a product, which every device knows."""
         assert self.coarse is not None
         sides = zip(self.shape[1:], self.coarse.shape[1:], strict=True)
-        down, across = (adaptive_avg_pool1d(torch.eye(n)[None], few)[0].to(x) for n, few in sides)
-        return down.mT @ x @ across
+        down, across = (adaptive_avg_pool1d(torch.eye(n)[None], few)[0] for n, few in sides)
+        return (x.flatten(-2) @ torch.kron(down, across).to(x)).unflatten(-1, self.coarse.shape[1:])
 
 
 def _rows(grids: Tensor, mine: Tensor) -> Tensor:
@@ -288,8 +296,8 @@ def _rows(grids: Tensor, mine: Tensor) -> Tensor:
 
 
 def _transposed(grids: Tensor) -> Tensor:
-    """Features (n, F, P) → (P, F, n), in the same type: locations are then read one after the other."""
-    return grids.permute(2, 1, 0).contiguous()
+    """Features (n, F, P) → (P, F, n), in the same type, column-major as LAPACK reads it: a copy location by location."""
+    return grids.permute(2, 0, 1).contiguous().mT
 
 
 def shrinkage(n: int, features: int) -> float:

@@ -26,7 +26,7 @@ def cached_features(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """The features of all N images, (N, F, h, w), as `Features.read` gives them.
+    """The features of all N images, (N, F, h, w), as `Features.read` gives them; those of a location lie together.
 
     Args:
         folder: where a file is written if they take more than `memory_gb` GiB; default the system's folder for
@@ -38,24 +38,25 @@ def cached_features(
         DataError: an image cannot be read or does not fit; names the first one.
     """
     in_memory = len(images) * representation.bytes_per_image <= memory_gb * 2**30
-    shape = (len(images), *representation.shape)
+    features, height, width = representation.shape
+    shape = (len(images), height, width, features)
 
     def new(dtype: np.dtype) -> np.ndarray:
-        return np.empty(shape, dtype) if in_memory else _in_file(shape, dtype, folder)
+        return (np.empty(shape, dtype) if in_memory else _in_file(shape, dtype, folder)).transpose(0, 3, 1, 2)
 
-    features = new(np.dtype(representation.stored))
+    grids = new(np.dtype(representation.stored))
     for start in range(0, len(images), CHUNK):
         index = np.arange(start, min(start + CHUNK, len(images)))
         part, errors = representation.read(images, index, workers)
         raise_first(images.ids, errors)
-        if part.dtype.itemsize > features.dtype.itemsize:  # a value exceeds float16
+        if part.dtype.itemsize > grids.dtype.itemsize:  # a value exceeds float16
             wider = new(part.dtype)
-            wider[:start] = features[:start]
-            features = wider
-        features[index] = part
+            wider[:start] = grids[:start]
+            grids = wider
+        grids[index] = part
         if progress is not None:
             progress(int(index[-1]) + 1, len(images))
-    return features
+    return grids
 
 
 def _in_file(shape: tuple[int, ...], dtype: np.dtype, folder: str | Path | None) -> np.ndarray:

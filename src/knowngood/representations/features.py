@@ -31,7 +31,7 @@ from knowngood.representations.pixels import Pixels
 IMAGE_SIZE = 384  # both sides, if no image_size is given
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
-PROBED = 8  # training images from which widths and dtype are determined
+PROBED = 3  # training images from which widths and dtype are determined
 BATCH, BATCH_ON_CPU = 64, 2  # images in the backbone at a time: on a CPU few fit its cache
 NOT_FINITE = "its features are NaN or infinite"
 REFERENCES = "references."  # prefix of the tensors that are not the backbone's

@@ -44,7 +44,9 @@ class Source:
 
     def batch(self, index: Tensor) -> Batch:
         """The items at positions `index` (B,) int64, on the data's device."""
-        return self.facts.batch(self.scale(self.data.index_select(0, index)), index)
+        # index_select is faster, and returns features that lie location by location in another order
+        items = self.data.index_select(0, index) if self.data.is_contiguous() else self.data[index]
+        return self.facts.batch(self.scale(items), index)
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         device = self.data.device

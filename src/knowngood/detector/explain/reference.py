@@ -83,9 +83,7 @@ def model_codes(model: Model, x: Tensor, c: Tensor | None) -> np.ndarray:
     if isinstance(model, ConditionalVAE):
         codes = model.encode(x, c).mean
     elif isinstance(model, PatchGaussian):
-        cell = model.cell(c, len(x))
-        counted = (~model.ignored[cell]).float()  # (B, P)
-        codes = (model.whiten(x, cell) * counted[:, :, None]).sum(1) / counted.sum(1, keepdim=True)
+        codes = model.mean_white(x, model.cell(c, len(x)))
     else:
         codes = x.flatten(2).mean(2) if _of_patches(model) else x.flatten(1)
     return codes.cpu().double().numpy()
