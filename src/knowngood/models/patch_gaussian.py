@@ -296,7 +296,7 @@ def _rows(grids: Tensor, mine: Tensor) -> Tensor:
 
 
 def _transposed(grids: Tensor) -> Tensor:
-    """Features (n, F, P) → (P, F, n), in the same type, column-major as LAPACK reads it: a copy location by location."""
+    """Features (n, F, P) → (P, F, n), in the same type, column-major as LAPACK reads it."""
     return grids.permute(2, 0, 1).contiguous().mT
 
 
