@@ -117,27 +117,19 @@ class Column(BaseModel):
 def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool) -> str:
     """Why the values with code −1 cannot be used, what is known, and the way out."""
     if new:
-        what = f"has no value {_listing(new, quote=True)}"
+        what = f"has no value {listing(new, quote=True)}"
     elif given:
         absent = codes < 0
         what = f"is missing for {absent.sum():,} of {len(codes):,} images (rows {_rows(absent)})"
     else:
         what = "is not given"
-    known = f"known: {_listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
+    known = f"known: {listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
     if "infer" in column.roles:
         return f"condition '{column.name}' {what}; {known}. Pass unknown=\"infer\" (--unknown infer) to marginalise."
     wanted = (*column.roles, "infer")
     return (
         f"condition '{column.name}' {what}; {known}. It was fitted without the role 'infer' and cannot be "
         f"marginalised: give the value, or fit with roles={{'{column.name}': {wanted!r}}}."
-    )
-
-
-def explain_new(column: Column, new: list[str]) -> str:
-    """What happens to values that are new since the fit, where they are inferred."""
-    return (
-        f"condition '{column.name}' has no value {_listing(new, quote=True, most=5)} "
-        f"(known: {_listing(column.values, most=8)}); these items were treated as unknown and their condition inferred"
     )
 
 
@@ -167,21 +159,9 @@ def _text(value: Any) -> str | None:
 
 def _texts(array: NDArray[Any]) -> tuple[Ints, list[str | None]]:
     """Index (n,) into the distinct texts of an array; None among them stands for missing."""
-    if array.dtype.kind in "biuf":
-        values, which = np.unique(array, return_inverse=True)
-        texts: Any = map(_text, values.tolist())
-    else:
-        items: list[Any] = array.tolist()
-        if not set(map(type, items)) <= {str}:
-            items = [_text(item) for item in items]
-        values = dict.fromkeys(items)
-        position = {value: i for i, value in enumerate(values)}
-        which = np.fromiter(map(position.__getitem__, items), dtype=np.int64, count=len(items))
-        texts = (value or None for value in values)
-    # Several raw values may share a text (1 and 1.0), so the texts are made distinct last.
-    distinct: dict[str | None, int] = {}
-    merge = np.array([distinct.setdefault(text, len(distinct)) for text in texts], dtype=np.int64)
-    return merge[which] if len(merge) else np.empty(0, np.int64), list(distinct)
+    position: dict[str | None, int] = {}
+    which = [position.setdefault(text, len(position)) for text in map(_text, array.tolist())]
+    return np.array(which, dtype=np.int64), list(position)
 
 
 def _numeric(array: NDArray[Any]) -> bool:
@@ -215,10 +195,11 @@ def _ordered(values: list[str]) -> tuple[str, ...]:
         return tuple(sorted(values))
 
 
-def _listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:
+def listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:
+    """Up to `most` values in a sentence, and how many more there are."""
     shown = ", ".join(f"'{value}'" if quote else value for value in values[:most])
     return f"{shown} … and {len(values) - most:,} more" if len(values) > most else shown
 
 
 def _rows(mask: NDArray[np.bool_]) -> str:
-    return _listing([str(row) for row in np.flatnonzero(mask).tolist()])
+    return listing([str(row) for row in np.flatnonzero(mask).tolist()])
