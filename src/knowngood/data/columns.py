@@ -42,12 +42,12 @@ class Column(BaseModel):
     @classmethod
     def fit(cls, name: str, data: ArrayLike, n: int, roles: tuple[Role, ...]) -> Column:
         """The column of `n` items; see `ConditionSchema.fit`. Without roles nothing is looked at."""
-        array = _checked(name, data, n)
+        array = as_array(name, data, n)
         if not roles:
             return cls(name=name, kind="categorical", roles=())
         if n == 0:
             raise DataError(f"condition '{name}': there are no images to learn its values from")
-        which, texts = _texts(array)
+        which, texts = texts_of(array)
         missing = np.array([text is None for text in texts])[which]
         if missing.any():
             raise DataError(
@@ -55,7 +55,7 @@ class Column(BaseModel):
                 f"(rows {_rows(missing)}). Give the values, remove those images, or ignore the column with "
                 f"roles={{'{name}': ()}}."
             )
-        numbers = _numbers(array, name) if _numeric(array) else None
+        numbers = numbers_of(array, name) if _numeric(array) else None
         if numbers is None or (len(texts) <= MOST_CATEGORIES_FROM_NUMBERS and (numbers == np.round(numbers)).all()):
             return cls(name=name, kind="categorical", roles=roles, values=_ordered([text for text in texts if text]))
         edges = np.unique(np.quantile(numbers, np.linspace(0, 1, MOST_BINS + 1)[1:-1]))
@@ -103,12 +103,12 @@ class Column(BaseModel):
     def read(self, data: Any, n: int) -> tuple[Ints, Floats, list[str]]:
         """Codes (n,) with −1 for missing and new, numbers (n,) (NaN if categorical or missing), new values' text."""
         if self.kind == "categorical":
-            which, texts = _texts(_checked(self.name, data, n))
+            which, texts = texts_of(as_array(self.name, data, n))
             known = {value: code for code, value in enumerate(self.values)}
             lookup = np.array([known.get(text, -1) if text is not None else -1 for text in texts], dtype=np.int64)
             new = sorted(text for text in texts if text is not None and text not in known)
             return lookup[which], np.full(n, np.nan), new
-        numbers = _numbers(_checked(self.name, data, n), self.name)
+        numbers = numbers_of(as_array(self.name, data, n), self.name)
         codes = np.searchsorted(np.asarray(self.edges), numbers, side="right").astype(np.int64)
         codes[np.isnan(numbers)] = -1
         return codes, numbers, []
@@ -133,7 +133,8 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool)
     )
 
 
-def _checked(name: str, data: Any, n: int) -> NDArray[Any]:
+def as_array(name: str, data: Any, n: int) -> NDArray[Any]:
+    """A column as an array (n,); DataError if it has another shape."""
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     array = data if isinstance(data, np.ndarray) else np.asarray(data)
@@ -144,7 +145,7 @@ def _checked(name: str, data: Any, n: int) -> NDArray[Any]:
     return array
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
     """The text of a categorical value; None for a missing one. 2.0 and 2 are the same category."""
     if isinstance(value, str):
         return str(value) or None
@@ -157,10 +158,10 @@ def _text(value: Any) -> str | None:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _texts(array: NDArray[Any]) -> tuple[Ints, list[str | None]]:
+def texts_of(array: NDArray[Any]) -> tuple[Ints, list[str | None]]:
     """Index (n,) into the distinct texts of an array; None among them stands for missing."""
     position: dict[str | None, int] = {}
-    which = [position.setdefault(text, len(position)) for text in map(_text, array.tolist())]
+    which = [position.setdefault(text, len(position)) for text in map(text_of, array.tolist())]
     return np.array(which, dtype=np.int64), list(position)
 
 
@@ -171,14 +172,14 @@ def _numeric(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "O" and all(issubclass(t, numbers) and t is not bool for t in set(map(type, array)))
 
 
-def _numbers(array: NDArray[Any], name: str) -> Floats:
+def numbers_of(array: NDArray[Any], name: str) -> Floats:
     """(n,) float64, NaN where missing."""
     if array.dtype.kind in "biuf":
         numbers = array.astype(np.float64)
     else:
         numbers = np.full(len(array), np.nan)
         for i, item in enumerate(array.tolist()):
-            text = _text(item)
+            text = text_of(item)
             try:
                 numbers[i] = np.nan if text is None else float(item)
             except (TypeError, ValueError):

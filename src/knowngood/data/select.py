@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from knowngood.config import nearest
+from knowngood.data.columns import text_of
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import DataError
 
@@ -35,7 +36,7 @@ def select(
     if "class" not in images.conditions:
         has = ", ".join(images.conditions) or "none"
         raise DataError(f"{images.name} has no column 'class' to select by; its condition columns: {has}")
-    classes = np.array([_text(value) for value in images.conditions["class"].tolist()], dtype=object)
+    classes = np.array([text_of(value) for value in images.conditions["class"].tolist()], dtype=object)
     known = sort_classes(value for value in set(classes.tolist()) if value is not None)
     zeros = parse_classes(normal, known, images.name)
     ones = parse_classes(anomalous if holdout is None else holdout, known, images.name)
@@ -74,9 +75,3 @@ def parse_classes(text: str | int | None, known: list[str], name: str) -> set[st
 def sort_classes(values) -> list[str]:
     """Numbers in their order, then words in theirs."""
     return sorted(values, key=lambda v: (not v.isdigit(), int(v) if v.isdigit() else 0, v))
-
-
-def _text(value) -> str | None:
-    if value is None or value != value:
-        return None
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

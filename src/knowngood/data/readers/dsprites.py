@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from knowngood.data.block_pixels import CHUNK, BlockPixels
 from knowngood.data.imageset import ImageSet
+from knowngood.data.pixel_source import BlockPixels
 from knowngood.errors import DataError
 
-SHAPES = ("square", "ellipse", "heart")
 FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 NEEDED = ("imgs", "latents_classes", "latents_values")
 SHAPES = ("square", "ellipse", "heart")
 COUNT = 737_280
 COLUMNS = ("scale", "rotation", "x", "y")  # latents 2 to 5
+CHUNK = 1024  # images packed together
 
 
 class BitPixels(BlockPixels):
