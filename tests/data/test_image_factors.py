@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from knowngood.data import ImageSet, open_images
-from knowngood.data.pixel_source import BlockPixels
 from knowngood.data.image_factors import MEASURES, measure
+from knowngood.data.pixel_source import BlockPixels
 from knowngood.errors import SettingsError
 
 
