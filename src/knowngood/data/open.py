@@ -11,13 +11,13 @@ import numpy as np
 from knowngood.config import nearest, plugins
 from knowngood.data.datasets.named import dataset_names, open_dataset
 from knowngood.data.findings import Finding
-from knowngood.data.imageset import ImageSet
+from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.base import Reader
 from knowngood.data.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.data.readers.files import SUFFIXES, is_image, read_header
 from knowngood.data.readers.folder import read_folder
-from knowngood.data.readers.idx import check_pair, labels_beside, read_idx, read_idx_images
+from knowngood.data.readers.idx import labels_beside, read_pair
 from knowngood.data.readers.manifest import read_manifest
 from knowngood.data.readers.npz import read_npz
 from knowngood.errors import DataError
@@ -108,41 +108,33 @@ _BUILT_IN = (
 
 
 def _idx_file(path: Path) -> ImageSet:
-    images = ImageSet.from_arrays(read_idx_images(path), name=path.name.removesuffix(".gz"))
+    labels = labels_beside(path)
+    block, classes = read_pair(path, labels)
+    conditions = None if classes is None else {"class": classes}
+    images = ImageSet.from_arrays(block, conditions=conditions, name=path.name.removesuffix(".gz"))
+    notes = []
     if path.name.startswith("emnist-"):
         reason = "EMNIST files store images transposed, and here they stay so; open_dataset('emnist/…') turns them"
-        images = images.replace(rejected=(Finding(path.name, "transposed", reason, "note"),))
-    labels = labels_beside(path)
-    if labels is None:
+        notes.append(Finding(path.name, "transposed", reason, "note"))
+    if classes is None:
         reason = "no labels file of the official name beside it: classes are unknown"
-        return images.replace(rejected=(*images.rejected, Finding(path.name, "no-labels", reason, "note")))
-    values = read_idx(labels)
-    check_pair(images.pixels.array, values, str(path), str(labels))  # type: ignore[attr-defined]
-    return images.annotate(conditions={"class": values.astype(str)})
+        notes.append(Finding(path.name, "no-labels", reason, "note"))
+    return images.replace(rejected=tuple(notes))
 
 
 def _idx_folder(folder: Path) -> ImageSet | None:
     """A folder of MNIST-style idx files: train and t10k (test) together; None if it holds no such files."""
-    parts = []
+    parts, rejected = {}, []
     for prefix, split in (("train", "train"), ("t10k", "test")):
-        for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-images-idx3-ubyte"):
-            if (folder / name).is_file():
-                parts.append((_idx_file(folder / name), split))
-                break
+        candidates = (folder / f"{prefix}-images-idx3-ubyte{suffix}" for suffix in (".gz", ""))
+        path = next((one for one in candidates if one.is_file()), None)
+        if path is not None:
+            part = _idx_file(path)
+            parts[split] = part.pixels.array, part.conditions.get("class")  # type: ignore[attr-defined]
+            rejected += part.rejected
     if not parts:
         return None
-    blocks = [part.pixels.array for part, _ in parts]  # type: ignore[attr-defined]
-    if len({block.shape[1:] for block in blocks}) > 1:
-        raise DataError(f"{folder}: its idx files hold images of different shapes: {[b.shape for b in blocks]}")
-    classes = [part.conditions.get("class", np.full(len(part), None, dtype=object)) for part, _ in parts]
-    known = any("class" in part.conditions for part, _ in parts)
-    whole = ImageSet.from_arrays(
-        np.concatenate(blocks), conditions={"class": np.concatenate(classes)} if known else None, name=folder.name
-    )
-    return whole.replace(
-        splits=np.concatenate([np.full(len(part), split) for part, split in parts]),
-        rejected=tuple(finding for part, _ in parts for finding in part.rejected),
-    )
+    return join_splits(parts, str(folder)).replace(name=folder.name, rejected=tuple(rejected))
 
 
 def as_columns(conditions: Any) -> dict[str, Any] | None:

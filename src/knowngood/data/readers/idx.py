@@ -14,17 +14,12 @@ from knowngood.errors import DataError
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_idx(path: str | Path) -> np.ndarray:
+def parse_idx(data: bytes, name: str) -> np.ndarray:
     """An idx file, plain or gzipped, as an array of its own shape and (native-endian) dtype.
 
     Raises:
         DataError: not idx, cut off, or longer than its header says; names the file and what was expected.
     """
-    return parse_idx(Path(path).read_bytes(), str(path))
-
-
-def parse_idx(data: bytes, name: str) -> np.ndarray:
-    """As `read_idx`, from bytes; `name` is for error messages."""
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
@@ -46,15 +41,29 @@ def parse_idx(data: bytes, name: str) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))  # a writable copy
 
 
-def read_idx_images(path: str | Path) -> np.ndarray:
-    """Images of an idx file: (N, H, W, C), C = 1 unless the file has four dimensions."""
-    return as_images(read_idx(path), str(path))
+def parse_pair(
+    images: bytes, labels: bytes | None, image_name: str, label_name: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images (N, H, W, C) of one idx file, C = 1 unless it has four dimensions, and their labels (N,) of another."""
+    block = parse_idx(images, image_name)
+    if block.ndim not in (3, 4):
+        raise DataError(f"{image_name}: expected images, N×H×W or N×H×W×C, found shape {block.shape}")
+    block = block[..., None] if block.ndim == 3 else block
+    if labels is None:
+        return block, None
+    values = parse_idx(labels, label_name)
+    if values.shape != (len(block),):
+        raise DataError(
+            f"{label_name} has shape {values.shape}; expected ({len(block)},): one label an image of {image_name}"
+        )
+    return block, values
 
 
-def as_images(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim not in (3, 4):
-        raise DataError(f"{name}: expected images, N×H×W or N×H×W×C, found shape {array.shape}")
-    return array[..., None] if array.ndim == 3 else array
+def read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `parse_pair`, from files; labels (N,) as text, None without a file of them."""
+    data = None if labels is None else labels.read_bytes()
+    block, values = parse_pair(images.read_bytes(), data, str(images), str(labels))
+    return block, None if values is None else values.astype(str)
 
 
 def labels_beside(path: Path) -> Path | None:
@@ -66,10 +75,3 @@ def labels_beside(path: Path) -> Path | None:
                 if candidate.is_file():
                     return candidate
     return None
-
-
-def check_pair(images: np.ndarray, labels: np.ndarray, image_name: str, label_name: str) -> None:
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(
-            f"{label_name} has shape {labels.shape}; expected ({len(images)},): one label an image of {image_name}"
-        )
