@@ -368,6 +368,7 @@ def brightness_read_from(options: Options, seed: int) -> tuple[float, float]:
     """
     x = lit_spots()
     y = targets(ImageSet.from_arrays(x), ("brightness",))
+    assert y is not None
     y = (y - y.mean(0)) / y.std(0)
     model = toy_model(
         (1, SIDE, SIDE), latent_dim=3, condition_dim=0, net=MLP(hidden=(64,)), seed=seed, dtype=torch.float32, jitter=0

@@ -11,7 +11,7 @@ import numpy as np
 
 from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.readers.archive import read_members
-from knowngood.data.readers.idx import parse_pair
+from knowngood.data.readers.idx import parse_images, parse_labels
 from knowngood.errors import DataError
 
 # part → (about, classes, train images, test images)
@@ -42,7 +42,8 @@ def read_emnist(source: Path, part: str, split: str | None = None) -> ImageSet:
     table = np.array([characters.get(value, "") for value in range(256)])
     parts = {}
     for name, (images, labels) in files.items():
-        stored, values = parse_pair(data[images], data[labels], f"{source}: {images}", f"{source}: {labels}")
+        stored = parse_images(data[images], f"{source}: {images}")
+        values = parse_labels(data[labels], f"{source}: {labels}", stored, images)
         unknown = set(np.unique(values).tolist()) - set(characters)
         if unknown:
             raise DataError(f"{source}: {labels} has label {min(unknown)}, which {mapping} does not map")

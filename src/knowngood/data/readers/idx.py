@@ -41,29 +41,30 @@ def parse_idx(data: bytes, name: str) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))  # a writable copy
 
 
-def parse_pair(
-    images: bytes, labels: bytes | None, image_name: str, label_name: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images (N, H, W, C) of one idx file, C = 1 unless it has four dimensions, and their labels (N,) of another."""
-    block = parse_idx(images, image_name)
-    if block.ndim not in (3, 4):
-        raise DataError(f"{image_name}: expected images, N×H×W or N×H×W×C, found shape {block.shape}")
-    block = block[..., None] if block.ndim == 3 else block
-    if labels is None:
-        return block, None
-    values = parse_idx(labels, label_name)
-    if values.shape != (len(block),):
+def parse_images(data: bytes, name: str) -> np.ndarray:
+    """Images of an idx file: (N, H, W, C), C = 1 unless the file has four dimensions."""
+    images = parse_idx(data, name)
+    if images.ndim not in (3, 4):
+        raise DataError(f"{name}: expected images, N×H×W or N×H×W×C, found shape {images.shape}")
+    return images[..., None] if images.ndim == 3 else images
+
+
+def parse_labels(data: bytes, name: str, images: np.ndarray, image_name: str) -> np.ndarray:
+    """Labels (N,) of an idx file; DataError unless there is one an image."""
+    labels = parse_idx(data, name)
+    if labels.shape != (len(images),):
         raise DataError(
-            f"{label_name} has shape {values.shape}; expected ({len(block)},): one label an image of {image_name}"
+            f"{name} has shape {labels.shape}; expected ({len(images)},): one label an image of {image_name}"
         )
-    return block, values
+    return labels
 
 
 def read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """As `parse_pair`, from files; labels (N,) as text, None without a file of them."""
-    data = None if labels is None else labels.read_bytes()
-    block, values = parse_pair(images.read_bytes(), data, str(images), str(labels))
-    return block, None if values is None else values.astype(str)
+    """Images (N, H, W, C) of one idx file and classes (N,) of another, as text; None without that."""
+    block = parse_images(images.read_bytes(), str(images))
+    if labels is None:
+        return block, None
+    return block, parse_labels(labels.read_bytes(), str(labels), block, str(images)).astype(str)
 
 
 def labels_beside(path: Path) -> Path | None:
