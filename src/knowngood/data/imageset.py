@@ -58,10 +58,13 @@ class ImageSet(ItemSet):
             DataError: another type, dtype or number of dimensions; wrong lengths; repeated ids; unknown label words.
         """
         pixels = ArrayPixels(_image_array(array))
-        ids = numbered(len(pixels)) if ids is None else np.asarray(ids).astype(str)
-        values, counts = np.unique(ids, return_counts=True)
-        if (counts > 1).any():
-            raise DataError(f"{name}: id '{values[counts > 1][0]}' occurs {counts.max()} times; ids must be unique")
+        if ids is None:
+            ids = numbered(len(pixels))
+        else:
+            ids = np.asarray(ids).astype(str)
+            values, counts = np.unique(ids, return_counts=True)
+            if (counts > 1).any():
+                raise DataError(f"{name}: id '{values[counts > 1][0]}' occurs {counts.max()} times; ids must be unique")
         return cls(pixels, ids, np.full(len(pixels), np.nan), {}, name=name).annotate(labels, conditions)
 
     def __len__(self) -> int:
@@ -111,16 +114,11 @@ def join_splits(parts: Mapping[str, tuple[np.ndarray, np.ndarray | None]], name:
     blocks = [_image_array(block) for block, _ in parts.values()]
     if len({block.shape[1:] for block in blocks}) > 1:
         raise DataError(f"{name}: its splits have images of different shapes: {[b.shape for b in blocks]}")
-    classes = [
-        np.full(len(block), None) if given is None else given
-        for block, (_, given) in zip(blocks, parts.values(), strict=True)
-    ]
-    known = any(given is not None for _, given in parts.values())
-    images = ImageSet.from_arrays(
-        blocks[0] if len(blocks) == 1 else np.concatenate(blocks),
-        conditions={"class": np.concatenate(classes)} if known else None,
-        name=name,
-    )
+    whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    images = ImageSet.from_arrays(whole, name=name)
+    if any(given is not None for _, given in parts.values()):
+        classes = [np.full(len(block), None) if given is None else given for block, given in parts.values()]
+        images = images.annotate(conditions={"class": np.concatenate(classes)})
     return images.replace(splits=np.repeat(list(parts), [len(block) for block in blocks]))
 
 

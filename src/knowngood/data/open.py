@@ -63,7 +63,13 @@ def _open_path(source: str | Path) -> ImageSet:
     added = plugins("readers", Reader)
     for reader in added if path.is_dir() else (*added, *_BUILT_IN):
         if reader.takes(path):
-            return _checked(reader, path)
+            images: object = reader.read(path)
+            if not isinstance(images, ImageSet):
+                raise DataError(
+                    f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "
+                    "for example from ImageSet.from_arrays"
+                )
+            return images
     if path.is_dir():
         return _idx_folder(path) or read_folder(path)
     if "idx" in path.name and ("ubyte" in path.name or path.suffix.lower() in (".gz", ".idx")):
@@ -78,20 +84,6 @@ def _open_path(source: str | Path) -> ImageSet:
     )
 
 
-def _checked(reader: Reader, path: Path) -> ImageSet:
-    images: object = reader.read(path)
-    if not isinstance(images, ImageSet):
-        raise DataError(
-            f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "
-            "for example from ImageSet.from_arrays"
-        )
-    return images
-
-
-def _npz(path: Path) -> ImageSet:
-    return read_dsprites(path) if is_dsprites(path) else read_npz(path)
-
-
 def _npy(path: Path) -> ImageSet:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -102,7 +94,7 @@ def _npy(path: Path) -> ImageSet:
 
 _BUILT_IN = (
     Reader("manifest", (".csv", ".parquet"), read_manifest),
-    Reader("npz", (".npz",), _npz),
+    Reader("npz", (".npz",), lambda path: read_dsprites(path) if is_dsprites(path) else read_npz(path)),
     Reader("npy", (".npy",), _npy),
 )
 

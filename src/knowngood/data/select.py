@@ -59,16 +59,13 @@ def parse_classes(text: str | int | None, known: list[str], name: str) -> set[st
         return {str(text)}
     found: set[str] = set()
     for part in (piece.strip() for piece in str(text).split(",")):
-        low, dash, high = part.partition("-")
-        if part in known:
-            found.add(part)
-        elif dash and low.strip().isdigit() and high.strip().isdigit() and int(low) <= int(high):
-            wanted = {str(value) for value in range(int(low), int(high) + 1)}
-            if not wanted <= set(known):
-                raise DataError(f"{name} has no class '{sort_classes(wanted - set(known))[0]}'{nearest(part, known)}")
-            found |= wanted
-        else:
-            raise DataError(f"{name} has no class '{part}'{nearest(part, known)}")
+        low, _, high = (end.strip() for end in part.partition("-"))
+        span = part not in known and low.isdigit() and high.isdigit() and int(low) <= int(high)
+        wanted = [str(value) for value in range(int(low), int(high) + 1)] if span else [part]
+        missing = [value for value in wanted if value not in known]
+        if missing:
+            raise DataError(f"{name} has no class '{missing[0]}'{nearest(part, known)}")
+        found.update(wanted)
     return found
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from knowngood.data.findings import Unreadable
-from knowngood.data.readers.header import Header, turned, upright, upright_size
+from knowngood.data.readers.header import Header, upright, upright_header
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF")
 ORIENTATION = 0x0112
@@ -47,9 +47,7 @@ def _read(path: Path, image: ImageFile.ImageFile, pixels: bool) -> tuple[Header,
     # Pillow turns a TIFF itself while loading, so the size it reports there is upright already.
     tiff: Any = getattr(image, "tag_v2", None)
     stored = (image.height, image.width) if tiff is None else (int(tiff[257]), int(tiff[256]))
-    height, width = upright_size(*stored, orientation)
-    channels = 3 if (target or mode) == "RGB" else 1
-    header = Header(height, width, channels, dtype, (*notes, *turned(orientation)))
+    header = upright_header(*stored, 3 if (target or mode) == "RGB" else 1, dtype, notes, orientation)
     if not pixels:
         return header, None
     # Pillow inverts "white is zero" in 8-bit files, but not in deeper ones.
@@ -131,9 +129,8 @@ def _read_deep_png(
             "'knowngood[align]', or save it as 16-bit grey or 8-bit colour",
         ) from None
     orientation = _orientation(image)
-    height, width = upright_size(image.height, image.width, orientation)
     notes = ("alpha channel dropped",) if colour in (4, 6) else ()
-    header = Header(height, width, 1 if colour == 4 else 3, "uint16", (*notes, *turned(orientation)))
+    header = upright_header(image.height, image.width, 1 if colour == 4 else 3, "uint16", notes, orientation)
     if not pixels:
         return header, None
     # IMREAD_UNCHANGED keeps 16 bits, leaves orientation alone and gives BGR(A); grey with alpha comes as BGRA.

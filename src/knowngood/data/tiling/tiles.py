@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
 from typing import Any
@@ -78,15 +78,8 @@ class Tiles:
         starts = np.searchsorted(expanded.item, np.arange(len(self.sizes) + 1))
         counts = np.diff(starts)[self.owner]
         row = np.repeat(starts[self.owner], counts) + count_up(counts)
-        rows = Expanded(
-            c=expanded.c[row],
-            stratum=expanded.stratum[row],
-            item=np.repeat(np.arange(len(self.owner)), counts),
-            log_weight=expanded.log_weight[row],
-            known=expanded.known[self.owner],
-            label=[expanded.label[i] for i in row],
-        )
-        return rows, row
+        item, known = np.repeat(np.arange(len(self.owner)), counts), expanded.known[self.owner]
+        return replace(expanded.take(row), item=item, log_weight=expanded.log_weight[row], known=known), row
 
 
 def drawn(index: Ints, most: int, seed: int) -> Ints:
