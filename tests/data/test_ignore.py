@@ -122,7 +122,7 @@ def test_overlapping_polygons_join() -> None:
         ([SQUARE], (10, 20), "are shares of the image and not pixels; omit size"),
         ([[[0, 0, 1], [1, 1, 1], [0, 1, 1]]], None, r"expected points \[x, y\]"),
         ([[[0, 0], [1, math.nan], [0, 1]]], None, "finite numbers"),
-        ([["a", "b", "c"]], None, r"polygon 0: expected points \[x, y\] in numbers"),
+        ([["a", "b", "c"]], None, r"polygon 0: expected points \[x, y\] in finite numbers"),
         ([SQUARE], (10, 0), "size = "),
         ([], None, "expected a list of polygons"),
         (7, None, "expected a list of polygons"),

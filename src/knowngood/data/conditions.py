@@ -29,25 +29,17 @@ MOST_CELLS = 4096
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One row an item: `c` (M, width) float32 for the nets, `stratum` (M,) int64 for calibration.
+class Expanded:
+    """Rows to score or to fit: one for an item with all its values, one a compatible cell for an item that lacks some.
 
-    Stratum −1 stands for known values that never occurred together in the fit: no stratum has such normals.
+    c: (M, width) float32 for the nets. stratum: (M,) int64 for calibration; −1 stands for known values that never
+    occurred together in the fit: no stratum has such normals. item: (M,) int64, ascending: the item each row belongs
+    to. log_weight: (M,) float64, log π of the row's cell among those compatible with the item; 0 for known items.
+    known: (N,) bool, an item had every value. label: (M,) text of the condition a row stands for.
     """
 
     c: NDArray[np.float32]
     stratum: Ints
-
-
-@dataclass(frozen=True)
-class Expanded(Encoded):
-    """Rows to score. An item that lacks values has one row a compatible cell.
-
-    item: (M,) int64, ascending: the item each row belongs to. log_weight: (M,) float64, log π of the row's cell among
-    those compatible with the item; 0 for known items. known: (N,) bool, an item had every value. label: (M,) text of
-    the condition a row stands for.
-    """
-
     item: Ints
     log_weight: Floats
     known: NDArray[np.bool_]
@@ -161,15 +153,6 @@ class ConditionSchema(BaseModel):
             for row in self.strata.tolist()
         ]
 
-    def encode(self, columns: Mapping[str, ArrayLike] | None, n: int) -> Encoded:
-        """Items that have all their values, one row each.
-
-        Raises:
-            DataError: a value is missing or new, a column is not in the schema, or lengths differ.
-        """
-        codes, numbers = self._read(columns, n, "error")
-        return Encoded(self._vectors(codes, numbers), self._stratum(codes))
-
     def encode_or_nan(self, columns: Mapping[str, ArrayLike], n: int) -> NDArray[np.float32]:
         """Condition vectors (N, width); NaN for an item that lacks a value or has a new one."""
         codes, numbers, _ = self._codes(columns, n)
@@ -180,7 +163,7 @@ class ConditionSchema(BaseModel):
     def expand(
         self, columns: Mapping[str, ArrayLike] | None, n: int, *, unknown: Literal["error", "infer"] = "error"
     ) -> Expanded:
-        """Rows to score: one for an item with all its values, one a compatible cell for an item that lacks some.
+        """The rows of `n` items.
 
         A missing column is unknown for every item; with `unknown="infer"` a new value counts as unknown. Known values
         select the compatible cells; if they never occurred together, every cell is compatible in its unknown columns.
@@ -188,7 +171,8 @@ class ConditionSchema(BaseModel):
         and do not change the weights. Up to n × cells rows: pass items in portions where both are large.
 
         Raises:
-            DataError: as `encode`; with `unknown="infer"` only for columns without the role `infer`.
+            DataError: a value is missing or new (with `unknown="infer"` only in columns without the role `infer`), a
+                column is not in the schema, or lengths differ.
         """
         codes, numbers = self._read(columns, n, unknown)
         cell_at = [i for i, column in enumerate(self.columns) if column.in_cells]

@@ -1,8 +1,9 @@
-"""`open_images`: whatever a person points at becomes an ImageSet."""
+"""`open_images`: whatever a person points at becomes an ImageSet. `Reader`: what a package adds to that."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,42 @@ from knowngood.data.datasets.named import dataset_names, open_dataset
 from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.pixel_source import FilePixels
-from knowngood.data.readers.base import Reader
 from knowngood.data.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.data.readers.files import SUFFIXES, is_image, read_header
 from knowngood.data.readers.folder import read_folder
 from knowngood.data.readers.idx import labels_beside, read_pair
 from knowngood.data.readers.manifest import read_manifest
 from knowngood.data.readers.npz import read_npz
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Opens a file or folder as images.
+
+    A package adds an instance by `[project.entry-points."knowngood.readers"]` with `mine = "my_package:READER"`.
+    Readers of packages come before the built-in ones.
+
+    Attributes:
+        name: what errors call it.
+        suffixes: ends of the names it is tried for, such as (".h5",) or (".nii.gz",), in any case.
+        read: path → ImageSet. Raises DataError, naming the path, for what it cannot read.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path], ImageSet]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.suffixes, str) or not all(len(s) > 1 and s.startswith(".") for s in self.suffixes):
+            raise SettingsError(
+                f"reader '{self.name}': suffixes = {self.suffixes!r}; expected a tuple of suffixes with their dot, "
+                "such as ('.h5',)"
+            )
+
+    def takes(self, path: Path) -> bool:
+        """Whether the name of the path ends in one of the suffixes."""
+        return path.name.lower().endswith(tuple(suffix.lower() for suffix in self.suffixes))
 
 
 def open_images(
