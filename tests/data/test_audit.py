@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from knowngood.data import ImageSet, audit, open_images
+from knowngood.data.findings import UNUSABLE
 from knowngood.errors import DataError
 
 
@@ -78,7 +79,7 @@ def test_unreadable_files_are_set_aside_by_name(tmp_path):
     (tmp_path / "x.heic").write_bytes(b"1")
     (tmp_path / "readme.md").write_text("hello")
     found = audit(open_images(tmp_path))
-    assert [(f.path_or_id, f.kind) for f in found.unreadable] == [
+    assert [(f.path_or_id, f.kind) for f in found.findings if f.kind in UNUSABLE] == [
         ("07.png", "not-an-image"),
         ("05.png", "truncated"),
         ("x.heic", "unsupported"),

@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,11 +36,6 @@ class Audit:
     images: ImageSet
     findings: tuple[Finding, ...]
     total: int
-
-    @cached_property
-    def unreadable(self) -> tuple[Finding, ...]:
-        """Images that cannot be used at all, one finding each."""
-        return tuple(finding for finding in self.findings if finding.kind in UNUSABLE)
 
     def to_records(self) -> list[dict[str, str]]:
         """One record a finding: path_or_id, kind, reason, severity."""

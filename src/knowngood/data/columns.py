@@ -104,9 +104,9 @@ class Column(BaseModel):
         """Codes (n,) with −1 for missing and new, numbers (n,) (NaN if categorical or missing), new values' text."""
         if self.kind == "categorical":
             which, texts = texts_of(as_array(self.name, data, n))
-            known = {value: code for code, value in enumerate(self.values)}
-            lookup = np.array([known.get(text, -1) if text is not None else -1 for text in texts], dtype=np.int64)
-            new = sorted(text for text in texts if text is not None and text not in known)
+            known: dict[str | None, int] = {value: code for code, value in enumerate(self.values)}
+            lookup = np.array([known.get(text, -1) for text in texts], dtype=np.int64)
+            new = sorted(text for text in texts if text and text not in known)
             return lookup[which], np.full(n, np.nan), new
         numbers = numbers_of(as_array(self.name, data, n), self.name)
         codes = np.searchsorted(np.asarray(self.edges), numbers, side="right").astype(np.int64)

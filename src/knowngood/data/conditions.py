@@ -240,9 +240,7 @@ class ConditionSchema(BaseModel):
                 parts.append(np.array(column.code_names, dtype=object)[codes[:, i]].tolist())
             elif column.roles:
                 parts.append([f"{column.name}={number:.4g}" for number in numbers[:, i].tolist()])
-        if not parts:
-            return [""] * len(codes)
-        return parts[0] if len(parts) == 1 else [", ".join(row) for row in zip(*parts, strict=True)]
+        return [", ".join(row) for row in zip(*parts, strict=True)] if parts else [""] * len(codes)
 
     def _options(self, partial: Ints) -> tuple[Ints, Floats]:
         """Values that may fill the gaps (−1) of one partly known cell, (K, columns), and their log weights (K,)."""

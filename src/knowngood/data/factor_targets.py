@@ -61,13 +61,9 @@ def with_measured(items: ImageSet, names: tuple[str, ...], means: dict[str, floa
 
     An unreadable image has none. It gets the value of `means`, so that it is set aside for what it is.
     """
-    absent = [name for name in names if name not in items.conditions]
-    if not absent:
-        return items
-    found = measure(items, absent)
-    for name, values in found.items():
-        if means is not None:
-            found[name] = np.where(np.isnan(values), means.get(name, 0.0), values)
+    found = measure(items, [name for name in names if name not in items.conditions])
+    if means is not None:
+        found = {name: np.where(np.isnan(values), means.get(name, 0.0), values) for name, values in found.items()}
     return items.annotate(None, found)
 
 
@@ -75,9 +71,7 @@ def shown(rows: np.ndarray, share: float, seed: int) -> np.ndarray:
     """(N,) True for the items that show their factors: those that have them all, and of these a random `share`."""
     complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
     chosen = np.random.default_rng([seed, 7]).permutation(complete)[: round(share * len(complete))]
-    mask = np.zeros(len(rows), dtype=bool)
-    mask[chosen] = True
-    return mask
+    return np.isin(np.arange(len(rows)), chosen)
 
 
 @dataclass(frozen=True)
@@ -90,8 +84,7 @@ class Standardised:
     @classmethod
     def fit(cls, rows: np.ndarray) -> Standardised:
         """From (N, K), NaN passed over; a factor that does not vary is left where it is."""
-        known = ~np.isnan(rows)
-        if not known.any(axis=0).all():
+        if np.isnan(rows).all(axis=0).any():
             raise DataError("a factor is unknown for every training item; give some values of it")
         mean, std = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
         return cls(mean, np.where(std > 1e-12, std, 1.0))

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from numpy.typing import NDArray
 
 from knowngood.config import nearest
+from knowngood.data.columns import Floats
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import BlockPixels
 from knowngood.errors import SettingsError
-
-Floats = NDArray[np.float64]
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 VALUES_AT_ONCE = 1 << 20

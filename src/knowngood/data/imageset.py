@@ -155,6 +155,4 @@ def _image_array(array: Any) -> np.ndarray:
         found = found.astype(np.uint8)
     if found.dtype.kind not in "uif":
         raise DataError(f"array of dtype {found.dtype}; expected integers or floats")
-    if not found.dtype.isnative:
-        found = found.astype(found.dtype.newbyteorder("="))
-    return found
+    return found.astype(found.dtype.newbyteorder("="), copy=False)

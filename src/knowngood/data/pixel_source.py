@@ -118,9 +118,6 @@ class FilePixels:
 
     def update(self, digest: Any) -> None:
         for path in self.paths:
-            with path.open("rb") as file:
-                size = 0
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                    size += len(block)
-            digest.update(size.to_bytes(8, "little"))
+            content = path.read_bytes()
+            digest.update(content)
+            digest.update(len(content).to_bytes(8, "little"))

@@ -42,12 +42,8 @@ def select(
     ones = parse_classes(anomalous if holdout is None else holdout, known, images.name)
     if zeros & ones:
         raise DataError(f"class {', '.join(sort_classes(zeros & ones))} is given both as normal and as anomalous")
-    everything = set(known)
-    if not zeros:
-        zeros = everything - ones
-    elif not ones:
-        ones = everything - zeros
-    labels = np.array([0.0 if c in zeros else 1.0 if c in ones else np.nan for c in classes.tolist()], dtype=np.float64)
+    zeros, ones = zeros or set(known) - ones, ones or set(known) - zeros
+    labels = np.array([0.0 if c in zeros else 1.0 if c in ones else np.nan for c in classes.tolist()])
     return images.replace(labels=labels)[~np.isnan(labels)]
 
 

@@ -88,6 +88,7 @@ def open_dataset(name: str, *, split: str | None = None, download: bool = True) 
     if shape != entry.shape:
         raise DataError(f"{name}: its images have shape {shape}; expected {entry.shape}")
     images = images.replace(name=entry.name)
+    images = images if split is None else images.split(split)
     return images if images.variant else images.replace(variant=_count_variant(images, entry, split))
 
 
@@ -105,8 +106,7 @@ def _digits(entry: Dataset, split: str | None, download: bool) -> ImageSet:
 
     data: Any = load_digits()
     images = ImageSet.from_arrays(data.images.astype(np.uint8), conditions={"class": data.target.astype(str)})
-    images = images.replace(splits=np.where(np.arange(len(images)) % 4 == 3, "test", "train"))
-    return images if split is None else images.split(split)
+    return images.replace(splits=np.where(np.arange(len(images)) % 4 == 3, "test", "train"))
 
 
 def _idx(entry: Dataset, split: str | None, download: bool) -> ImageSet:
@@ -126,8 +126,7 @@ def _kmnist(entry: Dataset, split: str | None, download: bool) -> ImageSet:
         return _idx(entry, split, download)
     images = _idx(entry, "test", download)
     splits = np.where(np.arange(len(images)) % 2 == 0, "train", "test")
-    images = images.replace(splits=splits, variant="kmnist-t10k (test images only: even index train, odd index test)")
-    return images if split is None else images.split(split)
+    return images.replace(splits=splits, variant="kmnist-t10k (test images only: even index train, odd index test)")
 
 
 def _pneumonia(entry: Dataset, split: str | None, download: bool) -> ImageSet:

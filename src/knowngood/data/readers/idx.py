@@ -69,10 +69,7 @@ def read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarray
 
 def labels_beside(path: Path) -> Path | None:
     """The labels file that belongs to an images file by its official name, if it is there."""
-    for images, labels in (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1")):
-        if images in path.name:
-            stem = path.name.replace(images, labels).removesuffix(".gz")
-            for candidate in (path.with_name(stem + ".gz"), path.with_name(stem)):
-                if candidate.is_file():
-                    return candidate
-    return None
+    images = path.name.removesuffix(".gz")
+    labels = images.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1")
+    candidates = () if labels == images else (path.with_name(f"{labels}.gz"), path.with_name(labels))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -31,14 +31,12 @@ def read_npz(path: str | Path, class_names: Sequence[str] | None = None, split: 
             pairs = {name: (f"{name}_images", f"{name}_labels") for name in prefixes}
             if not pairs and "images" in keys and split is None:
                 pairs = {"": ("images", "labels")}
-            if not pairs:
-                wanted = f"{split}_images" if split else "train_images, val_images, test_images or images"
-                raise DataError(f"{path}: expected arrays {wanted}; found {', '.join(keys) or 'none'}")
             arrays = {name: (file[a], file[b] if b in keys else None) for name, (a, b) in pairs.items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: cannot be read as .npz ({error}); expected MedMNIST-style arrays") from None
+    if not pairs:
+        wanted = f"{split}_images" if split else "train_images, val_images, test_images or images"
+        raise DataError(f"{path}: expected arrays {wanted}; found {', '.join(keys) or 'none'}")
     parts = {
         name: (block, None if labels is None else _classes(labels, len(block), path, pairs[name][1], class_names))
         for name, (block, labels) in arrays.items()

@@ -49,13 +49,12 @@ class Tiles:
         owner = np.repeat(np.arange(len(images)), [len(plan) for plan in plans])
         corners = np.array([(tile.top, tile.left) for plan in plans for tile in plan], dtype=np.int64).reshape(-1, 2)
         channels = np.array([shape[2] for shape in shapes], dtype=np.int64)[owner]
-        tiles = ImageSet(
+        tiles = images[owner].replace(
             pixels=TilePixels(_Whole(images.pixels), np.column_stack([owner, corners, channels]), side),
             ids=np.array([f"{images.ids[i]}@{y},{x}" for i, (y, x) in zip(owner, corners.tolist(), strict=True)]),
-            labels=images.labels[owner],
-            conditions={name: np.asarray(values)[owner] for name, values in images.conditions.items()},
-            name=images.name,
-            variant=images.variant,
+            splits=None,
+            masks=None,
+            rejected=(),
         )
         sizes = np.array([shape[:2] for shape in shapes], dtype=np.int64).reshape(-1, 2)
         return cls(tiles, owner, sizes, side, overlap)
