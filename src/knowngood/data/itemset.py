@@ -100,7 +100,7 @@ class ItemSet(ABC):
 
 def numbered(n: int) -> np.ndarray:
     """Ids of n items: zero-padded numbers from 0."""
-    return np.char.zfill(np.arange(n).astype(str), len(str(max(n - 1, 0))))
+    return np.array([str(i).zfill(len(str(n - 1))) for i in range(n)], dtype=str)
 
 
 def _column(values: Any) -> np.ndarray:
