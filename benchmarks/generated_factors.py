@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.sprites import SHAPES, WIDTH, sprite
 from knowngood.config import nearest
-from knowngood.data.block_pixels import BlockPixels
 from knowngood.data.imageset import ImageSet
+from knowngood.data.pixel_source import BlockPixels
 from knowngood.errors import DataError, SettingsError
 
 Ints = NDArray[np.int64]

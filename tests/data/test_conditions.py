@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowngood.data.conditions import ConditionSchema, Encoded, Expanded
+from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.errors import DataError, SettingsError
 
 CAMERAS = np.array(["A", "A", "B", "C", "B", "A"], dtype=object)
@@ -43,7 +43,7 @@ def column_sets(draw: st.DrawFn) -> tuple[dict[str, np.ndarray], int, dict[str, 
 # Properties ---------------------------------------------------------------------------------------------------------
 
 
-def assert_same(first: Encoded, second: Encoded) -> None:
+def assert_same(first: Expanded, second: Expanded) -> None:
     np.testing.assert_array_equal(first.c, second.c)
     np.testing.assert_array_equal(first.stratum, second.stratum)
 
@@ -55,7 +55,7 @@ def test_json_keeps_everything(case: Any) -> None:
     schema = ConditionSchema.fit(columns, n, roles)
     again = ConditionSchema.model_validate_json(schema.model_dump_json())
     assert again.stratum_names == schema.stratum_names
-    assert_same(again.encode(columns, n), schema.encode(columns, n))
+    assert_same(again.expand(columns, n), schema.expand(columns, n))
     assert again == ConditionSchema.model_validate_json(again.model_dump_json())
 
 
@@ -64,7 +64,7 @@ def test_json_keeps_everything(case: Any) -> None:
 def test_known_items_expand_to_their_encoded_row(case: Any) -> None:
     columns, n, roles = case
     schema = ConditionSchema.fit(columns, n, roles)
-    encoded = schema.encode(columns, n)
+    encoded = schema.expand(columns, n)
     assert encoded.c.shape == (n, schema.width)
     assert encoded.c.dtype == np.float32
     assert encoded.stratum.dtype == np.int64
@@ -97,7 +97,7 @@ def test_weights_of_each_item_sum_to_one(case: Any, random: Any) -> None:
     np.testing.assert_allclose(np.bincount(expanded.item, np.exp(expanded.log_weight), minlength=n), 1.0)
     np.testing.assert_array_equal(expanded.known, ~hidden)
     # What is known of an item stands in each of its rows: its own encoding in the columns it has.
-    encoded, start = schema.encode(columns, n), 0
+    encoded, start = schema.expand(columns, n), 0
     for column in schema.columns:
         kept = np.array([values is not None for values in given_columns[column.name]])[expanded.item]
         part = slice(start, start + column.width)
@@ -133,7 +133,7 @@ def test_empty_schema() -> None:
     np.testing.assert_array_equal(expanded.stratum, 0)
     assert expanded.label == [""] * 4
     with pytest.raises(DataError, match=r"no condition 'camera'.*fitted without conditions"):
-        schema.encode({"camera": CAMERAS}, 6)
+        schema.expand({"camera": CAMERAS}, 6)
 
 
 def test_one_hot_and_strata() -> None:
@@ -145,7 +145,7 @@ def test_one_hot_and_strata() -> None:
         "camera=B, product=2",
         "camera=C, product=1",
     ]
-    encoded = schema.encode({"camera": CAMERAS, "product": PRODUCTS}, 6)
+    encoded = schema.expand({"camera": CAMERAS, "product": PRODUCTS}, 6)
     np.testing.assert_array_equal(encoded.c[3], [0, 0, 1, 1, 0])
     np.testing.assert_array_equal(encoded.stratum, [0, 1, 2, 3, 2, 0])
     assert schema.expand({"camera": CAMERAS, "product": PRODUCTS}, 6).label[3] == "camera=C, product=1"
@@ -154,14 +154,14 @@ def test_one_hot_and_strata() -> None:
 def test_known_values_that_never_met_belong_to_no_stratum() -> None:
     schema = two_columns()
     new_pair = {"camera": ["C", "A"], "product": [2, 1]}
-    np.testing.assert_array_equal(schema.encode(new_pair, 2).stratum, [-1, 0])
-    np.testing.assert_array_equal(schema.encode(new_pair, 2).c[0], [0, 0, 1, 0, 1])
+    np.testing.assert_array_equal(schema.expand(new_pair, 2).stratum, [-1, 0])
+    np.testing.assert_array_equal(schema.expand(new_pair, 2).c[0], [0, 0, 1, 0, 1])
 
 
 def test_single_value_is_fine() -> None:
     schema = ConditionSchema.fit({"camera": ["A"] * 3, "gain": [1.5] * 3}, 3)
     assert schema.n_strata == 1
-    np.testing.assert_array_equal(schema.encode({"camera": ["A"], "gain": [2.0]}, 1).c, [[1.0, 0.5]])
+    np.testing.assert_array_equal(schema.expand({"camera": ["A"], "gain": [2.0]}, 1).c, [[1.0, 0.5]])
     np.testing.assert_array_equal(schema.expand({}, 1, unknown="infer").c, [[1.0, 0.0]])
 
 
@@ -169,7 +169,7 @@ def test_continuous_column_is_standardised_and_binned_by_quantiles() -> None:
     values = numbers()
     schema = ConditionSchema.fit({"exposure": values}, len(values))
     column = schema.columns[0]
-    encoded = schema.encode({"exposure": values}, len(values))
+    encoded = schema.expand({"exposure": values}, len(values))
     assert schema.width == 1
     assert encoded.c.mean() == pytest.approx(0, abs=1e-6)
     assert encoded.c.std() == pytest.approx(1, abs=1e-6)
@@ -178,7 +178,7 @@ def test_continuous_column_is_standardised_and_binned_by_quantiles() -> None:
     for stratum, median in enumerate(column.medians):
         assert median == pytest.approx(np.median(values[encoded.stratum == stratum]))
     # Beyond the fitted range the outer bins go on.
-    outside = schema.encode({"exposure": [-100.0, 1000.0]}, 2)
+    outside = schema.expand({"exposure": [-100.0, 1000.0]}, 2)
     np.testing.assert_array_equal(outside.stratum, [0, 7])
 
 
@@ -188,7 +188,7 @@ def test_continuous_column_is_standardised_and_binned_by_quantiles() -> None:
 )
 def test_repeated_numbers_make_fewer_bins_and_none_is_empty(values: list[float], bins: int) -> None:
     schema = ConditionSchema.fit({"gain": values}, len(values))
-    counts = np.bincount(schema.encode({"gain": values}, len(values)).stratum, minlength=schema.n_strata)
+    counts = np.bincount(schema.expand({"gain": values}, len(values)).stratum, minlength=schema.n_strata)
     assert len(counts) == schema.n_strata <= bins
     assert (counts > 0).all()
     assert len(set(schema.stratum_names)) == schema.n_strata
@@ -217,7 +217,7 @@ def test_kind_of_column(values: np.ndarray, kind: str) -> None:
 def test_categories_are_their_text_whatever_the_type(same: Any) -> None:
     schema = ConditionSchema.fit({"product": [1, 2, 10]}, 3)
     assert schema.columns[0].values == ("1", "2", "10")
-    np.testing.assert_array_equal(schema.encode({"product": same}, 3).stratum, [1, 2, 0])
+    np.testing.assert_array_equal(schema.expand({"product": same}, 3).stratum, [1, 2, 0])
 
 
 # Rows to score ------------------------------------------------------------------------------------------------------
@@ -284,8 +284,8 @@ def test_column_without_roles_is_carried_and_ignored() -> None:
     schema = ConditionSchema.fit({"camera": CAMERAS, "note": notes}, 6, roles)
     plain = ConditionSchema.fit({"camera": CAMERAS}, 6)
     expanded = schema.expand({"camera": CAMERAS, "note": notes}, 6)
-    assert_same(expanded, plain.encode({"camera": CAMERAS}, 6))
-    assert_same(schema.encode({"camera": CAMERAS}, 6), expanded)
+    assert_same(expanded, plain.expand({"camera": CAMERAS}, 6))
+    assert_same(schema.expand({"camera": CAMERAS}, 6), expanded)
     assert expanded.label[2] == "camera=B"
 
 
@@ -313,11 +313,11 @@ def test_more_combinations_than_an_integer_can_number() -> None:
     rng = np.random.default_rng(1)
     columns: dict[str, Any] = {f"c{i}": rng.integers(0, 15, 200).astype(str) for i in range(17)}
     schema = ConditionSchema.fit(columns, 200)
-    encoded = schema.encode(columns, 200)
+    encoded = schema.expand(columns, 200)
     rows = np.stack(list(columns.values()), axis=1)
     assert schema.n_strata == len(np.unique(rows, axis=0)) == len(set(encoded.stratum.tolist()))
     turned = {name: np.roll(values, i) for i, (name, values) in enumerate(columns.items())}
-    assert (schema.encode(turned, 200).stratum == -1).all()
+    assert (schema.expand(turned, 200).stratum == -1).all()
 
 
 # Unknown values -----------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_more_combinations_than_an_integer_can_number() -> None:
 def test_unknown_value_is_refused_by_name() -> None:
     schema = two_columns()
     with pytest.raises(DataError) as refused:
-        schema.encode({"camera": ["D"], "product": [1]}, 1)
+        schema.expand({"camera": ["D"], "product": [1]}, 1)
     assert str(refused.value) == (
         "condition 'camera' has no value 'D'; known: A, B, C. Pass unknown=\"infer\" (--unknown infer) to marginalise."
     )
@@ -340,12 +340,12 @@ def test_long_lists_are_cut() -> None:
     values = [f"v{i:02d}" for i in range(62)]
     schema = ConditionSchema.fit({"letter": values}, 62)
     with pytest.raises(DataError, match=r"known: v00, .*v11 … and 50 more\."):
-        schema.encode({"letter": ["x"]}, 1)
+        schema.expand({"letter": ["x"]}, 1)
 
 
 def test_extra_column_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(DataError, match="no condition 'camra'; did you mean 'camera'"):
-        two_columns().encode({"camra": CAMERAS, "product": PRODUCTS}, 6)
+        two_columns().expand({"camra": CAMERAS, "product": PRODUCTS}, 6)
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), "", np.nan])
@@ -430,7 +430,7 @@ def test_text_in_a_continuous_column_is_refused_but_numbers_as_text_are_read() -
     schema = ConditionSchema.fit({"gain": [0.5, 1.5]}, 2)
     with pytest.raises(DataError, match="'gain' is continuous; row 1 holds 'high', not a number"):
         schema.expand({"gain": ["0.5", "high"]}, 2, unknown="infer")
-    assert_same(schema.encode({"gain": ["0.5", "1.5"]}, 2), schema.encode({"gain": [0.5, 1.5]}, 2))
+    assert_same(schema.expand({"gain": ["0.5", "1.5"]}, 2), schema.expand({"gain": [0.5, 1.5]}, 2))
 
 
 def test_pandas_and_torch_columns() -> None:

@@ -50,3 +50,52 @@ def test_standardised_by_known_values_and_constants_stay() -> None:
     np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [np.nan, 0]])
     with pytest.raises(DataError, match="unknown for every training item"):
         factors.Standardised.fit(np.full((3, 1), np.nan))
+
+
+# What a head predicts -------------------------------------------------------------------------------------------------
+
+
+def targets(columns: dict[str, object], *names: str) -> np.ndarray:
+    n = len(next(iter(columns.values())))  # pyright: ignore[reportArgumentType]
+    found = factors.targets(ImageSet.from_arrays(np.zeros((n, 2, 2)), conditions=columns), names)
+    assert found is not None
+    return found
+
+
+def test_numbers_stay_text_is_one_hot_and_an_axis_two_numbers() -> None:
+    columns = {
+        "brightness": np.array([0.1, np.nan, 0.3]),
+        "camera": ["B", "A", None],
+        "count": np.array([3, 1, 2]),
+        "rotation": np.array([0.0, 90.0, np.nan]),
+        "flash": np.array([True, False, True]),
+    }
+    found = targets(columns, "count", "camera", "rotation", "brightness", "flash")
+    nan = np.nan
+    expected = [[3, 0, 1, 1, 0, 0.1, 1], [1, 1, 0, -1, 0, nan, 0], [2, nan, nan, nan, nan, 0.3, 1]]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert found.dtype == np.float64
+
+
+def test_an_axis_does_not_jump_where_it_passes_the_vertical() -> None:
+    before, after, level = targets({"rotation": [89.5, -89.5, 0.0]}, "rotation")
+    assert np.abs(before - after).max() < 0.05
+    assert np.abs(before - level).max() > 1.9
+
+
+@pytest.mark.parametrize("given", [["a", "", "b"], ["a", None, "b"], np.array(["a", np.nan, "b"], dtype=object)])
+def test_missing_text_is_nan_in_every_entry(given: object) -> None:
+    np.testing.assert_array_equal(targets({"t": given}, "t"), [[1, 0], [np.nan, np.nan], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.array(["a", 1], dtype=object), "'x' mixes text and numbers"),
+        ([1.0, np.inf], "'x' is infinite in rows 1"),
+        ([object()], "'x' is continuous; row 0 holds .*, not a number"),
+    ],
+)
+def test_columns_that_cannot_be_predicted_are_refused(values: object, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        targets({"x": values}, "x")

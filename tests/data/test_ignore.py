@@ -14,6 +14,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from safetensors.numpy import load, save
 
+from knowngood.data.conditions import ConditionSchema
+from knowngood.data.regions.blanked import read_ignored
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.data.regions.polygons import fill
 from knowngood.errors import ArtifactError, DataError, SettingsError
@@ -77,7 +79,7 @@ def test_a_rectangle_of_whole_pixels_is_exactly_those_pixels(columns: list[int],
 
 
 def test_a_rectangle_in_pixels_is_those_pixels() -> None:
-    regions = IgnoreRegions.of([[(2, 1), (7, 1), (7, 4), (2, 4)]], size=(10, 6))
+    regions = IgnoreRegions.of({"polygons": [[(2, 1), (7, 1), (7, 4), (2, 4)]], "size": (10, 6)})
     expected = np.zeros((6, 10), dtype=bool)
     expected[1:4, 2:7] = True
     assert np.array_equal(regions.mask((6, 10)), expected)
@@ -120,7 +122,7 @@ def test_overlapping_polygons_join() -> None:
         ([SQUARE], (10, 20), "are shares of the image and not pixels; omit size"),
         ([[[0, 0, 1], [1, 1, 1], [0, 1, 1]]], None, r"expected points \[x, y\]"),
         ([[[0, 0], [1, math.nan], [0, 1]]], None, "finite numbers"),
-        ([["a", "b", "c"]], None, r"polygon 0: expected points \[x, y\] in numbers"),
+        ([["a", "b", "c"]], None, r"polygon 0: expected points \[x, y\] in finite numbers"),
         ([SQUARE], (10, 0), "size = "),
         ([], None, "expected a list of polygons"),
         (7, None, "expected a list of polygons"),
@@ -128,7 +130,7 @@ def test_overlapping_polygons_join() -> None:
 )
 def test_polygons_that_cannot_be_used_are_refused(polygons: object, size: tuple | None, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        IgnoreRegions.of(polygons, size=size)
+        IgnoreRegions.of({"polygons": polygons, "size": size})
 
 
 # Masks --------------------------------------------------------------------------------------------------------------
@@ -230,9 +232,20 @@ def test_regions_by_product() -> None:
     assert (regions.grid(2, 3, "cable") == 1).all()
     with pytest.raises(DataError, match="depend on condition 'product', unknown for this image"):
         regions.mask((4, 4))
-    regions.check_values(["bottle", "tile", "3", "cable"])
-    with pytest.raises(SettingsError, match=r"has no value 'bottle'; did you mean 'bottles'\?"):
-        regions.check_values(["bottles", "tile", "3"])
+
+
+def test_the_condition_that_has_the_values_is_found() -> None:
+    others = {"kind": ["A", "B", "B"], "line": ["A", "C", "B"]}
+    schema = ConditionSchema.fit(others, 3)
+    assert read_ignored({"A": [SQUARE], "C": [SQUARE]}, schema, schema.width).column == "line"
+    with pytest.raises(SettingsError, match="conditions kind and line both have these values; name one of them 'prod"):
+        read_ignored({"A": [SQUARE]}, schema, schema.width)
+    schema = ConditionSchema.fit({**others, "product": ["bottle", "tile", "tile"]}, 3)
+    assert read_ignored({"bottle": [SQUARE]}, schema, schema.width).column == "product"
+    with pytest.raises(SettingsError, match=r"'product' has no value 'bottles'; did you mean 'bottle'\?"):
+        read_ignored({"bottles": [SQUARE]}, schema, schema.width)
+    with pytest.raises(SettingsError, match=r"given by value \(A\), and the model sees no condition"):
+        read_ignored({"A": [SQUARE]}, schema, 0)
 
 
 def test_the_same_regions_for_all() -> None:
@@ -240,10 +253,6 @@ def test_the_same_regions_for_all() -> None:
     assert regions.column is None
     assert saved_and_loaded(regions).areas == regions.areas
     assert np.array_equal(regions.mask((4, 4)), regions.mask((4, 4), "any"))
-    regions.check_values([])
-    assert IgnoreRegions.of({"A": [SQUARE]}, column="camera").column == "camera"
-    with pytest.raises(SettingsError, match="column = 'camera', but the regions are the same"):
-        IgnoreRegions.of([SQUARE], column="camera")
 
 
 def test_files(tmp_path: Path) -> None:
@@ -258,7 +267,7 @@ def test_files(tmp_path: Path) -> None:
 
     right = np.arange(8) >= 4
     for given_ in (tmp_path / "all.yml", str(tmp_path / "all.yml")):
-        regions = IgnoreRegions.of(given_, column="kind")
+        regions = IgnoreRegions.of(given_)
         assert np.array_equal(regions.mask((6, 8), "a"), mask > 0)
         assert np.array_equal(regions.mask((6, 8), "b"), np.tile(right, (6, 1)))
         assert np.array_equal(regions.mask((6, 8), "c"), regions.mask((6, 8), "d"))

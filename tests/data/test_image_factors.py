@@ -1,4 +1,4 @@
-"""Image factors against closed forms, and the numbers a head predicts of them."""
+"""Image factors against closed forms."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from knowngood.data import ImageSet, open_images
-from knowngood.data.block_pixels import BlockPixels
-from knowngood.data.image_factors import IMAGE_FACTORS, factor_targets, measure
-from knowngood.errors import DataError, SettingsError
+from knowngood.data.image_factors import MEASURES, measure
+from knowngood.data.pixel_source import BlockPixels
+from knowngood.errors import SettingsError
 
 
 def measured(array: np.ndarray, name: str) -> np.ndarray:
@@ -139,10 +139,10 @@ def test_images_without_an_axis_have_rotation_zero() -> None:
 
 def test_arrays_in_blocks_are_measured_as_images_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     array = pictures(11, (5, 6, 3))
-    alone = [measure(ImageSet.from_arrays(image[None]), IMAGE_FACTORS) for image in array]
+    alone = [measure(ImageSet.from_arrays(image[None]), list(MEASURES)) for image in array]
     monkeypatch.setattr("knowngood.data.image_factors.VALUES_AT_ONCE", 4 * 5 * 6 * 3)
-    together = measure(ImageSet.from_arrays(array)[np.arange(10, -1, -1)], IMAGE_FACTORS)
-    for name in IMAGE_FACTORS:
+    together = measure(ImageSet.from_arrays(array)[np.arange(10, -1, -1)], list(MEASURES))
+    for name in MEASURES:
         np.testing.assert_allclose(together[name][::-1], [one[name][0] for one in alone], rtol=1e-12)
 
 
@@ -153,8 +153,8 @@ def test_files_of_mixed_sizes_and_damaged_ones(tmp_path: Path) -> None:
     for name, image in {"a": grey, "b": colour, "c": deep}.items():
         Image.fromarray(image).save(tmp_path / f"{name}.png")
     (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
-    found = measure(open_images(tmp_path), IMAGE_FACTORS)
-    for name in IMAGE_FACTORS:
+    found = measure(open_images(tmp_path), list(MEASURES))
+    for name in MEASURES:
         expected = [measured(image[None], name)[0] for image in (grey, colour, deep)]
         assert found[name][:3] == pytest.approx(expected, rel=1e-12)
         assert np.isnan(found[name][3])
@@ -167,78 +167,28 @@ def test_images_drawn_on_demand_are_measured() -> None:
 
     images = ImageSet.from_arrays(np.zeros((20, 9, 8))).replace(pixels=Drawn(np.arange(20), (9, 8, 1)))
     drawn = np.stack([images.read(i) for i in range(len(images))])
-    for name in IMAGE_FACTORS:
+    for name in MEASURES:
         np.testing.assert_allclose(measure(images, [name])[name], measured(drawn, name), rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("error")
 def test_values_that_are_not_finite_are_unknown_and_touch_no_other_image() -> None:
     array = pictures(4)
-    clean = {name: measured(array, name) for name in IMAGE_FACTORS}
+    clean = {name: measured(array, name) for name in MEASURES}
     array[1, 2, 3], array[2, 0, 0] = np.nan, np.inf
-    for name in IMAGE_FACTORS:
+    for name in MEASURES:
         found = measured(array, name)
         assert np.isnan(found).tolist() == [False, True, True, False]
         assert found[[0, 3]].tolist() == clean[name][[0, 3]].tolist()
 
 
 def test_tiny_images_and_empty_sets() -> None:
-    found = measure(ImageSet.from_arrays(np.full((2, 1, 1), 0.5)), IMAGE_FACTORS)
-    assert [found[name].tolist() for name in IMAGE_FACTORS] == [[0.5, 0.5], [0, 0], [0, 0], [0, 0]]
-    assert all(len(v) == 0 for v in measure(ImageSet.from_arrays(pictures())[:0], IMAGE_FACTORS).values())
+    found = measure(ImageSet.from_arrays(np.full((2, 1, 1), 0.5)), list(MEASURES))
+    assert [found[name].tolist() for name in MEASURES] == [[0.5, 0.5], [0, 0], [0, 0], [0, 0]]
+    assert all(len(v) == 0 for v in measure(ImageSet.from_arrays(pictures())[:0], list(MEASURES)).values())
     assert measure(ImageSet.from_arrays(pictures()), []) == {}
 
 
 def test_an_unknown_image_factor_names_the_nearest_one() -> None:
     with pytest.raises(SettingsError, match=r"cannot measure 'brightnes' on images; did you mean 'brightness'\?"):
         measure(ImageSet.from_arrays(pictures()), ["brightnes"])
-
-
-# What a head predicts -------------------------------------------------------------------------------------------------
-
-
-def test_numbers_stay_text_is_one_hot_and_an_axis_two_numbers() -> None:
-    columns = {
-        "brightness": np.array([0.1, np.nan, 0.3]),
-        "camera": ["B", "A", None],
-        "count": np.array([3, 1, 2]),
-        "rotation": np.array([0.0, 90.0, np.nan]),
-        "flash": np.array([True, False, True]),
-    }
-    found = factor_targets(columns, ["count", "camera", "rotation", "brightness", "flash"])
-    nan = np.nan
-    expected = [[3, 0, 1, 1, 0, 0.1, 1], [1, 1, 0, -1, 0, nan, 0], [2, nan, nan, nan, nan, 0.3, 1]]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
-    assert found.dtype == np.float64
-
-
-def test_an_axis_does_not_jump_where_it_passes_the_vertical() -> None:
-    before, after, level = factor_targets({"rotation": [89.5, -89.5, 0.0]}, ["rotation"])
-    assert np.abs(before - after).max() < 0.05
-    assert np.abs(before - level).max() > 1.9
-
-
-@pytest.mark.parametrize("given", [["a", "", "b"], ["a", None, "b"], np.array(["a", "", "b"]), ["a", np.nan, "b"]])
-def test_missing_text_is_nan_in_every_entry(given: object) -> None:
-    found = factor_targets({"t": given}, ["t"])
-    np.testing.assert_array_equal(found, [[1, 0], [np.nan, np.nan], [0, 1]])
-
-
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [
-        ({"brightnes": [1.0]}, r"no column 'x' for this factor \(known: brightnes\)"),
-        ({"x": ["a", 1]}, "'x' mixes text and numbers"),
-        ({"x": [1.0, np.inf]}, "'x' is infinite in row 1"),
-        ({"x": np.zeros((2, 2))}, r"'x' has shape \(2, 2\)"),
-        ({"x": [object()]}, "'x' is neither text nor numbers"),
-    ],
-)
-def test_columns_that_cannot_be_predicted_are_refused(columns: dict[str, object], said: str) -> None:
-    with pytest.raises(DataError, match=said):
-        factor_targets(columns, ["x"])
-
-
-def test_columns_of_different_lengths_are_refused() -> None:
-    with pytest.raises(DataError, match=r"different lengths: \{'x': 2, 'y': 3\}"):
-        factor_targets({"x": [1, 2], "y": [1, 2, 3]}, ["x", "y"])

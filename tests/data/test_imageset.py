@@ -57,6 +57,7 @@ def test_what_is_no_set_of_images_is_refused(array, said):
 
 def test_ids_are_padded_and_given_ids_must_be_unique():
     assert ImageSet.from_arrays(numbered(11)).ids.tolist()[::5] == ["00", "05", "10"]
+    assert ImageSet.from_arrays(numbered(0)).ids.tolist() == []
     assert ImageSet.from_arrays(numbered(2), ids=["a", "ü"]).ids.tolist() == ["a", "ü"]
     with pytest.raises(DataError, match="'a' occurs 2 times"):
         ImageSet.from_arrays(numbered(2), ids=["a", "a"])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from knowngood.data import ImageSet, Reader, open_images
-from knowngood.data.readers.idx import read_idx
+from knowngood.data.readers.idx import parse_idx
 from knowngood.errors import DataError, SettingsError
 
 CODES = {"uint8": 8, "int8": 9, "int16": 11, "int32": 12, "float32": 13, "float64": 14}
@@ -33,7 +33,7 @@ def pixels(n, seed=0, shape=(6, 5)):
 def test_idx_of_every_type(tmp_path, dtype, packed):
     array = (np.arange(24).reshape(2, 3, 4) - 5 * (dtype != "uint8")).astype(dtype)
     write_idx(tmp_path / "a-idx3", array, packed)
-    found = read_idx(tmp_path / "a-idx3")
+    found = parse_idx((tmp_path / "a-idx3").read_bytes(), "a-idx3")
     assert found.dtype == np.dtype(dtype)
     assert found.flags.writeable
     assert np.array_equal(found, array)

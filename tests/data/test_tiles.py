@@ -2,25 +2,32 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from knowngood.data.tiling.plan import Tile, TileMerger, merge, plan_tiles, reader_of, score_tiles
+from knowngood.data.tiling.plan import Tile, TileMerger, plan_tiles
 from knowngood.errors import DataError, SettingsError
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> tuple[int, int, tuple[int, int], tuple[int, int]]:
-    tile = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
-    overlap = draw(st.tuples(st.integers(0, tile[0] - 1), st.integers(0, tile[1] - 1)))
-    return draw(st.integers(1, 40)), draw(st.integers(1, 40)), tile, overlap
+def plans(draw: st.DrawFn) -> tuple[int, int, int, int]:
+    side = draw(st.integers(1, 12))
+    return draw(st.integers(1, 40)), draw(st.integers(1, 40)), side, draw(st.integers(0, side - 1))
 
 
 def cut(whole: np.ndarray, tiles: list[Tile]) -> list[np.ndarray]:
     return [whole[one.slices] for one in tiles]
+
+
+def merge(maps: Iterable[np.ndarray], *plan: int) -> np.ndarray:
+    merger = TileMerger(*plan)
+    for tile, values in zip(merger.tiles, maps, strict=True):
+        merger.add(tile, values)
+    return merger.result()
 
 
 # The plan -----------------------------------------------------------------------------------------------------------
@@ -29,7 +36,7 @@ def cut(whole: np.ndarray, tiles: list[Tile]) -> list[np.ndarray]:
 def test_every_short_axis_is_covered_evenly_by_the_fewest_tiles() -> None:
     for length, tile in itertools.product(range(1, 25), range(1, 10)):
         for overlap in range(tile):
-            starts = [t.top for t in plan_tiles(length, 1, (tile, 1), (overlap, 0))]
+            starts = [t.top for t in plan_tiles(length, 1, tile, overlap)]
             size = min(tile, length)
             assert starts[0] == 0
             assert starts[-1] + size == length
@@ -44,11 +51,11 @@ def test_every_short_axis_is_covered_evenly_by_the_fewest_tiles() -> None:
 @settings(deadline=None)
 @given(plans())
 def test_tiles_cover_the_image_in_reading_order(plan: tuple) -> None:
-    height, width, tile, overlap = plan
-    tiles = plan_tiles(height, width, tile, overlap)
+    height, width, side, overlap = plan
+    tiles = plan_tiles(height, width, side, overlap)
     seen = np.zeros((height, width), dtype=int)
     for one in tiles:
-        assert (one.height, one.width) == (min(tile[0], height), min(tile[1], width))
+        assert (one.height, one.width) == (min(side, height), min(side, width))
         assert one.top >= 0
         assert one.left >= 0
         assert seen[one.slices].shape == (one.height, one.width)  # nothing hangs over
@@ -65,13 +72,8 @@ def test_an_image_smaller_than_the_tile_is_one_tile() -> None:
 def test_settings_that_make_no_plan_are_refused() -> None:
     with pytest.raises(SettingsError, match="overlap = 4 of tiles of 4 pixels"):
         plan_tiles(9, 9, 4, 4)
-    for tile in (0, (4, 4, 4), 2.5, "ab"):
-        with pytest.raises(SettingsError, match="tile = "):
-            plan_tiles(9, 9, tile, 0)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SettingsError, match="overlap = -1"):
         plan_tiles(9, 9, 4, -1)
-    with pytest.raises(DataError, match="0 × 9"):
-        plan_tiles(0, 9, 4)
 
 
 # Merging ------------------------------------------------------------------------------------------------------------
@@ -108,7 +110,7 @@ def test_a_merged_pixel_lies_between_the_values_of_its_tiles(plan: tuple, seed: 
 
 
 def test_two_tiles_blend_as_sine_squared() -> None:
-    merged = merge([np.zeros((1, 8)), np.ones((1, 8))], 1, 12, (1, 8), (0, 4))
+    merged = merge([np.zeros((1, 8)), np.ones((1, 8))], 1, 12, 8, 4)
     rise = np.sin(np.pi / 2 * (np.arange(4) + 0.5) / 4) ** 2
     assert merged[0] == pytest.approx([*np.zeros(4), *rise, *np.ones(4)], abs=1e-7)
 
@@ -116,7 +118,7 @@ def test_two_tiles_blend_as_sine_squared() -> None:
 def test_weights_are_separable() -> None:
     plan = (12, 12, 8, 4)
     alone = merge([np.full((8, 8), float(i == 3)) for i in range(4)], *plan)
-    along = merge([np.zeros((1, 8)), np.ones((1, 8))], 1, 12, (1, 8), (0, 4))[0]
+    along = merge([np.zeros((1, 8)), np.ones((1, 8))], 1, 12, 8, 4)[0]
     assert alone == pytest.approx(np.outer(along, along), abs=1e-7)
 
 
@@ -142,8 +144,6 @@ def test_tiles_are_added_once_each() -> None:
         merger.result()
     merger.add(second, np.zeros((4, 4)))
     assert merger.result().shape == (4, 6)
-    with pytest.raises(DataError, match="more maps than the 2 tiles"):
-        merge([np.zeros((4, 4))] * 3, 4, 6, 4)
 
 
 def test_memory_is_the_map_and_one_tile() -> None:
@@ -155,59 +155,3 @@ def test_memory_is_the_map_and_one_tile() -> None:
     tracemalloc.stop()
     assert merged.nbytes == 4 * height * width
     assert peak < merged.nbytes + 8 * 256 * 256 * 8
-
-
-# Scoring ------------------------------------------------------------------------------------------------------------
-
-
-def brightness(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    maps = pixels.mean(axis=-1)
-    return maps, np.array([np.nan if np.isnan(one).all() else np.nanmax(one) for one in maps])
-
-
-@pytest.mark.parametrize("batch", [1, 4, 100])
-def test_scores_of_tiles_are_those_of_the_whole(batch: int) -> None:
-    image = np.random.default_rng(0).uniform(size=(23, 31, 3))
-    tiled = score_tiles(reader_of(image), (23, 31), 10, 3, brightness, batch=batch)
-    assert np.abs(tiled.map - image.mean(axis=-1)).max() <= 1e-6
-    tiles = plan_tiles(23, 31, 10, 3)
-    assert tiled.scores.tolist() == [image.mean(axis=-1)[t.slices].max() for t in tiles]
-    assert tiled.score == image.mean(axis=-1).max()
-    map_, scores = tiled
-    assert map_ is tiled.map
-    assert scores is tiled.scores
-
-
-def test_at_most_a_batch_of_tiles_is_read_at_a_time() -> None:
-    asked: list[int] = []
-    image, read = np.zeros((8, 40, 1)), []
-
-    def counting(top: int, left: int, height: int, width: int) -> np.ndarray:
-        read.append((top, left))
-        return image[top : top + height, left : left + width]
-
-    def score(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        asked.append(len(read))
-        return brightness(pixels)
-
-    score_tiles(counting, (8, 40), 8, 0, score, batch=2)
-    assert asked == [2, 4, 5]
-
-
-def test_ignored_tiles_do_not_count() -> None:
-    image = np.arange(16.0).reshape(4, 4, 1)
-    image[:, 2:] = np.nan
-    assert score_tiles(reader_of(image), (4, 4), 2, 0, brightness).score == 13
-    image[:] = np.nan
-    with pytest.raises(DataError, match="every tile of the image is ignored"):
-        _ = score_tiles(reader_of(image), (4, 4), 2, 0, brightness).score
-
-
-def test_readers_and_scores_that_do_not_fit_are_refused() -> None:
-    image = np.zeros((4, 4, 1))
-    with pytest.raises(DataError, match=r"expected 4 × 4 pixels, got shape \(4, 2, 1\)"):
-        score_tiles(reader_of(image), (4, 6), 4, 0, brightness)
-    with pytest.raises(DataError, match="maps and scores of 1 tiles"):
-        score_tiles(reader_of(image), (4, 4), 4, 0, lambda pixels: (pixels[..., 0], 1.0))
-    with pytest.raises(SettingsError, match="batch = 0"):
-        score_tiles(reader_of(image), (4, 4), 4, 0, brightness, batch=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from knowngood import Detector
-from knowngood.data.tiling.plan import merge, plan_tiles
+from knowngood.data.tiling.plan import TileMerger
 from knowngood.errors import DataError, KnowngoodError, SettingsError
 from patch_models import TinyBackbone, holed, parts
 
@@ -122,11 +122,12 @@ def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detecto
 def test_a_tiled_image_has_the_score_of_its_most_anomalous_tile_and_their_merged_map(tiled: Detector) -> None:
     new = large(3, 5)
     new[1, 10:20, 40:50] = 255
-    boxes = [(tile.top, tile.left) for tile in plan_tiles(64, 64, SIDE, 8)]
     for i, found in enumerate(tiled.anomaly_maps(new)):
-        tiles = np.stack([new[i, top : top + SIDE, left : left + SIDE] for top, left in boxes])
-        maps = np.stack(tiled.anomaly_maps(tiles))
-        np.testing.assert_allclose(found, merge(maps, 64, 64, SIDE, 8), rtol=HALF)
+        merger = TileMerger(64, 64, SIDE, 8)
+        tiles = np.stack([new[i][tile.slices] for tile in merger.tiles])
+        for tile, map_ in zip(merger.tiles, tiled.anomaly_maps(tiles), strict=True):
+            merger.add(tile, map_)
+        np.testing.assert_allclose(found, merger.result(), rtol=HALF)
         alone = tiled.score_samples(tiles)
         assert tiled.score_samples(new[i : i + 1])[0] == pytest.approx(alone.min(), rel=HALF)
     assert tiled.score_samples(new).argmin() == 1

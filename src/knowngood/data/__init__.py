@@ -1,13 +1,12 @@
 """Images: sets of them from arrays, files and named data sets; class selection; the audit; condition columns."""
 
 from knowngood.data.audit import Audit, audit
-from knowngood.data.conditions import Column, ConditionSchema, Encoded, Expanded
+from knowngood.data.conditions import Column, ConditionSchema, Expanded
 from knowngood.data.datasets.named import dataset_names, describe_datasets, open_dataset
 from knowngood.data.findings import Finding, Unreadable
 from knowngood.data.imageset import ImageSet
-from knowngood.data.open import open_images
+from knowngood.data.open import Reader, open_images
 from knowngood.data.pixel_source import ArrayPixels, FilePixels, PixelSource
-from knowngood.data.readers.base import Reader
 from knowngood.data.select import select
 from knowngood.data.tableset import TableSet
 
@@ -16,7 +15,6 @@ __all__ = [
     "Audit",
     "Column",
     "ConditionSchema",
-    "Encoded",
     "Expanded",
     "FilePixels",
     "Finding",

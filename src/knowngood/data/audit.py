@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from knowngood.data.findings import UNUSABLE, Finding, Unreadable
+from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.files import read_mask, read_with_header
@@ -21,7 +21,6 @@ from knowngood.errors import DataError
 
 FEW = 20
 _ORDER = {"error": 0, "warning": 1, "note": 2}
-_DEFAULT_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -38,29 +37,9 @@ class Audit:
     findings: tuple[Finding, ...]
     total: int
 
-    @cached_property
-    def unreadable(self) -> tuple[Finding, ...]:
-        """Images that cannot be used at all, one finding each."""
-        return tuple(finding for finding in self.findings if finding.kind in UNUSABLE)
-
-    def summary(self, examples: int = 3) -> str:
-        """Text for people: a line a kind of finding with its number, then the first few by name."""
-        lines = [f"{self.images.name}: {self.total} images, {len(self.unreadable)} set aside"]
-        if self.images.variant:
-            lines[0] += f" [{self.images.variant}]"
-        groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-        for finding in self.findings:
-            groups[finding.severity, finding.kind].append(finding)
-        for (severity, kind), found in groups.items():
-            lines.append(f"{severity}: {kind} ({len(found)})")
-            lines += [f"  {finding}" for finding in found[:examples]]
-            if len(found) > examples:
-                lines.append(f"  … and {len(found) - examples} more")
-        return "\n".join(lines)
-
     def to_records(self) -> list[dict[str, str]]:
         """One record a finding: path_or_id, kind, reason, severity."""
-        return [finding.to_record() for finding in self.findings]
+        return [asdict(finding) for finding in self.findings]
 
     def check(self, tolerance: float | None = None) -> None:
         """Stop if more than `tolerance` (default .01) of the images are unreadable or have two labels.
@@ -70,7 +49,7 @@ class Audit:
         Raises:
             DataError: lists the findings and the way out.
         """
-        tolerance = _DEFAULT_TOLERANCE if tolerance is None else tolerance
+        tolerance = 0.01 if tolerance is None else tolerance
         refused = UNUSABLE | {"duplicate-normal-anomalous"}
         serious = [f for f in self.findings if f.severity == "error" and (tolerance == 0 or f.kind in refused)]
         if serious and len(serious) > tolerance * self.total:
@@ -85,39 +64,35 @@ class Audit:
             raise DataError(f"{self.images.name}: no usable image is left of {self.total}")
 
 
-def audit(images: ImageSet, *, expected: tuple[int | None, int | None, int | None] | None = None) -> Audit:
+def audit(images: ImageSet) -> Audit:
     """Look at every image once: decode it, hash it, compare it. A thousand files of 256 px take seconds.
 
     Finds: files that are empty, truncated, no images, or of an unsupported kind; values that are not finite; constant
     images; the same pixels twice (an error across labels or across splits, otherwise a note); mixed sizes, channels
     or dtypes; what reading changed (alpha dropped, turned upright, …); masks that are unreadable, of the wrong size or
     empty, masks without an image and anomalous images without a mask; fewer than 20 normal images.
-
-    Args:
-        images: the set to look at.
-        expected: (height, width, channels), None for any: images of another shape are errors.
     """
     if isinstance(images.pixels, ArrayPixels):
-        looks = _look_at_array(images.pixels)
+        looks = [_look(images, i) for i in range(len(images))]
     else:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             looks = list(pool.map(lambda i: _look(images, i), range(len(images))))
     findings = list(images.rejected)
-    usable = np.ones(len(images), dtype=bool)
-    for i, look in enumerate(looks):
+    for name, look in zip(images.ids.tolist(), looks, strict=True):
         if look.kind:
-            usable[i] = False
-            findings.append(Finding(str(images.ids[i]), look.kind, look.note, "error"))
+            findings.append(Finding(name, look.kind, look.note, "error"))
         elif look.constant:
-            findings.append(Finding(str(images.ids[i]), "constant", "all its pixels have one value", "warning"))
-        if look.kind == "" and look.note:
-            findings.append(Finding(str(images.ids[i]), "changed-in-reading", look.note, "note"))
-    findings += _duplicates(images, looks)
-    findings += _mixed(images, looks, expected)
-    mask_findings, masks = _check_masks(images, looks)
-    findings += mask_findings
-    kept = images.replace(masks=masks)[usable]
-    findings += _too_few(kept)
+            findings.append(Finding(name, "constant", "all its pixels have one value", "warning"))
+        if not look.kind and look.note:
+            findings.append(Finding(name, "changed-in-reading", look.note, "note"))
+    masks, mask_findings = _checked_masks(images, looks)
+    findings += [*_duplicates(images, looks), *_mixed(images.name, looks), *mask_findings]
+    kept = images.replace(masks=masks)[np.array([not look.kind for look in looks], dtype=bool)]
+    n = int(np.sum(kept.labels != 1))
+    if n < FEW:
+        why = f"with fewer than {FEW} a false-alarm rate is hardly guaranteed"
+        reason = f"only {n} images are not labelled anomalous; {why}"
+        findings.append(Finding(images.name, "too-few", reason, "warning"))
     set_aside = sum(finding.kind in UNUSABLE for finding in images.rejected)
     ordered = sorted(findings, key=lambda f: (_ORDER[f.severity], f.kind))
     return Audit(kept.replace(rejected=()), tuple(ordered), len(images) + set_aside)
@@ -128,7 +103,7 @@ class _Look(NamedTuple):
 
     digest: bytes = b""
     shape: tuple[int, ...] = ()
-    dtype: str = ""
+    dtype: np.dtype | None = None
     constant: bool = False
     kind: str = ""
     note: str = ""
@@ -143,42 +118,12 @@ def _look(images: ImageSet, i: int) -> _Look:
             image, note = images.read(i), ""
     except Unreadable as error:
         return _Look(kind=error.kind, note=error.reason)
-    return _look_at_pixels(np.ascontiguousarray(image), note)
-
-
-def _look_at_pixels(image: np.ndarray, note: str) -> _Look:
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         return _Look(kind="non-finite", note="holds values that are NaN or infinite")
-    constant = bool(np.all(image == image[0, 0]))
-    return _Look(_digest(image, _prefix(image.shape, image.dtype)), image.shape, image.dtype.name, constant, "", note)
-
-
-def _look_at_array(pixels: ArrayPixels) -> list[_Look]:
-    """As `_look`, for a whole array, in blocks."""
-    looks: list[_Look] = []
-    shape, dtype = pixels.base.shape[1:], pixels.base.dtype
-    prefix = _prefix(shape, dtype)
-    for block in pixels.chunks():
-        constant = (block == block[:, :1, :1]).all(axis=(1, 2, 3))
-        finite = np.ones(len(block), dtype=bool)
-        if dtype.kind == "f":
-            finite &= np.isfinite(block).all(axis=(1, 2, 3))
-        for k, image in enumerate(block):
-            if finite[k]:
-                looks.append(_Look(_digest(image, prefix), shape, dtype.name, bool(constant[k])))
-            else:
-                looks.append(_Look(kind="non-finite", note="holds values that are NaN or infinite"))
-    return looks
-
-
-def _prefix(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    return f"{shape}{dtype.str}".encode()
-
-
-def _digest(image: np.ndarray, prefix: bytes) -> bytes:
-    digest = hashlib.blake2b(prefix, digest_size=16)
-    digest.update(image.data)
-    return digest.digest()
+    digest = hashlib.blake2b(f"{image.shape}{image.dtype.str}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(image).data)
+    constant = bool((image == image[0, 0]).all())
+    return _Look(digest.digest(), image.shape, image.dtype, constant, "", note)
 
 
 def _duplicates(images: ImageSet, looks: Sequence[_Look]) -> list[Finding]:
@@ -189,24 +134,19 @@ def _duplicates(images: ImageSet, looks: Sequence[_Look]) -> list[Finding]:
     classes = images.conditions.get("class")
     findings = []
     for group in (group for group in groups.values() if len(group) > 1):
-        kind, severity, (a, b), how = "duplicate", "note", group[:2], ""
         if pair := _differing(images.labels, group):
-            kind, severity, (a, b), how = (
-                "duplicate-normal-anomalous",
-                "error",
-                pair,
-                "one is labelled normal, one anomalous",
-            )
+            kind, severity, how = "duplicate-normal-anomalous", "error", ": one is labelled normal, one anomalous"
         elif images.splits is not None and (pair := _differing(images.splits, group)):
-            a, b = pair
-            how = f"they are in splits {images.splits[a]} and {images.splits[b]}"
             kind, severity = "duplicate-across-splits", "error"
+            how = ": they are in splits {} and {}".format(*images.splits[list(pair)])
         elif classes is not None and (pair := _differing(classes, group)):
-            a, b = pair
-            kind, severity, how = "duplicate-other-class", "warning", f"their classes are {classes[a]} and {classes[b]}"
-        reason = f"has the same pixels as {images.ids[b]}" + (f": {how}" if how else "")
-        if len(group) > 2:
-            reason += f" ({len(group)} copies in all)"
+            kind, severity = "duplicate-other-class", "warning"
+            how = ": their classes are {} and {}".format(*classes[list(pair)])
+        else:
+            kind, severity, how = "duplicate", "note", ""
+        a, b = pair or group[:2]
+        more = f" ({len(group)} copies in all)" if len(group) > 2 else ""
+        reason = f"has the same pixels as {images.ids[b]}{how}{more}"
         findings.append(Finding(str(images.ids[a]), kind, reason, severity))
     return findings
 
@@ -218,78 +158,55 @@ def _differing(values: np.ndarray, group: list[int]) -> tuple[int, int] | None:
     return None if other is None else (known[0], other)
 
 
-def _mixed(
-    images: ImageSet, looks: Sequence[_Look], expected: tuple[int | None, int | None, int | None] | None
-) -> list[Finding]:
+def _mixed(name: str, looks: Sequence[_Look]) -> list[Finding]:
     usable = [look for look in looks if not look.kind]
     findings = []
     for kind, what, values in (
-        ("mixed-sizes", "sizes", [(look.shape[0], look.shape[1]) for look in usable]),
-        ("mixed-channels", "channel counts", [look.shape[2] for look in usable]),
+        ("mixed-sizes", "sizes", [_by(look.shape[:2]) for look in usable]),
+        ("mixed-channels", "channel counts", [str(look.shape[2]) for look in usable]),
         ("mixed-dtypes", "bit depths", [look.dtype for look in usable]),
     ):
         counts = Counter(values)
         if len(counts) > 1:
-            findings.append(Finding(images.name, kind, f"{len(counts)} {what}: {_common(counts)}", "warning"))
-    if expected is not None:
-        for i, look in enumerate(looks):
-            if not look.kind and any(w not in (None, h) for w, h in zip(expected, look.shape, strict=True)):
-                wanted = "×".join("any" if value is None else str(value) for value in expected)
-                reason = f"has shape {'×'.join(map(str, look.shape))}; expected {wanted}"
-                findings.append(Finding(str(images.ids[i]), "unexpected-shape", reason, "error"))
+            shown = ", ".join(f"{value} ({count})" for value, count in counts.most_common(4))
+            more = ", …" if len(counts) > 4 else ""
+            findings.append(Finding(name, kind, f"{len(counts)} {what}: {shown}{more}", "warning"))
     return findings
 
 
-def _common(counts: Counter, most: int = 4) -> str:
-    shown = [
-        f"{'×'.join(map(str, value)) if isinstance(value, tuple) else value} ({count})"
-        for value, count in counts.most_common(most)
-    ]
-    return ", ".join(shown) + (", …" if len(counts) > most else "")
-
-
-def _check_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[Iterable[Finding], tuple | None]:
+def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[Path | None, ...] | None, list[Finding]]:
+    """The masks, None for those that cannot be used, and what is wrong with them."""
     if images.masks is None:
-        return [], None
-    findings: list[Finding] = []
-    masks = list(images.masks)
-    for i, path in enumerate(images.masks):
-        name = str(images.ids[i])
-        if looks[i].kind:
-            continue
-        if path is None:
-            if images.labels[i] == 1:
-                findings.append(Finding(name, "image-without-mask", "is anomalous, but has no mask", "note"))
-            continue
-        try:
-            mask = read_mask(path)
-        except Unreadable as error:
-            findings.append(
-                Finding(name, "mask-unreadable", f"its mask {path.name} {error.reason}; it is ignored", "error")
-            )
-            masks[i] = None
-            continue
-        if mask.shape != looks[i].shape[:2]:
-            has, wanted = ("×".join(map(str, s)) for s in (mask.shape, looks[i].shape[:2]))
-            reason = f"its mask {path.name} is {has}, the image {wanted}; it is ignored"
-            findings.append(Finding(name, "mask-wrong-size", reason, "error"))
-            masks[i] = None
-        elif images.labels[i] == 1 and not mask.any():
-            reason = f"is anomalous, but its mask {path.name} is empty; it does not count in pixel metrics"
-            findings.append(Finding(name, "mask-empty", reason, "warning"))
-            masks[i] = None
-        elif images.labels[i] == 0 and mask.any():
-            findings.append(
-                Finding(name, "mask-on-normal", f"is normal, but its mask {path.name} is not empty", "warning")
-            )
-    return findings, tuple(masks)
+        return None, []
+    masks, findings = list(images.masks), []
+    for i, (path, look) in enumerate(zip(images.masks, looks, strict=True)):
+        fault = None if look.kind else _mask_fault(path, images.labels[i], look.shape[:2])
+        if fault is not None:
+            kind, reason, severity = fault
+            findings.append(Finding(str(images.ids[i]), kind, reason, severity))
+            if kind != "mask-on-normal":
+                masks[i] = None
+    return tuple(masks), findings
 
 
-def _too_few(images: ImageSet) -> list[Finding]:
-    n = int(np.sum(images.labels != 1))
-    if n >= FEW:
-        return []
-    reason = (
-        f"only {n} images are not labelled anomalous; with fewer than {FEW} a false-alarm rate is hardly guaranteed"
-    )
-    return [Finding(images.name, "too-few", reason, "warning")]
+def _mask_fault(path: Path | None, label: float, size: tuple[int, ...]) -> tuple[str, str, Severity] | None:
+    """Kind, reason and severity of what is wrong with the mask of an image, if anything is."""
+    if path is None:
+        return ("image-without-mask", "is anomalous, but has no mask", "note") if label == 1 else None
+    try:
+        mask = read_mask(path)
+    except Unreadable as error:
+        return "mask-unreadable", f"its mask {path.name} {error.reason}; it is ignored", "error"
+    if mask.shape != size:
+        reason = f"its mask {path.name} is {_by(mask.shape)}, the image {_by(size)}; it is ignored"
+        return "mask-wrong-size", reason, "error"
+    if label == 1 and not mask.any():
+        reason = f"is anomalous, but its mask {path.name} is empty; it does not count in pixel metrics"
+        return "mask-empty", reason, "warning"
+    if label == 0 and mask.any():
+        return "mask-on-normal", f"is normal, but its mask {path.name} is not empty", "warning"
+    return None
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return "×".join(map(str, size))

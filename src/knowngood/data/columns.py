@@ -42,12 +42,12 @@ class Column(BaseModel):
     @classmethod
     def fit(cls, name: str, data: ArrayLike, n: int, roles: tuple[Role, ...]) -> Column:
         """The column of `n` items; see `ConditionSchema.fit`. Without roles nothing is looked at."""
-        array = _checked(name, data, n)
+        array = as_array(name, data, n)
         if not roles:
             return cls(name=name, kind="categorical", roles=())
         if n == 0:
             raise DataError(f"condition '{name}': there are no images to learn its values from")
-        which, texts = _texts(array)
+        which, texts = texts_of(array)
         missing = np.array([text is None for text in texts])[which]
         if missing.any():
             raise DataError(
@@ -55,7 +55,7 @@ class Column(BaseModel):
                 f"(rows {_rows(missing)}). Give the values, remove those images, or ignore the column with "
                 f"roles={{'{name}': ()}}."
             )
-        numbers = _numbers(array, name) if _numeric(array) else None
+        numbers = numbers_of(array, name) if _numeric(array) else None
         if numbers is None or (len(texts) <= MOST_CATEGORIES_FROM_NUMBERS and (numbers == np.round(numbers)).all()):
             return cls(name=name, kind="categorical", roles=roles, values=_ordered([text for text in texts if text]))
         edges = np.unique(np.quantile(numbers, np.linspace(0, 1, MOST_BINS + 1)[1:-1]))
@@ -103,12 +103,12 @@ class Column(BaseModel):
     def read(self, data: Any, n: int) -> tuple[Ints, Floats, list[str]]:
         """Codes (n,) with −1 for missing and new, numbers (n,) (NaN if categorical or missing), new values' text."""
         if self.kind == "categorical":
-            which, texts = _texts(_checked(self.name, data, n))
-            known = {value: code for code, value in enumerate(self.values)}
-            lookup = np.array([known.get(text, -1) if text is not None else -1 for text in texts], dtype=np.int64)
-            new = sorted(text for text in texts if text is not None and text not in known)
+            which, texts = texts_of(as_array(self.name, data, n))
+            known: dict[str | None, int] = {value: code for code, value in enumerate(self.values)}
+            lookup = np.array([known.get(text, -1) for text in texts], dtype=np.int64)
+            new = sorted(text for text in texts if text and text not in known)
             return lookup[which], np.full(n, np.nan), new
-        numbers = _numbers(_checked(self.name, data, n), self.name)
+        numbers = numbers_of(as_array(self.name, data, n), self.name)
         codes = np.searchsorted(np.asarray(self.edges), numbers, side="right").astype(np.int64)
         codes[np.isnan(numbers)] = -1
         return codes, numbers, []
@@ -117,13 +117,13 @@ class Column(BaseModel):
 def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool) -> str:
     """Why the values with code −1 cannot be used, what is known, and the way out."""
     if new:
-        what = f"has no value {_listing(new, quote=True)}"
+        what = f"has no value {listing(new, quote=True)}"
     elif given:
         absent = codes < 0
         what = f"is missing for {absent.sum():,} of {len(codes):,} images (rows {_rows(absent)})"
     else:
         what = "is not given"
-    known = f"known: {_listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
+    known = f"known: {listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
     if "infer" in column.roles:
         return f"condition '{column.name}' {what}; {known}. Pass unknown=\"infer\" (--unknown infer) to marginalise."
     wanted = (*column.roles, "infer")
@@ -133,15 +133,8 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool)
     )
 
 
-def explain_new(column: Column, new: list[str]) -> str:
-    """What happens to values that are new since the fit, where they are inferred."""
-    return (
-        f"condition '{column.name}' has no value {_listing(new, quote=True, most=5)} "
-        f"(known: {_listing(column.values, most=8)}); these items were treated as unknown and their condition inferred"
-    )
-
-
-def _checked(name: str, data: Any, n: int) -> NDArray[Any]:
+def as_array(name: str, data: Any, n: int) -> NDArray[Any]:
+    """A column as an array (n,); DataError if it has another shape."""
     if hasattr(data, "detach"):
         data = data.detach().cpu().numpy()
     array = data if isinstance(data, np.ndarray) else np.asarray(data)
@@ -152,7 +145,7 @@ def _checked(name: str, data: Any, n: int) -> NDArray[Any]:
     return array
 
 
-def _text(value: Any) -> str | None:
+def text_of(value: Any) -> str | None:
     """The text of a categorical value; None for a missing one. 2.0 and 2 are the same category."""
     if isinstance(value, str):
         return str(value) or None
@@ -165,23 +158,11 @@ def _text(value: Any) -> str | None:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _texts(array: NDArray[Any]) -> tuple[Ints, list[str | None]]:
+def texts_of(array: NDArray[Any]) -> tuple[Ints, list[str | None]]:
     """Index (n,) into the distinct texts of an array; None among them stands for missing."""
-    if array.dtype.kind in "biuf":
-        values, which = np.unique(array, return_inverse=True)
-        texts: Any = map(_text, values.tolist())
-    else:
-        items: list[Any] = array.tolist()
-        if not set(map(type, items)) <= {str}:
-            items = [_text(item) for item in items]
-        values = dict.fromkeys(items)
-        position = {value: i for i, value in enumerate(values)}
-        which = np.fromiter(map(position.__getitem__, items), dtype=np.int64, count=len(items))
-        texts = (value or None for value in values)
-    # Several raw values may share a text (1 and 1.0), so the texts are made distinct last.
-    distinct: dict[str | None, int] = {}
-    merge = np.array([distinct.setdefault(text, len(distinct)) for text in texts], dtype=np.int64)
-    return merge[which] if len(merge) else np.empty(0, np.int64), list(distinct)
+    position: dict[str | None, int] = {}
+    which = [position.setdefault(text, len(position)) for text in map(text_of, array.tolist())]
+    return np.array(which, dtype=np.int64), list(position)
 
 
 def _numeric(array: NDArray[Any]) -> bool:
@@ -191,14 +172,14 @@ def _numeric(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "O" and all(issubclass(t, numbers) and t is not bool for t in set(map(type, array)))
 
 
-def _numbers(array: NDArray[Any], name: str) -> Floats:
+def numbers_of(array: NDArray[Any], name: str) -> Floats:
     """(n,) float64, NaN where missing."""
     if array.dtype.kind in "biuf":
         numbers = array.astype(np.float64)
     else:
         numbers = np.full(len(array), np.nan)
         for i, item in enumerate(array.tolist()):
-            text = _text(item)
+            text = text_of(item)
             try:
                 numbers[i] = np.nan if text is None else float(item)
             except (TypeError, ValueError):
@@ -215,10 +196,11 @@ def _ordered(values: list[str]) -> tuple[str, ...]:
         return tuple(sorted(values))
 
 
-def _listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:
+def listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:
+    """Up to `most` values in a sentence, and how many more there are."""
     shown = ", ".join(f"'{value}'" if quote else value for value in values[:most])
     return f"{shown} … and {len(values) - most:,} more" if len(values) > most else shown
 
 
 def _rows(mask: NDArray[np.bool_]) -> str:
-    return _listing([str(row) for row in np.flatnonzero(mask).tolist()])
+    return listing([str(row) for row in np.flatnonzero(mask).tolist()])

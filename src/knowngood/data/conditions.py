@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 
 from knowngood.config import Role, nearest
-from knowngood.data.columns import Column, Floats, Ints, explain_new, explain_unknown
-from knowngood.data.combinations import count_up, distinct, find, group
+from knowngood.data.columns import Column, Floats, Ints, explain_unknown, listing
+from knowngood.data.combinations import count_up, find, group
 from knowngood.errors import DataError, SettingsError
 
 ALL_ROLES: tuple[Role, ...] = get_args(Role)
@@ -29,25 +29,17 @@ MOST_CELLS = 4096
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One row an item: `c` (M, width) float32 for the nets, `stratum` (M,) int64 for calibration.
+class Expanded:
+    """Rows to score or to fit: one for an item with all its values, one a compatible cell for an item that lacks some.
 
-    Stratum −1 stands for known values that never occurred together in the fit: no stratum has such normals.
+    c: (M, width) float32 for the nets. stratum: (M,) int64 for calibration; −1 stands for known values that never
+    occurred together in the fit: no stratum has such normals. item: (M,) int64, ascending: the item each row belongs
+    to. log_weight: (M,) float64, log π of the row's cell among those compatible with the item; 0 for known items.
+    known: (N,) bool, an item had every value. label: (M,) text of the condition a row stands for.
     """
 
     c: NDArray[np.float32]
     stratum: Ints
-
-
-@dataclass(frozen=True)
-class Expanded(Encoded):
-    """Rows to score. An item that lacks values has one row a compatible cell.
-
-    item: (M,) int64, ascending: the item each row belongs to. log_weight: (M,) float64, log π of the row's cell among
-    those compatible with the item; 0 for known items. known: (N,) bool, an item had every value. label: (M,) text of
-    the condition a row stands for.
-    """
-
     item: Ints
     log_weight: Floats
     known: NDArray[np.bool_]
@@ -80,14 +72,12 @@ class Expanded(Encoded):
                     f"Expanded.concat: a part has {len(part.item)} rows for {len(part.known)} items; expected one row "
                     "an item. Choose one row an item with `take` first."
                 )
-        return Expanded(
-            c=np.concatenate([part.c for part in parts]),
-            stratum=np.concatenate([part.stratum for part in parts]),
-            item=np.arange(sum(len(part.item) for part in parts)),
-            log_weight=np.concatenate([part.log_weight for part in parts]),
-            known=np.concatenate([part.known for part in parts]),
-            label=[text for part in parts for text in part.label],
-        )
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            for name in ("c", "stratum", "log_weight", "known")
+        }
+        label = [text for part in parts for text in part.label]
+        return Expanded(**joined, item=np.arange(len(label)), label=label)
 
 
 class ConditionSchema(BaseModel):
@@ -115,15 +105,19 @@ class ConditionSchema(BaseModel):
         """
         roles = _checked_roles(roles or {}, list(columns))
         fitted = tuple(Column.fit(name, data, n, roles.get(name, ALL_ROLES)) for name, data in columns.items())
-        schema = cls(columns=fitted)
-        if schema._cell_columns:
-            codes = np.stack([column.read(columns[column.name], n)[0] for column in schema._cell_columns], axis=1)
-            cells, counts = distinct(codes, [column.n_codes for column in schema._cell_columns])
-            schema._refuse_too_many(len(cells))
-            schema = cls(
-                columns=fitted, cells=tuple(tuple(cell) for cell in cells.tolist()), counts=tuple(counts.tolist())
+        used = [column for column in fitted if column.in_cells]
+        if not used:
+            return cls(columns=fitted)
+        cells, which = group(np.stack([column.read(columns[column.name], n)[0] for column in used], axis=1))
+        if len(cells) > MOST_CELLS:
+            widest = max(used, key=lambda column: column.n_codes)
+            names = ", ".join(f"'{column.name}'" for column in used)
+            raise DataError(
+                f"{len(cells):,} combinations of the condition columns {names} occur; at most {MOST_CELLS:,} are "
+                f"allowed. Take the roles 'infer' and 'stratify' from a column, for example "
+                f"roles={{'{widest.name}': ('model',)}} ({widest.n_codes:,} values), or omit the column."
             )
-        return schema
+        return cls(columns=fitted, cells=tuple(map(tuple, cells.tolist())), counts=tuple(np.bincount(which).tolist()))
 
     @property
     def width(self) -> int:
@@ -137,55 +131,39 @@ class ConditionSchema(BaseModel):
 
     @cached_property
     def strata(self) -> Ints:
-        """(n_strata, len(strata_columns)) the codes that make each Mondrian group (stratum), in ascending order.
+        """(K, len(strata_columns)) the codes that make each of the K Mondrian groups (strata), in ascending order.
 
         Without strata columns there is one group, "all", with no codes: (1, 0).
         """
         if not self.strata_columns:
             return np.zeros((1, 0), dtype=np.int64)
-        at = [k for k, column in enumerate(self._cell_columns) if "stratify" in column.roles]
-        return distinct(self._cell_codes[:, at], self._strata_cards)[0]
+        in_cells = [column for column in self.columns if column.in_cells]
+        return group(self._cell_codes[:, ["stratify" in column.roles for column in in_cells]])[0]
 
     @property
     def n_strata(self) -> int:
         """Number of strata, at least 1."""
-        return len(self.stratum_names)
+        return len(self.strata)
 
     @cached_property
     def stratum_names(self) -> list[str]:
         """One name a stratum: 'camera=A, product=2'; 'all' where no column stratifies."""
-        if not self.strata_columns:
-            return ["all"]
         return [
-            ", ".join(column.code_names[code] for column, code in zip(self.strata_columns, row, strict=True))
+            ", ".join(column.code_names[code] for column, code in zip(self.strata_columns, row, strict=True)) or "all"
             for row in self.strata.tolist()
         ]
 
-    def encode(self, columns: Mapping[str, ArrayLike] | None, n: int) -> Encoded:
-        """Items that have all their values, one row each.
-
-        Raises:
-            DataError: a value is missing or new, a column is not in the schema, or lengths differ.
-        """
-        codes, numbers = self._read(columns, n, "error")
-        return Encoded(self._vectors(codes, numbers), self._stratum(codes))
-
     def encode_or_nan(self, columns: Mapping[str, ArrayLike], n: int) -> NDArray[np.float32]:
         """Condition vectors (N, width); NaN for an item that lacks a value or has a new one."""
-        codes, numbers = np.full((n, len(self.columns)), -1, dtype=np.int64), np.full((n, len(self.columns)), np.nan)
-        for i, column in enumerate(self.columns):
-            if column.name in columns:
-                codes[:, i], numbers[:, i], _ = column.read(columns[column.name], n)
-        used = [i for i, column in enumerate(self.columns) if column.width]
-        unknown = (codes[:, used] < 0).any(axis=1)
+        codes, numbers, _ = self._codes(columns, n)
         c = self._vectors(np.maximum(codes, 0), numbers)
-        c[unknown] = np.nan
+        c[(codes[:, [column.width > 0 for column in self.columns]] < 0).any(axis=1)] = np.nan
         return c
 
     def expand(
         self, columns: Mapping[str, ArrayLike] | None, n: int, *, unknown: Literal["error", "infer"] = "error"
     ) -> Expanded:
-        """Rows to score: one for an item with all its values, one a compatible cell for an item that lacks some.
+        """The rows of `n` items.
 
         A missing column is unknown for every item; with `unknown="infer"` a new value counts as unknown. Known values
         select the compatible cells; if they never occurred together, every cell is compatible in its unknown columns.
@@ -193,14 +171,15 @@ class ConditionSchema(BaseModel):
         and do not change the weights. Up to n × cells rows: pass items in portions where both are large.
 
         Raises:
-            DataError: as `encode`; with `unknown="infer"` only for columns without the role `infer`.
+            DataError: a value is missing or new (with `unknown="infer"` only in columns without the role `infer`), a
+                column is not in the schema, or lengths differ.
         """
         codes, numbers = self._read(columns, n, unknown)
         cell_at = [i for i, column in enumerate(self.columns) if column.in_cells]
         lacking = np.asarray((codes[:, cell_at] < 0).any(axis=1))
         item, log_weight = np.arange(n, dtype=np.int64), np.zeros(n)
         if lacking.any():
-            partial, which = group(codes[lacking][:, cell_at], [c.n_codes for c in self._cell_columns])
+            partial, which = group(codes[lacking][:, cell_at])
             options = [self._options(row) for row in partial]
             sizes = np.ones(n, dtype=np.int64)
             sizes[lacking] = np.array([len(weights) for _, weights in options])[which]
@@ -208,8 +187,7 @@ class ConditionSchema(BaseModel):
             codes, numbers, inferred = codes[item], numbers[item], lacking[item]
             # Rows are in item order; filling group by group keeps the cells of an item together and in their order.
             starts = np.cumsum([0] + [len(weights) for _, weights in options])
-            within = count_up(sizes[lacking])
-            pick = np.repeat(starts[which], sizes[lacking]) + within
+            pick = np.repeat(starts[which], sizes[lacking]) + count_up(sizes[lacking])
             log_weight = np.zeros(len(item))
             log_weight[inferred] = np.concatenate([weights for _, weights in options])[pick]
             filled = np.concatenate([rows for rows, _ in options])[pick]
@@ -229,29 +207,21 @@ class ConditionSchema(BaseModel):
 
     def explain_new(self, columns: Mapping[str, ArrayLike], n: int) -> list[str]:
         """A sentence for each column with values that are new since the fit and that `expand` can infer."""
-        inferable = (column for column in self.columns if column.name in columns and "infer" in column.roles)
-        found = ((column, column.read(columns[column.name], n)[2]) for column in inferable)
-        return [explain_new(column, new) for column, new in found if new]
+        return [
+            f"condition '{column.name}' has no value {listing(new, quote=True, most=5)} (known: "
+            f"{listing(column.values, most=8)}); these items were treated as unknown and their condition inferred"
+            for column, new in zip(self.columns, self._codes(columns, n)[2], strict=True)
+            if new and "infer" in column.roles
+        ]
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _cell_columns(self) -> list[Column]:
-        return [column for column in self.columns if column.in_cells]
-
-    @cached_property
     def _cell_codes(self) -> Ints:
-        return np.array(self.cells, dtype=np.int64).reshape(-1, len(self._cell_columns))
-
-    @cached_property
-    def _strata_cards(self) -> list[int]:
-        return [column.n_codes for column in self.strata_columns]
+        return np.array(self.cells, dtype=np.int64).reshape(-1, sum(column.in_cells for column in self.columns))
 
     def _stratum(self, codes: Ints) -> Ints:
-        if not self.strata_columns:
-            return np.zeros(len(codes), dtype=np.int64)
-        at = [i for i, column in enumerate(self.columns) if "stratify" in column.roles]
-        return find(self.strata, codes[:, at], self._strata_cards)
+        return find(self.strata, codes[:, ["stratify" in column.roles for column in self.columns]])
 
     def _vectors(self, codes: Ints, numbers: Floats) -> NDArray[np.float32]:
         c, start = np.zeros((len(codes), self.width), dtype=np.float32), 0
@@ -270,9 +240,7 @@ class ConditionSchema(BaseModel):
                 parts.append(np.array(column.code_names, dtype=object)[codes[:, i]].tolist())
             elif column.roles:
                 parts.append([f"{column.name}={number:.4g}" for number in numbers[:, i].tolist()])
-        if not parts:
-            return [""] * len(codes)
-        return parts[0] if len(parts) == 1 else [", ".join(row) for row in zip(*parts, strict=True)]
+        return [", ".join(row) for row in zip(*parts, strict=True)] if parts else [""] * len(codes)
 
     def _options(self, partial: Ints) -> tuple[Ints, Floats]:
         """Values that may fill the gaps (−1) of one partly known cell, (K, columns), and their log weights (K,)."""
@@ -281,9 +249,9 @@ class ConditionSchema(BaseModel):
         cells, counts = self._cell_codes, np.asarray(self.counts, dtype=np.float64)
         if fits.any():
             cells, counts = cells[fits], counts[fits]
-        values, which = group(cells[:, gap], [c.n_codes for c, g in zip(self._cell_columns, gap, strict=True) if g])
+        values, which = group(cells[:, gap])
         weights = np.bincount(which, weights=counts)
-        rows = np.repeat(partial[None], len(values), axis=0)
+        rows = np.tile(partial, (len(values), 1))
         rows[:, gap] = values
         return rows, np.log(weights / weights.sum())
 
@@ -294,28 +262,21 @@ class ConditionSchema(BaseModel):
             if name not in names:
                 way_out = nearest(name, names) if names else f"; it was fitted without conditions, omit '{name}'"
                 raise DataError(f"the model has no condition '{name}'{way_out}")
-        codes = np.full((n, len(names)), -1, dtype=np.int64)
-        numbers = np.full((n, len(names)), np.nan)
-        for i, column in enumerate(self.columns):
-            new: list[str] = []
-            if not column.roles:
-                continue
-            if column.name in columns:
-                codes[:, i], numbers[:, i], new = column.read(columns[column.name], n)
-            if (codes[:, i] < 0).any() and not (unknown == "infer" and "infer" in column.roles):
-                raise DataError(explain_unknown(column, codes[:, i], new, given=column.name in columns))
+        codes, numbers, new = self._codes(columns, n)
+        for column, column_codes, new_values in zip(self.columns, codes.T, new, strict=True):
+            inferred = unknown == "infer" and "infer" in column.roles
+            if column.roles and not inferred and (column_codes < 0).any():
+                raise DataError(explain_unknown(column, column_codes, new_values, given=column.name in columns))
         return codes, numbers
 
-    def _refuse_too_many(self, found: int) -> None:
-        if found <= MOST_CELLS:
-            return
-        widest = max(self._cell_columns, key=lambda column: column.n_codes)
-        names = ", ".join(f"'{column.name}'" for column in self._cell_columns)
-        raise DataError(
-            f"{found:,} combinations of the condition columns {names} occur; at most {MOST_CELLS:,} are allowed. "
-            f"Take the roles 'infer' and 'stratify' from a column, for example roles={{'{widest.name}': ('model',)}} "
-            f"({widest.n_codes:,} values), or omit the column."
-        )
+    def _codes(self, columns: Mapping[str, ArrayLike], n: int) -> tuple[Ints, Floats, list[list[str]]]:
+        """Codes (n, columns), −1 where unknown, numbers (n, columns), and the new values of each column."""
+        codes, numbers = np.full((n, len(self.columns)), -1, dtype=np.int64), np.full((n, len(self.columns)), np.nan)
+        new: list[list[str]] = [[] for _ in self.columns]
+        for i, column in enumerate(self.columns):
+            if column.roles and column.name in columns:
+                codes[:, i], numbers[:, i], new[i] = column.read(columns[column.name], n)
+        return codes, numbers, new
 
 
 def _checked_roles(roles: Mapping[str, Sequence[Role]], names: list[str]) -> dict[str, tuple[Role, ...]]:

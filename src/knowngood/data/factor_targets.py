@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from knowngood.data import ImageSet, TableSet
-from knowngood.data.image_factors import IMAGE_FACTORS, factor_targets, measure
+from knowngood.data.columns import as_array, numbers_of, text_of, texts_of
+from knowngood.data.image_factors import MEASURES, measure
 from knowngood.errors import DataError
 
 
@@ -15,23 +16,44 @@ def targets(items: ImageSet | TableSet, names: tuple[str, ...]) -> np.ndarray | 
     """(N, K) what a head is to predict, NaN where unknown; None without factors.
 
     A column of the data counts first; brightness, contrast, sharpness and rotation are measured where there is none.
+    Numbers (and yes/no) are one entry as they are, to be standardised by the caller. Text is one-hot over its values in
+    alphabetical order. "rotation", degrees of an axis as `measure` gives them, is cos 2θ and sin 2θ, which do not jump
+    where the axis passes 90.
 
     Raises:
-        DataError: a factor is neither a column nor one that can be measured.
+        DataError: a factor is neither a column nor one that can be measured; a column is neither text nor numbers, or
+            holds infinite values.
     """
     if not names:
         return None
-    absent = [name for name in names if name not in items.conditions]
-    to_measure = [name for name in absent if name in IMAGE_FACTORS and isinstance(items, ImageSet)]
-    unknown = [name for name in absent if name not in to_measure]
-    if unknown:
-        known = ", ".join(items.conditions) or "none"
-        raise DataError(
-            f"the factor '{unknown[0]}' is no column of the data (they have: {known}) and none of those measured on "
-            f"images: {', '.join(IMAGE_FACTORS)}"
-        )
-    found = measure(items, to_measure) if to_measure and isinstance(items, ImageSet) else {}
-    return factor_targets({name: found[name] if name in found else items.conditions[name] for name in names}, names)
+    columns = dict(items.conditions)
+    absent = [name for name in names if name not in columns]
+    if isinstance(items, ImageSet):
+        columns |= measure(items, [name for name in absent if name in MEASURES])
+    for name in absent:
+        if name not in columns:
+            known = ", ".join(items.conditions) or "none"
+            raise DataError(
+                f"the factor '{name}' is no column of the data (they have: {known}) and none of those measured on "
+                f"images: {', '.join(MEASURES)}"
+            )
+    return np.concatenate([_entries(name, as_array(name, columns[name], len(items))) for name in names], axis=1)
+
+
+def _entries(name: str, column: np.ndarray) -> np.ndarray:
+    """(N,) → (N, entries)."""
+    is_text = {isinstance(value, str) for value in column.tolist() if text_of(value) is not None}
+    if is_text == {True, False}:
+        raise DataError(f"factor '{name}' mixes text and numbers; make it one or the other")
+    if is_text == {True}:
+        which, texts = texts_of(column)
+        values = sorted(filter(None, texts))
+        return np.array([[float(text == value) if text else np.nan for value in values] for text in texts])[which]
+    numbers = numbers_of(column, name)
+    if name != "rotation":
+        return numbers[:, None]
+    twice = np.radians(2 * numbers)
+    return np.stack((np.cos(twice), np.sin(twice)), axis=1)
 
 
 def with_measured(items: ImageSet, names: tuple[str, ...], means: dict[str, float] | None = None) -> ImageSet:
@@ -39,13 +61,9 @@ def with_measured(items: ImageSet, names: tuple[str, ...], means: dict[str, floa
 
     An unreadable image has none. It gets the value of `means`, so that it is set aside for what it is.
     """
-    absent = [name for name in names if name not in items.conditions]
-    if not absent:
-        return items
-    found = measure(items, absent)
-    for name, values in found.items():
-        if means is not None:
-            found[name] = np.where(np.isnan(values), means.get(name, 0.0), values)
+    found = measure(items, [name for name in names if name not in items.conditions])
+    if means is not None:
+        found = {name: np.where(np.isnan(values), means.get(name, 0.0), values) for name, values in found.items()}
     return items.annotate(None, found)
 
 
@@ -53,9 +71,7 @@ def shown(rows: np.ndarray, share: float, seed: int) -> np.ndarray:
     """(N,) True for the items that show their factors: those that have them all, and of these a random `share`."""
     complete = np.flatnonzero(~np.isnan(rows).any(axis=1))
     chosen = np.random.default_rng([seed, 7]).permutation(complete)[: round(share * len(complete))]
-    mask = np.zeros(len(rows), dtype=bool)
-    mask[chosen] = True
-    return mask
+    return np.isin(np.arange(len(rows)), chosen)
 
 
 @dataclass(frozen=True)
@@ -68,8 +84,7 @@ class Standardised:
     @classmethod
     def fit(cls, rows: np.ndarray) -> Standardised:
         """From (N, K), NaN passed over; a factor that does not vary is left where it is."""
-        known = ~np.isnan(rows)
-        if not known.any(axis=0).all():
+        if np.isnan(rows).all(axis=0).any():
             raise DataError("a factor is unknown for every training item; give some values of it")
         mean, std = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
         return cls(mean, np.where(std > 1e-12, std, 1.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +25,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.path_or_id}: {self.reason}"
-
-    def to_record(self) -> dict[str, str]:
-        return asdict(self)
 
 
 class Unreadable(DataError):

@@ -7,21 +7,17 @@ integers run over 0 to 1 (the type's largest value is 1); floats count as they a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from knowngood.config import nearest
-from knowngood.data.block_pixels import BlockPixels
+from knowngood.data.columns import Floats
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
-from knowngood.data.pixel_source import ArrayPixels
-from knowngood.errors import DataError, SettingsError
-
-Floats = NDArray[np.float64]
+from knowngood.data.pixel_source import BlockPixels
+from knowngood.errors import SettingsError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 VALUES_AT_ONCE = 1 << 20
@@ -43,34 +39,28 @@ def measure(images: ImageSet, names: Sequence[str]) -> dict[str, Floats]:
     Files are read one at a time, arrays by parts.
 
     Raises:
-        SettingsError: a name that is none of `IMAGE_FACTORS`.
+        SettingsError: a name that is none of `MEASURES`.
     """
     for name in names:
-        if name not in IMAGE_FACTORS:
-            raise SettingsError(f"cannot measure '{name}' on images" + nearest(name, list(IMAGE_FACTORS)))
-    return dict(zip(names, _measured(images, names).T, strict=True)) if names else {}
+        if name not in MEASURES:
+            raise SettingsError(f"cannot measure '{name}' on images" + nearest(name, list(MEASURES)))
+    if not names:
+        return {}
 
+    def of_file(i: int) -> Floats:
+        try:
+            return _of_block(images.read(i)[None], names)
+        except Unreadable:
+            return np.full((1, len(names)), np.nan)
 
-def factor_targets(columns: Mapping[str, ArrayLike], names: Sequence[str]) -> Floats:
-    """What a head predicts of the named columns (at least one), (N, K); NaN where a value is unknown.
-
-    Numbers (and yes/no) are one entry as they are, to be standardised by the caller. Text is one-hot over its values in
-    alphabetical order. "rotation", degrees of an axis as `measure` gives them, is cos 2θ and sin 2θ, which do not jump
-    where the axis passes 90.
-
-    Raises:
-        DataError: a column is missing, is not (N,), is neither text nor numbers, or holds infinite values; lengths
-            differ.
-    """
-    parts = []
-    for name in names:
-        if name not in columns:
-            raise DataError(f"there is no column '{name}' for this factor" + nearest(name, list(columns)))
-        parts.append(_targets(name, columns[name]))
-    lengths = {name: len(part) for name, part in zip(names, parts, strict=True)}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"factors of different lengths: {lengths}; expected one value an image")
-    return np.concatenate(parts, axis=1)
+    if isinstance(images.pixels, BlockPixels):
+        at_once = max(1, VALUES_AT_ONCE // int(np.prod(images.pixels.shape)))
+        blocks = [_of_block(block, names) for block in images.pixels.chunks(at_once)]
+    else:
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            blocks = list(pool.map(of_file, range(len(images))))
+    measured = np.concatenate(blocks) if blocks else np.empty((0, len(names)))
+    return dict(zip(names, measured.T, strict=True))
 
 
 # On some images of one shape: (M, H, W, C) float64 → (M,) ------------------------------------------------------------
@@ -116,32 +106,10 @@ MEASURES: dict[str, Callable[[Floats], Floats]] = {
     "sharpness": sharpness,
     "rotation": rotation,
 }
-IMAGE_FACTORS = tuple(MEASURES)
 
 
 def _luminance(x: Floats) -> Floats:
     return x @ LUMINANCE if x.shape[3] == 3 else x.mean(axis=3)
-
-
-# All images -----------------------------------------------------------------------------------------------------------
-
-
-def _measured(images: ImageSet, names: Sequence[str]) -> Floats:
-    """(N, K), K the number of names."""
-    pixels = images.pixels
-    if isinstance(pixels, ArrayPixels | BlockPixels):
-        values = int(np.prod((pixels.base if isinstance(pixels, ArrayPixels) else pixels).shape[-3:]))
-        blocks = [_of_block(block, names) for block in pixels.chunks(max(1, VALUES_AT_ONCE // values))]
-        return np.concatenate(blocks) if blocks else np.empty((0, len(names)))
-
-    def of_file(i: int) -> Floats:
-        try:
-            return _of_block(images.read(i)[None], names)[0]
-        except Unreadable:
-            return np.full(len(names), np.nan)
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return np.array(list(pool.map(of_file, range(len(images))))).reshape(-1, len(names))
 
 
 def _of_block(block: np.ndarray, names: Sequence[str]) -> Floats:
@@ -156,33 +124,3 @@ def _of_block(block: np.ndarray, names: Sequence[str]) -> Floats:
     found = np.stack([MEASURES[name](x) for name in names], axis=1)
     found[~finite] = np.nan
     return found
-
-
-def _targets(name: str, values: Any) -> Floats:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
-    array = values if isinstance(values, np.ndarray) else np.array(list(values), dtype=object)
-    if array.ndim != 1:
-        raise DataError(f"factor '{name}' has shape {array.shape}; expected one value an image: (N,)")
-    items = [None if _missing(item) else item for item in array.tolist()]
-    text = {isinstance(item, str) for item in items if item is not None}
-    if text == {True, False}:
-        raise DataError(f"factor '{name}' mixes text and numbers; make it one or the other")
-    if text == {True}:
-        known = sorted({item for item in items if item is not None})
-        rows = np.array([[np.nan if item is None else float(item == value) for value in known] for item in items])
-        return rows.reshape(-1, len(known))
-    try:
-        numbers = np.array([np.nan if item is None else item for item in items], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"factor '{name}' is neither text nor numbers: {error}") from None
-    if np.isinf(numbers).any():
-        raise DataError(f"factor '{name}' is infinite in row {np.flatnonzero(np.isinf(numbers))[0]}")
-    if name != "rotation":
-        return numbers[:, None]
-    twice = np.radians(2 * numbers)
-    return np.stack((np.cos(twice), np.sin(twice)), axis=1)
-
-
-def _missing(item: Any) -> bool:
-    return item is None or type(item).__name__ in ("NAType", "NaTType") or item == "" or item != item

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +10,19 @@ from typing import Any
 import numpy as np
 
 from knowngood.data.findings import Finding
-from knowngood.data.labels import parse_labels
+from knowngood.data.itemset import ItemSet, numbered
 from knowngood.data.pixel_source import ArrayPixels, PixelSource
 from knowngood.data.readers.files import read_mask
 from knowngood.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
+class ImageSet(ItemSet):
     """N images with labels, conditions, splits and masks. Pixels are read only when asked for.
 
     Attributes:
         pixels: gives image i as (H, W, C) in its native dtype.
-        ids: (N,) str, unique and stable: the path relative to the opened folder, or a zero-padded index.
-        labels: (N,) float64: 0 normal, 1 anomalous, NaN unknown.
-        conditions: column → (N,) values; None or NaN where unknown.
-        splits: (N,) str such as "train" and "test", or None if the source has none.
+        ids, labels, conditions, splits: see `ItemSet`. Ids are paths relative to the opened folder, or numbers.
         masks: a path or None for each image, or None if the source has no masks.
         name: data set or folder name, or "array".
         variant: how this copy differs from the official data, or None.
@@ -44,13 +39,7 @@ class ImageSet:
     variant: str | None = None
     rejected: tuple[Finding, ...] = ()
 
-    def __post_init__(self) -> None:
-        n = len(self.pixels)
-        parts: dict[str, Any] = {"ids": self.ids, "labels": self.labels, "splits": self.splits, "masks": self.masks}
-        parts |= {f"condition '{column}'": values for column, values in self.conditions.items()}
-        for what, values in parts.items():
-            if values is not None and len(values) != n:
-                raise DataError(f"{self.name}: {n} images but {len(values)} values of {what}; expected one an image")
+    items = "images"
 
     @classmethod
     def from_arrays(
@@ -69,25 +58,14 @@ class ImageSet:
             DataError: another type, dtype or number of dimensions; wrong lengths; repeated ids; unknown label words.
         """
         pixels = ArrayPixels(_image_array(array))
-        n = len(pixels)
         if ids is None:
-            width = len(str(max(n - 1, 0)))
-            ids = np.char.zfill(np.arange(n).astype(str), width)
+            ids = numbered(len(pixels))
         else:
             ids = np.asarray(ids).astype(str)
-            check_unique(ids, name)
-        images = cls(pixels, ids, np.full(n, np.nan), {}, name=name)
-        return images.annotate(labels, conditions)
-
-    def annotate(self, labels: Any = None, conditions: Mapping[str, Any] | None = None) -> ImageSet:
-        """A copy with other labels (see `parse_labels`) and added or replaced condition columns."""
-        changes: dict[str, Any] = {}
-        if labels is not None:
-            changes["labels"] = parse_labels(labels, self.ids if len(labels) == len(self) else None)
-        if conditions is not None:
-            columns = {str(column): _column(values) for column, values in conditions.items()}
-            changes["conditions"] = {**self.conditions, **columns}
-        return self.replace(**changes)
+            values, counts = np.unique(ids, return_counts=True)
+            if (counts > 1).any():
+                raise DataError(f"{name}: id '{values[counts > 1][0]}' occurs {counts.max()} times; ids must be unique")
+        return cls(pixels, ids, np.full(len(pixels), np.nan), {}, name=name).annotate(labels, conditions)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -98,29 +76,12 @@ class ImageSet:
         variant = f" [{self.variant}]" if self.variant else ""
         return f"ImageSet({self.name}{variant}: {len(self)} images, {normal} normal, {anomalous} anomalous{extra})"
 
-    def __getitem__(self, key: Any) -> ImageSet:
-        """The images at a slice, a boolean mask (N,) or indices (M,), in that order."""
-        if isinstance(key, slice):
-            index = np.arange(len(self))[key]
-        else:
-            index = np.atleast_1d(np.asarray(key))
-            if index.dtype == bool:
-                if len(index) != len(self):
-                    raise DataError(f"{self.name}: a mask of {len(index)} values for {len(self)} images")
-                index = np.flatnonzero(index)
-            elif index.size == 0:
-                index = index.astype(np.int64)
-            elif index.dtype.kind not in "iu":
-                raise DataError(f"{self.name}: cannot index with {index.dtype} values; use a slice, a mask or integers")
-            index = np.arange(len(self))[index]  # negative indices become plain; too large ones raise IndexError
-        return self.replace(
-            pixels=self.pixels.take(index),
-            ids=self.ids[index],
-            labels=self.labels[index],
-            conditions={column: values[index] for column, values in self.conditions.items()},
-            splits=None if self.splits is None else self.splits[index],
-            masks=None if self.masks is None else tuple(self.masks[i] for i in index),
-        )
+    def _take(self, index: np.ndarray) -> dict[str, Any]:
+        masks = None if self.masks is None else tuple(self.masks[i] for i in index)
+        return {"pixels": self.pixels.take(index), "masks": masks}
+
+    def _update(self, digest: Any) -> None:
+        self.pixels.update(digest)
 
     def split(self, name: str) -> ImageSet:
         """The images of one split.
@@ -147,41 +108,18 @@ class ImageSet:
         """(N, 3) int64: height, width, channels, without decoding pixels."""
         return self.pixels.shapes()
 
-    def replace(self, **changes: Any) -> ImageSet:
-        """A copy with some attributes changed."""
-        return dataclasses.replace(self, **changes)
 
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over pixels (file bytes for files), labels and conditions. The order of the images counts."""
-        digest = hashlib.sha256()
-        self.pixels.update(digest)
-        labels = np.where(np.isnan(self.labels), -1, self.labels).astype(np.int8)
-        digest.update(labels.tobytes())
-        for column in sorted(self.conditions):
-            digest.update(f"\n{column}\n".encode())
-            digest.update("\x1f".join(map(str, self.conditions[column].tolist())).encode("utf-8", "backslashreplace"))
-        return digest.hexdigest()
-
-
-def check_unique(ids: np.ndarray, name: str) -> None:
-    """Raise DataError if an id occurs twice."""
-    if len(set(ids.tolist())) == len(ids):
-        return
-    values, counts = np.unique(ids, return_counts=True)
-    raise DataError(f"{name}: id '{values[counts > 1][0]}' occurs {counts.max()} times; ids must be unique")
-
-
-def _column(values: Any) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    array = np.asarray(values)
-    if array.dtype.kind in "US":
-        return array.astype(str)
-    if array.dtype.kind not in "biuf":
-        array = np.asarray(values, dtype=object)
-    if array.ndim != 1:
-        raise DataError(f"a condition column has shape {array.shape}; expected one value an image: (N,)")
-    return array
+def join_splits(parts: Mapping[str, tuple[np.ndarray, np.ndarray | None]], name: str) -> ImageSet:
+    """Arrays of images and their classes (None if unknown), by split, as one set with condition "class"."""
+    blocks = [_image_array(block) for block, _ in parts.values()]
+    if len({block.shape[1:] for block in blocks}) > 1:
+        raise DataError(f"{name}: its splits have images of different shapes: {[b.shape for b in blocks]}")
+    whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    images = ImageSet.from_arrays(whole, name=name)
+    if any(given is not None for _, given in parts.values()):
+        classes = [np.full(len(block), None) if given is None else given for block, given in parts.values()]
+        images = images.annotate(conditions={"class": np.concatenate(classes)})
+    return images.replace(splits=np.repeat(list(parts), [len(block) for block in blocks]))
 
 
 def _image_array(array: Any) -> np.ndarray:
@@ -217,6 +155,4 @@ def _image_array(array: Any) -> np.ndarray:
         found = found.astype(np.uint8)
     if found.dtype.kind not in "uif":
         raise DataError(f"array of dtype {found.dtype}; expected integers or floats")
-    if not found.dtype.isnative:
-        found = found.astype(found.dtype.newbyteorder("="))
-    return found
+    return found.astype(found.dtype.newbyteorder("="), copy=False)

@@ -1,8 +1,9 @@
-"""`open_images`: whatever a person points at becomes an ImageSet."""
+"""`open_images`: whatever a person points at becomes an ImageSet. `Reader`: what a package adds to that."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,44 @@ import numpy as np
 from knowngood.config import nearest, plugins
 from knowngood.data.datasets.named import dataset_names, open_dataset
 from knowngood.data.findings import Finding
-from knowngood.data.imageset import ImageSet
+from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.pixel_source import FilePixels
-from knowngood.data.readers.base import Reader
 from knowngood.data.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.data.readers.files import SUFFIXES, is_image, read_header
 from knowngood.data.readers.folder import read_folder
-from knowngood.data.readers.idx import check_pair, labels_beside, read_idx, read_idx_images
+from knowngood.data.readers.idx import labels_beside, read_pair
 from knowngood.data.readers.manifest import read_manifest
 from knowngood.data.readers.npz import read_npz
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Opens a file or folder as images.
+
+    A package adds an instance by `[project.entry-points."knowngood.readers"]` with `mine = "my_package:READER"`.
+    Readers of packages come before the built-in ones.
+
+    Attributes:
+        name: what errors call it.
+        suffixes: ends of the names it is tried for, such as (".h5",) or (".nii.gz",), in any case.
+        read: path → ImageSet. Raises DataError, naming the path, for what it cannot read.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path], ImageSet]
+
+    def __post_init__(self) -> None:
+        if isinstance(self.suffixes, str) or not all(len(s) > 1 and s.startswith(".") for s in self.suffixes):
+            raise SettingsError(
+                f"reader '{self.name}': suffixes = {self.suffixes!r}; expected a tuple of suffixes with their dot, "
+                "such as ('.h5',)"
+            )
+
+    def takes(self, path: Path) -> bool:
+        """Whether the name of the path ends in one of the suffixes."""
+        return path.name.lower().endswith(tuple(suffix.lower() for suffix in self.suffixes))
 
 
 def open_images(
@@ -63,7 +92,13 @@ def _open_path(source: str | Path) -> ImageSet:
     added = plugins("readers", Reader)
     for reader in added if path.is_dir() else (*added, *_BUILT_IN):
         if reader.takes(path):
-            return _checked(reader, path)
+            images: object = reader.read(path)
+            if not isinstance(images, ImageSet):
+                raise DataError(
+                    f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "
+                    "for example from ImageSet.from_arrays"
+                )
+            return images
     if path.is_dir():
         return _idx_folder(path) or read_folder(path)
     if "idx" in path.name and ("ubyte" in path.name or path.suffix.lower() in (".gz", ".idx")):
@@ -78,20 +113,6 @@ def _open_path(source: str | Path) -> ImageSet:
     )
 
 
-def _checked(reader: Reader, path: Path) -> ImageSet:
-    images: object = reader.read(path)
-    if not isinstance(images, ImageSet):
-        raise DataError(
-            f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "
-            "for example from ImageSet.from_arrays"
-        )
-    return images
-
-
-def _npz(path: Path) -> ImageSet:
-    return read_dsprites(path) if is_dsprites(path) else read_npz(path)
-
-
 def _npy(path: Path) -> ImageSet:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -102,47 +123,39 @@ def _npy(path: Path) -> ImageSet:
 
 _BUILT_IN = (
     Reader("manifest", (".csv", ".parquet"), read_manifest),
-    Reader("npz", (".npz",), _npz),
+    Reader("npz", (".npz",), lambda path: read_dsprites(path) if is_dsprites(path) else read_npz(path)),
     Reader("npy", (".npy",), _npy),
 )
 
 
 def _idx_file(path: Path) -> ImageSet:
-    images = ImageSet.from_arrays(read_idx_images(path), name=path.name.removesuffix(".gz"))
+    labels = labels_beside(path)
+    block, classes = read_pair(path, labels)
+    conditions = None if classes is None else {"class": classes}
+    images = ImageSet.from_arrays(block, conditions=conditions, name=path.name.removesuffix(".gz"))
+    notes = []
     if path.name.startswith("emnist-"):
         reason = "EMNIST files store images transposed, and here they stay so; open_dataset('emnist/…') turns them"
-        images = images.replace(rejected=(Finding(path.name, "transposed", reason, "note"),))
-    labels = labels_beside(path)
-    if labels is None:
+        notes.append(Finding(path.name, "transposed", reason, "note"))
+    if classes is None:
         reason = "no labels file of the official name beside it: classes are unknown"
-        return images.replace(rejected=(*images.rejected, Finding(path.name, "no-labels", reason, "note")))
-    values = read_idx(labels)
-    check_pair(images.pixels.array, values, str(path), str(labels))  # type: ignore[attr-defined]
-    return images.annotate(conditions={"class": values.astype(str)})
+        notes.append(Finding(path.name, "no-labels", reason, "note"))
+    return images.replace(rejected=tuple(notes))
 
 
 def _idx_folder(folder: Path) -> ImageSet | None:
     """A folder of MNIST-style idx files: train and t10k (test) together; None if it holds no such files."""
-    parts = []
+    parts, rejected = {}, []
     for prefix, split in (("train", "train"), ("t10k", "test")):
-        for name in (f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-images-idx3-ubyte"):
-            if (folder / name).is_file():
-                parts.append((_idx_file(folder / name), split))
-                break
+        candidates = (folder / f"{prefix}-images-idx3-ubyte{suffix}" for suffix in (".gz", ""))
+        path = next((one for one in candidates if one.is_file()), None)
+        if path is not None:
+            part = _idx_file(path)
+            parts[split] = part.pixels.array, part.conditions.get("class")  # type: ignore[attr-defined]
+            rejected += part.rejected
     if not parts:
         return None
-    blocks = [part.pixels.array for part, _ in parts]  # type: ignore[attr-defined]
-    if len({block.shape[1:] for block in blocks}) > 1:
-        raise DataError(f"{folder}: its idx files hold images of different shapes: {[b.shape for b in blocks]}")
-    classes = [part.conditions.get("class", np.full(len(part), None, dtype=object)) for part, _ in parts]
-    known = any("class" in part.conditions for part, _ in parts)
-    whole = ImageSet.from_arrays(
-        np.concatenate(blocks), conditions={"class": np.concatenate(classes)} if known else None, name=folder.name
-    )
-    return whole.replace(
-        splits=np.concatenate([np.full(len(part), split) for part, split in parts]),
-        rejected=tuple(finding for part, _ in parts for finding in part.rejected),
-    )
+    return join_splits(parts, str(folder)).replace(name=folder.name, rejected=tuple(rejected))
 
 
 def as_columns(conditions: Any) -> dict[str, Any] | None:

@@ -1,9 +1,12 @@
-"""Where pixels come from: an array, or files that are read when asked for. Both can be pickled for worker processes."""
+"""Where pixels come from: an array, blocks made when asked for, or files. All can be pickled for worker processes."""
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -34,43 +37,64 @@ class PixelSource(Protocol):
         ...
 
 
-class ArrayPixels:
-    """Images that share one array (N, H, W, C), which may be memory-mapped. `take` copies no pixels."""
+class BlockPixels(ABC):
+    """A `PixelSource` of images of one shape and dtype, read many at a time; `take` copies row numbers only.
 
-    def __init__(self, base: np.ndarray, rows: np.ndarray | None = None) -> None:
+    Here they are made when asked for: drawn, or unpacked from few bits. Same content, same fingerprint as an array.
+    """
+
+    def __init__(self, rows: np.ndarray, shape: tuple[int, ...], dtype: np.dtype | type = np.uint8) -> None:
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.shape, self.dtype = shape, np.dtype(dtype)
+
+    @abstractmethod
+    def block(self, rows: np.ndarray) -> np.ndarray:
+        """The images of rows (M,): (M, H, W, C)."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, i: int) -> np.ndarray:
+        return self.block(self.rows[[i]])[0]
+
+    def take(self, indices: np.ndarray) -> Self:
+        taken = copy.copy(self)
+        taken.rows = self.rows[np.asarray(indices, dtype=np.int64)]
+        return taken
+
+    def shapes(self) -> np.ndarray:
+        return np.tile(np.array(self.shape, dtype=np.int64), (len(self), 1))
+
+    def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
+        """Contiguous blocks (≤ size, H, W, C) in order; by default of some 16 MB."""
+        size = size or max(1, BLOCK // (int(np.prod(self.shape)) * self.dtype.itemsize))
+        for start in range(0, len(self), size):
+            yield np.ascontiguousarray(self.block(self.rows[start : start + size]))
+
+    def update(self, digest: Any) -> None:
+        digest.update(f"{self.dtype.str}{self.shape}".encode())
+        for block in self.chunks():
+            digest.update(block.data)
+
+
+class ArrayPixels(BlockPixels):
+    """Images that share one array (N, H, W, C), which may be memory-mapped."""
+
+    def __init__(self, base: np.ndarray) -> None:
+        super().__init__(np.arange(len(base)), base.shape[1:], base.dtype)
         self.base = base
-        self.rows = rows
 
     @property
     def array(self) -> np.ndarray:
-        """(N, H, W, C). Gathers a copy if a part of the original array was taken: ask once."""
-        return self.base if self.rows is None else self.base[self.rows]
-
-    def __len__(self) -> int:
-        return len(self.base) if self.rows is None else len(self.rows)
+        """(N, H, W, C), a copy unless the images lie together in the original array: ask once."""
+        return self.block(self.rows)
 
     def read(self, i: int) -> np.ndarray:
-        return self.base[i if self.rows is None else self.rows[i]]
+        return self.base[self.rows[i]]
 
-    def take(self, indices: np.ndarray) -> ArrayPixels:
-        indices = np.asarray(indices, dtype=np.int64)
-        return ArrayPixels(self.base, indices if self.rows is None else self.rows[indices])
-
-    def shapes(self) -> np.ndarray:
-        return np.tile(np.array(self.base.shape[1:], dtype=np.int64), (len(self), 1))
-
-    def chunks(self, size: int | None = None):
-        """Contiguous blocks (≤ size, H, W, C) in order; by default of some 16 MB."""
-        size = size or max(1, BLOCK // max(1, self.base[:1].nbytes))
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            block = self.base[start:stop] if self.rows is None else self.base[self.rows[start:stop]]
-            yield np.ascontiguousarray(block)
-
-    def update(self, digest: Any) -> None:
-        digest.update(f"{self.base.dtype.str}{self.base.shape[1:]}".encode())
-        for block in self.chunks():
-            digest.update(block.data)
+    def block(self, rows: np.ndarray) -> np.ndarray:
+        in_order = len(rows) > 0 and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
+        return self.base[rows[0] : rows[0] + len(rows)] if in_order else self.base[rows]
 
 
 class FilePixels:
@@ -94,9 +118,6 @@ class FilePixels:
 
     def update(self, digest: Any) -> None:
         for path in self.paths:
-            with path.open("rb") as file:
-                size = 0
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                    size += len(block)
-            digest.update(size.to_bytes(8, "little"))
+            content = path.read_bytes()
+            digest.update(content)
+            digest.update(len(content).to_bytes(8, "little"))

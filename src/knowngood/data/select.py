@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from knowngood.config import nearest
+from knowngood.data.columns import text_of
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import DataError
 
@@ -35,18 +36,14 @@ def select(
     if "class" not in images.conditions:
         has = ", ".join(images.conditions) or "none"
         raise DataError(f"{images.name} has no column 'class' to select by; its condition columns: {has}")
-    classes = np.array([_text(value) for value in images.conditions["class"].tolist()], dtype=object)
+    classes = np.array([text_of(value) for value in images.conditions["class"].tolist()], dtype=object)
     known = sort_classes(value for value in set(classes.tolist()) if value is not None)
     zeros = parse_classes(normal, known, images.name)
     ones = parse_classes(anomalous if holdout is None else holdout, known, images.name)
     if zeros & ones:
         raise DataError(f"class {', '.join(sort_classes(zeros & ones))} is given both as normal and as anomalous")
-    everything = set(known)
-    if not zeros:
-        zeros = everything - ones
-    elif not ones:
-        ones = everything - zeros
-    labels = np.array([0.0 if c in zeros else 1.0 if c in ones else np.nan for c in classes.tolist()], dtype=np.float64)
+    zeros, ones = zeros or set(known) - ones, ones or set(known) - zeros
+    labels = np.array([0.0 if c in zeros else 1.0 if c in ones else np.nan for c in classes.tolist()])
     return images.replace(labels=labels)[~np.isnan(labels)]
 
 
@@ -58,25 +55,16 @@ def parse_classes(text: str | int | None, known: list[str], name: str) -> set[st
         return {str(text)}
     found: set[str] = set()
     for part in (piece.strip() for piece in str(text).split(",")):
-        low, dash, high = part.partition("-")
-        if part in known:
-            found.add(part)
-        elif dash and low.strip().isdigit() and high.strip().isdigit() and int(low) <= int(high):
-            wanted = {str(value) for value in range(int(low), int(high) + 1)}
-            if not wanted <= set(known):
-                raise DataError(f"{name} has no class '{sort_classes(wanted - set(known))[0]}'{nearest(part, known)}")
-            found |= wanted
-        else:
-            raise DataError(f"{name} has no class '{part}'{nearest(part, known)}")
+        low, _, high = (end.strip() for end in part.partition("-"))
+        span = part not in known and low.isdigit() and high.isdigit() and int(low) <= int(high)
+        wanted = [str(value) for value in range(int(low), int(high) + 1)] if span else [part]
+        missing = [value for value in wanted if value not in known]
+        if missing:
+            raise DataError(f"{name} has no class '{missing[0]}'{nearest(part, known)}")
+        found.update(wanted)
     return found
 
 
 def sort_classes(values) -> list[str]:
     """Numbers in their order, then words in theirs."""
     return sorted(values, key=lambda v: (not v.isdigit(), int(v) if v.isdigit() else 0, v))
-
-
-def _text(value) -> str | None:
-    if value is None or value != value:
-        return None
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -114,7 +114,7 @@ def _temperature(pipeline: Pipeline, items: Items) -> float:
     most = max(FEWEST, min(MOST, ROWS // len(cells)))
     items = items[np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
     _, log_p, log_share = _log_densities(pipeline, items)
-    strata = pipeline.schema.encode(items.conditions, len(items)).stratum
+    strata = pipeline.schema.expand(items.conditions, len(items)).stratum
     own = strata[:, None] == cells.stratum.cpu().numpy()
     known = np.isfinite(log_p).all(1) & own.any(1)
     return fitted_temperature(log_p[known], log_share, own[known].argmax(1)) if known.sum() >= FEWEST else 1.0

@@ -13,7 +13,7 @@ from benchmarks.factor_metrics import linear_probe
 from helpers import gradients, greatest_difference, prepared, toy_batch, toy_context, toy_model
 from knowngood.config import DANVAE, MLP, VAE, Options, Shift, TrainingOptions, VAEOptions, parse
 from knowngood.data import ImageSet
-from knowngood.data.image_factors import factor_targets, measure
+from knowngood.data.factor_targets import targets
 from knowngood.errors import SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian
@@ -367,7 +367,8 @@ def brightness_read_from(options: Options, seed: int) -> tuple[float, float]:
     There are as many dimensions as things that vary; a spare one would keep some of it for thousands of steps.
     """
     x = lit_spots()
-    y = factor_targets(measure(ImageSet.from_arrays(x), ["brightness"]), ["brightness"])
+    y = targets(ImageSet.from_arrays(x), ("brightness",))
+    assert y is not None
     y = (y - y.mean(0)) / y.std(0)
     model = toy_model(
         (1, SIDE, SIDE), latent_dim=3, condition_dim=0, net=MLP(hidden=(64,)), seed=seed, dtype=torch.float32, jitter=0

@@ -65,7 +65,14 @@ def fetch(name: str, remote: Remote) -> Path:
     )
 
 
-def not_here(name: str, files: list[str]) -> DataError:
-    """The error for files that are missing when downloads are not wanted."""
-    folders = " and ".join(str(folder) for folder in data_folders(name))
-    return DataError(f"{name}: {', '.join(files)} not found in {folders}; allow the download, or put the files there")
+def locate(name: str, remote: Remote, *others: str, download: bool) -> Path:
+    """An official file of data set `name`, or one of others that stand for it, from the disk; else downloaded.
+
+    Raises:
+        DataError: not there, and the download is not allowed or fails.
+    """
+    found = find_file(name, remote.file, *others)
+    if found is None and not download:
+        folders = " and ".join(str(folder) for folder in data_folders(name))
+        raise DataError(f"{name}: {remote.file} not found in {folders}; allow the download, or put the files there")
+    return found or fetch(name, remote)

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from knowngood.config import nearest
-from knowngood.data.datasets.downloads import Remote, data_folders, fetch, find_file, not_here
-from knowngood.data.imageset import ImageSet
-from knowngood.data.readers.cifar import ARCHIVE, CIFAR_NAMES, find_cifar, read_cifar
+from knowngood.data.datasets.downloads import Remote, data_folders, find_file, locate
+from knowngood.data.imageset import ImageSet, join_splits
+from knowngood.data.readers.cifar import ARCHIVE, CIFAR_NAMES, read_cifar
 from knowngood.data.readers.dsprites import COUNT as DSPRITES_COUNT
 from knowngood.data.readers.dsprites import FILE as DSPRITES
 from knowngood.data.readers.dsprites import read_dsprites
-from knowngood.data.readers.emnist import ARCHIVES, EMNIST_PARTS, find_emnist, read_emnist
-from knowngood.data.readers.idx import check_pair, read_idx, read_idx_images
+from knowngood.data.readers.emnist import EMNIST_PARTS, read_emnist
+from knowngood.data.readers.idx import read_pair
 from knowngood.data.readers.npz import read_npz
 from knowngood.errors import DataError
 
@@ -89,6 +88,7 @@ def open_dataset(name: str, *, split: str | None = None, download: bool = True) 
     if shape != entry.shape:
         raise DataError(f"{name}: its images have shape {shape}; expected {entry.shape}")
     images = images.replace(name=entry.name)
+    images = images if split is None else images.split(split)
     return images if images.variant else images.replace(variant=_count_variant(images, entry, split))
 
 
@@ -106,104 +106,67 @@ def _digits(entry: Dataset, split: str | None, download: bool) -> ImageSet:
 
     data: Any = load_digits()
     images = ImageSet.from_arrays(data.images.astype(np.uint8), conditions={"class": data.target.astype(str)})
-    images = images.replace(splits=np.where(np.arange(len(images)) % 4 == 3, "test", "train"))
-    return images if split is None else images.split(split)
-
-
-_PREFIX = {"train": "train", "test": "t10k"}
+    return images.replace(splits=np.where(np.arange(len(images)) % 4 == 3, "test", "train"))
 
 
 def _idx(entry: Dataset, split: str | None, download: bool) -> ImageSet:
     """The four idx files of MNIST and similar sets; only those of one split if one is asked for."""
-    wanted = [name for name in _PREFIX if split in (None, name)]
-    files = {(s, kind): _find(entry, f"{_PREFIX[s]}-{kind}-ubyte", download) for s in wanted for kind in _KINDS}
-    images, classes, splits = [], [], []
-    for name in wanted:
-        image_path, label_path = (files[name, kind] for kind in _KINDS)
-        block, labels = read_idx_images(image_path), read_idx(label_path)
-        check_pair(block, labels, str(image_path), str(label_path))
-        images.append(block)
-        classes.append(labels.astype(str))
-        splits += [name] * len(block)
-    pixels = images[0] if len(images) == 1 else np.concatenate(images)
-    found = ImageSet.from_arrays(pixels, conditions={"class": np.concatenate(classes)})
-    return found.replace(splits=np.array(splits))
-
-
-_KINDS = ("images-idx3", "labels-idx1")
-
-
-def _find(entry: Dataset, stem: str, download: bool) -> Path:
-    found = find_file(entry.folder, f"{stem}.gz", stem)
-    if found is not None:
-        return found
-    if not download:
-        raise not_here(entry.name, [f"{stem}.gz"])
-    return fetch(entry.folder, next(remote for remote in entry.files if remote.file == f"{stem}.gz"))
+    parts = {}
+    for name, files in (("train", entry.files[:2]), ("test", entry.files[2:])):
+        if split in (None, name):
+            paths = (locate(entry.folder, one, one.file.removesuffix(".gz"), download=download) for one in files)
+            parts[name] = read_pair(*paths)
+    return join_splits(parts, entry.name)
 
 
 def _kmnist(entry: Dataset, split: str | None, download: bool) -> ImageSet:
     """KMNIST; where only the test images are at hand they are split: even index train, odd index test."""
-    train = find_file("kmnist", "train-images-idx3-ubyte.gz", "train-images-idx3-ubyte")
-    test = find_file("kmnist", "t10k-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte")
+    train, test = (find_file("kmnist", f"{p}-images-idx3-ubyte.gz", f"{p}-images-idx3-ubyte") for p in _PREFIXES)
     if train is not None or test is None:
         return _idx(entry, split, download)
     images = _idx(entry, "test", download)
     splits = np.where(np.arange(len(images)) % 2 == 0, "train", "test")
-    images = images.replace(splits=splits, variant="kmnist-t10k (test images only: even index train, odd index test)")
-    return images if split is None else images.split(split)
+    return images.replace(splits=splits, variant="kmnist-t10k (test images only: even index train, odd index test)")
 
 
 def _pneumonia(entry: Dataset, split: str | None, download: bool) -> ImageSet:
     """PneumoniaMNIST with labels: NORMAL 0, PNEUMONIA 1."""
-    official = entry.files[0].file
-    path = find_file(entry.folder, official, "pneumoniamnist_reassembled_28.npz")
-    if path is None:
-        if not download:
-            raise not_here(entry.name, [official])
-        path = fetch(entry.folder, entry.files[0])
+    path = locate(entry.folder, entry.files[0], "pneumoniamnist_reassembled_28.npz", download=download)
     images = read_npz(path, class_names=("NORMAL", "PNEUMONIA"), split=split)
     labels = (images.conditions["class"] == "PNEUMONIA").astype(np.float64)
-    variant = None if path.name == official else "pneumoniamnist reassembled (same images, not in the official order)"
+    official = path.name == entry.files[0].file
+    variant = None if official else "pneumoniamnist reassembled (same images, not in the official order)"
     return images.replace(labels=labels, variant=variant)
 
 
 def _emnist(entry: Dataset, split: str | None, download: bool) -> ImageSet:
     part = entry.name.split("/")[1]
-    source = find_emnist(part, data_folders("emnist"))
-    if source is None:
-        if not download:
-            raise not_here(entry.name, [entry.files[0].file])
-        source = fetch("emnist", entry.files[0])
-    return read_emnist(source, part, split)
+    unpacked = f"emnist-{part}-train-images-idx3-ubyte.gz"
+    path = locate("emnist", entry.files[0], "emnist.zip", unpacked, f"gzip/{unpacked}", download=download)
+    return read_emnist(path.parent if path.name == unpacked else path, part, split)
 
 
 def _cifar10(entry: Dataset, split: str | None, download: bool) -> ImageSet:
-    source = find_cifar(data_folders("cifar10"))
-    if source is None:
-        if not download:
-            raise not_here(entry.name, [entry.files[0].file])
-        source = fetch("cifar10", entry.files[0])
-    return read_cifar(source, split)
+    unpacked = "test_batch.bin"
+    path = locate("cifar10", entry.files[0], f"cifar-10-batches-bin/{unpacked}", unpacked, download=download)
+    return read_cifar(path.parent if path.name == unpacked else path, split)
 
 
 def _dsprites(entry: Dataset, split: str | None, download: bool) -> ImageSet:
-    path = find_file(entry.folder, DSPRITES, "dsprites.npz")
-    if path is None:
-        if not download:
-            raise not_here(entry.name, [DSPRITES])
-        path = fetch(entry.folder, entry.files[0])
-    return read_dsprites(path)
+    return read_dsprites(locate(entry.folder, entry.files[0], "dsprites.npz", download=download))
+
+
+_PREFIXES = ("train", "t10k")
 
 
 def _four(base: tuple[str, ...], *md5: str) -> tuple[Remote, ...]:
-    names = [f"{prefix}-{kind}-ubyte.gz" for prefix in _PREFIX.values() for kind in _KINDS]
+    names = [f"{prefix}-{kind}-ubyte.gz" for prefix in _PREFIXES for kind in ("images-idx3", "labels-idx1")]
     return tuple(Remote(n, tuple(b + n for b in base), f"md5:{m}") for n, m in zip(names, md5, strict=True))
 
 
 _MNIST_COUNTS = {"train": 60000, "test": 10000}
 _EMNIST_FILE = Remote(
-    ARCHIVES[0], ("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",), "md5:58c8d27c78d21e728a6bc7b3cc06412e"
+    "gzip.zip", ("https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",), "md5:58c8d27c78d21e728a6bc7b3cc06412e"
 )
 _ALL = [
     Dataset(

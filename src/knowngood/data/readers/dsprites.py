@@ -13,16 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from knowngood.data.block_pixels import CHUNK, BlockPixels
 from knowngood.data.imageset import ImageSet
+from knowngood.data.itemset import numbered
+from knowngood.data.pixel_source import BlockPixels
 from knowngood.errors import DataError
 
-SHAPES = ("square", "ellipse", "heart")
 FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 NEEDED = ("imgs", "latents_classes", "latents_values")
 SHAPES = ("square", "ellipse", "heart")
 COUNT = 737_280
 COLUMNS = ("scale", "rotation", "x", "y")  # latents 2 to 5
+CHUNK = 1024  # images packed together
 
 
 class BitPixels(BlockPixels):
@@ -80,7 +81,7 @@ def read_dsprites(path: str | Path) -> ImageSet:
         raise DataError(f"{path}: latents_classes has a colour above 0 or a shape outside 0 to {len(SHAPES) - 1}")
     return ImageSet(
         pixels=BitPixels(bits, np.arange(n), (height, width, 1)),
-        ids=np.char.zfill(np.arange(n).astype(str), len(str(n))),
+        ids=numbered(n),
         labels=np.full(n, np.nan),
         conditions={
             "class": np.array(SHAPES)[classes[:, 1]],

@@ -33,10 +33,11 @@ def upright(image: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
-def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-
-
-def turned(orientation: int) -> tuple[str, ...]:
-    """The note for an orientation tag that changes something."""
-    return (f"turned upright (orientation tag {orientation})",) if 2 <= orientation <= 8 else ()
+def upright_header(
+    height: int, width: int, channels: int, dtype: str, notes: tuple[str, ...], orientation: int
+) -> Header:
+    """The header of an image stored with this height and width, once `upright`."""
+    if orientation in (5, 6, 7, 8):
+        height, width = width, height
+    turned = (f"turned upright (orientation tag {orientation})",) if 2 <= orientation <= 8 else ()
+    return Header(height, width, channels, dtype, (*notes, *turned))

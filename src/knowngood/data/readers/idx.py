@@ -14,17 +14,12 @@ from knowngood.errors import DataError
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_idx(path: str | Path) -> np.ndarray:
+def parse_idx(data: bytes, name: str) -> np.ndarray:
     """An idx file, plain or gzipped, as an array of its own shape and (native-endian) dtype.
 
     Raises:
         DataError: not idx, cut off, or longer than its header says; names the file and what was expected.
     """
-    return parse_idx(Path(path).read_bytes(), str(path))
-
-
-def parse_idx(data: bytes, name: str) -> np.ndarray:
-    """As `read_idx`, from bytes; `name` is for error messages."""
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
@@ -46,30 +41,35 @@ def parse_idx(data: bytes, name: str) -> np.ndarray:
     return np.frombuffer(data, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))  # a writable copy
 
 
-def read_idx_images(path: str | Path) -> np.ndarray:
+def parse_images(data: bytes, name: str) -> np.ndarray:
     """Images of an idx file: (N, H, W, C), C = 1 unless the file has four dimensions."""
-    return as_images(read_idx(path), str(path))
+    images = parse_idx(data, name)
+    if images.ndim not in (3, 4):
+        raise DataError(f"{name}: expected images, N×H×W or N×H×W×C, found shape {images.shape}")
+    return images[..., None] if images.ndim == 3 else images
 
 
-def as_images(array: np.ndarray, name: str) -> np.ndarray:
-    if array.ndim not in (3, 4):
-        raise DataError(f"{name}: expected images, N×H×W or N×H×W×C, found shape {array.shape}")
-    return array[..., None] if array.ndim == 3 else array
+def parse_labels(data: bytes, name: str, images: np.ndarray, image_name: str) -> np.ndarray:
+    """Labels (N,) of an idx file; DataError unless there is one an image."""
+    labels = parse_idx(data, name)
+    if labels.shape != (len(images),):
+        raise DataError(
+            f"{name} has shape {labels.shape}; expected ({len(images)},): one label an image of {image_name}"
+        )
+    return labels
+
+
+def read_pair(images: Path, labels: Path | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images (N, H, W, C) of one idx file and classes (N,) of another, as text; None without that."""
+    block = parse_images(images.read_bytes(), str(images))
+    if labels is None:
+        return block, None
+    return block, parse_labels(labels.read_bytes(), str(labels), block, str(images)).astype(str)
 
 
 def labels_beside(path: Path) -> Path | None:
     """The labels file that belongs to an images file by its official name, if it is there."""
-    for images, labels in (("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1")):
-        if images in path.name:
-            stem = path.name.replace(images, labels).removesuffix(".gz")
-            for candidate in (path.with_name(stem + ".gz"), path.with_name(stem)):
-                if candidate.is_file():
-                    return candidate
-    return None
-
-
-def check_pair(images: np.ndarray, labels: np.ndarray, image_name: str, label_name: str) -> None:
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise DataError(
-            f"{label_name} has shape {labels.shape}; expected ({len(images)},): one label an image of {image_name}"
-        )
+    images = path.name.removesuffix(".gz")
+    labels = images.replace("images-idx3", "labels-idx1").replace("images.idx3", "labels.idx1")
+    candidates = () if labels == images else (path.with_name(f"{labels}.gz"), path.with_name(labels))
+    return next((candidate for candidate in candidates if candidate.is_file()), None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knowngood.data.imageset import ImageSet
+from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.errors import DataError
 
 _SPLITS = ("train", "val", "test")
@@ -31,40 +31,27 @@ def read_npz(path: str | Path, class_names: Sequence[str] | None = None, split: 
             pairs = {name: (f"{name}_images", f"{name}_labels") for name in prefixes}
             if not pairs and "images" in keys and split is None:
                 pairs = {"": ("images", "labels")}
-            if not pairs:
-                wanted = f"{split}_images" if split else "train_images, val_images, test_images or images"
-                raise DataError(f"{path}: expected arrays {wanted}; found {', '.join(keys) or 'none'}")
             arrays = {name: (file[a], file[b] if b in keys else None) for name, (a, b) in pairs.items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path}: cannot be read as .npz ({error}); expected MedMNIST-style arrays") from None
-    images, classes, splits = [], [], []
-    for name, (block, labels) in arrays.items():
-        part = ImageSet.from_arrays(block, name=f"{path}: {pairs[name][0]}")
-        images.append(part.pixels.array)  # type: ignore[attr-defined]
-        splits += [name] * len(part)
-        classes += (
-            [None] * len(part) if labels is None else _classes(labels, len(part), path, pairs[name][1], class_names)
-        )
-    if len({block.shape[1:] for block in images}) > 1:
-        raise DataError(f"{path}: its splits have images of different shapes: {[b.shape for b in images]}")
-    known = any(value is not None for value in classes)
-    whole = ImageSet.from_arrays(
-        images[0] if len(images) == 1 else np.concatenate(images),
-        conditions={"class": np.array(classes, dtype=object)} if known else None,
-        name=path.stem,
-    )
-    return whole.replace(splits=np.array(splits)) if "" not in arrays else whole
+    if not pairs:
+        wanted = f"{split}_images" if split else "train_images, val_images, test_images or images"
+        raise DataError(f"{path}: expected arrays {wanted}; found {', '.join(keys) or 'none'}")
+    parts = {
+        name: (block, None if labels is None else _classes(labels, len(block), path, pairs[name][1], class_names))
+        for name, (block, labels) in arrays.items()
+    }
+    images = join_splits(parts, str(path)).replace(name=path.stem)
+    return images.replace(splits=None) if "" in parts else images
 
 
-def _classes(labels: np.ndarray, n: int, path: Path, key: str, names: Sequence[str] | None) -> list[str]:
+def _classes(labels: np.ndarray, n: int, path: Path, key: str, names: Sequence[str] | None) -> np.ndarray:
     if labels.shape not in ((n,), (n, 1)):
         raise DataError(f"{path}: {key} has shape {labels.shape}; expected one label an image: ({n},) or ({n}, 1)")
     values = labels.reshape(-1).tolist()
     if names is None:
-        return [str(value) for value in values]
+        return np.array([str(value) for value in values])
     wrong = set(values) - set(range(len(names)))
     if wrong:
         raise DataError(f"{path}: {key} has label {min(wrong)}; expected 0 to {len(names) - 1}")
-    return [str(names[value]) for value in values]
+    return np.array(names)[values]

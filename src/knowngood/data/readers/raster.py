@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from knowngood.data.findings import Unreadable
-from knowngood.data.readers.header import Header, turned, upright, upright_size
+from knowngood.data.readers.header import Header, upright, upright_header
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF")
 ORIENTATION = 0x0112
@@ -42,18 +42,16 @@ def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
 
 
 def _read(path: Path, image: ImageFile.ImageFile, pixels: bool) -> tuple[Header, np.ndarray | None]:
-    mode, target, dtype, notes = _plan(path, image)
+    target, dtype, notes = _plan(path, image)
     orientation = _orientation(image)
     # Pillow turns a TIFF itself while loading, so the size it reports there is upright already.
     tiff: Any = getattr(image, "tag_v2", None)
     stored = (image.height, image.width) if tiff is None else (int(tiff[257]), int(tiff[256]))
-    height, width = upright_size(*stored, orientation)
-    channels = 3 if (target or mode) == "RGB" else 1
-    header = Header(height, width, channels, dtype, (*notes, *turned(orientation)))
+    header = upright_header(*stored, 3 if (target or image.mode) == "RGB" else 1, dtype, notes, orientation)
     if not pixels:
         return header, None
     # Pillow inverts "white is zero" in 8-bit files, but not in deeper ones.
-    inverted = int(tiff[258][0]) if tiff is not None and tiff.get(262) == 0 and mode.startswith("I;16") else None
+    inverted = int(tiff[258][0]) if tiff is not None and tiff.get(262) == 0 and image.mode.startswith("I;16") else None
     image.load()
     converted = image if target is None else _convert(image, target)
     array = np.array(converted)
@@ -63,28 +61,26 @@ def _read(path: Path, image: ImageFile.ImageFile, pixels: bool) -> tuple[Header,
     return header, array if tiff is not None else upright(array, orientation)
 
 
-def _plan(path: Path, image: Image.Image) -> tuple[str, str | None, str, tuple[str, ...]]:
-    """(Pillow mode, mode to convert to or None, dtype, notes) of an open file."""
+def _plan(path: Path, image: Image.Image) -> tuple[str | None, str, tuple[str, ...]]:
+    """(Pillow mode to convert to or None, dtype, notes) of an open file."""
     mode = image.mode
-    if mode.startswith("I;16"):
-        return mode, None, "uint16", ()
-    if mode == "I" and image.format in ("PNG", "PPM"):
-        return mode, None, "uint16", ()
+    if mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        return None, "uint16", ()
     if mode in _PLAIN:
         notes = ("transparent colour ignored",) if "transparency" in image.info else ()
-        return mode, None, _PLAIN[mode], notes
+        return None, _PLAIN[mode], notes
     if mode == "1":
-        return mode, "L", "uint8", ()
+        return "L", "uint8", ()
     if mode in ("LA", "La"):
-        return mode, "L", "uint8", ("alpha channel dropped",)
+        return "L", "uint8", ("alpha channel dropped",)
     if mode in ("P", "PA"):
         palette = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
         grey = bool((palette == palette[:, :1]).all())
         alpha = ("alpha channel dropped",) if mode == "PA" or "transparency" in image.info else ()
-        return mode, "L" if grey else "RGB", "uint8", (f"palette turned into {'grey' if grey else 'RGB'}", *alpha)
+        return "L" if grey else "RGB", "uint8", (f"palette turned into {'grey' if grey else 'RGB'}", *alpha)
     if mode in _TO_RGB:
         note = "alpha channel dropped" if mode.startswith("RGB") else f"{mode} turned into RGB"
-        return mode, "RGB", "uint8", () if mode == "RGBX" else (note,)
+        return "RGB", "uint8", () if mode == "RGBX" else (note,)
     raise Unreadable(path, "unsupported", f"has colour mode {mode}; save it as grey or RGB")
 
 
@@ -131,9 +127,8 @@ def _read_deep_png(
             "'knowngood[align]', or save it as 16-bit grey or 8-bit colour",
         ) from None
     orientation = _orientation(image)
-    height, width = upright_size(image.height, image.width, orientation)
     notes = ("alpha channel dropped",) if colour in (4, 6) else ()
-    header = Header(height, width, 1 if colour == 4 else 3, "uint16", (*notes, *turned(orientation)))
+    header = upright_header(image.height, image.width, 1 if colour == 4 else 3, "uint16", notes, orientation)
     if not pixels:
         return header, None
     # IMREAD_UNCHANGED keeps 16 bits, leaves orientation alone and gives BGR(A); grey with alpha comes as BGRA.

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers import raster
-from knowngood.data.readers.header import Header, turned, upright, upright_size
+from knowngood.data.readers.header import Header, upright, upright_header
 
 _MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2
 
@@ -50,11 +50,11 @@ def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
         channels = int(np.prod([shape[k] for k in others], dtype=int))
         keep = _without_alpha(channels, page.samplesperpixel, page.extrasamples)
         notes = ("alpha channel dropped",) if len(keep) < channels else ()
-        height, width = upright_size(shape[axes.index("Y")], shape[axes.index("X")], orientation)
+        height, width = shape[axes.index("Y")], shape[axes.index("X")]
         dtype = np.dtype(series[0].dtype).newbyteorder("=")
         if dtype.kind == "b":
             dtype = np.dtype(np.uint8)
-        header = Header(height, width, len(keep), dtype.name, (*notes, *turned(orientation)))
+        header = upright_header(height, width, len(keep), dtype.name, notes, orientation)
         if not pixels:
             return header, None
         array = series[0].asarray().transpose(axes.index("Y"), axes.index("X"), *others)

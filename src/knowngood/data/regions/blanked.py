@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from knowngood.config import nearest
 from knowngood.data.columns import Column
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.imageset import ImageSet
@@ -93,9 +94,12 @@ def read_ignored(given: Any, schema: ConditionSchema, width: int) -> IgnoreRegio
             f"{' and '.join(column.name for column in having)} both have these values; name one of them 'product'"
         )
     column = (named or having or columns)[0]
-    regions = dataclasses.replace(regions, column=column.name)
-    regions.check_values(column.values)
-    return regions
+    new = [value for value in regions.areas if value not in column.values]
+    if new:
+        raise SettingsError(
+            f"regions to ignore: condition '{column.name}' has no value '{new[0]}'{nearest(new[0], [*column.values])}"
+        )
+    return dataclasses.replace(regions, column=column.name)
 
 
 def model_columns(schema: ConditionSchema, width: int) -> list[Column]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
-from knowngood.config import nearest
 from knowngood.data.readers.files import is_image, read_mask
 from knowngood.data.regions.polygons import Polygon, fill, read_polygons
-from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.errors import ArtifactError, DataError
 
 Bools = NDArray[np.bool_]
 _FINE = 16  # sub-pixels a side by which the polygons' share of a grid cell is measured
@@ -37,43 +36,24 @@ class Outlines:
 
 @dataclass(frozen=True, eq=False)
 class Painted:
-    """A mask (height, width) in packed bits."""
+    """A mask (H, W), True where it is ignored."""
 
-    bits: NDArray[np.uint8]
-    height: int
-    width: int
-
-    @classmethod
-    def of(cls, mask: ArrayLike, where: str) -> Painted:
-        array = np.asarray(mask)
-        if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "biu":
-            raise DataError(
-                f"{where}: expected a mask (H, W) of booleans or whole numbers, got {array.shape} of {array.dtype}"
-            )
-        if not array.any():
-            raise DataError(f"{where}: the mask marks nothing; omit it, or paint what to ignore in white")
-        return cls(np.packbits(array != 0), *array.shape)
-
-    @property
-    def whole(self) -> Bools:
-        return np.unpackbits(self.bits, count=self.height * self.width).astype(bool).reshape(self.height, self.width)
+    whole: Bools
 
     def mask(self, height: int, width: int) -> Bools:
-        if (height, width) == (self.height, self.width):
-            return self.whole
-        sides = (height, width, self.height, self.width)
-        if abs(self.width * height - self.height * width) >= max(sides):  # a pixel of the smaller of the two
+        own_height, own_width = self.whole.shape
+        most = max(height, width, own_height, own_width)  # a pixel of the smaller of the two
+        if abs(own_width * height - own_height * width) >= most:
             raise DataError(
-                f"the mask to ignore is {self.width} × {self.height} pixels (width × height), the image "
+                f"the mask to ignore is {own_width} × {own_height} pixels (width × height), the image "
                 f"{width} × {height}: other proportions. Draw the mask on an image of this kind, or give polygons."
             )
-        rows, columns = (
-            ((2 * np.arange(n) + 1) * m) // (2 * n) for n, m in ((height, self.height), (width, self.width))
-        )
+        rows, columns = (((2 * np.arange(n) + 1) * m) // (2 * n) for n, m in ((height, own_height), (width, own_width)))
         return self.whole[np.ix_(rows, columns)]
 
     def covered(self, h: int, w: int) -> NDArray[np.float64]:
-        share = _shares(h, self.height) @ self.whole.astype(np.float32) @ _shares(w, self.width).T
+        height, width = self.whole.shape
+        share = _shares(h, height) @ self.whole.astype(np.float32) @ _shares(w, width).T
         return np.round(share.astype(np.float64), 6)  # so that all of a cell is 1 exactly
 
 
@@ -90,7 +70,7 @@ class IgnoreRegions:
     column: str | None = None
 
     @classmethod
-    def of(cls, given: Any, *, column: str | None = None, size: tuple[int, int] | None = None) -> IgnoreRegions:
+    def of(cls, given: Any) -> IgnoreRegions:
         """Regions from what a user gives.
 
         Args:
@@ -98,12 +78,10 @@ class IgnoreRegions:
                 a mask: (H, W) booleans or whole numbers, 0 is kept; or an image file, in which what is white (at least
                 half of the range) is ignored;
                 polygons: a list, each a list of at least 3 points (x, y), in shares 0…1 of width and height from the
-                top left corner, or in pixels of an image of `size`;
-                a JSON or YAML file of polygons: such a list, or {polygons: …, size: [width, height]};
+                top left corner; or {polygons: …, size: [width, height]}, in pixels of an image of this size;
+                a JSON or YAML file of polygons;
                 by product: a mapping (or file of one) from the condition's values to any of these. Paths in a file are
                 relative to it. 'polygons' and 'size' are no such values.
-            column: the condition whose values a mapping names; 'product' if not given.
-            size: (width, height) in pixels if polygons are in pixels.
 
         Raises:
             DataError: a polygon or mask cannot be used, or everything would be ignored.
@@ -112,25 +90,9 @@ class IgnoreRegions:
         if isinstance(content, Mapping) and not _is_polygons(content):
             if not content:
                 raise DataError("regions to ignore: the mapping is empty; omit it if nothing is to be ignored")
-            areas = {
-                str(key): _area(one, folder, size, f"regions to ignore of {key!r}") for key, one in content.items()
-            }
-            return cls(areas, column or "product")
-        if column is not None:
-            raise SettingsError(
-                f"regions to ignore: column = '{column}', but the regions are the same for all its values; expected a "
-                "mapping from values to regions"
-            )
-        return cls({_ALL: _area(content, folder, size, "regions to ignore")})
-
-    def check_values(self, known: Iterable[str]) -> None:
-        """Raise SettingsError if regions are given for a value that the condition does not have."""
-        values = list(known)
-        for value in self.areas if self.column else ():
-            if value not in values:
-                raise SettingsError(
-                    f"regions to ignore: condition '{self.column}' has no value '{value}'{nearest(value, values)}"
-                )
+            areas = {str(key): _area(one, folder, f"regions to ignore of {key!r}") for key, one in content.items()}
+            return cls(areas, "product")
+        return cls({_ALL: _area(content, folder, "regions to ignore")})
 
     def mask(self, shape: tuple[int, int], condition: str | None = None) -> Bools:
         """(H, W) True where an image is ignored. For polygons see `fill`.
@@ -159,14 +121,15 @@ class IgnoreRegions:
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """The masks in packed bits, for safetensors, by their number in `metadata`."""
-        return {str(i): a.bits for i, a in enumerate(self.areas.values()) if isinstance(a, Painted)}
+        painted = {i: area for i, area in enumerate(self.areas.values()) if isinstance(area, Painted)}
+        return {str(i): np.packbits(area.whole) for i, area in painted.items()}
 
     def metadata(self) -> dict[str, Any]:
         """Polygons, the masks' sizes and the condition, for JSON."""
         return {
             "column": self.column,
             "regions": [
-                {"value": value, "mask": [a.height, a.width]}
+                {"value": value, "mask": list(a.whole.shape)}
                 if isinstance(a, Painted)
                 else {"value": value, "polygons": [[list(point) for point in one] for one in a.polygons]}
                 for value, a in self.areas.items()
@@ -192,7 +155,8 @@ class IgnoreRegions:
                     raise ArtifactError(
                         f"regions to ignore: {bits.shape} bytes for a mask of {height} × {width} pixels"
                     )
-                areas[one["value"]] = Painted(bits, height, width)
+                whole = np.unpackbits(bits, count=height * width).astype(bool).reshape(height, width)
+                areas[one["value"]] = Painted(whole)
             return cls(areas, metadata["column"])
         except KeyError as error:
             raise ArtifactError(f"regions to ignore: no {error} in the saved state; the model is damaged") from None
@@ -209,17 +173,19 @@ class IgnoreRegions:
         return self.areas.get(condition)
 
 
-def _area(given: Any, folder: Path, size: tuple[int, int] | None, where: str) -> Outlines | Painted:
-    content, folder = _loaded(given, folder)
+def _area(given: Any, folder: Path, where: str) -> Outlines | Painted:
+    content, size = _loaded(given, folder)[0], None
     if isinstance(content, Mapping):
         if not _is_polygons(content):
             raise DataError(f"{where}: expected a mask or polygons, got a mapping of {', '.join(map(repr, content))}")
-        content, size = content["polygons"], content.get("size", size)
+        content, size = content["polygons"], content.get("size")
     if isinstance(content, Path):
         where = f"{where}, {content}"
         content = read_mask(content)
-    if isinstance(content, np.ndarray) and content.ndim == 2 and content.dtype.kind in "biu":
-        area = Painted.of(content, where)
+    if isinstance(content, np.ndarray) and content.ndim == 2 and content.size and content.dtype.kind in "biu":
+        if not content.any():
+            raise DataError(f"{where}: the mask marks nothing; omit it, or paint what to ignore in white")
+        area = Painted(content != 0)
         nothing_left = area.whole.all()
     else:
         listed = content.tolist() if isinstance(content, np.ndarray) else content

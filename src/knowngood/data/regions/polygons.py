@@ -67,7 +67,7 @@ def _points(given: Any, where: str) -> NDArray[np.float64]:
     try:
         points = np.asarray(given, dtype=np.float64)
     except (ValueError, TypeError):
-        raise DataError(f"{where}: expected points [x, y] in numbers, got {given!s:.60}") from None
+        points = np.empty((0, 0))
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise DataError(f"{where}: expected points [x, y] in finite numbers, got {given!s:.60}")
     if len(points) < 3:

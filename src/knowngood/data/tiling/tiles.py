@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from knowngood.data.combinations import count_up
 from knowngood.data.conditions import Expanded
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
-from knowngood.data.pixel_source import ArrayPixels, PixelSource
+from knowngood.data.pixel_source import PixelSource
 from knowngood.data.tiling.plan import Tile, TileMerger, plan_tiles
 from knowngood.errors import DataError
 
@@ -48,13 +49,12 @@ class Tiles:
         owner = np.repeat(np.arange(len(images)), [len(plan) for plan in plans])
         corners = np.array([(tile.top, tile.left) for plan in plans for tile in plan], dtype=np.int64).reshape(-1, 2)
         channels = np.array([shape[2] for shape in shapes], dtype=np.int64)[owner]
-        tiles = ImageSet(
+        tiles = images[owner].replace(
             pixels=TilePixels(_Whole(images.pixels), np.column_stack([owner, corners, channels]), side),
             ids=np.array([f"{images.ids[i]}@{y},{x}" for i, (y, x) in zip(owner, corners.tolist(), strict=True)]),
-            labels=images.labels[owner],
-            conditions={name: np.asarray(values)[owner] for name, values in images.conditions.items()},
-            name=images.name,
-            variant=images.variant,
+            splits=None,
+            masks=None,
+            rejected=(),
         )
         sizes = np.array([shape[:2] for shape in shapes], dtype=np.int64).reshape(-1, 2)
         return cls(tiles, owner, sizes, side, overlap)
@@ -72,25 +72,13 @@ class Tiles:
         """Puts the maps of image i together."""
         return TileMerger(int(self.sizes[i, 0]), int(self.sizes[i, 1]), self.side, self.overlap)
 
-    def positions(self, index: NDArray[Any]) -> Ints:
-        """The tiles of the images at `index`, ascending."""
-        return np.flatnonzero(np.isin(self.owner, index))
-
     def expand(self, expanded: Expanded) -> tuple[Expanded, Ints]:
         """The rows of the tiles of images with these rows, and which row (M',) of the image each one is."""
         starts = np.searchsorted(expanded.item, np.arange(len(self.sizes) + 1))
         counts = np.diff(starts)[self.owner]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        row = np.repeat(starts[self.owner], counts) + within
-        rows = Expanded(
-            c=expanded.c[row],
-            stratum=expanded.stratum[row],
-            item=np.repeat(np.arange(len(self.owner)), counts),
-            log_weight=expanded.log_weight[row],
-            known=expanded.known[self.owner],
-            label=[expanded.label[i] for i in row],
-        )
-        return rows, row
+        row = np.repeat(starts[self.owner], counts) + count_up(counts)
+        item, known = np.repeat(np.arange(len(self.owner)), counts), expanded.known[self.owner]
+        return replace(expanded.take(row), item=item, log_weight=expanded.log_weight[row], known=known), row
 
 
 def drawn(index: Ints, most: int, seed: int) -> Ints:
@@ -138,23 +126,16 @@ class TilePixels:
 
 
 class _Whole:
-    """Whole images, of which the last few that were decoded are kept."""
+    """Whole images, of which the last few that were decoded are kept; threads that want the same one decode it once."""
 
     def __init__(self, pixels: PixelSource) -> None:
         self.pixels = pixels
         self._lock = Lock()
-        self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._read = lru_cache(KEPT)(pixels.read)
 
     def read(self, i: int) -> np.ndarray:
-        if isinstance(self.pixels, ArrayPixels):
-            return self.pixels.read(i)
         with self._lock:
-            if i not in self._kept:
-                while len(self._kept) >= KEPT:
-                    self._kept.popitem(last=False)
-                self._kept[i] = self.pixels.read(i)
-            self._kept.move_to_end(i)
-            return self._kept[i]
+            return self._read(i)
 
 
 def _shape(images: ImageSet, i: int, side: int) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from knowngood.calibration import split_normals
 from knowngood.config import Settings, Shift, VAEOptions
-from knowngood.data.conditions import ConditionSchema, Encoded
+from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.data.factor_targets import Standardised, shown, targets
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.fit.inputs import fit_conditions, only
@@ -33,7 +33,7 @@ class Plan:
     settings: Settings
     schema: ConditionSchema
     normals: Items
-    encoded: Encoded
+    encoded: Expanded
     split: dict[str, np.ndarray]
     seed: int
     factors: np.ndarray | None = None
@@ -66,7 +66,7 @@ def make_plan(
     schema = fit_conditions(normals, settings, objective)
     factors = None if objective is None else targets(normals, objective.factors)
     normals, labelled = only(normals, schema), only(labelled, schema)
-    encoded = schema.encode(normals.conditions, len(normals))
+    encoded = schema.expand(normals.conditions, len(normals))
     conditional = objective is None or objective.conditional
     ignore = None
     if settings.data.ignore is not None:
@@ -103,7 +103,7 @@ def _shown(factors: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def _split(
-    normals: Items, encoded: Encoded, settings: Settings, seed: int, *, set_aside: bool
+    normals: Items, encoded: Expanded, settings: Settings, seed: int, *, set_aside: bool
 ) -> dict[str, np.ndarray]:
     options = settings.calibration
     sets_aside = set_aside and options.method == "split"
