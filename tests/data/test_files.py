@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from knowngood.data import Unreadable
-from knowngood.data.readers.files import read_header, read_image, read_mask, read_with_header
+from knowngood.data.readers.files import read_header, read_image, read_with_header
+from knowngood.data.readers.mask_file import read_mask
 
 
 def noise(*shape, dtype=np.uint8, seed=0):

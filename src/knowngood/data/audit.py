@@ -16,7 +16,8 @@ import numpy as np
 from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
-from knowngood.data.readers.files import read_mask, read_with_header
+from knowngood.data.readers.files import read_with_header
+from knowngood.data.readers.mask_file import read_masks
 from knowngood.errors import DataError
 
 FEW = 20
@@ -174,13 +175,13 @@ def _mixed(name: str, looks: Sequence[_Look]) -> list[Finding]:
     return findings
 
 
-def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[Path | None, ...] | None, list[Finding]]:
+def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[tuple[Path, ...] | None, ...] | None, list[Finding]]:
     """The masks, None for those that cannot be used, and what is wrong with them."""
     if images.masks is None:
         return None, []
     masks, findings = list(images.masks), []
-    for i, (path, look) in enumerate(zip(images.masks, looks, strict=True)):
-        fault = None if look.kind else _mask_fault(path, images.labels[i], look.shape[:2])
+    for i, (paths, look) in enumerate(zip(images.masks, looks, strict=True)):
+        fault = None if look.kind else _mask_fault(paths, images.labels[i], look.shape[:2])
         if fault is not None:
             kind, reason, severity = fault
             findings.append(Finding(str(images.ids[i]), kind, reason, severity))
@@ -189,22 +190,24 @@ def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[Path
     return tuple(masks), findings
 
 
-def _mask_fault(path: Path | None, label: float, size: tuple[int, ...]) -> tuple[str, str, Severity] | None:
-    """Kind, reason and severity of what is wrong with the mask of an image, if anything is."""
-    if path is None:
+def _mask_fault(
+    paths: tuple[Path, ...] | None, label: float, size: tuple[int, ...]
+) -> tuple[str, str, Severity] | None:
+    """Kind, reason and severity of what is wrong with the masks of an image, if anything is."""
+    if paths is None:
         return ("image-without-mask", "is anomalous, but has no mask", "note") if label == 1 else None
+    named = "its mask " + ", ".join(path.name for path in paths)
     try:
-        mask = read_mask(path)
+        mask = read_masks(paths)
     except Unreadable as error:
-        return "mask-unreadable", f"its mask {path.name} {error.reason}; it is ignored", "error"
+        kind = error.kind if error.kind == "mask-unclear" else "mask-unreadable"
+        return kind, f"its mask {error.path.name} {error.reason}; it is ignored", "error"
     if mask.shape != size:
-        reason = f"its mask {path.name} is {_by(mask.shape)}, the image {_by(size)}; it is ignored"
-        return "mask-wrong-size", reason, "error"
+        return "mask-wrong-size", f"{named} is {_by(mask.shape)}, the image {_by(size)}; it is ignored", "error"
     if label == 1 and not mask.any():
-        reason = f"is anomalous, but its mask {path.name} is empty; it does not count in pixel metrics"
-        return "mask-empty", reason, "warning"
+        return "mask-empty", f"is anomalous, but {named} is empty; it does not count in pixel metrics", "warning"
     if label == 0 and mask.any():
-        return "mask-on-normal", f"is normal, but its mask {path.name} is not empty", "warning"
+        return "mask-on-normal", f"is normal, but {named} is not empty", "warning"
     return None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from knowngood.data.findings import Finding
 from knowngood.data.itemset import ItemSet, numbered
 from knowngood.data.pixel_source import ArrayPixels, PixelSource
-from knowngood.data.readers.files import read_mask
+from knowngood.data.readers.mask_file import read_masks
 from knowngood.errors import DataError
 
 
@@ -23,7 +23,7 @@ class ImageSet(ItemSet):
     Attributes:
         pixels: gives image i as (H, W, C) in its native dtype.
         ids, labels, conditions, splits: see `ItemSet`. Ids are paths relative to the opened folder, or numbers.
-        masks: a path or None for each image, or None if the source has no masks.
+        masks: of each image its mask files, which are joined, or None; or None if the source has no masks.
         name: data set or folder name, or "array".
         variant: how this copy differs from the official data, or None.
         rejected: files set aside, and files noted, while opening.
@@ -34,7 +34,7 @@ class ImageSet(ItemSet):
     labels: np.ndarray
     conditions: dict[str, np.ndarray]
     splits: np.ndarray | None = None
-    masks: tuple[Path | None, ...] | None = None
+    masks: tuple[tuple[Path, ...] | None, ...] | None = None
     name: str = "array"
     variant: str | None = None
     rejected: tuple[Finding, ...] = ()
@@ -101,8 +101,8 @@ class ImageSet(ItemSet):
 
     def mask(self, i: int) -> np.ndarray | None:
         """Anomaly mask of image i, (H, W) bool, or None. See `read_mask` for which pixels count."""
-        path = None if self.masks is None else self.masks[i]
-        return None if path is None else read_mask(path)
+        paths = None if self.masks is None else self.masks[i]
+        return None if paths is None else read_masks(paths)
 
     def shapes(self) -> np.ndarray:
         """(N, 3) int64: height, width, channels, without decoding pixels."""

@@ -61,18 +61,6 @@ def read_with_header(path: Path) -> tuple[Header, np.ndarray]:
     return header, image
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """An anomaly mask: (H, W) bool.
-
-    A pixel counts from half of the dtype's range on (128 in 8-bit files, whose edges may be soft); if no value exceeds
-    1, from 1 on. Of several channels the largest decides.
-    """
-    image = read_image(path).max(axis=-1)
-    if image.dtype.kind == "f" or image.max(initial=0) <= 1:
-        return image >= (0.5 if image.dtype.kind == "f" else 1)
-    return image >= (int(np.iinfo(image.dtype).max) + 1) // 2
-
-
 def _read(path: Path, pixels: bool) -> tuple[Header, np.ndarray | None]:
     suffix = path.suffix.lower()
     try:

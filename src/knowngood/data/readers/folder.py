@@ -1,74 +1,75 @@
-"""Folders of images. The layout is recognised from the names of the sub-folders:
+"""Folders of images. The layout is recognised from the names of folders and files, see `layout` and `masks`:
 
 - MVTec: `train/good`, `test/<defect>`, `ground_truth/<defect>/<stem>_mask.png`. Label 0 for good, 1 for the rest.
 - splits: `train|val|test / <class> /…`. Split and class from the names.
-- classes: `<class>/…`. Class from the name, deeper folders belong to it.
+- products: `<product>/train/…`, `<product>/test/…`, with masks each. Condition column "product".
+- classes: `<class>/…`. Class from the name, deeper folders belong to it; but `<product>/good`, `<product>/bad`.
 - magnetic tile: `MT_<class>/Imgs/*.jpg` with masks `*.png` of the same stem beside them. Label 0 for MT_Free.
 - plain: images in the folder itself (or deeper without one of the above): no class, no label.
 
 The class is condition column "class". If the names of some classes are label words ("good", "NORMAL", "ok", …: see
-`parse_labels`), those are normal and every other class is anomalous; "unknown" and "unlabelled" stay unknown. Images
-are sorted by path. Names that begin with a dot and the folder __MACOSX are passed over.
+`parse_labels`), those are normal and every other class is anomalous; "unknown" and "unlabelled" stay unknown. Without
+such words, an image with a mask is anomalous unless the mask is empty. Images are sorted by path. Names that begin with
+a dot and the folder __MACOSX are passed over. Every other file is an image, a mask, or among `rejected`.
 """
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from knowngood.data.findings import Finding
+from knowngood.data.findings import Finding, Unreadable
 from knowngood.data.imageset import ImageSet
-from knowngood.data.labels import label_word
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import SUFFIXES, is_image, is_unread_image
+from knowngood.data.readers.layout import class_word, places
+from knowngood.data.readers.mask_file import read_masks
+from knowngood.data.readers.masks import match_masks
 from knowngood.errors import DataError
-
-_SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
-    "testing": "test",
-}  # fmt: skip
-_MASK_FOLDER = "ground_truth"
 
 
 def read_folder(folder: str | Path) -> ImageSet:
     """All images below a folder; ids are paths relative to it. See the module's page for the layouts.
 
     Raises:
-        DataError: no image in it.
+        DataError: no image in it, or its layout can be read in two ways.
     """
     root = Path(folder)
     files, rejected = _walk(root)
-    masks_found: dict[tuple[str, str], Path] = {}
-    parts = {path: path.relative_to(root).parts for path in files}
-    if any(p[:2] == ("train", "good") for p in parts.values()) or (root / _MASK_FOLDER).is_dir():
-        masks_found, files = _take_ground_truth(files, parts)
-    tile_masks, files = _take_tile_masks(files, parts)
-    if not files:
+    parts = [tuple(unicodedata.normalize("NFC", part) for part in path.relative_to(root).parts) for path in files]
+    pictures, masks_of, lonely = match_masks(parts, str(root))
+    found = places([parts[i] for i in pictures], str(root))
+    kept = [(i, place) for i, place in zip(pictures, found, strict=True) if place.aside is None]
+    asides = [(i, place.aside) for i, place in zip(pictures, found, strict=True) if place.aside is not None]
+    rejected += [Finding(identifier(files[i], root), "set-aside", why, "warning") for i, why in asides]
+    without = "is a mask by its name and folder, but no image has its name"
+    of_those = [mask for i, _ in asides for mask in masks_of.pop(i, [])]
+    rejected += [Finding(identifier(files[i], root), "mask-without-image", without, "warning") for i in lonely]
+    rejected += [
+        Finding(identifier(files[i], root), "set-aside", "is the mask of an image that is set aside", "warning")
+        for i in of_those
+    ]
+    if not kept:
         listed = f" ({len(rejected)} other files, such as {rejected[0].path_or_id})" if rejected else ""
         raise DataError(f"{root}: no images in it{listed}; expected files named {', '.join(sorted(SUFFIXES))}")
-
-    by_split = all(len(parts[path]) > 1 and parts[path][0].lower() in _SPLITS for path in files)
-    splits = np.array([_SPLITS[parts[path][0].lower()] for path in files]) if by_split else None
-    depth = 1 if by_split else 0
-    classes = [parts[path][depth] if len(parts[path]) > depth + 1 else None for path in files]
-    masks = [_mask_of(parts[path], classes[i], masks_found) or tile_masks.get(path) for i, path in enumerate(files)]
-    used = {mask for mask in masks if mask is not None}
-    rejected += [
-        Finding(identifier(mask, root), "mask-without-image", "is a mask, but no image has its stem", "warning")
-        for mask in (*masks_found.values(), *tile_masks.values())
-        if mask not in used
-    ]
+    images = [i for i, _ in kept]
+    masks = tuple(tuple(files[m] for m in masks_of[i]) if i in masks_of else None for i in images)
+    assert len(files) == len(images) + len(asides) + len(lonely) + len(of_those) + sum(map(len, masks_of.values()))
+    columns = {"product": [place.product for _, place in kept], "class": [place.name for _, place in kept]}
+    splits = [place.split for _, place in kept]
+    labels = _labels(columns["class"])
+    if not np.isfinite(labels).any():
+        labels = _by_mask(masks) if masks_of else labels
     return ImageSet(
-        pixels=FilePixels(tuple(files)),
-        ids=np.array([identifier(path, root) for path in files]),
-        labels=_labels_from_classes(classes),
-        conditions={"class": np.array(classes, dtype=object)} if any(classes) else {},
-        splits=splits,
-        masks=tuple(masks) if masks_found or tile_masks else None,
+        pixels=FilePixels(tuple(files[i] for i in images)),
+        ids=np.array([identifier(files[i], root) for i in images]),
+        labels=labels,
+        conditions={name: np.array(values, dtype=object) for name, values in columns.items() if any(values)},
+        splits=np.array(splits) if all(splits) else None,
+        masks=masks if masks_of or lonely else None,
         name=root.resolve().name,
         rejected=tuple(rejected),
     )
@@ -81,11 +82,18 @@ def identifier(path: Path, root: Path) -> str:
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
-    """Image files below the root, sorted by path, and a finding for every other file. Follows links, but no loop."""
+    """Image files below the root, sorted by path, and a finding for all else. Follows links, but no loop."""
     found: list[Path] = []
     rejected: list[Finding] = []
     visited: set[str] = set()
-    for base, folders, names in os.walk(root, followlinks=True):
+
+    def unlisted(error: OSError) -> None:
+        path, reason = Path(error.filename), f"cannot be listed ({error.strerror}); what lies in it is not read"
+        if path == root:
+            raise DataError(f"{root}: {reason}")
+        rejected.append(Finding(identifier(path, root), "unlisted", reason, "error"))
+
+    for base, folders, names in os.walk(root, onerror=unlisted, followlinks=True):
         real = os.path.realpath(base)
         if real in visited:
             folders.clear()
@@ -106,55 +114,24 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
     return sorted(found, key=lambda path: path.relative_to(root).parts), rejected
 
 
-def _stem(name: str) -> str:
-    """File name without suffix, in one Unicode form, so that names from different systems match."""
-    return unicodedata.normalize("NFC", Path(name).stem)
+def _labels(classes: list[str | None]) -> np.ndarray:
+    """(N,) labels from the names of classes."""
+    names = [name for name in dict.fromkeys(classes) if name is not None]
+    words = {name: class_word(name) for name in names}
+    if 0.0 not in words.values():  # "1_bad" and "ok parts" count where no name is a label as a whole
+        words = {name: class_word(name, parts=True) for name in names}
+    other = 1.0 if 0.0 in words.values() else np.nan
+    labels = {name: other if word is None else word for name, word in words.items()}
+    return np.array([np.nan if name is None else labels[name] for name in classes], dtype=np.float64)
 
 
-def _take_ground_truth(files: list[Path], parts: dict[Path, tuple[str, ...]]):
-    """Masks below ground_truth as (class, stem of the image) → path, and the files that are left."""
-    masks: dict[tuple[str, str], Path] = {}
-    left = []
-    for path in files:
-        if parts[path][0] == _MASK_FOLDER:
-            name = parts[path][1] if len(parts[path]) > 2 else ""
-            masks[name, _stem(path.name).removesuffix("_mask")] = path
-        else:
-            left.append(path)
-    return masks, left
-
-
-def _take_tile_masks(files: list[Path], parts: dict[Path, tuple[str, ...]]):
-    """Masks of the magnetic tile layout as image → mask, and the files that are left."""
-    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in files:
-        if path.parent.name == "Imgs" and parts[path][-3:-2] and parts[path][-3].startswith("MT_"):
-            groups[path.parent, _stem(path.name)].append(path)
-    masks: dict[Path, Path] = {}
-    for group in groups.values():
-        images = [path for path in group if path.suffix.lower() in (".jpg", ".jpeg")]
-        for mask in (path for path in group if path.suffix.lower() == ".png"):
-            masks[images[0] if images else mask] = mask
-    taken = set(masks.values())
-    return masks, [path for path in files if path not in taken]
-
-
-def _mask_of(parts: tuple[str, ...], name: str | None, masks: dict[tuple[str, str], Path]) -> Path | None:
-    """The MVTec mask of an image: same class folder, same stem; training images have none."""
-    if not masks or parts[0].lower() == "train":
-        return None
-    return masks.get((name or "", _stem(parts[-1])))
-
-
-def _labels_from_classes(classes: list[str | None]) -> np.ndarray:
-    words: dict[str | None, float | None] = {c: None if c is None else _class_word(c) for c in set(classes)}
-    if 0.0 in words.values():
-        words = {c: np.nan if c is None else 1.0 if word is None else word for c, word in words.items()}
-    return np.array([np.nan if words[c] is None else words[c] for c in classes], dtype=np.float64)
-
-
-def _class_word(name: str) -> float | None:
-    """As `label_word`, but a folder called "0" or "1" is a class, not a label, and MT_Free is normal."""
-    if name in ("0", "1"):
-        return None
-    return 0.0 if name == "MT_Free" else label_word(name)
+def _by_mask(masks: tuple[tuple[Path, ...] | None, ...]) -> np.ndarray:
+    """(N,) labels of images of which nothing else is known: a mask that is not empty shows an anomaly."""
+    labels = np.full(len(masks), np.nan)
+    for i, paths in enumerate(masks):
+        if paths is not None:
+            try:
+                labels[i] = float(read_masks(paths).any())
+            except Unreadable:  # named by the audit
+                labels[i] = 1.0
+    return labels

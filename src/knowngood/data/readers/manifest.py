@@ -108,15 +108,15 @@ def _refuse_repeats(ids: np.ndarray, rows: np.ndarray, path: Path) -> None:
         first[name] = row
 
 
-def _masks(cells: list[str | None], root: Path, ids: np.ndarray) -> tuple[tuple[Path | None, ...], list[Finding]]:
-    masks: list[Path | None] = []
+def _masks(cells: list[str | None], root: Path, ids: np.ndarray) -> tuple[tuple[tuple[Path, ...] | None, ...], list[Finding]]:
+    masks: list[tuple[Path, ...] | None] = []
     notes = []
     for cell, name in zip(cells, ids.tolist(), strict=True):
         path = None if cell is None else root / cell
         if path is not None and not path.is_file():
             notes.append(Finding(str(cell), "mask-missing", f"does not exist; it is the mask of {name}", "warning"))
             path = None
-        masks.append(path)
+        masks.append(None if path is None else (path,))
     return tuple(masks), notes
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
-from knowngood.data.readers.files import is_image, read_mask
+from knowngood.data.readers.files import is_image
+from knowngood.data.readers.mask_file import read_mask
 from knowngood.data.regions.polygons import Polygon, fill, read_polygons
 from knowngood.errors import ArtifactError, DataError
 

@@ -1,0 +1,123 @@
+"""Which files of a folder are anomaly masks, and of which picture. From names alone; never the mask of another picture.
+
+A mask lies in a folder named like one (`ground_truth`, `masks`, `GT`, …, in any case), at the place of its picture
+below it, or beside its picture with a suffix (`x_mask.png`, `x_GT.bmp`). Several masks of one picture are joined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from knowngood.data.readers.layout import SPLITS, Parts
+from knowngood.errors import DataError
+
+FOLDERS = frozenset(
+    {"ground_truth", "groundtruth", "gt", "mask", "masks", "label_masks", "segmentation", "segmentations"}
+)
+SUFFIX = re.compile(r"[_\-. ](mask|gt|ground_?truth)$", re.IGNORECASE)
+
+
+def match_masks(paths: Sequence[Parts], root: str) -> tuple[list[int], dict[int, list[int]], list[int]]:
+    """Sort files into pictures and masks.
+
+    Args:
+        paths: of image files, relative to the root, in one Unicode form.
+        root: for messages.
+
+    Returns:
+        The pictures; the masks of each picture that has any; and masks of which there is no picture. Positions in
+        `paths`.
+
+    Raises:
+        DataError: a mask may belong to several pictures.
+    """
+    at = [_mask_folder(path, paths) for path in paths]
+    beside = _beside(paths, at) | _tiles(paths)
+    pictures = [i for i in range(len(paths)) if at[i] is None and i not in beside]
+    by_stem: dict[str, list[int]] = defaultdict(list)
+    for i in pictures:
+        by_stem[stem(paths[i][-1])].append(i)
+    masks: dict[int, list[int]] = defaultdict(list)
+    lonely = []
+    for i, path in enumerate(paths):
+        if i in beside:
+            owner = beside[i]
+        elif at[i] is not None:
+            owner = _owner(path, at[i], paths, by_stem, root)
+        else:
+            continue
+        if owner is None:
+            lonely.append(i)
+        else:
+            masks[owner].append(i)
+    return pictures, dict(masks), lonely
+
+
+def stem(name: str) -> str:
+    """File name without suffix."""
+    return PurePath(name).stem
+
+
+def _mask_folder(path: Parts, paths: Sequence[Parts]) -> int | None:
+    """Which folder of a path is one of masks.
+
+    A folder that holds the splits `train` and `test`, and has none beside it, is a product that is called so.
+    """
+    for k, name in enumerate(path[:-1]):
+        if re.sub(r"[\- ]", "_", name.lower()) in FOLDERS:
+            return None if _is_product(path[: k + 1], paths) else k
+    return None
+
+
+def _is_product(folder: Parts, paths: Sequence[Parts]) -> bool:
+    def splits(above: Parts) -> set[str]:
+        k = len(above)
+        return {SPLITS.get(p[k].lower(), "") for p in paths if p[:k] == above and len(p) > k + 1}
+
+    return {"train", "test"} <= splits(folder) and not {"train", "test"} <= splits(folder[:-1])
+
+
+def _beside(paths: Sequence[Parts], at: list[int | None]) -> dict[int, int | None]:
+    """Masks that lie beside pictures, with their picture; where one has a picture, all files named so are masks."""
+    known = {(path[:-1], stem(path[-1])): i for i, path in enumerate(paths) if at[i] is None}
+    named = {i: SUFFIX.sub("", stem(path[-1])) for i, path in enumerate(paths) if at[i] is None}
+    named = {i: short for i, short in named.items() if short and short != stem(paths[i][-1])}
+    found = {i: known.get((paths[i][:-1], short)) for i, short in named.items()}
+    return found if any(owner is not None for owner in found.values()) else {}
+
+
+def _tiles(paths: Sequence[Parts]) -> dict[int, int | None]:
+    """Masks of the magnetic tiles: `MT_<class>/Imgs/x.png` beside `x.jpg`."""
+    folders: dict[tuple[Parts, str], dict[str, int]] = defaultdict(dict)
+    for i, path in enumerate(paths):
+        if len(path) > 2 and path[-2] == "Imgs" and path[-3].startswith("MT_"):
+            folders[path[:-1], stem(path[-1])][PurePath(path[-1]).suffix.lower()] = i
+    return {files[".png"]: files.get(".jpg", files.get(".jpeg")) for files in folders.values() if ".png" in files}
+
+
+def _owner(path: Parts, k: int, paths: Sequence[Parts], by_stem: dict[str, list[int]], root: str) -> int | None:
+    """The picture of a mask in the mask folder path[k]: same place below it, same stem."""
+    above, inner, name = path[:k], path[k + 1 : -1], SUFFIX.sub("", stem(path[-1]))
+
+    def those(inner: Parts, name: str) -> list[int]:
+        """Pictures of this name whose folders below `above` end like those of the mask."""
+        found = []
+        for i in by_stem.get(name, []):
+            folders = paths[i][:-1]
+            if folders[:k] == above and folders[max(k, len(folders) - len(inner)) :] == inner:
+                found.append(i)
+        return found
+
+    found = those(inner, name) or (those(inner[:-1], inner[-1]) if inner else [])
+    tested = [i for i in found if not any(SPLITS.get(f.lower()) == "train" for f in paths[i][:-1])]
+    found = tested if len(tested) == 1 else found  # training images are normal
+    if len(found) > 1:
+        first, second = ("/".join(paths[i]) for i in found[:2])
+        raise DataError(
+            f"{root}: the mask {'/'.join(path)} may belong to {first} or to {second}; put it into a folder of the "
+            "same name as its picture's, or name it in the column mask of a .csv manifest"
+        )
+    return found[0] if found else None
