@@ -11,7 +11,7 @@ from PIL import Image
 
 from knowngood.data import Unreadable
 from knowngood.data.readers.files import read_header, read_image, read_with_header
-from knowngood.data.readers.mask_file import read_mask
+from knowngood.data.readers.mask_file import read_mask, read_masks
 
 
 def noise(*shape, dtype=np.uint8, seed=0):
@@ -346,9 +346,17 @@ def test_dicom_with_frames_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 127, 128, 255], [0, 0, 1, 1]), ([0, 1, 1, 0], [0, 1, 1, 0]), ([0, 0, 0, 0], [0, 0, 0, 0])],
+    [
+        ([0, 127, 128, 255, 255, 255], [0, 0, 1, 1, 1, 1]),
+        ([0, 1, 1, 0], [0, 1, 1, 0]),
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+        ([0, 1, 2, 3], [0, 1, 1, 1]),
+        ([0, 2, 0, 2], [0, 1, 0, 1]),
+        ([0, 100, 100, 0], [0, 1, 1, 0]),
+        ([255, 255, 255, 255], [1, 1, 1, 1]),
+    ],
 )
-def test_a_mask_pixel_counts_from_half_the_range_or_from_1(tmp_path, values, expected):
+def test_a_mask_pixel_counts_if_it_is_not_0_or_of_many_shades_from_half_the_largest(tmp_path, values, expected):
     Image.fromarray(np.array([values], dtype=np.uint8)).save(tmp_path / "m.png")
     mask = read_mask(tmp_path / "m.png")
     assert mask.dtype == bool
@@ -358,3 +366,42 @@ def test_a_mask_pixel_counts_from_half_the_range_or_from_1(tmp_path, values, exp
 def test_colour_masks_count_where_any_channel_does(tmp_path):
     Image.fromarray(np.array([[[0, 0, 0], [255, 0, 0]]], dtype=np.uint8)).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png").tolist() == [[False, True]]
+
+
+def test_deep_masks_with_the_values_of_8_bits_count(tmp_path):
+    Image.fromarray(np.array([[0, 255]], dtype=np.uint16)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[False, True]]
+
+
+def test_masks_painted_in_dark_colours_or_a_palette_count(tmp_path):
+    colours = np.array([[[0, 0, 0], [128, 0, 0], [0, 64, 0], [64, 0, 64], [0, 0, 192]]], dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "rgb.png")
+    assert read_mask(tmp_path / "rgb.png").tolist() == [[False, True, True, True, True]]
+    palette = Image.fromarray(np.array([[0, 1, 2, 3]], dtype=np.uint8), mode="P")
+    palette.putpalette([0, 0, 0, 128, 0, 0, 0, 64, 0, 64, 64, 0])
+    palette.save(tmp_path / "p.png")
+    assert read_mask(tmp_path / "p.png").tolist() == [[False, True, True, True]]
+
+
+def test_a_mask_of_one_colour_marks_where_it_is_opaque(tmp_path):
+    white = np.full((1, 3, 4), 255, dtype=np.uint8)
+    white[0, 1:, 3] = 0
+    Image.fromarray(white).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[True, False, False]]
+
+
+@pytest.mark.parametrize("values", [[1, 2, 1, 2], [100, 100, 100, 100], [*range(0, 250, 5)]])
+def test_a_mask_that_does_not_say_what_is_marked_is_refused_by_name(tmp_path, values):
+    Image.fromarray(np.array([values], dtype=np.uint8)).save(tmp_path / "heat.png")
+    with pytest.raises(Unreadable, match=r"heat\.png: has .*does not say what is marked") as caught:
+        read_mask(tmp_path / "heat.png")
+    assert caught.value.kind == "mask-unclear"
+
+
+def test_several_masks_of_an_image_are_joined_and_have_one_size(tmp_path):
+    for name, values in (("a.png", [0, 255, 0]), ("b.png", [0, 0, 255]), ("c.png", [255])):
+        Image.fromarray(np.array([values], dtype=np.uint8)).save(tmp_path / name)
+    paths = tuple(tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    assert read_masks(paths[:2]).tolist() == [[False, True, True]]
+    with pytest.raises(Unreadable, match=r"c\.png"):
+        read_masks(paths)

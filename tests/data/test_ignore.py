@@ -286,7 +286,7 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         "nested.yaml": "expected a mask or polygons, got a mapping of 'b'",
         "empty.yaml": "the mapping is empty",
         "text.yaml": "nothing is neither a mask image nor polygons",
-        "dark.png": "dark.png: the mask marks nothing",
+        "dark.png": "dark.png: has no pixel of value 0",
         "none.json": "ignore: .*none.json does not exist; expected a mask image",
         "none.png": "ignore: .*none.png does not exist; expected a mask image",
         "list.txt": "neither a mask image nor polygons",

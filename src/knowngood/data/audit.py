@@ -175,7 +175,9 @@ def _mixed(name: str, looks: Sequence[_Look]) -> list[Finding]:
     return findings
 
 
-def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[tuple[Path, ...] | None, ...] | None, list[Finding]]:
+def _checked_masks(
+    images: ImageSet, looks: Sequence[_Look]
+) -> tuple[tuple[tuple[Path, ...] | None, ...] | None, list[Finding]]:
     """The masks, None for those that cannot be used, and what is wrong with them."""
     if images.masks is None:
         return None, []

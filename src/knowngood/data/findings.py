@@ -11,7 +11,9 @@ from knowngood.errors import DataError
 Severity = Literal["error", "warning", "note"]
 
 # Kinds of findings that mean an item cannot be used at all.
-UNUSABLE = frozenset({"zero-byte", "truncated", "not-an-image", "unsupported", "unreadable", "missing", "non-finite"})
+UNUSABLE = frozenset(
+    {"zero-byte", "truncated", "not-an-image", "unsupported", "unreadable", "missing", "non-finite", "unlisted"}
+)
 
 
 @dataclass(frozen=True)

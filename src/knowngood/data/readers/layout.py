@@ -1,7 +1,7 @@
 """What the folders of a data set say: split, product and class of every image, from its path alone.
 
-A layout is recognised from the names of folders, whatever lies beside them; what does not belong to it is set aside with
-a reason. Where the names allow two readings, both are shown and nothing is read.
+A layout is recognised from the names of folders, whatever lies beside them; what does not belong to it is set aside
+with a reason. Where the names allow two readings, both are shown and nothing is read.
 """
 
 from __future__ import annotations
@@ -88,24 +88,28 @@ def _by_split(paths: Sequence[Parts]) -> list[Place]:
     names = _named({path[0] for path in paths if _split_of(path)})
     rows = [i for i, path in enumerate(paths) if _split_of(path)]
     found = [Place(aside=f"lies beside the splits {names}, in none of them")] * len(paths)
-    for i, place in zip(rows, _by_class([paths[i][1:] for i in rows]), strict=True):
-        found[i] = place._replace(split=_split_of(paths[i]))
+    splits = [_split_of(paths[i]) for i in rows]
+    for i, split, place in zip(rows, splits, _by_class([paths[i][1:] for i in rows], splits), strict=True):
+        found[i] = place._replace(split=split)
     return found
 
 
-def _by_class(paths: Sequence[Parts]) -> list[Place]:
-    """Places where folders are classes, perhaps of several products."""
+def _by_class(paths: Sequence[Parts], splits: Sequence[str | None] | None = None) -> list[Place]:
+    """Places where folders are classes, perhaps of several products; a split may have no classes."""
+    splits = [None] * len(paths) if splits is None else splits
     levels = range(max((len(path) - 1 for path in paths), default=0))
     level = next((k for k in levels if any(_says_label(path[k]) for path in paths if len(path) > k + 1)), 0)
     above = {path[:level] for path in paths if len(path) > level + 1}
     folders = {path[level] for path in paths if len(path) > level + 1}
-    normals = any(class_word(name) == 0 for name in folders)
+    labelled = {
+        split for path, split in zip(paths, splits, strict=True) if len(path) > level + 1 and _says_label(path[level])
+    }
     found = []
-    for path in paths:
+    for path, split in zip(paths, splits, strict=True):
         name = path[level] if len(path) > level + 1 else None
         product = "/".join(path[:level]) if len(above) > 1 and name is not None else None
         aside = None
-        if name is None and normals:
+        if name is None and split in labelled:
             aside = "lies beside the folders of normal and anomalous images, in none of them"
         elif name is not None and name.lower() in NOT_DATA and len(folders) > 1:
             aside = f"is in a folder '{name}', which holds no images of the data set by its name"
@@ -130,8 +134,8 @@ def _is_split(paths: Sequence[Parts], root: str) -> bool:
     raise DataError(
         f"{root} can be read in two ways, so it was not read. (1) {one}/ is the split '{SPLITS[one.lower()]}', and "
         f"{beside} beside it no part of the data. (2) {one}/ is a class as {beside} may be. "
-        f"For the first open {root}/{one}, or move the rest away; for the second rename {one}/, or give a .csv manifest "
-        "with the columns path and class"
+        f"For the first open {root}/{one}, or move the rest away; for the second rename {one}/, or give a .csv "
+        "manifest with the columns path and class"
     )
 
 

@@ -108,7 +108,9 @@ def _refuse_repeats(ids: np.ndarray, rows: np.ndarray, path: Path) -> None:
         first[name] = row
 
 
-def _masks(cells: list[str | None], root: Path, ids: np.ndarray) -> tuple[tuple[tuple[Path, ...] | None, ...], list[Finding]]:
+def _masks(
+    cells: list[str | None], root: Path, ids: np.ndarray
+) -> tuple[tuple[tuple[Path, ...] | None, ...], list[Finding]]:
     masks: list[tuple[Path, ...] | None] = []
     notes = []
     for cell, name in zip(cells, ids.tolist(), strict=True):
