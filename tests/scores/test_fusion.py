@@ -24,8 +24,8 @@ from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import Score
 from knowngood.scores.cells import Cells
+from knowngood.scores.fusion import evenly
 from knowngood.scores.marginal import Rows
-from knowngood.scores.normals import evenly
 from score_models import IMAGE, TABLE, batches, items, small_model
 
 TWO = Fusion(scores=(Elbo(), PriorDistance()))

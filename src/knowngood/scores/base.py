@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from knowngood.config import Options
-from knowngood.models.base import Batch, Model
+from knowngood.models.base import Batch, Condition, Model
 from knowngood.models.distributions import wide
 from knowngood.scores.cells import Cells
 from knowngood.scores.marginal import Floats, Rows, soft
@@ -41,6 +41,8 @@ class Score:
     has_map = False
     is_likelihood = False
     marginalises = False
+
+    options: Any
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -74,14 +76,7 @@ class Score:
         return soft(rows.values, rows.item, rows.log_weight)
 
     def score(
-        self,
-        model: Model,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         """Score x (B, *shape), scaled, under conditions c (B, W) in strata (B,)."""
         raise NotImplementedError
@@ -89,12 +84,13 @@ class Score:
 
 def item_sum(t: Tensor) -> Tensor:
     """(B, …) → (B,) float64: all values of an item added up."""
-    t = t.flatten(1)
-    return wide(t).sum(1) if t.device.type == "mps" else t.sum(1, dtype=torch.float64)
+    return _wide_sum(t.flatten(1))
 
 
 def pixel_sum(t: Tensor) -> Tensor | None:
     """(B, C, H, W) → (B, H, W) float64: channels added up; None for tables (B, F)."""
-    if t.ndim != 4:
-        return None
+    return _wide_sum(t) if t.ndim == 4 else None
+
+
+def _wide_sum(t: Tensor) -> Tensor:
     return wide(t).sum(1) if t.device.type == "mps" else t.sum(1, dtype=torch.float64)

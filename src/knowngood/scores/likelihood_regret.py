@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from knowngood.config import LikelihoodRegret
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import ScoreResult, State, item_sum
+from knowngood.scores.base import Condition, ScoreResult, State, item_sum
 from knowngood.scores.elbo import AT_ONCE_ACCELERATOR, AT_ONCE_CPU, DrawnScore, decoded
 from knowngood.scores.lbfgs import maximise, within
 
@@ -41,30 +40,17 @@ class LikelihoodRegretScore(DrawnScore):
     their difference. It has no map, and it is no likelihood.
     """
 
-    def __init__(self, options: LikelihoodRegret) -> None:
-        super().__init__(options)
-        self.steps = options.steps
-
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         at_once = AT_ONCE_CPU if x.device.type == "cpu" else AT_ONCE_ACCELERATOR
-        size = max(1, at_once // (self.samples * x[:1].numel()))
-        found = []
-        for i in range(0, len(x), size):
-            some = slice(i, i + size)
-            found.append(self._best(model, state["noise"], x[some], None if c is None else c[some]))
+        size = max(1, at_once // (self.options.samples * x[:1].numel()))
+        parts = x.split(size), [None] * len(x) if c is None else c.split(size)
+        found = [self._best(model, state["noise"], *part) for part in zip(*parts, strict=False)]
         first, best = (torch.cat(column) for column in zip(*found, strict=True))
         return ScoreResult(best - first, None, {"regret_amortised": -first, "regret_optimised": -best})
 
-    def _best(self, model: ConditionalVAE, noise: Tensor, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _best(self, model: ConditionalVAE, noise: Tensor, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
         """ELBO (B,) under the encoder's posterior, and the best that was found."""
         encoded = model.encode(x, c)
         prior = model.prior(c, like=encoded.mean)
@@ -82,13 +68,13 @@ class LikelihoodRegretScore(DrawnScore):
 
         # Common draws come in twos with opposite signs, so every other one has new ones.
         signs = noise[::2].sign()
-        reached, narrower = climbed(torch.arange(len(x), device=x.device), signs, self.steps, spread=False)
+        reached, narrower = climbed(torch.arange(len(x), device=x.device), signs, self.options.steps, spread=False)
         up = reached > best
         best = torch.where(up, reached, best)
         hard = (~up.to(narrower.device) | (narrower > NARROW)).nonzero()[:, 0]
         if len(hard):
             signs = torch.cat((signs, signs.roll(1, dims=1)))
-            reached, _ = climbed(hard, signs, 2 * self.steps, spread=True)
+            reached, _ = climbed(hard, signs, 2 * self.options.steps, spread=True)
             hard = hard.to(best.device)
             best = best.index_copy(0, hard, torch.where(reached > best[hard], reached, best[hard]))
         return known, best
@@ -101,7 +87,7 @@ def fitted(
     signs: Tensor,
     steps: int,
     x: Tensor,
-    c: Tensor | None,
+    c: Condition,
     *,
     spread: bool = False,
 ) -> tuple[DiagonalGaussian, Tensor]:
@@ -146,7 +132,7 @@ def fitted(
     return DiagonalGaussian(start.mean + unit * u, -precision.log()), narrower
 
 
-def log_likelihood(model: ConditionalVAE, z: Tensor, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+def log_likelihood(model: ConditionalVAE, z: Tensor, x: Tensor, c: Condition) -> tuple[Tensor, Tensor]:
     """log p(x|z,c) in nats, (B,) float64, and its gradient by z, (B, D)."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -155,14 +141,14 @@ def log_likelihood(model: ConditionalVAE, z: Tensor, x: Tensor, c: Tensor | None
 
 
 def elbo(
-    model: ConditionalVAE, q: DiagonalGaussian, prior: DiagonalGaussian, noise: Tensor, x: Tensor, c: Tensor | None
+    model: ConditionalVAE, q: DiagonalGaussian, prior: DiagonalGaussian, noise: Tensor, x: Tensor, c: Condition
 ) -> Tensor:
     """L⁻¹ Σ_l log p(x|μ + σ·ε_l, c) − KL(q ‖ r) in nats, (B,) float64, for draws ε (L, D)."""
     log_p = [item_sum(model.likelihood.log_prob(rows, params)) for _, rows, params in decoded(model, q, noise, x, c)]
     return torch.cat(log_p).unflatten(0, (len(noise), len(x))).mean(0) - item_sum(q.kl(prior))
 
 
-def elbo_of_prior(model: ConditionalVAE, noise: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
+def elbo_of_prior(model: ConditionalVAE, noise: Tensor, x: Tensor, c: Condition) -> Tensor:
     """The same for q = r, whose KL is 0. All items of a condition share their z, which are decoded once."""
     kinds, kind = None, torch.zeros(len(x), dtype=torch.long, device=x.device)
     if c is not None:

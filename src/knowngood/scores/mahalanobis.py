@@ -9,12 +9,11 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from knowngood.config import Mahalanobis
 from knowngood.errors import DataError
 from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, wide
-from knowngood.scores.codes import Of, check_codes, codes
+from knowngood.scores.base import Condition, Score, ScoreResult, State, wide
+from knowngood.scores.codes import check_codes, codes
 
 FEWEST = 10  # codes for a stratum to have a mean of its own
 RIDGE = 1e-6  # of the mean variance: latent dimensions that no item uses must not amplify rounding
@@ -35,24 +34,19 @@ class MahalanobisScore(Score):
     compare, and it is d²_c.
     """
 
-    def __init__(self, options: Mahalanobis) -> None:
-        super().__init__(options)
-        self.of: Of = options.of
-        self.relative = options.relative
-
     def check(self, model: ConditionalVAE) -> None:
-        check_codes(model, self.of, self.options.name)
+        check_codes(model, self.options.of, self.options.name)
 
-    def codes(self, model: ConditionalVAE, x: Tensor, c: Tensor | None) -> Tensor:
+    def codes(self, model: ConditionalVAE, x: Tensor, c: Condition) -> Tensor:
         """v of items x (B, *shape): (B, D) float64.
 
         The encoder runs in float64. Codes may vary by a hundredth of their size or less, and their rounding in float32,
         which depends on the batch, is divided by that.
         """
-        if self.of != "latent":
-            return wide(codes(model, x, c, self.of))
+        if self.options.of != "latent":
+            return wide(codes(model, x, c, self.options.of))
         x, c = wide(x), None if c is None else wide(c)
-        return codes(copy.deepcopy(model).to(x.device, torch.float64), x, c, self.of)
+        return codes(copy.deepcopy(model).to(x.device, torch.float64), x, c, "latent")
 
     @torch.no_grad()
     def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
@@ -73,14 +67,7 @@ class MahalanobisScore(Score):
         return {"mean": mean, "cholesky": cholesky, "own": counts >= FEWEST}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         code = self.codes(model, x, c)
         mean, cholesky, own = (state[name].to(code.device) for name in ("mean", "cholesky", "own"))
@@ -88,7 +75,7 @@ class MahalanobisScore(Score):
         stratum = stratum.to(code.device)
         stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)
         values = torch.empty(len(code), dtype=torch.float64, device=code.device)
-        relative = self.relative and int(own.sum()) > 1
+        relative = self.options.relative and int(own.sum()) > 1
         for s in stratum.unique().tolist():
             rows = stratum == s
             to = [s] if own[s] or not relative else own.nonzero()[:, 0].tolist()

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from knowngood.config import Elbo, Restoration
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum, wide
-from knowngood.scores.elbo import ElboScore
+from knowngood.scores.base import Condition, ScoreResult, State, item_sum, pixel_sum, wide
+from knowngood.scores.elbo import DrawnScore
 
 FIRST_MOVE = 0.1  # of the pixel that moves most, on the range 0…1
 LONGER, SHORTER = 1.5, 0.5  # the step after one that lowered the objective, and after one that did not
@@ -24,7 +23,7 @@ SMALLEST = 1e-6
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class RestorationScore(Score):
+class RestorationScore(DrawnScore):
     """Σ |x − x̂| for x̂ = argmin −ELBO(x̂|c) + λ·TV(x̂ − x), found from x̂ = x; the map is |x − x̂|, channels added up.
 
     Chen, You, Tezcan and Konukoglu 2020, arXiv:2005.00031: the most probable normal image, given that it differs from
@@ -40,11 +39,6 @@ class RestorationScore(Score):
     """
 
     has_map = True
-
-    def __init__(self, options: Restoration) -> None:
-        super().__init__(options)
-        self.weight, self.steps = options.weight, options.steps
-        self.elbo: ElboScore = Elbo(samples=options.samples).build()
 
     def check(self, model: ConditionalVAE) -> None:
         if len(model.shape) != 3:
@@ -63,17 +57,10 @@ class RestorationScore(Score):
         if not n:
             raise DataError("score 'restoration' takes its scale from normals; no normals were given")
         residual = torch.tensor(squares / n, dtype=torch.float64).sqrt().clamp_min(SMALLEST)
-        return {"residual": residual, **self.elbo.fit(model, ())}
+        return {"residual": residual, **super().fit(model, ())}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         exact_x, exact_c = wide(x), None if c is None else wide(c)
         exact = copy.deepcopy(model).to(exact_x.device, torch.float64).requires_grad_(False)
@@ -81,11 +68,11 @@ class RestorationScore(Score):
         def cost(restored: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 leaf = restored.detach().requires_grad_()
-                values = self.elbo.score(exact, state, leaf, exact_c, stratum).values
+                values = self.negative_elbo(exact, state, leaf, exact_c).values
                 (gradient,) = torch.autograd.grad(values.sum(), leaf)
             return values.detach(), gradient
 
-        restored, _ = restore(cost, exact_x, self.weight / float(state["residual"]), self.steps)
+        restored, _ = restore(cost, exact_x, self.options.weight / float(state["residual"]), self.options.steps)
         change = (exact_x - restored).abs()
         return ScoreResult(item_sum(change), pixel_sum(change) if want_map else None, {})
 

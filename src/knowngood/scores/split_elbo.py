@@ -9,7 +9,7 @@ from torch import Tensor
 from knowngood.errors import SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum
+from knowngood.scores.base import Condition, Score, ScoreResult, State, item_sum, pixel_sum
 
 
 class SplitElboScore(Score):
@@ -39,14 +39,7 @@ class SplitElboScore(Score):
         return {}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         posterior = model.encode(x, c)
         kl = posterior.kl(model.prior(c, like=posterior.mean))  # (B, D)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from knowngood.config import Options
 from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.vae import ConditionalVAE
@@ -76,9 +77,11 @@ class Objective(nn.Module):
     labelled_share = 1.0
     score = "elbo"
     learns_from_anomalies = False
+    options: Any
 
-    def __init__(self) -> None:
+    def __init__(self, options: Options | None = None) -> None:
         super().__init__()
+        self.options = options
         self.augmentation: Augmentation | None = None
         self.penalties = nn.ModuleList()
 
@@ -151,18 +154,6 @@ def stopped_reconstruction(model: ConditionalVAE, batch: Batch, z: Tensor) -> Te
 
     What a batch norm of the decoder has gathered stays as it is, too.
     """
-    constants = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
-    constants |= {f"model.{name}": buffer.clone() for name, buffer in model.named_buffers()}
-    log_p = torch.func.functional_call(_LogLikelihood(model), constants, (batch, z))
-    return -log_p.flatten(1).sum(1)
-
-
-class _LogLikelihood(nn.Module):
-    """log p(x|z,c) as one call, so that `functional_call` can hold all parameters fixed."""
-
-    def __init__(self, model: ConditionalVAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, z: Tensor) -> Tensor:
-        return self.model.likelihood.log_prob(batch.x, self.model.decode(z, batch.c))
+    constants = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    constants |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return -torch.func.functional_call(model, constants, (batch.x, z, batch.c)).flatten(1).sum(1)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from knowngood.config import CorEx
-from knowngood.models.base import Batch
-from knowngood.models.objectives.base import Context, Objective, elbo_terms
-from knowngood.models.vae import ConditionalVAE
+from knowngood.models.objectives.vae import VAEObjective
 
 
-class CorExObjective(Objective):
+class CorExObjective(VAEObjective):
     """−E log q(x|z) + Σ_j KL(p(z_j|x) ‖ r_j(z_j)), with a factorised q(x|z).
 
     Σ_i H(x_i) minus this loss is a lower bound on TC(x), and on the part of it that z explains, whatever r is (Gao et
@@ -19,13 +14,4 @@ class CorExObjective(Objective):
     marginals that were learned; with `prior="standard"` it is the VAE.
     """
 
-    conditional = False
     prior = "learned"
-
-    def __init__(self, options: CorEx) -> None:
-        super().__init__()
-
-    def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        elbo = elbo_terms(model, batch, ctx)
-        loss = (elbo.reconstruction + elbo.kl).mean()
-        return {"model": loss}, {"reconstruction": elbo.reconstruction, "kl": elbo.kl}

@@ -61,15 +61,12 @@ class Discriminator(nn.Module):
             h = F.leaky_relu(output, SLOPE)
         return output.squeeze(1)
 
-    def loss(self, joint: Tensor, product: Tensor) -> Tensor:
-        """Cross-entropy of `joint` against `product`, a scalar; log 2 for one that cannot separate them.
-
-        No gradient reaches either of the two.
-        """
-        return self.odds_and_loss(joint, product)[1]
-
     def odds_and_loss(self, joint: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-        """Log odds of `joint`, (B,), with gradient for `joint` and none for the discriminator; and `loss`."""
+        """Log odds of `joint`, (B,), with gradient for `joint` and none for the discriminator; and its own loss.
+
+        That is the cross-entropy of `joint` against `product`, a scalar, without gradient for either of the two; log 2
+        for a discriminator that cannot separate them.
+        """
         for_joint, for_weights = self._both_ways(joint) if torch.is_grad_enabled() else 2 * (self(joint),)
         right = F.softplus(-for_weights) + F.softplus(self(product.detach()))
         return for_joint, 0.5 * right.mean()

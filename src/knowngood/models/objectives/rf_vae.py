@@ -7,7 +7,6 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowngood.config import RFVAE
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import Context, elbo_terms
 from knowngood.models.objectives.factor_vae import FactorVAEObjective
@@ -29,10 +28,6 @@ class RFVAEObjective(FactorVAEObjective):
     """
 
     raw_relevance: nn.Parameter  # (D,), made by `prepare`
-
-    def __init__(self, options: RFVAE) -> None:
-        super().__init__(options)
-        self.options = options
 
     def prepare(self, model: ConditionalVAE) -> None:
         super().prepare(model)
@@ -66,7 +61,7 @@ class RFVAEObjective(FactorVAEObjective):
         tc, against = self.discriminator.odds_and_loss(r * elbo.z, r * self.product_draw(model, ctx))
         relevant, entropy = r.sum(), binary_entropy(logits).sum()
         grown = max(0.0, done - given.entropy_from) / (1 - given.entropy_from)
-        loss = (elbo.reconstruction + weighted + self.gamma * tc).mean()
+        loss = (elbo.reconstruction + weighted + given.gamma * tc).mean()
         loss = loss + given.eta_s * relevant + given.eta_h * grown * entropy
         terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl, "weighted_kl": weighted, "tc": tc}
         terms |= {"relevant": relevant.expand(len(kl)), "relevance_entropy": entropy.expand(len(kl))}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowngood.config import TCVAE
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import Context, Objective, elbo_terms
 from knowngood.models.objectives.densities import aggregate_posterior
@@ -24,10 +23,6 @@ class TCVAEObjective(Objective):
     """
 
     conditional = False
-
-    def __init__(self, options: TCVAE) -> None:
-        super().__init__()
-        self.options = options
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo, given = elbo_terms(model, batch, ctx), self.options

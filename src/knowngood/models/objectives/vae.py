@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from knowngood.config import Options
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import Context, Objective, elbo_terms
 from knowngood.models.vae import ConditionalVAE
@@ -14,9 +13,6 @@ class VAEObjective(Objective):
     """−E log p(x|z) + KL(q(z|x) ‖ r(z)): minus the variational lower bound of arXiv:1312.6114."""
 
     conditional = False
-
-    def __init__(self, options: Options) -> None:
-        super().__init__()
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo = elbo_terms(model, batch, ctx)
