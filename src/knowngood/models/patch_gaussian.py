@@ -1,8 +1,8 @@
 """A Gaussian of the features at every location of a grid, for each combination of categorical conditions.
 
 PaDiM (arXiv:2011.08785) with three additions: covariances are shrunk towards the mean covariance of all locations; a
-location is judged given the context of its image, a few numbers that say how the image as a whole differs; and a coarse grid of the same kind sees the image
-as a whole.
+location is judged given the context of its image, a few numbers that say how the image as a whole differs from other
+normal ones; and a coarse grid of the same kind sees the image as a whole.
 """
 
 from __future__ import annotations

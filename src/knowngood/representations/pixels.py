@@ -183,13 +183,10 @@ class Pixels(Fitted):
                 planes = planes.round().clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
             planes = planes.astype(dtype, copy=False)
         if self.crop:
-            top, left = _margins(self.size, self.crop)
-            planes = planes[:, :, top : top + self.crop[0], left : left + self.crop[1]]
+            planes = planes[_middle(self.size, self.crop)]
         if self.pad:
-            inner = self.crop or self.size
-            top, left = _margins(self.pad, inner)
             padded = np.zeros((*planes.shape[:2], *self.pad), dtype=dtype)
-            padded[:, :, top : top + inner[0], left : left + inner[1]] = planes
+            padded[_middle(self.pad, self.crop or self.size)] = planes
             planes = padded
         return np.ascontiguousarray(planes)
 
@@ -257,21 +254,25 @@ class Pixels(Fitted):
         """
         if map.shape[-2:] != self.shape[1:]:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {self.shape[1]}, {self.shape[2]})")
-        inner = self.crop or self.size
         if self.pad:
-            top, left = _margins(self.pad, inner)
-            map = map[..., top : top + inner[0], left : left + inner[1]]
+            map = map[_middle(self.pad, self.crop or self.size)]
         map = np.asarray(map, dtype=np.float32)
         if self.crop:
-            top, left = _margins(self.size, self.crop)
             full = np.zeros((*map.shape[:-2], *self.size), dtype=np.float32)
-            full[..., top : top + inner[0], left : left + inner[1]] = map
+            full[_middle(self.size, self.crop)] = map
             map = full
         source = (int(source_shape[0]), int(source_shape[1]))
         if source != self.size:
             flat = torch.from_numpy(np.ascontiguousarray(map).reshape(-1, 1, *self.size))
             map = _resized(flat, source).numpy().reshape(*map.shape[:-2], *source)
         return np.array(map, copy=True, order="C")
+
+
+def upsampled(map: np.ndarray, size: Size) -> np.ndarray:
+    """Maps (..., h, w) → (..., *size) float32: bilinear between the centres of cells, constant beyond the outermost."""
+    flat = torch.from_numpy(np.ascontiguousarray(map, dtype=np.float32).reshape(-1, 1, *map.shape[-2:]))
+    full = interpolate(flat, size=size, mode="bilinear", align_corners=False)
+    return full.numpy().reshape(*map.shape[:-2], *size)
 
 
 def _finite(block: np.ndarray) -> np.ndarray:
@@ -289,8 +290,10 @@ def _resized(x: Tensor, size: Size) -> Tensor:
     return interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _margins(outer: Size, inner: Size) -> Size:
-    return (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
+def _middle(outer: Size, inner: Size) -> tuple[Any, ...]:
+    """Index of the middle of (..., *outer) that is as large as `inner`."""
+    starts = [(large - small) // 2 for large, small in zip(outer, inner, strict=True)]
+    return (..., *(slice(start, start + small) for start, small in zip(starts, inner, strict=True)))
 
 
 def _pair(value: Size | int | None) -> Size | None:

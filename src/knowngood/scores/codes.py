@@ -10,7 +10,7 @@ from torch import Tensor
 from knowngood.errors import SettingsError
 from knowngood.models.base import Model
 from knowngood.models.vae import ConditionalVAE
-from knowngood.representations.hog_features import hog
+from knowngood.representations.hog import hog
 
 LEAST_SIDE = 8
 Of = Literal["latent", "items", "residual", "hog"]

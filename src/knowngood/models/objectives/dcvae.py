@@ -22,6 +22,7 @@ class DCVAEObjective(Objective):
 
     def __init__(self, options: DCVAE) -> None:
         super().__init__(options)
+        self.density = options.density
         self.explicit = options.tc == "explicit"
         self.beta = options.beta if options.beta is not None else (2.0 if self.explicit else 1.0)
         self.stratified = self.explicit
@@ -32,9 +33,7 @@ class DCVAEObjective(Objective):
         loss = (elbo.reconstruction + elbo.kl).mean()
         terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl}
         if self.explicit:
-            tc, estimated = total_correlation(
-                elbo.z, elbo.posterior, batch.stratum, ctx.stratum_counts, self.options.density
-            )
+            tc, estimated = total_correlation(elbo.z, elbo.posterior, batch.stratum, ctx.stratum_counts, self.density)
             loss = loss + (self.beta - 1) * tc.mean()
             terms |= {"tc": tc, "tc_skipped": 1 - estimated.to(tc.dtype)}
         return {"model": loss}, terms
