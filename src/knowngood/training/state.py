@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class RunState:
         }
         engine.from_first_([t.detach() for t in self.named.values()])
         self.buffers = [t for t in (*model.buffers(), *objective.buffers()) if t.is_floating_point()]
-        averaged = dict.fromkeys([*model.parameters(), *self._main_parameters()])
+        main = [p for player in self.players if player.name == "model" for p in player.parameters]
+        averaged = dict.fromkeys([*model.parameters(), *main])
         self.average = Average([p for p in averaged if p.requires_grad], options.ema) if options.ema else None
         self.best = Best(list(self.named.values())) if keep_best else None
         self.noise = torch.Generator(engine.device).manual_seed(seed + engine.rank)
@@ -51,8 +53,14 @@ class RunState:
         self.seconds = 0.0
         self.stopped_early = False
 
-    def _main_parameters(self) -> list[nn.Parameter]:
-        return next((player.parameters for player in self.players if player.name == "model"), [])
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the model has the averaged weights."""
+        if self.average is not None:
+            self.average.swap()
+        yield
+        if self.average is not None:
+            self.average.swap()
 
     def align_buffers(self) -> None:
         """Make buffers such as batch-norm statistics, which each process gathers by itself, the same everywhere."""
@@ -78,7 +86,7 @@ class RunState:
         if self.engine.leads:
             about = {"best": best, "rows": rows, "finished": finished, "identity": identity}
             write_checkpoint(folder, tensors, {**self.counters(), **about})
-        self.engine.wait_for_all()
+        self.engine.fabric.barrier()
 
     def load(self, folder: Path, identity: dict[str, Any]) -> int:
         """Go on from the checkpoint in `folder`, if there is one; returns the logged rows that belong to it.
