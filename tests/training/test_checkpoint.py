@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from knowngood.errors import ArtifactError
-from knowngood.training.checkpoint import put_into, read_checkpoint, write_checkpoint
+from knowngood.training.state import put_into, read_checkpoint, write_checkpoint
 
 FILE = "checkpoint.safetensors"
 

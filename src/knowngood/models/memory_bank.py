@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -66,14 +66,10 @@ class MemoryBank(Model):
         Raises:
             DataError: the source is empty.
         """
-
-        def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            n = len(source)
-            for batch in source.batches(torch.arange(n).split(ITEMS)) if n else ():
-                found = self.rows(batch.x)
-                yield found, batch.stratum.repeat_interleave(len(found) // len(batch.x))
-
-        self.bank, self.stratum = keep(rows(), self.options.coreset)
+        batches = source.batches(torch.arange(len(source)).split(ITEMS)) if len(source) else ()
+        each = math.prod(self.shape[1:]) if self.patches else 1
+        rows = ((self.rows(batch.x), batch.stratum.repeat_interleave(each)) for batch in batches)
+        self.bank, self.stratum = keep(rows, self.options.coreset)
         return self
 
     def rows(self, x: Tensor) -> Tensor:

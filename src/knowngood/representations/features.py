@@ -122,14 +122,8 @@ class Features(Fitted):
         probe = draft._on_grid(maps)
         if not probe.isfinite().all():
             raise DataError(f"{images.name}: the backbone makes NaN or infinite features of the training images")
-        fitted = draft.model_copy(
-            update={
-                "widths": tuple(m.shape[1] for m in maps),
-                "stored": "float16" if _fits_half(probe) else "float32",
-            }
-        )
-        fitted._adopt(backbone)
-        return fitted
+        stored = "float16" if _fits_half(probe) else "float32"
+        return draft.model_copy(update={"widths": tuple(m.shape[1] for m in maps), "stored": stored})
 
     # What the model sees ----------------------------------------------------------------------------------------------
 
@@ -140,11 +134,9 @@ class Features(Fitted):
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory of the features of one image as `read` gives them."""
         return int(np.prod(self.shape)) * np.dtype(self.stored).itemsize
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
-        """Raise DataError if an image (h, w, c) of this dtype does not fit."""
         self.pixels.check(shape, dtype)
 
     def read(
@@ -156,11 +148,9 @@ class Features(Fitted):
     def read_and_locate(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str], list[Transform]]:
-        """Features (M, F, h, w) of the images at `index` (M,), default all; why some have none, by index; and the
-        transform of each image, see `transforms`.
+        """As `Representation.read`, and the transform of each image, see `transforms`.
 
-        Unreadable images have zeros. The dtype is `stored`, or float32 if a feature of these images exceeds float16.
-        `workers`: threads that read and decode files.
+        The dtype is `stored`, or float32 if a feature of these images exceeds float16.
 
         Raises:
             DataError: images of an array, all alike, do not fit.
@@ -182,10 +172,6 @@ class Features(Fitted):
             transforms += located
             errors.update(bad)
         return features, errors, transforms
-
-    def scale(self, batch: Tensor) -> Tensor:
-        """Features (B, F, h, w) of any dtype → float32."""
-        return batch.float()
 
     def unscale(self, x: Tensor) -> Tensor:
         """Features as they are: they have no raw units."""
@@ -239,10 +225,9 @@ class Features(Fitted):
             ArtifactError: they are not the tensors of this backbone, or the references are missing.
         """
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCES)}
-        loaded = self.model_copy()
-        if self.references is not None:
-            rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
-            loaded = self.model_copy(update={"references": self.references.with_state(rest)})
+        rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
+        references = None if self.references is None else self.references.with_state(rest)
+        loaded = self.model_copy(update={"references": references})
         if not isinstance(self.options.backbone, LiteOptions):
             return loaded
         chosen = self.options.backbone

@@ -76,21 +76,17 @@ class HOG(Fitted):
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory of one image as `read` gives it, of the training dtype."""
         return self.pixels.bytes_per_image
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
-        """Raise DataError if an image (h, w, c) of this dtype does not fit."""
         self.pixels.check(shape, dtype)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """One image (h, w, c) → its pixels (C, H, W), see `Pixels.prepare`."""
         return self.pixels.prepare(image)
 
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Pixels (M, C, H, W) of the images at `index`, and why some cannot be read: `Pixels.read`."""
         return self.pixels.read(images, index, workers)
 
     def scale(self, batch: Tensor) -> Tensor:
@@ -120,9 +116,7 @@ def hog(x: Tensor, cells: int = CELLS, orientations: int = ORIENTATIONS, power: 
     centres of a grid of cells, under a Gaussian with σ = half a cell. The sums are raised to `power`, and the vector is
     divided by its length, so that neither brightness nor contrast counts. A constant image gives zeros.
 
-    With power .5 the Euclidean distance is the Hellinger distance. A smaller power gives faint edges more weight and
-    makes the distribution of each value over many images more Gaussian; with 0 all edges would count the same.
-
+    With power .5 the Euclidean distance is the Hellinger distance. A smaller power gives faint edges more weight.
     Values are by orientation, then by row of cells, then by column. Orientation o is a gradient, dark to light, that
     points 360° · o / orientations away from "to the right", clockwise on the screen: o = 2 of 8 is downwards.
 

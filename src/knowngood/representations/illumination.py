@@ -36,8 +36,7 @@ class Illumination(BaseModel):
 
     Illumination is compared on V of the HSV colours. An image is modelled as g·m + anomalies, with m the mean normal
     image and g the illumination factor. g is fitted first by least absolute deviations, which tolerate anomalies in up
-    to half of the image, then by least squares over the cells within 3 standard deviations of that fit. So a defect,
-    however dark, has little influence.
+    to half of the image, then by least squares over the cells within 3 standard deviations of that fit.
 
     low, high: limits of the correction: the 1 % and 99 % quantiles of the factors of normal images, times
         1 − tolerance and 1 + tolerance. A factor beyond a limit is corrected as far as the limit.

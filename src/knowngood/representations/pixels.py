@@ -90,10 +90,7 @@ class Pixels(Fitted):
             resize=target is not None,
             crop=crop,
             pad=pad,
-            low=range_.low,
-            high=range_.high,
-            dtype=range_.dtype,
-            rule=range_.rule,
+            **range_._asdict(),
             any_dtype=isinstance(options.scaling, tuple),
             source_shape=(int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[0, 2])) if len(shapes) == 1 else None,
         )
@@ -125,10 +122,7 @@ class Pixels(Fitted):
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """The images at `index` (M,), default all, prepared: (M, C, H, W), and why some could not be, by index.
-
-        Those have zeros. Where nothing has to change the array may share memory with the images' own.
-        `workers`: threads that read and prepare files.
+        """As `Representation.read`: images prepared, (M, C, H, W). Where nothing has to change they may share memory.
 
         Raises:
             DataError: images of an array, all alike, do not fit.
@@ -213,10 +207,8 @@ class Pixels(Fitted):
         def one(i: int) -> np.ndarray | str:
             try:
                 return self.prepare(images.read(i))
-            except Unreadable as error:
-                return error.reason
             except DataError as error:
-                return str(error)
+                return error.reason if isinstance(error, Unreadable) else str(error)
 
         prepared = np.zeros((len(index), *self.shape), dtype=_stored(np.dtype(self.dtype)))
         errors: dict[int, str] = {}

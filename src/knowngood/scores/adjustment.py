@@ -90,16 +90,6 @@ def prefixed(adjustment: Adjustment, own: State) -> State:
     return {f"{adjustment.name}.{name}": t for name, t in own.items()}
 
 
-def is_likelihood(score: Score, adjustments: Sequence[Adjustment]) -> bool:
-    """Whether the corrected value still is −log of a density, or bounds it."""
-    return score.is_likelihood and all(adjustment.additive for adjustment in adjustments)
-
-
-def marginalises(score: Score, adjustments: Sequence[Adjustment]) -> bool:
-    """Whether `marginal` is defined by a rule of the score's own."""
-    return score.marginalises and all(adjustment.additive for adjustment in adjustments)
-
-
 def marginal(score: Score, adjustments: Sequence[Adjustment], state: State, rows: Rows) -> Floats:
     """(N,) the corrected score of items of unknown condition: what is added is the same under every condition."""
     added = sum((rows.parts[adjustment.name] for adjustment in adjustments), start=0 * rows.values)

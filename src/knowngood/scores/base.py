@@ -11,8 +11,7 @@ from torch import Tensor
 from knowngood.config import Options
 from knowngood.models.base import Batch, Condition, Model
 from knowngood.models.distributions import wide
-from knowngood.scores.cells import Cells
-from knowngood.scores.marginal import Floats, Rows, soft
+from knowngood.scores.marginal import Cells, Floats, Rows, soft
 
 State = dict[str, Tensor]
 
@@ -55,10 +54,9 @@ class Score:
         return {}
 
     def fit_held_out(self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch]) -> State:
-        """The state after `fit`, completed from scores of normal items.
+        """The state after `fit`, completed from normals that the model was not fitted on (`held_out`) and that it was.
 
-        Args:
-            held_out: normals the model was not fitted on; fitted: normals it was. Both are read as far as needed.
+        Both are read as far as needed.
         """
         return state
 

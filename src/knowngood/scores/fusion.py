@@ -13,8 +13,7 @@ from knowngood.config import Fusion
 from knowngood.errors import DataError
 from knowngood.models.base import Batch, Model
 from knowngood.scores.base import Condition, Score, ScoreResult, State
-from knowngood.scores.cells import Cells
-from knowngood.scores.marginal import Floats, Rows, hard, soft
+from knowngood.scores.marginal import Cells, Floats, Rows, hard, soft
 
 ITEMS = 4096  # normal items that tails are taken from
 MARGINAL_ROWS, FEWEST_MARGINAL = 1 << 15, 256  # normal items times conditions for marginal tails, and items at least
@@ -35,11 +34,10 @@ class FusionScore(Score):
 
     Where no condition of an item is known, every score is marginalised by its own rule before they are added: a
     likelihood is averaged over conditions, of any other the smallest counts. The surprise is then that among normal
-    items whose conditions were unknown too. So a condition whose normal items vary much does not hide an unknown kind.
+    items whose conditions were unknown too.
 
     Parts: each score by its `<name>`, its `<name>_surprise`, and its own parts. The map is that of the score with the
-    largest weight among those that have one, in its own unit. S is no likelihood: tails of different scores at the same
-    item are not independent.
+    largest weight among those that have one, in its own unit.
     """
 
     marginalises = True
@@ -92,11 +90,9 @@ class FusionScore(Score):
 
     def each_marginal(self, rows: Rows) -> Floats:
         """(K, N) what each score gives items of unknown condition, by its own rule."""
-        values = []
-        for name, inner in zip(self.names, self.inners, strict=True):
-            each = rows.parts[name]
-            values.append(soft(each, rows.item, rows.log_weight) if inner.is_likelihood else hard(each, rows.item))
-        return np.stack(values)
+        each = ((rows.parts[name], inner) for name, inner in zip(self.names, self.inners, strict=True))
+        given = rows.item, rows.log_weight
+        return np.stack([soft(v, *given) if inner.is_likelihood else hard(v, rows.item) for v, inner in each])
 
     def marginal(self, state: State, rows: Rows) -> Floats:
         """(N,) Σ_k w_k · U_k, U_k the surprise of score k, marginalised over conditions by its own rule."""

@@ -26,8 +26,7 @@ SMALLEST = 1e-6
 class IlluminationAdjustment(Adjustment):
     """A score S standardised given the illumination: m₀ + s₀·(S(x) − m(f)) / s(f).
 
-    A residual is proportional to the illumination, so scores of dim images are small and of bright ones large, whether
-    normal or anomalous. The illumination f is estimated from the image, 1 for the normal one: log f is a ridge
+    The illumination f is estimated from the image, 1 for the normal one: log f is a ridge
     regression on the log of the brightness (the mean over pixels of the largest channel), the log of the contrast (the
     standard deviation of the values) and, of a VAE, the posterior means. m(f) and log s²(f) are polynomials of degree 2
     in log f, by least squares. All of it is fitted to held-out normals (to those of the fit part where these are fewer
@@ -70,11 +69,10 @@ class IlluminationAdjustment(Adjustment):
 
 def first(batches: Iterable[Batch], items: int) -> list[Batch]:
     """Batches from the start until they hold so many items; no further one is made."""
-    kept, count = [], 0
+    kept: list[Batch] = []
     for batch in batches:
         kept.append(batch)
-        count += len(batch.x)
-        if count >= items:
+        if sum(len(one.x) for one in kept) >= items:
             break
     return kept
 

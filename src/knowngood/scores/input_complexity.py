@@ -22,13 +22,11 @@ class InputComplexityScore(DrawnScore):
     """(−log₂ p(x|c) − L(x)) / d: bits a value, d values, L(x) the length of x in a lossless code.
 
     Serrà et al., arXiv:1909.11480. Simple images are likely under almost any model, anomalous or not; their length in a
-    lossless code says how simple they are. Both are of x in 256 levels from 0 to 1, whatever their bit depth: values
-    beyond count as 0 or 1. p is the model's Gaussian integrated over the level, the first and last level having all
-    that lies beyond, so that probabilities add up to 1; −log₂ p(x|c) is bounded by the ELBO over L common draws. The
-    code is that of `code_length` and not PNG, whose length changes with the version of zlib.
+    lossless code says how simple they are. Both are of x in 256 levels from 0 to 1: values beyond count as 0 or 1. p is
+    the model's Gaussian integrated over the level, the first and last level having all that lies beyond, so that
+    probabilities add up to 1; −log₂ p(x|c) is bounded by the ELBO over L common draws.
 
-    Parts: `complexity_model` and `complexity_code`, the two in bits a value; the score is their difference. Images of
-    fewer levels, 4 bits say, shift all scores alike. It has no map, and it is no likelihood: L depends on x.
+    Parts: `complexity_model` and `complexity_code`, the two in bits a value; the score is their difference.
     """
 
     def check(self, model: ConditionalVAE) -> None:

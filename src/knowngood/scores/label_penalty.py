@@ -10,8 +10,9 @@ from knowngood.models.base import Model
 from knowngood.models.distributions import wide
 from knowngood.scores.adjustment import Adjustment
 from knowngood.scores.base import ScoreResult, State
-from knowngood.scores.codes import codes, has_hog
+from knowngood.scores.codes import codes
 
+LEAST_SIDE = 8  # of images that are described by their HOG
 FLATTEST = 0.1  # smallest standard deviation of a code, as a share of the mean one: others are nearly constant
 
 
@@ -23,9 +24,6 @@ class LabelPenalty(Adjustment):
 
     State: `mean`, `std` and `direction` d (V,), `offset` a and `weight` w. They are learned above; here they are
     applied. A score of locations adds `penalty` to each of them instead.
-
-    The penalty does not depend on c and is not negative. So where S bounds −log p(x|c) the sum does too, and
-    marginalising c adds the same to what is marginalised of S.
     """
 
     name: ClassVar[str] = "label_penalty"
@@ -52,7 +50,8 @@ def bounded(v: Tensor) -> Tensor:
 
 def described(model: Model, x: Tensor) -> Tensor:
     """(B, V) float64: the vectors that labelled anomalies are learned by, of items x (B, *shape)."""
-    return wide(codes(model, x, None, "hog" if has_hog(model) else "items"))
+    large = len(model.shape) == 3 and min(model.shape[1:]) >= LEAST_SIDE
+    return wide(codes(model, x, None, "hog" if large else "items"))
 
 
 def moments(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,10 +28,8 @@ class MahalanobisScore(Score):
     the pooled one, both by the weight of Ledoit & Wolf 2004 (J. Multivariate Analysis 88). Strata with fewer than 10
     codes, and stratum −1, use mean and covariance of all codes together.
 
-    With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes: what is anomalous under every
-    condition alike does not count (arXiv:2106.09022). Items of the strata that have no moments of their own take the
-    smallest over those that have, as that paper does with every item. With fewer than two such there is nothing to
-    compare, and it is d²_c.
+    With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes (arXiv:2106.09022). Items of
+    strata that have no moments of their own take the smallest over those that have; with fewer than two such it is d²_c.
     """
 
     def check(self, model: ConditionalVAE) -> None:

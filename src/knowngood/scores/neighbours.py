@@ -23,8 +23,8 @@ class NeighboursScore(Score):
     (`residual`), or the HOG of an image (`hog`); with `cosine` all are brought to length 1. Strata with fewer than
     max(10, k) codes, and stratum −1, search the codes of all.
 
-    The items of a memory bank are searched in the bank. Of anything else the score keeps codes of its own, of many
-    items a coreset, see `memory_bank.keep`.
+    The items of a memory bank are searched in the bank, anything else in codes of the score's own, of many items a
+    coreset.
     """
 
     def of(self, model: Model) -> Of:

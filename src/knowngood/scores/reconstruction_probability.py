@@ -14,11 +14,9 @@ from knowngood.scores.elbo import DrawnScore
 class ReconstructionProbabilityScore(DrawnScore):
     """−L⁻¹ Σ_l log p(x | μ_x(z_l,c), σ_x(z_l,c)) in nats, z_l = μ + σ·ε_l drawn from q(z|x,c).
 
-    An & Cho 2015, "Variational Autoencoder based Anomaly Detection using Reconstruction Probability". A
-    pixel that always varies, where the decoder has learned a large σ, counts less than one that never does. So σ must
-    be learned: one a pixel and input (`sigma="input"`) is the definition, one a pixel weighs pixels alike for every
-    item, and a single one orders items as the expected squared error does. It is the first term of `elbo`, and without
-    the KL it bounds no likelihood. The map is by pixel and adds up to the value.
+    An & Cho 2015, "Variational Autoencoder based Anomaly Detection using Reconstruction Probability". A pixel that
+    always varies, where the decoder has learned a large σ, counts less than one that never does. It is the first term
+    of `elbo`; the map is by pixel and adds up to the value.
     """
 
     has_map = True

@@ -15,14 +15,10 @@ from knowngood.scores.base import Condition, Score, ScoreResult, State, item_sum
 class SplitElboScore(Score):
     """S(x) = −log p(x|μ_a, μ_n, c) + KL(q(z_a|x,c) ‖ r(z_a|c)) in nats, z_n being the model's last `nuisance_dim` dims.
 
-    A scan that is darker than all before needs an unusual z_n, and that alone does not make it anomalous. Parts:
-    `split_reconstruction` and `split_kl`, which add up to the value, and beside them `nuisance_kl`,
+    Parts: `split_reconstruction` and `split_kl`, which add up to the value, and beside them `nuisance_kl`,
     KL(q(z_n|x,c) ‖ r(z_n|c)): how far the nuisance lies from its prior. The map is the first term by pixel and adds
-    up to `split_reconstruction`.
-
-    It is no likelihood: −ELBO bounds −log p(x|c) because it pays for all of z, and S leaves a part unpaid, so it can
-    lie on either side. S is about −log p(x|z_n,c) at the z_n that fits x, of which each condition has another, and
-    weights π_c over conditions would mean nothing: an unknown condition is taken to be the one that explains best.
+    up to `split_reconstruction`. It is no likelihood: −ELBO bounds −log p(x|c) because it pays for all of z, and S
+    leaves a part unpaid, so it can lie on either side.
     """
 
     has_map = True

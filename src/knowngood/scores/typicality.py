@@ -19,10 +19,8 @@ FEWEST = 10  # items for a stratum to have a mean of its own
 class TypicalityScore(DrawnScore):
     """|NLL(x) − mean NLL of the normals that were fitted on, in the stratum of x|, in nats; NLL is the −ELBO.
 
-    Nalisnick et al., arXiv:1906.02994, with one item at a time and the mean of the training set for the entropy. An
-    image that is simpler than all normals is more likely than they are, and `elbo` finds it normal; here it is as
-    anomalous as one that is as far off on the other side. Strata with fewer than 10 normals, and
-    stratum −1, have the mean of all. The part `typicality_nll` is NLL(x), which shows the side. It has no map.
+    Nalisnick et al., arXiv:1906.02994, with one item at a time and the mean of the training set for the entropy.
+    Strata with fewer than 10 normals, and stratum −1, have the mean of all. The part `typicality_nll` is NLL(x).
     """
 
     @torch.no_grad()

@@ -17,13 +17,12 @@ from knowngood.config import TrainingOptions
 from knowngood.errors import TrainingError
 from knowngood.models.base import Batch, BatchSource
 from knowngood.models.objectives.base import Context, Objective
-from knowngood.training.checkpoint import NAME, read_state, refuse_to_overwrite
 from knowngood.training.engine import Engine, compiled, keep_freed_memory, make_engine
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
 from knowngood.training.log import Line, Meter, Row, RunLog, means, not_finite, write_run
 from knowngood.training.optimisers import rate
 from knowngood.training.sampler import PlainSampler, Sampler, rows_of, steps_an_epoch
-from knowngood.training.state import RunState, identity_of
+from knowngood.training.state import FREE, NAME, RunState, read_state, refuse_to_overwrite
 
 DEFAULT_STEPS = 4000
 EPOCHS = (10, 300)
@@ -117,7 +116,8 @@ class Run:
         held_out: BatchSource | None = None,
         anomalies: BatchSource | None = None,
     ) -> None:
-        self.layout = torch.channels_last if _convolves(model) else torch.contiguous_format
+        convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self.layout = torch.channels_last if convolves else torch.contiguous_format
         self.model = model.to(engine.device, memory_format=self.layout)  # type: ignore[call-overload]
         objective.prepare(self.model)  # type: ignore[arg-type]
         self.objective = objective.to(engine.device)
@@ -147,7 +147,10 @@ class Run:
         """Keep log and checkpoints in a folder, and go on from its checkpoint if asked to."""
         engine, options, items = self.engine, self.options, len(self.source)
         self.folder = folder
-        self.identity = identity_of(options, settings, engine, self.seed, items, fingerprint)
+        shaping = {**settings, **options.model_dump(mode="json", exclude=FREE)}
+        where = {"device": engine.device.type, "bf16": engine.bf16}
+        data = {"seed": self.seed, "training items": items, "data fingerprint": fingerprint}
+        self.identity = {**shaping, **where, **data}  # must agree with the run that is resumed
         rows = self.state.load(folder, self.identity) if resume else 0
         if not engine.leads:
             return
@@ -257,12 +260,8 @@ class Run:
             state.seconds += seconds
             state.timed_images += images
         lr = self.options.lr * rate(state.step - 1, self.total, self.options)
-        row = {
-            **self._place("train"),
-            **means([values for _, values in rows]),
-            "lr": lr,
-            "images_per_s": images / seconds,
-        }
+        averages = means([values for _, values in rows])
+        row = {**self._place("train"), **averages, "lr": lr, "images_per_s": images / seconds}
         self.log.add(row)
         line.show(row)
 
@@ -330,7 +329,3 @@ def default_epochs(steps_an_epoch: int) -> int:
     """About 4,000 steps, within 10 and 300 epochs."""
     fewest, most = EPOCHS
     return min(most, max(fewest, round(DEFAULT_STEPS / steps_an_epoch)))
-
-
-def _convolves(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in model.modules())

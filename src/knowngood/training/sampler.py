@@ -1,9 +1,12 @@
-"""Which items make up each batch of an epoch: functions of (seed, epoch) and nothing else."""
+"""Which items make up each batch of an epoch: functions of (seed, epoch) and nothing else.
+
+`sampler.epoch(number)` is (batches, size) int64 on the CPU, positions in the training set. Every item is in at least
+one row; no row holds an item twice.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,19 +15,6 @@ from torch import Tensor
 from knowngood.models.objectives.densities import SMALLEST_GROUP
 
 GROUPS = 4
-
-
-class Sampler(Protocol):
-    """Batches of one epoch as rows of positions in the training set."""
-
-    @property
-    def batches(self) -> int:
-        """Batches an epoch, the same for every epoch."""
-        ...
-
-    def epoch(self, number: int) -> Tensor:
-        """(batches, size) int64 on the CPU. Every item is in at least one row; no row holds an item twice."""
-        ...
 
 
 def generator_for(*key: int) -> torch.Generator:
@@ -99,6 +89,9 @@ class StratifiedSampler:
             rest = torch.cat((rest, others[pick]))
         rows = torch.cat((full, rest)).view(self.batches, self.size)
         return rows[torch.randperm(self.batches, generator=generator)]
+
+
+Sampler = PlainSampler | StratifiedSampler
 
 
 def rows_of(

@@ -96,9 +96,6 @@ class _Images(Dataset):
     def __init__(self, images: Any, representation: Any) -> None:
         self.images, self.representation = images, representation
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitems__(self, index: list[int]) -> tuple[Tensor, Tensor]:
         prepared = np.stack([self.representation.prepare(self.images.read(i)) for i in index])
         return torch.tensor(index), torch.from_numpy(prepared)

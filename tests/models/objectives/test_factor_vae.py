@@ -15,8 +15,8 @@ from knowngood.models.base import Batch
 from knowngood.models.objectives import Objective
 from knowngood.models.objectives.discriminator import Discriminator, permute_dimensions, product_draw
 from knowngood.models.vae import ConditionalVAE
-from knowngood.training.checkpoint import read_checkpoint
 from knowngood.training.optimisers import make_players
+from knowngood.training.state import read_checkpoint
 from toy_runs import trained_on_two_factors
 from training_helpers import options as training_options
 from training_helpers import same_bits, source, trained

@@ -42,9 +42,6 @@ class Penalty(nn.Module):
 class Augmentation(nn.Module):
     """A random change of the items before the objective sees them, another one at each step."""
 
-    def __call__(self, batch: Batch, ctx: Context) -> tuple[Batch, Context]:
-        return super().__call__(batch, ctx)
-
     def forward(self, batch: Batch, ctx: Context) -> tuple[Batch, Context]:
         raise NotImplementedError
 

@@ -21,10 +21,10 @@ class RFVAEObjective(FactorVAEObjective):
     λ(r) = λ_max − (λ_max − λ_min)·r, H the binary entropy in nats, r = sigmoid(ρ) the relevance of each dimension. The
     model and the player "relevance" follow the same loss, each at its own rate; the discriminator sees r⊙z.
 
-    H has no slope at r = ½, and at its default weight outweighs all other terms elsewhere, so that r would end where it
-    began: all 1, or all 0 with nothing learned. Hence three stages. r stays where λ is about 1, and the model learns
-    its codes; r moves, up for dimensions with more than η_S/(λ_max − λ_min) nats and down for the others; η_H rises
-    and makes the choice final. With `relevance_from` and `entropy_from` 0 the first two stages are skipped.
+    At its default weight H outweighs all other terms, so that r would end where it began. Hence three stages. r stays
+    where λ is about 1, and the model learns its codes; r moves, up for dimensions with more than η_S/(λ_max − λ_min)
+    nats and down for the others; η_H rises and makes the choice final. With `relevance_from` and `entropy_from` 0 the
+    first two stages are skipped.
     """
 
     raw_relevance: nn.Parameter  # (D,), made by `prepare`

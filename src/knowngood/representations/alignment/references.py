@@ -43,13 +43,11 @@ class Reference(BaseModel):
     registration: Registration | None = None
     illumination: Illumination | None = None
 
-    def state(self) -> dict[str, Tensor]:
-        parts = (self.registration, self.illumination)
-        return {name: tensor for part in parts if part is not None for name, tensor in part.state().items()}
-
-    def with_state(self, tensors: Mapping[str, Tensor]) -> Reference:
+    @property
+    def parts(self) -> dict[str, Registration | Illumination]:
+        """Those of the two that it has."""
         parts = {"registration": self.registration, "illumination": self.illumination}
-        return self.model_copy(update={k: v.with_state(tensors) for k, v in parts.items() if v is not None})
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 class References(BaseModel):
@@ -142,8 +140,8 @@ class References(BaseModel):
 
     def state(self) -> dict[str, Tensor]:
         """All references by number: "0.reference", "0.illumination", …"""
-        each = enumerate(self.by_kind)
-        return {f"{k}.{name}": tensor for k, reference in each for name, tensor in reference.state().items()}
+        parts = ((k, part) for k, reference in enumerate(self.by_kind) for part in reference.parts.values())
+        return {f"{k}.{name}": tensor for k, part in parts for name, tensor in part.state().items()}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
         """A copy with the references that `state` gave.
@@ -151,11 +149,11 @@ class References(BaseModel):
         Raises:
             ArtifactError: some are missing, or of another shape.
         """
-        parts = [
-            {name.removeprefix(f"{k}."): tensor for name, tensor in tensors.items() if name.startswith(f"{k}.")}
-            for k in range(len(self.by_kind))
-        ]
-        loaded = (r.with_state(part) for r, part in zip(self.by_kind, parts, strict=True))
+        loaded = []
+        for k, reference in enumerate(self.by_kind):
+            own = {name.removeprefix(f"{k}."): tensor for name, tensor in tensors.items() if name.startswith(f"{k}.")}
+            parts = {name: part.with_state(own) for name, part in reference.parts.items()}
+            loaded.append(reference.model_copy(update=parts))
         return self.model_copy(update={"by_kind": tuple(loaded)})
 
 
