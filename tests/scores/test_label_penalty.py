@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 
 from knowngood.config import Elbo
-from knowngood.scores.adjustment import marginal, of_adjustment, prefixed, scored
-from knowngood.scores.label_penalty import LabelPenalty, bounded, described, moments, penalty
+from knowngood.scores.adjustment import (
+    LabelPenalty,
+    bounded,
+    described,
+    marginal,
+    moments,
+    of_adjustment,
+    penalty,
+    prefixed,
+    scored,
+)
 from knowngood.scores.marginal import Rows
 from score_models import TABLE, items, small_model
 

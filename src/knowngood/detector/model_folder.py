@@ -29,8 +29,8 @@ from knowngood.detector.reference_index import PREFIX, ReferenceIndex
 from knowngood.errors import ArtifactError, KnowngoodError
 from knowngood.representations import Backbone, Features
 from knowngood.scores import Adjustment
+from knowngood.scores.adjustment import LabelPenalty
 from knowngood.scores.illumination import IlluminationAdjustment
-from knowngood.scores.label_penalty import LabelPenalty
 
 FORMAT = "knowngood-detector"
 FORMAT_VERSION = 2

@@ -39,6 +39,9 @@ class Batch:
         return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
 
 
+Batches = Iterable[Batch]
+
+
 class BatchSource(Protocol):
     """Training data, in memory or streamed."""
 
@@ -57,7 +60,6 @@ class Facts:
     """What is known of each item beside its pixels; small, and always in memory.
 
     Args:
-        n: items.
         c: (N, W) float, encoded conditions, or None.
         stratum: (N,) int, Mondrian groups 0 … n_strata − 1; default all 0.
         label: (N,) 0 normal, 1 anomalous, NaN unknown; default all 0, since training data are normal.

@@ -26,12 +26,9 @@ SPARE = 5  # further neighbours that are measured exactly
 class MemoryBank(Model):
     """A coreset of normal items, or of normal patches (PatchCore, arXiv:2106.08265), with their Mondrian groups.
 
-    Buffers: `bank` (M, V) float32, `stratum` (M,) int64.
+    Buffers: `bank` (M, V) float32, `stratum` (M,) int64. Conditions count by the stratum only.
 
     Args:
-        options: how many rows are kept.
-        shape: of one item.
-        condition_dim: accepted as every model does; conditions count by the stratum only.
         patches: items are feature maps (F, h, w), and every location is a row of F values; else an item is a row.
         rows: M of a saved bank that is about to be loaded.
     """
@@ -63,8 +60,7 @@ class MemoryBank(Model):
     def fit(self, source: BatchSource, context: FitContext) -> Self:
         """Keep the items of the source, or a coreset of them. The choice depends on the data alone.
 
-        Raises:
-            DataError: the source is empty.
+        Raises DataError: the source is empty.
         """
         batches = source.batches(torch.arange(len(source)).split(ITEMS)) if len(source) else ()
         each = math.prod(self.shape[1:]) if self.patches else 1

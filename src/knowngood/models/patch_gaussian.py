@@ -40,7 +40,6 @@ class PatchGaussian(Model):
             jointly Gaussian; a location's Gaussian is that given u, with mean + slope·u.
 
     Args:
-        shape: (F, h, w).
         keys: (K, W) the cells; one empty row without conditions.
         continuous: (W,) which entries of a condition vector are continuous, and so no part of its cell.
         pooled: (K,) which cells have too few images and take the Gaussians of all.
@@ -323,9 +322,7 @@ def principal(averages: Tensor, most: int) -> Tensor:
     u are the first principal components of the standardised mean features, each with a variance of 1 / 1.01 over the
     normal images, as whitened features have it with the ridge. T ≤ `most`, at most N / 32, fewer where there is no
     variance.
-
-    Args:
-        averages: (N, F) mean features of normal images, centred, float64.
+    `averages` (N, F) are mean features of normal images, centred, in float64.
     """
     n = len(averages)
     if n < IMAGES_EACH:

@@ -29,8 +29,6 @@ class ConditionalVAE(Model):
 
     Args:
         options: without "auto" and None, see `resolve`.
-        shape: of one item: (C, H, W) for images, (F,) for tables.
-        condition_dim: width of the encoded condition c; with 0 the model is unconditional and ignores c.
         nuisance_dim: how many dimensions of z, the last ones, hold nuisance factors; scores may ignore them.
 
     Raises:

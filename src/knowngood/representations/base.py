@@ -49,8 +49,7 @@ class Representation(Protocol):
     def to_tensor(self, items: Any, /, workers: int = 0) -> Tensor:
         """All N items: read, then scaled, (N, *shape) float32.
 
-        Raises:
-            DataError: an item is unreadable or does not fit; names the first one and how many there are.
+        Raises DataError: an item is unreadable or does not fit; names the first one and how many there are.
         """
 
     def to_image(self, map: np.ndarray, source_shape: tuple[int, ...], /) -> np.ndarray:
@@ -62,8 +61,7 @@ class Representation(Protocol):
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
         """A copy with the tensors that `state` gave.
 
-        Raises:
-            ArtifactError: they are not the tensors of this representation.
+        Raises ArtifactError: they are not the tensors of this representation.
         """
 
 

@@ -129,7 +129,6 @@ class Features(Fitted):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(F, h, w)."""
         return (sum(self.widths), *self.grid)
 
     @property
@@ -221,8 +220,7 @@ class Features(Fitted):
     def with_state(self, tensors: Mapping[str, Tensor]) -> Features:
         """A copy with the tensors that `state` gave; a backbone of your own is still missing, see `with_backbone`.
 
-        Raises:
-            ArtifactError: they are not the tensors of this backbone, or the references are missing.
+        Raises ArtifactError: they are not the tensors of this backbone, or the references are missing.
         """
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCES)}
         rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
@@ -239,11 +237,7 @@ class Features(Fitted):
         return loaded.with_backbone(net.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def with_backbone(self, backbone: Backbone) -> Features:
-        """A copy with this backbone.
-
-        Raises:
-            ArtifactError: it is another one than the model was fitted on.
-        """
+        """A copy with this backbone. Raises ArtifactError: it is another one than the model was fitted on."""
         given = backbone.fingerprint()
         if given != self.fingerprint:
             raise ArtifactError(
@@ -273,9 +267,7 @@ class Features(Fitted):
     def _registered(
         self, images: ImageSet, index: np.ndarray, workers: int, size: int
     ) -> Iterator[tuple[np.ndarray, Tensor, list[Transform], dict[int, str]]]:
-        """The images at `index`, `size` at a time: which; scaled, registered, with the mean illumination; their
-        transforms; and why some are unreadable.
-        """
+        """The images at `index`, `size` at a time: (which, scaled and registered images, transforms, errors)."""
         for start in range(0, len(index), size):
             rows = index[start : start + size]
             prepared, bad = self.pixels.read(images, rows, workers)

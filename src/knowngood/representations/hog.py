@@ -71,7 +71,6 @@ class HOG(Fitted):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(8, 7, 7)."""
         return SHAPE
 
     @property

@@ -75,10 +75,7 @@ class Illumination(BaseModel):
         return _factor(plane, self._mean)
 
     def corrected(self, images: Tensor, factor: float) -> Tensor:
-        """Images (..., H, W) scaled to 0…1, divided by the factor within the limits; values do not rise above 1.
-
-        Saturated pixels stay saturated.
-        """
+        """Images (..., H, W) scaled to 0…1, divided by the factor within the limits; values do not rise above 1."""
         return torch.minimum(images / min(max(factor, self.low), self.high), images.clamp_min(1))
 
     def state(self) -> dict[str, Tensor]:
@@ -87,11 +84,7 @@ class Illumination(BaseModel):
         return {"illumination": torch.from_numpy(self._mean)}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the mean image that `state` gave.
-
-        Raises:
-            ArtifactError: it is missing.
-        """
+        """A copy with the mean image that `state` gave. Raises ArtifactError: it is missing."""
         if "illumination" not in tensors or tensors["illumination"].ndim != 2:
             raise ArtifactError("illumination: the mean image is missing; the model is damaged")
         return self._with(tensors["illumination"].detach().cpu().double().numpy())

@@ -124,8 +124,7 @@ class Pixels(Fitted):
     ) -> tuple[np.ndarray, dict[int, str]]:
         """As `Representation.read`: images prepared, (M, C, H, W). Where nothing has to change they may share memory.
 
-        Raises:
-            DataError: images of an array, all alike, do not fit.
+        Raises DataError: images of an array, all alike, do not fit.
         """
         index = np.arange(len(images)) if index is None else index
         if isinstance(images.pixels, ArrayPixels):

@@ -23,8 +23,7 @@ class Table(Fitted):
     def fit(cls, items: TableSet | np.ndarray, options: TableOptions | None = None) -> Table:
         """From (N, F) numbers. A column that is constant, up to rounding, gets std 1. There are no options yet.
 
-        Raises:
-            DataError: not (N, F) with N, F ≥ 1, or a value is NaN or infinite.
+        Raises DataError: not (N, F) with N, F ≥ 1, or a value is NaN or infinite.
         """
         array = items.rows if isinstance(items, TableSet) else items
         check_rows(array)
@@ -38,7 +37,6 @@ class Table(Fitted):
 
     @property
     def shape(self) -> tuple[int]:
-        """(F,)."""
         return (len(self.mean),)
 
     @property

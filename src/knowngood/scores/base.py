@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from knowngood.config import Options
-from knowngood.models.base import Batch, Condition, Model
+from knowngood.models.base import Batches, Condition, Model
 from knowngood.models.distributions import wide
 from knowngood.scores.marginal import Cells, Floats, Rows, soft
 
@@ -49,20 +48,18 @@ class Score:
     def check(self, model: Model) -> None:
         """Raise SettingsError if the score is not defined for such a model; asked before anything is trained."""
 
-    def fit(self, model: Model, batches: Iterable[Batch]) -> State:
+    def fit(self, model: Model, batches: Batches) -> State:
         """State from the normals the model was fitted on: tensors by name, saved with the model; often none."""
         return {}
 
-    def fit_held_out(self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch]) -> State:
+    def fit_held_out(self, model: Model, state: State, held_out: Batches, fitted: Batches) -> State:
         """The state after `fit`, completed from normals that the model was not fitted on (`held_out`) and that it was.
 
         Both are read as far as needed.
         """
         return state
 
-    def fit_marginal(
-        self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch], cells: Cells
-    ) -> State:
+    def fit_marginal(self, model: Model, state: State, held_out: Batches, fitted: Batches, cells: Cells) -> State:
         """The state after `fit_held_out`, completed from the same normals under every condition, for `marginal`."""
         return state
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.models.base import Model
+from knowngood.models.base import Condition, Model
 from knowngood.models.vae import ConditionalVAE
 from knowngood.representations.hog import hog
 
 Of = Literal["latent", "items", "residual", "hog"]
 
 
-def codes(model: Model, x: Tensor, c: Tensor | None, of: Of) -> Tensor:
+def codes(model: Model, x: Tensor, c: Condition, of: Of) -> Tensor:
     """(B, V) of items x (B, *shape): posterior means, the items, x − x̂ at the posterior mean, or HOG of images."""
     if of == "items":
         return x.flatten(1)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Condition, Score, ScoreResult, State, item_sum, pixel_sum
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, item_sum, pixel_sum
 
 NOISE_SEED = 0
 # Pixel values decoded together, so that a layer's activations stay within some 15 MB, on accelerators 1 GB.
@@ -21,7 +20,7 @@ AT_ONCE_CPU, AT_ONCE_ACCELERATOR = 2**17, 2**23
 class DrawnScore(Score):
     """A score over `options.samples` common draws of z, made once and saved; with 0 of them z is the posterior mean."""
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"noise": (L, D)}, nothing with 0 draws."""
         return {"noise": common_normals(self.options.samples, model.latent_dim)} if self.options.samples else {}
 

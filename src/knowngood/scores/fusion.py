@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from knowngood.calibration import Calibration
 from knowngood.config import Fusion
 from knowngood.errors import DataError
 from knowngood.models.base import Batch, Model
-from knowngood.scores.base import Condition, Score, ScoreResult, State
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 from knowngood.scores.marginal import Cells, Floats, Rows, hard, soft
 
 ITEMS = 4096  # normal items that tails are taken from
@@ -54,13 +54,13 @@ class FusionScore(Score):
         for inner in self.inners:
             inner.check(model)
 
-    def fit(self, model: Model, batches: Iterable[Batch]) -> State:
+    def fit(self, model: Model, batches: Batches) -> State:
         """The states of all scores, `<position>.<name>`. Tails come with `fit_held_out`, which must follow."""
         batches = _reread(batches)
         return _numbered([inner.fit(model, batches) for inner in self.inners])
 
     @torch.no_grad()
-    def fit_held_out(self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch]) -> State:
+    def fit_held_out(self, model: Model, state: State, held_out: Batches, fitted: Batches) -> State:
         """Adds "tails" (K, n), what the scores give normal items, and their "strata" (n,)."""
         held_out, fitted = _reread(held_out), _reread(fitted)
         states = [inner.fit_held_out(model, _of(state, k), held_out, fitted) for k, inner in enumerate(self.inners)]
@@ -69,9 +69,7 @@ class FusionScore(Score):
         return {**_numbered(states), "tails": torch.stack(tails), "strata": normals.stratum.cpu()}
 
     @torch.no_grad()
-    def fit_marginal(
-        self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch], cells: Cells
-    ) -> State:
+    def fit_marginal(self, model: Model, state: State, held_out: Batches, fitted: Batches, cells: Cells) -> State:
         """Adds "marginal_tails" (K, n), what the scores give normal items whose conditions are unknown."""
         normals = compared_with(held_out, fitted, max(FEWEST_MARGINAL, MARGINAL_ROWS // len(cells)))
         conditional = normals.c is not None
@@ -123,7 +121,7 @@ class FusionScore(Score):
         return ScoreResult(total.to(parts[self.names[0]].device), shown_map, parts)
 
 
-def compared_with(held_out: Iterable[Batch], fitted: Iterable[Batch], most: int) -> Batch:
+def compared_with(held_out: Batches, fitted: Batches, most: int) -> Batch:
     """At most so many held-out normals, or normals that were fitted on where there are fewer than 30 of the others."""
     normals = evenly(held_out, most)
     if normals is None or len(normals.x) < FEWEST:
@@ -133,7 +131,7 @@ def compared_with(held_out: Iterable[Batch], fitted: Iterable[Batch], most: int)
     return normals
 
 
-def evenly(batches: Iterable[Batch], most: int, values: int = VALUES) -> Batch | None:
+def evenly(batches: Batches, most: int, values: int = VALUES) -> Batch | None:
     """At most so many items and values of these, but at least 30 items if there are so many; None of none.
 
     They are the first of every so many, the same ones whatever the batches.
@@ -173,7 +171,7 @@ def surprise_by(known: Calibration, values: np.ndarray, strata: np.ndarray | Non
     return surprise
 
 
-def _reread(batches: Iterable[Batch]) -> Iterable[Batch]:
+def _reread(batches: Batches) -> Batches:
     """What can be read more than once."""
     return list(batches) if isinstance(batches, Iterator) else batches
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import DataError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Condition, Score, ScoreResult, State, wide
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, wide
 
 PREFIX = "mean_gradient."
 VALUES_OF_ITEM = 16  # activations an item's decoding holds for each value of x, about
@@ -21,12 +20,11 @@ class GradientScore(Score):
     """1 − L⁻¹ Σ_i cos(∂ℓ(x)/∂φ_i, ḡ_i), from 0 to 2, over the weights φ_i of the decoder's L layers. It has no map.
 
     ℓ(x) = −log p(x|z,c) at the posterior mean z = μ(x,c), held fixed, and ḡ_i is the mean of ∂ℓ/∂φ_i over the normal
-    items fitted on. Kwon et al., arXiv:2007.09507 (GradCon), whose ḡ is the mean over training steps, and who also
-    train with the cosine as a term of the loss and add it to the reconstruction error; here it is the score alone, of
-    a model trained in any way. Biases, and weights that decoding does not use, do not count.
+    items fitted on. After Kwon et al., arXiv:2007.09507 (GradCon), whose ḡ is the mean over training steps. Biases, and
+    weights that decoding does not use, do not count.
     """
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"mean_gradient.<weight>": ḡ_i, shaped like the weight}, float32."""
         total: dict[str, Tensor] = {}
         n = 0

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 
 import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from knowngood.errors import DataError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Condition, Score, ScoreResult, State, wide
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, wide
 from knowngood.scores.codes import check_codes, codes
 
 FEWEST = 10  # codes for a stratum to have a mean of its own
@@ -29,25 +27,21 @@ class MahalanobisScore(Score):
     codes, and stratum −1, use mean and covariance of all codes together.
 
     With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes (arXiv:2106.09022). Items of
-    strata that have no moments of their own take the smallest over those that have; with fewer than two such it is d²_c.
+    strata without moments of their own take the smallest over those that have; with fewer than two such it is d²_c.
     """
 
     def check(self, model: ConditionalVAE) -> None:
         check_codes(model, self.options.of, self.options.name)
 
     def codes(self, model: ConditionalVAE, x: Tensor, c: Condition) -> Tensor:
-        """v of items x (B, *shape): (B, D) float64.
-
-        The encoder runs in float64. Codes may vary by a hundredth of their size or less, and their rounding in float32,
-        which depends on the batch, is divided by that.
-        """
+        """v of items x (B, *shape): (B, D) float64. The encoder runs in float64: codes may vary by little."""
         if self.options.of != "latent":
             return wide(codes(model, x, c, self.options.of))
         x, c = wide(x), None if c is None else wide(c)
         return codes(copy.deepcopy(model).to(x.device, torch.float64), x, c, "latent")
 
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"mean": (S+1, D), "cholesky": (S+1, D, D) lower} in float64, the last row that of all codes together.
 
         "own" (S+1,) says of which strata they are the stratum's own.
@@ -110,9 +104,8 @@ def stratum_moments(codes: Tensor, strata: Tensor) -> tuple[Tensor, Tensor]:
 def shrunk_covariance(centred: Tensor, target: Tensor | None = None) -> Tensor:
     """(1 − λ)·S + λ·T with the λ that minimises the expected squared Frobenius error, T taken as fixed.
 
-    Args:
-        centred: (n, D) with mean 0; S is their covariance, divided by n.
-        target: T (D, D); default the identity times the mean variance of S.
+    `centred` (n, D) has mean 0, and S is its covariance, divided by n. T (D, D) is `target`, by default the identity
+    times the mean variance of S.
     """
     if target is None:
         return torch.from_numpy(ledoit_wolf(centred.cpu().numpy(), assume_centered=True)[0]).to(centred)

@@ -95,24 +95,19 @@ def choose_rule(
 
 
 def soft(values: ArrayLike, item: ArrayLike, log_weight: ArrayLike) -> Floats:
-    """−log Σ_c π_c exp(−S_c): the score under the mixture of all conditions the item may have.
+    """−log Σ_c π_c exp(−S_c): the score under the mixture of all conditions the item may have; `log_weight` is log π_c.
 
-    It must be calibrated on normals whose conditions were unknown too. One row of weight 1 keeps its value.
-
-    Args:
-        values: (M,) −ELBO or another −log density of each row, in nats.
-        log_weight: (M,) log π_c.
+    `values` (M,) are −ELBO or another −log density of each row, in nats. It must be calibrated on normals whose
+    conditions were unknown too.
     """
     starts = segment_starts(item)
     return -np.logaddexp.reduceat(np.asarray(log_weight, np.float64) - np.asarray(values, np.float64), starts)
 
 
 def hard(anomaly_scores: ArrayLike, item: ArrayLike) -> Floats:
-    """min_c of the anomaly scores: an item is normal if any condition explains it.
+    """min_c of the anomaly scores (M,): an item is normal if any condition explains it.
 
-    Args:
-        anomaly_scores: (M,) with the offset of each row's condition taken off (`Calibration.anomaly_score`). Then the
-            smallest is above the threshold exactly when `hard_p_values` are ≤ α.
+    Where they are `Calibration.anomaly_score` the smallest is above the threshold exactly if `hard_p_values` are ≤ α.
     """
     return np.minimum.reduceat(np.asarray(anomaly_scores, np.float64), segment_starts(item))
 
@@ -134,11 +129,7 @@ def best_rows(values: ArrayLike, item: ArrayLike, log_weight: ArrayLike | None =
 
 
 def segment_starts(item: ArrayLike) -> Ints:
-    """(N,) the first row of each item.
-
-    Raises:
-        DataError: rows are not sorted by item, or an item has no row.
-    """
+    """(N,) the first row of each item. Raises DataError: rows are not sorted by item, or an item has no row."""
     rows: NDArray[Any] = np.asarray(item)
     steps = np.diff(rows, prepend=-1)
     if rows.ndim != 1 or not np.isin(steps, (0, 1)).all() or (len(rows) and rows[0] != 0):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-from knowngood.models.base import Batch, Model
+from knowngood.models.base import Model
 from knowngood.models.distributions import wide
 from knowngood.models.memory_bank import FEWEST, MemoryBank, keep, nearest_in_stratum
-from knowngood.scores.base import Condition, Score, ScoreResult, State
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 from knowngood.scores.codes import Of, check_codes, codes
 
 SHORTEST = 1e-12
@@ -41,7 +39,7 @@ class NeighboursScore(Score):
         return self._scaled(codes(model, x, c, self.of(model)))
 
     @torch.no_grad()
-    def fit(self, model: Model, batches: Iterable[Batch]) -> State:
+    def fit(self, model: Model, batches: Batches) -> State:
         """{"codes": (M, V) float32, "code_stratum": (M,) int64}, on the CPU; nothing where the model has the items."""
         if isinstance(model, MemoryBank) and self.of(model) == "items":
             return {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -11,11 +10,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from knowngood.errors import SettingsError
-from knowngood.models.base import Batch
 from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
-from knowngood.scores.base import Condition, Score, ScoreResult, State
-from knowngood.scores.label_penalty import penalty
+from knowngood.scores.adjustment import penalty
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 
 PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
@@ -40,7 +38,7 @@ class PatchDistanceScore(Score):
 
     has_map = True
 
-    def fit(self, model: PatchModel, batches: Iterable[Batch]) -> State:
+    def fit(self, model: PatchModel, batches: Batches) -> State:
         """From the normal images that the model was fitted to, each as if it had been left out."""
         if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.coarse is not None):
             return {}

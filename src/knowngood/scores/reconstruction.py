@@ -71,11 +71,8 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
     covers the pixels that exist, its weights adding up to 1 again, so that no pixel is invented and every pixel gets a
     value. On a side shorter than 11 the window is the largest odd number that fits, σ in proportion.
 
-    Args:
-        x, y: (B, C, H, W). Give float64: variances are differences of nearly equal numbers.
-
-    Returns:
-        (B, C, H, W) in [−1, 1]; 1 where the images agree.
+    x, y and the result are (B, C, H, W); it is in [−1, 1], 1 where they agree. Give float64: variances are differences
+    of nearly equal numbers.
     """
     rows, columns = (_weights(size, x) for size in x.shape[-2:])
 

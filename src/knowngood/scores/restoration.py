@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Condition, ScoreResult, State, item_sum, pixel_sum, wide
+from knowngood.scores.base import Batches, Condition, ScoreResult, State, item_sum, pixel_sum, wide
 from knowngood.scores.elbo import DrawnScore
 
 FIRST_MOVE = 0.1  # of the pixel that moves most, on the range 0…1
@@ -48,7 +47,7 @@ class RestorationScore(DrawnScore):
             )
 
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"residual": ρ, a scalar in float64} and the state of the ELBO."""
         squares, n = 0.0, 0
         for batch in batches:
@@ -80,8 +79,7 @@ class RestorationScore(DrawnScore):
 def restore(cost: Objective, x: Tensor, weight: float, steps: int) -> tuple[Tensor, Tensor]:
     """x̂ (B, C, H, W) that lowers cost(x̂) + weight·TV(x̂ − x) from x̂ = x on, and the objective there (B,).
 
-    Args:
-        cost: values (B,) and their gradient (B, C, H, W), each item's by itself.
+    `cost` gives values (B,) and their gradient (B, C, H, W), each item's by itself.
     """
     low, high = x.clamp(max=0), x.clamp(min=1)
     change = torch.zeros_like(x)
@@ -117,12 +115,7 @@ def smoothed(
     """r = argmin ½‖r − v‖² + weight·TV(r), about, and the dual that it comes from, with which to go on next time.
 
     Accelerated projected gradient on the dual: r = v − Dᵀp with |p| ≤ weight, D the differences (Beck and Teboulle
-    2009, IEEE TIP 18, algorithm FGP).
-
-    Args:
-        v: (B, C, H, W).
-        weight: (B, 1, 1, 1).
-        dual: where to start, as `differences` gives them.
+    2009, IEEE TIP 18, algorithm FGP). v is (B, C, H, W), the weight (B, 1, 1, 1), `dual` where to start.
     """
     p = ahead = tuple(d.clamp(-weight, weight) for d in dual)
     t = 1.0

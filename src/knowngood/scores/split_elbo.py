@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Condition, Score, ScoreResult, State, item_sum, pixel_sum
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, item_sum, pixel_sum
 
 
 class SplitElboScore(Score):
@@ -30,7 +27,7 @@ class SplitElboScore(Score):
                 "(nuisance_dim = 0); fit with objective = 'dan_vae', or score by 'elbo'"
             )
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         self.check(model)
         return {}
 

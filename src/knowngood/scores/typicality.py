@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from knowngood.errors import DataError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Condition, ScoreResult, State
+from knowngood.scores.base import Batches, Condition, ScoreResult, State
 from knowngood.scores.elbo import DrawnScore
 
 FEWEST = 10  # items for a stratum to have a mean of its own
@@ -24,7 +21,7 @@ class TypicalityScore(DrawnScore):
     """
 
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"noise": (L, D), "mean_nll": (S+1,) float64}; the last is the mean of all together."""
         state, values, strata = super().fit(model, []), [], []
         for batch in batches:
@@ -38,10 +35,9 @@ class TypicalityScore(DrawnScore):
         self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         nll = self.negative_elbo(model, state, x, c).values
-        mean, stratum = state["mean_nll"].to(nll), stratum.to(nll.device)
-        everyone = len(mean) - 1
-        stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)
-        return ScoreResult((nll - mean[stratum]).abs(), None, {"typicality_nll": nll})
+        mean = state["mean_nll"].to(nll)
+        own = mean[stratum.to(nll.device).clamp(-1, len(mean) - 1)]  # −1 is the last, that of all
+        return ScoreResult((nll - own).abs(), None, {"typicality_nll": nll})
 
 
 def stratum_means(values: Tensor, strata: Tensor) -> Tensor:

@@ -70,8 +70,7 @@ class Engine:
 def torch_device(name: str) -> torch.device:
     """The device that "auto", "cpu", "gpu", "cuda" or "mps" stands for; auto: a GPU if there is one.
 
-    Raises:
-        SettingsError: this machine has none, or the name is unknown.
+    Raises SettingsError: this machine has none, or the name is unknown.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     kind = {"gpu": "cuda"}.get(name, name)
@@ -87,8 +86,7 @@ def torch_device(name: str) -> torch.device:
 def make_engine(options: TrainingOptions, device: str = "auto") -> Engine:
     """The engine of these options on a device ("auto", "cpu", "gpu", "cuda" or "mps"), its processes launched.
 
-    Raises:
-        SettingsError: the device is not there, or there are fewer than asked for.
+    Raises SettingsError: the device is not there, or there are fewer than asked for.
     """
     return _engine(device, options.devices, options.precision)
 
@@ -109,11 +107,7 @@ def _engine(device: str, devices: int, precision: str) -> Engine:
 
 
 def bf16_pays(kind: str) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware.
-
-    Without such units bf16 is emulated and slower than float32. With AVX-512 BF16, the least of them, a step of a
-    784-512 MLP takes about half the time, and of a 28×28 conv net too.
-    """
+    """Whether the device multiplies bf16 matrices in hardware: elsewhere bf16 is emulated, slower than float32."""
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if kind == "cpu":
@@ -135,8 +129,7 @@ def keep_freed_memory() -> None:
 def compiled(model: nn.Module, wanted: bool, device: torch.device) -> Iterator[None]:
     """Within, if `wanted`, `model.encode` and `model.decode` are compiled; afterwards they are as they were.
 
-    Raises:
-        SettingsError: there is no compiler for this device.
+    Raises SettingsError: there is no compiler for this device.
     """
     if not wanted:
         yield

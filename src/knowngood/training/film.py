@@ -57,11 +57,7 @@ class Film:
         model.train(training)
 
     def frames(self) -> np.ndarray:
-        """(T, N, H, W, C) uint8, the reconstructions at each of `steps`.
-
-        Raises:
-            DataError: there was no evaluation.
-        """
+        """(T, N, H, W, C) uint8, the reconstructions at each of `steps`. Raises DataError: there was no evaluation."""
         if not self.kept:
             raise DataError("film: there was no evaluation to film; training had no held-out images")
         return np.stack(self.kept)

@@ -63,10 +63,8 @@ def not_finite(values: dict[str, float]) -> str:
 class RunLog:
     """Rows of one run, in memory and in `folder`/log.csv, written row by row.
 
-    Args:
-        folder: None keeps rows in memory only.
-        keep: rows of an earlier part of the run that count; those after them, written between the last checkpoint and
-            the interruption, are dropped.
+    Without a folder they are in memory only. `keep` rows of an earlier part of the run count; those after them,
+    written between the last checkpoint and the interruption, are dropped.
     """
 
     def __init__(self, folder: Path | None, keep: int = 0) -> None:

@@ -73,16 +73,14 @@ def train(
 
     Args:
         device: "auto", "cpu", "gpu", "cuda" or "mps".
-        source: normals to learn from; `options.batch_size` of them a step and process.
-        held_out: normals for evaluations.
+        source: normals to learn from; held_out: normals for evaluations.
         anomalies: labelled ones; each step has some beside its normals, at most a quarter as many. With them training
             does not stop early: the loss of normal items alone does not say which weights are best.
         run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
         resume: go on from the checkpoint in `run_dir`, if there is one.
         on_step: called after each step with the number of steps done.
         on_evaluation: called with the steps done and the model as it is then, some 10 to 50 times, also at the start.
-        fingerprint: of the data, recorded and compared on resume.
-        settings: whatever else shapes the run, plain data, recorded and compared on resume.
+        fingerprint, settings: of the data, and what else shapes the run; recorded, and compared on resume.
 
     Raises:
         TrainingError: a loss, term or gradient is not finite. The checkpoint written before stays.
@@ -96,10 +94,11 @@ def train(
     with torch.random.fork_rng(devices=engine.cuda_devices):
         torch.manual_seed(seed + engine.rank)
         run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
+        run.watch = on_evaluation if engine.leads else None
         if folder is not None:
             run.record_in(folder, resume, fingerprint, settings or {})
         with compiled(model, options.compile, engine.device):
-            return run.complete(progress, on_step, on_evaluation)
+            return run.complete(progress, on_step)
 
 
 class Run:
@@ -162,14 +161,8 @@ class Run:
         write_run(folder, {"seed": self.seed, "data_fingerprint": fingerprint, **given, **run, **more})
         self.log = RunLog(folder, keep=rows)
 
-    def complete(
-        self,
-        progress: bool,
-        on_step: Callable[[int], None] | None,
-        on_evaluation: Callable[[int, nn.Module], None] | None,
-    ) -> History:
+    def complete(self, progress: bool, on_step: Callable[[int], None] | None) -> History:
         line = Line(self.total, progress and self.engine.leads)
-        self.watch = on_evaluation if self.engine.leads else None
         try:
             if not self.state.stopped_early:
                 self._watched()

@@ -98,8 +98,7 @@ class Player:
 def make_players(objective: Objective, model: nn.Module, options: TrainingOptions) -> list[Player]:
     """The objective's players with something to train.
 
-    Raises:
-        SettingsError: a parameter belongs to two players, or nothing is trainable.
+    Raises SettingsError: a parameter belongs to two players, or nothing is trainable.
     """
     owner: dict[int, str] = {}
     players = []

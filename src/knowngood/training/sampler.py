@@ -26,9 +26,7 @@ def generator_for(*key: int) -> torch.Generator:
 class PlainSampler:
     """A new permutation each epoch, cut into batches; the last one is filled up from the permutation's start.
 
-    Args:
-        n: items; a set smaller than `batch_size` is one batch.
-        stream: distinguishes independent samplers of one seed.
+    A set of n < `batch_size` items is one batch. `stream` distinguishes independent samplers of one seed.
     """
 
     def __init__(self, n: int, batch_size: int, *, seed: int, stream: int = 0) -> None:
@@ -47,12 +45,8 @@ class StratifiedSampler:
 
     A batch holds 4 groups (fewer where 4 groups of 16 do not fit) of one stratum each. Strata appear in proportion to
     their sizes, since each is cut into as many whole groups as it fills. The rest, and strata too small for a
-    group, fill the last batches of the epoch side by side, each stratum's items together; there an objective finds
-    fewer than 16 items of some strata and leaves its densities out for them. The order of batches is shuffled.
-
-    Args:
-        stratum: (N,) int64, each item's stratum.
-        batch_size: the batch holds at most this many; it is rounded down to whole groups.
+    group, fill batches side by side, each stratum's items together. The order of batches is shuffled.
+    `batch_size` is rounded down to whole groups.
     """
 
     def __init__(self, stratum: Tensor, batch_size: int, *, seed: int, stream: int = 0) -> None:

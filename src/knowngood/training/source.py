@@ -58,8 +58,7 @@ class StreamSource:
         images: an `ImageSet`; its `read` runs in the workers.
         representation: `Pixels` or `HOG`, fitted. `prepare` runs in the workers, an image at a time; `scale` on the
             device, a batch at a time.
-        workers: processes that read, with one thread each; 0 reads in this process.
-        facts: c, stratum, label, n_strata, factors: see `Facts`.
+        workers: processes that read, with one thread each; 0 reads in this process. facts: as of `Source`.
     """
 
     def __init__(self, images: Any, representation: Any, workers: int = 2, **facts: Any) -> None:

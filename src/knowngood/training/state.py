@@ -76,16 +76,10 @@ class RunState:
 
     def save(self, folder: Path, identity: dict[str, Any], rows: int, finished: bool) -> None:
         """Write a checkpoint; every process takes part, the first one writes."""
-        tensors = dict(self.named)
+        tensors = self._kept()
         for player in self.players:
             tensors |= {f"optimiser/{player.name}/{name}": t for name, t in player.state().items()}
-        if self.average is not None:
-            tensors |= {f"average/{i}": t for i, t in enumerate(self.average.values)}
-        best = None
-        if self.best is not None:
-            best = {"value": self.best.value, "step": self.best.step, "since": self.best.since}
-            if self.best.step:
-                tensors |= {f"best/{i}": t for i, t in enumerate(self.best.kept)}
+        best = None if self.best is None else {name: getattr(self.best, name) for name in ("value", "step", "since")}
         tensors |= {f"random/{name}": self.engine.gathered(t) for name, t in self._random().items()}
         if self.engine.leads:
             about = {"best": best, "rows": rows, "finished": finished, "identity": identity}
@@ -95,8 +89,7 @@ class RunState:
     def load(self, folder: Path, identity: dict[str, Any]) -> int:
         """Go on from the checkpoint in `folder`, if there is one; returns the logged rows that belong to it.
 
-        Raises:
-            SettingsError: the checkpoint is of a run with other settings, data or seed.
+        Raises SettingsError: the checkpoint is of a run with other settings, data or seed.
         """
         found = read_checkpoint(folder)
         if found is None:
@@ -109,20 +102,27 @@ class RunState:
                     f"{folder} holds a run with {name} = {before.get(name)}, this one has {identity.get(name)}; "
                     "resume with the same, or take another run_dir"
                 )
-        put_into(self.named, tensors, "")
+        if self.best is not None:
+            vars(self.best).update(state["best"])
+        with torch.no_grad():
+            for name, target in self._kept().items():
+                target.copy_(tensors[name])
         for player in self.players:
             prefix = f"optimiser/{player.name}/"
             player.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        if self.average is not None:
-            put_into({str(i): t for i, t in enumerate(self.average.values)}, tensors, "average/")
-        if self.best is not None:
-            self.best.value, self.best.step, self.best.since = (state["best"][k] for k in ("value", "step", "since"))
-            if self.best.step:
-                put_into({str(i): t for i, t in enumerate(self.best.kept)}, tensors, "best/")
         self._set_random({name: tensors[f"random/{name}"][self.engine.rank].clone() for name in self._random()})
         for name in COUNTERS:
             setattr(self, name, state[name])
         return state["rows"]
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Weights, averages and best weights, by their names in a checkpoint."""
+        kept = dict(self.named)
+        if self.average is not None:
+            kept |= {f"average/{i}": t for i, t in enumerate(self.average.values)}
+        if self.best is not None and self.best.step:
+            kept |= {f"best/{i}": t for i, t in enumerate(self.best.kept)}
+        return kept
 
     def _random(self) -> dict[str, Tensor]:
         states = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}
@@ -157,8 +157,7 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors on the CPU and the state, or None if there is no checkpoint.
 
-    Raises:
-        ArtifactError: the file is damaged or was written by a newer version.
+    Raises ArtifactError: the file is damaged or was written by a newer version.
     """
     path = folder / NAME
     if not path.exists():
@@ -187,13 +186,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def put_into(targets: dict[str, Tensor], tensors: dict[str, Tensor], prefix: str) -> None:
-    """Copy the tensors under `prefix` into `targets`, keeping device and memory layout."""
-    with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(tensors[prefix + name])
 
 
 def refuse_to_overwrite(folder: Path, resume: bool) -> None:

@@ -110,10 +110,9 @@ class Objective(nn.Module):
         return losses, terms
 
     def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context, shift: float) -> Tensor:
-        """The shifted prior's loss of labelled anomalies, a scalar: rec + KL(q(z|x,c) ‖ N(shift·1, I)).
+        """The shifted prior's loss of labelled anomalies, a scalar: rec + KL(q(z|x,c) ‖ N(shift·1, I)) (DAn-VAE).
 
-        The encoder learns to move their codes; the decoder's parameters are constants here, so that it does not learn
-        to reconstruct them (DAn-VAE).
+        The decoder's parameters are constants here, so that it does not learn to reconstruct anomalies.
         """
         q = model.encode(anomalies.x, anomalies.c)
         z = q.rsample(torch.empty_like(q.mean).normal_(generator=ctx.generator))
@@ -147,10 +146,7 @@ def shifted(like: DiagonalGaussian, shift: float) -> DiagonalGaussian:
 
 
 def stopped_reconstruction(model: ConditionalVAE, batch: Batch, z: Tensor) -> Tensor:
-    """−log p(x|z,c) (B,), with gradient for z and none for the decoder or the likelihood.
-
-    What a batch norm of the decoder has gathered stays as it is, too.
-    """
+    """−log p(x|z,c) (B,), with gradient for z alone; what a batch norm has gathered stays as it is, too."""
     constants = {name: parameter.detach() for name, parameter in model.named_parameters()}
     constants |= {name: buffer.clone() for name, buffer in model.named_buffers()}
     return -torch.func.functional_call(model, constants, (batch.x, z, batch.c)).flatten(1).sum(1)

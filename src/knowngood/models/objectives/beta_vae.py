@@ -19,11 +19,11 @@ class BetaVAEObjective(Objective):
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo = elbo_terms(model, batch, ctx)
-        given, kl = self.options, elbo.kl.mean()
-        if given.capacity is None:
-            penalty = given.beta * kl
-        else:
-            grown = min(1.0, ctx.step / max(1.0, given.capacity_share * ctx.total_steps))
-            penalty = given.gamma * (kl - given.capacity * grown).abs()
-        loss = elbo.reconstruction.mean() + penalty
+        loss = elbo.reconstruction.mean() + self.penalty(elbo.kl.mean(), ctx)
         return {"model": loss}, {"reconstruction": elbo.reconstruction, "kl": elbo.kl}
+
+    def penalty(self, kl: Tensor, ctx: Context) -> Tensor:
+        if self.options.capacity is None:
+            return self.options.beta * kl
+        grown = min(1.0, ctx.step / max(1.0, self.options.capacity_share * ctx.total_steps))
+        return self.options.gamma * (kl - self.options.capacity * grown).abs()

@@ -79,8 +79,7 @@ class DANVAEObjective(Objective):
     def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context, shift: float) -> Tensor:
         """rec + β_a·KL(q(z_a|x) ‖ N(shift·1, I)) and the terms of z_n as for normal items, the mean over anomalies.
 
-        Decoder and likelihood are constants: the encoder learns where the codes of anomalies lie, the decoder does not
-        learn to reconstruct them. A prior of their own for labelled anomalies: arXiv:1911.04971.
+        Decoder and likelihood are constants. A prior of their own for labelled anomalies: arXiv:1911.04971.
         """
         q = model.encode(anomalies.x, anomalies.c)
         z = q.rsample(torch.empty_like(q.mean).normal_(generator=ctx.generator))

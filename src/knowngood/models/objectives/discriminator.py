@@ -29,10 +29,7 @@ class Discriminator(nn.Module):
     precision where the ones between run in bf16: a close dependence of two dimensions, and a small difference of log
     odds, would be rounded away.
 
-    Args:
-        latent_dim: D.
-        layers: hidden layers, LeakyReLU(.2) after each.
-        width: of each hidden layer.
+    There are `layers` hidden layers of `width`, LeakyReLU(.2) after each.
     """
 
     def __init__(self, latent_dim: int, layers: int, width: int) -> None:
@@ -108,10 +105,7 @@ class _ForWeights(torch.autograd.Function):
 
 
 def permute_dimensions(z: Tensor, generator: torch.Generator) -> Tensor:
-    """z (B, D) with each dimension shuffled over the batch by itself: a draw of Π_d q(z_d) from draws of q(z).
-
-    arXiv:1802.05983, alg. 1.
-    """
+    """z (B, D), each dimension shuffled over the batch by itself: Π_d q(z_d) from q(z). arXiv:1802.05983, alg. 1."""
     keys = torch.rand(z.shape, generator=generator, device=z.device)
     return z.gather(0, keys.argsort(0))
 

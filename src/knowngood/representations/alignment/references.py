@@ -144,11 +144,7 @@ class References(BaseModel):
         return {f"{k}.{name}": tensor for k, part in parts for name, tensor in part.state().items()}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the references that `state` gave.
-
-        Raises:
-            ArtifactError: some are missing, or of another shape.
-        """
+        """A copy with the references that `state` gave. Raises ArtifactError: some are missing, or of another shape."""
         loaded = []
         for k, reference in enumerate(self.by_kind):
             own = {name.removeprefix(f"{k}."): tensor for name, tensor in tensors.items() if name.startswith(f"{k}.")}

@@ -109,11 +109,7 @@ class Registration(BaseModel):
         return {"reference": torch.from_numpy(self._known())}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the reference that `state` gave.
-
-        Raises:
-            ArtifactError: it is missing, or of another shape.
-        """
+        """A copy with the reference that `state` gave. Raises ArtifactError: it is missing, or of another shape."""
         expected = compared_size(self.size)
         reference = tensors.get("reference")
         if reference is None or tuple(reference.shape) != expected:
@@ -184,8 +180,7 @@ class Registration(BaseModel):
 def grey(image: np.ndarray) -> NDArray[np.floating]:
     """(H, W, C), any dtype → (H, W) floats: luminance of three channels, else their mean.
 
-    Raises:
-        DataError: not (H, W, C).
+    Raises DataError: not (H, W, C).
     """
     if image.ndim != 3:
         raise DataError(f"an image to align has shape {image.shape}; expected (height, width, channels)")

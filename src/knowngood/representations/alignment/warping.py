@@ -82,8 +82,7 @@ def compose(outer: Floats, inner: Floats) -> Floats:
 def warp(image: np.ndarray, transform: Transform) -> np.ndarray:
     """The image (H, W, C) warped to the reference, (H, W, C) of the same dtype.
 
-    Bilinear; integers are rounded. Where the reference reaches beyond the image, its edge is repeated. Where the
-    transform is the identity this is the image itself, not a copy.
+    Bilinear; integers are rounded; the edge is repeated beyond the image. By the identity it is the image, not a copy.
 
     Raises:
         DataError: the image is not (H, W, C) of the transform's size.

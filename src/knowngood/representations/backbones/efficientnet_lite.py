@@ -93,8 +93,7 @@ class EfficientNetLite(nn.Module):
     def from_published(cls, name: str, blocks: tuple[int, ...], tensors: Mapping[str, Tensor]) -> EfficientNetLite:
         """With the published weights, by their published names.
 
-        Raises:
-            SettingsError: a tensor is missing, has another shape, or does not belong to this net.
+        Raises SettingsError: a tensor is missing, has another shape, or does not belong to this net.
         """
         net = cls(name, blocks)
         _refuse_foreign(name, tensors)
@@ -204,8 +203,7 @@ def _refuse_foreign(name: str, tensors: Mapping[str, Tensor]) -> None:
 def load_lite(options: LiteOptions) -> EfficientNetLite:
     """The net that the options name, up to its last wanted block, with the published weights.
 
-    Raises:
-        SettingsError: there are no weights, they cannot be read, or are not of this net.
+    Raises SettingsError: there are no weights, they cannot be read, or are not of this net.
     """
     path = find_weights(options.name, options.weights)
     try:
@@ -242,8 +240,7 @@ def find_weights(name: str, given: Path | None = None) -> Path:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a PyTorch file, which is read without running anything in it.
 
-    Raises:
-        SettingsError: it is no such file.
+    Raises SettingsError: it is no such file.
     """
     try:
         if path.suffix == ".safetensors":
