@@ -51,9 +51,11 @@ class BatchSource(Protocol):
 
     def to(self, device: torch.device) -> BatchSource:
         """The same data with its batches on `device`."""
+        ...
 
     def batches(self, rows: Iterable[Tensor]) -> Iterator[Batch]:
         """One batch for each row of positions (B,) on the CPU, in their order."""
+        ...
 
 
 class Facts:

@@ -24,13 +24,16 @@ class Representation(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor of one item."""
+        ...
 
     @property
     def bytes_per_image(self) -> int:
         """Memory of one item as `read` gives it."""
+        ...
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
         """Raise DataError if an item of this shape and dtype does not fit."""
+        ...
 
     def read(
         self, items: Any, /, index: np.ndarray | None = None, workers: int = 0
@@ -39,30 +42,31 @@ class Representation(Protocol):
 
         Unreadable items have zeros. `workers`: threads that read and decode files.
         """
+        ...
 
     def scale(self, batch: Tensor) -> Tensor:
         """What `read` gives (B, ...) → float32 (B, *shape), on its device."""
+        ...
 
     def unscale(self, x: Tensor) -> Tensor:
         """The way back from `scale`, in float32, not rounded."""
+        ...
 
     def to_tensor(self, items: Any, /, workers: int = 0) -> Tensor:
-        """All N items: read, then scaled, (N, *shape) float32.
-
-        Raises DataError: an item is unreadable or does not fit; names the first one and how many there are.
-        """
+        """All N items: read, then scaled, (N, *shape) float32. Raises DataError that names the first unreadable one."""
+        ...
 
     def to_image(self, map: np.ndarray, source_shape: tuple[int, ...], /) -> np.ndarray:
         """Maps (..., h, w) over what the model sees → (..., H, W) over the source image of shape (H, W[, C])."""
+        ...
 
     def state(self) -> dict[str, Tensor]:
         """The tensors that belong to it beside its JSON."""
+        ...
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the tensors that `state` gave.
-
-        Raises ArtifactError: they are not the tensors of this representation.
-        """
+        """A copy with the tensors that `state` gave. Raises ArtifactError: they are of another representation."""
+        ...
 
 
 class Fitted(BaseModel):

@@ -96,10 +96,7 @@ class Player:
 
 
 def make_players(objective: Objective, model: nn.Module, options: TrainingOptions) -> list[Player]:
-    """The objective's players with something to train.
-
-    Raises SettingsError: a parameter belongs to two players, or nothing is trainable.
-    """
+    """The objective's players with something to train. Raises SettingsError: none has, or two share a parameter."""
     owner: dict[int, str] = {}
     players = []
     for name, parameters in objective.players(model).items():  # type: ignore[arg-type]

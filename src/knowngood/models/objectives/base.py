@@ -102,7 +102,7 @@ class Objective(nn.Module):
 
     def training_loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Losses:
         """`loss` of the augmented batch, plus the penalties, which are taken of the batch as it is."""
-        augmented = (batch, ctx) if self.augmentation is None else self.augmentation(batch, ctx)
+        augmented: tuple[Batch, Context] = (batch, ctx) if self.augmentation is None else self.augmentation(batch, ctx)
         losses, terms = self.loss(model, *augmented)
         for penalty in self.penalties:
             cost, added = penalty(self, model, batch, ctx)

@@ -178,10 +178,7 @@ class Registration(BaseModel):
 
 
 def grey(image: np.ndarray) -> NDArray[np.floating]:
-    """(H, W, C), any dtype → (H, W) floats: luminance of three channels, else their mean.
-
-    Raises DataError: not (H, W, C).
-    """
+    """(H, W, C), any dtype → (H, W) floats: luminance of three channels, else the mean. DataError: not (H, W, C)."""
     if image.ndim != 3:
         raise DataError(f"an image to align has shape {image.shape}; expected (height, width, channels)")
     wide = image.dtype.itemsize > 2 and image.dtype != np.float32

@@ -23,6 +23,8 @@ class Backbone(Protocol):
         Every map covers the whole image: cell (0, 0) its top left, cell (h_i − 1, w_i − 1) its bottom right. Any
         normalisation of the pixels is the backbone's own.
         """
+        ...
 
     def fingerprint(self) -> str:
         """Names architecture and weights; two that differ in either must differ here. A saved model checks it."""
+        ...

@@ -91,10 +91,7 @@ class EfficientNetLite(nn.Module):
 
     @classmethod
     def from_published(cls, name: str, blocks: tuple[int, ...], tensors: Mapping[str, Tensor]) -> EfficientNetLite:
-        """With the published weights, by their published names.
-
-        Raises SettingsError: a tensor is missing, has another shape, or does not belong to this net.
-        """
+        """With the published weights, by their published names. Raises SettingsError: they are of another net."""
         net = cls(name, blocks)
         _refuse_foreign(name, tensors)
         for convolution, published, norm in net._published():
@@ -201,10 +198,7 @@ def _refuse_foreign(name: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_lite(options: LiteOptions) -> EfficientNetLite:
-    """The net that the options name, up to its last wanted block, with the published weights.
-
-    Raises SettingsError: there are no weights, they cannot be read, or are not of this net.
-    """
+    """The net that the options name, with published weights. Raises SettingsError: there are none, or of another."""
     path = find_weights(options.name, options.weights)
     try:
         return EfficientNetLite.from_published(options.name, options.blocks, read_tensors(path))
