@@ -22,7 +22,7 @@ from knowngood.detector.scoring import score_batches
 from knowngood.errors import DataError
 from knowngood.metrics import roc_auc
 from knowngood.representations.alignment.warping import Quality, Transform
-from knowngood.scores.label_penalty import bounded, moments
+from knowngood.scores.adjustment import bounded, moments
 
 
 def auroc(anomalous: np.ndarray, normal: np.ndarray) -> float:

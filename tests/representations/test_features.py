@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,13 @@ def test_shape_and_bytes() -> None:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-def test_prepare_read_and_prepare_all_agree() -> None:
+def test_read_and_prepare_all_agree() -> None:
     images = random(19, 40, 40, 3)
     items, features = ImageSet.from_arrays(images), fit(images)
     whole = prepare_all(items, features)
     assert whole.shape == (19, 4, 4, 4)
     some, _ = features.read(items, np.array([17, 3]))
     np.testing.assert_array_equal(some, whole[[17, 3]])
-    np.testing.assert_array_equal(features.prepare(images[5]), whole[5])
     scaled = features.scale(torch.from_numpy(whole))
     assert scaled.dtype == torch.float32
     np.testing.assert_array_equal(scaled.numpy(), whole)
@@ -174,8 +174,6 @@ def test_features_that_are_not_finite_are_an_error_of_their_image() -> None:
     assert list(errors) == [1]
     assert "NaN" in errors[1]
     assert not found[1].any()
-    with pytest.raises(DataError, match="NaN"):
-        features.prepare(images[1][..., None])
     with pytest.raises(DataError, match="training images"):
         fit(images, Plain(holed))
 
@@ -193,8 +191,7 @@ def test_no_feature_is_clipped_to_float16() -> None:
     assert not errors
     assert found.dtype == np.float32
     np.testing.assert_allclose(found[-1], 1e5, rtol=1e-5)
-    assert features.prepare(images[-1][..., None]).max() == found[-1].max()
-    assert features.prepare(images[0][..., None]).dtype == np.float16
+    assert features.read(items, np.array([0]))[0].dtype == np.float16
     np.testing.assert_array_equal(cached_features(items, features), found)
     np.testing.assert_array_equal(cached_features(items, features, memory_gb=0), found)
 
@@ -238,7 +235,7 @@ def test_a_spot_comes_back_where_it_was() -> None:
     image = np.zeros((1, 96, 64), np.uint8)
     image[0, 24:36, 32:40] = 255  # one cell of the grid in the image of 64×64
     features = fit(np.concatenate([image, 255 - image]), image_size=64)
-    found = features.to_image(features.prepare(image[0][..., None])[3], image.shape[1:])
+    found = features.to_image(features.read(ImageSet.from_arrays(image))[0][0, 3], image.shape[1:])
     assert found.shape == (96, 64)
     rows, columns = np.nonzero(found > 0.99 * found.max())
     assert (rows.mean(), columns.mean()) == pytest.approx((29.5, 35.5))
@@ -298,7 +295,7 @@ def test_images_that_do_not_fit() -> None:
     with pytest.raises(DataError, match="1 channel"):
         features.check((32, 32, 1), np.uint8)
     with pytest.raises(DataError, match="1 channel"):
-        features.prepare(random(32, 32, 1))
+        features.read(ImageSet.from_arrays(random(2, 32, 32)))
 
 
 def test_backbones_that_break_their_contract() -> None:
@@ -315,32 +312,31 @@ def test_backbones_that_break_their_contract() -> None:
 # Computed once --------------------------------------------------------------------------------------------------------
 
 
-def test_cached_equals_read_in_memory_and_in_a_file(tmp_path: Path) -> None:
+def test_cached_equals_read_in_memory_and_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     images = random(70, 16, 16)
     items, features = ImageSet.from_arrays(images), fit(images, image_size=16)
     direct, _ = features.read(items)
-    calls: list[tuple[int, int]] = []
-    held = cached_features(items, features, progress=lambda *at: calls.append(at))
-    assert calls == [(64, 70), (70, 70)]
-    mapped = cached_features(items, features, tmp_path / "new", memory_gb=0, workers=1)
+    held = cached_features(items, features)
+    mapped = cached_features(items, features, memory_gb=0, workers=1)
     assert not isinstance(held, np.memmap)
     assert isinstance(mapped, np.memmap)
     assert held.dtype == mapped.dtype == np.float16
     np.testing.assert_array_equal(held, direct)
     np.testing.assert_array_equal(mapped, direct)
-    (file,) = (tmp_path / "new").rglob("*.npy")
+    (file,) = tmp_path.rglob("*.npy")
     np.testing.assert_array_equal(np.load(file), direct.transpose(0, 2, 3, 1))
     del mapped
     gc.collect()
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_limit_is_what_the_features_take(tmp_path: Path) -> None:
+def test_the_limit_is_what_the_features_take() -> None:
     images = random(4, 16, 16)
     items, features = ImageSet.from_arrays(images), fit(images, image_size=16)
     exactly = 4 * features.bytes_per_image / 2**30
-    assert not isinstance(cached_features(items, features, tmp_path, memory_gb=exactly), np.memmap)
-    assert isinstance(cached_features(items, features, tmp_path, memory_gb=0.99 * exactly), np.memmap)
+    assert not isinstance(cached_features(items, features, memory_gb=exactly), np.memmap)
+    assert isinstance(cached_features(items, features, memory_gb=0.99 * exactly), np.memmap)
 
 
 # EfficientNet-Lite ----------------------------------------------------------------------------------------------------
@@ -372,5 +368,5 @@ def test_published_features_of_an_image_do_not_depend_on_the_batch() -> None:
     features = fit(images, backbone="efficientnet_lite0", image_size=64)
     together, _ = features.read(items)
     for i in (0, 8):
-        alone = features.prepare(images[i])
+        alone = features.read(items, np.array([i]))[0][0]
         np.testing.assert_allclose(alone, together[i], rtol=2e-3, atol=1e-3 * np.abs(together).max())

@@ -14,7 +14,7 @@ from knowngood.config import HOGOptions, PixelOptions
 from knowngood.data import open_images
 from knowngood.errors import DataError
 from knowngood.representations import HOG, Pixels
-from knowngood.representations.hog_features import hog
+from knowngood.representations.hog import DIRECTIONS, hog
 
 SHAPE = (8, 7, 7)
 
@@ -134,5 +134,5 @@ def test_directions_are_named_as_on_the_screen() -> None:
     right[0, :, 14:] = 200
     right[1, 14:] = 200
     q = hog(torch.from_numpy(right)[:, None], power=0.25).unflatten(1, SHAPE)
-    strongest = [HOG.directions[int(o)] for o in q[:, :, 3, 3].argmax(1)]
+    strongest = [DIRECTIONS[int(o)] for o in q[:, :, 3, 3].argmax(1)]
     assert strongest == ["to the right", "downwards"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowngood.representations import hog_features as module
-from knowngood.representations.hog_features import hog
+from knowngood.representations import hog as module
+from knowngood.representations.hog import hog
 
 EIGHT = range(8)
 CELLS, ORIENTATIONS = 7, 8

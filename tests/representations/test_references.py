@@ -169,6 +169,12 @@ def test_planes_are_means_of_the_largest_channel() -> None:
 # Kinds ----------------------------------------------------------------------------------------------------------------
 
 
+def factors(found: References, images: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """The illumination of each image relative to the mean of its kind."""
+    illuminations = [found.by_kind[kind].illumination for kind in kinds]
+    return np.array([one.factor(plane) for one, plane in zip(illuminations, planes(nchw(images)), strict=True) if one])
+
+
 def test_without_options_there_are_no_references() -> None:
     items = ImageSet.from_arrays(parts(3, 0))
     assert References.fit(items, Pixels.fit(items, options()), options()) is None
@@ -181,17 +187,15 @@ def test_each_product_has_its_own_reference() -> None:
     assert [reference.name for reference in found.by_kind] == ["product=plate", "product=rod"]
     kinds = found.kinds(items.conditions, len(items))
     assert kinds.tolist() == [0] * 12 + [1] * 12
-    assert np.abs(found.register(nchw(images), kinds).illumination_factors - 1).max() < 0.1
-    wrong = found.register(nchw(images), 1 - kinds)
-    assert np.abs(wrong.illumination_factors - 1).min() > 0.2
+    assert np.abs(factors(found, images, kinds) - 1).max() < 0.1
+    assert np.abs(factors(found, images, 1 - kinds) - 1).min() > 0.2
     unknown = found.kinds({"product": np.array(["plate", None, "new"], dtype=object)}, 3)
     assert unknown.tolist() == [0, -1, -1]
     assert found.kinds({}, 2).tolist() == [-1, -1]
-    left = found.register(nchw(images[:1]), np.array([-1]))
-    assert torch.equal(left.images, nchw(images[:1]))
-    assert np.isnan(left.illumination_factors).all()
-    assert not left.transforms[0].accepted
-    assert "is not known" in left.transforms[0].reason
+    left, (transform,) = found.register(nchw(images[:1]), np.array([-1]))
+    assert torch.equal(left, nchw(images[:1]))
+    assert not transform.accepted
+    assert "is not known" in transform.reason
 
 
 def test_one_reference_serves_all() -> None:
@@ -218,10 +222,9 @@ def test_a_moved_and_darker_image_is_registered_and_corrected() -> None:
     normal = np.stack([shot(scene)] * 6)[..., None].astype(np.float32)
     found, _ = references(normal, align="shift", illumination=0.3)
     away = 0.75 * shot(scene, right=3, down=-4)[None, ..., None].astype(np.float32)
-    registered = found.register(nchw(away), np.zeros(1, np.int64))
-    assert registered.transforms[0].shift == pytest.approx((3, -4), abs=0.1)
-    assert registered.illumination_factors == pytest.approx([0.75], abs=0.01)
-    np.testing.assert_allclose(registered.images[0, 0, 6:-6, 6:-6], normal[0, 6:-6, 6:-6, 0], atol=0.03)
+    registered, (transform,) = found.register(nchw(away), np.zeros(1, np.int64))
+    assert transform.centred[:, 2] == pytest.approx((3, -4), abs=0.1)
+    np.testing.assert_allclose(registered[0, 0, 6:-6, 6:-6], normal[0, 6:-6, 6:-6, 0], atol=0.03)
 
 
 def test_references_survive_as_json_and_tensors() -> None:
@@ -233,8 +236,7 @@ def test_references_survive_as_json_and_tensors() -> None:
     back = References.model_validate_json(found.model_dump_json()).with_state(tensors)
     kinds = found.kinds(items.conditions, 16)
     before, after = (each.register(nchw(images) * 0.9, kinds) for each in (found, back))
-    assert torch.equal(before.images, after.images)
-    np.testing.assert_array_equal(before.illumination_factors, after.illumination_factors)
+    assert torch.equal(before[0], after[0])
     with pytest.raises(ArtifactError, match="illumination"):
         back.with_state({name: t for name, t in tensors.items() if name != "1.illumination"})
     with pytest.raises(ArtifactError, match="the mean illumination is missing"):
@@ -265,14 +267,10 @@ def test_features_of_each_image_are_its_own_however_it_comes() -> None:
     some, _ = features.read(dark, np.array([12, 3]))
     np.testing.assert_array_equal(some, together[[12, 3]])
     for i in (3, 12):
-        alone = features.prepare(dark.read(i), {"product": product[i]})
-        np.testing.assert_array_equal(alone, together[i])
-    np.testing.assert_allclose(
-        features.illumination_factors(dark)[[3, 12]], features.illumination_factors(dark, np.array([3, 12]))
-    )
+        alone, _ = features.read(dark, np.array([i]))
+        np.testing.assert_array_equal(alone[0], together[i])
     found = features.transforms(dark, np.array([12, 3, 4]))
-    assert np.array([one.shift for one in found]) == pytest.approx(np.array([(2, 0)] * 3), abs=0.3)
-    assert (features.illumination_limits(dark, np.array([3, 12]))[:, 0] < 0.7).all()
+    assert np.array([one.centred[:, 2] for one in found]) == pytest.approx(np.array([(2, 0)] * 3), abs=0.3)
     mean, _ = features.read(items)
     middle = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     spread = np.abs(mean - mean.mean(axis=0)).max()
@@ -281,26 +279,23 @@ def test_features_of_each_image_are_its_own_however_it_comes() -> None:
     np.testing.assert_array_equal(back.with_backbone(Tiny()).read(dark)[0], together)
 
 
-def test_unreadable_images_have_no_transform_and_no_factor() -> None:
+def test_unreadable_images_have_no_transform() -> None:
     images = parts(6, 0)
     features = Features.fit(ImageSet.from_arrays(images), options(align="shift", illumination=0.3), Tiny())
     images[2, 0, 0] = np.nan
     broken = ImageSet.from_arrays(images)
     _, errors = features.read(broken)
     assert list(errors) == [2]
-    factors, transforms = features.illumination_factors(broken), features.transforms(broken)
-    assert np.isnan(factors).tolist() == [i == 2 for i in range(6)]
+    transforms = features.transforms(broken)
     assert [one.accepted for one in transforms] == [i != 2 for i in range(6)]
     assert transforms[2].reason == errors[2]
 
 
-def test_without_references_transforms_are_the_identity_and_factors_unknown() -> None:
+def test_without_references_transforms_are_the_identity() -> None:
     items = ImageSet.from_arrays(parts(4, 0))
     features = Features.fit(items, options(), Tiny())
     assert features.state() == {}
     assert all(one.identity and one.accepted for one in features.transforms(items))
-    assert np.isnan(features.illumination_factors(items)).all()
-    assert np.isnan(features.illumination_limits(items)).all()
 
 
 def test_a_map_comes_back_to_the_position_of_the_image() -> None:

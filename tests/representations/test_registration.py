@@ -21,11 +21,12 @@ from knowngood.representations.alignment.warping import (
     compose,
     from_centred,
     inverse,
+    rotation_of,
     unwarp,
     warp,
 )
 
-MAX_SHIFT, KEPT = 0.1, 256
+MAX_SHIFT = 0.1
 MODES: tuple[Mode, ...] = ("shift", "rigid", "affine")
 SIZE = (96, 120)
 NOWHERE = np.eye(2, 3)
@@ -52,6 +53,20 @@ def moved(right: float, down: float, degrees: float = 0, linear: np.ndarray | No
     return np.column_stack((turn, (right, down)))
 
 
+def aligned_by(registration: Registration, image: np.ndarray) -> tuple[np.ndarray, Transform]:
+    transform = registration.locate(grey(image))
+    return warp(image, transform), transform
+
+
+def shift_of(transform: Transform) -> list[float]:
+    """Displacement of the image to the right and down, in pixels, at its centre."""
+    return transform.centred[:, 2].tolist()
+
+
+def scale_of(transform: Transform) -> float:
+    return math.sqrt(abs(np.linalg.det(transform.matrix[:, :2])))
+
+
 def farthest(found: np.ndarray, true: np.ndarray, size: Size) -> float:
     """Largest error at the corners, in pixels."""
     corners = np.array([[x * size[1] / 2, y * size[0] / 2, 1] for x in (-1, 1) for y in (-1, 1)])
@@ -74,12 +89,12 @@ def fitted() -> dict[Mode, Registration]:
 @pytest.mark.parametrize("shift", [(1, 0), (0, -1), (-7, 4), (11, 9)])
 def test_whole_shifts_are_found(fitted: dict[Mode, Registration], mode: Mode, shift: tuple[int, int]) -> None:
     image = scene(centred=moved(*shift))
-    aligned, transform = fitted[mode].align(image[..., None])
+    aligned, transform = aligned_by(fitted[mode], image[..., None])
     assert transform.accepted
     assert transform.reason == ""
-    assert transform.shift == pytest.approx(shift, abs=0.05)
-    assert transform.rotation == pytest.approx(0, abs=0.05)
-    assert transform.scale == pytest.approx(1, abs=2e-3)
+    assert shift_of(transform) == pytest.approx(shift, abs=0.05)
+    assert rotation_of(transform.matrix) == pytest.approx(0, abs=0.05)
+    assert scale_of(transform) == pytest.approx(1, abs=2e-3)
     inside = slice(12, -12)
     np.testing.assert_allclose(aligned[inside, inside, 0], scene()[inside, inside], atol=0.02)
 
@@ -90,7 +105,7 @@ def test_parts_of_a_pixel_are_found_at_any_size(size: Size) -> None:
     rng = np.random.default_rng(1)
     for shift in rng.uniform(-0.08, 0.08, (4, 2)) * size[::-1]:
         transform = registration.locate(scene(size, moved(*shift)))
-        assert transform.shift == pytest.approx(shift, abs=0.15)
+        assert shift_of(transform) == pytest.approx(shift, abs=0.15)
         assert transform.quality.after > 0.99 > transform.quality.before
         assert (transform.matrix[:, :2] == np.eye(2)).all()
 
@@ -100,10 +115,10 @@ def test_parts_of_a_pixel_are_found_at_any_size(size: Size) -> None:
 def test_rotations_are_found(fitted: dict[Mode, Registration], mode: Mode, degrees: float) -> None:
     true = moved(4.3, -5.6, degrees)
     transform = fitted[mode].locate(scene(centred=true))
-    assert transform.rotation == pytest.approx(degrees, abs=0.1)
+    assert rotation_of(transform.matrix) == pytest.approx(degrees, abs=0.1)
     assert farthest(transform.centred, true, SIZE) < 0.15
     if mode == "rigid":
-        assert transform.scale == pytest.approx(1, abs=1e-9)
+        assert scale_of(transform) == pytest.approx(1, abs=1e-9)
 
 
 def test_small_linear_maps_are_found(fitted: dict[Mode, Registration]) -> None:
@@ -112,7 +127,7 @@ def test_small_linear_maps_are_found(fitted: dict[Mode, Registration]) -> None:
         true = moved(*rng.uniform(-6, 6, 2), linear=np.eye(2) + rng.uniform(-0.05, 0.05, (2, 2)))
         transform = fitted["affine"].locate(scene(centred=true))
         assert farthest(transform.centred, true, SIZE) < 0.15
-        assert transform.scale == pytest.approx(math.sqrt(np.linalg.svd(true[:, :2])[1].prod()), abs=2e-3)
+        assert scale_of(transform) == pytest.approx(math.sqrt(np.linalg.svd(true[:, :2])[1].prod()), abs=2e-3)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -154,8 +169,8 @@ def test_stripes_tell_nothing_along_themselves() -> None:
     stripes = [np.exp(-((x - 30 - shift) ** 2) / 50) for shift in (0, 3)]
     for mode in MODES:
         transform = Registration.fit(stripes[:1], mode).locate(stripes[1])
-        assert transform.shift == pytest.approx((3, 0), abs=0.1)
-        assert transform.rotation == pytest.approx(0, abs=0.2)
+        assert shift_of(transform) == pytest.approx((3, 0), abs=0.1)
+        assert rotation_of(transform.matrix) == pytest.approx(0, abs=0.2)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -193,7 +208,7 @@ def test_no_transform_near_by_correlates_better(mode: Mode) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_an_image_in_its_place_stays_untouched(fitted: dict[Mode, Registration], mode: Mode) -> None:
     for image in (scene()[..., None], scene(centred=moved(0.02, -0.01))[..., None]):
-        aligned, transform = fitted[mode].align(image)
+        aligned, transform = aligned_by(fitted[mode], image)
         assert aligned is image
         assert transform.accepted
         assert transform.identity
@@ -204,7 +219,7 @@ def test_an_image_in_its_place_stays_untouched(fitted: dict[Mode, Registration],
 def test_what_is_something_else_is_refused(fitted: dict[Mode, Registration], mode: Mode) -> None:
     rng = np.random.default_rng(0)
     for image in (*(scene(seed=seed) for seed in range(1, 9)), rng.random(SIZE), 1 - scene()):
-        aligned, transform = fitted[mode].align(image[..., None])
+        aligned, transform = aligned_by(fitted[mode], image[..., None])
         assert not transform.accepted
         assert transform.identity
         assert transform.reason
@@ -246,7 +261,7 @@ def test_what_makes_it_less_alike_is_never_done(
 @pytest.mark.parametrize("value", [0, 1, 200])
 def test_a_constant_image_is_refused_and_no_error(fitted: dict[Mode, Registration], mode: Mode, value: int) -> None:
     image = np.full((*SIZE, 3), value, dtype=np.uint8)
-    aligned, transform = fitted[mode].align(image)
+    aligned, transform = aligned_by(fitted[mode], image)
     assert aligned is image
     assert not transform.accepted
     assert "constant" in transform.reason
@@ -263,12 +278,12 @@ def test_the_mean_of_jittered_images_is_sharper_after(mode: Mode) -> None:
     images = [scene(centred=moved(*place, 0 if mode == "shift" else rng.uniform(-4, 4))) for place in places]
     registration = Registration.fit(iter(images), mode)
     assert (registration.images, registration.aligned) == (16, 16)
-    found = [registration.align(image[..., None]) for image in images]
+    found = [aligned_by(registration, image[..., None]) for image in images]
     before, after = np.mean(images, axis=0), np.mean([aligned[..., 0] for aligned, _ in found], axis=0)
     assert sharpness(after[8:-8, 8:-8]) > 2 * sharpness(before[8:-8, 8:-8])
     assert min(transform.quality.after for _, transform in found) > 0.98
     # The reference lies where the images lie on average.
-    np.testing.assert_allclose(np.mean([transform.shift for _, transform in found], axis=0), 0, atol=0.1)
+    np.testing.assert_allclose(np.mean([shift_of(transform) for _, transform in found], axis=0), 0, atol=0.1)
 
 
 def test_a_few_images_of_something_else_do_not_join_the_reference() -> None:
@@ -298,15 +313,6 @@ def test_the_floor_is_half_of_what_images_have_in_common_with_the_others() -> No
     assert floor == pytest.approx(0.5 / math.sqrt(1.5 * 1.25), abs=0.04)
 
 
-def test_of_many_images_an_even_share_is_used() -> None:
-    size = (32, 32)
-    usual, other = scene(size, finest=6), scene(size, seed=1, finest=6)
-    images = [other if i % 4 == 3 else usual for i in range(2 * KEPT + 10)]
-    registration = Registration.fit(images, "shift")
-    assert registration.images == len(range(0, len(images), 4))  # every fourth, none of which is another
-    assert registration.aligned == registration.images
-
-
 def test_images_that_have_nothing_in_common_are_refused() -> None:
     with pytest.raises(DataError, match=r"alignment by shift: only \d of 12 normal images .* Leave alignment off"):
         Registration.fit((scene(seed=seed) for seed in range(12)), "shift")
@@ -325,11 +331,11 @@ def test_images_that_cannot_be_used_are_named() -> None:
 
 def test_alignment_refuses_what_it_was_not_fitted_on(fitted: dict[Mode, Registration]) -> None:
     with pytest.raises(DataError, match="an image to align is 90×120, alignment was fitted on 96×120"):
-        fitted["shift"].align(np.zeros((90, 120, 3)))
+        aligned_by(fitted["shift"], np.zeros((90, 120, 3)))
     with pytest.raises(DataError, match=r"shape \(96, 120\); expected \(height, width, channels\)"):
-        fitted["shift"].align(scene())
+        aligned_by(fitted["shift"], scene())
     with pytest.raises(DataError, match="NaN or infinite"):
-        fitted["shift"].align(np.full((*SIZE, 1), np.inf))
+        aligned_by(fitted["shift"], np.full((*SIZE, 1), np.inf))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -339,15 +345,15 @@ def test_it_comes_back_from_json_and_tensors(mode: Mode) -> None:
     text = json.dumps(registration.model_dump(mode="json"))
     bare = Registration.model_validate_json(text)
     again = bare.with_state(registration.state())
-    assert again == registration != bare
+    assert torch.equal(again.state()["reference"], registration.state()["reference"])
     assert registration.state()["reference"].shape == compared_size(size) == (96, 128)
     image = scene(size, moved(-4.2, 7.7))[..., None]
-    (one, first), (other, second) = registration.align(image), again.align(image)
+    (one, first), (other, second) = aligned_by(registration, image), aligned_by(again, image)
     assert (one == other).all()
     assert (first.matrix == second.matrix).all()
     assert first.quality == second.quality
     with pytest.raises(ArtifactError, match="no reference"):
-        bare.align(image)
+        aligned_by(bare, image)
     for damaged in ({}, {"reference": torch.zeros(96, 127)}):
         with pytest.raises(ArtifactError, match=r"expected a reference of shape \(96, 128\)"):
             bare.with_state(damaged)
@@ -355,7 +361,9 @@ def test_it_comes_back_from_json_and_tensors(mode: Mode) -> None:
 
 def test_the_same_images_give_the_same_registration() -> None:
     images = [scene(centred=moved(i, -i)) for i in range(3)]
-    assert Registration.fit(images, "affine") == Registration.fit(iter(images), "affine")
+    one, other = Registration.fit(images, "affine"), Registration.fit(iter(images), "affine")
+    assert one.model_dump() == other.model_dump()
+    assert torch.equal(one.state()["reference"], other.state()["reference"])
 
 
 # Warping --------------------------------------------------------------------------------------------------------------
@@ -367,13 +375,13 @@ def placed(centred: np.ndarray, size: Size) -> Transform:
 
 def test_a_transform_tells_shift_rotation_and_scale_about_the_middle() -> None:
     turned = placed(moved(3, -2, 30), (11, 21))
-    assert turned.shift == pytest.approx((3, -2))
-    assert turned.rotation == pytest.approx(30)
-    assert turned.scale == pytest.approx(1)
+    assert shift_of(turned) == pytest.approx((3, -2))
+    assert rotation_of(turned.matrix) == pytest.approx(30)
+    assert scale_of(turned) == pytest.approx(1)
     # Turned counter-clockwise, what was right of the middle (10, 5) is above and right of it.
     x, y = turned.matrix @ (14, 5, 1)
     assert (x, y) == pytest.approx((10 + 3 + 4 * math.cos(math.pi / 6), 5 - 2 - 4 * 0.5))
-    assert placed(moved(0, 0, linear=np.diag([1.2, 0.9])), (4, 4)).scale == pytest.approx(math.sqrt(1.2 * 0.9))
+    assert scale_of(placed(moved(0, 0, linear=np.diag([1.2, 0.9])), (4, 4))) == pytest.approx(math.sqrt(1.2 * 0.9))
 
 
 def test_the_way_back_undoes_and_composition_goes_inner_first() -> None:
@@ -400,7 +408,7 @@ def test_warping_keeps_the_range_and_rounds_integers() -> None:
     transform = placed(moved(0.5, 0, 0), (20, 20))
     between = (image[:, :-1].astype(float) + image[:, 1:]) / 2
     assert np.abs(warp(image, transform)[:, :-1] - between).max() <= 0.5
-    with pytest.raises(DataError, match=r"shape \(20, 19, 1\); expected \(20, 20, channels\)"):
+    with pytest.raises(DataError, match=r"shape \(20, 19, 1\); expected \(20, 20, 'channels'\)"):
         warp(image[:, 1:], transform)
 
 
@@ -467,7 +475,7 @@ def test_bottles_lie_better_after(data_root: Path) -> None:
     folder = data_root / "mvtec" / "bottle" / "train" / "good"
     images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))[:24]]
     registration = Registration.fit((grey(image) / 255 for image in images), "affine")
-    found = [registration.align(image)[1] for image in images]
+    found = [aligned_by(registration, image)[1] for image in images]
     assert all(transform.accepted for transform in found)
     before, after = np.array([transform.quality for transform in found]).T
     assert after.min() > 0.99

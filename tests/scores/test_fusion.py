@@ -23,9 +23,8 @@ from knowngood.errors import SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import Score
-from knowngood.scores.cells import Cells
-from knowngood.scores.marginal import Rows
-from knowngood.scores.normals import evenly
+from knowngood.scores.fusion import evenly
+from knowngood.scores.marginal import Cells, Rows
 from score_models import IMAGE, TABLE, batches, items, small_model
 
 TWO = Fusion(scores=(Elbo(), PriorDistance()))

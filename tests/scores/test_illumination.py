@@ -10,7 +10,7 @@ import torch
 from helpers import toy_batch, toy_model
 from knowngood.config import Elbo
 from knowngood.models.base import Batch
-from knowngood.scores.adjustment import fit_adjustments, is_likelihood, marginalises, scored
+from knowngood.scores.adjustment import fit_adjustments, scored
 from knowngood.scores.illumination import (
     IlluminationAdjustment,
     features,
@@ -89,5 +89,4 @@ def test_the_adjusted_score_is_the_standardised_one_and_no_likelihood() -> None:
     torch.testing.assert_close(result.values, expected)
     assert result.parts.keys() == plain.parts.keys() | {"illumination"}
     assert score.is_likelihood
-    assert not is_likelihood(score, [adjustment])
-    assert not marginalises(score, [adjustment])
+    assert not adjustment.additive

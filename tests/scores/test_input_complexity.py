@@ -15,8 +15,7 @@ from helpers import vae
 from knowngood.config import MLP, Bernoulli, Elbo, Gaussian, InputComplexity
 from knowngood.errors import SettingsError
 from knowngood.models.likelihoods import GaussianLikelihood
-from knowngood.scores.code_length import code_length, symbols
-from knowngood.scores.input_complexity import log_level_probability
+from knowngood.scores.input_complexity import code_length, log_level_probability, symbols
 from score_models import IMAGE, items, small_model
 
 

@@ -8,8 +8,17 @@ import torch
 from torch import Tensor
 
 from knowngood.config import Elbo
-from knowngood.scores.adjustment import is_likelihood, marginal, of_adjustment, prefixed, scored
-from knowngood.scores.label_penalty import LabelPenalty, bounded, described, moments, penalty
+from knowngood.scores.adjustment import (
+    LabelPenalty,
+    bounded,
+    described,
+    marginal,
+    moments,
+    of_adjustment,
+    penalty,
+    prefixed,
+    scored,
+)
 from knowngood.scores.marginal import Rows
 from score_models import TABLE, items, small_model
 
@@ -47,7 +56,7 @@ def test_limit_a_weight_of_zero_is_the_score() -> None:
 
 def test_marginalising_adds_the_same_to_what_is_marginalised_of_the_score() -> None:
     score, adjustment = Elbo().build(), LabelPenalty()
-    assert is_likelihood(score, [adjustment])
+    assert adjustment.additive
     values, added = np.array([3.0, 5.0, 2.0, 4.0]), np.array([1.0, 1.0, 0.0, 0.0])
     item, log_weight = np.array([0, 0, 1, 1]), np.log([0.3, 0.7, 0.3, 0.7])
     rows = Rows(values + added, {"label_penalty": added}, np.zeros(4, np.int64), item, log_weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowngood.scores.lbfgs import Curvature, maximise, within
+from knowngood.scores.likelihood_regret import Curvature, maximise, within
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

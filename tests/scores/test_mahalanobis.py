@@ -10,7 +10,7 @@ from knowngood.config import Mahalanobis
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian
-from knowngood.representations.hog_features import hog
+from knowngood.representations.hog import hog
 from knowngood.scores.mahalanobis import shrunk_covariance, stratum_moments
 from score_models import TABLE, batches, items, small_model
 

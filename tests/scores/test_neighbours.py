@@ -13,7 +13,7 @@ from knowngood.errors import DataError, SettingsError
 from knowngood.models import memory_bank
 from knowngood.models.base import Batch
 from knowngood.models.memory_bank import coreset, k_centres, nearest_distances
-from knowngood.representations.hog_features import hog
+from knowngood.representations.hog import hog
 from knowngood.scores import codes
 from score_models import IMAGE, TABLE, batches, items, small_model
 

@@ -13,8 +13,7 @@ from knowngood.config import MemoryBankOptions, PatchDistance
 from knowngood.errors import SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.patch_gaussian import PatchGaussian
-from knowngood.scores.location_statistics import LocationStatistics
-from knowngood.scores.patch_distance import PatchDistanceScore, pool, smooth
+from knowngood.scores.patch_distance import PatchDistanceScore, location_statistics, pool, smooth
 from patch_models import SHAPE, H, W, features, fitted, one_cell, product_features
 
 POOLINGS = ["top", "max", "soft"]
@@ -57,27 +56,24 @@ def corner(height: int, width: int) -> Tensor:
 def test_statistics_are_of_the_smallest_squares_with_a_hundred_distances(n: int, reach: int, hidden: bool) -> None:
     maps = maps_of(n, 11, 13)
     ignored = corner(11, 13) if hidden else torch.zeros(11, 13, dtype=torch.bool)
-    found = LocationStatistics.fit(maps.masked_fill(ignored, torch.nan), one_cell(maps), ignored[None])
+    found = location_statistics(maps.masked_fill(ignored, torch.nan), one_cell(maps), ignored[None])
     mean, spread = moments(maps, ignored.expand(n, -1, -1), reach)
-    torch.testing.assert_close(found.mean[0], mean)
-    torch.testing.assert_close(found.spread[0], spread.clamp_min(1e-6))
+    torch.testing.assert_close(found["location_mean"][0], mean)
+    torch.testing.assert_close(found["location_spread"][0], spread.clamp_min(1e-6))
 
 
 def test_a_cell_has_its_own_statistics_and_one_with_few_images_those_of_all() -> None:
     cell = torch.tensor([0] * 20 + [1] * (FEWEST - 1))
     maps, ignored = maps_of(27) + 50 * cell[:, None, None], torch.zeros(2, 9, 10, dtype=torch.bool)
-    found = LocationStatistics.fit(maps, cell, ignored)
-    torch.testing.assert_close(found.mean[0], moments(maps[:20], ignored[cell[:20]], 1)[0])
-    torch.testing.assert_close(found.mean[1], moments(maps, ignored[cell], 1)[0])
-    standard = found.standardise(maps, cell)
-    for i in range(27):
-        torch.testing.assert_close(standard[i], (maps[i] - found.mean[cell[i]]) / found.spread[cell[i]])
+    found = location_statistics(maps, cell, ignored)["location_mean"]
+    torch.testing.assert_close(found[0], moments(maps[:20], ignored[cell[:20]], 1)[0])
+    torch.testing.assert_close(found[1], moments(maps, ignored[cell], 1)[0])
 
 
 def test_normal_images_are_standardised_to_mean_0_and_deviation_1() -> None:
     maps = maps_of(ENOUGH)
-    standard = LocationStatistics.fit(maps, one_cell(maps), torch.zeros(1, 9, 10, dtype=torch.bool))
-    values = standard.standardise(maps, one_cell(maps))
+    found = location_statistics(maps, one_cell(maps), torch.zeros(1, 9, 10, dtype=torch.bool))
+    values = (maps - found["location_mean"]) / found["location_spread"]
     torch.testing.assert_close(values.mean(0), torch.zeros(9, 10, dtype=torch.float64))
     torch.testing.assert_close(values.std(0, correction=0), torch.ones(9, 10, dtype=torch.float64))
 
@@ -172,9 +168,8 @@ def test_moments_are_those_of_images_left_out() -> None:
     globally = model.global_distances(normal.x, normal.stratum, leave_one_out=True)
     torch.testing.assert_close(state["global_moments"][0], torch.stack([globally.mean(), globally.std(correction=0)]))
     maps = model.leave_one_out(normal.x, normal.stratum)
-    torch.testing.assert_close(
-        state["location_mean"], LocationStatistics.fit(maps, normal.stratum, model.ignored_grid).mean
-    )
+    expected = location_statistics(maps, normal.stratum, model.ignored_grid)
+    torch.testing.assert_close(state["location_mean"], expected["location_mean"])
 
 
 def test_without_standardisation_and_coarse_grid_the_value_is_the_pooled_map() -> None:

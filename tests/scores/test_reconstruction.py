@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from knowngood.config import Reconstruction
-from knowngood.scores.ssim import ssim
+from knowngood.scores.reconstruction import ssim
 from score_models import items, small_model
 
 

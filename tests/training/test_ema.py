@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from knowngood.training.ema import Average, Best
+from knowngood.training.optimisers import Average, Best
 
 
 def values(average: Average) -> list[float]:

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from knowngood.training import log
-from knowngood.training.log import RunLog, read_log, write_run
-from knowngood.training.progress import Line
+from knowngood.training.log import Line, RunLog, read_log, write_run
 
 ROWS = [
     {"step": 1, "epoch": 0.5, "split": "train", "loss/model": 1 / 3, "lr": 1e-3},

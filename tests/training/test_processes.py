@@ -23,14 +23,13 @@ WORKER = """
     from training_helpers import TwoPlayers, model, same_bits, options, source, trained
     from knowngood.models.objectives import Context
     from knowngood.training.engine import make_engine
-    from knowngood.training.loop import Parts, Record, Run
+    from knowngood.training.loop import Run
 
     chosen = options(devices=2, epochs=4, patience=50)
     engine = make_engine(chosen, "cpu")
     rank = engine.rank
     torch.manual_seed(rank)
-    parts = Parts(source(100), None, None)
-    run = Run(model(seed=rank), TwoPlayers(), parts, chosen, engine, Record(0, None, {}), None, False)
+    run = Run(model(seed=rank), TwoPlayers(), source(100), chosen, engine, 0)
     run.model.eval(), run.objective.eval()
     losses = {"model": 0, "critic": 0}
     batch, second = next(iter(run.batches()))

@@ -14,8 +14,8 @@ import pytest
 
 from knowngood.config import DCVAE, VAE, TrainingOptions
 from knowngood.errors import SettingsError, TrainingError
-from knowngood.training.checkpoint import read_checkpoint
 from knowngood.training.log import read_log
+from knowngood.training.state import read_checkpoint
 from training_helpers import Overfits, TwoPlayers, options, same_bits, source, trained
 
 

@@ -244,9 +244,9 @@ def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: 
 
 def _write_film(path: Path, detector: Detector) -> None:
     from knowngood.evaluation.figures import training_film
-    from knowngood.training.film import held_out_losses
 
-    film, losses = detector.film_, held_out_losses(detector.training_["history"])
+    film, history = detector.film_, detector.training_["history"]
+    losses = {row["step"]: row["loss/model"] for row in history if row["split"] == "held_out"}
     path.parent.mkdir(parents=True, exist_ok=True)
     training_film(path, film.inputs / 255, film.frames() / 255, film.steps, losses=losses)
 

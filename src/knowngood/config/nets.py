@@ -36,14 +36,14 @@ class Conv(Options):
 class EluPool(Options):
     """16-16-pool-32-32-pool-64-64 convolutions (3×3, ELU), dense 512: the one-normal-class convolutional VAE."""
 
-    implementation = "knowngood.models.nets.elu_pool:EluPoolNet"
+    implementation = "knowngood.models.nets.lineage:EluPoolNet"
     name: Literal["elu_pool"] = "elu_pool"
 
 
 class StridedBatchNorm(Options):
     """32-64-64-64 strided convolutions with batch norm, LeakyReLU and dropout .1: the chest X-ray VAE."""
 
-    implementation = "knowngood.models.nets.strided_batch_norm:StridedBatchNormNet"
+    implementation = "knowngood.models.nets.lineage:StridedBatchNormNet"
     name: Literal["strided_batch_norm"] = "strided_batch_norm"
 
 

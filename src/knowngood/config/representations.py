@@ -53,7 +53,7 @@ class BackboneOptions(Options):
 
 
 class LiteOptions(BackboneOptions):
-    implementation = "knowngood.representations.backbones.weights:load_lite"
+    implementation = "knowngood.representations.backbones.efficientnet_lite:load_lite"
     blocks: tuple[int, ...] = Field(default=(3, 6, 14), description="blocks whose outputs are used, counted from 0")
     weights: Path | None = Field(
         default=None, description="file of the published weights; default: the installed package's"
@@ -82,7 +82,7 @@ class EfficientNetLite2(LiteOptions):
 class OwnBackbone(BackboneOptions):
     """A `Backbone` object of your own, passed to `fit` and `load`."""
 
-    implementation = "knowngood.representations.backbones.weights:own_is_missing"
+    implementation = "knowngood.representations.backbones.efficientnet_lite:own_is_missing"
     name: Literal["own"] = "own"
 
 

@@ -17,7 +17,7 @@ from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline
 from knowngood.detector.scoring import Scored, score_batches
 from knowngood.errors import DataError
-from knowngood.scores import Adjustment, Score, adjustment
+from knowngood.scores import Adjustment, Score
 from knowngood.scores.adjustment import marginal
 from knowngood.scores.marginal import Rows, choose_rule
 
@@ -98,7 +98,8 @@ def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustm
         SettingsError: that was asked for, and the score is no likelihood.
     """
     conditioning, name = settings.conditioning, score.options.name
-    likelihood, own = adjustment.is_likelihood(score, adjustments), adjustment.marginalises(score, adjustments)
+    additive = all(adjustment.additive for adjustment in adjustments)  # then a likelihood is one still
+    likelihood, own = score.is_likelihood and additive, score.marginalises and additive
     rule = choose_rule(conditioning.marginalise, likelihood, name, marginalises=own)
     inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
     return rule == "soft" and conditioning.unknown == "infer" and inferable

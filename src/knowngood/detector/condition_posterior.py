@@ -15,8 +15,8 @@ from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores import Score, ScoreResult
 from knowngood.scores.base import item_sum
-from knowngood.scores.cells import Cells
 from knowngood.scores.elbo import ElboScore
+from knowngood.scores.marginal import Cells
 
 TEMPERATURE = "condition_temperature"  # in a pipeline's state
 TRIED = np.geomspace(1, 1e4, 161)

@@ -41,7 +41,7 @@ from knowngood.detector.results import (
 )
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
-from knowngood.training.devices import torch_device
+from knowngood.training.engine import torch_device
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -28,9 +28,9 @@ from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.reference_index import PREFIX, ReferenceIndex
 from knowngood.errors import ArtifactError, KnowngoodError
 from knowngood.representations import Backbone, Features
-from knowngood.scores import Adjustment, build_score
+from knowngood.scores import Adjustment
+from knowngood.scores.adjustment import LabelPenalty
 from knowngood.scores.illumination import IlluminationAdjustment
-from knowngood.scores.label_penalty import LabelPenalty
 
 FORMAT = "knowngood-detector"
 FORMAT_VERSION = 2
@@ -130,7 +130,7 @@ def unpack(
             schema=ConditionSchema.model_validate(config["conditions"]),
             representation=representation,
             model=model.eval(),
-            score=build_score(settings.score),  # type: ignore[arg-type]
+            score=settings.score.build(),  # type: ignore[union-attr]
             adjustments=adjustments_named(config["adjustments"], settings),
             state={name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)},
             calibration=known,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 from knowngood.errors import DataError
 
+Condition = Tensor | None  # (B, W) encoded conditions; None for items without
+
 
 @dataclass
 class Batch:
     """B items on the device."""
 
     x: Tensor  # (B, *shape) scaled
-    c: Tensor | None  # (B, W) encoded conditions
+    c: Condition
     stratum: Tensor  # (B,) int64, the Mondrian group
     label: Tensor  # (B,) 0 normal, 1 anomalous, NaN unknown
     index: Tensor  # (B,) int64, position in the training set
@@ -28,6 +31,15 @@ class Batch:
         """Some of the items, by a slice or by positions (n,)."""
         values = (getattr(self, field.name) for field in fields(self))
         return Batch(*(None if t is None else t[rows] for t in values))  # type: ignore[arg-type]
+
+    @classmethod
+    def cat(cls, batches: Sequence[Batch]) -> Batch:
+        """The items of one batch or more, one batch after the other."""
+        columns = zip(*(vars(batch).values() for batch in batches), strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+
+
+Batches = Iterable[Batch]
 
 
 class BatchSource(Protocol):
@@ -50,7 +62,6 @@ class Facts:
     """What is known of each item beside its pixels; small, and always in memory.
 
     Args:
-        n: items.
         c: (N, W) float, encoded conditions, or None.
         stratum: (N,) int, Mondrian groups 0 … n_strata − 1; default all 0.
         label: (N,) 0 normal, 1 anomalous, NaN unknown; default all 0, since training data are normal.
@@ -87,11 +98,8 @@ class Facts:
         self.stratum_counts = torch.bincount(self.stratum, minlength=self.n_strata)  # (S,)
 
     def to(self, device: torch.device) -> Facts:
-        moved = object.__new__(Facts)
-        moved.c = None if self.c is None else self.c.to(device)
-        moved.factors = None if self.factors is None else self.factors.to(device)
-        moved.stratum, moved.label = self.stratum.to(device), self.label.to(device)
-        moved.n_strata, moved.stratum_counts = self.n_strata, self.stratum_counts.to(device)
+        moved = copy(self)
+        vars(moved).update({name: t.to(device) for name, t in vars(self).items() if isinstance(t, Tensor)})
         return moved
 
     def batch(self, x: Tensor, index: Tensor) -> Batch:
@@ -100,27 +108,14 @@ class Facts:
         return Batch(x, c, self.stratum.index_select(0, index), self.label.index_select(0, index), index, factors)
 
 
-class Trainer(Protocol):
-    """The training loop, as a model asks for it: trains model and objective in place."""
-
-    def __call__(
-        self,
-        model: Model,
-        objective: nn.Module,
-        source: BatchSource,
-        held_out: BatchSource | None,
-        anomalies: BatchSource | None,
-    ) -> Any: ...
-
-
 @dataclass
 class FitContext:
-    """What a fit needs beside the normal items.
+    """What a fit needs beside the normal items. A model without a network needs the seed only.
 
-    A model without a network needs the seed only. The training loop comes from above: it lies in a later room.
+    train: the training loop, which trains (model, objective) in place on (source, held_out, anomalies).
     """
 
-    train: Trainer | None = None
+    train: Callable[..., Any] | None = None
     objective: nn.Module | None = None  # an `Objective`
     held_out: BatchSource | None = None  # normal items for early stopping
     anomalies: BatchSource | None = None  # labelled anomalies, where the objective learns from them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -26,12 +26,9 @@ SPARE = 5  # further neighbours that are measured exactly
 class MemoryBank(Model):
     """A coreset of normal items, or of normal patches (PatchCore, arXiv:2106.08265), with their Mondrian groups.
 
-    Buffers: `bank` (M, V) float32, `stratum` (M,) int64.
+    Buffers: `bank` (M, V) float32, `stratum` (M,) int64. Conditions count by the stratum only.
 
     Args:
-        options: how many rows are kept.
-        shape: of one item.
-        condition_dim: accepted as every model does; conditions count by the stratum only.
         patches: items are feature maps (F, h, w), and every location is a row of F values; else an item is a row.
         rows: M of a saved bank that is about to be loaded.
     """
@@ -63,17 +60,12 @@ class MemoryBank(Model):
     def fit(self, source: BatchSource, context: FitContext) -> Self:
         """Keep the items of the source, or a coreset of them. The choice depends on the data alone.
 
-        Raises:
-            DataError: the source is empty.
+        Raises DataError: the source is empty.
         """
-
-        def rows() -> Iterator[tuple[Tensor, Tensor]]:
-            n = len(source)
-            for batch in source.batches(torch.arange(n).split(ITEMS)) if n else ():
-                found = self.rows(batch.x)
-                yield found, batch.stratum.repeat_interleave(len(found) // len(batch.x))
-
-        self.bank, self.stratum = keep(rows(), self.options.coreset)
+        batches = source.batches(torch.arange(len(source)).split(ITEMS)) if len(source) else ()
+        each = math.prod(self.shape[1:]) if self.patches else 1
+        rows = ((self.rows(batch.x), batch.stratum.repeat_interleave(each)) for batch in batches)
+        self.bank, self.stratum = keep(rows, self.options.coreset)
         return self
 
     def rows(self, x: Tensor) -> Tensor:
@@ -99,46 +91,31 @@ def keep(rows: Iterable[tuple[Tensor, Tensor]], most: int | None, fewest: int = 
         DataError: there are none.
     """
     generator = torch.Generator().manual_seed(SEED)
-    reservoir = Reservoir(None if most is None else CANDIDATES * most, generator)
+    drawn = None if most is None else CANDIDATES * most
+    parts: list[tuple[Tensor, ...]] = []  # (rows, strata, lots): the rows with the smallest lots stay
+    held = 0
     for some, strata in rows:
-        reservoir.add(some.float().cpu(), strata.cpu())
-    kept, strata = reservoir.kept()
-    if not len(kept):
+        lots = torch.rand(len(some), generator=generator, dtype=torch.float64)
+        parts.append((some.float().cpu(), strata.cpu(), lots))
+        held += len(some)
+        if drawn is not None and held > 2 * drawn:
+            parts, held = [_thinned(parts, drawn)], drawn
+    if not held:
         raise DataError("nearest neighbours are searched among normal items; none were given")
+    kept, strata, _ = _thinned(parts, drawn)
     if most is not None and len(kept) > most:
         chosen = coreset(kept, strata, most, fewest, generator)
         kept, strata = kept[chosen], strata[chosen]
     return kept, strata
 
 
-class Reservoir:
-    """At most `most` of the rows added, drawn at random, in the order they came; all with None."""
-
-    def __init__(self, most: int | None, generator: torch.Generator) -> None:
-        self.most, self.generator = most, generator
-        self.parts: list[tuple[Tensor, ...]] = []  # (rows, strata, lots): the rows with the smallest lots stay
-        self.held = 0
-
-    def add(self, rows: Tensor, strata: Tensor) -> None:
-        lots = torch.rand(len(rows), generator=self.generator, dtype=torch.float64)
-        self.parts.append((rows, strata, lots))
-        self.held += len(rows)
-        if self.most is not None and self.held > 2 * self.most:
-            self._thin()
-
-    def kept(self) -> tuple[Tensor, Tensor]:
-        if not self.parts:
-            return torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-        self._thin()
-        rows, strata, _ = self.parts[0]
-        return rows, strata
-
-    def _thin(self) -> None:
-        rows, strata, lots = (torch.cat(column) for column in zip(*self.parts, strict=True))
-        if self.most is not None and len(rows) > self.most:
-            stay = lots.argsort(stable=True)[: self.most].sort().values
-            rows, strata, lots = rows[stay], strata[stay], lots[stay]
-        self.parts, self.held = [(rows, strata, lots)], len(rows)
+def _thinned(parts: list[tuple[Tensor, ...]], most: int | None) -> tuple[Tensor, ...]:
+    """The `most` rows with the smallest lots, the last column, in the order they came; all with None."""
+    columns = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+    if most is None or len(columns[-1]) <= most:
+        return columns
+    stay = columns[-1].argsort(stable=True)[:most].sort().values
+    return tuple(column[stay] for column in columns)
 
 
 def coreset(rows: Tensor, strata: Tensor, most: int, fewest: int, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,8 @@
 """A Gaussian of the features at every location of a grid, for each combination of categorical conditions.
 
 PaDiM (arXiv:2011.08785) with three additions: covariances are shrunk towards the mean covariance of all locations; a
-location is judged given the context of its image (`patch_context`); and a coarse grid of the same kind sees the image
-as a whole.
+location is judged given the context of its image, a few numbers that say how the image as a whole differs from other
+normal ones; and a coarse grid of the same kind sees the image as a whole.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from knowngood.config import PatchGaussianOptions
 from knowngood.models.base import BatchSource, FitContext, Model
-from knowngood.models.patch_context import RIDGE, average, principal
 
 LOCATIONS = 64  # of which covariances are held at a time
 LEAST = 1e-4  # of a variance that remains without an image
 FEWEST = 8  # normal images of a cell that has Gaussians of its own
+RIDGE = 0.01  # added to the variances of features; those of contexts, here 1, get the same share
+IMAGES_EACH = 32  # normal images of a cell for each number of its context, at least
+FLOOR = 1e-3  # standard deviation by which mean features are standardised, at least
+LEAST_VARIANCE = 1e-6  # of a principal component that is one
 
 
 class PatchGaussian(Model):
@@ -37,7 +40,6 @@ class PatchGaussian(Model):
             jointly Gaussian; a location's Gaussian is that given u, with mean + slope·u.
 
     Args:
-        shape: (F, h, w).
         keys: (K, W) the cells; one empty row without conditions.
         continuous: (W,) which entries of a condition vector are continuous, and so no part of its cell.
         pooled: (K,) which cells have too few images and take the Gaussians of all.
@@ -313,3 +315,29 @@ def _contexts(averages: list[Tensor], most: int) -> tuple[Tensor, list[Tensor]]:
     size = max(len(basis) for basis in found)
     bases = torch.stack([torch.nn.functional.pad(basis, (0, 0, 0, size - len(basis))) for basis in found])
     return bases, [mean @ basis.T for mean, basis in zip(centred, bases, strict=True)]
+
+
+def average(grids: Tensor, ignored: Tensor) -> Tensor:
+    """(N, F): features (N, F, P) averaged over the locations that are not `ignored` (P,), float32."""
+    if not ignored.any():
+        return grids.mean(2, dtype=torch.float32)
+    return grids[:, :, ~ignored].mean(2, dtype=torch.float32)
+
+
+def principal(averages: Tensor, most: int) -> Tensor:
+    """(T, F): the basis of the context u = basis · (mean features about their mean).
+
+    u are the first principal components of the standardised mean features, each with a variance of 1 / 1.01 over the
+    normal images, as whitened features have it with the ridge. T ≤ `most`, at most N / 32, fewer where there is no
+    variance.
+    `averages` (N, F) are mean features of normal images, centred, in float64.
+    """
+    n = len(averages)
+    if n < IMAGES_EACH:
+        return averages[:0]
+    scale = averages.std(0).clamp_min(FLOOR)
+    standard = averages / scale
+    variance, direction = torch.linalg.eigh(standard.T @ standard / (n - 1))
+    kept = min(most, n // IMAGES_EACH, int((variance > LEAST_VARIANCE).sum()))
+    variance, direction = variance.flip(0)[:kept], direction.flip(1)[:, :kept]
+    return (direction / (variance * (1 + RIDGE)).sqrt() / scale[:, None]).T

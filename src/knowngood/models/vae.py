@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from knowngood.config import VAEOptions
+from knowngood.config import LikelihoodOptions, NetOptions, VAEOptions, parse
 from knowngood.errors import SettingsError
-from knowngood.models.base import BatchSource, FitContext, Model
+from knowngood.models.base import BatchSource, Condition, FitContext, Model
 from knowngood.models.distributions import DiagonalGaussian, full_precision, full_precision_region
+
+SMALLEST_SIDE = 8  # of images that convolutions take
 
 
 class ConditionalVAE(Model):
@@ -26,9 +28,7 @@ class ConditionalVAE(Model):
             x near the mean of any c; the location of its code tells which conditions it fits.
 
     Args:
-        options: without "auto" and None, see `defaults.resolve`.
-        shape: of one item: (C, H, W) for images, (F,) for tables.
-        condition_dim: width of the encoded condition c; with 0 the model is unconditional and ignores c.
+        options: without "auto" and None, see `resolve`.
         nuisance_dim: how many dimensions of z, the last ones, hold nuisance factors; scores may ignore them.
 
     Raises:
@@ -42,7 +42,7 @@ class ConditionalVAE(Model):
     ) -> None:
         super().__init__()
         if options.net == "auto" or options.likelihood == "auto" or options.prior == "auto" or not options.latent_dim:
-            raise ValueError("options of the VAE still have a value 'auto'; pass them through defaults.resolve")
+            raise ValueError("options of the VAE still have a value 'auto'; pass them through resolve")
         latent_dim = options.latent_dim
         if not 0 <= nuisance_dim < latent_dim:
             raise SettingsError(
@@ -80,7 +80,7 @@ class ConditionalVAE(Model):
     def sizes(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "condition_dim": self.condition_dim, "nuisance_dim": self.nuisance_dim}
 
-    def _condition(self, c: Tensor | None, rows: Tensor) -> Tensor | None:
+    def _condition(self, c: Condition, rows: Tensor) -> Condition:
         """The condition of each of the rows, (B, condition_dim); None for a model without."""
         if not self.condition_dim:
             return None
@@ -89,7 +89,7 @@ class ConditionalVAE(Model):
             raise ValueError(f"condition of shape {given} given; this model needs ({len(rows)}, {self.condition_dim})")
         return c
 
-    def encode(self, x: Tensor, c: Tensor | None = None) -> DiagonalGaussian:
+    def encode(self, x: Tensor, c: Condition = None) -> DiagonalGaussian:
         """Posterior q(z|x,c) for x (B, *shape) and c (B, condition_dim)."""
         c = self._condition(c, x)
         if self.prior_name == "separated" and c is not None:
@@ -97,11 +97,15 @@ class ConditionalVAE(Model):
         mean, log_var = full_precision(self.net.encode(x, c)).chunk(2, dim=1)
         return DiagonalGaussian(mean, log_var)
 
-    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+    def decode(self, z: Tensor, c: Condition = None) -> Tensor:
         """Parameters of p(x|z,c), (B, k·C, H, W) or (B, k·F), to be read by `likelihood`."""
         return full_precision(self.net.decode(z, self._condition(c, z)))
 
-    def prior(self, c: Tensor | None, like: Tensor) -> DiagonalGaussian:
+    def forward(self, x: Tensor, z: Tensor, c: Condition = None) -> Tensor:
+        """log p(x|z,c) (B, *shape); the form in which `torch.func.functional_call` puts other weights in."""
+        return self.likelihood.log_prob(x, self.decode(z, c))
+
+    def prior(self, c: Condition, like: Tensor) -> DiagonalGaussian:
         """Prior r(z|c) for as many rows as `like` (B, …) has, in its dtype and on its device."""
         n = len(like)
         if self.prior_bias is None:
@@ -115,7 +119,7 @@ class ConditionalVAE(Model):
         mean, log_var = rows.chunk(2, dim=1)
         return DiagonalGaussian(mean, log_var)
 
-    def reconstruct(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+    def reconstruct(self, x: Tensor, c: Condition = None) -> Tensor:
         """Mean of p(x|z,c) at the posterior mean z = μ(x,c); (B, *shape)."""
         return self.likelihood.mean(self.decode(self.encode(x, c).mean, c))
 
@@ -127,3 +131,21 @@ def spread_directions(dims: int, count: int) -> Tensor:
         values, vectors = torch.linalg.eigh(draw.t() @ draw)
         draw = draw @ (vectors * values.rsqrt()) @ vectors.t()
     return (draw / draw.norm(dim=0)).float()
+
+
+def resolve(options: VAEOptions, prior: str, shape: tuple[int, ...]) -> VAEOptions:
+    """The options without "auto" and None, for items of this shape and an objective with this prior.
+
+    - net: conv for images (C, H, W) whose shorter side is at least 8, else mlp.
+    - likelihood: Gaussian with a learned scalar σ.
+    - latent_dim: 32 for images, half the columns of a table, between 1 and 16.
+    """
+    image = len(shape) == 3
+    convolves = image and min(shape[1:]) >= SMALLEST_SIDE
+    found = {
+        "net": parse(NetOptions, "conv" if convolves else "mlp") if options.net == "auto" else options.net,
+        "likelihood": parse(LikelihoodOptions, "gaussian") if options.likelihood == "auto" else options.likelihood,
+        "latent_dim": options.latent_dim or (32 if image else max(1, min(16, math.ceil(shape[0] / 2)))),
+        "prior": prior if options.prior == "auto" else options.prior,
+    }
+    return options.model_copy(update=found)

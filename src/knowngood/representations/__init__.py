@@ -4,11 +4,10 @@ A representation is fitted once on training items; then it is frozen and saves a
 """
 
 from knowngood.representations.backbones import Backbone
-from knowngood.representations.cached import cached_features
-from knowngood.representations.features import Features
+from knowngood.representations.base import prepare_all
+from knowngood.representations.features import Features, cached_features
 from knowngood.representations.hog import HOG
 from knowngood.representations.pixels import Pixels
-from knowngood.representations.prepared import prepare_all
 from knowngood.representations.table import Table
 
 __all__ = ["HOG", "Backbone", "Features", "Pixels", "Table", "cached_features", "prepare_all"]

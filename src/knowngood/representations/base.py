@@ -53,11 +53,7 @@ class Representation(Protocol):
         ...
 
     def to_tensor(self, items: Any, /, workers: int = 0) -> Tensor:
-        """All N items: read, then scaled, (N, *shape) float32.
-
-        Raises:
-            DataError: an item is unreadable; names the first one.
-        """
+        """All N items: read, then scaled, (N, *shape) float32. Raises DataError that names the first unreadable one."""
         ...
 
     def to_image(self, map: np.ndarray, source_shape: tuple[int, ...], /) -> np.ndarray:
@@ -69,40 +65,47 @@ class Representation(Protocol):
         ...
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the tensors that `state` gave.
-
-        Raises:
-            ArtifactError: they are not the tensors of this representation.
-        """
+        """A copy with the tensors that `state` gave. Raises ArtifactError: they are of another representation."""
         ...
 
 
 class Fitted(BaseModel):
-    """What the built-in representations share. Frozen; plain JSON by `model_dump`. No tensors unless overridden."""
+    """What the built-in representations share. Frozen; plain JSON by `model_dump`. No tensors unless overridden.
+
+    `scale` is for representations whose `read` does all of it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_tensor(self: Any, items: Any, workers: int = 0) -> Tensor:
-        """All N items: read, then scaled, (N, *shape) float32.
-
-        Raises:
-            DataError: an item is unreadable or does not fit; names the first one and how many there are.
-        """
-        native, errors = self.read(items, None, workers=workers)
-        raise_first(items.ids, errors)
+        native = prepare_all(items, self, workers)
         x = torch.empty(len(native), *self.shape)
         for start in range(0, len(native), CHUNK):
             part = np.ascontiguousarray(native[start : start + CHUNK])
             x[start : start + CHUNK] = self.scale(torch.from_numpy(part))
         return x
 
+    def scale(self, batch: Tensor) -> Tensor:
+        return batch.float()
+
     def state(self) -> dict[str, Tensor]:
-        """The tensors that belong to it beside its JSON: none."""
         return {}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the tensors that `state` gave: itself, as there are none."""
         return self
+
+
+def prepare_all(items: Any, representation: Representation, workers: int = 0) -> np.ndarray:
+    """Every item as `read` gives it: (N, ...), native dtype (floats as float32), in one array.
+
+    Read it, do not write to it: where nothing has to change it may share memory with the items' own array.
+
+    Raises:
+        DataError: an item cannot be read or does not fit; names the first one and how many there are.
+    """
+    native, errors = representation.read(items, None, workers=workers)
+    raise_first(items.ids, errors)
+    return native
 
 
 def raise_first(ids: Sequence[str] | np.ndarray, errors: Mapping[int, str]) -> None:

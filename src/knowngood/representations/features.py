@@ -7,8 +7,12 @@ brightness and contrast, and each location keeps its position.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,17 +25,18 @@ from knowngood.config import FeatureOptions, LiteOptions
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.representations.alignment.references import References, Registered, unchanged
+from knowngood.representations.alignment.references import References, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.backbones.efficientnet_lite import EfficientNetLite
 from knowngood.representations.base import Fitted, raise_first
-from knowngood.representations.pixels import Pixels
+from knowngood.representations.pixels import Pixels, upsampled
 
 IMAGE_SIZE = 384  # both sides, if no image_size is given
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
 PROBED = 3  # training images from which widths and dtype are determined
+CACHED = 64  # images read at a time into the features of all
 BATCH, BATCH_ON_CPU = 64, 2  # images in the backbone at a time: on a CPU few fit its cache
 NOT_FINITE = "its features are NaN or infinite"
 REFERENCES = "references."  # prefix of the tensors that are not the backbone's
@@ -111,49 +116,27 @@ class Features(Fitted):
         )
         draft._adopt(backbone)
         chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
-        prepared, errors = pixels.read(images, chosen)
+        _, prepared, _, errors = next(draft._registered(images, chosen, 0, PROBED))
         raise_first(images.ids, errors)
-        maps = draft._maps(draft._registered(prepared, draft._kinds(images, chosen)).images)
+        maps = draft._maps(prepared)
         probe = draft._on_grid(maps)
         if not probe.isfinite().all():
             raise DataError(f"{images.name}: the backbone makes NaN or infinite features of the training images")
-        fitted = draft.model_copy(
-            update={
-                "widths": tuple(m.shape[1] for m in maps),
-                "stored": "float16" if _fits_half(probe) else "float32",
-            }
-        )
-        fitted._adopt(backbone)
-        return fitted
+        stored = "float16" if _fits_half(probe) else "float32"
+        return draft.model_copy(update={"widths": tuple(m.shape[1] for m in maps), "stored": stored})
 
     # What the model sees ----------------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(F, h, w)."""
         return (sum(self.widths), *self.grid)
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory of the features of one image as `read` gives them."""
         return int(np.prod(self.shape)) * np.dtype(self.stored).itemsize
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
-        """Raise DataError if an image (h, w, c) of this dtype does not fit."""
         self.pixels.check(shape, dtype)
-
-    def prepare(self, image: np.ndarray, conditions: Mapping[str, Any] | None = None) -> np.ndarray:
-        """One image (h, w, c) and its conditions → its features (F, h, w), as `read` gives them.
-
-        Raises:
-            DataError: the image does not fit the model, or its features are not finite.
-        """
-        values = {name: np.array([value], dtype=object) for name, value in (conditions or {}).items()}
-        kinds = None if self.references is None else self.references.kinds(values, 1)
-        features = self._features(self._registered(self.pixels.prepare(image)[None], kinds).images)
-        if not np.isfinite(features).all():
-            raise DataError(NOT_FINITE)
-        return features.astype(self._dtype(features))[0]
 
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
@@ -164,11 +147,9 @@ class Features(Fitted):
     def read_and_locate(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str], list[Transform]]:
-        """Features (M, F, h, w) of the images at `index` (M,), default all; why some have none, by index; and the
-        transform of each image, see `transforms`.
+        """As `Representation.read`, and the transform of each image, see `transforms`.
 
-        Unreadable images have zeros. The dtype is `stored`, or float32 if a feature of these images exceeds float16.
-        `workers`: threads that read and decode files.
+        The dtype is `stored`, or float32 if a feature of these images exceeds float16.
 
         Raises:
             DataError: images of an array, all alike, do not fit.
@@ -178,23 +159,18 @@ class Features(Fitted):
         errors: dict[int, str] = {}
         transforms: list[Transform] = []
         size = BATCH_ON_CPU if self._device.type == "cpu" else BATCH
-        for start in range(0, len(index), size):
-            rows = index[start : start + size]
-            prepared, bad = self.pixels.read(images, rows, workers)
-            registered = self._registered(prepared, self._kinds(images, rows))
-            values = self._features(registered.images)
+        for rows, prepared, located, bad in self._registered(images, index, workers, size):
+            values = self._on_grid(self._maps(prepared)).cpu().numpy()
             finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
-            transforms += self._transforms(registered, rows, bad)
             bad = {**{int(i): NOT_FINITE for i in rows[~finite]}, **bad}
             values[[int(i) in bad for i in rows]] = 0
-            features = features.astype(np.result_type(features, self._dtype(values)), copy=False)
+            if values.size and float(np.abs(values).max()) > HALF_LIMIT:
+                features = features.astype(np.float32, copy=False)
+            start = len(transforms)
             features[start : start + len(rows)] = values
+            transforms += located
             errors.update(bad)
         return features, errors, transforms
-
-    def scale(self, batch: Tensor) -> Tensor:
-        """Features (B, F, h, w) of any dtype → float32."""
-        return batch.float()
 
     def unscale(self, x: Tensor) -> Tensor:
         """Features as they are: they have no raw units."""
@@ -202,27 +178,10 @@ class Features(Fitted):
 
     def transforms(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> list[Transform]:
         """Transforms (M,) of the images at `index` to their mean normal image; not `accepted`: left as it is."""
-        return self._located(images, index, workers)[0]
-
-    def illumination_factors(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> np.ndarray:
-        """Illumination of the images at `index` relative to the mean of their kind, (M,): .82 is 18 % darker.
-
-        The factor is corrected within `illumination_limits`, beyond them as far as the limit. NaN without the option
-        `illumination`, for an unreadable image, or for one of unknown kind.
-        """
-        return self._located(images, index, workers)[1]
-
-    def illumination_limits(self, images: ImageSet, index: np.ndarray | None = None) -> np.ndarray:
-        """(M, 2) smallest and largest illumination factor that is corrected; NaN as in `illumination_factors`."""
         index = np.arange(len(images)) if index is None else index
-        limits = np.full((len(index), 2), np.nan)
-        kinds = self._kinds(images, index)
-        if self.references is not None and kinds is not None:
-            for row, kind in zip(limits, kinds.tolist(), strict=True):
-                illumination = self.references.by_kind[kind].illumination if kind >= 0 else None
-                if illumination is not None:
-                    row[:] = illumination.low, illumination.high
-        return limits
+        if self.references is None:
+            return [unchanged(self.pixels.shape[1:])] * len(index)
+        return [one for _, _, located, _ in self._registered(images, index, workers, BATCH) for one in located]
 
     def to_image(
         self, map: np.ndarray, source_shape: tuple[int, ...], transform: Transform | None = None
@@ -234,18 +193,19 @@ class Features(Fitted):
         """
         if map.shape[-2:] != self.grid:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {self.grid[0]}, {self.grid[1]})")
-        flat = torch.from_numpy(np.ascontiguousarray(map, dtype=np.float32).reshape(-1, 1, *self.grid))
         size = self.pixels.shape[1:]
-        full = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
+        full = upsampled(map, size)
         if transform is not None and not transform.identity:
-            lowest = np.fmin.reduce(full, axis=(1, 2))
-            full = np.stack([unwarp(m - low, transform, size) + low for m, low in zip(full, lowest, strict=True)])
-        return self.pixels.to_image(full.reshape(*map.shape[:-2], *size), source_shape)
+            flat = full.reshape(-1, *size)
+            lowest = np.fmin.reduce(flat, axis=(1, 2))
+            moved = [unwarp(one - low, transform, size) + low for one, low in zip(flat, lowest, strict=True)]
+            full = np.stack(moved).reshape(full.shape)
+        return self.pixels.to_image(full, source_shape)
 
     # The backbone ---------------------------------------------------------------------------------------------------
 
     def to(self, device: str | torch.device) -> Features:
-        """Move the backbone to a device, in place, if it is a module; `read` and `prepare` work there."""
+        """Move the backbone to a device, in place, if it is a module; `read` works there."""
         if isinstance(self._backbone, nn.Module):
             self._backbone.to(device)
             self._device = torch.device(device)
@@ -260,14 +220,12 @@ class Features(Fitted):
     def with_state(self, tensors: Mapping[str, Tensor]) -> Features:
         """A copy with the tensors that `state` gave; a backbone of your own is still missing, see `with_backbone`.
 
-        Raises:
-            ArtifactError: they are not the tensors of this backbone, or the references are missing.
+        Raises ArtifactError: they are not the tensors of this backbone, or the references are missing.
         """
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCES)}
-        loaded = self.model_copy()
-        if self.references is not None:
-            rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
-            loaded = self.model_copy(update={"references": self.references.with_state(rest)})
+        rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
+        references = None if self.references is None else self.references.with_state(rest)
+        loaded = self.model_copy(update={"references": references})
         if not isinstance(self.options.backbone, LiteOptions):
             return loaded
         chosen = self.options.backbone
@@ -279,11 +237,7 @@ class Features(Fitted):
         return loaded.with_backbone(net.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def with_backbone(self, backbone: Backbone) -> Features:
-        """A copy with this backbone.
-
-        Raises:
-            ArtifactError: it is another one than the model was fitted on.
-        """
+        """A copy with this backbone. Raises ArtifactError: it is another one than the model was fitted on."""
         given = backbone.fingerprint()
         if given != self.fingerprint:
             raise ArtifactError(
@@ -310,44 +264,21 @@ class Features(Fitted):
             )
         return self._backbone
 
-    def _kinds(self, images: ImageSet, index: np.ndarray) -> np.ndarray | None:
-        """(M,) number of the reference of each image, None if there are none."""
-        if self.references is None:
-            return None
-        conditions = {name: np.asarray(values)[index] for name, values in images.conditions.items()}
-        return self.references.kinds(conditions, len(index))
-
-    def _registered(self, prepared: np.ndarray, kinds: np.ndarray | None) -> Registered:
-        """Pixels (B, C, H, W) → scaled, registered, with the mean illumination."""
-        x = torch.from_numpy(prepared)
-        if self.references is not None and kinds is not None:
-            return self.references.register(self.pixels.scale(x), kinds)
-        return Registered(self.pixels.scale(x.to(self._device)), [], np.full(len(x), np.nan))
-
-    def _located(self, images: ImageSet, index: np.ndarray | None, workers: int) -> tuple[list[Transform], np.ndarray]:
-        """Transforms and illumination factors."""
-        index = np.arange(len(images)) if index is None else index
-        if self.references is None:
-            return self._transforms(None, index, {}), np.full(len(index), np.nan)
-        transforms: list[Transform] = []
-        factors: list[float] = []
-        for start in range(0, len(index), BATCH):
-            rows = index[start : start + BATCH]
+    def _registered(
+        self, images: ImageSet, index: np.ndarray, workers: int, size: int
+    ) -> Iterator[tuple[np.ndarray, Tensor, list[Transform], dict[int, str]]]:
+        """The images at `index`, `size` at a time: (which, scaled and registered images, transforms, errors)."""
+        for start in range(0, len(index), size):
+            rows = index[start : start + size]
             prepared, bad = self.pixels.read(images, rows, workers)
-            registered = self._registered(prepared, self._kinds(images, rows))
-            transforms += self._transforms(registered, rows, bad)
-            factors += np.where(np.isin(rows, list(bad)), np.nan, registered.illumination_factors).tolist()
-        return transforms, np.array(factors)
-
-    def _transforms(self, registered: Registered | None, rows: np.ndarray, bad: Mapping[int, str]) -> list[Transform]:
-        """Transforms of the images `rows`; for those in `bad` the identity and the reason."""
-        size = self.pixels.shape[1:]
-        known = registered.transforms if registered and registered.transforms else [unchanged(size) for _ in rows]
-        return [unchanged(size, bad[i]) if i in bad else one for i, one in zip(rows.tolist(), known, strict=True)]
-
-    def _features(self, images: Tensor) -> np.ndarray:
-        """Scaled images (B, C, H, W) → (B, F, h, w) float32."""
-        return self._on_grid(self._maps(images)).cpu().numpy()
+            x = self.pixels.scale(torch.from_numpy(prepared).to(self._device if self.references is None else "cpu"))
+            transforms = [unchanged(self.pixels.shape[1:])] * len(rows)
+            if self.references is not None:
+                conditions = {name: np.asarray(values)[rows] for name, values in images.conditions.items()}
+                x, transforms = self.references.register(x, self.references.kinds(conditions, len(rows)))
+            for at in np.flatnonzero(np.isin(rows, list(bad))):
+                transforms[at] = unchanged(self.pixels.shape[1:], bad[int(rows[at])])
+            yield rows, x, transforms, bad
 
     @torch.no_grad()
     def _maps(self, images: Tensor) -> list[Tensor]:
@@ -375,10 +306,6 @@ class Features(Fitted):
             on_grid.append(m)
         return torch.cat(on_grid, dim=1)
 
-    def _dtype(self, values: np.ndarray) -> str:
-        """The dtype that holds these values."""
-        return "float32" if values.size and float(np.abs(values).max()) > HALF_LIMIT else self.stored
-
 
 def _fits_half(values: Tensor) -> bool:
     """Whether float16 is enough for (B, F, h, w): no feature loses more than ROUNDING of its spread."""
@@ -389,3 +316,41 @@ def _fits_half(values: Tensor) -> bool:
     lost = (each.half().double() - each).std(1, correction=0)
     constant = spread <= 1e-6 * each.abs().amax(1)  # but for float32's own rounding
     return bool((constant | (lost <= ROUNDING * spread)).all())
+
+
+def cached_features(
+    images: ImageSet, representation: Features, *, memory_gb: float = 4.0, workers: int = 0
+) -> np.ndarray:
+    """The features of all N images, (N, F, h, w), as `Features.read` gives them, computed once; those of a location lie together.
+
+    If they take more than `memory_gb` GiB they lie in a temporary file, which is deleted with the array. `workers`:
+    threads that read and decode image files.
+
+    Raises:
+        DataError: an image cannot be read or does not fit; names the first one.
+    """
+    in_memory = len(images) * representation.bytes_per_image <= memory_gb * 2**30
+    features, height, width = representation.shape
+    shape = (len(images), height, width, features)
+
+    def new(dtype: np.dtype) -> np.ndarray:
+        return (np.empty(shape, dtype) if in_memory else _in_file(shape, dtype)).transpose(0, 3, 1, 2)
+
+    grids = new(np.dtype(representation.stored))
+    for start in range(0, len(images), CACHED):
+        index = np.arange(start, min(start + CACHED, len(images)))
+        part, errors = representation.read(images, index, workers)
+        raise_first(images.ids, errors)
+        if part.dtype.itemsize > grids.dtype.itemsize:  # a value exceeds float16
+            wider = new(part.dtype)
+            wider[:start] = grids[:start]
+            grids = wider
+        grids[index] = part
+    return grids
+
+
+def _in_file(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    own = tempfile.mkdtemp(prefix="features-")
+    array = np.lib.format.open_memmap(Path(own) / "features.npy", mode="w+", dtype=dtype, shape=shape)
+    weakref.finalize(array, shutil.rmtree, own, ignore_errors=True)
+    return array

@@ -7,24 +7,29 @@ invariant to rotation, to scale, or to the polarity of an edge: dark to light di
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import pad
 
 from knowngood.config import HOGOptions
 from knowngood.data.imageset import ImageSet
 from knowngood.representations.base import CHUNK, Fitted, raise_first
-from knowngood.representations.hog_features import CELLS, ORIENTATIONS, hog
-from knowngood.representations.pixels import Pixels
+from knowngood.representations.pixels import Pixels, upsampled
 
+CELLS = 7  # a side
+ORIENTATIONS = 8  # over 360°: dark to light differs from light to dark
+BLUR = 0.025  # σ of the Gaussian over the image, as a share of its side
+ROUNDING = 1e-6  # of the largest value of an image: gradients that rounding alone can make
+AT_ONCE = 2**22  # values of planes, one per orientation, held at a time
 POWER = 0.25
 MEAN_OF = 4096  # training images that the mean is estimated from, at most
 SHAPE = (ORIENTATIONS, CELLS, CELLS)
 VALUES = math.prod(SHAPE)
-DIRECTIONS = (
+DIRECTIONS = (  # dark to light, of each orientation
     "to the right",
     "to the lower right",
     "downwards",
@@ -44,8 +49,6 @@ class HOG(Fitted):
 
     centre: (V,) mean of √V · q over the training images, at most 4,096 of them, evenly spread.
     """
-
-    directions: ClassVar[tuple[str, ...]] = DIRECTIONS  # dark to light, of each orientation
 
     pixels: Pixels
     centre: tuple[float, ...]
@@ -68,31 +71,21 @@ class HOG(Fitted):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(8, 7, 7)."""
         return SHAPE
 
     @property
-    def rule(self) -> str:
-        """Why raw values are scaled as they are."""
-        return self.pixels.rule
-
-    @property
     def bytes_per_image(self) -> int:
-        """Memory of one image as `read` gives it, of the training dtype."""
         return self.pixels.bytes_per_image
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
-        """Raise DataError if an image (h, w, c) of this dtype does not fit."""
         self.pixels.check(shape, dtype)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """One image (h, w, c) → its pixels (C, H, W), see `Pixels.prepare`."""
         return self.pixels.prepare(image)
 
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """Pixels (M, C, H, W) of the images at `index`, and why some cannot be read: `Pixels.read`."""
         return self.pixels.read(images, index, workers)
 
     def scale(self, batch: Tensor) -> Tensor:
@@ -111,7 +104,79 @@ class HOG(Fitted):
         """
         if map.shape[-2:] != SHAPE[1:]:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {CELLS}, {CELLS})")
-        flat = torch.from_numpy(np.ascontiguousarray(map, dtype=np.float32).reshape(-1, 1, CELLS, CELLS))
-        size = self.pixels.shape[1:]
-        full = interpolate(flat, size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
-        return self.pixels.to_image(full.reshape(*map.shape[:-2], *size), source_shape)
+        return self.pixels.to_image(upsampled(map, self.pixels.shape[1:]), source_shape)
+
+
+def hog(x: Tensor, cells: int = CELLS, orientations: int = ORIENTATIONS, power: float = 0.5) -> Tensor:
+    """Histograms of oriented gradients of images (B, C, H, W), (B, orientations · cells²) in float32, of length 1 each.
+
+    The image is blurred with σ = 2.5 % of its side. The gradient at each pixel is that of the channel where it is
+    longest. Its length is shared linearly between the two nearest orientations. Each orientation is summed around the
+    centres of a grid of cells, under a Gaussian with σ = half a cell. The sums are raised to `power`, and the vector is
+    divided by its length, so that neither brightness nor contrast counts. A constant image gives zeros.
+
+    With power .5 the Euclidean distance is the Hellinger distance. A smaller power gives faint edges more weight.
+    Values are by orientation, then by row of cells, then by column. Orientation o is a gradient, dark to light, that
+    points 360° · o / orientations away from "to the right", clockwise on the screen: o = 2 of 8 is downwards.
+
+    After Dalal and Triggs, Histograms of oriented gradients for human detection, CVPR 2005, with one norm for all.
+    """
+    size = x.shape[-2:]
+    smooth = [_blur(n, x.device) for n in size]
+    gather = [_cells(n, cells, x.device) for n in size]
+    codes = []
+    for part in x.split(max(1, AT_ONCE // (orientations * size.numel()))):
+        image = part.float()
+        length, angle = _gradients(smooth[0] @ (image @ smooth[1].t()))
+        length = (length - ROUNDING * image.abs().amax((1, 2, 3), keepdim=True)).clamp_min(0)
+        planes = _shared(length, angle / (2 * math.pi) * orientations, orientations)
+        codes.append((gather[0] @ (planes @ gather[1].t())).pow(power).flatten(1))
+    codes = torch.cat(codes)
+    norm = codes.norm(dim=1, keepdim=True)
+    return codes / norm.where(norm > 0, 1)
+
+
+def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, C, H, W) → length and angle (−π to π) of the longest gradient of all channels, (B, 1, H, W) each."""
+    padded = pad(image, (1, 1, 1, 1), mode="replicate")
+    across = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    length = (across.square() + down.square()).sqrt()
+    if length.shape[1] == 1:
+        return length, torch.atan2(down, across)
+    length, channel = length.max(1, keepdim=True)
+    return length, torch.atan2(down.gather(1, channel), across.gather(1, channel))
+
+
+def _shared(length: Tensor, orientation: Tensor, orientations: int) -> Tensor:
+    """Lengths (B, 1, H, W) shared between the two bins next to `orientation` (B, 1, H, W): (B, orientations, H, W).
+
+    `orientation` is a real number, from minus half their number to half of it.
+    """
+    lower = orientation.floor()
+    share = (orientation - lower) * length
+    lower = torch.where(lower < 0, lower + orientations, lower).long()  # much faster than a remainder of integers
+    upper = torch.where(lower == orientations - 1, 0, lower + 1)
+    planes = length.new_zeros(len(length), orientations, *length.shape[2:])
+    planes.scatter_(1, lower, length - share)
+    return planes.scatter_add_(1, upper, share)
+
+
+@lru_cache(maxsize=32)
+def _blur(n: int, device: torch.device) -> Tensor:
+    """(n, n) weights that blur a side of n pixels."""
+    return _gaussians(torch.arange(n, device=device), n, BLUR * n)
+
+
+@lru_cache(maxsize=32)
+def _cells(n: int, cells: int, device: torch.device) -> Tensor:
+    """(cells, n) weights that add a side of n pixels up around the centres of cells."""
+    centres = (torch.arange(cells, device=device) + 0.5) / cells
+    return _gaussians(centres * n - 0.5, n, n / cells / 2)
+
+
+def _gaussians(centre: Tensor, n: int, sigma: float) -> Tensor:
+    """(M, n) float32 weights over pixels 0 … n − 1 around centres (M,), adding up to 1 each."""
+    apart = torch.arange(n, dtype=torch.float32, device=centre.device) - centre[:, None]
+    weights = (-0.5 * (apart / sigma).square()).exp()
+    return weights / weights.sum(1, keepdim=True)

@@ -36,8 +36,7 @@ class Illumination(BaseModel):
 
     Illumination is compared on V of the HSV colours. An image is modelled as g·m + anomalies, with m the mean normal
     image and g the illumination factor. g is fitted first by least absolute deviations, which tolerate anomalies in up
-    to half of the image, then by least squares over the cells within 3 standard deviations of that fit. So a defect,
-    however dark, has little influence.
+    to half of the image, then by least squares over the cells within 3 standard deviations of that fit.
 
     low, high: limits of the correction: the 1 % and 99 % quantiles of the factors of normal images, times
         1 − tolerance and 1 + tolerance. A factor beyond a limit is corrected as far as the limit.
@@ -76,10 +75,7 @@ class Illumination(BaseModel):
         return _factor(plane, self._mean)
 
     def corrected(self, images: Tensor, factor: float) -> Tensor:
-        """Images (..., H, W) scaled to 0…1, divided by the factor within the limits; values do not rise above 1.
-
-        Saturated pixels stay saturated.
-        """
+        """Images (..., H, W) scaled to 0…1, divided by the factor within the limits; values do not rise above 1."""
         return torch.minimum(images / min(max(factor, self.low), self.high), images.clamp_min(1))
 
     def state(self) -> dict[str, Tensor]:
@@ -88,11 +84,7 @@ class Illumination(BaseModel):
         return {"illumination": torch.from_numpy(self._mean)}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the mean image that `state` gave.
-
-        Raises:
-            ArtifactError: it is missing.
-        """
+        """A copy with the mean image that `state` gave. Raises ArtifactError: it is missing."""
         if "illumination" not in tensors or tensors["illumination"].ndim != 2:
             raise ArtifactError("illumination: the mean image is missing; the model is damaged")
         return self._with(tensors["illumination"].detach().cpu().double().numpy())

@@ -90,10 +90,7 @@ class Pixels(Fitted):
             resize=target is not None,
             crop=crop,
             pad=pad,
-            low=range_.low,
-            high=range_.high,
-            dtype=range_.dtype,
-            rule=range_.rule,
+            **range_._asdict(),
             any_dtype=isinstance(options.scaling, tuple),
             source_shape=(int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[0, 2])) if len(shapes) == 1 else None,
         )
@@ -125,13 +122,9 @@ class Pixels(Fitted):
     def read(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """The images at `index` (M,), default all, prepared: (M, C, H, W), and why some could not be, by index.
+        """As `Representation.read`: images prepared, (M, C, H, W). Where nothing has to change they may share memory.
 
-        Those have zeros. Where nothing has to change the array may share memory with the images' own.
-        `workers`: threads that read and prepare files.
-
-        Raises:
-            DataError: images of an array, all alike, do not fit.
+        Raises DataError: images of an array, all alike, do not fit.
         """
         index = np.arange(len(images)) if index is None else index
         if isinstance(images.pixels, ArrayPixels):
@@ -183,13 +176,10 @@ class Pixels(Fitted):
                 planes = planes.round().clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
             planes = planes.astype(dtype, copy=False)
         if self.crop:
-            top, left = _margins(self.size, self.crop)
-            planes = planes[:, :, top : top + self.crop[0], left : left + self.crop[1]]
+            planes = planes[_middle(self.size, self.crop)]
         if self.pad:
-            inner = self.crop or self.size
-            top, left = _margins(self.pad, inner)
             padded = np.zeros((*planes.shape[:2], *self.pad), dtype=dtype)
-            padded[:, :, top : top + inner[0], left : left + inner[1]] = planes
+            padded[_middle(self.pad, self.crop or self.size)] = planes
             planes = padded
         return np.ascontiguousarray(planes)
 
@@ -216,10 +206,8 @@ class Pixels(Fitted):
         def one(i: int) -> np.ndarray | str:
             try:
                 return self.prepare(images.read(i))
-            except Unreadable as error:
-                return error.reason
             except DataError as error:
-                return str(error)
+                return error.reason if isinstance(error, Unreadable) else str(error)
 
         prepared = np.zeros((len(index), *self.shape), dtype=_stored(np.dtype(self.dtype)))
         errors: dict[int, str] = {}
@@ -257,21 +245,25 @@ class Pixels(Fitted):
         """
         if map.shape[-2:] != self.shape[1:]:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {self.shape[1]}, {self.shape[2]})")
-        inner = self.crop or self.size
         if self.pad:
-            top, left = _margins(self.pad, inner)
-            map = map[..., top : top + inner[0], left : left + inner[1]]
+            map = map[_middle(self.pad, self.crop or self.size)]
         map = np.asarray(map, dtype=np.float32)
         if self.crop:
-            top, left = _margins(self.size, self.crop)
             full = np.zeros((*map.shape[:-2], *self.size), dtype=np.float32)
-            full[..., top : top + inner[0], left : left + inner[1]] = map
+            full[_middle(self.size, self.crop)] = map
             map = full
         source = (int(source_shape[0]), int(source_shape[1]))
         if source != self.size:
             flat = torch.from_numpy(np.ascontiguousarray(map).reshape(-1, 1, *self.size))
             map = _resized(flat, source).numpy().reshape(*map.shape[:-2], *source)
         return np.array(map, copy=True, order="C")
+
+
+def upsampled(map: np.ndarray, size: Size) -> np.ndarray:
+    """Maps (..., h, w) → (..., *size) float32: bilinear between the centres of cells, constant beyond the outermost."""
+    flat = torch.from_numpy(np.ascontiguousarray(map, dtype=np.float32).reshape(-1, 1, *map.shape[-2:]))
+    full = interpolate(flat, size=size, mode="bilinear", align_corners=False)
+    return full.numpy().reshape(*map.shape[:-2], *size)
 
 
 def _finite(block: np.ndarray) -> np.ndarray:
@@ -289,8 +281,10 @@ def _resized(x: Tensor, size: Size) -> Tensor:
     return interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _margins(outer: Size, inner: Size) -> Size:
-    return (outer[0] - inner[0]) // 2, (outer[1] - inner[1]) // 2
+def _middle(outer: Size, inner: Size) -> tuple[Any, ...]:
+    """Index of the middle of (..., *outer) that is as large as `inner`."""
+    starts = [(large - small) // 2 for large, small in zip(outer, inner, strict=True)]
+    return (..., *(slice(start, start + small) for start, small in zip(starts, inner, strict=True)))
 
 
 def _pair(value: Size | int | None) -> Size | None:

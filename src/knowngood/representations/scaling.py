@@ -63,10 +63,10 @@ def choose_range(images: ImageSet, scaling: Literal["auto", "dtype", "data"] | t
 def _depth(top: int) -> tuple[int, str]:
     if 16 <= top < 32:
         return top, " holding few values"
-    bits = next((bits for bits in BIT_DEPTHS if top < 2**bits), None)
-    if bits is None:
-        return top, " holding more than 16 bits"
-    return 2**bits - 1, f" holding {bits} bit{'' if bits == 1 else 's'}"
+    for bits in BIT_DEPTHS:
+        if top < 2**bits:
+            return 2**bits - 1, f" holding {bits} bit{'' if bits == 1 else 's'}"
+    return top, " holding more than 16 bits"
 
 
 def _span(low: float, high: float) -> str:
@@ -85,11 +85,6 @@ def _blocks(images: ImageSet) -> Iterator[tuple[int, np.ndarray]]:
             yield i, images.read(i)
 
 
-def _not_finite(images: ImageSet, start: int, block: np.ndarray) -> str:
-    first = np.argwhere(~np.isfinite(block))[0, 0] if block.ndim == 4 else 0
-    return f"{images.ids[start + first]}: the image holds NaN or infinite values"
-
-
 def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool) -> tuple[float, float]:
     # Once an unsigned type needs all its bits, no later image can change the rule.
     enough = 2 ** (8 * dtype.itemsize - 2) if dtype.itemsize == 2 else 31
@@ -103,7 +98,8 @@ def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool) -> tu
             )
         bottom, top = float(block.min()), float(block.max())
         if not (np.isfinite(bottom) and np.isfinite(top)):
-            raise DataError(_not_finite(images, start, block))
+            first = np.argwhere(~np.isfinite(block))[0, 0] if block.ndim == 4 else 0
+            raise DataError(f"{images.ids[start + first]}: the image holds NaN or infinite values")
         low, high = min(low, bottom), max(high, top)
         if stop_early and high > enough:
             break

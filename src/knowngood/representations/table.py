@@ -23,8 +23,7 @@ class Table(Fitted):
     def fit(cls, items: TableSet | np.ndarray, options: TableOptions | None = None) -> Table:
         """From (N, F) numbers. A column that is constant, up to rounding, gets std 1. There are no options yet.
 
-        Raises:
-            DataError: not (N, F) with N, F ≥ 1, or a value is NaN or infinite.
+        Raises DataError: not (N, F) with N, F ≥ 1, or a value is NaN or infinite.
         """
         array = items.rows if isinstance(items, TableSet) else items
         check_rows(array)
@@ -38,12 +37,10 @@ class Table(Fitted):
 
     @property
     def shape(self) -> tuple[int]:
-        """(F,)."""
         return (len(self.mean),)
 
     @property
     def bytes_per_image(self) -> int:
-        """Memory of one standardised row."""
         return 4 * len(self.mean)
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
@@ -51,27 +48,20 @@ class Table(Fitted):
         if shape[-1] != len(self.mean):
             raise DataError(f"the table has {shape[-1]} features; the model was fitted on {len(self.mean)}")
 
-    def prepare(self, rows: np.ndarray) -> np.ndarray:
-        """Rows (N, F) or one row (F,) of any numbers → the same standardised, float32.
+    def read(
+        self, items: TableSet, index: np.ndarray | None = None, workers: int = 0
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """The rows at `index` (M,), default all, standardised: (M, F) float32, and no errors. `workers` is unused.
 
         In float64 until the end: columns with a large offset keep their digits.
 
         Raises:
             DataError: another number of columns, or a value is NaN or infinite.
         """
-        check_rows(np.atleast_2d(rows))
+        rows = items.rows if index is None else items.rows[index]
+        check_rows(rows)
         self.check(rows.shape, rows.dtype)
-        return ((rows.astype(np.float64) - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
-
-    def read(
-        self, items: TableSet, index: np.ndarray | None = None, workers: int = 0
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """The rows at `index` (M,), default all, standardised: (M, F), and no errors. `workers` is unused."""
-        return self.prepare(items.rows if index is None else items.rows[index]), {}
-
-    def scale(self, batch: Tensor) -> Tensor:
-        """Rows as `read` gives them (B, F) → float32. They are standardised already."""
-        return batch.float()
+        return ((rows.astype(np.float64) - np.array(self.mean)) / np.array(self.std)).astype(np.float32), {}
 
     def unscale(self, x: Tensor) -> Tensor:
         """Standardised rows (B, F) → raw values, in float32."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from knowngood.config import Options
-from knowngood.models.base import Batch, Model
+from knowngood.models.base import Batches, Condition, Model
 from knowngood.models.distributions import wide
-from knowngood.scores.cells import Cells
-from knowngood.scores.marginal import Floats, Rows, soft
+from knowngood.scores.marginal import Cells, Floats, Rows, soft
 
 State = dict[str, Tensor]
 
@@ -42,27 +40,26 @@ class Score:
     is_likelihood = False
     marginalises = False
 
+    options: Any
+
     def __init__(self, options: Options) -> None:
         self.options = options
 
     def check(self, model: Model) -> None:
         """Raise SettingsError if the score is not defined for such a model; asked before anything is trained."""
 
-    def fit(self, model: Model, batches: Iterable[Batch]) -> State:
+    def fit(self, model: Model, batches: Batches) -> State:
         """State from the normals the model was fitted on: tensors by name, saved with the model; often none."""
         return {}
 
-    def fit_held_out(self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch]) -> State:
-        """The state after `fit`, completed from scores of normal items.
+    def fit_held_out(self, model: Model, state: State, held_out: Batches, fitted: Batches) -> State:
+        """The state after `fit`, completed from normals that the model was not fitted on (`held_out`) and that it was.
 
-        Args:
-            held_out: normals the model was not fitted on; fitted: normals it was. Both are read as far as needed.
+        Both are read as far as needed.
         """
         return state
 
-    def fit_marginal(
-        self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch], cells: Cells
-    ) -> State:
+    def fit_marginal(self, model: Model, state: State, held_out: Batches, fitted: Batches, cells: Cells) -> State:
         """The state after `fit_held_out`, completed from the same normals under every condition, for `marginal`."""
         return state
 
@@ -74,14 +71,7 @@ class Score:
         return soft(rows.values, rows.item, rows.log_weight)
 
     def score(
-        self,
-        model: Model,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         """Score x (B, *shape), scaled, under conditions c (B, W) in strata (B,)."""
         raise NotImplementedError
@@ -89,12 +79,13 @@ class Score:
 
 def item_sum(t: Tensor) -> Tensor:
     """(B, …) → (B,) float64: all values of an item added up."""
-    t = t.flatten(1)
-    return wide(t).sum(1) if t.device.type == "mps" else t.sum(1, dtype=torch.float64)
+    return _wide_sum(t.flatten(1))
 
 
 def pixel_sum(t: Tensor) -> Tensor | None:
     """(B, C, H, W) → (B, H, W) float64: channels added up; None for tables (B, F)."""
-    if t.ndim != 4:
-        return None
+    return _wide_sum(t) if t.ndim == 4 else None
+
+
+def _wide_sum(t: Tensor) -> Tensor:
     return wide(t).sum(1) if t.device.type == "mps" else t.sum(1, dtype=torch.float64)

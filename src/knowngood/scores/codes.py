@@ -8,15 +8,14 @@ import torch
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.models.base import Model
+from knowngood.models.base import Condition, Model
 from knowngood.models.vae import ConditionalVAE
-from knowngood.representations.hog_features import hog
+from knowngood.representations.hog import hog
 
-LEAST_SIDE = 8
 Of = Literal["latent", "items", "residual", "hog"]
 
 
-def codes(model: Model, x: Tensor, c: Tensor | None, of: Of) -> Tensor:
+def codes(model: Model, x: Tensor, c: Condition, of: Of) -> Tensor:
     """(B, V) of items x (B, *shape): posterior means, the items, x − x̂ at the posterior mean, or HOG of images."""
     if of == "items":
         return x.flatten(1)
@@ -26,11 +25,6 @@ def codes(model: Model, x: Tensor, c: Tensor | None, of: Of) -> Tensor:
     if of == "latent":
         return model.encode(x, c).mean
     return (x - model.reconstruct(x, c)).flatten(1)
-
-
-def has_hog(model: Model) -> bool:
-    """Whether items are images, large enough for their HOG."""
-    return len(model.shape) == 3 and min(model.shape[1:]) >= LEAST_SIDE
 
 
 def check_codes(model: Model, of: Of, score: str) -> None:

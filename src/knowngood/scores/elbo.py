@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from knowngood.config import IWAE, Elbo, InputComplexity, LikelihoodRegret
-from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, item_sum, pixel_sum
 
 NOISE_SEED = 0
 # Pixel values decoded together, so that a layer's activations stay within some 15 MB, on accelerators 1 GB.
@@ -20,43 +18,23 @@ AT_ONCE_CPU, AT_ONCE_ACCELERATOR = 2**17, 2**23
 
 
 class DrawnScore(Score):
-    """A score over common draws of z, made once and saved with the model; with 0 of them z is the posterior mean."""
+    """A score over `options.samples` common draws of z, made once and saved; with 0 of them z is the posterior mean."""
 
-    def __init__(self, options: Elbo | IWAE | InputComplexity | LikelihoodRegret) -> None:
-        super().__init__(options)
-        self.samples = options.samples
-
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"noise": (L, D)}, nothing with 0 draws."""
-        return {"noise": common_normals(self.samples, model.latent_dim)} if self.samples else {}
+        return {"noise": common_normals(self.options.samples, model.latent_dim)} if self.options.samples else {}
 
+    def noise(self, state: State, posterior: DiagonalGaussian) -> Tensor:
+        """The draws ε (L, D); one of zeros for the mean alone."""
+        return state["noise"].to(posterior.mean) if self.options.samples else torch.zeros_like(posterior.mean[:1])
 
-class ElboScore(DrawnScore):
-    """−E_q log p(x|z,c) + KL(q(z|x,c) ‖ r(z|c)) in nats, the dCVAE paper's E(x).
-
-    The expectation is the mean over L draws z_l = μ + σ·ε_l, with the same ε for every item: L points of a scrambled
-    Sobol sequence through the normal quantile function, made once and saved with the model. With 0 samples z = μ.
-    Parts: `elbo_reconstruction` (the first term) and `elbo_kl`; they add up to the value. The map is the first term by
-    pixel and adds up to `elbo_reconstruction`.
-    """
-
-    has_map = True
-    is_likelihood = True
-
-    def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+    def negative_elbo(
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, *, want_map: bool = False
     ) -> ScoreResult:
+        """As `ElboScore.score`."""
         posterior = model.encode(x, c)
         kl = item_sum(posterior.kl(model.prior(c, like=posterior.mean)))
-        noise = state["noise"].to(posterior.mean) if self.samples else torch.zeros_like(posterior.mean[:1])
-
+        noise = self.noise(state, posterior)
         total: Tensor | None = None  # Σ_l −log p(x|z_l,c): (B, H, W) if a map is wanted, else (B,)
         spread = want_map and x.ndim == 4
         for _, repeated, params in decoded(model, posterior, noise, x, c):
@@ -72,8 +50,26 @@ class ElboScore(DrawnScore):
         return ScoreResult(reconstruction + kl, mean if spread else None, parts)
 
 
+class ElboScore(DrawnScore):
+    """−E_q log p(x|z,c) + KL(q(z|x,c) ‖ r(z|c)) in nats, the dCVAE paper's E(x).
+
+    The expectation is the mean over L draws z_l = μ + σ·ε_l, with the same ε for every item: L points of a scrambled
+    Sobol sequence through the normal quantile function, made once and saved with the model. With 0 samples z = μ.
+    Parts: `elbo_reconstruction` (the first term) and `elbo_kl`; they add up to the value. The map is the first term by
+    pixel and adds up to `elbo_reconstruction`.
+    """
+
+    has_map = True
+    is_likelihood = True
+
+    def score(
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
+    ) -> ScoreResult:
+        return self.negative_elbo(model, state, x, c, want_map=want_map)
+
+
 def decoded(
-    model: ConditionalVAE, posterior: DiagonalGaussian, noise: Tensor, x: Tensor, c: Tensor | None
+    model: ConditionalVAE, posterior: DiagonalGaussian, noise: Tensor, x: Tensor, c: Condition
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Decode z_l = μ + σ·ε_l for all items, some of the draws ε (L, D) at a time: (z, x, parameters of p(x|z,c)).
 

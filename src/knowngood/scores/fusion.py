@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -10,14 +10,16 @@ from torch import Tensor
 
 from knowngood.calibration import Calibration
 from knowngood.config import Fusion
+from knowngood.errors import DataError
 from knowngood.models.base import Batch, Model
-from knowngood.scores.base import Score, ScoreResult, State
-from knowngood.scores.cells import Cells
-from knowngood.scores.marginal import Floats, Rows, hard, soft
-from knowngood.scores.normals import compared_with, reread, values_of
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
+from knowngood.scores.marginal import Cells, Floats, Rows, hard, soft
 
 ITEMS = 4096  # normal items that tails are taken from
 MARGINAL_ROWS, FEWEST_MARGINAL = 1 << 15, 256  # normal items times conditions for marginal tails, and items at least
+FEWEST = 30  # held-out normals; with fewer those that the model was fitted on are taken
+VALUES = 1 << 27  # of all normal items together, at most
+AT_ONCE = 128  # items scored at a time
 ALONE = 0.05  # a stratum of at least 1/.05 − 1 = 19 normal items has tails of its own, smaller ones those of all
 
 
@@ -32,11 +34,10 @@ class FusionScore(Score):
 
     Where no condition of an item is known, every score is marginalised by its own rule before they are added: a
     likelihood is averaged over conditions, of any other the smallest counts. The surprise is then that among normal
-    items whose conditions were unknown too. So a condition whose normal items vary much does not hide an unknown kind.
+    items whose conditions were unknown too.
 
     Parts: each score by its `<name>`, its `<name>_surprise`, and its own parts. The map is that of the score with the
-    largest weight among those that have one, in its own unit. S is no likelihood: tails of different scores at the same
-    item are not independent.
+    largest weight among those that have one, in its own unit.
     """
 
     marginalises = True
@@ -53,24 +54,22 @@ class FusionScore(Score):
         for inner in self.inners:
             inner.check(model)
 
-    def fit(self, model: Model, batches: Iterable[Batch]) -> State:
+    def fit(self, model: Model, batches: Batches) -> State:
         """The states of all scores, `<position>.<name>`. Tails come with `fit_held_out`, which must follow."""
-        batches = reread(batches)
+        batches = _reread(batches)
         return _numbered([inner.fit(model, batches) for inner in self.inners])
 
     @torch.no_grad()
-    def fit_held_out(self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch]) -> State:
+    def fit_held_out(self, model: Model, state: State, held_out: Batches, fitted: Batches) -> State:
         """Adds "tails" (K, n), what the scores give normal items, and their "strata" (n,)."""
-        held_out, fitted = reread(held_out), reread(fitted)
+        held_out, fitted = _reread(held_out), _reread(fitted)
         states = [inner.fit_held_out(model, _of(state, k), held_out, fitted) for k, inner in enumerate(self.inners)]
         normals = compared_with(held_out, fitted, ITEMS)
         tails = [values_of(inner, model, own, normals) for inner, own in zip(self.inners, states, strict=True)]
         return {**_numbered(states), "tails": torch.stack(tails), "strata": normals.stratum.cpu()}
 
     @torch.no_grad()
-    def fit_marginal(
-        self, model: Model, state: State, held_out: Iterable[Batch], fitted: Iterable[Batch], cells: Cells
-    ) -> State:
+    def fit_marginal(self, model: Model, state: State, held_out: Batches, fitted: Batches, cells: Cells) -> State:
         """Adds "marginal_tails" (K, n), what the scores give normal items whose conditions are unknown."""
         normals = compared_with(held_out, fitted, max(FEWEST_MARGINAL, MARGINAL_ROWS // len(cells)))
         conditional = normals.c is not None
@@ -78,7 +77,7 @@ class FusionScore(Score):
         for k, (name, inner) in enumerate(zip(self.names, self.inners, strict=True)):
             own = _of(state, k)
 
-            def values(x: Tensor, c: Tensor | None, stratum: Tensor, inner: Score = inner, own: State = own) -> Tensor:
+            def values(x: Tensor, c: Condition, stratum: Tensor, inner: Score = inner, own: State = own) -> Tensor:
                 return inner.score(model, own, x, c, stratum).values.cpu()
 
             parts[name] = cells.under_each(values, normals.x, conditional=conditional).double().numpy().ravel()
@@ -89,11 +88,9 @@ class FusionScore(Score):
 
     def each_marginal(self, rows: Rows) -> Floats:
         """(K, N) what each score gives items of unknown condition, by its own rule."""
-        values = []
-        for name, inner in zip(self.names, self.inners, strict=True):
-            each = rows.parts[name]
-            values.append(soft(each, rows.item, rows.log_weight) if inner.is_likelihood else hard(each, rows.item))
-        return np.stack(values)
+        each = ((rows.parts[name], inner) for name, inner in zip(self.names, self.inners, strict=True))
+        given = rows.item, rows.log_weight
+        return np.stack([soft(v, *given) if inner.is_likelihood else hard(v, rows.item) for v, inner in each])
 
     def marginal(self, state: State, rows: Rows) -> Floats:
         """(N,) Σ_k w_k · U_k, U_k the surprise of score k, marginalised over conditions by its own rule."""
@@ -104,14 +101,7 @@ class FusionScore(Score):
         return self.weights[counts] @ surprises[counts]
 
     def score(
-        self,
-        model: Model,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         strata = state["strata"].cpu().numpy()
         mapped = [k for k, inner in enumerate(self.inners) if inner.has_map]
@@ -131,6 +121,40 @@ class FusionScore(Score):
         return ScoreResult(total.to(parts[self.names[0]].device), shown_map, parts)
 
 
+def compared_with(held_out: Batches, fitted: Batches, most: int) -> Batch:
+    """At most so many held-out normals, or normals that were fitted on where there are fewer than 30 of the others."""
+    normals = evenly(held_out, most)
+    if normals is None or len(normals.x) < FEWEST:
+        normals = evenly(fitted, most)
+    if normals is None:
+        raise DataError("scores are compared with those of normal items; none were given")
+    return normals
+
+
+def evenly(batches: Batches, most: int, values: int = VALUES) -> Batch | None:
+    """At most so many items and values of these, but at least 30 items if there are so many; None of none.
+
+    They are the first of every so many, the same ones whatever the batches.
+    """
+    kept: list[Batch] = []
+    count, every = 0, 1
+    for batch in batches:
+        if not len(batch.x):
+            continue
+        most = max(2 * FEWEST, min(most, values // batch.x[0].numel()))
+        kept.append(batch.rows(slice(-count % every, None, every)))
+        count += len(batch.x)
+        while -(-count // every) > most:  # twice as sparse from here on
+            kept, every = [Batch.cat(kept).rows(slice(None, None, 2))], 2 * every
+    return Batch.cat(kept) if kept else None
+
+
+def values_of(score: Score, model: Model, state: State, normals: Batch) -> Tensor:
+    """(n,) float64 on the CPU: what a score gives n items."""
+    parts = [normals.rows(rows) for rows in torch.arange(len(normals.x), device=normals.x.device).split(AT_ONCE)]
+    return torch.cat([score.score(model, state, some.x, some.c, some.stratum).values.cpu() for some in parts])
+
+
 def tail(values: np.ndarray, strata: np.ndarray | None = None) -> Calibration:
     """What surprise is measured against: values (n,) of normal items in strata (n,), or of all together."""
     strata = np.zeros(len(values), np.int64) if strata is None else strata
@@ -145,6 +169,11 @@ def surprise_by(known: Calibration, values: np.ndarray, strata: np.ndarray | Non
     surprise, valid = np.full(len(values), np.nan), ~np.isnan(values)
     surprise[valid] = known.surprise(values[valid], strata[valid])
     return surprise
+
+
+def _reread(batches: Batches) -> Batches:
+    """What can be read more than once."""
+    return list(batches) if isinstance(batches, Iterator) else batches
 
 
 def _numbered(states: list[State]) -> State:

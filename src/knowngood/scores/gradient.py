@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from knowngood.config import Gradient
 from knowngood.errors import DataError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, wide
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, wide
 
 PREFIX = "mean_gradient."
 VALUES_OF_ITEM = 16  # activations an item's decoding holds for each value of x, about
@@ -22,23 +20,18 @@ class GradientScore(Score):
     """1 − L⁻¹ Σ_i cos(∂ℓ(x)/∂φ_i, ḡ_i), from 0 to 2, over the weights φ_i of the decoder's L layers. It has no map.
 
     ℓ(x) = −log p(x|z,c) at the posterior mean z = μ(x,c), held fixed, and ḡ_i is the mean of ∂ℓ/∂φ_i over the normal
-    items fitted on. Kwon et al., arXiv:2007.09507 (GradCon), whose ḡ is the mean over training steps, and who also
-    train with the cosine as a term of the loss and add it to the reconstruction error; here it is the score alone, of
-    a model trained in any way. Biases, and weights that decoding does not use, do not count.
+    items fitted on. After Kwon et al., arXiv:2007.09507 (GradCon), whose ḡ is the mean over training steps. Biases, and
+    weights that decoding does not use, do not count.
     """
 
-    def __init__(self, options: Gradient) -> None:
-        super().__init__(options)
-
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"mean_gradient.<weight>": ḡ_i, shaped like the weight}, float32."""
         total: dict[str, Tensor] = {}
         n = 0
-        loss = _Loss(model)
         for batch in batches:
             weights = decoder_weights(model, batch.x[:1], None if batch.c is None else batch.c[:1])
             mean = model.encode(batch.x, batch.c).mean.detach()
-            found = torch.func.grad(lambda w, *given: _call(loss, w, *given).sum())(weights, mean, batch.c, batch.x)
+            found = torch.func.grad(lambda w, *given: loss(model, w, *given).sum())(weights, batch.x, mean, batch.c)
             for name, gradient in found.items():
                 total[name] = wide(gradient) + total.get(name, 0.0)
             n += len(batch.x)
@@ -47,14 +40,7 @@ class GradientScore(Score):
         return {PREFIX + name: (gradient / n).float() for name, gradient in total.items()}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: dict[str, Tensor],
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         means = {name.removeprefix(PREFIX): t for name, t in state.items() if name.startswith(PREFIX)}
         values = []
@@ -64,43 +50,30 @@ class GradientScore(Score):
         return ScoreResult(torch.cat(values), None, {})
 
 
-class _Loss(nn.Module):
-    """−log p(x|z,c) (B,) as one call, so that `functional_call` can put other weights in."""
-
-    def __init__(self, model: ConditionalVAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, z: Tensor, c: Tensor | None, x: Tensor) -> Tensor:
-        return -self.model.likelihood.log_prob(x, self.model.decode(z, c)).flatten(1).sum(1)
+def loss(model: ConditionalVAE, weights: dict[str, Tensor], x: Tensor, z: Tensor, c: Condition) -> Tensor:
+    """−log p(x|z,c) (B,) with these weights in place of the model's own."""
+    return -torch.func.functional_call(model, weights, (x, z, c)).flatten(1).sum(1)
 
 
-def _call(loss: _Loss, weights: dict[str, Tensor], z: Tensor, c: Tensor | None, x: Tensor) -> Tensor:
-    return torch.func.functional_call(loss, {f"model.{name}": w for name, w in weights.items()}, (z, c, x))
-
-
-def decoder_weights(model: ConditionalVAE, x: Tensor, c: Tensor | None) -> dict[str, Tensor]:
+def decoder_weights(model: ConditionalVAE, x: Tensor, c: Condition) -> dict[str, Tensor]:
     """The weights, matrices and kernels, that decoding x (1, *shape) makes use of, by name."""
     weights = {f"net.{name}": p.detach() for name, p in model.net.named_parameters() if p.ndim > 1}
     leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
     with torch.enable_grad():
         z = model.encode(x, c).mean.detach()
-        value = _call(_Loss(model), leaves, z, c, x).sum()
+        value = loss(model, leaves, x, z, c).sum()
         found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     return {name: w for (name, w), gradient in zip(weights.items(), found, strict=True) if gradient is not None}
 
 
-def item_gradients(
-    model: ConditionalVAE, names: Iterable[str], x: Tensor, c: Tensor | None
-) -> Iterator[dict[str, Tensor]]:
+def item_gradients(model: ConditionalVAE, names: Iterable[str], x: Tensor, c: Condition) -> Iterator[dict[str, Tensor]]:
     """∂ℓ/∂φ of every item, some items at a time: {name: (b, *weight)}."""
     known = dict(model.named_parameters())
     weights = {name: known[name].detach() for name in names}
-    loss = _Loss(model)
 
-    def of_one(z: Tensor, c: Tensor | None, x: Tensor) -> dict[str, Tensor]:
+    def of_one(z: Tensor, c: Condition, x: Tensor) -> dict[str, Tensor]:
         given = None if c is None else c[None]
-        return torch.func.grad(lambda w: _call(loss, w, z[None], given, x[None]).sum())(weights)
+        return torch.func.grad(lambda w: loss(model, w, x[None], z[None], given).sum())(weights)
 
     of_all = torch.func.vmap(of_one, in_dims=(0, None if c is None else 0, 0))
     held = sum(w.numel() for w in weights.values()) + VALUES_OF_ITEM * x[0].numel()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum
+from knowngood.scores.base import Condition, Score, ScoreResult, State, item_sum, pixel_sum
 
 
 class GradientMapScore(Score):
@@ -18,14 +18,7 @@ class GradientMapScore(Score):
     has_map = True
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()

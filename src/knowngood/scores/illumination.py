@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -14,7 +13,7 @@ from knowngood.models.base import Batch, Model
 from knowngood.models.distributions import wide
 from knowngood.models.vae import ConditionalVAE
 from knowngood.scores.adjustment import Adjustment, Scoring
-from knowngood.scores.base import ScoreResult, State
+from knowngood.scores.base import Batches, Condition, ScoreResult, State
 
 FEWEST, ITEMS = 30, 4096  # normal images that the adjustment is fitted on
 FACTORS = 9  # of the illumination, within the tolerance
@@ -26,8 +25,7 @@ SMALLEST = 1e-6
 class IlluminationAdjustment(Adjustment):
     """A score S standardised given the illumination: m₀ + s₀·(S(x) − m(f)) / s(f).
 
-    A residual is proportional to the illumination, so scores of dim images are small and of bright ones large, whether
-    normal or anomalous. The illumination f is estimated from the image, 1 for the normal one: log f is a ridge
+    The illumination f is estimated from the image, 1 for the normal one: log f is a ridge
     regression on the log of the brightness (the mean over pixels of the largest channel), the log of the contrast (the
     standard deviation of the values) and, of a VAE, the posterior means. m(f) and log s²(f) are polynomials of degree 2
     in log f, by least squares. All of it is fitted to held-out normals (to those of the fit part where these are fewer
@@ -45,7 +43,7 @@ class IlluminationAdjustment(Adjustment):
             raise SettingsError(f"illumination = {self.tolerance:g} needs images; a table was given")
 
     @torch.no_grad()
-    def fit(self, model: Model, scoring: Scoring, held_out: Iterable[Batch], fitted: Iterable[Batch]) -> State:
+    def fit(self, model: Model, scoring: Scoring, held_out: Batches, fitted: Batches) -> State:
         """Tensors of `fit_estimate` and `fit_moments`."""
         kept = first(held_out, ITEMS)
         if sum(len(batch.x) for batch in kept) < FEWEST:
@@ -61,25 +59,24 @@ class IlluminationAdjustment(Adjustment):
         return {**estimate, **fit_moments(torch.cat(values), log_illumination(torch.cat(inputs), estimate))}
 
     def adjust(
-        self, model: Model, state: State, x: Tensor, c: Tensor | None, stratum: Tensor, result: ScoreResult
+        self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor, result: ScoreResult
     ) -> ScoreResult:
         log_f = log_illumination(features(model, x, c).to(result.values.device), state)
         parts = {**result.parts, "illumination": log_f.exp()}
         return ScoreResult(standardised(result.values, log_f, state), result.map, parts)
 
 
-def first(batches: Iterable[Batch], items: int) -> list[Batch]:
+def first(batches: Batches, items: int) -> list[Batch]:
     """Batches from the start until they hold so many items; no further one is made."""
-    kept, count = [], 0
+    kept: list[Batch] = []
     for batch in batches:
         kept.append(batch)
-        count += len(batch.x)
-        if count >= items:
+        if sum(len(one.x) for one in kept) >= items:
             break
     return kept
 
 
-def features(model: Model, x: Tensor, c: Tensor | None) -> Tensor:
+def features(model: Model, x: Tensor, c: Condition) -> Tensor:
     """(B, 2 + D) float64, what the illumination is estimated from: log brightness, log contrast, posterior means."""
     pixels = wide(x)
     bright = pixels.amax(1).mean((1, 2)).clamp(min=SMALLEST).log()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from knowngood.models.distributions import LOG_2PI
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import ScoreResult, State, item_sum
+from knowngood.scores.base import Condition, ScoreResult, State, item_sum
 from knowngood.scores.elbo import DrawnScore, decoded
 
 
@@ -24,18 +24,11 @@ class IWAEScore(DrawnScore):
     is_likelihood = True
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         posterior = model.encode(x, c)
         prior = model.prior(c, like=posterior.mean)
-        noise = state["noise"].to(posterior.mean)
+        noise = self.noise(state, posterior)
         joint = []  # log p(x|z,c) + log r(z|c), (l, B) each
         for z, repeated, params in decoded(model, posterior, noise, x, c):
             log_p = item_sum(model.likelihood.log_prob(repeated, params))

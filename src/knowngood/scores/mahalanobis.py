@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 
 import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from knowngood.config import Mahalanobis
 from knowngood.errors import DataError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, wide
-from knowngood.scores.codes import Of, check_codes, codes
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, wide
+from knowngood.scores.codes import check_codes, codes
 
 FEWEST = 10  # codes for a stratum to have a mean of its own
 RIDGE = 1e-6  # of the mean variance: latent dimensions that no item uses must not amplify rounding
@@ -29,33 +26,22 @@ class MahalanobisScore(Score):
     the pooled one, both by the weight of Ledoit & Wolf 2004 (J. Multivariate Analysis 88). Strata with fewer than 10
     codes, and stratum −1, use mean and covariance of all codes together.
 
-    With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes: what is anomalous under every
-    condition alike does not count (arXiv:2106.09022). Items of the strata that have no moments of their own take the
-    smallest over those that have, as that paper does with every item. With fewer than two such there is nothing to
-    compare, and it is d²_c.
+    With `relative` it is d²_c − d², d² the distance to mean and covariance of all codes (arXiv:2106.09022). Items of
+    strata without moments of their own take the smallest over those that have; with fewer than two such it is d²_c.
     """
 
-    def __init__(self, options: Mahalanobis) -> None:
-        super().__init__(options)
-        self.of: Of = options.of
-        self.relative = options.relative
-
     def check(self, model: ConditionalVAE) -> None:
-        check_codes(model, self.of, self.options.name)
+        check_codes(model, self.options.of, self.options.name)
 
-    def codes(self, model: ConditionalVAE, x: Tensor, c: Tensor | None) -> Tensor:
-        """v of items x (B, *shape): (B, D) float64.
-
-        The encoder runs in float64. Codes may vary by a hundredth of their size or less, and their rounding in float32,
-        which depends on the batch, is divided by that.
-        """
-        if self.of != "latent":
-            return wide(codes(model, x, c, self.of))
+    def codes(self, model: ConditionalVAE, x: Tensor, c: Condition) -> Tensor:
+        """v of items x (B, *shape): (B, D) float64. The encoder runs in float64: codes may vary by little."""
+        if self.options.of != "latent":
+            return wide(codes(model, x, c, self.options.of))
         x, c = wide(x), None if c is None else wide(c)
-        return codes(copy.deepcopy(model).to(x.device, torch.float64), x, c, self.of)
+        return codes(copy.deepcopy(model).to(x.device, torch.float64), x, c, "latent")
 
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"mean": (S+1, D), "cholesky": (S+1, D, D) lower} in float64, the last row that of all codes together.
 
         "own" (S+1,) says of which strata they are the stratum's own.
@@ -73,14 +59,7 @@ class MahalanobisScore(Score):
         return {"mean": mean, "cholesky": cholesky, "own": counts >= FEWEST}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         code = self.codes(model, x, c)
         mean, cholesky, own = (state[name].to(code.device) for name in ("mean", "cholesky", "own"))
@@ -88,7 +67,7 @@ class MahalanobisScore(Score):
         stratum = stratum.to(code.device)
         stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)
         values = torch.empty(len(code), dtype=torch.float64, device=code.device)
-        relative = self.relative and int(own.sum()) > 1
+        relative = self.options.relative and int(own.sum()) > 1
         for s in stratum.unique().tolist():
             rows = stratum == s
             to = [s] if own[s] or not relative else own.nonzero()[:, 0].tolist()
@@ -125,9 +104,8 @@ def stratum_moments(codes: Tensor, strata: Tensor) -> tuple[Tensor, Tensor]:
 def shrunk_covariance(centred: Tensor, target: Tensor | None = None) -> Tensor:
     """(1 − λ)·S + λ·T with the λ that minimises the expected squared Frobenius error, T taken as fixed.
 
-    Args:
-        centred: (n, D) with mean 0; S is their covariance, divided by n.
-        target: T (D, D); default the identity times the mean variance of S.
+    `centred` (n, D) has mean 0, and S is its covariance, divided by n. T (D, D) is `target`, by default the identity
+    times the mean variance of S.
     """
     if target is None:
         return torch.from_numpy(ledoit_wolf(centred.cpu().numpy(), assume_centered=True)[0]).to(centred)

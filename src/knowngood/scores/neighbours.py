@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from knowngood.config import Neighbours
-from knowngood.models.base import Batch, Model
+from knowngood.models.base import Model
 from knowngood.models.distributions import wide
 from knowngood.models.memory_bank import FEWEST, MemoryBank, keep, nearest_in_stratum
-from knowngood.scores.base import Score, ScoreResult, State
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 from knowngood.scores.codes import Of, check_codes, codes
 
 SHORTEST = 1e-12
@@ -25,57 +21,41 @@ class NeighboursScore(Score):
     (`residual`), or the HOG of an image (`hog`); with `cosine` all are brought to length 1. Strata with fewer than
     max(10, k) codes, and stratum −1, search the codes of all.
 
-    The items of a memory bank are searched in the bank. Of anything else the score keeps codes of its own, of many
-    items a coreset, see `memory_bank.keep`.
+    The items of a memory bank are searched in the bank, anything else in codes of the score's own, of many items a
+    coreset.
     """
-
-    def __init__(self, options: Neighbours) -> None:
-        super().__init__(options)
-        self.k, self.most, self.cosine = options.k, options.coreset, options.cosine
-        self.given: Of | Literal["auto"] = options.of
 
     def of(self, model: Model) -> Of:
         """What items are compared by; "auto" is the items of a memory bank, the posterior means of a VAE."""
-        if self.given == "auto":
+        if self.options.of == "auto":
             return "items" if isinstance(model, MemoryBank) else "latent"
-        return self.given
+        return self.options.of
 
     def check(self, model: Model) -> None:
         check_codes(model, self.of(model), self.options.name)
 
-    def codes(self, model: Model, x: Tensor, c: Tensor | None) -> Tensor:
+    def codes(self, model: Model, x: Tensor, c: Condition) -> Tensor:
         """v of items x (B, *shape): (B, V)."""
         return self._scaled(codes(model, x, c, self.of(model)))
 
     @torch.no_grad()
-    def fit(self, model: Model, batches: Iterable[Batch]) -> State:
+    def fit(self, model: Model, batches: Batches) -> State:
         """{"codes": (M, V) float32, "code_stratum": (M,) int64}, on the CPU; nothing where the model has the items."""
-        if self._in_bank(model):
+        if isinstance(model, MemoryBank) and self.of(model) == "items":
             return {}
         rows = ((self.codes(model, batch.x, batch.c), batch.stratum) for batch in batches)
-        kept, strata = keep(rows, self.most, max(FEWEST, self.k))
+        kept, strata = keep(rows, self.options.coreset, max(FEWEST, self.options.k))
         return {"codes": kept, "code_stratum": strata}
 
     def score(
-        self,
-        model: Model,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
-        if self._in_bank(model):
-            assert isinstance(model, MemoryBank)
+        if isinstance(model, MemoryBank) and self.of(model) == "items":
             bank, of = self._scaled(model.bank), model.stratum
         else:
             bank, of = state["codes"], state["code_stratum"]
-        distances = nearest_in_stratum(wide(self.codes(model, x, c)), stratum, bank, of, self.k)
+        distances = nearest_in_stratum(wide(self.codes(model, x, c)), stratum, bank, of, self.options.k)
         return ScoreResult(distances.mean(1), None, {})
 
-    def _in_bank(self, model: Model) -> bool:
-        return isinstance(model, MemoryBank) and self.of(model) == "items"
-
     def _scaled(self, v: Tensor) -> Tensor:
-        return v / v.norm(dim=1, keepdim=True).clamp_min(SHORTEST) if self.cosine else v
+        return v / v.norm(dim=1, keepdim=True).clamp_min(SHORTEST) if self.options.cosine else v

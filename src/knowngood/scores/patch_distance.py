@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from knowngood.config import PatchDistance
-from knowngood.models.base import Batch
+from knowngood.errors import SettingsError
 from knowngood.models.memory_bank import MemoryBank
-from knowngood.models.patch_gaussian import PatchGaussian
-from knowngood.scores.base import Score, ScoreResult
-from knowngood.scores.label_penalty import bounded
-from knowngood.scores.location_statistics import LocationStatistics
+from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
+from knowngood.scores.adjustment import penalty
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 
+PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
 TOP_SHARE = 0.02  # of the locations
 EXCESS = 1.0  # standard deviations from which on the global score counts
+ENOUGH = 100  # distances from which the statistics of a location are taken
+SMALLEST = 1e-6
+NOTHING = 1e-9  # a share that is zero but for rounding
 
 
 class PatchDistanceScore(Score):
@@ -35,10 +36,9 @@ class PatchDistanceScore(Score):
     `global_moments` (K, 2), mean and standard deviation of v and g over normal images.
     """
 
-    options: PatchDistance
     has_map = True
 
-    def fit(self, model: PatchGaussian | MemoryBank, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    def fit(self, model: PatchModel, batches: Batches) -> State:
         """From the normal images that the model was fitted to, each as if it had been left out."""
         if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.coarse is not None):
             return {}
@@ -51,23 +51,20 @@ class PatchDistanceScore(Score):
                 globally.append(model.global_distances(batch.x, cell, leave_one_out=True))
         cell, ignored = torch.cat(cells), model.ignored_grid
         plain = torch.cat(maps)
-        state: dict[str, Tensor] = {}
+        state: State = {}
         if self.standardises(model):
-            statistics = LocationStatistics.fit(plain, cell, ignored)
-            state = {"location_mean": statistics.mean, "location_spread": statistics.spread}
+            state = location_statistics(plain, cell, ignored)
         if model.coarse is not None:
             pooled = self._pooled(state, plain, cell, ignored)
             for name, values in (("pooled", pooled), ("global", torch.cat(globally))):
                 state[f"{name}_moments"] = _moments(values, cell, len(ignored))
         return state
 
-    def standardises(self, model: PatchGaussian | MemoryBank) -> bool:
+    def standardises(self, model: PatchModel) -> bool:
         """Whether distances are standardised per location."""
         return isinstance(model, PatchGaussian) if self.options.standardise == "auto" else self.options.standardise
 
-    def check(self, model: PatchGaussian | MemoryBank) -> None:
-        from knowngood.errors import SettingsError
-
+    def check(self, model: PatchModel) -> None:
         if self.options.standardise is True and not isinstance(model, PatchGaussian):
             raise SettingsError(
                 "patch_distance: standardise = true needs model 'patch_gaussian', whose distances of images it was "
@@ -75,14 +72,7 @@ class PatchDistanceScore(Score):
             )
 
     def score(
-        self,
-        model: PatchGaussian | MemoryBank,
-        state: dict[str, Tensor],
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: PatchModel, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         if isinstance(model, MemoryBank):
             rows = model.rows(x)
@@ -93,7 +83,8 @@ class PatchDistanceScore(Score):
             cell, ignored = model.cell(c, len(x)), model.ignored_grid
             maps = model.distances(x, cell)
             if "penalty_weight" in state:
-                maps = maps + penalty(state, model.whiten(x, cell)).unflatten(1, maps.shape[1:]).to(maps)
+                learned = {name: state[f"penalty_{name}"] for name in ("direction", "offset", "weight")}
+                maps = maps + penalty(model.whiten(x, cell), learned).unflatten(1, maps.shape[1:]).to(maps)
         values, parts = self._pooled(state, maps, cell, ignored), {}
         if "global_moments" in state and isinstance(model, PatchGaussian):
             parts["global"] = _standardised(model.global_distances(x, cell), state["global_moments"], cell)
@@ -102,11 +93,11 @@ class PatchDistanceScore(Score):
         shown = self._smoothed(maps, hidden).masked_fill(hidden, math.nan) if want_map else None
         return ScoreResult(values, shown, parts)
 
-    def _pooled(self, state: dict[str, Tensor], maps: Tensor, cell: Tensor, ignored: Tensor) -> Tensor:
+    def _pooled(self, state: State, maps: Tensor, cell: Tensor, ignored: Tensor) -> Tensor:
         """(B,): maps (B, h, w) of images in cells (B,), standardised, smoothed and pooled. `ignored` is (K, h, w)."""
         if "location_mean" in state:
-            statistics = LocationStatistics(state["location_mean"].to(maps), state["location_spread"].to(maps))
-            maps = statistics.standardise(maps, cell)
+            mean, spread = (state[f"location_{name}"].to(maps) for name in ("mean", "spread"))
+            maps = (maps - mean[cell]) / spread[cell]
         return pool(self._smoothed(maps, ignored[cell]), self.options.pooling, ignored[cell])
 
     def _smoothed(self, maps: Tensor, ignored: Tensor) -> Tensor:
@@ -117,10 +108,30 @@ class PatchDistanceScore(Score):
         return smooth(maps.masked_fill(ignored, 0), self.options.smoothing) / share
 
 
-def penalty(state: dict[str, Tensor], white: Tensor) -> Tensor:
-    """(B, P) ≥ 0: what labelled anomalies add to the distances of patches (B, P, F); 0 if these look normal."""
-    direction, offset, weight = (state[f"penalty_{name}"].to(white) for name in ("direction", "offset", "weight"))
-    return weight * (bounded(white) @ direction - offset).clamp_min(0)
+def location_statistics(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
+    """Mean and standard deviation of the distances of normal images at each location and around it, (K, h, w) each.
+
+    Around means within a square just large enough for 100 distances, cut at the border. Ignored locations do not count;
+    where nothing counts, the mean is 0 and the deviation 1. A cell with fewer than 8 images has the statistics of all.
+
+    Args:
+        maps: (N, h, w) of normal images in cells (N,); `ignored` is (K, h, w).
+    """
+    means, spreads = [], []
+    for k in range(len(ignored)):
+        mine = cell == k
+        some = mine if int(mine.sum()) >= FEWEST else torch.ones_like(mine)
+        reach, n = 0, int(some.sum())
+        while n * (2 * reach + 1) ** 2 < ENOUGH and 2 * reach + 1 < min(ignored.shape[1:]):
+            reach += 1
+        stacked = torch.stack([torch.ones_like(maps[some]), maps[some], maps[some].square()])
+        stacked = stacked.masked_fill(ignored[cell[some]], 0)
+        share, *sums = avg_pool2d(stacked, 2 * reach + 1, 1, reach, count_include_pad=False).sum(1)
+        counted = share > NOTHING
+        mean, square = torch.stack(sums) / share.where(counted, 1)
+        means.append(mean.where(counted, 0))
+        spreads.append((square - mean.square()).clamp_min(SMALLEST**2).sqrt().where(counted, 1))
+    return {"location_mean": torch.stack(means), "location_spread": torch.stack(spreads)}
 
 
 def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tensor:
@@ -154,15 +165,15 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     kernel = torch.exp(-0.5 * (at / sigma).square())
     kernel = kernel / kernel.sum()
     padded = pad(maps[:, None], (reach, reach, reach, reach), mode="replicate")
-    padded = torch.nn.functional.conv2d(padded, kernel[None, None, :, None])
-    return torch.nn.functional.conv2d(padded, kernel[None, None, None, :])[:, 0]
+    padded = conv2d(padded, kernel[None, None, :, None])
+    return conv2d(padded, kernel[None, None, None, :])[:, 0]
 
 
 def _moments(values: Tensor, cell: Tensor, cells: int) -> Tensor:
     """(K, 2) mean and standard deviation of values (N,) by cell (N,); a cell with fewer than 8 has those of all."""
     rows = []
     for k in range(cells):
-        mine = values[cell == k] if int((cell == k).sum()) >= 8 else values
+        mine = values[cell == k] if int((cell == k).sum()) >= FEWEST else values
         rows.append(torch.stack([mine.mean(), mine.std(correction=0).clamp_min(1e-12)]))
     return torch.stack(rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, item_sum
+from knowngood.scores.base import Condition, Score, ScoreResult, State, item_sum
 
 
 class PriorDistanceScore(Score):
@@ -16,14 +16,7 @@ class PriorDistanceScore(Score):
     """
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         mean = model.encode(x, c).mean
         prior = model.prior(c, like=mean)

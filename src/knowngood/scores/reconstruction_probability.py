@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
-from knowngood.config import Elbo, ReconstructionProbability
 from knowngood.errors import SettingsError
-from knowngood.models.base import Batch
 from knowngood.models.likelihoods import GaussianLikelihood
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State
-from knowngood.scores.elbo import ElboScore
+from knowngood.scores.base import Condition, ScoreResult, State
+from knowngood.scores.elbo import DrawnScore
 
 
-class ReconstructionProbabilityScore(Score):
+class ReconstructionProbabilityScore(DrawnScore):
     """−L⁻¹ Σ_l log p(x | μ_x(z_l,c), σ_x(z_l,c)) in nats, z_l = μ + σ·ε_l drawn from q(z|x,c).
 
-    An & Cho 2015, "Variational Autoencoder based Anomaly Detection using Reconstruction Probability". A
-    pixel that always varies, where the decoder has learned a large σ, counts less than one that never does. So σ must
-    be learned: one a pixel and input (`sigma="input"`) is the definition, one a pixel weighs pixels alike for every
-    item, and a single one orders items as the expected squared error does. It is the first term of `elbo`, and without
-    the KL it bounds no likelihood. The map is by pixel and adds up to the value.
+    An & Cho 2015, "Variational Autoencoder based Anomaly Detection using Reconstruction Probability". A pixel that
+    always varies, where the decoder has learned a large σ, counts less than one that never does. It is the first term
+    of `elbo`; the map is by pixel and adds up to the value.
     """
 
     has_map = True
-
-    def __init__(self, options: ReconstructionProbability) -> None:
-        super().__init__(options)
-        self.elbo = ElboScore(Elbo(samples=options.samples))
 
     def check(self, model: ConditionalVAE) -> None:
         likelihood = model.likelihood
         if isinstance(likelihood, GaussianLikelihood) and likelihood.fixed is None:
             return
-        options = likelihood.options
-        given = f"'{options.name}'"
-        if isinstance(likelihood, GaussianLikelihood):
-            given = f"'{options.name}' with sigma = {options.sigma} fixed"
+        fixed = f" with sigma = {likelihood.options.sigma} fixed" if isinstance(likelihood, GaussianLikelihood) else ""
         raise SettingsError(
             "score 'reconstruction_probability' weighs errors by the variance that the decoder has learned, and "
-            f"likelihood {given} learns none; fit with likelihood={{'name': 'gaussian', 'sigma': 'input'}}, or score "
-            "by 'reconstruction'"
+            f"likelihood '{likelihood.options.name}'{fixed} learns none; fit with likelihood={{'name': 'gaussian', "
+            "'sigma': 'input'}, or score by 'reconstruction'"
         )
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
-        """{"noise": (L, D)}."""
-        return self.elbo.fit(model, batches)
-
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
-        found = self.elbo.score(model, state, x, c, stratum, want_map=want_map)
+        found = self.negative_elbo(model, state, x, c, want_map=want_map)
         return ScoreResult(found.parts["elbo_reconstruction"], found.map, {})

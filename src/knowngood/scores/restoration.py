@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from knowngood.config import Elbo, Restoration
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum, wide
-from knowngood.scores.elbo import ElboScore
+from knowngood.scores.base import Batches, Condition, ScoreResult, State, item_sum, pixel_sum, wide
+from knowngood.scores.elbo import DrawnScore
 
 FIRST_MOVE = 0.1  # of the pixel that moves most, on the range 0…1
 LONGER, SHORTER = 1.5, 0.5  # the step after one that lowered the objective, and after one that did not
@@ -24,7 +22,7 @@ SMALLEST = 1e-6
 Objective = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
-class RestorationScore(Score):
+class RestorationScore(DrawnScore):
     """Σ |x − x̂| for x̂ = argmin −ELBO(x̂|c) + λ·TV(x̂ − x), found from x̂ = x; the map is |x − x̂|, channels added up.
 
     Chen, You, Tezcan and Konukoglu 2020, arXiv:2005.00031: the most probable normal image, given that it differs from
@@ -41,11 +39,6 @@ class RestorationScore(Score):
 
     has_map = True
 
-    def __init__(self, options: Restoration) -> None:
-        super().__init__(options)
-        self.weight, self.steps = options.weight, options.steps
-        self.elbo: ElboScore = Elbo(samples=options.samples).build()
-
     def check(self, model: ConditionalVAE) -> None:
         if len(model.shape) != 3:
             raise SettingsError(
@@ -54,7 +47,7 @@ class RestorationScore(Score):
             )
 
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"residual": ρ, a scalar in float64} and the state of the ELBO."""
         squares, n = 0.0, 0
         for batch in batches:
@@ -63,17 +56,10 @@ class RestorationScore(Score):
         if not n:
             raise DataError("score 'restoration' takes its scale from normals; no normals were given")
         residual = torch.tensor(squares / n, dtype=torch.float64).sqrt().clamp_min(SMALLEST)
-        return {"residual": residual, **self.elbo.fit(model, ())}
+        return {"residual": residual, **super().fit(model, ())}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         exact_x, exact_c = wide(x), None if c is None else wide(c)
         exact = copy.deepcopy(model).to(exact_x.device, torch.float64).requires_grad_(False)
@@ -81,11 +67,11 @@ class RestorationScore(Score):
         def cost(restored: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
                 leaf = restored.detach().requires_grad_()
-                values = self.elbo.score(exact, state, leaf, exact_c, stratum).values
+                values = self.negative_elbo(exact, state, leaf, exact_c).values
                 (gradient,) = torch.autograd.grad(values.sum(), leaf)
             return values.detach(), gradient
 
-        restored, _ = restore(cost, exact_x, self.weight / float(state["residual"]), self.steps)
+        restored, _ = restore(cost, exact_x, self.options.weight / float(state["residual"]), self.options.steps)
         change = (exact_x - restored).abs()
         return ScoreResult(item_sum(change), pixel_sum(change) if want_map else None, {})
 
@@ -93,8 +79,7 @@ class RestorationScore(Score):
 def restore(cost: Objective, x: Tensor, weight: float, steps: int) -> tuple[Tensor, Tensor]:
     """x̂ (B, C, H, W) that lowers cost(x̂) + weight·TV(x̂ − x) from x̂ = x on, and the objective there (B,).
 
-    Args:
-        cost: values (B,) and their gradient (B, C, H, W), each item's by itself.
+    `cost` gives values (B,) and their gradient (B, C, H, W), each item's by itself.
     """
     low, high = x.clamp(max=0), x.clamp(min=1)
     change = torch.zeros_like(x)
@@ -130,12 +115,7 @@ def smoothed(
     """r = argmin ½‖r − v‖² + weight·TV(r), about, and the dual that it comes from, with which to go on next time.
 
     Accelerated projected gradient on the dual: r = v − Dᵀp with |p| ≤ weight, D the differences (Beck and Teboulle
-    2009, IEEE TIP 18, algorithm FGP).
-
-    Args:
-        v: (B, C, H, W).
-        weight: (B, 1, 1, 1).
-        dual: where to start, as `differences` gives them.
+    2009, IEEE TIP 18, algorithm FGP). v is (B, C, H, W), the weight (B, 1, 1, 1), `dual` where to start.
     """
     p = ahead = tuple(d.clamp(-weight, weight) for d in dual)
     t = 1.0

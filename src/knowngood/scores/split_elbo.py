@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from knowngood.errors import SettingsError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State, item_sum, pixel_sum
+from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, item_sum, pixel_sum
 
 
 class SplitElboScore(Score):
     """S(x) = −log p(x|μ_a, μ_n, c) + KL(q(z_a|x,c) ‖ r(z_a|c)) in nats, z_n being the model's last `nuisance_dim` dims.
 
-    A scan that is darker than all before needs an unusual z_n, and that alone does not make it anomalous. Parts:
-    `split_reconstruction` and `split_kl`, which add up to the value, and beside them `nuisance_kl`,
+    Parts: `split_reconstruction` and `split_kl`, which add up to the value, and beside them `nuisance_kl`,
     KL(q(z_n|x,c) ‖ r(z_n|c)): how far the nuisance lies from its prior. The map is the first term by pixel and adds
-    up to `split_reconstruction`.
-
-    It is no likelihood: −ELBO bounds −log p(x|c) because it pays for all of z, and S leaves a part unpaid, so it can
-    lie on either side. S is about −log p(x|z_n,c) at the z_n that fits x, of which each condition has another, and
-    weights π_c over conditions would mean nothing: an unknown condition is taken to be the one that explains best.
+    up to `split_reconstruction`. It is no likelihood: −ELBO bounds −log p(x|c) because it pays for all of z, and S
+    leaves a part unpaid, so it can lie on either side.
     """
 
     has_map = True
@@ -34,19 +27,12 @@ class SplitElboScore(Score):
                 "(nuisance_dim = 0); fit with objective = 'dan_vae', or score by 'elbo'"
             )
 
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         self.check(model)
         return {}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         posterior = model.encode(x, c)
         kl = posterior.kl(model.prior(c, like=posterior.mean))  # (B, D)

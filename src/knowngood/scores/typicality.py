@@ -2,60 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-from knowngood.config import Elbo, Typicality
 from knowngood.errors import DataError
-from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.base import Score, ScoreResult, State
-from knowngood.scores.elbo import ElboScore
+from knowngood.scores.base import Batches, Condition, ScoreResult, State
+from knowngood.scores.elbo import DrawnScore
 
 FEWEST = 10  # items for a stratum to have a mean of its own
 
 
-class TypicalityScore(Score):
+class TypicalityScore(DrawnScore):
     """|NLL(x) − mean NLL of the normals that were fitted on, in the stratum of x|, in nats; NLL is the −ELBO.
 
-    Nalisnick et al., arXiv:1906.02994, with one item at a time and the mean of the training set for the entropy. An
-    image that is simpler than all normals is more likely than they are, and `elbo` finds it normal; here it is as
-    anomalous as one that is as far off on the other side. Strata with fewer than 10 normals, and
-    stratum −1, have the mean of all. The part `typicality_nll` is NLL(x), which shows the side. It has no map.
+    Nalisnick et al., arXiv:1906.02994, with one item at a time and the mean of the training set for the entropy.
+    Strata with fewer than 10 normals, and stratum −1, have the mean of all. The part `typicality_nll` is NLL(x).
     """
 
-    def __init__(self, options: Typicality) -> None:
-        super().__init__(options)
-        self.elbo = ElboScore(Elbo(samples=options.samples))
-
     @torch.no_grad()
-    def fit(self, model: ConditionalVAE, batches: Iterable[Batch]) -> State:
+    def fit(self, model: ConditionalVAE, batches: Batches) -> State:
         """{"noise": (L, D), "mean_nll": (S+1,) float64}; the last is the mean of all together."""
-        state, values, strata = self.elbo.fit(model, []), [], []
+        state, values, strata = super().fit(model, []), [], []
         for batch in batches:
-            values.append(self.elbo.score(model, state, batch.x, batch.c, batch.stratum).values)
+            values.append(self.negative_elbo(model, state, batch.x, batch.c).values)
             strata.append(batch.stratum.to(values[-1].device))
         if not values:
             raise DataError("score 'typicality' compares with the likelihood of normals; no normals were given")
         return {**state, "mean_nll": stratum_means(torch.cat(values), torch.cat(strata))}
 
     def score(
-        self,
-        model: ConditionalVAE,
-        state: State,
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
+        self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
-        nll = self.elbo.score(model, state, x, c, stratum).values
-        mean, stratum = state["mean_nll"].to(nll), stratum.to(nll.device)
-        everyone = len(mean) - 1
-        stratum = torch.where((stratum < 0) | (stratum > everyone), everyone, stratum)
-        return ScoreResult((nll - mean[stratum]).abs(), None, {"typicality_nll": nll})
+        nll = self.negative_elbo(model, state, x, c).values
+        mean = state["mean_nll"].to(nll)
+        own = mean[stratum.to(nll.device).clamp(-1, len(mean) - 1)]  # −1 is the last, that of all
+        return ScoreResult((nll - own).abs(), None, {"typicality_nll": nll})
 
 
 def stratum_means(values: Tensor, strata: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from knowngood.models.base import BatchSource
 from knowngood.training.loop import History, train
 from knowngood.training.sampler import PlainSampler, StratifiedSampler
-from knowngood.training.source import Source
-from knowngood.training.stream import StreamSource
+from knowngood.training.source import Source, StreamSource
 
 __all__ = ["BatchSource", "History", "PlainSampler", "Source", "StratifiedSampler", "StreamSource", "train"]

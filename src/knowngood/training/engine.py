@@ -1,21 +1,25 @@
-"""Where training runs: device, precision and processes, by lightning-fabric."""
+"""Where training runs: device, precision and processes, by lightning-fabric; and the compiler."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from knowngood.config import TrainingOptions
 from knowngood.errors import SettingsError
-from knowngood.training.devices import torch_device
 
 if TYPE_CHECKING:  # imported where a run starts: what only scores need not load it
     from lightning_fabric import Fabric
 
+COMPILED = ("encode", "decode")
 LARGEST_DYNAMIC_BLOCK = 31 << 20  # bytes; glibc adapts to blocks below 32 MB
 
 
@@ -31,18 +35,11 @@ class Engine:
         self.device: torch.device = fabric.device
         self.rank: int = fabric.global_rank
         self.processes: int = fabric.world_size
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes files and shows progress."""
-        return self.rank == 0
+        self.leads: bool = fabric.is_global_zero  # this process writes files and shows progress
 
     @cached_property
     def cuda_devices(self) -> list[int]:
         return [self.device.index or 0] if self.device.type == "cuda" else []
-
-    def autocast(self) -> AbstractContextManager:
-        return self.fabric.autocast()
 
     def mean_(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over processes, all in one exchange.
@@ -67,24 +64,29 @@ class Engine:
 
     def gathered(self, t: Tensor) -> Tensor:
         """(processes, *t.shape): every process's tensor, the same everywhere, on the CPU."""
-        if self.processes == 1:
-            return t[None].cpu()
-        mine = t.to(self.device)
-        parts = [torch.empty_like(mine) for _ in range(self.processes)]
-        torch.distributed.all_gather(parts, mine)
-        return torch.stack(parts).cpu()
+        return self.fabric.all_gather(t).reshape(self.processes, *t.shape).cpu()  # pyright: ignore[reportAttributeAccessIssue]
 
-    def wait_for_all(self) -> None:
-        """Return when every process has come here."""
-        if self.processes > 1:
-            self.fabric.barrier()
+
+def torch_device(name: str) -> torch.device:
+    """The device that "auto", "cpu", "gpu", "cuda" or "mps" stands for; auto: a GPU if there is one.
+
+    Raises SettingsError: this machine has none, or the name is unknown.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = {"gpu": "cuda"}.get(name, name)
+    if kind == "auto":
+        kind = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if kind not in there:
+        raise SettingsError(f"unknown device '{name}'; known: auto, cpu, gpu, cuda, mps")
+    if not there[kind]:
+        raise SettingsError(f"device = '{name}': this machine has none; use device='cpu' or device='auto'")
+    return torch.device(kind)
 
 
 def make_engine(options: TrainingOptions, device: str = "auto") -> Engine:
     """The engine of these options on a device ("auto", "cpu", "gpu", "cuda" or "mps"), its processes launched.
 
-    Raises:
-        SettingsError: the device is not there, or there are fewer than asked for.
+    Raises SettingsError: the device is not there, or there are fewer than asked for.
     """
     return _engine(device, options.devices, options.precision)
 
@@ -105,11 +107,7 @@ def _engine(device: str, devices: int, precision: str) -> Engine:
 
 
 def bf16_pays(kind: str) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware.
-
-    Without such units bf16 is emulated and slower than float32. With AVX-512 BF16, the least of them, a step of a
-    784-512 MLP takes about half the time, and of a 28×28 conv net too.
-    """
+    """Whether the device multiplies bf16 matrices in hardware: elsewhere bf16 is emulated, slower than float32."""
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if kind == "cpu":
@@ -125,3 +123,29 @@ def keep_freed_memory() -> None:
     are otherwise up to a quarter of its step. Elsewhere this does nothing.
     """
     torch.empty(LARGEST_DYNAMIC_BLOCK, dtype=torch.uint8)
+
+
+@contextmanager
+def compiled(model: nn.Module, wanted: bool, device: torch.device) -> Iterator[None]:
+    """Within, if `wanted`, `model.encode` and `model.decode` are compiled; afterwards they are as they were.
+
+    Raises SettingsError: there is no compiler for this device.
+    """
+    if not wanted:
+        yield
+        return
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise SettingsError("compile = true on a GPU needs the package triton, which is not installed")
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
+    if device.type != "cuda" and not any(name and shutil.which(name) for name in compilers):
+        raise SettingsError(
+            "compile = true needs a C++ compiler, and neither g++ nor clang++ is found; "
+            "install one, or leave compile out"
+        )
+    for name in COMPILED:
+        model.__dict__[name] = torch.compile(getattr(model, name))
+    try:
+        yield
+    finally:
+        for name in COMPILED:
+            del model.__dict__[name]

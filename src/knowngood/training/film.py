@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,17 +18,12 @@ class Film:
     """Called with (step, model) after each evaluation, it keeps the reconstructions of the images of one batch.
 
     They are means of p(x|z,c) at z = μ(x,c), each under its own condition: no draw, so that a difference between two
-    frames is a difference between weights. The model comes back in the mode it was in, and no random state is touched.
-    Where a run is resumed, the film starts there.
+    frames is a difference between weights. No random state is touched. Where a run is resumed, the film starts there.
 
-    Args:
-        batch: the images, x (N, C, H, W) scaled to 0…1 and c (N, W) or None, on any device.
-
-    Attributes:
-        inputs: (N, H, W, C) uint8, the images. steps: (T,) at which it was called. Large images are kept reduced.
+    inputs: (N, H, W, C) uint8, the images. steps: (T,) at which it was called. Large images are kept reduced.
 
     Raises:
-        SettingsError: the items are no images.
+        SettingsError: the items are no images, x (N, C, H, W) scaled to 0…1.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -65,19 +57,10 @@ class Film:
         model.train(training)
 
     def frames(self) -> np.ndarray:
-        """(T, N, H, W, C) uint8, the reconstructions at each of `steps`.
-
-        Raises:
-            DataError: there was no evaluation.
-        """
+        """(T, N, H, W, C) uint8, the reconstructions at each of `steps`. Raises DataError: there was no evaluation."""
         if not self.kept:
             raise DataError("film: there was no evaluation to film; training had no held-out images")
         return np.stack(self.kept)
-
-
-def held_out_losses(history: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """The held-out loss by step, of rows with `step`, `split` and `loss/model`, as training logs them."""
-    return {row["step"]: row["loss/model"] for row in history if row["split"] == "held_out"}
 
 
 def _reduced(x: Tensor) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""What a run leaves behind beside weights: run.json, log.csv, and TensorBoard's files where it is installed."""
+"""What a run shows, and leaves beside weights: run.json, log.csv, and TensorBoard's files where it is installed."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import json
+import math
 import os
 import platform
 import sys
@@ -13,70 +14,96 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import knowngood
+from knowngood.training.engine import Engine
 
 Row = dict[str, Any]
 
 
-class RunLog:
-    """Rows of one run, in memory and in `folder`/log.csv, flushed row by row.
+class Meter:
+    """Scalars of each step since the last look. Adding never waits for the device; looking does, once."""
 
-    Args:
-        folder: None keeps rows in memory only.
-        keep: rows of an earlier part of the run that count; those after them, written between the last checkpoint and
-            the interruption, are dropped.
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.pending: list[tuple[int, tuple[str, ...], Tensor]] = []
+
+    def add(self, step: int, values: dict[str, Tensor]) -> None:
+        """Take in the scalars of `step`; names may change from step to step."""
+        self.pending.append((step, tuple(values), torch.stack([v.detach() for v in values.values()])))
+
+    def look(self) -> list[tuple[int, dict[str, float]]]:
+        """The values of each step, means over processes; then forget them."""
+        pending, self.pending = self.pending, []
+        flat = torch.cat([values for _, _, values in pending]).float()
+        self.engine.mean_([flat])
+        numbers = iter(flat.tolist())
+        return [(step, {name: next(numbers) for name in names}) for step, names, _ in pending]
+
+
+def means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each value over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: math.fsum(some) / len(some) for name, some in values.items()}
+
+
+def not_finite(values: dict[str, float]) -> str:
+    """Which player and which values are not finite, and what may help; empty if all are."""
+    bad = {name: value for name, value in values.items() if not math.isfinite(value)}
+    players = [name.partition("/")[2] for name in bad if "/" in name]
+    terms = [name for name in bad if "/" not in name] or list(bad)
+    player = f", player '{players[0]}'" if players else ""
+    listed = ", ".join(f"'{name}' = {bad[name]}" for name in terms)
+    remedy = "a lower lr, a smaller clip or precision='float32' may mend it"
+    return f"{player}: {listed} is not finite; {remedy}" if bad else ""
+
+
+class RunLog:
+    """Rows of one run, in memory and in `folder`/log.csv, written row by row.
+
+    Without a folder they are in memory only. `keep` rows of an earlier part of the run count; those after them,
+    written between the last checkpoint and the interruption, are dropped.
     """
 
     def __init__(self, folder: Path | None, keep: int = 0) -> None:
-        self.folder = folder
-        self.rows: list[Row] = []
-        self.columns: list[str] = []
-        self.file = self.board = None
+        self.path = None if folder is None else folder / "log.csv"
+        self.rows: list[Row] = read_log(self.path)[:keep] if self.path and keep else []
+        self.columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        self.board = None
         if folder is not None:
-            if keep:
-                self.rows = read_log(folder / "log.csv")[:keep]
-            self.columns = list(dict.fromkeys(column for row in self.rows for column in row))
             self._rewrite()
             self.board = _tensorboard(folder, self.rows[-1]["step"] if self.rows else 0)
 
     def add(self, row: Row) -> None:
         """Append a row; it has `step`, `epoch` and `split`, all other values are numbers."""
         self.rows.append(row)
-        if self.folder is None:
+        if self.path is None:
             return
-        if not row.keys() <= set(self.columns):
+        if row.keys() <= set(self.columns):
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+        else:
             self.columns += [column for column in row if column not in self.columns]
             self._rewrite()
-        else:
-            self._write(row)
-            self.file.flush()  # type: ignore[union-attr]
         if self.board is not None:
             for name, value in row.items():
                 if isinstance(value, float) and name != "epoch":
                     self.board.add_scalar(f"{name}/{row['split']}", value, row["step"])
 
     def close(self) -> None:
-        for sink in (self.file, self.board):
-            if sink is not None:
-                sink.close()
-
-    def _write(self, row: Row) -> None:
-        csv.DictWriter(self.file, self.columns).writerow(  # type: ignore[arg-type]
-            {name: repr(value) if isinstance(value, float) else value for name, value in row.items()}
-        )
+        if self.board is not None:
+            self.board.close()
 
     def _rewrite(self) -> None:
-        if self.file is not None:
-            self.file.close()
-        path = self.folder / "log.csv"  # type: ignore[operator]
-        draft = path.with_suffix(".part")
-        self.file = draft.open("w", newline="", encoding="utf-8")
-        csv.DictWriter(self.file, self.columns).writeheader()
-        for row in self.rows:
-            self._write(row)
-        self.file.flush()
-        os.replace(draft, path)
+        assert self.path is not None
+        draft = self.path.with_suffix(".part")
+        with draft.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(draft, self.path)
 
 
 def read_log(path: Path) -> list[Row]:
@@ -84,13 +111,8 @@ def read_log(path: Path) -> list[Row]:
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{k: _number(k, v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def _number(column: str, text: str) -> Any:
-    if column == "split":
-        return text
-    return int(text) if column == "step" else float(text)
+        read = {"step": int, "split": str}
+        return [{k: read.get(k, float)(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
@@ -115,3 +137,38 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
     draft = folder / "run.json.part"
     draft.write_text(text + "\n", encoding="utf-8")
     os.replace(draft, folder / "run.json")
+
+
+class Line:
+    """A progress line on standard error, redrawn with each logged row; nothing where that is not a terminal."""
+
+    def __init__(self, total_steps: int, wanted: bool) -> None:
+        self.bar = None
+        if not (wanted and sys.stderr.isatty()):
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[terms]}"),
+            TextColumn("{task.fields[speed]} images/s"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self.task = self.bar.add_task("", total=total_steps, epoch=0, terms="", speed="–")
+        self.bar.start()
+
+    def show(self, row: dict[str, Any]) -> None:
+        if self.bar is None:
+            return
+        shown = {k: v for k, v in row.items() if k not in ("step", "epoch", "split", "lr", "images_per_s")}
+        terms = "  ".join(f"{k.removeprefix('loss/')} {v:.4g}" for k, v in shown.items() if "gradient" not in k)
+        speed = f"{row['images_per_s']:,.0f}"
+        self.bar.update(self.task, completed=row["step"], epoch=int(row["epoch"]), terms=terms, speed=speed)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()

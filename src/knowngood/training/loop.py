@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,12 @@ from knowngood.config import TrainingOptions
 from knowngood.errors import TrainingError
 from knowngood.models.base import Batch, BatchSource
 from knowngood.models.objectives.base import Context, Objective
-from knowngood.training.checkpoint import NAME, read_state, refuse_to_overwrite
-from knowngood.training.compilation import compiled
-from knowngood.training.engine import Engine, keep_freed_memory, make_engine
+from knowngood.training.engine import Engine, compiled, keep_freed_memory, make_engine
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
-from knowngood.training.log import Row, RunLog, write_run
-from knowngood.training.meter import Meter, check_held_out
+from knowngood.training.log import Line, Meter, Row, RunLog, means, not_finite, write_run
 from knowngood.training.optimisers import rate
-from knowngood.training.progress import Line
-from knowngood.training.sampler import PlainSampler, rows_of, steps_an_epoch
-from knowngood.training.state import RunState, identity_of
+from knowngood.training.sampler import PlainSampler, Sampler, rows_of, steps_an_epoch
+from knowngood.training.state import FREE, NAME, RunState, read_state, refuse_to_overwrite
 
 DEFAULT_STEPS = 4000
 EPOCHS = (10, 300)
@@ -77,16 +73,14 @@ def train(
 
     Args:
         device: "auto", "cpu", "gpu", "cuda" or "mps".
-        source: normals to learn from; `options.batch_size` of them a step and process.
-        held_out: normals for evaluations.
+        source: normals to learn from; held_out: normals for evaluations.
         anomalies: labelled ones; each step has some beside its normals, at most a quarter as many. With them training
             does not stop early: the loss of normal items alone does not say which weights are best.
         run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
         resume: go on from the checkpoint in `run_dir`, if there is one.
         on_step: called after each step with the number of steps done.
         on_evaluation: called with the steps done and the model as it is then, some 10 to 50 times, also at the start.
-        fingerprint: of the data, recorded and compared on resume.
-        settings: whatever else shapes the run, plain data, recorded and compared on resume.
+        fingerprint, settings: of the data, and what else shapes the run; recorded, and compared on resume.
 
     Raises:
         TrainingError: a loss, term or gradient is not finite. The checkpoint written before stays.
@@ -99,27 +93,12 @@ def train(
         refuse_to_overwrite(folder, resume)
     with torch.random.fork_rng(devices=engine.cuda_devices):
         torch.manual_seed(seed + engine.rank)
-        parts = Parts(source, held_out, anomalies)
-        record = Record(seed, fingerprint, settings or {})
-        run = Run(model, objective, parts, options, engine, record, folder, resume)
+        run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
+        run.watch = on_evaluation if engine.leads else None
+        if folder is not None:
+            run.record_in(folder, resume, fingerprint, settings or {})
         with compiled(model, options.compile, engine.device):
-            return run.complete(progress, on_step, on_evaluation)
-
-
-class Record(NamedTuple):
-    """What a run is recognised by, beside its training options."""
-
-    seed: int
-    fingerprint: str | None  # of the data
-    settings: Mapping[str, Any]
-
-
-class Parts(NamedTuple):
-    """What a run learns from, and what it is evaluated on."""
-
-    source: BatchSource
-    held_out: BatchSource | None
-    anomalies: BatchSource | None
+            return run.complete(progress, on_step)
 
 
 class Run:
@@ -129,22 +108,22 @@ class Run:
         self,
         model: nn.Module,
         objective: Objective,
-        parts: Parts,
+        source: BatchSource,
         options: TrainingOptions,
         engine: Engine,
-        record: Record,
-        folder: Path | None,
-        resume: bool,
+        seed: int,
+        held_out: BatchSource | None = None,
+        anomalies: BatchSource | None = None,
     ) -> None:
-        seed, fingerprint, settings = record
-        self.layout = torch.channels_last if _convolves(model) else torch.contiguous_format
+        convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
+        self.layout = torch.channels_last if convolves else torch.contiguous_format
         self.model = model.to(engine.device, memory_format=self.layout)  # type: ignore[call-overload]
         objective.prepare(self.model)  # type: ignore[arg-type]
         self.objective = objective.to(engine.device)
-        source, held_out, anomalies = parts
         self.source = source.to(engine.device)
         self.anomalies = None if anomalies is None else anomalies.to(engine.device)
-        self.options, self.engine, self.folder = options, engine, folder
+        self.options, self.engine, self.seed = options, engine, seed
+        self.folder: Path | None = None
         self.watch: Callable[[int, nn.Module], None] | None = None
         self.samplers = make_samplers(objective, source, options.batch_size, seed)
         if anomalies is not None:
@@ -154,39 +133,36 @@ class Run:
         self.total = self.steps_an_epoch * (options.epochs or default_epochs(self.steps_an_epoch))
         self.chooses = held_out is not None and options.patience is not None and anomalies is None
         self.held_out = None if held_out is None else HeldOut(objective, held_out, options.batch_size, seed, engine)
-        self._plan()
-
-        self.state = RunState(self.model, objective, options, engine, seed, self.chooses)
-        self.identity = identity_of(options, settings, engine, seed, len(source), fingerprint)
-        rows = self.state.load(folder, self.identity) if folder is not None and resume else 0
-        own = folder if engine.leads else None
-        if own is not None:
-            if not rows:
-                (own / NAME).unlink(missing_ok=True)
-            given = {"settings": dict(settings), "training": options.model_dump(mode="json")}
-            precision = "bf16" if engine.bf16 else "float32"
-            run = {"training_items": len(source), "total_steps": self.total, "device": str(engine.device)}
-            more = {"processes": engine.processes, "precision": precision}
-            write_run(own, {"seed": seed, "data_fingerprint": fingerprint, **given, **run, **more})
-        self.log = RunLog(own, keep=rows)
-        self.meter = Meter(engine)
-
-    def _plan(self) -> None:
-        """Steps between looks at the losses, evaluations and checkpoints; the last two are multiples of the first."""
+        # Steps between looks at the losses, evaluations and checkpoints; the last two are multiples of the first.
         self.log_every = max(1, min(self.total // 100, 200))
-        evaluations = 50 if self.chooses else 10
-        between = max(self.steps_an_epoch, self.total // evaluations)
+        between = max(self.steps_an_epoch, self.total // (50 if self.chooses else 10))
         self.evaluate_every = self.log_every * math.ceil(between / self.log_every)
         self.save_every = self.log_every * math.ceil(self.total / 20 / self.log_every)
+        self.state = RunState(self.model, objective, options, engine, seed, self.chooses)
+        self.meter = Meter(engine)
+        self.log = RunLog(None)
 
-    def complete(
-        self,
-        progress: bool,
-        on_step: Callable[[int], None] | None,
-        on_evaluation: Callable[[int, nn.Module], None] | None,
-    ) -> History:
+    def record_in(self, folder: Path, resume: bool, fingerprint: str | None, settings: Mapping[str, Any]) -> None:
+        """Keep log and checkpoints in a folder, and go on from its checkpoint if asked to."""
+        engine, options, items = self.engine, self.options, len(self.source)
+        self.folder = folder
+        shaping = {**settings, **options.model_dump(mode="json", exclude=FREE)}
+        where = {"device": engine.device.type, "bf16": engine.bf16}
+        data = {"seed": self.seed, "training items": items, "data fingerprint": fingerprint}
+        self.identity = {**shaping, **where, **data}  # must agree with the run that is resumed
+        rows = self.state.load(folder, self.identity) if resume else 0
+        if not engine.leads:
+            return
+        if not rows:
+            (folder / NAME).unlink(missing_ok=True)
+        given = {"settings": dict(settings), "training": options.model_dump(mode="json")}
+        run = {"training_items": items, "total_steps": self.total, "device": str(engine.device)}
+        more = {"processes": engine.processes, "precision": "bf16" if engine.bf16 else "float32"}
+        write_run(folder, {"seed": self.seed, "data_fingerprint": fingerprint, **given, **run, **more})
+        self.log = RunLog(folder, keep=rows)
+
+    def complete(self, progress: bool, on_step: Callable[[int], None] | None) -> History:
         line = Line(self.total, progress and self.engine.leads)
-        self.watch = on_evaluation if self.engine.leads else None
         try:
             if not self.state.stopped_early:
                 self._watched()
@@ -221,22 +197,23 @@ class Run:
 
     def batches(self) -> Iterator[tuple[Batch, Batch | None]]:
         """From the present step on, each with a second one if the objective wants it."""
-        processes = {"rank": self.engine.rank, "processes": self.engine.processes}
-        rows = [rows_of(sampler, self.state.step, self.total, **processes) for sampler in self.samplers]
-        return paired(self.source, zip(*rows, strict=True))
+        return paired(self.source, zip(*map(self._rows, self.samplers), strict=True))
 
     def _anomalies(self) -> Iterator[Batch | None]:
         """Labelled anomalies for each step, or None for ever."""
         if self.anomalies is None:
             return repeat(None)
+        batches = self.anomalies.batches(self._rows(self.anomaly_sampler))
+        return (in_layout(batch, self.layout) for batch in batches)
+
+    def _rows(self, sampler: Sampler) -> Iterator[Tensor]:
         where = {"rank": self.engine.rank, "processes": self.engine.processes}
-        rows = rows_of(self.anomaly_sampler, self.state.step, self.total, **where)
-        return (in_layout(batch, self.layout) for batch in self.anomalies.batches(rows))
+        return rows_of(sampler, self.state.step, self.total, **where)
 
     def _step(self, batch: Batch, second: Batch | None, anomalies: Batch | None) -> None:
         state, facts = self.state, self.source.facts
         ctx = Context(state.step, self.total, state.noise, len(self.source), facts.stratum_counts, second, anomalies)
-        with self.engine.autocast():
+        with self.engine.fabric.autocast():
             losses, terms = self.objective.training_loss(self.model, batch, ctx)  # type: ignore[arg-type]
         values = step_values(losses, terms)
         gradients = self.gradients(losses)
@@ -267,18 +244,17 @@ class Run:
 
     def _look(self, images: int, started: float, line: Line) -> None:
         """Log the values of the steps since the last look, and stop if one is not finite."""
-        state = self.state
-        try:
-            values = self.meter.look()
-        except TrainingError as error:
-            raise TrainingError(f"{error}. {self._what_remains()}") from None
+        state, rows = self.state, self.meter.look()
+        for step, values in rows:
+            self._check(f"step {step}", values)
         seconds = time.perf_counter() - started
         state.images_seen += images
         if state.step > 1:
             state.seconds += seconds
             state.timed_images += images
         lr = self.options.lr * rate(state.step - 1, self.total, self.options)
-        row = {**self._place("train"), **values, "lr": lr, "images_per_s": images / seconds}
+        averages = means([values for _, values in rows])
+        row = {**self._place("train"), **averages, "lr": lr, "images_per_s": images / seconds}
         self.log.add(row)
         line.show(row)
 
@@ -297,17 +273,11 @@ class Run:
         if self.held_out is None:
             return False
         state.align_buffers()
-        if state.average is not None:
-            state.average.swap()
-        values = self.held_out.evaluate(self.model, self.total, self.layout)
-        if state.best is not None:
-            state.best.offer(values["loss/model"], state.step)
-        if state.average is not None:
-            state.average.swap()
-        try:
-            check_held_out(state.step, values)
-        except TrainingError as error:
-            raise TrainingError(f"{error}. {self._what_remains()}") from None
+        with state.averaged():
+            values = self.held_out.evaluate(self.model, self.total, self.layout)
+            if state.best is not None:
+                state.best.offer(values["loss/model"], state.step)
+        self._check(f"held-out normals after step {state.step}", values)
         self.log.add({**self._place("held_out"), **values})
         return state.best is not None and state.best.since >= (self.options.patience or 0)
 
@@ -315,15 +285,10 @@ class Run:
         """Show the averaged weights, those that are evaluated too."""
         if self.watch is None:
             return
-        average = self.state.average
-        if average is not None:
-            average.swap()
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.state.averaged():
             self.watch(self.state.step, self.model)
         self.model.train()
-        if average is not None:
-            average.swap()
 
     def _save_if_due(self) -> None:
         finished = self.state.stopped_early or self.state.step == self.total
@@ -331,10 +296,14 @@ class Run:
             self.state.align_buffers()
             self.state.save(self.folder, self.identity, len(self.log.rows), finished)
 
-    def _what_remains(self) -> str:
-        if self.folder is None or not (self.folder / NAME).exists():
-            return "No checkpoint was written; give a run_dir to keep some"
-        return f"The checkpoint of step {read_state(self.folder)['step']} is kept in {self.folder}"
+    def _check(self, where: str, values: dict[str, float]) -> None:
+        """Raise TrainingError if a value is not finite; it says which, and what remains of the run."""
+        if not (what := not_finite(values)):
+            return
+        remains = "No checkpoint was written; give a run_dir to keep some"
+        if self.folder is not None and (self.folder / NAME).exists():
+            remains = f"The checkpoint of step {read_state(self.folder)['step']} is kept in {self.folder}"
+        raise TrainingError(f"{where}{what}. {remains}")
 
     def _history(self) -> History:
         state = self.state
@@ -353,7 +322,3 @@ def default_epochs(steps_an_epoch: int) -> int:
     """About 4,000 steps, within 10 and 300 epochs."""
     fewest, most = EPOCHS
     return min(most, max(fewest, round(DEFAULT_STEPS / steps_an_epoch)))
-
-
-def _convolves(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in model.modules())

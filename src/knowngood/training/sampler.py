@@ -1,9 +1,12 @@
-"""Which items make up each batch of an epoch: functions of (seed, epoch) and nothing else."""
+"""Which items make up each batch of an epoch: functions of (seed, epoch) and nothing else.
+
+`sampler.epoch(number)` is (batches, size) int64 on the CPU, positions in the training set. Every item is in at least
+one row; no row holds an item twice.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,19 +15,6 @@ from torch import Tensor
 from knowngood.models.objectives.densities import SMALLEST_GROUP
 
 GROUPS = 4
-
-
-class Sampler(Protocol):
-    """Batches of one epoch as rows of positions in the training set."""
-
-    @property
-    def batches(self) -> int:
-        """Batches an epoch, the same for every epoch."""
-        ...
-
-    def epoch(self, number: int) -> Tensor:
-        """(batches, size) int64 on the CPU. Every item is in at least one row; no row holds an item twice."""
-        ...
 
 
 def generator_for(*key: int) -> torch.Generator:
@@ -36,9 +26,7 @@ def generator_for(*key: int) -> torch.Generator:
 class PlainSampler:
     """A new permutation each epoch, cut into batches; the last one is filled up from the permutation's start.
 
-    Args:
-        n: items; a set smaller than `batch_size` is one batch.
-        stream: distinguishes independent samplers of one seed.
+    A set of n < `batch_size` items is one batch. `stream` distinguishes independent samplers of one seed.
     """
 
     def __init__(self, n: int, batch_size: int, *, seed: int, stream: int = 0) -> None:
@@ -57,12 +45,8 @@ class StratifiedSampler:
 
     A batch holds 4 groups (fewer where 4 groups of 16 do not fit) of one stratum each. Strata appear in proportion to
     their sizes, since each is cut into as many whole groups as it fills. The rest, and strata too small for a
-    group, fill the last batches of the epoch side by side, each stratum's items together; there an objective finds
-    fewer than 16 items of some strata and leaves its densities out for them. The order of batches is shuffled.
-
-    Args:
-        stratum: (N,) int64, each item's stratum.
-        batch_size: the batch holds at most this many; it is rounded down to whole groups.
+    group, fill batches side by side, each stratum's items together. The order of batches is shuffled.
+    `batch_size` is rounded down to whole groups.
     """
 
     def __init__(self, stratum: Tensor, batch_size: int, *, seed: int, stream: int = 0) -> None:
@@ -99,6 +83,9 @@ class StratifiedSampler:
             rest = torch.cat((rest, others[pick]))
         rows = torch.cat((full, rest)).view(self.batches, self.size)
         return rows[torch.randperm(self.batches, generator=generator)]
+
+
+Sampler = PlainSampler | StratifiedSampler
 
 
 def rows_of(

@@ -1,22 +1,31 @@
-"""Everything a run must remember to go on with the same bits, and its way to and from a checkpoint."""
+"""Everything a run must remember to go on with the same bits, and its checkpoint on disk.
+
+That is one safetensors file whose header carries a JSON state, replaced atomically.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from knowngood.config import TrainingOptions
-from knowngood.errors import SettingsError
+from knowngood.errors import ArtifactError, SettingsError
 from knowngood.models.objectives.base import Objective
-from knowngood.training.checkpoint import put_into, read_checkpoint, write_checkpoint
-from knowngood.training.ema import Average, Best
 from knowngood.training.engine import Engine
-from knowngood.training.optimisers import make_players
+from knowngood.training.optimisers import Average, Best, make_players
 
+NAME = "checkpoint.safetensors"
+VERSION = 1
+COUNTERS = ("step", "images_seen", "timed_images", "seconds", "stopped_early")
 FREE = {"workers", "memory_gb"}  # options that do not change what is learned: a run may be resumed with others
 
 
@@ -41,7 +50,8 @@ class RunState:
         }
         engine.from_first_([t.detach() for t in self.named.values()])
         self.buffers = [t for t in (*model.buffers(), *objective.buffers()) if t.is_floating_point()]
-        averaged = dict.fromkeys([*model.parameters(), *self._main_parameters()])
+        main = [p for player in self.players if player.name == "model" for p in player.parameters]
+        averaged = dict.fromkeys([*model.parameters(), *main])
         self.average = Average([p for p in averaged if p.requires_grad], options.ema) if options.ema else None
         self.best = Best(list(self.named.values())) if keep_best else None
         self.noise = torch.Generator(engine.device).manual_seed(seed + engine.rank)
@@ -51,60 +61,68 @@ class RunState:
         self.seconds = 0.0
         self.stopped_early = False
 
-    def _main_parameters(self) -> list[nn.Parameter]:
-        return next((player.parameters for player in self.players if player.name == "model"), [])
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the model has the averaged weights."""
+        if self.average is not None:
+            self.average.swap()
+        yield
+        if self.average is not None:
+            self.average.swap()
 
     def align_buffers(self) -> None:
         """Make buffers such as batch-norm statistics, which each process gathers by itself, the same everywhere."""
         self.engine.mean_(self.buffers)
 
-    def counters(self) -> dict[str, Any]:
-        names = ("step", "images_seen", "timed_images", "seconds", "stopped_early")
-        return {name: getattr(self, name) for name in names}
-
     def save(self, folder: Path, identity: dict[str, Any], rows: int, finished: bool) -> None:
         """Write a checkpoint; every process takes part, the first one writes."""
-        tensors = dict(self.named)
+        tensors = self._kept()
         for player in self.players:
             tensors |= {f"optimiser/{player.name}/{name}": t for name, t in player.state().items()}
-        if self.average is not None:
-            tensors |= {f"average/{i}": t for i, t in enumerate(self.average.values)}
-        best = None
-        if self.best is not None:
-            best = {"value": self.best.value, "step": self.best.step, "since": self.best.since}
-            if self.best.step:
-                tensors |= {f"best/{i}": t for i, t in enumerate(self.best.kept)}
+        best = None if self.best is None else {name: getattr(self.best, name) for name in ("value", "step", "since")}
         tensors |= {f"random/{name}": self.engine.gathered(t) for name, t in self._random().items()}
         if self.engine.leads:
             about = {"best": best, "rows": rows, "finished": finished, "identity": identity}
-            write_checkpoint(folder, tensors, {**self.counters(), **about})
-        self.engine.wait_for_all()
+            write_checkpoint(folder, tensors, {**{name: getattr(self, name) for name in COUNTERS}, **about})
+        self.engine.fabric.barrier()
 
     def load(self, folder: Path, identity: dict[str, Any]) -> int:
         """Go on from the checkpoint in `folder`, if there is one; returns the logged rows that belong to it.
 
-        Raises:
-            SettingsError: the checkpoint is of a run with other settings, data or seed.
+        Raises SettingsError: the checkpoint is of a run with other settings, data or seed.
         """
         found = read_checkpoint(folder)
         if found is None:
             return 0
         tensors, state = found
-        _check_same_run(folder, state["identity"], identity)
-        put_into(self.named, tensors, "")
+        before = state["identity"]
+        for name in dict.fromkeys((*before, *identity)):
+            if before.get(name) != identity.get(name):
+                raise SettingsError(
+                    f"{folder} holds a run with {name} = {before.get(name)}, this one has {identity.get(name)}; "
+                    "resume with the same, or take another run_dir"
+                )
+        if self.best is not None:
+            vars(self.best).update(state["best"])
+        with torch.no_grad():
+            for name, target in self._kept().items():
+                target.copy_(tensors[name])
         for player in self.players:
             prefix = f"optimiser/{player.name}/"
             player.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        if self.average is not None:
-            put_into({str(i): t for i, t in enumerate(self.average.values)}, tensors, "average/")
-        if self.best is not None:
-            self.best.value, self.best.step, self.best.since = (state["best"][k] for k in ("value", "step", "since"))
-            if self.best.step:
-                put_into({str(i): t for i, t in enumerate(self.best.kept)}, tensors, "best/")
         self._set_random({name: tensors[f"random/{name}"][self.engine.rank].clone() for name in self._random()})
-        for name in self.counters():
+        for name in COUNTERS:
             setattr(self, name, state[name])
         return state["rows"]
+
+    def _kept(self) -> dict[str, Tensor]:
+        """Weights, averages and best weights, by their names in a checkpoint."""
+        kept = dict(self.named)
+        if self.average is not None:
+            kept |= {f"average/{i}": t for i, t in enumerate(self.average.values)}
+        if self.best is not None and self.best.step:
+            kept |= {f"best/{i}": t for i, t in enumerate(self.best.kept)}
+        return kept
 
     def _random(self) -> dict[str, Tensor]:
         states = {"noise": self.noise.get_state(), "cpu": torch.get_rng_state()}
@@ -126,24 +144,57 @@ class RunState:
             self.best.put_back()
 
 
-def identity_of(
-    options: TrainingOptions,
-    settings: Mapping[str, Any],
-    engine: Engine,
-    seed: int,
-    items: int,
-    fingerprint: str | None,
-) -> dict[str, Any]:
-    """What must agree between a checkpoint and the run that resumes it."""
-    shaping = {**settings, **options.model_dump(mode="json", exclude=FREE)}
-    where = {"device": engine.device.type, "bf16": engine.bf16}
-    return {**shaping, **where, "seed": seed, "training items": items, "data fingerprint": fingerprint}
+def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write both so that `folder` holds the previous checkpoint or this one, whole, whenever the process dies."""
+    contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    draft = folder / (NAME + ".part")
+    save_file(contiguous, draft, metadata={"state": json.dumps({"version": VERSION, **state})})
+    _flush(draft)
+    os.replace(draft, folder / NAME)
+    _flush(folder)
 
 
-def _check_same_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for name in dict.fromkeys((*before, *now)):
-        if before.get(name) != now.get(name):
-            raise SettingsError(
-                f"{folder} holds a run with {name} = {before.get(name)}, this one has {now.get(name)}; "
-                "resume with the same, or take another run_dir"
-            )
+def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors on the CPU and the state, or None if there is no checkpoint.
+
+    Raises ArtifactError: the file is damaged or was written by a newer version.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    state = read_state(folder)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The JSON state alone. Raises ArtifactError as `read_checkpoint` does."""
+    path = folder / NAME
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{path} is not a whole checkpoint ({error}); remove it to start the run anew") from None
+    if state["version"] > VERSION:
+        raise ArtifactError(f"{path} has version {state['version']}, this knowngood reads up to {VERSION}; update it")
+    return state
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def refuse_to_overwrite(folder: Path, resume: bool) -> None:
+    """Raise SettingsError if a run that starts anew in `folder` would replace an unfinished one."""
+    if resume or not (folder / NAME).exists():
+        return
+    state = read_state(folder)
+    if not state["finished"]:
+        raise SettingsError(
+            f"run_dir {folder} holds an unfinished run, at step {state['step']}; pass resume=True to go on with it, "
+            "or remove the folder"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model, vae
 from knowngood.config import CVAE, DCVAE, PriorDistance
 from knowngood.errors import SettingsError
-from knowngood.models.objectives.class_aware import ClassAware
+from knowngood.models.objectives.penalties import ClassAware
 from knowngood.models.vae import ConditionalVAE, spread_directions
 
 EYE = torch.eye(2, dtype=torch.float64)

@@ -72,7 +72,7 @@ def test_covariance_of_z_is_what_form_two_says() -> None:
 def test_the_default_weights_are_those_published_for_each_form() -> None:
     for form, diagonal in (("I", 100), ("II", 10)):
         objective = DIPVAE(form=form).build()
-        assert (objective.off_diagonal, objective.diagonal) == (10, diagonal)
+        assert (objective.options.lambda_od, objective.diagonal) == (10, diagonal)
     assert DIPVAE(lambda_d=0).build().diagonal == 0
 
 

@@ -15,8 +15,8 @@ from knowngood.models.base import Batch
 from knowngood.models.objectives import Objective
 from knowngood.models.objectives.discriminator import Discriminator, permute_dimensions, product_draw
 from knowngood.models.vae import ConditionalVAE
-from knowngood.training.checkpoint import read_checkpoint
 from knowngood.training.optimisers import make_players
+from knowngood.training.state import read_checkpoint
 from toy_runs import trained_on_two_factors
 from training_helpers import options as training_options
 from training_helpers import same_bits, source, trained
@@ -59,7 +59,7 @@ def test_density_ratio_and_loss_of_a_discriminator_worked_by_hand() -> None:
     assert net(product).tolist() == pytest.approx([-0.2 - 3 + 0.5, 2 - 1 + 0.5])
     of_joint = [math.log(1 + math.exp(-s)) for s in (1.9, 0.5)]
     of_product = [math.log(1 + math.exp(s)) for s in (-2.7, 1.5)]
-    assert net.loss(joint, product).item() == pytest.approx((sum(of_joint) + sum(of_product)) / 4)
+    assert net.odds_and_loss(joint, product)[1].item() == pytest.approx((sum(of_joint) + sum(of_product)) / 4)
 
 
 def test_a_discriminator_that_cannot_tell_has_the_loss_log_two() -> None:
@@ -67,7 +67,7 @@ def test_a_discriminator_that_cannot_tell_has_the_loss_log_two() -> None:
     nn.init.zeros_(net.last.weight)
     nn.init.zeros_(net.last.bias)
     z = torch.randn(10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert net.loss(z, z).item() == pytest.approx(math.log(2))
+    assert net.odds_and_loss(z, z)[1].item() == pytest.approx(math.log(2))
 
 
 def test_the_default_discriminator_is_the_published_one() -> None:
@@ -97,7 +97,7 @@ class _Loss(nn.Module):
         self.net = net
 
     def forward(self, joint: Tensor, product: Tensor) -> Tensor:
-        return self.net.loss(joint, product)
+        return self.net.odds_and_loss(joint, product)[1]
 
 
 def test_its_odds_have_gradient_for_z_alone_and_its_loss_for_itself_alone() -> None:
@@ -129,7 +129,7 @@ def test_without_gradient_the_odds_are_the_same() -> None:
         odds, loss = net.odds_and_loss(z.clone().requires_grad_(), product)
     assert torch.equal(odds, net(z))
     assert not odds.requires_grad
-    assert loss.item() == net.loss(z, product).item()
+    assert loss.item() == net.odds_and_loss(z, product)[1].item()
 
 
 def test_density_ratio_of_a_correlated_gaussian_and_its_tc_are_learned() -> None:
@@ -144,7 +144,7 @@ def test_density_ratio_of_a_correlated_gaussian_and_its_tc_are_learned() -> None
     optimiser = torch.optim.Adam(net.parameters(), 3e-3, betas=(0.5, 0.9))
     for _ in range(300):
         optimiser.zero_grad()
-        net.loss(draw(512), permute_dimensions(draw(512), generator)).backward()
+        net.odds_and_loss(draw(512), permute_dimensions(draw(512), generator))[1].backward()
         optimiser.step()
     z = draw(4000)
     cross, squares = z[:, 0] * z[:, 1], z.square().sum(1)

@@ -13,7 +13,7 @@ from helpers import gradients, greatest_difference, toy_batch
 from knowngood.config import CVAE, Gaussian, Options, Shift, StridedBatchNorm, VAEOptions
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import elbo_terms, stopped_reconstruction
-from knowngood.models.objectives.labelled import Labelled, under_known_conditions
+from knowngood.models.objectives.penalties import Labelled, under_known_conditions
 from knowngood.models.vae import ConditionalVAE
 
 WITHOUT_NUISANCES = {name: options for name, options in FORMS.items() if name != "dan_vae"}

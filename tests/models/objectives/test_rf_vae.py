@@ -73,7 +73,7 @@ def test_the_discriminator_sees_only_relevant_dimensions() -> None:
     torch.testing.assert_close(terms["tc"], objective.discriminator(mask * z))
     ctx = Context(0, 1, generator, 40, torch.tensor([40]), second=toy_batch(model, seed=7))
     product = objective.product_draw(model, ctx)
-    expected = objective.discriminator.loss(mask * z, mask * product)
+    expected = objective.discriminator.odds_and_loss(mask * z, mask * product)[1]
     assert losses["discriminator"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 

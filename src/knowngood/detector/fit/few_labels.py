@@ -28,8 +28,7 @@ from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import one_row_each, score_batches
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.representations import Features
-from knowngood.scores.adjustment import prefixed
-from knowngood.scores.label_penalty import LabelPenalty, bounded, described, moments
+from knowngood.scores.adjustment import LabelPenalty, bounded, described, moments, prefixed
 from knowngood.scores.marginal import best_rows
 
 LEAST_LABELLED, LEAST_NORMALS, LEAST_COMPARED = 3, 30, 10

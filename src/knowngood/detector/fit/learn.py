@@ -36,18 +36,17 @@ from knowngood.detector.pipeline import Items, Pipeline, Representation
 from knowngood.detector.scoring import READERS, rows_at_once
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.base import Batch, BatchSource, FitContext, Model
-from knowngood.models.defaults import resolve
 from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.objectives.base import Objective
-from knowngood.models.objectives.class_aware import ClassAware
 from knowngood.models.objectives.illuminated import Illuminated
-from knowngood.models.objectives.labelled import Labelled
+from knowngood.models.objectives.penalties import ClassAware, Labelled
 from knowngood.models.patch_gaussian import FEWEST
+from knowngood.models.vae import resolve
 from knowngood.representations import HOG, Features, Pixels, prepare_all
-from knowngood.scores import Adjustment, build_score
+from knowngood.scores import Adjustment
 from knowngood.scores.adjustment import fit_adjustments
-from knowngood.scores.cells import Cells
 from knowngood.scores.illumination import IlluminationAdjustment
+from knowngood.scores.marginal import Cells
 from knowngood.training import History, Source, StreamSource, train
 from knowngood.training.film import Film
 
@@ -123,7 +122,7 @@ def learn(
         torch.manual_seed(seed)
         model = build_model(plan, representation, objective, width, np.concatenate([fit, select]))
     resolved = settings.model_copy(update={"model": getattr(model, "options", settings.model)})
-    score = build_score(resolved.score)  # type: ignore[arg-type]
+    score = resolved.score.build()  # type: ignore[union-attr]
     score.check(model)
     adjustments = adjustments_of(resolved)
     for adjustment in adjustments:
@@ -220,7 +219,7 @@ def build_model(
     options, shape = plan.settings.model, representation.shape
     if isinstance(options, VAEOptions):
         assert objective is not None
-        return resolve(options, objective, shape).build(shape, width, objective.nuisance_dim)
+        return resolve(options, objective.prior, shape).build(shape, width, objective.nuisance_dim)
     if isinstance(options, PatchGaussianOptions):
         sizes = gaussian_cells(plan, options, width)
         model = options.build(shape=shape, **sizes)

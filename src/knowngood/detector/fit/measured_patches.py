@@ -18,7 +18,7 @@ from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Features
 from knowngood.representations.alignment.warping import warp
 from knowngood.scores import ScoreResult
-from knowngood.scores.label_penalty import bounded
+from knowngood.scores.adjustment import bounded
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

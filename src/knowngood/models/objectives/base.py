@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from knowngood.config import Options
 from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.vae import ConditionalVAE
@@ -41,9 +42,6 @@ class Penalty(nn.Module):
 class Augmentation(nn.Module):
     """A random change of the items before the objective sees them, another one at each step."""
 
-    def __call__(self, batch: Batch, ctx: Context) -> tuple[Batch, Context]:
-        return super().__call__(batch, ctx)
-
     def forward(self, batch: Batch, ctx: Context) -> tuple[Batch, Context]:
         raise NotImplementedError
 
@@ -76,9 +74,11 @@ class Objective(nn.Module):
     labelled_share = 1.0
     score = "elbo"
     learns_from_anomalies = False
+    options: Any
 
-    def __init__(self) -> None:
+    def __init__(self, options: Options | None = None) -> None:
         super().__init__()
+        self.options = options
         self.augmentation: Augmentation | None = None
         self.penalties = nn.ModuleList()
 
@@ -102,7 +102,7 @@ class Objective(nn.Module):
 
     def training_loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Losses:
         """`loss` of the augmented batch, plus the penalties, which are taken of the batch as it is."""
-        augmented = (batch, ctx) if self.augmentation is None else self.augmentation(batch, ctx)
+        augmented: tuple[Batch, Context] = (batch, ctx) if self.augmentation is None else self.augmentation(batch, ctx)
         losses, terms = self.loss(model, *augmented)
         for penalty in self.penalties:
             cost, added = penalty(self, model, batch, ctx)
@@ -110,10 +110,9 @@ class Objective(nn.Module):
         return losses, terms
 
     def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context, shift: float) -> Tensor:
-        """The shifted prior's loss of labelled anomalies, a scalar: rec + KL(q(z|x,c) ‖ N(shift·1, I)).
+        """The shifted prior's loss of labelled anomalies, a scalar: rec + KL(q(z|x,c) ‖ N(shift·1, I)) (DAn-VAE).
 
-        The encoder learns to move their codes; the decoder's parameters are constants here, so that it does not learn
-        to reconstruct them (DAn-VAE).
+        The decoder's parameters are constants here, so that it does not learn to reconstruct anomalies.
         """
         q = model.encode(anomalies.x, anomalies.c)
         z = q.rsample(torch.empty_like(q.mean).normal_(generator=ctx.generator))
@@ -147,22 +146,7 @@ def shifted(like: DiagonalGaussian, shift: float) -> DiagonalGaussian:
 
 
 def stopped_reconstruction(model: ConditionalVAE, batch: Batch, z: Tensor) -> Tensor:
-    """−log p(x|z,c) (B,), with gradient for z and none for the decoder or the likelihood.
-
-    What a batch norm of the decoder has gathered stays as it is, too.
-    """
-    constants = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
-    constants |= {f"model.{name}": buffer.clone() for name, buffer in model.named_buffers()}
-    log_p = torch.func.functional_call(_LogLikelihood(model), constants, (batch, z))
-    return -log_p.flatten(1).sum(1)
-
-
-class _LogLikelihood(nn.Module):
-    """log p(x|z,c) as one call, so that `functional_call` can hold all parameters fixed."""
-
-    def __init__(self, model: ConditionalVAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch, z: Tensor) -> Tensor:
-        return self.model.likelihood.log_prob(batch.x, self.model.decode(z, batch.c))
+    """−log p(x|z,c) (B,), with gradient for z alone; what a batch norm has gathered stays as it is, too."""
+    constants = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    constants |= {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return -torch.func.functional_call(model, constants, (batch.x, z, batch.c)).flatten(1).sum(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from knowngood.config import BetaVAE
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import Context, Objective, elbo_terms
 from knowngood.models.vae import ConditionalVAE
@@ -17,10 +16,6 @@ class BetaVAEObjective(Objective):
     """
 
     conditional = False
-
-    def __init__(self, options: BetaVAE) -> None:
-        super().__init__()
-        self.options = options
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo = elbo_terms(model, batch, ctx)

@@ -39,8 +39,7 @@ class DANVAEObjective(Objective):
     head: nn.Linear  # z_n (B, n) → ŷ (B, K)
 
     def __init__(self, options: DANVAE) -> None:
-        super().__init__()
-        self.options = options
+        super().__init__(options)
         self.nuisance_dim = options.nuisance_dim
         self.factors = options.factors
         self.factor_width = sum(2 if name == "rotation" else 1 for name in options.factors)
@@ -69,7 +68,9 @@ class DANVAEObjective(Objective):
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo = elbo_terms(model, batch, ctx)
-        anomaly_kl = self._anomaly_kl(model, batch, elbo.posterior)
+        of_anomaly, _ = split_latent(elbo.posterior, self.nuisance_dim)
+        prior, _ = split_latent(model.prior(batch.c, like=elbo.z), self.nuisance_dim)
+        anomaly_kl = of_anomaly.kl(prior).sum(1)
         nuisance_kl, error = self.nuisance_terms(model, batch, elbo.posterior, elbo.z)
         terms = {"reconstruction": elbo.reconstruction, "kl": anomaly_kl + nuisance_kl}
         terms |= {"anomaly_kl": anomaly_kl, "nuisance_kl": nuisance_kl, "factor_error": error}
@@ -78,8 +79,7 @@ class DANVAEObjective(Objective):
     def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context, shift: float) -> Tensor:
         """rec + β_a·KL(q(z_a|x) ‖ N(shift·1, I)) and the terms of z_n as for normal items, the mean over anomalies.
 
-        Decoder and likelihood are constants: the encoder learns where the codes of anomalies lie, the decoder does not
-        learn to reconstruct them. A prior of their own for labelled anomalies: arXiv:1911.04971.
+        Decoder and likelihood are constants. A prior of their own for labelled anomalies: arXiv:1911.04971.
         """
         q = model.encode(anomalies.x, anomalies.c)
         z = q.rsample(torch.empty_like(q.mean).normal_(generator=ctx.generator))
@@ -96,12 +96,6 @@ class DANVAEObjective(Objective):
         given = self.options
         of_codes = given.beta_a * anomaly_kl + given.beta_n * nuisance_kl
         return (reconstruction + of_codes + self.head_weight * error).mean()
-
-    def _anomaly_kl(self, model: ConditionalVAE, batch: Batch, q: DiagonalGaussian) -> Tensor:
-        """KL(q(z_a|x) ‖ r(z_a)), (B,)."""
-        of_anomaly, _ = split_latent(q, self.nuisance_dim)
-        prior, _ = split_latent(model.prior(batch.c, like=q.mean), self.nuisance_dim)
-        return of_anomaly.kl(prior).sum(1)
 
     def nuisance_terms(
         self, model: ConditionalVAE, batch: Batch, q: DiagonalGaussian, z: Tensor

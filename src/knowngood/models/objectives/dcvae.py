@@ -21,10 +21,10 @@ class DCVAEObjective(Objective):
     """
 
     def __init__(self, options: DCVAE) -> None:
-        super().__init__()
+        super().__init__(options)
+        self.density = options.density
         self.explicit = options.tc == "explicit"
         self.beta = options.beta if options.beta is not None else (2.0 if self.explicit else 1.0)
-        self.density = options.density
         self.stratified = self.explicit
         self.prior = "standard" if self.explicit else "learned"
 

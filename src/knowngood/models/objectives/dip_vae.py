@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowngood.config import DIPVAE
 from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian, full_precision_region
 from knowngood.models.objectives.base import Context, Objective, elbo_terms
@@ -20,23 +19,22 @@ class DIPVAEObjective(Objective):
 
     conditional = False
 
-    def __init__(self, options: DIPVAE) -> None:
-        super().__init__()
-        self.second_form = options.form == "II"
-        self.off_diagonal = options.lambda_od
-        default = options.lambda_od * (1 if self.second_form else 10)
-        self.diagonal = default if options.lambda_d is None else options.lambda_d
+    @property
+    def diagonal(self) -> float:
+        """λ_d, by default that published for the form."""
+        default = self.options.lambda_od * (1 if self.options.form == "II" else 10)
+        return default if self.options.lambda_d is None else self.options.lambda_d
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        elbo = elbo_terms(model, batch, ctx)
-        c = covariance(elbo.posterior, with_noise=self.second_form)
+        elbo, given = elbo_terms(model, batch, ctx), self.options
+        c = covariance(elbo.posterior, with_noise=given.form == "II")
         diagonal = c.diagonal()
         dependence = c.square().sum() - diagonal.square().sum()
         spread = (diagonal - 1).square().sum()
-        loss = (elbo.reconstruction + elbo.kl).mean() + self.off_diagonal * dependence + self.diagonal * spread
+        loss = (elbo.reconstruction + elbo.kl).mean() + given.lambda_od * dependence + self.diagonal * spread
         terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl}
-        batchwise = {"off_diagonal": dependence, "diagonal": spread}
-        return {"model": loss}, {**terms, **{name: value.expand(len(elbo.z)) for name, value in batchwise.items()}}
+        n = len(elbo.z)
+        return {"model": loss}, {**terms, "off_diagonal": dependence.expand(n), "diagonal": spread.expand(n)}
 
 
 def covariance(q: DiagonalGaussian, with_noise: bool) -> Tensor:

@@ -29,10 +29,7 @@ class Discriminator(nn.Module):
     precision where the ones between run in bf16: a close dependence of two dimensions, and a small difference of log
     odds, would be rounded away.
 
-    Args:
-        latent_dim: D.
-        layers: hidden layers, LeakyReLU(.2) after each.
-        width: of each hidden layer.
+    There are `layers` hidden layers of `width`, LeakyReLU(.2) after each.
     """
 
     def __init__(self, latent_dim: int, layers: int, width: int) -> None:
@@ -61,15 +58,12 @@ class Discriminator(nn.Module):
             h = F.leaky_relu(output, SLOPE)
         return output.squeeze(1)
 
-    def loss(self, joint: Tensor, product: Tensor) -> Tensor:
-        """Cross-entropy of `joint` against `product`, a scalar; log 2 for one that cannot separate them.
-
-        No gradient reaches either of the two.
-        """
-        return self.odds_and_loss(joint, product)[1]
-
     def odds_and_loss(self, joint: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-        """Log odds of `joint`, (B,), with gradient for `joint` and none for the discriminator; and `loss`."""
+        """Log odds of `joint`, (B,), with gradient for `joint` and none for the discriminator; and its own loss.
+
+        That is the cross-entropy of `joint` against `product`, a scalar, without gradient for either of the two; log 2
+        for a discriminator that cannot separate them.
+        """
         for_joint, for_weights = self._both_ways(joint) if torch.is_grad_enabled() else 2 * (self(joint),)
         right = F.softplus(-for_weights) + F.softplus(self(product.detach()))
         return for_joint, 0.5 * right.mean()
@@ -111,10 +105,7 @@ class _ForWeights(torch.autograd.Function):
 
 
 def permute_dimensions(z: Tensor, generator: torch.Generator) -> Tensor:
-    """z (B, D) with each dimension shuffled over the batch by itself: a draw of Π_d q(z_d) from draws of q(z).
-
-    arXiv:1802.05983, alg. 1.
-    """
+    """z (B, D), each dimension shuffled over the batch by itself: Π_d q(z_d) from q(z). arXiv:1802.05983, alg. 1."""
     keys = torch.rand(z.shape, generator=generator, device=z.device)
     return z.gather(0, keys.argsort(0))
 

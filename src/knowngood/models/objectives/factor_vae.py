@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from knowngood.config import RFVAE, FactorVAE
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import Context, Objective, elbo_terms
 from knowngood.models.objectives.discriminator import BETAS, Discriminator, product_draw
@@ -23,15 +22,11 @@ class FactorVAEObjective(Objective):
     second_batch = True
     discriminator: Discriminator  # made by `prepare`
 
-    def __init__(self, options: FactorVAE | RFVAE) -> None:
-        super().__init__()
-        self.gamma = options.gamma
-        self.layers, self.width = options.discriminator_layers, options.discriminator_width
-
     def prepare(self, model: ConditionalVAE) -> None:
         if not hasattr(self, "discriminator"):
             like = next(model.parameters())
-            self.discriminator = Discriminator(model.latent_dim, self.layers, self.width).to(like)
+            layers, width = self.options.discriminator_layers, self.options.discriminator_width
+            self.discriminator = Discriminator(model.latent_dim, layers, width).to(like)
 
     def players(self, model: ConditionalVAE) -> dict[str, list[nn.Parameter]]:
         return {"model": list(model.parameters()), "discriminator": list(self.discriminator.parameters())}
@@ -42,7 +37,7 @@ class FactorVAEObjective(Objective):
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo = elbo_terms(model, batch, ctx)
         tc, against = self.discriminator.odds_and_loss(elbo.z, self.product_draw(model, ctx))
-        loss = (elbo.reconstruction + elbo.kl + self.gamma * tc).mean()
+        loss = (elbo.reconstruction + elbo.kl + self.options.gamma * tc).mean()
         terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl, "tc": tc}
         return {"model": loss, "discriminator": against}, terms
 

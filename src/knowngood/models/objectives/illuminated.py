@@ -27,11 +27,7 @@ class Illuminated(Augmentation):
     std: Tensor
 
     def __init__(
-        self,
-        tolerance: float,
-        follows: Tensor | None = None,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
+        self, tolerance: float, follows: Tensor | None = None, mean: Tensor | None = None, std: Tensor | None = None
     ) -> None:
         super().__init__()
         self.tolerance = tolerance

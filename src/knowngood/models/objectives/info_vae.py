@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowngood.config import InfoVAE
 from knowngood.models.base import Batch
 from knowngood.models.distributions import full_precision_region
 from knowngood.models.objectives.base import Context, Objective, elbo_terms
@@ -16,10 +15,6 @@ class InfoVAEObjective(Objective):
     """rec + (1−α)·KL + (α+λ−1)·MMD²(q(z), r(z)): InfoVAE with MMD as its divergence, arXiv:1706.02262."""
 
     conditional = False
-
-    def __init__(self, options: InfoVAE) -> None:
-        super().__init__()
-        self.options = options
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo, given = elbo_terms(model, batch, ctx), self.options

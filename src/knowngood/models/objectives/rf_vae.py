@@ -7,7 +7,6 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowngood.config import RFVAE
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import Context, elbo_terms
 from knowngood.models.objectives.factor_vae import FactorVAEObjective
@@ -22,17 +21,13 @@ class RFVAEObjective(FactorVAEObjective):
     λ(r) = λ_max − (λ_max − λ_min)·r, H the binary entropy in nats, r = sigmoid(ρ) the relevance of each dimension. The
     model and the player "relevance" follow the same loss, each at its own rate; the discriminator sees r⊙z.
 
-    H has no slope at r = ½, and at its default weight outweighs all other terms elsewhere, so that r would end where it
-    began: all 1, or all 0 with nothing learned. Hence three stages. r stays where λ is about 1, and the model learns
-    its codes; r moves, up for dimensions with more than η_S/(λ_max − λ_min) nats and down for the others; η_H rises
-    and makes the choice final. With `relevance_from` and `entropy_from` 0 the first two stages are skipped.
+    At its default weight H outweighs all other terms, so that r would end where it began. Hence three stages. r stays
+    where λ is about 1, and the model learns its codes; r moves, up for dimensions with more than η_S/(λ_max − λ_min)
+    nats and down for the others; η_H rises and makes the choice final. With `relevance_from` and `entropy_from` 0 the
+    first two stages are skipped.
     """
 
     raw_relevance: nn.Parameter  # (D,), made by `prepare`
-
-    def __init__(self, options: RFVAE) -> None:
-        super().__init__(options)
-        self.options = options
 
     def prepare(self, model: ConditionalVAE) -> None:
         super().prepare(model)
@@ -66,7 +61,7 @@ class RFVAEObjective(FactorVAEObjective):
         tc, against = self.discriminator.odds_and_loss(r * elbo.z, r * self.product_draw(model, ctx))
         relevant, entropy = r.sum(), binary_entropy(logits).sum()
         grown = max(0.0, done - given.entropy_from) / (1 - given.entropy_from)
-        loss = (elbo.reconstruction + weighted + self.gamma * tc).mean()
+        loss = (elbo.reconstruction + weighted + given.gamma * tc).mean()
         loss = loss + given.eta_s * relevant + given.eta_h * grown * entropy
         terms = {"reconstruction": elbo.reconstruction, "kl": elbo.kl, "weighted_kl": weighted, "tc": tc}
         terms |= {"relevant": relevant.expand(len(kl)), "relevance_entropy": entropy.expand(len(kl))}

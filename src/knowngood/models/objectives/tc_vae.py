@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from knowngood.config import TCVAE
 from knowngood.models.base import Batch
 from knowngood.models.objectives.base import Context, Objective, elbo_terms
 from knowngood.models.objectives.densities import aggregate_posterior
@@ -17,17 +16,11 @@ class TCVAEObjective(Objective):
 
     The three parts are means over one draw of z for each item:
     log q(z|n) − log q̂(z), log q̂(z) − Σ_j log q̂(z_j) and Σ_j [log q̂(z_j) − log r(z_j)].
-    At α = β = γ the densities cancel, whatever the estimator and the batch: the sum is the KL by one draw, and so its
-    closed form in expectation. With the whole training set as the batch (B = N) MSS makes each part exact for the drawn
-    z. MWS adds constants, at B = N log N to I, (D−1)·log N to TC and −D·log N to the last part: of these only
-    gradients mean something.
+    At α = β = γ the densities cancel: the sum is the KL by one draw. With the whole training set as the batch (B = N)
+    MSS makes each part exact for the drawn z. MWS adds constants, of which the gradient is 0.
     """
 
     conditional = False
-
-    def __init__(self, options: TCVAE) -> None:
-        super().__init__()
-        self.options = options
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         elbo, given = elbo_terms(model, batch, ctx), self.options

@@ -6,7 +6,7 @@ A kind of image is a combination of values of the categorical conditions that th
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,12 +18,13 @@ from knowngood.config import FeatureOptions
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import DataError, SettingsError
-from knowngood.representations.alignment.registration import KEPT, Registration, grey
+from knowngood.representations.alignment.registration import Registration, grey
 from knowngood.representations.alignment.warping import Quality, Size, Transform, warp
 from knowngood.representations.base import raise_first
 from knowngood.representations.illumination import Illumination, planes
 from knowngood.representations.pixels import Pixels
 
+KEPT = 256  # images that a reference is estimated from, at most
 AT_ONCE = 32  # images
 NO_QUALITY = Quality(float("nan"), float("nan"))
 UNKNOWN = "its kind is not known: a condition is missing or new, so there is no mean normal image to align it to"
@@ -42,26 +43,11 @@ class Reference(BaseModel):
     registration: Registration | None = None
     illumination: Illumination | None = None
 
-    def state(self) -> dict[str, Tensor]:
-        parts = (self.registration, self.illumination)
-        return {name: tensor for part in parts if part is not None for name, tensor in part.state().items()}
-
-    def with_state(self, tensors: Mapping[str, Tensor]) -> Reference:
+    @property
+    def parts(self) -> dict[str, Registration | Illumination]:
+        """Those of the two that it has."""
         parts = {"registration": self.registration, "illumination": self.illumination}
-        return self.model_copy(update={k: v.with_state(tensors) for k, v in parts.items() if v is not None})
-
-
-class Registered(NamedTuple):
-    """Images after registration and correction of the illumination.
-
-    images: (B, C, H, W), scaled.
-    transforms: of each image, to the mean normal image.
-    illumination_factors: (B,) relative to the mean, before the correction; NaN if unknown.
-    """
-
-    images: Tensor
-    transforms: list[Transform]
-    illumination_factors: NDArray[np.float64]
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 class References(BaseModel):
@@ -131,9 +117,12 @@ class References(BaseModel):
         same = (codes[:, None] == np.array([reference.codes for reference in self.by_kind])).all(axis=2)
         return np.where(same.any(axis=1), same.argmax(axis=1), -1)
 
-    def register(self, images: Tensor, kinds: NDArray[np.int64]) -> Registered:
-        """Scaled images (B, C, H, W) on the CPU, registered to the references `kinds` (B,); −1 is left as it is."""
-        registered, transforms, factors = images.clone(), [], np.full(len(images), np.nan)
+    def register(self, images: Tensor, kinds: NDArray[np.int64]) -> tuple[Tensor, list[Transform]]:
+        """Scaled images (B, C, H, W) on the CPU, registered to the references `kinds` (B,) and with their illumination.
+
+        With them the transforms to the mean normal images. An image of the kind −1 is left as it is.
+        """
+        registered, transforms = images.clone(), []
         for i, kind in enumerate(kinds.tolist()):
             if kind < 0:
                 aligns = any(reference.registration for reference in self.by_kind)
@@ -145,26 +134,22 @@ class References(BaseModel):
             if not transform.identity:
                 registered[i] = torch.from_numpy(moved).permute(2, 0, 1)
             if reference.illumination is not None:
-                factors[i] = reference.illumination.factor(_plane(moved))
-                registered[i] = reference.illumination.corrected(registered[i], float(factors[i]))
-        return Registered(registered, transforms, factors)
+                factor = reference.illumination.factor(_plane(moved))
+                registered[i] = reference.illumination.corrected(registered[i], factor)
+        return registered, transforms
 
     def state(self) -> dict[str, Tensor]:
         """All references by number: "0.reference", "0.illumination", …"""
-        each = enumerate(self.by_kind)
-        return {f"{k}.{name}": tensor for k, reference in each for name, tensor in reference.state().items()}
+        parts = ((k, part) for k, reference in enumerate(self.by_kind) for part in reference.parts.values())
+        return {f"{k}.{name}": tensor for k, part in parts for name, tensor in part.state().items()}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the references that `state` gave.
-
-        Raises:
-            ArtifactError: some are missing, or of another shape.
-        """
-        parts = [
-            {name.removeprefix(f"{k}."): tensor for name, tensor in tensors.items() if name.startswith(f"{k}.")}
-            for k in range(len(self.by_kind))
-        ]
-        loaded = (r.with_state(part) for r, part in zip(self.by_kind, parts, strict=True))
+        """A copy with the references that `state` gave. Raises ArtifactError: some are missing, or of another shape."""
+        loaded = []
+        for k, reference in enumerate(self.by_kind):
+            own = {name.removeprefix(f"{k}."): tensor for name, tensor in tensors.items() if name.startswith(f"{k}.")}
+            parts = {name: part.with_state(own) for name, part in reference.parts.items()}
+            loaded.append(reference.model_copy(update=parts))
         return self.model_copy(update={"by_kind": tuple(loaded)})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from knowngood.representations.alignment.warping import (
     inverse,
     rotation_of,
     sample,
-    warp,
 )
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -36,7 +35,6 @@ IN_PLACE = 0.05  # compared pixels: an image displaced by less is not warped
 LEAST = 0.3  # correlation with the reference below which nothing is aligned
 SHARE = 0.5  # of the median correlation of the normal images, likewise
 ENOUGH = 0.5  # share of the normal images that must align
-KEPT = 256  # images that the reference is estimated from, at most
 
 
 class Registration(BaseModel):
@@ -59,11 +57,10 @@ class Registration(BaseModel):
 
     @classmethod
     def fit(cls, images: Iterable[np.ndarray], mode: Mode = "shift") -> Self:
-        """From grey images (H, W), floats, all of one size.
+        """From grey images (H, W), floats, all of one size. They are held at the compared size, 64 KB each.
 
         All images are aligned to the one that correlates best with their mean, then to the mean of the aligned images;
-        the mean after that is the reference, at the average position of the images. Of more than 256 images at most
-        256, evenly spread, are used. They are held at the compared size, 64 KB each.
+        the mean after that is the reference, at the average position of the images.
 
         Raises:
             DataError: there are none, sizes differ, values are not finite, all are constant, or fewer than half of
@@ -90,22 +87,17 @@ class Registration(BaseModel):
             floor = max(LEAST, SHARE * float(np.median(correlation[members])))
         return cls(mode=mode, size=size, floor=floor, images=len(planes), aligned=len(members))._with(reference)
 
-    def align(self, image: np.ndarray) -> tuple[np.ndarray, Transform]:
-        """The image (H, W, C), any dtype, warped to the reference, and its transform.
+    def locate(self, image: NDArray[np.floating]) -> Transform:
+        """The transform of a grey image (H, W) to the reference.
 
-        An image that is in position already, or that no alignment improves, is returned as it is. So is one that cannot
-        be aligned; the transform gives the reason: the image is constant, its correlation with the reference is too
+        It is the identity for an image that is in position already, or that no alignment improves, and for one that
+        cannot be aligned. Then it gives the reason: the image is constant, its correlation with the reference is too
         low or falls, or the transform exceeds a limit.
 
         Raises:
-            DataError: not (H, W, C) of the size fitted on, or values that are not finite.
+            DataError: not of the size fitted on, or values that are not finite.
             ArtifactError: the reference is missing, see `with_state`.
         """
-        transform = self.locate(grey(image))
-        return warp(image, transform), transform
-
-    def locate(self, image: NDArray[np.floating]) -> Transform:
-        """The transform of a grey image (H, W): `align` without the warp."""
         if image.shape != self.size:
             raise DataError(
                 f"an image to align is {_by(image.shape)}, alignment was fitted on {_by(self.size)}; resize it first"
@@ -117,23 +109,13 @@ class Registration(BaseModel):
         return {"reference": torch.from_numpy(self._known())}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
-        """A copy with the reference that `state` gave.
-
-        Raises:
-            ArtifactError: it is missing, or of another shape.
-        """
+        """A copy with the reference that `state` gave. Raises ArtifactError: it is missing, or of another shape."""
         expected = compared_size(self.size)
         reference = tensors.get("reference")
         if reference is None or tuple(reference.shape) != expected:
             given = "none" if reference is None else f"one of shape {tuple(reference.shape)}"
             raise ArtifactError(f"alignment: expected a reference of shape {expected}, got {given}; model is damaged")
         return self._with(reference.detach().cpu().float().numpy())
-
-    def __eq__(self, other: Any) -> bool:
-        if not isinstance(other, Registration) or self.model_dump() != other.model_dump():
-            return False
-        mine, theirs = self._reference, other._reference
-        return mine is theirs or (mine is not None and theirs is not None and np.array_equal(mine, theirs))
 
     def _with(self, reference: Plane) -> Self:
         copy = self.model_copy()
@@ -196,11 +178,7 @@ class Registration(BaseModel):
 
 
 def grey(image: np.ndarray) -> NDArray[np.floating]:
-    """(H, W, C), any dtype → (H, W) floats: luminance of three channels, else their mean.
-
-    Raises:
-        DataError: not (H, W, C).
-    """
+    """(H, W, C), any dtype → (H, W) floats: luminance of three channels, else the mean. DataError: not (H, W, C)."""
     if image.ndim != 3:
         raise DataError(f"an image to align has shape {image.shape}; expected (height, width, channels)")
     wide = image.dtype.itemsize > 2 and image.dtype != np.float32
@@ -211,28 +189,21 @@ def grey(image: np.ndarray) -> NDArray[np.floating]:
 
 
 def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
-    """Planes of at most KEPT images, evenly spread over those given, without the constant ones; and the image size."""
-    kept: list[Plane | None] = []
+    """The planes of the images, without the constant ones; and the image size."""
+    planes: list[Plane | None] = []
     size: Size | None = None
-    every = 1
     for i, image in enumerate(images):
         size = size or (int(image.shape[0]), int(image.shape[1]))
         if image.shape != size:
             raise DataError(
                 f"alignment: image {i} has shape {image.shape}, the first one {size}; expected grey images of one size"
             )
-        if i % every:
-            continue
-        if len(kept) == KEPT:
-            kept, every = kept[::2], 2 * every
-            if i % every:
-                continue
-        kept.append(_plane(image))
-    planes = [each for each in kept if each is not None]
-    if size is None or not planes:
-        what = "there are none" if size is None else f"all {len(kept):,} images are constant"
+        planes.append(_plane(image))
+    kept = [each for each in planes if each is not None]
+    if size is None or not kept:
+        what = "there are none" if size is None else f"all {len(planes):,} images are constant"
         raise DataError(f"alignment needs images that are not constant; {what}")
-    return planes, size
+    return kept, size
 
 
 def _plane(image: NDArray[np.floating]) -> Plane | None:
@@ -260,10 +231,8 @@ def _leave_one_out(correlation: Floats, n: int, spread: float) -> Floats:
     if n < 2:
         return correlation
     total = n * spread
-    rest = np.sqrt(
-        np.maximum(total**2 - 2 * total * correlation + 1, 1e-12)
-    )  # standard deviation of the sum of the others
-    return (total * correlation - 1) / rest
+    rest = np.maximum(total**2 - 2 * total * correlation + 1, 1e-12)  # variance of the sum of the others
+    return (total * correlation - 1) / np.sqrt(rest)
 
 
 def _by(size: tuple[int, ...]) -> str:

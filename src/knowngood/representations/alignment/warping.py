@@ -47,22 +47,6 @@ class Transform:
         return bool((self.matrix == np.eye(2, 3)).all())
 
     @property
-    def shift(self) -> tuple[float, float]:
-        """Displacement of the image to the right and down, in pixels, at its centre."""
-        right, down = self.centred[:, 2].tolist()
-        return right, down
-
-    @property
-    def rotation(self) -> float:
-        """Rotation of the image in degrees, counter-clockwise positive."""
-        return rotation_of(self.matrix)
-
-    @property
-    def scale(self) -> float:
-        """Magnification of the image: the square root of the ratio of areas."""
-        return scale_of(self.matrix)
-
-    @property
     def centred(self) -> Floats:
         """(2, 3) the same with both origins in the middle of the image."""
         return _about(self.matrix, -_middle(self.size))
@@ -83,10 +67,6 @@ def rotation_of(matrix: Floats) -> float:
     return math.degrees(math.atan2(matrix[0, 1] - matrix[1, 0], matrix[0, 0] + matrix[1, 1]))
 
 
-def scale_of(matrix: Floats) -> float:
-    return math.sqrt(abs(matrix[0, 0] * matrix[1, 1] - matrix[0, 1] * matrix[1, 0]))
-
-
 def inverse(matrix: Floats) -> Floats:
     """(2, 3) the inverse map."""
     (a, b, right), (c, d, down) = matrix
@@ -102,14 +82,13 @@ def compose(outer: Floats, inner: Floats) -> Floats:
 def warp(image: np.ndarray, transform: Transform) -> np.ndarray:
     """The image (H, W, C) warped to the reference, (H, W, C) of the same dtype.
 
-    Bilinear; integers are rounded. Where the reference reaches beyond the image, its edge is repeated. Where the
-    transform is the identity this is the image itself, not a copy.
+    Bilinear; integers are rounded; the edge is repeated beyond the image. By the identity it is the image, not a copy.
 
     Raises:
         DataError: the image is not (H, W, C) of the transform's size.
     """
     if image.ndim != 3 or image.shape[:2] != transform.size:
-        raise DataError(f"an image to warp has shape {image.shape}; expected ({_by(transform.size)}, channels)")
+        raise DataError(f"an image to warp has shape {image.shape}; expected {(*transform.size, 'channels')}")
     if transform.identity:
         return image
     single = image.dtype == np.float32 or image.dtype.itemsize <= 2
@@ -161,7 +140,3 @@ def _about(matrix: Floats, middle: Floats) -> Floats:
 
 def _middle(size: Size) -> Floats:
     return np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
-
-
-def _by(size: Size) -> str:
-    return f"{size[0]}, {size[1]}"

