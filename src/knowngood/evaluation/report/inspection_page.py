@@ -71,7 +71,7 @@ def inspected(
     Args:
         table: of `Detector.detect` for these images; rows without a score are skipped.
         explanations: of some of them.
-        maps: reduced maps of some by id, see `detect_with_maps`; those that are missing are computed.
+        maps: reduced maps of some by id, see `TopMaps`; those that are missing are computed.
     """
     rows, explained = by_p_value(table)[:most], {one.id: one for one in explanations}
     items = []
