@@ -86,15 +86,12 @@ def evaluate(
 def _print(found: Evaluation) -> None:
     metrics = found.metrics
     low, high = metrics["auroc_interval"]
+    asked = f"of {metrics['normals']:,} normal; asked for {found.alpha:g}"
     rows = [
         ("AUROC", f"{metrics['auroc']:.4f}", f"95 % interval {low:.4f} to {high:.4f}"),
         ("average precision", f"{metrics['average_precision']:.4f}", ""),
         ("false positives at 95 % detected", f"{metrics['fpr_at_95_tpr']:.4f}", ""),
-        (
-            "false alarms",
-            f"{metrics['false_alarm_rate']:.4f}",
-            f"of {metrics['normals']:,} normal; asked for {found.alpha:g}",
-        ),
+        ("false alarms", f"{metrics['false_alarm_rate']:.4f}", asked),
         ("anomalies detected", f"{metrics['detection_rate']:.4f}", f"of {metrics['anomalies']:,} anomalous"),
     ]
     table(["metric", "value", ""], rows)

@@ -87,18 +87,8 @@ def figure(
         raise SettingsError(f"figure {name}: name the model, a folder that `knowngood train` wrote")
     if out is None:
         raise SettingsError(f"figure {name}: name the file, for example --out {name}.png")
-    given = {
-        "items": _words(items),
-        "dims": _numbers(dims),
-        "conditions": _words(conditions),
-        "projection": projection,
-        "by": by,
-        "steps": steps,
-        "reach": reach,
-        "bins": bins,
-        "most": most,
-        "seed": seed,
-    }
+    given = {"items": _words(items), "dims": _numbers(dims), "conditions": _words(conditions), "projection": projection}
+    given |= {"by": by, "steps": steps, "reach": reach, "bins": bins, "most": most, "seed": seed}
     options = {option: value for option, value in given.items() if value is not None}
     draw = getattr(importlib.import_module("knowngood.evaluation.figures.named"), name)
     _check_options(name, draw, options, [*given, "gif"], out)
