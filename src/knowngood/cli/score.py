@@ -141,9 +141,9 @@ def score(
         from knowngood.evaluation.report import inspected, write_inspection
 
         readable, kept = images[~unread[: len(images)]], {} if small is None else small.maps
-        items = inspected(detector, readable, table[~unread], explanations, unknown=unknown, maps=kept)
+        items = inspected(detector, readable, table[~unread], explanations, unknown=unknown, maps=kept)  # type: ignore[arg-type]
         about = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
-        write_inspection(explain / "inspection.html", items, table[~unread], **about)
+        write_inspection(explain / "inspection.html", items, table[~unread], **about)  # type: ignore[arg-type]
         tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")
 
 
