@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import (
+    Alpha,
     Anomalous,
     Data,
     Device,
@@ -19,11 +19,12 @@ from knowngood.cli.inputs import (
     Normal,
     Split,
     Unknown,
+    hidden_class,
     keep_split,
     load,
     open_selected,
 )
-from knowngood.cli.outputs import this_command, write_page
+from knowngood.cli.outputs import this_command, write_json
 
 if TYPE_CHECKING:
     from knowngood.evaluation.evaluate import Evaluation
@@ -38,9 +39,7 @@ def evaluate(
     holdout: Holdout = None,
     split: Split = "test",
     known_class: KnownClass = False,
-    alpha: Annotated[
-        float | None, typer.Option(min=0, max=1, help="false-alarm rate of the verdicts; default as trained")
-    ] = None,
+    alpha: Alpha = None,
     unknown: Unknown = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="write a report: one HTML file")] = None,
     inspect: Annotated[
@@ -56,11 +55,9 @@ def evaluate(
     detector = load(model, device, unknown)
     images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
     classes = images.conditions.get("class")
-    if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
+    if (normal or anomalous or holdout) and not known_class and classes is not None:
         images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})
-        if any(column.name == "class" for column in detector.pipeline_.schema.columns):
-            note("the class gives the labels, so it is hidden from the model and inferred (--known-class shows it)")
-            unknown = unknown or "infer"
+        unknown = hidden_class(unknown, detector)
 
     from knowngood.evaluation.evaluate import evaluate as measured
 
@@ -68,45 +65,33 @@ def evaluate(
     found = measured(detector, images, alpha=alpha, unknown=unknown, explain=inspect is not None, maps=mapped)  # type: ignore[arg-type]
     _print(found)
     if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
         record = {"model": str(model), "data": data, "split": split, "alpha": found.alpha, **found.metrics}
-        json_file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(json_file, record)
         say(f"metrics {json_file}")
     title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
     if report:
         from knowngood.evaluation.report import report_inputs, write_report
 
-        report.parent.mkdir(parents=True, exist_ok=True)
         write_report(report, report_inputs(detector, found, title=title, command=this_command(), classes=classes))
         say(f"report  {report}")
     if inspect:
+        from knowngood.evaluation.report import inspected, write_inspection
+
         explanations = found.table.attrs["explanations"]
-        write_page(
-            inspect,
-            detector,
-            images,
-            found.table,
-            explanations,
-            alpha=found.alpha,
-            unknown=unknown,
-            maps=found.maps,
-            title=title,
-        )
+        items = inspected(detector, images, found.table, explanations, unknown=unknown, maps=found.maps)  # type: ignore[arg-type]
+        write_inspection(inspect, items, found.table, alpha=found.alpha, title=title, command=this_command())
         say(f"images  {inspect}")
 
 
 def _print(found: Evaluation) -> None:
     metrics = found.metrics
     low, high = metrics["auroc_interval"]
+    asked = f"of {metrics['normals']:,} normal; asked for {found.alpha:g}"
     rows = [
         ("AUROC", f"{metrics['auroc']:.4f}", f"95 % interval {low:.4f} to {high:.4f}"),
         ("average precision", f"{metrics['average_precision']:.4f}", ""),
         ("false positives at 95 % detected", f"{metrics['fpr_at_95_tpr']:.4f}", ""),
-        (
-            "false alarms",
-            f"{metrics['false_alarm_rate']:.4f}",
-            f"of {metrics['normals']:,} normal; asked for {found.alpha:g}",
-        ),
+        ("false alarms", f"{metrics['false_alarm_rate']:.4f}", asked),
         ("anomalies detected", f"{metrics['detection_rate']:.4f}", f"of {metrics['anomalies']:,} anomalous"),
     ]
     table(["metric", "value", ""], rows)

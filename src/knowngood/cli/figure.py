@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knowngood.cli.console import note, say, table
+from knowngood.cli.console import say, table
 from knowngood.cli.inputs import (
     Anomalous,
     Device,
@@ -19,6 +19,7 @@ from knowngood.cli.inputs import (
     Normal,
     Split,
     Unknown,
+    hidden_class,
     keep_split,
     load,
     open_selected,
@@ -28,11 +29,10 @@ from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import FIGURES
 
 if TYPE_CHECKING:
-    from knowngood.evaluation.figures.subject import Subject
+    from knowngood.detector.estimator import Detector
 
 FORMATS = (".png", ".svg", ".pdf")
 MOVING = ".gif"
-DPI = 150
 
 
 def figure(
@@ -87,35 +87,27 @@ def figure(
         raise SettingsError(f"figure {name}: name the model, a folder that `knowngood train` wrote")
     if out is None:
         raise SettingsError(f"figure {name}: name the file, for example --out {name}.png")
-    given = {
-        "items": _words(items),
-        "dims": _numbers(dims),
-        "conditions": _words(conditions),
-        "projection": projection,
-        "by": by,
-        "steps": steps,
-        "reach": reach,
-        "bins": bins,
-        "most": most,
-        "seed": seed,
-    }
+    given = {"items": _words(items), "dims": _numbers(dims), "conditions": _words(conditions), "projection": projection}
+    given |= {"by": by, "steps": steps, "reach": reach, "bins": bins, "most": most, "seed": seed}
     options = {option: value for option, value in given.items() if value is not None}
     draw = getattr(importlib.import_module("knowngood.evaluation.figures.named"), name)
     _check_options(name, draw, options, [*given, "gif"], out)
 
-    subject = _subject(
-        model, data, also or [], normal, anomalous, holdout, split=split, known_class=known_class, unknown=unknown,
-        device=device,
-    )  # fmt: skip
+    models, images, hidden = _models([model, *(also or [])], device, unknown), None, ()
+    if data is not None:
+        images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
+        if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
+            hidden, unknown = ("class",), hidden_class(unknown, *models.values())
     if out.suffix.lower() == MOVING:
         options["gif"] = out
 
     from knowngood.evaluation.figures.style import save
+    from knowngood.evaluation.figures.subject import Subject
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    drawn = draw(subject, **options)
+    drawn = draw(Subject(models, images, hidden, unknown), **options)  # type: ignore[arg-type]
     if drawn is not None:
-        save(drawn, out, dpi=DPI)
+        save(drawn, out)
     say(f"figure  {out}")
 
 
@@ -131,39 +123,15 @@ def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any],
         raise SettingsError(f"--out {out}: figure {name} can be written as {', '.join(formats)}, not '{out.suffix}'")
 
 
-def _subject(
-    model: Path,
-    data: str | None,
-    also: list[Path],
-    normal: str | None,
-    anomalous: str | None,
-    holdout: str | None,
-    *,
-    split: str,
-    known_class: bool,
-    unknown: str | None,
-    device: str | None,
-) -> Subject:
-    models = {}
-    for path in (model, *also):
+def _models(paths: Sequence[Path], device: str | None, unknown: str | None) -> dict[str, Detector]:
+    """By the name of their folder, numbered where that comes twice."""
+    models: dict[str, Detector] = {}
+    for path in paths:
         label, n = path.resolve().name, 2
         while label in models:
             label, n = f"{path.resolve().name} ({n})", n + 1
         models[label] = load(path, device, unknown)
-
-    from knowngood.evaluation.figures.subject import Subject
-
-    if data is None:
-        return Subject(models, unknown=unknown)  # type: ignore[arg-type]
-    images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
-    hidden = ()
-    if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
-        hidden = ("class",)
-        schemas = [detector.pipeline_.schema for detector in models.values()]
-        if any(column.name == "class" for schema in schemas for column in schema.columns):
-            note("the class gives the labels, so it is hidden from the model and inferred (--known-class shows it)")
-            unknown = unknown or "infer"
-    return Subject(models, images, hidden, unknown)  # type: ignore[arg-type]
+    return models
 
 
 def _words(text: str | None) -> list[str] | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from knowngood.cli.console import note
 from knowngood.config import nearest
 from knowngood.errors import ArtifactError, DataError, SettingsError
 
@@ -31,6 +32,7 @@ Holdout = Annotated[
 Unknown = Annotated[
     str | None, typer.Option(metavar="error|infer", help="what to do with an unknown condition; default as trained")
 ]
+Alpha = Annotated[float | None, typer.Option(min=0, max=1, help="false-alarm rate of the verdicts; default as trained")]
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|gpu|cuda|mps", help="where to compute; default cpu")]
 Split = Annotated[str, typer.Option(metavar="NAME", help="which split to use, where the data has splits")]
 KnownClass = Annotated[
@@ -82,6 +84,14 @@ def keep_conditions(images: ImageSet, columns: list[str]) -> ImageSet:
     return images.replace(conditions={column: images.conditions[column] for column in wanted})
 
 
+def hidden_class(unknown: str | None, *detectors: Detector) -> str | None:
+    """What to do with unknown conditions once the class is hidden: if a model has it as a condition, it is inferred."""
+    if not any(column.name == "class" for detector in detectors for column in detector.pipeline_.schema.columns):
+        return unknown
+    note("the class gives the labels, so it is hidden from the model and inferred (--known-class shows it)")
+    return unknown or "infer"
+
+
 def model_folder(path: Path) -> Path:
     """The saved model at `path`, which may also be the folder of the run that wrote it.
 
@@ -93,20 +103,15 @@ def model_folder(path: Path) -> Path:
     return path / "model" if (path / "model" / "config.json").is_file() else path
 
 
-def check_unknown(unknown: str | None) -> None:
-    """Raise SettingsError unless `unknown` is None, "error" or "infer"."""
-    if unknown not in (None, "error", "infer"):
-        raise SettingsError(f"--unknown {unknown}: expected error or infer")
-
-
 def load(model: Path, device: str | None, unknown: str | None = None) -> Detector:
     """The saved detector; options are checked before anything heavy loads.
 
     Raises:
-        SettingsError: see `check_unknown`.
+        SettingsError: `unknown` is not None, "error" or "infer".
         ArtifactError: no usable model at `model`.
     """
-    check_unknown(unknown)
+    if unknown not in (None, "error", "infer"):
+        raise SettingsError(f"--unknown {unknown}: expected error or infer")
     folder = model_folder(model)
 
     from knowngood.detector.estimator import Detector

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
+from knowngood.cli.outputs import write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
@@ -39,8 +39,7 @@ def inspect(
     images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)
     found = audit(images)
     if json_file:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(found.to_records(), indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(json_file, found.to_records())
     say(f"{images.variant or images.name}: {len(found.images):,} readable images")
     for line in _understood(found.images):
         say(line)
@@ -75,10 +74,6 @@ def _understood(images: ImageSet) -> list[str]:
 
 def _counts(findings: tuple) -> list[tuple[str, str, int]]:
     counts = Counter((finding.severity, finding.kind) for finding in findings)
-    order = {"error": 0, "warning": 1, "note": 2}
-    return [
-        (kind, severity, n)
-        for (severity, kind), n in sorted(
-            counts.items(), key=lambda item: (order.get(item[0][0], 3), -item[1], item[0])
-        )
-    ]
+    order = ("error", "warning", "note")
+    rows = [(kind, severity, n) for (severity, kind), n in counts.items()]
+    return sorted(rows, key=lambda row: (order.index(row[1]), -row[2], row[0]))

@@ -79,9 +79,8 @@ class SettingOption:
         described: dict[str, list[str]] = {}
         for choice, info in self.owners.items():
             described.setdefault(_described(info), []).append(choice)
-        return "; ".join(
-            (f"{', '.join(owners)}: " if any(owners) else "") + text for text, owners in described.items()
-        ).rstrip(": ")
+        texts = [f"{', '.join(owners)}: {text}" if any(owners) else text for text, owners in described.items()]
+        return "; ".join(texts).rstrip(": ")
 
     @property
     def annotation(self) -> Any:
@@ -149,29 +148,23 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             print(command.every_option(context))
             raise typer.Exit
 
+    def keyword(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
     own = inspect.signature(command, eval_str=True)
-    presets = f"start from named settings: {', '.join(preset_names())}"
-    extra: list[tuple[str, Any, Any]] = [
-        ("preset", Annotated[str | None, typer.Option(help=presets, metavar="NAME")], None),
-        (
-            "config",
-            Annotated[Path | None, typer.Option(help="YAML file of settings, over the preset", metavar="FILE")],
-            None,
-        ),
-        *((option.parameter, option.annotation, None) for option in options),
-        ("gpu", Annotated[bool, typer.Option("--gpu", help="short for --device gpu")], False),
-        (
-            "help_all",
-            Annotated[
-                bool, typer.Option("--help-all", callback=show_all, is_eager=True, help="list every option and stop")
-            ],
-            False,
-        ),
-    ]
-    keyword = inspect.Parameter.KEYWORD_ONLY
+    preset = typer.Option(help=f"start from named settings: {', '.join(preset_names())}", metavar="NAME")
+    config = typer.Option(help="YAML file of settings, over the preset", metavar="FILE")
+    gpu = typer.Option("--gpu", help="short for --device gpu")
+    help_all = typer.Option("--help-all", callback=show_all, is_eager=True, help="list every option and stop")
     run.__signature__ = own.replace(  # type: ignore[attr-defined]
-        parameters=[parameter for parameter in own.parameters.values() if parameter.name != "settings"]
-        + [inspect.Parameter(name, keyword, annotation=kind, default=default) for name, kind, default in extra],
+        parameters=[
+            *(parameter for parameter in own.parameters.values() if parameter.name != "settings"),
+            keyword("preset", Annotated[str | None, preset]),
+            keyword("config", Annotated[Path | None, config]),
+            *(keyword(option.parameter, option.annotation) for option in options),
+            keyword("gpu", Annotated[bool, gpu], False),
+            keyword("help_all", Annotated[bool, help_all], False),
+        ],
         return_annotation=None,
     )
     run.__annotations__ = {}
@@ -247,15 +240,10 @@ def _from_plugins(path: tuple[str, ...], field: str, owners: Mapping[str, FieldI
     """Whether only choices of plug-ins have this option."""
     if not any(owners):
         return False
-    model: Any = Settings
-    found: dict[str, type[Any]] = {"": model}
+    found: dict[str, Any] = {"": Settings}
     for part in path:
-        found = {
-            name: option
-            for one in found.values()
-            if part in one.model_fields
-            for name, option in choices(one, part).items()
-        }
+        models = [model for model in found.values() if part in model.model_fields]
+        found = {name: option for model in models for name, option in choices(model, part).items()}
     return not any(found[name].__module__.startswith("knowngood.") for name in owners)
 
 
@@ -270,9 +258,8 @@ def _words(annotation: Any) -> list[str]:
         return [str(one) for one in inner]
     if origin is tuple:
         some = [word for one in inner if one is not Ellipsis for word in _words(one)]
-        return (
-            [",".join(some if len(some) == len(inner) else [*some[:1] * 2, "…"])] if len(some) < 3 else [",".join(some)]
-        )
+        endless = len(some) < 3 and len(some) != len(inner)
+        return [",".join([*some[:1] * 2, "…"] if endless else some)]
     return [WORDS[origin or annotation]] if (origin or annotation) in WORDS else []
 
 

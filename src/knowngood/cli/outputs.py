@@ -7,8 +7,7 @@ import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from heapq import heappush, heappushpop
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from knowngood.data import ImageSet
-    from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
 
 
@@ -83,30 +81,7 @@ class MapWriter:
             "meaning": "anomaly = offset + scale * grey level",
             "maps": dict(zip(self.ids, names, strict=True)),
         }
-        (self.folder / "maps.json").write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-class Thumbnails:
-    """Reduced anomaly maps of the images that score highest, as many as an inspection page shows."""
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[float, int, str, np.ndarray]] = []  # a heap, the smallest first
-
-    def add(self, name: str, score: float, values: np.ndarray) -> None:
-        """The map (H, W) of the next image."""
-        from knowngood.evaluation.evaluate import MAP, MOST
-        from knowngood.evaluation.figures.tiles import reduced
-
-        full = len(self._kept) == MOST
-        if full and score <= self._kept[0][0]:
-            return
-        entry = (score, id(values), name, reduced(values[..., None], MAP)[..., 0])
-        (heappushpop if full else heappush)(self._kept, entry)
-
-    @property
-    def maps(self) -> dict[str, np.ndarray]:
-        """By the id of the image."""
-        return {name: values for _, _, name, values in self._kept}
+        write_json(self.folder / "maps.json", index)
 
 
 def write_explanations(folder: Path, explanations: Sequence[Explanation], *sources: ImageSet) -> None:
@@ -121,27 +96,13 @@ def write_explanations(folder: Path, explanations: Sequence[Explanation], *sourc
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         style.save(explanation(one, pictures([near.id for near in one.nearest], *sources)), folder / name)
     records = [{**one.to_record(), "picture": name} for one, name in zip(explanations, names, strict=True)]
-    text = json.dumps(records, indent=1, ensure_ascii=False)
-    (folder / "explanations.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "explanations.json", records)
 
 
-def write_page(
-    path: Path,
-    detector: Detector,
-    images: ImageSet,
-    table: pd.DataFrame,
-    explanations: Sequence[Explanation],
-    *,
-    alpha: float,
-    unknown: str | None,
-    maps: Mapping[str, np.ndarray],
-    title: str,
-) -> None:
-    """The inspection page of images, whose rows the table has; reduced maps of some of them are given by id."""
-    from knowngood.evaluation.report import inspected, write_inspection
-
-    items = inspected(detector, images, table, explanations, unknown=unknown, maps=maps)  # type: ignore[arg-type]
-    write_inspection(path, items, table, alpha=alpha, title=title, command=this_command())
+def write_json(path: Path, record: object) -> None:
+    """A record as a JSON file, in a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def this_command() -> str:

@@ -60,12 +60,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _lineage(given: list[Given]) -> list[Given]:
     """`--model dcvae`, the dCVAE paper's word, as a VAE of that objective."""
     models = choices(Settings, "model")
-    having = {
-        objective: name
-        for name, model in models.items()
-        if "objective" in model.model_fields
-        for objective in choices(model, "objective")
-    }
+    trained = {name: model for name, model in models.items() if "objective" in model.model_fields}
+    having = {objective: name for name, model in trained.items() for objective in choices(model, "objective")}
     for at, one in enumerate(given):
         if (one.path, one.field) != ((), "model") or one.value in models or one.value not in having:
             continue
@@ -89,8 +85,8 @@ def _choice(
     field = path[-1]
     chosen = next((one.value for one in given if (*one.path, one.field) == path), None)
     current = below
-    if chosen is not None:
-        current = chosen if below is None else _laid_over(below, chosen, family)
+    if chosen is not None and (below is None or as_choice(below)["name"] != chosen or chosen not in family):
+        current = chosen  # the same choice keeps the options that were set for it
     wanted: dict[str, list[Given]] = {}
     for one in given:
         where = (*one.path, one.field)
@@ -119,17 +115,11 @@ def _choice(
         if option not in model.model_fields:
             problems.append(_lacks(field, name, option, family, flags[option]))
         elif inner := choices(model, option):
-            value[option] = _choice(
-                (*path, option), value.get(option), model.model_fields[option], inner, given, problems
-            )
+            below, info = value.get(option), model.model_fields[option]
+            value[option] = _choice((*path, option), below, info, inner, given, problems)
         else:
             value[option] = some[-1].value
     return value
-
-
-def _laid_over(below: Any, chosen: Any, family: Mapping[str, type[Options]]) -> Any:
-    """A name over a choice: the same choice keeps the options that were set for it."""
-    return below if as_choice(below)["name"] == chosen and chosen in family else chosen
 
 
 def _fusion(
@@ -145,9 +135,8 @@ def _fusion(
             for score in having:
                 score[option] = some[-1].value
         else:
-            problems.append(
-                _lacks("score", ", ".join(score["name"] for score in scores), option, family, some[-1].flag)
-            )
+            names = ", ".join(score["name"] for score in scores)
+            problems.append(_lacks("score", names, option, family, some[-1].flag))
     return {**value, "scores": scores}
 
 
@@ -158,14 +147,10 @@ def _lacks(field: str, chosen: str, option: str, family: Mapping[str, type[Optio
     )
 
 
-def one_of(names: list[str]) -> str:
-    """'a, b or c'."""
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
 def _unclear(field: str, having: list[str], family: Mapping[str, type[Options]], flags: Mapping[str, str]) -> str:
     if having:
-        return f"{', '.join(flags.values())}: several choices have this option; add --{field} {one_of(having)}"
+        one = " or ".join(filter(None, [", ".join(having[:-1]), having[-1]]))
+        return f"{', '.join(flags.values())}: several choices have this option; add --{field} {one}"
     parts = [
         f"{shown} belongs to {', '.join(name for name, model in family.items() if option in model.model_fields)}"
         for option, shown in flags.items()

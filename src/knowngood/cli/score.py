@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood.cli.console import note, say, tracked
-from knowngood.cli.inputs import Data, Device, Model, Unknown, load
-from knowngood.cli.outputs import MapWriter, Thumbnails, write_explanations, write_page, write_table
+from knowngood.cli.inputs import Alpha, Data, Device, Model, Unknown, load
+from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table
 from knowngood.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
+    from knowngood.evaluation.evaluate import TopMaps
 
 EXPLAINED = 20  # images at most
 SHOWN = 10  # files that could not be scored
@@ -34,9 +35,7 @@ def score(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help=".csv, .parquet or .json; default: CSV on stdout"),
     ] = None,
-    alpha: Annotated[
-        float | None, typer.Option(min=0, max=1, help="false-alarm rate of the verdicts; default as trained")
-    ] = None,
+    alpha: Alpha = None,
     fdr: Annotated[
         float | None, typer.Option(min=0, max=1, help="flag by false-discovery rate over these images instead of alpha")
     ] = None,
@@ -95,7 +94,11 @@ def score(
     images = open_images(data)
     sources = [] if normals is None else [open_images(normals)]
     writer = MapWriter(maps) if maps is not None else None
-    small = Thumbnails() if explain is not None and detector.pipeline_.score.has_map else None
+    small = None
+    if explain is not None and detector.pipeline_.score.has_map:
+        from knowngood.evaluation.evaluate import TopMaps
+
+        small = TopMaps()
     table, located = _one_pass(
         detector, images, writer, small, alpha=alpha, fdr=fdr, unknown=unknown, regions=regions is not None
     )
@@ -135,17 +138,12 @@ def score(
         tell(f"regions {regions}: {len(found):,} in {found['id'].nunique():,} images")
     if explain is not None:
         write_explanations(explain, explanations, *sources, images)
-        write_page(
-            explain / "inspection.html",
-            detector,
-            images[~unread[: len(images)]],
-            table[~unread],
-            explanations,
-            alpha=rate,
-            unknown=unknown,
-            maps={} if small is None else small.maps,
-            title=images.variant or images.name,
-        )
+        from knowngood.evaluation.report import inspected, write_inspection
+
+        readable, kept = images[~unread[: len(images)]], {} if small is None else small.maps
+        items = inspected(detector, readable, table[~unread], explanations, unknown=unknown, maps=kept)  # type: ignore[arg-type]
+        about = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
+        write_inspection(explain / "inspection.html", items, table[~unread], **about)  # type: ignore[arg-type]
         tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")
 
 
@@ -153,7 +151,7 @@ def _one_pass(
     detector: Detector,
     images: ImageSet,
     writer: MapWriter | None,
-    small: Thumbnails | None,
+    small: TopMaps | None,
     *,
     alpha: float | None,
     fdr: float | None,

@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import typer
 from typer.core import TyperCommand
 
 from knowngood.cli.options import SettingOption, flag, literals, setting_options
@@ -24,57 +23,57 @@ class SettingsCommand(TyperCommand):
     """A command whose `--help` names the choices in one screen and leaves their options to `--help-all`."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the short help."""
-        formatter.write(overview(ctx))
+        """Write the short help: the choices in a line each, and the options of the command itself."""
+        settings = setting_options()
+        text = [*_head(ctx, (self.help or "").split("\n\n")[:1]), ""]
+        text.append(_heading("Choices; each brings options of its own, which --help-all lists"))
+        for field in Settings.model_fields:
+            text.append(_line(*_choice(field, settings)))
+            text += [
+                _line(f"  {option.flag} NAME", _cut(_names(option), f"of {' or '.join(option.owners)}: "))
+                for option in settings
+                if option.path == (field,) and option.family
+            ]
+        text += ["", _heading("Data and output"), *(_line(*row) for row in _own(ctx, settings))]
+        formatter.write("\n".join(text))
 
-    def every_option(self, context: typer.Context) -> str:
-        """The text of `--help-all`."""
-        return every_option(context)
+    def every_option(self, ctx: Any) -> str:
+        """The text of `--help-all`: all options, by what they belong to, with the names that each choice knows."""
+        settings = setting_options()
+        text = [*_head(ctx, (self.help or "").split("\n\n")), *_panel("Data and output", _own(ctx, settings))]
+        for path in dict.fromkeys(option.path for option in settings):
+            rows = []
+            for option in settings:
+                if option.path == path:
+                    rows.append((f"{_flags(option)} {option.metavar}".rstrip(), option.help))
+                    rows += [(f"    {name}", _first_line(model)) for name, model in option.family.items()]
+            text += _panel(_title(path, settings), rows)
+        return "\n".join(text)
 
 
-def overview(context: typer.Context) -> str:
-    """Usage, the choices in a line each, and the options of the command itself."""
-    command: Any = context.command
-    settings = setting_options()
-    own = {option.parameter for option in settings}
-    paragraph = (command.help or "").split("\n\n")
-    text = [f"Usage: {context.command_path} [OPTIONS] DATA", "", *_wrapped(paragraph[0], 0)]
-    text += ["", _heading("Choices; each brings options of its own, which --help-all lists")]
-    for field in Settings.model_fields:
-        text.append(_line(*_choice(field, settings)))
-        text += [
-            _line(f"  {option.flag} NAME", _cut(_names(option), f"of {' or '.join(option.owners)}: "))
-            for option in settings
-            if option.path == (field,) and option.family
-        ]
-    arguments = [record for param in command.params if param.name not in own and (record := _record(param, context))]
-    return "\n".join([*text, "", _heading("Data and output"), *(_line(*row) for row in arguments)])
-
-
-def every_option(context: typer.Context) -> str:
-    """All options, by what they belong to, with the names that each choice knows."""
-    command: Any = context.command
-    settings = setting_options()
-    own = {option.parameter for option in settings}
+def _head(context: Any, paragraphs: Sequence[str]) -> list[str]:
     text = [f"Usage: {context.command_path} [OPTIONS] DATA"]
-    for paragraph in (command.help or "").split("\n\n"):
-        text += ["", *_wrapped(paragraph, 0)]
-    rows = [record for param in command.params if param.name not in own and (record := _record(param, context))]
-    text += _panel("Data and output", rows)
-    for path in dict.fromkeys(option.path for option in settings):
-        rows = []
-        for option in settings:
-            if option.path == path:
-                rows.append((f"{_flags(option)} {option.metavar}".rstrip(), option.help))
-                rows += [(f"    {name}", _first_line(model)) for name, model in option.family.items()]
-        title = path[-1].capitalize() if path and group(Settings, path[0]) else _title(path, settings)
-        text += _panel(title, rows)
-    return "\n".join(text)
+    for paragraph in paragraphs:
+        text += ["", *_wrapped(paragraph)]
+    return text
+
+
+def _own(context: Any, settings: Sequence[SettingOption]) -> list[Row]:
+    """Name and help of the command's own arguments and options, without those of the settings."""
+    generated = {option.parameter for option in settings}
+    rows = [
+        (param.metavar, param.help) if param.param_type_name == "argument" else param.get_help_record(context)
+        for param in context.command.params
+        if param.name not in generated
+    ]
+    return [row for row in rows if row]
 
 
 def _title(path: tuple[str, ...], settings: Sequence[SettingOption]) -> str:
     if not path:
         return "Choices"
+    if group(Settings, path[0]):
+        return path[-1].capitalize()
     owners = dict.fromkeys(owner for option in settings if option.path == path for owner in option.owners)
     return f"Options of {path[-1]} {', '.join(owners)}"
 
@@ -96,12 +95,6 @@ def _names(option: SettingOption) -> list[str]:
     return [*literals(option.kinds), *option.family]
 
 
-def _record(param: Any, context: typer.Context) -> Row | None:
-    if param.param_type_name == "argument":
-        return param.metavar, param.help
-    return param.get_help_record(context)
-
-
 def _flags(option: SettingOption) -> str:
     return f"{option.flag}/--no-{option.flag[2:]}" if bool in option.kinds else flag(option.parameter)
 
@@ -113,7 +106,7 @@ def _first_line(model: type) -> str:
 def _panel(title: str, rows: Sequence[Row]) -> list[str]:
     lines = ["", _heading(title)]
     for name, what in rows:
-        body = _wrapped(what, COLUMN)
+        body = _wrapped(what, " " * COLUMN)
         if len(name) + 4 > COLUMN or not body:
             lines += [f"  {name}", *body]
         else:
@@ -135,8 +128,8 @@ def _cut(names: Sequence[str], start: str) -> str:
     return start + ", ".join(shown) + (", …" if len(shown) < len(names) else "")
 
 
-def _wrapped(text: str, indent: int) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), _width(), initial_indent=" " * indent, subsequent_indent=" " * indent)
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), _width(), initial_indent=indent, subsequent_indent=indent)
 
 
 def _heading(text: str) -> str:

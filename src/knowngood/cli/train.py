@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +13,7 @@ from knowngood import __version__
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
+from knowngood.cli.outputs import this_command, write_json
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions
 from knowngood.errors import DataError, SettingsError
 
@@ -232,14 +231,14 @@ def _mention_findings(detector: Detector) -> None:
 
 def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: Settings, n: int) -> None:
     record = {
-        "command": shlex.join(["knowngood", *sys.argv[1:]]),
+        "command": this_command(),
         "knowngood": __version__,
         "data": source,
         **{key: value for key, value in chosen.items() if value},
         "images": n,
         "settings": settings.model_dump(mode="json"),
     }
-    (folder / "command.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "command.json", record)
 
 
 def _write_film(path: Path, detector: Detector) -> None:

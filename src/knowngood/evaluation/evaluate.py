@@ -6,11 +6,11 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowngood.data.findings import UNUSABLE
 from knowngood.errors import DataError
 from knowngood.evaluation.figures.tiles import reduced
 from knowngood.evaluation.results import Results
@@ -78,7 +78,7 @@ def evaluate(
     started = time.perf_counter()
     kept: dict[str, np.ndarray] = {}
     if maps:
-        table, kept = detect_with_maps(detector, images, alpha=alpha, unknown=unknown)
+        table, kept = _detect_with_maps(detector, images, alpha=alpha, unknown=unknown)
         if explain:
             table.attrs["explanations"] = detector.explain(images, unknown=unknown, alpha=alpha)
     else:
@@ -104,33 +104,42 @@ def evaluate(
     return Evaluation(images, table, metrics, alpha, unknown, seconds, kept)
 
 
-def detect_with_maps(
-    detector: Detector,
-    images: ImageSet,
-    *,
-    alpha: float | None = None,
-    unknown: Unknown | None = None,
-    most: int = MOST,
-) -> tuple[DataFrame, dict[str, np.ndarray]]:
-    """The table of `Detector.detect`, and reduced anomaly maps (h, w) by id of the `most` images that score highest.
+class TopMaps:
+    """Reduced anomaly maps of the images that score highest, as many as an inspection page shows."""
 
-    One pass, in which one batch of maps is held.
-    """
+    def __init__(self) -> None:
+        self._kept: list[tuple[float, int, str, np.ndarray]] = []  # a heap, the smallest first
+        self._count = count()
+
+    def add(self, name: str, score: float, values: np.ndarray) -> None:
+        """The map (H, W) of the next image."""
+        full = len(self._kept) == MOST
+        if full and score <= self._kept[0][0]:
+            return
+        entry = (score, next(self._count), name, reduced(values[..., None], MAP)[..., 0])
+        (heappushpop if full else heappush)(self._kept, entry)
+
+    @property
+    def maps(self) -> dict[str, np.ndarray]:
+        """By the id of the image."""
+        return {name: values for _, _, name, values in self._kept}
+
+
+def _detect_with_maps(
+    detector: Detector, images: ImageSet, *, alpha: float | None, unknown: Unknown | None
+) -> tuple[DataFrame, dict[str, np.ndarray]]:
+    """The table of `Detector.detect` and the maps of `TopMaps`, in one pass in which one batch of maps is held."""
     import pandas as pd
 
-    tables, heap = [], []
+    from knowngood.detector.results import with_rejected
+
+    tables, top = [], TopMaps()
     for batch in detector.stream(images, unknown=unknown, alpha=alpha, maps=True):
         tables.append(batch.table)
-        rows = zip(batch.table["anomaly_score"], batch.index, batch.table["id"], batch.maps, strict=True)
-        for score, i, name, values in rows:
-            if values is not None and (len(heap) < most or score > heap[0][0]):
-                entry = (score, int(i), str(name), reduced(values[..., None], MAP)[..., 0])
-                (heappush if len(heap) < most else heappushpop)(heap, entry)
-    aside = [finding for finding in getattr(images, "rejected", ()) if finding.kind in UNUSABLE]
-    if aside:  # as `detect` lists them
-        rows = [{"id": one.path_or_id, "is_anomalous": None, "error": one.reason} for one in aside]
-        tables.append(pd.DataFrame(rows))
-    return pd.concat(tables, ignore_index=True), {name: values for _, _, name, values in heap}
+        for name, score, values in zip(batch.table["id"], batch.table["anomaly_score"], batch.maps, strict=True):
+            if values is not None:
+                top.add(str(name), score, values)
+    return with_rejected(pd.concat(tables, ignore_index=True), images), top.maps
 
 
 def results(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.tiles import draw_tiles, mosaic, show, tile_inches
+from knowngood.evaluation.figures.tiles import draw_tiles, mosaic, tile_inches
 
 _ROWS = 16  # conditions in a block of draws
 
@@ -119,7 +119,7 @@ def manifold(
         if k >= len(titles):
             axes.set_axis_off()
             continue
-        show(axes, mosaic(grids[k, p]), tile=max(height, width), extent=(-half, half, -half, half))
+        style.show(axes, mosaic(grids[k, p]), tile=max(height, width), extent=(-half, half, -half, half))
         axes.set_aspect(height / width)
         if panel + columns >= len(titles) * (1 if square else columns):
             axes.set_xticks([-reach, 0, reach])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NEAREST = 3  # normal images drawn
 WIDE = 96  # characters of a line of text
 LARGEST = 512  # pixels of a panel's longer side
+_TITLE: dict[str, Any] = {"fontsize": 9, "color": style.INK}
 
 
 def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = None) -> Figure:
@@ -38,10 +39,10 @@ def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = Non
     five = body.subplots(1, 5, width_ratios=(1, 1, 1, 1.15, 0.8))
     image = displayed(one.image)
     _picture(five[0], image, "image")
-    if one.reconstruction is not None:
-        _picture(five[1], as_rgb(one.reconstruction, (0.0, 1.0)), "reconstruction")
-    elif one.mean_image is not None:
-        _picture(five[1], as_rgb(one.mean_image, (0.0, 1.0)), "mean normal image")
+    expected = one.mean_image if one.reconstruction is None else one.reconstruction
+    if expected is not None:
+        title = "mean normal image" if one.reconstruction is None else "reconstruction"
+        _picture(five[1], as_rgb(expected, (0.0, 1.0)), title)
     else:
         _absent(five[1], "mean normal image", one.missing.get("mean_image", ""))
     if one.map is None:
@@ -70,7 +71,8 @@ def displayed(image: np.ndarray) -> np.ndarray:
 def draw_map(axes: Axes, one: Explanation) -> None:
     """The map over an image that is drawn already, from its median to its largest value, with its regions."""
     assert one.map is not None
-    values = one.map[:: max(1, max(one.map.shape) // LARGEST), :: max(1, max(one.map.shape) // LARGEST)]
+    step = max(1, max(one.map.shape) // LARGEST)
+    values = one.map[::step, ::step]
     height, width = one.image.shape[:2]
     low, high = float(np.nanmedian(values)), float(np.nanmax(values))
     extent = axes.images[0].get_extent()
@@ -84,23 +86,20 @@ def draw_map(axes: Axes, one: Explanation) -> None:
 
 
 def _picture(axes: Axes, picture: np.ndarray, title: str) -> None:
-    axes.imshow(picture, interpolation="none" if max(picture.shape) <= 96 else "antialiased")
-    _bare(axes, title)
-
-
-def _bare(axes: Axes, title: str) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color(style.RULE)
-    axes.set_title(title, fontsize=9, color=style.INK)
+    style.show(axes, picture, frame=True)
+    axes.set_title(title, **_TITLE)
 
 
 def _absent(axes: Axes, title: str, why: str) -> None:
-    _bare(axes, title)
+    style.bare(axes, frame=True)
+    axes.set_title(title, **_TITLE)
+    _say_absent(axes, why)
+    axes.set_aspect("equal")
+
+
+def _say_absent(axes: Axes, why: str) -> None:
     text = textwrap.fill(f"not available: {why}" if why else "not available", 26)
     axes.text(0.5, 0.5, style.plain(text), ha="center", va="center", fontsize=8, color=style.MUTED)
-    axes.set_aspect("equal")
 
 
 def _bars(axes: Axes, one: Explanation) -> None:
@@ -119,16 +118,15 @@ def _bars(axes: Axes, one: Explanation) -> None:
     axes.invert_yaxis()
     axes.axvline(0, color=style.MUTED, linewidth=0.8)
     style.tidy(axes, xlabel=what, ylabel="", grid="x", size=8)
-    axes.set_title(title, fontsize=9, color=style.INK)
+    axes.set_title(title, **_TITLE)
 
 
 def _neighbours(axes: Axes, one: Explanation, normals: Mapping[str, np.ndarray]) -> None:
     """The nearest normal images, one below the other; named where there is no picture of them."""
     axes.set_axis_off()
-    axes.set_title("nearest normal images", fontsize=9, color=style.INK)
+    axes.set_title("nearest normal images", **_TITLE)
     if not one.nearest:
-        why = textwrap.fill(f"not available: {one.missing.get('nearest', 'there are none')}", 26)
-        axes.text(0.5, 0.5, style.plain(why), ha="center", va="center", fontsize=8, color=style.MUTED)
+        _say_absent(axes, one.missing.get("nearest", "there are none"))
         return
     for i, near in enumerate(one.nearest[:NEAREST]):
         low = 1 - (i + 1) / NEAREST

@@ -258,14 +258,23 @@ def histogram(subject: Subject, *, bins: int = 40) -> Figure:
     return distributions.score_histogram(scores, labels, thresholds=limit, unit=subject.unit, bins=bins)
 
 
-def box(subject: Subject, *, by: str | None = None) -> Figure:
+def box(subject: Subject, *, by: str | None = None, kind: Literal["box", "violin"] = "box") -> Figure:
     """One box a class, or a value of the column `by`."""
-    return _by_class(subject, by, "box")
+    images, groups = subject.data(), subject.groups(subject.data(), by)
+    name = by or ("class" if groups is not None else "")
+    groups = np.full(len(images), "all") if groups is None else groups
+    order = natural_order(groups)
+    scores = subject.table()["anomaly_score"].to_numpy(float)[order]
+    labels = None if np.isnan(images.labels).all() else images.labels[order]
+    limit = [-subject.detector.offset_]
+    return distributions.scores_by_class(
+        scores, groups[order], labels, kind=kind, thresholds=limit, unit=subject.unit, group_name=name
+    )
 
 
 def violin(subject: Subject, *, by: str | None = None) -> Figure:
     """One violin a class, or a value of the column `by`."""
-    return _by_class(subject, by, "violin")
+    return box(subject, by=by, kind="violin")
 
 
 def roc(subject: Subject) -> Figure:
@@ -312,19 +321,6 @@ def loss(subject: Subject, *, most: int = 6) -> Figure:
     if not history:
         raise DataError("this model has no training log: either it trains no network, or training.json is missing")
     return losses.loss_curves(history, best_step=subject.detector.about_["training"]["best_step"], most=most)
-
-
-def _by_class(subject: Subject, by: str | None, kind: Literal["box", "violin"]) -> Figure:
-    images, groups = subject.data(), subject.groups(subject.data(), by)
-    name = by or ("class" if groups is not None else "")
-    groups = np.full(len(images), "all") if groups is None else groups
-    order = natural_order(groups)
-    scores = subject.table()["anomaly_score"].to_numpy(float)[order]
-    labels = None if np.isnan(images.labels).all() else images.labels[order]
-    limit = [-subject.detector.offset_]
-    return distributions.scores_by_class(
-        scores, groups[order], labels, kind=kind, thresholds=limit, unit=subject.unit, group_name=name
-    )
 
 
 def _results(subject: Subject) -> Results:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.tiles import LARGEST, reduced, show
+from knowngood.evaluation.figures.tiles import LARGEST, reduced
 from knowngood.evaluation.figures.triptych import as_rgb, value_range
 
 
@@ -59,14 +59,14 @@ def reconstructions(
         grid = figure.subplots(items, views, squeeze=False)
     for row, i in zip(grid, order, strict=True):
         name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
-        show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
+        style.show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
         text = name if ids is None else f"{name}\n{style.short(ids[i], 18)}"
         if across:
             row[0].set_title(text, fontsize=8, color=colour)
         else:
             row[0].set_ylabel(text, fontsize=8, color=colour, **_BESIDE)
         for axes, (name, made) in zip(row[1:], models.items(), strict=True):
-            show(axes, as_rgb(pictures[name][i], limits), tile=max(height, width))
+            style.show(axes, as_rgb(pictures[name][i], limits), tile=max(height, width))
             words = (f"E {_plain(float(made.e[i]), 1)}", f"A {_plain(float(made.a[i]), 2)}")
             axes.set_xlabel(("\n" if across else "   ").join(words), fontsize=7.5, color=colour, labelpad=2)
     for axes, name in zip(grid[0], ["input", *models], strict=True):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -64,6 +65,23 @@ def tidy(axes: Axes, *, xlabel: str, ylabel: str, title: str = "", grid: str = "
     axes.grid(True, axis=grid, color=RULE, linewidth=0.7)  # pyright: ignore[reportArgumentType]
     axes.set_axisbelow(True)
     return axes
+
+
+def show(axes: Axes, picture: np.ndarray, *, tile: int | None = None, frame: bool = False, **where: Any) -> None:
+    """A picture without ticks; pixels stay squares where an image, or one of its tiles, has at most 96 of them, and
+    vector formats hold just those pixels."""
+    squares = (max(picture.shape) if tile is None else tile) <= 96
+    axes.imshow(picture, interpolation="none" if squares else "antialiased", **where)
+    bare(axes, frame=frame)
+
+
+def bare(axes: Axes, *, frame: bool) -> None:
+    """No ticks, and a pale frame or none."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(RULE)
+        spine.set_visible(frame)
 
 
 def legend(axes: Axes, *, loc: Any = "best", size: float = 8.5) -> None:

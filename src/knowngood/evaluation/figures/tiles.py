@@ -12,7 +12,6 @@ from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.triptych import as_rgb
 
 LARGEST = 96  # pixels of a tile's longer side: a tile is less than an inch wide
-Extent = tuple[float, float, float, float]
 
 
 def mosaic(images: np.ndarray) -> np.ndarray:
@@ -57,22 +56,12 @@ def draw_tiles(
     images = reduced(images, LARGEST)
     height, width = images.shape[2:4]
     gap = gap_of(height, width)
-    show(axes, mosaic(images), tile=max(height, width))
+    style.show(axes, mosaic(images), tile=max(height, width))
     middle = (height - 1) / 2 + np.arange(images.shape[0]) * (height + gap)
     axes.set_yticks(middle if rows is not None else [], [style.short(name) for name in rows or ()])
     middle = (width - 1) / 2 + np.arange(images.shape[1]) * (width + gap)
     axes.set_xticks(middle if columns is not None else [], [style.short(name) for name in columns or ()])
     axes.tick_params(length=0, colors=style.INK, labelsize=size, pad=3)
-
-
-def show(axes: Axes, picture: np.ndarray, *, tile: int, extent: Extent | None = None) -> None:
-    """A picture without frame or ticks; pixels stay squares where a tile has at most 96 of them, and vector formats
-    hold just those pixels."""
-    axes.imshow(picture, interpolation="none" if tile <= 96 else "antialiased", extent=extent, aspect="equal")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def tile_inches(count: int, room: float, *, largest: float = 0.62, smallest: float = 0.3) -> float:

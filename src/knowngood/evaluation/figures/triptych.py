@@ -172,11 +172,7 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None, *, m
 def draw_panels(row: Sequence[Axes], three: Sequence[np.ndarray], caption: str = "") -> None:
     """Three pictures (H, W, 3) into three axes that exist already, the caption above the first."""
     for axes, panel in zip(row, three, strict=True):
-        axes.imshow(panel, interpolation="none" if max(panel.shape) <= 96 else "antialiased")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_color(style.RULE)
+        style.show(axes, panel, frame=True)
     if caption:
         # A blank title keeps the height free; the caption itself may be wider than its panel.
         row[0].set_title(" ", fontsize=8)

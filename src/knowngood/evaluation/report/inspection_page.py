@@ -71,7 +71,7 @@ def inspected(
     Args:
         table: of `Detector.detect` for these images; rows without a score are skipped.
         explanations: of some of them.
-        maps: reduced maps of some by id, see `detect_with_maps`; those that are missing are computed.
+        maps: reduced maps of some by id, see `TopMaps`; those that are missing are computed.
     """
     rows, explained = by_p_value(table)[:most], {one.id: one for one in explanations}
     items = []
@@ -151,22 +151,19 @@ def render_inspection(
     lead = f"{n:,} of {count(total, 'image')} {'is' if n == 1 else 'are'} flagged at a false-alarm rate of "
     lead += f"{percent(alpha)}."
     lead += f" Shown are the {len(cards):,} with the smallest p-values." if len(cards) < total else ""
-    return (
-        templates()
-        .get_template("inspection.html.j2")
-        .render(
-            title=title,
-            cards=cards,
-            conditions=conditions if len(conditions) > 1 else [],
-            labelled=any(card["label"] for card in cards),
-            mapped=any(card["map"] for card in cards),
-            boxed=any(card["boxes"] for card in cards),
-            lead=lead,
-            low=number(limits[0], 3),
-            high=number(limits[1], 3),
-            command=command,
-        )
-    )
+    about = {
+        "title": title,
+        "cards": cards,
+        "conditions": conditions if len(conditions) > 1 else [],
+        "labelled": any(card["label"] for card in cards),
+        "mapped": any(card["map"] for card in cards),
+        "boxed": any(card["boxes"] for card in cards),
+        "lead": lead,
+        "low": number(limits[0], 3),
+        "high": number(limits[1], 3),
+        "command": command,
+    }
+    return templates().get_template("inspection.html.j2").render(about)
 
 
 def map_uri(values: np.ndarray, limits: tuple[float, float]) -> str:

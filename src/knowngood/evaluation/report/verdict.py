@@ -41,11 +41,8 @@ class Verdict:
 
 def judge(inputs: ReportInputs) -> Verdict:
     """Read the results of `inputs`."""
-    rows, strata, pooled = (
-        by_condition(inputs),
-        inputs.calibration.get("strata", ()),
-        inputs.calibration.get("pooled_n"),
-    )
+    rows, calibration = by_condition(inputs), inputs.calibration
+    strata, pooled = calibration.get("strata", ()), calibration.get("pooled_n")
     largest = max([*(int(stratum["n"]) for stratum in strata), int(pooled or 0)])
     attainable = not strata or largest >= minimum_normals(inputs.alpha)
     flagged, total, alpha = int(inputs.flagged.sum()), int(inputs.scored.sum()), percent(inputs.alpha)
@@ -95,21 +92,17 @@ def _say_guarantee(verdict: Verdict, inputs: ReportInputs) -> None:
         text = f"On average, about {alpha} of new normal images are flagged. The calibration is cross-conformal: "
         text += f"{images} of the training set, each scored by a model fitted without it. This is no exact guarantee."
     else:
-        text = (
-            f"On average, at most {alpha} of new normal images are flagged. The guarantee rests on {images} set aside "
-        )
-        text += "from training."
+        text = f"On average, at most {alpha} of new normal images are flagged. "
+        text += f"The guarantee rests on {images} set aside from training."
     text += " It holds as long as new images come from the same source."
     if own > 1 and not pooled:
         text += f" It holds in each of the {own} Mondrian groups by itself."
     verdict.say("good", text)
     if pooled:
         text = f"The guarantee holds in {own} of {len(strata)} Mondrian groups by itself. " if own else ""
-        text += "Groups with too few calibration images for their own guarantee (fewer than "
-        text += (
-            f"{minimum_normals(inputs.alpha):,}): {listed(pooled)}. They are compared with the calibration images of "
-        )
-        text += "all groups together."
+        text += "Groups with too few calibration images for their own guarantee "
+        text += f"(fewer than {minimum_normals(inputs.alpha):,}): {listed(pooled)}. "
+        text += "They are compared with the calibration images of all groups together."
         verdict.say("warn", text)
 
 
@@ -165,10 +158,9 @@ def _say_separation(verdict: Verdict, inputs: ReportInputs) -> None:
     if auroc is not None and math.isfinite(auroc):
         between = f"{interval[0]:.3f}–{interval[1]:.3f}" if interval is not None else ""
         verdict.tiles.append(("AUROC", f"{auroc:.3f}", f"95 %: {between}" if between else ""))
-        text = (
-            f"AUROC {auroc:.3f}{f' (95 % interval {between})' if between else ''}: the probability that an anomalous "
-        )
-        text += "image scores higher than a normal one. 0.5 is chance, 1 is perfect; it does not depend on a threshold."
+        text = f"AUROC {auroc:.3f}" + (f" (95 % interval {between})" if between else "")
+        text += ": the probability that an anomalous image scores higher than a normal one. "
+        text += "0.5 is chance, 1 is perfect; it does not depend on a threshold."
         verdict.say("note", text)
     elif not inputs.labelled:
         verdict.say("note", "No labels were given, so the numbers of detected and missed anomalies are not known.")
