@@ -6,7 +6,7 @@ import functools
 import importlib
 import operator
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
@@ -23,9 +23,10 @@ class Options(BaseModel):
     implementation: ClassVar[str]
     name: str
 
-    def build(self, *args: Any, **kwargs: Any) -> Any:
-        """The object this choice stands for, made from these options."""
-        return implementation(self)(self, *args, **kwargs)
+    @property
+    def build(self) -> Callable[..., Any]:
+        """Makes the object this choice stands for, from these options and what its class takes beside them."""
+        return partial(implementation(self), self)
 
 
 def implementation(options: Options) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import Calibration, MapCalibration, minimum_normals
+from knowngood.calibration import Calibration, largest_value, minimum_normals
 from knowngood.config import FeatureOptions, Settings
 from knowngood.data.conditions import ConditionSchema
 from knowngood.detector.decide import calibrated
@@ -25,23 +25,18 @@ MOST_NAMED = 5  # conditions in a message
 
 
 class NormalScores(NamedTuple):
-    """What calibration items scored: raw scores (n,), strata (n,), marginal scores (n,) and the maxima of maps."""
+    """What n calibration items scored, (n,) each: raw scores, strata, marginal scores and largest values of maps."""
 
     values: np.ndarray
     strata: np.ndarray
     marginal: np.ndarray | None
-    maps: list[np.ndarray]  # float32 (H, W) each; empty where the model has no calibrated maps
+    maps: np.ndarray | None  # None where the model has no calibrated maps
 
     @classmethod
     def concat(cls, parts: list[NormalScores]) -> NormalScores:
         """Of several sets, one after the other."""
-        marginal = [part.marginal for part in parts if part.marginal is not None]
-        return cls(
-            np.concatenate([part.values for part in parts]),
-            np.concatenate([part.strata for part in parts]),
-            np.concatenate(marginal) if marginal else None,
-            [one for part in parts for one in part.maps],
-        )
+        columns: Any = zip(*parts, strict=True)
+        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
 
 def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:
@@ -63,12 +58,12 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
         strata.append(batch.expanded.stratum)
         if batch.grids is not None:
             rows = np.arange(len(batch.items))
-            maps += [one.astype(np.float32) for _, one in image_maps(pipeline, batch, rows)]
+            maps += [largest_value(one) for _, one in image_maps(pipeline, batch, rows)]
     marginal = None
     if marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
         hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
         marginal = np.concatenate([_marginal(pipeline, batch) for batch in hidden])
-    return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, maps)
+    return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, np.array(maps) if maps else None)
 
 
 def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -> Pipeline:
@@ -76,7 +71,7 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
     names, alpha = pipeline.schema.stratum_names, pipeline.settings.alpha
     calibration = Calibration.fit(scores.values, scores.strata, names, alpha=alpha)
     marginal = None if scores.marginal is None else Calibration.fit(scores.marginal, alpha=alpha)
-    maps = MapCalibration.fit(scores.maps, scores.strata, names, alpha=alpha) if scores.maps else None
+    maps = None if scores.maps is None else Calibration.fit(scores.maps, scores.strata, names, alpha=alpha)
     return replace(
         pipeline,
         calibration=calibration,

@@ -14,7 +14,7 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from knowngood.calibration import minimum_normals
+from knowngood.calibration import minimum_normals, regions_table
 from knowngood.config import Settings, nearest, parse_settings
 from knowngood.config.presets import read_preset
 from knowngood.config.presets.layers import overlay
@@ -35,7 +35,6 @@ from knowngood.detector.results import (
     condition_names,
     detected,
     flagged,
-    region_table,
     table_of,
     with_rejected,
 )
@@ -417,7 +416,7 @@ class Detector(OutlierMixin, BaseEstimator):
         for batch in detected(self.pipeline_, items, unknown=unknown, alpha=alpha, regions=True, min_area=min_area):
             _refuse_unread(batch)
             found += [one or [] for one in batch.regions]
-        return region_table(items.ids, found)
+        return regions_table(items.ids, found)
 
     def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """What a VAE makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from knowngood.calibration import MapCalibration, Region, find_regions
+from knowngood.calibration import Calibration, Region, find_regions
 from knowngood.data import ImageSet
 from knowngood.detector.decide import Decisions
 from knowngood.detector.ignored import Ignored, filled, moved
@@ -80,7 +80,7 @@ def image_regions(
     """Regions of the map of image i: connected pixels above what few normal images of its group exceed anywhere."""
     known = check_regions(pipeline)
     stratum = int(decisions.best.stratum[i])
-    return find_regions(one, known.threshold(alpha, stratum), min_area=min_area, maxima=known.maxima(alpha, stratum))
+    return find_regions(one, known.threshold(alpha, stratum), min_area=min_area, maxima=known.reference(alpha, stratum))
 
 
 def image_shape(images: ImageSet, i: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def image_shape(images: ImageSet, i: int) -> tuple[int, int]:
     return height, width
 
 
-def check_regions(pipeline: Pipeline) -> MapCalibration:
+def check_regions(pipeline: Pipeline) -> Calibration:
     """The calibration of maps; SettingsError if this model has none."""
     check_maps(pipeline)
     if pipeline.map_calibration is None:

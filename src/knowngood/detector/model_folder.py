@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load, save
 
 from knowngood import __version__
-from knowngood.calibration import Calibration, MapCalibration
+from knowngood.calibration import Calibration
 from knowngood.config import Settings, implementation
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
@@ -119,11 +119,10 @@ def unpack(
         if backbone is not None and isinstance(representation, Features):
             representation = representation.with_backbone(backbone)
         metadata, arrays, state = config["calibration"], tensors["calibration"], tensors["scores"]
-        known, marginal = (
+        known, marginal, maps = (
             Calibration.from_tensors(_under(arrays, kind), metadata[kind]) if kind in metadata else None
-            for kind in ("known", "marginal")
+            for kind in ("known", "marginal", "maps")
         )
-        maps = MapCalibration.from_tensors(_under(arrays, "maps"), metadata["maps"]) if "maps" in metadata else None
         ignored, ids = config["ignore"], config["reference"]
         pipeline = Pipeline(
             settings=settings,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import Region, benjamini_hochberg, regions_table, verdict
+from knowngood.calibration import Region, benjamini_hochberg, verdict
 from knowngood.data.findings import UNUSABLE
 from knowngood.detector.decide import Decisions, decide
 from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
@@ -139,11 +139,3 @@ def with_rejected(rows: DataFrame, items: Items) -> DataFrame:
         rows = pd.concat([rows, pd.DataFrame(missing)], ignore_index=True)
         rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
     return rows
-
-
-def region_table(ids: np.ndarray, regions: list[list[Region]]) -> DataFrame:
-    """The table of `Detector.regions`, from the regions of each image."""
-    table = regions_table({str(i): some for i, some in enumerate(regions)})
-    table.insert(0, "id", np.asarray(ids)[table.pop("image").astype(int)])
-    table.insert(4, "p_value", table.pop("p_value"))
-    return table
