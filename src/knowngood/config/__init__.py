@@ -5,8 +5,7 @@ names the class that carries it out, so the union is the registry. A plain strin
 """
 
 from knowngood.config.base import Group, Options, implementation
-from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Fraction, Role, TrainingOptions
-from knowngood.config.labels import Shift
+from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Role, TrainingOptions
 from knowngood.config.models import MemoryBankOptions, ModelOptions, PatchGaussianOptions, VAEOptions
 from knowngood.config.nets import (
     MLP,
@@ -33,8 +32,7 @@ from knowngood.config.objectives import (
     ObjectiveOptions,
 )
 from knowngood.config.parsing import choices, nearest, parse, parse_settings, read_settings
-from knowngood.config.plugins import GROUPS, plugins
-from knowngood.config.regions import IgnoredRegions, Point
+from knowngood.config.plugins import plugins
 from knowngood.config.representations import (
     BackboneOptions,
     EfficientNetLite0,
@@ -70,14 +68,13 @@ from knowngood.config.scores import (
     SplitElbo,
     Typicality,
 )
-from knowngood.config.settings import Settings
+from knowngood.config.settings import Settings, Shift
 
 __all__ = [
     "CVAE",
     "DANVAE",
     "DCVAE",
     "DIPVAE",
-    "GROUPS",
     "IWAE",
     "KL",
     "MLP",
@@ -99,14 +96,12 @@ __all__ = [
     "EluPool",
     "FactorVAE",
     "FeatureOptions",
-    "Fraction",
     "Fusion",
     "Gaussian",
     "Gradient",
     "GradientMap",
     "Group",
     "HOGOptions",
-    "IgnoredRegions",
     "ImageOptions",
     "InfoVAE",
     "InputComplexity",
@@ -124,7 +119,6 @@ __all__ = [
     "PatchDistance",
     "PatchGaussianOptions",
     "PixelOptions",
-    "Point",
     "PriorDistance",
     "Reconstruction",
     "ReconstructionProbability",

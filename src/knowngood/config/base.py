@@ -43,7 +43,8 @@ def named(value: Any) -> Any:
 class Family:
     """The choices of a family, told apart by `name`: the built-in ones and those of installed plug-ins.
 
-    Plug-ins are looked up when the choices are first needed, not when the library is imported: they import from it.
+    `Annotated[Options, Family("objectives", VAE, …)]` is the annotation of a field that holds one of them. Plug-ins are
+    looked up when the choices are first needed, not when the library is imported: they import from it.
 
     Args:
         group: the family, and the entry-point group "knowngood.<group>" of its plug-ins.
@@ -66,11 +67,6 @@ class Family:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """One of the choices, whatever the annotation that this stands beside."""
         return no_info_plain_validator_function(lambda value: self._adapter.validate_python(self.before(value)))
-
-
-def union(group: str, *built_in: type[Options], before: Callable[[Any], Any] = named) -> Any:
-    """The annotation of a field that holds one choice of a family; see `Family`."""
-    return Annotated[Options, Family(group, *built_in, before=before)]
 
 
 class Group(BaseModel):

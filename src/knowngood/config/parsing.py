@@ -42,10 +42,7 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: every problem at once, naming setting and value, and for an unknown name the nearest known one.
     """
-    try:
-        return Settings.model_validate(dict(values))
-    except ValidationError as error:
-        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in _relevant(error)))) from None
+    return parse(Settings, dict(values))
 
 
 def parse(annotation: Any, value: Any) -> Any:
@@ -57,7 +54,10 @@ def parse(annotation: Any, value: Any) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
-        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in _relevant(error)))) from None
+        # without "must be 'auto'" beside what is wrong with the option that was meant
+        items = error.errors()
+        meant = [item for item in items if not any(str(part).startswith("literal[") for part in item["loc"])]
+        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in meant or items))) from None
 
 
 def read_settings(path: str | Path, **overrides: Any) -> Settings:
@@ -82,12 +82,6 @@ def nearest(name: str, known: list[str]) -> str:
     best = max(known, key=alike, default=None)
     hint = f"; did you mean '{best}'?" if best is not None and alike(best) >= 0.5 else ""
     return f"{hint} (known: {', '.join(known)})"
-
-
-def _relevant(error: ValidationError) -> list[Any]:
-    """The problems, without "must be 'auto'" beside what is wrong with the option that was meant."""
-    items = error.errors()
-    return [item for item in items if not any(str(part).startswith("literal[") for part in item["loc"])] or items
 
 
 def _walk(loc: tuple[Any, ...]) -> tuple[list[str], type[BaseModel], dict[str, type[Options]]]:

@@ -6,12 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from knowngood.config.base import named
+from knowngood.config.base import Options, named
 from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, TrainingOptions
-from knowngood.config.labels import Shift
 from knowngood.config.models import ModelChoice, ModelOptions
 from knowngood.config.representations import FeatureOptions, RepresentationOptions
 from knowngood.config.scores import ScoreChoice, ScoreOptions
+
+
+class Shift(Options):
+    """DAn-VAE: labelled anomalies get the prior N(shift·1, I) in training; the decoder does not learn from them."""
+
+    implementation = "knowngood.models.objectives.labelled:Labelled"
+    name: Literal["shift"] = "shift"
+    weight: float = Field(default=1.0, ge=0, description="beside the loss of normal items")
+    warmup: float = Field(default=0.25, ge=0, lt=1, description="share of all steps on normal items only")
+    shift: float = Field(default=10.0, gt=0, description="mean of their prior, in every dimension")
 
 
 def _default(value: Any) -> Any:

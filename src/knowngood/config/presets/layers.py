@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from knowngood.config import Group, Settings, choices
+from knowngood.config.scores import fused
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any], model: type[BaseModel] = Settings) -> dict[str, Any]:
@@ -24,10 +25,7 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any], model: type[Base
 
 def as_choice(value: Any) -> dict[str, Any]:
     """A choice as a mapping with its name; a list of scores, or names with commas, as their fusion."""
-    if isinstance(value, str) and "," in value:
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, list | tuple):
-        return {"name": "fusion", "scores": list(value)}
+    value = fused(value)
     if isinstance(value, BaseModel):
         return {"name": getattr(value, "name", None), **value.model_dump(exclude_unset=True)}
     return dict(value) if isinstance(value, Mapping) else {"name": value}
