@@ -29,7 +29,7 @@ from knowngood.data.factor_targets import targets
 from knowngood.data.tiling.tiles import Tiles, drawn
 from knowngood.detector.calibrate import marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.few_labels import Normals, learn_penalty
+from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.plan import Plan, build_objective, standardised
 from knowngood.detector.ignored import Ignored, blanked
 from knowngood.detector.pipeline import Items, Pipeline, Representation
@@ -182,17 +182,15 @@ def add_penalty(
     """Add a penalty learned from labelled anomalies, if cross-validation improves AUROC by it; in place."""
     assert plan.labelled is not None
     index = np.concatenate([fit, select])
-    items, kept = plan.normals[index], {}
+    items, base, kept = plan.normals[index], representation, {}
     if isinstance(representation, CachedFeatures):
         assert isinstance(items, ImageSet)
-        c = plan.encoded.c[index] if learned.pipeline.model.condition_dim else None
-        kept = {"grids": representation.of_items(items), "c": c, "stratum": plan.encoded.stratum[index]}
+        base, kept = representation.base, {"grids": representation.of_items(items)}
     elif isinstance(learned.pipeline.model, MemoryBank):
         kept = {"scores": out_of_fold(replace(plan, labelled=None), index, representation)}
-    normals = Normals(items, np.isin(index, select) if len(select) else None, **kept)  # type: ignore[arg-type]
-    base = representation.base if isinstance(representation, CachedFeatures) else representation
-    scoring = replace(learned.pipeline, representation=base)
-    found, learned.notes["labels"] = learn_penalty(scoring, normals, plan.labelled, plan.seed)
+    held_out = np.isin(index, select) if len(select) else None
+    scoring: Pipeline = replace(learned.pipeline, representation=base)
+    found, learned.notes["labels"] = learn_penalty(scoring, items, plan.labelled, plan.seed, held_out=held_out, **kept)
     learned.pipeline = replace(found, representation=learned.pipeline.representation)
 
 
