@@ -20,19 +20,20 @@ from knowngood.config.presets import read_preset
 from knowngood.config.presets.layers import overlay
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
-from knowngood.detector import explain, latents, model_folder
+from knowngood.detector import latents, model_folder
 from knowngood.detector.about import about
 from knowngood.detector.calibrate import calibrate, warn_of_small
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import Decisions, limit
+from knowngood.detector.explain import Explanation
+from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import fit_pipeline
 from knowngood.detector.fit.inputs import audited, measured, only
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import (
     Detected,
-    condition_names,
     detected,
     flagged,
     table_of,
@@ -44,8 +45,6 @@ from knowngood.training.devices import torch_device
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from knowngood.detector.explain import Explanation
 
 FEWEST = 2
 EXPLAINED = 20  # images, unless more are asked for
@@ -310,7 +309,8 @@ class Detector(OutlierMixin, BaseEstimator):
         decisions = self._decide(items, unknown, alpha)
         found = None
         if explain:
-            found = self._explain(items, decisions, flagged(decisions.p_values, level, fdr), level, EXPLAINED)
+            flags = flagged(decisions.p_values, level, fdr)
+            found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
         table = table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found)
         table = with_rejected(table, items)
         if found is not None:
@@ -364,7 +364,8 @@ class Detector(OutlierMixin, BaseEstimator):
             self._check_alpha(alpha)
         items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
         decisions = self._decide(items, unknown, alpha)
-        return self._explain(items, decisions, flagged(decisions.p_values, level), level, most, others=others)
+        flags = flagged(decisions.p_values, level)
+        return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
 
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
         """Where: for each image a map (H, W) at its own size, higher is more anomalous; NaN where a region is ignored.
@@ -538,14 +539,6 @@ class Detector(OutlierMixin, BaseEstimator):
     def _decide(self, items: Items, unknown: Unknown | None, alpha: float | None) -> Decisions:
         batches = detected(self.pipeline_, items, unknown=unknown, alpha=alpha)
         return Decisions.concat([batch.decisions for batch in batches])
-
-    def _explain(
-        self, items: Items, decisions: Decisions, flags: np.ndarray, level: float, most: int, *, others: bool = False
-    ) -> list[Explanation]:
-        rows = np.flatnonzero(~np.isnan(decisions.anomaly_score) & (flags | others))
-        chosen = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][:most]
-        names = condition_names(decisions)
-        return explain.explain(self.pipeline_, items, decisions, flags, chosen, alpha=level, conditions=names)
 
     def _check_alpha(self, alpha: float | None) -> None:
         """Refuse an α that is asked for and cannot be guaranteed; of the fit's own one only warn."""

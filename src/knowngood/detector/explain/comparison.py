@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from torch import Tensor
 
-from knowngood.detector.explain.deviations import ENOUGH, TOP
+from knowngood.detector.explain.deviations import ENOUGH, TOP, Fields
 from knowngood.detector.explain.explanation import ImageFactor, Nearest
 from knowngood.detector.explain.reference import FACTORS, factors_of, group_of, groups_of
 from knowngood.detector.pipeline import Pipeline
@@ -17,41 +15,26 @@ NO_INDEX = "the model was saved without a reference index; fit it again to have 
 TILES = "the model sees tiles, so images are not compared as a whole"
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Of one image; the fields are those of `Explanation`."""
-
-    nearest: tuple[Nearest, ...] = ()
-    farther_than: float | None = None
-    mean_image: np.ndarray | None = None
-    image_factors: tuple[ImageFactor, ...] = ()
-    missing: dict[str, str] = field(default_factory=dict)
-
-
-def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) -> Comparison:
+def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) -> Fields:
     """Of an image with this code (K,), in a Mondrian group, whose scaled pixels are x (C, h, w)."""
     reference = pipeline.reference
     if reference is None:
         why = NO_INDEX if pipeline.settings.data.tile is None else TILES
-        return Comparison(missing=dict.fromkeys(("nearest", "image_factors", "mean_image"), why))
+        return {"missing": dict.fromkeys(("nearest", "image_factors", "mean_image"), why)}
     group = int(group_of(groups_of(pipeline), np.array([stratum]))[0])
     rows, distance = reference.nearest(code, group, TOP)
-    held_out, farther_than = reference.held_out_distances, None
+    found: Fields = {
+        "nearest": tuple(Nearest(reference.ids[r], float(d)) for r, d in zip(rows, distance, strict=True)),
+        "mean_image": np.moveaxis(reference.mean_image(group), 0, -1),
+    }
+    held_out, normal = reference.held_out_distances, reference.factors_of(group)
     if len(held_out) >= ENOUGH and len(distance):
-        farther_than = float((held_out < distance[0]).mean())
-    normal, missing, factors = reference.factors_of(group), {}, ()
+        found["farther_than"] = float((held_out < distance[0]).mean())
     if len(normal) < ENOUGH:
-        missing["image_factors"] = f"{len(normal)} normal images of this condition, too few for a normal range"
-    else:
-        each = zip(FACTORS, factors_of(x[None])[0].tolist(), normal.T.astype(np.float64), strict=True)
-        factors = tuple(_factor(pipeline, *one) for one in each)
-    return Comparison(
-        nearest=tuple(Nearest(reference.ids[r], float(d)) for r, d in zip(rows, distance, strict=True)),
-        farther_than=farther_than,
-        mean_image=np.moveaxis(reference.mean_image(group), 0, -1),
-        image_factors=factors,
-        missing=missing,
-    )
+        why = f"{len(normal)} normal images of this condition, too few for a normal range"
+        return {**found, "missing": {"image_factors": why}}
+    each = zip(FACTORS, factors_of(x[None])[0].tolist(), normal.T.astype(np.float64), strict=True)
+    return {**found, "image_factors": tuple(_factor(pipeline, *one) for one in each)}
 
 
 def _factor(pipeline: Pipeline, name: str, value: float, normal: np.ndarray) -> ImageFactor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -110,25 +110,20 @@ class Explanation:
 
     def to_record(self) -> dict[str, Any]:
         """All but the arrays, ready for JSON."""
-        return {
-            "id": self.id,
-            "anomaly_score": self.anomaly_score,
-            "p_value": self.p_value,
-            "is_anomalous": self.is_anomalous,
-            "condition": self.condition,
+        skipped = ("image", "model_input", "reconstruction", "residual", "mean_image", "map")
+        record = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in skipped}
+        factors = [
+            (one, {"change": one.change, "outside_normal_range": one.outside_normal_range})
+            for one in self.image_factors
+        ]
+        return record | {
             "peak": None if self.peak is None else list(self.peak),
             "components": [one._asdict() for one in self.components],
             "latents": [one._asdict() for one in self.latents],
-            "image_factors": [
-                one._asdict() | {"change": one.change, "outside_normal_range": one.outside_normal_range}
-                for one in self.image_factors
-            ],
+            "image_factors": [one._asdict() | derived for one, derived in factors],
             "nearest": [one._asdict() for one in self.nearest],
-            "farther_than": self.farther_than,
             "regions": [
                 {"box": list(r.box), "peak": r.peak, "area": r.area, "p_value": r.p_value} for r in self.regions
             ],
-            "missing": dict(self.missing),
             "sentences": list(self.sentences),
-            "summary": self.summary,
         }

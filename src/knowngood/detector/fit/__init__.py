@@ -79,8 +79,7 @@ def fit_pipeline(
     learned = learn(plan, fit, select, representation, run)
     pipeline = fit_temperature(learned.pipeline, plan.normals[select])
     if not isinstance(pipeline.representation, Table) and settings.data.tile is None:
-        held_out = plan.normals[select] if len(select) else None
-        index = reference_index(pipeline, plan.normals[fit], held_out, seed)  # type: ignore[arg-type]
+        index = reference_index(pipeline, plan.normals[fit], plan.normals[select], seed)  # type: ignore[arg-type]
         pipeline = replace(pipeline, reference=index)
     if not others_calibrate and settings.calibration.method == "cross":
         pipeline = cross_calibrate(pipeline, plan, fit, representation)
