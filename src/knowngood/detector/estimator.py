@@ -21,14 +21,13 @@ from knowngood.config.presets.layers import overlay
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
 from knowngood.detector import latents, model_folder
-from knowngood.detector.about import about
 from knowngood.detector.calibrate import calibrate, warn_of_small
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import Decisions, limit
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
-from knowngood.detector.fit import fit_pipeline
+from knowngood.detector.fit import Run, fit_pipeline
 from knowngood.detector.fit.inputs import audited, measured, only
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
@@ -196,24 +195,16 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least "
                 f"{FEWEST} normal ones are needed"
             )
-        fitted = fit_pipeline(
-            normals,
-            labelled,
-            settings,
-            seed,
-            others_calibrate=calibration_set is not None,
-            run_dir=None if run_dir is None else Path(run_dir),
-            resume=resume,
-            progress=progress,
-            film=film,
-            backbone=backbone,
-        )
-        self.split_, self.pipeline_ = fitted.split, fitted.pipeline
-        if calibration_set is not None:
+        run = Run(None if run_dir is None else Path(run_dir), resume, progress, film)
+        others = calibration_set is not None
+        fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
+        self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
+        if others:
             self.pipeline_ = calibrate(self.pipeline_, self._items(calibration_set, None), "set")
+            self.about_["data"]["calibrate"] = len(self.pipeline_.calibration or ())
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
-        self.about_ = about(items, fitted, self.pipeline_, seed, time.perf_counter() - started)
+        self.about_["seconds"] = round(time.perf_counter() - started, 3)
         self.training_ = {"history": fitted.history, "audit": findings}
         if fitted.film is not None:
             self.film_ = fitted.film

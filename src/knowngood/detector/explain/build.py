@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from knowngood.data import ImageSet
 from knowngood.data.tiling.tiles import Tiles
 from knowngood.detector.decide import Decisions
 from knowngood.detector.explain.comparison import comparison
-from knowngood.detector.explain.deviations import deviations
+from knowngood.detector.explain.deviations import Fields, deviations
 from knowngood.detector.explain.explanation import Explanation
 from knowngood.detector.explain.reference import scaled_images
 from knowngood.detector.explain.words import sentences, summary
@@ -65,9 +64,7 @@ def explain(
     return explanations
 
 
-def _facts(
-    pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[int], alpha: float
-) -> Iterator[dict[str, Any]]:
+def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[int], alpha: float) -> Iterator[Fields]:
     """Fields of the explanation of each of some images, at these positions among those decided."""
     best = decisions.best.take(np.array(at))
     scored, _ = score_rows(pipeline, images, best, maps=pipeline.score.has_map)
@@ -82,16 +79,16 @@ def _facts(
     for rows in one_row_each(pipeline, seen, best):
         deviating = deviations(pipeline, rows, None if grids is None else grids[rows.at])
         for k, (code, deviation) in enumerate(deviating, start=rows.at.start):
-            parts = located[k], deviation, comparison(pipeline, code, int(best.stratum[k]), pictures[k])
-            missing = {name: why for part in parts for name, why in part.pop("missing", {}).items()}
+            compared = comparison(pipeline, code, int(best.stratum[k]), pictures[k])
             picture = np.moveaxis(pictures[k].numpy(), 0, -1)
-            first, second, third = parts
-            yield {"image": images.read(k), "model_input": picture, "missing": missing} | first | second | third
+            facts: Fields = {"image": images.read(k), "model_input": picture, "missing": {}}
+            for part in (deviation, compared, located[k]):
+                facts["missing"] |= part.pop("missing", {})
+                facts |= part
+            yield facts
 
 
-def _location(
-    pipeline: Pipeline, values: np.ndarray | None, decisions: Decisions, i: int, alpha: float
-) -> dict[str, Any]:
+def _location(pipeline: Pipeline, values: np.ndarray | None, decisions: Decisions, i: int, alpha: float) -> Fields:
     """Where image i is anomalous, by its map (H, W), in pixels."""
     if values is None:
         return {"missing": {"map": f"the score '{pipeline.score.options.name}' has no map"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Learned:
     held_out: BatchSource | None = None
     history: History | None = None
     film: Film | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, Any] | None = None  # what came of labelled anomalies
 
 
 def represent(plan: Plan, index: np.ndarray) -> Representation:
@@ -96,6 +96,13 @@ def represent(plan: Plan, index: np.ndarray) -> Representation:
         for shape in np.unique(every.shapes(), axis=0):  # type: ignore[union-attr]
             fitted.check(tuple(shape.tolist()), dtype)
     return fitted
+
+
+def cached(plan: Plan, representation: Features, images: ImageSet) -> CachedFeatures:
+    """Features of images whose conditions are known, computed once; what is ignored is blank."""
+    if plan.ignore is not None and representation.options.align == "none":
+        images = blanked(images, plan.ignore, plan.schema, representation.pixels.low)
+    return CachedFeatures.of(representation, images, plan.settings.training.memory_gb)
 
 
 def samples(plan: Plan, index: np.ndarray) -> tuple[Items, np.ndarray]:
@@ -190,7 +197,7 @@ def add_penalty(
         kept = {"scores": out_of_fold(replace(plan, labelled=None), index, representation)}
     held_out = np.isin(index, select) if len(select) else None
     scoring: Pipeline = replace(learned.pipeline, representation=base)
-    found, learned.notes["labels"] = learn_penalty(scoring, items, plan.labelled, plan.seed, held_out=held_out, **kept)
+    found, learned.labels = learn_penalty(scoring, items, plan.labelled, plan.seed, held_out=held_out, **kept)
     learned.pipeline = replace(found, representation=learned.pipeline.representation)
 
 
@@ -356,10 +363,7 @@ def make_source(
         facts["factors"] = scale(plan.factors[of])
     if isinstance(representation, Features):
         assert isinstance(items, ImageSet)
-        seen = items
-        if plan.ignore is not None and representation.options.align == "none":
-            seen = blanked(items, plan.ignore, plan.schema, representation.pixels.low)
-        return Source(CachedFeatures.of(representation, seen, training.memory_gb).grids, **facts)
+        return Source(cached(plan, representation, items).grids, **facts)
     large = len(items) * representation.bytes_per_image > training.memory_gb * 2**30
     if large and isinstance(items, ImageSet) and isinstance(representation, Pixels | HOG):
         return StreamSource(items, representation, workers=training.workers, **facts)
