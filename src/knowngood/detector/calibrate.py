@@ -33,7 +33,7 @@ class NormalScores(NamedTuple):
     maps: np.ndarray | None  # None where the model has no calibrated maps
 
     @classmethod
-    def concat(cls, parts: list[NormalScores]) -> NormalScores:
+    def concat(cls, parts: Sequence[NormalScores]) -> NormalScores:
         """Of several sets, one after the other."""
         columns: Any = zip(*parts, strict=True)
         return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))

@@ -9,17 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.imageset import ImageSet
-from knowngood.data.regions.blanked import Blanked, blanked, model_columns, read_ignored
+from knowngood.data.regions.blanked import Blanked, model_columns
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.errors import DataError
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations.alignment.warping import Transform, unwarp
-
-__all__ = ["Ignored", "Views", "blanked", "filled", "moved", "read_ignored"]
 
 HALF = 0.5  # share of a location or a pixel from which on it counts as ignored
 
@@ -59,14 +58,6 @@ class Ignored:
             start += column.width
         raise DataError(f"regions to ignore depend on condition '{regions.column}', which the model does not have")
 
-    @classmethod
-    def in_pixels(
-        cls, regions: IgnoreRegions | None, schema: ConditionSchema, model: Model, representation: Any
-    ) -> Ignored | None:
-        """The same, None where images are aligned: regions are drawn on aligned images, pixels are read before that."""
-        options = getattr(representation, "options", None)
-        return cls.of_model(regions, schema, model) if getattr(options, "align", "") == "none" else None
-
     def locations(self, h: int, w: int) -> NDArray[np.bool_]:
         """(K, h·w) locations at least half of which is ignored.
 
@@ -103,8 +94,6 @@ class Ignored:
 
 def filled(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """A map (h, w) whose NaN are the value of the nearest location that has one, for interpolation."""
-    from scipy.ndimage import distance_transform_edt
-
     missing = np.isnan(values)
     if not missing.any():
         return values

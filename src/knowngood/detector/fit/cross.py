@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from knowngood.calibration import folds
-from knowngood.detector.calibrate import NormalScores, normal_scores, with_calibration
+from knowngood.detector.calibrate import NormalScores, with_calibration
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.learn import learn, represent
+from knowngood.detector.fit.learn import out_of_fold
 from knowngood.detector.fit.plan import Plan
 from knowngood.detector.pipeline import Pipeline, Representation
-
-NONE = np.zeros(0, dtype=np.int64)
 
 
 def cross_calibrate(
@@ -25,12 +22,7 @@ def cross_calibrate(
     So p-values err on the large side; the guarantee of cross-conformal prediction (Vovk 2015; Barber et al.,
     arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring with all K models, not with one refitted to all items.
     """
-    scores = []
-    for held_out in folds(len(index), plan.encoded.stratum[index], plan.settings.calibration.folds, plan.seed):
-        rest, own = np.setdiff1d(index, index[held_out]), index[held_out]
-        seen = represent(plan, rest) if learns(representation) else representation
-        part = learn(plan, rest, NONE, seen).pipeline
-        scores.append(normal_scores(part, plan.normals[own]))
+    scores = [some for _, some in out_of_fold(plan, index, representation, refit=learns(representation))]
     return with_calibration(pipeline, NormalScores.concat(scores), "cross")
 
 

@@ -26,12 +26,13 @@ from knowngood.config import (
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import targets
+from knowngood.data.regions.blanked import blanked
 from knowngood.data.tiling.tiles import Tiles, drawn
-from knowngood.detector.calibrate import marginalises, normal_scores
+from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.plan import Plan, build_objective, standardised
-from knowngood.detector.ignored import Ignored, blanked
+from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Representation
 from knowngood.detector.scoring import READERS, rows_at_once
 from knowngood.errors import DataError, SettingsError
@@ -171,7 +172,7 @@ def learn(
         kept = {name: t.detach().cpu() for name, t in objective.kept_state().items()}
         pipeline = replace(pipeline, objective_state=kept)
     with torch.no_grad():
-        fitted, apart = InOrder(source.to(pipeline.device), model), InOrder(held_out, model, pipeline.device)
+        fitted, apart = (InOrder(some, model, pipeline.device) for some in (source, held_out))
         state = score.fit_held_out(model, score.fit(model, fitted), apart, fitted)
         cells = Cells.of(plan.schema, pipeline.device) if marginal else None
         if cells is not None:
@@ -194,21 +195,27 @@ def add_penalty(
         assert isinstance(items, ImageSet)
         base, kept = representation.base, {"grids": representation.of_items(items)}
     elif isinstance(learned.pipeline.model, MemoryBank):
-        kept = {"scores": out_of_fold(replace(plan, labelled=None), index, representation)}
+        folds_of = out_of_fold(replace(plan, labelled=None), index, representation)
+        parts, scores = zip(*folds_of, strict=True)
+        kept = {"scores": NormalScores.concat(scores).values[np.argsort(np.concatenate(parts))]}
     held_out = np.isin(index, select) if len(select) else None
     scoring: Pipeline = replace(learned.pipeline, representation=base)
     found, learned.labels = learn_penalty(scoring, items, plan.labelled, plan.seed, held_out=held_out, **kept)
     learned.pipeline = replace(found, representation=learned.pipeline.representation)
 
 
-def out_of_fold(plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures) -> np.ndarray:
-    """(N,) scores of the normals at `index`, each by a model fitted without its fold."""
-    values = np.empty(len(index))
-    none = np.zeros(0, dtype=np.int64)
+def out_of_fold(
+    plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures, *, refit: bool = False
+) -> Iterator[tuple[np.ndarray, NormalScores]]:
+    """Scores of the normals at `index`, each by a model fitted without its fold: positions in `index`, fold by fold.
+
+    Args:
+        refit: fit the representation to the others too.
+    """
     for part in folds(len(index), plan.encoded.stratum[index], plan.settings.calibration.folds, plan.seed):
-        pipeline = learn(plan, np.setdiff1d(index, index[part]), none, representation).pipeline
-        values[part] = normal_scores(pipeline, plan.normals[index[part]]).values
-    return values
+        rest = np.setdiff1d(index, index[part])
+        learned = learn(plan, rest, rest[:0], represent(plan, rest) if refit else representation)
+        yield part, normal_scores(learned.pipeline, plan.normals[index[part]])
 
 
 # The model ----------------------------------------------------------------------------------------------------------
@@ -250,7 +257,8 @@ def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int) -> dic
         DataError: a cell has fewer than 8 normal images and `few` is "refuse".
     """
     c = plan.encoded.c[:, :width]
-    continuous = continuous_entries(plan.schema)[:width]
+    kinds = [column.kind for column in plan.schema.columns for _ in range(column.width)]
+    continuous = np.array([kind == "continuous" for kind in kinds[:width]], dtype=bool)
     keys, cell = np.unique(np.where(continuous, 0.0, c).astype(np.float32), axis=0, return_inverse=True)
     counts = np.bincount(cell.reshape(-1), minlength=len(keys))
     if int(counts.min()) < FEWEST and (options.few == "refuse" or len(c) < FEWEST):
@@ -264,11 +272,6 @@ def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int) -> dic
         )
     pooled = (counts < FEWEST).tolist()
     return {"keys": keys.tolist(), "continuous": continuous.tolist(), "pooled": pooled}
-
-
-def continuous_entries(schema: ConditionSchema) -> np.ndarray:
-    """(W,) True for the entries of a condition vector that are standardised numbers."""
-    return np.array([c.kind == "continuous" for c in schema.columns for _ in range(c.width)], dtype=bool)
 
 
 def compose(
@@ -388,11 +391,11 @@ def anomaly_source(plan: Plan, objective: Any, representation: Any, scale: Any) 
 class InOrder:
     """All items of a source once, as many at a time as are scored together; as often as is asked."""
 
-    def __init__(self, source: BatchSource | None, model: Model, device: torch.device | None = None) -> None:
-        self.source = source.to(device) if source is not None and device is not None else source
-        self.model = model
+    def __init__(self, source: BatchSource | None, model: Model, device: torch.device) -> None:
+        self.source = None if source is None or not len(source) else source.to(device)
+        self.at_once = rows_at_once(model.shape)
 
     def __iter__(self) -> Iterator[Batch]:
-        n = 0 if self.source is None else len(self.source)
-        rows = torch.arange(n).split(rows_at_once(self.model.shape)) if n else ()
-        return self.source.batches(rows) if self.source is not None else iter(())
+        if self.source is None:
+            return iter(())
+        return self.source.batches(torch.arange(len(self.source)).split(self.at_once))

@@ -10,9 +10,9 @@ from knowngood.calibration import split_normals
 from knowngood.config import Settings, Shift, VAEOptions
 from knowngood.data.conditions import ConditionSchema, Encoded
 from knowngood.data.factor_targets import Standardised, shown, targets
+from knowngood.data.regions.blanked import read_ignored
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.fit.inputs import fit_conditions, only
-from knowngood.detector.ignored import read_ignored
 from knowngood.detector.pipeline import Items
 from knowngood.errors import NotEnoughNormals, SettingsError
 from knowngood.models.objectives.base import Objective
