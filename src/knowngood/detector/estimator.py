@@ -31,13 +31,7 @@ from knowngood.detector.fit import Run, fit_pipeline
 from knowngood.detector.fit.inputs import audited, measured, only
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
-from knowngood.detector.results import (
-    Detected,
-    detected,
-    flagged,
-    table_of,
-    with_rejected,
-)
+from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
 from knowngood.training.devices import torch_device
@@ -238,10 +232,8 @@ class Detector(OutlierMixin, BaseEstimator):
             DataError: an item cannot be read.
         """
         items = self._asked(X, conditions, unknown)
-        decisions = Decisions.concat([one.decisions for one in detected(self.pipeline_, items, unknown=unknown)])
-        if decisions.errors:
-            i, reason = next(iter(decisions.errors.items()))
-            raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside and scores the others.")
+        decisions = decided(self.pipeline_, items, unknown)
+        _refuse_unread(items, decisions)
         return -decisions.anomaly_score
 
     def decision_function(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
@@ -292,12 +284,11 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
         """
-        check_is_fitted(self, "pipeline_")
         self._check_alpha(alpha)
         if explain:
             _check_explains(self.pipeline_)
         items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
-        decisions = self._decide(items, unknown, alpha)
+        decisions = decided(self.pipeline_, items, unknown, alpha)
         found = None
         if explain:
             flags = flagged(decisions.p_values, level, fdr)
@@ -323,7 +314,6 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             SettingsError: the model has no maps, or no regions.
         """
-        check_is_fitted(self, "pipeline_")
         self._check_alpha(alpha)
         items = self._asked(X, conditions, unknown)
         return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, maps=maps, regions=regions)
@@ -354,7 +344,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if alpha is not None:
             self._check_alpha(alpha)
         items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
-        decisions = self._decide(items, unknown, alpha)
+        decisions = decided(self.pipeline_, items, unknown, alpha)
         flags = flagged(decisions.p_values, level)
         return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
 
@@ -364,11 +354,10 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             DataError: an image cannot be read. SettingsError: the score has no map.
         """
-        check_is_fitted(self, "pipeline_")
         items = self._asked(X, conditions, unknown)
         maps: list[np.ndarray] = []
         for batch in detected(self.pipeline_, items, unknown=unknown, maps=True):
-            _refuse_unread(batch)
+            _refuse_unread(batch.items, batch.decisions)
             maps += [one for one in batch.maps if one is not None]
         return maps
 
@@ -406,21 +395,21 @@ class Detector(OutlierMixin, BaseEstimator):
         items = self._asked(X, conditions, unknown)
         found = []
         for batch in detected(self.pipeline_, items, unknown=unknown, alpha=alpha, regions=True, min_area=min_area):
-            _refuse_unread(batch)
+            _refuse_unread(batch.items, batch.decisions)
             found += [one or [] for one in batch.regions]
         return regions_table(items.ids, found)
 
     def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """What a VAE makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
-        check_is_fitted(self, "pipeline_")
-        _, made = latents.reconstruct(self.pipeline_, self._asked(X, conditions, unknown), unknown)
+        items = self._asked(X, conditions, unknown)
+        _, made = latents.reconstruct(self.pipeline_, items, unknown)
         values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
         return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
 
     def embed(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """Posterior means of a VAE (N, D)."""
-        check_is_fitted(self, "pipeline_")
-        return latents.embed(self.pipeline_, self._asked(X, conditions, unknown), unknown)
+        items = self._asked(X, conditions, unknown)
+        return latents.embed(self.pipeline_, items, unknown)
 
     def condition_probabilities(self, X: Any) -> DataFrame:
         """p(c|x): a column `id`, and one for each condition of the fit; rows add up to 1, NaN for unreadable items.
@@ -527,12 +516,9 @@ class Detector(OutlierMixin, BaseEstimator):
                 warnings.warn(sentence, stacklevel=3)
         return items
 
-    def _decide(self, items: Items, unknown: Unknown | None, alpha: float | None) -> Decisions:
-        batches = detected(self.pipeline_, items, unknown=unknown, alpha=alpha)
-        return Decisions.concat([batch.decisions for batch in batches])
-
     def _check_alpha(self, alpha: float | None) -> None:
         """Refuse an α that is asked for and cannot be guaranteed; of the fit's own one only warn."""
+        check_is_fitted(self, "pipeline_")
         if alpha is None:
             self._warn_if_no_guarantee(stacklevel=4)
         elif self.pipeline_.calibration is not None:
@@ -554,7 +540,7 @@ def _check_explains(pipeline: Pipeline) -> None:
         raise SettingsError("explanations are of images; this model was fitted to a table")
 
 
-def _refuse_unread(batch: Detected) -> None:
-    if batch.decisions.errors:
-        i, reason = next(iter(batch.decisions.errors.items()))
-        raise DataError(f"{batch.items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")
+def _refuse_unread(items: Items, decisions: Decisions) -> None:
+    if decisions.errors:
+        i, reason = next(iter(decisions.errors.items()))
+        raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")

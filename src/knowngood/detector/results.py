@@ -73,6 +73,11 @@ def detected(
         raise DataError(f"none of {len(items)} items can be scored; the first, {reason}")
 
 
+def decided(pipeline: Pipeline, items: Items, unknown: Unknown | None = None, alpha: float | None = None) -> Decisions:
+    """The decisions on all items; see `detected`."""
+    return Decisions.concat([one.decisions for one in detected(pipeline, items, unknown=unknown, alpha=alpha)])
+
+
 def flagged(p_values: np.ndarray, level: float, fdr: float | None = None) -> np.ndarray:
     """(N,) bool: p ≤ level, or by the false-discovery rate `fdr` (Benjamini–Hochberg) instead."""
     if fdr is None:

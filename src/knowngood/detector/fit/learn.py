@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from knowngood.calibration import folds
 from knowngood.config import (
@@ -68,13 +68,11 @@ class Run:
 
 @dataclass
 class Learned:
-    """A pipeline without its calibration, what it was fitted to, and the record of the training."""
+    """A pipeline without its calibration, and the record of the training."""
 
     pipeline: Pipeline
-    source: BatchSource
-    held_out: BatchSource | None = None
-    history: History | None = None
-    film: Film | None = None
+    history: History | None
+    film: Film | None
     labels: dict[str, Any] | None = None  # what came of labelled anomalies
 
 
@@ -144,14 +142,13 @@ def learn(
     history: list[History] = []
     film = Film.of(held_out) if run.film and held_out is not None else None
 
-    def trained(model: Model, objective: nn.Module, source: BatchSource, held_out: Any, anomalies: Any) -> History:
-        options = training_options(resolved, len(source))
+    def trained(model: Model, objective: Any, source: BatchSource, held_out: Any, anomalies: Any) -> None:
         found = train(
             model,
-            objective,  # type: ignore[arg-type]
+            objective,
             source,
             held_out,
-            options,
+            training_options(resolved, len(source)),
             seed=seed,
             device=resolved.device,
             anomalies=anomalies,
@@ -163,7 +160,6 @@ def learn(
             settings=resolved.model_dump(mode="json"),
         )
         history.append(found)
-        return found
 
     anomalies = anomaly_source(plan, objective, representation, scale) if plan.shift is not None else None
     model.fit(source, FitContext(trained, objective, held_out, anomalies, seed))
@@ -178,7 +174,7 @@ def learn(
         if cells is not None:
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)
-    learned = Learned(replace(pipeline, state=state), source, held_out, history[0] if history else None, film)
+    learned = Learned(replace(pipeline, state=state), history[0] if history else None, film)
     if plan.labelled is not None and plan.shift is None and settings.data.tile is None:
         add_penalty(learned, plan, fit, select, representation)
     return learned
