@@ -12,14 +12,12 @@ import numpy as np
 from knowngood.calibration import Calibration, largest_value, minimum_normals
 from knowngood.config import FeatureOptions, Settings
 from knowngood.data.conditions import ConditionSchema
-from knowngood.detector.decide import calibrated
+from knowngood.detector.decide import calibrated, marginal_scores
 from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline
-from knowngood.detector.scoring import Scored, score_batches
-from knowngood.errors import DataError
+from knowngood.detector.scoring import refuse_unread, score_batches
 from knowngood.scores import Adjustment, Score, adjustment
-from knowngood.scores.adjustment import marginal
-from knowngood.scores.marginal import Rows, choose_rule
+from knowngood.scores.marginal import choose_rule
 
 MOST_NAMED = 5  # conditions in a message
 
@@ -46,14 +44,15 @@ def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:
 
 
 def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
-    """Scores of normal items whose conditions are known; where maps are calibrated, the maps too.
+    """Scores of normal items whose conditions are known; of features the maps too, so that regions can be found.
 
     Raises:
         DataError: an item cannot be read, or lacks a condition.
     """
     values, strata, maps = [], [], []
-    for batch in score_batches(pipeline, normals, unknown="error", maps=calibrates_maps(pipeline)):
-        _refuse_unread(batch)
+    locates = isinstance(pipeline.settings.representation, FeatureOptions)
+    for batch in score_batches(pipeline, normals, unknown="error", maps=locates):
+        refuse_unread(batch.items, batch.errors)
         values.append(batch.values)
         strata.append(batch.expanded.stratum)
         if batch.grids is not None:
@@ -62,7 +61,7 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
     marginal = None
     if marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
         hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
-        marginal = np.concatenate([_marginal(pipeline, batch) for batch in hidden])
+        marginal = np.concatenate([marginal_scores(pipeline, batch) for batch in hidden])
     return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, np.array(maps) if maps else None)
 
 
@@ -79,11 +78,6 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
         map_calibration=maps,
         calibrated_by=method,
     )
-
-
-def calibrates_maps(pipeline: Pipeline) -> bool:
-    """Whether the maps of normal images are calibrated, so that regions can be found: those of models on features."""
-    return isinstance(pipeline.settings.representation, FeatureOptions)
 
 
 def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustment], schema: ConditionSchema) -> bool:
@@ -117,15 +111,3 @@ def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
         f"together: conditioning={{'roles': {roles!r}}}, or {flags} on the command line.",
         stacklevel=stacklevel,
     )
-
-
-def _refuse_unread(batch: Scored) -> None:
-    if batch.errors:
-        i, reason = next(iter(batch.errors.items()))
-        raise DataError(f"{batch.items.ids[i]}: {reason}; calibration needs readable items, leave it out")
-
-
-def _marginal(pipeline: Pipeline, batch: Scored) -> np.ndarray:
-    expanded = batch.expanded
-    rows = Rows(batch.values, batch.parts, expanded.stratum, expanded.item, expanded.log_weight)
-    return marginal(pipeline.score, pipeline.adjustments, pipeline.state, rows)

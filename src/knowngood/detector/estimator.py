@@ -24,7 +24,7 @@ from knowngood.detector import latents, model_folder
 from knowngood.detector.calibrate import calibrate, warn_of_small
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
-from knowngood.detector.decide import Decisions, limit
+from knowngood.detector.decide import limit
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline
@@ -32,6 +32,7 @@ from knowngood.detector.fit.inputs import audited, measured, only
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
+from knowngood.detector.scoring import refuse_unread
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
 from knowngood.training.devices import torch_device
@@ -233,7 +234,7 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         items = self._asked(X, conditions, unknown)
         decisions = decided(self.pipeline_, items, unknown)
-        _refuse_unread(items, decisions)
+        refuse_unread(items, decisions.errors)
         return -decisions.anomaly_score
 
     def decision_function(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
@@ -357,7 +358,7 @@ class Detector(OutlierMixin, BaseEstimator):
         items = self._asked(X, conditions, unknown)
         maps: list[np.ndarray] = []
         for batch in detected(self.pipeline_, items, unknown=unknown, maps=True):
-            _refuse_unread(batch.items, batch.decisions)
+            refuse_unread(batch.items, batch.decisions.errors)
             maps += [one for one in batch.maps if one is not None]
         return maps
 
@@ -395,7 +396,7 @@ class Detector(OutlierMixin, BaseEstimator):
         items = self._asked(X, conditions, unknown)
         found = []
         for batch in detected(self.pipeline_, items, unknown=unknown, alpha=alpha, regions=True, min_area=min_area):
-            _refuse_unread(batch.items, batch.decisions)
+            refuse_unread(batch.items, batch.decisions.errors)
             found += [one or [] for one in batch.regions]
         return regions_table(items.ids, found)
 
@@ -538,9 +539,3 @@ class Detector(OutlierMixin, BaseEstimator):
 def _check_explains(pipeline: Pipeline) -> None:
     if isinstance(pipeline.representation, Table):
         raise SettingsError("explanations are of images; this model was fitted to a table")
-
-
-def _refuse_unread(items: Items, decisions: Decisions) -> None:
-    if decisions.errors:
-        i, reason = next(iter(decisions.errors.items()))
-        raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,6 @@ from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations.alignment.warping import Transform, unwarp
 
 HALF = 0.5  # share of a location or a pixel from which on it counts as ignored
-
-
-class Views(NamedTuple):
-    """Images as rows see them: V of them, of item `owner` (V,) each, ascending; row m sees number `at[m]`."""
-
-    images: ImageSet
-    owner: NDArray[np.int64]
-    at: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,15 +69,21 @@ class Ignored:
             )
         return ignored
 
-    def views(self, images: ImageSet, item: NDArray[np.int64], cell: NDArray[np.int64], fill: float) -> Views:
-        """What rows of these images (M,) under cells (M,) see: `fill` where the row's condition is ignored."""
+    def views(
+        self, images: ImageSet, item: NDArray[np.int64], cell: NDArray[np.int64], fill: float
+    ) -> tuple[ImageSet, NDArray[np.int64], NDArray[np.int64]]:
+        """What rows of these images (M,) under cells (M,) see: `fill` where the row's condition is ignored.
+
+        Returns:
+            V images as rows see them; (V,) of which item each one is, ascending; (M,) which of them each row sees.
+        """
         names = sorted(set(self.values), key=str)
         number = np.array([names.index(value) for value in self.values])
         pairs, at = np.unique(np.column_stack([item, number[cell]]), axis=0, return_inverse=True)
         values = [names[k] for k in pairs[:, 1]]
         shown = images[pairs[:, 0]]
         pixels = Blanked(shown.pixels, self.regions, values, fill)
-        return Views(shown.replace(pixels=pixels), pairs[:, 0], at.reshape(-1))
+        return shown.replace(pixels=pixels), pairs[:, 0], at.reshape(-1)
 
     def mask(self, shape: tuple[int, int], cell: int) -> NDArray[np.bool_]:
         """(H, W) True where an image under the conditions of a cell is ignored."""

@@ -49,8 +49,6 @@ def best_rows(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Iter
 def best_conditions(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Expanded:
     """One row an item: its conditions, or those that explain it best."""
     rule = unknown or pipeline.settings.conditioning.unknown
-    if len(items) and len(pipeline.schema.columns) == 0:
-        return pipeline.schema.expand({}, len(items))
     known = pipeline.schema.expand(items.conditions, len(items), unknown=rule)
     if known.known.all():
         return known

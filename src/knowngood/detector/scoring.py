@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -216,12 +216,15 @@ def one_row_each(pipeline: Pipeline, items: Items, expanded: Expanded) -> Iterat
         at = np.arange(first, min(first + size, len(items)))
         reader = Reader(pipeline, items[at], expanded.take(at))
         for rows in reader:
-            if reader.errors:
-                i, reason = next(iter(reader.errors.items()))
-                raise DataError(
-                    f"{items.ids[first + i]}: {reason}. `detect` sets such images aside; leave them out here."
-                )
+            refuse_unread(reader.items, reader.errors)
             yield rows._replace(at=slice(first + rows.at.start, first + rows.at.stop))
+
+
+def refuse_unread(items: Items, errors: Mapping[int, str]) -> None:
+    """Raise DataError for the first of the items that cannot be read."""
+    if errors:
+        i, reason = next(iter(errors.items()))
+        raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")
 
 
 def cells_of(model: Model, c: np.ndarray) -> np.ndarray:

@@ -11,10 +11,9 @@ import torch
 from knowngood.data import ImageSet
 from knowngood.data.tiling.tiles import Tiles
 from knowngood.detector.decide import Decisions
-from knowngood.detector.explain.comparison import comparison
-from knowngood.detector.explain.deviations import Fields, deviations
-from knowngood.detector.explain.explanation import Explanation
-from knowngood.detector.explain.reference import scaled_images
+from knowngood.detector.explain.deviations import deviations
+from knowngood.detector.explain.explanation import Explanation, Fields
+from knowngood.detector.explain.reference import comparison, scaled_images
 from knowngood.detector.explain.words import sentences, summary
 from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline

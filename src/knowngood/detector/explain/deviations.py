@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from knowngood.config import LiteOptions
-from knowngood.detector.explain.explanation import Component, Latent
+from knowngood.detector.explain.explanation import ENOUGH, TOP, Component, Fields, Latent
 from knowngood.detector.explain.reference import model_codes
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.reference_index import ReferenceIndex
@@ -19,11 +17,6 @@ from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.models.vae import ConditionalVAE
 from knowngood.representations import HOG, Features
 from knowngood.representations.hog import DIRECTIONS
-
-TOP = 5  # components, latent dimensions, and nearest images
-ENOUGH = 8  # normal images from which on a mean and quantiles are reported
-
-Fields = dict[str, Any]  # of an `Explanation`
 
 
 def deviations(pipeline: Pipeline, rows: Rows, grids: np.ndarray | None) -> list[tuple[np.ndarray, Fields]]:

@@ -10,7 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from knowngood.calibration import Region
 
+Fields = dict[str, Any]  # of an `Explanation`
+
 NOTABLE = 0.03  # change of an image factor that is reported
+TOP = 5  # components, latent dimensions, and nearest images
+ENOUGH = 8  # normal images from which on a mean and quantiles are reported
 
 
 class Component(NamedTuple):

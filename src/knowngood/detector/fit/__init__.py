@@ -17,8 +17,7 @@ from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.cross import cross_calibrate
-from knowngood.detector.fit.learn import Run, cached, learn, represent
+from knowngood.detector.fit.learn import Run, cached, cross_calibrate, learn, represent
 from knowngood.detector.fit.plan import make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import SettingsError

@@ -1,4 +1,4 @@
-"""From a plan to an uncalibrated pipeline: representation, model, score, adjustments, each fitted in this order."""
+"""From a plan to a pipeline: representation, model, score, adjustments, each fitted in this order; and fold by fold."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import targets
 from knowngood.data.regions.blanked import blanked
 from knowngood.data.tiling.tiles import Tiles, drawn
-from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
+from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores, with_calibration
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.plan import Plan, build_objective, standardised
@@ -212,6 +212,28 @@ def out_of_fold(
         rest = np.setdiff1d(index, index[part])
         learned = learn(plan, rest, rest[:0], represent(plan, rest) if refit else representation)
         yield part, normal_scores(learned.pipeline, plan.normals[index[part]])
+
+
+def cross_calibrate(
+    pipeline: Pipeline, plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures
+) -> Pipeline:
+    """The pipeline, fitted to the normals at `index`, calibrated by out-of-fold scores of the same normals.
+
+    In each of K folds all that learns from images is fitted anew to the others: Gaussians, shrinkage, context,
+    per-location statistics, global score; a representation that learns from images (alignment, illumination, scaling
+    to the data) too. Out-of-fold scores come from models of fewer images than the final one, which scores new items.
+    So p-values err on the large side; the guarantee of cross-conformal prediction (Vovk 2015; Barber et al.,
+    arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring with all K models, not with one refitted to all items.
+    """
+    scores = [some for _, some in out_of_fold(plan, index, representation, refit=learns(representation))]
+    return with_calibration(pipeline, NormalScores.concat(scores), "cross")
+
+
+def learns(representation: Representation | CachedFeatures) -> bool:
+    """Whether a representation learns more from images than their size and type."""
+    base = representation.base if isinstance(representation, CachedFeatures) else representation
+    options = getattr(base, "options", None)
+    return options is None or options.align != "none" or options.illumination is not None or options.scaling == "data"
 
 
 # The model ----------------------------------------------------------------------------------------------------------
