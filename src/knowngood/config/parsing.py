@@ -19,20 +19,15 @@ from knowngood.errors import SettingsError
 @cache
 def choices(model: type[BaseModel], field: str) -> dict[str, type[Options]]:
     """The option models that a field may hold, by name: `choices(VAEOptions, "objective")["dcvae"]`."""
-    found: dict[str, type[Options]] = {}
-
-    def walk(annotation: Any) -> None:
-        if isinstance(annotation, Family):
-            found.update(annotation.choices)
-        elif isinstance(annotation, type) and issubclass(annotation, Options) and hasattr(annotation, "implementation"):
-            found[annotation.model_fields["name"].default] = annotation
-        for inner in get_args(annotation):
-            walk(inner)
-
-    info = model.model_fields[field]
-    walk(info.annotation)
-    for extra in info.metadata:
-        walk(extra)
+    info, found = model.model_fields[field], {}
+    left = [*reversed(info.metadata), info.annotation]
+    while left:
+        one = left.pop()
+        if isinstance(one, Family):
+            found |= one.choices
+        elif isinstance(one, type) and issubclass(one, Options) and hasattr(one, "implementation"):
+            found[one.model_fields["name"].default] = one
+        left += reversed(get_args(one))
     return found
 
 

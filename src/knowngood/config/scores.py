@@ -172,23 +172,9 @@ class Restoration(ScoreOptions):
 
 
 _SINGLE = (
-    Reconstruction,
-    Elbo,
-    KL,
-    PriorDistance,
-    Mahalanobis,
-    SplitElbo,
-    PatchDistance,
-    IWAE,
-    ReconstructionProbability,
-    LikelihoodRegret,
-    InputComplexity,
-    Typicality,
-    Neighbours,
-    Gradient,
-    GradientMap,
-    Restoration,
-)
+    Reconstruction, Elbo, KL, PriorDistance, Mahalanobis, SplitElbo, PatchDistance, IWAE, ReconstructionProbability,
+    LikelihoodRegret, InputComplexity, Typicality, Neighbours, Gradient, GradientMap, Restoration,
+)  # fmt: skip
 SingleScore = Annotated[ScoreOptions, Family("scores", *_SINGLE)]
 
 

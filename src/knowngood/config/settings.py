@@ -78,13 +78,12 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _choices_fit_together(self) -> Settings:
         representation, model, score = self.representation, self.model, self.score
-        if isinstance(model, ModelOptions) and not isinstance(representation, str):
-            takes = model.representations
-            if takes is not None and representation.name not in takes:
-                raise ValueError(
-                    f"model '{model.name}' takes {' or '.join(takes)}, not representation '{representation.name}'; "
-                    "change one of them, or leave model='auto'"
-                )
+        takes = model.representations if isinstance(model, ModelOptions) else None
+        if takes is not None and not isinstance(representation, str) and representation.name not in takes:
+            raise ValueError(
+                f"model '{model.name}' takes {' or '.join(takes)}, not representation '{representation.name}'; "  # type: ignore[union-attr]
+                "change one of them, or leave model='auto'"
+            )
         if isinstance(score, ScoreOptions) and isinstance(model, ModelOptions):
             score.check_model(model.name)
         tile, ignore = self.data.tile, self.data.ignore
@@ -95,11 +94,11 @@ class Settings(BaseModel):
             )
         if tile and ignore is not None:
             raise ValueError("data: ignore refers to locations of the whole image, tile cuts it; leave one of them out")
-        if isinstance(representation, FeatureOptions) and tile:
-            for name in ("align", "illumination"):
-                if getattr(representation, name) not in ("none", None):
-                    raise ValueError(f"features: {name} compares whole images, tile = {tile} cuts them; leave one out")
-        cut = isinstance(representation, FeatureOptions) and (representation.crop or representation.pad)
-        if cut and (tile or ignore is not None):
+        if not isinstance(representation, FeatureOptions):
+            return self
+        for name in ("align", "illumination") if tile else ():
+            if getattr(representation, name) not in ("none", None):
+                raise ValueError(f"features: {name} compares whole images, tile = {tile} cuts them; leave one out")
+        if (representation.crop or representation.pad) and (tile or ignore is not None):
             raise ValueError("data: tile and ignore refer to images as they are; leave crop and pad out")
         return self

@@ -33,8 +33,8 @@ class NormalScores(NamedTuple):
     @classmethod
     def concat(cls, parts: Sequence[NormalScores]) -> NormalScores:
         """Of several sets, one after the other."""
-        columns: Any = zip(*parts, strict=True)
-        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))
+        columns: Any = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]  # type: ignore[arg-type]
+        return cls(*columns)
 
 
 def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:

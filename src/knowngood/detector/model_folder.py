@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,15 +150,12 @@ def unpack(
 
 def adjustments_named(names: list[str], settings: Settings) -> tuple[Adjustment, ...]:
     """The adjustments of a saved model."""
-    found: list[Adjustment] = []
+    tolerance = getattr(settings.representation, "illumination", None)
+    known = {LabelPenalty.name: LabelPenalty, IlluminationAdjustment.name: partial(IlluminationAdjustment, tolerance)}
     for name in names:
-        if name == IlluminationAdjustment.name:
-            found.append(IlluminationAdjustment(settings.representation.illumination))  # type: ignore[union-attr, arg-type]
-        elif name == LabelPenalty.name:
-            found.append(LabelPenalty())
-        else:
+        if name not in known:
             raise ArtifactError(f"unknown adjustment '{name}'")
-    return tuple(found)
+    return tuple(known[name]() for name in names)
 
 
 def write(folder: str | Path, files: Mapping[str, bytes]) -> Path:

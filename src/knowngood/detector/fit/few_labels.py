@@ -107,12 +107,12 @@ def learn_penalty(
     at = np.linspace(0, n - 1, min(n, MOST_IMAGES if patches else MOST_NORMALS)).astype(int)
     rng = np.random.default_rng(seed)
     labelled, left_out = usable(pipeline, labelled, rng)
-    held_out, scores, grids = (None if column is None else column[at] for column in (held_out, scores, grids))
     if patches:
         assert grids is not None
-        evidence, unread = patch_evidence(pipeline, normals[at], labelled, grids, rng)
+        evidence, unread = patch_evidence(pipeline, normals[at], labelled, grids[at], rng)
     else:
-        evidence, unread = item_evidence(pipeline, normals[at], labelled, held_out, scores)
+        apart: list[Any] = [None if column is None else column[at] for column in (held_out, scores)]
+        evidence, unread = item_evidence(pipeline, normals[at], labelled, *apart)
     used = len(np.unique(evidence.item[evidence.label[evidence.item] == 1]))
     report |= {"used": used, "left_out": left_out | unread}
     if used < LEAST_LABELLED:
@@ -148,24 +148,18 @@ def usable(pipeline: Pipeline, labelled: Items, rng: np.random.Generator) -> tup
     return labelled[np.sort(rng.permutation(len(labelled))[: min(most, MOST_LABELLED)])], left_out
 
 
-class Best(NamedTuple):
-    """Labelled anomalies that can be read, one row each under the condition with the lowest score."""
+def best_of(pipeline: Pipeline, labelled: Items, centre: Floats) -> tuple[Items, Expanded, Floats, dict[str, str]]:
+    """Labelled anomalies that can be read, their rows, one each, and their scores; and by id why others cannot.
 
-    items: Items
-    rows: Expanded
-    scores: Floats
-    left_out: dict[str, str]
-
-
-def best_of(pipeline: Pipeline, labelled: Items, centre: Floats) -> Best:
-    """Score labelled anomalies; `centre` has the typical normal score of each Mondrian group."""
+    Of unknown conditions that with the lowest score is taken, above `centre`, the typical score of a Mondrian group.
+    """
     rows = pipeline.schema.expand(labelled.conditions, len(labelled), unknown="infer")
     batches = list(score_batches(pipeline, labelled, unknown="infer"))
     scores = np.concatenate([np.empty(0), *(batch.values for batch in batches)])
     left_out = {str(batch.items.ids[i]): why for batch in batches for i, why in batch.errors.items()}
     row = best_rows(np.nan_to_num(scores - centre[rows.stratum], nan=np.inf), rows.item)
     row = row[~np.isnan(scores[row])]
-    return Best(labelled[rows.item[row]], rows.take(row), scores[row], left_out)
+    return labelled[rows.item[row]], rows.take(row), scores[row], left_out
 
 
 # Evidence -----------------------------------------------------------------------------------------------------------
@@ -204,23 +198,23 @@ def item_evidence(
     if compared is None or compared.sum() < LEAST_COMPARED:
         compared = np.ones(n, dtype=bool)
     centre = centres(scores[compared], rows.stratum[compared], pipeline.schema.n_strata)
-    best = best_of(pipeline, labelled, centre)
-    pairs = (normals, rows), (best.items, best.rows)
+    labelled, best, their_scores, left_out = best_of(pipeline, labelled, centre)
+    pairs = (normals, rows), (labelled, best)
     v = torch.cat([described(pipeline.model, some.x).cpu() for pair in pairs for some in one_row_each(pipeline, *pair)])
     mean, std = moments(v[:n])
-    vectors, base = bounded((v - mean) / std).numpy(), np.concatenate([scores, best.scores])
+    vectors, base = bounded((v - mean) / std).numpy(), np.concatenate([scores, their_scores])
     evidence = Evidence(
         vectors=vectors,
         item=np.arange(len(v)),
         label=np.repeat([0, 1], [n, len(v) - n]),
         compared=np.concatenate([compared, np.ones(len(v) - n, dtype=bool)]),
-        centre=centre[np.concatenate([rows.stratum, best.rows.stratum])],
+        centre=centre[np.concatenate([rows.stratum, best.stratum])],
         spread=float((scores - centre[rows.stratum])[compared].std()),
         projected=lambda direction, at: (vectors[at] @ direction)[:, None],
         scores=lambda added, at: base[at] + added[:, 0],
         state={"mean": mean, "std": std},
     )
-    return evidence, best.left_out
+    return evidence, left_out
 
 
 class Patches(NamedTuple):
@@ -239,8 +233,8 @@ class Patches(NamedTuple):
     @classmethod
     def concat(cls, parts: Sequence[Patches]) -> Patches:
         """The images of all parts, one after the other."""
-        columns: Any = zip(*parts, strict=True)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+        columns: Any = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]  # type: ignore[arg-type]
+        return cls(*columns)
 
     @classmethod
     def of(cls, model: PatchGaussian, rows: Iterable[tuple[Any, ...]], *, leave_one_out: bool) -> Patches:
@@ -306,12 +300,12 @@ def patch_evidence(
     )
     normal = Patches.of(model, chunks, leave_one_out=True)
     centre = centres(pooled(normal).values.cpu().numpy(), encoded.stratum, pipeline.schema.n_strata)
-    best = best_of(pipeline, labelled, centre)
-    images, both, left_out = best.items, normal, best.left_out
+    images, best, _, left_out = best_of(pipeline, labelled, centre)
+    both = normal
     chosen = [normal_locations(normal.maps, counted(normal), rng)]
     if len(images):
         assert isinstance(images, ImageSet)
-        rows = ((some.x, some.c, some.stratum) for some in one_row_each(pipeline, images, best.rows))
+        rows = ((some.x, some.c, some.stratum) for some in one_row_each(pipeline, images, best))
         anomalous = Patches.of(model, rows, leave_one_out=False)
         masks = mask_locations(images, pipeline.representation)
         hits = anomaly_locations(smoothed(normal), smoothed(anomalous), masks)
