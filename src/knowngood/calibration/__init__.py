@@ -9,13 +9,13 @@ from knowngood.calibration.conformal import (
     false_alarm_interval,
     minimum_normals,
     p_values,
+    surprise,
     threshold,
     verdict,
 )
 from knowngood.calibration.regions import Region, find_regions, largest_value, regions_table
 from knowngood.calibration.splits import folds, split_normals
 from knowngood.calibration.state import Calibration
-from knowngood.calibration.surprise import surprise
 
 __all__ = [
     "Calibration",

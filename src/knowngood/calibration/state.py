@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from knowngood.calibration import conformal
 from knowngood.calibration.conformal import Floats
-from knowngood.calibration.surprise import surprise
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals
 
 Ints = NDArray[np.int64]
@@ -105,7 +104,7 @@ class Calibration:
 
     def surprise(self, scores: ArrayLike, strata: ArrayLike | None = None, *, alpha: float | None = None) -> Floats:
         """(m,) continuous −log tail probabilities within the stratum or the pool; see `calibration.surprise`."""
-        return self._per_reference(scores, strata, alpha, surprise)
+        return self._per_reference(scores, strata, alpha, conformal.surprise)
 
     def threshold(self, alpha: float | None = None, stratum: int = -1) -> float:
         """The raw score above which p ≤ α in this stratum; +inf when α cannot be guaranteed. −1: the pool's."""

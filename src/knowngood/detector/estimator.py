@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from knowngood.calibration import minimum_normals, regions_table
 from knowngood.config import Settings, nearest, parse_settings
+from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
-from knowngood.config.presets.layers import overlay
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
 from knowngood.detector import latents, model_folder
