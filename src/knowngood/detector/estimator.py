@@ -129,10 +129,9 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             SettingsError: there is no such preset or setting; the message names the nearest one.
         """
-        known = list(Settings.model_fields)
         for setting in settings:
-            if setting not in known:
-                raise SettingsError(f"unknown setting '{setting}'{nearest(setting, known)}")
+            if setting not in Settings.model_fields:
+                raise SettingsError(f"unknown setting '{setting}'{nearest(setting, list(Settings.model_fields))}")
         return cls(**overlay(read_preset(name).settings, settings))
 
     # Fit ------------------------------------------------------------------------------------------------------------
@@ -178,8 +177,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if resume and run_dir is None:
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
         seed = settings.random_state
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         items, findings = audited(self._items(X, conditions, anomalies, reset=True), settings)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
@@ -221,8 +219,7 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def fit_predict(self, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
         """`fit(X)`, then `predict(X)`; further parameters go to `fit`."""
-        conditions = parameters.get("conditions")
-        return self.fit(X, y, **parameters).predict(X, conditions=conditions)
+        return self.fit(X, y, **parameters).predict(X, conditions=parameters.get("conditions"))
 
     # Scikit-learn ---------------------------------------------------------------------------------------------------
 
@@ -294,8 +291,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if explain:
             flags = flagged(decisions.p_values, level, fdr)
             found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
-        table = table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found)
-        table = with_rejected(table, items)
+        table = with_rejected(table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found), items)
         if found is not None:
             table.attrs["explanations"] = found
         return table
@@ -374,12 +370,10 @@ class Detector(OutlierMixin, BaseEstimator):
         """Where, and how sure: one row a region of an image's anomaly map, none for an image without regions.
 
         A region is connected pixels above what normal images under the same condition exceed anywhere at the rate
-        `alpha`: so at most that share of normal images has any. Columns: id; region, its number in the image in
-        falling order of the peaks; area in pixels; peak; p_value, of the peak among the maxima of normal images' maps;
-        peak_row, peak_column; top, left, bottom, right, half-open; centroid_row, centroid_column; mean.
-
-        The image's verdict in `detect` pools the map in its own way: it may flag an image without a region, and the
-        other way round.
+        `alpha`: so at most that share of normal images has any. Columns: id; region, numbered in falling order of the
+        peaks; area in pixels; peak; p_value, of the peak among the maxima of normal images' maps; peak_row,
+        peak_column; top, left, bottom, right, half-open; centroid_row, centroid_column; mean. `detect` pools the map in
+        its own way: it may flag an image without a region, and the other way round.
 
         Args:
             alpha: share of normal images that may have a region; default that of the fit.
@@ -466,11 +460,10 @@ class Detector(OutlierMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         # Copies travel as safetensors bytes, never as pickled networks.
         state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[arg-type]
-        if "pipeline_" in state:
-            for name in ("pipeline_", "training_", "offset_"):
-                state.pop(name, None)
-            state["files_"] = self._files()
-        return state
+        if "pipeline_" not in state:
+            return state
+        kept = {name: value for name, value in state.items() if name not in ("pipeline_", "training_", "offset_")}
+        return {**kept, "files_": self._files()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files = state.pop("files_", None)
@@ -504,9 +497,7 @@ class Detector(OutlierMixin, BaseEstimator):
             items = only(items, self.pipeline_.schema)
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
-        if not reset:
-            items = measured(items, self.pipeline_.settings, self.pipeline_.schema)
-        return items
+        return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
 
     def _asked(self, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
         """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""

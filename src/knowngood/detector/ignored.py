@@ -85,10 +85,6 @@ class Ignored:
         pixels = Blanked(shown.pixels, self.regions, values, fill)
         return shown.replace(pixels=pixels), pairs[:, 0], at.reshape(-1)
 
-    def mask(self, shape: tuple[int, int], cell: int) -> NDArray[np.bool_]:
-        """(H, W) True where an image under the conditions of a cell is ignored."""
-        return self.regions.mask(shape, self.values[cell])
-
 
 def filled(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """A map (h, w) whose NaN are the value of the nearest location that has one, for interpolation."""

@@ -42,7 +42,7 @@ def image_maps(pipeline: Pipeline, scored: Scored, row: np.ndarray) -> Iterator[
         transform = scored.transforms[i]
         whole = _restored(pipeline, grids[0], (height, width), transform)
         if ignored is not None:
-            mask = ignored.mask((height, width), int(cell[i]))
+            mask = ignored.regions.mask((height, width), ignored.values[cell[i]])
             whole[mask if transform is None else moved(mask, transform)] = np.nan
         yield i, whole
 

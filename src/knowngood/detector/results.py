@@ -124,23 +124,22 @@ def table_of(
         columns["label"] = items.labels
     if errors:
         columns["error"] = [errors.get(i) for i in range(len(items))]
-    rows = pd.DataFrame(columns)
-    if errors:
-        rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
-    return rows
+    return _without_verdict(pd.DataFrame(columns))
 
 
 def with_rejected(rows: DataFrame, items: Items) -> DataFrame:
     """The table with a row for each file that was set aside when the images were opened, last."""
     import pandas as pd
 
-    rejected = [finding for finding in getattr(items, "rejected", ()) if finding.kind in UNUSABLE]
-    if rejected:
-        missing = {
-            "id": [finding.path_or_id for finding in rejected],
-            "is_anomalous": None,
-            "error": [finding.reason for finding in rejected],
-        }
-        rows = pd.concat([rows, pd.DataFrame(missing)], ignore_index=True)
+    rejected = [(one.path_or_id, None, one.reason) for one in getattr(items, "rejected", ()) if one.kind in UNUSABLE]
+    if not rejected:
+        return rows
+    missing = pd.DataFrame(rejected, columns=["id", "is_anomalous", "error"])
+    return _without_verdict(pd.concat([rows, missing], ignore_index=True))
+
+
+def _without_verdict(rows: DataFrame) -> DataFrame:
+    """No verdict, where there is an error."""
+    if "error" in rows:
         rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
     return rows

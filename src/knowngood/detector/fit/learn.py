@@ -131,9 +131,10 @@ def learn(
     resolved = settings.model_copy(update={"model": getattr(model, "options", settings.model)})
     score = build_score(resolved.score)  # type: ignore[arg-type]
     score.check(model)
-    adjustments = adjustments_of(resolved)
-    for adjustment in adjustments:
-        adjustment.check(model)
+    adjustments: tuple[Adjustment, ...] = ()
+    if isinstance(settings.representation, PixelOptions) and settings.representation.illumination is not None:
+        adjustments = (IlluminationAdjustment(settings.representation.illumination),)
+        adjustments[0].check(model)
     marginal = marginalises(resolved, score, adjustments, plan.schema)  # refuses what cannot be marginalised
     if objective is not None:
         compose(objective, plan, model, representation, scale)
@@ -259,8 +260,8 @@ def build_model(
             assert ignored is not None
             model.ignored.copy_(torch.from_numpy(ignored.locations(*shape[1:])))
             for height, width in np.unique(plan.normals.shapes()[:, :2], axis=0).tolist():  # type: ignore[union-attr]
-                for k in range(len(model.keys)):
-                    ignored.mask((height, width), k)  # refuses regions that do not fit an image
+                for value in ignored.values:
+                    ignored.regions.mask((height, width), value)  # refuses regions that do not fit an image
         return model
     if isinstance(options, MemoryBankOptions):
         patches = isinstance(plan.settings.representation, FeatureOptions)
@@ -343,14 +344,6 @@ def class_vectors(schema: ConditionSchema, model: Model) -> tuple[Tensor, Tensor
         )
     cells = schema.expand({}, 1, unknown="infer")
     return torch.from_numpy(cells.c), torch.from_numpy(cells.log_weight)
-
-
-def adjustments_of(settings: Settings) -> tuple[Adjustment, ...]:
-    """What corrects the score: the illumination, where a model of pixels tolerates its changes."""
-    options = settings.representation
-    if isinstance(options, PixelOptions) and options.illumination is not None:
-        return (IlluminationAdjustment(options.illumination),)
-    return ()
 
 
 def training_options(settings: Settings, items: int) -> TrainingOptions:
