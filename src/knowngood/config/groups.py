@@ -12,8 +12,6 @@ from knowngood.config.base import Group
 
 Role = Literal["model", "stratify", "infer"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Point = tuple[float, float]
-Area = Path | tuple[tuple[Point, ...], ...] | dict[str, Any]
 
 
 def _regions(value: Any) -> Any:
@@ -32,14 +30,15 @@ def _regions(value: Any) -> Any:
     return [_points(one) for one in value]
 
 
-def _points(polygon: Any) -> list[Point]:
+def _points(polygon: Any) -> list[tuple[float, float]]:
     try:
         return [(float(x), float(y)) for x, y in polygon]
     except (TypeError, ValueError):
         raise ValueError(f"ignore: {polygon!s:.60} is no polygon; expected a list of points [x, y]") from None
 
 
-IgnoredRegions = Annotated[Area | None, BeforeValidator(_regions)]
+Polygon = tuple[tuple[float, float], ...]
+IgnoredRegions = Annotated[Path | tuple[Polygon, ...] | dict[str, Any] | None, BeforeValidator(_regions)]
 
 
 class Conditioning(Group):
@@ -51,9 +50,7 @@ class Conditioning(Group):
     measure: tuple[Literal["brightness", "contrast", "sharpness", "rotation"], ...] = Field(
         default=(), description="image factors measured on every image and added to its conditions"
     )
-    unknown: Literal["error", "infer"] = Field(
-        default="error", description="a missing or new condition value at scoring time"
-    )
+    unknown: Literal["error", "infer"] = Field(default="error", description="a missing or new value when scoring")
     marginalise: Literal["auto", "soft", "hard"] = Field(
         default="auto",
         description="unknown conditions: soft averages the likelihood over them (needs unknown=infer at the fit), "
@@ -97,9 +94,7 @@ class DataOptions(Group):
     tile: PositiveInt | None = Field(
         default=None, description="side, in pixels of the original image, of the tiles that large images are cut into"
     )
-    tile_overlap: float = Field(
-        default=0.25, ge=0, le=0.5, description="share of its side by which a tile overlaps the next"
-    )
+    tile_overlap: float = Field(default=0.25, ge=0, le=0.5, description="share of a side by which tiles overlap")
     tolerance: float | None = Field(
         default=None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
     )
@@ -114,13 +109,9 @@ class TrainingOptions(Group):
     )
     batch_size: PositiveInt = Field(default=128, description="items a step and process")
     lr: PositiveFloat = Field(default=1e-3, description="learning rate of the model")
-    lr_secondary: PositiveFloat | None = Field(
-        default=None, description="learning rate of every other player; default lr"
-    )
+    lr_secondary: PositiveFloat | None = Field(default=None, description="learning rate of other players; default lr")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay of AdamW")
-    warmup: float = Field(
-        default=0.05, ge=0, lt=1, description="share of steps over which the learning rate rises from 0"
-    )
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of steps in which the rate rises from 0")
     schedule: Literal["cosine", "constant"] = Field(default="cosine", description="the learning rate after the warm-up")
     ema: float | None = Field(default=0.999, gt=0, lt=1, description="decay of the averaged weights kept; null: off")
     clip: float | None = Field(default=100.0, gt=0, description="largest gradient norm; null: off")

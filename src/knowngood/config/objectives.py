@@ -96,12 +96,8 @@ class RFVAE(Options):
     eta_s: float = Field(default=1.0, ge=0, description="weight of the sum of relevances")
     eta_h: float = Field(default=100.0, ge=0, description="weight of the entropy of relevances")
     relevance_from: float = Field(default=0.4, ge=0, lt=1, description="share of steps before relevances start to move")
-    entropy_from: float = Field(
-        default=0.7, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0"
-    )
-    relevance_start: float = Field(
-        default=0.9, gt=0, lt=1, description="relevance of every dimension at the start, not .5"
-    )
+    entropy_from: float = Field(default=0.7, ge=0, lt=1, description="share of steps before eta_h rises from 0")
+    relevance_start: float = Field(default=0.9, gt=0, lt=1, description="relevance of all dimensions at the start")
     discriminator_layers: PositiveInt = Field(default=6, description="hidden layers of the discriminator")
     discriminator_width: PositiveInt = Field(default=1000, description="width of the discriminator's layers")
 

@@ -132,9 +132,6 @@ def _moved(name: str) -> str:
     return ""
 
 
-# Settings over settings ---------------------------------------------------------------------------------------------
-
-
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any], model: type[BaseModel] = Settings) -> dict[str, Any]:
     """`above` over `below`, both as `parse_settings` takes them.
 

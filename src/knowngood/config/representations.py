@@ -55,9 +55,7 @@ class BackboneOptions(Options):
 class LiteOptions(BackboneOptions):
     implementation = "knowngood.representations.backbones.weights:load_lite"
     blocks: tuple[int, ...] = Field(default=(3, 6, 14), description="blocks whose outputs are used, counted from 0")
-    weights: Path | None = Field(
-        default=None, description="file of the published weights; default: the installed package's"
-    )
+    weights: Path | None = Field(default=None, description="file of published weights; default: as installed")
 
 
 class EfficientNetLite0(LiteOptions):

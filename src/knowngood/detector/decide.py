@@ -60,7 +60,9 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
     p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=alpha), item)
     row[read] = at[best_rows(shifted, item)]
     if pipeline.marginal_calibration is not None:
-        at = at[_all_unknown(pipeline, expanded)[expanded.item[at]]]
+        # It was made for items of which no condition is known.
+        all_unknown = ~expanded.known & (np.bincount(expanded.item, minlength=n) == len(pipeline.schema.cells))
+        at = at[all_unknown[expanded.item[at]]]
         which, item = np.unique(expanded.item[at], return_inverse=True)
         if len(at):
             hidden = marginal_scores(pipeline, scored, at)
@@ -89,12 +91,6 @@ def calibrated(pipeline: Pipeline) -> Calibration:
 def limit(pipeline: Pipeline) -> float:
     """The anomaly score above which an item is flagged at the α of the fit; +inf if that α cannot be guaranteed."""
     return calibrated(pipeline).pooled_threshold
-
-
-def _all_unknown(pipeline: Pipeline, expanded: Expanded) -> np.ndarray:
-    """(N,) True for items of which no condition is known: those for which the marginal calibration was made."""
-    counts = np.bincount(expanded.item, minlength=len(expanded.known))
-    return ~expanded.known & (counts == len(pipeline.schema.cells))
 
 
 def _on_common_scale(pipeline: Pipeline, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:

@@ -57,7 +57,7 @@ def _of_vae(
     residual = whitened.square().mean(1).sqrt().cpu().numpy()
     names = [f"the gradient {direction}" for direction in DIRECTIONS]
     for i, fields in enumerate(found):
-        at = _peak(residual[i] if grids is None else grids[i])
+        at = int(np.nanargmax(residual[i] if grids is None else grids[i]))
         components = largest(names, whitened[i].flatten(1)[:, at].cpu().numpy())
         missing = {"reconstruction": "the model reconstructs HOG, not pixels"}
         fields |= {"residual": residual[i], "components": components, "missing": missing}
@@ -72,7 +72,7 @@ def _of_patch_gaussian(pipeline: Pipeline, model: PatchGaussian, rows: Rows, gri
     names = feature_names(pipeline.representation)  # type: ignore[arg-type]
     found = []
     for i in range(len(rows.x)):
-        at = _peak(residual[i] if grids is None else grids[i])
+        at = int(np.nanargmax(residual[i] if grids is None else grids[i]))
         delta = rows.x[i].float().flatten(1)[:, at] - expected[i, at]
         components = largest(names, (delta / model.spread(int(cell[i]), at)).cpu().numpy())
         missing = {"reconstruction": "the model knows features, not pixels"}
@@ -102,8 +102,3 @@ def feature_names(features: Features) -> list[str]:
     if len(blocks) != len(features.widths):
         blocks = [f"map {i}" for i in range(len(features.widths))]
     return [f"{block}, feature {j}" for block, width in zip(blocks, features.widths, strict=True) for j in range(width)]
-
-
-def _peak(grid: np.ndarray) -> int:
-    """Position of the largest value in the flattened grid (h, w); NaN does not count."""
-    return int(np.nanargmax(grid))

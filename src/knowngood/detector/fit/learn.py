@@ -25,13 +25,13 @@ from knowngood.config import (
 )
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
-from knowngood.data.factor_targets import targets
+from knowngood.data.factor_targets import Standardised, targets
 from knowngood.data.regions.blanked import blanked
 from knowngood.data.tiling.tiles import Tiles, drawn
 from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores, with_calibration
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import learn_penalty
-from knowngood.detector.fit.plan import Plan, build_objective, standardised
+from knowngood.detector.fit.plan import Plan, build_objective
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Representation
 from knowngood.detector.scoring import READERS, rows_at_once
@@ -121,7 +121,7 @@ def learn(
     """Fit model, score and adjustments to the normals at `fit`; those at `select` are held out."""
     settings, seed = plan.settings, plan.seed
     objective = build_objective(settings)
-    scale = standardised(plan, fit)
+    scale = None if plan.factors is None else Standardised.fit(plan.factors[fit])
     if objective is not None and scale is not None:
         objective.factor_width = len(scale.mean)
     width = plan.schema.width if objective is None or objective.conditional else 0

@@ -9,7 +9,7 @@ import numpy as np
 from knowngood.calibration import split_normals
 from knowngood.config import Settings, Shift, VAEOptions
 from knowngood.data.conditions import ConditionSchema, Encoded
-from knowngood.data.factor_targets import Standardised, shown, targets
+from knowngood.data.factor_targets import shown, targets
 from knowngood.data.regions.blanked import read_ignored
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.fit.inputs import fit_conditions, only
@@ -91,11 +91,6 @@ def make_plan(
 def build_objective(settings: Settings) -> Objective | None:
     """The objective of a VAE; None for models without one."""
     return settings.model.objective.build() if isinstance(settings.model, VAEOptions) else None
-
-
-def standardised(plan: Plan, index: np.ndarray) -> Standardised | None:
-    """The scale of the nuisance factors, from the items fitted to."""
-    return None if plan.factors is None else Standardised.fit(plan.factors[index])
 
 
 def _split(
