@@ -121,9 +121,9 @@ def _explain(item: Any) -> str:
 
 def _moved(name: str) -> str:
     """Where an option lives, for someone who gives it to the detector itself: in a group, or else in a choice."""
-    for field, info in Settings.model_fields.items():
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Group) and name in annotation.model_fields:
+    for field in Settings.model_fields:
+        options = group(Settings, field)
+        if options is not None and name in options.model_fields:
             return f"; it is an option of {field}: {field}={{'{name}': …}}"
     for field in Settings.model_fields:
         for choice, option in choices(Settings, field).items():

@@ -92,11 +92,8 @@ def _options(options: Any) -> str:
 
 
 def _conditions(pipeline: Pipeline) -> str:
-    columns = pipeline.schema.columns
-    if not columns:
-        return "none"
-    kinds = (f"{c.name} ({c.kind}, {c.n_codes} {'values' if c.kind == 'categorical' else 'bins'})" for c in columns)
-    return "; ".join(kinds)
+    units = {"categorical": "values", "continuous": "bins"}
+    return "; ".join(f"{c.name} ({c.kind}, {c.n_codes} {units[c.kind]})" for c in pipeline.schema.columns) or "none"
 
 
 def _guarantee(pipeline: Pipeline) -> list[str]:

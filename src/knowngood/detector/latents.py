@@ -36,9 +36,8 @@ def embed(pipeline: Pipeline, items: Items, unknown: Unknown | None = None) -> n
     Raises:
         SettingsError: the model is no VAE. DataError: an item cannot be read.
     """
-    model = _vae(pipeline, "have latents")
-    means = [model.encode(rows.x, rows.c).mean for rows in best_rows(pipeline, items, unknown)]
-    return np.concatenate([mean.cpu().numpy() for mean in means])
+    model, rows = _vae(pipeline, "have latents"), best_rows(pipeline, items, unknown)
+    return np.concatenate([model.encode(some.x, some.c).mean.cpu().numpy() for some in rows])
 
 
 def best_rows(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Iterator[Rows]:

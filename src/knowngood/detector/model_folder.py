@@ -150,7 +150,7 @@ def unpack(
 
 def adjustments_named(names: list[str], settings: Settings) -> tuple[Adjustment, ...]:
     """The adjustments of a saved model."""
-    tolerance = getattr(settings.representation, "illumination", None)
+    tolerance: Any = getattr(settings.representation, "illumination", None)
     known = {LabelPenalty.name: LabelPenalty, IlluminationAdjustment.name: partial(IlluminationAdjustment, tolerance)}
     for name in names:
         if name not in known:

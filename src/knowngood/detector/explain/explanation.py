@@ -116,15 +116,14 @@ class Explanation:
         """All but the arrays, ready for JSON."""
         skipped = ("image", "model_input", "reconstruction", "residual", "mean_image", "map")
         record = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in skipped}
-        factors = [
-            (one, {"change": one.change, "outside_normal_range": one.outside_normal_range})
-            for one in self.image_factors
-        ]
         return record | {
             "peak": None if self.peak is None else list(self.peak),
             "components": [one._asdict() for one in self.components],
             "latents": [one._asdict() for one in self.latents],
-            "image_factors": [one._asdict() | derived for one, derived in factors],
+            "image_factors": [
+                one._asdict() | {"change": one.change, "outside_normal_range": one.outside_normal_range}
+                for one in self.image_factors
+            ],
             "nearest": [one._asdict() for one in self.nearest],
             "regions": [
                 {"box": list(r.box), "peak": r.peak, "area": r.area, "p_value": r.p_value} for r in self.regions

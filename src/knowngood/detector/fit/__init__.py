@@ -76,6 +76,15 @@ def fit_pipeline(
         pipeline = replace(pipeline, representation=pipeline.representation.base)
     if not others_calibrate and settings.calibration.method != "cross":
         pipeline = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")
+    history, training = learned.history, {}
+    if history is not None:
+        training = {
+            "steps": history.steps[-1]["step"],
+            "best_step": history.best_step,
+            "epochs": round(history.steps[-1]["epoch"], 1),
+            "images_per_second": round(history.images_per_second),
+            "stopped_early": history.stopped_early,
+        }
     about = {
         "recipe": recipe,
         "data": {
@@ -88,7 +97,7 @@ def fit_pipeline(
             "calibrate": len(pipeline.calibration or ()),
         },
         "seed": seed,
-        "training": {} if learned.history is None else training_record(learned.history),
+        "training": training,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
             "knowngood": __version__,
@@ -99,16 +108,4 @@ def fit_pipeline(
         "threads": torch.get_num_threads(),
         **({} if learned.labels is None else {"labels": learned.labels}),
     }
-    history = [] if learned.history is None else list(learned.history.steps)
-    return Fitted(pipeline, plan.split, about, history, learned.film)
-
-
-def training_record(history: History) -> dict[str, Any]:
-    """Plain data on the training of a network."""
-    return {
-        "steps": history.steps[-1]["step"],
-        "best_step": history.best_step,
-        "epochs": round(history.steps[-1]["epoch"], 1),
-        "images_per_second": round(history.images_per_second),
-        "stopped_early": history.stopped_early,
-    }
+    return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), learned.film)

@@ -124,9 +124,7 @@ def _score(representation: str, model: Any, normals: Items) -> ScoreOptions:
 
 def _categorical(values: Any) -> bool:
     """Whether a column is text or a few whole numbers, and so names kinds."""
-    if values is None:
-        return False
-    found = set(map(str, values))
+    found = set() if values is None else set(map(str, values))
     decimal = any("." in value and value.replace(".", "").isdigit() for value in found)
     return 2 <= len(found) <= MOST_CLASSES and not decimal
 

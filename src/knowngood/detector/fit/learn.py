@@ -336,8 +336,7 @@ def illuminated(
 
 def class_vectors(schema: ConditionSchema, model: Model) -> tuple[Tensor, Tensor]:
     """(K, W) encoded conditions of every combination that occurred, and the log of their shares."""
-    inferable = all("infer" in column.roles for column in schema.columns)
-    if not (model.condition_dim and len(schema.cells) > 1 and inferable):
+    if not (model.condition_dim and len(schema.cells) > 1 and all("infer" in c.roles for c in schema.columns)):
         raise SettingsError(
             "class_aware needs at least two conditions, all with the role 'infer', and an objective that uses "
             "conditions such as cvae; leave it 0 here"
