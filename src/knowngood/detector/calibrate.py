@@ -72,11 +72,7 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
     marginal = None if scores.marginal is None else Calibration.fit(scores.marginal, alpha=alpha)
     maps = None if scores.maps is None else Calibration.fit(scores.maps, scores.strata, names, alpha=alpha)
     return replace(
-        pipeline,
-        calibration=calibration,
-        marginal_calibration=marginal,
-        map_calibration=maps,
-        calibrated_by=method,
+        pipeline, calibration=calibration, marginal_calibration=marginal, map_calibration=maps, calibrated_by=method
     )
 
 

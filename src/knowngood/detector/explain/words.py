@@ -121,11 +121,9 @@ def _nearest(one: Explanation) -> str:
     if not one.nearest:
         return ""
     *names, last = [near.id for near in one.nearest[:NAMED]]
-    text = (
-        f"The nearest normal images are {', '.join(names)} and {last}"
-        if names
-        else f"The nearest normal image is {last}"
-    )
+    text = f"The nearest normal image is {last}"
+    if names:
+        text = f"The nearest normal images are {', '.join(names)} and {last}"
     if one.farther_than is not None and one.farther_than >= FAR:
         share = "all" if one.farther_than == 1 else f"{percent(one.farther_than)} of"
         text += f"; the first is farther away than that of {share} held-out normal images"

@@ -22,7 +22,6 @@ from knowngood.detector.fit.plan import make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import SettingsError
 from knowngood.representations import Backbone, Features, Pixels, Table
-from knowngood.training import History
 from knowngood.training.film import Film
 
 

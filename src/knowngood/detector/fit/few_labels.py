@@ -226,10 +226,6 @@ class Patches(NamedTuple):
     c: Tensor | None  # (n, W)
     stratum: Tensor  # (n,)
 
-    def take(self, at: Tensor) -> Patches:
-        """Some of the images."""
-        return Patches(*(None if t is None else t[at] for t in self))  # type: ignore[arg-type]
-
     @classmethod
     def concat(cls, parts: Sequence[Patches]) -> Patches:
         """The images of all parts, one after the other."""
@@ -323,7 +319,8 @@ def patch_evidence(
 
     def scores(added: Floats, at: Ints) -> Floats:
         penalty = torch.from_numpy(added).to(device).unflatten(1, model.shape[1:])
-        return pooled(both.take(torch.from_numpy(at)), penalty).values.cpu().numpy()
+        some: list[Any] = [None if t is None else t[torch.from_numpy(at)] for t in both]
+        return pooled(Patches(*some), penalty).values.cpu().numpy()
 
     evidence = Evidence(
         vectors=both.white[item, location].double().cpu().numpy(),

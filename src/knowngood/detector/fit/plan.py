@@ -69,10 +69,8 @@ def make_plan(
         factors = np.where(shown(factors, objective.labelled_share, seed)[:, None], factors, np.nan)
     normals, labelled = only(normals, schema), only(labelled, schema)
     encoded = schema.encode(normals.conditions, len(normals))
-    conditional = objective is None or objective.conditional
-    ignore = None
-    if settings.data.ignore is not None:
-        ignore = read_ignored(settings.data.ignore, schema, schema.width if conditional else 0)
+    width = schema.width if objective is None or objective.conditional else 0
+    ignore = None if settings.data.ignore is None else read_ignored(settings.data.ignore, schema, width)
     return Plan(
         settings=settings,
         schema=schema,
