@@ -26,8 +26,7 @@ from knowngood.data import ImageSet
 from knowngood.detector.decide import Decisions, decide
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.cross import cross_calibrate, learns
-from knowngood.detector.fit.learn import learn, represent
+from knowngood.detector.fit.learn import cross_calibrate, learn, learns, represent
 from knowngood.detector.fit.plan import make_plan
 from knowngood.detector.scoring import score_batches
 from knowngood.errors import SettingsError

@@ -18,8 +18,6 @@ from knowngood.calibration import (
     Calibration,
     alarm_rank,
     benjamini_hochberg,
-    cross_p_values,
-    false_alarm_counts,
     false_alarm_interval,
     minimum_normals,
     p_values,
@@ -123,19 +121,8 @@ def test_realised_false_alarm_rate_follows_the_beta_law() -> None:
     assert rates.mean() == pytest.approx(alpha, abs=0.002)
 
 
-def test_false_alarm_counts_cover_simulated_batches() -> None:
-    rng = np.random.default_rng(2)
-    n, alpha, m = 39, 0.1, 200
-    flagged = [int((p_values(rng.random(n), rng.random(m)) <= alpha).sum()) for _ in range(3000)]
-    low, high = false_alarm_counts(n, alpha, m, level=0.9)
-    inside = np.mean([(low <= f <= high) for f in flagged])
-    assert 0.885 < inside < 0.93
-    assert low < alpha * m < high
-
-
 def test_nothing_is_promised_beyond_reach() -> None:
     assert false_alarm_interval(5, 0.01) == (0.0, 0.0)
-    assert false_alarm_counts(5, 0.01, 100) == (0, 0)
 
 
 def test_hidden_condition_largest_p_is_valid_and_smallest_is_not() -> None:
@@ -193,40 +180,6 @@ def test_verdict_and_its_abstain_band() -> None:
     assert verdict(p, 0.05, abstain=0.2).tolist() == ["anomalous", "anomalous", "unsure", "unsure", "normal"]
     with pytest.raises(SettingsError, match=r"abstain = 0.01 with alpha = 0.05"):
         verdict(p, 0.05, abstain=0.01)
-
-
-# Cross-conformal ----------------------------------------------------------------------------------------------------
-
-
-def test_cross_p_values_with_one_fold_are_plain_p_values() -> None:
-    rng = np.random.default_rng(4)
-    normals, items = rng.normal(size=12), rng.normal(size=5)
-    assert (cross_p_values([normals], items[None]) == p_values(normals, items)).all()
-
-
-@given(st.lists(tied_scores, min_size=1, max_size=4), st.data())
-def test_cross_p_values_are_their_definition(folds: list[list[float]], data: st.DataObject) -> None:
-    items = data.draw(st.lists(st.integers(-3, 3), min_size=len(folds), max_size=len(folds)))
-    reached = sum(v >= item for fold, item in zip(folds, items, strict=True) for v in fold)
-    n = sum(map(len, folds))
-    assert cross_p_values(folds, np.array(items, float)[:, None])[0] == (1 + reached) / (n + 1)
-
-
-def test_cross_p_values_keep_the_rate_near_alpha() -> None:
-    """A mean is fitted without each fold, the score is the distance to it; 5 folds of 8."""
-    rng = np.random.default_rng(5)
-    p = []
-    for _ in range(1500):
-        x, item = rng.normal(size=40), rng.normal()
-        centres = [np.delete(x, np.s_[k * 8 : k * 8 + 8]).mean() for k in range(5)]
-        folds = [np.abs(x[k * 8 : k * 8 + 8] - centres[k]) for k in range(5)]
-        p.append(cross_p_values(folds, np.abs(item - np.array(centres))[:, None])[0])
-    assert 0.07 < np.mean(np.array(p) <= 0.1) < 0.13
-
-
-def test_cross_p_values_need_every_fold() -> None:
-    with pytest.raises(DataError, match=r"3 folds but test scores of shape \(2, 4\)"):
-        cross_p_values([[1.0]] * 3, np.zeros((2, 4)))
 
 
 # Surprise -----------------------------------------------------------------------------------------------------------

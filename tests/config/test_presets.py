@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from knowngood.config import DCVAE, Elbo, Fusion, HOGOptions, Neighbours, VAEOptions, parse_settings
+from knowngood.config.parsing import overlay
 from knowngood.config.presets import preset_names, read_preset
-from knowngood.config.presets.layers import overlay
 from knowngood.errors import SettingsError
 
 TASKS = {"inspection", "known-kinds", "shapes"}

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from html_page import HOSTILE, Page
 from PIL import Image
+from scipy import stats
 
-from knowngood.calibration import Calibration, false_alarm_counts
+from knowngood.calibration import Calibration, alarm_rank
 from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.evaluation import figures
 from knowngood.evaluation.conditions import expected_band, expected_false_alarms
@@ -39,6 +40,13 @@ def make_table(normals=200, anomalies=30, *, alarms=10, found=25, strata=("all",
             "label": labels,
         }
     )
+
+
+def false_alarm_counts(n: int, alpha: float, m: int) -> tuple[int, int]:
+    """How many of m new normal images are flagged: the central beta-binomial interval of 95 %."""
+    k = alarm_rank(n, alpha)
+    low, high = stats.betabinom.interval(0.95, m, k, n + 1 - k) if k else (0, 0)
+    return int(low), int(high)
 
 
 def strata(*sizes: int, needed: int = 19, threshold: float = 9.0) -> dict:

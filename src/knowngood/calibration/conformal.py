@@ -1,4 +1,4 @@
-"""Conformal p-values, the threshold that goes with them, and what they guarantee. Pure functions of arrays.
+"""Conformal p-values, their thresholds, guarantees, and continuous partner, the surprise. Pure functions of arrays.
 
 The guarantee rests on one assumption: calibration normals and the item to score are exchangeable. Then
 P(p ≤ α) ≤ α for a normal item, whatever the model and however it was trained, ties or none.
@@ -8,13 +8,12 @@ Never rank by p-values: they floor at 1/(n+1) and tie. Rank by the score they we
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knowngood.errors import DataError, SettingsError
+from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 
 Floats = NDArray[np.float64]
 
@@ -34,7 +33,8 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
         DataError: a score is NaN, or a calibration score is not finite.
     """
     ordered = np.sort(finite_scores(calibration))
-    return (1 + _at_least(ordered, judged_scores(scores))) / np.float64(len(ordered) + 1)
+    at_least = len(ordered) - np.searchsorted(ordered, judged_scores(scores), side="left")
+    return (1 + at_least) / np.float64(len(ordered) + 1)
 
 
 def alarm_rank(n: int, alpha: float) -> int:
@@ -86,17 +86,6 @@ def false_alarm_interval(n: int, alpha: float, level: float = 0.95) -> tuple[flo
     return float(low), float(high)
 
 
-def false_alarm_counts(n: int, alpha: float, m: int, level: float = 0.95) -> tuple[int, int]:
-    """How many of m new normals will be flagged: central beta-binomial interval with probability ≥ `level`."""
-    from scipy import stats
-
-    k = alarm_rank(n, alpha)
-    if k == 0:
-        return 0, 0
-    low, high = stats.betabinom.interval(level, m, k, n + 1 - k)
-    return int(low), int(high)
-
-
 def benjamini_hochberg(p: ArrayLike, q: float) -> NDArray[np.bool_]:
     """Which items of a batch to call anomalous so that the expected share of false calls among them is ≤ q.
 
@@ -130,37 +119,44 @@ def verdict(p: ArrayLike, alpha: float, abstain: float | None = None) -> NDArray
     return np.where(p <= alpha, "anomalous", np.where(p <= upper, "unsure", "normal"))
 
 
-def cross_p_values(fold_scores: Sequence[ArrayLike], fold_test_scores: ArrayLike) -> Floats:
-    """K-fold cross-conformal p-values, for sets too small for a split. Vovk 2015, arXiv:1208.0806.
+def surprise(calibration: ArrayLike, scores: ArrayLike) -> Floats:
+    """−log of the tail probability of a score among calibration normals, in nats.
 
-    Model k is fitted without fold k and scores it; every model scores the item. The item is ranked within each fold by
-    that fold's own model: p = (1 + Σ_k #{i in fold k: score_i ≥ score of the item under model k}) / (n + 1).
-    Usually P(p ≤ α) is near α; what is proven is about 2α (Barber et al., arXiv:1905.02928, theorem 4).
+    At a calibration score v the tail is #{calibration ≥ v} / (n + 1). Between two of them −log tail is linear in the
+    score. Beyond the largest it goes on along the exponential fitted to the upper tenth of the sample (its mean
+    excess), below the smallest it falls towards 0. So it is continuous, strictly increasing and never ties, and it
+    does not change when all scores are shifted or scaled together. Unlike a p-value it carries no guarantee.
 
     Args:
-        fold_scores: K arrays (n_k,), held-out scores of fold k by model k.
-        fold_test_scores: (K, m), scores of the m items by every model.
+        calibration: (n,) finite scores of normals, n ≥ 1.
+        scores: (m,) scores, higher is more anomalous.
 
     Returns:
-        (m,) values in [1/(n+1), 1], n the sum of all n_k.
+        (m,) values ≥ 0; about −log p.
     """
-    items = np.asarray(fold_test_scores, dtype=np.float64)
-    if items.ndim != 2 or len(items) != len(fold_scores):
-        raise DataError(
-            f"cross_p_values: {len(fold_scores)} folds but test scores of shape {items.shape}; "
-            f"expected ({len(fold_scores)}, m): every item scored by the model of every fold"
-        )
-    n = sum(len(np.asarray(fold)) for fold in fold_scores)
-    at_least = np.zeros(items.shape[1], dtype=np.int64)
-    for fold, row in zip(fold_scores, items, strict=True):
-        ordered = np.sort(finite_scores(fold))
-        at_least += _at_least(ordered, judged_scores(row))
-    return (1 + at_least) / np.float64(n + 1)
+    ordered = np.sort(finite_scores(calibration))
+    scores = judged_scores(scores)
+    if len(ordered) == 0:
+        raise NotEnoughNormals("surprise is measured against calibration normals; there are none", missing=1)
+    n = len(ordered)
+    values, first = np.unique(ordered, return_index=True)
+    nats = -np.log((n - first) / (n + 1.0))
+
+    inside = np.interp(scores, values, nats)
+    above = nats[-1] + np.maximum(scores - values[-1], 0) / _mean_excess(ordered)
+    below = nats[0] * np.exp(np.minimum(scores - values[0], 0) / _mean_excess(-ordered[::-1]))
+    return np.where(scores > values[-1], above, np.where(scores < values[0], below, inside))
 
 
-def _at_least(ordered: Floats, scores: Floats) -> NDArray[np.int64]:
-    """For each score the number of calibration scores that reach it."""
-    return len(ordered) - np.searchsorted(ordered, scores, side="left").astype(np.int64)
+def _mean_excess(ordered: Floats) -> float:
+    """Maximum-likelihood scale of an exponential upper tail: mean excess of the top tenth (5 to 250 values)."""
+    n = len(ordered)
+    top = min(max(n // 10, 5), 250, n - 1)
+    for start in (n - 1 - top, 0):  # ties may leave the top without spread: then use the whole sample
+        excess = float(np.mean(ordered[start + 1 :] - ordered[start])) if n > 1 else 0.0
+        if excess > 0:
+            return excess
+    return max(abs(float(ordered[-1])), 1.0)
 
 
 def finite_scores(values: ArrayLike) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,20 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knowngood.calibration.conformal import p_values
-from knowngood.calibration.map_thresholds import checked_map
-from knowngood.errors import SettingsError
+from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-Labels = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
     """One connected region of a map. Positions are (row, column) of pixels, from 0.
 
-    label: its number, from 1 in falling order of the peaks, and its value in the label image. area: pixels.
+    label: its number, from 1 in falling order of the peaks. area: pixels.
     peak: the map's largest value in it. peak_at: where, the first in reading order. box: (top, left, bottom, right),
     half-open: `map[top:bottom, left:right]`. centroid: mean position of its pixels. mean: mean value.
     p_value: (1 + #{maxima of normal images ≥ peak}) / (n + 1); None if no maxima were given.
@@ -46,9 +43,9 @@ def find_regions(
 
     Args:
         values: (H, W), taken as float32; NaN pixels are ignored and in no region. Higher is more anomalous.
-        threshold: for example `MapCalibration.threshold()`; +inf finds nothing.
+        threshold: of a `Calibration` of such maxima; +inf finds nothing.
         min_area: regions of fewer pixels are dropped.
-        maxima: (n,) largest values of the maps of calibration normals, as `MapCalibration.maxima()`, for p-values.
+        maxima: (n,) largest values of the maps of calibration normals, see `largest_value`, for p-values.
 
     Returns:
         In falling order of their peaks; of equal peaks the one that comes first in reading order leads.
@@ -57,25 +54,18 @@ def find_regions(
         DataError: the map is not (H, W), or a maximum is not finite.
         SettingsError: the threshold is NaN or `min_area` below 1.
     """
-    return label_regions(values, threshold, min_area=min_area, maxima=maxima)[0]
-
-
-def label_regions(
-    values: ArrayLike, threshold: float, *, min_area: int = 1, maxima: ArrayLike | None = None
-) -> tuple[list[Region], Labels]:
-    """`find_regions`, and the label image (H, W) int32: the region's label at each of its pixels, 0 elsewhere."""
     from scipy import ndimage
 
     if np.isnan(threshold):
         raise SettingsError("the threshold of a region is NaN; expected a number, or inf to find nothing")
     if min_area < 1:
         raise SettingsError(f"min_area = {min_area}; expected a number of pixels, at least 1")
-    image = checked_map(values)
+    image = _checked_map(values)
     above = image > _rounded_down(threshold)
     labels = np.zeros(image.shape, dtype=np.int32)
     n: int = ndimage.label(above, structure=np.ones((3, 3)), output=labels)  # pyright: ignore[reportAssignmentType]
     if n == 0:
-        return [], labels
+        return []
 
     at = np.flatnonzero(above)
     label, value = labels.ravel()[at] - 1, image.ravel()[at].astype(np.float64)
@@ -96,7 +86,7 @@ def label_regions(
     mean = np.bincount(label, value, n) / area
     p = [None] * len(order) if maxima is None else p_values(maxima, peak[order]).tolist()
     boxes = ndimage.find_objects(labels)
-    found = [
+    return [
         Region(
             label=i + 1,
             area=int(area[k]),
@@ -109,23 +99,51 @@ def label_regions(
         )
         for i, (k, (rows, columns)) in enumerate(zip(order, boxes, strict=True))
     ]
-    return found, labels
 
 
-def regions_table(found: Mapping[str, Sequence[Region]]) -> DataFrame:
-    """One row a region, images in the order given: image id → its regions.
+def largest_value(values: ArrayLike) -> float:
+    """The largest value of the map (H, W) of a normal image, by which maps are calibrated; NaN pixels are ignored.
 
-    Columns: image, region (its label), area, peak, peak_row, peak_column, top, left, bottom, right, centroid_row,
-    centroid_column, mean, p_value (NaN where there is none).
+    A region in a normal image is a false alarm. So the conformal score of a map is its maximum: with the threshold of
+    these maxima at α (`Calibration.threshold`) a normal image has a region with probability at most α. A region's
+    p-value compares its peak with them, and holds for all regions of an image at once: the smallest of them is the
+    image's conformal p-value. Calibration and later images must ignore the same regions.
+
+    Raises:
+        DataError: the map has an infinite value or nothing but NaN.
+    """
+    image = _checked_map(values)
+    counted = image[~np.isnan(image)]
+    if not len(counted) or not np.isfinite(counted).all():
+        what = "an infinite value" if len(counted) else "nothing but NaN"
+        raise DataError(f"the map of a calibration image has {what}; expected finite values, NaN to ignore")
+    return float(counted.max())
+
+
+def regions_table(ids: ArrayLike, found: Sequence[Sequence[Region]]) -> DataFrame:
+    """One row a region: ids (N,) of images, and the regions of each.
+
+    Columns: id, region (its label), area, peak, p_value (NaN where there is none), peak_row, peak_column, top, left,
+    bottom, right, centroid_row, centroid_column, mean.
     """
     import pandas as pd
 
     rows = [
-        (name, r.label, r.area, r.peak, *r.peak_at, *r.box, *r.centroid, r.mean, r.p_value)
-        for name, regions in found.items()
+        (r.label, r.area, r.peak, r.p_value, *r.peak_at, *r.box, *r.centroid, r.mean)
+        for regions in found
         for r in regions
     ]
-    return pd.DataFrame.from_records(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+    table = pd.DataFrame.from_records(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+    table.insert(0, "id", np.repeat(np.asarray(ids), [len(regions) for regions in found]))
+    return table
+
+
+def _checked_map(values: ArrayLike) -> NDArray[np.float32]:
+    """(H, W) float32, at least one pixel; the precision in which maps are calibrated and compared."""
+    array = np.asarray(values, dtype=np.float32)
+    if array.ndim != 2 or array.size == 0:
+        raise DataError(f"anomaly map: expected shape (H, W) with at least one pixel, got {array.shape}")
+    return array
 
 
 def _rounded_down(threshold: float) -> np.float32:
@@ -136,7 +154,7 @@ def _rounded_down(threshold: float) -> np.float32:
 
 
 _COLUMNS = {
-    "image": "object", "region": "int64", "area": "int64", "peak": "float64", "peak_row": "int64",
+    "region": "int64", "area": "int64", "peak": "float64", "p_value": "float64", "peak_row": "int64",
     "peak_column": "int64", "top": "int64", "left": "int64", "bottom": "int64", "right": "int64",
-    "centroid_row": "float64", "centroid_column": "float64", "mean": "float64", "p_value": "float64",
+    "centroid_row": "float64", "centroid_column": "float64", "mean": "float64",
 }  # fmt: skip

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from knowngood.calibration import conformal
 from knowngood.calibration.conformal import Floats
-from knowngood.calibration.surprise import surprise
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals
 
 Ints = NDArray[np.int64]
@@ -105,12 +104,16 @@ class Calibration:
 
     def surprise(self, scores: ArrayLike, strata: ArrayLike | None = None, *, alpha: float | None = None) -> Floats:
         """(m,) continuous −log tail probabilities within the stratum or the pool; see `calibration.surprise`."""
-        return self._per_reference(scores, strata, alpha, surprise)
+        return self._per_reference(scores, strata, alpha, conformal.surprise)
 
     def threshold(self, alpha: float | None = None, stratum: int = -1) -> float:
         """The raw score above which p ≤ α in this stratum; +inf when α cannot be guaranteed. −1: the pool's."""
         alpha = self.alpha if alpha is None else alpha
-        return conformal.threshold(self._reference(stratum, alpha), alpha)
+        return conformal.threshold(self.reference(alpha, stratum), alpha)
+
+    def reference(self, alpha: float | None = None, stratum: int = -1) -> Floats:
+        """(n,) sorted scores that an item of a stratum is compared with at this α: the stratum's own, or the pool."""
+        return self._slice(stratum) if stratum >= 0 and self.own(alpha)[stratum] else self._pool
 
     @cached_property
     def thresholds(self) -> Floats:
@@ -142,25 +145,23 @@ class Calibration:
         flagged = scores > self.thresholds[codes]
         return np.where(flagged, np.maximum(shifted, np.nextafter(limit, np.inf)), np.minimum(shifted, limit))
 
-    def summary(self, alpha: float | None = None, level: float = 0.95) -> list[dict[str, Any]]:
+    def summary(self, alpha: float | None = None) -> list[dict[str, Any]]:
         """One plain row a stratum: condition, normals, threshold, and what is guaranteed at this α."""
         alpha = self.alpha if alpha is None else alpha
-        own, counts = self.own(alpha), self.counts
-
-        def row(stratum: int, name: str) -> dict[str, Any]:
-            low, high = conformal.false_alarm_interval(int(counts[stratum]), alpha, level)
-            guaranteed = bool(own[stratum])
-            pooled = "pooled, no per-condition guarantee"
-            return {
-                "condition": name,
-                "normals": int(counts[stratum]),
-                "threshold": self.threshold(alpha, stratum),
-                "calibrated": "by itself" if guaranteed else pooled,
-                "false_alarm_low": low if guaranteed else None,
-                "false_alarm_high": high if guaranteed else None,
-            }
-
-        return [row(stratum, name) for stratum, name in enumerate(self.stratum_names)]
+        rows = []
+        for stratum, (name, n, own) in enumerate(zip(self.stratum_names, self.counts, self.own(alpha), strict=True)):
+            low, high = conformal.false_alarm_interval(int(n), alpha) if own else (None, None)
+            rows.append(
+                {
+                    "condition": name,
+                    "normals": int(n),
+                    "threshold": self.threshold(alpha, stratum),
+                    "calibrated": "by itself" if own else "pooled, no per-condition guarantee",
+                    "false_alarm_low": low,
+                    "false_alarm_high": high,
+                }
+            )
+        return rows
 
     def to_tensors(self) -> dict[str, NDArray[Any]]:
         """The state as plain arrays, for safetensors; `metadata` holds the rest."""
@@ -189,20 +190,13 @@ class Calibration:
     def _slice(self, stratum: int) -> Floats:
         return self.scores[self._starts[stratum] : self._starts[stratum + 1]]
 
-    def _reference(self, stratum: int, alpha: float) -> Floats:
-        """The calibration scores that an item of this stratum is compared with."""
-        if stratum < 0 or self.counts[stratum] < conformal.minimum_normals(alpha):
-            return self._pool
-        return self._slice(stratum)
-
     def _per_reference(self, scores: ArrayLike, strata: ArrayLike | None, alpha: float | None, function: Any) -> Floats:
-        alpha = self.alpha if alpha is None else alpha
         scores = conformal.judged_scores(scores)
         codes = _codes(strata, len(scores), len(self.stratum_names))
         result = np.empty(len(scores))
         for stratum in np.unique(codes):
             rows = codes == stratum
-            result[rows] = function(self._reference(int(stratum), alpha), scores[rows])
+            result[rows] = function(self.reference(alpha, int(stratum)), scores[rows])
         return result
 
 

@@ -22,8 +22,8 @@ from pydantic.fields import FieldInfo
 
 from knowngood.cli import placement
 from knowngood.config import Options, Settings, choices
+from knowngood.config.parsing import group
 from knowngood.config.presets import preset_names
-from knowngood.config.presets.layers import group
 from knowngood.errors import SettingsError
 
 # The words of the dCVAE paper's command line. Underscores for hyphens are accepted everywhere.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, get_args
 from pydantic.fields import FieldInfo
 
 from knowngood.config import Options, Settings, choices, parse_settings, read_settings
+from knowngood.config.parsing import as_choice, group, overlay
 from knowngood.config.presets import read_preset
-from knowngood.config.presets.layers import as_choice, group, overlay
 from knowngood.errors import SettingsError
 
 UNMADE = "auto"

@@ -80,10 +80,10 @@ def score(
         raise SettingsError("--normals shows normal images beside explanations; give --explain DIR with it")
     detector = load(model, device, unknown)
 
+    from knowngood.calibration import regions_table
     from knowngood.data import open_images
     from knowngood.detector.condition_posterior import check_posterior
     from knowngood.detector.maps import check_maps, check_regions
-    from knowngood.detector.results import region_table
 
     if maps is not None:
         check_maps(detector.pipeline_)
@@ -133,7 +133,7 @@ def score(
     if regions is not None:
         import numpy as np
 
-        found = region_table(np.array([name for name, _ in located], dtype=object), [some for _, some in located])
+        found = regions_table(np.array([name for name, _ in located], dtype=object), [some for _, some in located])
         write_table(found, regions)
         tell(f"regions {regions}: {len(found):,} in {found['id'].nunique():,} images")
     if explain is not None:

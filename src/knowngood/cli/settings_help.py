@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from knowngood.cli.options import SettingOption, flag, literals, setting_options
 from knowngood.config import Settings
-from knowngood.config.presets.layers import group
+from knowngood.config.parsing import group
 
 WIDTH = 100  # columns, fewer on a narrower terminal
 COLUMN = 26  # where descriptions begin

@@ -1,3 +1,4 @@
+# ruff: noqa: F401  the names of this room, for all others
 """Everything a user can set, once: the same models behind Python, YAML and the command line. Imports no torch.
 
 A choice (representation, model, objective, score, ...) is a union of small option models told apart by `name`; each
@@ -5,8 +6,7 @@ names the class that carries it out, so the union is the registry. A plain strin
 """
 
 from knowngood.config.base import Group, Options, implementation
-from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Fraction, Role, TrainingOptions
-from knowngood.config.labels import Shift
+from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Role, TrainingOptions
 from knowngood.config.models import MemoryBankOptions, ModelOptions, PatchGaussianOptions, VAEOptions
 from knowngood.config.nets import (
     MLP,
@@ -33,8 +33,7 @@ from knowngood.config.objectives import (
     ObjectiveOptions,
 )
 from knowngood.config.parsing import choices, nearest, parse, parse_settings, read_settings
-from knowngood.config.plugins import GROUPS, plugins
-from knowngood.config.regions import IgnoredRegions, Point
+from knowngood.config.plugins import plugins
 from knowngood.config.representations import (
     BackboneOptions,
     EfficientNetLite0,
@@ -70,82 +69,4 @@ from knowngood.config.scores import (
     SplitElbo,
     Typicality,
 )
-from knowngood.config.settings import Settings
-
-__all__ = [
-    "CVAE",
-    "DANVAE",
-    "DCVAE",
-    "DIPVAE",
-    "GROUPS",
-    "IWAE",
-    "KL",
-    "MLP",
-    "RFVAE",
-    "TCVAE",
-    "VAE",
-    "BackboneOptions",
-    "Bernoulli",
-    "BetaVAE",
-    "CalibrationOptions",
-    "Conditioning",
-    "Conv",
-    "CorEx",
-    "DataOptions",
-    "EfficientNetLite0",
-    "EfficientNetLite1",
-    "EfficientNetLite2",
-    "Elbo",
-    "EluPool",
-    "FactorVAE",
-    "FeatureOptions",
-    "Fraction",
-    "Fusion",
-    "Gaussian",
-    "Gradient",
-    "GradientMap",
-    "Group",
-    "HOGOptions",
-    "IgnoredRegions",
-    "ImageOptions",
-    "InfoVAE",
-    "InputComplexity",
-    "LikelihoodOptions",
-    "LikelihoodRegret",
-    "LiteOptions",
-    "Mahalanobis",
-    "MemoryBankOptions",
-    "ModelOptions",
-    "Neighbours",
-    "NetOptions",
-    "ObjectiveOptions",
-    "Options",
-    "OwnBackbone",
-    "PatchDistance",
-    "PatchGaussianOptions",
-    "PixelOptions",
-    "Point",
-    "PriorDistance",
-    "Reconstruction",
-    "ReconstructionProbability",
-    "RepresentationOptions",
-    "Restoration",
-    "Role",
-    "ScoreChoice",
-    "ScoreOptions",
-    "Settings",
-    "Shift",
-    "SplitElbo",
-    "StridedBatchNorm",
-    "TableOptions",
-    "TrainingOptions",
-    "Typicality",
-    "VAEOptions",
-    "choices",
-    "implementation",
-    "nearest",
-    "parse",
-    "parse_settings",
-    "plugins",
-    "read_settings",
-]
+from knowngood.config.settings import Settings, Shift

@@ -6,7 +6,7 @@ import functools
 import importlib
 import operator
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter
@@ -23,9 +23,10 @@ class Options(BaseModel):
     implementation: ClassVar[str]
     name: str
 
-    def build(self, *args: Any, **kwargs: Any) -> Any:
-        """The object this choice stands for, made from these options."""
-        return implementation(self)(self, *args, **kwargs)
+    @property
+    def build(self) -> Callable[..., Any]:
+        """Makes the object this choice stands for, from these options and what its class takes beside them."""
+        return partial(implementation(self), self)
 
 
 def implementation(options: Options) -> Any:
@@ -42,7 +43,8 @@ def named(value: Any) -> Any:
 class Family:
     """The choices of a family, told apart by `name`: the built-in ones and those of installed plug-ins.
 
-    Plug-ins are looked up when the choices are first needed, not when the library is imported: they import from it.
+    `Annotated[Options, Family("objectives", VAE, …)]` is the annotation of a field that holds one of them. Plug-ins are
+    looked up when the choices are first needed, not when the library is imported: they import from it.
 
     Args:
         group: the family, and the entry-point group "knowngood.<group>" of its plug-ins.
@@ -65,11 +67,6 @@ class Family:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """One of the choices, whatever the annotation that this stands beside."""
         return no_info_plain_validator_function(lambda value: self._adapter.validate_python(self.before(value)))
-
-
-def union(group: str, *built_in: type[Options], before: Callable[[Any], Any] = named) -> Any:
-    """The annotation of a field that holds one choice of a family; see `Family`."""
-    return Annotated[Options, Family(group, *built_in, before=before)]
 
 
 class Group(BaseModel):

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from knowngood.config.base import Group
-from knowngood.config.regions import IgnoredRegions
 
 Role = Literal["model", "stratify", "infer"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _regions(value: Any) -> Any:
+    """Regions to ignore as plain data: a file, polygons, or those by the value of a condition."""
+    if isinstance(value, str | Path) or value is None:
+        return value
+    if isinstance(value, Mapping) and not (set(map(str, value)) <= {"polygons", "size"} and "polygons" in value):
+        return {str(key): _regions(one) for key, one in value.items()}
+    if isinstance(value, Mapping):
+        return {**value, "polygons": [_points(one) for one in value["polygons"]]}
+    if hasattr(value, "shape") or not isinstance(value, list | tuple):
+        raise ValueError(
+            f"ignore: got a {type(value).__name__}; expected a file (a mask image, JSON or YAML), polygons as lists of "
+            "points [x, y], or a mapping from the values of a condition to these. Save a mask as an image file."
+        )
+    return [_points(one) for one in value]
+
+
+def _points(polygon: Any) -> list[tuple[float, float]]:
+    try:
+        return [(float(x), float(y)) for x, y in polygon]
+    except (TypeError, ValueError):
+        raise ValueError(f"ignore: {polygon!s:.60} is no polygon; expected a list of points [x, y]") from None
+
+
+Polygon = tuple[tuple[float, float], ...]
+IgnoredRegions = Annotated[Path | tuple[Polygon, ...] | dict[str, Any] | None, BeforeValidator(_regions)]
 
 
 class Conditioning(Group):
@@ -22,9 +50,7 @@ class Conditioning(Group):
     measure: tuple[Literal["brightness", "contrast", "sharpness", "rotation"], ...] = Field(
         default=(), description="image factors measured on every image and added to its conditions"
     )
-    unknown: Literal["error", "infer"] = Field(
-        default="error", description="a missing or new condition value at scoring time"
-    )
+    unknown: Literal["error", "infer"] = Field(default="error", description="a missing or new value when scoring")
     marginalise: Literal["auto", "soft", "hard"] = Field(
         default="auto",
         description="unknown conditions: soft averages the likelihood over them (needs unknown=infer at the fit), "
@@ -68,9 +94,7 @@ class DataOptions(Group):
     tile: PositiveInt | None = Field(
         default=None, description="side, in pixels of the original image, of the tiles that large images are cut into"
     )
-    tile_overlap: float = Field(
-        default=0.25, ge=0, le=0.5, description="share of its side by which a tile overlaps the next"
-    )
+    tile_overlap: float = Field(default=0.25, ge=0, le=0.5, description="share of a side by which tiles overlap")
     tolerance: float | None = Field(
         default=None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
     )
@@ -85,17 +109,11 @@ class TrainingOptions(Group):
     )
     batch_size: PositiveInt = Field(default=128, description="items a step and process")
     lr: PositiveFloat = Field(default=1e-3, description="learning rate of the model")
-    lr_secondary: PositiveFloat | None = Field(
-        default=None, description="learning rate of every other player; default lr"
-    )
+    lr_secondary: PositiveFloat | None = Field(default=None, description="learning rate of other players; default lr")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay of AdamW")
-    warmup: float = Field(
-        default=0.05, ge=0, lt=1, description="share of steps over which the learning rate rises from 0"
-    )
+    warmup: float = Field(default=0.05, ge=0, lt=1, description="share of steps in which the rate rises from 0")
     schedule: Literal["cosine", "constant"] = Field(default="cosine", description="the learning rate after the warm-up")
-    ema: float | None = Field(
-        default=0.999, gt=0, lt=1, description="decay of the averaged weights that are kept; null: off"
-    )
+    ema: float | None = Field(default=0.999, gt=0, lt=1, description="decay of the averaged weights kept; null: off")
     clip: float | None = Field(default=100.0, gt=0, description="largest gradient norm; null: off")
     patience: PositiveInt | None = Field(
         default=10,

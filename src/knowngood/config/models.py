@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from knowngood.config.base import Options, union
+from knowngood.config.base import Family, Options
 from knowngood.config.nets import LikelihoodOptions, NetOptions
 from knowngood.config.objectives import CVAE, ObjectiveOptions
 
@@ -24,15 +24,9 @@ class VAEOptions(ModelOptions):
     representations = ("pixels", "hog", "table")
     name: Literal["vae"] = "vae"
     objective: ObjectiveOptions = Field(default=CVAE(), description="the loss that is minimised")
-    net: Literal["auto"] | NetOptions = Field(
-        default="auto", description="auto: conv for images, mlp for HOG and tables"
-    )
-    latent_dim: PositiveInt | None = Field(
-        default=None, description="dimensions of z; default 32 for images, fewer for tables"
-    )
-    likelihood: Literal["auto"] | LikelihoodOptions = Field(
-        default="auto", description="auto: Gaussian with learned scalar σ"
-    )
+    net: Literal["auto"] | NetOptions = Field(default="auto", description="auto: conv for images, mlp for HOG, tables")
+    latent_dim: PositiveInt | None = Field(default=None, description="dimensions of z; default 32, fewer for tables")
+    likelihood: Literal["auto"] | LikelihoodOptions = Field(default="auto", description="auto: Gaussian, learned σ")
     prior: Literal["auto", "standard", "learned", "separated"] = Field(
         default="auto",
         description="r(z|c); auto: as the objective defines it; separated: a class-conditional prior with fixed means, "
@@ -82,7 +76,4 @@ class MemoryBankOptions(ModelOptions):
     coreset: PositiveInt | None = Field(default=10_000, description="items or patches kept, at most; null: all")
 
 
-if TYPE_CHECKING:
-    ModelChoice = ModelOptions
-else:
-    ModelChoice = union("models", VAEOptions, PatchGaussianOptions, MemoryBankOptions)
+ModelChoice = Annotated[ModelOptions, Family("models", VAEOptions, PatchGaussianOptions, MemoryBankOptions)]

@@ -15,9 +15,7 @@ class MLP(Options):
     implementation = "knowngood.models.nets.mlp:MLPNet"
     name: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = Field(default=(512, 256), description="encoder widths; the decoder mirrors them")
-    noise: float = Field(
-        default=0.0, ge=0, description="σ of the noise on the encoder's input in training, in units of x"
-    )
+    noise: float = Field(default=0.0, ge=0, description="σ of noise on the encoder's input in training, in units of x")
 
 
 class Conv(Options):
@@ -28,9 +26,7 @@ class Conv(Options):
     channels: tuple[PositiveInt, ...] | None = Field(
         default=None, description="channels a stage, each stage halves the size; default chosen from the image size"
     )
-    dense: PositiveInt = Field(
-        default=256, description="width of the dense layer between the convolutions and the latent"
-    )
+    dense: PositiveInt = Field(default=256, description="width of the dense layer between convolutions and latent")
 
 
 class EluPool(Options):
@@ -47,10 +43,7 @@ class StridedBatchNorm(Options):
     name: Literal["strided_batch_norm"] = "strided_batch_norm"
 
 
-NetOptions = Annotated[
-    Annotated[MLP | Conv | EluPool | StridedBatchNorm, Field(discriminator="name")],
-    BeforeValidator(named),
-]
+NetOptions = Annotated[MLP | Conv | EluPool | StridedBatchNorm, Field(discriminator="name"), BeforeValidator(named)]
 
 
 class Bernoulli(Options):
@@ -69,4 +62,4 @@ class Gaussian(Options):
     squash: bool = Field(default=False, description="keep the mean within (0, 1) by a sigmoid")
 
 
-LikelihoodOptions = Annotated[Annotated[Bernoulli | Gaussian, Field(discriminator="name")], BeforeValidator(named)]
+LikelihoodOptions = Annotated[Bernoulli | Gaussian, Field(discriminator="name"), BeforeValidator(named)]

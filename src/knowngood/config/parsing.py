@@ -1,4 +1,4 @@
-"""Settings from plain values, and what is wrong with them in words."""
+"""Settings from plain values, laid over each other, and what is wrong with them in words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from knowngood.config.base import Family, Group, Options
+from knowngood.config.scores import fused
 from knowngood.config.settings import Settings
 from knowngood.errors import SettingsError
 
@@ -19,20 +20,15 @@ from knowngood.errors import SettingsError
 @cache
 def choices(model: type[BaseModel], field: str) -> dict[str, type[Options]]:
     """The option models that a field may hold, by name: `choices(VAEOptions, "objective")["dcvae"]`."""
-    found: dict[str, type[Options]] = {}
-
-    def walk(annotation: Any) -> None:
-        if isinstance(annotation, Family):
-            found.update(annotation.choices)
-        elif isinstance(annotation, type) and issubclass(annotation, Options) and hasattr(annotation, "implementation"):
-            found[annotation.model_fields["name"].default] = annotation
-        for inner in get_args(annotation):
-            walk(inner)
-
-    info = model.model_fields[field]
-    walk(info.annotation)
-    for extra in info.metadata:
-        walk(extra)
+    info, found = model.model_fields[field], {}
+    left = [*reversed(info.metadata), info.annotation]
+    while left:
+        one = left.pop()
+        if isinstance(one, Family):
+            found |= one.choices
+        elif isinstance(one, type) and issubclass(one, Options) and hasattr(one, "implementation"):
+            found[one.model_fields["name"].default] = one
+        left += reversed(get_args(one))
     return found
 
 
@@ -42,10 +38,7 @@ def parse_settings(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: every problem at once, naming setting and value, and for an unknown name the nearest known one.
     """
-    try:
-        return Settings.model_validate(dict(values))
-    except ValidationError as error:
-        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in _relevant(error)))) from None
+    return parse(Settings, dict(values))
 
 
 def parse(annotation: Any, value: Any) -> Any:
@@ -57,7 +50,10 @@ def parse(annotation: Any, value: Any) -> Any:
     try:
         return TypeAdapter(annotation).validate_python(value)
     except ValidationError as error:
-        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in _relevant(error)))) from None
+        # without "must be 'auto'" beside what is wrong with the option that was meant
+        items = error.errors()
+        meant = [item for item in items if not any(str(part).startswith("literal[") for part in item["loc"])]
+        raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in meant or items))) from None
 
 
 def read_settings(path: str | Path, **overrides: Any) -> Settings:
@@ -82,12 +78,6 @@ def nearest(name: str, known: list[str]) -> str:
     best = max(known, key=alike, default=None)
     hint = f"; did you mean '{best}'?" if best is not None and alike(best) >= 0.5 else ""
     return f"{hint} (known: {', '.join(known)})"
-
-
-def _relevant(error: ValidationError) -> list[Any]:
-    """The problems, without "must be 'auto'" beside what is wrong with the option that was meant."""
-    items = error.errors()
-    return [item for item in items if not any(str(part).startswith("literal[") for part in item["loc"])] or items
 
 
 def _walk(loc: tuple[Any, ...]) -> tuple[list[str], type[BaseModel], dict[str, type[Options]]]:
@@ -131,12 +121,52 @@ def _explain(item: Any) -> str:
 
 def _moved(name: str) -> str:
     """Where an option lives, for someone who gives it to the detector itself: in a group, or else in a choice."""
-    for field, info in Settings.model_fields.items():
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Group) and name in annotation.model_fields:
+    for field in Settings.model_fields:
+        options = group(Settings, field)
+        if options is not None and name in options.model_fields:
             return f"; it is an option of {field}: {field}={{'{name}': …}}"
     for field in Settings.model_fields:
         for choice, option in choices(Settings, field).items():
             if name in option.model_fields:
                 return f"; it is an option of {field} '{choice}': {field}={{'name': '{choice}', '{name}': …}}"
     return ""
+
+
+def overlay(below: Mapping[str, Any], above: Mapping[str, Any], model: type[BaseModel] = Settings) -> dict[str, Any]:
+    """`above` over `below`, both as `parse_settings` takes them.
+
+    Groups are merged option by option. So is a choice whose name stays the same, or that `above` does not name; a
+    choice of another name replaces the one below with all its options.
+    """
+    merged = dict(below)
+    for name, value in above.items():
+        merged[name] = _over(merged[name], value, model, name) if name in merged else value
+    return merged
+
+
+def as_choice(value: Any) -> dict[str, Any]:
+    """A choice as a mapping with its name; a list of scores, or names with commas, as their fusion."""
+    value = fused(value)
+    if isinstance(value, BaseModel):
+        return {"name": getattr(value, "name", None), **value.model_dump(exclude_unset=True)}
+    return dict(value) if isinstance(value, Mapping) else {"name": value}
+
+
+def group(model: type[BaseModel], field: str) -> type[Group] | None:
+    """The group of options that a field holds, None if it holds something else."""
+    default = model.model_fields[field].default if field in model.model_fields else None
+    return type(default) if isinstance(default, Group) else None
+
+
+def _over(below: Any, above: Any, model: type[BaseModel], field: str) -> Any:
+    options = group(model, field)
+    if options is not None:
+        return overlay(below or {}, above or {}, options)
+    family = choices(model, field) if field in model.model_fields else {}
+    if not family or above is None or isinstance(above, list | tuple):
+        return above
+    old, new = as_choice(below), as_choice(above)
+    name = old.get("name")
+    if name not in family or new.get("name", name) != name or "scores" in new:
+        return above
+    return overlay(old, new, family[name])

@@ -12,8 +12,6 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-GROUPS = ("representations", "backbones", "models", "objectives", "scores", "readers")
-
 
 @cache
 def plugins(group: str, base: type) -> tuple[Any, ...]:

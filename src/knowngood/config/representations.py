@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from knowngood.config.base import Options, union
+from knowngood.config.base import Family, Options
 
 Size = tuple[PositiveInt, PositiveInt] | PositiveInt
 
@@ -55,9 +55,7 @@ class BackboneOptions(Options):
 class LiteOptions(BackboneOptions):
     implementation = "knowngood.representations.backbones.efficientnet_lite:load_lite"
     blocks: tuple[int, ...] = Field(default=(3, 6, 14), description="blocks whose outputs are used, counted from 0")
-    weights: Path | None = Field(
-        default=None, description="file of the published weights; default: the installed package's"
-    )
+    weights: Path | None = Field(default=None, description="file of published weights; default: as installed")
 
 
 class EfficientNetLite0(LiteOptions):
@@ -86,10 +84,9 @@ class OwnBackbone(BackboneOptions):
     name: Literal["own"] = "own"
 
 
-if TYPE_CHECKING:
-    BackboneChoice = BackboneOptions
-else:
-    BackboneChoice = union("backbones", EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, OwnBackbone)
+BackboneChoice = Annotated[
+    BackboneOptions, Family("backbones", EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, OwnBackbone)
+]
 
 
 class FeatureOptions(ImageOptions):
@@ -99,9 +96,7 @@ class FeatureOptions(ImageOptions):
     name: Literal["features"] = "features"
     backbone: BackboneChoice = Field(default=EfficientNetLite0(), description="the frozen network")
     average: PositiveInt = Field(default=3, description="side of the square over which features are averaged; odd")
-    stride: PositiveInt = Field(
-        default=12, description="distance of two locations of the grid, in pixels of the resized image"
-    )
+    stride: PositiveInt = Field(default=12, description="distance of two locations, in pixels of the resized image")
     align: Literal["none", "shift", "rigid", "affine"] = Field(
         default="none",
         description="move each image to the position of the mean normal image of its kind; rigid also rotates it, "
@@ -128,7 +123,7 @@ class TableOptions(Options):
     name: Literal["table"] = "table"
 
 
-if TYPE_CHECKING:
-    RepresentationOptions = PixelOptions | HOGOptions | FeatureOptions | TableOptions
-else:
-    RepresentationOptions = union("representations", PixelOptions, HOGOptions, FeatureOptions, TableOptions)
+RepresentationOptions = Annotated[
+    PixelOptions | HOGOptions | FeatureOptions | TableOptions,
+    Family("representations", PixelOptions, HOGOptions, FeatureOptions, TableOptions),
+]

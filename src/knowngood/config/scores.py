@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from knowngood.config.base import Options, named, union
+from knowngood.config.base import Family, Options, named
 
 
 class ScoreOptions(Options):
@@ -59,9 +59,7 @@ class Mahalanobis(ScoreOptions):
     implementation = "knowngood.scores.mahalanobis:MahalanobisScore"
     name: Literal["mahalanobis"] = "mahalanobis"
     of: Literal["latent", "hog"] = Field(default="latent", description="posterior means, or HOG of images")
-    relative: bool = Field(
-        default=False, description="less the distance to the codes of all conditions. arXiv:2106.09022"
-    )
+    relative: bool = Field(default=False, description="less the distance to codes of all conditions. arXiv:2106.09022")
 
 
 class SplitElbo(ScoreOptions):
@@ -174,27 +172,10 @@ class Restoration(ScoreOptions):
 
 
 _SINGLE = (
-    Reconstruction,
-    Elbo,
-    KL,
-    PriorDistance,
-    Mahalanobis,
-    SplitElbo,
-    PatchDistance,
-    IWAE,
-    ReconstructionProbability,
-    LikelihoodRegret,
-    InputComplexity,
-    Typicality,
-    Neighbours,
-    Gradient,
-    GradientMap,
-    Restoration,
-)
-if TYPE_CHECKING:
-    SingleScore = ScoreOptions
-else:
-    SingleScore = union("scores", *_SINGLE)
+    Reconstruction, Elbo, KL, PriorDistance, Mahalanobis, SplitElbo, PatchDistance, IWAE, ReconstructionProbability,
+    LikelihoodRegret, InputComplexity, Typicality, Neighbours, Gradient, GradientMap, Restoration,
+)  # fmt: skip
+SingleScore = Annotated[ScoreOptions, Family("scores", *_SINGLE)]
 
 
 class Fusion(ScoreOptions):
@@ -223,14 +204,11 @@ class Fusion(ScoreOptions):
         return self
 
 
-def _fused(value: Any) -> Any:
+def fused(value: Any) -> Any:
     """A list of scores, or their names with commas between them, as their fusion."""
     if isinstance(value, str) and "," in value:
         value = [part.strip() for part in value.split(",") if part.strip()]
-    return {"name": "fusion", "scores": value} if isinstance(value, list | tuple) else named(value)
+    return {"name": "fusion", "scores": list(value)} if isinstance(value, list | tuple) else named(value)
 
 
-if TYPE_CHECKING:
-    ScoreChoice = ScoreOptions
-else:
-    ScoreChoice = union("scores", *_SINGLE, Fusion, before=_fused)
+ScoreChoice = Annotated[ScoreOptions, Family("scores", *_SINGLE, Fusion, before=fused)]

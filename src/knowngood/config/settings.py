@@ -6,12 +6,21 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from knowngood.config.base import named
+from knowngood.config.base import Options, named
 from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, TrainingOptions
-from knowngood.config.labels import Shift
 from knowngood.config.models import ModelChoice, ModelOptions
 from knowngood.config.representations import FeatureOptions, RepresentationOptions
 from knowngood.config.scores import ScoreChoice, ScoreOptions
+
+
+class Shift(Options):
+    """DAn-VAE: labelled anomalies get the prior N(shift·1, I) in training; the decoder does not learn from them."""
+
+    implementation = "knowngood.models.objectives.penalties:Labelled"
+    name: Literal["shift"] = "shift"
+    weight: float = Field(default=1.0, ge=0, description="beside the loss of normal items")
+    warmup: float = Field(default=0.25, ge=0, lt=1, description="share of all steps on normal items only")
+    shift: float = Field(default=10.0, gt=0, description="mean of their prior, in every dimension")
 
 
 def _default(value: Any) -> Any:
@@ -69,13 +78,12 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _choices_fit_together(self) -> Settings:
         representation, model, score = self.representation, self.model, self.score
-        if isinstance(model, ModelOptions) and not isinstance(representation, str):
-            takes = model.representations
-            if takes is not None and representation.name not in takes:
-                raise ValueError(
-                    f"model '{model.name}' takes {' or '.join(takes)}, not representation '{representation.name}'; "
-                    "change one of them, or leave model='auto'"
-                )
+        takes = model.representations if isinstance(model, ModelOptions) else None
+        if takes is not None and not isinstance(representation, str) and representation.name not in takes:
+            raise ValueError(
+                f"model '{model.name}' takes {' or '.join(takes)}, not representation '{representation.name}'; "  # type: ignore[union-attr]
+                "change one of them, or leave model='auto'"
+            )
         if isinstance(score, ScoreOptions) and isinstance(model, ModelOptions):
             score.check_model(model.name)
         tile, ignore = self.data.tile, self.data.ignore
@@ -86,11 +94,11 @@ class Settings(BaseModel):
             )
         if tile and ignore is not None:
             raise ValueError("data: ignore refers to locations of the whole image, tile cuts it; leave one of them out")
-        if isinstance(representation, FeatureOptions) and tile:
-            for name in ("align", "illumination"):
-                if getattr(representation, name) not in ("none", None):
-                    raise ValueError(f"features: {name} compares whole images, tile = {tile} cuts them; leave one out")
-        cut = isinstance(representation, FeatureOptions) and (representation.crop or representation.pad)
-        if cut and (tile or ignore is not None):
+        if not isinstance(representation, FeatureOptions):
+            return self
+        for name in ("align", "illumination") if tile else ():
+            if getattr(representation, name) not in ("none", None):
+                raise ValueError(f"features: {name} compares whole images, tile = {tile} cuts them; leave one out")
+        if (representation.crop or representation.pad) and (tile or ignore is not None):
             raise ValueError("data: tile and ignore refer to images as they are; leave crop and pad out")
         return self

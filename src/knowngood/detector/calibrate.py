@@ -5,43 +5,36 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import Calibration, MapCalibration, minimum_normals
+from knowngood.calibration import Calibration, largest_value, minimum_normals
 from knowngood.config import FeatureOptions, Settings
 from knowngood.data.conditions import ConditionSchema
-from knowngood.detector.decide import calibrated
+from knowngood.detector.decide import calibrated, marginal_scores
 from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline
-from knowngood.detector.scoring import Scored, score_batches
-from knowngood.errors import DataError
+from knowngood.detector.scoring import refuse_unread, score_batches
 from knowngood.scores import Adjustment, Score
-from knowngood.scores.adjustment import marginal
-from knowngood.scores.marginal import Rows, choose_rule
+from knowngood.scores.marginal import choose_rule
 
 MOST_NAMED = 5  # conditions in a message
 
 
 class NormalScores(NamedTuple):
-    """What calibration items scored: raw scores (n,), strata (n,), marginal scores (n,) and the maxima of maps."""
+    """What n calibration items scored, (n,) each: raw scores, strata, marginal scores and largest values of maps."""
 
     values: np.ndarray
     strata: np.ndarray
     marginal: np.ndarray | None
-    maps: list[np.ndarray]  # float32 (H, W) each; empty where the model has no calibrated maps
+    maps: np.ndarray | None  # None where the model has no calibrated maps
 
     @classmethod
-    def concat(cls, parts: list[NormalScores]) -> NormalScores:
+    def concat(cls, parts: Sequence[NormalScores]) -> NormalScores:
         """Of several sets, one after the other."""
-        marginal = [part.marginal for part in parts if part.marginal is not None]
-        return cls(
-            np.concatenate([part.values for part in parts]),
-            np.concatenate([part.strata for part in parts]),
-            np.concatenate(marginal) if marginal else None,
-            [one for part in parts for one in part.maps],
-        )
+        columns: Any = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]  # type: ignore[arg-type]
+        return cls(*columns)
 
 
 def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:
@@ -51,24 +44,25 @@ def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:
 
 
 def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
-    """Scores of normal items whose conditions are known; where maps are calibrated, the maps too.
+    """Scores of normal items whose conditions are known; of features the maps too, so that regions can be found.
 
     Raises:
         DataError: an item cannot be read, or lacks a condition.
     """
     values, strata, maps = [], [], []
-    for batch in score_batches(pipeline, normals, unknown="error", maps=calibrates_maps(pipeline)):
-        _refuse_unread(batch)
+    locates = isinstance(pipeline.settings.representation, FeatureOptions)
+    for batch in score_batches(pipeline, normals, unknown="error", maps=locates):
+        refuse_unread(batch.items, batch.errors)
         values.append(batch.values)
         strata.append(batch.expanded.stratum)
         if batch.grids is not None:
             rows = np.arange(len(batch.items))
-            maps += [one.astype(np.float32) for _, one in image_maps(pipeline, batch, rows)]
+            maps += [largest_value(one) for _, one in image_maps(pipeline, batch, rows)]
     marginal = None
     if marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
         hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
-        marginal = np.concatenate([_marginal(pipeline, batch) for batch in hidden])
-    return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, maps)
+        marginal = np.concatenate([marginal_scores(pipeline, batch) for batch in hidden])
+    return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, np.array(maps) if maps else None)
 
 
 def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -> Pipeline:
@@ -76,19 +70,10 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
     names, alpha = pipeline.schema.stratum_names, pipeline.settings.alpha
     calibration = Calibration.fit(scores.values, scores.strata, names, alpha=alpha)
     marginal = None if scores.marginal is None else Calibration.fit(scores.marginal, alpha=alpha)
-    maps = MapCalibration.fit(scores.maps, scores.strata, names, alpha=alpha) if scores.maps else None
+    maps = None if scores.maps is None else Calibration.fit(scores.maps, scores.strata, names, alpha=alpha)
     return replace(
-        pipeline,
-        calibration=calibration,
-        marginal_calibration=marginal,
-        map_calibration=maps,
-        calibrated_by=method,
+        pipeline, calibration=calibration, marginal_calibration=marginal, map_calibration=maps, calibrated_by=method
     )
-
-
-def calibrates_maps(pipeline: Pipeline) -> bool:
-    """Whether the maps of normal images are calibrated, so that regions can be found: those of models on features."""
-    return isinstance(pipeline.settings.representation, FeatureOptions)
 
 
 def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustment], schema: ConditionSchema) -> bool:
@@ -123,15 +108,3 @@ def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
         f"together: conditioning={{'roles': {roles!r}}}, or {flags} on the command line.",
         stacklevel=stacklevel,
     )
-
-
-def _refuse_unread(batch: Scored) -> None:
-    if batch.errors:
-        i, reason = next(iter(batch.errors.items()))
-        raise DataError(f"{batch.items.ids[i]}: {reason}; calibration needs readable items, leave it out")
-
-
-def _marginal(pipeline: Pipeline, batch: Scored) -> np.ndarray:
-    expanded = batch.expanded
-    rows = Rows(batch.values, batch.parts, expanded.stratum, expanded.item, expanded.log_weight)
-    return marginal(pipeline.score, pipeline.adjustments, pipeline.state, rows)

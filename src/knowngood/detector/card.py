@@ -24,6 +24,10 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
     settings, representation = pipeline.settings, pipeline.settings.representation
     variant = f" ({data['variant']})" if data.get("variant") else ""
     kind = representation.name  # type: ignore[union-attr]
+    batch, trained = settings.training.batch_size, []
+    if training and isinstance(pipeline.model, ConditionalVAE):
+        trained = [f"- {training['steps']} steps over {training['epochs']} epochs, batch {batch}"]
+    rule = getattr(getattr(pipeline.representation, "pixels", pipeline.representation), "rule", None)
     shape = " × ".join(map(str, pipeline.representation.shape))
     lines = [
         f"# Anomaly detector for {data['name']}",
@@ -35,7 +39,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "",
         "## Data",
         f"- {_parts(pipeline, data)}; {data['known_anomalies']} known anomalies",
-        f"- input: {MEANING.get(kind, kind)}, {shape}{_rule(pipeline)}",
+        f"- input: {MEANING.get(kind, kind)}, {shape}{f'; {rule}' if rule else ''}",
         f"- fingerprint: `{data['fingerprint']}`",
         f"- conditions: {_conditions(pipeline)}",
         "",
@@ -44,7 +48,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"- model `{settings.model.name}` {_options(settings.model)}",  # type: ignore[union-attr]
         f"- score {_score(pipeline)}",
         *([f"- {about['labels']['sentence']}"] if "labels" in about else []),
-        *_training(pipeline, training),
+        *trained,
         f"- seed {about['seed']}, {about['seconds']:.1f} s in all",
         "",
         "## Guarantee",
@@ -71,19 +75,6 @@ def _parts(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
     return f"{data['fit']} items fitted to{held_out}, {data['calibrate']} for calibration"
 
 
-def _rule(pipeline: Pipeline) -> str:
-    pixels = getattr(pipeline.representation, "pixels", pipeline.representation)
-    rule = getattr(pixels, "rule", None)
-    return f"; {rule}" if rule else ""
-
-
-def _training(pipeline: Pipeline, training: Mapping[str, Any]) -> list[str]:
-    if not training or not isinstance(pipeline.model, ConditionalVAE):
-        return []
-    batch = pipeline.settings.training.batch_size
-    return [f"- {training['steps']} steps over {training['epochs']} epochs, batch {batch}"]
-
-
 def _score(pipeline: Pipeline) -> str:
     options = pipeline.score.options
     if not isinstance(options, Fusion):
@@ -101,11 +92,8 @@ def _options(options: Any) -> str:
 
 
 def _conditions(pipeline: Pipeline) -> str:
-    columns = pipeline.schema.columns
-    if not columns:
-        return "none"
-    kinds = (f"{c.name} ({c.kind}, {c.n_codes} {'values' if c.kind == 'categorical' else 'bins'})" for c in columns)
-    return "; ".join(kinds)
+    units = {"categorical": "values", "continuous": "bins"}
+    return "; ".join(f"{c.name} ({c.kind}, {c.n_codes} {units[c.kind]})" for c in pipeline.schema.columns) or "none"
 
 
 def _guarantee(pipeline: Pipeline) -> list[str]:

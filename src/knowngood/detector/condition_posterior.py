@@ -94,8 +94,8 @@ def fitted_temperature(log_p: np.ndarray, log_share: np.ndarray, truth: np.ndarr
 def has_posterior(pipeline: Pipeline) -> bool:
     """Whether `condition_probabilities` has a meaning."""
     schema, model = pipeline.schema, pipeline.model
-    inferable = all("infer" in column.roles for column in schema.columns)
-    return isinstance(model, ConditionalVAE) and bool(model.condition_dim) and len(schema.cells) > 1 and inferable
+    inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
+    return isinstance(model, ConditionalVAE) and bool(model.condition_dim) and inferable
 
 
 def check_posterior(pipeline: Pipeline) -> None:

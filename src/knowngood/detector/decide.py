@@ -11,7 +11,7 @@ from knowngood.data.conditions import Expanded
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored
 from knowngood.errors import DataError
-from knowngood.scores.adjustment import marginal as marginal_scores
+from knowngood.scores.adjustment import marginal
 from knowngood.scores.marginal import Rows, best_rows, hard, hard_p_values
 
 
@@ -60,19 +60,25 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
     p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=alpha), item)
     row[read] = at[best_rows(shifted, item)]
     if pipeline.marginal_calibration is not None:
-        hidden = _all_unknown(pipeline, expanded)[expanded.item[at]]
-        at, item = at[hidden], item[hidden]
-        which, item = np.unique(item, return_inverse=True)
+        # It was made for items of which no condition is known.
+        all_unknown = ~expanded.known & (np.bincount(expanded.item, minlength=n) == len(pipeline.schema.cells))
+        at = at[all_unknown[expanded.item[at]]]
+        which, item = np.unique(expanded.item[at], return_inverse=True)
         if len(at):
-            which = read[which]
-            of = {name: part[at] for name, part in scored.parts.items()}
-            rows = Rows(values[at], of, expanded.stratum[at], item, expanded.log_weight[at])
-            marginal = marginal_scores(pipeline.score, pipeline.adjustments, pipeline.state, rows)
-            score[which] = _on_common_scale(pipeline, pipeline.marginal_calibration, marginal)
-            p[which] = pipeline.marginal_calibration.p_values(marginal, alpha=alpha)
+            hidden = marginal_scores(pipeline, scored, at)
+            score[which] = _on_common_scale(pipeline, pipeline.marginal_calibration, hidden)
+            p[which] = pipeline.marginal_calibration.p_values(hidden, alpha=alpha)
             row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
     parts = {name: part[row] for name, part in scored.parts.items()}
     return Decisions(score, p, parts, expanded.take(row), row, dict(scored.errors))
+
+
+def marginal_scores(pipeline: Pipeline, scored: Scored, at: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """(n,) the scores of n items with the conditions marginalised, from their rows, which lie at these positions."""
+    expanded, parts = scored.expanded, {name: part[at] for name, part in scored.parts.items()}
+    item = np.unique(expanded.item[at], return_inverse=True)[1]
+    rows = Rows(scored.values[at], parts, expanded.stratum[at], item, expanded.log_weight[at])
+    return marginal(pipeline.score, pipeline.adjustments, pipeline.state, rows)
 
 
 def calibrated(pipeline: Pipeline) -> Calibration:
@@ -85,12 +91,6 @@ def calibrated(pipeline: Pipeline) -> Calibration:
 def limit(pipeline: Pipeline) -> float:
     """The anomaly score above which an item is flagged at the α of the fit; +inf if that α cannot be guaranteed."""
     return calibrated(pipeline).pooled_threshold
-
-
-def _all_unknown(pipeline: Pipeline, expanded: Expanded) -> np.ndarray:
-    """(N,) True for items of which no condition is known: those for which the marginal calibration was made."""
-    counts = np.bincount(expanded.item, minlength=len(expanded.known))
-    return ~expanded.known & (counts == len(pipeline.schema.cells))
 
 
 def _on_common_scale(pipeline: Pipeline, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:

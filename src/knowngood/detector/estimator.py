@@ -14,39 +14,31 @@ import torch
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from knowngood.calibration import minimum_normals
+from knowngood.calibration import minimum_normals, regions_table
 from knowngood.config import Settings, nearest, parse_settings
+from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
-from knowngood.config.presets.layers import overlay
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
-from knowngood.detector import explain, latents, model_folder
-from knowngood.detector.about import about
+from knowngood.detector import latents, model_folder
 from knowngood.detector.calibrate import calibrate, warn_of_small
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
-from knowngood.detector.decide import Decisions, limit
-from knowngood.detector.fit import fit_pipeline
+from knowngood.detector.decide import limit
+from knowngood.detector.explain import Explanation
+from knowngood.detector.explain import explain as explanations
+from knowngood.detector.fit import Run, fit_pipeline
 from knowngood.detector.fit.inputs import audited, measured, only
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
-from knowngood.detector.results import (
-    Detected,
-    condition_names,
-    detected,
-    flagged,
-    region_table,
-    table_of,
-    with_rejected,
-)
+from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
+from knowngood.detector.scoring import refuse_unread
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
 from knowngood.training.engine import torch_device
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from knowngood.detector.explain import Explanation
 
 FEWEST = 2
 EXPLAINED = 20  # images, unless more are asked for
@@ -137,10 +129,9 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             SettingsError: there is no such preset or setting; the message names the nearest one.
         """
-        known = list(Settings.model_fields)
         for setting in settings:
-            if setting not in known:
-                raise SettingsError(f"unknown setting '{setting}'{nearest(setting, known)}")
+            if setting not in Settings.model_fields:
+                raise SettingsError(f"unknown setting '{setting}'{nearest(setting, list(Settings.model_fields))}")
         return cls(**overlay(read_preset(name).settings, settings))
 
     # Fit ------------------------------------------------------------------------------------------------------------
@@ -186,8 +177,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if resume and run_dir is None:
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
         seed = settings.random_state
-        if seed is None:
-            seed = int(np.random.SeedSequence().generate_state(1)[0])
+        seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         items, findings = audited(self._items(X, conditions, anomalies, reset=True), settings)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
@@ -198,24 +188,16 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least "
                 f"{FEWEST} normal ones are needed"
             )
-        fitted = fit_pipeline(
-            normals,
-            labelled,
-            settings,
-            seed,
-            others_calibrate=calibration_set is not None,
-            run_dir=None if run_dir is None else Path(run_dir),
-            resume=resume,
-            progress=progress,
-            film=film,
-            backbone=backbone,
-        )
-        self.split_, self.pipeline_ = fitted.split, fitted.pipeline
-        if calibration_set is not None:
+        run = Run(None if run_dir is None else Path(run_dir), resume, progress, film)
+        others = calibration_set is not None
+        fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
+        self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
+        if others:
             self.pipeline_ = calibrate(self.pipeline_, self._items(calibration_set, None), "set")
+            self.about_["data"]["calibrate"] = len(self.pipeline_.calibration or ())
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
-        self.about_ = about(items, fitted, self.pipeline_, seed, time.perf_counter() - started)
+        self.about_["seconds"] = round(time.perf_counter() - started, 3)
         self.training_ = {"history": fitted.history, "audit": findings}
         if fitted.film is not None:
             self.film_ = fitted.film
@@ -237,8 +219,7 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def fit_predict(self, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
         """`fit(X)`, then `predict(X)`; further parameters go to `fit`."""
-        conditions = parameters.get("conditions")
-        return self.fit(X, y, **parameters).predict(X, conditions=conditions)
+        return self.fit(X, y, **parameters).predict(X, conditions=parameters.get("conditions"))
 
     # Scikit-learn ---------------------------------------------------------------------------------------------------
 
@@ -249,10 +230,8 @@ class Detector(OutlierMixin, BaseEstimator):
             DataError: an item cannot be read.
         """
         items = self._asked(X, conditions, unknown)
-        decisions = Decisions.concat([one.decisions for one in detected(self.pipeline_, items, unknown=unknown)])
-        if decisions.errors:
-            i, reason = next(iter(decisions.errors.items()))
-            raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside and scores the others.")
+        decisions = decided(self.pipeline_, items, unknown)
+        refuse_unread(items, decisions.errors)
         return -decisions.anomaly_score
 
     def decision_function(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
@@ -303,17 +282,16 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
         """
-        check_is_fitted(self, "pipeline_")
         self._check_alpha(alpha)
         if explain:
             _check_explains(self.pipeline_)
         items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
-        decisions = self._decide(items, unknown, alpha)
+        decisions = decided(self.pipeline_, items, unknown, alpha)
         found = None
         if explain:
-            found = self._explain(items, decisions, flagged(decisions.p_values, level, fdr), level, EXPLAINED)
-        table = table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found)
-        table = with_rejected(table, items)
+            flags = flagged(decisions.p_values, level, fdr)
+            found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
+        table = with_rejected(table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found), items)
         if found is not None:
             table.attrs["explanations"] = found
         return table
@@ -333,7 +311,6 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             SettingsError: the model has no maps, or no regions.
         """
-        check_is_fitted(self, "pipeline_")
         self._check_alpha(alpha)
         items = self._asked(X, conditions, unknown)
         return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, maps=maps, regions=regions)
@@ -364,8 +341,9 @@ class Detector(OutlierMixin, BaseEstimator):
         if alpha is not None:
             self._check_alpha(alpha)
         items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
-        decisions = self._decide(items, unknown, alpha)
-        return self._explain(items, decisions, flagged(decisions.p_values, level), level, most, others=others)
+        decisions = decided(self.pipeline_, items, unknown, alpha)
+        flags = flagged(decisions.p_values, level)
+        return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
 
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
         """Where: for each image a map (H, W) at its own size, higher is more anomalous; NaN where a region is ignored.
@@ -373,11 +351,10 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             DataError: an image cannot be read. SettingsError: the score has no map.
         """
-        check_is_fitted(self, "pipeline_")
         items = self._asked(X, conditions, unknown)
         maps: list[np.ndarray] = []
         for batch in detected(self.pipeline_, items, unknown=unknown, maps=True):
-            _refuse_unread(batch)
+            refuse_unread(batch.items, batch.decisions.errors)
             maps += [one for one in batch.maps if one is not None]
         return maps
 
@@ -393,12 +370,10 @@ class Detector(OutlierMixin, BaseEstimator):
         """Where, and how sure: one row a region of an image's anomaly map, none for an image without regions.
 
         A region is connected pixels above what normal images under the same condition exceed anywhere at the rate
-        `alpha`: so at most that share of normal images has any. Columns: id; region, its number in the image in
-        falling order of the peaks; area in pixels; peak; p_value, of the peak among the maxima of normal images' maps;
-        peak_row, peak_column; top, left, bottom, right, half-open; centroid_row, centroid_column; mean.
-
-        The image's verdict in `detect` pools the map in its own way: it may flag an image without a region, and the
-        other way round.
+        `alpha`: so at most that share of normal images has any. Columns: id; region, numbered in falling order of the
+        peaks; area in pixels; peak; p_value, of the peak among the maxima of normal images' maps; peak_row,
+        peak_column; top, left, bottom, right, half-open; centroid_row, centroid_column; mean. `detect` pools the map in
+        its own way: it may flag an image without a region, and the other way round.
 
         Args:
             alpha: share of normal images that may have a region; default that of the fit.
@@ -415,21 +390,21 @@ class Detector(OutlierMixin, BaseEstimator):
         items = self._asked(X, conditions, unknown)
         found = []
         for batch in detected(self.pipeline_, items, unknown=unknown, alpha=alpha, regions=True, min_area=min_area):
-            _refuse_unread(batch)
+            refuse_unread(batch.items, batch.decisions.errors)
             found += [one or [] for one in batch.regions]
-        return region_table(items.ids, found)
+        return regions_table(items.ids, found)
 
     def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """What a VAE makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
-        check_is_fitted(self, "pipeline_")
-        _, made = latents.reconstruct(self.pipeline_, self._asked(X, conditions, unknown), unknown)
+        items = self._asked(X, conditions, unknown)
+        _, made = latents.reconstruct(self.pipeline_, items, unknown)
         values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
         return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
 
     def embed(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """Posterior means of a VAE (N, D)."""
-        check_is_fitted(self, "pipeline_")
-        return latents.embed(self.pipeline_, self._asked(X, conditions, unknown), unknown)
+        items = self._asked(X, conditions, unknown)
+        return latents.embed(self.pipeline_, items, unknown)
 
     def condition_probabilities(self, X: Any) -> DataFrame:
         """p(c|x): a column `id`, and one for each condition of the fit; rows add up to 1, NaN for unreadable items.
@@ -485,11 +460,10 @@ class Detector(OutlierMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         # Copies travel as safetensors bytes, never as pickled networks.
         state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[arg-type]
-        if "pipeline_" in state:
-            for name in ("pipeline_", "training_", "offset_"):
-                state.pop(name, None)
-            state["files_"] = self._files()
-        return state
+        if "pipeline_" not in state:
+            return state
+        kept = {name: value for name, value in state.items() if name not in ("pipeline_", "training_", "offset_")}
+        return {**kept, "files_": self._files()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         files = state.pop("files_", None)
@@ -523,9 +497,7 @@ class Detector(OutlierMixin, BaseEstimator):
             items = only(items, self.pipeline_.schema)
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
-        if not reset:
-            items = measured(items, self.pipeline_.settings, self.pipeline_.schema)
-        return items
+        return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
 
     def _asked(self, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
         """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""
@@ -536,20 +508,9 @@ class Detector(OutlierMixin, BaseEstimator):
                 warnings.warn(sentence, stacklevel=3)
         return items
 
-    def _decide(self, items: Items, unknown: Unknown | None, alpha: float | None) -> Decisions:
-        batches = detected(self.pipeline_, items, unknown=unknown, alpha=alpha)
-        return Decisions.concat([batch.decisions for batch in batches])
-
-    def _explain(
-        self, items: Items, decisions: Decisions, flags: np.ndarray, level: float, most: int, *, others: bool = False
-    ) -> list[Explanation]:
-        rows = np.flatnonzero(~np.isnan(decisions.anomaly_score) & (flags | others))
-        chosen = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][:most]
-        names = condition_names(decisions)
-        return explain.explain(self.pipeline_, items, decisions, flags, chosen, alpha=level, conditions=names)
-
     def _check_alpha(self, alpha: float | None) -> None:
         """Refuse an α that is asked for and cannot be guaranteed; of the fit's own one only warn."""
+        check_is_fitted(self, "pipeline_")
         if alpha is None:
             self._warn_if_no_guarantee(stacklevel=4)
         elif self.pipeline_.calibration is not None:
@@ -569,9 +530,3 @@ class Detector(OutlierMixin, BaseEstimator):
 def _check_explains(pipeline: Pipeline) -> None:
     if isinstance(pipeline.representation, Table):
         raise SettingsError("explanations are of images; this model was fitted to a table")
-
-
-def _refuse_unread(batch: Detected) -> None:
-    if batch.decisions.errors:
-        i, reason = next(iter(batch.decisions.errors.items()))
-        raise DataError(f"{batch.items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")

@@ -5,31 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.imageset import ImageSet
-from knowngood.data.regions.blanked import Blanked, blanked, model_columns, read_ignored
+from knowngood.data.regions.blanked import Blanked, model_columns
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.errors import DataError
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations.alignment.warping import Transform, unwarp
 
-__all__ = ["Ignored", "Views", "blanked", "filled", "moved", "read_ignored"]
-
 HALF = 0.5  # share of a location or a pixel from which on it counts as ignored
-
-
-class Views(NamedTuple):
-    """Images as rows see them: V of them, of item `owner` (V,) each, ascending; row m sees number `at[m]`."""
-
-    images: ImageSet
-    owner: NDArray[np.int64]
-    at: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +50,6 @@ class Ignored:
             start += column.width
         raise DataError(f"regions to ignore depend on condition '{regions.column}', which the model does not have")
 
-    @classmethod
-    def in_pixels(
-        cls, regions: IgnoreRegions | None, schema: ConditionSchema, model: Model, representation: Any
-    ) -> Ignored | None:
-        """The same, None where images are aligned: regions are drawn on aligned images, pixels are read before that."""
-        options = getattr(representation, "options", None)
-        return cls.of_model(regions, schema, model) if getattr(options, "align", "") == "none" else None
-
     def locations(self, h: int, w: int) -> NDArray[np.bool_]:
         """(K, h·w) locations at least half of which is ignored.
 
@@ -86,25 +69,25 @@ class Ignored:
             )
         return ignored
 
-    def views(self, images: ImageSet, item: NDArray[np.int64], cell: NDArray[np.int64], fill: float) -> Views:
-        """What rows of these images (M,) under cells (M,) see: `fill` where the row's condition is ignored."""
+    def views(
+        self, images: ImageSet, item: NDArray[np.int64], cell: NDArray[np.int64], fill: float
+    ) -> tuple[ImageSet, NDArray[np.int64], NDArray[np.int64]]:
+        """What rows of these images (M,) under cells (M,) see: `fill` where the row's condition is ignored.
+
+        Returns:
+            V images as rows see them; (V,) of which item each one is, ascending; (M,) which of them each row sees.
+        """
         names = sorted(set(self.values), key=str)
         number = np.array([names.index(value) for value in self.values])
         pairs, at = np.unique(np.column_stack([item, number[cell]]), axis=0, return_inverse=True)
         values = [names[k] for k in pairs[:, 1]]
         shown = images[pairs[:, 0]]
         pixels = Blanked(shown.pixels, self.regions, values, fill)
-        return Views(shown.replace(pixels=pixels), pairs[:, 0], at.reshape(-1))
-
-    def mask(self, shape: tuple[int, int], cell: int) -> NDArray[np.bool_]:
-        """(H, W) True where an image under the conditions of a cell is ignored."""
-        return self.regions.mask(shape, self.values[cell])
+        return shown.replace(pixels=pixels), pairs[:, 0], at.reshape(-1)
 
 
 def filled(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """A map (h, w) whose NaN are the value of the nearest location that has one, for interpolation."""
-    from scipy.ndimage import distance_transform_edt
-
     missing = np.isnan(values)
     if not missing.any():
         return values

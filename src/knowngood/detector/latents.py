@@ -36,9 +36,8 @@ def embed(pipeline: Pipeline, items: Items, unknown: Unknown | None = None) -> n
     Raises:
         SettingsError: the model is no VAE. DataError: an item cannot be read.
     """
-    model = _vae(pipeline, "have latents")
-    means = [model.encode(rows.x, rows.c).mean for rows in best_rows(pipeline, items, unknown)]
-    return np.concatenate([mean.cpu().numpy() for mean in means])
+    model, rows = _vae(pipeline, "have latents"), best_rows(pipeline, items, unknown)
+    return np.concatenate([model.encode(some.x, some.c).mean.cpu().numpy() for some in rows])
 
 
 def best_rows(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Iterator[Rows]:
@@ -49,8 +48,6 @@ def best_rows(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Iter
 def best_conditions(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Expanded:
     """One row an item: its conditions, or those that explain it best."""
     rule = unknown or pipeline.settings.conditioning.unknown
-    if len(items) and len(pipeline.schema.columns) == 0:
-        return pipeline.schema.expand({}, len(items))
     known = pipeline.schema.expand(items.conditions, len(items), unknown=rule)
     if known.known.all():
         return known

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from knowngood.calibration import MapCalibration, Region, find_regions
+from knowngood.calibration import Calibration, Region, find_regions
 from knowngood.data import ImageSet
 from knowngood.detector.decide import Decisions
 from knowngood.detector.ignored import Ignored, filled, moved
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored, cells_of
 from knowngood.errors import SettingsError
-from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Table
 from knowngood.representations.alignment.warping import Transform
 
@@ -26,52 +26,35 @@ def image_maps(pipeline: Pipeline, scored: Scored, row: np.ndarray) -> Iterator[
     """
     assert isinstance(scored.items, ImageSet)
     assert scored.grids is not None
-    assert scored.grid_row is not None
-    assert scored.grid_image is not None
-    restore = Restorer(pipeline)
-    cell = restore.cells(scored.expanded.c[row])
+    ignored = Ignored.of_model(pipeline.ignore, pipeline.schema, pipeline.model)
+    cell = cells_of(pipeline.model, scored.expanded.c[row])
     for i in range(len(scored.items)):
         if i in scored.errors:
             continue
-        at = np.flatnonzero(scored.grid_row == row[i])
-        if scored.tiles is None:
-            shape = image_shape(scored.items, i)
-            yield (
-                i,
-                restore(scored.grids[at[0]], shape, int(cell[i]), scored.transforms[i] if scored.transforms else None),
-            )
+        grids = scored.grids[scored.grid_row == row[i]]
+        if scored.tiles is not None:
+            merger = scored.tiles.merger(i)
+            for tile, grid in zip(merger.tiles, grids, strict=True):
+                merger.add(tile, _restored(pipeline, grid, (tile.height, tile.width)))
+            yield i, merger.result()
             continue
-        merger = scored.tiles.merger(i)
-        for tile, r in zip(merger.tiles, at, strict=True):
-            merger.add(tile, restore(scored.grids[r], (tile.height, tile.width)))
-        yield i, merger.result()
-
-
-class Restorer:
-    """Brings maps over what the model sees back to images; NaN where a region is ignored."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        self.ignored = Ignored.of_model(pipeline.ignore, pipeline.schema, pipeline.model)
-
-    def cells(self, c: np.ndarray) -> np.ndarray:
-        """(N,) cells of condition vectors (N, W), which say what is ignored."""
-        model = self.pipeline.model
-        return cells_of(model, c) if isinstance(model, PatchGaussian) else np.zeros(len(c), dtype=np.int64)
-
-    def __call__(
-        self, values: np.ndarray, shape: tuple[int, int], cell: int = 0, transform: Transform | None = None
-    ) -> np.ndarray:
-        """A map (h, w) → (H, W) over an image of that shape, which lay where `transform` says."""
-        representation = self.pipeline.representation
-        assert not isinstance(representation, Table)
-        if not hasattr(representation, "read_and_locate"):
-            return representation.to_image(values, shape)
-        whole = representation.to_image(filled(values), shape, transform)  # type: ignore[call-arg]
-        if self.ignored is not None:
-            mask = self.ignored.mask(shape, cell)
+        height, width = scored.items[[i]].shapes()[0, :2].tolist()
+        transform = scored.transforms[i]
+        whole = _restored(pipeline, grids[0], (height, width), transform)
+        if ignored is not None:
+            mask = ignored.regions.mask((height, width), ignored.values[cell[i]])
             whole[mask if transform is None else moved(mask, transform)] = np.nan
-        return whole
+        yield i, whole
+
+
+def _restored(
+    pipeline: Pipeline, values: np.ndarray, shape: tuple[int, int], transform: Transform | None = None
+) -> np.ndarray:
+    """A map (h, w) over what the model sees → (H, W) over an image of that shape, which lay where `transform` says."""
+    representation: Any = pipeline.representation
+    if not hasattr(representation, "read_and_locate"):
+        return representation.to_image(values, shape)
+    return representation.to_image(filled(values), shape, transform)
 
 
 def image_regions(
@@ -80,16 +63,10 @@ def image_regions(
     """Regions of the map of image i: connected pixels above what few normal images of its group exceed anywhere."""
     known = check_regions(pipeline)
     stratum = int(decisions.best.stratum[i])
-    return find_regions(one, known.threshold(alpha, stratum), min_area=min_area, maxima=known.maxima(alpha, stratum))
+    return find_regions(one, known.threshold(alpha, stratum), min_area=min_area, maxima=known.reference(alpha, stratum))
 
 
-def image_shape(images: ImageSet, i: int) -> tuple[int, int]:
-    """(H, W) of an image."""
-    height, width = images[[i]].shapes()[0, :2].tolist()
-    return height, width
-
-
-def check_regions(pipeline: Pipeline) -> MapCalibration:
+def check_regions(pipeline: Pipeline) -> Calibration:
     """The calibration of maps; SettingsError if this model has none."""
     check_maps(pipeline)
     if pipeline.map_calibration is None:

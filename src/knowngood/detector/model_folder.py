@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import load, save
 
 from knowngood import __version__
-from knowngood.calibration import Calibration, MapCalibration
+from knowngood.calibration import Calibration
 from knowngood.config import Settings, implementation
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
@@ -119,11 +120,10 @@ def unpack(
         if backbone is not None and isinstance(representation, Features):
             representation = representation.with_backbone(backbone)
         metadata, arrays, state = config["calibration"], tensors["calibration"], tensors["scores"]
-        known, marginal = (
+        known, marginal, maps = (
             Calibration.from_tensors(_under(arrays, kind), metadata[kind]) if kind in metadata else None
-            for kind in ("known", "marginal")
+            for kind in ("known", "marginal", "maps")
         )
-        maps = MapCalibration.from_tensors(_under(arrays, "maps"), metadata["maps"]) if "maps" in metadata else None
         ignored, ids = config["ignore"], config["reference"]
         pipeline = Pipeline(
             settings=settings,
@@ -150,15 +150,12 @@ def unpack(
 
 def adjustments_named(names: list[str], settings: Settings) -> tuple[Adjustment, ...]:
     """The adjustments of a saved model."""
-    found: list[Adjustment] = []
+    tolerance: Any = getattr(settings.representation, "illumination", None)
+    known = {LabelPenalty.name: LabelPenalty, IlluminationAdjustment.name: partial(IlluminationAdjustment, tolerance)}
     for name in names:
-        if name == IlluminationAdjustment.name:
-            found.append(IlluminationAdjustment(settings.representation.illumination))  # type: ignore[union-attr, arg-type]
-        elif name == LabelPenalty.name:
-            found.append(LabelPenalty())
-        else:
+        if name not in known:
             raise ArtifactError(f"unknown adjustment '{name}'")
-    return tuple(found)
+    return tuple(known[name]() for name in names)
 
 
 def write(folder: str | Path, files: Mapping[str, bytes]) -> Path:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from knowngood.calibration import Calibration, MapCalibration
+from knowngood.calibration import Calibration
 from knowngood.config import Settings
 from knowngood.data import ImageSet, TableSet
 from knowngood.data.conditions import ConditionSchema
@@ -30,8 +30,8 @@ class Pipeline:
     """Representation → model → score → calibration, each fitted.
 
     settings: resolved; no choice is "auto". marginal_calibration: of scores with the conditions marginalised.
-    map_calibration: of the anomaly maps of a model on features. calibrated_by: how the calibration images were chosen:
-    set aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what the objective keeps.
+    map_calibration: of the largest values of anomaly maps, on features. calibrated_by: how its images were chosen: set
+    aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what the objective keeps.
     reference: an index of normal images fitted to, for explanations. Scoring uses everything but the last two.
     """
 
@@ -44,7 +44,7 @@ class Pipeline:
     state: dict[str, Tensor] = field(default_factory=dict)
     calibration: Calibration | None = None
     marginal_calibration: Calibration | None = None
-    map_calibration: MapCalibration | None = None
+    map_calibration: Calibration | None = None
     calibrated_by: Method = "split"
     ignore: IgnoreRegions | None = None
     objective_state: dict[str, Tensor] = field(default_factory=dict)

@@ -48,17 +48,14 @@ class ReferenceIndex:
 
     def mean_image(self, group: int) -> np.ndarray:
         """(C, H, W) float32 mean of the images of a group, or of all if it has none."""
-        own = 0 <= group < len(self.mean_images) - 1 and bool((self._measured_group == group).any())
+        measured = self.group[: len(self.image_factors)]
+        own = 0 <= group < len(self.mean_images) - 1 and bool((measured == group).any())
         return self.mean_images[group if own else -1].astype(np.float32)
 
     def factors_of(self, group: int) -> np.ndarray:
         """(m, 2) brightness and contrast of the images of a group, or of all if it has none."""
-        mine = self._measured_group == group
+        mine = self.group[: len(self.image_factors)] == group
         return self.image_factors[mine] if mine.any() else self.image_factors
-
-    @property
-    def _measured_group(self) -> np.ndarray:
-        return self.group[: len(self.image_factors)]
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The arrays, for safetensors; the ids are kept in the JSON."""

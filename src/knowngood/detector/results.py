@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import Region, benjamini_hochberg, regions_table, verdict
+from knowngood.calibration import Region, benjamini_hochberg, verdict
 from knowngood.data.findings import UNUSABLE
 from knowngood.detector.decide import Decisions, decide
 from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
@@ -73,6 +73,11 @@ def detected(
         raise DataError(f"none of {len(items)} items can be scored; the first, {reason}")
 
 
+def decided(pipeline: Pipeline, items: Items, unknown: Unknown | None = None, alpha: float | None = None) -> Decisions:
+    """The decisions on all items; see `detected`."""
+    return Decisions.concat([one.decisions for one in detected(pipeline, items, unknown=unknown, alpha=alpha)])
+
+
 def flagged(p_values: np.ndarray, level: float, fdr: float | None = None) -> np.ndarray:
     """(N,) bool: p ≤ level, or by the false-discovery rate `fdr` (Benjamini–Hochberg) instead."""
     if fdr is None:
@@ -119,31 +124,22 @@ def table_of(
         columns["label"] = items.labels
     if errors:
         columns["error"] = [errors.get(i) for i in range(len(items))]
-    rows = pd.DataFrame(columns)
-    if errors:
-        rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
-    return rows
+    return _without_verdict(pd.DataFrame(columns))
 
 
 def with_rejected(rows: DataFrame, items: Items) -> DataFrame:
     """The table with a row for each file that was set aside when the images were opened, last."""
     import pandas as pd
 
-    rejected = [finding for finding in getattr(items, "rejected", ()) if finding.kind in UNUSABLE]
-    if rejected:
-        missing = {
-            "id": [finding.path_or_id for finding in rejected],
-            "is_anomalous": None,
-            "error": [finding.reason for finding in rejected],
-        }
-        rows = pd.concat([rows, pd.DataFrame(missing)], ignore_index=True)
+    rejected = [(one.path_or_id, None, one.reason) for one in getattr(items, "rejected", ()) if one.kind in UNUSABLE]
+    if not rejected:
+        return rows
+    missing = pd.DataFrame(rejected, columns=["id", "is_anomalous", "error"])
+    return _without_verdict(pd.concat([rows, missing], ignore_index=True))
+
+
+def _without_verdict(rows: DataFrame) -> DataFrame:
+    """No verdict, where there is an error."""
+    if "error" in rows:
         rows["is_anomalous"] = rows["is_anomalous"].astype("boolean").mask(rows["error"].notna())
     return rows
-
-
-def region_table(ids: np.ndarray, regions: list[list[Region]]) -> DataFrame:
-    """The table of `Detector.regions`, from the regions of each image."""
-    table = regions_table({str(i): some for i, some in enumerate(regions)})
-    table.insert(0, "id", np.asarray(ids)[table.pop("image").astype(int)])
-    table.insert(4, "p_value", table.pop("p_value"))
-    return table

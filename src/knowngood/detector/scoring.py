@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded
-from knowngood.data.tiling.tiles import Tiles
+from knowngood.data.tiling.tiles import Tiles, largest
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
 from knowngood.errors import DataError
+from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Pixels, Table
 from knowngood.representations.alignment.warping import Transform
@@ -36,8 +37,8 @@ class Scored:
 
     first: position of the first item in the whole set. expanded: the M rows. values: (M,) raw scores, NaN for items
     that cannot be read. parts: named parts of the score (M,). errors: reasons, by position in the batch.
-    grids: anomaly maps (R, h, w) over what the model sees, if asked for; row `grid_row[r]` (R,) of the M has it, and
-    it is of image `grid_image[r]` of `seen`: the items, or their tiles. transforms: where each image of `seen` lay.
+    grids: anomaly maps (R, h, w) over what the model sees, if asked for; row `grid_row[r]` (R,) of the M has it.
+    seen: the items, or their tiles. transforms: where each image of `seen` lay.
     """
 
     first: int
@@ -47,11 +48,10 @@ class Scored:
     parts: dict[str, np.ndarray]
     errors: dict[int, str]
     seen: Items
+    grid_row: np.ndarray
+    transforms: tuple[Transform | None, ...]
     tiles: Tiles | None = None
     grids: np.ndarray | None = None
-    grid_row: np.ndarray | None = None
-    grid_image: np.ndarray | None = None
-    transforms: tuple[Transform | None, ...] = ()
 
 
 class Rows(NamedTuple):
@@ -76,7 +76,10 @@ def score_batches(
     Raises:
         DataError: a condition is missing or new and not to be inferred; images where the model takes a table.
     """
-    check_kind(pipeline, items)
+    if isinstance(items, ImageSet) == isinstance(pipeline.representation, Table):
+        given, wanted = ("images", "a table") if isinstance(items, ImageSet) else ("a table", "images")
+        shape = pipeline.representation.shape
+        raise DataError(f"{given} given; this model was fitted to {wanted} of shape {shape}; give {wanted}")
     unknown = unknown or pipeline.settings.conditioning.unknown
     beyond = 0
     size = items_at_once(pipeline)
@@ -100,21 +103,16 @@ def score_rows(
 ) -> tuple[Scored, int]:
     """Score items under the rows given; and how many images have values outside the recorded range."""
     pipeline.model.eval()
-    tiles = tiles_of(pipeline, items)
-    seen, rows, row = (items, expanded, None) if tiles is None else (tiles.images, *tiles.expand(expanded))
+    data, tiles = pipeline.settings.data, None
+    seen, rows, row = items, expanded, np.arange(len(expanded.item))
+    if data.tile is not None and isinstance(items, ImageSet):
+        tiles = Tiles.of(items, data.tile, data.tile_overlap)
+        seen, (rows, row) = tiles.images, tiles.expand(expanded)
     reader = Reader(pipeline, seen, rows)
     values, grids, parts = [], [], []
     for some in reader:
-        result = scored(
-            pipeline.model,
-            pipeline.score,
-            pipeline.adjustments,
-            pipeline.state,
-            some.x,
-            some.c,
-            some.stratum,
-            want_map=maps,
-        )
+        fitted = pipeline.model, pipeline.score, pipeline.adjustments, pipeline.state
+        result = scored(*fitted, some.x, some.c, some.stratum, want_map=maps)
         values.append(result.values.cpu().numpy())
         parts.append({name: part.cpu().numpy() for name, part in result.parts.items()})
         if maps and result.map is not None:
@@ -122,9 +120,7 @@ def score_rows(
     joined = np.concatenate(values) if values else np.empty(0)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
     errors = reader.errors
-    if tiles is not None and row is not None:
-        from knowngood.data.tiling.tiles import largest
-
+    if tiles is not None:
         top = largest(joined, row)
         joined, columns = joined[top], {name: column[top] for name, column in columns.items()}
         errors = {int(tiles.owner[t]): why for t, why in errors.items()}
@@ -141,8 +137,7 @@ def score_rows(
         seen=seen,
         tiles=tiles,
         grids=np.concatenate(grids) if grids else None,
-        grid_row=np.arange(len(expanded.item)) if row is None else row,
-        grid_image=rows.item,
+        grid_row=row,
         transforms=tuple(reader.transforms),
     )
     return batch, reader.outside
@@ -190,13 +185,12 @@ class Reader:
     def _views(self) -> tuple[Items, np.ndarray, np.ndarray]:
         """The images to read, of which item each one is, and which of them each row sees."""
         pipeline, items = self.pipeline, self.items
-        ignored = Ignored.in_pixels(pipeline.ignore, pipeline.schema, pipeline.model, pipeline.representation)
-        if ignored is None or not isinstance(items, ImageSet):
+        ignored = Ignored.of_model(pipeline.ignore, pipeline.schema, pipeline.model)
+        # Regions are drawn on aligned images, and pixels are read before that.
+        if ignored is None or not isinstance(items, ImageSet) or pipeline.representation.options.align != "none":  # type: ignore[union-attr]
             return items, np.arange(len(items)), self.expanded.item
-        assert isinstance(pipeline.model, PatchGaussian)
         cell = cells_of(pipeline.model, self.expanded.c)
-        low = pipeline.representation.pixels.low  # type: ignore[union-attr]
-        return ignored.views(items, self.expanded.item, cell, low)
+        return ignored.views(items, self.expanded.item, cell, pipeline.representation.pixels.low)  # type: ignore[union-attr]
 
     def _read(self, images: Items, index: np.ndarray, owner: np.ndarray) -> np.ndarray:
         representation: Any = self.pipeline.representation
@@ -222,34 +216,23 @@ def one_row_each(pipeline: Pipeline, items: Items, expanded: Expanded) -> Iterat
         at = np.arange(first, min(first + size, len(items)))
         reader = Reader(pipeline, items[at], expanded.take(at))
         for rows in reader:
-            if reader.errors:
-                i, reason = next(iter(reader.errors.items()))
-                raise DataError(
-                    f"{items.ids[first + i]}: {reason}. `detect` sets such images aside; leave them out here."
-                )
+            refuse_unread(reader.items, reader.errors)
             yield rows._replace(at=slice(first + rows.at.start, first + rows.at.stop))
 
 
-def cells_of(model: PatchGaussian, c: np.ndarray) -> np.ndarray:
-    """(M,) the cell of each condition vector (M, W)."""
+def refuse_unread(items: Items, errors: Mapping[int, str]) -> None:
+    """Raise DataError for the first of the items that cannot be read."""
+    if errors:
+        i, reason = next(iter(errors.items()))
+        raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")
+
+
+def cells_of(model: Model, c: np.ndarray) -> np.ndarray:
+    """(M,) the cell of each condition vector (M, W), which says what is ignored; 0 for models without cells."""
+    if not isinstance(model, PatchGaussian):
+        return np.zeros(len(c), dtype=np.int64)
     vectors = torch.from_numpy(c).to(model.keys.device) if model.condition_dim else None
     return model.cell(vectors, len(c)).cpu().numpy()
-
-
-def tiles_of(pipeline: Pipeline, items: Items) -> Tiles | None:
-    """The tiles of images, if the model sees tiles."""
-    data = pipeline.settings.data
-    if data.tile is None or not isinstance(items, ImageSet):
-        return None
-    return Tiles.of(items, data.tile, data.tile_overlap)
-
-
-def check_kind(pipeline: Pipeline, items: Items) -> None:
-    """Raise DataError for images where the model was fitted to a table, and the other way round."""
-    if isinstance(items, ImageSet) == isinstance(pipeline.representation, Table):
-        given, wanted = ("images", "a table") if isinstance(items, ImageSet) else ("a table", "images")
-        shape = pipeline.representation.shape
-        raise DataError(f"{given} given; this model was fitted to {wanted} of shape {shape}; give {wanted}")
 
 
 def rows_at_once(shape: tuple[int, ...]) -> int:

@@ -321,7 +321,7 @@ def _fits_half(values: Tensor) -> bool:
 def cached_features(
     images: ImageSet, representation: Features, *, memory_gb: float = 4.0, workers: int = 0
 ) -> np.ndarray:
-    """The features of all N images, (N, F, h, w), as `Features.read` gives them, computed once; those of a location lie together.
+    """The features of all N images, (N, F, h, w), as `Features.read` gives them; those of a location lie together.
 
     If they take more than `memory_gb` GiB they lie in a temporary file, which is deleted with the array. `workers`:
     threads that read and decode image files.

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from knowngood.config import nearest
-from knowngood.config.presets.layers import overlay
+from knowngood.config.parsing import overlay
 from knowngood.errors import SettingsError
 
 

@@ -42,11 +42,11 @@ def match_masks(paths: Sequence[Parts], root: str) -> tuple[list[int], dict[int,
         by_stem[stem(paths[i][-1])].append(i)
     masks: dict[int, list[int]] = defaultdict(list)
     lonely = []
-    for i, path in enumerate(paths):
+    for i, (path, k) in enumerate(zip(paths, at, strict=True)):
         if i in beside:
             owner = beside[i]
-        elif at[i] is not None:
-            owner = _owner(path, at[i], paths, by_stem, root)
+        elif k is not None:
+            owner = _owner(path, k, paths, by_stem, root)
         else:
             continue
         if owner is None:

@@ -2,97 +2,81 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from knowngood.config import LiteOptions
-from knowngood.detector.explain.explanation import Component, Latent
+from knowngood.detector.explain.explanation import ENOUGH, TOP, Component, Fields, Latent
 from knowngood.detector.explain.reference import model_codes
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.reference_index import ReferenceIndex
 from knowngood.detector.scoring import Rows
-from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.likelihoods import GaussianLikelihood
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.models.vae import ConditionalVAE
 from knowngood.representations import HOG, Features
 from knowngood.representations.hog import DIRECTIONS
 
-TOP = 5  # components, latent dimensions, and nearest images
-ENOUGH = 8  # normal images from which on a mean and quantiles are reported
+
+def deviations(pipeline: Pipeline, rows: Rows, grids: np.ndarray | None) -> list[tuple[np.ndarray, Fields]]:
+    """Of each of B images, one a row: the code (K,) by which it is compared with normal images, and what deviates.
+
+    Args:
+        grids: their anomaly maps (B, h, w) as the score makes them.
+    """
+    model, codes = pipeline.model, model_codes(pipeline.model, rows.x, rows.c)
+    if isinstance(model, PatchGaussian):
+        found = _of_patch_gaussian(pipeline, model, rows, grids)
+    elif isinstance(model, ConditionalVAE):
+        found = _of_vae(pipeline, model, rows, grids, codes)
+    else:
+        why = f"model '{model.kind}' reconstructs nothing"
+        found = [{"missing": {"reconstruction": why, "residual": why}} for _ in codes]
+    return list(zip(codes, found, strict=True))
 
 
-@dataclass(frozen=True, eq=False)
-class Deviation:
-    """Of one image; the fields are those of `Explanation`, beside its code."""
-
-    code: np.ndarray  # (K,) by which it is compared with normal images
-    reconstruction: np.ndarray | None = None
-    residual: np.ndarray | None = None
-    components: tuple[Component, ...] = ()
-    latents: tuple[Latent, ...] = ()
-    missing: dict[str, str] = field(default_factory=dict)
-
-
-def deviations(pipeline: Pipeline, rows: Rows, grids: np.ndarray | None) -> list[Deviation]:
-    """For each of B rows, one an image. `grids`: their anomaly maps (B, h, w) as the score makes them."""
-    codes = model_codes(pipeline.model, rows.x, rows.c)
-    if isinstance(pipeline.model, PatchGaussian):
-        return _of_patch_gaussian(pipeline, pipeline.model, rows, grids, codes)
-    if not isinstance(pipeline.model, ConditionalVAE):
-        why = f"model '{pipeline.settings.model.name}' reconstructs nothing"  # type: ignore[union-attr]
-        return [Deviation(code, missing={"reconstruction": why, "residual": why}) for code in codes]
-    of = _of_hog if isinstance(pipeline.representation, HOG) else _of_pixels
-    return of(pipeline.model, rows, grids, codes, pipeline.reference)
-
-
-def _of_pixels(
-    model: ConditionalVAE, rows: Rows, grids: np.ndarray | None, codes: np.ndarray, reference: ReferenceIndex | None
-) -> list[Deviation]:
-    posterior, kl = _posterior(model, rows)
-    made = model.likelihood.mean(model.decode(posterior.mean, rows.c))
-    return [
-        Deviation(code, _picture(y), _picture(x - y), latents=latents(nats, code, reference))
-        for x, y, nats, code in zip(rows.x, made, kl, codes, strict=True)
-    ]
-
-
-def _of_hog(
-    model: ConditionalVAE, rows: Rows, grids: np.ndarray | None, codes: np.ndarray, reference: ReferenceIndex | None
-) -> list[Deviation]:
-    posterior, kl = _posterior(model, rows)
+def _of_vae(
+    pipeline: Pipeline, model: ConditionalVAE, rows: Rows, grids: np.ndarray | None, codes: np.ndarray
+) -> list[Fields]:
+    posterior = model.encode(rows.x, rows.c)
+    kl = posterior.kl(model.prior(rows.c, like=posterior.mean))
     params = model.decode(posterior.mean, rows.c)
+    made = model.likelihood.mean(params)
+    off = rows.x - made
+    found: list[Fields] = [
+        {"latents": latents(nats, code, pipeline.reference)} for nats, code in zip(kl, codes, strict=True)
+    ]
+    if not isinstance(pipeline.representation, HOG):
+        pictures = [np.moveaxis(x.cpu().numpy(), 1, -1) for x in (made, off)]
+        for fields, reconstruction, residual in zip(found, *pictures, strict=True):
+            fields |= {"reconstruction": reconstruction, "residual": residual}
+        return found
     assert isinstance(model.likelihood, GaussianLikelihood)
-    whitened = (rows.x - model.likelihood.mean(params)) / model.likelihood.log_sigma(params).exp()
+    whitened = off / model.likelihood.log_sigma(params).exp()
     residual = whitened.square().mean(1).sqrt().cpu().numpy()
     names = [f"the gradient {direction}" for direction in DIRECTIONS]
-    found = []
-    for i, code in enumerate(codes):
-        at = _peak(residual[i] if grids is None else grids[i])
+    for i, fields in enumerate(found):
+        at = int(np.nanargmax(residual[i] if grids is None else grids[i]))
         components = largest(names, whitened[i].flatten(1)[:, at].cpu().numpy())
         missing = {"reconstruction": "the model reconstructs HOG, not pixels"}
-        found.append(Deviation(code, None, residual[i], components, latents(kl[i], code, reference), missing))
+        fields |= {"residual": residual[i], "components": components, "missing": missing}
     return found
 
 
-def _of_patch_gaussian(
-    pipeline: Pipeline, model: PatchGaussian, rows: Rows, grids: np.ndarray | None, codes: np.ndarray
-) -> list[Deviation]:
+def _of_patch_gaussian(pipeline: Pipeline, model: PatchGaussian, rows: Rows, grids: np.ndarray | None) -> list[Fields]:
     cell = model.cell(rows.c, len(rows.x))
     residual = (2 * model.distances(rows.x, cell) / model.shape[0]).sqrt().float()
     residual = residual.masked_fill(model.ignored_grid[cell], torch.nan).cpu().numpy()
     expected = model.expected(rows.x, cell)
     names = feature_names(pipeline.representation)  # type: ignore[arg-type]
     found = []
-    for i, code in enumerate(codes):
-        at = _peak(residual[i] if grids is None else grids[i])
+    for i in range(len(rows.x)):
+        at = int(np.nanargmax(residual[i] if grids is None else grids[i]))
         delta = rows.x[i].float().flatten(1)[:, at] - expected[i, at]
         components = largest(names, (delta / model.spread(int(cell[i]), at)).cpu().numpy())
         missing = {"reconstruction": "the model knows features, not pixels"}
-        found.append(Deviation(code, None, residual[i], components, missing=missing))
+        found.append({"residual": residual[i], "components": components, "missing": missing})
     return found
 
 
@@ -118,18 +102,3 @@ def feature_names(features: Features) -> list[str]:
     if len(blocks) != len(features.widths):
         blocks = [f"map {i}" for i in range(len(features.widths))]
     return [f"{block}, feature {j}" for block, width in zip(blocks, features.widths, strict=True) for j in range(width)]
-
-
-def _posterior(model: ConditionalVAE, rows: Rows) -> tuple[DiagonalGaussian, Tensor]:
-    posterior = model.encode(rows.x, rows.c)
-    return posterior, posterior.kl(model.prior(rows.c, like=posterior.mean))
-
-
-def _peak(grid: np.ndarray) -> int:
-    """Position of the largest value in the flattened grid (h, w); NaN does not count."""
-    return int(np.nanargmax(grid))
-
-
-def _picture(x: Tensor) -> np.ndarray:
-    """(C, h, w) → (h, w, C)."""
-    return np.moveaxis(x.cpu().numpy(), 0, -1)

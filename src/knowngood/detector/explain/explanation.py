@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from knowngood.calibration import Region
 
+Fields = dict[str, Any]  # of an `Explanation`
+
 NOTABLE = 0.03  # change of an image factor that is reported
+TOP = 5  # components, latent dimensions, and nearest images
+ENOUGH = 8  # normal images from which on a mean and quantiles are reported
 
 
 class Component(NamedTuple):
@@ -110,12 +114,9 @@ class Explanation:
 
     def to_record(self) -> dict[str, Any]:
         """All but the arrays, ready for JSON."""
-        return {
-            "id": self.id,
-            "anomaly_score": self.anomaly_score,
-            "p_value": self.p_value,
-            "is_anomalous": self.is_anomalous,
-            "condition": self.condition,
+        skipped = ("image", "model_input", "reconstruction", "residual", "mean_image", "map")
+        record = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in skipped}
+        return record | {
             "peak": None if self.peak is None else list(self.peak),
             "components": [one._asdict() for one in self.components],
             "latents": [one._asdict() for one in self.latents],
@@ -124,11 +125,8 @@ class Explanation:
                 for one in self.image_factors
             ],
             "nearest": [one._asdict() for one in self.nearest],
-            "farther_than": self.farther_than,
             "regions": [
                 {"box": list(r.box), "peak": r.peak, "area": r.area, "p_value": r.p_value} for r in self.regions
             ],
-            "missing": dict(self.missing),
             "sentences": list(self.sentences),
-            "summary": self.summary,
         }

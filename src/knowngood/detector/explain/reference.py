@@ -1,7 +1,8 @@
-"""The reference index of a fitted pipeline, made of its normal images."""
+"""The reference index of a fitted pipeline, made of its normal images; and how an image compares with it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +12,15 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from knowngood.data import ImageSet
-from knowngood.data.conditions import Expanded
 from knowngood.data.image_factors import MEASURES
+from knowngood.detector.explain.explanation import ENOUGH, TOP, Fields, ImageFactor, Nearest
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.reference_index import ReferenceIndex
 from knowngood.detector.scoring import READERS, one_row_each
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.models.vae import ConditionalVAE
-from knowngood.representations import Pixels
+from knowngood.representations import HOG
 
 MOST = 5000  # images kept
 VALUES = 1 << 25  # of all codes kept
@@ -29,47 +30,37 @@ GROUPS = 32  # with a mean image of their own, at most
 FACTORS = ("brightness", "contrast")
 AT_ONCE = 8
 HALF_LIMIT = 6e4  # float16 ends at 65,504
+NO_INDEX = "the model was saved without a reference index; fit it again to have one"
+TILES = "the model sees tiles, so images are not compared as a whole"
 
 
-def reference_index(
-    pipeline: Pipeline,
-    fit_images: ImageSet,
-    held_out_images: ImageSet | None,
-    seed: int,
-    codes: np.ndarray | None = None,
-) -> ReferenceIndex:
+def reference_index(pipeline: Pipeline, fit_images: ImageSet, held_out_images: ImageSet, seed: int) -> ReferenceIndex:
     """The index of the images fitted to. All images have known conditions, and the columns of the schema alone.
 
     Args:
         held_out_images: normal images that took no part in the fit; the first 500 are used.
-        codes: (N, K) of the images fitted to, as `model_codes` gives them; default: computed from the images.
     """
     rows, most = np.arange(len(fit_images)), min(MOST, max(1, VALUES // code_size(pipeline.model)))
     if len(rows) > most:
         rows = np.sort(np.random.default_rng([seed, 11]).choice(len(rows), most, replace=False))
     # The images whose pixels are read come first, and are drawn from all.
     rows = rows[np.random.default_rng([seed, 12]).permutation(len(rows))]
-    images = fit_images[rows]
-    expanded = _known(pipeline, images)
-    groups = groups_of(pipeline)
-    group = group_of(groups, expanded.stratum).astype(np.int32)
-    kept = codes_of(pipeline, images, expanded) if codes is None else codes[rows]
-    half = float(np.abs(kept).max(initial=0)) < HALF_LIMIT
+    images, groups = fit_images[rows], groups_of(pipeline)
+    codes, group = codes_of(pipeline, images, groups)
+    half = float(np.abs(codes).max(initial=0)) < HALF_LIMIT
     factors, means = _measured(pipeline, images[: min(len(images), MEASURED)], group, int(groups.max()) + 1)
     index = ReferenceIndex(
         ids=tuple(str(name) for name in images.ids),
-        codes=kept.astype(np.float16 if half else np.float32),
-        group=group,
+        codes=codes.astype(np.float16 if half else np.float32),
+        group=group.astype(np.int32),
         image_factors=factors,
         mean_images=means,
         held_out_distances=np.zeros(0, np.float32),
     )
-    if held_out_images is None or not len(held_out_images):
+    if not len(held_out_images):
         return index
-    held_out = held_out_images[: min(len(held_out_images), MEASURED)]
-    expanded = _known(pipeline, held_out)
-    each = zip(codes_of(pipeline, held_out, expanded), group_of(groups, expanded.stratum).tolist(), strict=True)
-    distances = [index.nearest(code, g, 1)[1][0] for code, g in each]
+    each = zip(*codes_of(pipeline, held_out_images[: min(len(held_out_images), MEASURED)], groups), strict=True)
+    distances = [index.nearest(code, int(own), 1)[1][0] for code, own in each]
     return replace(index, held_out_distances=np.array(distances, np.float32))
 
 
@@ -85,7 +76,7 @@ def model_codes(model: Model, x: Tensor, c: Tensor | None) -> np.ndarray:
     elif isinstance(model, PatchGaussian):
         codes = model.mean_white(x, model.cell(c, len(x)))
     else:
-        codes = x.flatten(2).mean(2) if _of_patches(model) else x.flatten(1)
+        codes = x.flatten(2).mean(2) if getattr(model, "patches", False) else x.flatten(1)
     return codes.cpu().double().numpy()
 
 
@@ -93,17 +84,19 @@ def code_size(model: Model) -> int:
     """K of `model_codes`."""
     if isinstance(model, ConditionalVAE):
         return model.latent_dim
-    return model.shape[0] if isinstance(model, PatchGaussian) or _of_patches(model) else int(np.prod(model.shape))
+    features = isinstance(model, PatchGaussian) or getattr(model, "patches", False)
+    return model.shape[0] if features else math.prod(model.shape)
 
 
-def codes_of(pipeline: Pipeline, images: ImageSet, expanded: Expanded) -> np.ndarray:
-    """(N, K) codes of images under their one row each.
+def codes_of(pipeline: Pipeline, images: ImageSet, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N, K) and groups (N,) of images whose conditions are known.
 
     Raises:
         DataError: an image cannot be read.
     """
-    rows = one_row_each(pipeline, images, expanded)
-    return np.concatenate([model_codes(pipeline.model, some.x, some.c) for some in rows])
+    expanded = pipeline.schema.expand(images.conditions, len(images), unknown="error")
+    codes = [model_codes(pipeline.model, some.x, some.c) for some in one_row_each(pipeline, images, expanded)]
+    return np.concatenate(codes), group_of(groups, expanded.stratum)
 
 
 def groups_of(pipeline: Pipeline) -> np.ndarray:
@@ -122,8 +115,7 @@ def group_of(groups: np.ndarray, stratum: np.ndarray) -> np.ndarray:
 
 def scaled_images(pipeline: Pipeline, images: ImageSet) -> Tensor:
     """(N, C, h, w) float32 images as the model's pixels are prepared, scaled; before alignment."""
-    representation: Any = pipeline.representation
-    pixels = representation if isinstance(representation, Pixels) else representation.pixels
+    pixels: Any = getattr(pipeline.representation, "pixels", pipeline.representation)
     return pixels.scale(torch.from_numpy(pixels.read(images, None, READERS)[0]))
 
 
@@ -152,9 +144,39 @@ def _measured(pipeline: Pipeline, images: ImageSet, group: np.ndarray, count: in
     return np.concatenate(factors), means.astype(np.float16)
 
 
-def _known(pipeline: Pipeline, images: ImageSet) -> Expanded:
-    return pipeline.schema.expand(images.conditions, len(images), unknown="error")
+def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) -> Fields:
+    """Of an image with this code (K,), in a Mondrian group, whose scaled pixels are x (C, h, w)."""
+    reference = pipeline.reference
+    if reference is None:
+        why = NO_INDEX if pipeline.settings.data.tile is None else TILES
+        return {"missing": dict.fromkeys(("nearest", "image_factors", "mean_image"), why)}
+    group = int(group_of(groups_of(pipeline), np.array([stratum]))[0])
+    rows, distance = reference.nearest(code, group, TOP)
+    found: Fields = {
+        "nearest": tuple(Nearest(reference.ids[r], float(d)) for r, d in zip(rows, distance, strict=True)),
+        "mean_image": np.moveaxis(reference.mean_image(group), 0, -1),
+    }
+    held_out, normal = reference.held_out_distances, reference.factors_of(group)
+    if len(held_out) >= ENOUGH and len(distance):
+        found["farther_than"] = float((held_out < distance[0]).mean())
+    if len(normal) < ENOUGH:
+        why = f"{len(normal)} normal images of this condition, too few for a normal range"
+        return {**found, "missing": {"image_factors": why}}
+    each = zip(FACTORS, factors_of(x[None])[0].tolist(), normal.T.astype(np.float64), strict=True)
+    return {**found, "image_factors": tuple(_factor(pipeline, *one) for one in each)}
 
 
-def _of_patches(model: Model) -> bool:
-    return bool(getattr(model, "patches", False))
+def _factor(pipeline: Pipeline, name: str, value: float, normal: np.ndarray) -> ImageFactor:
+    """Compared with the values (m,) of normal images.
+
+    The model accounts for a change if it is given the factor, is invariant to it (HOG), or was fitted to tolerate
+    illumination that changes by as much.
+    """
+    low, median, high = (float(q) for q in np.quantile(normal, [0.025, 0.5, 0.975]))
+    settings = pipeline.settings
+    objective = getattr(settings.model, "objective", None)
+    given = name in settings.conditioning.measure or name in getattr(objective, "factors", ())
+    tolerance = getattr(settings.representation, "illumination", None)
+    change = abs(value / median - 1) if median else 0.0
+    tolerated = tolerance is not None and change <= tolerance
+    return ImageFactor(name, value, median, low, high, given or tolerated or isinstance(pipeline.representation, HOG))

@@ -72,8 +72,7 @@ def _p(value: float) -> str:
 def _peak(one: Explanation) -> str:
     if one.peak is None:
         return ""
-    row, column = one.peak
-    height, width = one.image.shape[:2]
+    (row, column), (height, width) = one.peak, one.image.shape[:2]
     return f"The anomaly map is largest {where(one)}, at row {row} and column {column} of {height}×{width} pixels."
 
 
@@ -121,10 +120,10 @@ def _accounted(factor: ImageFactor) -> str:
 def _nearest(one: Explanation) -> str:
     if not one.nearest:
         return ""
-    names = [near.id for near in one.nearest[:NAMED]]
-    text = f"The nearest normal images are {', '.join(names[:-1])} and {names[-1]}"
-    if len(names) == 1:
-        text = f"The nearest normal image is {names[0]}"
+    *names, last = [near.id for near in one.nearest[:NAMED]]
+    text = f"The nearest normal image is {last}"
+    if names:
+        text = f"The nearest normal images are {', '.join(names)} and {last}"
     if one.farther_than is not None and one.farther_than >= FAR:
         share = "all" if one.farther_than == 1 else f"{percent(one.farther_than)} of"
         text += f"; the first is farther away than that of {share} held-out normal images"

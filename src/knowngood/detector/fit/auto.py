@@ -54,8 +54,10 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
     model = settings.model
     if isinstance(model, str):
         model = _model(settings, representation.name, normals)
-        if isinstance(model, VAEOptions) and model.prior == "separated":
-            values["conditioning"] = _inferring(settings)
+        stated = "unknown" in settings.conditioning.model_fields_set
+        if isinstance(model, VAEOptions) and model.prior == "separated" and not stated:
+            # Unknown conditions are inferred by a model of known kinds.
+            values["conditioning"] = settings.conditioning.model_copy(update={"unknown": "infer"})
     values["model"] = model
     score = settings.score
     if isinstance(score, str):
@@ -75,9 +77,11 @@ def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
     if not isinstance(normals, ImageSet):
         return TableOptions(), "the data are a table"
     side, channels = _shorter_side(normals), set(normals.shapes()[:, 2].tolist())
-    if settings.data.tile or settings.data.ignore is not None or _takes(settings, "features"):
+    model, score = settings.model, settings.score
+    located = isinstance(score, PatchDistance) if isinstance(model, str) else model.representations == ("features",)
+    if settings.data.tile or settings.data.ignore is not None or located:
         return FeatureOptions(), "the settings need locations"
-    vae = isinstance(settings.model, VAEOptions) or _takes_only_vae(settings)
+    vae = isinstance(model, VAEOptions) or (isinstance(score, ScoreOptions) and score.models == ("vae",))
     if vae or side < SMALLEST_HOG:
         return PixelOptions(), "a VAE is asked for" if vae else f"images of {side} px are too small for HOG"
     if side >= PHOTOGRAPH and channels <= {1, 3}:
@@ -118,31 +122,9 @@ def _score(representation: str, model: Any, normals: Items) -> ScoreOptions:
     return parse(ScoreChoice, own)
 
 
-def _inferring(settings: Settings) -> Any:
-    """Unknown conditions are inferred by a model of known kinds, unless the settings say otherwise."""
-    conditioning = settings.conditioning
-    if "unknown" in conditioning.model_fields_set:
-        return conditioning
-    return conditioning.model_copy(update={"unknown": "infer"})
-
-
-def _takes(settings: Settings, representation: str) -> bool:
-    """Whether the model or score that is named takes this representation alone."""
-    model, score = settings.model, settings.score
-    if not isinstance(model, str):
-        return model.representations == (representation,)
-    return isinstance(score, PatchDistance) and representation == "features"
-
-
-def _takes_only_vae(settings: Settings) -> bool:
-    return isinstance(settings.score, ScoreOptions) and settings.score.models == ("vae",)
-
-
 def _categorical(values: Any) -> bool:
     """Whether a column is text or a few whole numbers, and so names kinds."""
-    if values is None:
-        return False
-    found = set(map(str, values))
+    found = set() if values is None else set(map(str, values))
     decimal = any("." in value and value.replace(".", "").isdigit() for value in found)
     return 2 <= len(found) <= MOST_CLASSES and not decimal
 
@@ -161,10 +143,8 @@ def _check_kind(representation: str, normals: Items) -> None:
 
 def _sentence(settings: Settings, normals: Items, why: str) -> str:
     """'209 normal items, photographs of 64 px and more: representation features, model patch_gaussian, …'."""
-    representation, model, score = settings.representation, settings.model, settings.score
-    assert not isinstance(representation, str)
-    assert not isinstance(model, str)
-    assert not isinstance(score, str)
+    choices: list[Any] = [settings.representation, settings.model, settings.score]
+    representation, model, score = choices
     named = " + ".join(one.name for one in score.scores) if isinstance(score, Fusion) else score.name
     objective = f" ({model.objective.name})" if isinstance(model, VAEOptions) else ""
     kinds = ", class-conditional prior" if getattr(model, "prior", "") == "separated" else ""

@@ -3,72 +3,87 @@
 The score becomes score + weight · max(0, direction · b(v) − offset), b(v) = v / √(1 + |v|²/F). v is the HOG or the
 values of an item, or the whitened features of a location. Nothing is ever subtracted, so an anomaly of another kind
 stays as anomalous as before. Weight 0 leaves the score unchanged to the bit.
+
+`direction` comes from ridge-regularised logistic regression of labelled anomalies against normal items, `offset` from
+the largest values of held-out normal items. Ridge, offset and weight are chosen by K-fold cross-validation over both.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded
-from knowngood.detector.fit.measured_patches import (
-    Measured,
-    anomaly_locations,
-    drawn,
-    mask_locations,
-    normal_locations,
-)
-from knowngood.detector.fit.penalty_choice import Bools, Evidence, Floats, Ints, centres, choose
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import one_row_each, score_batches
+from knowngood.errors import DataError
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.representations import Features
+from knowngood.representations.alignment.warping import warp
+from knowngood.scores import ScoreResult
 from knowngood.scores.adjustment import LabelPenalty, bounded, described, moments, prefixed
 from knowngood.scores.marginal import best_rows
 
-LEAST_LABELLED, LEAST_NORMALS, LEAST_COMPARED = 3, 30, 10
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+LEAST_LABELLED, LEAST_NORMALS = 3, 30
+LEAST_COMPARED = 10  # held-out normal items; normal items of a Mondrian group with a median of its own
 MOST_LABELLED, MOST_ROWS = 2000, 20_000
 MOST_NORMALS, MOST_IMAGES, AT_ONCE = 4000, 500, 16  # whole items; images of features, and how many at a time
+AN_IMAGE, MOST_PATCHES = 24, 128  # patches learned from: of a normal image, and at most of a labelled one
+TOP_SHARE, REACHED = 0.02, 0.99  # without a mask: share of locations, and quantile of normal images' largest distance
+HALF = 0.5  # of what a mask covers of the location it covers most
 UNLOCATED = "no mask shows its anomaly, and no location is farther from normal than in normal images"
 
-
-@dataclass(frozen=True, eq=False)
-class Normals:
-    """Normal items of the fit.
-
-    held_out: (N,) those that the model was not fitted to; scores are compared with these alone, if they are 10 or more.
-    scores: (N,) raw scores by models without the item, where the pipeline's own would be too low, as of a memory bank.
-    grids, c, stratum: for features only, all fitted to: (N, F, h, w), encoded conditions (N, W) or None, (N,).
-    """
-
-    items: Items
-    held_out: Bools | None = None
-    scores: Floats | None = None
-    grids: NDArray[Any] | None = None
-    c: NDArray[np.float32] | None = None
-    stratum: Ints | None = None
-
-    def take(self, at: Ints) -> Normals:
-        """Some of them."""
-        columns: list[Any] = [self.held_out, self.scores, self.grids, self.c, self.stratum]
-        return Normals(self.items[at], *(None if column is None else column[at] for column in columns))
-
-
-# The pipeline -------------------------------------------------------------------------------------------------------
+FOLDS = 5
+RIDGES = (1.0, 0.1, 0.01)  # 1 / C
+OFFSETS = (
+    (0.0, 1.0),
+    (0.0, 0.0),
+    (0.003, 0.0),
+    (0.01, 0.0),
+)  # share of normal items above it, standard deviations more
+WEIGHTS = (0.3, 1.0, 3.0)  # the penalty has the standard deviation of what it is added to
+ERRORS = 1.5  # standard errors that the gain has to exceed
+HARM, PRICE = 0.005, 3.0  # AUROC that other anomalies may lose; gains that make up for as much of it
+UNMOVED = 0.99  # least share of held-out normal items without a penalty
 
 
 @torch.no_grad()
-def learn_penalty(pipeline: Pipeline, normals: Normals, labelled: Items, seed: int) -> tuple[Pipeline, dict[str, Any]]:
+def learn_penalty(
+    pipeline: Pipeline,
+    normals: Items,
+    labelled: Items,
+    seed: int,
+    *,
+    held_out: Bools | None = None,
+    scores: Floats | None = None,
+    grids: NDArray[Any] | None = None,
+) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline with a penalty, if labelled anomalies justify one; and a report in plain data.
 
     Masks say where in an image the anomaly is: locations that they cover at least half as much as the location they
     cover most. Without a mask these are the 2 % of locations with the largest distances, as far as these exceed what
     1 % of normal images reach.
+
+    Args:
+        normals: N normal items of the fit.
+        held_out: (N,) those that the model was not fitted to; scores are compared with these alone, if they are 10 or
+            more. scores: (N,) raw scores by models without the item, where the pipeline's own would be too low, as of
+            a memory bank. Both for whole items.
+        grids: (N, F, h, w), for features, where the model was fitted to all normal items.
 
     Returns:
         The report has "given" and "used" anomalies; "left_out", reasons by id; "weight"; "auroc" of held-out labelled
@@ -78,7 +93,7 @@ def learn_penalty(pipeline: Pipeline, normals: Normals, labelled: Items, seed: i
         DataError: a normal item cannot be read; a mask does not fit its image.
     """
     patches = isinstance(pipeline.model, PatchGaussian)
-    n, least = len(normals.items), FEWEST if patches else LEAST_NORMALS
+    n, least = len(normals), FEWEST if patches else LEAST_NORMALS
     report: dict[str, Any] = {"given": len(labelled), "used": 0, "left_out": {}, "weight": 0.0, "auroc": None}
 
     def unchanged(reason: str) -> tuple[Pipeline, dict[str, Any]]:
@@ -88,11 +103,15 @@ def learn_penalty(pipeline: Pipeline, normals: Normals, labelled: Items, seed: i
         return unchanged("a penalty needs whole images, and for features the model 'patch_gaussian'")
     if n < least:
         return unchanged(f"there are {n} normal items, and at least {least} are needed")
-    normals = normals.take(np.linspace(0, n - 1, min(n, MOST_IMAGES if patches else MOST_NORMALS)).astype(int))
+    at = np.linspace(0, n - 1, min(n, MOST_IMAGES if patches else MOST_NORMALS)).astype(int)
     rng = np.random.default_rng(seed)
     labelled, left_out = usable(pipeline, labelled, rng)
-    make = patch_evidence if patches else item_evidence
-    evidence, unread = make(pipeline, normals, labelled, rng)
+    if patches:
+        assert grids is not None
+        evidence, unread = patch_evidence(pipeline, normals[at], labelled, grids[at], rng)
+    else:
+        apart: list[Any] = [None if column is None else column[at] for column in (held_out, scores)]
+        evidence, unread = item_evidence(pipeline, normals[at], labelled, *apart)
     used = len(np.unique(evidence.item[evidence.label[evidence.item] == 1]))
     report |= {"used": used, "left_out": left_out | unread}
     if used < LEAST_LABELLED:
@@ -112,12 +131,9 @@ def learn_penalty(pipeline: Pipeline, normals: Normals, labelled: Items, seed: i
     if patches:
         state = {f"penalty_{name}": value.float() for name, value in own.items()}
         return replace(pipeline, state=pipeline.state | state), report
-    state = {name: value.double() for name, value in own.items()} | evidence.state
-    penalty = LabelPenalty()
-    extended = replace(
-        pipeline, adjustments=(*pipeline.adjustments, penalty), state=pipeline.state | prefixed(penalty, state)
-    )
-    return extended, report
+    state = prefixed(LabelPenalty(), {name: value.double() for name, value in own.items()} | evidence.state)
+    adjustments = (*pipeline.adjustments, LabelPenalty())
+    return replace(pipeline, adjustments=adjustments, state=pipeline.state | state), report
 
 
 def usable(pipeline: Pipeline, labelled: Items, rng: np.random.Generator) -> tuple[Items, dict[str, str]]:
@@ -128,120 +144,347 @@ def usable(pipeline: Pipeline, labelled: Items, rng: np.random.Generator) -> tup
         left_out = dict.fromkeys(labelled.ids[~known].tolist(), "one of its conditions is unknown or new")
         labelled, known = labelled[known], known[known]
     most = MOST_LABELLED if known.all() else max(LEAST_LABELLED, MOST_ROWS // len(schema.cells))
-    drawn = rng.permutation(len(labelled))[: min(most, MOST_LABELLED)]
-    return labelled[np.sort(drawn)], left_out
+    return labelled[np.sort(rng.permutation(len(labelled))[: min(most, MOST_LABELLED)])], left_out
 
 
-class Best(NamedTuple):
-    """Labelled anomalies that can be read, one row each under the condition with the lowest score."""
+def best_of(pipeline: Pipeline, labelled: Items, centre: Floats) -> tuple[Items, Expanded, Floats, dict[str, str]]:
+    """Labelled anomalies that can be read, their rows, one each, and their scores; and by id why others cannot.
 
-    items: Items
-    rows: Expanded
-    scores: Floats
-    left_out: dict[str, str]
-
-
-def best_of(pipeline: Pipeline, labelled: Items, centre: Floats) -> Best:
-    """Score labelled anomalies; `centre` has the typical normal score of each Mondrian group."""
+    Of unknown conditions that with the lowest score is taken, above `centre`, the typical score of a Mondrian group.
+    """
     rows = pipeline.schema.expand(labelled.conditions, len(labelled), unknown="infer")
     batches = list(score_batches(pipeline, labelled, unknown="infer"))
     scores = np.concatenate([np.empty(0), *(batch.values for batch in batches)])
     left_out = {str(batch.items.ids[i]): why for batch in batches for i, why in batch.errors.items()}
     row = best_rows(np.nan_to_num(scores - centre[rows.stratum], nan=np.inf), rows.item)
     row = row[~np.isnan(scores[row])]
-    return Best(labelled[rows.item[row]], rows.take(row), scores[row], left_out)
+    return labelled[rows.item[row]], rows.take(row), scores[row], left_out
 
 
-# Whole items --------------------------------------------------------------------------------------------------------
+# Evidence -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """N items as arrays: what the penalty is learned from, and how scores change with it.
+
+    vectors (M, F): b(v), bounded. item (M,): whose vector; an item may have several, or none. label (N,): 1 for
+    labelled anomalies, 0 for normal items. compared (N,): items whose scores count. centre (N,): typical normal score
+    of the item's Mondrian group. spread: standard deviation of what the penalty is added to, over normal items.
+    projected(direction (F,), at (n,)) → (n, L) direction · b(v) at the L locations of items, −inf where ignored.
+    scores(penalty (n, L), at (n,)) → (n,) scores. state: tensors that go with the penalty.
+    """
+
+    vectors: Floats
+    item: Ints
+    label: Ints
+    compared: Bools
+    centre: Floats
+    spread: float
+    projected: Callable[[Floats, Ints], Floats]
+    scores: Callable[[Floats, Ints], Floats]
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 def item_evidence(
-    pipeline: Pipeline, normals: Normals, labelled: Items, rng: np.random.Generator
+    pipeline: Pipeline, normals: Items, labelled: Items, compared: Bools | None, scores: Floats | None
 ) -> tuple[Evidence, dict[str, str]]:
     """Items as one vector each."""
-    items, n = normals.items, len(normals.items)
-    rows = pipeline.schema.expand(items.conditions, n)
-    scores, compared = normals.scores, normals.held_out
+    n = len(normals)
+    rows = pipeline.schema.expand(normals.conditions, n)
     if scores is None:
-        scores = np.concatenate([batch.values for batch in score_batches(pipeline, items, unknown="error")])
+        scores = np.concatenate([batch.values for batch in score_batches(pipeline, normals, unknown="error")])
     if compared is None or compared.sum() < LEAST_COMPARED:
         compared = np.ones(n, dtype=bool)
     centre = centres(scores[compared], rows.stratum[compared], pipeline.schema.n_strata)
-    best = best_of(pipeline, labelled, centre)
-    pairs = (items, rows), (best.items, best.rows)
+    labelled, best, their_scores, left_out = best_of(pipeline, labelled, centre)
+    pairs = (normals, rows), (labelled, best)
     v = torch.cat([described(pipeline.model, some.x).cpu() for pair in pairs for some in one_row_each(pipeline, *pair)])
     mean, std = moments(v[:n])
-    vectors, base = bounded((v - mean) / std).numpy(), np.concatenate([scores, best.scores])
+    vectors, base = bounded((v - mean) / std).numpy(), np.concatenate([scores, their_scores])
     evidence = Evidence(
         vectors=vectors,
         item=np.arange(len(v)),
         label=np.repeat([0, 1], [n, len(v) - n]),
         compared=np.concatenate([compared, np.ones(len(v) - n, dtype=bool)]),
-        centre=centre[np.concatenate([rows.stratum, best.rows.stratum])],
+        centre=centre[np.concatenate([rows.stratum, best.stratum])],
         spread=float((scores - centre[rows.stratum])[compared].std()),
         projected=lambda direction, at: (vectors[at] @ direction)[:, None],
         scores=lambda added, at: base[at] + added[:, 0],
         state={"mean": mean, "std": std},
     )
-    return evidence, best.left_out
+    return evidence, left_out
 
 
-# Locations of features ----------------------------------------------------------------------------------------------
+class Patches(NamedTuple):
+    """What a fitted model makes of n images, kept so that scores can be pooled again without features."""
+
+    maps: Tensor  # (n, h, w) distances
+    globally: Tensor | None  # (n,) global distances
+    white: Tensor  # (n, P, F) whitened, bounded
+    c: Tensor | None  # (n, W)
+    stratum: Tensor  # (n,)
+
+    @classmethod
+    def concat(cls, parts: Sequence[Patches]) -> Patches:
+        """The images of all parts, one after the other."""
+        columns: Any = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]  # type: ignore[arg-type]
+        return cls(*columns)
+
+    @classmethod
+    def of(cls, model: PatchGaussian, rows: Iterable[tuple[Any, ...]], *, leave_one_out: bool) -> Patches:
+        """From feature grids, conditions and strata. `leave_one_out`: the model was fitted to these images.
+
+        The covariance without an image is I − a·v·vᵀ up to a factor, v its whitened patch, so v keeps its direction.
+        """
+        parts = []
+        for grids, c, stratum in rows:
+            x = grids.float()
+            cell = model.cell(c, len(x))
+            maps, white, globally = model.distances(x, cell), model.whiten(x, cell), None
+            if leave_one_out:
+                plain, maps = maps, model.leave_one_out(x, cell)
+                white = white * (maps / plain.clamp_min(1e-12)).sqrt().flatten(1)[..., None].to(white)
+            if model.coarse is not None:
+                globally = model.global_distances(x, cell, leave_one_out=leave_one_out)
+            parts.append(cls(maps, globally, bounded(white).half(), c, stratum))
+        return cls.concat(parts)
+
+
+class Known(PatchGaussian):
+    """A fitted model in the place of which distances are known: what it is given as features are its distances."""
+
+    def __init__(self, fitted: PatchGaussian, globally: Tensor | None) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(fitted.__dict__)
+        self.globally: Any = globally
+
+    def distances(self, x: Tensor, cell: Tensor) -> Tensor:
+        return x
+
+    def global_distances(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
+        return self.globally
 
 
 def patch_evidence(
-    pipeline: Pipeline, normals: Normals, labelled: Items, rng: np.random.Generator
+    pipeline: Pipeline, normals: Items, labelled: Items, grids: NDArray[Any], rng: np.random.Generator
 ) -> tuple[Evidence, dict[str, str]]:
     """Images as the vectors of some locations: those of the anomaly, and of normal images the farthest and others."""
-    model, device = pipeline.model, pipeline.device
+    model, device, n = pipeline.model, pipeline.device, len(normals)
     assert isinstance(model, PatchGaussian)
     assert isinstance(pipeline.representation, Features)
-    n, width = len(normals.items), model.condition_dim
-    assert normals.grids is not None
-    columns = (
-        normals.grids,
-        normals.c if width else None,
-        np.zeros(n, int) if normals.stratum is None else normals.stratum,
-    )
+    encoded = pipeline.schema.expand(normals.conditions, n)
+    columns = (grids, encoded.c if model.condition_dim else None, encoded.stratum)
+
+    def pooled(images: Patches, added: Tensor | float = 0.0, *, want_map: bool = False) -> ScoreResult:
+        known = Known(model, images.globally)
+        maps = images.maps + added
+        return pipeline.score.score(known, pipeline.state, maps, images.c, images.stratum, want_map=want_map)
+
+    def counted(images: Patches) -> Tensor:
+        return ~model.ignored[model.cell(images.c, len(images.maps))]  # (n, P)
+
+    def smoothed(images: Patches) -> Tensor:
+        shown = pooled(images, want_map=True).map
+        assert shown is not None
+        return shown.flatten(1).nan_to_num(-torch.inf)
+
     chunks = (
         tuple(None if some is None else torch.from_numpy(some[at : at + AT_ONCE]).to(device) for some in columns)
         for at in range(0, n, AT_ONCE)
     )
-    normal = Measured.of(model, chunks, leave_one_out=True)
-    result = normal.score(pipeline)
-    centre = centres(result.values.cpu().numpy(), normal.stratum.cpu().numpy(), pipeline.schema.n_strata)
-    best = best_of(pipeline, labelled, centre)
-    images = best.items
-    assert isinstance(images, ImageSet)
-    rows = ((some.x, some.c, some.stratum) for some in one_row_each(pipeline, images, best.rows))
-    both, hits = normal, np.zeros((0, model.locations), dtype=bool)
-    left_out = best.left_out
+    normal = Patches.of(model, chunks, leave_one_out=True)
+    centre = centres(pooled(normal).values.cpu().numpy(), encoded.stratum, pipeline.schema.n_strata)
+    images, best, _, left_out = best_of(pipeline, labelled, centre)
+    both = normal
+    chosen = [normal_locations(normal.maps, counted(normal), rng)]
     if len(images):
-        anomalous = Measured.of(model, rows, leave_one_out=False)
-        hits = anomaly_locations(pipeline, normal, anomalous, mask_locations(images, pipeline.representation))
+        assert isinstance(images, ImageSet)
+        rows = ((some.x, some.c, some.stratum) for some in one_row_each(pipeline, images, best))
+        anomalous = Patches.of(model, rows, leave_one_out=False)
+        masks = mask_locations(images, pipeline.representation)
+        hits = anomaly_locations(smoothed(normal), smoothed(anomalous), masks)
         left_out |= dict.fromkeys(images.ids[~hits.any(axis=1)].tolist(), UNLOCATED)
-        both = Measured.concat(normal, anomalous)
-    chosen = np.concatenate([normal_locations(normal, rng), hits])
-    item, location = drawn(chosen, rng)
-    counted = ~both.hidden().flatten(1)
+        both = Patches.concat([normal, anomalous])
+        chosen.append(hits)
+    drawn = [rng.permutation(np.flatnonzero(one))[:MOST_PATCHES] for some in chosen for one in some]
+    item, location = np.repeat(np.arange(len(drawn)), [len(at) for at in drawn]), np.concatenate([*map(np.sort, drawn)])
+    counts = counted(both)
 
     def projected(direction: Floats, at: Ints) -> Floats:
         d = torch.from_numpy(direction).to(device).float()
         values = torch.cat([both.white[some].float() @ d for some in torch.from_numpy(at).split(AT_ONCE)]).double()
-        return values.masked_fill(~counted[at], -torch.inf).cpu().numpy()
+        return values.masked_fill(~counts[at], -torch.inf).cpu().numpy()
 
     def scores(added: Floats, at: Ints) -> Floats:
         penalty = torch.from_numpy(added).to(device).unflatten(1, model.shape[1:])
-        return both.take(torch.from_numpy(at)).score(pipeline, penalty).values.cpu().numpy()
+        some: list[Any] = [None if t is None else t[torch.from_numpy(at)] for t in both]
+        return pooled(Patches(*some), penalty).values.cpu().numpy()
 
     evidence = Evidence(
         vectors=both.white[item, location].double().cpu().numpy(),
         item=item,
-        label=np.repeat([0, 1], [n, len(hits)]),
-        compared=np.ones(n + len(hits), dtype=bool),
+        label=np.repeat([0, 1], [n, len(images)]),
+        compared=np.ones(n + len(images), dtype=bool),
         centre=centre[both.stratum.cpu().numpy()],
-        spread=float(normal.maps[~normal.hidden()].std()),
+        spread=float(normal.maps.flatten(1)[counted(normal)].std()),
         projected=projected,
         scores=scores,
     )
     return evidence, left_out
+
+
+def normal_locations(maps: Tensor, counted: Tensor, rng: np.random.Generator) -> Bools:
+    """(N, P) of each normal image the 12 locations with the largest distances (N, h, w), and 12 others, at random."""
+    chosen, top = np.zeros(counted.shape, dtype=bool), AN_IMAGE // 2
+    for one, distances, counts in zip(chosen, maps.flatten(1).cpu().numpy(), counted.cpu().numpy(), strict=True):
+        at = np.flatnonzero(counts)
+        at = at[np.argsort(-distances[at], kind="stable")]
+        one[at[:top]] = one[rng.permutation(at[top:])[: AN_IMAGE - top]] = True
+    return chosen
+
+
+def anomaly_locations(normal: Tensor, anomalous: Tensor, masks: Sequence[Tensor | None]) -> Bools:
+    """(n, P) locations of the anomaly in labelled images, from smoothed maps (N, P) and (n, P), −inf where ignored.
+
+    With a mask (h, w) those in it; without one the 2 % with the largest distances, as far as these exceed what 1 % of
+    normal images reach anywhere.
+    """
+    reached = float(normal.amax(1).quantile(REACHED))
+    hits = []
+    for values, mask in zip(anomalous, masks, strict=True):
+        counted = values > -torch.inf
+        if mask is None:
+            least = values.topk(max(1, round(TOP_SHARE * int(counted.sum())))).values[-1]
+            hits.append(((values >= least) & (values > reached)).cpu())
+        else:
+            hits.append(mask.flatten() & counted.cpu())
+    return torch.stack(hits).numpy()
+
+
+def mask_locations(images: ImageSet, representation: Features) -> list[Tensor | None]:
+    """(h, w) bool of each image: what its mask covers at least half as much as the location it covers most.
+
+    None without a mask, or with an empty one. Masks are moved as the images are aligned.
+
+    Raises:
+        DataError: a mask does not have the size of its image.
+    """
+    as_mask = representation.pixels.model_copy(update={"channels": 1, "grey": False, "dtype": "uint8"})
+    locations: list[Tensor | None] = []
+    for i in range(len(images)):
+        mask = images.mask(i)
+        if mask is None or not mask.any():
+            locations.append(None)
+            continue
+        shape = tuple(images.shapes()[i, :2].tolist())
+        if mask.shape != shape:
+            raise DataError(f"{images.ids[i]}: its mask is {mask.shape}, the image is {shape}; expected one size")
+        prepared = as_mask.prepare(mask[..., None].astype(np.uint8) * 255).transpose(1, 2, 0)
+        prepared = warp(np.ascontiguousarray(prepared), representation.transforms(images, np.array([i]))[0])
+        share = adaptive_avg_pool2d(torch.from_numpy(prepared[None, ..., 0]).float(), representation.grid)[0]
+        locations.append((share >= HALF * share.max()) & (share > 0))
+    return locations
+
+
+# The choice ---------------------------------------------------------------------------------------------------------
+
+
+class Choice(NamedTuple):
+    """The penalty, weight 0 for none; AUROC of held-out labelled anomalies before and after."""
+
+    weight: float
+    direction: Floats
+    offset: float
+    auroc: tuple[float, float]
+
+
+def choose(evidence: Evidence, seed: int) -> Choice:
+    """The penalty with the largest gain in held-out AUROC, minus its price; weight 0 if no gain is significant."""
+    label, normal, n = evidence.label, evidence.label == 0, len(evidence.label)
+    folds = StratifiedKFold(min(FOLDS, int(label.sum())), shuffle=True, random_state=seed)
+    parts = [(train, test) for train, test in folds.split(label, label)]
+    at = np.flatnonzero(evidence.compared)
+    zero = np.zeros_like(evidence.projected(np.zeros(evidence.vectors.shape[1]), at))
+
+    def scores_with(added: Floats) -> tuple[Floats, Floats]:
+        values = evidence.scores(added, at) - evidence.centre[at]
+        return values[label[at] == 1], values[label[at] == 0]
+
+    before = scores_with(zero)
+    auroc = float(shares_below(*before).mean())
+    best, most = Choice(0.0, np.zeros(evidence.vectors.shape[1]), 0.0, (auroc, auroc)), 0.0
+    for ridge in RIDGES:
+        sides = np.empty((n, zero.shape[1]))  # of each item, by the direction without its fold
+        for train, test in parts:
+            direction, intercept = logistic(evidence, train, ridge)
+            sides[test] = evidence.projected(direction, test) + intercept
+        largest, counted = sides.max(axis=1), sides[normal][np.isfinite(sides[normal])]
+        std = max(float(counted.std()), 1e-12)
+        for share, margin in OFFSETS:
+            added = np.empty_like(sides)
+            for train, test in parts:
+                begins = np.quantile(largest[train][normal[train]], 1 - share) + margin * std
+                added[test] = (sides[test] - begins).clip(0) * evidence.spread / std
+            if (added[normal] == 0).all(axis=1).mean() < UNMOVED:
+                continue
+            for weight in WEIGHTS:
+                after = scores_with(weight * added[at])
+                (by, error), lost = gain(before, after), harm(before[1], after[1])
+                if by > ERRORS * error and lost <= HARM and by - PRICE * lost > most + 1e-9:
+                    direction, intercept = logistic(evidence, np.arange(n), ridge)
+                    begins = np.quantile(largest[normal], 1 - share) + margin * std
+                    offset, scale = float(begins) - intercept, evidence.spread / std
+                    best = Choice(weight, scale * direction, scale * offset, (auroc, auroc + by))
+                    most = by - PRICE * lost
+    return best
+
+
+def logistic(evidence: Evidence, items: Ints, ridge: float) -> tuple[Floats, float]:
+    """Direction (F,) and intercept that minimise Σ w · log loss + ridge/2 · |direction|² over the vectors of `items`.
+
+    Labelled anomalies together weigh as much as normal items, and each item as much as others of its label.
+    """
+    rows = np.flatnonzero(np.isin(evidence.item, items))
+    item, y = evidence.item[rows], evidence.label[evidence.item[rows]]
+    if len(np.unique(y)) < 2:  # no labelled anomaly among these items has a vector
+        return np.zeros(evidence.vectors.shape[1]), 0.0
+    weight = np.take(1 / np.bincount(item).clip(1), item)
+    for label in (0, 1):
+        weight[y == label] /= 2 * np.sum(weight[y == label])
+    model = LogisticRegression(C=1 / ridge, tol=1e-8, max_iter=1000)
+    model.fit(evidence.vectors[rows], y, sample_weight=weight)
+    return model.coef_[0], float(np.atleast_1d(model.intercept_)[0])
+
+
+def shares_below(values: Floats, others: Floats) -> Floats:
+    """(n,) the share of `others` below each value, ties half. The mean over anomalies, of normal ones, is AUROC."""
+    others = np.sort(others)
+    return (np.searchsorted(others, values) + np.searchsorted(others, values, side="right")) / (2 * len(others))
+
+
+def gain(before: tuple[Floats, Floats], after: tuple[Floats, Floats]) -> tuple[float, float]:
+    """Gain in AUROC, from scores of (anomalies, normal items) before and after, and its standard error.
+
+    The error is that of two AUROCs on the same items (DeLong et al. 1988).
+    """
+    anomalous = shares_below(*after) - shares_below(*before)
+    normal = shares_below(before[1], before[0]) - shares_below(after[1], after[0])
+    error = (anomalous.var() / len(anomalous) + normal.var() / len(normal)) ** 0.5
+    return float(anomalous.mean()), float(error)
+
+
+def harm(before: Floats, after: Floats) -> float:
+    """The most AUROC that an anomaly of unchanged score can lose as normal items' scores (n,) rise.
+
+    It is max_s of F(s) − G(s), F and G the shares of normal items that score at most s, before and after.
+    """
+    at = np.concatenate([before, after])
+    below = [np.searchsorted(np.sort(scores), at, side="right") for scores in (before, after)]
+    return float((below[0] - below[1]).max()) / len(before)
+
+
+def centres(scores: Floats, group: Ints, groups: int) -> Floats:
+    """(groups + 1,) medians of normal scores by Mondrian group; that of all for fewer than 10, and at the end."""
+    own = [scores[group == g] for g in range(groups)]
+    return np.array([np.median(some if len(some) >= LEAST_COMPARED else scores) for some in [*own, scores]])

@@ -1,15 +1,15 @@
-"""From a plan to an uncalibrated pipeline: representation, model, score, adjustments, each fitted in this order."""
+"""From a plan to a pipeline: representation, model, score, adjustments, each fitted in this order; and fold by fold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from knowngood.calibration import folds
 from knowngood.config import (
@@ -25,13 +25,14 @@ from knowngood.config import (
 )
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
-from knowngood.data.factor_targets import targets
+from knowngood.data.factor_targets import Standardised, targets
+from knowngood.data.regions.blanked import blanked
 from knowngood.data.tiling.tiles import Tiles, drawn
-from knowngood.detector.calibrate import marginalises, normal_scores
+from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores, with_calibration
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.few_labels import Normals, learn_penalty
-from knowngood.detector.fit.plan import Plan, build_objective, standardised
-from knowngood.detector.ignored import Ignored, blanked
+from knowngood.detector.fit.few_labels import learn_penalty
+from knowngood.detector.fit.plan import Plan, build_objective
+from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Representation
 from knowngood.detector.scoring import READERS, rows_at_once
 from knowngood.errors import DataError, SettingsError
@@ -66,14 +67,12 @@ class Run:
 
 @dataclass
 class Learned:
-    """A pipeline without its calibration, what it was fitted to, and the record of the training."""
+    """A pipeline without its calibration, and the record of the training."""
 
     pipeline: Pipeline
-    source: BatchSource
-    held_out: BatchSource | None = None
-    history: History | None = None
-    film: Film | None = None
-    notes: dict[str, Any] = field(default_factory=dict)
+    history: History | None
+    film: Film | None
+    labels: dict[str, Any] | None = None  # what came of labelled anomalies
 
 
 def represent(plan: Plan, index: np.ndarray) -> Representation:
@@ -97,6 +96,13 @@ def represent(plan: Plan, index: np.ndarray) -> Representation:
     return fitted
 
 
+def cached(plan: Plan, representation: Features, images: ImageSet) -> CachedFeatures:
+    """Features of images whose conditions are known, computed once; what is ignored is blank."""
+    if plan.ignore is not None and representation.options.align == "none":
+        images = blanked(images, plan.ignore, plan.schema, representation.pixels.low)
+    return CachedFeatures.of(representation, images, plan.settings.training.memory_gb)
+
+
 def samples(plan: Plan, index: np.ndarray) -> tuple[Items, np.ndarray]:
     """What is learned from of the normals at `index`: they, or their tiles; and the normal of each one."""
     items = plan.normals[index]
@@ -114,7 +120,7 @@ def learn(
     """Fit model, score and adjustments to the normals at `fit`; those at `select` are held out."""
     settings, seed = plan.settings, plan.seed
     objective = build_objective(settings)
-    scale = standardised(plan, fit)
+    scale = None if plan.factors is None else Standardised.fit(plan.factors[fit])
     if objective is not None and scale is not None:
         objective.factor_width = len(scale.mean)
     width = plan.schema.width if objective is None or objective.conditional else 0
@@ -124,9 +130,10 @@ def learn(
     resolved = settings.model_copy(update={"model": getattr(model, "options", settings.model)})
     score = resolved.score.build()  # type: ignore[union-attr]
     score.check(model)
-    adjustments = adjustments_of(resolved)
-    for adjustment in adjustments:
-        adjustment.check(model)
+    adjustments: tuple[Adjustment, ...] = ()
+    if isinstance(settings.representation, PixelOptions) and settings.representation.illumination is not None:
+        adjustments = (IlluminationAdjustment(settings.representation.illumination),)
+        adjustments[0].check(model)
     marginal = marginalises(resolved, score, adjustments, plan.schema)  # refuses what cannot be marginalised
     if objective is not None:
         compose(objective, plan, model, representation, scale)
@@ -135,14 +142,13 @@ def learn(
     history: list[History] = []
     film = Film.of(held_out) if run.film and held_out is not None else None
 
-    def trained(model: Model, objective: nn.Module, source: BatchSource, held_out: Any, anomalies: Any) -> History:
-        options = training_options(resolved, len(source))
+    def trained(model: Model, objective: Any, source: BatchSource, held_out: Any, anomalies: Any) -> None:
         found = train(
             model,
-            objective,  # type: ignore[arg-type]
+            objective,
             source,
             held_out,
-            options,
+            training_options(resolved, len(source)),
             seed=seed,
             device=resolved.device,
             anomalies=anomalies,
@@ -154,7 +160,6 @@ def learn(
             settings=resolved.model_dump(mode="json"),
         )
         history.append(found)
-        return found
 
     anomalies = anomaly_source(plan, objective, representation, scale) if plan.shift is not None else None
     model.fit(source, FitContext(trained, objective, held_out, anomalies, seed))
@@ -163,13 +168,13 @@ def learn(
         kept = {name: t.detach().cpu() for name, t in objective.kept_state().items()}
         pipeline = replace(pipeline, objective_state=kept)
     with torch.no_grad():
-        fitted, apart = InOrder(source.to(pipeline.device), model), InOrder(held_out, model, pipeline.device)
+        fitted, apart = (InOrder(some, model, pipeline.device) for some in (source, held_out))
         state = score.fit_held_out(model, score.fit(model, fitted), apart, fitted)
         cells = Cells.of(plan.schema, pipeline.device) if marginal else None
         if cells is not None:
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)
-    learned = Learned(replace(pipeline, state=state), source, held_out, history[0] if history else None, film)
+    learned = Learned(replace(pipeline, state=state), history[0] if history else None, film)
     if plan.labelled is not None and plan.shift is None and settings.data.tile is None:
         add_penalty(learned, plan, fit, select, representation)
     return learned
@@ -181,28 +186,54 @@ def add_penalty(
     """Add a penalty learned from labelled anomalies, if cross-validation improves AUROC by it; in place."""
     assert plan.labelled is not None
     index = np.concatenate([fit, select])
-    items, kept = plan.normals[index], {}
+    items, base, kept = plan.normals[index], representation, {}
     if isinstance(representation, CachedFeatures):
         assert isinstance(items, ImageSet)
-        c = plan.encoded.c[index] if learned.pipeline.model.condition_dim else None
-        kept = {"grids": representation.of_items(items), "c": c, "stratum": plan.encoded.stratum[index]}
+        base, kept = representation.base, {"grids": representation.of_items(items)}
     elif isinstance(learned.pipeline.model, MemoryBank):
-        kept = {"scores": out_of_fold(replace(plan, labelled=None), index, representation)}
-    normals = Normals(items, np.isin(index, select) if len(select) else None, **kept)  # type: ignore[arg-type]
-    base = representation.base if isinstance(representation, CachedFeatures) else representation
-    scoring = replace(learned.pipeline, representation=base)
-    found, learned.notes["labels"] = learn_penalty(scoring, normals, plan.labelled, plan.seed)
+        folds_of = out_of_fold(replace(plan, labelled=None), index, representation)
+        parts, scores = zip(*folds_of, strict=True)
+        kept = {"scores": NormalScores.concat(scores).values[np.argsort(np.concatenate(parts))]}
+    held_out = np.isin(index, select) if len(select) else None
+    scoring: Pipeline = replace(learned.pipeline, representation=base)
+    found, learned.labels = learn_penalty(scoring, items, plan.labelled, plan.seed, held_out=held_out, **kept)
     learned.pipeline = replace(found, representation=learned.pipeline.representation)
 
 
-def out_of_fold(plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures) -> np.ndarray:
-    """(N,) scores of the normals at `index`, each by a model fitted without its fold."""
-    values = np.empty(len(index))
-    none = np.zeros(0, dtype=np.int64)
+def out_of_fold(
+    plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures, *, refit: bool = False
+) -> Iterator[tuple[np.ndarray, NormalScores]]:
+    """Scores of the normals at `index`, each by a model fitted without its fold: positions in `index`, fold by fold.
+
+    Args:
+        refit: fit the representation to the others too.
+    """
     for part in folds(len(index), plan.encoded.stratum[index], plan.settings.calibration.folds, plan.seed):
-        pipeline = learn(plan, np.setdiff1d(index, index[part]), none, representation).pipeline
-        values[part] = normal_scores(pipeline, plan.normals[index[part]]).values
-    return values
+        rest = np.setdiff1d(index, index[part])
+        learned = learn(plan, rest, rest[:0], represent(plan, rest) if refit else representation)
+        yield part, normal_scores(learned.pipeline, plan.normals[index[part]])
+
+
+def cross_calibrate(
+    pipeline: Pipeline, plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures
+) -> Pipeline:
+    """The pipeline, fitted to the normals at `index`, calibrated by out-of-fold scores of the same normals.
+
+    In each of K folds all that learns from images is fitted anew to the others: Gaussians, shrinkage, context,
+    per-location statistics, global score; a representation that learns from images (alignment, illumination, scaling
+    to the data) too. Out-of-fold scores come from models of fewer images than the final one, which scores new items.
+    So p-values err on the large side; the guarantee of cross-conformal prediction (Vovk 2015; Barber et al.,
+    arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring with all K models, not with one refitted to all items.
+    """
+    scores = [some for _, some in out_of_fold(plan, index, representation, refit=learns(representation))]
+    return with_calibration(pipeline, NormalScores.concat(scores), "cross")
+
+
+def learns(representation: Representation | CachedFeatures) -> bool:
+    """Whether a representation learns more from images than their size and type."""
+    base = representation.base if isinstance(representation, CachedFeatures) else representation
+    options = getattr(base, "options", None)
+    return options is None or options.align != "none" or options.illumination is not None or options.scaling == "data"
 
 
 # The model ----------------------------------------------------------------------------------------------------------
@@ -228,8 +259,8 @@ def build_model(
             assert ignored is not None
             model.ignored.copy_(torch.from_numpy(ignored.locations(*shape[1:])))
             for height, width in np.unique(plan.normals.shapes()[:, :2], axis=0).tolist():  # type: ignore[union-attr]
-                for k in range(len(model.keys)):
-                    ignored.mask((height, width), k)  # refuses regions that do not fit an image
+                for value in ignored.values:
+                    ignored.regions.mask((height, width), value)  # refuses regions that do not fit an image
         return model
     if isinstance(options, MemoryBankOptions):
         patches = isinstance(plan.settings.representation, FeatureOptions)
@@ -244,7 +275,8 @@ def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int) -> dic
         DataError: a cell has fewer than 8 normal images and `few` is "refuse".
     """
     c = plan.encoded.c[:, :width]
-    continuous = continuous_entries(plan.schema)[:width]
+    kinds = [column.kind for column in plan.schema.columns for _ in range(column.width)]
+    continuous = np.array([kind == "continuous" for kind in kinds[:width]], dtype=bool)
     keys, cell = np.unique(np.where(continuous, 0.0, c).astype(np.float32), axis=0, return_inverse=True)
     counts = np.bincount(cell.reshape(-1), minlength=len(keys))
     if int(counts.min()) < FEWEST and (options.few == "refuse" or len(c) < FEWEST):
@@ -258,11 +290,6 @@ def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int) -> dic
         )
     pooled = (counts < FEWEST).tolist()
     return {"keys": keys.tolist(), "continuous": continuous.tolist(), "pooled": pooled}
-
-
-def continuous_entries(schema: ConditionSchema) -> np.ndarray:
-    """(W,) True for the entries of a condition vector that are standardised numbers."""
-    return np.array([c.kind == "continuous" for c in schema.columns for _ in range(c.width)], dtype=bool)
 
 
 def compose(
@@ -308,22 +335,13 @@ def illuminated(
 
 def class_vectors(schema: ConditionSchema, model: Model) -> tuple[Tensor, Tensor]:
     """(K, W) encoded conditions of every combination that occurred, and the log of their shares."""
-    inferable = all("infer" in column.roles for column in schema.columns)
-    if not (model.condition_dim and len(schema.cells) > 1 and inferable):
+    if not (model.condition_dim and len(schema.cells) > 1 and all("infer" in c.roles for c in schema.columns)):
         raise SettingsError(
             "class_aware needs at least two conditions, all with the role 'infer', and an objective that uses "
             "conditions such as cvae; leave it 0 here"
         )
     cells = schema.expand({}, 1, unknown="infer")
     return torch.from_numpy(cells.c), torch.from_numpy(cells.log_weight)
-
-
-def adjustments_of(settings: Settings) -> tuple[Adjustment, ...]:
-    """What corrects the score: the illumination, where a model of pixels tolerates its changes."""
-    options = settings.representation
-    if isinstance(options, PixelOptions) and options.illumination is not None:
-        return (IlluminationAdjustment(options.illumination),)
-    return ()
 
 
 def training_options(settings: Settings, items: int) -> TrainingOptions:
@@ -357,10 +375,7 @@ def make_source(
         facts["factors"] = scale(plan.factors[of])
     if isinstance(representation, Features):
         assert isinstance(items, ImageSet)
-        seen = items
-        if plan.ignore is not None and representation.options.align == "none":
-            seen = blanked(items, plan.ignore, plan.schema, representation.pixels.low)
-        return Source(CachedFeatures.of(representation, seen, training.memory_gb).grids, **facts)
+        return Source(cached(plan, representation, items).grids, **facts)
     large = len(items) * representation.bytes_per_image > training.memory_gb * 2**30
     if large and isinstance(items, ImageSet) and isinstance(representation, Pixels | HOG):
         return StreamSource(items, representation, workers=training.workers, **facts)
@@ -385,11 +400,11 @@ def anomaly_source(plan: Plan, objective: Any, representation: Any, scale: Any) 
 class InOrder:
     """All items of a source once, as many at a time as are scored together; as often as is asked."""
 
-    def __init__(self, source: BatchSource | None, model: Model, device: torch.device | None = None) -> None:
-        self.source = source.to(device) if source is not None and device is not None else source
-        self.model = model
+    def __init__(self, source: BatchSource | None, model: Model, device: torch.device) -> None:
+        self.source = None if source is None or not len(source) else source.to(device)
+        self.at_once = rows_at_once(model.shape)
 
     def __iter__(self) -> Iterator[Batch]:
-        n = 0 if self.source is None else len(self.source)
-        rows = torch.arange(n).split(rows_at_once(self.model.shape)) if n else ()
-        return self.source.batches(rows) if self.source is not None else iter(())
+        if self.source is None:
+            return iter(())
+        return self.source.batches(torch.arange(len(self.source)).split(self.at_once))

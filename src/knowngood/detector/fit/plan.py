@@ -9,10 +9,10 @@ import numpy as np
 from knowngood.calibration import split_normals
 from knowngood.config import Settings, Shift, VAEOptions
 from knowngood.data.conditions import ConditionSchema, Expanded
-from knowngood.data.factor_targets import Standardised, shown, targets
+from knowngood.data.factor_targets import shown, targets
+from knowngood.data.regions.blanked import read_ignored
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.fit.inputs import fit_conditions, only
-from knowngood.detector.ignored import read_ignored
 from knowngood.detector.pipeline import Items
 from knowngood.errors import NotEnoughNormals, SettingsError
 from knowngood.models.objectives.base import Objective
@@ -65,13 +65,12 @@ def make_plan(
     objective = build_objective(settings)
     schema = fit_conditions(normals, settings, objective)
     factors = None if objective is None else targets(normals, objective.factors)
+    if factors is not None and objective is not None:  # NaN for items that do not show theirs
+        factors = np.where(shown(factors, objective.labelled_share, seed)[:, None], factors, np.nan)
     normals, labelled = only(normals, schema), only(labelled, schema)
     encoded = schema.expand(normals.conditions, len(normals))
-    conditional = objective is None or objective.conditional
-    ignore = None
-    if settings.data.ignore is not None:
-        ignore = read_ignored(settings.data.ignore, schema, schema.width if conditional else 0)
-    shift = _shift(settings, objective, labelled)
+    width = schema.width if objective is None or objective.conditional else 0
+    ignore = None if settings.data.ignore is None else read_ignored(settings.data.ignore, schema, width)
     return Plan(
         settings=settings,
         schema=schema,
@@ -79,9 +78,9 @@ def make_plan(
         encoded=encoded,
         split=_split(normals, encoded, settings, seed, set_aside=set_aside),
         seed=seed,
-        factors=None if factors is None or objective is None else _shown(factors, objective.labelled_share, seed),
+        factors=factors,
         labelled=labelled if len(labelled) and settings.labels != "ignore" else None,
-        shift=shift,
+        shift=_shift(settings, objective, labelled),
         ignore=ignore,
         backbone=backbone,
     )
@@ -90,16 +89,6 @@ def make_plan(
 def build_objective(settings: Settings) -> Objective | None:
     """The objective of a VAE; None for models without one."""
     return settings.model.objective.build() if isinstance(settings.model, VAEOptions) else None
-
-
-def standardised(plan: Plan, index: np.ndarray) -> Standardised | None:
-    """The scale of the nuisance factors, from the items fitted to."""
-    return None if plan.factors is None else Standardised.fit(plan.factors[index])
-
-
-def _shown(factors: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The factors, NaN for items that do not show theirs."""
-    return np.where(shown(factors, share, seed)[:, None], factors, np.nan)
 
 
 def _split(
