@@ -389,7 +389,7 @@ def with_masks(images: np.ndarray, masks: np.ndarray | None, folder: Path) -> Im
     paths = [folder / f"{i}.png" for i in range(len(masks))]
     for path, mask in zip(paths, masks, strict=True):
         Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-    return labelled.replace(masks=tuple(paths))
+    return labelled.replace(masks=tuple((path,) for path in paths))
 
 
 @pytest.fixture(scope="module")
