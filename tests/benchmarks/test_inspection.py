@@ -120,6 +120,7 @@ def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_ca
     assert found.maps[0].shape == (48, 48)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_two_products_in_one_model_have_a_row_each(data: Path, tmp_path: Path) -> None:
     folder(data / "mvtec/bottle")

@@ -45,6 +45,7 @@ def tiny_config(tmp_path: Path) -> Path:
 # Processes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_share_the_cores_and_outlive_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 5)
     tasks = ["die", "a", "leave"]
@@ -58,6 +59,7 @@ def test_workers_share_the_cores_and_outlive_one_another(monkeypatch: pytest.Mon
     assert (threads, variable) == (2, "2")
 
 
+@pytest.mark.slow
 def test_abandoned_workers_end() -> None:
     work = workers.each(facts, ["wait", "a"], 2)
     at, (_, process, *_) = next(work)
@@ -75,6 +77,7 @@ def test_a_process_that_cannot_begin_is_an_error_not_a_row(capfd: pytest.Capture
     assert "no such file" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = protocols.leave_one_out("a", list("0123"), classes=list("0123"))
     made = 0
@@ -141,6 +144,7 @@ def fitted(objective: str, scoring: Any, parts: CellImages) -> Detector:
     ).fit(parts.train)
 
 
+@pytest.mark.slow
 def test_e_is_the_same_whichever_score_the_settings_name(digits_cell: tuple[Cell, CellImages]) -> None:
     """The ELBO of the pass under the best condition is the ELBO that judging gives for that condition."""
     detector = fitted("vae", "elbo", digits_cell[1])
@@ -358,6 +362,7 @@ def test_the_page_escapes_and_says_what_it_is() -> None:
 # Command -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_paper_command(
     tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
