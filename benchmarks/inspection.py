@@ -81,7 +81,7 @@ def main(
         raise SettingsError(f"unknown method '{unknown[0]}'{nearest(unknown[0], list(METHODS))}")
     given = merged(OURS, chosen_settings(None, config, epochs=epochs, device=device))
     if quick:
-        form, seeds, given = "dev", seeds[:1], {"epochs": 1, **given}
+        form, seeds, given = "dev", seeds[:1], merged({"training": {"epochs": 1}}, given)
     settings = parse_settings(given)
     if not isinstance(settings.representation, FeatureOptions):
         raise SettingsError("the baselines need features; set representation: features")

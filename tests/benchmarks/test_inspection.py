@@ -120,6 +120,7 @@ def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_ca
     assert found.maps[0].shape == (48, 48)
 
 
+@pytest.mark.slow
 @needs_weights
 def test_two_products_in_one_model_have_a_row_each(data: Path, tmp_path: Path) -> None:
     folder(data / "mvtec/bottle")
@@ -163,6 +164,21 @@ def test_a_baseline_is_measured_again_only_for_other_features_or_data() -> None:
     assert changed(keys(training={"lr": 0.01})) == ["ours", "split"]
     assert changed(keys(representation={"name": "features", "image_size": 96})) == ["ours", "split", "padim", "knn"]
     assert changed(keys(data="b")) == list(measures.METHODS)
+
+
+def test_quick_takes_a_few_images_of_the_dev_form(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    row = {"set": "part", "method": "ours", "image_auroc": 1.0}
+    monkeypatch.setattr(inspection, "measure", lambda *given: seen.append(given) or {"rows": [row]})
+    monkeypatch.setattr(inspection, "QUICK_TRAIN", 5)
+    monkeypatch.setattr(inspection, "QUICK_TEST", 3)
+    inspection.main(sets=(str(folder(data / "part")),), methods=("ours",), quick=True, out=tmp_path / "out")
+    ((method, subject, seed),) = seen
+    assert (method, subject.parts.form, seed, subject.settings.training.epochs) == ("ours", "dev", 0, 1)
+    assert len(subject.parts.train) == 5
+    assert subject.parts.labels.tolist() == [0.0] * 3 + [1.0] * 3
+    for mask, label, kind in zip(subject.parts.masks, subject.parts.labels, subject.parts.classes, strict=True):
+        assert mask.any() == label == kind.startswith("synthetic")
 
 
 def test_what_fails_is_a_row_and_tried_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,7 @@ def test_a_small_mask_does_not_vanish_and_an_empty_one_stays_empty() -> None:
 # Real data ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("source", "train", "good", "bad", "marked_images"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks import light
 from knowngood.data import ImageSet
+from knowngood.errors import SettingsError
 
 COUNTS = {("NORMAL", "train"): 150, ("PNEUMONIA", "train"): 60, ("NORMAL", "val"): 10}
 COUNTS |= {("NORMAL", "test"): 20, ("PNEUMONIA", "test"): 20}
@@ -65,3 +67,22 @@ def test_tables_are_means_over_runs() -> None:
     assert alarms["at_0.70_sd"] == pytest.approx(0.02**0.5)
     none, tenth = light.anomalies(rows)
     assert (none["auroc"], tenth["auroc"], tenth["auroc_sd"]) == (pytest.approx(0.6), 0.9, None)
+
+
+def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(light, "open_whole", scans)
+    measured = []
+    real = light.measure
+    monkeypatch.setattr(light, "measure", lambda run, *rest: measured.append(run) or real(run, *rest))
+    config = tmp_path / "small.yaml"
+    config.write_text("model: {name: vae, net: {name: mlp, hidden: [8]}}\ntraining: {precision: float32}\n")
+    given: dict[str, Any] = {"models": ("vae", "dan_vae-steady"), "quick": True, "config": config, "out": tmp_path}
+    first = light.main(**given)
+    assert [(run.model, run.labelled, run.dark) for run in measured] == [("vae", 0, 0.5), ("dan_vae-steady", 0.1, 0.5)]
+    assert light.main(**given) == first
+    assert len(measured) == 2
+
+
+def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown model 'vea'; did you mean 'vae'"):
+        light.main(models=("vea",), out=tmp_path)

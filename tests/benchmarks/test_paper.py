@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmark_helpers import Unreadable, facts, stand_in
+from benchmark_helpers import ALIVE, Unreadable, deadly, facts, stand_in
 from benchmarks import paper, paper_page, paper_tables, protocols, remaining, runner, workers
 from benchmarks.methods import Method, measure
 from benchmarks.paper_measures import best_conditions, gap, look, total_correlation
 from benchmarks.protocols import Cell, CellImages, resolve
 from knowngood import Detector
+from knowngood.config import VAEOptions, choices
 from knowngood.data import ImageSet, open_dataset
 from knowngood.errors import KnowngoodError, SettingsError
 from knowngood.evaluation.evaluate import evaluate
@@ -45,6 +46,7 @@ def tiny_config(tmp_path: Path) -> Path:
 # Processes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_workers_share_the_cores_and_outlive_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "cores", lambda: 5)
     tasks = ["die", "a", "leave"]
@@ -58,6 +60,7 @@ def test_workers_share_the_cores_and_outlive_one_another(monkeypatch: pytest.Mon
     assert (threads, variable) == (2, "2")
 
 
+@pytest.mark.slow
 def test_abandoned_workers_end() -> None:
     work = workers.each(facts, ["wait", "a"], 2)
     at, (_, process, *_) = next(work)
@@ -75,6 +78,28 @@ def test_a_process_that_cannot_begin_is_an_error_not_a_row(capfd: pytest.Capture
     assert "no such file" in capfd.readouterr().err
 
 
+@pytest.mark.slow
+def test_parallel_numbers_are_serial_numbers_and_a_kill_costs_one_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ALIVE, str(os.getpid()))
+    cells = [cell for name in "abc" for cell in protocols.leave_one_out(name, ["1"], classes=list("0123"))]
+    settings = {**TINY, "model": {**VAE, "objective": "cvae"}, "conditioning": {"unknown": "infer"}}
+    methods = [Method("cvae", settings, extra=paper.EXTRA)]
+    serial = runner.run(cells, methods, tmp_path / "serial", opener=deadly)
+    parallel = runner.run(cells, methods, tmp_path / "parallel", opener=deadly, jobs=2)
+    assert [r.get("error") for r in parallel] == [None, "the process was killed by SIGKILL, out of memory?", None]
+    for at in (0, 2):
+        for name in ("metrics", "extra", "threshold", "key", "cell", "anomalous"):
+            assert serial[at][name] == parallel[at][name]
+    lines = (tmp_path / "parallel" / "results.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["key"] for line in lines) == sorted(serial[at]["key"] for at in (0, 2))
+    again = runner.run(cells, methods, tmp_path / "parallel", opener=deadly)
+    assert [again[0], again[2]] == [parallel[0], parallel[2]]
+    assert again[1]["metrics"] == serial[1]["metrics"]
+
+
+@pytest.mark.slow
 def test_an_interrupt_leaves_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = protocols.leave_one_out("a", list("0123"), classes=list("0123"))
     made = 0
@@ -141,6 +166,7 @@ def fitted(objective: str, scoring: Any, parts: CellImages) -> Detector:
     ).fit(parts.train)
 
 
+@pytest.mark.slow
 def test_e_is_the_same_whichever_score_the_settings_name(digits_cell: tuple[Cell, CellImages]) -> None:
     """The ELBO of the pass under the best condition is the ELBO that judging gives for that condition."""
     detector = fitted("vae", "elbo", digits_cell[1])
@@ -149,6 +175,18 @@ def test_e_is_the_same_whichever_score_the_settings_name(digits_cell: tuple[Cell
     best = best_conditions(detector.pipeline_, items, found.table["condition"].to_numpy(object))
     e = look(detector.pipeline_, items, best, elbo=True).e
     assert np.allclose(e, found.table["elbo_reconstruction"] + found.table["elbo_kl"], rtol=1e-5)
+
+
+def test_other_benchmarks_do_not_pay(digits_cell: tuple[Cell, CellImages]) -> None:
+    cell, parts = digits_cell
+    settings = {**TINY, "model": {**VAE, "objective": "vae"}, "score": "elbo"}
+    plain, more = Method("vae", settings), Method("vae", settings, extra=paper.EXTRA)
+    found, further = measure(plain, cell, parts), measure(more, cell, parts)
+    assert "extra" not in found
+    assert found["fit_seconds"] > found["training_seconds"] > 0
+    assert further["metrics"] == found["metrics"]
+    assert further["extra"]["auroc_e"] == pytest.approx(found["metrics"]["auroc"])
+    assert runner.key_of(cell, plain, "data") != runner.key_of(cell, more, "data")
 
 
 def test_codes_that_say_nothing_have_no_number() -> None:
@@ -196,6 +234,25 @@ def test_classes_come_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(runner, "open_whole", opener)
     assert paper.class_names("x") == ["9", "10", "A", "b"]
+
+
+def test_presets_share_all_but_the_objective(tiny_config: Path) -> None:
+    methods, refused = paper.methods_of(
+        ["vae", "beta_vae", "dcvae"], ["paper-mlp", "ours-mlp"], ["PPCA 32"], None, BETA, {}
+    )
+    assert [m.name for m in methods] == [
+        f"{p}: {o}" for p in ("paper-mlp", "ours-mlp") for o in ("vae", "beta_vae", "dcvae")
+    ] + ["PPCA 32"]
+    assert not refused
+    cell = protocols.leave_one_out("mnist", ["1"])[0]
+    plain = [method.on(cell).model_dump() for method in methods[:6]]
+    weights = [found["model"].pop("objective").get("beta") for found in plain]
+    assert plain[0] == plain[1] == plain[2] != plain[3] == plain[4] == plain[5]
+    assert plain[0]["representation"]["pad"] == 32
+    assert plain[3]["model"]["net"]["name"] == "mlp"
+    assert [weights[i] for i in (1, 2, 4, 5)] == [2.0] * 4
+    [method] = paper.methods_of(["vae"], ["paper-mlp"], [], tiny_config, BETA, {"epochs": 9})[0]
+    assert (method.settings["training"]["epochs"], method.settings["model"]["latent_dim"]) == (9, 3)
 
 
 def test_names_that_are_not_known_are_refused() -> None:
@@ -358,6 +415,7 @@ def test_the_page_escapes_and_says_what_it_is() -> None:
 # Command -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_paper_command(
     tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -393,6 +451,29 @@ def test_paper_command(
     assert "about" in shown.err
     assert paper.main(**given, show=True, out=tmp_path) == rows
     assert (tmp_path / "paper.html").read_text() == html
+
+
+def test_methods_that_cannot_be_are_rows(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hiding(settings: Any) -> Any:
+        if settings["model"]["objective"]["name"] == "cvae":
+            raise SettingsError("cvae needs what is not there")
+        return None
+
+    def failing(method: Method, cell: Cell, parts: CellImages, **options: Any) -> Any:
+        if method.name == "ours-mlp: corex":
+            raise SettingsError("corex needs labels")
+        return measure(LOW, cell, parts)
+
+    monkeypatch.setattr(runner, "open_whole", stand_in)
+    monkeypatch.setattr(runner, "measure", failing)
+    monkeypatch.setattr(paper, "parse_settings", hiding)
+    given: dict[str, Any] = {"datasets": ("a",), "presets": ("ours-mlp",), "baselines": (), "seeds": (0,)}
+    given |= {"held_out": ("1",), "config": tiny_config, "jobs": 1, "out": tmp_path}
+    rows = {row["method"]: row for row in paper.main(**given, all=True)}
+    assert {name.removeprefix("ours-mlp: ") for name in rows} == set(choices(VAEOptions, "objective"))
+    assert rows["ours-mlp: cvae"]["error"] == "cvae needs what is not there"
+    assert rows["ours-mlp: corex"]["error"] == "corex needs labels"
+    assert rows["ours-mlp: vae"]["auroc"] is not None
 
 
 def test_an_interrupted_command_leaves_its_tables(

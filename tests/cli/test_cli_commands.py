@@ -165,6 +165,7 @@ def test_score_gives_the_table_of_detect(trained: Path, parts: Path, tmp_path: P
     assert table["is_anomalous"].isna().sum() == 1
 
 
+@pytest.mark.slow
 def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -210,6 +211,7 @@ def test_an_alpha_that_cannot_be_guaranteed_is_refused(
     assert "missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_measures_and_reports(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +241,7 @@ def test_a_damaged_model_leaves_with_3(trained: Path, parts: Path, tmp_path: Pat
     assert run("score", copy, parts / "test") == 3
 
 
+@pytest.mark.slow
 def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

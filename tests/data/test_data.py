@@ -46,6 +46,7 @@ def test_pneumoniamnist(data_root):
     assert Counter(f.kind for f in audit(images).findings) == {"duplicate-across-splits": 8, "duplicate": 19}
 
 
+@pytest.mark.slow
 def test_magnetic_tiles(data_root):
     images = open_images(data_root / "magnetic-tile")
     assert Counter(images.labels.tolist()) == {0.0: 952, 1.0: 392}

@@ -50,6 +50,7 @@ def distance(polygon: list[tuple[int, int]], x: float, y: float) -> float:
     return float(np.hypot(*(start + along[:, None] * side - point).T).min())
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(corners, st.sampled_from([4, 8, 16, 24]), st.sampled_from([4, 8, 16, 24]))
 def test_fill_is_the_even_odd_rule_beyond_a_pixel_from_an_outline(
@@ -185,6 +186,7 @@ def test_masks_that_cannot_be_used_are_refused(mask: np.ndarray, message: str) -
 # Grids --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(masks, st.integers(1, 12), st.integers(1, 12))
 def test_grid_shares_are_areas(mask: np.ndarray, h: int, w: int) -> None:

@@ -401,6 +401,7 @@ def test_without_figures_of_the_model_there_is_no_section_for_it(full):
     assert 'href="#model"' not in page
 
 
+@pytest.mark.slow
 def test_scores_go_by_class_where_it_is_known_and_by_condition_where_not():
     table = make_table(60, 20, alarms=2, found=9, strata=("camera=10", "camera=9"))
     page = render(ReportInputs(table=table, alpha=0.05))
@@ -415,6 +416,7 @@ def test_scores_go_by_class_where_it_is_known_and_by_condition_where_not():
     assert "Scores by" not in render(ReportInputs(table=one.assign(**{"class": "a"}), alpha=0.05))
 
 
+@pytest.mark.slow
 def test_62_classes_are_folded_and_the_page_stays_light():
     table = make_table(620, 60, alarms=10, found=30)
     table["class"] = [f"{i % 62}" for i in range(len(table))]
@@ -490,6 +492,7 @@ def test_pictures_are_real_and_photographs_stay_small(full):
     assert len(source) < 150_000
 
 
+@pytest.mark.slow
 def test_long_tables_are_capped_with_a_note_and_every_number_is_json():
     n = 12_000
     rng = np.random.default_rng(0)
@@ -537,6 +540,7 @@ def test_thresholds_that_contradict_the_verdicts_are_not_drawn():
         assert ReportInputs(table=table, alpha=0.05, calibration=calibration).thresholds() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [True, False])
 def test_png_for_a_readme(full, tmp_path, labels):
     table = full.table if labels else full.table.drop(columns="label")

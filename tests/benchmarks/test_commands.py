@@ -1,0 +1,205 @@
+"""`python -m benchmarks NAME`: options, errors of the command line, and the protocols run on stand-ins."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import shlex
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import benchmarks
+from benchmarks import __main__ as command
+from benchmarks import leave_one_out, lineage, one_vs_rest, paper, pneumonia, protocols, runner
+from benchmarks.commands import command_line
+from knowngood.data import ImageSet
+from knowngood.errors import DataError, SettingsError
+from protocol_cells import SIZE, TINY, ten_classes, x_rays
+
+NAMES = sorted(benchmarks.BENCHMARKS)
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    module, _, function = benchmarks.BENCHMARKS[name][0].partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+# Options -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_benchmark_is_a_command_with_a_folder(name: str) -> None:
+    run = function_of(name)
+    options = inspect.signature(run).parameters
+    assert command.keyword_arguments(run, ["--out", "here"], name) == {"out": Path("here")}
+    if "quick" in options:
+        found = command.keyword_arguments(run, ["--quick", "--out", "here"], name)
+        assert found == {"quick": True, "out": Path("here")}
+    if "form" in options:
+        assert command.keyword_arguments(run, ["--form", "dev"], name) == {"form": "dev"}
+        with pytest.raises(SettingsError, match="--form"):
+            command.keyword_arguments(run, ["--form", "train"], name)
+    if "seeds" in options:
+        assert command.keyword_arguments(run, ["--seeds=0, 1"], name) == {"seeds": (0, 1)}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_option_has_a_default_that_its_own_type_takes(name: str) -> None:
+    """The words of a command line made of the defaults are read as the defaults."""
+    run = function_of(name)
+    for option, parameter in inspect.signature(run).parameters.items():
+        value = parameter.default
+        assert value is not inspect.Parameter.empty
+        if value is None or isinstance(value, bool):
+            continue
+        word = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        flag = "--" + option.replace("_", "-")
+        assert command.keyword_arguments(run, [flag, word], name) == {option: value}
+
+
+def test_a_printed_command_is_read_back_as_what_was_given() -> None:
+    defaults = {name: p.default for name, p in inspect.signature(paper.main).parameters.items()}
+    changed = {"datasets": ("a", "two words"), "config": Path("a b.yaml"), "quick": True, "seeds": (3, 5)}
+    line = command_line("paper", paper.main, {**defaults, **changed, "jobs": 9, "out": Path("x"), "show": True})
+    python, _, module, name, *words = shlex.split(line)
+    assert (python, module, name) == ("python", "benchmarks", "paper")
+    assert command.keyword_arguments(paper.main, words, "paper") == changed
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["leave-one-oot"], 2, "unknown benchmark 'leave-one-oot'; did you mean 'leave-one-out'"),
+        (["one-vs-rest", "--sedes", "0"], 2, "benchmark one-vs-rest takes no '--sedes'; did you mean '--seeds'"),
+        (["one-vs-rest", "mnist"], 2, "benchmark one-vs-rest takes no 'mnist'"),
+        (["one-vs-rest", "--seeds"], 2, "benchmark one-vs-rest: --seeds needs a value"),
+        (["one-vs-rest", "--seeds", "--quick"], 2, "benchmark one-vs-rest: --seeds needs a value"),
+        (["one-vs-rest", "--seeds", "0,x"], 2, "benchmark one-vs-rest: --seeds 0,x: "),
+        (["one-vs-rest", "--form", "train"], 2, "benchmark one-vs-rest: --form train: "),
+        (["leave-one-out", "--dataset", "digits", "--digits", "z"], 2, "digits has no class 'z'"),
+        (["lineage", "--config", "no-such-file.yaml"], 2, "no-such-file.yaml"),
+    ],
+)
+def test_errors_of_the_command_line(
+    words: list[str],
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    shown = capsys.readouterr()
+    assert ended.value.code == status
+    assert shown.err.startswith("error: ")
+    assert said in shown.err
+    assert "Traceback" not in shown.err
+    assert not shown.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_with_debug_an_error_is_raised() -> None:
+    with pytest.raises(SettingsError, match="unknown benchmark"):
+        command.main(["--debug", "nothing"])
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_without_a_name_all_are_listed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(words)
+    shown = capsys.readouterr().out
+    for name, (_, what) in benchmarks.BENCHMARKS.items():
+        assert f"\n{name} " in shown
+        assert what in shown
+
+
+# Protocols run -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(TINY))
+    return path
+
+
+def settings_in(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line)["settings"] for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def test_leave_one_out(tmp_path: Path, tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = leave_one_out.main(
+        dataset="digits", digits=("9",), objectives=("vae", "cvae"), config=tiny_config, quick=True, out=tmp_path
+    )
+    assert [row["method"] for row in rows] == ["vae", "cvae", "pixel 5-NN", "PPCA 32"]
+    assert all(0 <= row["auroc"] <= 1 and row["fit_seconds"] > 0 for row in rows)
+    settings = settings_in(tmp_path)
+    assert [s["model"]["objective"]["name"] for s in settings[:2]] == ["vae", "cvae"]
+    assert settings[0]["model"]["net"]["hidden"] == TINY["model"]["net"]["hidden"]
+    assert settings[1]["conditioning"]["unknown"] == "infer"
+    assert "AUROC by the class held out" in capsys.readouterr().out
+
+
+def test_one_vs_rest(
+    tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "open_whole", lambda name: ten_classes())
+    words = f"one-vs-rest --dataset stand-in --normal 3,4 --config {tiny_config} --epochs 1 --out {tmp_path / 'out'}"
+    command.main(words.split())
+    shown = capsys.readouterr()
+    assert "AUROC by normal class" in shown.out
+    assert len(settings_in(tmp_path / "out")) == 12
+    assert settings_in(tmp_path / "out")[0]["training"]["epochs"] == 1
+    again = one_vs_rest.main("stand-in", ("3", "4"), config=tiny_config, epochs=1, out=tmp_path / "out")
+    assert [row["normal"] for row in again] == ["3"] * 6 + ["4"] * 6
+    assert len(settings_in(tmp_path / "out")) == 12
+
+
+@pytest.mark.slow
+def test_lineage_writes_reports(
+    tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runner, "open_whole", lambda name: ten_classes())
+    monkeypatch.setattr(protocols, "lineage", partial(protocols.lineage, size=SIZE))
+    rows = lineage.main(("stand-in",), ("one-class-conv",), seeds=(0, 1), config=tiny_config, out=tmp_path)
+    assert (rows[0]["method"], rows[0]["n"]) == ("one-class-conv", 2)
+    assert len(list((tmp_path / "reports").glob("stand-in-1-one-class-conv-*.html"))) == 2
+    assert capsys.readouterr().out.startswith("Class 1 normal")
+
+
+def test_lineage_has_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def looked_at(cells: Any, methods: Any, *rest: Any, **options: Any) -> list[dict[str, Any]]:
+        asked.append((cells[0].protocol, [method.name for method in methods]))
+        return []
+
+    monkeypatch.setattr(lineage, "run", looked_at)
+    lineage.main(part="all", out=tmp_path)
+    (first, ours), (second, x_ray) = asked
+    assert (first, second) == ("lineage", "pneumonia")
+    assert ours[:3] == ["one-class-conv", "one-class-conv-z2", "our defaults, ELBO"]
+    assert x_ray[:2] == ["chest-xray", "our defaults, ELBO"]
+    assert ours[3:] == x_ray[2:]
+    lineage.main(part="chest-xray", out=tmp_path)
+    assert asked[2:] == asked[1:2]
+
+
+@pytest.mark.slow
+def test_pneumonia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Path) -> None:
+    def opener(name: str) -> ImageSet:
+        if name == "chest-xray-224":
+            raise DataError("not here")
+        return x_rays()
+
+    monkeypatch.setattr(runner, "open_whole", opener)
+    rows = pneumonia.main(config=tiny_config, quick=True, out=tmp_path)
+    found = {(row["dataset"], row["method"]): row for row in rows}
+    assert found["pneumoniamnist", "knowngood, ELBO"]["n"] == found["pneumoniamnist", "low contrast"]["n"] == 1
+    assert "not here" in found["chest-xray-224", "chest-xray preset"]["error"]
