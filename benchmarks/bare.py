@@ -1,4 +1,4 @@
-"""What knowngood's speed is held against: the same nets in plain torch loops, and the machine's matrix products.
+"""References for knowngood's speed: the same nets in plain torch loops, and the machine's matrix products.
 
 Every function that runs something returns images (or FLOPs) a second of wall-clock time; work on an accelerator is
 waited for before the clock is read. Pixels are (N, 28, 28) uint8.
@@ -46,7 +46,7 @@ def make_model(settings: Settings, condition_dim: int = 0) -> ConditionalVAE:
 def our_training(pixels: np.ndarray, settings: Settings, device: torch.device, classes: int = 0) -> float:
     """`knowngood.training.train`, all its steps but the first, by a clock outside it.
 
-    A conditional objective is given `classes` classes in turn, one-hot, as conditions and as strata.
+    A conditional objective is given `classes` classes in turn, one-hot, as conditions and as Mondrian groups.
     """
     images = ImageSet.from_arrays(pixels)
     options, training = settings.model, settings.training

@@ -1,4 +1,4 @@
-"""`python -m benchmarks lineage`: settings of earlier work under its own protocols, beside ours and baselines."""
+"""`python -m benchmarks lineage`: settings of earlier work under its own protocols, with ours and baselines."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def main(
 
     Args:
         datasets, presets, normal: of the part one-class.
-        jobs: so many processes measure at the same time.
+        jobs: number of processes that measure at the same time.
         part: "one-class", convolutional VAEs on `protocols.lineage`; "chest-xray", the preset of that name on
             `protocols.pneumonia`, at 64 px with 200 dimensions; or "all".
     """

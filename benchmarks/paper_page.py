@@ -1,4 +1,4 @@
-"""The page of `benchmark paper`: all tables in one HTML file that asks for nothing from outside."""
+"""The page of `benchmark paper`: all tables in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from benchmarks.tables import Row, spread
 
 Cell = tuple[str, bool]  # text, whether it is the best of its column among the rows of its preset
 WORDS = {
-    "test": "Training images of all classes but the one held out train; test images are judged, those of the class "
-    "held out are the anomalies.",
-    "dev": "The class held out takes no part. The next one stands in as the anomaly; of the training images of the "
-    "others four fifths train and one fifth is judged.",
+    "test": "Training images of all classes but the held-out one train. All test images are tested; those of the "
+    "held-out class are the anomalies.",
+    "dev": "The held-out class is not used. The next class is the anomaly. Of the training images of the other "
+    "classes four fifths train and one fifth is tested.",
 }
 
 

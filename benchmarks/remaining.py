@@ -1,4 +1,4 @@
-"""Lines that tell how far a run is, and about how long the rest will take."""
+"""Progress lines: how many measurements are done, and an estimate of the remaining time."""
 
 from __future__ import annotations
 

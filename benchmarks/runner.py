@@ -2,7 +2,7 @@
 
 A finished measurement is one line of `results.jsonl` in the output folder, under a key made of everything that its
 numbers depend on: the cell, the method with all its settings, the data, and the code (not its comments). Any change
-of these is a new key; lines of other keys stay in the file and are passed over.
+of these is a new key; lines with other keys stay in the file and are ignored.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def run(
         out: folder for `results.jsonl` (made if need be), and for reports.
         opener: gives the whole data set, all splits, for a cell's `dataset`; default `open_whole`.
         reports: write an HTML report of each detector beside the results.
-        jobs: so many processes measure at the same time, with an equal share of the cores each; with 1 this one does.
+        jobs: number of processes that measure at the same time, each with an equal share of the cores; 1: this one.
             Only this process writes results, each as soon as it is there.
-        measuring: False reads what is done, measures nothing and says nothing of it.
+        measuring: False reads finished measurements, measures nothing and prints no progress.
 
     Returns:
         One record a cell and method, in order. Where the data are missing, training failed or its process died the
@@ -197,7 +197,7 @@ def essence(source: str) -> str:
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """Finished measurements by key. A last line that was cut off, by a kill, is passed over."""
+    """Finished measurements by key. An incomplete last line is skipped."""
     found: dict[str, Result] = {}
     if not path.exists():
         return found

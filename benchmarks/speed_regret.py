@@ -1,6 +1,6 @@
-"""What likelihood regret costs: the published procedures, an image at a time, beside the library's score.
+"""The cost of likelihood regret: the published procedures, one image at a time, and the library's score.
 
-All ways take turns in one process, on one model, several times over; the median of the ratios within a turn counts.
+All ways take turns in one process, on one model, several times; the result is the median of the ratios within a turn.
 """
 
 from __future__ import annotations

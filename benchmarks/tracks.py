@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command asks for, the same for every track.
+    """The options of a command, the same for every track.
 
     classes: those that are normal or held out, one after the other; None: all that the data set has.
     config: a YAML file of settings over those of a recipe. training: epochs and device, over those of every VAE.

@@ -1,4 +1,4 @@
-"""Processes that carry out tasks side by side. One that dies costs the task it was on, and no other."""
+"""Processes that run tasks in parallel. If one dies, only its own task is lost."""
 
 from __future__ import annotations
 
