@@ -168,7 +168,7 @@ def _digest(parts: InspectionSet) -> str:
 
 
 def _attempt(run: Run, heading: Row, subject: Subject, out: Path) -> Row:
-    """The record, kept; or one with `error`, which is not kept, so that the next run tries again."""
+    """The record, written to the results; or one with `error`, not written, so that the next run tries again."""
     try:
         found = measure(run.method, subject, run.seed or 0)
     except KnowngoodError as error:

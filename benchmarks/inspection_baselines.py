@@ -78,7 +78,7 @@ class Padim:
         return maps.amax(dim=1).numpy(), maps.reshape(n, self.h, self.w).numpy()
 
     def _parts(self, n: int) -> list[slice]:
-        """Slices of the positions, so that neither their values nor their covariances are too many at once."""
+        """Slices of the positions, small enough for the memory of their values and covariances."""
         k = len(self.chosen)
         step = max(1, VALUES_AT_ONCE // (2 * k * max(n, k)))
         return [slice(start, start + step) for start in range(0, self.h * self.w, step)]

@@ -76,7 +76,7 @@ class InspectionSet:
 
 
 def inspection_set(source: str, *, form: Form = "test", seed: int = 0, size: int | None = None) -> InspectionSet | str:
-    """The data of one source, or why they are not there, beginning with "missing".
+    """The data of one source, or the reason why they are missing, beginning with "missing".
 
     Args:
         source: see the module.
@@ -106,7 +106,7 @@ def _one(source: str, form: Form, seed: int, size: int) -> InspectionSet:
 
 
 def _official(images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Normal images to learn from, and all test images."""
+    """Normal training images, and all test images."""
     classes = _classes(images)
     if images.splits is None and "MT_Free" in classes:
         free, defects = np.flatnonzero(classes == "MT_Free"), np.flatnonzero(classes != "MT_Free")
@@ -128,7 +128,7 @@ def _official(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 
 def _dev(name: str, train: ImageSet, classes: np.ndarray, seed: int, group: Callable[[str], str]) -> InspectionSet:
-    """A third of the normal images, by whole groups of them, held out, and defects on copies of these."""
+    """A third of the normal images is held out, in complete groups; the anomalies are defects on copies of them."""
     groups = np.array([group(str(image)) for image in train.ids])
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     reached = np.cumsum([np.sum(groups == one) for one in order])

@@ -99,7 +99,7 @@ def main(
     """VAE, DAn-VAE, a CVAE with the brightness as condition, corrected scores. Prints and returns the tables.
 
     Args:
-        z_a: dimensions for what is not nuisance; dan_vae has 8 more, the others have z_a + 8 in all.
+        z_a: dimensions without the nuisance dimensions; dan_vae has 8 more, the others have z_a + 8 in all.
         labelled: share of labelled anomalies among all training images; swept for dan_vae-steady only.
         dark: share of darkened training images.
         epochs, config, device: settings over those of every model.
@@ -145,7 +145,7 @@ def grid(
     dark: tuple[float, ...],
     seeds: tuple[int, ...],
 ) -> Iterator[Run]:
-    """All runs, seed by seed; models that learn nothing from labelled anomalies once for all shares of these."""
+    """All runs, seed by seed; models that do not use labelled anomalies run once for all shares of these."""
     for seed, size, share, model in product(seeds, z_a, dark, models):
         for some in labelled if model in LABELS else (0.0,):
             yield Run(model, size, some, share, seed)

@@ -76,7 +76,7 @@ def main(
 
 
 def one_class(chosen: Chosen) -> Work:
-    """One class of MNIST and its kin: 1,000 images to train on, 1,000 + 1,000 to test."""
+    """One class of MNIST or Fashion-MNIST: 1,000 images to train on, 1,000 + 1,000 to test."""
     methods = [
         Method(name, chosen_settings(name, chosen.config, **chosen.over), command="python -m benchmarks lineage")
         for name in chosen.presets

@@ -52,7 +52,7 @@ class Method:
 
 
 def baselines(settings: Mapping[str, Any] | None = None, names: tuple[str, ...] = QUICKEST) -> list[Method]:
-    """Baselines as methods, on pixels that `settings` shape."""
+    """Baselines as methods, on pixels prepared by `settings`."""
     return [Method(name, settings or {}, baseline=name) for name in names]
 
 
@@ -141,7 +141,7 @@ def _judging(seconds: float, parts: CellImages) -> dict[str, float]:
 
 
 def _in_steps(about: Mapping[str, Any]) -> float | None:
-    """Seconds that training spent in steps, without evaluations, calibration and the first step's warming up."""
+    """Seconds spent in training steps, without evaluations, calibration and the warm-up of the first step."""
     rate = about["training"].get("images_per_second")
     return about["training"]["epochs"] * about["data"]["fit"] / rate if rate else None
 

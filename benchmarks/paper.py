@@ -196,7 +196,7 @@ def report(
 
 
 def print_rows(rows: Sequence[dict[str, Any]], quick: bool) -> None:
-    """A table a data set on stdout."""
+    """One table per data set on stdout."""
     for dataset, mine in paper_tables.grouped(rows, lambda row: row["dataset"]).items():
         lines = []
         for row in mine:

@@ -113,5 +113,5 @@ def total_correlation(codes: Floats) -> float | None:
 
 
 def gap(codes: Floats, classes: np.ndarray) -> float | None:
-    """MIG against the class; None where there is but one."""
+    """MIG against the class; None where there is only one class."""
     return mutual_information_gap(codes, classes, bins=BINS).score if len(set(classes)) > 1 else None

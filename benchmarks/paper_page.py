@@ -83,7 +83,7 @@ def _measures(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _pivot(rows: Sequence[Row]) -> dict[str, Any]:
-    """AUROC with a line a method and a column a class held out, the best of each column within its preset marked."""
+    """AUROC with one line per method and one column per held-out class; the best per column and preset is marked."""
     columns = list(dict.fromkeys(row["anomalous"] for row in rows if row["anomalous"] is not None))
     groups = []
     for preset, mine in grouped(rows, lambda row: row["preset"]).items():
@@ -103,7 +103,7 @@ def _pivot(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _ranking(rows: Sequence[Row]) -> dict[str, Any]:
-    """Over data sets: AUROC on each and the mean, the best of all rows marked, and places."""
+    """Over data sets: AUROC on each and the mean, the best of all rows marked, and ranks."""
     fixed = ("preset", "objective", "method", "mean", "rank", "rank_in_preset")
     columns = [name for name in rows[0] if name not in fixed] if rows else []
     best = {name: _best(rows, name, 1) for name in (*columns, "mean")}

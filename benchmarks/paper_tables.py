@@ -77,7 +77,7 @@ def by_class(cells: Iterable[Row]) -> list[Row]:
 
 
 def over_datasets(rows: Sequence[Row]) -> list[Row]:
-    """One row a method: AUROC on each data set that has results, the mean over them, and places.
+    """One row per method: AUROC on each data set that has results, the mean over them, and ranks.
 
     rows: of `by_dataset`. The mean is there once the row of every such data set is complete; `rank` is among all
     methods that have one, `rank_in_preset` among those of the same preset. Equal means share the better place.

@@ -227,7 +227,7 @@ def check_form(form: str) -> str:
 def _with_labelled(
     normals: tuple[np.ndarray, np.ndarray], cell: Cell, images: ImageSet
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and labels, as of `_gather`, with the known anomalies of the cell among them."""
+    """Positions and labels, as from `_gather`, including the labelled anomalies of the cell."""
     pool, _ = _gather(cell.labelled, images)
     wanted = round(cell.labelled_share / (1 - cell.labelled_share) * len(normals[0]))
     if wanted > len(pool):

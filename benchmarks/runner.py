@@ -135,7 +135,7 @@ def _measured(
 
 
 def attempt(task: Task, images: ImageSet, *, progress: bool = False) -> Result:
-    """What is measured, with the seconds it took; or why it could not be, as `error`."""
+    """The measurement with its seconds; or the reason of a failure, as `error`."""
     started = time.perf_counter()
     try:
         parts = resolve(task.cell, images)
@@ -158,7 +158,7 @@ def _held_open(opener: Opener, dataset: str) -> ImageSet:
 
 
 def key_of(cell: Cell, method: Method, fingerprint: str) -> str:
-    """Hash (hex) of all that a measurement depends on; what the protocol and the classes are called does not count."""
+    """Hash (hex) of all that a measurement depends on; the names of protocol and classes do not count."""
     made_of = {name: value for name, value in cell.to_record().items() if name not in NAMES_ONLY}
     content = [made_of, method.to_record(cell), fingerprint, code_version()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
@@ -182,7 +182,7 @@ def code_version() -> str:
 
 
 def essence(source: str) -> str:
-    """Python source without what does not change what it does."""
+    """Python source without comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

@@ -37,7 +37,7 @@ SCORINGS = {"reconstruction": 1, "elbo": Elbo().samples}  # and how often each d
 
 @dataclass(frozen=True)
 class Pair:
-    """Two ways to do the same work on the same net: ours and a bare loop. Both give images a second."""
+    """The library and a bare loop, for the same work on the same net. Both return images per second."""
 
     what: str
     net: str

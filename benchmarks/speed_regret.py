@@ -170,7 +170,7 @@ def measure(way: Way, x: Tensor) -> tuple[float, Tensor]:
 
 
 def _turn(ways: list[Way], batches: dict[str, int], x: Tensor, turn: int) -> dict[str, tuple[float, Tensor, Tensor]]:
-    """Of each way its seconds an image, the images and their regrets. Order and images change from turn to turn."""
+    """For each way: seconds per image, the images and their regrets. Order and images change from turn to turn."""
     first, found = turn % len(ways), {}
     for way in ways[first:] + ways[:first]:
         count = batches[way.what] * way.batch
