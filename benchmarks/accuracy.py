@@ -1,4 +1,4 @@
-"""`python -m benchmarks accuracy`: how well anomalies are found, track by track, beside baselines in the same run."""
+"""`python -m benchmarks accuracy`: detection accuracy, track by track, with baselines in the same run."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def main(
         tracks: one-vs-rest, leave-one-out, ood, pneumonia, few-labels.
         datasets: instead of those of each track; X-rays go to pneumonia, all others to the other tracks.
         classes: those that are normal, or held out, one after the other; default all that a data set has.
-        methods: recipes (ours), vae, knn, ppca, contrast (on X-rays), forest, svm.
+        methods: recipes (ours, auto, pixels, hog-neighbours), vae, knn, ppca, contrast (on X-rays), forest, svm.
         config: settings over those of the recipes, a YAML file.
         epochs, device: over those of all VAEs.
-        jobs: so many processes measure at the same time; seconds then say little.
-        quick: one class, one seed, two epochs on a few images, to see that it runs; no number of it means anything.
-        show: the tables of what is done; nothing is measured.
+        jobs: number of processes that measure at the same time; seconds are then not reliable.
+        quick: one class, one seed, two epochs on a few images; only checks that it runs; its numbers mean nothing.
+        show: only the tables of finished measurements; nothing is measured.
     """
     command = command_line("accuracy", main, locals())
     check_form(form)

@@ -15,14 +15,14 @@ SHARES = (0.0, 0.01, 0.05, 0.1)
 
 
 def out_of_distribution(datasets: Sequence[str], *, seeds: Sequence[int] = (0,), form: Form = "test") -> list[Cell]:
-    """One data set is normal, the others are anomalous; a cell for each data set, which judges all pairs it begins.
+    """One data set is normal, the others are anomalous; a cell for each data set, with all pairs that start with it.
 
     The cells are of all data sets joined (`joined.open_joined`), where the class of an image is the set it comes from.
     Classes within a set are not known, neither in training nor at test.
 
-    test: the training images of one set train; its test images are good, the test images of every other anomalous.
-    dev: of the training images of one set those at positions p with p % 5 ≠ 4 train and the others are the good ones of
-    the test; anomalous is every fifth (p % 5 = 4) of the training images of each other set.
+    test: the training images of one set train; its test images are normal, the test images of every other anomalous.
+    dev: of the training images of one set those at positions p with p % 5 ≠ 4 train and the others are the normal test
+    images; anomalous is every fifth (p % 5 = 4) of the training images of each other set.
     """
     if len(set(datasets)) < 2:
         raise SettingsError(f"{OOD}: {', '.join(datasets) or 'no data set'}; expected at least two data sets")
@@ -56,11 +56,11 @@ def few_labels(
     The labelled ones are drawn by the seed, so many that they are `share` of all training images. Share 0 is the same
     without any.
 
-    test: the training images of class k train, beside labelled ones of class k + 1; all test images are judged, class k
-    good, all others anomalous, as in `protocols.one_vs_rest`.
+    test: the training images of class k train, with labelled ones of class k + 1; all test images are tested, class k
+    normal, all others anomalous, as in `protocols.one_vs_rest`.
     dev: of the training images of class k, those at positions p (counted within the class) with p % 5 ≠ 4 train and the
-    others are the good ones of the test. Of the training images of class k + 1 those with p % 5 ≠ 4 may be labelled
-    and the others are judged, beside every fifth (p % 5 = 4) of those of all other classes, counted together.
+    others are the normal test images. Of the training images of class k + 1 those with p % 5 ≠ 4 may be labelled
+    and the others are tested, and every fifth (p % 5 = 4) of those of all other classes, counted together.
 
     Args:
         classes: all classes of the data set, in the order that "after" means.
@@ -95,7 +95,7 @@ def few_labels_name(share: float) -> str:
 
 
 def at_most(cell: Cell, train: int, test: int) -> Cell:
-    """The same cell with at most so many images a pick to train on, and a pick to judge, the first in file order."""
+    """The same cell with at most `train` training and `test` test images per pick, the first in file order."""
 
     def first(picks: tuple[Pick, ...], most: int) -> tuple[Pick, ...]:
         return tuple(replace(pick, most=most if pick.most is None else min(most, pick.most)) for pick in picks)

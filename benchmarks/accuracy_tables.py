@@ -18,8 +18,8 @@ UNLABELLED = few_labels_name(0)
 def cell_rows(result: Row) -> list[Row]:
     """A measurement as one row, that of `tables.flat`; of the track ood as one row a pair, with the pair's AUROC.
 
-    `case` tells what of its data set a row is about: "mnist → kmnist" for a model of the one that judges the other,
-    else the class that is normal, or the class held out.
+    `case` is the part of the data set of a row: "mnist → kmnist" for a model of MNIST tested on KMNIST, else the normal
+    class, or the held-out class.
     """
     row = {"ms_image": None, **flat(result)}
     if result["protocol"] == OOD and "metrics" in result:
@@ -76,7 +76,7 @@ def by_class(cells: Sequence[Row]) -> list[Row]:
 
 
 def few_labels(cells: Sequence[Row]) -> list[Row]:
-    """One row a data set, method and share of labelled anomalies: each cell beside the same one without labels.
+    """One row per data set, method and share of labelled anomalies: each cell beside the same one without labels.
 
     Columns: track, dataset, method; cells, of which both are there; below, how many of them have a lower AUROC with
     labels than without; gain, the mean difference; worst, the smallest difference.
@@ -118,7 +118,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def labels_markdown(rows: Sequence[Row]) -> str:
     """The table of `few_labels`."""
-    titles = ("labelled", "data set", "method", "cells", "below the unsupervised one", "mean gain", "worst")
+    titles = ("labelled", "data set", "method", "cells", "below the cell without labels", "mean gain", "worst")
     lines = [
         [row["track"], row["dataset"], row["method"], str(row["cells"]), str(row["below"])]
         + ["–" if row[name] is None else f"{row[name]:+.4f}" for name in ("gain", "worst")]

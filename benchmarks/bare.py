@@ -1,4 +1,4 @@
-"""What knowngood's speed is held against: the same nets in plain torch loops, and the machine's matrix products.
+"""References for knowngood's speed: the same nets in plain torch loops, and the machine's matrix products.
 
 Every function that runs something returns images (or FLOPs) a second of wall-clock time; work on an accelerator is
 waited for before the clock is read. Pixels are (N, 28, 28) uint8.
@@ -29,7 +29,7 @@ SIDE = 28
 
 
 def noise_images(n: int) -> np.ndarray:
-    """(n, 28, 28) uint8 noise; speed does not depend on what is on an image."""
+    """(n, 28, 28) uint8 noise; speed does not depend on the content of an image."""
     return np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE), dtype=np.uint8)
 
 
@@ -46,7 +46,7 @@ def make_model(settings: Settings, condition_dim: int = 0) -> ConditionalVAE:
 def our_training(pixels: np.ndarray, settings: Settings, device: torch.device, classes: int = 0) -> float:
     """`knowngood.training.train`, all its steps but the first, by a clock outside it.
 
-    A conditional objective is given `classes` classes in turn, one-hot, as conditions and as strata.
+    A conditional objective is given `classes` classes in turn, one-hot, as conditions and as Mondrian groups.
     """
     images = ImageSet.from_arrays(pixels)
     options, training = settings.model, settings.training
@@ -78,7 +78,7 @@ def train(
     device: torch.device,
     layout: torch.memory_format = torch.contiguous_format,
 ) -> float:
-    """A loop as one would write it down, all its steps but the first: float32 pixels on the device, fused AdamW."""
+    """A plain loop, timed without its first step: float32 pixels on the device, fused AdamW."""
     model = make_model(settings).to(device, memory_format=layout)  # type: ignore[call-overload]
     data = _scaled(pixels, device).contiguous(memory_format=layout)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.training.lr, weight_decay=0.0, fused=True)
@@ -102,7 +102,7 @@ def train(
 
 
 def negative_elbo(model: ConditionalVAE, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """−ELBO, mean over the batch: the work that objective `vae` does too, with nothing around it."""
+    """−ELBO, mean over the batch: the same computation as objective `vae`, and nothing else."""
     mean, log_var = model.net.encode(x, None).float().chunk(2, dim=1)
     noise = torch.empty_like(mean).normal_(generator=generator)
     params = model.net.decode(mean + (0.5 * log_var).exp() * noise, None).float()
@@ -130,7 +130,7 @@ def forward(model: ConditionalVAE, pixels: np.ndarray, size: int, decodes: int, 
 
 
 def training_flops(settings: Settings, batch: int) -> float:
-    """Floating-point operations of forward and backward, an image; products and convolutions, as torch counts them."""
+    """Floating-point operations of forward and backward per image; products and convolutions, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
         negative_elbo(make_model(settings), torch.zeros(batch, 1, SIDE, SIDE)).backward()
     return counter.get_total_flops() / batch
@@ -146,7 +146,7 @@ def forward_flops(settings: Settings, decodes: int) -> float:
 
 @torch.no_grad()
 def matmul_rate(device: torch.device, dtype: torch.dtype, n: int = 2048, repetitions: int = 5) -> float:
-    """FLOP/s of products of two n × n matrices, the fastest of several: what the machine can do."""
+    """FLOP/s of products of two n × n matrices, the fastest of several: the rate of the machine."""
     a, b = (torch.full((n, n), 0.5, device=device, dtype=dtype) for _ in range(2))
     torch.mm(a, b)
     seconds = []

@@ -1,7 +1,7 @@
-"""What a VAE must beat: scores that take seconds and know nothing of nets. Means and variances are taken in float64.
+"""Baselines for a VAE: simple scores without networks, fitted in seconds. Means and variances are in float64.
 
-Each baseline has `fit(x, classes)` on good images and `score(x)`; x is (N, F) float32, the scaled pixels of each image
-in a row. Higher scores are more anomalous. Signs and sizes are fixed here, before any test image is seen.
+Each baseline has `fit(x, classes)` on normal images and `score(x)`; x is (N, F) float32, one row of scaled pixels per
+image. Higher scores are more anomalous. Signs and sizes are fixed here, before any test image is seen.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOG_2PI = np.log(2 * np.pi)
 
 class Baseline(Protocol):
     def fit(self, x: np.ndarray, classes: np.ndarray | None = None) -> Baseline:
-        """Learn from good images (N, F); `classes` (N,) where they are known in training."""
+        """Fit to normal images (N, F); `classes` (N,) where they are known in training."""
         ...
 
     def score(self, x: np.ndarray) -> np.ndarray:
@@ -27,7 +27,7 @@ class Baseline(Protocol):
 class Contrast:
     """The standard deviation of an image's pixels, nothing else.
 
-    `direction` −1: low contrast is anomalous; +1: high contrast is; 0: distance from the median of the good images.
+    `direction` −1: low contrast is anomalous; +1: high contrast is; 0: distance from the median of the normal images.
     """
 
     def __init__(self, direction: int) -> None:
@@ -49,7 +49,7 @@ def contrast(x: np.ndarray) -> np.ndarray:
 
 
 class Neighbours:
-    """Mean Euclidean distance to the k nearest good images, pixel by pixel."""
+    """Mean Euclidean distance to the k nearest normal images, pixel by pixel."""
 
     def __init__(self, k: int = 5) -> None:
         self.k = k

@@ -1,4 +1,4 @@
-"""The command that gives the same numbers again."""
+"""The command that reproduces the numbers."""
 
 from __future__ import annotations
 

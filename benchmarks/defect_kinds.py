@@ -19,7 +19,7 @@ SMALLEST, LARGEST = 0.003, 0.15  # share of the image that a defect covers
 
 
 def _cutpaste(x: Floats, rng: np.random.Generator) -> Floats:
-    """A patch of the same image, turned, a little larger or smaller, lighter or darker."""
+    """A patch of the same image, rotated, a little larger or smaller, brighter or darker."""
     return _blend(x, _elsewhere(x, rng), _patch(x, rng, _area(rng), rng.uniform(0.4, 1), power=rng.uniform(2, 8)))
 
 
@@ -36,7 +36,7 @@ def _blotch(x: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _scratch(x: Floats, rng: np.random.Generator) -> Floats:
-    """A thin curve, lighter or darker, of changing strength."""
+    """A thin curve, brighter or darker, of changing strength."""
     side = min(x.shape[:2])
     start, angle, length = _location(x, rng), rng.uniform(0, 2 * np.pi), rng.uniform(0.15, 0.8) * side
     ahead = np.array([np.sin(angle), np.cos(angle)])
@@ -56,7 +56,7 @@ def _hole(x: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _crack(x: Floats, rng: np.random.Generator) -> Floats:
-    """A thin dark line that wanders, with a branch now and then."""
+    """A thin, dark, irregular line with a few branches."""
     side = min(x.shape[:2])
     points = _walk(_location(x, rng), rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.9) * side, rng)
     if rng.random() < 0.5:
@@ -85,7 +85,7 @@ def _blur(x: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _warp(x: Floats, rng: np.random.Generator) -> Floats:
-    """A region that is turned about its centre, or pushed aside."""
+    """A region that is rotated about its centre, or shifted."""
     y, shape = _grid(x), _blob(x, rng, _area(rng), soft=0.4)
     if not shape.any():
         return x
@@ -141,13 +141,13 @@ def _area(rng: np.random.Generator, most: float = LARGEST) -> float:
 
 
 def _strength(x: Floats, rng: np.random.Generator, faint: float, strong: float) -> float:
-    """A change, up or down, as a share of the contrast between the light and the dark of an image, at least 1/4."""
+    """A change, up or down, as a share of the contrast of an image (2 % to 98 % quantile), at least 1/4."""
     dark, light = np.quantile(x, (0.02, 0.98))
     return float(rng.choice([-1, 1])) * _between(rng, faint, strong) * max(float(light - dark), 0.25)
 
 
 def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    """Uniform on the scale of logarithms."""
+    """Uniform on a logarithmic scale."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 

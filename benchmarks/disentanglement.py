@@ -1,16 +1,16 @@
-"""`python -m benchmarks disentanglement`: which methods take the generated factors apart, within one stated budget.
+"""`python -m benchmarks disentanglement`: which methods disentangle the generated factors, within one stated budget.
 
 The images: `generated_factors`, the dSprites grid, at 32 px. A run learns from `steps` × 64 of them, drawn at
 random from the whole grid by its seed, each drawn once and rendered when its batch is made; beyond 10,000 steps the
 same 640,000 are seen again. All methods have one net, a Bernoulli likelihood, ten dimensions, batches of 64, Adam at a
-constant rate, no averaged weights and no clipping, as in the literature. Nothing is held out: the metrics ask what the
-codes of the grid's images tell of factors that no method sees. The exception are cvae and dcvae, which know the shape
-as their condition c; dcvae's total correlation is that within a shape.
+constant rate, no averaged weights and no clipping, as in the literature. Nothing is held out: the metrics measure what
+the codes of the grid's images contain about factors that no method is given. The exceptions are cvae and dcvae, which
+get the shape as their condition c; dcvae's total correlation is that within a shape.
 
-Each model is therefore judged within every shape by itself, on scale, rotation, x and y, and the mean over the three
-shapes counts; and where the shape is not given, also on all five factors, as in the literature. Posterior means are
-judged; only the total correlation is that of one draw from each posterior, since dimensions that are not used have
-means without meaning. Every run is judged on the same images.
+Each model is therefore evaluated within every shape separately, on scale, rotation, x and y, and the result is the mean
+over the three shapes. Where the shape is not given, it is also evaluated on all five factors, as in the literature.
+Metrics are of posterior means. Only the total correlation is of one draw from each posterior, since the means of
+inactive dimensions carry no information. Every run is evaluated on the same images.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def main(
     show: bool = False,
     out: Path = Path("out/benchmarks/disentanglement"),
 ) -> list[Row]:
-    """Train and judge every method with every seed, one seed after the other; prints the medians, returns the runs.
+    """Train and evaluate every method with every seed, one seed after the other; prints the medians, returns the runs.
 
-    A finished run is a line of `results.jsonl` and is not repeated; one that was stopped goes on from its checkpoint
+    A finished run is a line of `results.jsonl` and is not repeated; one that was stopped continues from its checkpoint
     in `runs/`, where its log and its last weights stay.
 
     Args:
@@ -103,8 +103,8 @@ def main(
         gamma: of factor_vae, instead of 35.
         beta: of tc_vae, dcvae and beta_vae, instead of 6, 6 and 4.
         lr: of the model; default 1e-3, and 1e-4 from 100,000 steps on. The discriminator's is 1e-4.
-        quick: one seed, 60 steps, few images to judge by: to see that it runs.
-        show: the tables of what is done; nothing is trained.
+        quick: one seed, 60 steps, few test images; only checks that it runs.
+        show: only the tables of finished measurements; nothing is trained.
     """
     items, groups = ITEMS, GROUPS
     if quick:
@@ -166,7 +166,7 @@ def settings_of(
 
 
 def run(settings: Settings, seed: int, steps: int, size: int, items: int, groups: int, folder: Path) -> Row:
-    """One model, trained (or trained further) and judged."""
+    """One model, trained (or trained further) and evaluated."""
     rows = np.random.default_rng(seed).choice(COUNT, min(steps, AN_EPOCH) * settings.training.batch_size, replace=False)
     source = GridSource(rows, size)
     model = make_model(settings, seed, size)

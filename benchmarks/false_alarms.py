@@ -1,8 +1,8 @@
-"""`python -m benchmarks false-alarms`: how often unseen normal images are flagged by the features recipe.
+"""`python -m benchmarks false-alarms`: the false-alarm rate of the features recipe on new normal images.
 
-A subset of n normal images is fitted to and calibrates itself, cross-conformally; other normal images are judged. Only
-training images take part, so that nothing is learned from what other results are stated for. The features of all
-images are computed once, so that a subset costs the refits of its folds alone.
+The model is fitted to a subset of n normal images, which also calibrate, cross-conformally. Other normal images are
+tested. Only training images are used, so that nothing is learned from images that other results are stated for. The
+features of all images are computed once, so a subset costs only the refits of its folds.
 
 `results.jsonl` in the output folder keeps each subset as soon as it is measured; the next run goes on after them.
 """
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 SETS = ("bottle", "tile")
 SIZES = (16, 24, 60, 120)
 RECIPE: dict[str, Any] = {"representation": "features", "calibration": {"method": "cross"}}
-JUDGED = 80  # images of a subset's others, at most
+JUDGED = 80  # tested images of each subset, at most
 ALPHAS = {0.1: 0, 0.05: 40}  # false-alarm rates, and how many images to fit to each one needs
 NONE = np.zeros(0, dtype=np.int64)
 
@@ -51,11 +51,11 @@ def main(
     """Realised false alarms, mean and standard deviation over random subsets. Prints and returns the table.
 
     Args:
-        sets: bottle, tile, or what else `inspection` takes.
-        sizes: n, normal images to fit to.
-        subsets: how many random subsets of each size.
+        sets: bottle, tile, or any other set that `inspection` takes.
+        sizes: n, the numbers of normal images that are fitted to.
+        subsets: number of random subsets of each size.
         folds: of the cross-conformal calibration; default that of the recipe.
-        show: the table of what is done; nothing is measured.
+        show: only the tables of finished measurements; nothing is measured.
 
     Raises:
         SettingsError: fewer than one subset.
@@ -109,7 +109,7 @@ def measure(normals: ImageSet, features: CachedFeatures, settings: Settings, n: 
     """One subset of n images: shares of other images that are flagged.
 
     Returns:
-        Plain data: judged, how many images; rates, by α as text; seconds, of fit, calibration and scoring.
+        Plain data: judged, the number of tested images; rates, by α as text; seconds, of fit, calibration and scoring.
     """
     order = np.random.default_rng([n, subset]).permutation(len(normals))
     fitted, others = normals[np.sort(order[:n])], normals[np.sort(order[n : n + JUDGED])]
@@ -159,9 +159,9 @@ def summary(records: list[Row]) -> list[Row]:
 
 
 def markdown(table: list[Row]) -> str:
-    """The table for people."""
+    """The table in Markdown."""
     lines = [
-        "| set | n | α | subsets | judged | false alarms, mean | sd | seconds a subset |",
+        "| set | n | α | subsets | tested | false alarms, mean | sd | seconds a subset |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in table:

@@ -1,4 +1,4 @@
-"""The grid of generated factors as something to learn from, and codes of its images judged by their factors."""
+"""The grid of generated factors as a training source, and disentanglement metrics of the codes of its images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACTIVE = 0.01  # variance of the means of a dimension in use, as in the FactorVA
 class GridSource:
     """Images of the factor set by their numbers (N,), as a `BatchSource`: drawn when a batch is made, never stored.
 
-    The shape is the condition, one-hot, and the stratum.
+    The shape is the condition, one-hot, and the Mondrian group.
     """
 
     def __init__(self, rows: np.ndarray, size: int) -> None:

@@ -1,8 +1,8 @@
-"""`python -m benchmarks inspection`: defects on industrial parts, ours beside classical methods on the same features.
+"""`python -m benchmarks inspection`: defects on industrial parts, ours and classical methods on the same features.
 
-What is trained on and judged is told in `benchmarks.inspection_data`. Ours is the product: `Detector.fit` on the
+`benchmarks.inspection_data` defines training and test images. Ours is the product: `Detector.fit` on the
 training images, then `detect` and `anomaly_maps`; "split" is the same with a part of the images set aside to calibrate.
-PaDiM and the coreset's neighbours get the features of all training images, computed once for both; contrast gets the
+PaDiM and the coreset kNN get the features of all training images, computed once for both; contrast gets the
 images alone.
 
 `bottle+tile` is one model for two products, ours alone: a baseline would be fitted to each, as in the rows of these.
@@ -43,7 +43,7 @@ NUMBERS_HERE = (
     "synthetic_defects.py",
     "defect_kinds.py",
 )
-QUICK_TRAIN, QUICK_TEST = 100, 24  # images of a product, and of those judged of each label
+QUICK_TRAIN, QUICK_TEST = 100, 24  # images of a product, and test images of each label
 
 
 class Run(NamedTuple):
@@ -70,8 +70,8 @@ def main(
         sets: bottle, tile, bottle+tile, x-ray, or folders with splits "train" and "test" in MVTec's layout.
         epochs, config, device: settings for ours over `features: efficientnet_lite0`, `config` a YAML file. The
             baselines take features as they say.
-        quick: a few images of the dev form, one seed and one epoch, to see that it runs.
-        show: the table of what is done; nothing is measured.
+        quick: a few images of the dev form, one seed and one epoch; only checks that it runs.
+        show: only the tables of finished measurements; nothing is measured.
     """
     from benchmarks.settings import chosen_settings, merged
 
@@ -168,7 +168,7 @@ def _digest(parts: InspectionSet) -> str:
 
 
 def _attempt(run: Run, heading: Row, subject: Subject, out: Path) -> Row:
-    """The record, kept; or one with `error`, which is not kept, so that the next run tries again."""
+    """The record, written to the results; or one with `error`, not written, so that the next run tries again."""
     try:
         found = measure(run.method, subject, run.seed or 0)
     except KnowngoodError as error:

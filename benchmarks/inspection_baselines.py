@@ -1,7 +1,7 @@
-"""What inspection must beat, on the same features: a Gaussian a position (PaDiM), neighbours in a coreset (PatchCore).
+"""Baselines of inspection on the same features: a Gaussian per location (PaDiM), neighbours in a coreset (PatchCore).
 
-Features are (N, F, h, w) float32: F numbers at each place of a grid, N images. A baseline has `fit(features)` on good
-images and `score(features)`, which gives image scores (M,) and maps (M, h, w), float32; higher is more anomalous.
+Features are (N, F, h, w) float32: F numbers at each location of a grid, N images. A baseline has `fit(features)` on
+normal images and `score(features)`, which gives image scores (M,) and maps (M, h, w), float32; higher: more anomalous.
 `smooth` brings maps to image size as both papers do. Contrast needs the images alone, no features.
 """
 
@@ -24,7 +24,7 @@ POOL = 256  # points among which a round of the greedy choice is made
 
 class FeatureBaseline(Protocol):
     def fit(self, features: np.ndarray) -> FeatureBaseline:
-        """Learn from good images (N, F, h, w)."""
+        """Fit to normal images (N, F, h, w)."""
         ...
 
     def score(self, features: np.ndarray) -> Scored:
@@ -78,7 +78,7 @@ class Padim:
         return maps.amax(dim=1).numpy(), maps.reshape(n, self.h, self.w).numpy()
 
     def _parts(self, n: int) -> list[slice]:
-        """Slices of the positions, so that neither their values nor their covariances are too many at once."""
+        """Slices of the positions, small enough for the memory of their values and covariances."""
         k = len(self.chosen)
         step = max(1, VALUES_AT_ONCE // (2 * k * max(n, k)))
         return [slice(start, start + step) for start in range(0, self.h * self.w, step)]
@@ -90,11 +90,11 @@ class Padim:
 
 
 class CoresetNeighbours:
-    """PatchCore (2106.08265): distance to the nearest of a coreset of good patches.
+    """PatchCore (2106.08265): distance to the nearest of a coreset of normal patches.
 
-    At most `candidates` patches, drawn at random from those of all good images, are candidates. The coreset is `share`
+    At most `candidates` patches, drawn at random from all normal images, are candidates. The coreset is `share`
     of them, chosen greedily: each next patch is the one farthest from those chosen, seen in a random projection to 128
-    dimensions (algorithm 1). Distances of the map are Euclidean between whole features.
+    dimensions (algorithm 1). Distances of the map are Euclidean, between unprojected features.
 
     The image score is the largest distance of the map, at patch p with nearest neighbour m, times
     1 − exp‖p − m‖ / Σ exp‖p − n‖ over the `neighbours` patches n of the coreset nearest to m, m included (eq. 7).
@@ -210,7 +210,7 @@ def smooth(maps: np.ndarray, size: tuple[int, int], sigma: float = 4.0) -> np.nd
 
 
 def contrast_scores(train: ImageSet, test: ImageSet) -> dict[str, np.ndarray]:
-    """What the contrast of each image tells, (M,) a direction, as `baselines.Contrast` on luminance from 0 to 1.
+    """Scores by the contrast of each image, (M,) per direction, as `baselines.Contrast` on luminance from 0 to 1.
 
     All directions are shown, so that none is chosen by a test image.
     """

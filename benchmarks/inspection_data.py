@@ -1,15 +1,15 @@
-"""Data of the inspection benchmark: good images to learn from, images to judge, and where their defects are.
+"""Data of the inspection benchmark: normal training images, test images, and masks of their defects.
 
-`form="test"` is what results are stated for: the official split. `form="dev"` is for choosing settings and knows no
+`form="test"` is what results are stated for: the official split. `form="dev"` is for choosing settings and uses no
 real defect: a third of the training normals is held out, and anomalies are synthetic defects on copies of that third.
 
 Sources:
 
 - `bottle`: MVTec AD bottle, below `mvtec/bottle`. Official split.
-- `tile`: magnetic tile, below `magnetic-tile`. MT_Free sorted by name: every fifth, from the first, is judged, the
-  others train. All defects are judged. The four Uneven images whose masks are empty are judged as images only.
-- `x-ray`: chest X-rays, below `chest-xray-224`. NORMAL of "train" trains, the split "test" is judged; no masks.
-- `bottle+tile`: both together, told apart by condition "product".
+- `tile`: magnetic tile, below `magnetic-tile`. MT_Free sorted by name: every fifth, from the first, is tested, the
+  others train. All defects are tested. The four Uneven images whose masks are empty are tested as images only.
+- `x-ray`: chest X-rays, below `chest-xray-224`. NORMAL of "train" trains, the split "test" is tested; no masks.
+- `bottle+tile`: both together, with the condition "product".
 - anything else: a folder with splits "train" and "test", such as MVTec's layout, or of the magnetic tile's layout; by
   its path, or by its name below the data folder.
 
@@ -49,9 +49,9 @@ class InspectionSet:
 
     Attributes:
         name, form, seed: what was asked for; the test form does not depend on the seed.
-        train: good images (N, S, S, C), in memory. Its only condition, and that of `test`, is "product", if any.
-        test: images to judge, labels 0 and 1.
-        masks: for each image of `test` its defect, (S, S) bool, empty for a good one; None takes no part in pixel
+        train: normal images (N, S, S, C), in memory. Its only condition, and that of `test`, is "product", if any.
+        test: test images, labels 0 and 1.
+        masks: for each image of `test` its defect, (S, S) bool, empty for a normal one; None is not used in pixel
             metrics: nobody marked it, or its mask is empty though it is anomalous.
         classes: (M,) text, what each image of `test` shows: its class, or "synthetic <kind>".
     """
@@ -76,7 +76,7 @@ class InspectionSet:
 
 
 def inspection_set(source: str, *, form: Form = "test", seed: int = 0, size: int | None = None) -> InspectionSet | str:
-    """The data of one source, or why they are not there, beginning with "missing".
+    """The data of one source, or the reason why they are missing, beginning with "missing".
 
     Args:
         source: see the module.
@@ -106,7 +106,7 @@ def _one(source: str, form: Form, seed: int, size: int) -> InspectionSet:
 
 
 def _official(images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Good images to learn from, and all images to judge."""
+    """Normal training images, and all test images."""
     classes = _classes(images)
     if images.splits is None and "MT_Free" in classes:
         free, defects = np.flatnonzero(classes == "MT_Free"), np.flatnonzero(classes != "MT_Free")
@@ -128,7 +128,7 @@ def _official(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 
 def _dev(name: str, train: ImageSet, classes: np.ndarray, seed: int, group: Callable[[str], str]) -> InspectionSet:
-    """A third of the good images, by whole groups of them, held out, and defects on copies of these."""
+    """A third of the normal images is held out, in complete groups; the anomalies are defects on copies of them."""
     groups = np.array([group(str(image)) for image in train.ids])
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     reached = np.cumsum([np.sum(groups == one) for one in order])

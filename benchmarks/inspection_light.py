@@ -1,9 +1,9 @@
-"""`python -m benchmarks inspection-light`: does a change of light raise false alarms on features, and what undoes it?
+"""`python -m benchmarks inspection-light`: illumination changes on features, false alarms with and without correction.
 
 Data as for `inspection_data`. All pixels are divided by 1.3 first, so that images made brighter by as much stay in
-range. One detector is fitted as the defaults are, one with `illumination` = .3. The good images among those that are
-judged are taken times .7, 1/1.3, .85, 1, 1.15 and 1.3, and the share that is flagged at α = .05 should not depend on
-the factor. Beside it, at factor 1, how well defects are found: undoing the light must not cost that.
+range. One detector is fitted as the defaults are, one with `illumination` = .3. The normal images among those that are
+tested are taken times .7, 1/1.3, .85, 1, 1.15 and 1.3, and the share that is flagged at α = .05 should not depend on
+the factor. Image and pixel AUROC are at factor 1, because the correction must not cost detections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from knowngood.data import ImageSet
 
 Row = dict[str, Any]
 TOLERANCE = 0.3
-WAYS: dict[str, float | None] = {"as it is": None, "light undone": TOLERANCE}
+WAYS: dict[str, float | None] = {"no correction": None, "illumination corrected": TOLERANCE}
 
 
 def main(
@@ -37,10 +37,10 @@ def main(
     device: str = "auto",
     out: Path = Path("out/benchmarks/inspection-light"),
 ) -> list[Row]:
-    """False alarms by light, and AUROC of images and pixels, as it is and with the light undone. Prints and returns.
+    """False alarms by brightness factor, image and pixel AUROC, with and without correction. Prints and returns.
 
     Args:
-        sources: names or folders, see `inspection_data`; one that is missing is told, and left out.
+        sources: names or folders, see `inspection_data`; one that is missing is reported and skipped.
         epochs: of every fit; default as the settings choose.
     """
     check_form(form)
@@ -66,7 +66,7 @@ def main(
 
 
 def measure(data: InspectionSet, settings: dict[str, Any], backbone: Any = None) -> Row:
-    """One fit: the share of good images flagged at each factor of light, and how well defects are told and found."""
+    """One fit: the share of normal images flagged at each brightness factor, image AUROC and pixel AUROC."""
     from knowngood.detector.estimator import Detector
     from knowngood.metrics import pixel_auroc, roc_auc
 
@@ -85,13 +85,13 @@ def measure(data: InspectionSet, settings: dict[str, Any], backbone: Any = None)
 
 
 def lit(images: ImageSet, factor: float) -> ImageSet:
-    """Images in memory, 8 bits, times a factor; with all that is known of them."""
+    """Images in memory, 8 bits, times a factor, with labels, conditions and ids."""
     pixels = np.stack([dimmed(images.read(i), factor) for i in range(len(images))])
     return ImageSet.from_arrays(pixels, images.labels, images.conditions, images.ids, images.name)
 
 
 def show(rows: list[Row], alpha: float) -> None:
-    """Means over seeds, a line a source and way."""
+    """Means over seeds, one line per source and way."""
     factors = [f"{factor:.2f}" for factor in FACTORS]
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -103,8 +103,8 @@ def show(rows: list[Row], alpha: float) -> None:
         told = [spread(float(np.mean(values)), None) if values else "no masks" for values in found]
         good = str(members[0]["good"])
         lines.append([source, way, str(len(members)), good, *(f"{rate:.3f}" for rate in rates), *told])
-    head = ["source", "light", "runs", "good", *(f"× {factor}" for factor in factors), "AUROC", "pixel AUROC"]
-    print_table(head, lines, f"False-alarm rate at α = {alpha:g} by light")
+    head = ["source", "illumination", "runs", "normal", *(f"× {factor}" for factor in factors), "AUROC", "pixel AUROC"]
+    print_table(head, lines, f"False-alarm rate at α = {alpha:g} by brightness")
 
 
 def _flat(row: Row) -> Row:

@@ -1,4 +1,4 @@
-"""One method on one inspection set: its scores and maps, what they are worth, and what they cost."""
+"""One method on one inspection set: scores and maps, their metrics, and costs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Grids(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What a method says of the M test images."""
+    """The results of a method on the M test images."""
 
     scores: dict[str, np.ndarray]  # (M,) each, by the name of its row
     maps: list[np.ndarray] | None = None  # at image size
@@ -125,7 +125,7 @@ def _ours(subject: Subject, seed: int) -> Judged:
 
 
 def _split(subject: Subject, seed: int) -> Judged:
-    """Ours with a fifth of the good images set aside to calibrate."""
+    """Ours with a fifth of the normal images set aside to calibrate."""
     return _product("ours, split", subject, seed, SPLIT)
 
 
@@ -212,7 +212,7 @@ def _worth(
 
 
 def _alarms(subject: Subject, which: np.ndarray, product: str | None, found: Judged) -> dict[str, Any]:
-    """Realised rates at α, and where that of good images lies 19 times out of 20 (`false_alarm_interval`)."""
+    """Realised rates at α, and where that of normal images lies 19 times out of 20 (`false_alarm_interval`)."""
     if found.flagged is None or found.calibration is None:
         return {}
     alpha, labels = subject.settings.alpha, subject.parts.labels
@@ -239,7 +239,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _forget_peak() -> bool:
-    """Set the peak of resident memory back to what is resident now; whether the system can."""
+    """Reset the peak of resident memory to the present value; returns whether the system supports it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

@@ -67,7 +67,7 @@ def summary(records: Sequence[Row]) -> list[Row]:
 
 
 def print_tables(table: Sequence[Row], form: str) -> None:
-    """Both tables on stdout; what could not be measured says why."""
+    """Both tables on stdout; a failed measurement shows its error."""
     quality, costs = [], []
     for row in table:
         head = [row["set"], row["method"], str(row["n"])]

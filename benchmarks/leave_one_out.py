@@ -31,15 +31,15 @@ def main(
     quick: bool = False,
     out: Path = Path("out/benchmarks/leave-one-out"),
 ) -> list[dict[str, Any]]:
-    """Objectives side by side, all else equal, scored by the ELBO, beside baselines, on `protocols.leave_one_out`.
+    """Objectives with all other settings equal, scored by the ELBO, and baselines, on `protocols.leave_one_out`.
 
     Prints and returns the table.
 
     Args:
         digits: the classes to hold out, one after the other.
         preset, config, score: settings other than the defaults, the same for all objectives.
-        jobs: so many processes measure at the same time.
-        quick: two epochs on 300 images, 600 judged, to see that it runs; no number of it means anything.
+        jobs: number of processes that measure at the same time.
+        quick: two epochs on 300 images, 600 tested; only checks that it runs; its numbers mean nothing.
     """
     fixed = {"score": score, "device": device, "epochs": QUICK_EPOCHS if quick else epochs}
     methods = [

@@ -1,17 +1,17 @@
-"""`python -m benchmarks light`: does a change of light look anomalous, and what do a few labelled anomalies add?
+"""`python -m benchmarks light`: false alarms after illumination changes, and the gain from a few labelled anomalies.
 
 DAn-VAE's sweep (size of z_a × share of labelled anomalies × share of darkened training images) on PneumoniaMNIST, and a
 false-alarm protocol, which the original lacks. All pixels are divided by 1.3 first, so that images made brighter by as
-much stay in range; every model sees and judges the same images.
+much stay in range; every model is trained and tested on the same images.
 
 test: of the NORMAL images of the training split, counted in file order, those at positions p with p % 5 in 0, 1, 2
-train, 3 calibrate and 4 are judged, beside the NORMAL images of the split "val". Labelled anomalies are PNEUMONIA
+train, 3 calibrate and 4 are tested, beside the NORMAL images of the split "val". Labelled anomalies are PNEUMONIA
 images of the training split, drawn by the seed. AUROC is that of the test split.
-dev: without anything that the test form judges. Of the NORMAL images of the training split those with p % 5 in 0, 1
-train, 2 calibrate and 3 are judged; AUROC is that of the latter against PNEUMONIA images of the training split with
+dev: no image that the test form tests on. Of the NORMAL images of the training split those with p % 5 in 0, 1
+train, 2 calibrate and 3 are tested; AUROC is that of the latter against PNEUMONIA images of the training split with
 p % 5 = 3; labelled anomalies have other p.
 
-Darkened are training images only: the given share of them, each by a factor from U(.7, 1). The judged normals are
+Darkened are training images only: the given share of them, each by a factor from U(.7, 1). The tested normal images are
 taken as they are, for the baseline, and times .7, 1/1.3, .85, 1.15 and 1.3. The false-alarm rate at α = .05 should not
 depend on that factor.
 """
@@ -96,15 +96,15 @@ def main(
     show: bool = False,
     out: Path = Path("out/benchmarks/light"),
 ) -> list[Row]:
-    """VAE, DAn-VAE and a CVAE that is told the brightness, and scores made steady. Prints and returns the tables.
+    """VAE, DAn-VAE, a CVAE with the brightness as condition, corrected scores. Prints and returns the tables.
 
     Args:
-        z_a: dimensions for what is not nuisance; dan_vae has 8 more, the others have z_a + 8 in all.
-        labelled: share of labelled anomalies among all training images; swept for dan_vae with the steady score.
+        z_a: dimensions without the nuisance dimensions; dan_vae has 8 more, the others have z_a + 8 in all.
+        labelled: share of labelled anomalies among all training images; swept for dan_vae-steady only.
         dark: share of darkened training images.
         epochs, config, device: settings over those of every model.
-        quick: the smallest of everything and two epochs, to see that it runs.
-        show: the tables of what is done; nothing is trained.
+        quick: the smallest of everything and two epochs; only checks that it runs.
+        show: only the tables of finished measurements; nothing is trained.
     """
     from benchmarks.settings import chosen_settings, merged
 
@@ -145,7 +145,7 @@ def grid(
     dark: tuple[float, ...],
     seeds: tuple[int, ...],
 ) -> Iterator[Run]:
-    """All runs, seed by seed; models that learn nothing from labelled anomalies once for all shares of these."""
+    """All runs, seed by seed; models that do not use labelled anomalies run once for all shares of these."""
     for seed, size, share, model in product(seeds, z_a, dark, models):
         for some in labelled if model in LABELS else (0.0,):
             yield Run(model, size, some, share, seed)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks lineage`: settings of earlier work under its own protocols, beside ours and baselines."""
+"""`python -m benchmarks lineage`: settings of earlier work under its own protocols, with ours and baselines."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def main(
 
     Args:
         datasets, presets, normal: of the part one-class.
-        jobs: so many processes measure at the same time.
+        jobs: number of processes that measure at the same time.
         part: "one-class", convolutional VAEs on `protocols.lineage`; "chest-xray", the preset of that name on
             `protocols.pneumonia`, at 64 px with 200 dimensions; or "all".
     """
@@ -76,7 +76,7 @@ def main(
 
 
 def one_class(chosen: Chosen) -> Work:
-    """One class of MNIST and its kin: 1,000 images to train on, 1,000 + 1,000 to test."""
+    """One class of MNIST or Fashion-MNIST: 1,000 images to train on, 1,000 + 1,000 to test."""
     methods = [
         Method(name, chosen_settings(name, chosen.config, **chosen.over), command="python -m benchmarks lineage")
         for name in chosen.presets

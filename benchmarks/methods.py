@@ -1,4 +1,4 @@
-"""What is measured on a cell: a detector with its settings, or a baseline. Both give the same numbers."""
+"""Measures a method on a cell: a detector with its settings, or a baseline. Both give the same metrics."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Method:
         return parse_settings(merged(self.settings, cell.settings, {"random_state": cell.seed}))
 
     def to_record(self, cell: Cell) -> dict[str, Any]:
-        """Plain data that tells whether two measurements are the same."""
+        """Plain data that is equal for two measurements if they are the same."""
         return {"baseline": self.baseline, "extra": self.extra, "settings": self.on(cell).model_dump(mode="json")}
 
 
 def baselines(settings: Mapping[str, Any] | None = None, names: tuple[str, ...] = QUICKEST) -> list[Method]:
-    """Baselines as methods, on pixels that `settings` shape."""
+    """Baselines as methods, on pixels prepared by `settings`."""
     return [Method(name, settings or {}, baseline=name) for name in names]
 
 
@@ -67,11 +67,11 @@ def measure(
 
     Returns:
         Plain data: metrics (auroc with its bootstrap interval over test images, average_precision, fpr_at_95_tpr,
-        false_alarm_rate and detection_rate at alpha, counts), auroc_of_anomalies (of the good test images against each
-        anomalous class by itself), alpha, threshold, calibration_normals, expected_alarms (where the false-alarm rate
+        false_alarm_rate and detection_rate at alpha, counts), auroc_of_anomalies (normal test images against each
+        anomalous class separately), alpha, threshold, calibration_normals, expected_alarms (where the false-alarm rate
         of that many exchangeable calibration normals lies, 95 %), fit_seconds (training and calibration),
         judge_seconds (from pixels to verdicts) and ms_image (the same for one image), settings; and for detectors
-        training_seconds (in steps alone), `fit`: what `Detector.about_` tells of training, and `extra`, if the method
+        training_seconds (in steps alone), `fit`: what `Detector.about_` reports of training, and `extra`, if the method
         asks for more. A baseline does not learn from known anomalies.
     """
     if method.baseline is not None:
@@ -127,7 +127,7 @@ def _measure_detector(
 
 
 def _by_anomaly(scores: np.ndarray, parts: CellImages) -> dict[str, float]:
-    """AUROC of scores (M,) of the good test images against those of each anomalous class; NaN takes no part."""
+    """AUROC of scores (M,) of the normal test images against those of each anomalous class; NaN is not used."""
     y, read = parts.test.labels, ~np.isnan(scores)
     found = {}
     for name in sorted(set(parts.test_classes[read & (y == 1)].tolist())):
@@ -141,7 +141,7 @@ def _judging(seconds: float, parts: CellImages) -> dict[str, float]:
 
 
 def _in_steps(about: Mapping[str, Any]) -> float | None:
-    """Seconds that training spent in steps, without evaluations, calibration and the first step's warming up."""
+    """Seconds spent in training steps, without evaluations, calibration and the warm-up of the first step."""
     rate = about["training"].get("images_per_second")
     return about["training"]["epochs"] * about["data"]["fit"] / rate if rate else None
 

@@ -26,10 +26,10 @@ def main(
     quick: bool = False,
     out: Path = Path("out/benchmarks/one-vs-rest"),
 ) -> list[dict[str, Any]]:
-    """A VAE beside baselines on `protocols.one_vs_rest`; prints and returns the table.
+    """A VAE and baselines on `protocols.one_vs_rest`; prints and returns the table.
 
     Args:
-        jobs: so many processes measure at the same time.
+        jobs: number of processes that measure at the same time.
         quick: two epochs.
     """
     base = {} if preset or config else {"model": "vae"}

@@ -67,10 +67,10 @@ def main(
         beta: β of beta_vae and of dcvae, as in the paper's command.
         discriminator_width: of the six layers of factor_vae's and rf_vae's discriminators.
         epochs, config, scoring, device: over every preset.
-        jobs: so many processes measure at the same time; default one a core.
+        jobs: number of processes that measure at the same time; default one a core.
         quick: three classes, one seed, 5,000 training images, two epochs, small discriminators, to see that it runs; no
             number of it means anything.
-        show: write the tables of what is done already, measure nothing.
+        show: write the tables of finished measurements, measure nothing.
     """
     command = command_line("paper", main, locals())
     objectives = tuple(choices(VAEOptions, "objective")) if all else objectives
@@ -196,7 +196,7 @@ def report(
 
 
 def print_rows(rows: Sequence[dict[str, Any]], quick: bool) -> None:
-    """A table a data set on stdout."""
+    """One table per data set on stdout."""
     for dataset, mine in paper_tables.grouped(rows, lambda row: row["dataset"]).items():
         lines = []
         for row in mine:

@@ -1,7 +1,7 @@
 """What `benchmark paper` measures on a fitted detector beyond `methods.measure`.
 
-Judging scores an item under every condition it may have, and is the expensive part. It is done once, by `evaluate`;
-what is added here is one pass over the test images under the one condition which that found best.
+Scoring an item under every possible condition is the expensive part. `evaluate` does it once. This module adds one pass
+over the test images, under the best condition only.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Floats = NDArray[np.float64]
 
 
 def measure_more(detector: Detector, found: Evaluation, parts: CellImages) -> dict[str, float | None]:
-    """A, E and what the posterior means tell; where classes were known in training, under the inferred class.
+    """A, E, and TC and MIG of the posterior means; where classes were known in training, under the inferred class.
 
     Returns:
-        a_normal, a_anomalous: mean A = ‖x − x̂‖₂, x̂ from the posterior mean, over good and over anomalous test images.
+        a_normal, a_anomalous: mean A = ‖x − x̂‖₂, x̂ from the posterior mean, over normal and anomalous test images.
         e_normal, e_anomalous: mean E, the negative ELBO in nats. auroc_a, auroc_e: AUROC of A and of E as scores. tc:
-        Gaussian total correlation of the posterior means of the good test images, None where one of them is a linear
+        Gaussian total correlation of the posterior means of the normal test images, None where one of them is a linear
         function of others. mig: mutual information gap of the first 10,000 of these against their class, 20 bins.
 
     Raises:
@@ -89,7 +89,7 @@ def look(pipeline: Pipeline, items: Items, best: Expanded, *, elbo: bool) -> See
 def best_conditions(pipeline: Pipeline, items: Items, named: np.ndarray) -> Expanded:
     """One row an item: the condition that `named`, column "condition" of a table of these items, says.
 
-    So what judging found is known again, without scoring all conditions once more.
+    So the result of `evaluate` is recovered without scoring all conditions again.
     """
     size = max(1, (1 << 17) // max(1, len(pipeline.schema.cells)))
     parts = []
@@ -113,5 +113,5 @@ def total_correlation(codes: Floats) -> float | None:
 
 
 def gap(codes: Floats, classes: np.ndarray) -> float | None:
-    """MIG against the class; None where there is but one."""
+    """MIG against the class; None where there is only one class."""
     return mutual_information_gap(codes, classes, bins=BINS).score if len(set(classes)) > 1 else None

@@ -1,4 +1,4 @@
-"""The page of `benchmark paper`: all tables in one HTML file that asks for nothing from outside."""
+"""The page of `benchmark paper`: all tables in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from benchmarks.tables import Row, spread
 
 Cell = tuple[str, bool]  # text, whether it is the best of its column among the rows of its preset
 WORDS = {
-    "test": "Training images of all classes but the one held out train; test images are judged, those of the class "
-    "held out are the anomalies.",
-    "dev": "The class held out takes no part. The next one stands in as the anomaly; of the training images of the "
-    "others four fifths train and one fifth is judged.",
+    "test": "Training images of all classes but the held-out one train. All test images are tested; those of the "
+    "held-out class are the anomalies.",
+    "dev": "The held-out class is not used. The next class is the anomaly. Of the training images of the other "
+    "classes four fifths train and one fifth is tested.",
 }
 
 
@@ -83,7 +83,7 @@ def _measures(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _pivot(rows: Sequence[Row]) -> dict[str, Any]:
-    """AUROC with a line a method and a column a class held out, the best of each column within its preset marked."""
+    """AUROC with one line per method and one column per held-out class; the best per column and preset is marked."""
     columns = list(dict.fromkeys(row["anomalous"] for row in rows if row["anomalous"] is not None))
     groups = []
     for preset, mine in grouped(rows, lambda row: row["preset"]).items():
@@ -103,7 +103,7 @@ def _pivot(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _ranking(rows: Sequence[Row]) -> dict[str, Any]:
-    """Over data sets: AUROC on each and the mean, the best of all rows marked, and places."""
+    """Over data sets: AUROC on each and the mean, the best of all rows marked, and ranks."""
     fixed = ("preset", "objective", "method", "mean", "rank", "rank_in_preset")
     columns = [name for name in rows[0] if name not in fixed] if rows else []
     best = {name: _best(rows, name, 1) for name in (*columns, "mean")}

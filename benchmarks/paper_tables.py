@@ -22,15 +22,15 @@ class Measure(NamedTuple):
 
 
 MEASURES = (
-    Measure("auroc", "AUROC", 1, 3, "of good against anomalous test images, by the score that the settings name"),
+    Measure("auroc", "AUROC", 1, 3, "of normal against anomalous test images, by the configured score"),
     Measure("auroc_a", "AUROC by A", 1, 3, "by A = ‖x − x̂‖₂, x̂ decoded from the posterior mean"),
     Measure("auroc_e", "AUROC by E", 1, 3, "by E, the negative ELBO"),
-    Measure("a_normal", "A normal", -1, 2, "mean A of good test images"),
+    Measure("a_normal", "A normal", -1, 2, "mean A of normal test images"),
     Measure("a_anomalous", "A anomalous", 1, 2, "mean A of anomalous test images"),
-    Measure("e_normal", "E normal", -1, 1, "mean E of good test images, in nats"),
+    Measure("e_normal", "E normal", -1, 1, "mean E of normal test images, in nats"),
     Measure("e_anomalous", "E anomalous", 1, 1, "mean E of anomalous test images, in nats"),
     Measure("training_seconds", "seconds", -1, 1, "spent in training steps; compares rows of one run only"),
-    Measure("tc", "TC", -1, 3, "Gaussian total correlation of the posterior means of good test images, in nats"),
+    Measure("tc", "TC", -1, 3, "Gaussian total correlation of the posterior means of normal test images, in nats"),
     Measure("mig", "MIG", 1, 3, "mutual information gap of these means against the class, 20 bins"),
 )
 NAMES = tuple(measure.name for measure in MEASURES)
@@ -77,7 +77,7 @@ def by_class(cells: Iterable[Row]) -> list[Row]:
 
 
 def over_datasets(rows: Sequence[Row]) -> list[Row]:
-    """One row a method: AUROC on each data set that has results, the mean over them, and places.
+    """One row per method: AUROC on each data set that has results, the mean over them, and ranks.
 
     rows: of `by_dataset`. The mean is there once the row of every such data set is complete; `rank` is among all
     methods that have one, `rank_in_preset` among those of the same preset. Equal means share the better place.

@@ -1,4 +1,4 @@
-"""`python -m benchmarks pneumonia`: chest X-rays, trained on NORMAL only, beside what contrast alone tells."""
+"""`python -m benchmarks pneumonia`: chest X-rays, trained on NORMAL only, with contrast as a baseline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(
     quick: bool = False,
     out: Path = Path("out/benchmarks/pneumonia"),
 ) -> list[dict[str, Any]]:
-    """A VAE of pixels with the library's defaults by two of its scores, and the lineage's, beside baselines.
+    """A VAE of pixels with the library's defaults and two scores, the lineage's preset, and baselines.
 
     SSIM was the best score of pixels on the dev forms of both sources; `benchmark accuracy` has models of HOG.
 
@@ -39,8 +39,8 @@ def main(
         sources: the folders train|val|test / NORMAL|PNEUMONIA at 64 px, grey; and PneumoniaMNIST at 28 px. Another
             name is a folder of that layout.
         config: settings over the defaults.
-        jobs: so many processes measure at the same time.
-        quick: two epochs, to see that it runs.
+        jobs: number of processes that measure at the same time.
+        quick: two epochs; only checks that it runs.
     """
     given = {"epochs": 2 if quick else epochs, "device": device}
     results = []

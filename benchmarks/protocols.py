@@ -28,7 +28,7 @@ LABELLED = 13  # beside the seed, for the draw of labelled anomalies
 class Cell:
     """One fit and one test of a protocol.
 
-    normal, anomalous: in words, for tables. train, calibrate: picks of good images; `calibrate` is empty where the
+    normal, anomalous: in words, for tables. train, calibrate: picks of normal images; `calibrate` is empty where the
     detector sets aside a share of `train` by itself. conditions: columns given in training; at test all are hidden.
     settings: what the protocol itself fixes, over a method's own settings. labelled: picks of known anomalies, of which
     so many, drawn by the seed, join `train` that they are `labelled_share` of all training images; a greater share has
@@ -55,7 +55,7 @@ class Cell:
 
 
 class CellImages(NamedTuple):
-    """The images of a cell. `train` and `calibrate` carry the cell's conditions, `test` none; none carries splits.
+    """The images of a cell. `train` and `calibrate` have the cell's conditions, `test` has none; none has splits.
 
     Known anomalies are in `train`, with the label 1.
 
@@ -102,9 +102,9 @@ def one_vs_rest(
 ) -> list[Cell]:
     """One class is normal, all others are anomalous; a cell for each normal class k and seed.
 
-    test: the training images of class k train; all test images are judged, class k good, the others anomalous.
+    test: the training images of class k train; all test images are tested, class k normal, the others anomalous.
     dev: of the training images of class k, those at positions p (counted within the class) with p % 5 ≠ 4 train and
-    the others are the good ones of the test; anomalous are every fifth (p % 5 = 4) of the training images of the other
+    the others are the normal test images; anomalous are every fifth (p % 5 = 4) of the training images of the other
     classes, counted together in file order.
     """
     cells = []
@@ -131,17 +131,17 @@ def leave_one_out(
 ) -> list[Cell]:
     """One class d is the anomaly; the class of the others is a condition, known in training and hidden at test.
 
-    test: the training images of all classes but d train; all test images are judged, d anomalous, the others good.
-    dev: d takes no part at all, neither its training nor its test images. The class after d (after the last comes the
-    first) stands in as the anomaly. Of the training images of the remaining classes, counted together in file order,
-    those at positions p with p % 5 ≠ 4 train and the others are the good ones of the test; anomalous are every fifth
+    test: the training images of all classes but d train; all test images are tested, d anomalous, the others normal.
+    dev: d is not used at all, neither its training nor its test images. The class after d (after the last comes the
+    first) serves as the anomaly. Of the training images of the remaining classes, counted together in file order,
+    those at positions p with p % 5 ≠ 4 train and the others are the normal test images; anomalous are every fifth
     (p % 5 = 4) of the stand-in's training images.
 
     Args:
         classes: all classes of the data set, in the order that "after" means.
         train_size: at most so many images train, the first in file order; the detector sets its shares for selection
             and calibration aside from these.
-        test_size: at most so many good and so many anomalous images are judged, the first in file order.
+        test_size: at most so many normal and so many anomalous images are tested, the first in file order.
     """
     cells = []
     for d in held_out:
@@ -174,10 +174,10 @@ def lineage(
     Its files are read one after the other, training file first. Everything below lies in the training file, where
     MNIST and its kin have over 5,000 images of each class; a data set with too few is refused.
 
-    test: the first 1,000 images of class k train; judged are the next 1,000 of class k (good) and the first 1,000
+    test: the first 1,000 images of class k train; tested are the next 1,000 of class k (normal) and the first 1,000
     images of all other classes together, in file order (anomalous). The further images of class k calibrate: the
     threshold comes from training-side normals that were neither trained nor tested on.
-    dev: the same 1,000 train; judged are images 2,000 to 2,999 of class k and images 1,000 to 1,999 of the others,
+    dev: the same 1,000 train; tested are images 2,000 to 2,999 of class k and images 1,000 to 1,999 of the others,
     counted from 0; the images of class k after those calibrate.
 
     The detector learns from all 1,000: none select.
@@ -196,13 +196,13 @@ def lineage(
 
 
 def pneumonia(dataset: str, *, seeds: Sequence[int] = (0,), form: Form = "test") -> list[Cell]:
-    """Chest X-rays, NORMAL is good and PNEUMONIA anomalous; for the folders `chest-xray-224` and for `pneumoniamnist`.
+    """Chest X-rays, PNEUMONIA is anomalous; for the folders `chest-xray-224` and for `pneumoniamnist`.
 
-    test: NORMAL images of the split "train" train; all images of the split "test" are judged. "val" is not used.
-    dev: split "train" only. Of its NORMAL images four fifths train and one fifth is judged, beside one fifth of its
+    test: NORMAL images of the split "train" train; all images of the split "test" are tested. "val" is not used.
+    dev: split "train" only. Of its NORMAL images four fifths train and one fifth is tested, beside one fifth of its
     PNEUMONIA images. In the folders fifths are of patients, numbered within the class by their first image in file
-    order, patients with number % 5 = 4 judged; the file names tell them (see `patient`). PneumoniaMNIST names no
-    patients: there fifths are of images.
+    order, patients with number % 5 = 4 tested; the file names identify them (see `patient`). PneumoniaMNIST does
+    not identify patients: there fifths are of images.
     """
     by: Literal["image", "patient"] = "image" if dataset == "pneumoniamnist" else "patient"
     if check_form(form) == "test":
@@ -227,7 +227,7 @@ def check_form(form: str) -> str:
 def _with_labelled(
     normals: tuple[np.ndarray, np.ndarray], cell: Cell, images: ImageSet
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and labels, as of `_gather`, with the known anomalies of the cell among them."""
+    """Positions and labels, as from `_gather`, including the labelled anomalies of the cell."""
     pool, _ = _gather(cell.labelled, images)
     wanted = round(cell.labelled_share / (1 - cell.labelled_share) * len(normals[0]))
     if wanted > len(pool):

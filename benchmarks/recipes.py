@@ -1,4 +1,4 @@
-"""The settings that `benchmark accuracy` states results for, by recipe and track. Chosen on dev forms alone."""
+"""The settings that `benchmark accuracy` states results for, by recipe and track. Chosen on dev forms only."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ UNNAMED_KINDS: Mapping[str, Any] = {
     },
 }
 INFER: Mapping[str, Any] = {"conditioning": {"unknown": "infer"}}
-# What "auto" takes, with nothing set.
+# The library with nothing set.
 AUTO: Mapping[str, Any] = {}
 # A VAE of pixels, fused with the nearest normal images by HOG.
 PIXELS: Mapping[str, Any] = {"representation": "pixels"}
-# The same HOG without a network: what `ours` has to be held against.
+# The same HOG without a network: it shows what the VAE of `ours` adds.
 NEIGHBOURS: Mapping[str, Any] = {"representation": "hog", "model": "memory_bank"}
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "ours": {

@@ -1,4 +1,4 @@
-"""Lines that tell how far a run is, and about how long the rest will take."""
+"""Progress lines: how many measurements are done, and an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Remaining:
-    """Counts what is done of `total` measurements, `jobs` of which are made at a time."""
+    """Counts finished measurements of `total`, of which `jobs` run at a time."""
 
     def __init__(self, total: int, jobs: int) -> None:
         self.total, self.jobs, self.done = total, jobs, 0
@@ -32,7 +32,7 @@ class Remaining:
         )
 
     def left(self) -> float | None:
-        """Seconds: for each measurement to come the mean of its method's on its data set, or of all; None: no idea."""
+        """Seconds: for each remaining measurement the mean of its method on its data set, or of all; None: unknown."""
         if not self.waiting or not self.seconds:
             return None
         everything = mean([second for some in self.seconds.values() for second in some])

@@ -2,7 +2,7 @@
 
 A finished measurement is one line of `results.jsonl` in the output folder, under a key made of everything that its
 numbers depend on: the cell, the method with all its settings, the data, and the code (not its comments). Any change
-of these is a new key; lines of other keys stay in the file and are passed over.
+of these is a new key; lines with other keys stay in the file and are ignored.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def run(
         out: folder for `results.jsonl` (made if need be), and for reports.
         opener: gives the whole data set, all splits, for a cell's `dataset`; default `open_whole`.
         reports: write an HTML report of each detector beside the results.
-        jobs: so many processes measure at the same time, with an equal share of the cores each; with 1 this one does.
+        jobs: number of processes that measure at the same time, each with an equal share of the cores; 1: this one.
             Only this process writes results, each as soon as it is there.
-        measuring: False reads what is done, measures nothing and says nothing of it.
+        measuring: False reads finished measurements, measures nothing and prints no progress.
 
     Returns:
         One record a cell and method, in order. Where the data are missing, training failed or its process died the
@@ -135,7 +135,7 @@ def _measured(
 
 
 def attempt(task: Task, images: ImageSet, *, progress: bool = False) -> Result:
-    """What is measured, with the seconds it took; or why it could not be, as `error`."""
+    """The measurement with its seconds; or the reason of a failure, as `error`."""
     started = time.perf_counter()
     try:
         parts = resolve(task.cell, images)
@@ -158,7 +158,7 @@ def _held_open(opener: Opener, dataset: str) -> ImageSet:
 
 
 def key_of(cell: Cell, method: Method, fingerprint: str) -> str:
-    """Hash (hex) of all that a measurement depends on; what the protocol and the classes are called does not count."""
+    """Hash (hex) of all that a measurement depends on; the names of protocol and classes do not count."""
     made_of = {name: value for name, value in cell.to_record().items() if name not in NAMES_ONLY}
     content = [made_of, method.to_record(cell), fingerprint, code_version()]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
@@ -182,7 +182,7 @@ def code_version() -> str:
 
 
 def essence(source: str) -> str:
-    """Python source without what does not change what it does."""
+    """Python source without comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -197,7 +197,7 @@ def essence(source: str) -> str:
 
 
 def read_results(path: Path) -> dict[str, Result]:
-    """Finished measurements by key. A last line that was cut off, by a kill, is passed over."""
+    """Finished measurements by key. An incomplete last line is skipped."""
     found: dict[str, Result] = {}
     if not path.exists():
         return found

@@ -1,4 +1,4 @@
-"""`python -m benchmarks speed`: how much of bare torch's speed is left, in training and in scoring.
+"""`python -m benchmarks speed`: the share of bare torch's speed that training and scoring reach.
 
 Every number is a ratio of two runs in one process, one right after the other, in turn and several times; the median
 counts. Absolute times depend on the machine and are only in the CSV.
@@ -37,7 +37,7 @@ SCORINGS = {"reconstruction": 1, "elbo": Elbo().samples}  # and how often each d
 
 @dataclass(frozen=True)
 class Pair:
-    """Two ways to do the same work on the same net: ours and a bare loop. Both give images a second."""
+    """The library and a bare loop, for the same work on the same net. Both return images per second."""
 
     what: str
     net: str
@@ -57,7 +57,7 @@ def main(
     quick: bool = False,
     out: Path = Path("out/benchmarks/speed"),
 ) -> list[dict[str, Any]]:
-    """Training and scoring beside bare torch, objectives beside their parents; prints and returns the table.
+    """Training and scoring compared with bare torch, objectives with their parents; prints and returns the table.
 
     Training: `knowngood.training.train` with its defaults (average weights, gradient clipping, schedule, logging; no
     files) against a loop of fused AdamW over the same net, batches and pixels held as float32. In float32, with which
@@ -71,7 +71,7 @@ def main(
         repetitions: of each pair; ours and bare take turns.
         seconds: about how long one run of one side lasts.
         parts: any of training, scoring, objectives and regret.
-        quick: two repetitions of a tenth of a second, to see that it runs.
+        quick: two repetitions of a tenth of a second; only checks that it runs.
     """
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
@@ -169,7 +169,7 @@ def _scoring(name: str, settings: Settings, device: torch.device, seconds: float
 
 
 def _compare(pair: Pair, repetitions: int, rate: float) -> dict[str, Any]:
-    """Both sides in turn, the first place changing; medians. `rate` is the machine's, in FLOP/s."""
+    """Both sides in turn, alternating which runs first; medians. `rate` is the machine's, in FLOP/s."""
     pair.ours()  # allocators and kernels are warm from here on
     pair.bare()
     ours, other = [], []

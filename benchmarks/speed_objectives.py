@@ -1,6 +1,6 @@
-"""What an objective costs: the time of its training step over that of the objective it grew from.
+"""The cost of an objective: the time of its training step divided by that of its parent objective.
 
-All objectives of a net take turns in one process, several times over; the median of the ratios within a turn counts.
+All objectives of a net take turns in one process, several times; the result is the median of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NETS: dict[str, Any] = {
 PARENTS = {"dcvae": "cvae", "tc_vae": "vae", "factor_vae": "vae", "rf_vae": "vae"}
 BARS = {("dcvae", "mlp"): 1.5, ("dcvae", "conv"): 1.25, ("factor_vae", "conv"): 2.0}
 BATCH, LATENT, CLASSES = 256, 32, 10
-IMAGES = 10 * BATCH  # so many of each class that every batch of few strata is full: the dearest ones
+IMAGES = 10 * BATCH  # so many of each class that every batch of few Mondrian groups is full: the most expensive case
 
 
 def compare(

@@ -1,6 +1,6 @@
-"""What likelihood regret costs: the published procedures, an image at a time, beside the library's score.
+"""The cost of likelihood regret: the published procedures, one image at a time, and the library's score.
 
-All ways take turns in one process, on one model, several times over; the median of the ratios within a turn counts.
+All ways take turns in one process, on one model, several times; the result is the median of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def measure(way: Way, x: Tensor) -> tuple[float, Tensor]:
 
 
 def _turn(ways: list[Way], batches: dict[str, int], x: Tensor, turn: int) -> dict[str, tuple[float, Tensor, Tensor]]:
-    """Of each way its seconds an image, the images and their regrets. Order and images change from turn to turn."""
+    """For each way: seconds per image, the images and their regrets. Order and images change from turn to turn."""
     first, found = turn % len(ways), {}
     for way in ways[first:] + ways[:first]:
         count = batches[way.what] * way.batch

@@ -8,7 +8,7 @@ The renderer. A shape is given by an inequality in its own coordinates (u, v), o
 
 A pixel whose centre lies (dx, dy) from the centre of the sprite, dx to the right and dy down, is white if
 (u, v) = (dx cos θ + dy sin θ, dy cos θ − dx sin θ) is in the shape: the shape is turned by θ, clockwise as seen. The
-sprite's centre is the centre of a pixel, so a move by a whole pixel changes nothing but the place. There are no grey
+sprite's centre is the centre of a pixel, so a shift by a whole pixel changes only the location. There are no grey
 edges. No shape of scale ≤ 1 reaches further than 16 pixels from the centre.
 """
 

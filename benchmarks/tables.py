@@ -61,7 +61,7 @@ def summary(results: Iterable[Row], over: Sequence[str] = ("seed",)) -> list[Row
 
 
 def print_summary(rows: Sequence[Row], title: str) -> None:
-    """The summary on stdout, a row a group; a group without measurements says why."""
+    """The summary on stdout, one row per group; a group without measurements shows the error."""
     columns = ["data set", "normal", "method", "seeds", *MEANS.values(), "threshold", "fit, s"]
     lines = []
     for row in rows:
@@ -75,7 +75,7 @@ def print_summary(rows: Sequence[Row], title: str) -> None:
 
 
 def print_pivot(rows: Sequence[Row], across: str, title: str) -> None:
-    """AUROC with a line a method and a column for each value of `across`, then the mean and the seconds of a fit."""
+    """AUROC with one line per method and one column per value of `across`, then the mean and the seconds of a fit."""
     values = list(dict.fromkeys(row[across] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
     lines = []

@@ -50,7 +50,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command asks for, the same for every track.
+    """The options of a command, the same for every track.
 
     classes: those that are normal or held out, one after the other; None: all that the data set has.
     config: a YAML file of settings over those of a recipe. training: epochs and device, over those of every VAE.
@@ -66,7 +66,7 @@ class Asked:
 
 
 def sources(track: str, datasets: Sequence[str] | None) -> tuple[str, ...]:
-    """The data sets of a track: its own, or those asked for that fit it: X-rays to one, all others to the others."""
+    """The data sets of a track: its own, or those of the requested ones that belong to it (X-rays to `pneumonia`)."""
     if datasets is None:
         return TRACKS[track]
     return tuple(name for name in datasets if (name in TRACKS[PNEUMONIA]) == (track == PNEUMONIA))
@@ -116,7 +116,7 @@ def _of_classes(track: str, dataset: str, classes: Sequence[str], seed: int, ask
 
 
 def _methods(track: str, asked: Asked, *, pixels_of: str | None = None) -> list[Method]:
-    """The methods asked for. Contrast alone is for X-rays, and these are seen at the pixels that fit their data set."""
+    """The requested methods. Contrast is for X-rays only; X-rays have the image size of their data set."""
     pixels = X_RAY_PIXELS[pixels_of] if pixels_of else {}
     training = asked.training or {}
     command = f"python -m benchmarks accuracy --tracks {track}"

@@ -1,4 +1,4 @@
-"""Processes that carry out tasks side by side. One that dies costs the task it was on, and no other."""
+"""Processes that run tasks in parallel. If one dies, only its own task is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 10.0  # seconds for a process to end
 
 
 class Died(NamedTuple):
-    """The process that was on a task ended."""
+    """The process of a task ended."""
 
     why: str
 
@@ -65,7 +65,7 @@ def each(function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int) -> Gen
 
 
 class _Worker:
-    """A process and the pipe to it; `task` is the position of the one it is on."""
+    """A process and its pipe; `task` is the position of its current task."""
 
     def __init__(self, function: Callable[[Any], Any], threads: int) -> None:
         context = get_context("spawn")
@@ -100,14 +100,14 @@ class _Worker:
         return found
 
     def end(self) -> None:
-        """Stop the process, whatever it is doing."""
+        """Stop the process, also during a task."""
         self.pipe.close()
         self.process.terminate()
         self.process.join(PATIENCE)
 
 
 def _serve(pipe: Connection, function: Callable[[Any], Any]) -> None:
-    """Carry out what comes through the pipe until its other end is closed."""
+    """Run the tasks from the pipe until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt at the terminal is the parent's to handle
     pipe.send(READY)
     while True:
@@ -126,7 +126,7 @@ def _why(code: int | None) -> str:
 
 @contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """These environment variables for a while: processes started meanwhile inherit them before they import torch."""
+    """Set these environment variables temporarily: processes started now inherit them before they import torch."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
