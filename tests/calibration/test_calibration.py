@@ -88,7 +88,7 @@ def test_minimum_normals_known_values() -> None:
 
 def test_threshold_is_infinite_when_alpha_is_out_of_reach() -> None:
     assert threshold(np.arange(18.0), 0.05) == math.inf
-    assert threshold(np.arange(19.0), 0.05) == 18.0
+    assert threshold(np.arange(19.0), 0.05) == pytest.approx(18.0, rel=2e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -0.1, float("nan")])
@@ -378,3 +378,24 @@ def test_the_alpha_that_a_refusal_offers_is_not_refused(n: int) -> None:
     with pytest.raises(NotEnoughNormals) as refused:
         calibration.refuse(1e-4)
     calibration.refuse(float(str(refused.value).rstrip(".").rsplit(" ", 1)[1]))
+
+
+def test_scores_within_rounding_of_each_other_count_as_equal() -> None:
+    rng = np.random.default_rng(0)
+    calibration = rng.normal(100, 10, 199)
+    jitter = 1 + 3e-7 * rng.uniform(-1, 1, 199)
+    for scale, shift in ((1.0, 0.0), (1e-6, 0.0), (1e12, 0.0), (1.0, -100.0)):
+        c = scale * calibration + shift
+        rounded = scale * calibration * jitter + shift
+        np.testing.assert_array_equal(p_values(c, rounded), p_values(c, c))
+    assert (p_values(calibration, calibration * (1 + 1e-3)) < p_values(calibration, calibration)).all()
+
+
+def test_equal_scores_only_raise_p_and_keep_the_threshold_in_step() -> None:
+    rng = np.random.default_rng(1)
+    calibration, scores = rng.normal(size=59), np.concatenate([rng.normal(size=500), [np.inf, -1e300, 1e300]])
+    plain = (1 + (calibration[None] >= scores[:, None]).sum(1)) / 60
+    p = p_values(calibration, scores)
+    assert (p >= plain).all()
+    for alpha in (0.02, 0.05, 0.1, 0.5):
+        np.testing.assert_array_equal(scores > threshold(calibration, alpha), p <= alpha)

@@ -17,9 +17,14 @@ from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 
 Floats = NDArray[np.float64]
 
+TIE = 1e-5  # of a score's size, within which two scores count as equal: what rounding in batches and threads may change
+
 
 def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
     """p = (1 + #{calibration ≥ score}) / (n + 1), Vovk et al. 2005.
+
+    A score that is larger by less than the rounding of floating-point sums counts as equal (`sorted_scores`), so that
+    the p-value of an item does not depend on what else is in its batch. That only raises p: its guarantee stands.
 
     Args:
         calibration: (n,) scores of held-out normals, finite, in any order.
@@ -32,7 +37,7 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
     Raises:
         DataError: a score is NaN, or a calibration score is not finite.
     """
-    ordered = np.sort(finite_scores(calibration))
+    ordered = sorted_scores(calibration)
     at_least = len(ordered) - np.searchsorted(ordered, judged_scores(scores), side="left")
     return (1 + at_least) / np.float64(len(ordered) + 1)
 
@@ -55,10 +60,22 @@ def alarm_rank(n: int, alpha: float) -> int:
 
 
 def threshold(calibration: ArrayLike, alpha: float) -> float:
-    """The score above which (strictly) p ≤ α: the k-th largest calibration score, +inf when k = 0."""
-    ordered = np.sort(finite_scores(calibration))
+    """The score above which (strictly) p ≤ α: the k-th largest of `sorted_scores`, +inf when k = 0."""
+    ordered = sorted_scores(calibration)
     k = alarm_rank(len(ordered), alpha)
     return float(ordered[-k]) if k else math.inf
+
+
+def sorted_scores(calibration: ArrayLike) -> Floats:
+    """(n,) calibration scores in rising order, each raised by what may be rounding in the score it is compared with.
+
+    That is 1e-5 of its size, or of the typical (median) size of calibration scores where that is larger.
+    """
+    ordered = np.sort(finite_scores(calibration))
+    if not len(ordered):
+        return ordered
+    size = np.abs(ordered)
+    return ordered + TIE * np.maximum(size, np.median(size))
 
 
 def minimum_normals(alpha: float) -> int:

@@ -15,7 +15,7 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.detector.decide import calibrated, marginal_scores
 from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline
-from knowngood.detector.scoring import refuse_unread, score_batches
+from knowngood.detector.scoring import BEYOND, refuse_unread, score_batches
 from knowngood.scores import Adjustment, Score
 from knowngood.scores.marginal import choose_rule
 
@@ -53,7 +53,7 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
     locates = isinstance(pipeline.settings.representation, FeatureOptions)
     for batch in score_batches(pipeline, normals, unknown="error", maps=locates):
         refuse_unread(batch.items, batch.errors)
-        values.append(batch.values)
+        values.append(np.where(batch.values < BEYOND, batch.values, np.inf))  # refused: a normal item cannot overflow
         strata.append(batch.expanded.stratum)
         if batch.grids is not None:
             rows = np.arange(len(batch.items))

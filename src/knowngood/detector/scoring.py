@@ -29,6 +29,7 @@ MOST_ROWS = 512  # scored at a time, fewer where items are large
 VALUES = 1 << 22  # of all rows scored at a time
 CHUNKS = 4  # of rows in a batch of items
 MOST_EXPANDED = 1 << 15  # rows of a batch, should all conditions be unknown
+BEYOND = 1e30  # the score of an item so far outside that a model overflows, and the largest of any
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,9 @@ class Scored:
     """Raw scores of a batch of N items. An item has one row, or one for each condition that it may have.
 
     first: position of the first item in the whole set. expanded: the M rows. values: (M,) raw scores, NaN for items
-    that cannot be read. parts: named parts of the score (M,). errors: reasons, by position in the batch.
-    grids: anomaly maps (R, h, w) over what the model sees, if asked for; row `grid_row[r]` (R,) of the M has it.
+    that cannot be read, and finite for all others: 1e30 where the model overflows. parts: named parts of the score
+    (M,). errors: reasons, by position in the batch. grids: anomaly maps (R, h, w) over what the model sees, if asked
+    for; row `grid_row[r]` (R,) of the M has it.
     seen: the items, or their tiles. transforms: where each image of `seen` lay.
     """
 
@@ -116,9 +118,13 @@ def score_rows(
         values.append(result.values.cpu().numpy())
         parts.append({name: part.cpu().numpy() for name, part in result.parts.items()})
         if maps and result.map is not None:
-            grids.append(result.map.float().cpu().numpy())
+            shown = finite(result.map.float().cpu().numpy())
+            grids.append(
+                shown if pipeline.ignore is None else np.where(np.isnan(result.map.cpu().numpy()), np.nan, shown)
+            )
     joined = np.concatenate(values) if values else np.empty(0)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+    joined, columns = finite(joined), {name: finite(column) for name, column in columns.items()}
     errors = reader.errors
     if tiles is not None:
         top = largest(joined, row)
@@ -202,6 +208,11 @@ class Reader:
             native, errors = representation.read(images, index, workers=READERS)
         self.errors.update({int(owner[i]): why for i, why in errors.items()})
         return native
+
+
+def finite(values: np.ndarray) -> np.ndarray:
+    """Values of items that were read: what overflowed is far outside, and so as anomalous as can be."""
+    return np.nan_to_num(values, nan=BEYOND, posinf=BEYOND, neginf=BEYOND).clip(-BEYOND, BEYOND)
 
 
 def one_row_each(pipeline: Pipeline, items: Items, expanded: Expanded) -> Iterator[Rows]:

@@ -12,6 +12,8 @@ from knowngood.data.tableset import TableSet, check_rows
 from knowngood.errors import DataError
 from knowngood.representations.base import Fitted
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 class Table(Fitted):
     """Mean and standard deviation of F columns, in float64. Fitted once; plain JSON."""
@@ -61,7 +63,8 @@ class Table(Fitted):
         rows = items.rows if index is None else items.rows[index]
         check_rows(rows)
         self.check(rows.shape, rows.dtype)
-        return ((rows.astype(np.float64) - np.array(self.mean)) / np.array(self.std)).astype(np.float32), {}
+        standard = (rows.astype(np.float64) - np.array(self.mean)) / np.array(self.std)
+        return standard.clip(-FLOAT32_MAX, FLOAT32_MAX).astype(np.float32), {}
 
     def unscale(self, x: Tensor) -> Tensor:
         """Standardised rows (B, F) → raw values, in float32."""
