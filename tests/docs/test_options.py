@@ -81,7 +81,7 @@ def test_the_page_of_features_names_options_that_are_there() -> None:
 
 
 def test_the_page_of_scores_has_every_score() -> None:
-    rows = table(METHODS / "scores.md", "score", "definition", "what for", "map", "likelihood", "cost")
+    rows = table(METHODS / "scores.md", "score", "definition", "use", "map", "likelihood", "cost")
     assert {row[0].split(",")[0].strip("`") for row in rows} == set(choices(Settings, "score"))
     assert all(len(row) == 6 for row in rows)
 

@@ -95,8 +95,12 @@ class RFVAE(Options):
     lambda_max: float = Field(default=10.0, ge=0, description="KL weight of a nuisance dimension")
     eta_s: float = Field(default=1.0, ge=0, description="weight of the sum of relevances")
     eta_h: float = Field(default=100.0, ge=0, description="weight of the entropy of relevances")
-    relevance_from: float = Field(default=0.4, ge=0, lt=1, description="share of steps before relevances start to move")
-    entropy_from: float = Field(default=0.7, ge=0, lt=1, description="share of steps before eta_h rises from 0")
+    relevance_from: float = Field(
+        default=0.4, ge=0, lt=1, description="share of all steps before relevances start to move"
+    )
+    entropy_from: float = Field(
+        default=0.7, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0"
+    )
     relevance_start: float = Field(default=0.9, gt=0, lt=1, description="relevance of all dimensions at the start")
     discriminator_layers: PositiveInt = Field(default=6, description="hidden layers of the discriminator")
     discriminator_width: PositiveInt = Field(default=1000, description="width of the discriminator's layers")
@@ -166,7 +170,9 @@ class DANVAE(Options):
         min_length=1,
         description="columns, or brightness, contrast, sharpness and rotation as measured on the images",
     )
-    labelled_share: float = Field(default=1.0, gt=0, le=1, description="share of normal items that show their factors")
+    labelled_share: float = Field(
+        default=1.0, gt=0, le=1, description="share of the normal items whose factors are known in training"
+    )
     beta_a: float = Field(default=1.0, ge=0, description="weight of the KL of z_a")
     beta_n: float = Field(default=3.0, ge=0, description="weight of the KL of z_n")
     head_weight: float | None = Field(
