@@ -101,7 +101,7 @@ class RFVAE(Options):
     entropy_from: float = Field(
         default=0.7, ge=0, lt=1, description="share of all steps before eta_h starts to rise from 0"
     )
-    relevance_start: float = Field(default=0.9, gt=0, lt=1, description="relevance of all dimensions at the start")
+    relevance_start: float = Field(default=0.9, gt=0, lt=1, description="relevance of every dimension at the start")
     discriminator_layers: PositiveInt = Field(default=6, description="hidden layers of the discriminator")
     discriminator_width: PositiveInt = Field(default=1000, description="width of the discriminator's layers")
 
