@@ -81,6 +81,12 @@ def marginal_scores(pipeline: Pipeline, scored: Scored, at: np.ndarray | slice =
     return marginal(pipeline.score, pipeline.adjustments, pipeline.state, rows)
 
 
+def condition_names(decisions: Decisions) -> list[str]:
+    """The condition of each item in words."""
+    best = decisions.best
+    return [text + ("" if known else " (inferred)") for text, known in zip(best.label, best.known, strict=True)]
+
+
 def calibrated(pipeline: Pipeline) -> Calibration:
     """The calibration; DataError if there is none."""
     if pipeline.calibration is None:

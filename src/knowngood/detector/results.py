@@ -9,7 +9,8 @@ import numpy as np
 
 from knowngood.calibration import Region, benjamini_hochberg, verdict
 from knowngood.data.findings import UNUSABLE
-from knowngood.detector.decide import Decisions, decide
+from knowngood.detector.decide import Decisions, condition_names, decide
+from knowngood.detector.explain.explanation import Explanation
 from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
 from knowngood.detector.scoring import score_batches
@@ -17,8 +18,6 @@ from knowngood.errors import DataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from knowngood.detector.explain import Explanation
 
 
 class Detected(NamedTuple):
@@ -85,12 +84,6 @@ def flagged(p_values: np.ndarray, level: float, fdr: float | None = None) -> np.
     found, read = np.zeros(len(p_values), dtype=bool), ~np.isnan(p_values)
     found[read] = benjamini_hochberg(p_values[read], fdr)
     return found
-
-
-def condition_names(decisions: Decisions) -> list[str]:
-    """The condition of each item in words."""
-    best = decisions.best
-    return [text + ("" if known else " (inferred)") for text, known in zip(best.label, best.known, strict=True)]
 
 
 def table_of(

@@ -10,14 +10,13 @@ import torch
 
 from knowngood.data import ImageSet
 from knowngood.data.tiling.tiles import Tiles
-from knowngood.detector.decide import Decisions
+from knowngood.detector.decide import Decisions, condition_names
 from knowngood.detector.explain.deviations import deviations
 from knowngood.detector.explain.explanation import Explanation, Fields
 from knowngood.detector.explain.reference import comparison, scaled_images
 from knowngood.detector.explain.words import sentences, summary
 from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
-from knowngood.detector.results import condition_names
 from knowngood.detector.scoring import one_row_each, score_rows
 
 AT_ONCE = 16  # images
