@@ -88,7 +88,7 @@ class Results:
 
     @property
     def groups(self) -> tuple[str, np.ndarray] | None:
-        """What images are grouped by, "class" or "condition", and (N,) str; None with fewer than two groups."""
+        """The column that groups images, "class" or "condition", and the group (N,) of each; None with fewer than two."""
         for column in ("class", "condition"):
             names = self.texts(column)
             if len(set(names[self.scored])) > 1:

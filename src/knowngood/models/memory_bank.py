@@ -169,8 +169,8 @@ def nearest_distances(queries: Tensor, kept: Tensor, k: int) -> Tensor:
     """Euclidean distances (B, k) in float64 of queries (B, V) to their k nearest of kept (M, V); all M if fewer.
 
     The nearest are found by matrix products, |a|² + |b|² − 2ab, which cancels at small distances. So some more are
-    found than asked for, those are measured again by differences, and the k nearest by that are taken. The products
-    are taken in float32, and in float64 for queries of which rounding may have hidden a nearer one.
+    found than asked for, their distances are computed again from a − b, and the k nearest are taken. The products are
+    taken in float32, and in float64 for queries of which rounding may have hidden a nearer one.
     """
     index, beyond = candidates(queries.float(), kept, k + SPARE)
     distances = _measured(queries, kept, index, k)
@@ -207,6 +207,6 @@ def candidates(queries: Tensor, kept: Tensor, count: int, centre: Tensor | None 
 
 
 def _measured(queries: Tensor, kept: Tensor, index: Tensor, k: int) -> Tensor:
-    """(B, k), or fewer: the smallest distances of queries (B, V) to the rows `index` (B, n) of kept, by differences."""
+    """The k smallest of the distances (B, n) from queries (B, V) to their candidates, the rows `index` (B, n) of kept."""
     measured = [(queries - kept[one].to(queries)).square().sum(1).sqrt() for one in index.t()]
     return torch.stack(measured, 1).sort(dim=1).values[:, :k]
