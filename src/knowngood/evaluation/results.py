@@ -88,7 +88,7 @@ class Results:
 
     @property
     def groups(self) -> tuple[str, np.ndarray] | None:
-        """The column that groups images, "class" or "condition", and the group (N,) of each; None with fewer than two."""
+        """The column that groups images, "class" or "condition", and the group (N,) of each; None for one group."""
         for column in ("class", "condition"):
             names = self.texts(column)
             if len(set(names[self.scored])) > 1:

@@ -207,6 +207,6 @@ def candidates(queries: Tensor, kept: Tensor, count: int, centre: Tensor | None 
 
 
 def _measured(queries: Tensor, kept: Tensor, index: Tensor, k: int) -> Tensor:
-    """The k smallest of the distances (B, n) from queries (B, V) to their candidates, the rows `index` (B, n) of kept."""
+    """(B, k) smallest distances of queries (B, V) to their candidates, the rows `index` (B, n) of kept."""
     measured = [(queries - kept[one].to(queries)).square().sum(1).sqrt() for one in index.t()]
     return torch.stack(measured, 1).sort(dim=1).values[:, :k]
