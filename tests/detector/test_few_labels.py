@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from knowngood import Detector
 from knowngood.data import ImageSet, TableSet
-from knowngood.detector.fit.few_labels import (
+from knowngood.detector.fit.few_labels import learn_penalty, mask_locations
+from knowngood.detector.fit.penalty_choice import (
     Choice,
     Evidence,
     centres,
     choose,
     gain,
     harm,
-    learn_penalty,
     logistic,
-    mask_locations,
     shares_below,
 )
 from knowngood.detector.scoring import score_batches

@@ -1,4 +1,3 @@
-# ruff: noqa: F401  the names of this room, for all others
 """From scores to p-values: the split of the normals, conformal calibration by stratum, thresholds, false discovery.
 
 Everything here is NumPy (and SciPy inside functions); nothing imports torch.
@@ -17,3 +16,21 @@ from knowngood.calibration.conformal import (
 from knowngood.calibration.regions import Region, find_regions, largest_value, regions_table
 from knowngood.calibration.splits import folds, split_normals
 from knowngood.calibration.state import Calibration
+
+__all__ = [
+    "Calibration",
+    "Region",
+    "alarm_rank",
+    "benjamini_hochberg",
+    "false_alarm_interval",
+    "find_regions",
+    "folds",
+    "largest_value",
+    "minimum_normals",
+    "p_values",
+    "regions_table",
+    "split_normals",
+    "surprise",
+    "threshold",
+    "verdict",
+]

@@ -29,8 +29,8 @@ def calibrate(
 ) -> None:
     """Calibrate a model on normal images that it was not fitted to, for example of a new camera, and save it.
 
-    All p-values and thresholds come from these images from then on. The model itself stays as it is. Images that are
-    labelled anomalous are left out.
+    All p-values and thresholds come from these images from then on. Nothing is fitted again. Without --out the
+    calibrated model replaces MODEL. Images that are labelled anomalous are not used.
     """
     if out is not None and out.resolve() != model_folder(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")

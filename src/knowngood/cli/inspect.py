@@ -33,7 +33,7 @@ def inspect(
         Path | None, typer.Option("--json", help="write every finding to this file", metavar="FILE")
     ] = None,
 ) -> None:
-    """List what is wrong with the data, file by file. Exit status 3 if training on it would be refused."""
+    """List what is wrong with the data, file by file. Exit status 3 if training would refuse what is found."""
     from knowngood.data import audit
 
     images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)

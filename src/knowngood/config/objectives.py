@@ -35,7 +35,7 @@ class BetaVAE(Options):
 class CVAE(Options):
     """Conditional VAE: −E log p(x|z,c) + KL(q(z|x,c) ‖ r(z|c)). Sohn et al. 2015."""
 
-    implementation = "knowngood.models.objectives.vae:CVAEObjective"
+    implementation = "knowngood.models.objectives.cvae:CVAEObjective"
     name: Literal["cvae"] = "cvae"
 
 
@@ -151,7 +151,7 @@ class InfoVAE(Options):
 class CorEx(Options):
     """−E log q(x|z) + Σ_j KL(p(z_j|x) ‖ r_j(z_j)) with learned marginals r_j. Gao et al., arXiv:1802.05822."""
 
-    implementation = "knowngood.models.objectives.vae:CorExObjective"
+    implementation = "knowngood.models.objectives.corex:CorExObjective"
     name: Literal["corex"] = "corex"
 
 

@@ -39,8 +39,8 @@ class Scored:
     first: position of the first item in the whole set. expanded: the M rows. values: (M,) raw scores, NaN for items
     that cannot be read, and finite for all others: 1e30 where the model overflows. parts: named parts of the score
     (M,). errors: reasons, by position in the batch. grids: anomaly maps (R, h, w) over what the model sees, if asked
-    for; row `grid_row[r]` (R,) of the M has it.
-    seen: the items, or their tiles. transforms: where each image of `seen` lay.
+    for; row `grid_row[r]` (R,) of the M has it. seen: the items, or their tiles. transforms: where each image of
+    `seen` lay.
     """
 
     first: int
@@ -118,10 +118,8 @@ def score_rows(
         values.append(result.values.cpu().numpy())
         parts.append({name: part.cpu().numpy() for name, part in result.parts.items()})
         if maps and result.map is not None:
-            shown = finite(result.map.float().cpu().numpy())
-            grids.append(
-                shown if pipeline.ignore is None else np.where(np.isnan(result.map.cpu().numpy()), np.nan, shown)
-            )
+            ignored = BEYOND if pipeline.ignore is None else np.nan  # NaN is where a region is ignored, if one is
+            grids.append(finite(result.map.float().cpu().numpy(), nan=ignored))
     joined = np.concatenate(values) if values else np.empty(0)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
     joined, columns = finite(joined), {name: finite(column) for name, column in columns.items()}
@@ -210,9 +208,9 @@ class Reader:
         return native
 
 
-def finite(values: np.ndarray) -> np.ndarray:
+def finite(values: np.ndarray, nan: float = BEYOND) -> np.ndarray:
     """Values of items that were read: what overflowed is far outside, and so as anomalous as can be."""
-    return np.nan_to_num(values, nan=BEYOND, posinf=BEYOND, neginf=BEYOND).clip(-BEYOND, BEYOND)
+    return np.nan_to_num(values, nan=nan, posinf=BEYOND, neginf=BEYOND).clip(-BEYOND, BEYOND)
 
 
 def one_row_each(pipeline: Pipeline, items: Items, expanded: Expanded) -> Iterator[Rows]:

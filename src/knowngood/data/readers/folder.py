@@ -10,7 +10,7 @@
 The class is condition column "class". If the names of some classes are label words ("good", "NORMAL", "ok", …: see
 `parse_labels`), those are normal and every other class is anomalous; "unknown" and "unlabelled" stay unknown. Without
 such words, an image with a mask is anomalous unless the mask is empty. Images are sorted by path. Names that begin with
-a dot and the folder __MACOSX are passed over. Every other file is an image, a mask, or among `rejected`.
+a dot, __MACOSX, Thumbs.db and desktop.ini are passed over. Every other file is an image, a mask, or among `rejected`.
 """
 
 from __future__ import annotations

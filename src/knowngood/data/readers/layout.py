@@ -7,6 +7,7 @@ with a reason. Where the names allow two readings, both are shown and nothing is
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,17 +51,20 @@ def places(paths: Sequence[Parts], root: str) -> list[Place]:
     """
     depth = _wrapped(paths)
     below = [path[depth:] for path in paths]
-    products = {top for top in _folders(below) if {"train", "test"} <= _splits(p[1:] for p in below if p[0] == top)}
     if _is_split(below, root):
         return _by_split(below)
-    if products:
-        found = [Place(aside=f"lies beside the products {_named(products)}, in none of them")] * len(paths)
-        for product in products:
-            rows = [i for i, path in enumerate(below) if len(path) > 1 and path[0] == product]
-            for i, place in zip(rows, _by_split([below[i][1:] for i in rows]), strict=True):
-                found[i] = place._replace(product=product if len(products) > 1 else None)
-        return found
-    return _by_class(below)
+    rows: dict[str, list[int]] = defaultdict(list)  # by the first folder
+    for i, path in enumerate(below):
+        if len(path) > 1:
+            rows[path[0]].append(i)
+    products = {top: of for top, of in rows.items() if {"train", "test"} <= {_split_of(below[i][1:]) for i in of}}
+    if not products:
+        return _by_class(below)
+    found = [Place(aside=f"lies beside the products {_named(set(products))}, in none of them")] * len(paths)
+    for product, of in products.items():
+        for i, place in zip(of, _by_split([below[i][1:] for i in of]), strict=True):
+            found[i] = place._replace(product=product if len(products) > 1 else None)
+    return found
 
 
 def class_word(name: str, *, parts: bool = False) -> float | None:
@@ -119,7 +123,7 @@ def _by_class(paths: Sequence[Parts], splits: Sequence[str | None] | None = None
 
 def _is_split(paths: Sequence[Parts], root: str) -> bool:
     """Whether the folders are splits. Raises DataError where one of them may be a split or a class."""
-    folders = _folders(paths)
+    folders = {path[0] for path in paths if len(path) > 1}
     named = {name for name in folders if name.lower() in SPLITS}
     if not named:
         return False
@@ -130,12 +134,12 @@ def _is_split(paths: Sequence[Parts], root: str) -> bool:
     if len(kinds) > 1 or (not others and not (loose and kinds == {"test"})) or (labelled and "train" in kinds):
         return True
     one = sorted(named)[0]
-    beside = f"the folder{'s' if len(others) > 1 else ''} {_named(others)}" if others else "images"
+    beside = f"the images in {_named(others)}" if others else "the images"
     raise DataError(
-        f"{root} can be read in two ways, so it was not read. (1) {one}/ is the split '{SPLITS[one.lower()]}', and "
-        f"{beside} beside it no part of the data. (2) {one}/ is a class as {beside} may be. "
-        f"For the first open {root}/{one}, or move the rest away; for the second rename {one}/, or give a .csv "
-        "manifest with the columns path and class"
+        f"{root} can be read in two ways, so it was not read. (1) {one}/ is the split '{SPLITS[one.lower()]}'; "
+        f"{beside} beside it do not belong to the data. (2) {one}/ is one class; {beside} beside it belong to the data "
+        f"too. If (1) is right, open {root}/{one}, or move the rest away. If (2) is right, rename {one}/, or give a "
+        ".csv manifest with the columns path and class"
     )
 
 
@@ -148,14 +152,6 @@ def _wrapped(paths: Sequence[Parts]) -> int:
             break
         depth += 1
     return depth
-
-
-def _folders(paths: Sequence[Parts]) -> set[str]:
-    return {path[0] for path in paths if len(path) > 1}
-
-
-def _splits(paths) -> set[str]:
-    return {split for split in map(_split_of, paths) if split}
 
 
 def _split_of(path: Parts) -> str | None:

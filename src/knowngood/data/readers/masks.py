@@ -34,12 +34,13 @@ def match_masks(paths: Sequence[Parts], root: str) -> tuple[list[int], dict[int,
     Raises:
         DataError: a mask may belong to several pictures.
     """
-    at = [_mask_folder(path, paths) for path in paths]
+    splits = _splits_within(paths)
+    at = [_mask_folder(path, splits) for path in paths]
     beside = _beside(paths, at) | _tiles(paths)
     pictures = [i for i in range(len(paths)) if at[i] is None and i not in beside]
     by_stem: dict[str, list[int]] = defaultdict(list)
     for i in pictures:
-        by_stem[stem(paths[i][-1])].append(i)
+        by_stem[PurePath(paths[i][-1]).stem].append(i)
     masks: dict[int, list[int]] = defaultdict(list)
     lonely = []
     for i, (path, k) in enumerate(zip(paths, at, strict=True)):
@@ -56,35 +57,34 @@ def match_masks(paths: Sequence[Parts], root: str) -> tuple[list[int], dict[int,
     return pictures, dict(masks), lonely
 
 
-def stem(name: str) -> str:
-    """File name without suffix."""
-    return PurePath(name).stem
+def _splits_within(paths: Sequence[Parts]) -> dict[Parts, set[str]]:
+    """The splits that each folder holds directly, by the names of its folders."""
+    found: dict[Parts, set[str]] = defaultdict(set)
+    for path in paths:
+        for k, name in enumerate(path[:-1]):
+            if name.lower() in SPLITS:
+                found[path[:k]].add(SPLITS[name.lower()])
+    return found
 
 
-def _mask_folder(path: Parts, paths: Sequence[Parts]) -> int | None:
+def _mask_folder(path: Parts, splits: dict[Parts, set[str]]) -> int | None:
     """Which folder of a path is one of masks.
 
     A folder that holds the splits `train` and `test`, and has none beside it, is a product that is called so.
     """
+    both = {"train", "test"}
     for k, name in enumerate(path[:-1]):
         if re.sub(r"[\- ]", "_", name.lower()) in FOLDERS:
-            return None if _is_product(path[: k + 1], paths) else k
+            product = both <= splits.get(path[: k + 1], set()) and not both <= splits.get(path[:k], set())
+            return None if product else k
     return None
-
-
-def _is_product(folder: Parts, paths: Sequence[Parts]) -> bool:
-    def splits(above: Parts) -> set[str]:
-        k = len(above)
-        return {SPLITS.get(p[k].lower(), "") for p in paths if p[:k] == above and len(p) > k + 1}
-
-    return {"train", "test"} <= splits(folder) and not {"train", "test"} <= splits(folder[:-1])
 
 
 def _beside(paths: Sequence[Parts], at: list[int | None]) -> dict[int, int | None]:
     """Masks that lie beside pictures, with their picture; where one has a picture, all files named so are masks."""
-    known = {(path[:-1], stem(path[-1])): i for i, path in enumerate(paths) if at[i] is None}
-    named = {i: SUFFIX.sub("", stem(path[-1])) for i, path in enumerate(paths) if at[i] is None}
-    named = {i: short for i, short in named.items() if short and short != stem(paths[i][-1])}
+    known = {(path[:-1], PurePath(path[-1]).stem): i for i, path in enumerate(paths) if at[i] is None}
+    named = {i: SUFFIX.sub("", PurePath(path[-1]).stem) for i, path in enumerate(paths) if at[i] is None}
+    named = {i: short for i, short in named.items() if short and short != PurePath(paths[i][-1]).stem}
     found = {i: known.get((paths[i][:-1], short)) for i, short in named.items()}
     return found if any(owner is not None for owner in found.values()) else {}
 
@@ -94,13 +94,13 @@ def _tiles(paths: Sequence[Parts]) -> dict[int, int | None]:
     folders: dict[tuple[Parts, str], dict[str, int]] = defaultdict(dict)
     for i, path in enumerate(paths):
         if len(path) > 2 and path[-2] == "Imgs" and path[-3].startswith("MT_"):
-            folders[path[:-1], stem(path[-1])][PurePath(path[-1]).suffix.lower()] = i
+            folders[path[:-1], PurePath(path[-1]).stem][PurePath(path[-1]).suffix.lower()] = i
     return {files[".png"]: files.get(".jpg", files.get(".jpeg")) for files in folders.values() if ".png" in files}
 
 
 def _owner(path: Parts, k: int, paths: Sequence[Parts], by_stem: dict[str, list[int]], root: str) -> int | None:
     """The picture of a mask in the mask folder path[k]: same place below it, same stem."""
-    above, inner, name = path[:k], path[k + 1 : -1], SUFFIX.sub("", stem(path[-1]))
+    above, inner, name = path[:k], path[k + 1 : -1], SUFFIX.sub("", PurePath(path[-1]).stem)
 
     def those(inner: Parts, name: str) -> list[int]:
         """Pictures of this name whose folders below `above` end like those of the mask."""

@@ -4,26 +4,24 @@ The score becomes score + weight · max(0, direction · b(v) − offset), b(v) =
 values of an item, or the whitened features of a location. Nothing is ever subtracted, so an anomaly of another kind
 stays as anomalous as before. Weight 0 leaves the score unchanged to the bit.
 
-`direction` comes from ridge-regularised logistic regression of labelled anomalies against normal items, `offset` from
-the largest values of held-out normal items. Ridge, offset and weight are chosen by K-fold cross-validation over both.
+What it is learned from is collected here, for whole items and for locations; `penalty_choice` learns and decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded
+from knowngood.detector.fit.penalty_choice import LEAST_COMPARED, Bools, Evidence, Floats, Ints, centres, choose
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import one_row_each, score_batches
 from knowngood.errors import DataError
@@ -34,31 +32,13 @@ from knowngood.scores import ScoreResult
 from knowngood.scores.adjustment import LabelPenalty, bounded, described, moments, prefixed
 from knowngood.scores.marginal import best_rows
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
 LEAST_LABELLED, LEAST_NORMALS = 3, 30
-LEAST_COMPARED = 10  # held-out normal items; normal items of a Mondrian group with a median of its own
 MOST_LABELLED, MOST_ROWS = 2000, 20_000
 MOST_NORMALS, MOST_IMAGES, AT_ONCE = 4000, 500, 16  # whole items; images of features, and how many at a time
 AN_IMAGE, MOST_PATCHES = 24, 128  # patches learned from: of a normal image, and at most of a labelled one
 TOP_SHARE, REACHED = 0.02, 0.99  # without a mask: share of locations, and quantile of normal images' largest distance
 HALF = 0.5  # of what a mask covers of the location it covers most
 UNLOCATED = "no mask shows its anomaly, and no location is farther from normal than in normal images"
-
-FOLDS = 5
-RIDGES = (1.0, 0.1, 0.01)  # 1 / C
-OFFSETS = (
-    (0.0, 1.0),
-    (0.0, 0.0),
-    (0.003, 0.0),
-    (0.01, 0.0),
-)  # share of normal items above it, standard deviations more
-WEIGHTS = (0.3, 1.0, 3.0)  # the penalty has the standard deviation of what it is added to
-ERRORS = 1.5  # standard errors that the gain has to exceed
-HARM, PRICE = 0.005, 3.0  # AUROC that other anomalies may lose; gains that make up for as much of it
-UNMOVED = 0.99  # least share of held-out normal items without a penalty
 
 
 @torch.no_grad()
@@ -162,28 +142,6 @@ def best_of(pipeline: Pipeline, labelled: Items, centre: Floats) -> tuple[Items,
 
 
 # Evidence -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """N items as arrays: what the penalty is learned from, and how scores change with it.
-
-    vectors (M, F): b(v), bounded. item (M,): whose vector; an item may have several, or none. label (N,): 1 for
-    labelled anomalies, 0 for normal items. compared (N,): items whose scores count. centre (N,): typical normal score
-    of the item's Mondrian group. spread: standard deviation of what the penalty is added to, over normal items.
-    projected(direction (F,), at (n,)) → (n, L) direction · b(v) at the L locations of items, −inf where ignored.
-    scores(penalty (n, L), at (n,)) → (n,) scores. state: tensors that go with the penalty.
-    """
-
-    vectors: Floats
-    item: Ints
-    label: Ints
-    compared: Bools
-    centre: Floats
-    spread: float
-    projected: Callable[[Floats, Ints], Floats]
-    scores: Callable[[Floats, Ints], Floats]
-    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 def item_evidence(
@@ -385,106 +343,3 @@ def mask_locations(images: ImageSet, representation: Features) -> list[Tensor | 
         share = adaptive_avg_pool2d(torch.from_numpy(prepared[None, ..., 0]).float(), representation.grid)[0]
         locations.append((share >= HALF * share.max()) & (share > 0))
     return locations
-
-
-# The choice ---------------------------------------------------------------------------------------------------------
-
-
-class Choice(NamedTuple):
-    """The penalty, weight 0 for none; AUROC of held-out labelled anomalies before and after."""
-
-    weight: float
-    direction: Floats
-    offset: float
-    auroc: tuple[float, float]
-
-
-def choose(evidence: Evidence, seed: int) -> Choice:
-    """The penalty with the largest gain in held-out AUROC, minus its price; weight 0 if no gain is significant."""
-    label, normal, n = evidence.label, evidence.label == 0, len(evidence.label)
-    folds = StratifiedKFold(min(FOLDS, int(label.sum())), shuffle=True, random_state=seed)
-    parts = [(train, test) for train, test in folds.split(label, label)]
-    at = np.flatnonzero(evidence.compared)
-    zero = np.zeros_like(evidence.projected(np.zeros(evidence.vectors.shape[1]), at))
-
-    def scores_with(added: Floats) -> tuple[Floats, Floats]:
-        values = evidence.scores(added, at) - evidence.centre[at]
-        return values[label[at] == 1], values[label[at] == 0]
-
-    before = scores_with(zero)
-    auroc = float(shares_below(*before).mean())
-    best, most = Choice(0.0, np.zeros(evidence.vectors.shape[1]), 0.0, (auroc, auroc)), 0.0
-    for ridge in RIDGES:
-        sides = np.empty((n, zero.shape[1]))  # of each item, by the direction without its fold
-        for train, test in parts:
-            direction, intercept = logistic(evidence, train, ridge)
-            sides[test] = evidence.projected(direction, test) + intercept
-        largest, counted = sides.max(axis=1), sides[normal][np.isfinite(sides[normal])]
-        std = max(float(counted.std()), 1e-12)
-        for share, margin in OFFSETS:
-            added = np.empty_like(sides)
-            for train, test in parts:
-                begins = np.quantile(largest[train][normal[train]], 1 - share) + margin * std
-                added[test] = (sides[test] - begins).clip(0) * evidence.spread / std
-            if (added[normal] == 0).all(axis=1).mean() < UNMOVED:
-                continue
-            for weight in WEIGHTS:
-                after = scores_with(weight * added[at])
-                (by, error), lost = gain(before, after), harm(before[1], after[1])
-                if by > ERRORS * error and lost <= HARM and by - PRICE * lost > most + 1e-9:
-                    direction, intercept = logistic(evidence, np.arange(n), ridge)
-                    begins = np.quantile(largest[normal], 1 - share) + margin * std
-                    offset, scale = float(begins) - intercept, evidence.spread / std
-                    best = Choice(weight, scale * direction, scale * offset, (auroc, auroc + by))
-                    most = by - PRICE * lost
-    return best
-
-
-def logistic(evidence: Evidence, items: Ints, ridge: float) -> tuple[Floats, float]:
-    """Direction (F,) and intercept that minimise Σ w · log loss + ridge/2 · |direction|² over the vectors of `items`.
-
-    Labelled anomalies together weigh as much as normal items, and each item as much as others of its label.
-    """
-    rows = np.flatnonzero(np.isin(evidence.item, items))
-    item, y = evidence.item[rows], evidence.label[evidence.item[rows]]
-    if len(np.unique(y)) < 2:  # no labelled anomaly among these items has a vector
-        return np.zeros(evidence.vectors.shape[1]), 0.0
-    weight = np.take(1 / np.bincount(item).clip(1), item)
-    for label in (0, 1):
-        weight[y == label] /= 2 * np.sum(weight[y == label])
-    model = LogisticRegression(C=1 / ridge, tol=1e-8, max_iter=1000)
-    model.fit(evidence.vectors[rows], y, sample_weight=weight)
-    return model.coef_[0], float(np.atleast_1d(model.intercept_)[0])
-
-
-def shares_below(values: Floats, others: Floats) -> Floats:
-    """(n,) the share of `others` below each value, ties half. The mean over anomalies, of normal ones, is AUROC."""
-    others = np.sort(others)
-    return (np.searchsorted(others, values) + np.searchsorted(others, values, side="right")) / (2 * len(others))
-
-
-def gain(before: tuple[Floats, Floats], after: tuple[Floats, Floats]) -> tuple[float, float]:
-    """Gain in AUROC, from scores of (anomalies, normal items) before and after, and its standard error.
-
-    The error is that of two AUROCs on the same items (DeLong et al. 1988).
-    """
-    anomalous = shares_below(*after) - shares_below(*before)
-    normal = shares_below(before[1], before[0]) - shares_below(after[1], after[0])
-    error = (anomalous.var() / len(anomalous) + normal.var() / len(normal)) ** 0.5
-    return float(anomalous.mean()), float(error)
-
-
-def harm(before: Floats, after: Floats) -> float:
-    """The most AUROC that an anomaly of unchanged score can lose as normal items' scores (n,) rise.
-
-    It is max_s of F(s) − G(s), F and G the shares of normal items that score at most s, before and after.
-    """
-    at = np.concatenate([before, after])
-    below = [np.searchsorted(np.sort(scores), at, side="right") for scores in (before, after)]
-    return float((below[0] - below[1]).max()) / len(before)
-
-
-def centres(scores: Floats, group: Ints, groups: int) -> Floats:
-    """(groups + 1,) medians of normal scores by Mondrian group; that of all for fewer than 10, and at the end."""
-    own = [scores[group == g] for g in range(groups)]
-    return np.array([np.median(some if len(some) >= LEAST_COMPARED else scores) for some in [*own, scores]])
