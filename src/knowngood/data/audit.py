@@ -92,7 +92,7 @@ def audit(images: ImageSet) -> Audit:
     n = int(np.sum(kept.labels != 1))
     if n < FEW:
         why = f"with fewer than {FEW} a false-alarm rate is hardly guaranteed"
-        reason = f"normal or unlabelled images: only {n}; {why}"
+        reason = f"only {n} images are not labelled anomalous; {why}"
         findings.append(Finding(images.name, "too-few", reason, "warning"))
     set_aside = sum(finding.kind in UNUSABLE for finding in images.rejected)
     ordered = sorted(findings, key=lambda f: (_ORDER[f.severity], f.kind))
