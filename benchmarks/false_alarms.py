@@ -23,10 +23,11 @@ from benchmarks.runner import RESULTS, append, code_version, read_results
 from benchmarks.settings import merged
 from knowngood.config import Settings, parse_settings
 from knowngood.data import ImageSet
+from knowngood.detector.calibrate import NormalScores, with_calibration
 from knowngood.detector.decide import Decisions, decide
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.learn import cross_calibrate, learn, learns, represent
+from knowngood.detector.fit.learn import learn, learns, out_of_fold, represent
 from knowngood.detector.fit.plan import make_plan
 from knowngood.detector.scoring import score_batches
 from knowngood.errors import SettingsError
@@ -117,7 +118,8 @@ def measure(normals: ImageSet, features: CachedFeatures, settings: Settings, n: 
     resolved, _ = resolve(settings, fitted)
     plan = make_plan(fitted, fitted[NONE], resolved, subset)
     learned = learn(plan, plan.split["fit"], NONE, features)
-    pipeline = cross_calibrate(learned.pipeline, plan, plan.split["fit"], features)
+    folds = [fold()[1] for fold in out_of_fold(plan, plan.split["fit"], features)]
+    pipeline = with_calibration(learned.pipeline, NormalScores.concat(folds), "cross")
     scored = list(score_batches(pipeline, others))
     rates = {}
     for alpha, fewest in ALPHAS.items():

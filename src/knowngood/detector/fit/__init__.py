@@ -12,13 +12,13 @@ import torch
 
 from knowngood import __version__
 from knowngood.config import Settings
-from knowngood.detector.calibrate import calibrate
+from knowngood.detector.calibrate import NormalScores, calibrate, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
-from knowngood.detector.fit.learn import Run, cached, cross_calibrate, learn, represent
-from knowngood.detector.fit.plan import make_plan
+from knowngood.detector.fit.learn import Learned, Run, cached, learn, learns, out_of_fold, represent, side_by_side
+from knowngood.detector.fit.plan import Plan, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import SettingsError
 from knowngood.representations import Backbone, Features, Pixels, Table
@@ -64,16 +64,16 @@ def fit_pipeline(
             "representation='pixels', model='vae', or leave film out"
         )
     fingerprint = plan.normals.fingerprint()
-    learned = learn(plan, fit, select, representation, replace(run, fingerprint=fingerprint))
-    pipeline = fit_temperature(learned.pipeline, plan.normals[select])
-    if not isinstance(pipeline.representation, Table) and settings.data.tile is None:
-        index = reference_index(pipeline, plan.normals[fit], plan.normals[select], seed)  # type: ignore[arg-type]
-        pipeline = replace(pipeline, reference=index)
-    if not others_calibrate and settings.calibration.method == "cross":
-        pipeline = cross_calibrate(pipeline, plan, fit, representation)
+    run = replace(run, fingerprint=fingerprint)
+    cross = not others_calibrate and settings.calibration.method == "cross"
+    tasks = out_of_fold(plan, fit, representation, refit=learns(representation)) if cross else []
+    at_once = int(settings.training.memory_gb * 2**30) // (len(fit) * representation.bytes_per_image)
+    (pipeline, learned), *scored = side_by_side([lambda: _learned(plan, representation, run), *tasks], at_once)
+    if cross:
+        pipeline = with_calibration(pipeline, NormalScores.concat([scores for _, scores in scored]), "cross")
     if isinstance(pipeline.representation, CachedFeatures):  # images that calibrate are not among the cached ones
         pipeline = replace(pipeline, representation=pipeline.representation.base)
-    if not others_calibrate and settings.calibration.method != "cross":
+    if not others_calibrate and not cross:
         pipeline = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")
     history, training = learned.history, {}
     if history is not None:
@@ -108,3 +108,14 @@ def fit_pipeline(
         **({} if learned.labels is None else {"labels": learned.labels}),
     }
     return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), learned.film)
+
+
+def _learned(plan: Plan, representation: Any, run: Run) -> tuple[Pipeline, Learned]:
+    """The pipeline without its calibration, with a reference index where images can be compared."""
+    fit, select = plan.split["fit"], plan.split["select"]
+    learned = learn(plan, fit, select, representation, run)
+    pipeline = fit_temperature(learned.pipeline, plan.normals[select])
+    if not isinstance(pipeline.representation, Table) and plan.settings.data.tile is None:
+        index = reference_index(pipeline, plan.normals[fit], plan.normals[select], plan.seed)  # type: ignore[arg-type]
+        pipeline = replace(pipeline, reference=index)
+    return pipeline, learned

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,7 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import Standardised, targets
 from knowngood.data.regions.blanked import blanked
 from knowngood.data.tiling.tiles import Tiles, drawn
-from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores, with_calibration
+from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.plan import Plan, build_objective
@@ -51,6 +54,7 @@ from knowngood.scores.marginal import Cells
 from knowngood.training import History, Source, StreamSource, train
 from knowngood.training.film import Film
 
+RANDOM_STATE = Lock()  # of torch, which all threads share
 HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less well
 
 
@@ -124,7 +128,7 @@ def learn(
     if objective is not None and scale is not None:
         objective.factor_width = len(scale.mean)
     width = plan.schema.width if objective is None or objective.conditional else 0
-    with torch.random.fork_rng(devices=[]):
+    with RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(plan, representation, objective, width, np.concatenate([fit, select]))
     resolved = settings.model_copy(update={"model": getattr(model, "options", settings.model)})
@@ -192,7 +196,7 @@ def add_penalty(
         base, kept = representation.base, {"grids": representation.of_items(items)}
     elif isinstance(learned.pipeline.model, MemoryBank):
         folds_of = out_of_fold(replace(plan, labelled=None), index, representation)
-        parts, scores = zip(*folds_of, strict=True)
+        parts, scores = zip(*(task() for task in folds_of), strict=True)
         kept = {"scores": NormalScores.concat(scores).values[np.argsort(np.concatenate(parts))]}
     held_out = np.isin(index, select) if len(select) else None
     scoring: Pipeline = replace(learned.pipeline, representation=base)
@@ -202,31 +206,42 @@ def add_penalty(
 
 def out_of_fold(
     plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures, *, refit: bool = False
-) -> Iterator[tuple[np.ndarray, NormalScores]]:
-    """Scores of the normals at `index`, each by a model fitted without its fold: positions in `index`, fold by fold.
+) -> list[Callable[[], tuple[np.ndarray, NormalScores]]]:
+    """Tasks, one a fold of the normals at `index`: positions in `index`, and scores by a model of the other folds.
+
+    In each fold all that learns from images is fitted anew to the others: Gaussians, shrinkage, context, per-location
+    statistics, global score. Out-of-fold scores come from models of fewer images than the final one, which scores new
+    items. So p-values err on the large side; the guarantee of cross-conformal prediction (Vovk 2015; Barber et al.,
+    arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring with all K models, not with one refitted to all items.
 
     Args:
         refit: fit the representation to the others too.
     """
-    for part in folds(len(index), plan.encoded.stratum[index], plan.settings.calibration.folds, plan.seed):
+
+    def scored(part: np.ndarray) -> tuple[np.ndarray, NormalScores]:
         rest = np.setdiff1d(index, index[part])
         learned = learn(plan, rest, rest[:0], represent(plan, rest) if refit else representation)
-        yield part, normal_scores(learned.pipeline, plan.normals[index[part]])
+        return part, normal_scores(learned.pipeline, plan.normals[index[part]])
+
+    parts = folds(len(index), plan.encoded.stratum[index], plan.settings.calibration.folds, plan.seed)
+    return [partial(scored, part) for part in parts]
 
 
-def cross_calibrate(
-    pipeline: Pipeline, plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures
-) -> Pipeline:
-    """The pipeline, fitted to the normals at `index`, calibrated by out-of-fold scores of the same normals.
+def side_by_side(tasks: Sequence[Callable[[], Any]], most: int) -> list[Any]:
+    """Results of the tasks, `most` of them at a time and no more than torch has threads, with one torch thread each.
 
-    In each of K folds all that learns from images is fitted anew to the others: Gaussians, shrinkage, context,
-    per-location statistics, global score; a representation that learns from images (alignment, illumination, scaling
-    to the data) too. Out-of-fold scores come from models of fewer images than the final one, which scores new items.
-    So p-values err on the large side; the guarantee of cross-conformal prediction (Vovk 2015; Barber et al.,
-    arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring with all K models, not with one refitted to all items.
+    Factors and triangular solves of many small matrices take one core, whatever torch is allowed.
     """
-    scores = [some for _, some in out_of_fold(plan, index, representation, refit=learns(representation))]
-    return with_calibration(pipeline, NormalScores.concat(scores), "cross")
+    threads = torch.get_num_threads()
+    at_once = min(threads, len(tasks), most)
+    if at_once < 2:
+        return [task() for task in tasks]
+    pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        return [one.result() for one in [pool.submit(task) for task in tasks]]
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def learns(representation: Representation | CachedFeatures) -> bool:
