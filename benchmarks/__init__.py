@@ -30,6 +30,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.false_alarms:main",
         "false-alarm rate of new normal parts, over random subsets of few normal images",
     ),
+    "calibration": (
+        "benchmarks.calibration:main",
+        "promised and measured false-alarm rates over random divisions and refits",
+    ),
     "disentanglement": (
         "benchmarks.disentanglement:main",
         "FactorVAE score, MIG and other metrics of each method on generated sprites",
