@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.calibration:main",
         "promised and measured false-alarm rates over random divisions and refits",
     ),
+    "fuzz": ("benchmarks.fuzz.run:main", "mutated pictures, archives, manifests and models: each is read or refused"),
     "disentanglement": (
         "benchmarks.disentanglement:main",
         "FactorVAE score, MIG and other metrics of each method on generated sprites",
