@@ -9,10 +9,13 @@ demo: .venv/installed  ## train on handwritten digits, find the class never seen
 test: .venv/installed-dev  ## the whole test-suite; KNOWNGOOD_DATA=FOLDER adds the tests on real data sets
 	$(BIN)/python -m pytest -n auto
 
-check: .venv/installed-dev  ## lint, format and types
+check: .venv/installed-dev  ## lint, format, types, security; known weaknesses of dependencies where there is a network
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src
+	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("https://pypi.org", timeout=5)' 2>/dev/null; \
+	  then $(BIN)/pip-audit --skip-editable; else echo "pip-audit: no network, left out"; fi
 
 bench: .venv/installed  ## speed of training and scoring against bare torch and the machine's matmul rate
 	$(BIN)/python -m benchmarks speed
