@@ -101,13 +101,6 @@ def test_svg_text_says_what_is_drawn(here: Path, tmp_path: Path) -> None:
     assert "plain: AP" in text
 
 
-def test_interpolation_moves_in_a_gif(here: Path, tmp_path: Path) -> None:
-    out = tmp_path / "way.gif"
-    assert run("figure", "interpolation", "given", *DATA, "--steps", "4", "--out", out) == 0
-    with Image.open(out) as film:
-        assert getattr(film, "n_frames", 1) == 6
-
-
 def test_loss_and_samples_need_no_data(here: Path, tmp_path: Path) -> None:
     assert run("figure", "loss", "given", "--out", tmp_path / "loss.png") == 0
     assert run("figure", "samples", "given", "--out", tmp_path / "samples.png") == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from figure_text import words
 from knowngood.errors import DataError, SettingsError
@@ -134,91 +133,6 @@ def test_manifold_of_one_pair_and_62_conditions_fills_a_square(rng):
     assert 0.5 < width / height < 2
     with pytest.raises(DataError, match="2 pairs"):
         figures.manifold(rng.random((1, 1, 2, 2, 4, 4, 1)), [(0, 1), (2, 3)])
-
-
-# Interpolation ------------------------------------------------------------------------------------------------------
-
-
-def test_interpolation_strip_has_the_images_at_its_ends(rng):
-    ends, frames = rng.random((2, 2, 8, 8, 1)), rng.random((2, 3, 8, 8, 1))
-    figure = figures.interpolation(ends, frames, [("a", "b"), ("c", "d")])
-    axes = figure.axes[0]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["image 1", "0 %", "50 %", "100 %", "image 2"]
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["a → b", "c → d"]
-    drawn = np.asarray(axes.get_images()[0].get_array())
-    assert drawn[:8, :8, 0] == pytest.approx(ends[0, 0, :, :, 0])
-    assert drawn[-8:, -8:, 0] == pytest.approx(ends[1, 1, :, :, 0])
-    with pytest.raises(DataError, match="ends"):
-        figures.interpolation(ends[:1], frames)
-
-
-def test_interpolation_gif_runs_there_and_back_and_is_light(tmp_path, rng):
-    ends = rng.random((1, 2, 28, 28, 1))
-    share = np.linspace(0, 1, 10)[None, :, None, None, None]
-    frames = (1 - share) * ends[:, :1] + share * ends[:, 1:]
-    path = figures.interpolation_gif(tmp_path / "way.gif", ends, frames)
-    with Image.open(path) as film:
-        assert film.n_frames == 18
-        assert film.info["loop"] == 0
-        film.seek(1)
-        early = np.asarray(film.convert("L"), int)
-        film.seek(17)
-        late = np.asarray(film.convert("L"), int)
-    assert np.array_equal(early, late)  # on the way back the same frame
-    assert path.stat().st_size < 400_000
-
-
-# Film of a training ------------------------------------------------------------------------------------------------
-
-
-def test_training_film_has_a_frame_a_step_with_inputs_above_and_reconstructions_below(tmp_path):
-    inputs = np.zeros((2, 8, 8, 1))
-    inputs[0, 2:6], inputs[1, :, 2:6] = 1, 1
-    frames = np.stack([np.zeros_like(inputs), 0.5 * inputs, inputs])
-    path = figures.training_film(tmp_path / "f.gif", inputs, frames, [0, 50, 100], losses={50: -3.25, 100: -20.0})
-    with Image.open(path) as film:
-        assert film.n_frames == 3
-        assert film.info["loop"] == 0
-        pictures, pauses = [], []
-        for i in range(3):
-            film.seek(i)
-            pictures.append(np.asarray(film.convert("L"), int))
-            pauses.append(film.info["duration"])
-    assert pauses[0] > pauses[1] < pauses[2]
-    side = 56 + 7  # a tile of 8 pixels, 7 times enlarged, and the gap
-    above = slice(24, 24 + 56)
-    for picture, share in zip(pictures, (0, 0.5, 1), strict=True):
-        tiles = picture[:, 98 : 98 + side + 56]
-        assert np.array_equal(tiles[above], pictures[0][above, 98 : 98 + side + 56])
-        middle = 98 + 28
-        assert abs(picture[24 + side + 28, middle] - 255 * share) < 6
-        assert picture[24 + 28, middle] > 250
-
-
-def test_training_film_says_step_and_loss_and_is_light(tmp_path, monkeypatch, rng):
-    from PIL import ImageDraw
-
-    said = []
-    text = ImageDraw.ImageDraw.text
-
-    def heard(pen, at, words, **rest):
-        said.append(words)
-        text(pen, at, words, **rest)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", heard)
-    inputs = rng.random((10, 28, 28, 1)) ** 4
-    frames = np.stack([share * inputs for share in np.linspace(0, 1, 50)])
-    path = figures.training_film(tmp_path / "f.gif", inputs, frames, list(range(0, 1250, 25)), losses={1200: -1234.56})
-    assert "step 1,200     held-out loss −1,234.6 nats" in said
-    assert "step 1,225" in said
-    assert {"input", "reconstruction"} <= set(said)
-    assert path.stat().st_size < 1_500_000
-
-
-def test_training_film_refuses_what_does_not_fit(tmp_path, rng):
-    with pytest.raises(DataError, match="2 steps"):
-        figures.training_film(tmp_path / "f.gif", rng.random((2, 8, 8, 1)), rng.random((1, 2, 8, 8, 1)), [0, 1])
-    assert not (tmp_path / "f.gif").exists()
 
 
 # KL and correlation -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Figures of scores: the intersection of histograms, boxes and violins by class, several models' curves."""
+"""Figures of scores: the intersection of histograms, boxes by class, several models' curves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_histogram_of_one_label_has_no_intersection():
     assert "intersection" not in words(figures.score_histogram(np.arange(9.0), np.zeros(9)))
 
 
-# Box and violin -----------------------------------------------------------------------------------------------------
+# Box ---------------------------------------------------------------------------------------------------------------
 
 
 def test_box_goes_from_quartile_to_quartile():
@@ -44,27 +44,17 @@ def test_box_goes_from_quartile_to_quartile():
         assert part in text
 
 
-@pytest.mark.parametrize("kind", ["box", "violin"])
-def test_normal_classes_come_first_and_62_of_them_stay_apart(kind):
+def test_normal_classes_come_first_and_62_of_them_stay_apart():
     rng = np.random.default_rng(0)
     names = [f"k{i}" for i in range(62)]
     groups = np.repeat(names, 8)
     labels = (groups == "k0").astype(float)
-    figure = figures.scores_by_class(rng.normal(size=496), groups, labels, kind=kind)
+    figure = figures.scores_by_class(rng.normal(size=496), groups, labels)
     ticks = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert ticks == [f"{name} (n = 8)" for name in [*names[1:], "k0"]]
     figure.draw_without_rendering()
     boxes = [t.get_window_extent() for t in figure.axes[0].get_yticklabels()]
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
-
-
-def test_violin_is_widest_where_scores_are_and_takes_single_values():
-    rng = np.random.default_rng(0)
-    scores = np.r_[rng.normal(3, 0.5, 300), 7.0, 7.0]
-    figure = figures.scores_by_class(scores, np.array(["a"] * 300 + ["b"] * 2), kind="violin")
-    outline = figure.axes[0].collections[0].get_paths()[0].vertices
-    assert outline[np.abs(outline[:, 1]).argmax(), 0] == pytest.approx(3, abs=0.3)
-    assert "b (n = 2)" in words(figure)
 
 
 def test_far_scores_are_counted_beside_their_row_and_nan_excluded():

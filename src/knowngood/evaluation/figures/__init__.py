@@ -13,7 +13,6 @@ FIGURES = {
     "reconstructions": "normal and anomalous images beside each model's reconstructions, with E and A",
     "triptychs": "input, reconstruction, difference; the most anomalous images first",
     "samples": "draws from the prior, one row a condition",
-    "interpolation": "from one image to another through latent space; a .gif moves",
     "latent": "images in the plane: two dimensions, PCA or t-SNE, by class",
     "manifold": "the plane of two dimensions, decoded, under each condition",
     "traversal": "what each dimension does, one row a dimension",
@@ -21,7 +20,6 @@ FIGURES = {
     "correlation": "correlation of the dimensions",
     "histogram": "scores by label on shared bins, with their intersection",
     "box": "quartiles of the scores of each class",
-    "violin": "the distribution of the scores of each class",
     "roc": "ROC curve, with the point of the verdicts",
     "curves": "ROC and precision-recall of several models, by kind of anomaly",
     "calibration": "requested against realised false-alarm rate",
@@ -30,9 +28,8 @@ FIGURES = {
 }
 
 _MODULES = {
-    "animations": ("interpolation_gif", "training_film"),
     "curves": ("ranking_grid", "roc"),
-    "decoded": ("interpolation", "manifold", "prior_samples", "traversal"),
+    "decoded": ("manifold", "prior_samples", "traversal"),
     "distributions": ("score_histogram", "scores_by_class"),
     "false_alarms": ("calibration", "false_alarm_rates"),
     "latent_dimensions": ("kl_bars", "latent_correlation"),

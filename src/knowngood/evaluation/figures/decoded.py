@@ -1,4 +1,4 @@
-"""Decoded images in grids: draws from the prior, walks along dimensions, planes of two, ways between two images.
+"""Decoded images in grids: draws from the prior, walks along dimensions, planes of two.
 
 Images are scaled so that the data range is 0…1.
 """
@@ -139,30 +139,4 @@ def manifold(
     figure.supxlabel(xlabel, fontsize=9, color=style.INK)
     if square or not alone:
         figure.supylabel(ylabel, fontsize=9, color=style.INK)
-    return figure
-
-
-def interpolation(ends: np.ndarray, frames: np.ndarray, names: Sequence[tuple[str, str]] | None = None) -> Figure:
-    """One row a pair: the first image, what is decoded on the straight way between the two codes, the second image.
-
-    Args:
-        ends: (P, 2, H, W, C) the two images of each pair.
-        frames: (P, S, H, W, C) decoded at S evenly spaced codes, both ends included.
-        names: (P,) pairs of ids.
-
-    Raises:
-        DataError: `ends` and `frames` do not fit each other.
-    """
-    if frames.ndim != 5 or ends.shape != (frames.shape[0], 2, *frames.shape[2:]) or not frames.size:
-        raise DataError(
-            f"interpolation: ends {ends.shape} and frames {frames.shape}; expected (P, 2, H, W, C) and (P, S, H, W, C)"
-        )
-    pairs, steps, height, width, _ = frames.shape
-    tile = tile_inches(steps + 2, 8.5)
-    figure = style.new_figure((steps + 2) * tile * width / height + (1.9 if names else 0.5), pairs * tile + 0.75)
-    axes = figure.add_subplot()
-    rows = None if names is None else [f"{style.short(a, 14)} → {style.short(b, 14)}" for a, b in names]
-    columns = ["image 1", *[f"{100 * share:.0f} %" for share in np.linspace(0, 1, steps)], "image 2"]
-    draw_tiles(axes, np.concatenate([ends[:, :1], frames, ends[:, 1:]], axis=1), rows=rows, columns=columns, size=7.5)
-    axes.set_xlabel("share of the way between the two codes (reconstructions)", fontsize=8.5, color=style.INK)
     return figure

@@ -1,9 +1,9 @@
-"""Distributions of anomaly scores: a histogram by label on shared bins, a box or a violin of each class."""
+"""Distributions of anomaly scores: a histogram by label on shared bins, a box of each class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -76,7 +76,6 @@ def scores_by_class(
     groups: Sequence[str] | np.ndarray,
     labels: np.ndarray | None = None,
     *,
-    kind: Literal["box", "violin"] = "box",
     thresholds: Sequence[float] = (),
     names: Names = ("normal", "anomalous"),
     unit: str = "",
@@ -84,8 +83,7 @@ def scores_by_class(
 ) -> Figure:
     """One row a class and label, in the order in which they come, normal classes first.
 
-    A box goes from the first to the third quartile with the median in it, its whiskers from 5 % to 95 %. A violin is a
-    Gaussian kernel density; all have the same height.
+    A box goes from the first to the third quartile with the median in it, its whiskers from 5 % to 95 %.
 
     Args:
         scores, labels, thresholds, names, unit: as for `score_histogram`.
@@ -115,16 +113,20 @@ def scores_by_class(
     for position, (_, values, name, colour) in enumerate(rows):
         label = None if name in in_legend else name
         in_legend.add(name)
-        (_draw_box if kind == "box" else _draw_violin)(axes, values, position, colour, label)
+        _draw_box(axes, values, position, colour, label)
         if beyond := int((values > edges[-1]).sum()):
             beside = axes.get_yaxis_transform()
             axes.text(1.01, position, f"{beyond:,} ▸", transform=beside, va="center", fontsize=7, color=style.MUTED)
     _draw_thresholds(axes, lines)
     axes.set_yticks(range(len(rows)), [f"{style.short(group, 20)} (n = {len(v):,})" for group, v, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    what = "box: quartiles, whiskers 5 % to 95 %" if kind == "box" else "violin: density; dot: median"
     more = "; ▸ images beyond the edge" if (scores > edges[-1]).any() else ""
-    style.tidy(axes, xlabel=f"{_score_label(unit)}\n{what}{more}", ylabel=style.plain(group_name), grid="x")
+    style.tidy(
+        axes,
+        xlabel=f"{_score_label(unit)}\nbox: quartiles, whiskers 5 % to 95 %{more}",
+        ylabel=style.plain(group_name),
+        grid="x",
+    )
     axes.tick_params(axis="y", length=0, labelsize=8.5 if len(rows) <= 24 else 7.5)
     style.legend_below(figure)
     return figure
@@ -180,17 +182,3 @@ def _draw_box(axes: Axes, values: np.ndarray, position: int, colour: str, label:
     axes.barh(position, third - first, left=first, height=0.62, color=colour, alpha=0.45, linewidth=0, label=label)
     half = [position - 0.31, position + 0.31]
     axes.plot([median, median], half, color=style.INK, linewidth=1.8, solid_capstyle="butt")
-
-
-def _draw_violin(axes: Axes, values: np.ndarray, position: int, colour: str, label: str | None) -> None:
-    from scipy.stats import gaussian_kde
-
-    median, low, high = float(np.median(values)), values.min(), values.max()
-    if len(values) > 2 and high - low > 1e-9 * max(1.0, abs(median)):
-        at = np.linspace(low, high, 160)
-        density = gaussian_kde(values)(at)
-        half = 0.42 * density / density.max()
-        axes.fill_between(at, position - half, position + half, color=colour, alpha=0.5, linewidth=0, label=label)
-    else:  # no density of equal values
-        axes.plot(values, np.full(len(values), position), "|", color=colour, markersize=9, label=label)
-    axes.plot([median], [position], "o", color=style.INK, markersize=3.2)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +14,6 @@ from knowngood.evaluation.figures import curves as ranking
 from knowngood.evaluation.figures import decoded as grids
 from knowngood.evaluation.figures import distributions, false_alarms, latent_dimensions, latent_plane, losses, triptych
 from knowngood.evaluation.figures import reconstruction as reconstructed
-from knowngood.evaluation.figures.animations import interpolation_gif
 from knowngood.evaluation.figures.subject import MOST_CODED, Subject, spread
 from knowngood.evaluation.results import Results
 from knowngood.metrics import bootstrap_interval
@@ -78,47 +75,6 @@ def samples(
     noise = np.random.default_rng(seed).standard_normal((1 if known.names else 5, most or 10, mean.shape[1]))
     images = subject.decoded(mean[:, None] + deviation[:, None] * noise, None if known.c is None else known.c[:, None])
     return grids.prior_samples(images, names, what=known.what, **({} if room is None else {"room": room}))
-
-
-def interpolation(
-    subject: Subject,
-    *,
-    items: list[str] | None = None,
-    most: int = 3,
-    steps: int | None = None,
-    gif: Path | None = None,
-) -> Figure | None:
-    """Straight ways between the codes of `most` pairs of normal images, or of the pairs in `items`.
-
-    The condition goes from one image's to the other's along with the code. With `gif` a GIF is written there.
-    """
-    images = subject.data()
-    if items is None:
-        normals = images[images.labels != 1]
-        images = normals if len(normals) > 1 else images
-        rows, groups = np.arange(len(images)), subject.groups(images, None)
-        if groups is not None and len(set(groups)) > 1:  # pairs of different classes
-            rows = np.unique(groups, return_index=True)[1]
-        rows = rows[spread(len(rows), 2 * most)]
-        images = images[rows[: len(rows) // 2 * 2]]
-    else:
-        images = subject.chosen(items)
-    if len(images) < 2 or len(images) % 2:
-        raise DataError(f"interpolation: {len(images)} images; expected pairs, an even number of them")
-    codes = subject.codes(images)
-    inputs, _ = subject.reconstructed(images)
-    share = np.linspace(0, 1, steps or (8 if gif is None else 20))[None, :, None]
-
-    def way(values: np.ndarray) -> np.ndarray:
-        return (1 - share) * values[0::2, None] + share * values[1::2, None]
-
-    frames = subject.decoded(way(codes.mean), None if codes.c is None else way(codes.c))
-    ends = np.stack([inputs[0::2], inputs[1::2]], axis=1)
-    if gif is not None:
-        interpolation_gif(gif, ends, frames)
-        return None
-    names = [(str(a), str(b)) for a, b in zip(images.ids[0::2], images.ids[1::2], strict=True)]
-    return grids.interpolation(ends, frames, names)
 
 
 # Latent space ---------------------------------------------------------------------------------------------------------
@@ -258,7 +214,7 @@ def histogram(subject: Subject, *, bins: int = 40) -> Figure:
     return distributions.score_histogram(scores, labels, thresholds=limit, unit=subject.unit, bins=bins)
 
 
-def box(subject: Subject, *, by: str | None = None, kind: Literal["box", "violin"] = "box") -> Figure:
+def box(subject: Subject, *, by: str | None = None) -> Figure:
     """One box a class, or a value of the column `by`."""
     images, groups = subject.data(), subject.groups(subject.data(), by)
     name = by or ("class" if groups is not None else "")
@@ -268,13 +224,8 @@ def box(subject: Subject, *, by: str | None = None, kind: Literal["box", "violin
     labels = None if np.isnan(images.labels).all() else images.labels[order]
     limit = [-subject.detector.offset_]
     return distributions.scores_by_class(
-        scores, groups[order], labels, kind=kind, thresholds=limit, unit=subject.unit, group_name=name
+        scores, groups[order], labels, thresholds=limit, unit=subject.unit, group_name=name
     )
-
-
-def violin(subject: Subject, *, by: str | None = None) -> Figure:
-    """One violin a class, or a value of the column `by`."""
-    return box(subject, by=by, kind="violin")
 
 
 def roc(subject: Subject) -> Figure:
