@@ -247,7 +247,7 @@ def test_triptych_shapes_must_agree():
     with pytest.raises(DataError, match="not \\(4,\\)"):
         difference(np.zeros(4), np.zeros(4))
     with pytest.raises(DataError, match="no pair"):
-        figures.triptychs([])
+        figures.triptychs([], [])
 
 
 def test_triptychs_state_the_scale_of_the_difference():

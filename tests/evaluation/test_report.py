@@ -17,7 +17,7 @@ from knowngood.calibration import Calibration, alarm_rank
 from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.evaluation import figures
 from knowngood.evaluation.conditions import expected_band, expected_false_alarms
-from knowngood.evaluation.report import Card, ReportInputs, most_and_least, render, write_png, write_report
+from knowngood.evaluation.report import Card, ReportInputs, most_and_least, render, write_report
 from knowngood.evaluation.report.verdict import judge
 from knowngood.evaluation.report.words import flattened, number, percent
 from knowngood.metrics import roc_auc
@@ -538,19 +538,6 @@ def test_thresholds_that_contradict_the_verdicts_are_not_drawn():
         ({"strata": [{"name": "all", "n": 99, "threshold": 4.0}], "threshold": 9.5}, [9.5]),
     ]:
         assert ReportInputs(table=table, alpha=0.05, calibration=calibration).thresholds() == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("labels", [True, False])
-def test_png_for_a_readme(full, tmp_path, labels):
-    table = full.table if labels else full.table.drop(columns="label")
-    inputs = ReportInputs(table=table, alpha=0.05, most=full.most, least=full.least, calibration=ONE)
-    path = write_png(tmp_path / "a" / "picture.png", inputs, dpi=60)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert picture.width > picture.height > 200
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
-    assert write_png(tmp_path / "again.png", inputs, dpi=60).read_bytes() == path.read_bytes()
 
 
 def test_numbers_read_well():

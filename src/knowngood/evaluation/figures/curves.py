@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,7 +20,6 @@ def roc(
     *,
     flagged: np.ndarray | None = None,
     interval: Sequence[float] | None = None,
-    axes: Axes | None = None,
 ) -> Figure:
     """ROC curve of one model.
 
@@ -31,14 +29,14 @@ def roc(
         flagged: (N,) bool verdicts; their point is marked. It lies off the curve where thresholds differ between
             conditions.
         interval: (low, high) of the AUROC, shown beside it.
-        axes: draw here instead of in a new figure.
 
     Raises:
         DataError: the known labels are not of both kinds, or a labelled score is NaN.
     """
     labels, scores = np.asarray(labels, float), np.asarray(scores, float)
     curve = roc_curve(labels, scores)
-    axes = style.new_figure().add_subplot() if axes is None else axes
+    figure = style.new_figure()
+    axes = figure.add_subplot()
     text = f"AUROC {roc_auc(labels, scores):.3f}"
     if interval is not None:
         text += f" ({interval[0]:.3f}–{interval[1]:.3f})"
@@ -54,7 +52,7 @@ def roc(
     axes.set_ylim(-2, 102)
     style.tidy(axes, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
     style.legend(axes, loc="lower right")
-    return cast(Figure, axes.figure)
+    return figure
 
 
 def ranking_grid(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +23,6 @@ def score_histogram(
     names: Names = ("normal", "anomalous"),
     unit: str = "",
     bins: int = 40,
-    axes: Axes | None = None,
 ) -> Figure:
     """Share of each label's images per bin of score; every label uses the same bins.
 
@@ -39,13 +37,13 @@ def score_histogram(
         names: of the labels 0 and 1.
         unit: of the score, for example "nats".
         bins: number of bins; the last one also holds the scores far beyond the rest.
-        axes: draw here instead of in a new figure.
 
     Raises:
         DataError: no score is finite.
     """
     scores, labels, finite = _checked("score_histogram", scores, labels)
-    axes = style.new_figure().add_subplot() if axes is None else axes
+    figure = style.new_figure()
+    axes = figure.add_subplot()
     lines = np.unique([t for t in thresholds if np.isfinite(t)])
     edges, beyond = shared_edges(scores[finite], lines, bins)
     drawn = []
@@ -68,7 +66,7 @@ def score_histogram(
     style.tidy(axes, xlabel="\n".join([_score_label(unit), "; ".join(notes)]).strip(), ylabel=ylabel)
     style.legend(axes, loc="upper right")
     axes.set_ylim(0, axes.get_ylim()[1] * _HEADROOM)
-    return cast(Figure, axes.figure)
+    return figure
 
 
 def scores_by_class(
@@ -121,12 +119,8 @@ def scores_by_class(
     axes.set_yticks(range(len(rows)), [f"{style.short(group, 20)} (n = {len(v):,})" for group, v, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     more = "; ▸ images beyond the edge" if (scores > edges[-1]).any() else ""
-    style.tidy(
-        axes,
-        xlabel=f"{_score_label(unit)}\nbox: quartiles, whiskers 5 % to 95 %{more}",
-        ylabel=style.plain(group_name),
-        grid="x",
-    )
+    xlabel = f"{_score_label(unit)}\nbox: quartiles, whiskers 5 % to 95 %{more}"
+    style.tidy(axes, xlabel=xlabel, ylabel=style.plain(group_name), grid="x")
     axes.tick_params(axis="y", length=0, labelsize=8.5 if len(rows) <= 24 else 7.5)
     style.legend_below(figure)
     return figure

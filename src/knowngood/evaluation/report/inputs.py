@@ -40,7 +40,7 @@ class Card:
 
 @dataclass(kw_only=True)
 class ReportInputs(Results):
-    """Everything `write_report` and `write_png` draw from, beside the results themselves.
+    """Everything `write_report` draws from, beside the results themselves.
 
     Args:
         title: the heading, for example "digits, 9 held out".
