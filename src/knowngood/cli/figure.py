@@ -76,7 +76,7 @@ def figure(
 ) -> None:
     """Draw one figure of a model: reconstructions, latent space, scores. Without a name: list them."""
     if name is None:
-        table(["name", "what it shows"], [[known, what] for known, what in FIGURES.items()])
+        table(["name", "what it shows"], [[known, what] for known, (_, what) in FIGURES.items()])
         return
     if name not in FIGURES:
         raise SettingsError(f"unknown figure '{name}'" + nearest(name, list(FIGURES)))
@@ -87,7 +87,7 @@ def figure(
     given = {"items": _words(items), "dims": _numbers(dims), "conditions": _words(conditions), "projection": projection}
     given |= {"by": by, "steps": steps, "reach": reach, "bins": bins, "most": most, "seed": seed}
     options = {option: value for option, value in given.items() if value is not None}
-    draw = getattr(importlib.import_module("knowngood.evaluation.figures.named"), name)
+    draw = getattr(importlib.import_module(f"knowngood.evaluation.figures.{FIGURES[name][0]}"), name)
     _check_options(name, draw, options, [*given], out)
 
     models, images, hidden = _models([model, *(also or [])], device, unknown), None, ()

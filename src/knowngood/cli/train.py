@@ -233,12 +233,8 @@ def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: 
 
 
 def _draw_reconstructions(path: Path, detector: Detector, images: ImageSet) -> None:
-    import numpy as np
+    from knowngood.evaluation.figures.subject import Subject
+    from knowngood.evaluation.figures.triptych import triptychs
 
-    from knowngood.detector.latents import reconstruct
-    from knowngood.evaluation.figures import triptychs
-
-    columns = [column.name for column in detector.pipeline_.schema.columns]
-    images = images.replace(conditions={name: images.conditions[name] for name in columns})
-    seen, made = (np.moveaxis(part, 1, -1) for part in reconstruct(detector.pipeline_, images))
-    triptychs(list(zip(seen, made, strict=True)), [str(name) for name in images.ids]).savefig(path, bbox_inches="tight")
+    pairs, _ = Subject({"model": detector}, images).pairs(images)
+    triptychs(pairs, [str(name) for name in images.ids]).savefig(path, bbox_inches="tight")

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowngood.errors import DataError
 from knowngood.evaluation.figures.tiles import reduced
-from knowngood.evaluation.results import Results
+from knowngood.evaluation.results import Results, check_both
 from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
 
 if TYPE_CHECKING:
@@ -68,13 +67,7 @@ def evaluate(
         DataError: there are not both normal and anomalous labels.
     """
     labels = images.labels
-    normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
-    if not normals or not anomalies:
-        raise DataError(
-            f"{images.name}: {normals} images labelled normal and {anomalies} labelled anomalous; an evaluation needs "
-            "both. Choose them with --normal, --anomalous or --holdout, in Python images.select, or score without "
-            "labels."
-        )
+    check_both(labels, images.name)
     started = time.perf_counter()
     kept: dict[str, np.ndarray] = {}
     if maps:
@@ -97,8 +90,8 @@ def evaluate(
         "fpr_at_95_tpr": fpr_at_tpr(y, s),
         "false_alarm_rate": float(flagged[read & (labels == 0)].mean()),
         "detection_rate": float(flagged[read & (labels == 1)].mean()),
-        "normals": normals,
-        "anomalies": anomalies,
+        "normals": int((labels == 0).sum()),
+        "anomalies": int((labels == 1).sum()),
         "unreadable": int((~read).sum()),
     }
     return Evaluation(images, table, metrics, alpha, unknown, seconds, kept)

@@ -119,3 +119,13 @@ class Results:
             limit = np.array([known.get(name.removesuffix(INFERRED)) for name in self.strata()], float)
         agree = ((self.scores > limit) == self.flagged)[self.scored & ~np.isnan(limit)]
         return sorted(set(limit[np.isfinite(limit)].tolist())) if agree.all() else []
+
+
+def check_both(labels: np.ndarray, name: str) -> None:
+    """Raise DataError, which names the images, unless there are normal and anomalous labels among these (N,)."""
+    normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
+    if not normals or not anomalies:
+        raise DataError(
+            f"{name}: {normals} images labelled normal and {anomalies} labelled anomalous; this needs both. Choose "
+            "them with --normal, --anomalous or --holdout, in Python images.select, or score without labels."
+        )

@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from knowngood.errors import DataError
+from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.subject import Subject, spread
 from knowngood.evaluation.figures.tiles import LARGEST, reduced
 from knowngood.evaluation.figures.triptych import as_rgb, value_range
 
 
-class Reconstructed(NamedTuple):
-    """One model's reconstructions of N images, with their scores."""
+def reconstructions(subject: Subject, *, items: list[str] | None = None, most: int = 4, across: bool = False) -> Figure:
+    """Up to `most` normal and as many anomalous images, spread over the data, or those in `items`.
 
-    images: np.ndarray  # (N, H, W, C), scaled like the inputs
-    e: np.ndarray  # (N,) E(x) = −ELBO in nats
-    a: np.ndarray  # (N,) A(x) = ‖x − x̂‖₂
-
-
-def reconstructions(
-    inputs: np.ndarray,
-    models: Mapping[str, Reconstructed],
-    labels: np.ndarray,
-    *,
-    ids: Sequence[str] | None = None,
-    across: bool = False,
-) -> Figure:
-    """One row an image, one column a model, E and A under each reconstruction.
+    One row an image, one column a model, E and A under each reconstruction.
 
     Args:
-        inputs: (N, H, W, C), scaled so that the data range is 0…1.
-        models: name → the reconstructions of that model.
-        labels: (N,) 0 normal, 1 anomalous, NaN unknown; they are ordered so.
-        ids: of the images.
-        across: one column an image and one row a model instead: low and wide.
-
-    Raises:
-        DataError: no image or no model.
+        across: one column an image and one row a model instead, without ids: low and wide.
     """
-    if not len(inputs) or not models:
-        raise DataError(f"reconstructions: {len(inputs)} images and {len(models)} models given; at least 1 of each")
-    labels = np.asarray(labels, float)
+    images = subject.data() if items is None else subject.chosen(items)
+    if items is None:
+        kinds = [np.flatnonzero(images.labels == value) for value in (0, 1)]
+        if not any(map(len, kinds)):
+            kinds = [np.arange(len(images))]
+        images = images[np.concatenate([rows[spread(len(rows), most)] for rows in kinds if len(rows)])]
+    views = {name: subject.reconstructed(images, detector) for name, detector in subject.models.items()}
+    first, (inputs, _) = next(iter(views.items()))
+    for name, (other, _) in views.items():
+        if other.shape != inputs.shape:
+            raise SettingsError(
+                f"model '{name}' takes images of {other.shape[1:]}, '{first}' of {inputs.shape[1:]}; "
+                "compare models of the same image size"
+            )
+    models, labels = {name: view for name, (_, view) in views.items()}, images.labels
     order = np.argsort(np.where(np.isnan(labels), 2, labels), kind="stable")
     inputs, limits = reduced(inputs, LARGEST), value_range([inputs])
     pictures = {name: reduced(made.images, LARGEST) for name, made in models.items()}
@@ -60,7 +52,7 @@ def reconstructions(
     for row, i in zip(grid, order, strict=True):
         name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
         style.show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
-        text = name if ids is None else f"{name}\n{style.short(ids[i], 18)}"
+        text = name if across else f"{name}\n{style.short(images.ids[i], 18)}"
         if across:
             row[0].set_title(text, fontsize=8, color=colour)
         else:

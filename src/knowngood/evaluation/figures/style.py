@@ -24,7 +24,6 @@ RULE = "#d9dee5"
 PAPER = "#ffffff"
 CYCLE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 
 # Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.
 DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, PAPER, ANOMALOUS, "#6e2f00"], N=257)

@@ -13,7 +13,6 @@ from knowngood.config import Elbo, nearest
 from knowngood.data import ImageSet
 from knowngood.data.select import sort_classes
 from knowngood.errors import DataError, SettingsError
-from knowngood.evaluation.figures.reconstruction import Reconstructed
 from knowngood.evaluation.figures.tiles import reduced
 
 if TYPE_CHECKING:
@@ -34,6 +33,14 @@ class Codes(NamedTuple):
     mean: np.ndarray  # (N, D)
     kl: np.ndarray  # (N, D) nats, of the posterior from the prior
     c: np.ndarray | None  # (N, W) encoded conditions
+
+
+class Reconstructed(NamedTuple):
+    """One model's reconstructions of N images, with their scores."""
+
+    images: np.ndarray  # (N, H, W, C), scaled like the inputs
+    e: np.ndarray  # (N,) E(x) = −ELBO in nats
+    a: np.ndarray  # (N,) A(x) = ‖x − x̂‖₂
 
 
 class Conditions(NamedTuple):

@@ -158,7 +158,9 @@ def _model_figures(
     detector: Detector, evaluation: Evaluation, classes: np.ndarray | None, read: np.ndarray
 ) -> dict[str, Figure]:
     """Figures of a model that has latent codes and makes images; none of another."""
-    from knowngood.evaluation.figures import named
+    from knowngood.evaluation.figures.decoded import samples
+    from knowngood.evaluation.figures.latent import kl, latent
+    from knowngood.evaluation.figures.reconstruction import reconstructions
     from knowngood.evaluation.figures.subject import Subject, makes_images, spread
 
     images = evaluation.images
@@ -172,10 +174,10 @@ def _model_figures(
     known = subject.conditions().names
     some = None if known is None else [known[i] for i in spread(len(known), CONDITIONS)]
     return {
-        "latent": named.latent(subject, most=CODED, narrow=True),
-        "samples": named.samples(subject, conditions=some, most=DRAWS, room=8),
-        "reconstructions": named.reconstructions(subject, most=PAIRS, across=True),
-        "kl": named.kl(subject),
+        "latent": latent(subject, most=CODED, narrow=True),
+        "samples": samples(subject, conditions=some, most=DRAWS, room=8),
+        "reconstructions": reconstructions(subject, most=PAIRS, across=True),
+        "kl": kl(subject),
     }
 
 
