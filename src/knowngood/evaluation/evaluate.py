@@ -149,14 +149,16 @@ def results(
     pipeline = detector.pipeline_
     alpha = pipeline.settings.alpha if alpha is None else alpha
     calibration, marginal = pipeline.calibration, pipeline.marginal_calibration
+    unit = "nats" if pipeline.score.is_likelihood else ""
     if calibration is None:
-        return Results(table=table, alpha=alpha)
+        return Results(table=table, alpha=alpha, score_unit=unit)
     # Anomaly scores are shifted so that one threshold, that of the fit's α, serves all conditions.
     facts: dict[str, Any] = {"threshold": limit(pipeline)} if alpha == pipeline.settings.alpha else {}
     if marginal is not None and not any(column.name in given for column in pipeline.schema.columns):
         own = bool(marginal.own(alpha)[0])
         stratum = {"name": "condition inferred", "n": len(marginal), "own": own, "threshold": None}
-        return Results(table=table, alpha=alpha, calibration={"strata": [stratum], "pooled_n": len(marginal), **facts})
+        facts |= {"strata": [stratum], "pooled_n": len(marginal)}
+        return Results(table=table, alpha=alpha, calibration=facts, score_unit=unit)
     facts["strata"] = [
         {
             "name": row["condition"],
@@ -167,4 +169,4 @@ def results(
         for row in calibration.summary(alpha)
     ]
     facts |= {"pooled_n": len(calibration), "method": pipeline.calibrated_by}
-    return Results(table=table, alpha=alpha, calibration=facts)
+    return Results(table=table, alpha=alpha, calibration=facts, score_unit=unit)

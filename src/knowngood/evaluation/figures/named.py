@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from matplotlib.figure import Figure
 
 from knowngood.errors import DataError
-from knowngood.evaluation.conditions import by_condition, expected_band, natural_order, sharing_groups
+from knowngood.evaluation.conditions import by_condition, sharing_groups
 from knowngood.evaluation.evaluate import results
-from knowngood.evaluation.figures import curves, distributions, false_alarms, losses, triptych
+from knowngood.evaluation.figures import false_alarms, losses, separation, triptych
 from knowngood.evaluation.figures.subject import Subject
 from knowngood.evaluation.results import Results, check_both
 from knowngood.metrics import bootstrap_interval
@@ -34,47 +32,35 @@ def triptychs(subject: Subject, *, items: list[str] | None = None, most: int = 6
 
 def histogram(subject: Subject, *, bins: int = 40) -> Figure:
     """Scores of all images by label, with the threshold of the fit."""
-    scored = _results(subject)
-    look = {"thresholds": scored.thresholds(), "unit": subject.unit, "bins": bins}
-    return distributions.score_histogram(scored.scores, scored.labels, **look)
+    return separation.score_histogram(_results(subject), bins=bins)
 
 
 def box(subject: Subject, *, by: str | None = None) -> Figure:
     """One box a class, or a value of the column `by`."""
-    scored, images = _results(subject), subject.data()
-    groups = subject.groups(images, by)
+    groups = subject.groups(subject.data(), by)
     name = by or ("class" if groups is not None else "")
-    groups = np.full(len(images), "all") if groups is None else groups
-    order = natural_order(groups)
-    look = {"thresholds": scored.thresholds(), "unit": subject.unit, "group_name": name}
-    labels = scored.labels[order] if scored.labelled else None
-    return distributions.scores_by_class(scored.scores[order], groups[order], labels, **look)
+    groups = np.full(len(subject.data()), "all") if groups is None else groups
+    return separation.scores_by_class(_results(subject), groups, group_name=name)
 
 
 def roc(subject: Subject) -> Figure:
-    """The curve of the first model, its 95 % interval, and the point of its verdicts."""
+    """The curve, its 95 % interval, and the point of the verdicts."""
     scored = _results(subject)
     check_both(scored.labels, subject.data().name)
-    flagged = scored.flagged if math.isfinite(subject.detector.offset_) else None
-    interval = bootstrap_interval(scored.labels, scored.scores)
-    return curves.roc(scored.labels, scored.scores, flagged=flagged, interval=interval)
+    return separation.roc(scored, bootstrap_interval(scored.labels, scored.scores))
 
 
 def calibration(subject: Subject) -> Figure:
     """P-values of the normal images, with the expected band."""
     scored = _results(subject)
     groups = sharing_groups(by_condition(scored), scored.calibration.get("pooled_n"))
-    p = scored.p_values[scored.labels == 0]
-    band = expected_band(*groups) if groups[0] and sum(groups[1]) == len(p) else None
-    return false_alarms.calibration(p, band=band, alpha=scored.alpha)
+    return false_alarms.calibration(scored, groups)
 
 
 def rates(subject: Subject, *, most: int = 20) -> Figure:
     """Share of the normal images of each condition that is flagged."""
     scored = _results(subject)
-    rows = [row for row in by_condition(scored) if row.normals]
-    columns = zip(*((row.name, row.false_alarms, row.normals, row.expected) for row in rows), strict=True)
-    return false_alarms.false_alarm_rates(*map(list, columns), alpha=scored.alpha, most=most)
+    return false_alarms.false_alarm_rates(by_condition(scored), alpha=scored.alpha, most=most)
 
 
 def loss(subject: Subject, *, most: int = 6) -> Figure:

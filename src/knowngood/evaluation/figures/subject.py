@@ -68,11 +68,6 @@ class Subject:
     def detector(self) -> Detector:
         return next(iter(self.models.values()))
 
-    @property
-    def unit(self) -> str:
-        """Of the anomaly score."""
-        return "nats" if self.detector.pipeline_.score.is_likelihood else ""
-
     def data(self) -> ImageSet:
         """The images. Raises SettingsError or DataError if there are none."""
         if self.images is None:

@@ -79,7 +79,7 @@ def positions(inputs: ReportInputs, ids: Sequence[str]) -> dict[str, int]:
 def row_facts(inputs: ReportInputs, row: int) -> dict[str, Any]:
     """What a card says of a row of the table. `kind`: right, alarm or missed; empty without a label."""
     flagged, label, condition = bool(inputs.flagged[row]), inputs.labels[row], inputs.texts("condition")[row]
-    name = "" if np.isnan(label) else inputs.names[int(label)]
+    name = "" if np.isnan(label) else (inputs.anomalous_name if label else inputs.normal_name)
     kind = "" if np.isnan(label) else "right" if flagged == (label == 1) else "alarm" if flagged else "missed"
     badges = [("flag", "flagged") if flagged else ("", "not flagged")]
     badges += [("", f"label: {name}")] if name else []

@@ -46,8 +46,6 @@ class ReportInputs(Results):
         title: the heading, for example "digits, 9 held out".
         command: shell command that makes this report again.
         settings: nested plain values.
-        normal_name, anomalous_name: names of the labels 0 and 1.
-        score_unit: of the anomaly score, for example "nats".
         most, least: the gallery, most and least anomalous first.
         model_figures: of the model itself, by the names in `figures.FIGURES`: latent, samples, reconstructions, kl.
         history: rows with `step`, `split` and named losses and terms.
@@ -61,9 +59,6 @@ class ReportInputs(Results):
     title: str = "Anomaly report"
     command: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    normal_name: str = "normal"
-    anomalous_name: str = "anomalous"
-    score_unit: str = ""
     most: Sequence[Card] = ()
     least: Sequence[Card] = ()
     model_figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -78,11 +73,6 @@ class ReportInputs(Results):
         if not self.metrics and self.both_labels:
             auroc = roc_auc(self.labels, self.scores)
             self.metrics = {"auroc": auroc, "auroc_interval": bootstrap_interval(self.labels, self.scores)}
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """Of the labels 0 and 1."""
-        return self.normal_name, self.anomalous_name
 
 
 def report_inputs(
@@ -117,7 +107,7 @@ def report_inputs(
         settings=detector.pipeline_.settings.model_dump(mode="json"),
         normal_name=normal_name,
         anomalous_name=anomalous_name,
-        score_unit="nats" if detector.pipeline_.score.is_likelihood else "",
+        score_unit=scored.score_unit,
         most=_cards(detector, evaluation, most) if pictures else (),
         least=_cards(detector, evaluation, least) if pictures else (),
         model_figures=_model_figures(detector, evaluation, classes, scored.scored) if pictures else {},
