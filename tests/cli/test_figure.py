@@ -227,16 +227,6 @@ def test_latent_figures_of_another_model_are_refused_with_a_way_out(home: Path) 
             draw(Subject({"hog": detector}, digits().split("test")))
 
 
-def test_a_report_can_do_without_pictures(home: Path) -> None:
-    images = digits().split("test")
-    detector = Detector.load(home / "plain" / "model")
-    inputs = report_inputs(detector, evaluate(detector, images), title="", command="", pictures=False)
-    assert not inputs.model_figures
-    assert not inputs.most
-    assert not inputs.least
-    assert inputs.metrics
-
-
 # The command alone ---------------------------------------------------------------------------------------------------
 
 

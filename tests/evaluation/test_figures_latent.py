@@ -40,8 +40,6 @@ def test_mosaic_has_one_scale_for_all_and_leaves_missing_tiles_empty():
     row = mosaic(images)[0, ::3]
     assert row[:, 0].tolist() == [0, 0.5, 1, 1]
     assert row[:, 3].tolist() == [1, 1, 1, 0]
-    with pytest.raises(DataError, match="rows, columns"):
-        mosaic(np.zeros((0, 3, 4, 4, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
@@ -58,37 +56,26 @@ def test_images_are_reduced_by_means_and_small_ones_kept(rng, dtype):
 # Reconstructions ----------------------------------------------------------------------------------------------------
 
 
-def test_reconstructions_have_one_column_a_model_and_normal_rows_first(rng):
+def test_reconstructions_have_one_row_a_model_and_normal_images_first(rng):
     inputs = rng.random((3, 8, 8, 1))
     views = {
-        name: (inputs, Reconstructed(inputs * shade, np.array([-10.0, 20.0, 30.0]) * shade, np.array([1.0, 2.0, 3.0])))
+        name: (inputs, Reconstructed(inputs * shade, np.array([-10.0, 2e4, 30.0]) * shade, np.array([1.0, 2.0, 3.0])))
         for name, shade in (("vae", 1.0), ("dcvae", 0.5))
     }
-    figure = reconstructions(stand_in(labels=[1.0, 0.0, np.nan], views=views), items=["0", "1", "2"])
+    subject = stand_in(labels=[1.0, 0.0, np.nan], views=views)
+    figure = reconstructions(subject, items=["0", "1", "2"])
     grid = np.array(figure.axes).reshape(3, 3)
-    assert [axes.get_title() for axes in grid[0]] == ["input", "vae", "dcvae"]
-    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["normal\n1", "anomalous\n0", "not labelled\n2"]
-    assert grid[1, 2].get_xlabel() == "E −5.0   A 1.00"
-    assert np.asarray(grid[0, 1].get_images()[0].get_array())[..., 0] == pytest.approx(inputs[1, ..., 0])
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["input", "vae", "dcvae"]
+    assert [axes.get_title() for axes in grid[0]] == ["normal\n1", "anomalous\n0", "not labelled\n2"]
+    assert [axes.get_xlabel() for axes in grid[2]] == ["E 10000\nA 2.00", "E −5.0\nA 1.00", "E 15.0\nA 3.00"]
+    for row, shade in zip(grid, (1, 1, 0.5), strict=True):
+        assert np.asarray(row[1].get_images()[0].get_array())[..., 0] == pytest.approx(shade * inputs[0, ..., 0])
     assert "E = −ELBO (nats)" in words(figure)
+    width, height = figure.get_size_inches()
+    assert width > height
     views["other"] = (inputs[:, :4], views["vae"][1])
     with pytest.raises(SettingsError, match="model 'other' takes images of"):
         reconstructions(stand_in(labels=[1.0, 0.0, np.nan], views=views))
-
-
-def test_reconstructions_across_are_the_same_turned_over(rng):
-    inputs = rng.random((3, 8, 8, 1))
-    made = Reconstructed(1 - inputs, np.array([-12345.4, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]))
-    subject = stand_in(labels=[1.0, 0.0, 0.0], views={"vae": (inputs, made)})
-    figure = reconstructions(subject, items=["0", "1", "2"], across=True)
-    grid = np.array(figure.axes).reshape(2, 3)
-    assert [axes.get_title() for axes in grid[0]] == ["normal", "normal", "anomalous"]
-    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["input", "vae"]
-    assert [axes.get_xlabel() for axes in grid[1]] == ["E 2.0\nA 5.00", "E 3.0\nA 6.00", "E −12345\nA 4.00"]
-    for row, values in zip(grid, (inputs, 1 - inputs), strict=True):
-        assert np.asarray(row[2].get_images()[0].get_array())[..., 0] == pytest.approx(values[0, ..., 0])
-    width, height = figure.get_size_inches()
-    assert width > height
 
 
 # Samples, traversal, manifold ---------------------------------------------------------------------------------------
@@ -116,16 +103,15 @@ def test_traversal_walks_along_the_dimensions_of_largest_kl():
     assert subject.z.tolist() == [[[9, 9, 9, x] for x in (-2.25, 0, 2.25)], [[9, x, 9, 9] for x in (-2.25, 0, 2.25)]]
 
 
-def test_manifold_has_a_row_a_condition_and_a_column_a_pair():
-    subject = stand_in(kl=np.arange(6.0), names=list("abcd"), what="camera")
-    figure = manifold(subject, dims=[5, 0, 2, 3], steps=3)
-    panels = np.array(figure.axes).reshape(4, 2)
-    assert [axes.get_ylabel() for axes in panels[:, 0]] == list("abcd")
-    assert panels[0, 0].get_title(loc="left") == "→ z5 (5.00 nats)\n↑ z0 (0.00 nats)"
-    drawn = np.asarray(panels[2, 1].get_images()[0].get_array())
-    assert drawn == pytest.approx(mosaic(np.round(7 * subject.pictures[2, 1]) / 7))
-    assert "camera" in words(figure)
-    assert subject.z[0, 0, 0].tolist() == [[2, 0, 0, 0, 0, x] for x in (-2, 0, 2)]  # the top row, from left to right
+def test_manifold_has_a_grid_a_condition():
+    subject = stand_in(kl=np.arange(6.0), names=list("abcd"))
+    figure = manifold(subject, dims=[5, 0], steps=3)
+    panels = np.array(figure.axes).reshape(2, 2)
+    assert [axes.get_title(loc="left") for axes in panels.flat] == list("abcd")
+    assert {"z5 (5.00 nats), in prior standard deviations", "z0 (0.00 nats),"} <= set(words(figure).split("\n"))
+    drawn = np.asarray(panels[1, 0].get_images()[0].get_array())
+    assert drawn == pytest.approx(mosaic(np.round(7 * subject.pictures[2]) / 7))
+    assert subject.z[0, 0].tolist() == [[2, 0, 0, 0, 0, x] for x in (-2, 0, 2)]  # the top row, from left to right
 
 
 def test_manifold_places_positions_where_the_axes_say():
@@ -136,7 +122,7 @@ def test_manifold_places_positions_where_the_axes_say():
     assert "z0 (2.00 nats), in prior standard deviations" in words(figure)
 
 
-def test_manifold_of_one_pair_and_62_conditions_fills_a_square():
+def test_manifold_of_62_conditions_fills_a_square():
     names = [f"k{i}" for i in range(62)]
     figure = manifold(stand_in(kl=np.ones(2), names=names, size=4), steps=2)
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison] == names
@@ -147,7 +133,7 @@ def test_manifold_of_one_pair_and_62_conditions_fills_a_square():
 def test_dimensions_that_are_not_there_are_refused():
     with pytest.raises(SettingsError, match="no dimension 3; the model has 3"):
         traversal(stand_in(kl=np.ones(3)), dims=[3])
-    with pytest.raises(SettingsError, match="expected pairs"):
+    with pytest.raises(SettingsError, match="expected two"):
         manifold(stand_in(kl=np.ones(3)), dims=[0, 1, 2])
 
 

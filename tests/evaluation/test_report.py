@@ -70,7 +70,7 @@ def model_figures(rng: np.random.Generator, *, conditions: int = 2, size: int = 
     return {
         "latent": latent(stand_in(rng.normal(size=(40, 2))), narrow=True),
         "samples": samples(stand_in(kl=np.ones(5), names=names, size=size), most=5, room=8),
-        "reconstructions": reconstructions(stand_in(labels=[0, 0, 1], views=views), items=[], across=True),
+        "reconstructions": reconstructions(stand_in(labels=[0, 0, 1], views=views), items=[], ids=False),
         "kl": kl(stand_in(kl=rng.random(5))),
     }
 

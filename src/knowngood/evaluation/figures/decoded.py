@@ -15,7 +15,7 @@ from knowngood.evaluation.figures.subject import Subject
 from knowngood.evaluation.figures.tiles import draw_tiles, mosaic, tile_inches
 
 _BLOCK = 16  # conditions in a block of draws
-_ROWS = 12  # conditions with a row of several grids each; more get one grid each
+FEW = 12  # conditions with finer grids
 _UNIT = "prior standard deviations"
 
 
@@ -59,71 +59,47 @@ def manifold(
     steps: int | None = None,
     reach: float = 2.0,
 ) -> Figure:
-    """Grids over pairs of dimensions: those in `dims`, two by two, or the ones of highest KL.
-
-    An unconditional model gets one pair; a conditional one a row of up to three pairs a condition, with more than 12
-    conditions one pair each on a coarser grid. With one pair the conditions fill a square.
+    """Grids over the plane of two dimensions, those in `dims` or the ones of highest KL, one grid a condition.
 
     Args:
+        steps: along each dimension; by default 15, of several conditions 7, of more than 12 conditions 5.
         reach: the outermost positions, in standard deviations of the prior; all other dimensions are at its mean.
     """
     known = subject.conditions(conditions)
     mean, deviation = subject.prior(known)
-    count = mean.shape[1]
-    if count == 1:
+    if mean.shape[1] == 1:
         raise SettingsError("manifold: the model has one latent dimension; draw it with 'traversal'")
-    many = known.names is not None and len(known.names) > _ROWS
-    wanted = 2 * (3 if known.names is not None and not many else 1)
-    chosen, kl = _dimensions(subject, dims, count, min(wanted, count // 2 * 2))
-    if len(chosen) % 2:
-        raise SettingsError(f"manifold: {len(chosen)} dimensions given; expected pairs, as in --dims 3,7 or 3,7,0,1")
-    pairs = list(zip(chosen[::2], chosen[1::2], strict=True))
-    steps = steps or (15 if known.names is None and len(pairs) == 1 else 5 if many else 7)
-    along = np.linspace(-reach, reach, steps)
-    z = np.zeros((len(mean), len(pairs), steps, steps, count))
-    for p, (a, b) in enumerate(pairs):
-        z[:, p, :, :, a] = along[None, None, :]
-        z[:, p, :, :, b] = along[None, ::-1, None]  # upwards
-    z = mean[:, None, None, None] + deviation[:, None, None, None] * z
-    grids = subject.decoded(z, None if known.c is None else known.c[:, None, None, None])
-
-    def dimension(dim: int) -> str:
-        return f"z{dim}" if kl is None else f"z{dim} ({kl[dim]:.2f} nats)"
-
+    chosen, kl = _dimensions(subject, dims, mean.shape[1], 2)
+    if len(chosen) != 2:
+        raise SettingsError(f"manifold: {len(chosen)} dimensions given; expected two, as in --dims 3,7")
     titles = known.names or [""]
-    square, alone = len(pairs) == 1, len(titles) == 1
-    columns = math.ceil(math.sqrt(len(titles))) if square else len(pairs)
-    rows = math.ceil(len(titles) / columns) if square else len(titles)
-    height, width = grids.shape[4:6]
-    side = float(np.clip(11 / columns, 0.2 * steps, min(0.24 * steps if not alone else 0.4 * steps, 5.5)))
-    figure = style.new_figure(columns * side * width / height + 1.0, rows * (side + (0.25 if square else 0.08)) + 0.8)
+    steps = steps or (15 if len(titles) == 1 else 7 if len(titles) <= FEW else 5)
+    along = np.linspace(-reach, reach, steps)
+    z = np.zeros((len(mean), steps, steps, mean.shape[1]))
+    z[..., chosen[0]] = along
+    z[..., chosen[1]] = along[::-1, None]  # upwards
+    z = mean[:, None, None] + deviation[:, None, None] * z
+    grids = subject.decoded(z, None if known.c is None else known.c[:, None, None])
+    columns = math.ceil(math.sqrt(len(titles)))
+    rows = math.ceil(len(titles) / columns)
+    height, width = grids.shape[3:5]
+    side = float(np.clip(11 / columns, 0.2 * steps, min((0.4 if len(titles) == 1 else 0.24) * steps, 5.5)))
+    figure = style.new_figure(columns * side * width / height + 1.0, rows * (side + 0.25) + 0.8)
     half = reach * steps / (steps - 1) if steps > 1 else 1.0
-    bold = {"fontsize": 9, "color": style.INK, "fontweight": "bold"}
-    for panel, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        row, column = divmod(panel, columns)
-        k, p = (panel, 0) if square else (row, column)
+    for k, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         if k >= len(titles):
             axes.set_axis_off()
             continue
-        style.show(axes, mosaic(grids[k, p]), tile=max(height, width), extent=(-half, half, -half, half))
+        style.show(axes, mosaic(grids[k]), tile=max(height, width), extent=(-half, half, -half, half))
         axes.set_aspect(height / width)
-        if panel + columns >= len(titles) * (1 if square else columns):
-            axes.set_xticks([-reach, 0, reach])
-        if column == 0:
-            axes.set_yticks([-reach, 0, reach])
+        axes.set_xticks([-reach, 0, reach] if k + columns >= len(titles) else [])
+        axes.set_yticks([-reach, 0, reach] if k % columns == 0 else [])
         axes.tick_params(labelsize=7.5, colors=style.MUTED, length=2)
-        if square and not alone:
-            axes.set_title(style.short(titles[k]), loc="left", pad=3, **bold)
-        elif column == 0 and not square:
-            axes.set_ylabel(style.short(titles[k]), rotation=0, ha="right", va="center", labelpad=8, **bold)
-        if row == 0 and not square:
-            a, b = map(dimension, pairs[p])
-            axes.set_title(f"→ {a}\n↑ {b}", fontsize=8.5, color=style.INK, loc="left", pad=4)
-    a, b = map(dimension, pairs[0])
-    labels = (f"{a}, in {_UNIT}", f"{b},\nin {_UNIT}") if square else (f"positions in {_UNIT}", style.plain(known.what))
-    figure.supxlabel(labels[0], fontsize=9, color=style.INK)
-    if square or not alone:
-        figure.supylabel(labels[1], fontsize=9, color=style.INK)
+        look = {"fontsize": 9, "color": style.INK, "fontweight": "bold"}
+        axes.set_title(style.short(titles[k]), loc="left", pad=3, **look)
+    a, b = (f"z{dim}" if kl is None else f"z{dim} ({kl[dim]:.2f} nats)" for dim in chosen)
+    figure.supxlabel(f"{a}, in {_UNIT}", fontsize=9, color=style.INK)
+    figure.supylabel(f"{b},\nin {_UNIT}", fontsize=9, color=style.INK)
     return figure
 
 

@@ -14,13 +14,13 @@ from knowngood.evaluation.figures.tiles import LARGEST, reduced
 from knowngood.evaluation.figures.triptych import as_rgb, value_range
 
 
-def reconstructions(subject: Subject, *, items: list[str] | None = None, most: int = 4, across: bool = False) -> Figure:
+def reconstructions(subject: Subject, *, items: list[str] | None = None, most: int = 4, ids: bool = True) -> Figure:
     """Up to `most` normal and as many anomalous images, spread over the data, or those in `items`.
 
-    One row an image, one column a model, E and A under each reconstruction.
+    One column an image, one row a model, E and A under each reconstruction.
 
     Args:
-        across: one column an image and one row a model instead, without ids: low and wide.
+        ids: name each image.
     """
     images = subject.data() if items is None else subject.chosen(items)
     if items is None:
@@ -42,33 +42,23 @@ def reconstructions(subject: Subject, *, items: list[str] | None = None, most: i
     pictures = {name: reduced(made.images, LARGEST) for name, made in models.items()}
     height, width = inputs.shape[1:3]
     tile, wide = 0.85, max(0.85 * width / height, 1.15)
-    items, views = len(order), 1 + len(models)
-    if across:
-        figure = style.new_figure(0.8 + items * wide, 0.95 + views * (tile + 0.24))
-        grid = figure.subplots(views, items, squeeze=False).T
-    else:
-        figure = style.new_figure(1.2 + views * wide, 0.7 + items * (tile + 0.22))
-        grid = figure.subplots(items, views, squeeze=False)
-    for row, i in zip(grid, order, strict=True):
+    rows, columns = 1 + len(models), len(order)
+    figure = style.new_figure(0.8 + columns * wide, 0.95 + rows * (tile + 0.24))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for column, i in zip(grid.T, order, strict=True):
         name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
-        style.show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
-        text = name if across else f"{name}\n{style.short(images.ids[i], 18)}"
-        if across:
-            row[0].set_title(text, fontsize=8, color=colour)
-        else:
-            row[0].set_ylabel(text, fontsize=8, color=colour, **_BESIDE)
-        for axes, (name, made) in zip(row[1:], models.items(), strict=True):
+        style.show(column[0], as_rgb(inputs[i], limits), tile=max(height, width))
+        text = f"{name}\n{style.short(images.ids[i], 14)}" if ids else name
+        column[0].set_title(text, fontsize=8, color=colour)
+        for axes, (name, made) in zip(column[1:], models.items(), strict=True):
             style.show(axes, as_rgb(pictures[name][i], limits), tile=max(height, width))
-            words = (f"E {_plain(float(made.e[i]), 1)}", f"A {_plain(float(made.a[i]), 2)}")
-            axes.set_xlabel(("\n" if across else "   ").join(words), fontsize=7.5, color=colour, labelpad=2)
-    for axes, name in zip(grid[0], ["input", *models], strict=True):
-        name = style.short(name, 20)
-        if across:
-            axes.set_ylabel(name, fontsize=9, color=style.INK, fontweight="bold", **_BESIDE)
-        else:
-            axes.set_title(name, fontsize=9, color=style.INK, fontweight="bold")
+            text = f"E {_plain(float(made.e[i]), 1)}\nA {_plain(float(made.a[i]), 2)}"
+            axes.set_xlabel(text, fontsize=7.5, color=colour, labelpad=2)
+    look: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6, "fontweight": "bold"}
+    for axes, name in zip(grid[:, 0], ["input", *models], strict=True):
+        axes.set_ylabel(style.short(name, 20), fontsize=9, color=style.INK, **look)
     note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"
-    figure.supxlabel(f"{note}{'; ' if across else chr(10)}higher is more anomalous", fontsize=7.5, color=style.MUTED)
+    figure.supxlabel(f"{note}; higher is more anomalous", fontsize=7.5, color=style.MUTED)
     return figure
 
 
@@ -78,4 +68,3 @@ def _plain(value: float, digits: int) -> str:
 
 
 _LABELS = {0.0: ("normal", style.NORMAL), 1.0: ("anomalous", style.ANOMALOUS)}
-_BESIDE: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}

@@ -83,16 +83,16 @@ def bare(axes: Axes, *, frame: bool) -> None:
         spine.set_visible(frame)
 
 
-def legend(axes: Axes, *, loc: Any = "best", size: float = 8.5) -> None:
+def legend(axes: Axes, *, loc: Any = "best") -> None:
     """A legend without a frame, in ink, over what lies behind it."""
-    axes.legend(loc=loc, fontsize=size, frameon=False, labelcolor=INK, handlelength=1.6)
+    axes.legend(loc=loc, fontsize=8.5, frameon=False, labelcolor=INK, handlelength=1.6)
 
 
-def legend_below(figure: Figure, *, size: float = 8.5) -> None:
+def legend_below(figure: Figure) -> None:
     """The legend of the figure's first axes in one line under it."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     place = cast(Any, "outside lower center")  # known to matplotlib, not to its type stubs
-    figure.legend(handles, labels, loc=place, ncols=len(labels), fontsize=size, frameon=False, labelcolor=INK)
+    figure.legend(handles, labels, loc=place, ncols=len(labels), fontsize=8.5, frameon=False, labelcolor=INK)
 
 
 def plain(text: object) -> str:

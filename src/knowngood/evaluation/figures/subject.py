@@ -11,7 +11,7 @@ import torch
 
 from knowngood.config import Elbo, nearest
 from knowngood.data import ImageSet
-from knowngood.data.select import sort_classes
+from knowngood.data.select import natural
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.figures.tiles import reduced
 
@@ -205,10 +205,10 @@ class Subject:
         what = used[0] if len(used) == 1 else "condition"
         prefix = f"{what}=" if len(schema.columns) == 1 else ""
         named = {label.removeprefix(prefix): i for i, label in reversed(list(enumerate(rows.label)))}
-        names = list(only) if only else sort_classes(named)
+        names = list(only) if only else sorted(named, key=natural)
         for name in names:
             if name not in named:
-                raise SettingsError(f"the model has no condition '{name}'" + nearest(name, sort_classes(named)))
+                raise SettingsError(f"the model has no condition '{name}'" + nearest(name, sorted(named, key=natural)))
         return Conditions(names, rows.c[[named[name] for name in names]], what)
 
     @torch.no_grad()
@@ -222,9 +222,13 @@ class Subject:
 
     def _rows(self, images: ImageSet, detector: Detector) -> Iterator[Rows]:
         """One row an image, under its own condition or the one that explains it best."""
+        from knowngood.detector.fit.inputs import measured
         from knowngood.detector.latents import best_rows
 
-        return best_rows(detector.pipeline_, measured(self.visible(images, detector), detector.pipeline_), self.unknown)
+        pipeline = detector.pipeline_
+        return best_rows(
+            pipeline, measured(self.visible(images, detector), pipeline.settings, pipeline.schema), self.unknown
+        )
 
 
 def vae(detector: Detector) -> ConditionalVAE:
@@ -248,16 +252,6 @@ def makes_images(pipeline: Pipeline) -> bool:
     from knowngood.representations import Pixels
 
     return pipeline.model.kind == "vae" and isinstance(pipeline.representation, Pixels)
-
-
-def measured(images: ImageSet, pipeline: Pipeline) -> ImageSet:
-    """The images with the image factors that the settings measure as condition columns."""
-    names = pipeline.settings.conditioning.measure
-    if not names:
-        return images
-    from knowngood.data.factor_targets import with_measured
-
-    return with_measured(images, names)
 
 
 def channels_last(parts: list[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,33 +84,27 @@ def report_inputs(
     normal_name: str = "normal",
     anomalous_name: str = "anomalous",
     classes: np.ndarray | None = None,
-    pictures: bool = True,
 ) -> ReportInputs:
     """All that a report of this evaluation shows.
 
     Args:
         classes: (N,) what each image is, for the reader alone: the model need not have seen it.
-        pictures: without them the gallery and the figures of the model are omitted.
     """
     about, table, images = detector.about_, evaluation.table, evaluation.images
     if classes is not None:
         names = [None if value is None or value != value else str(value) for value in classes.tolist()]
         table = table.assign(**{"class": np.array(names + [None] * (len(table) - len(names)), dtype=object)})
     scored = results(detector, table, given=images.conditions, alpha=evaluation.alpha)
+    scored = replace(scored, normal_name=normal_name, anomalous_name=anomalous_name)
     most, least = most_and_least(scored.scores[: len(images)], GALLERY)
     return ReportInputs(
-        table=table,
-        alpha=evaluation.alpha,
-        calibration=scored.calibration,
+        **vars(scored),
         title=title,
         command=command,
         settings=detector.pipeline_.settings.model_dump(mode="json"),
-        normal_name=normal_name,
-        anomalous_name=anomalous_name,
-        score_unit=scored.score_unit,
-        most=_cards(detector, evaluation, most) if pictures else (),
-        least=_cards(detector, evaluation, least) if pictures else (),
-        model_figures=_model_figures(detector, evaluation, classes, scored.scored) if pictures else {},
+        most=_cards(detector, evaluation, most),
+        least=_cards(detector, evaluation, least),
+        model_figures=_model_figures(detector, evaluation, classes, scored.scored),
         history=detector.training_.get("history", ()),
         best_step=about.get("training", {}).get("best_step"),
         audit=detector.training_.get("audit", ()),
@@ -166,7 +160,7 @@ def _model_figures(
     return {
         "latent": latent(subject, most=CODED, narrow=True),
         "samples": samples(subject, conditions=some, most=DRAWS, room=8),
-        "reconstructions": reconstructions(subject, most=PAIRS, across=True),
+        "reconstructions": reconstructions(subject, most=PAIRS, ids=False),
         "kl": kl(subject),
     }
 
