@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
 def settings(given: list[Given], *, preset: str | None = None, config: Path | None = None) -> Settings:
     """Settings from options over a YAML file over a preset; see `options.settings_from`."""
-    values = read_preset(preset).settings if preset else {}
+    values = read_preset(preset) if preset else {}
     if config:
         values = overlay(values, _read(config))
     given = _lineage(given)

@@ -1,7 +1,7 @@
 """Arrays in, numbers out. Metrics of a ranking use the continuous anomaly score, never p-values."""
 
 from knowngood.metrics.intervals import bootstrap_interval
-from knowngood.metrics.pixels import aupro, pixel_auroc, pixel_average_precision, pixel_metrics
+from knowngood.metrics.pixels import aupro, pixel_auroc, pixel_metrics
 from knowngood.metrics.ranking import RocCurve, average_precision, fpr_at_tpr, roc_auc, roc_curve
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "bootstrap_interval",
     "fpr_at_tpr",
     "pixel_auroc",
-    "pixel_average_precision",
     "pixel_metrics",
     "roc_auc",
     "roc_curve",

@@ -48,14 +48,6 @@ def pixel_auroc(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) ->
     return _area(steps, steps.anomalous, 1.0)
 
 
-def pixel_average_precision(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> float:
-    """Precision averaged over the recall steps, over the pixels of all images. Chance is the anomalous pixels' share.
-
-    Errors as in `aupro`.
-    """
-    return _average_precision(_steps(maps, masks))
-
-
 def aupro(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None], limit: float = 0.3) -> float:
     """Area under the per-region overlap up to a false-positive rate, divided by that rate (10.1007/s11263-020-01400-4).
 

@@ -96,9 +96,7 @@ class Subject:
         if column is None:
             return None
         if column not in images.conditions:
-            known = list(images.conditions)
-            hint = nearest(column, known) if known else "; it has no columns at all"
-            raise DataError(f"the data has no column '{column}'{hint}")
+            raise DataError(f"the data has no column '{column}'" + nearest(column, list(images.conditions)))
         return np.array(["unknown" if v is None or v != v else str(v) for v in images.conditions[column].tolist()])
 
     def visible(self, images: ImageSet, detector: Detector | None = None) -> ImageSet:
