@@ -5,13 +5,6 @@ from knowngood.metrics.pixels import aupro, pixel_auroc, pixel_metrics
 from knowngood.metrics.ranking import RocCurve, average_precision, fpr_at_tpr, roc_auc, roc_curve
 
 __all__ = [
-    "RocCurve",
-    "aupro",
-    "average_precision",
-    "bootstrap_interval",
-    "fpr_at_tpr",
-    "pixel_auroc",
-    "pixel_metrics",
-    "roc_auc",
-    "roc_curve",
-]
+    "RocCurve", "aupro", "average_precision", "bootstrap_interval", "fpr_at_tpr", "pixel_auroc", "pixel_metrics",
+    "roc_auc", "roc_curve",
+]  # fmt: skip

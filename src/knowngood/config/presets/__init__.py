@@ -14,9 +14,8 @@ from knowngood.errors import SettingsError
 
 def preset_names() -> list[str]:
     """The names `read_preset` knows, sorted."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
-    )
+    names = (entry.name for entry in files(__name__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def read_preset(name: str) -> dict[str, Any]:

@@ -6,10 +6,5 @@ from knowngood.detector.explain.reference import reference_index
 from knowngood.detector.reference_index import ReferenceIndex
 
 __all__ = [
-    "Explanation",
-    "ImageFactor",
-    "Nearest",
-    "ReferenceIndex",
-    "explain",
-    "reference_index",
-]
+    "Explanation", "ImageFactor", "Nearest", "ReferenceIndex", "explain", "reference_index",
+]  # fmt: skip

@@ -22,7 +22,6 @@ INK = "#1d2530"
 MUTED = "#5a6472"
 RULE = "#d9dee5"
 PAPER = "#ffffff"
-CYCLE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 
 # Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.

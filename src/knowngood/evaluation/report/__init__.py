@@ -5,14 +5,6 @@ from knowngood.evaluation.report.inputs import Card, ReportInputs, most_and_leas
 from knowngood.evaluation.report.inspection_page import Inspected, inspected, render_inspection, write_inspection
 
 __all__ = [
-    "Card",
-    "Inspected",
-    "ReportInputs",
-    "inspected",
-    "most_and_least",
-    "render",
-    "render_inspection",
-    "report_inputs",
-    "write_inspection",
-    "write_report",
-]
+    "Card", "Inspected", "ReportInputs", "inspected", "most_and_least", "render", "render_inspection",
+    "report_inputs", "write_inspection", "write_report",
+]  # fmt: skip
