@@ -218,7 +218,7 @@ def _name_groups(axes: Axes, names: Sequence[str], middles: np.ndarray) -> None:
             axes.plot(*np.c_[place, home], color=style.INK, linewidth=0.6, alpha=0.6, zorder=4)
         box = {"boxstyle": "round,pad=0.12", "facecolor": style.PAPER, "alpha": 0.85, "lw": 1}
         box["edgecolor"] = _COLOURS[i % len(_COLOURS)]
-        axes.text(*place, style.short(name, 16), color=style.INK, path_effects=halo, bbox=box, **look)
+        axes.text(place[0], place[1], style.short(name, 16), color=style.INK, path_effects=halo, bbox=box, **look)
 
 
 def spread_apart(at: np.ndarray, width: np.ndarray, height: np.ndarray, *, rounds: int = 400) -> np.ndarray:
