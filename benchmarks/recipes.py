@@ -8,8 +8,8 @@ from typing import Any
 from benchmarks.settings import merged
 from knowngood.config.presets import read_preset
 
-SHAPES: Mapping[str, Any] = read_preset("shapes").settings
-KNOWN_KINDS: Mapping[str, Any] = read_preset("known-kinds").settings
+SHAPES: Mapping[str, Any] = read_preset("shapes")
+KNOWN_KINDS: Mapping[str, Any] = read_preset("known-kinds")
 # Many kinds without names form groups of latents, which one Gaussian prior does not describe.
 UNNAMED_KINDS: Mapping[str, Any] = {
     **SHAPES,

@@ -14,7 +14,10 @@ from knowngood.cli import main
 from knowngood.data import open_dataset, select
 from knowngood.errors import SettingsError
 from knowngood.evaluation.evaluate import evaluate
-from knowngood.evaluation.figures import FIGURES, named
+from knowngood.evaluation.figures import FIGURES
+from knowngood.evaluation.figures.decoded import samples
+from knowngood.evaluation.figures.latent import kl, latent
+from knowngood.evaluation.figures.reconstruction import reconstructions
 from knowngood.evaluation.figures.subject import Subject
 from knowngood.evaluation.report import render, report_inputs
 
@@ -28,7 +31,6 @@ OPTIONS = {
     "latent": ["--projection", "pca"],
     "manifold": ["--dims", "2,0", "--steps", "3"],
     "traversal": ["--steps", "3", "--most", "2", "--conditions", "1"],
-    "curves": ["--also", "plain", "--by", "class"],
     "correlation": ["--dims", "0,2"],
 }
 
@@ -91,21 +93,6 @@ def test_vector_formats_are_the_same_bytes_each_time(here: Path, suffix: str, tm
     for out in (first, again):
         assert run("figure", "roc", "given", *DATA, "--out", out) == 0
     assert first.read_bytes() == again.read_bytes()
-
-
-def test_svg_text_says_what_is_drawn(here: Path, tmp_path: Path) -> None:
-    out = tmp_path / "curves.svg"
-    assert run("figure", "curves", "given", *DATA, "--also", "plain", "--out", out) == 0
-    text = out.read_text(encoding="utf-8")
-    assert "given: AUROC" in text
-    assert "plain: AP" in text
-
-
-def test_interpolation_moves_in_a_gif(here: Path, tmp_path: Path) -> None:
-    out = tmp_path / "way.gif"
-    assert run("figure", "interpolation", "given", *DATA, "--steps", "4", "--out", out) == 0
-    with Image.open(out) as film:
-        assert getattr(film, "n_frames", 1) == 6
 
 
 def test_loss_and_samples_need_no_data(here: Path, tmp_path: Path) -> None:
@@ -195,7 +182,7 @@ def test_a_method_that_learns_relevances_shows_them(tmp_path: Path) -> None:
     subject = Subject({"rf": again}, images[:40])
     relevance = subject.relevance()
     assert relevance == pytest.approx(1 / (1 + np.exp(-30 * raw.numpy())), rel=1e-6)
-    figure = named.kl(subject)
+    figure = kl(subject)
     order = np.argsort(-subject.mean_kl())
     assert [bar.get_height() for bar in figure.axes[1].patches] == pytest.approx(relevance[order])
 
@@ -235,19 +222,9 @@ def test_maps_of_the_most_anomalous_images_come_with_the_evaluation(home: Path) 
 def test_latent_figures_of_another_model_are_refused_with_a_way_out(home: Path) -> None:
     train = digits().split("train")
     detector = Detector(representation="hog", training={"epochs": 1}).fit(train[train.labels == 0])
-    for draw in (named.latent, named.samples, named.reconstructions, named.kl):
+    for draw in (latent, samples, reconstructions, kl):
         with pytest.raises(SettingsError, match="--representation pixels --model vae"):
             draw(Subject({"hog": detector}, digits().split("test")))
-
-
-def test_a_report_can_do_without_pictures(home: Path) -> None:
-    images = digits().split("test")
-    detector = Detector.load(home / "plain" / "model")
-    inputs = report_inputs(detector, evaluate(detector, images), title="", command="", pictures=False)
-    assert not inputs.model_figures
-    assert not inputs.most
-    assert not inputs.least
-    assert inputs.metrics
 
 
 # The command alone ---------------------------------------------------------------------------------------------------

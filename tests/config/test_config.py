@@ -96,7 +96,7 @@ def test_an_unknown_option_of_a_group_names_the_nearest_one() -> None:
 def test_of_names_equally_near_the_first_is_meant() -> None:
     assert nearest("b", ["ba", "bz"]) == "; did you mean 'ba'? (known: ba, bz)"
     assert nearest("b", ["cz"]) == " (known: cz)"
-    assert nearest("b", []) == " (known: )"
+    assert nearest("b", []) == "; there are none"
 
 
 def test_every_problem_is_reported_at_once() -> None:

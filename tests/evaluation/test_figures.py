@@ -12,16 +12,22 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from stand_in import stand_in
+from verdicts import verdicts
 
 from knowngood.errors import DataError
-from knowngood.evaluation import figures
-from knowngood.evaluation.figures import style
+from knowngood.evaluation.conditions import ConditionRow
+from knowngood.evaluation.figures import losses, style
+from knowngood.evaluation.figures.decoded import samples
+from knowngood.evaluation.figures.false_alarms import calibration, false_alarm_rates
+from knowngood.evaluation.figures.separation import roc, score_histogram
 from knowngood.evaluation.figures.triptych import (
     describe_difference,
     difference,
     difference_limit,
     panels,
     side_by_side,
+    triptychs,
     value_range,
 )
 from knowngood.metrics import roc_auc
@@ -49,7 +55,7 @@ def scored() -> tuple[np.ndarray, np.ndarray]:
 def test_roc_states_the_area_of_the_known_labels_and_marks_the_verdicts(scored):
     labels, scores = scored
     flagged = scores > 1.0
-    figure = figures.roc(labels, scores, flagged=flagged, interval=(0.5, 0.9))
+    figure = roc(verdicts(scores, labels, threshold=1.0), interval=(0.5, 0.9))
     assert f"AUROC {roc_auc(labels, scores):.3f} (0.500–0.900)" in texts(figure)
     marker = next(line for line in figure.axes[0].lines if line.get_marker() == "o")
     expected = 100 * flagged[labels == 0].mean(), 100 * flagged[labels == 1].mean()
@@ -60,7 +66,7 @@ def test_roc_states_the_area_of_the_known_labels_and_marks_the_verdicts(scored):
 
 def test_roc_verdicts_of_a_single_threshold_lie_on_the_curve(scored):
     labels, scores = scored
-    figure = figures.roc(labels, scores, flagged=scores > 0.7)
+    figure = roc(verdicts(scores, labels, threshold=0.7))
     lines = figure.axes[0].lines
     curve = next(line for line in lines if line.get_label().startswith("AUROC"))
     point = next(line for line in lines if line.get_marker() == "o").get_xydata()[0]
@@ -69,7 +75,13 @@ def test_roc_verdicts_of_a_single_threshold_lie_on_the_curve(scored):
 
 def test_roc_refuses_labels_of_one_kind():
     with pytest.raises(DataError, match="0 anomalous"):
-        figures.roc(np.array([0.0, 0.0, np.nan]), np.array([1.0, 2.0, 3.0]))
+        roc(verdicts([1.0, 2.0, 3.0], [0.0, 0.0, np.nan]))
+
+
+def test_roc_marks_no_verdicts_where_the_rate_cannot_be_guaranteed(scored):
+    few = {"strata": [{"name": "all", "n": 18}]}
+    figure = roc(verdicts(scored[1], scored[0], calibration=few))
+    assert "verdicts" not in texts(figure)
 
 
 # Histogram ----------------------------------------------------------------------------------------------------------
@@ -77,7 +89,8 @@ def test_roc_refuses_labels_of_one_kind():
 
 def test_histogram_groups_share_their_bins_and_each_sums_to_one(scored):
     labels, scores = scored
-    figure = figures.score_histogram(scores, labels, names=("good", "bad"), unit="nats")
+    names = {"normal_name": "good", "anomalous_name": "bad", "score_unit": "nats"}
+    figure = score_histogram(verdicts(scores, labels, **names))
     steps = [patch.get_data() for patch in figure.axes[0].patches if hasattr(patch, "get_data")]
     assert len(steps) == 6  # fill and outline of three groups
     for values, edges, _ in steps:
@@ -90,14 +103,17 @@ def test_histogram_groups_share_their_bins_and_each_sums_to_one(scored):
 
 def test_histogram_draws_one_threshold_as_a_line_several_as_a_band_infinite_not_at_all(scored):
     labels, scores = scored
-    assert "threshold 1.5" in texts(figures.score_histogram(scores, labels, thresholds=[1.5, 1.5]))
-    assert "2 thresholds, 1 to 2" in texts(figures.score_histogram(scores, labels, thresholds=[1.0, 2.0]))
-    assert "threshold" not in texts(figures.score_histogram(scores, labels, thresholds=[np.inf]))
+    assert "threshold 1.5" in texts(score_histogram(verdicts(scores, labels, threshold=1.5)))
+    assert "threshold" not in texts(score_histogram(verdicts(scores, labels, threshold=np.inf)))
+    strata = [{"name": "all", "n": 99, "threshold": 50.0}, {"name": "other", "n": 99, "threshold": 60.0}]
+    scored = verdicts(scores, labels, calibration={"strata": strata})
+    scored.table["condition"] = np.where(np.arange(len(scores)) % 2, "all", "other")
+    assert "2 thresholds, 50 to 60" in texts(score_histogram(scored))
 
 
 def test_histogram_counts_far_scores_into_the_last_bin_and_says_so():
     scores = np.r_[np.linspace(0, 1, 999), 1e9]
-    figure = figures.score_histogram(scores, thresholds=[1.2])
+    figure = score_histogram(verdicts(scores, threshold=1.2))
     values, edges, _ = next(p for p in figure.axes[0].patches if hasattr(p, "get_data")).get_data()
     assert edges[-1] < 2
     assert values.sum() == pytest.approx(1)
@@ -106,21 +122,21 @@ def test_histogram_counts_far_scores_into_the_last_bin_and_says_so():
 
 @pytest.mark.parametrize("scores", [np.full(5, 3.0), np.array([2.0])])
 def test_histogram_of_equal_scores_has_a_width(scores):
-    left, right = figures.score_histogram(scores).axes[0].get_xlim()
+    left, right = score_histogram(verdicts(scores)).axes[0].get_xlim()
     assert left < scores[0] < right
 
 
 def test_histogram_excludes_scores_that_are_not_finite():
-    assert "2 not finite, excluded" in texts(figures.score_histogram(np.array([1.0, np.nan, np.inf, 2.0])))
+    assert "2 not finite, excluded" in texts(score_histogram(verdicts([1.0, np.nan, np.inf, 2.0])))
     with pytest.raises(DataError, match="none of the 2 scores"):
-        figures.score_histogram(np.array([np.nan, np.inf]))
+        score_histogram(verdicts([np.nan, np.inf]))
 
 
 # Calibration --------------------------------------------------------------------------------------------------------
 
 
 def test_calibration_curve_is_the_share_of_p_values_at_or_below_the_rate():
-    figure = figures.calibration(np.array([0.1, 0.4, 0.4, np.nan, 1.0]), alpha=0.05)
+    figure = calibration(verdicts(np.ones(5), np.zeros(5), p=[0.1, 0.4, 0.4, np.nan, 1.0]), ([], []))
     curve = next(line for line in figure.axes[0].lines if "normal images" in line.get_label())
     x, y = curve.get_xydata().T
     for rate, share in [(9.9, 0), (10, 25), (39, 25), (40, 75), (99, 75), (100, 100)]:
@@ -128,17 +144,21 @@ def test_calibration_curve_is_the_share_of_p_values_at_or_below_the_rate():
     assert "requested: 5 %" in texts(figure)
 
 
+def row(name: str, alarms: int, normals: int, expected: tuple[int, int] | None = None) -> ConditionRow:
+    counts = {"images": normals, "flagged": alarms, "normals": normals, "false_alarms": alarms}
+    rest = {"anomalies": 0, "detected": 0, "calibrated": None, "own": None, "threshold": None, "inferred": False}
+    return ConditionRow(name=name, expected=expected, **counts, **rest)
+
+
 def test_rates_by_condition_draw_the_largest_conditions_only_and_say_so():
-    names = [f"class={i}" for i in range(62)]
-    tested = list(range(1, 63))
-    figure = figures.false_alarm_rates(names, [0] * 62, tested, [(0, 2)] * 62, alpha=0.05, most=20)
+    figure = false_alarm_rates([row(f"class={i}", 0, i + 1, (0, 2)) for i in range(62)], alpha=0.05, most=20)
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert ticks == [f"class={i} (n = {i + 1})" for i in range(42, 62)]
     assert "20 conditions with most normals, of 62" in texts(figure)
 
 
 def test_rates_by_condition_place_the_dot_at_the_realised_rate():
-    figure = figures.false_alarm_rates(["a", "b", "none"], [3, 0], [30, 10], [(0, 4), None], alpha=0.1)
+    figure = false_alarm_rates([row("a", 3, 30, (0, 4)), row("b", 0, 10), row("none", 0, 0)], alpha=0.1)
     dots = next(line for line in figure.axes[0].lines if line.get_label() == "realised").get_xydata()
     assert dots.tolist() == [[10.0, 1.0], [0.0, 0.0]]
 
@@ -152,7 +172,7 @@ def test_loss_curves_have_one_panel_a_quantity_and_one_line_a_split():
         for s in range(3)
         for split in ("train", "held_out")
     ]
-    figure = figures.loss_curves([*rows, {"step": 3, "split": "train", "kl": float("nan")}], best_step=2)
+    figure = losses.loss_curves([*rows, {"step": 3, "split": "train", "kl": float("nan")}], best_step=2)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "KL"]
     lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
     assert lines["held out"] == [[0, 5], [1, 4], [2, 3]]
@@ -162,14 +182,14 @@ def test_loss_curves_have_one_panel_a_quantity_and_one_line_a_split():
 
 def test_loss_curves_are_framed_by_what_follows_the_first_steps():
     rows = [{"step": s, "split": "train", "loss/model": 1e6 if s == 1 else 100.0 / s} for s in range(1, 101)]
-    low, high = figures.loss_curves(rows).axes[0].get_ylim()
+    low, high = losses.loss_curves(rows).axes[0].get_ylim()
     assert low < 1
     assert 100 / 7 < high < 30
 
 
 def test_loss_curves_refuse_a_history_without_numbers():
     with pytest.raises(DataError, match="no finite value in the 1 rows"):
-        figures.loss_curves([{"step": 1, "split": "train", "loss/model": float("nan")}])
+        losses.loss_curves([{"step": 1, "split": "train", "loss/model": float("nan")}])
 
 
 # Triptychs ----------------------------------------------------------------------------------------------------------
@@ -247,13 +267,13 @@ def test_triptych_shapes_must_agree():
     with pytest.raises(DataError, match="not \\(4,\\)"):
         difference(np.zeros(4), np.zeros(4))
     with pytest.raises(DataError, match="no pair"):
-        figures.triptychs([])
+        triptychs([], [])
 
 
 def test_triptychs_state_the_scale_of_the_difference():
     image = np.zeros((8, 8))
     image[2:6, 2:6] = 0.8
-    figure = figures.triptychs([(image, np.zeros((8, 8)))], ["part $5"])
+    figure = triptychs([(image, np.zeros((8, 8)))], ["part $5"])
     assert len(figure.axes) == 3
     assert "±0.8" in describe_difference(image, difference_limit([(image, np.zeros((8, 8)))]))
     assert "part $5" in style.to_svg(figure, "t")
@@ -264,12 +284,12 @@ def test_triptychs_state_the_scale_of_the_difference():
 
 def test_svg_is_the_same_each_time_and_keeps_text_colours_and_ids_apart(scored):
     labels, scores = scored
-    first, again = (style.to_svg(figures.roc(labels, scores), "a") for _ in range(2))
+    first, again = (style.to_svg(roc(verdicts(scores, labels)), "a") for _ in range(2))
     assert first == again
     assert "normal images flagged (%)</text>" in first
     assert "var(--ink)" in first
     assert "var(--normal)" in first
-    other = style.to_svg(figures.roc(labels, scores), "b")
+    other = style.to_svg(roc(verdicts(scores, labels)), "b")
     ids = [set(re.findall(r'\bid="([^"]+)"', svg)) for svg in (first, other)]
     assert not ids[0] & ids[1]
     for svg, known in zip((first, other), ids, strict=True):
@@ -279,8 +299,7 @@ def test_svg_is_the_same_each_time_and_keeps_text_colours_and_ids_apart(scored):
 
 
 def test_tiles_lie_in_an_svg_as_the_pixels_they_are():
-    images = np.random.default_rng(0).random((2, 3, 8, 8, 1))
-    svg = style.to_svg(figures.prior_samples(images, ["a", "b"]), "s")
+    svg = style.to_svg(samples(stand_in(kl=np.ones(2), names=["a", "b"]), most=3), "s")
     data = re.findall(r'xlink:href="data:image/png;base64,([^"]+)"', svg)
     assert len(data) == 1
     with Image.open(io.BytesIO(base64.b64decode(data[0]))) as picture:
@@ -289,12 +308,12 @@ def test_tiles_lie_in_an_svg_as_the_pixels_they_are():
 
 
 def test_png_is_the_same_each_time(tmp_path, scored):
-    first, again = (style.save(figures.roc(*scored), tmp_path / f"{n}.png") for n in "ab")
+    first, again = (style.save(roc(verdicts(*scored[::-1])), tmp_path / f"{n}.png") for n in "ab")
     assert first.read_bytes() == again.read_bytes()
 
 
 def test_svg_holds_no_address_no_style_sheet_and_no_fixed_size(scored):
-    svg = style.to_svg(figures.score_histogram(scored[1], scored[0]), "h")
+    svg = style.to_svg(score_histogram(verdicts(*scored[::-1])), "h")
     assert "http" not in svg
     assert "<style" not in svg
     assert svg.startswith("<svg")
@@ -305,7 +324,7 @@ def test_svg_holds_no_address_no_style_sheet_and_no_fixed_size(scored):
 
 def test_svg_leaves_matplotlib_settings_alone_and_escapes_names():
     before = dict(matplotlib.rcParams)
-    figure = figures.false_alarm_rates(["<b>$x_1$", "日本"], [1, 1], [9, 9], [None, None], alpha=0.1)
+    figure = false_alarm_rates([row("<b>$x_1$", 1, 9), row("日本", 1, 9)], alpha=0.1)
     svg = style.to_svg(figure, "x")
     assert dict(matplotlib.rcParams) == before
     assert "&lt;b&gt;$x_1$" in svg
@@ -322,9 +341,9 @@ def test_palette_differs_in_lightness_too():
 
 def test_figures_need_no_pyplot():
     code = (
-        "import sys, numpy as np; from knowngood.evaluation import figures; "
+        "import sys; from knowngood.evaluation.figures.losses import loss_curves; "
         "from knowngood.evaluation.figures.style import to_svg; "
-        "to_svg(figures.score_histogram(np.arange(9.)), 'h'); print('matplotlib.pyplot' in sys.modules)"
+        "to_svg(loss_curves([{'step': 1, 'kl': 1.0}]), 'h'); print('matplotlib.pyplot' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from stand_in import stand_in
 
 from figure_text import words
 from knowngood.errors import DataError, SettingsError
-from knowngood.evaluation import figures
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.latent_plane import spread_apart
+from knowngood.evaluation.figures.decoded import manifold, samples, traversal
+from knowngood.evaluation.figures.latent import correlation, kl, latent, project, spread_apart
+from knowngood.evaluation.figures.reconstruction import reconstructions
+from knowngood.evaluation.figures.subject import Reconstructed
 from knowngood.evaluation.figures.tiles import gap_of, mosaic, reduced
 
 
@@ -38,8 +40,6 @@ def test_mosaic_has_one_scale_for_all_and_leaves_missing_tiles_empty():
     row = mosaic(images)[0, ::3]
     assert row[:, 0].tolist() == [0, 0.5, 1, 1]
     assert row[:, 3].tolist() == [1, 1, 1, 0]
-    with pytest.raises(DataError, match="rows, columns"):
-        mosaic(np.zeros((0, 3, 4, 4, 1)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
@@ -56,176 +56,92 @@ def test_images_are_reduced_by_means_and_small_ones_kept(rng, dtype):
 # Reconstructions ----------------------------------------------------------------------------------------------------
 
 
-def test_reconstructions_have_one_column_a_model_and_normal_rows_first(rng):
+def test_reconstructions_have_one_row_a_model_and_normal_images_first(rng):
     inputs = rng.random((3, 8, 8, 1))
-    view = {
-        name: figures.Reconstructed(inputs * shade, np.array([-10.0, 20.0, 30.0]) * shade, np.array([1.0, 2.0, 3.0]))
+    views = {
+        name: (inputs, Reconstructed(inputs * shade, np.array([-10.0, 2e4, 30.0]) * shade, np.array([1.0, 2.0, 3.0])))
         for name, shade in (("vae", 1.0), ("dcvae", 0.5))
     }
-    figure = figures.reconstructions(inputs, view, np.array([1.0, 0.0, np.nan]), ids=["a", "b", "c"])
+    subject = stand_in(labels=[1.0, 0.0, np.nan], views=views)
+    figure = reconstructions(subject, items=["0", "1", "2"])
     grid = np.array(figure.axes).reshape(3, 3)
-    assert [axes.get_title() for axes in grid[0]] == ["input", "vae", "dcvae"]
-    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["normal\nb", "anomalous\na", "not labelled\nc"]
-    assert grid[1, 2].get_xlabel() == "E −5.0   A 1.00"
-    assert np.asarray(grid[0, 1].get_images()[0].get_array())[..., 0] == pytest.approx(inputs[1, ..., 0])
+    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["input", "vae", "dcvae"]
+    assert [axes.get_title() for axes in grid[0]] == ["normal\n1", "anomalous\n0", "not labelled\n2"]
+    assert [axes.get_xlabel() for axes in grid[2]] == ["E 10000\nA 2.00", "E −5.0\nA 1.00", "E 15.0\nA 3.00"]
+    for row, shade in zip(grid, (1, 1, 0.5), strict=True):
+        assert np.asarray(row[1].get_images()[0].get_array())[..., 0] == pytest.approx(shade * inputs[0, ..., 0])
     assert "E = −ELBO (nats)" in words(figure)
-    with pytest.raises(DataError, match="0 models"):
-        figures.reconstructions(inputs, {}, np.zeros(3))
-
-
-def test_reconstructions_across_are_the_same_turned_over(rng):
-    inputs = rng.random((3, 8, 8, 1))
-    view = {"vae": figures.Reconstructed(1 - inputs, np.array([-12345.4, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]))}
-    figure = figures.reconstructions(inputs, view, np.array([1.0, 0.0, 0.0]), across=True)
-    grid = np.array(figure.axes).reshape(2, 3)
-    assert [axes.get_title() for axes in grid[0]] == ["normal", "normal", "anomalous"]
-    assert [axes.get_ylabel() for axes in grid[:, 0]] == ["input", "vae"]
-    assert [axes.get_xlabel() for axes in grid[1]] == ["E 2.0\nA 5.00", "E 3.0\nA 6.00", "E −12345\nA 4.00"]
-    for row, values in zip(grid, (inputs, 1 - inputs), strict=True):
-        assert np.asarray(row[2].get_images()[0].get_array())[..., 0] == pytest.approx(values[0, ..., 0])
     width, height = figure.get_size_inches()
     assert width > height
+    views["other"] = (inputs[:, :4], views["vae"][1])
+    with pytest.raises(SettingsError, match="model 'other' takes images of"):
+        reconstructions(stand_in(labels=[1.0, 0.0, np.nan], views=views))
 
 
 # Samples, traversal, manifold ---------------------------------------------------------------------------------------
 
 
-def test_prior_samples_name_every_one_of_62_conditions(rng):
+def test_samples_name_every_one_of_62_conditions_and_share_their_noise():
     names = [f"k{i}" for i in range(62)]
-    figure = figures.prior_samples(rng.random((62, 3, 8, 8, 1)), names, what="class")
+    subject = stand_in(kl=np.ones(2), names=names, what="class")
+    figure = samples(subject, most=3)
     assert [t.get_text() for axes in figure.axes for t in axes.get_yticklabels() if t.get_text()] == names
     assert {"class", "3 draws from the prior a row, decoded"} <= set(words(figure).split("\n"))
+    assert subject.z.shape == (62, 3, 2)
+    assert (subject.z == subject.z[:1]).all()
+    assert len(np.unique(subject.z)) == 6
 
 
-def test_traversal_names_dimensions_positions_and_start(rng):
-    figure = figures.traversal(
-        rng.random((2, 3, 8, 8, 1)), np.array([-2.25, 0, 2.25]), [7, 1], kl=np.array([1.5, 0.25]), start="image 12"
-    )
+def test_traversal_walks_along_the_dimensions_of_largest_kl():
+    subject = stand_in(np.full((1, 4), 9.0), kl=np.array([0.0, 0.25, 0.1, 1.5]))
+    figure = traversal(subject, items=["12"], steps=3, reach=2.25, most=2)
     axes = figure.axes[0]
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["z7   1.50 nats", "z1   0.25 nats"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["z3   1.50 nats", "z1   0.25 nats"]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["−2.25", "0", "+2.25"]
     assert "prior standard deviations" in axes.get_xlabel()
     assert "image 12" in axes.get_xlabel()
+    assert subject.z.tolist() == [[[9, 9, 9, x] for x in (-2.25, 0, 2.25)], [[9, x, 9, 9] for x in (-2.25, 0, 2.25)]]
 
 
-def test_manifold_has_a_row_a_condition_and_a_column_a_pair(rng):
-    grids = rng.random((4, 2, 3, 3, 6, 6, 1))
-    figure = figures.manifold(grids, [(5, 0), (2, 3)], list("abcd"), kl=np.arange(6.0), what="camera")
-    panels = np.array(figure.axes).reshape(4, 2)
-    assert [axes.get_ylabel() for axes in panels[:, 0]] == list("abcd")
-    assert panels[0, 0].get_title(loc="left") == "→ z5 (5.00 nats)\n↑ z0 (0.00 nats)"
-    assert np.asarray(panels[2, 1].get_images()[0].get_array()) == pytest.approx(mosaic(grids[2, 1]))
-    assert "camera" in words(figure)
+def test_manifold_has_a_grid_a_condition():
+    subject = stand_in(kl=np.arange(6.0), names=list("abcd"))
+    figure = manifold(subject, dims=[5, 0], steps=3)
+    panels = np.array(figure.axes).reshape(2, 2)
+    assert [axes.get_title(loc="left") for axes in panels.flat] == list("abcd")
+    assert {"z5 (5.00 nats), in prior standard deviations", "z0 (0.00 nats),"} <= set(words(figure).split("\n"))
+    drawn = np.asarray(panels[1, 0].get_images()[0].get_array())
+    assert drawn == pytest.approx(mosaic(np.round(7 * subject.pictures[2]) / 7))
+    assert subject.z[0, 0].tolist() == [[2, 0, 0, 0, 0, x] for x in (-2, 0, 2)]  # the top row, from left to right
 
 
-def test_manifold_places_positions_where_the_axes_say(rng):
-    figure = figures.manifold(rng.random((1, 1, 5, 5, 6, 6, 1)), [(0, 1)], reach=2.0)
+def test_manifold_places_positions_where_the_axes_say():
+    figure = manifold(stand_in(kl=np.array([2.0, 1.0, 0.0])), steps=5, reach=2.0)
     left, right, bottom, top = figure.axes[0].get_images()[0].get_extent()
     tile = (right - left) / 5
     assert (left + tile / 2, right - tile / 2, bottom + tile / 2, top - tile / 2) == pytest.approx((-2, 2, -2, 2))
-    assert "z0, in prior standard deviations" in words(figure)
+    assert "z0 (2.00 nats), in prior standard deviations" in words(figure)
 
 
-def test_manifold_of_one_pair_and_62_conditions_fills_a_square(rng):
+def test_manifold_of_62_conditions_fills_a_square():
     names = [f"k{i}" for i in range(62)]
-    figure = figures.manifold(rng.random((62, 1, 2, 2, 4, 4, 1)), [(0, 1)], names)
+    figure = manifold(stand_in(kl=np.ones(2), names=names, size=4), steps=2)
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison] == names
     width, height = figure.get_size_inches()
     assert 0.5 < width / height < 2
-    with pytest.raises(DataError, match="2 pairs"):
-        figures.manifold(rng.random((1, 1, 2, 2, 4, 4, 1)), [(0, 1), (2, 3)])
 
 
-# Interpolation ------------------------------------------------------------------------------------------------------
-
-
-def test_interpolation_strip_has_the_images_at_its_ends(rng):
-    ends, frames = rng.random((2, 2, 8, 8, 1)), rng.random((2, 3, 8, 8, 1))
-    figure = figures.interpolation(ends, frames, [("a", "b"), ("c", "d")])
-    axes = figure.axes[0]
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["image 1", "0 %", "50 %", "100 %", "image 2"]
-    assert [t.get_text() for t in axes.get_yticklabels()] == ["a → b", "c → d"]
-    drawn = np.asarray(axes.get_images()[0].get_array())
-    assert drawn[:8, :8, 0] == pytest.approx(ends[0, 0, :, :, 0])
-    assert drawn[-8:, -8:, 0] == pytest.approx(ends[1, 1, :, :, 0])
-    with pytest.raises(DataError, match="ends"):
-        figures.interpolation(ends[:1], frames)
-
-
-def test_interpolation_gif_runs_there_and_back_and_is_light(tmp_path, rng):
-    ends = rng.random((1, 2, 28, 28, 1))
-    share = np.linspace(0, 1, 10)[None, :, None, None, None]
-    frames = (1 - share) * ends[:, :1] + share * ends[:, 1:]
-    path = figures.interpolation_gif(tmp_path / "way.gif", ends, frames)
-    with Image.open(path) as film:
-        assert film.n_frames == 18
-        assert film.info["loop"] == 0
-        film.seek(1)
-        early = np.asarray(film.convert("L"), int)
-        film.seek(17)
-        late = np.asarray(film.convert("L"), int)
-    assert np.array_equal(early, late)  # on the way back the same frame
-    assert path.stat().st_size < 400_000
-
-
-# Film of a training ------------------------------------------------------------------------------------------------
-
-
-def test_training_film_has_a_frame_a_step_with_inputs_above_and_reconstructions_below(tmp_path):
-    inputs = np.zeros((2, 8, 8, 1))
-    inputs[0, 2:6], inputs[1, :, 2:6] = 1, 1
-    frames = np.stack([np.zeros_like(inputs), 0.5 * inputs, inputs])
-    path = figures.training_film(tmp_path / "f.gif", inputs, frames, [0, 50, 100], losses={50: -3.25, 100: -20.0})
-    with Image.open(path) as film:
-        assert film.n_frames == 3
-        assert film.info["loop"] == 0
-        pictures, pauses = [], []
-        for i in range(3):
-            film.seek(i)
-            pictures.append(np.asarray(film.convert("L"), int))
-            pauses.append(film.info["duration"])
-    assert pauses[0] > pauses[1] < pauses[2]
-    side = 56 + 7  # a tile of 8 pixels, 7 times enlarged, and the gap
-    above = slice(24, 24 + 56)
-    for picture, share in zip(pictures, (0, 0.5, 1), strict=True):
-        tiles = picture[:, 98 : 98 + side + 56]
-        assert np.array_equal(tiles[above], pictures[0][above, 98 : 98 + side + 56])
-        middle = 98 + 28
-        assert abs(picture[24 + side + 28, middle] - 255 * share) < 6
-        assert picture[24 + 28, middle] > 250
-
-
-def test_training_film_says_step_and_loss_and_is_light(tmp_path, monkeypatch, rng):
-    from PIL import ImageDraw
-
-    said = []
-    text = ImageDraw.ImageDraw.text
-
-    def heard(pen, at, words, **rest):
-        said.append(words)
-        text(pen, at, words, **rest)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", heard)
-    inputs = rng.random((10, 28, 28, 1)) ** 4
-    frames = np.stack([share * inputs for share in np.linspace(0, 1, 50)])
-    path = figures.training_film(tmp_path / "f.gif", inputs, frames, list(range(0, 1250, 25)), losses={1200: -1234.56})
-    assert "step 1,200     held-out loss −1,234.6 nats" in said
-    assert "step 1,225" in said
-    assert {"input", "reconstruction"} <= set(said)
-    assert path.stat().st_size < 1_500_000
-
-
-def test_training_film_refuses_what_does_not_fit(tmp_path, rng):
-    with pytest.raises(DataError, match="2 steps"):
-        figures.training_film(tmp_path / "f.gif", rng.random((2, 8, 8, 1)), rng.random((1, 2, 8, 8, 1)), [0, 1])
-    assert not (tmp_path / "f.gif").exists()
+def test_dimensions_that_are_not_there_are_refused():
+    with pytest.raises(SettingsError, match="no dimension 3; the model has 3"):
+        traversal(stand_in(kl=np.ones(3)), dims=[3])
+    with pytest.raises(SettingsError, match="expected two"):
+        manifold(stand_in(kl=np.ones(3)), dims=[0, 1, 2])
 
 
 # KL and correlation -------------------------------------------------------------------------------------------------
 
 
 def test_kl_bars_are_sorted_and_mark_the_dimensions_that_hold_95_percent():
-    figure = figures.kl_bars(np.array([0.01, 3.0, 0.04, 1.0]))
+    figure = kl(stand_in(kl=np.array([0.01, 3.0, 0.04, 1.0])))
     axes = figure.axes[0]
     assert [bar.get_height() for bar in axes.patches] == [3.0, 1.0, 0.04, 0.01]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["z1", "z3", "z2", "z0"]
@@ -238,26 +154,27 @@ def test_kl_bars_are_sorted_and_mark_the_dimensions_that_hold_95_percent():
 
 
 def test_kl_bars_count_what_they_leave_out_and_show_relevance():
-    figure = figures.kl_bars(np.ones(60), relevance=np.linspace(0, 1, 60), most=50)
+    figure = kl(stand_in(kl=np.ones(60), relevance=np.linspace(0, 1, 60)), most=50)
     assert "10 more hold 10 nats together" in words(figure)
     assert [bar.get_height() for bar in figure.axes[1].patches] == pytest.approx(np.linspace(0, 1, 60)[:50])
-    with pytest.raises(DataError, match="non-negative"):
-        figures.kl_bars(np.array([1.0, np.nan]))
 
 
 def test_correlation_is_pearsons_and_grey_where_nothing_varies(rng):
-    codes = rng.normal(size=(50, 3))
-    codes[:, 1] += codes[:, 0]
-    codes = np.c_[codes, np.full(50, 0.3)]
-    figure = figures.latent_correlation(codes, [4, 5, 6, 9])
+    codes = rng.normal(size=(50, 10))
+    codes[:, 5] += codes[:, 4]
+    codes[:, 9] = 0.3
+    figure = correlation(stand_in(codes), dims=[4, 5, 6, 9])
+    expected = np.corrcoef(codes[:, 4:7].T)
     drawn = np.ma.filled(figure.axes[0].get_images()[0].get_array(), np.nan)
-    assert drawn[:3, :3] == pytest.approx(np.corrcoef(codes[:, :3].T))
+    assert drawn[:3, :3] == pytest.approx(expected)
     assert np.isnan(drawn[3]).all()
     text = words(figure)
-    r = np.abs(np.corrcoef(codes[:, :3].T)[np.triu_indices(3, 1)])
+    r = np.abs(expected[np.triu_indices(3, 1)])
     assert f"mean |r| {r.mean():.2f}, largest {r.max():.2f}" in text
     assert "z9" in text
     assert "correlation r over 50 images" in text
+    with pytest.raises(DataError, match="at least 2"):
+        correlation(stand_in(codes[:1]))
 
 
 # Projection and scatter ---------------------------------------------------------------------------------------------
@@ -265,28 +182,36 @@ def test_correlation_is_pearsons_and_grey_where_nothing_varies(rng):
 
 def test_pca_finds_the_directions_of_largest_variance(rng):
     codes = rng.normal(size=(400, 5)) * [0.1, 3, 0.1, 1, 0.1]
-    points, names = figures.project(codes, "pca")
+    points, names = project(codes, "pca")
     assert abs(np.corrcoef(points[:, 0], codes[:, 1])[0, 1]) > 0.99
     assert abs(np.corrcoef(points[:, 1], codes[:, 3])[0, 1]) > 0.99
     share = 100 * points.var(0) / codes.var(0).sum()
     assert names == (f"PC 1 ({share[0]:.0f} % of the variance)", f"PC 2 ({share[1]:.0f} %)")
+    assert np.array_equal(project(codes)[0], points)
 
 
 def test_projection_is_raw_for_two_dimensions_or_named_ones(rng):
     codes = rng.normal(size=(9, 4))
-    points, names = figures.project(codes, dims=(3, 1))
+    points, names = project(codes, dims=(3, 1))
     assert np.array_equal(points, codes[:, [3, 1]])
     assert names == ("z3", "z1")
-    assert np.array_equal(figures.project(codes[:, :2])[0], codes[:, :2])
-    with pytest.raises(SettingsError, match="of the 4 dimensions"):
-        figures.project(codes, "raw", dims=(0, 4))
+    assert np.array_equal(project(codes, "raw")[0], codes[:, :2])
+    assert np.array_equal(project(codes[:, :2])[0], codes[:, :2])
+    assert project(codes[:, :1])[0].tolist() == np.c_[codes[:, 0], np.zeros(9)].tolist()
+    with pytest.raises(SettingsError, match="no dimension 4; the model has 4"):
+        project(codes, "raw", dims=(0, 4))
+    for wrong in ({"dims": (0, 1, 2)}, {"dims": (0, 1), "method": "pca"}):
+        with pytest.raises(SettingsError, match="two dimensions go with the projection raw"):
+            project(codes, **wrong)
     with pytest.raises(SettingsError, match="pca"):
-        figures.project(codes, "pcs")
+        project(codes, "pcs")
+    with pytest.raises(DataError, match="N ≥ 3"):
+        project(codes[:2])
 
 
 def test_tsne_keeps_far_groups_apart(rng):
     codes = np.concatenate([rng.normal(0, 0.1, (15, 3)), rng.normal(9, 0.1, (15, 3))])
-    points, _ = figures.project(codes, "tsne")
+    points, _ = project(codes, "tsne")
     middle = points[:15].mean(0), points[15:].mean(0)
     nearest = np.linalg.norm(points[:, None] - np.array(middle), axis=-1).argmin(1)
     assert nearest.tolist() == [0] * 15 + [1] * 15
@@ -294,14 +219,13 @@ def test_tsne_keeps_far_groups_apart(rng):
 
 def test_scatter_shows_every_point_once_and_anomalies_as_crosses(rng):
     points, groups = rng.normal(size=(30, 2)), np.repeat(["a", "b", "c"], 10)
-    labels = (groups == "c").astype(float)
-    figure = figures.latent_scatter(points, groups, labels, axis_names=("PC 1", "PC 2"), group_name="camera")
+    figure = latent(stand_in(points, groups=groups, labels=groups == "c"), by="camera")
     axes = figure.axes[0]
     drawn = np.concatenate([np.asarray(part.get_offsets()) for part in axes.collections])
     assert np.array_equal(np.unique(drawn, axis=0), np.unique(points, axis=0))
     assert len(drawn) == 30
     text = words(figure)
-    for part in ("a (n = 10)", "b (n = 10)", "anomalous: c (n = 10)", "camera", "PC 1", "PC 2"):
+    for part in ("a (n = 10)", "b (n = 10)", "anomalous: c (n = 10)", "camera", "z0", "z1"):
         assert part in text
     crosses = next(part for part in axes.collections if part.get_label().startswith("anomalous"))
     assert np.array_equal(np.asarray(crosses.get_offsets()), points[20:])
@@ -310,7 +234,7 @@ def test_scatter_shows_every_point_once_and_anomalies_as_crosses(rng):
 def test_scatter_names_each_of_62_classes_where_it_lies(rng):
     names = [f"k{i}" for i in range(62)]
     middles = rng.normal(0, 3, (62, 2))
-    figure = figures.latent_scatter(np.repeat(middles, 5, axis=0), np.repeat(names, 5))
+    figure = latent(stand_in(np.repeat(middles, 5, axis=0), groups=np.repeat(names, 5)))
     axes = figure.axes[0]
     placed = {t.get_text(): np.array(t.get_position()) for t in axes.texts}
     assert set(placed) == set(names)
@@ -325,8 +249,3 @@ def test_labels_that_overlap_move_apart():
     apart = np.abs(placed[:, None] - placed).max(-1)[np.triu_indices(12, 1)]
     assert apart.min() > 0.045
     assert np.abs(placed - 0.5).max() < 0.25
-
-
-def test_scatter_refuses_arrays_that_do_not_fit(rng):
-    with pytest.raises(DataError, match="2 groups"):
-        figures.latent_scatter(rng.normal(size=(3, 2)), ["a", "b"])

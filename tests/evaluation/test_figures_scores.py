@@ -1,4 +1,4 @@
-"""Figures of scores: the intersection of histograms, boxes and violins by class, several models' curves."""
+"""Figures of scores: the intersection of histograms, boxes by class."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from verdicts import verdicts
 
 from figure_text import words
 from knowngood.errors import DataError
-from knowngood.evaluation import figures
-from knowngood.metrics import average_precision, roc_auc
+from knowngood.evaluation.figures.separation import score_histogram, scores_by_class
 
 # Histogram ----------------------------------------------------------------------------------------------------------
 
@@ -18,21 +18,22 @@ from knowngood.metrics import average_precision, roc_auc
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, "100.0 %"), (0.5, "50.0 %"), (100.0, "0.0 %")])
 def test_histogram_prints_the_intersection(shift, expected):
     scores = np.linspace(0, 1, 400, endpoint=False) + 1e-9
-    figure = figures.score_histogram(np.r_[scores, scores + shift], np.repeat([0.0, 1.0], 400), bins=30)
+    figure = score_histogram(verdicts(np.r_[scores, scores + shift], np.repeat([0.0, 1.0], 400)), bins=30)
     assert f"intersection {expected}" in words(figure)
 
 
 def test_histogram_of_one_label_has_no_intersection():
-    assert "intersection" not in words(figures.score_histogram(np.arange(9.0), np.zeros(9)))
+    assert "intersection" not in words(score_histogram(verdicts(np.arange(9.0), np.zeros(9))))
 
 
-# Box and violin -----------------------------------------------------------------------------------------------------
+# Box ---------------------------------------------------------------------------------------------------------------
 
 
 def test_box_goes_from_quartile_to_quartile():
     scores = np.r_[np.arange(101.0), np.arange(101.0) + 50]
     groups = np.repeat(["a", "b"], 101)
-    figure = figures.scores_by_class(scores, groups, np.repeat([0.0, 1.0], 101), thresholds=[90.0], unit="nats")
+    scored = verdicts(scores, np.repeat([0.0, 1.0], 101), threshold=90.0, score_unit="nats")
+    figure = scores_by_class(scored, groups)
     axes = figure.axes[0]
     boxes = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
     assert boxes == [pytest.approx((25, 75)), pytest.approx((75, 125))]
@@ -44,13 +45,12 @@ def test_box_goes_from_quartile_to_quartile():
         assert part in text
 
 
-@pytest.mark.parametrize("kind", ["box", "violin"])
-def test_normal_classes_come_first_and_62_of_them_stay_apart(kind):
+def test_normal_classes_come_first_and_62_of_them_stay_apart():
     rng = np.random.default_rng(0)
     names = [f"k{i}" for i in range(62)]
-    groups = np.repeat(names, 8)
+    groups = np.repeat(names, 8)[::-1]
     labels = (groups == "k0").astype(float)
-    figure = figures.scores_by_class(rng.normal(size=496), groups, labels, kind=kind)
+    figure = scores_by_class(verdicts(rng.normal(size=496), labels), groups)
     ticks = [t.get_text() for t in figure.axes[0].get_yticklabels()]
     assert ticks == [f"{name} (n = 8)" for name in [*names[1:], "k0"]]
     figure.draw_without_rendering()
@@ -58,70 +58,11 @@ def test_normal_classes_come_first_and_62_of_them_stay_apart(kind):
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
 
 
-def test_violin_is_widest_where_scores_are_and_takes_single_values():
-    rng = np.random.default_rng(0)
-    scores = np.r_[rng.normal(3, 0.5, 300), 7.0, 7.0]
-    figure = figures.scores_by_class(scores, np.array(["a"] * 300 + ["b"] * 2), kind="violin")
-    outline = figure.axes[0].collections[0].get_paths()[0].vertices
-    assert outline[np.abs(outline[:, 1]).argmax(), 0] == pytest.approx(3, abs=0.3)
-    assert "b (n = 2)" in words(figure)
-
-
 def test_far_scores_are_counted_beside_their_row_and_nan_excluded():
     scores = np.r_[np.linspace(0, 1, 500), 1e6, np.nan]
-    figure = figures.scores_by_class(scores, np.full(502, "a"))
+    figure = scores_by_class(verdicts(scores), np.full(502, "a"))
     assert figure.axes[0].get_xlim()[1] < 2
     assert "1 ▸" in words(figure)
     assert "a (n = 501)" in words(figure)
     with pytest.raises(DataError, match="none of the 1 scores"):
-        figures.scores_by_class(np.array([np.nan]), ["a"])
-
-
-# Several models -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def judged() -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0.0, 1.0, np.nan], [60, 40, 5])
-    kinds = np.repeat(["good", "scratch", "dent", "?"], [60, 30, 10, 5])
-    base = np.nan_to_num(labels)
-    return labels, {"vae": base + rng.normal(size=105), "dcvae": 2 * base + rng.normal(size=105)}, kinds
-
-
-def test_curves_state_both_areas_of_each_model(judged):
-    labels, scores, _ = judged
-    figure = figures.ranking_grid(labels, scores)
-    text = words(figure)
-    assert len(figure.axes) == 2
-    for name, values in scores.items():
-        assert f"{name}: AUROC {roc_auc(labels, values):.3f}" in text
-        assert f"{name}: AP {average_precision(labels, values):.3f}" in text
-
-
-def test_area_under_the_drawn_precision_recall_steps_is_the_average_precision(judged):
-    labels, scores, _ = judged
-    axes = figures.ranking_grid(labels, scores).axes[1]
-    for name, values in scores.items():
-        line = next(line for line in axes.lines if str(line.get_label()).startswith(f"{name}:"))
-        recall, precision = np.asarray(line.get_xydata()).T / 100
-        area = (np.diff(recall) * precision[1:]).sum()
-        assert area == pytest.approx(average_precision(labels, values))
-
-
-def test_curves_by_kind_have_one_row_each_and_count_hidden_kinds(judged):
-    labels, scores, kinds = judged
-    figure = figures.ranking_grid(labels, scores, kinds)
-    titles = [axes.get_title(loc="left") for axes in figure.axes[::2]]
-    assert titles == ["dent (n = 10) against normal", "scratch (n = 30) against normal"]
-    only = np.where((labels == 1) & (kinds != "dent"), np.nan, labels)
-    assert f"vae: AUROC {roc_auc(only, scores['vae']):.3f}" in words(figure)
-    assert "1 kinds with fewer images" in words(figures.ranking_grid(labels, scores, kinds, most=1))
-
-
-def test_curves_differ_in_colour_and_dash(judged):
-    labels, scores, _ = judged
-    lines = [line for line in figures.ranking_grid(labels, scores).axes[0].lines if "AUROC" in str(line.get_label())]
-    assert len({line.get_color() for line in lines}) == len({line.get_linestyle() for line in lines}) == 2
-    with pytest.raises(DataError, match="no model"):
-        figures.ranking_grid(labels, {})
+        scores_by_class(verdicts([np.nan]), np.array(["a"]))

@@ -24,7 +24,6 @@ from knowngood.evaluation.report import (
     render,
     render_inspection,
     write_inspection,
-    write_png,
 )
 from knowngood.evaluation.report.inspection_page import map_uri
 
@@ -160,7 +159,7 @@ def test_a_map_is_transparent_below_and_full_above() -> None:
     assert picture[1, 1, 0] > picture[1, 1, 2]
 
 
-def test_a_report_without_reconstructions_shows_maps(tmp_path: Path) -> None:
+def test_a_report_without_reconstructions_shows_maps() -> None:
     image, values = RNG.random((20, 30, 3)), RNG.random((20, 30))
     inputs = ReportInputs(
         table=table(), alpha=0.05, most=[Card("c", image, map=values)], least=[Card("a", image, map=values)]
@@ -168,7 +167,6 @@ def test_a_report_without_reconstructions_shows_maps(tmp_path: Path) -> None:
     text = render(inputs)
     assert "anomaly map" in Page(text).texts["span"]
     assert "reconstruction" not in Page(text).texts["span"]
-    assert write_png(tmp_path / "r.png", inputs).stat().st_size > 0
     with pytest.raises(DataError, match="height and width"):
         render(ReportInputs(table=table(), alpha=0.05, most=[Card("c", image, map=values.T)]))
 

@@ -12,12 +12,16 @@ import pytest
 from html_page import HOSTILE, Page
 from PIL import Image
 from scipy import stats
+from stand_in import stand_in
 
 from knowngood.calibration import Calibration, alarm_rank
 from knowngood.errors import DataError, NotEnoughNormals
-from knowngood.evaluation import figures
 from knowngood.evaluation.conditions import expected_band, expected_false_alarms
-from knowngood.evaluation.report import Card, ReportInputs, most_and_least, render, write_png, write_report
+from knowngood.evaluation.figures.decoded import samples
+from knowngood.evaluation.figures.latent import kl, latent
+from knowngood.evaluation.figures.reconstruction import reconstructions
+from knowngood.evaluation.figures.subject import Reconstructed
+from knowngood.evaluation.report import Card, ReportInputs, most_and_least, render, write_report
 from knowngood.evaluation.report.verdict import judge
 from knowngood.evaluation.report.words import flattened, number, percent
 from knowngood.metrics import roc_auc
@@ -60,15 +64,14 @@ ONE = {"strata": [{"name": "all", "n": 199, "own": True, "threshold": 9.0}], "po
 def model_figures(rng: np.random.Generator, *, conditions: int = 2, size: int = 8) -> dict:
     """Figures of a model of five dimensions and so many conditions."""
     shape = (3, size, size, 1)
-    made = figures.Reconstructed(rng.random(shape), np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]))
-    draws = np.round(7 * rng.random((conditions, 5, size, size, 1))) / 7  # no picture is pure noise
+    made = Reconstructed(rng.random(shape), np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0]))
+    names = [f"{i}" for i in range(conditions)]
+    views = {"model": (rng.random(shape), made)}
     return {
-        "latent": figures.latent_scatter(rng.normal(size=(40, 2)), narrow=True),
-        "samples": figures.prior_samples(draws, [f"{i}" for i in range(conditions)], room=8),
-        "reconstructions": figures.reconstructions(
-            rng.random(shape), {"model": made}, np.array([0, 0, 1]), across=True
-        ),
-        "kl": figures.kl_bars(rng.random(5)),
+        "latent": latent(stand_in(rng.normal(size=(40, 2))), narrow=True),
+        "samples": samples(stand_in(kl=np.ones(5), names=names, size=size), most=5, room=8),
+        "reconstructions": reconstructions(stand_in(labels=[0, 0, 1], views=views), items=[], ids=False),
+        "kl": kl(stand_in(kl=rng.random(5))),
     }
 
 
@@ -538,19 +541,6 @@ def test_thresholds_that_contradict_the_verdicts_are_not_drawn():
         ({"strata": [{"name": "all", "n": 99, "threshold": 4.0}], "threshold": 9.5}, [9.5]),
     ]:
         assert ReportInputs(table=table, alpha=0.05, calibration=calibration).thresholds() == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("labels", [True, False])
-def test_png_for_a_readme(full, tmp_path, labels):
-    table = full.table if labels else full.table.drop(columns="label")
-    inputs = ReportInputs(table=table, alpha=0.05, most=full.most, least=full.least, calibration=ONE)
-    path = write_png(tmp_path / "a" / "picture.png", inputs, dpi=60)
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        assert picture.width > picture.height > 200
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
-    assert write_png(tmp_path / "again.png", inputs, dpi=60).read_bytes() == path.read_bytes()
 
 
 def test_numbers_read_well():

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.spatial import cKDTree
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from knowngood.errors import DataError, SettingsError
-from knowngood.metrics import aupro, pixel_auroc, pixel_average_precision, pixel_metrics, pro_curve
+from knowngood.metrics import aupro, pixel_auroc, pixel_metrics
 
 Maps = list[np.ndarray]
 Masks = list[np.ndarray | None]
-METRICS = [aupro, pixel_auroc, pixel_average_precision, pixel_metrics, pro_curve]
+METRICS = [aupro, pixel_auroc, pixel_metrics]
 
 
 def random_case(seed: int, levels: int, shapes: int = 4) -> tuple[Maps, Masks]:
@@ -64,14 +63,6 @@ def aupro_by_definition(maps: Maps, masks: Masks, limit: float) -> float:
     return area / limit
 
 
-def distance_to_curve(x: np.ndarray, y: np.ndarray, fpr: np.ndarray, pro: np.ndarray) -> np.ndarray:
-    """(n,) distance of each point (x, y) from the nearest of the lines between the curve's points."""
-    points, ends = np.stack([x, y], 1)[:, None], np.stack([fpr, pro], 1)
-    line = np.diff(ends, axis=0)
-    along = (((points - ends[:-1]) * line).sum(2) / (line**2).sum(1)).clip(0, 1)[..., None]
-    return np.sqrt(((ends[:-1] + along * line - points) ** 2).sum(2)).min(1)
-
-
 def flat(maps: Maps, masks: Masks) -> tuple[np.ndarray, np.ndarray]:
     marks = [np.zeros(m.shape, bool) if mask is None else mask for m, mask in zip(maps, masks, strict=True)]
     return np.concatenate([m.ravel() for m in marks]), np.concatenate([m.ravel() for m in maps])
@@ -89,15 +80,7 @@ def test_auroc_and_average_precision_are_scikit_learns(seed: int, levels: int) -
     labels, scores = flat(maps, masks)
     assert pixel_auroc(maps, masks) == pytest.approx(roc_auc_score(labels, scores), rel=0, abs=1e-12)
     wanted = average_precision_score(labels, scores)
-    assert pixel_average_precision(maps, masks) == pytest.approx(wanted, rel=0, abs=1e-12)
-
-
-@given(st.integers(0, 2**32 - 1), st.sampled_from([2, 5, 1000]))
-def test_the_short_curve_passes_through_every_point_of_the_definition(seed: int, levels: int) -> None:
-    maps, masks = random_case(seed, levels)
-    curve = pro_curve(maps, masks)
-    assert (curve.fpr[0], curve.pro[0], curve.fpr[-1], curve.pro[-1]) == (0, 0, 1, 1)
-    assert distance_to_curve(*curve_by_definition(maps, masks), *curve).max() < 1e-12
+    assert pixel_metrics(maps, masks)["pixel_average_precision"] == pytest.approx(wanted, rel=0, abs=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -113,7 +96,7 @@ def test_one_sort_gives_what_each_metric_gives(seed: int) -> None:
     maps, masks = random_case(seed, 5)
     assert pixel_metrics(maps, masks, 0.2) == {
         "pixel_auroc": pixel_auroc(maps, masks),
-        "pixel_average_precision": pixel_average_precision(maps, masks),
+        "pixel_average_precision": pixel_metrics(maps, masks)["pixel_average_precision"],
         "aupro": aupro(maps, masks, 0.2),
     }
 
@@ -142,7 +125,6 @@ def test_rounding_never_passes_one() -> None:
         masks: Masks = [rng.random((12, 12)) < 0.4]
         maps = [np.where(mask, 2, 0) + rng.random((12, 12)) for mask in masks]
         assert max(pixel_metrics(maps, masks).values()) <= 1
-        assert pro_curve(maps, masks).pro.max() == 1
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
@@ -163,9 +145,6 @@ def test_a_region_counts_once_however_large() -> None:
     for limit in (0.1, 0.3, 1.0):
         assert aupro([found], [mask], limit) == pytest.approx(0.5 + 0.5 * limit / 2, abs=1e-12)
     assert pixel_auroc([found], [mask]) == pytest.approx((100 + 1 / 2) / 101, abs=1e-12)
-    fpr, pro = pro_curve([found], [mask])
-    assert fpr.tolist() == [0, 0, 1]
-    assert pro.tolist() == pytest.approx([0, 0.5, 1], abs=1e-12)
 
 
 def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
@@ -230,15 +209,6 @@ def test_many_pixels_are_as_exact(large: tuple[Maps, Masks, np.ndarray, np.ndarr
         "aupro": (np.trapezoid(y, x) + x[0] * y[0] / 2) / 0.3,
     }
     assert pixel_metrics(maps, masks) == pytest.approx(wanted, rel=0, abs=1e-12)
-
-
-def test_a_long_curve_is_thinned_and_keeps_its_course(large: tuple[Maps, Masks, np.ndarray, np.ndarray]) -> None:
-    maps, masks, x, y = large
-    fpr, pro = pro_curve(maps, masks)
-    assert 300 < len(fpr) <= 1002
-    assert cKDTree(np.stack([x, y], 1)).query(np.stack([fpr, pro], 1)[1:])[0].max() < 1e-12
-    some = np.linspace(0, len(x) - 1, 2000).astype(int)
-    assert distance_to_curve(x[some], y[some], fpr, pro).max() <= 1 / 500
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -1,4 +1,4 @@
-"""log.csv, run.json, TensorBoard and the progress line."""
+"""log.csv, run.json and the progress line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import pytest
 import torch
 
-from knowngood.training import log
 from knowngood.training.log import Line, RunLog, read_log, write_run
 
 ROWS = [
@@ -24,7 +23,6 @@ def write(folder, rows, keep=0):
     run = RunLog(folder, keep)
     for row in rows:
         run.add(row)
-    run.close()
     return run.rows
 
 
@@ -38,7 +36,6 @@ def test_a_row_is_on_disk_as_soon_as_it_is_added(tmp_path):
     for i, row in enumerate(ROWS, start=1):
         run.add(row)
         assert len(read_log(tmp_path / "log.csv")) == i
-    run.close()
 
 
 def test_a_new_column_is_added(tmp_path):
@@ -61,23 +58,6 @@ def test_without_a_folder_rows_stay_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert write(None, ROWS) == ROWS
     assert list(tmp_path.iterdir()) == []
-
-
-def test_tensorboard_gets_the_numbers(tmp_path, monkeypatch):
-    seen, opened = [], []
-
-    class Board:
-        def add_scalar(self, name, value, step):
-            seen.append((name, value, step))
-
-        def close(self):
-            seen.append("closed")
-
-    monkeypatch.setattr(log, "_tensorboard", lambda folder, step: opened.append(step) or Board())
-    write(tmp_path, ROWS[:1])
-    assert seen == [("loss/model/train", 1 / 3, 1), ("lr/train", 1e-3, 1), "closed"]
-    write(tmp_path, [], keep=1)
-    assert opened == [0, 1]  # on resume it starts after the step of the last row kept
 
 
 def test_run_json_says_what_ran(tmp_path):

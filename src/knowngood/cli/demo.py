@@ -20,7 +20,7 @@ def demo(
     from knowngood import Detector
     from knowngood.data import open_dataset, select
     from knowngood.evaluation.evaluate import evaluate
-    from knowngood.evaluation.report import report_inputs, write_png, write_report
+    from knowngood.evaluation.report import report_inputs, write_report
 
     digits = select(open_dataset("digits"), holdout=HOLDOUT)
     train, test = digits.split("train"), digits.split("test")
@@ -38,7 +38,6 @@ def demo(
         anomalous_name=f"digit {HOLDOUT}",
         classes=test.conditions["class"],
     )
-    write_png(out / "report.png", inputs)
     report, metrics, seconds = write_report(out / "report.html", inputs), evaluation.metrics, detector.about_["seconds"]
     say(f"digit {HOLDOUT} was not in training: AUROC {metrics['auroc']:.3f}; trained in {seconds:.0f} s")
     say(

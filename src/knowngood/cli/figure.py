@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from knowngood.detector.estimator import Detector
 
 FORMATS = (".png", ".svg", ".pdf")
-MOVING = ".gif"
 
 
 def figure(
@@ -49,9 +48,7 @@ def figure(
         ),
     ] = None,
     *,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png, .svg or .pdf; .gif for interpolation")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png, .svg or .pdf")] = None,
     also: Annotated[
         list[Path] | None, typer.Option(metavar="MODEL", help="a further model to compare; repeatable")
     ] = None,
@@ -79,7 +76,7 @@ def figure(
 ) -> None:
     """Draw one figure of a model: reconstructions, latent space, scores. Without a name: list them."""
     if name is None:
-        table(["name", "what it shows"], [[known, what] for known, what in FIGURES.items()])
+        table(["name", "what it shows"], [[known, what] for known, (_, what) in FIGURES.items()])
         return
     if name not in FIGURES:
         raise SettingsError(f"unknown figure '{name}'" + nearest(name, list(FIGURES)))
@@ -90,24 +87,20 @@ def figure(
     given = {"items": _words(items), "dims": _numbers(dims), "conditions": _words(conditions), "projection": projection}
     given |= {"by": by, "steps": steps, "reach": reach, "bins": bins, "most": most, "seed": seed}
     options = {option: value for option, value in given.items() if value is not None}
-    draw = getattr(importlib.import_module("knowngood.evaluation.figures.named"), name)
-    _check_options(name, draw, options, [*given, "gif"], out)
+    draw = getattr(importlib.import_module(f"knowngood.evaluation.figures.{FIGURES[name][0]}"), name)
+    _check_options(name, draw, options, [*given], out)
 
     models, images, hidden = _models([model, *(also or [])], device, unknown), None, ()
     if data is not None:
         images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
         if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
             hidden, unknown = ("class",), hidden_class(unknown, *models.values())
-    if out.suffix.lower() == MOVING:
-        options["gif"] = out
 
     from knowngood.evaluation.figures.style import save
     from knowngood.evaluation.figures.subject import Subject
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    drawn = draw(Subject(models, images, hidden, unknown), **options)  # type: ignore[arg-type]
-    if drawn is not None:
-        save(drawn, out)
+    save(draw(Subject(models, images, hidden, unknown), **options), out)  # type: ignore[arg-type]
     say(f"figure  {out}")
 
 
@@ -116,11 +109,10 @@ def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any],
     known = [parameter for parameter in inspect.signature(draw).parameters if parameter in public]
     for option in options:
         if option not in known:
-            takes = ", ".join(f"--{other}" for other in known if other != "gif") or "no options of its own"
+            takes = ", ".join(f"--{other}" for other in known) or "no options of its own"
             raise SettingsError(f"figure {name} takes no --{option}; it takes {takes}")
-    formats = (*FORMATS, MOVING) if "gif" in known else FORMATS
-    if out.suffix.lower() not in formats:
-        raise SettingsError(f"--out {out}: figure {name} can be written as {', '.join(formats)}, not '{out.suffix}'")
+    if out.suffix.lower() not in FORMATS:
+        raise SettingsError(f"--out {out}: figure {name} can be written as {', '.join(FORMATS)}, not '{out.suffix}'")
 
 
 def _models(paths: Sequence[Path], device: str | None, unknown: str | None) -> dict[str, Detector]:

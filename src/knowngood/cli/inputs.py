@@ -76,11 +76,7 @@ def keep_conditions(images: ImageSet, columns: list[str]) -> ImageSet:
         return images.replace(conditions={})
     for column in wanted:
         if column not in images.conditions:
-            known = list(images.conditions)
-            raise DataError(
-                f"the data has no column '{column}'"
-                + (nearest(column, known) if known else "; it has no columns at all")
-            )
+            raise DataError(f"the data has no column '{column}'" + nearest(column, list(images.conditions)))
     return images.replace(conditions={column: images.conditions[column] for column in wanted})
 
 

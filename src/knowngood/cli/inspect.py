@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
 
 _SHOWN = 5
+_SEVERITIES = ("error", "warning", "note")
 
 
 def inspect(
@@ -44,7 +45,10 @@ def inspect(
     for line in _understood(found.images):
         say(line)
     if found.findings:
-        table(["finding", "severity", "count"], _counts(found.findings))
+        counts = Counter((one.kind, one.severity) for one in found.findings)
+        rows = [(kind, severity, n) for (kind, severity), n in counts.items()]
+        rows.sort(key=lambda row: (_SEVERITIES.index(row[1]), -row[2], row[0]))
+        table(["finding", "severity", "count"], rows)
         shown: Counter[str] = Counter()
         for finding in found.findings:
             shown[finding.kind] += 1
@@ -70,10 +74,3 @@ def _understood(images: ImageSet) -> list[str]:
             shown = ", ".join(f"{value} ({n:,})" for value, n in counts[:_SHOWN])
             lines.append(f"{name}: {shown}" + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""))
     return lines
-
-
-def _counts(findings: tuple) -> list[tuple[str, str, int]]:
-    counts = Counter((finding.severity, finding.kind) for finding in findings)
-    order = ("error", "warning", "note")
-    rows = [(kind, severity, n) for (severity, kind), n in counts.items()]
-    return sorted(rows, key=lambda row: (order.index(row[1]), -row[2], row[0]))

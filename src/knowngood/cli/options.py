@@ -53,6 +53,11 @@ class SettingOption:
         return flag(self.parameter)
 
     @property
+    def switch(self) -> str:
+        """The option, a yes or no with its opposite."""
+        return f"{self.flag}/--no-{self.flag[2:]}" if bool in self.kinds else self.flag
+
+    @property
     def kinds(self) -> tuple[Any, ...]:
         """What its value may be: scalar types, `tuple`, `dict`, `NoneType`, and values of literals."""
         return tuple(dict.fromkeys(kind for info in self.owners.values() for kind in kinds(info.annotation)))
@@ -86,10 +91,8 @@ class SettingOption:
     def annotation(self) -> Any:
         """Its type for Typer."""
         base: Any = bool if bool in self.kinds else list[str] if self.pairs else str
-        flags = [self.flag, *ALIASES.get(self.parameter, ())]
-        if bool in self.kinds:
-            flags = [f"{self.flag}/--no-{self.flag[2:]}"]
-        elif self.path and self.unique and any(self.owners):
+        flags = [self.switch, *ALIASES.get(self.parameter, ())]
+        if bool not in self.kinds and self.path and self.unique and any(self.owners):
             flags.append(flag(f"{self.path[-1]}_{self.field}"))
         return Annotated[base | None, typer.Option(*flags, help=self.help, metavar=self.metavar, show_default=False)]
 

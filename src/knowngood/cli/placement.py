@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic.fields import FieldInfo
 
 from knowngood.config import Options, Settings, choices, parse_settings, read_settings
-from knowngood.config.parsing import as_choice, group, overlay
+from knowngood.config.parsing import as_choice, overlay
 from knowngood.config.presets import read_preset
 from knowngood.errors import SettingsError
 
@@ -27,7 +27,7 @@ class Given(NamedTuple):
 
 def settings(given: list[Given], *, preset: str | None = None, config: Path | None = None) -> Settings:
     """Settings from options over a YAML file over a preset; see `options.settings_from`."""
-    values = read_preset(preset).settings if preset else {}
+    values = read_preset(preset) if preset else {}
     if config:
         values = overlay(values, _read(config))
     given = _lineage(given)
@@ -35,14 +35,12 @@ def settings(given: list[Given], *, preset: str | None = None, config: Path | No
     for field, info in Settings.model_fields.items():
         own = {one.field: one.value for one in given if one.path == (field,)}
         typed = [one.value for one in given if (one.path, one.field) == ((), field)]
-        family = choices(Settings, field)
-        if group(Settings, field) is not None:
-            if own:
-                values[field] = {**(values.get(field) or {}), **own}
-        elif family:
+        if family := choices(Settings, field):
             chosen = _choice((field,), values.get(field), info, family, given, problems)
             if chosen is not None:
                 values[field] = chosen
+        elif own:
+            values[field] = {**(values.get(field) or {}), **own}
         elif typed:
             values[field] = typed[-1]
     if problems:

@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from knowngood.cli.options import SettingOption, flag, literals, setting_options
+from knowngood.cli.options import SettingOption, literals, setting_options
 from knowngood.config import Settings
 from knowngood.config.parsing import group
 
@@ -24,17 +24,15 @@ class SettingsCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the short help: the choices in a line each, and the options of the command itself."""
-        settings = setting_options()
-        text = [*_head(ctx, (self.help or "").split("\n\n")[:1]), ""]
-        text.append(_heading("Choices; each brings options of its own, which --help-all lists"))
+        settings, rows = setting_options(), []
         for field in Settings.model_fields:
-            text.append(_line(*_choice(field, settings)))
-            text += [
-                _line(f"  {option.flag} NAME", _cut(_names(option), f"of {' or '.join(option.owners)}: "))
-                for option in settings
-                if option.path == (field,) and option.family
-            ]
-        text += ["", _heading("Data and output"), *(_line(*row) for row in _own(ctx, settings))]
+            within = [option for option in settings if option.path == (field,)]
+            rows.append(_choice(field, settings, within))
+            named = [(option, f"of {' or '.join(option.owners)}: ") for option in within if option.family]
+            rows += [(f"  {option.flag} NAME", _cut(_names(option), start)) for option, start in named]
+        text = [*_head(ctx, (self.help or "").split("\n\n")[:1])]
+        text += _panel("Choices; each brings options of its own, which --help-all lists", rows, short=True)
+        text += _panel("Data and output", _own(ctx, settings), short=True)
         formatter.write("\n".join(text))
 
     def every_option(self, ctx: Any) -> str:
@@ -42,19 +40,20 @@ class SettingsCommand(TyperCommand):
         settings = setting_options()
         text = [*_head(ctx, (self.help or "").split("\n\n")), *_panel("Data and output", _own(ctx, settings))]
         for path in dict.fromkeys(option.path for option in settings):
-            rows = []
-            for option in settings:
-                if option.path == path:
-                    rows.append((f"{_flags(option)} {option.metavar}".rstrip(), option.help))
-                    rows += [(f"    {name}", _first_line(model)) for name, model in option.family.items()]
-            text += _panel(_title(path, settings), rows)
+            within, rows = [option for option in settings if option.path == path], []
+            for option in within:
+                rows.append((f"{option.switch} {option.metavar}".rstrip(), option.help))
+                rows += [(f"    {name}", (model.__doc__ or "").split("\n")[0]) for name, model in option.family.items()]
+            owners = ", ".join(dict.fromkeys(owner for option in within for owner in option.owners))
+            title = f"Options of {path[-1]} {owners}" if path else "Choices"
+            text += _panel(path[-1].capitalize() if path and group(Settings, path[0]) else title, rows)
         return "\n".join(text)
 
 
 def _head(context: Any, paragraphs: Sequence[str]) -> list[str]:
     text = [f"Usage: {context.command_path} [OPTIONS] DATA"]
     for paragraph in paragraphs:
-        text += ["", *_wrapped(paragraph)]
+        text += ["", *textwrap.wrap(" ".join(paragraph.split()), _width())]
     return text
 
 
@@ -69,25 +68,13 @@ def _own(context: Any, settings: Sequence[SettingOption]) -> list[Row]:
     return [row for row in rows if row]
 
 
-def _title(path: tuple[str, ...], settings: Sequence[SettingOption]) -> str:
-    if not path:
-        return "Choices"
-    if group(Settings, path[0]):
-        return path[-1].capitalize()
-    owners = dict.fromkeys(owner for option in settings if option.path == path for owner in option.owners)
-    return f"Options of {path[-1]} {', '.join(owners)}"
-
-
-def _choice(field: str, settings: Sequence[SettingOption]) -> Row:
+def _choice(field: str, settings: Sequence[SettingOption], within: Sequence[SettingOption]) -> Row:
     """A choice of `Settings` in one line: what it is, and the names or options it has."""
-    what = (Settings.model_fields[field].description or "").split(";")[0]
     if group(Settings, field) is not None:
-        flags = [option.flag for option in settings if option.path == (field,)]
-        return field.replace("_", "-"), _cut(flags, f"{len(flags)} options: ")
+        return field.replace("_", "-"), _cut([option.flag for option in within], f"{len(within)} options: ")
     option = next(option for option in settings if (option.path, option.field) == ((), field))
-    names = _names(option)
-    shown = _cut(names, f"{what}: ") if names else what
-    return f"{option.flag} {'NAME' if names else option.metavar}", shown
+    what, names = (Settings.model_fields[field].description or "").split(";")[0], _names(option)
+    return f"{option.flag} {'NAME' if names else option.metavar}", _cut(names, f"{what}: ") if names else what
 
 
 def _names(option: SettingOption) -> list[str]:
@@ -95,29 +82,17 @@ def _names(option: SettingOption) -> list[str]:
     return [*literals(option.kinds), *option.family]
 
 
-def _flags(option: SettingOption) -> str:
-    return f"{option.flag}/--no-{option.flag[2:]}" if bool in option.kinds else flag(option.parameter)
-
-
-def _first_line(model: type) -> str:
-    return (model.__doc__ or "").strip().split("\n")[0]
-
-
-def _panel(title: str, rows: Sequence[Row]) -> list[str]:
-    lines = ["", _heading(title)]
+def _panel(title: str, rows: Sequence[Row], *, short: bool = False) -> list[str]:
+    """Rows under a heading; in a `short` one each has one line, cut at a word."""
+    lines = ["", f"\033[1m{title}\033[0m" if sys.stdout.isatty() else title]
     for name, what in rows:
-        body = _wrapped(what, " " * COLUMN)
-        if len(name) + 4 > COLUMN or not body:
-            lines += [f"  {name}", *body]
-        else:
-            lines += [f"  {name}".ljust(COLUMN) + body[0].lstrip(), *body[1:]]
+        start = f"  {name} ".ljust(COLUMN)
+        room = max(20, _width() - (len(start) if short else COLUMN))
+        body = textwrap.wrap(" ".join(what.split()), room, max_lines=1 if short else None, placeholder=" …") or [""]
+        alone = len(start) > COLUMN and not short
+        lines += [start.rstrip()] if alone else [(start + body.pop(0)).rstrip()]
+        lines += [" " * COLUMN + line for line in body]
     return lines
-
-
-def _line(name: str, what: str) -> str:
-    """One line; a description that is too long is cut at a word."""
-    start = f"  {name}".ljust(COLUMN - 1) + " "
-    return start + textwrap.shorten(" ".join(what.split()), max(20, _width() - len(start)), placeholder=" …")
 
 
 def _cut(names: Sequence[str], start: str) -> str:
@@ -126,14 +101,6 @@ def _cut(names: Sequence[str], start: str) -> str:
     while len(", ".join(shown)) + (3 if len(shown) < len(names) else 0) > room and len(shown) > 1:
         shown.pop()
     return start + ", ".join(shown) + (", …" if len(shown) < len(names) else "")
-
-
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), _width(), initial_indent=indent, subsequent_indent=indent)
-
-
-def _heading(text: str) -> str:
-    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text
 
 
 def _width() -> int:

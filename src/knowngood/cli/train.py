@@ -55,9 +55,6 @@ def train(
             min=0, metavar="N", show_default=False, help="draw so many training images with their reconstructions"
         ),
     ] = 0,
-    film: Annotated[
-        Path | None, typer.Option(metavar="FILE.gif", help="film of the reconstructions of held-out images")
-    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint in the output folder")
     ] = False,
@@ -72,7 +69,7 @@ def train(
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, _method(settings), resume)
-    settings = _checked(settings, chosen, num_generated_image, film)
+    settings = _checked(settings, chosen, num_generated_image)
     images = open_selected(source, **chosen, strict=settings.data.strict)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
     images, normals = _to_train_on(images, settings, train_size, condition or [])
@@ -88,7 +85,7 @@ def train(
     note(f"training on {len(normals):,} normal images; output in {folder}")
     detector = Detector.from_settings(settings)
     try:
-        detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal(), film=film is not None)
+        detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
     except KeyboardInterrupt:
         note(f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
         raise
@@ -104,9 +101,6 @@ def train(
     say(f"model   {folder / 'model'}")
     if (folder / "run").exists():
         say(f"log     {folder / 'run'}")
-    if film is not None:
-        _write_film(film, detector)
-        say(f"film    {film}")
     if num_generated_image and _reconstructs(detector.pipeline_.settings):
         _draw_reconstructions(folder / "reconstructions.png", detector, normals[:num_generated_image])
         say(f"drawn   {folder / 'reconstructions.png'}")
@@ -132,15 +126,12 @@ def _reconstructs(settings: Settings) -> bool:
     return isinstance(representation, str | PixelOptions) and isinstance(model, str | VAEOptions)
 
 
-def _checked(settings: Settings, chosen: dict[str, str | None], drawn: int, film: Path | None) -> Settings:
+def _checked(settings: Settings, chosen: dict[str, str | None], drawn: int) -> Settings:
     """The settings for these classes; what could only fail after the training is refused."""
-    for flag, wanted in (("--num-generated-image", drawn), ("--film", film)):
-        if wanted and not _reconstructs(settings):
-            raise SettingsError(
-                f"{flag}: {NO_PICTURES}; leave it out, or train with --representation pixels --model vae"
-            )
-    if film is not None and film.suffix.lower() != ".gif":
-        raise SettingsError(f"--film {film}: it is written as a GIF; give a name that ends in .gif")
+    if drawn and not _reconstructs(settings):
+        raise SettingsError(
+            f"--num-generated-image: {NO_PICTURES}; leave it out, or train with --representation pixels --model vae"
+        )
     labels = settings.labels
     if chosen["holdout"] and isinstance(labels, Shift):
         raise SettingsError(
@@ -241,22 +232,9 @@ def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: 
     write_json(folder / "command.json", record)
 
 
-def _write_film(path: Path, detector: Detector) -> None:
-    from knowngood.evaluation.figures import training_film
-
-    film, history = detector.film_, detector.training_["history"]
-    losses = {row["step"]: row["loss/model"] for row in history if row["split"] == "held_out"}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    training_film(path, film.inputs / 255, film.frames() / 255, film.steps, losses=losses)
-
-
 def _draw_reconstructions(path: Path, detector: Detector, images: ImageSet) -> None:
-    import numpy as np
+    from knowngood.evaluation.figures.subject import Subject
+    from knowngood.evaluation.figures.triptych import triptychs
 
-    from knowngood.detector.latents import reconstruct
-    from knowngood.evaluation.figures import triptychs
-
-    columns = [column.name for column in detector.pipeline_.schema.columns]
-    images = images.replace(conditions={name: images.conditions[name] for name in columns})
-    seen, made = (np.moveaxis(part, 1, -1) for part in reconstruct(detector.pipeline_, images))
-    triptychs(list(zip(seen, made, strict=True)), [str(name) for name in images.ids]).savefig(path, bbox_inches="tight")
+    pairs, _ = Subject({"model": detector}, images).pairs(images)
+    triptychs(pairs, [str(name) for name in images.ids]).savefig(path, bbox_inches="tight")

@@ -75,8 +75,10 @@ def nearest(name: str, known: list[str]) -> str:
     def alike(other: str) -> float:
         return difflib.SequenceMatcher(None, other, name).ratio()
 
-    best = max(known, key=alike, default=None)
-    hint = f"; did you mean '{best}'?" if best is not None and alike(best) >= 0.5 else ""
+    if not known:
+        return "; there are none"
+    best = max(known, key=alike)
+    hint = f"; did you mean '{best}'?" if alike(best) >= 0.5 else ""
     return f"{hint} (known: {', '.join(known)})"
 
 

@@ -11,22 +11,7 @@ from knowngood.data.select import select
 from knowngood.data.tableset import TableSet
 
 __all__ = [
-    "ArrayPixels",
-    "Audit",
-    "Column",
-    "ConditionSchema",
-    "Expanded",
-    "FilePixels",
-    "Finding",
-    "ImageSet",
-    "PixelSource",
-    "Reader",
-    "TableSet",
-    "Unreadable",
-    "audit",
-    "dataset_names",
-    "describe_datasets",
-    "open_dataset",
-    "open_images",
-    "select",
-]
+    "ArrayPixels", "Audit", "Column", "ConditionSchema", "Expanded", "FilePixels", "Finding", "ImageSet",
+    "PixelSource", "Reader", "TableSet", "Unreadable", "audit", "dataset_names", "describe_datasets",
+    "open_dataset", "open_images", "select",
+]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from knowngood.config import nearest
@@ -37,11 +39,13 @@ def select(
         has = ", ".join(images.conditions) or "none"
         raise DataError(f"{images.name} has no column 'class' to select by; its condition columns: {has}")
     classes = np.array([text_of(value) for value in images.conditions["class"].tolist()], dtype=object)
-    known = sort_classes(value for value in set(classes.tolist()) if value is not None)
+    known = sorted((value for value in set(classes.tolist()) if value is not None), key=natural)
     zeros = parse_classes(normal, known, images.name)
     ones = parse_classes(anomalous if holdout is None else holdout, known, images.name)
     if zeros & ones:
-        raise DataError(f"class {', '.join(sort_classes(zeros & ones))} is given both as normal and as anomalous")
+        raise DataError(
+            f"class {', '.join(sorted(zeros & ones, key=natural))} is given both as normal and as anomalous"
+        )
     zeros, ones = zeros or set(known) - ones, ones or set(known) - zeros
     labels = np.array([0.0 if c in zeros else 1.0 if c in ones else np.nan for c in classes.tolist()])
     return images.replace(labels=labels)[~np.isnan(labels)]
@@ -65,6 +69,7 @@ def parse_classes(text: str | int | None, known: list[str], name: str) -> set[st
     return found
 
 
-def sort_classes(values) -> list[str]:
-    """Numbers in their order, then words in theirs."""
-    return sorted(values, key=lambda v: (not v.isdigit(), int(v) if v.isdigit() else 0, v))
+def natural(name: str) -> list[tuple[bool, int, str]]:
+    """Key that sorts '10' after '9', numbers before words, and 'class=10' after 'class=9'."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]

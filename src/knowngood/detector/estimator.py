@@ -132,7 +132,7 @@ class Detector(OutlierMixin, BaseEstimator):
         for setting in settings:
             if setting not in Settings.model_fields:
                 raise SettingsError(f"unknown setting '{setting}'{nearest(setting, list(Settings.model_fields))}")
-        return cls(**overlay(read_preset(name).settings, settings))
+        return cls(**overlay(read_preset(name), settings))
 
     # Fit ------------------------------------------------------------------------------------------------------------
 
@@ -147,7 +147,6 @@ class Detector(OutlierMixin, BaseEstimator):
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
-        film: bool = False,
         backbone: Backbone | None = None,
     ) -> Detector:
         """Learn what normal items look like, and calibrate.
@@ -164,7 +163,6 @@ class Detector(OutlierMixin, BaseEstimator):
             run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
                 checkpoint there and ends with the same bits as if it had never stopped.
             progress: show a progress bar if the error stream is a terminal.
-            film: keep reconstructions of some held-out images as a VAE on pixels is trained, in `film_`.
             backbone: of your own, with representation={"name": "features", "backbone": "own"}.
 
         Raises:
@@ -188,7 +186,7 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least "
                 f"{FEWEST} normal ones are needed"
             )
-        run = Run(None if run_dir is None else Path(run_dir), resume, progress, film)
+        run = Run(None if run_dir is None else Path(run_dir), resume, progress)
         others = calibration_set is not None
         fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
@@ -199,8 +197,6 @@ class Detector(OutlierMixin, BaseEstimator):
         self.offset_ = -limit(self.pipeline_)
         self.about_["seconds"] = round(time.perf_counter() - started, 3)
         self.training_ = {"history": fitted.history, "audit": findings}
-        if fitted.film is not None:
-            self.film_ = fitted.film
         return self
 
     def calibrate(self, X: Any, *, conditions: Any = None) -> Detector:

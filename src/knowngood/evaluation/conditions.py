@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from knowngood.calibration import alarm_rank
+from knowngood.data.select import natural
 from knowngood.evaluation.results import INFERRED, Results
 
 
@@ -47,10 +46,32 @@ def by_condition(results: Results) -> list[ConditionRow]:
     names = results.strata()
     present = set(names[results.scored])
     absent = set(known) - {name.removesuffix(INFERRED) for name in present}
-    return [
-        _row(results, name, results.scored & (names == name), known.get(name.removesuffix(INFERRED)))
-        for name in sorted(present | absent, key=natural)
-    ]
+    rows = []
+    for name in sorted(present | absent, key=natural):
+        member, inferred = results.scored & (names == name), name.endswith(INFERRED)
+        normal, anomalous = (member & (results.labels == label) for label in (0, 1))
+        normals, flagged = int(normal.sum()), results.flagged
+        own = calibrated = threshold = expected = None
+        if (stratum := known.get(name.removesuffix(INFERRED))) is not None:
+            own, calibrated, threshold = bool(stratum.get("own", True)), int(stratum["n"]), stratum.get("threshold")
+            if own and normals and not inferred:
+                expected = expected_false_alarms(results.alpha, [calibrated], [normals])
+        row = ConditionRow(
+            name=name or "unknown",
+            images=int(member.sum()),
+            flagged=int(flagged[member].sum()),
+            normals=normals,
+            false_alarms=int(flagged[normal].sum()),
+            expected=expected,
+            anomalies=int(anomalous.sum()),
+            detected=int(flagged[anomalous].sum()),
+            calibrated=calibrated,
+            own=own,
+            threshold=None if threshold is None else float(threshold),
+            inferred=inferred,
+        )
+        rows.append(row)
+    return rows
 
 
 def sharing_groups(rows: Sequence[ConditionRow], pooled: int | None) -> tuple[list[int], list[int]]:
@@ -109,37 +130,7 @@ def expected_band(calibrated: Sequence[int], tested: Sequence[int]) -> tuple[np.
     return grid, low, high
 
 
-def natural(name: str) -> list[tuple[bool, int, str]]:
-    """Key that sorts 'class=10' after 'class=9'."""
-    parts = re.split(r"(\d+)", name)
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
-
-
 def natural_order(names: np.ndarray) -> np.ndarray:
     """Indices that put equal names together, names in natural order."""
     rank = {name: i for i, name in enumerate(sorted(set(names.tolist()), key=natural))}
     return np.argsort([rank[name] for name in names.tolist()], kind="stable")
-
-
-def _row(results: Results, name: str, member: np.ndarray, stratum: Mapping[str, Any] | None) -> ConditionRow:
-    normal, anomalous, flagged = member & (results.labels == 0), member & (results.labels == 1), results.flagged
-    normals, inferred = int(normal.sum()), name.endswith(INFERRED)
-    own = calibrated = threshold = expected = None
-    if stratum is not None:
-        own, calibrated, threshold = bool(stratum.get("own", True)), int(stratum["n"]), stratum.get("threshold")
-        if own and normals and not inferred:
-            expected = expected_false_alarms(results.alpha, [calibrated], [normals])
-    return ConditionRow(
-        name=name or "unknown",
-        images=int(member.sum()),
-        flagged=int(flagged[member].sum()),
-        normals=normals,
-        false_alarms=int(flagged[normal].sum()),
-        expected=expected,
-        anomalies=int(anomalous.sum()),
-        detected=int(flagged[anomalous].sum()),
-        calibrated=calibrated,
-        own=own,
-        threshold=None if threshold is None else float(threshold),
-        inferred=inferred,
-    )

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowngood.errors import DataError
 from knowngood.evaluation.figures.tiles import reduced
-from knowngood.evaluation.results import Results
+from knowngood.evaluation.results import Results, check_both
 from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
 
 if TYPE_CHECKING:
@@ -68,13 +67,7 @@ def evaluate(
         DataError: there are not both normal and anomalous labels.
     """
     labels = images.labels
-    normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
-    if not normals or not anomalies:
-        raise DataError(
-            f"{images.name}: {normals} images labelled normal and {anomalies} labelled anomalous; an evaluation needs "
-            "both. Choose them with --normal, --anomalous or --holdout, in Python images.select, or score without "
-            "labels."
-        )
+    check_both(labels, images.name)
     started = time.perf_counter()
     kept: dict[str, np.ndarray] = {}
     if maps:
@@ -97,8 +90,8 @@ def evaluate(
         "fpr_at_95_tpr": fpr_at_tpr(y, s),
         "false_alarm_rate": float(flagged[read & (labels == 0)].mean()),
         "detection_rate": float(flagged[read & (labels == 1)].mean()),
-        "normals": normals,
-        "anomalies": anomalies,
+        "normals": int((labels == 0).sum()),
+        "anomalies": int((labels == 1).sum()),
         "unreadable": int((~read).sum()),
     }
     return Evaluation(images, table, metrics, alpha, unknown, seconds, kept)
@@ -156,14 +149,16 @@ def results(
     pipeline = detector.pipeline_
     alpha = pipeline.settings.alpha if alpha is None else alpha
     calibration, marginal = pipeline.calibration, pipeline.marginal_calibration
+    unit = "nats" if pipeline.score.is_likelihood else ""
     if calibration is None:
-        return Results(table=table, alpha=alpha)
+        return Results(table=table, alpha=alpha, score_unit=unit)
     # Anomaly scores are shifted so that one threshold, that of the fit's α, serves all conditions.
     facts: dict[str, Any] = {"threshold": limit(pipeline)} if alpha == pipeline.settings.alpha else {}
     if marginal is not None and not any(column.name in given for column in pipeline.schema.columns):
         own = bool(marginal.own(alpha)[0])
         stratum = {"name": "condition inferred", "n": len(marginal), "own": own, "threshold": None}
-        return Results(table=table, alpha=alpha, calibration={"strata": [stratum], "pooled_n": len(marginal), **facts})
+        facts |= {"strata": [stratum], "pooled_n": len(marginal)}
+        return Results(table=table, alpha=alpha, calibration=facts, score_unit=unit)
     facts["strata"] = [
         {
             "name": row["condition"],
@@ -174,4 +169,4 @@ def results(
         for row in calibration.summary(alpha)
     ]
     facts |= {"pooled_n": len(calibration), "method": pipeline.calibrated_by}
-    return Results(table=table, alpha=alpha, calibration=facts)
+    return Results(table=table, alpha=alpha, calibration=facts, score_unit=unit)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from knowngood.calibration import minimum_normals
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Results:
             own, `threshold`: of the raw score}, one a Mondrian group; `pooled_n`: calibration images that groups
             without a guarantee are compared with; `method`: "split" or "cross"; `threshold`: the one number that
             `anomaly_score` is compared with, where scores are shifted to a common scale.
+        normal_name, anomalous_name: names of the labels 0 and 1.
+        score_unit: of the anomaly score, for example "nats".
 
     Raises:
         DataError: a column is missing, the table is empty, or `alpha` is no rate.
@@ -39,6 +42,9 @@ class Results:
     table: pd.DataFrame
     alpha: float
     calibration: Mapping[str, Any] = field(default_factory=dict)
+    normal_name: str = "normal"
+    anomalous_name: str = "anomalous"
+    score_unit: str = ""
 
     def __post_init__(self) -> None:
         absent = [name for name in COLUMNS if name not in self.table.columns]
@@ -87,6 +93,17 @@ class Results:
         return bool((self.labels == 0).any() and (self.labels == 1).any())
 
     @property
+    def largest(self) -> int | None:
+        """Calibration images of the largest set that images are compared with; None if no group is known."""
+        sizes = [int(stratum["n"]) for stratum in self.calibration.get("strata", ())]
+        return max([*sizes, int(self.calibration.get("pooled_n") or 0)]) if sizes else None
+
+    @property
+    def attainable(self) -> bool:
+        """The false-alarm rate can be guaranteed, as far as is known."""
+        return self.largest is None or self.largest >= minimum_normals(self.alpha)
+
+    @property
     def groups(self) -> tuple[str, np.ndarray] | None:
         """The column that groups images, "class" or "condition", and the group (N,) of each; None for one group."""
         for column in ("class", "condition"):
@@ -119,3 +136,13 @@ class Results:
             limit = np.array([known.get(name.removesuffix(INFERRED)) for name in self.strata()], float)
         agree = ((self.scores > limit) == self.flagged)[self.scored & ~np.isnan(limit)]
         return sorted(set(limit[np.isfinite(limit)].tolist())) if agree.all() else []
+
+
+def check_both(labels: np.ndarray, name: str) -> None:
+    """Raise DataError, which names the images, unless there are normal and anomalous labels among these (N,)."""
+    normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
+    if not normals or not anomalies:
+        raise DataError(
+            f"{name}: {normals} images labelled normal and {anomalies} labelled anomalous; this needs both. Choose "
+            "them with --normal, --anomalous or --holdout, in Python images.select, or score without labels."
+        )

@@ -20,13 +20,6 @@ from numpy.typing import ArrayLike, NDArray
 from knowngood.errors import DataError, SettingsError
 from knowngood.metrics.ranking import Floats
 
-CURVE_STEPS = 1000  # of a thinned curve
-
-
-class ProCurve(NamedTuple):
-    fpr: Floats  # (K,) share of normal pixels flagged, from 0 to 1
-    pro: Floats  # (K,) per-region overlap: the flagged share of a region, averaged over the regions; from 0 to 1
-
 
 class _Steps(NamedTuple):
     """What passes at each of the K distinct scores of anomalous pixels, the highest first."""
@@ -55,14 +48,6 @@ def pixel_auroc(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) ->
     return _area(steps, steps.anomalous, 1.0)
 
 
-def pixel_average_precision(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> float:
-    """Precision averaged over the recall steps, over the pixels of all images. Chance is the anomalous pixels' share.
-
-    Errors as in `aupro`.
-    """
-    return _average_precision(_steps(maps, masks))
-
-
 def aupro(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None], limit: float = 0.3) -> float:
     """Area under the per-region overlap up to a false-positive rate, divided by that rate (10.1007/s11263-020-01400-4).
 
@@ -87,22 +72,6 @@ def aupro(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None], limit: f
     return _area(steps, steps.overlap, limit) / limit
 
 
-def pro_curve(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> ProCurve:
-    """The curve under which `aupro` is the area, for plotting: exact points, with straight lines between.
-
-    Of a long curve about 1,000 points are kept, and none dropped is further than 1/500 from the lines. Errors as in
-    `aupro`.
-    """
-    steps = _steps(maps, masks)
-    pro = np.cumsum(steps.overlap)
-    pro[-1] = 1.0  # without the rounding of the sum
-    # Each step is a flat stretch, where only normal pixels pass, then a rise.
-    x = np.concatenate([[0.0], np.stack([steps.above, steps.reached], 1).ravel(), [1.0]])
-    y = np.concatenate([[0.0, 0.0], np.repeat(pro, 2)])
-    moved = np.concatenate([[True], (np.diff(x) > 0) | (np.diff(y) > 0)])
-    return ProCurve(*_thinned(x[moved], y[moved]))
-
-
 def _area(steps: _Steps, gains: Floats, limit: float) -> float:
     """Area up to `limit` under the curve that rises by `gains` (K,), summed step by step.
 
@@ -118,15 +87,6 @@ def _area(steps: _Steps, gains: Floats, limit: float) -> float:
 def _average_precision(steps: _Steps) -> float:
     flagged = np.cumsum(steps.anomalous)
     return min(float(steps.anomalous @ (flagged / (flagged + steps.odds * steps.reached))), 1.0)
-
-
-def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The first of the curve's points in each even step of x + y, and the last of all."""
-    if len(x) <= CURVE_STEPS:
-        return x, y
-    way = x + y
-    kept = np.unique([*np.searchsorted(way, np.linspace(0, way[-1], CURVE_STEPS + 1)), len(x) - 1])
-    return x[kept], y[kept]
 
 
 def _steps(maps: Iterable[ArrayLike], masks: Iterable[ArrayLike | None]) -> _Steps:

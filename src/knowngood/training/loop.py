@@ -60,7 +60,6 @@ def train(
     progress: bool = False,
     anomalies: BatchSource | None = None,
     on_step: Callable[[int], None] | None = None,
-    on_evaluation: Callable[[int, nn.Module], None] | None = None,
     fingerprint: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> History:
@@ -79,7 +78,6 @@ def train(
         run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
         resume: go on from the checkpoint in `run_dir`, if there is one.
         on_step: called after each step with the number of steps done.
-        on_evaluation: called with the steps done and the model as it is then, some 10 to 50 times, also at the start.
         fingerprint, settings: of the data, and what else shapes the run; recorded, and compared on resume.
 
     Raises:
@@ -94,7 +92,6 @@ def train(
     with torch.random.fork_rng(devices=engine.cuda_devices):
         torch.manual_seed(seed + engine.rank)
         run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
-        run.watch = on_evaluation if engine.leads else None
         if folder is not None:
             run.record_in(folder, resume, fingerprint, settings or {})
         with compiled(model, options.compile, engine.device):
@@ -124,7 +121,6 @@ class Run:
         self.anomalies = None if anomalies is None else anomalies.to(engine.device)
         self.options, self.engine, self.seed = options, engine, seed
         self.folder: Path | None = None
-        self.watch: Callable[[int, nn.Module], None] | None = None
         self.samplers = make_samplers(objective, source, options.batch_size, seed)
         if anomalies is not None:
             beside = max(1, options.batch_size // ANOMALIES_BESIDE)
@@ -165,11 +161,9 @@ class Run:
         line = Line(self.total, progress and self.engine.leads)
         try:
             if not self.state.stopped_early:
-                self._watched()
                 self._steps(line, on_step)
         finally:
             line.close()
-            self.log.close()
         self.state.finish()
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.model.eval()
@@ -269,7 +263,6 @@ class Run:
         state = self.state
         if not self._due(self.evaluate_every):
             return False
-        self._watched()
         if self.held_out is None:
             return False
         state.align_buffers()
@@ -280,15 +273,6 @@ class Run:
         self._check(f"held-out normals after step {state.step}", values)
         self.log.add({**self._place("held_out"), **values})
         return state.best is not None and state.best.since >= (self.options.patience or 0)
-
-    def _watched(self) -> None:
-        """Show the averaged weights, those that are evaluated too."""
-        if self.watch is None:
-            return
-        self.model.eval()
-        with torch.no_grad(), self.state.averaged():
-            self.watch(self.state.step, self.model)
-        self.model.train()
 
     def _save_if_due(self) -> None:
         finished = self.state.stopped_early or self.state.step == self.total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -13,24 +12,16 @@ from knowngood.config.parsing import overlay
 from knowngood.errors import SettingsError
 
 
-@dataclass(frozen=True)
-class Preset:
-    """`settings` is what the preset sets, ready for `parse_settings` or `Detector(**settings)`."""
-
-    name: str
-    description: str
-    settings: dict[str, Any]
-
-
 def preset_names() -> list[str]:
     """The names `read_preset` knows, sorted."""
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
-    )
+    names = (entry.name for entry in files(__name__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def read_preset(name: str) -> Preset:
-    """One preset. A file with `base: other` starts from the settings of that one.
+def read_preset(name: str) -> dict[str, Any]:
+    """What a preset sets, ready for `parse_settings` or `Detector(**settings)`.
+
+    A file with `base: other` starts from the settings of that one.
 
     Raises:
         SettingsError: there is no such preset; the message names the nearest one.
@@ -38,5 +29,5 @@ def read_preset(name: str) -> Preset:
     if name not in preset_names():
         raise SettingsError(f"unknown preset '{name}'" + nearest(name, preset_names()))
     content = yaml.safe_load((files(__name__) / f"{name}.yaml").read_text(encoding="utf-8"))
-    base = read_preset(content["base"]).settings if "base" in content else {}
-    return Preset(name, content["description"], overlay(base, content["settings"]))
+    base = read_preset(content["base"]) if "base" in content else {}
+    return overlay(base, content["settings"])

@@ -1,17 +1,10 @@
 """Why an image is anomalous: where, by how much, and how it compares with the normal images fitted to."""
 
 from knowngood.detector.explain.build import explain
-from knowngood.detector.explain.explanation import Component, Explanation, ImageFactor, Latent, Nearest
+from knowngood.detector.explain.explanation import Explanation, ImageFactor, Nearest
 from knowngood.detector.explain.reference import reference_index
 from knowngood.detector.reference_index import ReferenceIndex
 
 __all__ = [
-    "Component",
-    "Explanation",
-    "ImageFactor",
-    "Latent",
-    "Nearest",
-    "ReferenceIndex",
-    "explain",
-    "reference_index",
-]
+    "Explanation", "ImageFactor", "Nearest", "ReferenceIndex", "explain", "reference_index",
+]  # fmt: skip

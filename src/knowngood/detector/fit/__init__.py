@@ -20,9 +20,7 @@ from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.learn import Learned, Run, cached, learn, learns, out_of_fold, represent, side_by_side
 from knowngood.detector.fit.plan import Plan, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
-from knowngood.errors import SettingsError
-from knowngood.representations import Backbone, Features, Pixels, Table
-from knowngood.training.film import Film
+from knowngood.representations import Backbone, Features, Table
 
 
 @dataclass
@@ -33,7 +31,6 @@ class Fitted:
     split: dict[str, np.ndarray]
     about: dict[str, Any]
     history: list[dict[str, Any]]
-    film: Film | None
 
 
 def fit_pipeline(
@@ -58,11 +55,6 @@ def fit_pipeline(
     if isinstance(representation, Features) and settings.data.tile is None:
         images: Any = plan.normals[np.concatenate([fit, select])]
         representation = cached(plan, representation, images)
-    if run.film and not isinstance(representation, Pixels):
-        raise SettingsError(
-            "film: it shows reconstructions of images, and only a VAE on pixels makes any; set "
-            "representation='pixels', model='vae', or leave film out"
-        )
     fingerprint = plan.normals.fingerprint()
     run = replace(run, fingerprint=fingerprint)
     cross = not others_calibrate and settings.calibration.method == "cross"
@@ -107,7 +99,7 @@ def fit_pipeline(
         "threads": torch.get_num_threads(),
         **({} if learned.labels is None else {"labels": learned.labels}),
     }
-    return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), learned.film)
+    return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps))
 
 
 def _learned(plan: Plan, representation: Any, run: Run) -> tuple[Pipeline, Learned]:

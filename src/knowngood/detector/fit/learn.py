@@ -52,7 +52,6 @@ from knowngood.scores.adjustment import fit_adjustments
 from knowngood.scores.illumination import IlluminationAdjustment
 from knowngood.scores.marginal import Cells
 from knowngood.training import History, Source, StreamSource, train
-from knowngood.training.film import Film
 
 RANDOM_STATE = Lock()  # of torch, which all threads share
 HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less well
@@ -60,12 +59,11 @@ HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less
 
 @dataclass(frozen=True)
 class Run:
-    """How a network is trained: folder of checkpoints, progress, a film of reconstructions."""
+    """How a network is trained: folder of checkpoints, progress."""
 
     run_dir: Path | None = None
     resume: bool = False
     progress: bool = False
-    film: bool = False
     fingerprint: str | None = None
 
 
@@ -75,7 +73,6 @@ class Learned:
 
     pipeline: Pipeline
     history: History | None
-    film: Film | None
     labels: dict[str, Any] | None = None  # what came of labelled anomalies
 
 
@@ -144,7 +141,6 @@ def learn(
     source = make_source(plan, fit, representation, scale, width)
     held_out = make_source(plan, select, representation, scale, width) if len(select) else None
     history: list[History] = []
-    film = Film.of(held_out) if run.film and held_out is not None else None
 
     def trained(model: Model, objective: Any, source: BatchSource, held_out: Any, anomalies: Any) -> None:
         found = train(
@@ -159,7 +155,6 @@ def learn(
             run_dir=run.run_dir,
             resume=run.resume,
             progress=run.progress,
-            on_evaluation=film,
             fingerprint=run.fingerprint,
             settings=resolved.model_dump(mode="json"),
         )
@@ -178,7 +173,7 @@ def learn(
         if cells is not None:
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)
-    learned = Learned(replace(pipeline, state=state), history[0] if history else None, film)
+    learned = Learned(replace(pipeline, state=state), history[0] if history else None)
     if plan.labelled is not None and plan.shift is None and settings.data.tile is None:
         add_penalty(learned, plan, fit, select, representation)
     return learned

@@ -1,7 +1,4 @@
-"""Decoded images in grids: draws from the prior, walks along dimensions, planes of two, ways between two images.
-
-Images are scaled so that the data range is 0…1.
-"""
+"""Decoded images in grids: draws from the prior, planes of two dimensions, walks along dimensions."""
 
 from __future__ import annotations
 
@@ -11,158 +8,151 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from knowngood.errors import DataError
+from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.latent import check_dims
+from knowngood.evaluation.figures.subject import Subject
 from knowngood.evaluation.figures.tiles import draw_tiles, mosaic, tile_inches
 
-_ROWS = 16  # conditions in a block of draws
+_BLOCK = 16  # conditions in a block of draws
+FEW = 12  # conditions with finer grids
+_UNIT = "prior standard deviations"
 
 
-def prior_samples(images: np.ndarray, names: Sequence[str], *, what: str = "condition", room: float = 14.0) -> Figure:
-    """Draws z ~ r(z|c) decoded, one row a condition; more than 16 conditions stand in blocks side by side.
+def samples(
+    subject: Subject, *, conditions: list[str] | None = None, most: int = 10, seed: int = 0, room: float = 14.0
+) -> Figure:
+    """`most` draws z ~ r(z|c) decoded, one row a condition; more than 16 conditions stand in blocks side by side.
+
+    The noise is the same under every condition, so that a column differs by its condition alone.
 
     Args:
-        images: (K, S, H, W, C): S draws under each of K conditions.
-        names: of the K conditions.
-        what: the column of the conditions, for example "class".
         room: inches that the tiles may take side by side.
     """
-    count, draws, height, width, _ = images.shape
-    blocks = math.ceil(count / _ROWS)
+    known = subject.conditions(conditions)
+    mean, deviation = subject.prior(known)
+    names = known.names or [""] * 5
+    noise = np.random.default_rng(seed).standard_normal((1 if known.names else 5, most, mean.shape[1]))
+    images = subject.decoded(mean[:, None] + deviation[:, None] * noise, None if known.c is None else known.c[:, None])
+    count, _, height, width, _ = images.shape
+    blocks = math.ceil(count / _BLOCK)
     rows = math.ceil(count / blocks)
-    tile = tile_inches(draws * blocks, room)
-    label = 0.45 + 0.07 * min(28, max(len(str(name)) for name in names))
-    figure = style.new_figure(blocks * (draws * tile * width / height + label) + 0.1, max(rows * tile + 0.7, 1.4))
+    tile = tile_inches(most * blocks, room)
+    label = 0.45 + 0.07 * min(28, max(map(len, names)))
+    figure = style.new_figure(blocks * (most * tile * width / height + label) + 0.1, max(rows * tile + 0.7, 1.4))
     blank = np.full((blocks * rows - count, *images.shape[1:]), np.nan)  # the last block is as high as the others
     tiles, names = np.concatenate([images, blank]), [*names, *[""] * len(blank)]
     for block, axes in enumerate(figure.subplots(1, blocks, squeeze=False)[0]):
         part = slice(block * rows, (block + 1) * rows)
         draw_tiles(axes, tiles[part], rows=names[part])
         if block == 0:
-            axes.set_ylabel(style.plain(what), fontsize=9, color=style.INK)
-    figure.supxlabel(f"{draws} draws from the prior a row, decoded", fontsize=9, color=style.INK)
+            axes.set_ylabel(style.plain(known.what), fontsize=9, color=style.INK)
+    figure.supxlabel(f"{most} draws from the prior a row, decoded", fontsize=9, color=style.INK)
+    return figure
+
+
+def manifold(
+    subject: Subject,
+    *,
+    dims: list[int] | None = None,
+    conditions: list[str] | None = None,
+    steps: int | None = None,
+    reach: float = 2.0,
+) -> Figure:
+    """Grids over the plane of two dimensions, those in `dims` or the ones of highest KL, one grid a condition.
+
+    Args:
+        steps: along each dimension; by default 15, of several conditions 7, of more than 12 conditions 5.
+        reach: the outermost positions, in standard deviations of the prior; all other dimensions are at its mean.
+    """
+    known = subject.conditions(conditions)
+    mean, deviation = subject.prior(known)
+    if mean.shape[1] == 1:
+        raise SettingsError("manifold: the model has one latent dimension; draw it with 'traversal'")
+    chosen, kl = _dimensions(subject, dims, mean.shape[1], 2)
+    if len(chosen) != 2:
+        raise SettingsError(f"manifold: {len(chosen)} dimensions given; expected two, as in --dims 3,7")
+    titles = known.names or [""]
+    steps = steps or (15 if len(titles) == 1 else 7 if len(titles) <= FEW else 5)
+    along = np.linspace(-reach, reach, steps)
+    z = np.zeros((len(mean), steps, steps, mean.shape[1]))
+    z[..., chosen[0]] = along
+    z[..., chosen[1]] = along[::-1, None]  # upwards
+    z = mean[:, None, None] + deviation[:, None, None] * z
+    grids = subject.decoded(z, None if known.c is None else known.c[:, None, None])
+    columns = math.ceil(math.sqrt(len(titles)))
+    rows = math.ceil(len(titles) / columns)
+    height, width = grids.shape[3:5]
+    side = float(np.clip(11 / columns, 0.2 * steps, min((0.4 if len(titles) == 1 else 0.24) * steps, 5.5)))
+    figure = style.new_figure(columns * side * width / height + 1.0, rows * (side + 0.25) + 0.8)
+    half = reach * steps / (steps - 1) if steps > 1 else 1.0
+    for k, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        if k >= len(titles):
+            axes.set_axis_off()
+            continue
+        style.show(axes, mosaic(grids[k]), tile=max(height, width), extent=(-half, half, -half, half))
+        axes.set_aspect(height / width)
+        axes.set_xticks([-reach, 0, reach] if k + columns >= len(titles) else [])
+        axes.set_yticks([-reach, 0, reach] if k % columns == 0 else [])
+        axes.tick_params(labelsize=7.5, colors=style.MUTED, length=2)
+        look = {"fontsize": 9, "color": style.INK, "fontweight": "bold"}
+        axes.set_title(style.short(titles[k]), loc="left", pad=3, **look)
+    a, b = (f"z{dim}" if kl is None else f"z{dim} ({kl[dim]:.2f} nats)" for dim in chosen)
+    figure.supxlabel(f"{a}, in {_UNIT}", fontsize=9, color=style.INK)
+    figure.supylabel(f"{b},\nin {_UNIT}", fontsize=9, color=style.INK)
     return figure
 
 
 def traversal(
-    images: np.ndarray,
-    positions: np.ndarray,
-    dims: Sequence[int],
+    subject: Subject,
     *,
-    kl: np.ndarray | None = None,
-    start: str = "the prior mean",
+    dims: list[int] | None = None,
+    items: list[str] | None = None,
+    conditions: list[str] | None = None,
+    steps: int = 9,
+    reach: float = 3.0,
+    most: int = 10,
 ) -> Figure:
-    """One row a dimension, decoded at each position along it, all other dimensions held.
+    """Walks along the `most` dimensions of highest KL, or along `dims`, one row each, all other dimensions held.
 
-    Args:
-        images: (D, S, H, W, C).
-        positions: (S,) in standard deviations of the prior from its mean.
-        dims: (D,) the dimension of each row.
-        kl: (D,) nats that each of them carries on average, written beside its name.
-        start: where the other dimensions are held.
+    They start at the code of the one image in `items`, or at the prior mean, for a conditional model under the first of
+    its `conditions`. Positions are in standard deviations of the prior.
     """
-    count, steps, height, width, _ = images.shape
+    if items is not None and (len(items) != 1 or conditions):
+        raise SettingsError("traversal: walks start at one image (--items ID) or under one condition, not both")
+    known = subject.conditions(conditions)
+    known = known._replace(c=None if known.c is None else known.c[:1])
+    centre, start = None, f"the prior mean of {known.what} {known.names[0]}" if known.names else "the prior mean"
+    if items is not None:
+        codes = subject.codes(subject.chosen(items))
+        known, centre, start = known._replace(c=codes.c), codes.mean[0], f"image {items[0]}"
+    mean, deviation = (values[0] for values in subject.prior(known))
+    chosen, kl = _dimensions(subject, dims, len(mean), most)
+    along = np.linspace(-reach, reach, steps)
+    z = np.tile(mean if centre is None else centre, (len(chosen), steps, 1)).astype(float)
+    for row, dim in enumerate(chosen):
+        z[row, :, dim] = mean[dim] + deviation[dim] * along
+    images = subject.decoded(z, known.c)
+    height, width = images.shape[2:4]
     tile = tile_inches(steps, 8)
-    figure = style.new_figure(steps * tile * width / height + (1.75 if kl is not None else 1.1), count * tile + 0.95)
+    figure = style.new_figure(
+        steps * tile * width / height + (1.75 if kl is not None else 1.1), len(chosen) * tile + 0.95
+    )
     axes = figure.add_subplot()
-    names = [f"z{dim}" if kl is None else f"z{dim}   {kl[i]:.2f} nats" for i, dim in enumerate(dims)]
-    columns = [f"{value:+.3g}".replace("-", "−") if value else "0" for value in positions]
-    draw_tiles(axes, images, rows=names, columns=columns)
-    label = f"position along the dimension (prior standard deviations)\nothers at {style.short(start, 60)}"
+    rows = [f"z{dim}" if kl is None else f"z{dim}   {kl[dim]:.2f} nats" for dim in chosen]
+    columns = [f"{value:+.3g}".replace("-", "−") if value else "0" for value in along]
+    draw_tiles(axes, images, rows=rows, columns=columns)
+    label = f"position along the dimension ({_UNIT})\nothers at {style.short(start, 60)}"
     axes.set_xlabel(label, fontsize=8.5, color=style.INK)
     axes.set_ylabel("dimension, mean KL" if kl is not None else "dimension", fontsize=8.5, color=style.INK)
     return figure
 
 
-def manifold(
-    grids: np.ndarray,
-    pairs: Sequence[tuple[int, int]],
-    names: Sequence[str] | None = None,
-    *,
-    reach: float = 2.0,
-    kl: np.ndarray | None = None,
-    what: str = "condition",
-) -> Figure:
-    """One row of grids a condition, one column a pair of dimensions. With one pair the conditions fill a square.
-
-    Args:
-        grids: (K, P, S, S, H, W, C): under each of K conditions, for each of P pairs (a, b), the images decoded at S
-            positions along b, from the highest (top) to the lowest, and S along a, from left to right; all other
-            dimensions at the prior mean.
-        pairs: (P,) of dimensions.
-        names: of the conditions; None for an unconditional model.
-        reach: the outermost positions, in standard deviations of the prior.
-        kl: (D,) nats that each dimension of the model carries on average, written beside its name.
-        what: the column of the conditions, for example "class".
-
-    Raises:
-        DataError: `grids` does not fit `pairs` and `names`.
-    """
-    titles = [""] if names is None else [str(name) for name in names]
-    if grids.ndim != 7 or grids.shape[:2] != (len(titles), len(pairs)):
-        raise DataError(f"manifold: grids {grids.shape} for {len(titles)} conditions and {len(pairs)} pairs")
-
-    def dimension(dim: int) -> str:
-        return f"z{dim}" if kl is None else f"z{dim} ({kl[dim]:.2f} nats)"
-
-    square, alone = len(pairs) == 1, len(titles) == 1
-    columns = math.ceil(math.sqrt(len(titles))) if square else len(pairs)
-    rows = math.ceil(len(titles) / columns) if square else len(titles)
-    steps, height, width = grids.shape[3], *grids.shape[4:6]
-    side = float(np.clip(11 / columns, 0.2 * steps, min(0.24 * steps if not alone else 0.4 * steps, 5.5)))
-    figure = style.new_figure(columns * side * width / height + 1.0, rows * (side + (0.25 if square else 0.08)) + 0.8)
-    half = reach * steps / (steps - 1) if steps > 1 else 1.0
-    bold = {"fontsize": 9, "color": style.INK, "fontweight": "bold"}
-    for panel, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        row, column = divmod(panel, columns)
-        k, p = (panel, 0) if square else (row, column)
-        if k >= len(titles):
-            axes.set_axis_off()
-            continue
-        style.show(axes, mosaic(grids[k, p]), tile=max(height, width), extent=(-half, half, -half, half))
-        axes.set_aspect(height / width)
-        if panel + columns >= len(titles) * (1 if square else columns):
-            axes.set_xticks([-reach, 0, reach])
-        if column == 0:
-            axes.set_yticks([-reach, 0, reach])
-        axes.tick_params(labelsize=7.5, colors=style.MUTED, length=2)
-        if square and not alone:
-            axes.set_title(style.short(titles[k]), loc="left", pad=3, **bold)
-        elif column == 0 and not square:
-            axes.set_ylabel(style.short(titles[k]), rotation=0, ha="right", va="center", labelpad=8, **bold)
-        if row == 0 and not square:
-            a, b = map(dimension, pairs[p])
-            axes.set_title(f"→ {a}\n↑ {b}", fontsize=8.5, color=style.INK, loc="left", pad=4)
-    unit = "prior standard deviations"
-    a, b = map(dimension, pairs[0])
-    xlabel, ylabel = (f"{a}, in {unit}", f"{b},\nin {unit}") if square else (f"positions in {unit}", style.plain(what))
-    figure.supxlabel(xlabel, fontsize=9, color=style.INK)
-    if square or not alone:
-        figure.supylabel(ylabel, fontsize=9, color=style.INK)
-    return figure
-
-
-def interpolation(ends: np.ndarray, frames: np.ndarray, names: Sequence[tuple[str, str]] | None = None) -> Figure:
-    """One row a pair: the first image, what is decoded on the straight way between the two codes, the second image.
-
-    Args:
-        ends: (P, 2, H, W, C) the two images of each pair.
-        frames: (P, S, H, W, C) decoded at S evenly spaced codes, both ends included.
-        names: (P,) pairs of ids.
-
-    Raises:
-        DataError: `ends` and `frames` do not fit each other.
-    """
-    if frames.ndim != 5 or ends.shape != (frames.shape[0], 2, *frames.shape[2:]) or not frames.size:
-        raise DataError(
-            f"interpolation: ends {ends.shape} and frames {frames.shape}; expected (P, 2, H, W, C) and (P, S, H, W, C)"
-        )
-    pairs, steps, height, width, _ = frames.shape
-    tile = tile_inches(steps + 2, 8.5)
-    figure = style.new_figure((steps + 2) * tile * width / height + (1.9 if names else 0.5), pairs * tile + 0.75)
-    axes = figure.add_subplot()
-    rows = None if names is None else [f"{style.short(a, 14)} → {style.short(b, 14)}" for a, b in names]
-    columns = ["image 1", *[f"{100 * share:.0f} %" for share in np.linspace(0, 1, steps)], "image 2"]
-    draw_tiles(axes, np.concatenate([ends[:, :1], frames, ends[:, 1:]], axis=1), rows=rows, columns=columns, size=7.5)
-    axes.set_xlabel("share of the way between the two codes (reconstructions)", fontsize=8.5, color=style.INK)
-    return figure
+def _dimensions(
+    subject: Subject, dims: Sequence[int] | None, count: int, most: int
+) -> tuple[list[int], np.ndarray | None]:
+    """The dimensions to draw, those of largest KL by default, and the KL of all where there are images."""
+    kl = subject.mean_kl() if subject.images is not None or dims is None else None
+    if dims is None and kl is not None:
+        dims = np.argsort(-kl, kind="stable")[:most].tolist()
+    return check_dims(dims or [], count), kl

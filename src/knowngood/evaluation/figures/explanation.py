@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NEAREST = 3  # normal images drawn
 WIDE = 96  # characters of a line of text
+LONGEST = 24  # characters of an id
 LARGEST = 512  # pixels of a panel's longer side
 _TITLE: dict[str, Any] = {"fontsize": 9, "color": style.INK}
 
@@ -38,17 +39,12 @@ def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = Non
     head.text(0.01, 0.68, style.plain("\n".join(lines)), va="top", fontsize=8.2, color=style.INK, linespacing=1.35)
     five = body.subplots(1, 5, width_ratios=(1, 1, 1, 1.15, 0.8))
     image = displayed(one.image)
-    _picture(five[0], image, "image")
     expected = one.mean_image if one.reconstruction is None else one.reconstruction
-    if expected is not None:
-        title = "mean normal image" if one.reconstruction is None else "reconstruction"
-        _picture(five[1], as_rgb(expected, (0.0, 1.0)), title)
-    else:
-        _absent(five[1], "mean normal image", one.missing.get("mean_image", ""))
-    if one.map is None:
-        _absent(five[2], "anomaly map", one.missing.get("map", ""))
-    else:
-        _picture(five[2], image, "anomaly map")
+    title = "mean normal image" if one.reconstruction is None else "reconstruction"
+    _panel(five[0], "image", image)
+    _panel(five[1], title, None if expected is None else as_rgb(expected, (0.0, 1.0)), one.missing.get("mean_image"))
+    _panel(five[2], "anomaly map", None if one.map is None else image, one.missing.get("map"))
+    if one.map is not None:
         draw_map(five[2], one)
     _bars(five[3], one)
     _neighbours(five[4], one, normals or {})
@@ -85,19 +81,18 @@ def draw_map(axes: Axes, one: Explanation) -> None:
         axes.add_patch(box)
 
 
-def _picture(axes: Axes, picture: np.ndarray, title: str) -> None:
-    style.show(axes, picture, frame=True)
+def _panel(axes: Axes, title: str, picture: np.ndarray | None, why: str | None = None) -> None:
+    """A picture, or why there is none."""
     axes.set_title(title, **_TITLE)
-
-
-def _absent(axes: Axes, title: str, why: str) -> None:
+    if picture is not None:
+        style.show(axes, picture, frame=True)
+        return
     style.bare(axes, frame=True)
-    axes.set_title(title, **_TITLE)
-    _say_absent(axes, why)
     axes.set_aspect("equal")
+    _say_absent(axes, why)
 
 
-def _say_absent(axes: Axes, why: str) -> None:
+def _say_absent(axes: Axes, why: str | None) -> None:
     text = textwrap.fill(f"not available: {why}" if why else "not available", 26)
     axes.text(0.5, 0.5, style.plain(text), ha="center", va="center", fontsize=8, color=style.MUTED)
 
@@ -136,10 +131,7 @@ def _neighbours(axes: Axes, one: Explanation, normals: Mapping[str, np.ndarray])
             room.imshow(displayed(picture), interpolation="antialiased")
             room.set_axis_off()
         at = low + (0.045 if picture is not None else 0.5 / NEAREST)
-        caption = f"{_tail(near.id)}  ({near.distance:.3g})"
+        # Images of one folder differ at the end of their ids.
+        name = near.id if len(near.id) <= LONGEST else "…" + near.id[1 - LONGEST :]
+        caption = f"{name}  ({near.distance:.3g})"
         axes.text(0.5, at, style.plain(caption), ha="center", va="center", fontsize=7.5, color=style.MUTED)
-
-
-def _tail(name: str, most: int = 24) -> str:
-    """The end of an id, which differs between images of one folder."""
-    return name if len(name) <= most else "…" + name[1 - most :]

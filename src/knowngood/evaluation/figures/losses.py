@@ -15,6 +15,7 @@ from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
 
 _NOT_TERMS = ("step", "epoch", "split", "images_per_s", "seconds", "lr", "gradient_norm")
+_COLOURS = {"train": style.NORMAL, "held_out": style.ANOMALOUS}
 _TITLES = {"loss/model": "loss", "kl": "KL", "tc": "total correlation"}
 
 
@@ -38,25 +39,17 @@ def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None =
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
     figure = style.new_figure(3.0 * columns + 0.2, 2.3 * rows + 0.3)
-    colours = {"train": style.NORMAL}
-    others = iter((style.ANOMALOUS, *style.CYCLE[2:]))
     for position, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, position + 1)
         for split, points in lines[name].items():
-            colour = colours.get(split) or colours.setdefault(split, next(others, style.UNKNOWN))
-            single = "o" if len(points) == 1 else None
-            axes.plot(
-                *zip(*points, strict=True), color=colour, linewidth=1.5, marker=single, label=split.replace("_", " ")
-            )
+            look = {"color": _COLOURS.get(split, style.UNKNOWN), "marker": "o" if len(points) == 1 else None}
+            axes.plot(*zip(*points, strict=True), linewidth=1.5, label=split.replace("_", " "), **look)
         if best_step is not None:
-            axes.axvline(
-                best_step, color=style.MUTED, linewidth=1, linestyle=(0, (2, 2)), label=f"kept: step {best_step:,}"
-            )
+            look = {"color": style.MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
+            axes.axvline(best_step, label=f"kept: step {best_step:,}", **look)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        title = _TITLES.get(name) or name.replace("loss/", "loss of ").replace("_", " ")
-        style.tidy(
-            axes, xlabel="step", ylabel="nats per image" if position % columns == 0 else "", title=style.plain(title)
-        )
+        title = style.plain(_TITLES.get(name) or name.replace("loss/", "loss of ").replace("_", " "))
+        style.tidy(axes, xlabel="step", ylabel="" if position % columns else "nats per image", title=title)
         _frame(axes, lines[name])
         if position == 0:
             style.legend(axes)

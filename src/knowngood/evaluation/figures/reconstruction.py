@@ -2,81 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from knowngood.errors import DataError
+from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.subject import Subject, spread
 from knowngood.evaluation.figures.tiles import LARGEST, reduced
 from knowngood.evaluation.figures.triptych import as_rgb, value_range
 
 
-class Reconstructed(NamedTuple):
-    """One model's reconstructions of N images, with their scores."""
+def reconstructions(subject: Subject, *, items: list[str] | None = None, most: int = 4, ids: bool = True) -> Figure:
+    """Up to `most` normal and as many anomalous images, spread over the data, or those in `items`.
 
-    images: np.ndarray  # (N, H, W, C), scaled like the inputs
-    e: np.ndarray  # (N,) E(x) = −ELBO in nats
-    a: np.ndarray  # (N,) A(x) = ‖x − x̂‖₂
-
-
-def reconstructions(
-    inputs: np.ndarray,
-    models: Mapping[str, Reconstructed],
-    labels: np.ndarray,
-    *,
-    ids: Sequence[str] | None = None,
-    across: bool = False,
-) -> Figure:
-    """One row an image, one column a model, E and A under each reconstruction.
+    One column an image, one row a model, E and A under each reconstruction.
 
     Args:
-        inputs: (N, H, W, C), scaled so that the data range is 0…1.
-        models: name → the reconstructions of that model.
-        labels: (N,) 0 normal, 1 anomalous, NaN unknown; they are ordered so.
-        ids: of the images.
-        across: one column an image and one row a model instead: low and wide.
-
-    Raises:
-        DataError: no image or no model.
+        ids: name each image.
     """
-    if not len(inputs) or not models:
-        raise DataError(f"reconstructions: {len(inputs)} images and {len(models)} models given; at least 1 of each")
-    labels = np.asarray(labels, float)
+    images = subject.data() if items is None else subject.chosen(items)
+    if items is None:
+        kinds = [np.flatnonzero(images.labels == value) for value in (0, 1)]
+        if not any(map(len, kinds)):
+            kinds = [np.arange(len(images))]
+        images = images[np.concatenate([rows[spread(len(rows), most)] for rows in kinds if len(rows)])]
+    views = {name: subject.reconstructed(images, detector) for name, detector in subject.models.items()}
+    first, (inputs, _) = next(iter(views.items()))
+    for name, (other, _) in views.items():
+        if other.shape != inputs.shape:
+            raise SettingsError(
+                f"model '{name}' takes images of {other.shape[1:]}, '{first}' of {inputs.shape[1:]}; "
+                "compare models of the same image size"
+            )
+    models, labels = {name: view for name, (_, view) in views.items()}, images.labels
     order = np.argsort(np.where(np.isnan(labels), 2, labels), kind="stable")
     inputs, limits = reduced(inputs, LARGEST), value_range([inputs])
     pictures = {name: reduced(made.images, LARGEST) for name, made in models.items()}
     height, width = inputs.shape[1:3]
     tile, wide = 0.85, max(0.85 * width / height, 1.15)
-    items, views = len(order), 1 + len(models)
-    if across:
-        figure = style.new_figure(0.8 + items * wide, 0.95 + views * (tile + 0.24))
-        grid = figure.subplots(views, items, squeeze=False).T
-    else:
-        figure = style.new_figure(1.2 + views * wide, 0.7 + items * (tile + 0.22))
-        grid = figure.subplots(items, views, squeeze=False)
-    for row, i in zip(grid, order, strict=True):
+    rows, columns = 1 + len(models), len(order)
+    figure = style.new_figure(0.8 + columns * wide, 0.95 + rows * (tile + 0.24))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for column, i in zip(grid.T, order, strict=True):
         name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
-        style.show(row[0], as_rgb(inputs[i], limits), tile=max(height, width))
-        text = name if ids is None else f"{name}\n{style.short(ids[i], 18)}"
-        if across:
-            row[0].set_title(text, fontsize=8, color=colour)
-        else:
-            row[0].set_ylabel(text, fontsize=8, color=colour, **_BESIDE)
-        for axes, (name, made) in zip(row[1:], models.items(), strict=True):
+        style.show(column[0], as_rgb(inputs[i], limits), tile=max(height, width))
+        text = f"{name}\n{style.short(images.ids[i], 14)}" if ids else name
+        column[0].set_title(text, fontsize=8, color=colour)
+        for axes, (name, made) in zip(column[1:], models.items(), strict=True):
             style.show(axes, as_rgb(pictures[name][i], limits), tile=max(height, width))
-            words = (f"E {_plain(float(made.e[i]), 1)}", f"A {_plain(float(made.a[i]), 2)}")
-            axes.set_xlabel(("\n" if across else "   ").join(words), fontsize=7.5, color=colour, labelpad=2)
-    for axes, name in zip(grid[0], ["input", *models], strict=True):
-        name = style.short(name, 20)
-        if across:
-            axes.set_ylabel(name, fontsize=9, color=style.INK, fontweight="bold", **_BESIDE)
-        else:
-            axes.set_title(name, fontsize=9, color=style.INK, fontweight="bold")
+            text = f"E {_plain(float(made.e[i]), 1)}\nA {_plain(float(made.a[i]), 2)}"
+            axes.set_xlabel(text, fontsize=7.5, color=colour, labelpad=2)
+    look: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6, "fontweight": "bold"}
+    for axes, name in zip(grid[:, 0], ["input", *models], strict=True):
+        axes.set_ylabel(style.short(name, 20), fontsize=9, color=style.INK, **look)
     note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"
-    figure.supxlabel(f"{note}{'; ' if across else chr(10)}higher is more anomalous", fontsize=7.5, color=style.MUTED)
+    figure.supxlabel(f"{note}; higher is more anomalous", fontsize=7.5, color=style.MUTED)
     return figure
 
 
@@ -86,4 +68,3 @@ def _plain(value: float, digits: int) -> str:
 
 
 _LABELS = {0.0: ("normal", style.NORMAL), 1.0: ("anomalous", style.ANOMALOUS)}
-_BESIDE: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}

@@ -22,9 +22,7 @@ INK = "#1d2530"
 MUTED = "#5a6472"
 RULE = "#d9dee5"
 PAPER = "#ffffff"
-CYCLE = (NORMAL, ANOMALOUS, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (5, 1.5, 1.2, 1.5)), (0, (8, 2)), (0, (3, 1, 1, 1)))
 
 # Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.
 DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, PAPER, ANOMALOUS, "#6e2f00"], N=257)
@@ -84,16 +82,16 @@ def bare(axes: Axes, *, frame: bool) -> None:
         spine.set_visible(frame)
 
 
-def legend(axes: Axes, *, loc: Any = "best", size: float = 8.5) -> None:
+def legend(axes: Axes, *, loc: Any = "best") -> None:
     """A legend without a frame, in ink, over what lies behind it."""
-    axes.legend(loc=loc, fontsize=size, frameon=False, labelcolor=INK, handlelength=1.6)
+    axes.legend(loc=loc, fontsize=8.5, frameon=False, labelcolor=INK, handlelength=1.6)
 
 
-def legend_below(figure: Figure, *, size: float = 8.5) -> None:
+def legend_below(figure: Figure) -> None:
     """The legend of the figure's first axes in one line under it."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     place = cast(Any, "outside lower center")  # known to matplotlib, not to its type stubs
-    figure.legend(handles, labels, loc=place, ncols=len(labels), fontsize=size, frameon=False, labelcolor=INK)
+    figure.legend(handles, labels, loc=place, ncols=len(labels), fontsize=8.5, frameon=False, labelcolor=INK)
 
 
 def plain(text: object) -> str:

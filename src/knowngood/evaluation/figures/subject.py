@@ -11,9 +11,8 @@ import torch
 
 from knowngood.config import Elbo, nearest
 from knowngood.data import ImageSet
-from knowngood.data.select import sort_classes
+from knowngood.data.select import natural
 from knowngood.errors import DataError, SettingsError
-from knowngood.evaluation.figures.reconstruction import Reconstructed
 from knowngood.evaluation.figures.tiles import reduced
 
 if TYPE_CHECKING:
@@ -34,6 +33,14 @@ class Codes(NamedTuple):
     mean: np.ndarray  # (N, D)
     kl: np.ndarray  # (N, D) nats, of the posterior from the prior
     c: np.ndarray | None  # (N, W) encoded conditions
+
+
+class Reconstructed(NamedTuple):
+    """One model's reconstructions of N images, with their scores."""
+
+    images: np.ndarray  # (N, H, W, C), scaled like the inputs
+    e: np.ndarray  # (N,) E(x) = −ELBO in nats
+    a: np.ndarray  # (N,) A(x) = ‖x − x̂‖₂
 
 
 class Conditions(NamedTuple):
@@ -60,11 +67,6 @@ class Subject:
     @property
     def detector(self) -> Detector:
         return next(iter(self.models.values()))
-
-    @property
-    def unit(self) -> str:
-        """Of the anomaly score."""
-        return "nats" if self.detector.pipeline_.score.is_likelihood else ""
 
     def data(self) -> ImageSet:
         """The images. Raises SettingsError or DataError if there are none."""
@@ -94,9 +96,7 @@ class Subject:
         if column is None:
             return None
         if column not in images.conditions:
-            known = list(images.conditions)
-            hint = nearest(column, known) if known else "; it has no columns at all"
-            raise DataError(f"the data has no column '{column}'{hint}")
+            raise DataError(f"the data has no column '{column}'" + nearest(column, list(images.conditions)))
         return np.array(["unknown" if v is None or v != v else str(v) for v in images.conditions[column].tolist()])
 
     def visible(self, images: ImageSet, detector: Detector | None = None) -> ImageSet:
@@ -203,10 +203,10 @@ class Subject:
         what = used[0] if len(used) == 1 else "condition"
         prefix = f"{what}=" if len(schema.columns) == 1 else ""
         named = {label.removeprefix(prefix): i for i, label in reversed(list(enumerate(rows.label)))}
-        names = list(only) if only else sort_classes(named)
+        names = list(only) if only else sorted(named, key=natural)
         for name in names:
             if name not in named:
-                raise SettingsError(f"the model has no condition '{name}'" + nearest(name, sort_classes(named)))
+                raise SettingsError(f"the model has no condition '{name}'" + nearest(name, sorted(named, key=natural)))
         return Conditions(names, rows.c[[named[name] for name in names]], what)
 
     @torch.no_grad()
@@ -220,9 +220,13 @@ class Subject:
 
     def _rows(self, images: ImageSet, detector: Detector) -> Iterator[Rows]:
         """One row an image, under its own condition or the one that explains it best."""
+        from knowngood.detector.fit.inputs import measured
         from knowngood.detector.latents import best_rows
 
-        return best_rows(detector.pipeline_, measured(self.visible(images, detector), detector.pipeline_), self.unknown)
+        pipeline = detector.pipeline_
+        return best_rows(
+            pipeline, measured(self.visible(images, detector), pipeline.settings, pipeline.schema), self.unknown
+        )
 
 
 def vae(detector: Detector) -> ConditionalVAE:
@@ -246,16 +250,6 @@ def makes_images(pipeline: Pipeline) -> bool:
     from knowngood.representations import Pixels
 
     return pipeline.model.kind == "vae" and isinstance(pipeline.representation, Pixels)
-
-
-def measured(images: ImageSet, pipeline: Pipeline) -> ImageSet:
-    """The images with the image factors that the settings measure as condition columns."""
-    names = pipeline.settings.conditioning.measure
-    if not names:
-        return images
-    from knowngood.data.factor_targets import with_measured
-
-    return with_measured(images, names)
 
 
 def channels_last(parts: list[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.triptych import as_rgb
 
@@ -18,13 +17,7 @@ def mosaic(images: np.ndarray) -> np.ndarray:
     """(R, K, H, W, C) images as one (h, w, 4) picture, RGBA in 0..1: R rows of K tiles, transparent between them.
 
     0 is black and 1 is white, as are values below and above. A tile that is all NaN is transparent.
-
-    Raises:
-        DataError: another number of dimensions, or no image at all.
     """
-    images = np.asarray(images, float)
-    if images.ndim != 5 or 0 in images.shape:
-        raise DataError(f"images of shape {images.shape}: expected (rows, columns, H, W, C), each at least 1")
     rows, columns, height, width, _ = images.shape
     gap = gap_of(height, width)
     picture = np.zeros((rows * (height + gap) - gap, columns * (width + gap) - gap, 4))
@@ -50,7 +43,6 @@ def draw_tiles(
     *,
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-    size: float = 8.0,
 ) -> None:
     """A mosaic of (R, K, H, W, C) images into axes that exist already, with a name for each row and column."""
     images = reduced(images, LARGEST)
@@ -61,12 +53,12 @@ def draw_tiles(
     axes.set_yticks(middle if rows is not None else [], [style.short(name) for name in rows or ()])
     middle = (width - 1) / 2 + np.arange(images.shape[1]) * (width + gap)
     axes.set_xticks(middle if columns is not None else [], [style.short(name) for name in columns or ()])
-    axes.tick_params(length=0, colors=style.INK, labelsize=size, pad=3)
+    axes.tick_params(length=0, colors=style.INK, labelsize=8.0, pad=3)
 
 
-def tile_inches(count: int, room: float, *, largest: float = 0.62, smallest: float = 0.3) -> float:
+def tile_inches(count: int, room: float) -> float:
     """How large to draw each of `count` tiles side by side in `room` inches."""
-    return float(np.clip(room / max(count, 1), smallest, largest))
+    return float(np.clip(room / max(count, 1), 0.3, 0.62))
 
 
 def reduced(images: np.ndarray, most: int) -> np.ndarray:

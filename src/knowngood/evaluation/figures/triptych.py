@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from knowngood.errors import DataError
@@ -151,7 +150,7 @@ def map_limits(maps: Sequence[tuple[np.ndarray | None, bool]]) -> tuple[float, f
     return low, high if high > low else low + 1.0
 
 
-def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None, *, maps: bool = False) -> Figure:
+def triptychs(pairs: Sequence[Pair], captions: Sequence[str], *, maps: bool = False) -> Figure:
     """One row of panels for each pair, see `strips`.
 
     Raises:
@@ -162,29 +161,18 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str] | None = None, *, m
     figure = style.new_figure(4.6, 1.45 * len(pairs) + 0.5)
     drawn = strips(pairs, maps=maps)
     grid = figure.subplots(len(pairs), 3, squeeze=False)
-    for row, three, caption in zip(grid, drawn.panels, captions or [""] * len(pairs), strict=True):
-        draw_panels(row, three, caption)
-    name_panels(grid[-1], drawn.names)
-    figure.supxlabel(drawn.scale, fontsize=8, color=style.MUTED)
-    return figure
-
-
-def draw_panels(row: Sequence[Axes], three: Sequence[np.ndarray], caption: str = "") -> None:
-    """Three pictures (H, W, 3) into three axes that exist already, the caption above the first."""
-    for axes, panel in zip(row, three, strict=True):
-        style.show(axes, panel, frame=True)
-    if caption:
+    for row, three, caption in zip(grid, drawn.panels, captions, strict=True):
+        for axes, panel in zip(row, three, strict=True):
+            style.show(axes, panel, frame=True)
         # A blank title keeps the height free; the caption itself may be wider than its panel.
         row[0].set_title(" ", fontsize=8)
         where = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
         text = row[0].annotate(style.plain(caption), (0, 1), (0, 5), fontsize=8, color=style.INK, **where)
         text.set_in_layout(False)
-
-
-def name_panels(row: Sequence[Axes], names: Sequence[str] = PANELS) -> None:
-    """Name the three panels under a row."""
-    for axes, name in zip(row, names, strict=True):
+    for axes, name in zip(grid[-1], drawn.names, strict=True):
         axes.text(0.5, -0.06, name, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=style.MUTED)
+    figure.supxlabel(drawn.scale, fontsize=8, color=style.MUTED)
+    return figure
 
 
 def describe_difference(image: np.ndarray, full: float) -> str:

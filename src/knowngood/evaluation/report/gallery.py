@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from knowngood.errors import DataError
-from knowngood.evaluation.figures.triptych import MAP_PANELS, Strips, side_by_side, strips
-from knowngood.evaluation.report.inputs import Card, ReportInputs
+from knowngood.evaluation.figures.triptych import MAP_PANELS, side_by_side, strips
+from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.words import number
 
 FRAME = "#8b929c"
@@ -28,8 +28,12 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
     shown = [*inputs.most, *inputs.least]
     if not shown:
         return {"most": [], "least": []}
-    drawn = card_strips(inputs, shown)
     rows = positions(inputs, [item.id for item in shown])
+    maps = any(item.map is not None for item in shown)
+    pairs: Any = [(item.image, item.map if maps else item.reconstruction) for item in shown]
+    if any(other is None for _, other in pairs):
+        raise DataError("report: every card of a gallery needs a reconstruction, or every one a map")
+    drawn = strips(pairs, maps=maps, flagged=inputs.flagged[[rows[item.id] for item in shown]].tolist())
     cards = []
     for item, panels in zip(shown, drawn.panels, strict=True):
         picture = side_by_side(panels)
@@ -56,17 +60,6 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
     }
 
 
-def card_strips(inputs: ReportInputs, shown: Sequence[Card]) -> Strips:
-    """The panels of these cards, on one scale."""
-    flagged = dict(zip(inputs.texts("id"), inputs.flagged.tolist(), strict=True))
-    maps = any(item.map is not None for item in shown)
-    pairs = [(item.image, item.map if maps else item.reconstruction) for item in shown]
-    if any(other is None for _, other in pairs):
-        raise DataError("report: every card of a gallery needs a reconstruction, or every one a map")
-    flags = [flagged.get(item.id, False) for item in shown]
-    return strips(pairs, maps=maps, flagged=flags)  # type: ignore[arg-type]
-
-
 def positions(inputs: ReportInputs, ids: Sequence[str]) -> dict[str, int]:
     """Row of the table by id. Raises DataError for an id that it does not have."""
     rows = {name: row for row, name in enumerate(inputs.texts("id"))}
@@ -79,7 +72,7 @@ def positions(inputs: ReportInputs, ids: Sequence[str]) -> dict[str, int]:
 def row_facts(inputs: ReportInputs, row: int) -> dict[str, Any]:
     """What a card says of a row of the table. `kind`: right, alarm or missed; empty without a label."""
     flagged, label, condition = bool(inputs.flagged[row]), inputs.labels[row], inputs.texts("condition")[row]
-    name = "" if np.isnan(label) else inputs.names[int(label)]
+    name = "" if np.isnan(label) else (inputs.anomalous_name if label else inputs.normal_name)
     kind = "" if np.isnan(label) else "right" if flagged == (label == 1) else "alarm" if flagged else "missed"
     badges = [("flag", "flagged") if flagged else ("", "not flagged")]
     badges += [("", f"label: {name}")] if name else []

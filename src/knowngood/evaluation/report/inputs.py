@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,14 +40,12 @@ class Card:
 
 @dataclass(kw_only=True)
 class ReportInputs(Results):
-    """Everything `write_report` and `write_png` draw from, beside the results themselves.
+    """Everything `write_report` draws from, beside the results themselves.
 
     Args:
         title: the heading, for example "digits, 9 held out".
         command: shell command that makes this report again.
         settings: nested plain values.
-        normal_name, anomalous_name: names of the labels 0 and 1.
-        score_unit: of the anomaly score, for example "nats".
         most, least: the gallery, most and least anomalous first.
         model_figures: of the model itself, by the names in `figures.FIGURES`: latent, samples, reconstructions, kl.
         history: rows with `step`, `split` and named losses and terms.
@@ -61,9 +59,6 @@ class ReportInputs(Results):
     title: str = "Anomaly report"
     command: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    normal_name: str = "normal"
-    anomalous_name: str = "anomalous"
-    score_unit: str = ""
     most: Sequence[Card] = ()
     least: Sequence[Card] = ()
     model_figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -79,11 +74,6 @@ class ReportInputs(Results):
             auroc = roc_auc(self.labels, self.scores)
             self.metrics = {"auroc": auroc, "auroc_interval": bootstrap_interval(self.labels, self.scores)}
 
-    @property
-    def names(self) -> tuple[str, str]:
-        """Of the labels 0 and 1."""
-        return self.normal_name, self.anomalous_name
-
 
 def report_inputs(
     detector: Detector,
@@ -94,33 +84,27 @@ def report_inputs(
     normal_name: str = "normal",
     anomalous_name: str = "anomalous",
     classes: np.ndarray | None = None,
-    pictures: bool = True,
 ) -> ReportInputs:
     """All that a report of this evaluation shows.
 
     Args:
         classes: (N,) what each image is, for the reader alone: the model need not have seen it.
-        pictures: without them the gallery and the figures of the model are omitted.
     """
     about, table, images = detector.about_, evaluation.table, evaluation.images
     if classes is not None:
         names = [None if value is None or value != value else str(value) for value in classes.tolist()]
         table = table.assign(**{"class": np.array(names + [None] * (len(table) - len(names)), dtype=object)})
     scored = results(detector, table, given=images.conditions, alpha=evaluation.alpha)
+    scored = replace(scored, normal_name=normal_name, anomalous_name=anomalous_name)
     most, least = most_and_least(scored.scores[: len(images)], GALLERY)
     return ReportInputs(
-        table=table,
-        alpha=evaluation.alpha,
-        calibration=scored.calibration,
+        **vars(scored),
         title=title,
         command=command,
         settings=detector.pipeline_.settings.model_dump(mode="json"),
-        normal_name=normal_name,
-        anomalous_name=anomalous_name,
-        score_unit="nats" if detector.pipeline_.score.is_likelihood else "",
-        most=_cards(detector, evaluation, most) if pictures else (),
-        least=_cards(detector, evaluation, least) if pictures else (),
-        model_figures=_model_figures(detector, evaluation, classes, scored.scored) if pictures else {},
+        most=_cards(detector, evaluation, most),
+        least=_cards(detector, evaluation, least),
+        model_figures=_model_figures(detector, evaluation, classes, scored.scored),
         history=detector.training_.get("history", ()),
         best_step=about.get("training", {}).get("best_step"),
         audit=detector.training_.get("audit", ()),
@@ -158,7 +142,9 @@ def _model_figures(
     detector: Detector, evaluation: Evaluation, classes: np.ndarray | None, read: np.ndarray
 ) -> dict[str, Figure]:
     """Figures of a model that has latent codes and makes images; none of another."""
-    from knowngood.evaluation.figures import named
+    from knowngood.evaluation.figures.decoded import samples
+    from knowngood.evaluation.figures.latent import kl, latent
+    from knowngood.evaluation.figures.reconstruction import reconstructions
     from knowngood.evaluation.figures.subject import Subject, makes_images, spread
 
     images = evaluation.images
@@ -172,10 +158,10 @@ def _model_figures(
     known = subject.conditions().names
     some = None if known is None else [known[i] for i in spread(len(known), CONDITIONS)]
     return {
-        "latent": named.latent(subject, most=CODED, narrow=True),
-        "samples": named.samples(subject, conditions=some, most=DRAWS, room=8),
-        "reconstructions": named.reconstructions(subject, most=PAIRS, across=True),
-        "kl": named.kl(subject),
+        "latent": latent(subject, most=CODED, narrow=True),
+        "samples": samples(subject, conditions=some, most=DRAWS, room=8),
+        "reconstructions": reconstructions(subject, most=PAIRS, ids=False),
+        "kl": kl(subject),
     }
 
 

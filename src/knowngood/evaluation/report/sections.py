@@ -8,11 +8,9 @@ import numpy as np
 from markupsafe import Markup
 
 from knowngood.errors import DataError
-from knowngood.evaluation.conditions import expected_band, natural_order
-from knowngood.evaluation.figures.curves import roc
-from knowngood.evaluation.figures.distributions import score_histogram, scores_by_class
 from knowngood.evaluation.figures.false_alarms import calibration, false_alarm_rates
 from knowngood.evaluation.figures.losses import loss_curves
+from knowngood.evaluation.figures.separation import roc, score_histogram, scores_by_class
 from knowngood.evaluation.figures.style import to_svg
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.verdict import Verdict
@@ -63,22 +61,19 @@ def plot(figure: Figure, name: str, title: str, alt: str, caption: str, *, folde
     return {"svg": svg, "folded": folded, **texts}
 
 
-def separation(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
+def separation(inputs: ReportInputs) -> list[Plot]:
     """ROC curve, if labels of both kinds are known, and the histogram of scores."""
-    labels, scores, plots, lines = inputs.labels, inputs.scores, [], inputs.thresholds()
+    plots, lines = [], inputs.thresholds()
     if inputs.both_labels:
-        flagged = inputs.flagged if verdict.attainable else None
-        figure = roc(labels, scores, flagged=flagged, interval=inputs.metrics.get("auroc_interval"))
         alt = "ROC curve: share of anomalous images flagged against share of normal images flagged"
         caption = "Each point is one threshold. The nearer to the upper left corner, the better the separation."
-        plots.append(plot(figure, "roc", "ROC curve", alt, caption))
-    if np.isfinite(scores).any():
-        figure = score_histogram(scores, labels, thresholds=lines, names=inputs.names, unit=inputs.score_unit)
-        alt = f"Histogram of {len(scores):,} anomaly scores by label" + (", with the threshold" if lines else "")
+        plots.append(plot(roc(inputs, inputs.metrics.get("auroc_interval")), "roc", "ROC curve", alt, caption))
+    if np.isfinite(inputs.scores).any():
+        alt = f"Histogram of {len(inputs.table):,} anomaly scores by label" + (", with the threshold" if lines else "")
         which = "its condition's threshold" if len(lines) > 1 else "the threshold"
         caption = "All labels share their bins; each is drawn as a share of its own images."
         caption += f" An image right of {which} is flagged." if lines else ""
-        plots.append(plot(figure, "histogram", "Scores", alt, caption))
+        plots.append(plot(score_histogram(inputs), "histogram", "Scores", alt, caption))
     return plots
 
 
@@ -88,20 +83,10 @@ def by_group(inputs: ReportInputs) -> list[Plot]:
     if groups is None or not np.isfinite(inputs.scores).any():
         return []
     what, names = groups
-    order = natural_order(names)
-    order = order[np.isfinite(inputs.scores[order])]
-    count = len(set(names[order]))
+    count = len(set(names[np.isfinite(inputs.scores)]))
     if count > MOST_GROUPS:
         return []
-    figure = scores_by_class(
-        inputs.scores[order],
-        names[order],
-        inputs.labels[order] if inputs.labelled else None,
-        thresholds=inputs.thresholds(),
-        names=inputs.names,
-        unit=inputs.score_unit,
-        group_name=what,
-    )
+    figure = scores_by_class(inputs, names, group_name=what)
     alt = f"Quartiles of the anomaly scores of each of {count} values of {what}"
     caption = f"Look for a {what} whose normal images come near the threshold: false alarms come from there."
     caption += " Anomalous ones left of it are missed." if (inputs.labels == 1).any() else ""
@@ -113,17 +98,15 @@ def false_alarms(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
     p, (calibrated, tested) = inputs.p_values[inputs.labels == 0], verdict.groups
     if not np.isfinite(p).any():
         return []
-    band = expected_band(calibrated, tested) if calibrated and sum(tested) == len(p) else None
     alt = f"Share of {len(p):,} normal images flagged against the requested false-alarm rate"
     caption = "For every rate that could be requested, the share of the normal images that would be flagged. Below the "
     caption += "diagonal there are fewer false alarms than requested, above it more."
-    caption += " The grey band holds 95 % of calibrations." if band is not None else ""
-    figure = calibration(p, band=band, alpha=inputs.alpha)
+    caption += " The grey band holds 95 % of calibrations." if calibrated and sum(tested) == len(p) else ""
+    figure = calibration(inputs, verdict.groups)
     plots = [plot(figure, "calibration", "Requested and realised rate", alt, caption)]
     rows = [row for row in verdict.conditions if row.normals]
-    if len(rows) > 1 and verdict.attainable:
-        columns = zip(*((row.name, row.false_alarms, row.normals, row.expected) for row in rows), strict=True)
-        figure = false_alarm_rates(*map(list, columns), alpha=inputs.alpha)
+    if len(rows) > 1 and inputs.attainable:
+        figure = false_alarm_rates(rows, alpha=inputs.alpha)
         alt = f"Realised false-alarm rate of {len(rows)} conditions against the requested {percent(inputs.alpha)}"
         caption = "A dot right of its grey bar: more false alarms than expected in that condition."
         if all(row.expected is None for row in rows):

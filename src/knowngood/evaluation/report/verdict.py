@@ -22,7 +22,6 @@ class Verdict:
         headline: one sentence. tone: of the whole.
         conditions: the results by condition.
         groups: calibration images and tested normals of each set of images that shares a threshold.
-        attainable: the false-alarm rate can be guaranteed at all.
         statements: (tone, sentence), most important first.
         tiles: (name, value, note): the most important numbers.
     """
@@ -31,7 +30,6 @@ class Verdict:
     tone: Tone
     conditions: list[ConditionRow]
     groups: tuple[list[int], list[int]]
-    attainable: bool
     statements: list[tuple[Tone, str]] = field(default_factory=list)
     tiles: list[tuple[str, str, str]] = field(default_factory=list)
 
@@ -41,21 +39,19 @@ class Verdict:
 
 def judge(inputs: ReportInputs) -> Verdict:
     """Read the results of `inputs`."""
-    rows, calibration = by_condition(inputs), inputs.calibration
-    strata, pooled = calibration.get("strata", ()), calibration.get("pooled_n")
-    largest = max([*(int(stratum["n"]) for stratum in strata), int(pooled or 0)])
-    attainable = not strata or largest >= minimum_normals(inputs.alpha)
+    rows = by_condition(inputs)
+    largest, attainable = inputs.largest, inputs.attainable
     flagged, total, alpha = int(inputs.flagged.sum()), int(inputs.scored.sum()), percent(inputs.alpha)
     if attainable:
         many = f"{flagged:,}" if flagged else "None"
         headline = f"{many} of {count(total, 'image')} {'is' if flagged < 2 else 'are'} flagged as anomalous."
     else:
         headline = f"No verdict at a false-alarm rate of {alpha}: too few calibration images."
-    verdict = Verdict(headline, "good", rows, sharing_groups(rows, pooled), attainable)
+    verdict = Verdict(headline, "good", rows, sharing_groups(rows, inputs.calibration.get("pooled_n")))
     share = percent(flagged / total) if total else ""
     verdict.tiles += [("images", f"{total:,}", ""), ("flagged", f"{flagged:,}", share if attainable else "no verdict")]
     verdict.tiles.append(("false alarms, requested", alpha, "at most, on average"))
-    if attainable:
+    if largest is None or attainable:
         _say_guarantee(verdict, inputs)
         _say_false_alarms(verdict, inputs)
         _say_detected(verdict, inputs)
