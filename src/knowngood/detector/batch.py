@@ -143,8 +143,8 @@ def _way_out(pipeline: Pipeline, group: np.ndarray, labelled: bool, changes: lis
     tolerance = ", fit with an illumination tolerance (--illumination 0.3)" if light else ""
     added = [one for g, one in enumerate(pipeline.added) if not (group == g).any()]
     column = f"give {' and '.join(added[0].values)} if they are of {added[0].name}, " if added else ""
-    kept = "or beside the present calibration: --as camera=NAME"
+    normal = "" if labelled else "if such items are normal, "
     return (
-        f"{column}{'' if labelled else 'if such items are normal, '}calibrate on normal ones (`knowngood calibrate MODEL "
-        f"NORMAL`, {kept}){tolerance}, or fit with a condition column that tells them apart"
+        f"{column}{normal}calibrate on normal ones (`knowngood calibrate MODEL NORMAL`, or beside the present "
+        f"calibration: --as camera=NAME){tolerance}, or fit with a condition column that tells them apart"
     )
