@@ -1,6 +1,6 @@
 """What can go wrong, by whose doing: the caller's settings, the data, the run, or a saved model.
 
-Each class carries the exit status the command line ends with.
+Each error class carries the exit status the command line ends with.
 """
 
 
@@ -31,6 +31,10 @@ class NotEnoughNormals(DataError):
     def __init__(self, message: str, missing: int) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+class BatchWarning(UserWarning):
+    """A batch of items is not like the calibration items, so that the false-alarm rate does not hold for it."""
 
 
 class ArtifactError(KnowngoodError, ValueError):

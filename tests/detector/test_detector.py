@@ -299,7 +299,7 @@ def test_conditions_too_small_to_be_calibrated_by_themselves_are_named(few, said
     own = detector.pipeline_.calibration.own()
     assert own.tolist() == [True, True, *[False] * len(few)]
     with pytest.warns(UserWarning, match=r"kind=C \(3\)"):
-        copy.deepcopy(detector).calibrate(images, conditions={"kind": kind})
+        copy.deepcopy(detector).calibrate(squares(len(images), seed=1)[0], conditions={"kind": kind})
     with warnings.catch_warnings():  # the way out that is named
         warnings.simplefilter("error")
         quick(epochs=2, conditioning={"roles": {"kind": ("model", "infer")}}).fit(images, conditions={"kind": kind})

@@ -3,6 +3,7 @@
 Everything here is NumPy (and SciPy inside functions); nothing imports torch.
 """
 
+from knowngood.calibration.batch import Misfit, misfit
 from knowngood.calibration.conformal import (
     alarm_rank,
     benjamini_hochberg,
@@ -19,6 +20,7 @@ from knowngood.calibration.state import Calibration
 
 __all__ = [
     "Calibration",
+    "Misfit",
     "Region",
     "alarm_rank",
     "benjamini_hochberg",
@@ -27,6 +29,7 @@ __all__ = [
     "folds",
     "largest_value",
     "minimum_normals",
+    "misfit",
     "p_values",
     "regions_table",
     "split_normals",

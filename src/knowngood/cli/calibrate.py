@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, model_folder, open_selected
+from knowngood.cli.inputs import (
+    Anomalous,
+    Data,
+    Device,
+    Holdout,
+    Model,
+    Normal,
+    as_values,
+    load,
+    model_folder,
+    open_selected,
+)
 from knowngood.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from knowngood.detector.estimator import Detector
 
 
 def calibrate(
@@ -25,13 +39,23 @@ def calibrate(
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="use this split only, where the data have splits")
     ] = None,
+    as_group: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--as",
+            metavar="COLUMN=VALUE",
+            help="keep the present calibration and add this group to it: camera=B; repeatable",
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Calibrate a model on normal images that it was not fitted to, for example of a new camera, and save it.
 
-    All p-values and thresholds come from these images from then on. Nothing is fitted again. Without --out the
-    calibrated model replaces MODEL. Images that are labelled anomalous are not used.
+    All p-values and thresholds come from these images from then on. With --as only images with that value in that
+    column are compared with them, and all others as before; the model need not know the column. Nothing is fitted
+    again. Without --out the calibrated model replaces MODEL. Images that are labelled anomalous are not used.
     """
+    group = as_values(as_group) or None
     if out is not None and out.resolve() != model_folder(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
     detector = load(model, device)
@@ -46,13 +70,29 @@ def calibrate(
         note(f"{len(images) - len(normals):,} images labelled anomalous are left out")
     if not len(normals):
         raise DataError(f"{images.name}: no normal image is left to calibrate on; check the choice of classes")
-    detector.calibrate(normals)
+    lost = _lost(detector, group)
+    detector.calibrate(normals, as_group=group)
+    if lost:
+        note(f"replaced: the calibration by {lost}")
     folder = detector.save(out or model_folder(model))
-    calibration = detector.pipeline_.calibration
-    assert calibration is not None
-    say(f"calibrated on {len(calibration):,} normal images of {images.variant or images.name}")
+    pipeline = detector.pipeline_
+    assert pipeline.calibration is not None
+    say(f"calibrated on {len(normals):,} normal images of {images.variant or images.name}")
     rows = [
-        (row["condition"] or "all", f"{row['normals']:,}", f"{row['threshold']:.6g}") for row in calibration.summary()
+        (row["condition"] or "all", f"{row['normals']:,}", f"{row['threshold']:.6g}")
+        for row in [*pipeline.calibration.summary(), *(group.summary() for group in pipeline.added)]
     ]
-    table(["Mondrian group", "images", f"threshold at α = {calibration.alpha:g}"], rows)
+    table(["Mondrian group", "images", f"threshold at α = {pipeline.calibration.alpha:g}"], rows)
     say(f"model   {folder}")
+
+
+def _lost(detector: Detector, group: dict[str, str] | None) -> str:
+    """The calibration that a new one replaces: how many images, and where they came from."""
+    pipeline, data = detector.pipeline_, detector.about_["data"]
+    added = [one for one in pipeline.added if group is None or one.values == group]
+    parts = [f"{len(one.calibration):,} images of {one.source} ({one.name})" for one in added]
+    if group is None and pipeline.calibration is not None:
+        n, name = f"{len(pipeline.calibration):,}", data["name"]
+        origin = {"set": f"images of {data.get('calibrated_on', name)}", "cross": f"training images of {name}"}
+        parts.insert(0, f"{n} {origin.get(pipeline.calibrated_by, f'images set aside from the training of {name}')}")
+    return ", and ".join(parts)

@@ -11,6 +11,7 @@ from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import (
     Alpha,
     Anomalous,
+    As,
     Data,
     Device,
     Holdout,
@@ -19,10 +20,12 @@ from knowngood.cli.inputs import (
     Normal,
     Split,
     Unknown,
+    as_values,
     hidden_class,
     keep_split,
     load,
     open_selected,
+    with_values,
 )
 from knowngood.cli.outputs import this_command, write_json
 
@@ -40,6 +43,7 @@ def evaluate(
     split: Split = "test",
     known_class: KnownClass = False,
     alpha: Alpha = None,
+    as_condition: As = None,
     unknown: Unknown = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="write a report: one HTML file")] = None,
     inspect: Annotated[
@@ -54,6 +58,7 @@ def evaluate(
     """Measure a model on labelled images: AUROC with its interval, average precision, false alarms, detections."""
     detector = load(model, device, unknown)
     images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
+    images = with_values(images, as_values(as_condition))
     classes = images.conditions.get("class")
     if (normal or anomalous or holdout) and not known_class and classes is not None:
         images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})
@@ -66,6 +71,7 @@ def evaluate(
     _print(found)
     if json_file:
         record = {"model": str(model), "data": data, "split": split, "alpha": found.alpha, **found.metrics}
+        record["batch"] = found.table.attrs.get("batch")
         write_json(json_file, record)
         say(f"metrics {json_file}")
     title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")

@@ -34,6 +34,10 @@ Unknown = Annotated[
 ]
 Alpha = Annotated[float | None, typer.Option(min=0, max=1, help="false-alarm rate of the verdicts; default as trained")]
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|gpu|cuda|mps", help="where to compute; default cpu")]
+As = Annotated[
+    list[str] | None,
+    typer.Option("--as", metavar="COLUMN=VALUE", help="the condition of all these images: camera=B; repeatable"),
+]
 Split = Annotated[str, typer.Option(metavar="NAME", help="which split to use, where the data has splits")]
 KnownClass = Annotated[
     bool,
@@ -41,6 +45,26 @@ KnownClass = Annotated[
         "--known-class", help="show the class to the model; by default the class that the labels come from is hidden"
     ),
 ]
+
+
+def as_values(words: list[str] | None) -> dict[str, str]:
+    """The values that --as gives, by column.
+
+    Raises:
+        SettingsError: a word is not COLUMN=VALUE.
+    """
+    pairs = [part.strip().partition("=") for word in words or () for part in word.split(",")]
+    for column, sign, value in pairs:
+        if not (column and sign and value):
+            raise SettingsError(f"--as {column}{sign}{value}: expected COLUMN=VALUE, such as camera=B")
+    return {column: value for column, _, value in pairs}
+
+
+def with_values(images: ImageSet, values: dict[str, str]) -> ImageSet:
+    """All images with these values in these condition columns."""
+    import numpy as np
+
+    return images.annotate(None, {column: np.full(len(images), value) for column, value in values.items()})
 
 
 def open_selected(

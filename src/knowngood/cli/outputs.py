@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def write_table(table: pd.DataFrame, output: Path | None) -> None:
-    """A table in the format that the suffix names; without a file CSV on stdout."""
+    """A table in the format that the suffix names; without a file CSV on stdout. JSON has a remark on the batch."""
     if output is None:
         table.to_csv(sys.stdout, index=False)
         return
@@ -29,6 +29,8 @@ def write_table(table: pd.DataFrame, output: Path | None) -> None:
     if suffix == ".csv":
         table.to_csv(output, index=False)
     elif suffix == ".json":
+        remark = table.attrs.get("batch")
+        table = table if remark is None else table.assign(batch_warning=remark["sentence"])
         table.to_json(output, orient="records", indent=1, force_ascii=False)
     else:
         table.to_parquet(output, index=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood.cli.console import note, say, tracked
-from knowngood.cli.inputs import Alpha, Data, Device, Model, Unknown, load
+from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, with_values
 from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table
 from knowngood.errors import SettingsError
 
@@ -67,6 +67,7 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="write p(condition | image), a column a condition: .csv, .parquet or .json"),
     ] = None,
+    as_condition: As = None,
     unknown: Unknown = None,
     device: Device = None,
 ) -> None:
@@ -91,7 +92,7 @@ def score(
         check_regions(detector.pipeline_)
     if probabilities is not None:
         check_posterior(detector.pipeline_)
-    images = open_images(data)
+    images = with_values(open_images(data), as_values(as_condition))
     sources = [] if normals is None else [open_images(normals)]
     writer = MapWriter(maps) if maps is not None else None
     small = None
@@ -159,14 +160,15 @@ def _one_pass(
     regions: bool,
 ) -> tuple[pd.DataFrame, list[tuple[str, list[Region]]]]:
     """The table of all images and the regions of each readable one; maps go where they are collected."""
+    from knowngood.detector.batch import with_remark
     from knowngood.detector.decide import Decisions
     from knowngood.detector.results import table_of, with_rejected
 
-    decisions, located = [], []
+    parts, located = [], []
     mapped = writer is not None or small is not None
     batches = detector.stream(images, unknown=unknown, alpha=alpha, maps=mapped, regions=regions)
     for batch in tracked(batches, len(images), "scoring"):
-        decisions.append(batch.decisions)
+        parts.append(batch.decisions)
         scores = batch.decisions.anomaly_score
         for name, score, values, some in zip(batch.items.ids, scores, batch.maps, batch.regions, strict=True):
             if values is not None and writer is not None:
@@ -176,7 +178,9 @@ def _one_pass(
             if some is not None:
                 located.append((str(name), some))
     level = detector.alpha if alpha is None else alpha
-    return with_rejected(table_of(images, Decisions.concat(decisions), level, fdr=fdr), images), located
+    decisions = Decisions.concat(parts)
+    table = with_rejected(table_of(images, decisions, level, fdr=fdr), images)
+    return with_remark(table, detector.pipeline_, images, decisions, alpha), located
 
 
 def _explanations(

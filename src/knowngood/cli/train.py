@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from itertools import count
 from pathlib import Path
@@ -106,7 +107,9 @@ def train(
         say(f"drawn   {folder / 'reconstructions.png'}")
     elif num_generated_image:
         note(f"warning: --num-generated-image draws nothing: {NO_PICTURES}")
-    if labelled:
+    if unable := _unable(detector):
+        say(f"next    {unable}")
+    elif labelled:
         words = [str(folder), source, *(word for key, value in chosen.items() if value for word in (f"--{key}", value))]
         say(f"next    knowngood evaluate {shlex.join([*words, '--report', str(folder / 'report.html')])}")
     else:
@@ -218,6 +221,22 @@ def _mention_findings(detector: Detector) -> None:
             f"warning: alpha = {detector.alpha:g} needs {needed} calibration images, there are {len(calibration)}: "
             "nothing can be flagged. Give more normal images or a larger --alpha."
         )
+
+
+def _unable(detector: Detector) -> str:
+    """What to do where too few normal images calibrate for anything to be flagged; empty where they do."""
+    from knowngood.calibration import minimum_normals
+
+    pipeline, used = detector.pipeline_, detector.about_["data"]["normals"]
+    n, needed = len(pipeline.calibration or ()), minimum_normals(detector.alpha)
+    if n >= needed:
+        return ""
+    share = 1.0 if pipeline.calibrated_by == "cross" else pipeline.settings.calibration.fraction
+    images, rate = max(math.ceil(needed / share), used + 1), math.ceil(1e4 / (n + 1)) / 1e4
+    return (
+        f"train on at least {images:,} normal images, or with --alpha {rate:g} or more: with {used:,} nothing can be "
+        f"flagged at alpha = {detector.alpha:g}"
+    )
 
 
 def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: Settings, n: int) -> None:

@@ -35,14 +35,15 @@ def measure(images: ImageSet, names: Sequence[str]) -> dict[str, Floats]:
       second moments of |luminance − its median|, so that the object may be brighter or darker than its background. An
       axis has no direction: −89 and 90 are neighbours. 0 for an image without an axis (a disc, a square, a constant).
       Near such, small changes turn it far.
+    - red, blue: the channel's share of the sum of all three; NaN for a black image or one of fewer channels.
 
     Files are read one at a time, arrays by parts.
 
     Raises:
-        SettingsError: a name that is none of `MEASURES`.
+        SettingsError: a name that is none of `MEASURES` (which may be conditions) and `COLOURS`.
     """
     for name in names:
-        if name not in MEASURES:
+        if name not in MEASURES and name not in COLOURS:
             raise SettingsError(f"cannot measure '{name}' on images" + nearest(name, list(MEASURES)))
     if not names:
         return {}
@@ -108,6 +109,25 @@ MEASURES: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
+def red(x: Floats) -> Floats:
+    return _share(x, 0)
+
+
+def blue(x: Floats) -> Floats:
+    return _share(x, 2)
+
+
+COLOURS: dict[str, Callable[[Floats], Floats]] = {"red": red, "blue": blue}
+
+
+def _share(x: Floats, channel: int) -> Floats:
+    if x.shape[3] < 3:
+        return np.full(len(x), np.nan)
+    means = x[..., :3].mean(axis=(1, 2))
+    total = means.sum(axis=1)
+    return np.divide(means[:, channel], total, out=np.full(len(x), np.nan), where=total > 0)
+
+
 def _luminance(x: Floats) -> Floats:
     return x @ LUMINANCE if x.shape[3] == 3 else x.mean(axis=3)
 
@@ -121,6 +141,6 @@ def _of_block(block: np.ndarray, names: Sequence[str]) -> Floats:
         x[~finite] = 0
     else:
         x /= np.iinfo(block.dtype).max
-    found = np.stack([MEASURES[name](x) for name in names], axis=1)
+    found = np.stack([(MEASURES | COLOURS)[name](x) for name in names], axis=1)
     found[~finite] = np.nan
     return found

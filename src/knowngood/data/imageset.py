@@ -80,6 +80,9 @@ class ImageSet(ItemSet):
         masks = None if self.masks is None else tuple(self.masks[i] for i in index)
         return {"pixels": self.pixels.take(index), "masks": masks}
 
+    def _update_one(self, i: int, digest: Any) -> None:
+        self.pixels.take(np.array([i])).update(digest)
+
     def _update(self, digest: Any) -> None:
         self.pixels.update(digest)
 

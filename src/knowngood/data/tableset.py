@@ -40,6 +40,9 @@ class TableSet(ItemSet):
     def _take(self, index: np.ndarray) -> dict[str, Any]:
         return {"rows": self.rows[index]}
 
+    def _update_one(self, i: int, digest: Any) -> None:
+        digest.update(np.ascontiguousarray(self.rows[i], dtype=np.float64).tobytes())
+
     def _update(self, digest: Any) -> None:
         digest.update(f"{self.rows.dtype.str}{self.rows.shape}".encode())
         digest.update(np.ascontiguousarray(self.rows).tobytes())

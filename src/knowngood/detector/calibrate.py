@@ -11,11 +11,15 @@ import numpy as np
 
 from knowngood.calibration import Calibration, largest_value, minimum_normals
 from knowngood.config import FeatureOptions, Settings
+from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
-from knowngood.detector.decide import calibrated, marginal_scores
+from knowngood.detector.added_groups import AddedGroup
+from knowngood.detector.decide import calibrated, decide, marginal_scores
+from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.detector.maps import image_maps
-from knowngood.detector.pipeline import Items, Method, Pipeline
+from knowngood.detector.pipeline import Items, Method, Pipeline, Unknown
 from knowngood.detector.scoring import BEYOND, refuse_unread, score_batches
+from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.scores import Adjustment, Score
 from knowngood.scores.marginal import choose_rule
 
@@ -38,9 +42,79 @@ class NormalScores(NamedTuple):
 
 
 def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:
-    """The pipeline calibrated on normal items that took no part in the fit."""
+    """The pipeline calibrated on normal items that took no part in the fit; added groups are gone."""
     scores = normal_scores(pipeline, normals)
-    return with_calibration(pipeline, scores, method)
+    statistics = image_statistics(normals, scores.strata)
+    return replace(with_calibration(pipeline, scores, method), statistics=statistics, added=())
+
+
+def add_group(pipeline: Pipeline, normals: Items, values: dict[str, str], unknown: Unknown | None = None) -> Pipeline:
+    """The pipeline with a Mondrian group of its calibration alone: items with these values, column → text.
+
+    Their anomaly scores, as the other calibration gives them, are compared with those of the normal items given. A
+    group of these values that was added before is replaced.
+
+    Raises:
+        DataError: an item cannot be read. NotEnoughNormals: too few for the α of the fit.
+    """
+    alpha, columns = pipeline.settings.alpha, {name: np.full(len(normals), value) for name, value in values.items()}
+    before = tuple(group for group in pipeline.added if group.values != values)
+    # Read as items of the group, and judged by the calibration of the fit alone.
+    pending = AddedGroup(values, Calibration.fit([0.0], alpha=alpha))
+    reading = replace(pipeline, added=(pending,))
+    scores, maps = [], []
+    locates = pipeline.map_calibration is not None
+    for batch in score_batches(reading, normals.annotate(None, columns), unknown=unknown, maps=locates):
+        refuse_unread(batch.items, batch.errors)
+        decisions = decide(replace(pipeline, added=()), batch)
+        scores.append(np.where(decisions.anomaly_score < BEYOND, decisions.anomaly_score, np.inf))  # inf is refused
+        if locates:
+            maps += [largest_value(one) for _, one in image_maps(pipeline, batch, decisions.row)]
+    group = AddedGroup(
+        values,
+        Calibration.fit(np.concatenate(scores), alpha=alpha),
+        Calibration.fit(maps, alpha=alpha) if locates else None,
+        image_statistics(normals, np.zeros(len(normals), dtype=np.int64)),
+        normals.name,
+    )
+    return replace(pipeline, added=(*before, group))
+
+
+def image_statistics(normals: Items, group: np.ndarray) -> ImageStatistics | None:
+    """Of images that calibrate; None for rows of a table."""
+    return ImageStatistics.of(normals, group) if isinstance(normals, ImageSet) else None
+
+
+def check_enough(pipeline: Pipeline, n: int) -> None:
+    """Raise NotEnoughNormals if n calibration items cannot guarantee the α of the fit."""
+    alpha = pipeline.settings.alpha
+    needed = minimum_normals(alpha)
+    if n < needed:
+        raise NotEnoughNormals(
+            f"{n} normal items to calibrate on; alpha = {alpha:g} needs at least {needed}, {needed - n} more: with "
+            "fewer nothing could be flagged. Give more normal items. The calibration stays as it was.",
+            missing=needed - n,
+        )
+
+
+def check_unfitted(pipeline: Pipeline, normals: Items) -> None:
+    """Refuse calibration items of which most were fitted to, and warn of a few: what was fitted to scores too low.
+
+    Raises:
+        DataError: more than half of them have the content of an item that the model was fitted to.
+    """
+    if pipeline.fitted_to is None:
+        return
+    known = np.flatnonzero(np.isin(normals.digests(), pipeline.fitted_to))
+    if not len(known):
+        return
+    text = (
+        f"{len(known):,} of {len(normals):,} {normals.items} to calibrate on are ones that the model was fitted to "
+        f"(first: {normals.ids[known[0]]}): these score lower than new ones, and more would be flagged than alpha says"
+    )
+    if 2 * len(known) > len(normals):
+        raise DataError(f"{text}. Calibrate on normal {normals.items} that were not used for training.")
+    warnings.warn(f"{text}. Leave them out.", stacklevel=3)
 
 
 def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:

@@ -109,7 +109,7 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
             "missing). Nothing is flagged; items can still be ranked by their anomaly score."
         ]
     about = "about " if pipeline.calibrated_by == "cross" else ""
-    rows = calibration.summary(alpha)
+    rows = [*calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
     lines = [
         f"- {row['condition']}: {about}{row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} of normal items "
@@ -126,6 +126,11 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
             "the proven bound P(p ≤ α) ≤ 2α + 2/K holds for scoring with all K models (Barber et al., "
             'arXiv:1905.02928; Vovk 2015). calibration={"method": "split"} gives the exact guarantee.'
         )
+    lines += [
+        f"- {group.name}: compared with {len(group.calibration)} items of {group.source}, added to the calibration; "
+        "the model is not told of it. An item whose value is missing gets the largest p-value of all groups."
+        for group in pipeline.added
+    ]
     if pipeline.marginal_calibration is not None:
         n = len(pipeline.marginal_calibration)
         low, high = false_alarm_interval(n, alpha)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from knowngood.calibration import Calibration
 from knowngood.data.conditions import Expanded
+from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored
 from knowngood.errors import DataError
@@ -24,6 +26,7 @@ class Decisions(NamedTuple):
     best: Expanded  # one row an item: its conditions, or those that explain it best where some were unknown
     row: np.ndarray  # (N,) which of the scored rows that is
     errors: dict[int, str]
+    group: np.ndarray  # (N,) the added group of the calibration that decided, −1 for none
 
     @classmethod
     def concat(cls, batches: list[Decisions]) -> Decisions:
@@ -36,6 +39,7 @@ class Decisions(NamedTuple):
             Expanded.concat([batch.best for batch in batches]),
             np.concatenate([batch.row for batch in batches]),
             {int(at) + i: why for at, one in zip(starts, batches, strict=False) for i, why in one.errors.items()},
+            np.concatenate([batch.group for batch in batches]),
         )
 
 
@@ -45,6 +49,8 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
     Hard: an item is as normal as its best condition makes it, p = max_c p_c, and the anomaly score is the smallest.
     Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration items whose conditions were hidden too; for items of
     which no condition is known, by a model fitted with unknown="infer" and scored by a likelihood.
+    An item of an added group is compared with the calibration items of that group. One that may be of it, because a
+    value is missing, gets the largest p-value of all groups that it may be of.
 
     Args:
         alpha: the false-alarm rate that decides which Mondrian groups are large enough; default that of the fit.
@@ -70,7 +76,31 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
             p[which] = pipeline.marginal_calibration.p_values(hidden, alpha=alpha)
             row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
     parts = {name: part[row] for name, part in scored.parts.items()}
-    return Decisions(score, p, parts, expanded.take(row), row, dict(scored.errors))
+    best, group = expanded.take(row), np.full(n, -1)
+    if pipeline.added:
+        belongs = memberships(pipeline.added, scored.items.conditions, n)
+        score, p, group = _by_added_group(pipeline, belongs, score, p, alpha)
+        belonging = belongs.max(axis=0)
+        known = np.where(belonging == IS, True, best.known & (belonging == 0))
+        label = [_with_added(pipeline, text, g) for text, g in zip(best.label, group.tolist(), strict=True)]
+        best = replace(best, known=known, label=label)
+    return Decisions(score, p, parts, best, row, dict(scored.errors), group)
+
+
+def _by_added_group(
+    pipeline: Pipeline, belongs: np.ndarray, score: np.ndarray, p: np.ndarray, alpha: float | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores and p-values (N,) of items that belong (G, N) to added groups, and the group that decided."""
+    belonging, group = belongs.max(axis=0), np.full(len(p), -1)
+    apart = (belonging == IS) & ~np.isnan(p)  # what the fit's own calibration says does not count for these
+    found_p, found = np.where(apart, -np.inf, p), np.where(apart, np.inf, score)
+    for g, added in enumerate(pipeline.added):
+        at = np.flatnonzero((belongs[g] == belonging) & (belonging > 0) & ~np.isnan(p))
+        own = added.calibration.p_values(score[at], alpha=alpha)
+        group[at[own > found_p[at]]] = g
+        found_p[at] = np.maximum(found_p[at], own)
+        found[at] = np.minimum(found[at], _on_common_scale(pipeline, added.calibration, score[at]))
+    return found, found_p, group
 
 
 def marginal_scores(pipeline: Pipeline, scored: Scored, at: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -85,6 +115,15 @@ def condition_names(decisions: Decisions) -> list[str]:
     """The condition of each item in words."""
     best = decisions.best
     return [text + ("" if known else " (inferred)") for text, known in zip(best.label, best.known, strict=True)]
+
+
+def _with_added(pipeline: Pipeline, text: str, group: int) -> str:
+    """The condition of an item in words, with the values of the added group that decided."""
+    if group < 0:
+        return text or ("all" if pipeline.added else "")
+    added = pipeline.added[group]
+    kept = [part for part in text.split(", ") if part and part.split("=")[0] not in added.values]
+    return ", ".join([*kept, added.name])
 
 
 def calibrated(pipeline: Pipeline) -> Calibration:

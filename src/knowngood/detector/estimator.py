@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,9 @@ from knowngood.config.presets import read_preset
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
 from knowngood.detector import latents, model_folder
-from knowngood.detector.calibrate import calibrate, warn_of_small
+from knowngood.detector.added_groups import IS, checked_values, explain_others, ignored_values, memberships
+from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
+from knowngood.detector.calibrate import add_group, calibrate, check_enough, check_unfitted, warn_of_small
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import limit
@@ -190,8 +192,12 @@ class Detector(OutlierMixin, BaseEstimator):
         others = calibration_set is not None
         fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
+        self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
         if others:
-            self.pipeline_ = calibrate(self.pipeline_, self._items(calibration_set, None), "set")
+            more = self._items(calibration_set, None)
+            check_unfitted(self.pipeline_, more)
+            self.pipeline_ = calibrate(self.pipeline_, more, "set")
+            self.about_["data"]["calibrated_on"] = more.name
             self.about_["data"]["calibrate"] = len(self.pipeline_.calibration or ())
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
@@ -199,16 +205,38 @@ class Detector(OutlierMixin, BaseEstimator):
         self.training_ = {"history": fitted.history, "audit": findings}
         return self
 
-    def calibrate(self, X: Any, *, conditions: Any = None) -> Detector:
+    def calibrate(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        as_group: Mapping[str, Any] | None = None,
+        unknown: Unknown | None = None,
+    ) -> Detector:
         """Calibrate a fitted detector anew, on normal items that it was not fitted to: after a change of camera, say.
 
-        All p-values and thresholds come from these items from then on.
+        All p-values and thresholds come from these items from then on, and groups added before are gone.
+
+        Args:
+            as_group: keep the calibration, and add these items to it as a Mondrian group, {"camera": "B"}: items with
+                that value in the column `camera` are compared with these, all others as before. The model need not
+                know the column. An item that lacks the value, where the column is given, gets the largest p-value of
+                all groups that it may be of. The same group, added again, is replaced.
+            unknown: with `as_group`, what to do with unknown values of other conditions; default as fitted.
 
         Raises:
-            DataError: an item cannot be read, lacks a condition, or there is none.
+            DataError: an item cannot be read, lacks a condition, or most were fitted to.
+            NotEnoughNormals: too few for the α of the fit; the calibration stays as it was.
         """
         check_is_fitted(self, "pipeline_")
-        self.pipeline_ = calibrate(self.pipeline_, self._items(X, conditions), "set")
+        items = self._items(X, conditions)
+        check_enough(self.pipeline_, len(items))
+        check_unfitted(self.pipeline_, items)
+        if as_group is not None:
+            self.pipeline_ = add_group(self.pipeline_, items, checked_values(as_group), unknown)
+            return self
+        self.pipeline_ = calibrate(self.pipeline_, items, "set")
+        self.about_["data"]["calibrated_on"] = items.name
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
         return self
@@ -237,11 +265,15 @@ class Detector(OutlierMixin, BaseEstimator):
     def predict(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """+1 for normal, −1 for anomalous (N,), with the false-alarm rate `alpha` of the fit.
 
-        If there are too few calibration items for that rate it warns and flags nothing.
+        If there are too few calibration items for that rate it warns and flags nothing. If the items as a whole are
+        not like the calibration items it warns (`BatchWarning`).
         """
-        decision = self.decision_function(X, conditions=conditions, unknown=unknown)
+        items = self._asked(X, conditions, unknown)
+        decisions = decided(self.pipeline_, items, unknown)
+        refuse_unread(items, decisions.errors)
         self._warn_if_no_guarantee()
-        return np.where(decision < 0, -1, 1)
+        warn_of_batch(batch_remark(self.pipeline_, items, decisions))
+        return np.where(-decisions.anomaly_score - self.offset_ < 0, -1, 1)
 
     # Detection ------------------------------------------------------------------------------------------------------
 
@@ -263,6 +295,10 @@ class Detector(OutlierMixin, BaseEstimator):
         condition; verdict, with `abstain`; label, if X carries any; error, only if an item could not be read: its
         numbers and its is_anomalous are then missing. Rank by anomaly_score, never by p_value: that has a floor of
         1/(n+1) and ties.
+
+        If the items as a whole are not like the calibration items (far more flagged, or p-values far too small, than
+        chance explains), a `BatchWarning` says so with the likely cause, and `.attrs["batch"]` holds the same as plain
+        data; see `detector.batch`. Of labelled items only normal ones count.
 
         Args:
             unknown: "infer" marginalises conditions that are missing or new and warns of new ones; "error" refuses
@@ -290,7 +326,7 @@ class Detector(OutlierMixin, BaseEstimator):
         table = with_rejected(table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found), items)
         if found is not None:
             table.attrs["explanations"] = found
-        return table
+        return with_remark(table, self.pipeline_, items, decisions, alpha, stacklevel=3)
 
     def stream(
         self,
@@ -490,7 +526,7 @@ class Detector(OutlierMixin, BaseEstimator):
             items = TableSet.from_array(rows)
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
-            items = only(items, self.pipeline_.schema)
+            items = only(items, self.pipeline_.schema, {c for group in self.pipeline_.added for c in group.values})
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
@@ -500,8 +536,13 @@ class Detector(OutlierMixin, BaseEstimator):
         check_is_fitted(self, "pipeline_")
         items = self._items(X, conditions)
         if (unknown or self.pipeline_.settings.conditioning.unknown) == "infer":
-            for sentence in self.pipeline_.schema.explain_new(items.conditions, len(items)):
+            belongs = memberships(self.pipeline_.added, items.conditions, len(items))
+            others = items[~(belongs == IS).any(axis=0)] if len(belongs) else items
+            for sentence in self.pipeline_.schema.explain_new(others.conditions, len(others)):
                 warnings.warn(sentence, stacklevel=3)
+        ignored = self.about_["data"].get("ignored_values", {})
+        for sentence in explain_others(self.pipeline_.added, items.conditions, self.pipeline_.schema, ignored):
+            warnings.warn(sentence, stacklevel=3)
         return items
 
     def _check_alpha(self, alpha: float | None) -> None:
@@ -511,6 +552,13 @@ class Detector(OutlierMixin, BaseEstimator):
             self._warn_if_no_guarantee(stacklevel=4)
         elif self.pipeline_.calibration is not None:
             self.pipeline_.calibration.refuse(alpha)
+            for group in self.pipeline_.added:
+                if len(group.calibration) < minimum_normals(alpha):
+                    warnings.warn(
+                        f"{group.name} has {len(group.calibration)} calibration items; alpha = {alpha:g} needs "
+                        f"{minimum_normals(alpha)}: nothing of it is flagged",
+                        stacklevel=3,
+                    )
 
     def _warn_if_no_guarantee(self, stacklevel: int = 3) -> None:
         if math.isinf(self.offset_):

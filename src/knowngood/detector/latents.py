@@ -10,7 +10,7 @@ import torch
 from knowngood.data.conditions import Expanded
 from knowngood.detector.decide import decide
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
-from knowngood.detector.scoring import Rows, one_row_each, score_batches
+from knowngood.detector.scoring import Rows, expand, one_row_each, score_batches
 from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE
 
@@ -48,7 +48,7 @@ def best_rows(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Iter
 def best_conditions(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Expanded:
     """One row an item: its conditions, or those that explain it best."""
     rule = unknown or pipeline.settings.conditioning.unknown
-    known = pipeline.schema.expand(items.conditions, len(items), unknown=rule)
+    known = expand(pipeline, items, rule)
     if known.known.all():
         return known
     return Expanded.concat([decide(pipeline, one).best for one in score_batches(pipeline, items, unknown=rule)])

@@ -61,8 +61,9 @@ def image_regions(
     pipeline: Pipeline, decisions: Decisions, i: int, one: np.ndarray, alpha: float | None, min_area: int = 1
 ) -> list[Region]:
     """Regions of the map of image i: connected pixels above what few normal images of its group exceed anywhere."""
-    known = check_regions(pipeline)
-    stratum = int(decisions.best.stratum[i])
+    known, stratum, group = check_regions(pipeline), int(decisions.best.stratum[i]), int(decisions.group[i])
+    if group >= 0:
+        known, stratum = pipeline.added[group].maps or known, -1
     return find_regions(one, known.threshold(alpha, stratum), min_area=min_area, maxima=known.reference(alpha, stratum))
 
 

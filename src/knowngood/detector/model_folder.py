@@ -25,6 +25,8 @@ from knowngood.calibration import Calibration
 from knowngood.config import Settings, implementation
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
+from knowngood.detector.added_groups import AddedGroup
+from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.reference_index import PREFIX, ReferenceIndex
 from knowngood.errors import ArtifactError, KnowngoodError
@@ -54,6 +56,11 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
     arrays = {kind: one.to_tensors() for kind, one in calibrations.items() if one is not None}
     if pipeline.ignore is not None:
         arrays["ignore"] = pipeline.ignore.to_tensors()
+    if pipeline.statistics is not None:
+        arrays["images"] = pipeline.statistics.to_tensors()
+    if pipeline.fitted_to is not None:
+        arrays["fitted"] = {"digests": pipeline.fitted_to}
+    arrays |= {f"added.{g}": group.to_tensors() for g, group in enumerate(pipeline.added)}
     reference = {} if pipeline.reference is None else pipeline.reference.to_tensors()
     tensors = {
         "weights": dict(pipeline.model.state_dict()),
@@ -82,6 +89,7 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
         "adjustments": [adjustment.name for adjustment in pipeline.adjustments],
         "calibrated_by": pipeline.calibrated_by,
         "calibration": {kind: one.metadata() for kind, one in calibrations.items() if one is not None},
+        "added": [group.metadata() for group in pipeline.added],
         "reference": None if pipeline.reference is None else list(pipeline.reference.ids),
         "ignore": None if pipeline.ignore is None else pipeline.ignore.metadata(),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -140,6 +148,12 @@ def unpack(
             ignore=None if ignored is None else IgnoreRegions.from_tensors(_under(arrays, "ignore"), ignored),
             objective_state=tensors["objective"],
             reference=None if ids is None else ReferenceIndex.from_tensors(state, ids),
+            added=tuple(
+                AddedGroup.from_tensors(_under(arrays, f"added.{g}"), one)
+                for g, one in enumerate(config.get("added", ()))
+            ),
+            statistics=ImageStatistics.from_tensors(_under(arrays, "images")),
+            fitted_to=_under(arrays, "fitted").get("digests"),
         )
     except ArtifactError as error:  # says itself what does not fit
         raise ArtifactError(f"{where}: {error}") from None

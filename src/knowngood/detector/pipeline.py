@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,8 @@ from knowngood.config import Settings
 from knowngood.data import ImageSet, TableSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
+from knowngood.detector.added_groups import AddedGroup
+from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.detector.reference_index import ReferenceIndex
 from knowngood.models.base import Model
 from knowngood.representations import HOG, Features, Pixels, Table
@@ -32,7 +35,9 @@ class Pipeline:
     settings: resolved; no choice is "auto". marginal_calibration: of scores with the conditions marginalised.
     map_calibration: of the largest values of anomaly maps, on features. calibrated_by: how its images were chosen: set
     aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what the objective keeps.
-    reference: an index of normal images fitted to, for explanations. Scoring uses everything but the last two.
+    reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the calibration alone.
+    statistics: of the calibration images. fitted_to: (M,) digests of the content of all items fitted to. Scoring uses
+    everything but objective_state, reference and the last two.
     """
 
     settings: Settings
@@ -49,6 +54,9 @@ class Pipeline:
     ignore: IgnoreRegions | None = None
     objective_state: dict[str, Tensor] = field(default_factory=dict)
     reference: ReferenceIndex | None = None
+    added: tuple[AddedGroup, ...] = ()
+    statistics: ImageStatistics | None = None
+    fitted_to: np.ndarray | None = None
 
     @property
     def device(self) -> torch.device:

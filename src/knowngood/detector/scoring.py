@@ -15,6 +15,7 @@ from torch import Tensor
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded
 from knowngood.data.tiling.tiles import Tiles, largest
+from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
 from knowngood.errors import DataError
@@ -87,7 +88,7 @@ def score_batches(
     size = items_at_once(pipeline)
     for first in range(0, len(items), size):
         part = items[first : first + size]
-        expanded = pipeline.schema.expand(part.conditions, len(part), unknown=unknown)
+        expanded = expand(pipeline, part, unknown)
         batch, outside = score_rows(pipeline, part, expanded, first=first, maps=maps)
         beyond += outside
         yield batch
@@ -97,6 +98,21 @@ def score_batches(
             f"({pipeline.representation.rule}); they are scored as they are, not clipped",
             stacklevel=2,
         )
+
+
+def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
+    """The rows of items under the conditions of the fit.
+
+    A value that only an added group of the calibration knows counts as unknown, whatever `unknown` says.
+    """
+    known = {column.name for column in pipeline.schema.columns}
+    columns = {name: values for name, values in items.conditions.items() if name in known}
+    added = (memberships(pipeline.added, items.conditions, len(items)) == IS).any(axis=0)
+    if unknown == "error" and added.any():
+        others = {name: np.asarray(values)[~added] for name, values in columns.items()}
+        pipeline.schema.expand(others, int((~added).sum()), unknown="error")
+        unknown = "infer"
+    return pipeline.schema.expand(columns, len(items), unknown=unknown)
 
 
 @torch.no_grad()

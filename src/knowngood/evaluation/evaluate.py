@@ -124,15 +124,19 @@ def _detect_with_maps(
     """The table of `Detector.detect` and the maps of `TopMaps`, in one pass in which one batch of maps is held."""
     import pandas as pd
 
+    from knowngood.detector.batch import with_remark
+    from knowngood.detector.decide import Decisions
     from knowngood.detector.results import with_rejected
 
-    tables, top = [], TopMaps()
+    tables, decisions, top = [], [], TopMaps()
     for batch in detector.stream(images, unknown=unknown, alpha=alpha, maps=True):
         tables.append(batch.table)
+        decisions.append(batch.decisions)
         for name, score, values in zip(batch.table["id"], batch.table["anomaly_score"], batch.maps, strict=True):
             if values is not None:
                 top.add(str(name), score, values)
-    return with_rejected(pd.concat(tables, ignore_index=True), images), top.maps
+    table = with_rejected(pd.concat(tables, ignore_index=True), images)
+    return with_remark(table, detector.pipeline_, images, Decisions.concat(decisions), alpha), top.maps
 
 
 def results(
@@ -166,7 +170,7 @@ def results(
             "own": row["false_alarm_low"] is not None,
             "threshold": row["threshold"],
         }
-        for row in calibration.summary(alpha)
+        for row in [*calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
     ]
     facts |= {"pooled_n": len(calibration), "method": pipeline.calibrated_by}
     return Results(table=table, alpha=alpha, calibration=facts, score_unit=unit)

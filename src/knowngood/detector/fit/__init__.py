@@ -12,7 +12,7 @@ import torch
 
 from knowngood import __version__
 from knowngood.config import Settings
-from knowngood.detector.calibrate import NormalScores, calibrate, with_calibration
+from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
@@ -63,10 +63,13 @@ def fit_pipeline(
     (pipeline, learned), *scored = side_by_side([lambda: _learned(plan, representation, run), *tasks], at_once)
     if cross:
         pipeline = with_calibration(pipeline, NormalScores.concat([scores for _, scores in scored]), "cross")
+        pipeline = replace(pipeline, statistics=image_statistics(plan.normals[fit], plan.encoded.stratum[fit]))
     if isinstance(pipeline.representation, CachedFeatures):  # images that calibrate are not among the cached ones
         pipeline = replace(pipeline, representation=pipeline.representation.base)
     if not others_calibrate and not cross:
         pipeline = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")
+    index = np.concatenate([fit, select])
+    pipeline = replace(pipeline, fitted_to=np.unique(plan.normals[index].digests()))
     history, training = learned.history, {}
     if history is not None:
         training = {

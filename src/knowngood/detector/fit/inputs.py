@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from knowngood.config import Settings
 from knowngood.data import ImageSet, audit
 from knowngood.data.conditions import ConditionSchema
@@ -38,9 +40,9 @@ def measured(items: Items, settings: Settings, schema: ConditionSchema | None = 
     return with_measured(items, tuple(means), means)
 
 
-def only(items: Items, schema: ConditionSchema) -> Items:
-    """Items with just the columns that the schema knows."""
-    known = {column.name for column in schema.columns}
+def only(items: Items, schema: ConditionSchema, further: Collection[str] = ()) -> Items:
+    """Items with just the columns that the schema knows, and further ones."""
+    known = {*(column.name for column in schema.columns), *further}
     return items.replace(conditions={k: v for k, v in items.conditions.items() if k in known})
 
 

@@ -151,6 +151,8 @@ def render_inspection(
     lead = f"{n:,} of {count(total, 'image')} {'is' if n == 1 else 'are'} flagged at a false-alarm rate of "
     lead += f"{percent(alpha)}."
     lead += f" Shown are the {len(cards):,} with the smallest p-values." if len(cards) < total else ""
+    if remark := table.attrs.get("batch"):
+        lead += f" {remark['sentence']}."
     about = {
         "title": title,
         "cards": cards,

@@ -65,6 +65,9 @@ def judge(inputs: ReportInputs) -> Verdict:
             "valid; only the verdict is missing.",
         )
     _say_separation(verdict, inputs)
+    if remark := inputs.table.attrs.get("batch"):
+        verdict.statements[:] = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]
+        verdict.say("warn", f"{remark['sentence']}.")
     if unread := int((~inputs.scored).sum()):
         text = f"{count(unread, 'image')} could not be read and {'has' if unread == 1 else 'have'} no verdict."
         verdict.say("warn", f"{text} The data audit says why.")

@@ -1,0 +1,146 @@
+"""Mondrian groups that only the calibration tells apart: added to a fitted model, which is not told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from knowngood.calibration import Calibration
+from knowngood.data.columns import as_array, listing, texts_of
+from knowngood.data.conditions import ConditionSchema
+from knowngood.detector.image_statistics import ImageStatistics
+from knowngood.errors import ArtifactError, SettingsError
+
+NO, MAY, IS = 0, 1, 2  # how an item belongs to a group
+MOST_VALUES = 100  # of a column that the model is not told of
+
+
+@dataclass(frozen=True, eq=False)
+class AddedGroup:
+    """One added group: items with these values, column → text, for example {"camera": "B"}.
+
+    calibration: of the anomaly scores of its calibration items, as the calibration of the fit gives them; so items of
+    the group and these are exchangeable, and p-values hold in the group. maps: of the largest values of their maps, on
+    features. statistics: of its calibration images. source: where these came from.
+    """
+
+    values: dict[str, str]
+    calibration: Calibration
+    maps: Calibration | None = None
+    statistics: ImageStatistics | None = None
+    source: str = ""
+
+    @property
+    def name(self) -> str:
+        """'camera=B'."""
+        return ", ".join(f"{column}={value}" for column, value in self.values.items())
+
+    def membership(self, conditions: Mapping[str, Any], n: int) -> np.ndarray:
+        """(N,) `IS` where all values are those of the group, `MAY` where some are missing in a column that is given.
+
+        An item without the column, or with another value, does not belong to the group: `NO`.
+        """
+        found = np.full(n, IS)
+        for column, value in self.values.items():
+            if column not in conditions:
+                return np.full(n, NO)
+            which, texts = texts_of(as_array(column, conditions[column], n))
+            found = np.minimum(found, np.array([{value: IS, None: MAY}.get(text, NO) for text in texts])[which])
+        return found
+
+    def summary(self, alpha: float | None = None) -> dict[str, Any]:
+        """As a row of `Calibration.summary`; thresholds are of the anomaly score."""
+        (row,) = self.calibration.summary(alpha)
+        return {**row, "condition": self.name}
+
+    def to_tensors(self) -> dict[str, np.ndarray]:
+        """As plain arrays, for safetensors; `metadata` holds the rest."""
+        parts: dict[str, Any] = {"known": self.calibration, "maps": self.maps, "images": self.statistics}
+        arrays = {kind: part.to_tensors() for kind, part in parts.items() if part is not None}
+        return {f"{kind}.{name}": array for kind, named in arrays.items() for name, array in named.items()}
+
+    def metadata(self) -> dict[str, Any]:
+        """Names and numbers, for JSON."""
+        return {"values": self.values, "source": self.source, "alpha": self.calibration.alpha}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> AddedGroup:
+        """The group that `to_tensors` and `metadata` gave.
+
+        Raises:
+            ArtifactError: a part is missing or does not fit the rest.
+        """
+        parts: dict[str, dict[str, np.ndarray]] = {"known": {}, "maps": {}, "images": {}}
+        for name, array in tensors.items():
+            kind, _, rest = name.partition(".")
+            parts.get(kind, {})[rest] = array
+        values, facts = metadata["values"], {"stratum_names": ("all",), "alpha": metadata["alpha"]}
+        if not isinstance(values, dict) or not values or not all(isinstance(text, str) for text in values.values()):
+            raise ArtifactError(f"calibration: an added group has values {values!r}; expected text by column")
+        maps = Calibration.from_tensors(parts["maps"], facts) if parts["maps"] else None
+        statistics = ImageStatistics.from_tensors(parts["images"])
+        return cls(values, Calibration.from_tensors(parts["known"], facts), maps, statistics, str(metadata["source"]))
+
+
+def checked_values(values: Any) -> dict[str, str]:
+    """The values that name a group, as text by column.
+
+    Raises:
+        SettingsError: no mapping of columns to one value each.
+    """
+    if not isinstance(values, Mapping) or not values or not all(isinstance(column, str) for column in values):
+        raise SettingsError(f"as_group = {values!r}; expected a value by column, such as {{'camera': 'B'}}")
+    found = {}
+    for column, value in values.items():
+        text = texts_of(as_array(column, [value], 1))[1][0]
+        if not text:
+            raise SettingsError(f"as_group: column '{column}' has no value ({value!r}); give one, such as 'B'")
+        found[column] = text
+    return found
+
+
+def memberships(added: Sequence[AddedGroup], conditions: Mapping[str, Any], n: int) -> np.ndarray:
+    """(G, N) how each item belongs to each group."""
+    return np.array([group.membership(conditions, n) for group in added]).reshape(len(added), n)
+
+
+def ignored_values(conditions: Mapping[str, Any], schema: ConditionSchema) -> dict[str, list[str]]:
+    """The values of columns that a schema does not know, for example one that was constant in the fit."""
+    known = {column.name for column in schema.columns}
+    texts = {
+        name: sorted(text for text in texts_of(as_array(name, values, len(values)))[1] if text)
+        for name, values in conditions.items()
+        if name not in known
+    }
+    return {name: some for name, some in texts.items() if len(some) <= MOST_VALUES}
+
+
+def explain_others(
+    added: Sequence[AddedGroup],
+    conditions: Mapping[str, Any],
+    schema: ConditionSchema,
+    ignored: Mapping[str, Sequence[str]],
+) -> list[str]:
+    """A sentence for each column of an added group that has values of no group and of no normal item fitted to.
+
+    Args:
+        ignored: see `ignored_values`.
+    """
+    found, known = [], {column.name for column in schema.columns}
+    for name in dict.fromkeys(name for group in added for name in group.values):
+        if name in known or name not in conditions:  # of columns that the schema knows it says so itself
+            continue
+        groups = [group.values[name] for group in added if name in group.values]
+        texts = ignored_values({name: conditions[name]}, schema).get(name, [])
+        new = [text for text in texts if text not in groups and text not in ignored.get(name, ())]
+        if new:
+            found.append(
+                f"the calibration has no group of {name} {listing(new, quote=True, most=5)} (added: "
+                f"{listing(groups)}); these items are judged by the calibration that was there before. Add one: "
+                f"calibrate(X, as_group={{'{name}': '{new[0]}'}}), or `knowngood calibrate MODEL DATA --as "
+                f"{name}={new[0]}`"
+            )
+    return found

@@ -1,0 +1,150 @@
+"""What is said of a batch that is not like the calibration items: that it is not, the likely cause, the way out."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from knowngood.calibration import misfit
+from knowngood.data import ImageSet
+from knowngood.detector.decide import Decisions, calibrated
+from knowngood.detector.image_statistics import CAUSES, Change
+from knowngood.detector.pipeline import Items, Pipeline
+from knowngood.errors import BatchWarning
+from knowngood.models.patch_gaussian import PatchGaussian
+from knowngood.models.vae import ConditionalVAE
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+SHARED, INFERRED = -1, -2  # groups whose calibration items are those of others too; see `misfit`
+NAMED = 3  # statistics and groups in a sentence
+
+
+def batch_remark(
+    pipeline: Pipeline, items: Items, decisions: Decisions, alpha: float | None = None
+) -> dict[str, Any] | None:
+    """A sentence on a batch that is not like the calibration items, and its facts as plain data; None if it may be.
+
+    Items labelled normal count where there are any, else all that are not labelled anomalous. Keys: sentence; items,
+    flagged and expected at alpha; labelled: they are labelled normal; groups: Mondrian groups that stand out, if only
+    some do; changes: statistics of their images that are not as in the calibration images, most first (`Change`).
+    """
+    alpha = pipeline.settings.alpha if alpha is None else alpha
+    read, labels = ~np.isnan(decisions.p_values), items.labels
+    labelled = bool((read & (labels == 0)).any())
+    counted = np.flatnonzero(read & ((labels == 0) if labelled else (labels != 1)))
+    code, normals = _references(pipeline, decisions, alpha)
+    found = misfit(decisions.p_values[counted], normals[counted], alpha, code[counted])
+    if found is None:
+        return None
+    some = found.groups if set(found.groups) < set(code[counted].tolist()) else ()
+    counted = counted[np.isin(code[counted], some)] if some else counted
+    names = _names(pipeline, some)
+    changes = _changes(pipeline, items[counted], decisions.group[counted], decisions.best.stratum[counted])
+    remark: dict[str, Any] = {"items": found.items, "flagged": found.flagged, "expected": round(found.expected, 1)}
+    remark |= {"alpha": alpha, "labelled": labelled, "groups": names, "changes": [one._asdict() for one in changes]}
+    what = f"{items.items} labelled normal" if labelled else items.items
+    start = (
+        f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, {found.expected:.3g} expected"
+    )
+    if found.flagged < 2 * found.expected:
+        start = (
+            f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items.items}, 50% expected"
+        )
+    start += f" (most of all {', '.join(names[:NAMED])})" if names else ""
+    cause = _cause(items, found.flagged, found.items, labelled, changes)
+    return {
+        "sentence": f"{start}: {cause}; {_way_out(pipeline, decisions.group[counted], labelled, changes)}",
+        **remark,
+    }
+
+
+def warn_of_batch(remark: dict[str, Any] | None, stacklevel: int = 3) -> None:
+    """Give the sentence, if there is one, as a `BatchWarning`."""
+    if remark is not None:
+        warnings.warn(remark["sentence"], BatchWarning, stacklevel=stacklevel)
+
+
+def with_remark(
+    table: DataFrame,
+    pipeline: Pipeline,
+    items: Items,
+    decisions: Decisions,
+    alpha: float | None = None,
+    stacklevel: int = 2,
+) -> DataFrame:
+    """The table of these decisions with `.attrs["batch"]`, if there is a remark, of which a warning is given."""
+    remark = batch_remark(pipeline, items, decisions, alpha)
+    if remark is not None:
+        table.attrs["batch"] = remark
+    warn_of_batch(remark, stacklevel + 1)
+    return table
+
+
+def _references(pipeline: Pipeline, decisions: Decisions, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) the group whose calibration items each item was compared with, and how many these are."""
+    calibration, best, group = calibrated(pipeline), decisions.best, decisions.group
+    own = np.append(calibration.own(alpha), False)[best.stratum]  # −1: in no group
+    code = np.where(own, best.stratum, SHARED)
+    normals = np.where(own, np.append(calibration.counts, 0)[best.stratum], len(calibration))
+    marginal = pipeline.marginal_calibration
+    sizes = [len(calibration), *calibration.counts[calibration.own(alpha)].tolist()]
+    sizes += [len(one.calibration) for one in pipeline.added] + ([len(marginal)] if marginal is not None else [])
+    # The largest of several p-values is at least that of the true group; with the fewest items its law is widest.
+    code, normals = np.where(best.known, code, INFERRED), np.where(best.known, normals, min(sizes))
+    for g, added in enumerate(pipeline.added):
+        mine = (group == g) & best.known
+        code = np.where(mine, len(calibration.counts) + g, code)
+        normals = np.where(mine, len(added.calibration), normals)
+    return code, normals
+
+
+def _names(pipeline: Pipeline, codes: tuple[int, ...]) -> list[str]:
+    names = [*pipeline.schema.stratum_names, *(group.name for group in pipeline.added)]
+    return [names[code] for code in codes if code >= 0]
+
+
+def _changes(pipeline: Pipeline, items: Items, group: np.ndarray, stratum: np.ndarray) -> list[Change]:
+    """What differs from the calibration images of the same groups; nothing is measured on tables."""
+    if not isinstance(items, ImageSet):
+        return []
+    added = int(np.bincount(group + 1).argmax()) - 1  # the group of most
+    statistics = pipeline.statistics if added < 0 else pipeline.added[added].statistics
+    mine = group == added
+    groups = [0] if added >= 0 else np.unique(stratum[mine]).tolist()
+    return [] if statistics is None else statistics.changes(items[mine], groups)
+
+
+def _cause(items: Items, flagged: int, n: int, labelled: bool, changes: list[Change]) -> str:
+    """Why, as far as the images show it."""
+    shown = "; ".join(map(str, changes[:NAMED]))
+    likely = " and ".join(dict.fromkeys(CAUSES[change.name] for change in changes[:NAMED]))
+    measured = isinstance(items, ImageSet)
+    if changes:
+        changed = f"the images changed since calibration ({shown}: likely {likely})"
+    elif measured:
+        changed = "something changed that brightness, contrast, sharpness, colours and size do not show"
+    else:
+        changed = "the data changed since calibration"
+    if labelled:
+        return changed
+    return f"either {'most' if 2 * flagged > n else 'many'} are anomalous, or {changed}"
+
+
+def _way_out(pipeline: Pipeline, group: np.ndarray, labelled: bool, changes: list[Change]) -> str:
+    """What to do, if the items are normal."""
+    options: Any = pipeline.settings.representation
+    light = any(change.name in ("brightness", "contrast") for change in changes)
+    tolerant = isinstance(pipeline.model, ConditionalVAE | PatchGaussian) and hasattr(options, "illumination")
+    light = light and tolerant and options.illumination is None
+    tolerance = ", fit with an illumination tolerance (--illumination 0.3)" if light else ""
+    added = [one for g, one in enumerate(pipeline.added) if not (group == g).any()]
+    column = f"give {' and '.join(added[0].values)} if they are of {added[0].name}, " if added else ""
+    normal = "" if labelled else "if such items are normal, "
+    return (
+        f"{column}{normal}calibrate on normal ones (`knowngood calibrate MODEL NORMAL`, or beside the present "
+        f"calibration: --as camera=NAME){tolerance}, or fit with a condition column that tells them apart"
+    )
