@@ -127,7 +127,7 @@ def test_an_evaluation_and_its_report_say_it(fitted: Detector) -> None:
     labelled = ImageSet.from_arrays(images, labels=np.repeat([0, 1], [20, 10]))
     with pytest.warns(BatchWarning, match="brightness"):
         found = evaluate(fitted, labelled)
-    page = render(report_inputs(fitted, found, title="t", command="c", pictures=False))
+    page = render(report_inputs(fitted, found, title="t", command="c"))
     assert "20 of 20 images labelled normal are flagged" in page
     assert "the illumination or exposure" in page
 
