@@ -14,20 +14,27 @@ from knowngood.calibration.conformal import (
     threshold,
     verdict,
 )
+from knowngood.calibration.drift import Alarm, DriftMonitor
+from knowngood.calibration.martingales import OnlineRanks, Wealth, log_wealth
 from knowngood.calibration.regions import Region, find_regions, largest_value, regions_table
 from knowngood.calibration.splits import folds, split_normals
 from knowngood.calibration.state import Calibration
 
 __all__ = [
+    "Alarm",
     "Calibration",
+    "DriftMonitor",
     "Misfit",
+    "OnlineRanks",
     "Region",
+    "Wealth",
     "alarm_rank",
     "benjamini_hochberg",
     "false_alarm_interval",
     "find_regions",
     "folds",
     "largest_value",
+    "log_wealth",
     "minimum_normals",
     "misfit",
     "p_values",

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from knowngood import __version__
-from knowngood.cli import calibrate, data, demo, evaluate, figure, info, inspect, score, train
+from knowngood.cli import calibrate, data, demo, evaluate, figure, info, inspect, monitor, score, train
 from knowngood.cli.console import fail, note, say
 from knowngood.cli.settings_help import SettingsCommand
 from knowngood.errors import KnowngoodError
@@ -29,7 +29,7 @@ def _knowngood(
 ) -> None:
     """Train on known-good images; find what is anomalous, show where and why, and say how sure.
 
-    Exit status: 0 fine, 2 usage, 3 data refused, 4 run failed.
+    Exit status: 0 fine, 2 usage, 3 data refused, 4 run failed, 5 drift (`monitor` only).
     """
 
 
@@ -48,7 +48,7 @@ def build_app() -> typer.Typer:
     app.command()(demo.demo)
     app.command()(inspect.inspect)
     app.command(cls=SettingsCommand)(train.train)
-    for command in (score.score, evaluate.evaluate, calibrate.calibrate, figure.figure, info.info):
+    for command in (score.score, evaluate.evaluate, calibrate.calibrate, monitor.monitor, figure.figure, info.info):
         app.command()(command)
     app.add_typer(data.app, name="data")
     return app

@@ -1,0 +1,152 @@
+"""`knowngood monitor`: has the distribution of the scores changed? A test that goes on for as long as the stream."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from knowngood.cli.console import note, say, table
+from knowngood.cli.inputs import Device, Unknown, load
+from knowngood.cli.outputs import replace_file
+from knowngood.errors import ArtifactError, DataError, SettingsError
+
+if TYPE_CHECKING:
+    from knowngood.calibration import DriftMonitor
+    from knowngood.evaluation.score_stream import Reference
+
+DRIFT = 5  # exit status
+THRESHOLD = 100.0
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def monitor(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] STREAM...",
+            help="results of `score` (.csv, .json, .parquet), a log with a JSON object a line, or images, in the order "
+            "of production; MODEL gives the calibration items to compare with, and scores images",
+            show_default=False,
+        ),
+    ],
+    *,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="evidence at which the alarm is raised; P(ever a false alarm) ≤ 1/threshold. "
+            f"Default {THRESHOLD:g}, or that of the state"
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="go on from this JSON file and keep the state there; an id counts once, ever"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="draw the evidence: .png, .svg or .pdf")
+    ] = None,
+    unknown: Unknown = None,
+    device: Device = None,
+) -> None:
+    """Test a stream of results for drift: since when, in which condition, and whether scores are higher or lower.
+
+    Exit status 5 if there is drift, 0 if not: for a cron job.
+    """
+    if out is not None and out.suffix.lower() not in FORMATS:
+        raise SettingsError(f"--out {out}: unknown format '{out.suffix}'; known: {', '.join(FORMATS)}")
+    model = Path(sources[0]) if _is_model(Path(sources[0])) else None
+    streams = sources if model is None else sources[1:]
+    if not streams:
+        raise SettingsError(f"{sources[0]}: this is a model; name what to test after it, such as results.csv or images")
+    saved = None if state is None or not state.exists() else _read(state)
+
+    from knowngood.calibration import DriftMonitor
+    from knowngood.evaluation.score_stream import read_results, reference_of, score_stream
+
+    detector = None if model is None else load(model, device, unknown)
+    tables = []
+    for source in streams:
+        results = read_results(Path(source))
+        if results is None and detector is None:
+            raise DataError(
+                f"{source}: no column anomaly_score or p_value, so no results of `knowngood score`; to score images "
+                "give the model first: knowngood monitor MODEL IMAGES"
+            )
+        tables.append(detector.detect(source, unknown=unknown) if results is None else results)  # type: ignore[union-attr,arg-type]
+    items = score_stream(tables, None if detector is None else detector.pipeline_.schema)
+    reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
+    if saved is None:
+        drift = DriftMonitor(threshold or THRESHOLD, {} if reference is None else reference.ranks)
+    else:
+        drift = DriftMonitor.from_record(saved)
+        _check(drift, saved, threshold, _basis(reference, items.measure), state)
+    if state is not None and items.ids is None:
+        raise DataError("--state needs a column id or time in the results, so that no item counts twice")
+    new = drift.update(items.scores, items.groups, items.ids, items.times)
+    if state is not None:
+        record = {**drift.to_record(), "basis": _basis(reference, items.measure)}
+        replace_file(state, json.dumps(record, ensure_ascii=False) + "\n")
+
+    left_out = "".join(f", {n:,} {why}" for why, n in items.left_out.items())
+    before = len(items.scores) - new
+    say(f"items    {new:,} new, {drift.count:,} in all" + (f", {before:,} counted before" if before else "") + left_out)
+    note(f"{'the stream is compared with itself' if reference is None else reference.sentence}")
+    rows = [(name, f"{one.count:,}", _number(one.won / math.log(10))) for name, one in drift.groups.items()]
+    if rows:
+        table(["condition", "items", "evidence"], rows)
+    if out is not None:
+        from knowngood.evaluation.figures.drift import drift as drawn
+        from knowngood.evaluation.figures.style import save
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save(drawn(drift), out)
+        say(f"figure   {out}")
+    alarm = drift.alarm
+    if alarm is None:
+        say(f"quiet    evidence {_number(drift.evidence)} of {drift.threshold:g}")
+        return
+    where = "" if len(drift.groups) == 1 else f" in {alarm.group}"
+    say(f"drift    {alarm.change}{where} since about {alarm.since}")
+    say(f"alarm    at {alarm.at}: evidence {_number(alarm.evidence)} of {drift.threshold:g}")
+    raise typer.Exit(DRIFT)
+
+
+def _is_model(path: Path) -> bool:
+    return any(
+        (folder / name).is_file() for folder in (path, path / "model") for name in ("config.json", "current.json")
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(f"--state {path}: no JSON ({error}); give another file") from None
+
+
+def _basis(reference: Reference | None, measure: str) -> str:
+    return measure if reference is None else reference.fingerprint
+
+
+def _check(drift: DriftMonitor, saved: dict[str, Any], threshold: float | None, basis: str, path: Path | None) -> None:
+    """Refuse to go on with another test than the one that was begun."""
+    if saved.get("basis") != basis:
+        raise DataError(
+            f"--state {path}: it was begun with another model, another calibration, or scores in place of p-values; "
+            "begin a new test with another file"
+        )
+    if threshold is not None and threshold != drift.threshold:
+        raise SettingsError(
+            f"--threshold {threshold:g}: the test in {path} was begun with {drift.threshold:g}, and its guarantee is "
+            "for that; leave --threshold out, or begin a new test with another file"
+        )
+
+
+def _number(log10: float) -> str:
+    """10 to this power, in few digits, however large."""
+    return f"{10**log10:.3g}" if log10 < 6 else f"10^{log10:.1f}"

@@ -1,0 +1,223 @@
+"""Results in the order of production, as a monitor of drift takes them: from tables, from logs, or from a detector."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from knowngood.calibration import Calibration, OnlineRanks
+from knowngood.calibration.conformal import p_values
+from knowngood.data.conditions import ConditionSchema
+from knowngood.errors import DataError
+from knowngood.evaluation.results import INFERRED
+
+if TYPE_CHECKING:
+    from knowngood.detector.pipeline import Pipeline
+
+MEASURES = ("anomaly_score", "p_value")
+HIDDEN = "condition inferred"  # the group of items with unknown conditions: which condition fits best depends on scores
+OFF_GRID = 0.25  # of a step between two p-values, that rounding in a log may have moved one
+
+
+class ScoreStream(NamedTuple):
+    """N items in order. scores: (N,) higher is more anomalous. groups, ids, times: (N,) texts; None where absent.
+
+    measure: what the scores are, "anomaly_score" or "p_value" (then scores are −p). left_out: counts of rows by reason.
+    """
+
+    scores: np.ndarray
+    groups: list[str]
+    ids: list[str] | None
+    times: list[str] | None
+    measure: str
+    left_out: dict[str, int]
+
+
+class Reference(NamedTuple):
+    """What a stream is compared with beside itself: ranks by group, a sentence that says so, and a fingerprint."""
+
+    ranks: dict[str, OnlineRanks | np.ndarray]
+    sentence: str
+    fingerprint: str
+
+
+def read_results(path: Path) -> pd.DataFrame | None:
+    """The table in a file of results (.csv, .json, .parquet) or of a log (a JSON object a line); None for other data.
+
+    Raises:
+        DataError: a line of a log is damaged.
+    """
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        return None
+    if suffix in (".csv", ".tsv"):
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
+        table = pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",") if set(header) & set(MEASURES) else None
+    elif suffix == ".parquet":
+        table = pd.read_parquet(path)
+    elif suffix in (".json", ".jsonl", ".ndjson", ".log"):
+        table = pd.DataFrame(_records(path))
+    else:
+        return None
+    return table if table is not None and set(table.columns) & set(MEASURES) else None
+
+
+def _records(path: Path) -> list[Any]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        whole = json.loads(text)
+        return whole if isinstance(whole, list) else [whole]
+    except ValueError:
+        pass
+    records, lines = [], text.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line) if line.strip() else None
+        except ValueError:
+            if number == len(lines) and not line.endswith("\n"):
+                break  # the server is still writing it
+            raise DataError(
+                f"{path}, line {number}: {line[:60].strip()!r} is no JSON object; expected one a line, such as "
+                '{"id": "a.png", "p_value": 0.4}. Mend or remove the line.'
+            ) from None
+        if isinstance(record, dict) and set(record) & set(MEASURES):  # a log tells of other events too
+            records.append(record)
+    return records
+
+
+def score_stream(tables: list[pd.DataFrame], schema: ConditionSchema | None = None) -> ScoreStream:
+    """The items of tables of results, one after the other. Items without a score, or labelled anomalous, are left out.
+
+    By time, if every item has one and they are not in order. Scores are used if every item has one, else p-values.
+
+    Raises:
+        DataError: neither scores nor p-values, or a value that is none.
+    """
+    table = pd.concat(tables, ignore_index=True)
+    numbers = {name: _numbers(table, name) for name in MEASURES if name in table}
+    read = np.logical_or.reduce([~np.isnan(values) for values in numbers.values()])
+    anomalous = read & ((_numbers(table, "label") == 1) if "label" in table else False)
+    kept = read & ~anomalous
+    measure = next((name for name in MEASURES if name in numbers and not np.isnan(numbers[name][kept]).any()), None)
+    if measure is None:
+        raise DataError("some items have an anomaly_score only and others a p_value only; give one of them for all")
+    values = numbers[measure]
+    table, values = table[kept].reset_index(drop=True), values[kept]
+    if measure == "p_value":
+        wrong = np.flatnonzero((values <= 0) | (values > 1))
+        if len(wrong):
+            raise DataError(f"{_name(table, wrong[0])}: p_value = {values[wrong[0]]:g}; expected above 0, at most 1")
+        values = -values
+    if "time" in table and table["time"].notna().all():
+        stamps = pd.to_datetime(table["time"], utc=True, format="mixed", errors="coerce")
+        if stamps.notna().all():
+            order = np.argsort(stamps.to_numpy(), kind="stable")
+            table, values = table.iloc[order].reset_index(drop=True), values[order]
+    texts = table["condition"].where(table["condition"].notna(), "").astype(str) if "condition" in table else None
+    groups = ["all"] * len(table) if texts is None else group_names(texts.tolist(), schema)
+    ids, times = (_texts(table, name) for name in ("id", "time"))
+    if ids is None and times is not None:  # a log without ids: each line is known by its time
+        before: Counter[str] = Counter()
+        ids, times = [], None
+        for time in table["time"].astype(str):
+            before[time] += 1
+            ids.append(time if before[time] == 1 else f"{time} #{before[time]}")
+    left_out = {"without a score": int((~read).sum()), "labelled anomalous": int(anomalous.sum())}
+    return ScoreStream(values, groups, ids, times, measure, {why: n for why, n in left_out.items() if n})
+
+
+def group_names(texts: list[str], schema: ConditionSchema | None = None) -> list[str]:
+    """The Mondrian group of each item by the text of its condition; of a model by its schema, else the text itself."""
+    known = {text: _group(text, schema) for text in set(texts)}
+    return [known[text] for text in texts]
+
+
+def _group(text: str, schema: ConditionSchema | None) -> str:
+    if text.endswith(INFERRED):
+        return HIDDEN
+    if schema is None or text in schema.stratum_names:
+        return text or "all"
+    if schema.n_strata == 1:
+        return schema.stratum_names[0]
+    columns, parts = [column for column in schema.columns if column.roles], text.split(", ")
+    if len(parts) == len(columns):  # the columns that no group is made of are written too
+        values = {c.name: [part.partition("=")[2]] for c, part in zip(columns, parts, strict=True)}
+        try:
+            return schema.stratum_names[int(schema.expand(values, 1).stratum[0])]
+        except DataError:
+            pass
+    return text
+
+
+def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:
+    """What a stream is compared with, so that calibration items and stream are exchangeable while nothing changes.
+
+    Args:
+        measure: "anomaly_score" or "p_value". p: the p-values of the stream, for their check; unused for scores.
+
+    Raises:
+        DataError: a p-value that this calibration cannot give.
+    """
+    calibration = pipeline.calibration
+    if calibration is None:
+        raise DataError("this model is not calibrated; run `knowngood calibrate MODEL DATA` first")
+    text = f"{measure} {pipeline.calibrated_by} {calibration.metadata()}".encode()
+    digest = hashlib.sha256(text + calibration.scores.tobytes() + calibration.strata.tobytes()).hexdigest()
+    if pipeline.calibrated_by == "cross":
+        return Reference(
+            {},
+            "the calibration is cross-conformal: its scores come from models of other folds, so the stream is compared "
+            "with itself only, and a change before its first item is not seen; `knowngood calibrate MODEL DATA` on new "
+            "normal images gives a reference",
+            digest,
+        )
+    names = calibration.stratum_names
+    if measure == "anomaly_score":
+        scores = calibration.anomaly_score(calibration.scores, calibration.strata)
+        ranks: dict[str, Any] = {name: scores[calibration.strata == s] for s, name in enumerate(names)}
+        ranks = {name: some for name, some in ranks.items() if len(some)}
+        return Reference(ranks, f"compared with {len(calibration):,} calibration items and the stream so far", digest)
+    usable = {name: n for s, name in enumerate(names) if (n := _distinct(calibration, s))}
+    for n in set(usable.values()) if len(names) == 1 else ():
+        steps = p * (n + 1)
+        off = np.flatnonzero(np.abs(steps - np.rint(steps)) > OFF_GRID)
+        if len(off):
+            raise DataError(
+                f"p_value = {p[off[0]]:g} is none that this model gives with its {n:,} calibration items (k/{n + 1}); "
+                "it was calibrated anew, or digits were cut: give the anomaly_score, or the stream without the model"
+            )
+    fixed: dict[str, Any] = {name: OnlineRanks.fixed(-(np.arange(n) + 1.5) / (n + 1)) for name, n in usable.items()}
+    what = f"compared with the calibration items of {len(fixed)} of {len(names)} Mondrian groups and the stream so far"
+    return Reference(fixed, f"p-values only: items are {what}, by the steps of their p-values", digest)
+
+
+def _distinct(calibration: Calibration, stratum: int) -> int:
+    """n of a stratum whose p-values have n + 1 different steps; 0 where it is pooled, or scores tie."""
+    if not calibration.own()[stratum]:
+        return 0
+    own = calibration.scores[calibration.strata == stratum]
+    return len(own) if len(np.unique(p_values(own, own))) == len(own) else 0
+
+
+def _numbers(table: pd.DataFrame, name: str) -> np.ndarray:
+    values = pd.to_numeric(table[name], errors="coerce")
+    wrong = np.flatnonzero(values.isna() & table[name].notna())
+    if len(wrong):
+        raise DataError(f"{_name(table, wrong[0])}: {name} = {table[name].iloc[wrong[0]]!r}; expected a number")
+    return values.to_numpy(float, na_value=np.nan)
+
+
+def _texts(table: pd.DataFrame, name: str) -> list[str] | None:
+    return [str(value) for value in table[name]] if name in table and table[name].notna().all() else None
+
+
+def _name(table: pd.DataFrame, row: int) -> str:
+    return str(table["id"].iloc[row]) if "id" in table else f"item {row + 1}"
