@@ -24,7 +24,7 @@ FORMULA = re.compile(r"[=+\-@\t\r\n](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)")
 
 
 def write_table(table: pd.DataFrame, output: Path | None) -> None:
-    """A table in the format that the suffix names; without a file CSV on stdout. CSV has no formulas, JSON a remark on the batch."""
+    """A table in the format that the suffix names, or CSV on stdout. CSV has no formulas, JSON a batch remark."""
     if output is None:
         without_formulas(table).to_csv(sys.stdout, index=False)
         return
