@@ -47,3 +47,9 @@ class TrainingError(KnowngoodError, RuntimeError):
     """Training stopped: for example a loss that is not finite."""
 
     exit_code = 4
+
+
+class OutputError(KnowngoodError, OSError):
+    """A file cannot be written: no space, no permission, a read-only file system."""
+
+    exit_code = 4

@@ -27,7 +27,8 @@ from knowngood.cli.inputs import (
     open_selected,
     with_values,
 )
-from knowngood.cli.outputs import this_command, write_json
+from knowngood.cli.outputs import this_command
+from knowngood.files import write_json
 
 if TYPE_CHECKING:
     from knowngood.evaluation.evaluate import Evaluation

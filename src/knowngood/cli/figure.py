@@ -99,7 +99,6 @@ def figure(
     from knowngood.evaluation.figures.style import save
     from knowngood.evaluation.figures.subject import Subject
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     save(draw(Subject(models, images, hidden, unknown), **options), out)  # type: ignore[arg-type]
     say(f"figure  {out}")
 

@@ -11,8 +11,8 @@ import typer
 
 from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import Device, Unknown, load
-from knowngood.cli.outputs import replace_file
 from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.files import write_text
 
 if TYPE_CHECKING:
     from knowngood.calibration import DriftMonitor
@@ -90,7 +90,7 @@ def monitor(
     new = drift.update(items.scores, items.groups, items.ids, items.times)
     if state is not None:
         record = {**drift.to_record(), "basis": _basis(reference, items.measure)}
-        replace_file(state, json.dumps(record, ensure_ascii=False) + "\n")
+        write_text(state, json.dumps(record, ensure_ascii=False) + "\n")
 
     left_out = "".join(f", {n:,} {why}" for why, n in items.left_out.items())
     before = len(items.scores) - new

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
+import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from knowngood.files import whole, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,22 +20,41 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.explain import Explanation
 
+FORMULA = re.compile(r"[=+\-@\t\r\n](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)")
+
 
 def write_table(table: pd.DataFrame, output: Path | None) -> None:
-    """A table in the format that the suffix names; without a file CSV on stdout. JSON has a remark on the batch."""
+    """A table in the format that the suffix names, or CSV on stdout. CSV has no formulas, JSON a batch remark."""
     if output is None:
-        table.to_csv(sys.stdout, index=False)
+        without_formulas(table).to_csv(sys.stdout, index=False)
         return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    suffix = output.suffix.lower()
-    if suffix == ".csv":
-        table.to_csv(output, index=False)
-    elif suffix == ".json":
-        remark = table.attrs.get("batch")
-        table = table if remark is None else table.assign(batch_warning=remark["sentence"])
-        table.to_json(output, orient="records", indent=1, force_ascii=False)
-    else:
-        table.to_parquet(output, index=False)
+    with whole(output) as draft:
+        suffix = output.suffix.lower()
+        if suffix == ".csv":
+            without_formulas(table).to_csv(draft, index=False)
+        elif suffix == ".json":
+            remark = table.attrs.get("batch")
+            table = table if remark is None else table.assign(batch_warning=remark["sentence"])
+            table.to_json(draft, orient="records", indent=1, force_ascii=False)
+        else:
+            table.to_parquet(draft, index=False)
+
+
+def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with ' before texts, and names of columns, that a spreadsheet would run as a formula.
+
+    These begin with =, +, -, @, tab or a line break, and are no number with a sign. Numbers stay as they are.
+    See https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+
+    def harmless(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+    safe = table.rename(columns=harmless)
+    for position, dtype in enumerate(table.dtypes):
+        if dtype.kind == "O" or dtype.name in ("str", "string", "category"):
+            safe.isetitem(position, [harmless(value) for value in table.iloc[:, position]])
+    return safe
 
 
 class MapWriter:
@@ -74,9 +94,8 @@ class MapWriter:
         for name, (height, width) in zip(names, self.shapes, strict=True):
             values = np.frombuffer(self._waiting.read(4 * height * width), np.float32).reshape(height, width)
             values = np.nan_to_num(values, nan=offset)
-            file = self.folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(file)
+            with whole(self.folder / name) as draft:
+                Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(draft)
         self._waiting.close()
         index = {
             "offset": offset,
@@ -93,37 +112,11 @@ def write_explanations(folder: Path, explanations: Sequence[Explanation], *sourc
     from knowngood.evaluation.figures.explanation import explanation
     from knowngood.evaluation.report.inspection_page import pictures
 
-    folder.mkdir(parents=True, exist_ok=True)
     names = file_names([one.id for one in explanations])
     for one, name in zip(explanations, names, strict=True):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         style.save(explanation(one, pictures([near.id for near in one.nearest], *sources)), folder / name)
     records = [{**one.to_record(), "picture": name} for one, name in zip(explanations, names, strict=True)]
     write_json(folder / "explanations.json", records)
-
-
-def write_json(path: Path, record: object) -> None:
-    """A record as a JSON file, in a folder that is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a text file completely or not at all: an older one stays until the new one is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as f:
-        draft = Path(f.name)
-        try:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-            draft.chmod(0o644)
-            os.replace(draft, path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
 
 
 def this_command() -> str:

@@ -14,9 +14,10 @@ from knowngood import __version__
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
-from knowngood.cli.outputs import this_command, write_json
+from knowngood.cli.outputs import this_command
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions
 from knowngood.errors import DataError, SettingsError
+from knowngood.files import whole, write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
@@ -256,4 +257,6 @@ def _draw_reconstructions(path: Path, detector: Detector, images: ImageSet) -> N
     from knowngood.evaluation.figures.triptych import triptychs
 
     pairs, _ = Subject({"model": detector}, images).pairs(images)
-    triptychs(pairs, [str(name) for name in images.ids]).savefig(path, bbox_inches="tight")
+    drawn = triptychs(pairs, [str(name) for name in images.ids])
+    with whole(path) as draft:
+        drawn.savefig(draft, bbox_inches="tight")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
 import platform
 import sys
 from importlib.metadata import version
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 import knowngood
+from knowngood.files import explained, whole, write_json
 from knowngood.training.engine import Engine
 
 Row = dict[str, Any]
@@ -79,7 +78,7 @@ class RunLog:
         if self.path is None:
             return
         if row.keys() <= set(self.columns):
-            with self.path.open("a", newline="", encoding="utf-8") as file:
+            with explained(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self.columns).writerow(row)
         else:
             self.columns += [column for column in row if column not in self.columns]
@@ -87,12 +86,10 @@ class RunLog:
 
     def _rewrite(self) -> None:
         assert self.path is not None
-        draft = self.path.with_suffix(".part")
-        with draft.open("w", newline="", encoding="utf-8") as file:
+        with whole(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(draft, self.path)
 
 
 def read_log(path: Path) -> list[Row]:
@@ -114,10 +111,7 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
         "lightning-fabric": version("lightning-fabric"),
     }
     machine = {"platform": platform.platform(), "threads": torch.get_num_threads()}
-    text = json.dumps({**record, "versions": versions, "machine": machine}, indent=2, ensure_ascii=False)
-    draft = folder / "run.json.part"
-    draft.write_text(text + "\n", encoding="utf-8")
-    os.replace(draft, folder / "run.json")
+    write_json(folder / "run.json", {**record, "versions": versions, "machine": machine})
 
 
 class Line:

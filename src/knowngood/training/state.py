@@ -5,8 +5,8 @@ That is one safetensors file whose header carries a JSON state, replaced atomica
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from knowngood.config import TrainingOptions
 from knowngood.errors import ArtifactError, SettingsError
+from knowngood.files import explained, whole
 from knowngood.models.objectives.base import Objective
 from knowngood.training.engine import Engine
 from knowngood.training.optimisers import Average, Best, make_players
 
 NAME = "checkpoint.safetensors"
 VERSION = 1
+_ANEW = "remove it to start the run anew"
 COUNTERS = ("step", "images_seen", "timed_images", "seconds", "stopped_early")
 FREE = {"workers", "memory_gb"}  # options that do not change what is learned: a run may be resumed with others
 
@@ -147,11 +149,13 @@ class RunState:
 def write_checkpoint(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Write both so that `folder` holds the previous checkpoint or this one, whole, whenever the process dies."""
     contiguous = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    draft = folder / (NAME + ".part")
-    save_file(contiguous, draft, metadata={"state": json.dumps({"version": VERSION, **state})})
-    _flush(draft)
-    os.replace(draft, folder / NAME)
-    _flush(folder)
+    text = json.dumps({"version": VERSION, "tensors": _digest(contiguous), **state})
+    metadata = {"state": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    with whole(folder / NAME) as draft, explained(folder / NAME):
+        try:
+            save_file(contiguous, draft, metadata=metadata)
+        except SafetensorError as error:  # so it calls what the operating system refuses
+            raise OSError(str(error)) from error
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -164,7 +168,10 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | 
         return None
     state = read_state(folder)
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if _digest(tensors) != state.pop("tensors"):
+        raise ArtifactError(f"{path} is not a whole checkpoint (its tensors were changed); {_ANEW}")
+    return tensors, state
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -172,20 +179,25 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["state"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ArtifactError(f"{path} is not a whole checkpoint ({error}); remove it to start the run anew") from None
-    if state["version"] > VERSION:
-        raise ArtifactError(f"{path} has version {state['version']}, this knowngood reads up to {VERSION}; update it")
+            found = file.metadata() or {}
+            state = json.loads(found["state"])
+            version = state["version"]
+    except Exception as error:  # whatever a damaged file leads to
+        raise ArtifactError(f"{path} is not a whole checkpoint ({error}); {_ANEW}") from None
+    if isinstance(version, int) and version > VERSION:
+        raise ArtifactError(f"{path} has version {version}, this knowngood reads up to {VERSION}; update it")
+    if hashlib.sha256(found["state"].encode("utf-8", "replace")).hexdigest() != found.get("sha256"):
+        raise ArtifactError(f"{path} is not a whole checkpoint (its state was changed); {_ANEW}")
     return state
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, t in sorted(tensors.items()):
+        digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode("utf-8", "replace"))
+        digest.update(t.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def refuse_to_overwrite(folder: Path, resume: bool) -> None:

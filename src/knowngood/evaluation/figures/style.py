@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from knowngood.files import whole
+
 # Blue and vermillion of Okabe and Ito (2008): told apart with every common form of colour blindness, and in grey.
 NORMAL = "#0072b2"
 ANOMALOUS = "#d55e00"
@@ -116,7 +118,8 @@ def save(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
     kind = path.suffix.lower()
     with matplotlib.rc_context({"svg.hashsalt": "knowngood", "svg.fonttype": "none"}):
         dateless = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-        figure.savefig(path, dpi=dpi, metadata=dateless.get(kind))
+        with whole(path) as draft:
+            figure.savefig(draft, dpi=dpi, metadata=dateless.get(kind))
     return path
 
 

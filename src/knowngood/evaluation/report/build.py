@@ -16,6 +16,7 @@ from knowngood.evaluation.report.gallery import gallery
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.verdict import judge
 from knowngood.evaluation.report.words import count, flattened, number, percent
+from knowngood.files import write_text
 
 MOST_ROWS = 5000
 MOST_FINDINGS = 500
@@ -34,10 +35,8 @@ def write_report(path: str | Path, inputs: ReportInputs) -> Path:
 
 def write_page(path: str | Path, text: str) -> Path:
     """Write HTML text, and the folder where there is none."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    write_text(path, text)
+    return Path(path)
 
 
 def templates() -> Environment:

@@ -1,0 +1,224 @@
+"""Files that are whole or absent, whenever a process dies; and folders that one process writes to at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from knowngood.errors import OutputError, SettingsError
+
+LOCK = ".lock"
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_PART = re.compile(r"\.part-([0-9a-f]{8})-(\d+)-")
+_tidied: set[tuple[int, Path]] = set()
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "the quota is used up: remove files, or choose another folder",
+    errno.EFBIG: "files here may not be as large: choose another folder",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EISDIR: "this is a folder: give the name of a file",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another name",
+    errno.EEXIST: "a file stands where a folder is needed: choose another name",
+}
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside `path`, with its suffix, to write to; at the end it becomes `path` in one step.
+
+    It is flushed to the disk before that. If what is within fails, it is removed and `path` is as before. Folders are
+    made if need be. What a killed process left in the folder is removed when the next one first writes there.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe
+        yield path
+        return
+    draft = part_of(path)
+    try:
+        with explained(path):
+            make_folder(path.parent)
+            remove_stale(path.parent)
+            yield draft
+            flush(draft)
+            if path.exists():
+                shutil.copymode(path, draft)
+            os.replace(draft, path)
+            flush(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as UTF-8, whole; see `whole`."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | Path, record: object) -> None:
+    """Write a record as a JSON file, whole; see `whole`."""
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Within, an error of the operating system becomes an OutputError that names the path and a way out."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        about = Path(error.filename) if isinstance(error.filename, str) else path
+        named = about if not _PART.match(about.name) else path
+        way_out = _WAYS_OUT.get(error.errno or 0, "choose another folder, or try again")
+        raise OutputError(f"{named} cannot be written: {error.strerror or error}; {way_out}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, if need be. Raises OutputError: that is not possible."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Where this process writes what becomes `path`: in the same folder, with the same suffix."""
+    key = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return path.with_name(f".part-{_HOST}-{os.getpid()}-{key}{path.suffix}")
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove temporary files and folders of processes that no longer run; looked for once a process and folder."""
+    key = os.getpid(), folder
+    if key in _tidied:
+        return
+    _tidied.add(key)
+    for one in folder.iterdir():
+        found = _PART.match(one.name)
+        if not found or found[1] != _HOST or (int(found[2]) != os.getpid() and _started(int(found[2])) is not None):
+            continue
+        if one.is_dir():
+            shutil.rmtree(one, ignore_errors=True)
+        else:
+            one.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(path: str | Path, what: str) -> Iterator[None]:
+    """Within, the lock file `path` is this process's: it holds pid, host and start of the process.
+
+    A lock whose process has ended is taken over. A folder that is made for it and stays empty is removed.
+
+    Args:
+        what: what is locked, for the message.
+
+    Raises:
+        SettingsError: another process holds it.
+        OutputError: the lock cannot be written.
+    """
+    path = Path(path)
+    own = {"pid": os.getpid(), "host": platform.node(), "started": _started(os.getpid()), "since": _now()}
+    draft = part_of(path)
+    with explained(path):
+        made = not path.parent.exists()
+        make_folder(path.parent)
+        draft.write_text(json.dumps(own), encoding="utf-8")
+        try:
+            _take(draft, path, what)
+        finally:
+            draft.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if _holder(path) == own:
+            path.unlink(missing_ok=True)
+        if made:
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+
+
+def _take(draft: Path, path: Path, what: str) -> None:
+    """Link the written draft to the lock's name, which fails if there is one: a lock is never seen half-written."""
+    for _ in range(2):
+        try:
+            try:
+                os.link(draft, path)
+            except PermissionError:  # a file system without links
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(draft.read_text(encoding="utf-8"))
+            return
+        except FileExistsError:
+            holder = _holder(path)
+            if _holds(holder):
+                raise SettingsError(
+                    f"{what} is in use by process {holder['pid']} on {holder['host']}, since {holder['since']}. Wait "
+                    f"until it ends, or choose another place; if it has ended, remove {path}"
+                ) from None
+            path.unlink(missing_ok=True)
+    raise SettingsError(f"{what} is in use by another process; wait until it ends, or choose another place")
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if {"pid", "host", "started", "since"} <= found.keys() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _holds(holder: dict[str, Any]) -> bool:
+    """Whether the process that wrote a lock still runs; of another host that cannot be known."""
+    if not holder or not isinstance(holder["pid"], int):
+        return False
+    return holder["host"] != platform.node() or _started(holder["pid"]) in (holder["started"], "unknown")
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this host started, as its system counts; None if it does not run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+    if os.name != "posix":
+        return "unknown"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return "unknown"
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

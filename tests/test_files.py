@@ -1,0 +1,66 @@
+"""Files that are whole or absent, and locks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from knowngood.cli.outputs import write_table
+from knowngood.errors import OutputError, SettingsError
+from knowngood.files import locked, write_text
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_write_that_fails_leaves_the_file_before_and_nothing_else(tmp_path, monkeypatch, call):
+    write_text(tmp_path / "a.txt", "before")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(OutputError, match=r"a\.txt cannot be written: No space left on device; free some space"):
+        write_text(tmp_path / "a.txt", "after")
+    assert (tmp_path / "a.txt").read_text() == "before"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_killed_write_leaves_no_file_and_the_next_process_removes_the_draft(tmp_path):
+    kill = "import os; from knowngood import files; files.os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+    code = f"{kill}files.write_text({str(tmp_path / 'a.txt')!r}, 'text')"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert not (tmp_path / "a.txt").exists()
+    assert len(os.listdir(tmp_path)) == 1
+    write_text(tmp_path / "b.txt", "text")
+    assert os.listdir(tmp_path) == ["b.txt"]
+
+
+def test_a_lock_is_refused_while_its_process_runs_and_taken_over_afterwards(tmp_path):
+    lock = tmp_path / "run" / ".lock"
+    with locked(lock, "the run"):
+        held = json.loads(lock.read_text())
+        with pytest.raises(SettingsError, match=f"the run is in use by process {os.getpid()}"), locked(lock, "the run"):
+            pass
+    assert not lock.parent.exists()
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({**held, "started": "1"}))  # the pid is another process's now
+    with locked(lock, "the run"):
+        assert json.loads(lock.read_text())["started"] == held["started"]
+    assert not lock.exists()
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
+    ids = ["=1+1", "+cmd", "-2+3", "@x", "\tx", "\rx", "plain", "-5", "+1.5e3"]
+    table = pd.DataFrame({"id": ids, "score": [-1.0] * len(ids)})
+    write_table(table, tmp_path / "a.csv")
+    write_table(table, tmp_path / "a.json")
+    read = pd.read_csv(tmp_path / "a.csv", dtype={"id": str}, lineterminator="\n")
+    assert read["id"].tolist() == [f"'{name}" for name in ids[:6]] + ids[6:]
+    assert (read["score"] == -1).all()
+    assert [row["id"] for row in json.loads((tmp_path / "a.json").read_text())] == ids
