@@ -11,6 +11,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from knowngood.data.readers.files import read_header, read_image
+from knowngood.data.readers.header import Header
+from knowngood.data.readers.limits import Limits
 
 BLOCK = 1 << 24  # bytes looked at together
 
@@ -98,23 +100,36 @@ class ArrayPixels(BlockPixels):
 
 
 class FilePixels:
-    """One image a file. Reading may raise `Unreadable`, which names the file and why."""
+    """One image a file. Reading may raise `Unreadable`, which names the file and why.
 
-    def __init__(self, paths: tuple[Path, ...]) -> None:
-        self.paths = paths
+    owner: a temporary folder that holds the files; it lives as long as a source that reads from it.
+    """
+
+    def __init__(self, paths: tuple[Path, ...], limits: Limits | None = None, owner: Any = None) -> None:
+        self.paths, self.limits, self.owner = paths, limits or Limits(), owner
+
+    def __reduce__(self):  # the owner stays in the process that made it
+        return FilePixels, (self.paths, self.limits)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, i: int) -> np.ndarray:
-        return read_image(self.paths[i])
+        return read_image(self.paths[i], self.limits)
 
     def take(self, indices: np.ndarray) -> FilePixels:
-        return FilePixels(tuple(self.paths[int(i)] for i in indices))
+        return FilePixels(tuple(self.paths[int(i)] for i in indices), self.limits, self.owner)
+
+    def within(self, limits: Limits) -> FilePixels:
+        """The same files with other bounds."""
+        return FilePixels(self.paths, limits, self.owner)
+
+    def headers(self) -> list[Header]:
+        """What the files say of themselves, without decoding pixels."""
+        return [read_header(path) for path in self.paths]
 
     def shapes(self) -> np.ndarray:
-        found = [read_header(path).shape for path in self.paths]
-        return np.array(found, dtype=np.int64).reshape(-1, 3)
+        return np.array([header.shape for header in self.headers()], dtype=np.int64).reshape(-1, 3)
 
     def update(self, digest: Any) -> None:
         for path in self.paths:
