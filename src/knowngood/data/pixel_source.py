@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -120,9 +120,9 @@ class FilePixels:
     def take(self, indices: np.ndarray) -> FilePixels:
         return FilePixels(tuple(self.paths[int(i)] for i in indices), self.limits, self.owner)
 
-    def within(self, limits: Limits) -> FilePixels:
-        """The same files with other bounds."""
-        return FilePixels(self.paths, limits, self.owner)
+    def allowing(self, limits: Limits) -> FilePixels:
+        """The same files with bounds that are at least as wide as these."""
+        return FilePixels(self.paths, self.limits.widened(limits), self.owner)
 
     def headers(self) -> list[Header]:
         """What the files say of themselves, without decoding pixels."""
@@ -136,3 +136,27 @@ class FilePixels:
             content = path.read_bytes()
             digest.update(content)
             digest.update(len(content).to_bytes(8, "little"))
+
+
+class ListPixels:
+    """Images in memory, which may differ in shape and dtype: (H, W, C) each."""
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self.images = tuple(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, i: int) -> np.ndarray:
+        return self.images[i]
+
+    def take(self, indices: np.ndarray) -> ListPixels:
+        return ListPixels([self.images[int(i)] for i in indices])
+
+    def shapes(self) -> np.ndarray:
+        return np.array([image.shape for image in self.images], dtype=np.int64).reshape(-1, 3)
+
+    def update(self, digest: Any) -> None:
+        for image in self.images:
+            digest.update(f"{image.dtype.str}{image.shape}".encode())
+            digest.update(np.ascontiguousarray(image).data)

@@ -20,6 +20,9 @@ from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import ImageSet, TableSet, open_images
 from knowngood.data.open import as_columns
+from knowngood.data.readers.given import holds_images, listed
+from knowngood.data.readers.limits import Limits
+from knowngood.data.tableset import check_rows
 from knowngood.detector import latents, model_folder
 from knowngood.detector.added_groups import IS, checked_values, explain_others, ignored_values, memberships
 from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
@@ -513,23 +516,43 @@ class Detector(OutlierMixin, BaseEstimator):
         self.offset_ = -limit(pipeline)
         if isinstance(pipeline.representation, Table):
             self.n_features_in_ = pipeline.representation.shape[0]
+            if pipeline.representation.names:
+                self.feature_names_in_ = np.array(pipeline.representation.names, dtype=object)
 
     def _items(self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False) -> Items:
         """X as items with their conditions and labels."""
-        columns = as_columns(conditions)
-        X = np.asarray(X) if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) > 1 else X
-        if isinstance(X, (str, Path, ImageSet)) or getattr(X, "ndim", 2) > 2:
-            items: Items = open_images(X)
+        columns, X = as_columns(conditions), listed(X)
+        if holds_images(X):
+            options = parse_settings(self.get_params(deep=False)).data if reset else self.pipeline_.settings.data
+            items: Items = open_images(X, limits=Limits.of(options))
         else:
-            rows: Any = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
-            rows = validate_data(self, rows, reset=reset, dtype=np.float64, ensure_min_samples=FEWEST if reset else 1)
-            items = TableSet.from_array(rows)
+            rows = self._rows(X, reset)
+            items = TableSet.from_array(rows).replace(names=tuple(getattr(self, "feature_names_in_", ())))
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
             items = only(items, self.pipeline_.schema, {c for group in self.pipeline_.added for c in group.values})
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
+
+    def _rows(self, X: Any, reset: bool) -> np.ndarray:
+        """The rows of a table (N, F); those of a DataFrame in the order of the columns that were fitted."""
+        if isinstance(X, torch.Tensor):
+            X = X.detach().cpu().numpy()
+        names = getattr(self, "feature_names_in_", None)
+        if not reset and names is not None and hasattr(X, "columns"):
+            if sorted(map(str, X.columns)) != sorted(names):
+                missing = [name for name in names if name not in X.columns]
+                extra = [str(name) for name in X.columns if name not in names]
+                raise DataError(
+                    f"the table lacks the columns {missing} and has the unknown ones {extra}; the model was fitted on "
+                    f"{list(names)}"
+                )
+            X = X[list(names)]
+        kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
+        rows = validate_data(self, X, reset=reset, dtype=np.float64, **kept)
+        check_rows(rows, getattr(self, "feature_names_in_", None))
+        return rows
 
     def _asked(self, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
         """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,15 @@ SUFFIXES = frozenset(_RASTER | _TIFF | _DICOM)
 
 def is_image(path: Path) -> bool:
     """True if the file's name, or its DICOM mark, says that it is an image this library reads."""
-    return path.suffix.lower() in SUFFIXES or dicom.is_dicom(path)
+    return (path.suffix.lower() in SUFFIXES and unread_reason(path) is None) or dicom.is_dicom(path)
 
 
-def is_unread_image(path: Path) -> bool:
-    """True for names of image formats that are not read."""
-    return path.suffix.lower() in _NOT_READ
+def unread_reason(path: Path) -> str | None:
+    """Why an image is not read, if its name says that it is of such a format."""
+    suffix = path.suffix.lower()
+    if suffix in raster.HEIC and find_spec("pillow_heif") is None:
+        return raster.NEEDS_HEIF
+    return f"is an image of a kind that is not read ({path.suffix}); save it as PNG or TIFF" * (suffix in _NOT_READ) or None
 
 
 def read_header(path: Path) -> Header:

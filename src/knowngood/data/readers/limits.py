@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from knowngood.config import DataOptions
 from knowngood.data.findings import Unreadable
 from knowngood.errors import DataError
 
@@ -22,6 +23,15 @@ class Limits:
     pixels: int = 2 * 89_478_485
     pages: int = 4096
     gigabytes: float = 4.0
+
+    @classmethod
+    def of(cls, options: DataOptions) -> Limits:
+        """As the settings say."""
+        return cls(options.max_pixels, options.max_pages, options.max_unpacked_gb)
+
+    def widened(self, other: Limits) -> Limits:
+        """The wider of each two bounds."""
+        return Limits(*map(max, astuple(self), astuple(other)))
 
     def check_picture(self, path: Path, height: int, width: int, channels: int = 1) -> None:
         """Raises Unreadable: there is no pixel, or there are more than may be."""

@@ -23,6 +23,7 @@ from knowngood.data.readers.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF", "JPEG2000")
 HEIC = (".heic", ".heif")
+NEEDS_HEIF = "is HEIC, which is not read without pillow-heif: pip install 'knowngood[heic]', or save it as PNG"
 ORIENTATION = 0x0112
 _PLAIN = {"L": "uint8", "I": "int32", "F": "float32", "RGB": "uint8"}
 _TO_RGB = {"RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"}
@@ -50,6 +51,17 @@ def read(path: Path, pixels: bool = True, limits: Limits | None = None) -> tuple
         return _read(path, image, pixels)
 
 
+def picture(image: Image.Image) -> np.ndarray:
+    """A Pillow image in memory as (H, W, C), by the same rules as a file.
+
+    Raises:
+        Unreadable: its mode is not read.
+    """
+    target, dtype, _ = _plan(Path("image"), image)
+    array = np.array(image if target is None else _convert(image, target))
+    return upright(array.reshape(*array.shape[:2], -1).astype(dtype, copy=False), _orientation(image))
+
+
 def open_bounded(file: IO[bytes], formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile:
     """As `Image.open`, without its bound on the size, which is one for the whole process: see `Limits`."""
     Image.init()
@@ -71,9 +83,7 @@ def _opened(path: Path, file: IO[bytes]) -> ImageFile.ImageFile:
     try:
         import pillow_heif  # type: ignore[import-not-found]
     except ImportError:
-        raise Unreadable(
-            path, "unsupported", "is HEIC, which needs pillow-heif: pip install 'knowngood[heic]'"
-        ) from None
+        raise Unreadable(path, "unsupported", NEEDS_HEIF) from None
     pillow_heif.register_heif_opener()
     return open_bounded(file, ("HEIF", *FORMATS))
 
