@@ -72,7 +72,7 @@ def test_missing_files_are_set_aside_by_name(folder):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,label\na.png,0\n", "no column 'path'; its columns are: file, label"),
+        ("photo,label\na.png,0\n", r"no column 'path' .*; its columns are: photo, label"),
         ("path,label\na.png,0\nb.png,scratched\n", r"'scratched' of 'b\.png'"),
         ("path\na.png\nb.png\na.png\n", r"rows 1 and 3 both name 'a\.png'"),
         ("path\ngone.png\n", "none of its 1 files exists"),

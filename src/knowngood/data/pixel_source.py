@@ -67,6 +67,10 @@ class BlockPixels(ABC):
     def shapes(self) -> np.ndarray:
         return np.tile(np.array(self.shape, dtype=np.int64), (len(self), 1))
 
+    def kinds(self) -> list[tuple[int, str]]:
+        """Channels and dtype of every image."""
+        return [(self.shape[2], self.dtype.name)] * len(self)
+
     def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Contiguous blocks (≤ size, H, W, C) in order; by default of some 16 MB."""
         size = size or max(1, BLOCK // (int(np.prod(self.shape)) * self.dtype.itemsize))
@@ -128,6 +132,10 @@ class FilePixels:
         """What the files say of themselves, without decoding pixels."""
         return [read_header(path) for path in self.paths]
 
+    def kinds(self) -> list[tuple[int, str]]:
+        """Channels and dtype of every image, without decoding pixels."""
+        return [(header.channels, header.dtype) for header in self.headers()]
+
     def shapes(self) -> np.ndarray:
         return np.array([header.shape for header in self.headers()], dtype=np.int64).reshape(-1, 3)
 
@@ -152,6 +160,10 @@ class ListPixels:
 
     def take(self, indices: np.ndarray) -> ListPixels:
         return ListPixels([self.images[int(i)] for i in indices])
+
+    def kinds(self) -> list[tuple[int, str]]:
+        """Channels and dtype of every image."""
+        return [(image.shape[2], image.dtype.name) for image in self.images]
 
     def shapes(self) -> np.ndarray:
         return np.array([image.shape for image in self.images], dtype=np.int64).reshape(-1, 3)

@@ -33,7 +33,7 @@ from knowngood.detector.decide import limit
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline
-from knowngood.detector.fit.inputs import audited, measured, only
+from knowngood.detector.fit.inputs import audited, measured, only, varying, without_identifiers
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
@@ -182,6 +182,9 @@ class Detector(OutlierMixin, BaseEstimator):
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         items, findings = audited(self._items(X, conditions, anomalies, reset=True), settings)
+        roles = settings.conditioning.roles or {}
+        asked = {*(as_columns(conditions) or {}), *roles} - {name for name, given in roles.items() if not given}
+        items, identifiers = without_identifiers(items, asked)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         items = measured(items, settings)
@@ -196,6 +199,7 @@ class Detector(OutlierMixin, BaseEstimator):
         fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
+        self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
         if others:
             more = self._items(calibration_set, None)
             check_unfitted(self.pipeline_, more)
@@ -327,6 +331,8 @@ class Detector(OutlierMixin, BaseEstimator):
             flags = flagged(decisions.p_values, level, fdr)
             found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
         table = with_rejected(table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found), items)
+        if hasattr(X, "iloc") and len(X) == len(table) == len(items):
+            table.index = X.index
         if found is not None:
             table.attrs["explanations"] = found
         return with_remark(table, self.pipeline_, items, decisions, alpha, stacklevel=3)
@@ -528,6 +534,8 @@ class Detector(OutlierMixin, BaseEstimator):
         else:
             rows = self._rows(X, reset)
             items = TableSet.from_array(rows).replace(names=tuple(getattr(self, "feature_names_in_", ())))
+        if not reset and not len(items):
+            raise DataError(f"{items.name}: there is no item in it; expected at least one")
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
             items = only(items, self.pipeline_.schema, {c for group in self.pipeline_.added for c in group.values})
@@ -549,8 +557,15 @@ class Detector(OutlierMixin, BaseEstimator):
                     f"{list(names)}"
                 )
             X = X[list(names)]
+        if X is None or isinstance(X, (dict, set)) or np.isscalar(X):
+            raise DataError(
+                f"X is {X!r:.60}, a {type(X).__name__}; expected images (a path, an array, a list, …) or a table (N, F)"
+            )
         kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
-        rows = validate_data(self, X, reset=reset, dtype=np.float64, **kept)
+        try:
+            rows = validate_data(self, X, reset=reset, dtype=np.float64, **kept)
+        except ValueError as error:
+            raise DataError(str(error)) from None
         check_rows(rows, getattr(self, "feature_names_in_", None))
         return rows
 
@@ -592,6 +607,17 @@ class Detector(OutlierMixin, BaseEstimator):
                 "anomaly score.",
                 stacklevel=stacklevel,
             )
+
+
+def _unused(normals: Items, pipeline: Pipeline, identifiers: list[str]) -> str:
+    """Which condition columns the model does not use, and why, for the end of the sentence on the recipe."""
+    objective: Any = getattr(pipeline.settings.model, "objective", None)
+    used = {column.name for column in pipeline.schema.columns if column.roles} | set(getattr(objective, "factors", ()))
+    left = [name for name in varying(normals) if name not in used]
+    names = f"; no condition, since it has another value for each item: {', '.join(identifiers)}" * bool(identifiers)
+    method = getattr(objective or pipeline.settings.model, "name", "the model")
+    why = "given no role" if pipeline.settings.conditioning.roles is not None else f"{method} takes none"
+    return names + f"; condition columns not used ({why}): {', '.join(left)}" * bool(left)
 
 
 def _check_explains(pipeline: Pipeline) -> None:

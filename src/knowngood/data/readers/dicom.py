@@ -59,7 +59,7 @@ def read(path: Path, pixels: bool = True, limits: Limits | None = None) -> tuple
     if rescaled:
         notes += (RESCALED,)
     dtype = "float32" if rescaled else stored
-    header = Header(int(data.Rows), int(data.Columns), channels, dtype, notes)
+    header = Header(int(data.Rows), int(data.Columns), channels, dtype, notes, unit=True)
     if not pixels:
         return header, None
     (limits or Limits()).check_picture(path, header.height, header.width, channels)
