@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Data = Annotated[
     str,
     typer.Argument(
-        metavar="DATA", help="a folder, manifest, .zip, .tar, idx or npz file, image, or named data set", show_default=False
+        metavar="DATA",
+        help="a folder, manifest, .zip, .tar, idx or npz file, image, or named data set",
+        show_default=False,
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)]

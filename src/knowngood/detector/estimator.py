@@ -18,7 +18,7 @@ from knowngood.calibration import minimum_normals, regions_table
 from knowngood.config import Settings, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
-from knowngood.data import ImageSet, TableSet, open_images
+from knowngood.data import TableSet, open_images
 from knowngood.data.open import as_columns
 from knowngood.data.readers.given import holds_images, listed
 from knowngood.data.readers.limits import Limits

@@ -204,7 +204,12 @@ class Pixels(Fitted):
         shape, dtype = source.base.shape[1:], source.base.dtype
         if len(source):
             self.check(shape, dtype)
-        if dtype.kind != "f" and not self._spread(dtype) and shape == (*self.size, self.channels) and not (self.crop or self.pad):
+        if (
+            dtype.kind != "f"
+            and not self._spread(dtype)
+            and shape == (*self.size, self.channels)
+            and not (self.crop or self.pad)
+        ):
             planes = np.ascontiguousarray(source.array.transpose(0, 3, 1, 2))
             return (planes if planes.flags.writeable else planes.copy()), []  # torch warns of read-only memory
         kept = np.dtype(self.dtype) if self._spread(dtype) else dtype
@@ -326,7 +331,11 @@ def _channels(shapes: np.ndarray, counts: np.ndarray, options: ImageOptions) -> 
         return 1
     if len(images) > 1:
         counted = ", ".join(f"{number:,} with {_n_channels(c)}" for c, number in images.items())
-        way_out = "Set the option grey=True (--grey) to convert colour to grey, or colour=True (--colour)." if set(images) == {1, 3} else _ALPHA
+        way_out = (
+            "Set the option grey=True (--grey) to convert colour to grey, or colour=True (--colour)."
+            if set(images) == {1, 3}
+            else _ALPHA
+        )
         raise DataError(f"images with different channels: {counted}. {way_out}")
     return next(iter(images))
 

@@ -58,7 +58,15 @@ def read_archive(path: Path, limits: Limits | None = None) -> ImageSet:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with member.open() as source, target.open("wb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as e:
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+    ) as e:
         raise DataError(f"{path}: cannot be unpacked ({e}); pack or download it again, or give the folder") from None
     try:
         images = read_folder(root)

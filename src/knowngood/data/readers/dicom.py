@@ -16,7 +16,6 @@ from knowngood.data.findings import Unreadable
 from knowngood.data.readers.header import Header
 from knowngood.data.readers.limits import Limits
 
-
 RESCALED = "rescale slope and intercept applied"
 
 

@@ -37,7 +37,10 @@ def unread_reason(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if suffix in raster.HEIC and find_spec("pillow_heif") is None:
         return raster.NEEDS_HEIF
-    return f"is an image of a kind that is not read ({path.suffix}); save it as PNG or TIFF" * (suffix in _NOT_READ) or None
+    return (
+        f"is an image of a kind that is not read ({path.suffix}); save it as PNG or TIFF" * (suffix in _NOT_READ)
+        or None
+    )
 
 
 def read_header(path: Path) -> Header:

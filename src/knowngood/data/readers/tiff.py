@@ -89,10 +89,12 @@ def _through_pillow(path: Path, page: Any, wanted: list[int], axes: str) -> np.n
     """Pages (H, W, C) by Pillow, upright; Unreadable if it would lose bits or channels."""
     bits, samples, kind = page.bitspersample, page.samplesperpixel, int(page.sampleformat)
     whole = (bits, samples, kind) in {(8, 1, 1), (16, 1, 1), (32, 1, 3), (8, 3, 1)}
-    if not whole or page.is_tiled and bits > 8 or axes[-3:] not in ("YXS", axes[-3:-2] + "YX", "YX"):
+    if not whole or (page.is_tiled and bits > 8) or axes[-3:] not in ("YXS", axes[-3:-2] + "YX", "YX"):
         raise Unreadable(
-            path, "unsupported", f"is compressed by {page.compression.name}, which needs imagecodecs: "
-            "pip install imagecodecs, or save it without compression"
+            path,
+            "unsupported",
+            f"is compressed by {page.compression.name}, which needs imagecodecs: "
+            "pip install imagecodecs, or save it without compression",
         )
     planes = []
     with path.open("rb") as file, raster.open_bounded(file, ("TIFF",)) as image:
