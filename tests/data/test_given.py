@@ -67,7 +67,7 @@ def test_a_frame_brings_its_columns(paths):
 def test_what_is_empty_mixed_or_missing_is_named(paths):
     with pytest.raises(DataError, match=r"\[\] holds no image"):
         open_images([])
-    with pytest.raises(DataError, match="paths and pictures: item 0 .*, item 1"):
+    with pytest.raises(DataError, match=r"paths and pictures: item 0 .*, item 1"):
         open_images([paths[0], PIXELS[0]])
     with pytest.raises(DataError, match=r"occurs 2 times"):
         open_images([paths[0], paths[0]])

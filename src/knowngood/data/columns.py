@@ -141,7 +141,7 @@ def identifies(array: NDArray[Any]) -> bool:
     """
     if len(array) < FEWEST_NAMES:
         return False
-    which, texts = texts_of(array)
+    texts = texts_of(array)[1]
     if None in texts or len(texts) < len(array):
         return False
     if not _numeric(array):

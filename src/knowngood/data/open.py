@@ -70,8 +70,8 @@ def open_images(
             (N, C, H, W); a Pillow image; a list or iterator of pictures, or of paths; a DataFrame with a column of
             paths; the name of a data set; or a path: a folder (plain, one sub-folder a class, train/test splits, MVTec
             layout, idx files), a .zip or .tar of one, a .csv or .parquet manifest, an idx file (its labels are found
-            beside it), an .npz like those of MedMNIST or of dSprites, an .npy array, one image file, or a path that a reader of another package takes (see
-            `Reader`). A path that exists wins over a data set of the same name.
+            beside it), an .npz like those of MedMNIST or of dSprites, an .npy array, one image file, or a path that a
+            reader of another package takes (see `Reader`). A path that exists wins over a data set of the same name.
         conditions: column → N values, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
@@ -128,7 +128,7 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
         return ImageSet(FilePixels((path,)), np.array([path.name]), np.array([np.nan]), {}, name=path.name)
     more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
     raise DataError(
-        f"{path}: not a source of images; expected a folder, a .csv or .parquet manifest, an idx file, .npz, .npy, .zip, .tar"
+        f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx file, .npz, .npy"
         f"{more}, or an image ({', '.join(sorted(SUFFIXES))})"
     )
 

@@ -86,7 +86,7 @@ def _members(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Member]:
             link = stat.S_ISLNK(info.external_attr >> 16)
             yield _Member(info.filename, info.file_size, link, lambda info=info: archive.open(info))
         return
-    tar = stack.enter_context(tarfile.open(path, "r:*"))
+    tar = stack.enter_context(tarfile.open(path, "r:*"))  # noqa: SIM115
     for member in tar:
         if not member.isdir():
             yield _Member(member.name, member.size, not member.isfile(), lambda m=member: tar.extractfile(m))  # type: ignore[arg-type,return-value]

@@ -2,7 +2,8 @@
 
 DICOM is recognised by its content, whatever the name. MONOCHROME1 ("larger is darker") is inverted, so that a larger
 value is always brighter. A rescale slope and intercept other than 1 and 0 is applied and gives float32, so that files
-with different slopes can be compared; an empty one is 1 or 0. Window settings are for viewing and ignored. Palette and YBR colours become RGB. Files with several frames are refused.
+with different slopes can be compared; an empty one is 1 or 0. Window settings are for viewing and ignored. Palette and
+YBR colours become RGB. Files with several frames are refused.
 """
 
 from __future__ import annotations

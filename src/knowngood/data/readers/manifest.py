@@ -1,8 +1,9 @@
 """Manifests: a .csv or .parquet table with one row an image.
 
 Columns: `path` (needed; relative to the manifest; also `image_path`, `filename`, `file`, `image`), `label`, `split`,
-`mask`; every other column is a condition. A .csv is separated by commas, semicolons or tabs. Empty cells are unknown. A condition column of whole numbers becomes integers, of other numbers floats, anything else text;
-numbers with leading zeros ("007") stay text.
+`mask`; every other column is a condition. A .csv is separated by commas, semicolons or tabs. Empty cells are unknown.
+A condition column of whole numbers becomes integers, of other numbers floats, anything else text; numbers with leading
+zeros ("007") and those beyond 64 bits stay text.
 """
 
 from __future__ import annotations
@@ -70,9 +71,8 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
         raise DataError(
             f"{path}: no column 'path' (or {', '.join(PATHS[1:])}); its columns are: {', '.join(columns) or 'none'}"
         )
-    if unnamed := columns.pop("", None):
-        if any(_cell(value) for value in unnamed):
-            rejected.append(Finding(path.name, "ignored", "a column without a name is ignored", "note"))
+    if any(_cell(value) for value in columns.pop("", ())):
+        rejected.append(Finding(path.name, "ignored", "a column without a name is ignored", "note"))
     if n == 0:
         raise DataError(f"{path}: has no rows")
     for name in ("label", "split", "mask"):  # "Label" too

@@ -1,6 +1,7 @@
 """PNG, JPEG, JPEG 2000, HEIC, BMP, GIF, WebP, PNM and simple TIFF, through Pillow, without ever losing bits.
 
-HEIC needs pillow-heif (extra `heic`). PNG of 16-bit colour, or of 16-bit grey with alpha, needs OpenCV (extra `align`): Pillow would cut it to 8 bits.
+HEIC needs pillow-heif (extra `heic`).
+PNG of 16-bit colour, or of 16-bit grey with alpha, needs OpenCV (extra `align`): Pillow would cut it to 8 bits.
 
 What becomes of each kind: 8-bit grey and colour stay; 16-bit grey and colour stay uint16; 1-bit becomes 0 and 255;
 2- and 4-bit grey are spread over 0..255, as the PNG standard says; a palette becomes RGB, or grey if all its colours

@@ -1,7 +1,8 @@
 """TIFF: simple files through Pillow, everything else (many channels, 16-bit colour, several pages) through tifffile.
 
 One file is one image. Pages of one size, and any axis beside height and width (channel, depth, time), become channels
-in stored order; pages that tifffile cannot decompress alone (LZW, JPEG) are read by Pillow. Reduced-size copies (thumbnails, pyramids) are left aside; pages of different sizes are refused.
+in stored order; pages that tifffile cannot decompress alone (LZW, JPEG) are read by Pillow.
+Reduced-size copies (thumbnails, pyramids) are left aside; pages of different sizes are refused.
 "White is zero" is inverted, so that a larger value is always brighter. Alpha is dropped, as everywhere.
 """
 
@@ -153,6 +154,9 @@ def _simple(path: Path, limits: Limits) -> bool:
                 limits.check_picture(path, int(tags[323]), int(tags[322]))
             if getattr(image, "n_frames", 1) > 1:
                 return False
+            declared = int(tags.get(256, 0)) * int(tags.get(257, 0)) * max(tags.get(258, (1,))) * tags.get(277, 1) // 8
+            if tags.get(259, 1) == 1 and declared > path.stat().st_size:
+                raise Unreadable(path, "truncated", f"declares {declared:,} bytes of pixels, more than the whole file")
             bits, samples, kind = tags.get(258, (1,)), tags.get(277, 1), tags.get(339, (1,))[0]
             photometric, extra = tags.get(262), tags.get(338, ())
             if samples == 1:

@@ -1,4 +1,4 @@
-"""Sets of grey and colour images, or of several bit depths: how the representation takes them, decided before the fit."""
+"""Sets of grey and colour images, or of several bit depths: how they are taken, decided before the fit."""
 
 from __future__ import annotations
 
