@@ -128,7 +128,7 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
         return ImageSet(FilePixels((path,)), np.array([path.name]), np.array([np.nan]), {}, name=path.name)
     more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
     raise DataError(
-        f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx file, .npz, .npy"
+        f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx, .npz, .npy"
         f"{more}, or an image ({', '.join(sorted(SUFFIXES))})"
     )
 
