@@ -563,7 +563,7 @@ class Detector(OutlierMixin, BaseEstimator):
             )
         kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
         try:
-            rows = validate_data(self, X, reset=reset, dtype=np.float64, **kept)
+            rows: Any = validate_data(self, X, reset=reset, dtype=np.float64, **kept)
         except ValueError as error:
             raise DataError(str(error)) from None
         check_rows(rows, getattr(self, "feature_names_in_", None))

@@ -53,7 +53,7 @@ def choose_range(images: ImageSet, scaling: Literal["auto", "dtype", "data"] | t
         info = np.iinfo(dtype)
         return Range(float(info.min), float(info.max), dtype.name, f"{dtype.name}: {_span(info.min, info.max)}")
     mixed = scaling == "data" and len(kinds) > 1
-    dtype = np.dtype(np.float32) if mixed else dtype
+    dtype: np.dtype[Any] = np.dtype(np.float32) if mixed else dtype
     low, high = _extremes(images, dtype, stop_early=scaling == "auto", mixed=mixed)
     if scaling == "auto" and low >= 0 and dtype.kind == "f" and high <= 1:
         return Range(0.0, 1.0, dtype.name, f"{dtype.name} within 0..1")
