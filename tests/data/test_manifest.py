@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,7 +74,7 @@ def test_missing_files_are_set_aside_by_name(folder):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("file,label\na.png,0\n", "no column 'path'; its columns are: file, label"),
+        ("photo,label\na.png,0\n", r"no column 'path' .*; its columns are: photo, label"),
         ("path,label\na.png,0\nb.png,scratched\n", r"'scratched' of 'b\.png'"),
         ("path\na.png\nb.png\na.png\n", r"rows 1 and 3 both name 'a\.png'"),
         ("path\ngone.png\n", "none of its 1 files exists"),
@@ -95,3 +97,36 @@ def test_absolute_paths_and_a_byte_order_mark(folder):
 def test_whole_numbers_with_gaps_stay_categories(folder):
     images = opened(folder, "path,product\na.png,1\nb.png,\nü.png,2\n")
     assert images.conditions["product"].tolist() == ["1", None, "2"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("column", ["Filename", "file", "image", "path", "image_path"])
+def test_separators_names_of_the_path_column_and_a_last_separator(folder, separator, column):
+    rows = [[column, "Label", "camera", ""], ["a.png", "good", "A", ""], ["b.png", "bad", "B", ""]]
+    images = opened(folder, "\n".join(separator.join(row) for row in rows))
+    assert images.ids.tolist() == ["a.png", "b.png"]
+    assert images.labels.tolist() == [0, 1]
+    assert list(images.conditions) == ["camera"]
+    assert images.rejected == ()
+
+
+def test_a_last_comma_in_rows_only_shifts_nothing_and_further_cells_are_refused(folder):
+    assert opened(folder, "path,camera\na.png,A,\n").conditions["camera"].tolist() == ["A"]
+    with pytest.raises(DataError, match="row 2 has 3 cells for 2 columns"):
+        opened(folder, "path,camera\na.png,A,\nb.png,A,B\n")
+
+
+def test_two_columns_of_one_name_are_refused(folder):
+    with pytest.raises(DataError, match="two columns have the name 'camera'"):
+        opened(folder, "path,camera,camera\na.png,A,B\n")
+
+
+def test_names_are_found_however_their_accents_are_composed(folder):
+    decomposed = unicodedata.normalize("NFD", "ö.png")
+    Image.new("L", (4, 3), 9).save(folder / decomposed)
+    assert len(opened(folder, f"path\nö.png\n{unicodedata.normalize('NFD', 'ü.png')}\n")) == 2
+
+
+def test_numbers_beyond_64_bits_stay_text(folder):
+    images = opened(folder, f"path,code\na.png,{2**70}\nb.png,{2**63}\n")
+    assert images.conditions["code"].tolist() == [str(2**70), str(2**63)]

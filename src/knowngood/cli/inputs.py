@@ -12,13 +12,16 @@ from knowngood.config import nearest
 from knowngood.errors import ArtifactError, DataError, SettingsError
 
 if TYPE_CHECKING:
+    from knowngood.config import DataOptions
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
 
 Data = Annotated[
     str,
     typer.Argument(
-        metavar="DATA", help="a folder, manifest, idx or npz file, image, or named data set", show_default=False
+        metavar="DATA",
+        help="a folder, manifest, .zip, .tar, idx or npz file, image, or named data set",
+        show_default=False,
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)]
@@ -74,11 +77,13 @@ def open_selected(
     anomalous: str | None = None,
     holdout: str | None = None,
     strict: bool = False,
+    data_options: DataOptions | None = None,
 ) -> ImageSet:
-    """Open a data argument and keep the classes that were asked for."""
+    """Open a data argument within the bounds of these options, and keep the classes that were asked for."""
     from knowngood.data import open_images, select
+    from knowngood.data.readers.limits import Limits
 
-    images = open_images(data, strict=strict)
+    images = open_images(data, strict=strict, limits=None if data_options is None else Limits.of(data_options))
     if normal or anomalous or holdout:
         images = select(images, normal=normal, anomalous=anomalous, holdout=holdout)
     return images

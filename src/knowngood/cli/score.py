@@ -83,6 +83,7 @@ def score(
 
     from knowngood.calibration import regions_table
     from knowngood.data import open_images
+    from knowngood.data.readers.limits import Limits
     from knowngood.detector.condition_posterior import check_posterior
     from knowngood.detector.maps import check_maps, check_regions
 
@@ -92,8 +93,9 @@ def score(
         check_regions(detector.pipeline_)
     if probabilities is not None:
         check_posterior(detector.pipeline_)
-    images = with_values(open_images(data), as_values(as_condition))
-    sources = [] if normals is None else [open_images(normals)]
+    limits = Limits.of(detector.pipeline_.settings.data)
+    images = with_values(open_images(data, limits=limits), as_values(as_condition))
+    sources = [] if normals is None else [open_images(normals, limits=limits)]
     writer = MapWriter(maps) if maps is not None else None
     small = None
     if explain is not None and detector.pipeline_.score.has_map:

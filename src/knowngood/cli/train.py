@@ -72,7 +72,7 @@ def train(
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, _method(settings), resume)
     settings = _checked(settings, chosen, num_generated_image)
-    images = open_selected(source, **chosen, strict=settings.data.strict)
+    images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
     images, normals = _to_train_on(images, settings, train_size, condition or [])
     if any(chosen.values()):

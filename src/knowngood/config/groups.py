@@ -99,6 +99,14 @@ class DataOptions(Group):
         default=None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
     )
     strict: bool = Field(default=False, description="any unreadable file stops the run")
+    max_pixels: PositiveInt = Field(
+        default=178_956_970,
+        description="height × width above which a picture is not decoded, times its channels if there are more than 4",
+    )
+    max_pages: PositiveInt = Field(default=4096, description="pages of a TIFF above which it is not read")
+    max_unpacked_gb: PositiveFloat = Field(
+        default=4.0, description="size of an archive or .npz, unpacked, above which it is not read"
+    )
 
 
 class TrainingOptions(Group):

@@ -21,6 +21,7 @@ class ImageOptions(Options):
     crop: Size | None = Field(default=None, description="centre crop after the resize")
     pad: Size | None = Field(default=None, description="pad to this size with zeros, last")
     grey: bool = Field(default=False, description="convert colour to luminance (ITU-R BT.601)")
+    colour: bool = Field(default=False, description="make three equal channels of grey images")
     scaling: Literal["auto", "dtype", "data"] | tuple[float, float] = Field(
         default="auto",
         description="raw values that become 0 and 1: the range of the bit depth, of the data, or two numbers",

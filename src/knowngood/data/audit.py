@@ -113,7 +113,7 @@ class _Look(NamedTuple):
 def _look(images: ImageSet, i: int) -> _Look:
     try:
         if isinstance(images.pixels, FilePixels):
-            header, image = read_with_header(images.pixels.paths[i])
+            header, image = read_with_header(images.pixels.paths[i], images.pixels.limits)
             note = "; ".join(header.notes)
         else:
             image, note = images.read(i), ""

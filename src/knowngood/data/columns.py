@@ -18,6 +18,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 MOST_BINS = 8
+FEWEST_NAMES = 10  # items, from which on a value of its own for each is no accident
 MOST_CATEGORIES_FROM_NUMBERS = 20
 
 
@@ -131,6 +132,24 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool)
         f"condition '{column.name}' {what}; {known}. It was fitted without the role 'infer' and cannot be "
         f"marginalised: give the value, or fit with roles={{'{column.name}': {wanted!r}}}."
     )
+
+
+def identifies(array: NDArray[Any]) -> bool:
+    """Whether a column names items instead of describing them: another value for each, of text, time or a counter.
+
+    Numbers are a counter if they are whole and follow each other, or rise or fall from item to item.
+    """
+    if len(array) < FEWEST_NAMES:
+        return False
+    texts = texts_of(array)[1]
+    if None in texts or len(texts) < len(array):
+        return False
+    if not _numeric(array):
+        return True
+    numbers = numbers_of(array, "")
+    steps = np.diff(numbers)
+    whole = bool((numbers == np.round(numbers)).all())
+    return whole and bool(np.ptp(numbers) == len(numbers) - 1 or (steps > 0).all() or (steps < 0).all())
 
 
 def as_array(name: str, data: Any, n: int) -> NDArray[Any]:

@@ -12,7 +12,17 @@ Severity = Literal["error", "warning", "note"]
 
 # Kinds of findings that mean an item cannot be used at all.
 UNUSABLE = frozenset(
-    {"zero-byte", "truncated", "not-an-image", "unsupported", "unreadable", "missing", "non-finite", "unlisted"}
+    {
+        "zero-byte",
+        "truncated",
+        "not-an-image",
+        "unsupported",
+        "unreadable",
+        "missing",
+        "non-finite",
+        "unlisted",
+        "too-large",
+    }
 )
 
 

@@ -111,6 +111,11 @@ class ImageSet(ItemSet):
         """(N, 3) int64: height, width, channels, without decoding pixels."""
         return self.pixels.shapes()
 
+    def kinds(self) -> list[tuple[int, str]]:
+        """Channels and dtype of every image, as far as its source knows them without decoding pixels."""
+        known = getattr(self.pixels, "kinds", None)
+        return [] if known is None else known()
+
 
 def join_splits(parts: Mapping[str, tuple[np.ndarray, np.ndarray | None]], name: str) -> ImageSet:
     """Arrays of images and their classes (None if unknown), by split, as one set with condition "class"."""

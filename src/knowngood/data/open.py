@@ -14,10 +14,13 @@ from knowngood.data.datasets.named import dataset_names, open_dataset
 from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.pixel_source import FilePixels
+from knowngood.data.readers.archive_folder import is_archive, read_archive
 from knowngood.data.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.data.readers.files import SUFFIXES, is_image, read_header
 from knowngood.data.readers.folder import read_folder
+from knowngood.data.readers.given import holds_images, listed, read_given
 from knowngood.data.readers.idx import labels_beside, read_pair
+from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.manifest import read_manifest
 from knowngood.data.readers.npz import read_npz
 from knowngood.errors import DataError, SettingsError
@@ -53,37 +56,50 @@ class Reader:
 
 
 def open_images(
-    source: Any, *, conditions: Mapping[str, Any] | None = None, labels: Any = None, strict: bool = False
+    source: Any,
+    *,
+    conditions: Mapping[str, Any] | None = None,
+    labels: Any = None,
+    strict: bool = False,
+    limits: Limits | None = None,
 ) -> ImageSet:
     """Open images from anything this library reads. Pixels of files are read later, when asked for.
 
     Args:
-        source: an ImageSet; a NumPy array (N, H, W) or (N, H, W, C); a torch tensor (N, C, H, W); the name of a data
-            set; or a path: a folder (plain, one sub-folder a class, train/test splits, MVTec layout, idx files), a
-            .csv or .parquet manifest, an idx file (its labels are found beside it), an .npz like those of MedMNIST or
-            of dSprites, an .npy array, one image file, or a path that a reader of another package takes (see
-            `Reader`). A path that exists wins over a data set of the same name.
+        source: an ImageSet; a NumPy array (N, H, W) or (N, H, W, C), or (H, W, 3), one picture; a torch tensor
+            (N, C, H, W); a Pillow image; a list or iterator of pictures, or of paths; a DataFrame with a column of
+            paths; the name of a data set; or a path: a folder (plain, one sub-folder a class, train/test splits, MVTec
+            layout, idx files), a .zip or .tar of one, a .csv or .parquet manifest, an idx file (its labels are found
+            beside it), an .npz like those of MedMNIST or of dSprites, an .npy array, one image file, or a path that a
+            reader of another package takes (see `Reader`). A path that exists wins over a data set of the same name.
         conditions: column → N values, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
+        limits: bounds on what is decoded and unpacked.
 
     Raises:
         DataError: nothing there, nothing in it, or not readable; names what was expected.
     """
+    source = listed(source)
+    if isinstance(source, (list, tuple)) and not holds_images(source):
+        source = np.asarray(source)
     if isinstance(source, ImageSet):
         images = source
     elif isinstance(source, str | Path):
-        images = _open_path(source)
+        images = _open_path(source, limits or Limits())
     else:
-        images = ImageSet.from_arrays(source)
+        given = read_given(source)
+        images = ImageSet.from_arrays(source) if given is None else given
+    if limits is not None and isinstance(images.pixels, FilePixels):
+        images = images.replace(pixels=images.pixels.allowing(limits))
     serious = [finding for finding in images.rejected if finding.severity == "error"]
     if strict and serious:
-        listed = "\n".join(f"  {finding}" for finding in serious[:20])
-        raise DataError(f"{images.name}: {len(serious)} files cannot be used (strict):\n{listed}")
+        lines = "\n".join(f"  {finding}" for finding in serious[:20])
+        raise DataError(f"{images.name}: {len(serious)} files cannot be used (strict):\n{lines}")
     return images.annotate(labels, as_columns(conditions))
 
 
-def _open_path(source: str | Path) -> ImageSet:
+def _open_path(source: str | Path, limits: Limits) -> ImageSet:
     path = Path(source).expanduser()
     if not path.exists():
         if isinstance(source, str) and (source in dataset_names() or source == "emnist"):
@@ -101,14 +117,18 @@ def _open_path(source: str | Path) -> ImageSet:
             return images
     if path.is_dir():
         return _idx_folder(path) or read_folder(path)
+    if path.suffix.lower() == ".npz":
+        return read_dsprites(path) if is_dsprites(path) else read_npz(path, limits=limits)
+    if is_archive(path):
+        return read_archive(path, limits)
     if "idx" in path.name and ("ubyte" in path.name or path.suffix.lower() in (".gz", ".idx")):
         return _idx_file(path)
-    if is_image(path):
+    if is_image(path) or path.suffix.lower() in SUFFIXES:
         read_header(path)
         return ImageSet(FilePixels((path,)), np.array([path.name]), np.array([np.nan]), {}, name=path.name)
     more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
     raise DataError(
-        f"{path}: not a source of images; expected a folder, a .csv or .parquet manifest, an idx file, .npz, .npy"
+        f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx, .npz, .npy"
         f"{more}, or an image ({', '.join(sorted(SUFFIXES))})"
     )
 
@@ -123,7 +143,6 @@ def _npy(path: Path) -> ImageSet:
 
 _BUILT_IN = (
     Reader("manifest", (".csv", ".parquet"), read_manifest),
-    Reader("npz", (".npz",), lambda path: read_dsprites(path) if is_dsprites(path) else read_npz(path)),
     Reader("npy", (".npy",), _npy),
 )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
 
 from knowngood.data.readers.files import read_header, read_image
+from knowngood.data.readers.header import Header
+from knowngood.data.readers.limits import Limits
 
 BLOCK = 1 << 24  # bytes looked at together
 
@@ -65,6 +67,10 @@ class BlockPixels(ABC):
     def shapes(self) -> np.ndarray:
         return np.tile(np.array(self.shape, dtype=np.int64), (len(self), 1))
 
+    def kinds(self) -> list[tuple[int, str]]:
+        """Channels and dtype of every image."""
+        return [(self.shape[2], self.dtype.name)] * len(self)
+
     def chunks(self, size: int | None = None) -> Iterator[np.ndarray]:
         """Contiguous blocks (≤ size, H, W, C) in order; by default of some 16 MB."""
         size = size or max(1, BLOCK // (int(np.prod(self.shape)) * self.dtype.itemsize))
@@ -98,26 +104,71 @@ class ArrayPixels(BlockPixels):
 
 
 class FilePixels:
-    """One image a file. Reading may raise `Unreadable`, which names the file and why."""
+    """One image a file. Reading may raise `Unreadable`, which names the file and why.
 
-    def __init__(self, paths: tuple[Path, ...]) -> None:
-        self.paths = paths
+    owner: a temporary folder that holds the files; it lives as long as a source that reads from it.
+    """
+
+    def __init__(self, paths: tuple[Path, ...], limits: Limits | None = None, owner: Any = None) -> None:
+        self.paths, self.limits, self.owner = paths, limits or Limits(), owner
+
+    def __reduce__(self):  # the owner stays in the process that made it
+        return FilePixels, (self.paths, self.limits)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, i: int) -> np.ndarray:
-        return read_image(self.paths[i])
+        return read_image(self.paths[i], self.limits)
 
     def take(self, indices: np.ndarray) -> FilePixels:
-        return FilePixels(tuple(self.paths[int(i)] for i in indices))
+        return FilePixels(tuple(self.paths[int(i)] for i in indices), self.limits, self.owner)
+
+    def allowing(self, limits: Limits) -> FilePixels:
+        """The same files with bounds that are at least as wide as these."""
+        return FilePixels(self.paths, self.limits.widened(limits), self.owner)
+
+    def headers(self) -> list[Header]:
+        """What the files say of themselves, without decoding pixels."""
+        return [read_header(path) for path in self.paths]
+
+    def kinds(self) -> list[tuple[int, str]]:
+        """Channels and dtype of every image, without decoding pixels."""
+        return [(header.channels, header.dtype) for header in self.headers()]
 
     def shapes(self) -> np.ndarray:
-        found = [read_header(path).shape for path in self.paths]
-        return np.array(found, dtype=np.int64).reshape(-1, 3)
+        return np.array([header.shape for header in self.headers()], dtype=np.int64).reshape(-1, 3)
 
     def update(self, digest: Any) -> None:
         for path in self.paths:
             content = path.read_bytes()
             digest.update(content)
             digest.update(len(content).to_bytes(8, "little"))
+
+
+class ListPixels:
+    """Images in memory, which may differ in shape and dtype: (H, W, C) each."""
+
+    def __init__(self, images: Sequence[np.ndarray]) -> None:
+        self.images = tuple(images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, i: int) -> np.ndarray:
+        return self.images[i]
+
+    def take(self, indices: np.ndarray) -> ListPixels:
+        return ListPixels([self.images[int(i)] for i in indices])
+
+    def kinds(self) -> list[tuple[int, str]]:
+        """Channels and dtype of every image."""
+        return [(image.shape[2], image.dtype.name) for image in self.images]
+
+    def shapes(self) -> np.ndarray:
+        return np.array([image.shape for image in self.images], dtype=np.int64).reshape(-1, 3)
+
+    def update(self, digest: Any) -> None:
+        for image in self.images:
+            digest.update(f"{image.dtype.str}{image.shape}".encode())
+            digest.update(np.ascontiguousarray(image).data)

@@ -13,7 +13,10 @@ from knowngood.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class TableSet(ItemSet):
-    """N rows (N, F) of finite numbers, with ids, labels, conditions and splits: see `ItemSet`."""
+    """N rows (N, F) of finite numbers, with ids, labels, conditions and splits: see `ItemSet`.
+
+    names: of the F columns, if they have any.
+    """
 
     rows: np.ndarray
     ids: np.ndarray
@@ -21,6 +24,7 @@ class TableSet(ItemSet):
     conditions: dict[str, np.ndarray] = field(default_factory=dict)
     splits: np.ndarray | None = None
     name: str = "table"
+    names: tuple[str, ...] = ()
 
     items = "rows"
 
@@ -48,10 +52,14 @@ class TableSet(ItemSet):
         digest.update(np.ascontiguousarray(self.rows).tobytes())
 
 
-def check_rows(array: np.ndarray) -> None:
+def check_rows(array: np.ndarray, names: Any = None) -> None:
     """Raise DataError unless `array` is (rows, features) of finite numbers."""
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise DataError(f"a table of {array.dtype} with shape {array.shape}; expected numbers (rows, features)")
     if not np.isfinite(array).all():
         row, column = np.argwhere(~np.isfinite(array))[0]
-        raise DataError(f"the table holds NaN or infinite values, first in row {row}, feature {column}")
+        where = f"feature {column}" if names is None else f"column '{names[column]}'"
+        raise DataError(
+            f"the table holds NaN or infinite values, first {array[row, column]} in row {row}, {where}; fill them in "
+            "or leave these rows out"
+        )

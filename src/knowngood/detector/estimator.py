@@ -18,8 +18,11 @@ from knowngood.calibration import minimum_normals, regions_table
 from knowngood.config import Settings, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
-from knowngood.data import ImageSet, TableSet, open_images
+from knowngood.data import TableSet, open_images
 from knowngood.data.open import as_columns
+from knowngood.data.readers.given import holds_images, listed
+from knowngood.data.readers.limits import Limits
+from knowngood.data.tableset import check_rows
 from knowngood.detector import latents, model_folder
 from knowngood.detector.added_groups import IS, checked_values, explain_others, ignored_values, memberships
 from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
@@ -30,7 +33,7 @@ from knowngood.detector.decide import limit
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline
-from knowngood.detector.fit.inputs import audited, measured, only
+from knowngood.detector.fit.inputs import audited, measured, only, varying, without_identifiers
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
@@ -179,6 +182,9 @@ class Detector(OutlierMixin, BaseEstimator):
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         items, findings = audited(self._items(X, conditions, anomalies, reset=True), settings)
+        roles = settings.conditioning.roles or {}
+        asked = {*(as_columns(conditions) or {}), *roles} - {name for name, given in roles.items() if not given}
+        items, identifiers = without_identifiers(items, asked)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         items = measured(items, settings)
@@ -193,6 +199,7 @@ class Detector(OutlierMixin, BaseEstimator):
         fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
+        self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
         if others:
             more = self._items(calibration_set, None)
             check_unfitted(self.pipeline_, more)
@@ -324,6 +331,8 @@ class Detector(OutlierMixin, BaseEstimator):
             flags = flagged(decisions.p_values, level, fdr)
             found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
         table = with_rejected(table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found), items)
+        if hasattr(X, "iloc") and len(X) == len(table) == len(items):
+            table.index = X.index
         if found is not None:
             table.attrs["explanations"] = found
         return with_remark(table, self.pipeline_, items, decisions, alpha, stacklevel=3)
@@ -513,23 +522,52 @@ class Detector(OutlierMixin, BaseEstimator):
         self.offset_ = -limit(pipeline)
         if isinstance(pipeline.representation, Table):
             self.n_features_in_ = pipeline.representation.shape[0]
+            if pipeline.representation.names:
+                self.feature_names_in_ = np.array(pipeline.representation.names, dtype=object)
 
     def _items(self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False) -> Items:
         """X as items with their conditions and labels."""
-        columns = as_columns(conditions)
-        X = np.asarray(X) if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) > 1 else X
-        if isinstance(X, (str, Path, ImageSet)) or getattr(X, "ndim", 2) > 2:
-            items: Items = open_images(X)
+        columns, X = as_columns(conditions), listed(X)
+        if holds_images(X):
+            options = parse_settings(self.get_params(deep=False)).data if reset else self.pipeline_.settings.data
+            items: Items = open_images(X, limits=Limits.of(options))
         else:
-            rows: Any = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
-            rows = validate_data(self, rows, reset=reset, dtype=np.float64, ensure_min_samples=FEWEST if reset else 1)
-            items = TableSet.from_array(rows)
+            rows = self._rows(X, reset)
+            items = TableSet.from_array(rows).replace(names=tuple(getattr(self, "feature_names_in_", ())))
+        if not reset and not len(items):
+            raise DataError(f"{items.name}: there is no item in it; expected at least one")
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
             items = only(items, self.pipeline_.schema, {c for group in self.pipeline_.added for c in group.values})
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
+
+    def _rows(self, X: Any, reset: bool) -> np.ndarray:
+        """The rows of a table (N, F); those of a DataFrame in the order of the columns that were fitted."""
+        if isinstance(X, torch.Tensor):
+            X = X.detach().cpu().numpy()
+        names = getattr(self, "feature_names_in_", None)
+        if not reset and names is not None and hasattr(X, "columns"):
+            if sorted(map(str, X.columns)) != sorted(names):
+                missing = [name for name in names if name not in X.columns]
+                extra = [str(name) for name in X.columns if name not in names]
+                raise DataError(
+                    f"the table lacks the columns {missing} and has the unknown ones {extra}; the model was fitted on "
+                    f"{list(names)}"
+                )
+            X = X[list(names)]
+        if X is None or isinstance(X, (dict, set)) or np.isscalar(X):
+            raise DataError(
+                f"X is {X!r:.60}, a {type(X).__name__}; expected images (a path, an array, a list, …) or a table (N, F)"
+            )
+        kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
+        try:
+            rows: Any = validate_data(self, X, reset=reset, dtype=np.float64, **kept)
+        except ValueError as error:
+            raise DataError(str(error)) from None
+        check_rows(rows, getattr(self, "feature_names_in_", None))
+        return rows
 
     def _asked(self, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
         """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""
@@ -569,6 +607,17 @@ class Detector(OutlierMixin, BaseEstimator):
                 "anomaly score.",
                 stacklevel=stacklevel,
             )
+
+
+def _unused(normals: Items, pipeline: Pipeline, identifiers: list[str]) -> str:
+    """Which condition columns the model does not use, and why, for the end of the sentence on the recipe."""
+    objective: Any = getattr(pipeline.settings.model, "objective", None)
+    used = {column.name for column in pipeline.schema.columns if column.roles} | set(getattr(objective, "factors", ()))
+    left = [name for name in varying(normals) if name not in used]
+    names = f"; no condition, since it has another value for each item: {', '.join(identifiers)}" * bool(identifiers)
+    method = getattr(objective or pipeline.settings.model, "name", "the model")
+    why = "given no role" if pipeline.settings.conditioning.roles is not None else f"{method} takes none"
+    return names + f"; condition columns not used ({why}): {', '.join(left)}" * bool(left)
 
 
 def _check_explains(pipeline: Pipeline) -> None:

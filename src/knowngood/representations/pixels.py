@@ -21,7 +21,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations.base import Fitted
-from knowngood.representations.scaling import choose_range
+from knowngood.representations.scaling import MIXED, choose_range
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK_VALUES = 1 << 22  # of an array, converted at a time
@@ -35,6 +35,8 @@ class Pixels(Fitted):
 
     size: (height, width) after the resize, before crop and pad; `shape` is what the network sees.
     resize: images of any size are brought to `size`; if false they must have it.
+    colour: grey images become three equal channels. by_type: an unsigned type narrower than `dtype` is spread over its
+    range.
     low, high: raw values that become 0 and 1; `rule` says why. `any_dtype`: they were given, so they hold for any type.
     source_shape: (height, width, channels) of the training images if all agree, else None.
     """
@@ -42,6 +44,7 @@ class Pixels(Fitted):
     size: Size
     channels: int
     grey: bool = False
+    colour: bool = False
     resize: bool = False
     crop: Size | None = None
     pad: Size | None = None
@@ -50,6 +53,7 @@ class Pixels(Fitted):
     dtype: str
     rule: str
     any_dtype: bool = False
+    by_type: bool = False
     source_shape: tuple[int, int, int] | None = None
 
     @classmethod
@@ -64,7 +68,7 @@ class Pixels(Fitted):
         if len(images) == 0:
             raise DataError(f"{images.name}: there are no images to fit on")
         shapes, counts = np.unique(np.asarray(images.shapes()).reshape(-1, 3), axis=0, return_counts=True)
-        channels = _channels(shapes, counts, options.grey)
+        channels = _channels(shapes, counts, options)
         target = _pair(options.image_size)
         if target is None:
             sizes, where = np.unique(shapes[:, :2], axis=0, return_inverse=True)
@@ -87,11 +91,13 @@ class Pixels(Fitted):
             size=size,
             channels=channels,
             grey=options.grey,
+            colour=options.colour,
             resize=target is not None,
             crop=crop,
             pad=pad,
             **range_._asdict(),
-            any_dtype=isinstance(options.scaling, tuple),
+            any_dtype=isinstance(options.scaling, tuple) or range_.rule.startswith(MIXED),
+            by_type=options.scaling == "dtype",
             source_shape=(int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[0, 2])) if len(shapes) == 1 else None,
         )
 
@@ -140,7 +146,7 @@ class Pixels(Fitted):
         given, fitted = np.dtype(dtype), np.dtype(self.dtype)
         if self.grey and shape[2] not in (1, 3):
             raise DataError(f"an image has {shape[2]} channels; {_TO_GREY}")
-        if not self.grey and shape[2] != self.channels:
+        if not self.grey and shape[2] != self.channels and not (self.colour and shape[2] == 1):
             raise DataError(
                 f"an image has {_n_channels(shape[2])}, the model was fitted on {_n_channels(self.channels)}. "
                 + ("Fit with the option grey=True to take both." if {shape[2], self.channels} == {1, 3} else _ALPHA)
@@ -151,15 +157,26 @@ class Pixels(Fitted):
                 f"Resize it; or fit with the option image_size=({self.size[0]}, {self.size[1]}) of the representation "
                 f"(--image-size {self.size[0]}x{self.size[1]}), which takes any size."
             )
-        if given != fitted and not (given.kind == fitted.kind == "f") and not self.any_dtype:
+        floats, spread = given.kind == fitted.kind == "f", self._spread(given)
+        if given != fitted and not (floats or spread or self.any_dtype):
             raise DataError(
                 f"an image is {given.name}, the model was fitted on {fitted.name} ({self.rule}): the same value "
                 f"may mean something else. Convert it to {fitted.name}, or fit with the option "
                 "scaling=(low, high) in raw values, which takes any type."
             )
 
+    def _spread(self, given: np.dtype[Any]) -> bool:
+        """Whether images of this type are spread over the range of a wider one."""
+        fitted = np.dtype(self.dtype)
+        return self.by_type and given.kind == fitted.kind == "u" and given.itemsize < fitted.itemsize
+
     def _convert(self, block: np.ndarray) -> np.ndarray:
         """(B, h, w, c) → (B, C, H, W); the block has passed `check`."""
+        if self._spread(block.dtype):
+            factor = np.iinfo(self.dtype).max // np.iinfo(block.dtype).max
+            block = block.astype(self.dtype) * np.dtype(self.dtype).type(factor)
+        if self.colour and block.shape[3] == 1:
+            block = np.repeat(block, 3, axis=3)
         dtype = _stored(block.dtype)
         luminance = self.grey and block.shape[3] == 3
         if not luminance and block.shape[1:3] == self.size:
@@ -187,10 +204,16 @@ class Pixels(Fitted):
         shape, dtype = source.base.shape[1:], source.base.dtype
         if len(source):
             self.check(shape, dtype)
-        if dtype.kind != "f" and shape == (*self.size, self.channels) and not (self.crop or self.pad):
+        if (
+            dtype.kind != "f"
+            and not self._spread(dtype)
+            and shape == (*self.size, self.channels)
+            and not (self.crop or self.pad)
+        ):
             planes = np.ascontiguousarray(source.array.transpose(0, 3, 1, 2))
             return (planes if planes.flags.writeable else planes.copy()), []  # torch warns of read-only memory
-        prepared = np.empty((len(source), *self.shape), dtype=_stored(dtype))
+        kept = np.dtype(self.dtype) if self._spread(dtype) else dtype
+        prepared = np.empty((len(source), *self.shape), dtype=_stored(kept))
         bad: list[int] = []
         start = 0
         for block in source.chunks(max(1, CHUNK_VALUES // int(np.prod(shape)))):
@@ -298,15 +321,21 @@ _TO_GREY = (
 _ALPHA = "Channels, transparency included, are never dropped or added by guess: give every image the same channels."
 
 
-def _channels(shapes: np.ndarray, counts: np.ndarray, grey: bool) -> int:
+def _channels(shapes: np.ndarray, counts: np.ndarray, options: ImageOptions) -> int:
     images = {int(c): int(counts[shapes[:, 2] == c].sum()) for c in np.unique(shapes[:, 2])}
-    if grey:
+    if options.colour and not options.grey and set(images) <= {1, 3}:
+        return 3
+    if options.grey:
         if wrong := [c for c in images if c not in (1, 3)]:
             raise DataError(f"{images[wrong[0]]:,} images have {_n_channels(wrong[0])}; {_TO_GREY}")
         return 1
     if len(images) > 1:
         counted = ", ".join(f"{number:,} with {_n_channels(c)}" for c, number in images.items())
-        way_out = "Set the option grey=True (--grey) to convert colour to grey." if set(images) == {1, 3} else _ALPHA
+        way_out = (
+            "Set the option grey=True (--grey) to convert colour to grey, or colour=True (--colour)."
+            if set(images) == {1, 3}
+            else _ALPHA
+        )
         raise DataError(f"images with different channels: {counted}. {way_out}")
     return next(iter(images))
 

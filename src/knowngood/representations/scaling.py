@@ -11,6 +11,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels
 from knowngood.errors import DataError, SettingsError
 
+MIXED = "several types"
 BIT_DEPTHS = (1, 4, 8, 10, 12, 14, 16)
 
 
@@ -41,14 +42,19 @@ def choose_range(images: ImageSet, scaling: Literal["auto", "dtype", "data"] | t
         if not (np.isfinite([low, high]).all() and low < high):
             raise SettingsError(f"scaling = ({low:g}, {high:g}): expected two finite numbers, the lower first")
         return Range(low, high, dtype.name, f"as set: {_span(low, high)}")
+    kinds = sorted({np.dtype(name) for _, name in images.kinds()} or {dtype}, key=lambda one: one.itemsize)
     if scaling == "dtype":
+        if all(kind.kind == "u" for kind in kinds):
+            dtype = kinds[-1]  # the widest: `Pixels` spreads the others over its range
         if dtype.kind == "f":
             raise SettingsError(
                 f"scaling = 'dtype' needs integer images, these are {dtype.name}; use 'auto', 'data' or (low, high)"
             )
         info = np.iinfo(dtype)
         return Range(float(info.min), float(info.max), dtype.name, f"{dtype.name}: {_span(info.min, info.max)}")
-    low, high = _extremes(images, dtype, stop_early=scaling == "auto")
+    mixed = scaling == "data" and len(kinds) > 1
+    dtype: np.dtype[Any] = np.dtype(np.float32) if mixed else dtype
+    low, high = _extremes(images, dtype, stop_early=scaling == "auto", mixed=mixed)
     if scaling == "auto" and low >= 0 and dtype.kind == "f" and high <= 1:
         return Range(0.0, 1.0, dtype.name, f"{dtype.name} within 0..1")
     if scaling == "auto" and low >= 0 and dtype.kind != "f":
@@ -57,7 +63,8 @@ def choose_range(images: ImageSet, scaling: Literal["auto", "dtype", "data"] | t
         return Range(0.0, float(top), dtype.name, f"{dtype.name}{'' if full else words}: {_span(0, top)}")
     if low == high:
         high = low + 1  # constant images: no division by zero
-    return Range(low, high, dtype.name, f"{dtype.name}, range of the training images: {_span(low, high)}")
+    words = MIXED if mixed else dtype.name
+    return Range(low, high, dtype.name, f"{words}, range of the training images: {_span(low, high)}")
 
 
 def _depth(top: int) -> tuple[int, str]:
@@ -85,13 +92,13 @@ def _blocks(images: ImageSet) -> Iterator[tuple[int, np.ndarray]]:
             yield i, images.read(i)
 
 
-def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool) -> tuple[float, float]:
+def _extremes(images: ImageSet, dtype: np.dtype[Any], *, stop_early: bool, mixed: bool) -> tuple[float, float]:
     # Once an unsigned type needs all its bits, no later image can change the rule.
     enough = 2 ** (8 * dtype.itemsize - 2) if dtype.itemsize == 2 else 31
     stop_early = stop_early and dtype.kind == "u" and dtype.itemsize <= 2
     low, high = np.inf, -np.inf
     for start, block in _blocks(images):
-        if block.dtype != dtype:
+        if block.dtype != dtype and not mixed:
             raise DataError(
                 f"images of different types: '{images.ids[0]}' is {dtype.name}, '{images.ids[start]}' is "
                 f"{block.dtype.name}. Convert them to one, or give the raw range as scaling=(low, high) and one type."

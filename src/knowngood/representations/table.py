@@ -16,10 +16,11 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Table(Fitted):
-    """Mean and standard deviation of F columns, in float64. Fitted once; plain JSON."""
+    """Mean, standard deviation and, if given, names of F columns, in float64. Fitted once; plain JSON."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    names: tuple[str, ...] = ()
 
     @classmethod
     def fit(cls, items: TableSet | np.ndarray, options: TableOptions | None = None) -> Table:
@@ -35,7 +36,8 @@ class Table(Fitted):
         mean, std = rows.mean(axis=0), rows.std(axis=0)
         constant = (rows.min(axis=0) == rows.max(axis=0)) | (std <= 10 * np.finfo(np.float64).eps * np.abs(mean))
         std[constant] = 1.0
-        return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+        names = items.names if isinstance(items, TableSet) else ()
+        return cls(mean=tuple(mean.tolist()), std=tuple(std.tolist()), names=names)
 
     @property
     def shape(self) -> tuple[int]:

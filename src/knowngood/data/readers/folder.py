@@ -24,7 +24,7 @@ import numpy as np
 from knowngood.data.findings import Finding, Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
-from knowngood.data.readers.files import SUFFIXES, is_image, is_unread_image
+from knowngood.data.readers.files import SUFFIXES, is_image, unread_reason
 from knowngood.data.readers.layout import class_word, places
 from knowngood.data.readers.mask_file import read_masks
 from knowngood.data.readers.masks import match_masks
@@ -106,8 +106,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
                 continue
             if is_image(path):
                 found.append(path)
-            elif is_unread_image(path):
-                reason = f"is an image of a kind that is not read ({path.suffix}); save it as PNG or TIFF"
+            elif (reason := unread_reason(path)) is not None:
                 rejected.append(Finding(identifier(path, root), "unsupported", reason, "error"))
             else:
                 rejected.append(Finding(identifier(path, root), "ignored", "is not an image by its name", "note"))

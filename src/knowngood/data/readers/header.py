@@ -16,6 +16,7 @@ class Header:
     channels: int
     dtype: str
     notes: tuple[str, ...] = ()
+    unit: bool = False  # the values are in a unit of their own, as in DICOM
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -1,14 +1,18 @@
 """Manifests: a .csv or .parquet table with one row an image.
 
-Columns: `path` (needed; relative to the manifest), `label`, `split`, `mask`; every other column is a condition. Empty
-cells are unknown. A condition column of whole numbers becomes integers, of other numbers floats, anything else text;
-numbers with leading zeros ("007") stay text.
+Columns: `path` (needed; relative to the manifest; also `image_path`, `filename`, `file`, `image`), `label`, `split`,
+`mask`; every other column is a condition. A .csv is separated by commas, semicolons or tabs. Empty cells are unknown.
+A condition column of whole numbers becomes integers, of other numbers floats, anything else text; numbers with leading
+zeros ("007") and those beyond 64 bits stay text.
 """
 
 from __future__ import annotations
 
+import csv
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,27 +23,68 @@ from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.folder import identifier
 from knowngood.errors import DataError
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+PATHS = ("path", "image_path", "filename", "file_name", "file", "image")
+SEPARATORS = (",", ";", "\t")
 _EMPTY = {"", "nan", "none", "null", "na", "n/a"}
+
+
+def path_column(columns: Iterable[Any]) -> Any:
+    """The first of `PATHS` among the names of columns, in any case; None if there is none."""
+    found = {str(name).strip().lower().replace(" ", "_"): name for name in reversed(list(columns))}
+    return next((found[name] for name in PATHS if name in found), None)
 
 
 def read_manifest(path: str | Path) -> ImageSet:
     """Images named in a table. Rows whose file does not exist are set aside by name.
 
     Raises:
-        DataError: no column `path`, an unknown label word, one file in two rows, or no file that exists.
+        DataError: no column of paths, two columns of one name, an unknown label word, one file in two rows, or no file
+            that exists.
     """
     path = Path(path)
-    columns, n = _table(path)
-    if "path" not in columns:
-        raise DataError(f"{path}: no column 'path'; its columns are: {', '.join(columns) or 'none'}")
-    root = path.resolve().parent
-    given = [_cell(value) for value in columns.pop("path")]
-    files = [None if value is None else root / value for value in given]
-    rejected, keep = [], np.zeros(n, dtype=bool)
+    names, rows = _csv(path) if path.suffix.lower() == ".csv" else _parquet(path)
+    return _images(path.resolve().parent, path, names, rows)
+
+
+def read_frame(frame: DataFrame, name: str = "frame") -> ImageSet:
+    """Images named in a pandas DataFrame, as in a manifest; paths are relative to the working folder.
+
+    Raises:
+        DataError: as `read_manifest`.
+    """
+    return _images(Path.cwd(), Path(name), [str(column) for column in frame.columns], _rows(frame))
+
+
+def existing(root: Path, name: str) -> Path | None:
+    """The file of that name below the root, however its accents are composed and its folders are separated."""
+    spelled = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")), name.replace("\\", "/"))
+    return next((root / one for one in spelled if (root / one).is_file()), None)
+
+
+def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) -> ImageSet:
+    n, columns, rejected = len(cells), _columns(path, names, cells), []
+    key = path_column(columns)
+    if key is None:
+        raise DataError(
+            f"{path}: no column 'path' (or {', '.join(PATHS[1:])}); its columns are: {', '.join(columns) or 'none'}"
+        )
+    if any(_cell(value) for value in columns.pop("", ())):
+        rejected.append(Finding(path.name, "ignored", "a column without a name is ignored", "note"))
+    if n == 0:
+        raise DataError(f"{path}: has no rows")
+    for name in ("label", "split", "mask"):  # "Label" too
+        other = next((column for column in columns if column.lower() == name and name not in columns), None)
+        columns = {name if column == other else column: values for column, values in columns.items()}
+    given = [_cell(value) for value in columns.pop(key)]
+    files = [None if value is None else existing(root, value) for value in given]
+    keep = np.zeros(n, dtype=bool)
     for i, file in enumerate(files):
-        if file is None:
+        if given[i] is None:
             rejected.append(Finding(f"{path.name} row {i + 1}", "missing", "has no path", "error"))
-        elif not file.is_file():
+        elif file is None:
             rejected.append(Finding(str(given[i]), "missing", f"does not exist (row {i + 1} of {path.name})", "error"))
         else:
             keep[i] = True
@@ -71,24 +116,53 @@ def read_manifest(path: str | Path) -> ImageSet:
     )
 
 
-def _table(path: Path) -> tuple[dict[str, list[Any]], int]:
+def _csv(path: Path) -> tuple[list[str], list[list[Any]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            start = file.readline()
+            file.seek(0)
+            heads = {sep: next(csv.reader([start], delimiter=sep, skipinitialspace=True), []) for sep in SEPARATORS}
+            separator = max(SEPARATORS, key=lambda sep: (path_column(heads[sep]) is not None, len(heads[sep])))
+            rows = [row for row in csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True) if row]
+    except (ValueError, OSError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a table ({error}); expected UTF-8 text") from None
+    if not rows:
+        raise DataError(f"{path}: cannot be read as a table: it is empty")
+    names = [name.strip() for name in rows[0]]
+    return names, rows[1:]
+
+
+def _parquet(path: Path) -> tuple[list[str], list[list[Any]]]:
     import pandas as pd
 
     try:
-        if path.suffix.lower() == ".csv":
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True)
-        else:
-            frame = pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except ImportError:
         raise DataError(f"{path}: reading parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
     except (ValueError, OSError) as error:
         raise DataError(f"{path}: cannot be read as a table ({error})") from None
-    frame.columns = [str(column).strip() for column in frame.columns]
-    if not frame.columns.is_unique:
-        raise DataError(f"{path}: two columns have the same name; its columns are: {', '.join(frame.columns)}")
-    if frame.empty:
-        raise DataError(f"{path}: has no rows")
-    return {name: frame[name].tolist() for name in frame.columns}, len(frame)
+    return [str(column).strip() for column in frame.columns], _rows(frame)
+
+
+def _rows(frame: DataFrame) -> list[list[Any]]:
+    return [list(row) for row in zip(*(frame.iloc[:, k].tolist() for k in range(frame.shape[1])), strict=True)]
+
+
+def _columns(path: Path, names: list[str], rows: list[list[Any]]) -> dict[str, list[Any]]:
+    """Values by name of the column. Those of columns without a name are joined, as text, under ""."""
+    for name in names:
+        if name and names.count(name) > 1:
+            raise DataError(f"{path}: two columns have the name '{name}'; its columns are: {', '.join(names)}")
+    for i, row in enumerate(rows):
+        if any(_cell(value) for value in row[len(names) :]):
+            raise DataError(
+                f"{path}: row {i + 1} has {len(row)} cells for {len(names)} columns; put text that holds the separator "
+                "in double quotes"
+            )
+    filled = [[*row, *[""] * (len(names) - len(row))] for row in rows]
+    columns = {name: [row[k] for row in filled] for k, name in enumerate(names) if name}
+    unnamed = [k for k, name in enumerate(names) if not name]
+    return columns | ({"": ["".join(str(row[k]) for k in unnamed) for row in filled]} if unnamed else {})
 
 
 def _cell(value: Any) -> str | None:
@@ -114,10 +188,9 @@ def _masks(
     masks: list[tuple[Path, ...] | None] = []
     notes = []
     for cell, name in zip(cells, ids.tolist(), strict=True):
-        path = None if cell is None else root / cell
-        if path is not None and not path.is_file():
-            notes.append(Finding(str(cell), "mask-missing", f"does not exist; it is the mask of {name}", "warning"))
-            path = None
+        path = None if cell is None else existing(root, cell)
+        if cell is not None and path is None:
+            notes.append(Finding(cell, "mask-missing", f"does not exist; it is the mask of {name}", "warning"))
         masks.append(None if path is None else (path,))
     return tuple(masks), notes
 
@@ -136,5 +209,7 @@ def _typed(values: list[Any]) -> np.ndarray:
     if not np.isfinite(numbers).all():
         return text
     if all(cell.lstrip("+-").isdigit() for cell in present):
-        return np.array([int(cell) for cell in cells], dtype=np.int64) if len(present) == len(cells) else text  # type: ignore[arg-type]
+        whole = [int(cell) for cell in present]
+        fits = len(whole) == len(cells) and max(map(abs, whole)) < 2**63  # larger ones name things
+        return np.array(whole, dtype=np.int64) if fits else text
     return np.array([np.nan if cell is None else float(cell) for cell in cells], dtype=np.float64)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.files import read_with_header
+from knowngood.data.readers.raster import open_bounded
 
 FEW = 3  # levels; more are shades
 CLASSES = 50  # numbers of classes are smaller
@@ -70,7 +70,7 @@ def _painted(image: np.ndarray) -> bool:
 
 
 def _alpha(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with path.open("rb") as file, open_bounded(file) as image:
         return np.array(image.convert("RGBA").getchannel("A"))
 
 

@@ -1,5 +1,6 @@
-"""PNG, JPEG, BMP, GIF, WebP, PNM and simple TIFF, through Pillow, without ever losing bits.
+"""PNG, JPEG, JPEG 2000, HEIC, BMP, GIF, WebP, PNM and simple TIFF, through Pillow, without ever losing bits.
 
+HEIC needs pillow-heif (extra `heic`).
 PNG of 16-bit colour, or of 16-bit grey with alpha, needs OpenCV (extra `align`): Pillow would cut it to 8 bits.
 
 What becomes of each kind: 8-bit grey and colour stay; 16-bit grey and colour stay uint16; 1-bit becomes 0 and 255;
@@ -10,25 +11,31 @@ change is noted in the header. Files with several frames are refused, except the
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.header import Header, upright, upright_header
+from knowngood.data.readers.limits import Limits
 
-FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "WEBP", "PPM", "TIFF", "JPEG2000")
+HEIC = (".heic", ".heif")
+NEEDS_HEIF = "is HEIC, which is not read without pillow-heif: pip install 'knowngood[heic]', or save it as PNG"
 ORIENTATION = 0x0112
 _PLAIN = {"L": "uint8", "I": "int32", "F": "float32", "RGB": "uint8"}
 _TO_RGB = {"RGBA", "RGBX", "RGBa", "CMYK", "YCbCr"}
 
 
-def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
+def read(path: Path, pixels: bool = True, limits: Limits | None = None) -> tuple[Header, np.ndarray | None]:
     """Header and, if asked for, pixels (H, W, C) of a file that Pillow reads. Pillow's own errors pass through."""
     # Given a path, Pillow maps uncompressed TIFF into memory, and then garbles those with an orientation tag.
-    with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+    with path.open("rb") as file, _opened(path, file) as image:
+        if pixels:
+            (limits or Limits()).check_picture(path, image.height, image.width)
         if getattr(image, "is_animated", False) and image.format != "MPO":
             frames = getattr(image, "n_frames", "several")
             raise Unreadable(path, "unsupported", f"holds {frames} frames; save each frame as its own file")
@@ -38,7 +45,48 @@ def read(path: Path, pixels: bool = True) -> tuple[Header, np.ndarray | None]:
                 return _read_deep_png(path, image, deep, pixels)
         if image.format == "PPM":
             _refuse_deep_pnm(path)
+        if image.format == "JPEG2000" and image.mode != "I;16":
+            _refuse_deep_jpeg2000(path)
+        if image.info.get("bit_depth", 8) > 8:  # of HEIC
+            raise Unreadable(path, "unsupported", f"has {image.info['bit_depth']} bits; save it as 16-bit PNG or TIFF")
         return _read(path, image, pixels)
+
+
+def picture(image: Image.Image) -> np.ndarray:
+    """A Pillow image in memory as (H, W, C), by the same rules as a file.
+
+    Raises:
+        Unreadable: its mode is not read.
+    """
+    target, dtype, _ = _plan(Path("image"), image)
+    array = np.array(image if target is None else _convert(image, target))
+    return upright(array.reshape(*array.shape[:2], -1).astype(dtype, copy=False), _orientation(image))
+
+
+def open_bounded(file: IO[bytes], formats: tuple[str, ...] = FORMATS) -> ImageFile.ImageFile:
+    """As `Image.open`, without its bound on the size, which is one for the whole process: see `Limits`."""
+    Image.init()
+    start = file.read(16)
+    for name in formats:
+        factory, accept = Image.OPEN[name]
+        if accept is None or accept(start) is True:
+            file.seek(0)
+            try:
+                return factory(file, "")  # type: ignore[return-value]
+            except (SyntaxError, IndexError, TypeError, struct.error):
+                continue
+    raise UnidentifiedImageError("cannot identify image file")
+
+
+def _opened(path: Path, file: IO[bytes]) -> ImageFile.ImageFile:
+    if path.suffix.lower() not in HEIC:
+        return open_bounded(file)
+    try:
+        import pillow_heif  # type: ignore[import-not-found]
+    except ImportError:
+        raise Unreadable(path, "unsupported", NEEDS_HEIF) from None
+    pillow_heif.register_heif_opener()
+    return open_bounded(file, ("HEIF", *FORMATS))
 
 
 def _read(path: Path, image: ImageFile.ImageFile, pixels: bool) -> tuple[Header, np.ndarray | None]:
@@ -147,3 +195,16 @@ def _refuse_deep_pnm(path: Path) -> None:
         largest = int(words[3])
         if largest != 255 and not (largest == 65535 and words[0] in (b"P2", b"P5")):
             raise Unreadable(path, "unsupported", f"is a PNM with values 0..{largest}; save it as PNG or TIFF")
+
+
+def _refuse_deep_jpeg2000(path: Path) -> None:
+    """Pillow cuts colour and alpha of more than 8 bits; the depths stand in the segment SIZ of the code stream."""
+    with path.open("rb") as file:
+        start = file.read(1 << 16)
+    at = start.find(b"\xff\x4f\xff\x51")
+    components = int.from_bytes(start[at + 40 : at + 42]) if at >= 0 else 0
+    depths = {(byte & 127) + 1 for byte in start[at + 42 : at + 42 + 3 * components : 3]}
+    if max(depths, default=8) > 8:
+        raise Unreadable(
+            path, "unsupported", f"is JPEG 2000 of {max(depths)}-bit colour; save it as 16-bit PNG or TIFF"
+        )

@@ -18,6 +18,7 @@ from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.learn import Learned, Run, cached, learn, learns, out_of_fold, represent, side_by_side
+from knowngood.detector.fit.mixed import unified
 from knowngood.detector.fit.plan import Plan, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.representations import Backbone, Features, Table
@@ -49,6 +50,8 @@ def fit_pipeline(
         SettingsError, DataError, TrainingError: as `Detector.fit`.
     """
     settings, recipe = resolve(settings, normals)
+    settings, decided = unified(settings, normals, labelled)
+    recipe += f"; {decided}" * bool(decided)
     plan = make_plan(normals, labelled, settings, seed, set_aside=not others_calibrate, backbone=backbone)
     fit, select = plan.split["fit"], plan.split["select"]
     representation: Any = represent(plan, fit)

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from knowngood.config import Settings
 from knowngood.data import ImageSet, audit
+from knowngood.data.columns import identifies
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import with_measured
 from knowngood.detector.pipeline import Items
@@ -44,6 +45,22 @@ def only(items: Items, schema: ConditionSchema, further: Collection[str] = ()) -
     """Items with just the columns that the schema knows, and further ones."""
     known = {*(column.name for column in schema.columns), *further}
     return items.replace(conditions={k: v for k, v in items.conditions.items() if k in known})
+
+
+def without_identifiers(items: Items, asked: Collection[str]) -> tuple[Items, list[str]]:
+    """Items without the columns that name them (serial numbers, time stamps), and those columns.
+
+    Raises:
+        DataError: a column that was asked for as a condition names the items.
+    """
+    names = [name for name, values in items.conditions.items() if identifies(values)]
+    if wrong := [name for name in names if name in asked]:
+        first = items.conditions[wrong[0]][0]
+        raise DataError(
+            f"condition '{wrong[0]}' has another value for each of the {len(items):,} {items.items}, such as "
+            f"'{first}': a serial number or a time stamp describes no kind of item. Leave this column out."
+        )
+    return items.replace(conditions={k: v for k, v in items.conditions.items() if k not in names}), names
 
 
 def varying(items: Items) -> list[str]:

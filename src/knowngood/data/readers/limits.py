@@ -1,0 +1,67 @@
+"""How large a file may be once decoded: checked against what it declares, before anything is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from knowngood.config import DataOptions
+from knowngood.data.findings import Unreadable
+from knowngood.errors import DataError
+
+COLOURS = 4  # channels of an ordinary picture; a picture of more counts them all
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one file; the settings of the group `data` raise them.
+
+    pixels: height × width of a picture, times its channels if there are more than 4. The default is where Pillow takes
+    a picture for a decompression bomb. pages: of a TIFF. gigabytes: of an archive or .npz, unpacked.
+    """
+
+    pixels: int = 2 * 89_478_485
+    pages: int = 4096
+    gigabytes: float = 4.0
+
+    @classmethod
+    def of(cls, options: DataOptions) -> Limits:
+        """As the settings say."""
+        return cls(options.max_pixels, options.max_pages, options.max_unpacked_gb)
+
+    def widened(self, other: Limits) -> Limits:
+        """The wider of each two bounds."""
+        return Limits(*map(max, astuple(self), astuple(other)))
+
+    def check_picture(self, path: Path, height: int, width: int, channels: int = 1) -> None:
+        """Raises Unreadable: there is no pixel, or there are more than may be."""
+        if min(height, width, channels) < 1:
+            raise Unreadable(path, "not-an-image", f"declares {height} × {width} pixels of {channels} channels")
+        pixels = height * width * (channels if channels > COLOURS else 1)
+        if pixels > self.pixels:
+            of = f" × {channels} channels" if channels > COLOURS else ""
+            raise Unreadable(
+                path,
+                "too-large",
+                f"declares {height:,} × {width:,}{of} = {pixels:,} pixels, above the limit of {self.pixels:,}; if that "
+                f'is meant, allow it: data={{"max_pixels": {pixels}}} (--max-pixels {pixels})',
+            )
+
+    def check_pages(self, path: Path, pages: int) -> None:
+        """Raises Unreadable: more pages than may be."""
+        if pages > self.pages:
+            raise Unreadable(
+                path,
+                "too-large",
+                f"has more than {self.pages:,} pages; if that is meant, allow more: "
+                f'data={{"max_pages": {10 * self.pages}}} (--max-pages {10 * self.pages})',
+            )
+
+    def check_unpacked(self, path: Path, size: int) -> None:
+        """Raises DataError: more bytes than an archive may have, unpacked."""
+        if size > self.gigabytes * 1e9:
+            needed = -(-size // 10**9)
+            raise DataError(
+                f"{path}: declares {size:,} bytes once unpacked, above the limit of {self.gigabytes:g} GB; if that is "
+                f'meant, allow it: data={{"max_unpacked_gb": {needed}}} (--max-unpacked-gb {needed})'
+            )
