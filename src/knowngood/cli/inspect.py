@@ -10,6 +10,7 @@ import typer
 
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
+from knowngood.files import write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
