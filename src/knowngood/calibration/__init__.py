@@ -15,7 +15,7 @@ from knowngood.calibration.conformal import (
     verdict,
 )
 from knowngood.calibration.regions import Region, find_regions, largest_value, regions_table
-from knowngood.calibration.splits import folds, split_normals
+from knowngood.calibration.splits import folds, one_of_each, split_normals
 from knowngood.calibration.state import Calibration
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "largest_value",
     "minimum_normals",
     "misfit",
+    "one_of_each",
     "p_values",
     "regions_table",
     "split_normals",

@@ -13,7 +13,7 @@ from knowngood.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class TableSet(ItemSet):
-    """N rows (N, F) of finite numbers, with ids, labels, conditions and splits: see `ItemSet`."""
+    """N rows (N, F) of finite numbers, with ids, labels, conditions, splits and groups: see `ItemSet`."""
 
     rows: np.ndarray
     ids: np.ndarray
@@ -21,6 +21,7 @@ class TableSet(ItemSet):
     conditions: dict[str, np.ndarray] = field(default_factory=dict)
     splits: np.ndarray | None = None
     name: str = "table"
+    groups: np.ndarray | None = None
 
     items = "rows"
 

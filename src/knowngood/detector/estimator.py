@@ -19,6 +19,7 @@ from knowngood.config import Settings, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import ImageSet, TableSet, open_images
+from knowngood.data.groups import grouped
 from knowngood.data.open import as_columns
 from knowngood.detector import latents, model_folder
 from knowngood.detector.added_groups import IS, checked_values, explain_others, ignored_values, memberships
@@ -76,7 +77,8 @@ class Detector(OutlierMixin, BaseEstimator):
         pipeline_: the fitted parts. offset_: `decision_function` is `score_samples` − offset_; −inf if `alpha` cannot
         be guaranteed. split_: {"fit" | "select" | "calibrate": positions among the accepted normals}. about_: plain
         data on the fit; "recipe" says what "auto" chose. training_: {"history": rows that training logged, "audit":
-        findings of the data audit}. n_features_in_: for tables.
+        findings of the data audit, "suspicious": calibration items with the highest scores, to check by eye}.
+        n_features_in_: for tables.
     """
 
     def __init__(
@@ -193,16 +195,17 @@ class Detector(OutlierMixin, BaseEstimator):
         fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
+        highest = fitted.suspicious
         if others:
-            more = self._items(calibration_set, None)
+            more = self._items(calibration_set, None, groups=True)
             check_unfitted(self.pipeline_, more)
-            self.pipeline_ = calibrate(self.pipeline_, more, "set")
+            self.pipeline_, highest = calibrate(self.pipeline_, more, "set")
             self.about_["data"]["calibrated_on"] = more.name
             self.about_["data"]["calibrate"] = len(self.pipeline_.calibration or ())
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
         self.about_["seconds"] = round(time.perf_counter() - started, 3)
-        self.training_ = {"history": fitted.history, "audit": findings}
+        self.training_ = {"history": fitted.history, "audit": findings, "suspicious": highest}
         return self
 
     def calibrate(
@@ -229,13 +232,14 @@ class Detector(OutlierMixin, BaseEstimator):
             NotEnoughNormals: too few for the α of the fit; the calibration stays as it was.
         """
         check_is_fitted(self, "pipeline_")
-        items = self._items(X, conditions)
-        check_enough(self.pipeline_, len(items))
+        items = self._items(X, conditions, groups=True)
+        check_enough(self.pipeline_, items)
         check_unfitted(self.pipeline_, items)
         if as_group is not None:
             self.pipeline_ = add_group(self.pipeline_, items, checked_values(as_group), unknown)
             return self
-        self.pipeline_ = calibrate(self.pipeline_, items, "set")
+        self.pipeline_, highest = calibrate(self.pipeline_, items, "set")
+        self.training_ = {**self.training_, "suspicious": highest}
         self.about_["data"]["calibrated_on"] = items.name
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
@@ -514,8 +518,10 @@ class Detector(OutlierMixin, BaseEstimator):
         if isinstance(pipeline.representation, Table):
             self.n_features_in_ = pipeline.representation.shape[0]
 
-    def _items(self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False) -> Items:
-        """X as items with their conditions and labels."""
+    def _items(
+        self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False, groups: bool = False
+    ) -> Items:
+        """X as items with their conditions and labels; with their groups, or without the column of these."""
         columns = as_columns(conditions)
         X = np.asarray(X) if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) > 1 else X
         if isinstance(X, (str, Path, ImageSet)) or getattr(X, "ndim", 2) > 2:
@@ -524,6 +530,12 @@ class Detector(OutlierMixin, BaseEstimator):
             rows: Any = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else X
             rows = validate_data(self, rows, reset=reset, dtype=np.float64, ensure_min_samples=FEWEST if reset else 1)
             items = TableSet.from_array(rows)
+        column = None if reset else self.pipeline_.settings.conditioning.group
+        if groups:  # new calibration items need not have the column
+            items = items.annotate(None, {name: v for name, v in (columns or {}).items() if name == column})
+            items = grouped(items, column if column in items.conditions else None)
+        if column is not None and columns is not None:
+            columns = {name: values for name, values in columns.items() if name != column}
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
             items = only(items, self.pipeline_.schema, {c for group in self.pipeline_.added for c in group.values})
