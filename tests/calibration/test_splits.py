@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from knowngood.calibration import folds, split_normals
+from knowngood.calibration import folds, one_of_each, p_values, split_normals
 from knowngood.errors import DataError, SettingsError
 
 
@@ -92,3 +92,46 @@ def test_folds_refuse_what_cannot_be_shared_out() -> None:
         folds(5, k=1)
     with pytest.raises(DataError, match=r"expected shape \(5,\), got \(4,\)"):
         folds(5, np.zeros(4))
+
+
+def test_without_groups_the_positions_are_what_they_were() -> None:
+    strata, alone = np.arange(12) % 2, np.arange(12)
+    for groups in (None, alone, alone[::-1], alone * 7 + 3):
+        parts = split_normals(12, strata, groups=groups, seed=3)
+        assert parts["select"].tolist() == [6]
+        assert parts["calibrate"].tolist() == [0, 3, 9]
+    some = [part.tolist() for part in folds(7, [0, 0, 0, 1, 1, 1, 1], 3, seed=1, groups=np.arange(7))]
+    assert some == [[0, 3, 5], [1, 4], [2, 6]]
+
+
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(2, 6), st.integers(0, 5))
+def test_a_group_stays_in_one_part_and_in_one_fold(groups: list[int], k: int, seed: int) -> None:
+    n, codes, strata = len(groups), np.array(groups), np.arange(len(groups)) % 3
+    for parts in (
+        list(split_normals(n, strata, groups=codes, seed=seed).values()),
+        folds(n, strata, k, seed, groups=codes),
+    ):
+        assert sorted(np.concatenate(parts).tolist()) == list(range(n))
+        assert sum(len(set(codes[part])) for part in parts) == len(set(groups))
+
+
+def test_one_item_of_each_group_counts_in_each_stratum() -> None:
+    groups, strata = np.array([5, 5, 5, 2, 2, 9]), np.array([0, 0, 1, 0, 0, 1])
+    kept = one_of_each(groups, strata, seed=1)
+    pairs = {(int(groups[i]), int(strata[i])) for i in kept}
+    assert len(kept) == 4
+    assert pairs == {(5, 0), (5, 1), (2, 0), (9, 1)}
+    assert one_of_each(np.arange(6)).tolist() == list(range(6))
+
+
+def test_with_groups_p_values_hold_between_groups() -> None:
+    """6 groups of 8 alike items, α = .2: one item of each gives the rate 1/7, all items 2/7 as 9/49 ≤ α."""
+    rng, alpha, draws = np.random.default_rng(0), 0.2, 1000
+    groups, own, every = np.repeat(np.arange(6), 8), 0, 0
+    for draw in range(draws):
+        effect = rng.normal(size=7)
+        scores, new = effect[groups] + 1e-6 * rng.normal(size=48), effect[6:]
+        own += p_values(scores[one_of_each(groups, seed=draw)], new)[0] <= alpha
+        every += p_values(scores, new)[0] <= alpha
+    assert abs(own / draws - 1 / 7) < 4 * (6 / 49 / draws) ** 0.5
+    assert every / draws > alpha

@@ -17,7 +17,7 @@ from knowngood.calibration.conformal import (
 from knowngood.calibration.drift import Alarm, DriftMonitor
 from knowngood.calibration.martingales import OnlineRanks, Wealth, log_wealth
 from knowngood.calibration.regions import Region, find_regions, largest_value, regions_table
-from knowngood.calibration.splits import folds, split_normals
+from knowngood.calibration.splits import folds, one_of_each, split_normals
 from knowngood.calibration.state import Calibration
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "log_wealth",
     "minimum_normals",
     "misfit",
+    "one_of_each",
     "p_values",
     "regions_table",
     "split_normals",

@@ -10,6 +10,8 @@ import typer
 
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
+from knowngood.cli.suspicious import list_suspicious
+from knowngood.errors import SettingsError
 from knowngood.files import write_json
 
 if TYPE_CHECKING:
@@ -25,6 +27,18 @@ def inspect(
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
+    suspicious: Annotated[
+        bool, typer.Option("--suspicious", help="list the normal images with the highest scores, for a person to check")
+    ] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="with --suspicious: a trained model; default: one is fitted to DATA, in folds",
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, help="with --suspicious: how many images to list")] = 20,
     strict: Annotated[bool, typer.Option("--strict", help="refuse if any file is unreadable")] = False,
     tolerance: Annotated[
         float | None,
@@ -34,7 +48,17 @@ def inspect(
         Path | None, typer.Option("--json", help="write every finding to this file", metavar="FILE")
     ] = None,
 ) -> None:
-    """List what is wrong with the data, file by file. Exit status 3 if training would refuse what is found."""
+    """List what is wrong with the data, file by file. Exit status 3 if training would refuse what is found.
+
+    With --suspicious list the normal images that look most anomalous instead. Anomalies among the images that calibrate
+    make a model miss others; it suffices to check those with the highest scores.
+    """
+    if suspicious:
+        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)
+        list_suspicious(images, data, model, most, json_file)
+        return
+    if model is not None:
+        raise SettingsError("--model goes with --suspicious; add that, or leave --model out")
     from knowngood.data import audit
 
     images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)

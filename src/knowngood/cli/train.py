@@ -193,7 +193,10 @@ def _to_train_on(
     if train_size is not None and train_size < len(normals):
         kept[np.random.default_rng(settings.random_state).permutation(normals)[train_size:]] = False
         normals = normals[kept[normals]]
-    images = keep_conditions(images, columns) if columns else images
+    group = settings.conditioning.group
+    if columns:  # the group column is no condition
+        kept_group = {name: values for name, values in images.conditions.items() if name == group}
+        images = keep_conditions(images, columns).annotate(None, kept_group)
     return images[kept], images[normals]
 
 

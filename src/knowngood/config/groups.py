@@ -50,6 +50,11 @@ class Conditioning(Group):
     measure: tuple[Literal["brightness", "contrast", "sharpness", "rotation"], ...] = Field(
         default=(), description="image factors measured on every image and added to its conditions"
     )
+    group: str | None = Field(
+        default="group",
+        description="column of what belongs together, such as the physical part or the patient: it stays in one part "
+        "of every split and is no condition; null: such a column is a condition",
+    )
     unknown: Literal["error", "infer"] = Field(default="error", description="a missing or new value when scoring")
     marginalise: Literal["auto", "soft", "hard"] = Field(
         default="auto",

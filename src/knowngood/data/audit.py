@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,8 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from knowngood.data.columns import text_of
 from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
+from knowngood.data.groups import pixel_digest
 from knowngood.data.imageset import ImageSet
+from knowngood.data.near_copies import SIDE, near_copies, signature
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.files import read_with_header
 from knowngood.data.readers.mask_file import read_masks
@@ -29,7 +31,7 @@ class Audit:
     """What was found, and the images that can be used.
 
     Attributes:
-        images: the set without unreadable images; masks that cannot be used are None.
+        images: the set without unreadable images; masks that cannot be used are None. `groups` are those of copies.
         findings: errors first, then warnings, then notes.
         total: images looked at, including files set aside while opening.
     """
@@ -65,11 +67,12 @@ class Audit:
             raise DataError(f"{self.images.name}: no usable image is left of {self.total}")
 
 
-def audit(images: ImageSet) -> Audit:
+def audit(images: ImageSet, group: str | None = "group") -> Audit:
     """Look at every image once: decode it, hash it, compare it. A thousand files of 256 px take seconds.
 
     Finds: files that are empty, truncated, no images, or of an unsupported kind; values that are not finite; constant
-    images; the same pixels twice (an error across labels or across splits, otherwise a note); mixed sizes, channels
+    images; the same pixels twice (an error across labels or across splits, otherwise a note); images that are nearly
+    copies, from 32 px on, and are not of one value of the column `group`; mixed sizes, channels
     or dtypes; what reading changed (alpha dropped, turned upright, …); masks that are unreadable, of the wrong size or
     empty, masks without an image and anomalous images without a mask; fewer than 20 normal images.
     """
@@ -87,8 +90,14 @@ def audit(images: ImageSet) -> Audit:
         if not look.kind and look.note:
             findings.append(Finding(name, "changed-in-reading", look.note, "note"))
     masks, mask_findings = _checked_masks(images, looks)
-    findings += [*_duplicates(images, looks), *_mixed(images.name, looks), *mask_findings]
-    kept = images.replace(masks=masks)[np.array([not look.kind for look in looks], dtype=bool)]
+    findings += [
+        *_duplicates(images, looks),
+        *_near_duplicates(images, looks, group),
+        *_mixed(images.name, looks),
+        *mask_findings,
+    ]
+    copies = np.unique([look.digest.hex() for look in looks], return_inverse=True)[1]
+    kept = images.replace(masks=masks, groups=copies)[np.array([not look.kind for look in looks], dtype=bool)]
     n = int(np.sum(kept.labels != 1))
     if n < FEW:
         why = f"with fewer than {FEW} a false-alarm rate is hardly guaranteed"
@@ -108,6 +117,7 @@ class _Look(NamedTuple):
     constant: bool = False
     kind: str = ""
     note: str = ""
+    signature: np.ndarray | None = None
 
 
 def _look(images: ImageSet, i: int) -> _Look:
@@ -121,10 +131,17 @@ def _look(images: ImageSet, i: int) -> _Look:
         return _Look(kind=error.kind, note=error.reason)
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         return _Look(kind="non-finite", note="holds values that are NaN or infinite")
-    digest = hashlib.blake2b(f"{image.shape}{image.dtype.str}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image).data)
+    digest = pixel_digest(image)
     constant = bool((image == image[0, 0]).all())
-    return _Look(digest.digest(), image.shape, image.dtype, constant, "", note)
+    return _Look(
+        digest,
+        image.shape,
+        image.dtype,
+        constant,
+        "",
+        note,
+        None if constant or min(image.shape[:2]) < SIDE else signature(image),
+    )
 
 
 def _duplicates(images: ImageSet, looks: Sequence[_Look]) -> list[Finding]:
@@ -149,6 +166,31 @@ def _duplicates(images: ImageSet, looks: Sequence[_Look]) -> list[Finding]:
         more = f" ({len(group)} copies in all)" if len(group) > 2 else ""
         reason = f"has the same pixels as {images.ids[b]}{how}{more}"
         findings.append(Finding(str(images.ids[a]), kind, reason, severity))
+    return findings
+
+
+def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None) -> list[Finding]:
+    """One finding for all images that are nearly copies of each other. Of those with the same pixels one counts."""
+    first = {look.digest: i for i, look in reversed(list(enumerate(looks))) if look.signature is not None}
+    at = sorted(first.values())
+    if not at:
+        return []
+    same = near_copies(np.stack([looks[i].signature for i in at]))  # type: ignore[arg-type]
+    named = images.conditions.get(group or "")
+    members: dict[int, list[int]] = defaultdict(list)
+    for i, which in zip(at, same.tolist(), strict=True):
+        members[which].append(i)
+    findings = []
+    for alike in members.values():
+        known = named is not None and len(set(map(str, named[alike]))) == 1 and text_of(named[alike[0]]) is not None
+        if len(alike) > 1 and not known:
+            more = f" ({len(alike)} images in all)" if len(alike) > 2 else ""
+            reason = (
+                f"looks like {images.ids[alike[1]]}{more}: a copy, recompressed, brighter or turned, or a frame of one "
+                f"burst. If they show one part, give both one value in a column '{group or 'group'}': then they are "
+                "never fitted to and calibrated with at once"
+            )
+            findings.append(Finding(str(images.ids[alike[0]]), "near-duplicate", reason, "warning"))
     return findings
 
 

@@ -41,8 +41,13 @@ class Column(BaseModel):
     medians: tuple[float, ...] = ()
 
     @classmethod
-    def fit(cls, name: str, data: ArrayLike, n: int, roles: tuple[Role, ...]) -> Column:
-        """The column of `n` items; see `ConditionSchema.fit`. Without roles nothing is looked at."""
+    def fit(cls, name: str, data: ArrayLike, n: int, roles: tuple[Role, ...], rows: Ints | None = None) -> Column:
+        """The column of `n` items; see `ConditionSchema.fit`. Without roles nothing is looked at.
+
+        Args:
+            rows: positions of the items that mean, std, edges and medians are learned from; None for all. The kind of
+                the column and the values of a categorical one are those of all items.
+        """
         array = as_array(name, data, n)
         if not roles:
             return cls(name=name, kind="categorical", roles=())
@@ -59,6 +64,7 @@ class Column(BaseModel):
         numbers = numbers_of(array, name) if _numeric(array) else None
         if numbers is None or (len(texts) <= MOST_CATEGORIES_FROM_NUMBERS and (numbers == np.round(numbers)).all()):
             return cls(name=name, kind="categorical", roles=roles, values=_ordered([text for text in texts if text]))
+        numbers = numbers if rows is None else numbers[rows]
         edges = np.unique(np.quantile(numbers, np.linspace(0, 1, MOST_BINS + 1)[1:-1]))
         bins, codes = np.unique(np.searchsorted(edges, numbers, side="right"), return_inverse=True)
         edges = edges[bins[1:] - 1]  # the lower edges of the bins that hold something

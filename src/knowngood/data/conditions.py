@@ -91,7 +91,11 @@ class ConditionSchema(BaseModel):
 
     @classmethod
     def fit(
-        cls, columns: Mapping[str, ArrayLike], n: int, roles: Mapping[str, Sequence[Role]] | None = None
+        cls,
+        columns: Mapping[str, ArrayLike],
+        n: int,
+        roles: Mapping[str, Sequence[Role]] | None = None,
+        rows: Ints | None = None,
     ) -> ConditionSchema:
         """The schema of `n` items.
 
@@ -99,12 +103,17 @@ class ConditionSchema(BaseModel):
         like text (whatever their dtype: a missing value elsewhere turns integers into floats). Text is always
         categorical. Columns not named in `roles` get all roles.
 
+        Args:
+            rows: positions (M,) of the items that numbers are learned from: mean, scale and bins of a column, and how
+                often a combination occurs, at least once. None for all. Which values and combinations exist is known
+                from all items, so that those which are not learned from can be scored.
+
         Raises:
             SettingsError: `roles` names an unknown column or role.
             DataError: a value is missing or not finite, lengths differ, or more than 4096 combinations are observed.
         """
         roles = _checked_roles(roles or {}, list(columns))
-        fitted = tuple(Column.fit(name, data, n, roles.get(name, ALL_ROLES)) for name, data in columns.items())
+        fitted = tuple(Column.fit(name, data, n, roles.get(name, ALL_ROLES), rows) for name, data in columns.items())
         used = [column for column in fitted if column.in_cells]
         if not used:
             return cls(columns=fitted)
@@ -117,7 +126,19 @@ class ConditionSchema(BaseModel):
                 f"allowed. Take the roles 'infer' and 'stratify' from a column, for example "
                 f"roles={{'{widest.name}': ('model',)}} ({widest.n_codes:,} values), or omit the column."
             )
-        return cls(columns=fitted, cells=tuple(map(tuple, cells.tolist())), counts=tuple(np.bincount(which).tolist()))
+        counts = np.bincount(which if rows is None else which[rows], minlength=len(cells)).clip(1)
+        return cls(columns=fitted, cells=tuple(map(tuple, cells.tolist())), counts=tuple(counts.tolist()))
+
+    def refit(self, columns: Mapping[str, ArrayLike], n: int, rows: Ints) -> ConditionSchema:
+        """The schema of the same columns of the same `n` items, with its numbers learned from those at `rows`."""
+        roles = {column.name: column.roles for column in self.columns}
+        return self.fit({name: columns[name] for name in roles}, n, roles, rows)
+
+    def kinds(self, columns: Mapping[str, ArrayLike], n: int) -> Ints:
+        """(n,) numbers of the Mondrian groups by categorical columns alone, which depend on nothing that is learned."""
+        by_name = [column for column in self.strata_columns if column.kind == "categorical"]
+        codes = [column.read(columns[column.name], n)[0] for column in by_name]
+        return group(np.stack(codes, axis=1))[1] if codes else np.zeros(n, dtype=np.int64)
 
     @property
     def width(self) -> int:

@@ -22,7 +22,7 @@ class ImageSet(ItemSet):
 
     Attributes:
         pixels: gives image i as (H, W, C) in its native dtype.
-        ids, labels, conditions, splits: see `ItemSet`. Ids are paths relative to the opened folder, or numbers.
+        ids, labels, conditions, splits, groups: see `ItemSet`. Ids are paths relative to the opened folder, or numbers.
         masks: of each image its mask files, which are joined, or None; or None if the source has no masks.
         name: data set or folder name, or "array".
         variant: how this copy differs from the official data, or None.
@@ -38,6 +38,7 @@ class ImageSet(ItemSet):
     name: str = "array"
     variant: str | None = None
     rejected: tuple[Finding, ...] = ()
+    groups: np.ndarray | None = None
 
     items = "images"
 

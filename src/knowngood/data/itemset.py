@@ -18,18 +18,20 @@ class ItemSet(ABC):
     """N items; a base of frozen dataclasses.
 
     ids: (N,) str, unique. labels: (N,) 0 normal, 1 anomalous, NaN unknown. conditions: column → (N,) values; None or
-    NaN where unknown. splits: (N,) str such as "train" and "test", or None.
+    NaN where unknown. splits: (N,) str such as "train" and "test", or None. groups: (N,) integers, the same for items
+    that belong together (see `data.groups`); None where nobody has looked.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     conditions: dict[str, np.ndarray]
     splits: np.ndarray | None
+    groups: np.ndarray | None
     name: str
     items: ClassVar[str]  # what errors call them
 
     def __post_init__(self) -> None:
-        parts = {name: getattr(self, name, None) for name in ("ids", "labels", "splits", "masks")}
+        parts = {name: getattr(self, name, None) for name in ("ids", "labels", "splits", "groups", "masks")}
         parts |= {f"condition '{column}'": values for column, values in self.conditions.items()}
         for what, values in parts.items():
             if values is not None and len(values) != len(self):
@@ -70,6 +72,7 @@ class ItemSet(ABC):
             labels=self.labels[index],
             conditions={column: values[index] for column, values in self.conditions.items()},
             splits=None if self.splits is None else self.splits[index],
+            groups=None if self.groups is None else self.groups[index],
             **self._take(index),
         )
 

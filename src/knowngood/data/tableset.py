@@ -13,7 +13,7 @@ from knowngood.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class TableSet(ItemSet):
-    """N rows (N, F) of finite numbers, with ids, labels, conditions and splits: see `ItemSet`.
+    """N rows (N, F) of finite numbers, with ids, labels, conditions, splits and groups: see `ItemSet`.
 
     names: of the F columns, if they have any.
     """
@@ -25,6 +25,7 @@ class TableSet(ItemSet):
     splits: np.ndarray | None = None
     name: str = "table"
     names: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
 
     items = "rows"
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import Calibration, largest_value, minimum_normals
+from knowngood.calibration import Calibration, largest_value, minimum_normals, one_of_each
 from knowngood.config import FeatureOptions, Settings
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
@@ -23,16 +23,19 @@ from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.scores import Adjustment, Score
 from knowngood.scores.marginal import choose_rule
 
+MOST_KEPT = 100  # suspicious items, with a model
 MOST_NAMED = 5  # conditions in a message
 
 
 class NormalScores(NamedTuple):
     """What n calibration items scored, (n,) each: raw scores, strata, marginal scores and largest values of maps."""
 
+    ids: np.ndarray
     values: np.ndarray
     strata: np.ndarray
     marginal: np.ndarray | None
     maps: np.ndarray | None  # None where the model has no calibrated maps
+    groups: np.ndarray | None  # items of one group belong together; None where all are independent
 
     @classmethod
     def concat(cls, parts: Sequence[NormalScores]) -> NormalScores:
@@ -41,22 +44,28 @@ class NormalScores(NamedTuple):
         return cls(*columns)
 
 
-def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> Pipeline:
-    """The pipeline calibrated on normal items that took no part in the fit; added groups are gone."""
+def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> tuple[Pipeline, list[dict[str, Any]]]:
+    """The pipeline calibrated on normal items that took no part in the fit, and the most suspicious of them.
+
+    Added groups are gone.
+    """
     scores = normal_scores(pipeline, normals)
     statistics = image_statistics(normals, scores.strata)
-    return replace(with_calibration(pipeline, scores, method), statistics=statistics, added=())
+    pipeline = replace(with_calibration(pipeline, scores, method), statistics=statistics, added=())
+    return pipeline, suspicious(pipeline, scores)
 
 
 def add_group(pipeline: Pipeline, normals: Items, values: dict[str, str], unknown: Unknown | None = None) -> Pipeline:
     """The pipeline with a Mondrian group of its calibration alone: items with these values, column → text.
 
     Their anomaly scores, as the other calibration gives them, are compared with those of the normal items given. A
-    group of these values that was added before is replaced.
+    group of these values that was added before is replaced. Of items that belong together one counts.
 
     Raises:
         DataError: an item cannot be read. NotEnoughNormals: too few for the α of the fit.
     """
+    if normals.groups is not None:
+        normals = normals[one_of_each(normals.groups)]
     alpha, columns = pipeline.settings.alpha, {name: np.full(len(normals), value) for name, value in values.items()}
     before = tuple(group for group in pipeline.added if group.values != values)
     # Read as items of the group, and judged by the calibration of the fit alone.
@@ -85,14 +94,16 @@ def image_statistics(normals: Items, group: np.ndarray) -> ImageStatistics | Non
     return ImageStatistics.of(normals, group) if isinstance(normals, ImageSet) else None
 
 
-def check_enough(pipeline: Pipeline, n: int) -> None:
-    """Raise NotEnoughNormals if n calibration items cannot guarantee the α of the fit."""
+def check_enough(pipeline: Pipeline, normals: Items) -> None:
+    """Raise NotEnoughNormals if these calibration items, one of each group, cannot guarantee the α of the fit."""
     alpha = pipeline.settings.alpha
+    n = len(normals) if normals.groups is None else len(np.unique(normals.groups))
+    of = f" in {n} groups" if n < len(normals) else ""
     needed = minimum_normals(alpha)
     if n < needed:
         raise NotEnoughNormals(
-            f"{n} normal items to calibrate on; alpha = {alpha:g} needs at least {needed}, {needed - n} more: with "
-            "fewer nothing could be flagged. Give more normal items. The calibration stays as it was.",
+            f"{len(normals)} normal items{of} to calibrate on; alpha = {alpha:g} needs at least {needed}, {needed - n} "
+            "more: with fewer nothing could be flagged. Give more normal items. The calibration stays as it was.",
             missing=needed - n,
         )
 
@@ -132,22 +143,44 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
         if batch.grids is not None:
             rows = np.arange(len(batch.items))
             maps += [largest_value(one) for _, one in image_maps(pipeline, batch, rows)]
-    marginal = None
+    marginal, largest = None, np.array(maps) if maps else None
     if marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
         hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
         marginal = np.concatenate([marginal_scores(pipeline, batch) for batch in hidden])
-    return NormalScores(np.concatenate(values), np.concatenate(strata), marginal, np.array(maps) if maps else None)
+    return NormalScores(normals.ids, np.concatenate(values), np.concatenate(strata), marginal, largest, normals.groups)
 
 
 def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -> Pipeline:
-    """The pipeline with thresholds and p-values from these scores."""
+    """The pipeline with thresholds and p-values from these scores, one of each group that belongs together.
+
+    p-values are (1 + k)/(n + 1) of n independent scores. So of a group in a Mondrian group one random item counts.
+    """
     names, alpha = pipeline.schema.stratum_names, pipeline.settings.alpha
-    calibration = Calibration.fit(scores.values, scores.strata, names, alpha=alpha)
-    marginal = None if scores.marginal is None else Calibration.fit(scores.marginal, alpha=alpha)
-    maps = None if scores.maps is None else Calibration.fit(scores.maps, scores.strata, names, alpha=alpha)
+    every = slice(None)
+    own, one = (
+        (every, every)
+        if scores.groups is None
+        else (one_of_each(scores.groups, scores.strata), one_of_each(scores.groups))
+    )
+    calibration = Calibration.fit(scores.values[own], scores.strata[own], names, alpha=alpha)
+    marginal = None if scores.marginal is None else Calibration.fit(scores.marginal[one], alpha=alpha)
+    maps = None if scores.maps is None else Calibration.fit(scores.maps[own], scores.strata[own], names, alpha=alpha)
     return replace(
         pipeline, calibration=calibration, marginal_calibration=marginal, map_calibration=maps, calibrated_by=method
     )
+
+
+def suspicious(pipeline: Pipeline, scores: NormalScores) -> list[dict[str, Any]]:
+    """The calibration items with the highest scores, at most 100, highest first: id, anomaly_score, condition.
+
+    If anomalies are among the calibration items, thresholds are too high and anomalies are missed. It suffices that a
+    person corrects those with the highest scores (Label-Trim, arXiv:2502.04807).
+    """
+    calibration = calibrated(pipeline)
+    scale = calibration.anomaly_score(scores.values, scores.strata)
+    names = np.array([*calibration.stratum_names, "none"])[scores.strata]
+    order = np.argsort(-scale, kind="stable")[:MOST_KEPT]
+    return [{"id": str(scores.ids[i]), "anomaly_score": float(scale[i]), "condition": str(names[i])} for i in order]
 
 
 def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustment], schema: ConditionSchema) -> bool:

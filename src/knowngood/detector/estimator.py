@@ -19,6 +19,7 @@ from knowngood.config import Settings, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import TableSet, open_images
+from knowngood.data.groups import grouped
 from knowngood.data.open import as_columns
 from knowngood.data.readers.given import holds_images, listed
 from knowngood.data.readers.limits import Limits
@@ -79,7 +80,8 @@ class Detector(OutlierMixin, BaseEstimator):
         pipeline_: the fitted parts. offset_: `decision_function` is `score_samples` − offset_; −inf if `alpha` cannot
         be guaranteed. split_: {"fit" | "select" | "calibrate": positions among the accepted normals}. about_: plain
         data on the fit; "recipe" says what "auto" chose. training_: {"history": rows that training logged, "audit":
-        findings of the data audit}. n_features_in_: for tables.
+        findings of the data audit, "suspicious": calibration items with the highest scores, to check by eye}.
+        n_features_in_: for tables.
     """
 
     def __init__(
@@ -200,16 +202,17 @@ class Detector(OutlierMixin, BaseEstimator):
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
         self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
+        highest = fitted.suspicious
         if others:
-            more = self._items(calibration_set, None)
+            more = self._items(calibration_set, None, groups=True)
             check_unfitted(self.pipeline_, more)
-            self.pipeline_ = calibrate(self.pipeline_, more, "set")
+            self.pipeline_, highest = calibrate(self.pipeline_, more, "set")
             self.about_["data"]["calibrated_on"] = more.name
             self.about_["data"]["calibrate"] = len(self.pipeline_.calibration or ())
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
         self.about_["seconds"] = round(time.perf_counter() - started, 3)
-        self.training_ = {"history": fitted.history, "audit": findings}
+        self.training_ = {"history": fitted.history, "audit": findings, "suspicious": highest}
         return self
 
     def calibrate(
@@ -236,13 +239,14 @@ class Detector(OutlierMixin, BaseEstimator):
             NotEnoughNormals: too few for the α of the fit; the calibration stays as it was.
         """
         check_is_fitted(self, "pipeline_")
-        items = self._items(X, conditions)
-        check_enough(self.pipeline_, len(items))
+        items = self._items(X, conditions, groups=True)
+        check_enough(self.pipeline_, items)
         check_unfitted(self.pipeline_, items)
         if as_group is not None:
             self.pipeline_ = add_group(self.pipeline_, items, checked_values(as_group), unknown)
             return self
-        self.pipeline_ = calibrate(self.pipeline_, items, "set")
+        self.pipeline_, highest = calibrate(self.pipeline_, items, "set")
+        self.training_ = {**self.training_, "suspicious": highest}
         self.about_["data"]["calibrated_on"] = items.name
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
@@ -525,8 +529,10 @@ class Detector(OutlierMixin, BaseEstimator):
             if pipeline.representation.names:
                 self.feature_names_in_ = np.array(pipeline.representation.names, dtype=object)
 
-    def _items(self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False) -> Items:
-        """X as items with their conditions and labels."""
+    def _items(
+        self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False, groups: bool = False
+    ) -> Items:
+        """X as items with their conditions and labels; with their groups, or without the column of these."""
         columns, X = as_columns(conditions), listed(X)
         if holds_images(X):
             options = parse_settings(self.get_params(deep=False)).data if reset else self.pipeline_.settings.data
@@ -536,6 +542,12 @@ class Detector(OutlierMixin, BaseEstimator):
             items = TableSet.from_array(rows).replace(names=tuple(getattr(self, "feature_names_in_", ())))
         if not reset and not len(items):
             raise DataError(f"{items.name}: there is no item in it; expected at least one")
+        column = None if reset else self.pipeline_.settings.conditioning.group
+        if groups:  # new calibration items need not have the column
+            items = items.annotate(None, {name: v for name, v in (columns or {}).items() if name == column})
+            items = grouped(items, column if column in items.conditions else None)
+        if column is not None and columns is not None:
+            columns = {name: values for name, values in columns.items() if name != column}
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
             items = only(items, self.pipeline_.schema, {c for group in self.pipeline_.added for c in group.values})

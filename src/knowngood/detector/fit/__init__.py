@@ -12,7 +12,7 @@ import torch
 
 from knowngood import __version__
 from knowngood.config import Settings
-from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, with_calibration
+from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, suspicious, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
@@ -32,6 +32,7 @@ class Fitted:
     split: dict[str, np.ndarray]
     about: dict[str, Any]
     history: list[dict[str, Any]]
+    suspicious: list[dict[str, Any]]  # calibration items with the highest scores
 
 
 def fit_pipeline(
@@ -64,13 +65,16 @@ def fit_pipeline(
     tasks = out_of_fold(plan, fit, representation, refit=learns(representation)) if cross else []
     at_once = int(settings.training.memory_gb * 2**30) // (len(fit) * representation.bytes_per_image)
     (pipeline, learned), *scored = side_by_side([lambda: _learned(plan, representation, run), *tasks], at_once)
+    highest: list[dict[str, Any]] = []
     if cross:
-        pipeline = with_calibration(pipeline, NormalScores.concat([scores for _, scores in scored]), "cross")
+        out_of_fold_scores = NormalScores.concat([scores for _, scores in scored])
+        pipeline = with_calibration(pipeline, out_of_fold_scores, "cross")
         pipeline = replace(pipeline, statistics=image_statistics(plan.normals[fit], plan.encoded.stratum[fit]))
+        highest = suspicious(pipeline, out_of_fold_scores)
     if isinstance(pipeline.representation, CachedFeatures):  # images that calibrate are not among the cached ones
         pipeline = replace(pipeline, representation=pipeline.representation.base)
     if not others_calibrate and not cross:
-        pipeline = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")
+        pipeline, highest = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")
     index = np.concatenate([fit, select])
     pipeline = replace(pipeline, fitted_to=np.unique(plan.normals[index].digests()))
     history, training = learned.history, {}
@@ -89,6 +93,7 @@ def fit_pipeline(
             "variant": getattr(normals, "variant", None),
             "fingerprint": fingerprint,
             "normals": len(normals),
+            "groups": len(normals) if plan.normals.groups is None else len(np.unique(plan.normals.groups)),
             "known_anomalies": len(labelled),
             **{part: len(index) for part, index in plan.split.items()},
             "calibrate": len(pipeline.calibration or ()),
@@ -105,7 +110,7 @@ def fit_pipeline(
         "threads": torch.get_num_threads(),
         **({} if learned.labels is None else {"labels": learned.labels}),
     }
-    return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps))
+    return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), highest)
 
 
 def _learned(plan: Plan, representation: Any, run: Run) -> tuple[Pipeline, Learned]:

@@ -92,7 +92,8 @@ def learn_penalty(
     else:
         apart: list[Any] = [None if column is None else column[at] for column in (held_out, scores)]
         evidence, unread = item_evidence(pipeline, normals[at], labelled, *apart)
-    used = len(np.unique(evidence.item[evidence.label[evidence.item] == 1]))
+    rows = np.unique(evidence.item[evidence.label[evidence.item] == 1])
+    used = len(rows if evidence.group is None else np.unique(evidence.group[rows]))  # copies count once
     report |= {"used": used, "left_out": left_out | unread}
     if used < LEAST_LABELLED:
         return unchanged(f"{used} of {report['given']} can be used, and at least {LEAST_LABELLED} are needed")
@@ -170,6 +171,7 @@ def item_evidence(
         projected=lambda direction, at: (vectors[at] @ direction)[:, None],
         scores=lambda added, at: base[at] + added[:, 0],
         state={"mean": mean, "std": std},
+        group=groups_of(normals, labelled),
     )
     return evidence, left_out
 
@@ -288,8 +290,17 @@ def patch_evidence(
         spread=float(normal.maps.flatten(1)[counted(normal)].std()),
         projected=projected,
         scores=scores,
+        group=groups_of(normals, images),
     )
     return evidence, left_out
+
+
+def groups_of(normals: Items, labelled: Items) -> Ints | None:
+    """The groups of normal and labelled items, one after the other; None where every item is independent."""
+    if normals.groups is None or labelled.groups is None:
+        return None
+    groups = np.concatenate([normals.groups, labelled.groups])
+    return groups if len(np.unique(groups)) < len(groups) else None
 
 
 def normal_locations(maps: Tensor, counted: Tensor, rng: np.random.Generator) -> Bools:

@@ -9,18 +9,29 @@ from knowngood.data import ImageSet, audit
 from knowngood.data.columns import identifies
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import with_measured
+from knowngood.data.groups import grouped
 from knowngood.detector.pipeline import Items
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.objectives.base import Objective
 
 
 def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:
-    """The items without unreadable ones, and all findings; refused if more is wrong than the settings tolerate."""
+    """The items without unreadable ones, in their groups, and all findings.
+
+    Raises:
+        DataError: more is wrong than the settings tolerate; there is no group column of the name that is set.
+    """
+    column = settings.conditioning.group
+    if column in (settings.conditioning.roles or ()):
+        raise SettingsError(
+            f"conditioning: '{column}' is the group column and in roles; leave it out of roles, or set "
+            "conditioning={'group': None} to use it as a condition"
+        )
     if not isinstance(items, ImageSet):
-        return items, []
-    found = audit(items)
+        return grouped(items, column), []
+    found = audit(items, column)
     found.check(0.0 if settings.data.strict else settings.data.tolerance)
-    return found.images, found.to_records()
+    return grouped(found.images, column), found.to_records()
 
 
 def measured(items: Items, settings: Settings, schema: ConditionSchema | None = None) -> Items:

@@ -34,7 +34,7 @@ from knowngood.data.tiling.tiles import Tiles, drawn
 from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import learn_penalty
-from knowngood.detector.fit.plan import Plan, build_objective
+from knowngood.detector.fit.plan import Plan, build_objective, learned_from
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Representation
 from knowngood.detector.scoring import READERS, rows_at_once
@@ -204,10 +204,11 @@ def out_of_fold(
 ) -> list[Callable[[], tuple[np.ndarray, NormalScores]]]:
     """Tasks, one a fold of the normals at `index`: positions in `index`, and scores by a model of the other folds.
 
-    In each fold all that learns from images is fitted anew to the others: Gaussians, shrinkage, context, per-location
-    statistics, global score. Out-of-fold scores come from models of fewer images than the final one, which scores new
-    items. So p-values err on the large side; the guarantee of cross-conformal prediction (Vovk 2015; Barber et al.,
-    arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring with all K models, not with one refitted to all items.
+    In each fold all that learns from images and conditions is fitted anew to the others: scales and bins of conditions,
+    Gaussians, shrinkage, context, per-location statistics, global score. Out-of-fold scores come from models of fewer
+    images than the final one, which scores new items. So p-values err on the large side; the guarantee of
+    cross-conformal prediction (Vovk 2015; Barber et al., arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring
+    with all K models, not with one refitted to all items. Items of one group lie in one fold.
 
     Args:
         refit: fit the representation to the others too.
@@ -215,10 +216,14 @@ def out_of_fold(
 
     def scored(part: np.ndarray) -> tuple[np.ndarray, NormalScores]:
         rest = np.setdiff1d(index, index[part])
-        learned = learn(plan, rest, rest[:0], represent(plan, rest) if refit else representation)
-        return part, normal_scores(learned.pipeline, plan.normals[index[part]])
+        others = learned_from(plan, rest)
+        learned = learn(others, rest, rest[:0], represent(others, rest) if refit else representation)
+        scores = normal_scores(learned.pipeline, plan.normals[index[part]])
+        return part, scores._replace(strata=plan.encoded.stratum[index[part]])  # as the final model groups them
 
-    parts = folds(len(index), plan.encoded.stratum[index], plan.settings.calibration.folds, plan.seed)
+    normals = plan.normals[index]
+    kinds = plan.schema.kinds(normals.conditions, len(index))
+    parts = folds(len(index), kinds, plan.settings.calibration.folds, plan.seed, groups=normals.groups)
     return [partial(scored, part) for part in parts]
 
 
@@ -262,7 +267,7 @@ def build_model(
         assert objective is not None
         return resolve(options, objective.prior, shape).build(shape, width, objective.nuisance_dim)
     if isinstance(options, PatchGaussianOptions):
-        sizes = gaussian_cells(plan, options, width)
+        sizes = gaussian_cells(plan, options, width, index)
         model = options.build(shape=shape, **sizes)
         if plan.ignore is not None:
             ignored = Ignored.of_model(plan.ignore, plan.schema, model)
@@ -278,8 +283,10 @@ def build_model(
     return options.build(shape=shape, condition_dim=width)  # type: ignore[union-attr]
 
 
-def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int) -> dict[str, Any]:
+def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int, index: np.ndarray) -> dict[str, Any]:
     """Sizes of a PatchGaussian: its cells, and which of them have too few images for Gaussians of their own.
+
+    The cells are those of all normals. One with fewer than 2 images at `index` to fit to has the Gaussians of all.
 
     Raises:
         DataError: a cell has fewer than 8 normal images and `few` is "refuse".
@@ -298,7 +305,8 @@ def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int) -> dic
             f"{counts[where]} normal images{of} to fit to; a Gaussian at each location needs at least {FEWEST}. Give "
             "more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to use the Gaussians of all"
         )
-    pooled = (counts < FEWEST).tolist()
+    fitted = np.bincount(cell.reshape(-1)[index], minlength=len(keys))
+    pooled = ((counts < FEWEST) | (fitted < 2)).tolist()
     return {"keys": keys.tolist(), "continuous": continuous.tolist(), "pooled": pooled}
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
 Floats = NDArray[np.float64]
@@ -44,7 +44,8 @@ class Evidence:
     labelled anomalies, 0 for normal items. compared (N,): items whose scores count. centre (N,): typical normal score
     of the item's Mondrian group. spread: standard deviation of what the penalty is added to, over normal items.
     projected(direction (F,), at (n,)) → (n, L) direction · b(v) at the L locations of items, −inf where ignored.
-    scores(penalty (n, L), at (n,)) → (n,) scores. state: tensors that go with the penalty.
+    scores(penalty (n, L), at (n,)) → (n,) scores. state: tensors that go with the penalty. group (N,): the same for
+    items that belong together, which lie in one fold; None where all are independent.
     """
 
     vectors: Floats
@@ -56,6 +57,7 @@ class Evidence:
     projected: Callable[[Floats, Ints], Floats]
     scores: Callable[[Floats, Ints], Floats]
     state: dict[str, Tensor] = field(default_factory=dict)
+    group: Ints | None = None
 
 
 class Choice(NamedTuple):
@@ -70,8 +72,10 @@ class Choice(NamedTuple):
 def choose(evidence: Evidence, seed: int) -> Choice:
     """The penalty with the largest gain in held-out AUROC, minus its price; weight 0 if no gain is significant."""
     label, normal, n = evidence.label, evidence.label == 0, len(evidence.label)
-    folds = StratifiedKFold(min(FOLDS, int(label.sum())), shuffle=True, random_state=seed)
-    parts = [(train, test) for train, test in folds.split(label, label)]
+    independent = len(np.flatnonzero(label)) if evidence.group is None else len(np.unique(evidence.group[~normal]))
+    kind = StratifiedKFold if evidence.group is None else StratifiedGroupKFold
+    folds = kind(min(FOLDS, independent), shuffle=True, random_state=seed)
+    parts = list(folds.split(label, label, evidence.group))
     at = np.flatnonzero(evidence.compared)
     zero = np.zeros_like(evidence.projected(np.zeros(evidence.vectors.shape[1]), at))
 

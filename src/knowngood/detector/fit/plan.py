@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from knowngood.representations import Backbone
 class Plan:
     """All that a fit starts from. Settings are resolved.
 
-    normals: N normal items, with the columns of the schema alone; encoded: their conditions. split: positions of those
+    normals: N normal items, with the columns of the schema alone, and their groups; encoded: their conditions. Numbers
+    of the schema are learned from the normals that are fitted to. split: positions of those
     that are fitted to ("fit"), held out for early stopping and the like ("select"), and that only calibrate
     ("calibrate"; none where the calibration is cross-conformal or other items calibrate). factors: (N, K) nuisance
     factors, NaN where unknown, not yet standardised. labelled: anomalies that the score or the objective may learn
@@ -68,15 +69,16 @@ def make_plan(
     if factors is not None and objective is not None:  # NaN for items that do not show theirs
         factors = np.where(shown(factors, objective.labelled_share, seed)[:, None], factors, np.nan)
     normals, labelled = only(normals, schema), only(labelled, schema)
-    encoded = schema.expand(normals.conditions, len(normals))
+    split = _split(normals, schema.kinds(normals.conditions, len(normals)), settings, seed, set_aside=set_aside)
+    schema = schema.refit(normals.conditions, len(normals), split["fit"])
     width = schema.width if objective is None or objective.conditional else 0
     ignore = None if settings.data.ignore is None else read_ignored(settings.data.ignore, schema, width)
     return Plan(
         settings=settings,
         schema=schema,
         normals=normals,
-        encoded=encoded,
-        split=_split(normals, encoded, settings, seed, set_aside=set_aside),
+        encoded=schema.expand(normals.conditions, len(normals)),
+        split=split,
         seed=seed,
         factors=factors,
         labelled=labelled if len(labelled) and settings.labels != "ignore" else None,
@@ -86,26 +88,47 @@ def make_plan(
     )
 
 
+def learned_from(plan: Plan, rows: np.ndarray) -> Plan:
+    """The plan with the numbers of the schema learned from the normals at `rows` alone, for example without a fold."""
+    conditions, n = plan.normals.conditions, len(plan.normals)
+    schema = plan.schema.refit(conditions, n, rows)
+    return replace(plan, schema=schema, encoded=schema.expand(conditions, n))
+
+
 def build_objective(settings: Settings) -> Objective | None:
     """The objective of a VAE; None for models without one."""
     return settings.model.objective.build() if isinstance(settings.model, VAEOptions) else None
 
 
 def _split(
-    normals: Items, encoded: Expanded, settings: Settings, seed: int, *, set_aside: bool
+    normals: Items, kinds: np.ndarray, settings: Settings, seed: int, *, set_aside: bool
 ) -> dict[str, np.ndarray]:
     options = settings.calibration
     sets_aside = set_aside and options.method == "split"
     select = options.select_fraction if isinstance(settings.model, VAEOptions) else 0.0
     fractions = {"select": select, "calibrate": options.fraction if sets_aside else 0.0}
-    split = split_normals(len(normals), encoded.stratum, seed=seed, **fractions)
+    groups = normals.groups
+    independent = len(normals) if groups is None else len(np.unique(groups))
+    if set_aside and 1 == independent < len(normals):
+        raise NotEnoughNormals(
+            f"all {len(normals)} normal items belong together: they are copies of each other or have one value of "
+            f"{settings.conditioning.group!r}, and none is left to calibrate with. Give normal items of other groups, "
+            "or other ones by fit(calibration_set=…)",
+            missing=1,
+        )
+    split = split_normals(len(normals), kinds, groups=groups, seed=seed, **fractions)
     if sets_aside and not len(split["calibrate"]):
         raise NotEnoughNormals(
-            f"{len(normals)} normal items leave none to calibrate with at fraction = {options.fraction:g}; give more "
+            f"{len(normals)} normal items{_in_groups(independent, len(normals))} leave none to calibrate with at "
+            f"fraction = {options.fraction:g}; give more "
             "normal items, a larger calibration={'fraction': …}, or others by fit(calibration_set=…)",
             missing=1,
         )
     return split
+
+
+def _in_groups(groups: int, items: int) -> str:
+    return "" if groups == items else f" in {groups} groups"
 
 
 def _shift(settings: Settings, objective: Objective | None, labelled: Items) -> Shift | None:

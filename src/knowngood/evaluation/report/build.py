@@ -20,6 +20,7 @@ from knowngood.files import write_text
 
 MOST_ROWS = 5000
 MOST_FINDINGS = 500
+MOST_SUSPICIOUS = 10
 
 
 def write_report(path: str | Path, inputs: ReportInputs) -> Path:
@@ -62,6 +63,7 @@ def render(inputs: ReportInputs) -> str:
         "training": sections.training(inputs),
         "metrics": _metrics(inputs.metrics),
         "findings": list(inputs.audit)[:MOST_FINDINGS],
+        "suspicious": list(inputs.suspicious)[:MOST_SUSPICIOUS],
         "audit_summary": _audit_summary(inputs.audit),
         "command": inputs.command,
         "settings": flattened(inputs.settings),

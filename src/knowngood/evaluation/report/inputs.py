@@ -51,6 +51,7 @@ class ReportInputs(Results):
         history: rows with `step`, `split` and named losses and terms.
         best_step: the step whose weights were kept.
         audit: findings as records: `path_or_id`, `kind`, `reason`, `severity`.
+        suspicious: calibration images with the highest scores as records: `id`, `anomaly_score`.
         environment: versions, device, seed, fingerprint: name → value.
         metrics: `auroc`, `auroc_interval` (low, high), and any other named floats. If empty, the AUROC and its interval
             are computed if there are labels of both kinds.
@@ -65,6 +66,7 @@ class ReportInputs(Results):
     history: Sequence[Mapping[str, Any]] = ()
     best_step: int | None = None
     audit: Sequence[Mapping[str, Any]] = ()
+    suspicious: Sequence[Mapping[str, Any]] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -108,6 +110,7 @@ def report_inputs(
         history=detector.training_.get("history", ()),
         best_step=about.get("training", {}).get("best_step"),
         audit=detector.training_.get("audit", ()),
+        suspicious=detector.training_.get("suspicious", ()),
         environment=_environment(about),
         metrics=evaluation.metrics,
     )

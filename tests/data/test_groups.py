@@ -1,0 +1,78 @@
+"""Copies and group columns as groups; near-copies of images."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knowngood.data import ImageSet, TableSet, audit
+from knowngood.data.groups import grouped, row_copies
+from knowngood.errors import DataError
+
+
+def textures(n: int, side: int = 32, seed: int = 0) -> np.ndarray:
+    """Grey images that differ in their low frequencies, around one common picture."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.normal(size=(n, side // 4, side // 4)) * 25 + np.linspace(60, 180, side // 4)
+    return coarse.repeat(4, 1).repeat(4, 2).clip(0, 255).astype(np.uint8)
+
+
+def jpeg(image: np.ndarray) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=85)
+    return np.asarray(Image.open(file))
+
+
+def test_items_linked_by_copies_or_by_the_column_are_one_group() -> None:
+    """0 and 1 are copies, 1 and 2 have one patient; 3 has no patient and is alone."""
+    images = textures(4)
+    images[1] = images[0]
+    items = ImageSet.from_arrays(images, conditions={"patient": np.array(["a", "b", "b", None], dtype=object)})
+    found = grouped(items, "patient")
+    assert len(set(found.groups[:3])) == 1
+    assert found.groups[3] not in found.groups[:3]
+    assert found.conditions == {}
+    assert len(set(found[1:].groups)) == 2
+
+
+def test_a_group_column_that_is_missing_is_refused_by_name() -> None:
+    items = ImageSet.from_arrays(textures(3), conditions={"patients": [1, 2, 3]})
+    with pytest.raises(DataError, match=r"'patient', which the data do not have; did you mean 'patients'\?"):
+        grouped(items, "patient")
+
+
+def test_rows_that_are_equal_by_chance_are_no_copies() -> None:
+    rng = np.random.default_rng(0)
+    binary, numbers = rng.integers(0, 2, (200, 4)).astype(float), rng.normal(size=(50, 3))
+    assert len(set(row_copies(binary))) == 200
+    assert len(set(row_copies(np.repeat(numbers, 2, axis=0)))) == 50
+    twice = np.repeat(rng.integers(0, 5, (60, 12)).astype(float), 2, axis=0)
+    assert len(set(grouped(TableSet.from_array(twice), "group").groups)) == 60
+
+
+@pytest.mark.parametrize(
+    "change",
+    [jpeg, lambda x: (x * 0.95).astype(np.uint8), np.rot90, np.fliplr, lambda x: jpeg(np.rot90(x, 3)[:, ::-1].copy())],
+    ids=["jpeg", "darker", "turned", "mirrored", "all"],
+)
+def test_near_copies_are_found_with_the_way_out(change) -> None:
+    images = textures(60)
+    images[40] = change(images[3])
+    found = [f for f in audit(ImageSet.from_arrays(images)).findings if f.kind == "near-duplicate"]
+    assert [f.path_or_id for f in found] == ["03"]
+    assert "looks like 40" in found[0].reason
+    assert "column 'group'" in found[0].reason
+
+
+def test_images_of_one_product_are_no_near_copies_and_named_ones_need_no_finding() -> None:
+    images = textures(60)
+    images[30:] = images[30:] // 4 + 120  # a second product, of another look
+    assert not [f for f in audit(ImageSet.from_arrays(images)).findings if f.kind == "near-duplicate"]
+    images[40] = np.rot90(images[3])
+    part = np.arange(60)
+    part[40] = 3
+    named = ImageSet.from_arrays(images, conditions={"group": part})
+    assert not [f for f in audit(named).findings if f.kind == "near-duplicate"]

@@ -1,0 +1,106 @@
+"""What belongs together stays together in a fit; what conditions teach comes from what is fitted to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from knowngood import Detector
+from knowngood.errors import NotEnoughNormals, SettingsError
+
+
+def bank(method: str = "split", **settings) -> Detector:
+    return Detector("table", "memory_bank", calibration={"method": method}, **settings)
+
+
+@pytest.mark.parametrize("method", ["split", "cross"])
+def test_the_false_alarm_rate_holds_with_every_item_twice(method: str) -> None:
+    rates = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        twice, new = np.repeat(rng.normal(size=(60, 6)), 2, axis=0), rng.normal(size=(300, 6))
+        fitted = bank(method, alpha=0.1, random_state=seed).fit(twice)
+        rates.append((fitted.predict(new) == -1).mean())
+        assert fitted.about_["data"]["groups"] == 60
+        assert len(fitted.pipeline_.calibration) == (60 if method == "cross" else 12)
+    assert np.mean(rates) <= 0.1 + 2 * np.std(rates) / 5**0.5
+
+
+def test_copies_of_images_are_in_one_part() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8).repeat(2, axis=0)
+    parts = Detector("hog", "memory_bank", calibration={"method": "split"}, alpha=0.2).fit(images).split_
+    for part in parts.values():
+        assert len(set(part // 2)) * 2 == len(part)
+
+
+def test_a_group_column_is_no_condition(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    table, patient, camera = rng.normal(size=(120, 5)), np.repeat(np.arange(40), 3), np.arange(120) % 2
+    conditions = {"patient": patient, "camera": camera}
+    fitted = bank(alpha=0.3, conditioning={"group": "patient"}).fit(table, conditions=conditions)
+    assert [column.name for column in fitted.pipeline_.schema.columns] == ["camera"]
+    held = [set(patient[part]) for part in fitted.split_.values()]
+    assert not held[0] & held[2]
+    found = fitted.detect(table, conditions=conditions)
+    loaded = Detector.load(fitted.save(tmp_path / "model"))
+    assert loaded.detect(table, conditions={"camera": camera}).equals(found)
+    assert loaded.training_["suspicious"] == fitted.training_["suspicious"]
+    loaded.calibrate(rng.normal(size=(60, 5)), conditions={name: values[:60] for name, values in conditions.items()})
+    assert len(loaded.pipeline_.calibration) == 40  # 20 patients, each in 2 Mondrian groups
+
+
+def test_one_group_and_contradictions_are_refused() -> None:
+    table = np.random.default_rng(0).normal(size=(30, 3))
+    with pytest.raises(NotEnoughNormals, match="30 normal items belong together"):
+        bank().fit(table, conditions={"group": np.zeros(30)})
+    with pytest.raises(SettingsError, match="'part' is the group column and in roles"):
+        bank(conditioning={"group": "part", "roles": {"part": ["model"]}}).fit(table, conditions={"part": range(30)})
+    plain = bank(conditioning={"group": None}).fit(table, conditions={"group": np.arange(30) % 2})
+    assert [column.name for column in plain.pipeline_.schema.columns] == ["group"]
+
+
+@pytest.mark.filterwarnings("ignore:Mondrian groups with too few")
+def test_bins_and_scales_are_independent_of_the_items_that_calibrate() -> None:
+    rng = np.random.default_rng(0)
+    table, exposure, camera = rng.normal(size=(200, 3)), rng.uniform(size=200), np.arange(200) % 2
+    roles = {"exposure": ["model", "stratify"], "camera": ["model", "stratify"]}
+
+    def fitted(values: np.ndarray) -> Detector:
+        made = bank(conditioning={"roles": roles}, alpha=0.3)
+        return made.fit(table, conditions={"exposure": values, "camera": camera})
+
+    first = fitted(exposure)
+    aside = first.split_["calibrate"]
+    changed = exposure.copy()
+    changed[aside] = 50 + 100 * rng.uniform(size=len(aside))
+    again = fitted(changed)
+    assert np.array_equal(again.split_["calibrate"], aside)
+    assert first.pipeline_.schema.columns == again.pipeline_.schema.columns
+
+
+def test_a_value_that_only_calibrates_is_known() -> None:
+    """Product B is one part, which is held out as a whole."""
+    rng = np.random.default_rng(0)
+    part = np.repeat(np.arange(20), 5)
+    aside = np.unique(
+        part[bank(alpha=0.3).fit(rng.normal(size=(100, 3)), conditions={"group": part}).split_["calibrate"]]
+    )
+    product = np.where(part == aside[0], "B", "A")
+    conditions = {"group": part, "product": product}
+    roles = {"product": ["model", "infer"]}
+    fitted = bank(alpha=0.3, conditioning={"roles": roles}).fit(rng.normal(size=(100, 3)), conditions=conditions)
+    assert set(product[fitted.split_["calibrate"]]) == {"A", "B"}
+    assert "B" not in product[fitted.split_["fit"]]
+    assert fitted.detect(np.zeros((1, 3)), conditions={"product": ["B"]})["p_value"].notna().all()
+
+
+def test_the_calibration_item_that_is_anomalous_is_the_most_suspicious() -> None:
+    table = np.random.default_rng(0).normal(size=(60, 4))
+    table[17] = 9
+    fitted = bank("cross").fit(table)
+    highest = fitted.training_["suspicious"]
+    assert highest[0]["id"] == "17"
+    assert len(highest) == 60
+    assert (np.diff([one["anomaly_score"] for one in highest]) <= 0).all()
+    fitted.calibrate(np.random.default_rng(1).normal(size=(30, 4)))
+    assert len(fitted.training_["suspicious"]) == 30
