@@ -376,7 +376,7 @@ def test_an_unexpected_error_is_one_block_and_debug_shows_it(
     def broken(*_: Any, **__: Any) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("knowngood.cli.info.model_folder", broken)
+    monkeypatch.setattr("knowngood.cli.info.in_use", broken)
     assert run("info", "m") == 4
     assert "KeyError: 'surprise'" in capsys.readouterr().err
     with pytest.raises(KeyError):

@@ -236,7 +236,7 @@ def test_info_says_what_the_model_is(trained: Path, capsys: pytest.CaptureFixtur
 def test_a_damaged_model_leaves_with_3(trained: Path, parts: Path, tmp_path: Path) -> None:
     copy = tmp_path / "model"
     shutil.copytree(trained / "model", copy)
-    weights = copy / "weights.safetensors"
+    weights = copy / "versions" / "0001" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     assert run("score", copy, parts / "test") == 3
 
@@ -352,5 +352,5 @@ def test_an_unfinished_run_goes_on_only_when_asked(
     assert run(*words) == 2
     assert "add --resume" in capsys.readouterr().err
     assert run(*words, "--resume") == 0
-    name = "model/weights.safetensors"
+    name = "model/versions/0001/weights.safetensors"
     assert (copy / name).read_bytes() == (trained / name).read_bytes()

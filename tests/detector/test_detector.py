@@ -203,6 +203,8 @@ def test_saved_and_loaded_it_scores_the_same_bits(inferring, tmp_path):
         assert before.equals(after)
     assert loaded.offset_ == inferring.offset_
     assert loaded.get_params()["model"].latent_dim == 4
+    assert json.loads((folder / "current.json").read_text()) == {"version": 1}
+    folder = folder / "versions" / "0001"
     assert sorted(p.name for p in folder.iterdir()) == [
         *("calibration.safetensors", "card.md", "config.json"),
         *("scores.safetensors", "training.json", "weights.safetensors"),
@@ -235,7 +237,7 @@ def test_copies_travel_without_pickled_networks(fitted):
     ],
 )
 def test_a_damaged_foreign_or_newer_model_is_refused(fitted, tmp_path, change, message):
-    folder = fitted.save(tmp_path / "model")
+    folder = fitted.save(tmp_path / "model") / "versions" / "0001"
     change(folder)
     with pytest.raises(ArtifactError, match=message):
         Detector.load(folder)
@@ -246,9 +248,10 @@ def _edit(folder, **changes):
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
-def test_saving_replaces_a_model_but_nothing_else(fitted, tmp_path):
+def test_saving_adds_a_version_to_a_model_and_to_nothing_else(fitted, tmp_path):
     folder = fitted.save(tmp_path / "model")
     assert fitted.save(folder) == folder
+    assert sorted(p.name for p in (folder / "versions").iterdir()) == ["0001", "0002"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
     with pytest.raises(ArtifactError, match="no saved model"):

@@ -48,7 +48,8 @@ def build_app() -> typer.Typer:
     app.command()(demo.demo)
     app.command()(inspect.inspect)
     app.command(cls=SettingsCommand)(train.train)
-    for command in (score.score, evaluate.evaluate, calibrate.calibrate, monitor.monitor, figure.figure, info.info):
+    others = (score.score, evaluate.evaluate, calibrate.calibrate, monitor.monitor, figure.figure)
+    for command in (*others, info.info, info.rollback):
         app.command()(command)
     app.add_typer(data.app, name="data")
     return app

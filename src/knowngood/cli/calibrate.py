@@ -17,9 +17,9 @@ from knowngood.cli.inputs import (
     Normal,
     as_values,
     load,
-    model_folder,
     open_selected,
 )
+from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def calibrate(
     again. Without --out the calibrated model replaces MODEL. Images that are labelled anomalous are not used.
     """
     group = as_values(as_group) or None
-    if out is not None and out.resolve() != model_folder(model).resolve() and out.exists() and any(out.iterdir()):
+    if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
     detector = load(model, device)
     images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout)
@@ -74,7 +74,7 @@ def calibrate(
     detector.calibrate(normals, as_group=group)
     if lost:
         note(f"replaced: the calibration by {lost}")
-    folder = detector.save(out or model_folder(model))
+    folder = detector.save(out or model_at(model))
     pipeline = detector.pipeline_
     assert pipeline.calibration is not None
     say(f"calibrated on {len(normals):,} normal images of {images.variant or images.name}")

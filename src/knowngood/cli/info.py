@@ -1,17 +1,46 @@
-"""`knowngood info`: what a saved model is, without loading it."""
+"""`knowngood info` and `knowngood rollback`: what a saved model is and which versions it has, without loading it."""
 
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
-from knowngood.cli.console import say
-from knowngood.cli.inputs import Model, model_folder
+import typer
+
+from knowngood.cli.console import say, table
+from knowngood.cli.inputs import Model
+from knowngood.detector.versions import Version, in_use, versions
+from knowngood.detector.versions import rollback as take_back
+from knowngood.errors import ArtifactError
 
 
 def info(model: Model) -> None:
-    """Say what a saved model was trained on, how, and what it guarantees."""
-    folder = model_folder(model)
-    card = folder / "card.md"
-    say(card.read_text(encoding="utf-8").rstrip())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    say(f"\nformat {config.get('format_version', '?')}, {folder}")
+    """Say what a saved model was trained on, how, and what it guarantees; and which versions there are."""
+    folder = in_use(model)
+    try:
+        say((folder / "card.md").read_text(encoding="utf-8").rstrip())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        number = config["format_version"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ArtifactError(f"{folder} is damaged: {type(error).__name__}: {error}") from None
+    say(f"\nformat {number}, {folder}")
+    show(versions(model))
+
+
+def rollback(
+    model: Model,
+    *,
+    to: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="this version; default: the one before the one in use")
+    ] = None,
+) -> None:
+    """Take an older version of a model into use. The others stay, so that --to goes back again."""
+    taken = take_back(model, to)
+    say(f"version {taken.number} is in use")
+    show(versions(model))
+
+
+def show(known: list[Version]) -> None:
+    """A table of versions."""
+    rows = [(str(one.number), one.what, one.at, "in use" if one.in_use else "") for one in known]
+    table(["version", "made by", "at", ""], rows)

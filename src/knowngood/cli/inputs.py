@@ -9,7 +9,8 @@ import typer
 
 from knowngood.cli.console import note
 from knowngood.config import nearest
-from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.detector.versions import model_at
+from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from knowngood.config import DataOptions
@@ -117,17 +118,6 @@ def hidden_class(unknown: str | None, *detectors: Detector) -> str | None:
     return unknown or "infer"
 
 
-def model_folder(path: Path) -> Path:
-    """The saved model at `path`, which may also be the folder of the run that wrote it.
-
-    Raises:
-        ArtifactError: there is no such folder.
-    """
-    if not path.exists():
-        raise ArtifactError(f"{path}: no such folder; give the folder that `knowngood train` wrote")
-    return path / "model" if (path / "model" / "config.json").is_file() else path
-
-
 def load(model: Path, device: str | None, unknown: str | None = None) -> Detector:
     """The saved detector; options are checked before anything heavy loads.
 
@@ -137,8 +127,7 @@ def load(model: Path, device: str | None, unknown: str | None = None) -> Detecto
     """
     if unknown not in (None, "error", "infer"):
         raise SettingsError(f"--unknown {unknown}: expected error or infer")
-    folder = model_folder(model)
-
+    model_at(model)  # refused before anything heavy loads
     from knowngood.detector.estimator import Detector
 
-    return Detector.load(folder, device=device or "cpu")
+    return Detector.load(model, device=device or "cpu")

@@ -117,9 +117,7 @@ def monitor(
 
 
 def _is_model(path: Path) -> bool:
-    return any(
-        (folder / name).is_file() for folder in (path, path / "model") for name in ("config.json", "current.json")
-    )
+    return any((folder / name).exists() for folder in (path, path / "model") for name in ("config.json", "versions"))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import load, model_folder
+from knowngood.cli.inputs import load
 from knowngood.cli.outputs import write_json
+from knowngood.detector.versions import model_at
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _of_model(model: Path, normals: ImageSet) -> tuple[list[dict[str, Any]], str
 
 def _again(model: Path, data: str) -> str:
     """The command that makes the model again without the images that were removed."""
-    folder = model_folder(model)
+    folder = model_at(model)
     recorded = folder.parent / "command.json"
     if recorded.is_file():
         command = str(json.loads(recorded.read_text(encoding="utf-8")).get("command", ""))

@@ -60,7 +60,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "- What the training set holds counts as normal: defects in it will be missed later.",
         "- A p-value says how rare a score is among normal items. It is not the probability of a defect.",
         "",
-        f"Made {about['created']} with knowngood {versions['knowngood']}, torch {versions['torch']}, "
+        f"Made {about['history'][0]['at']} with knowngood {versions['knowngood']}, torch {versions['torch']}, "
         f"Python {versions['python']}.",
         "",
     ]

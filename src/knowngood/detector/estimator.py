@@ -33,12 +33,13 @@ from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import limit
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
-from knowngood.detector.fit import Run, fit_pipeline
+from knowngood.detector.fit import Run, fit_pipeline, happened
 from knowngood.detector.fit.inputs import audited, measured, only, varying, without_identifiers
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
 from knowngood.detector.scoring import refuse_unread
+from knowngood.detector.versions import save_version
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
 from knowngood.training.engine import torch_device
@@ -244,10 +245,12 @@ class Detector(OutlierMixin, BaseEstimator):
         check_unfitted(self.pipeline_, items)
         if as_group is not None:
             self.pipeline_ = add_group(self.pipeline_, items, checked_values(as_group), unknown)
+            self._note("calibrate", len(items))
             return self
         self.pipeline_, highest = calibrate(self.pipeline_, items, "set")
         self.training_ = {**self.training_, "suspicious": highest}
         self.about_["data"]["calibrated_on"] = items.name
+        self._note("calibrate", len(items))
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
         return self
@@ -480,9 +483,13 @@ class Detector(OutlierMixin, BaseEstimator):
         return model_card(self.pipeline_, self.about_)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model to a folder of config.json, *.safetensors and card.md; an older model there is replaced."""
+        """Save the model as a new version in a model folder, and take it into use; older versions stay.
+
+        Raises:
+            ArtifactError: the folder holds something else. OutputError: it cannot be written.
+        """
         check_is_fitted(self, "pipeline_")
-        return model_folder.write(folder, self._files())
+        return save_version(folder, self._files())
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", backbone: Backbone | None = None) -> Detector:
@@ -517,6 +524,10 @@ class Detector(OutlierMixin, BaseEstimator):
             self._adopt(*model_folder.unpack(files))
 
     # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _note(self, what: str, items: int) -> None:
+        """Add to the history of the model."""
+        self.about_ = {**self.about_, "history": [*self.about_["history"], happened(what, items)]}
 
     def _files(self) -> dict[str, bytes]:
         return model_folder.pack(self.pipeline_, self.about_, self.training_, self.card_)

@@ -1,15 +1,12 @@
 """A saved model: a folder of JSON, safetensors and Markdown. No pickle, nothing that runs code.
 
-`pack` and `unpack` go between a fitted `Pipeline` and named files in memory; `write` and `read` put those in a folder.
+`pack` and `unpack` go between a fitted `Pipeline` and named files in memory; `versions` puts those in a folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -29,6 +26,7 @@ from knowngood.detector.added_groups import AddedGroup
 from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.reference_index import PREFIX, ReferenceIndex
+from knowngood.detector.versions import CONFIG, in_use
 from knowngood.errors import ArtifactError, KnowngoodError
 from knowngood.representations import Backbone, Features
 from knowngood.scores import Adjustment
@@ -37,7 +35,7 @@ from knowngood.scores.illumination import IlluminationAdjustment
 
 FORMAT = "knowngood-detector"
 FORMAT_VERSION = 2
-CONFIG, CARD, TRAINING = "config.json", "card.md", "training.json"
+CARD, TRAINING = "card.md", "training.json"
 TENSORS = ("weights", "scores", "calibration", "objective", "representation")
 SUFFIX = ".safetensors"
 
@@ -172,49 +170,18 @@ def adjustments_named(names: list[str], settings: Settings) -> tuple[Adjustment,
     return tuple(known[name]() for name in names)
 
 
-def write(folder: str | Path, files: Mapping[str, bytes]) -> Path:
-    """Write the files into `folder`: completely or not at all. An older saved model there is replaced.
-
-    Raises:
-        ArtifactError: the folder exists and holds something else.
-    """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / CONFIG).exists())):
-        raise ArtifactError(f"{folder} exists and is no saved model; give another place, or remove it first")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        fresh.chmod(0o755)
-        if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            os.replace(folder, old)
-            os.replace(fresh, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(fresh, folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return folder
-
-
 def read(folder: str | Path) -> dict[str, bytes]:
-    """The files of a saved model.
+    """The files of the version in use of a saved model; `folder` may also be that of its run, or a copied version.
 
     Raises:
-        ArtifactError: there is no saved model at `folder`.
+        ArtifactError: there is no saved model at `folder`, or a file of it cannot be read.
     """
-    folder = Path(folder)
-    if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
-        folder = folder / "model"  # what `knowngood train --out` writes
-    if not (folder / CONFIG).is_file():
-        raise ArtifactError(f"{folder} is no saved model: it has no {CONFIG}")
-    return {
-        name: (folder / name).read_bytes()
-        for name in (CONFIG, CARD, TRAINING, *(f"{name}{SUFFIX}" for name in TENSORS))
-        if (folder / name).is_file()
-    }
+    version = in_use(folder)
+    names = (CONFIG, CARD, TRAINING, *(f"{name}{SUFFIX}" for name in TENSORS))
+    try:
+        return {name: (version / name).read_bytes() for name in names if (version / name).is_file()}
+    except OSError as error:
+        raise ArtifactError(f"{version}: cannot be read: {error}") from None
 
 
 def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, np.ndarray]:

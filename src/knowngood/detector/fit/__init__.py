@@ -100,7 +100,7 @@ def fit_pipeline(
         },
         "seed": seed,
         "training": training,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "history": [happened("fit", len(normals))],
         "versions": {
             "knowngood": __version__,
             "torch": str(torch.__version__),
@@ -122,3 +122,8 @@ def _learned(plan: Plan, representation: Any, run: Run) -> tuple[Pipeline, Learn
         index = reference_index(pipeline, plan.normals[fit], plan.normals[select], plan.seed)  # type: ignore[arg-type]
         pipeline = replace(pipeline, reference=index)
     return pipeline, learned
+
+
+def happened(what: str, items: int) -> dict[str, Any]:
+    """An entry of a model's history: a fit, calibration or update with so many normal items, now."""
+    return {"what": what, "at": datetime.now(UTC).isoformat(timespec="seconds"), "items": items}

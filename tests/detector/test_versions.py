@@ -1,0 +1,128 @@
+"""Versions of a saved model: one is added by each save, there is always one in use, and none changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from knowngood.detector.versions import in_use, model_at, rollback, save_version, versions
+from knowngood.errors import ArtifactError
+
+
+def files(text: str) -> dict[str, bytes]:
+    about = {"history": [{"what": "fit", "at": text, "items": 1}]}
+    return {"config.json": json.dumps({"about": about}).encode(), "weights.safetensors": text.encode()}
+
+
+def content(folder: Path) -> str:
+    return (in_use(folder) / "weights.safetensors").read_text()
+
+
+def test_each_save_is_a_version_and_rollback_goes_to_any(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    for text in ("a", "b", "c"):
+        save_version(folder, files(text))
+    assert content(folder) == "c"
+    assert rollback(folder).number == 2
+    assert content(folder) == "b"
+    assert rollback(folder).number == 1
+    with pytest.raises(ArtifactError, match=r"no version before the one in use; it has 1, 2, 3"):
+        rollback(folder)
+    assert rollback(folder, 3).number == 3
+    with pytest.raises(ArtifactError, match="no version 7"):
+        rollback(folder, 7)
+    rollback(folder, 1)
+    save_version(folder, files("d"))
+    assert content(folder) == "d"
+    assert [(one.number, one.at, one.in_use) for one in versions(folder)] == [
+        *((1, "a", False), (2, "b", False), (3, "c", False), (4, "d", True)),
+    ]
+
+
+def test_the_folder_of_a_run_and_a_copied_version_are_models_too(tmp_path: Path) -> None:
+    save_version(tmp_path / "run" / "model", files("a"))
+    assert model_at(tmp_path / "run") == tmp_path / "run" / "model"
+    assert content(tmp_path / "run") == "a"
+    copied = (tmp_path / "run" / "model" / "versions" / "0001").rename(tmp_path / "copied")
+    assert content(copied) == "a"
+    assert versions(copied) == []
+    with pytest.raises(ArtifactError, match="is a version, which never changes"):
+        save_version(copied, files("b"))
+    with pytest.raises(ArtifactError, match="copied version"):
+        rollback(copied)
+
+
+def test_without_current_json_the_newest_version_is_used_and_said(tmp_path: Path) -> None:
+    for text in ("a", "b"):
+        save_version(tmp_path, files(text))
+    (tmp_path / "current.json").unlink()
+    with pytest.warns(UserWarning, match="newest version, 2, is used; `knowngood rollback"):
+        assert content(tmp_path) == "b"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"version": "2"}', '{"version": true}', '{"version": 9}', "[" * 9999]
+)
+def test_a_damaged_current_json_is_refused_with_the_way_out(tmp_path: Path, text: str) -> None:
+    for content_ in ("a", "b"):
+        save_version(tmp_path, files(content_))
+    (tmp_path / "current.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"current\.json .*`knowngood rollback .* takes the newest version"):
+        in_use(tmp_path)
+    rollback(tmp_path, 1)
+    assert content(tmp_path) == "a"
+
+
+def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("dear")
+    with pytest.raises(ArtifactError, match="no saved model"):
+        save_version(tmp_path, files("a"))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+SAVE = """
+import os, signal, sys
+from pathlib import Path
+calls, fatal = 0, int(sys.argv[2])
+def counted(function):
+    def call(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+for name in ("rename", "replace", "fsync", "open"):
+    setattr(os, name, counted(getattr(os, name)))
+Path.write_bytes, Path.mkdir = counted(Path.write_bytes), counted(Path.mkdir)
+from knowngood.detector.versions import save_version
+save_version(sys.argv[1], {"config.json": b"{}", "weights.safetensors": b"new"})
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_call_there_is_the_old_model_or_the_new_one(tmp_path: Path) -> None:
+    seen = set()
+    for fatal in range(1, 99):
+        folder = tmp_path / str(fatal)
+        save_version(folder, files("old"))
+        done = subprocess.run([sys.executable, "-c", SAVE, str(folder), str(fatal)], check=False)
+        seen.add(content(folder))
+        assert content(folder) in ("old", "new")
+        again = [sys.executable, "-c", SAVE, str(folder), "0"]  # not killed; another process, as in life
+        subprocess.run(again, check=True)
+        assert content(folder) == "new"
+        left = [path.name for path in folder.rglob("*") if path.name.startswith(".")]
+        assert left == []
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert seen == {"old", "new"}
+    assert 8 < fatal < 98
+    assert os.listdir(folder / "versions") != []
