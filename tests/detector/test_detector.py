@@ -233,7 +233,8 @@ def test_copies_travel_without_pickled_networks(fitted):
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda f: (f / "config.json").write_text("{}"), "is not a knowngood-detector file"),
         (lambda f: _edit(f, format_version=99), "upgrade knowngood"),
-        (lambda f: _edit(f, settings={"bogus": 1}), "does not describe a model this version can rebuild"),
+        (lambda f: _edit(f, settings={"bogus": 1}), "was changed after the model was saved"),
+        (lambda f: _edit(f, reference=[1]), r"reference\.0: Input should be a valid string"),
     ],
 )
 def test_a_damaged_foreign_or_newer_model_is_refused(fitted, tmp_path, change, message):

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import safetensors
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
 
 from knowngood import __version__
@@ -24,10 +25,10 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.added_groups import AddedGroup
 from knowngood.detector.image_statistics import ImageStatistics
-from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.pipeline import Method, Pipeline
 from knowngood.detector.reference_index import PREFIX, ReferenceIndex
 from knowngood.detector.versions import CONFIG, in_use
-from knowngood.errors import ArtifactError, KnowngoodError
+from knowngood.errors import ArtifactError
 from knowngood.representations import Backbone, Features
 from knowngood.scores import Adjustment
 from knowngood.scores.adjustment import LabelPenalty
@@ -36,6 +37,7 @@ from knowngood.scores.illumination import IlluminationAdjustment
 FORMAT = "knowngood-detector"
 FORMAT_VERSION = 2
 CARD, TRAINING = "card.md", "training.json"
+COPY = "copy the version again, or take another one into use (`knowngood rollback MODEL`)"
 TENSORS = ("weights", "scores", "calibration", "objective", "representation")
 SUFFIX = ".safetensors"
 
@@ -90,12 +92,12 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
         "added": [group.metadata() for group in pipeline.added],
         "reference": None if pipeline.reference is None else list(pipeline.reference.ids),
         "ignore": None if pipeline.ignore is None else pipeline.ignore.metadata(),
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         "about": dict(about),
     }
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    log = json.dumps(dict(training), ensure_ascii=False)
-    return {CONFIG: text.encode(), CARD: card.encode(), TRAINING: log.encode(), **files}
+    files[TRAINING] = json.dumps(dict(training), ensure_ascii=False).encode()
+    config["sha256"] = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    config["sha256"][CONFIG] = _digest(config)
+    return {CONFIG: json.dumps(config, indent=2, ensure_ascii=False).encode(), CARD: card.encode(), **files}
 
 
 def unpack(
@@ -110,14 +112,13 @@ def unpack(
         ArtifactError: a file is missing, damaged, not one of ours, or of another format.
     """
     config = _config(files, where)
-    for name, digest in config["sha256"].items():
-        if name not in files:
-            raise ArtifactError(f"{where}: {name} is missing; copy the whole folder again")
-        if hashlib.sha256(files[name]).hexdigest() != digest:
-            raise ArtifactError(f"{where}: {name} is damaged (its SHA-256 is not the one in {CONFIG}); copy it again")
+    training: dict[str, Any] = {}
+    if hashlib.sha256(files.get(TRAINING, b"")).hexdigest() == config["sha256"].get(TRAINING):
+        training = json.loads(files[TRAINING])
+    elif TRAINING in files:
+        warnings.warn(f"{where}: {TRAINING} is damaged; log and audit are left out, scores are as before", stacklevel=3)
     try:
-        training = json.loads(files.get(TRAINING, b"{}"))
-        tensors = {name: load(files[f"{name}{SUFFIX}"]) if f"{name}{SUFFIX}" in files else {} for name in TENSORS}
+        tensors = {name: _tensors(files, f"{name}{SUFFIX}", config["sha256"]) for name in TENSORS}
         settings = Settings.model_validate(config["settings"])
         model = settings.model.build(**config["model"])  # type: ignore[union-attr]
         model.load_state_dict(tensors["weights"])
@@ -147,15 +148,14 @@ def unpack(
             objective_state=tensors["objective"],
             reference=None if ids is None else ReferenceIndex.from_tensors(state, ids),
             added=tuple(
-                AddedGroup.from_tensors(_under(arrays, f"added.{g}"), one)
-                for g, one in enumerate(config.get("added", ()))
+                AddedGroup.from_tensors(_under(arrays, f"added.{g}"), one) for g, one in enumerate(config["added"])
             ),
             statistics=ImageStatistics.from_tensors(_under(arrays, "images")),
             fitted_to=_under(arrays, "fitted").get("digests"),
         )
     except ArtifactError as error:  # says itself what does not fit
         raise ArtifactError(f"{where}: {error}") from None
-    except (KnowngoodError, ValueError, KeyError, RuntimeError, TypeError, safetensors.SafetensorError) as error:
+    except Exception as error:  # whatever does not fit together, in any library below
         raise ArtifactError(f"{where}: {CONFIG} does not describe a model this version can rebuild: {error}") from None
     return pipeline, config["about"], training
 
@@ -189,10 +189,33 @@ def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, np.nda
     return {k.removeprefix(f"{prefix}."): v.numpy() for k, v in tensors.items() if k.startswith(f"{prefix}.")}
 
 
+class SavedConfig(BaseModel):
+    """What config.json holds. What is a mapping here is checked by the part that it describes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["knowngood-detector"]
+    format_version: int
+    knowngood_version: str
+    settings: dict[str, Any]
+    conditions: dict[str, Any]
+    representation: dict[str, Any]
+    model: dict[str, Any]
+    adjustments: list[str]
+    calibrated_by: Method
+    calibration: dict[Literal["known", "marginal", "maps"], dict[str, Any]]
+    added: list[dict[str, Any]]
+    reference: list[str] | None
+    ignore: dict[str, Any] | None
+    about: dict[str, Any]
+    sha256: dict[str, str]
+
+
 def _config(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
+    """The configuration, as it was saved."""
     try:
         config = json.loads(files[CONFIG])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{where}: {CONFIG} cannot be read: {error}") from None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise ArtifactError(f"{where}: {CONFIG} is not a {FORMAT} file")
@@ -204,4 +227,36 @@ def _config(files: Mapping[str, bytes], where: str) -> dict[str, Any]:
             f"{where}: saved by knowngood {saved} in format {version}; this is {__version__} and reads format "
             f"{FORMAT_VERSION}: {way_out}"
         )
+    try:
+        SavedConfig.model_validate(config)
+        changed = config["sha256"].pop(CONFIG, None) != _digest(config)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{where}: {CONFIG} is damaged: {field}: {first['msg']}; {COPY}") from None
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where}: {CONFIG} is damaged: {error}; {COPY}") from None
+    if changed:
+        raise ArtifactError(f"{where}: {CONFIG} was changed after the model was saved; {COPY}")
     return config
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    """SHA-256 of a configuration, whatever its layout."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tensors(files: Mapping[str, bytes], name: str, digests: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """The tensors of a file, finite where scores depend on them; none if the model was saved without it."""
+    if name not in digests:
+        return {}
+    if name not in files:
+        raise ArtifactError(f"{name} is missing; {COPY}")
+    if hashlib.sha256(files[name]).hexdigest() != digests[name]:
+        raise ArtifactError(f"{name} is damaged (its SHA-256 is not the one in {CONFIG}); {COPY}")
+    tensors = load(files[name])
+    for key, tensor in tensors.items() if name != f"calibration{SUFFIX}" else ():  # which checks its scores itself
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ArtifactError(f"{name}: {key} has values that are not finite; fit the model again")
+    return tensors
