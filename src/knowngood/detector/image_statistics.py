@@ -33,12 +33,14 @@ class Change(NamedTuple):
 
     name: str
     median: float
-    low: float  # 5 % and 95 % quantiles of the calibration images
+    was: float  # median of the calibration images
+    low: float  # and their 5 % and 95 % quantiles
     high: float
 
     def __str__(self) -> str:
-        now, low, high = (f"{v:.0f}" if self.name == "size" else f"{v:.3g}" for v in (self.median, self.low, self.high))
-        return f"{WORDS.get(self.name, self.name)} {now}, was {low}" + (f" to {high}" if high != low else "")
+        now, was, low, high = (f"{v:.0f}" if self.name == "size" else f"{v:.3g}" for v in self[1:])
+        spread = f" ({low} to {high} in 9 of 10)" if high != low else ""
+        return f"median {WORDS.get(self.name, self.name)} {now}, was {was}{spread}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ class ImageStatistics:
             above = float(test.statistic) / (len(now) * len(was))
             far = max(above, 1 - above)
             if far >= CLEAR or (far >= VISIBLE and test.pvalue <= CERTAIN):
-                found.append((far, Change(name, float(np.median(now)), *np.quantile(was, [0.05, 0.95]).tolist())))
+                found.append((far, Change(name, *map(float, (np.median(now), *np.quantile(was, [0.5, 0.05, 0.95]))))))
         return [change for _, change in sorted(found, key=lambda one: -one[0])]
 
     def to_tensors(self) -> dict[str, np.ndarray]:
