@@ -62,8 +62,8 @@ def test_workers_share_the_cores_and_outlive_one_another(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_abandoned_workers_end() -> None:
-    work = workers.each(facts, ["wait", "a"], 2)
-    at, (_, process, *_) = next(work)
+    work = workers.each(facts, ["wait", "process"], 2)
+    at, (_, process) = next(work)
     assert at == 1
     assert len(active_children()) == 2
     work.close()
@@ -83,20 +83,20 @@ def test_parallel_numbers_are_serial_numbers_and_a_kill_costs_one_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ALIVE, str(os.getpid()))
-    cells = [cell for name in "abc" for cell in protocols.leave_one_out(name, ["1"], classes=list("0123"))]
+    cells = [cell for name in "acb" for cell in protocols.leave_one_out(name, ["1"], classes=list("0123"))]
     settings = {**TINY, "model": {**VAE, "objective": "cvae"}, "conditioning": {"unknown": "infer"}}
     methods = [Method("cvae", settings, extra=paper.EXTRA)]
     serial = runner.run(cells, methods, tmp_path / "serial", opener=deadly)
     parallel = runner.run(cells, methods, tmp_path / "parallel", opener=deadly, jobs=2)
-    assert [r.get("error") for r in parallel] == [None, "the process was killed by SIGKILL, out of memory?", None]
-    for at in (0, 2):
+    assert [r.get("error") for r in parallel] == [None, None, "the process was killed by SIGKILL, out of memory?"]
+    for at in (0, 1):
         for name in ("metrics", "extra", "threshold", "key", "cell", "anomalous"):
             assert serial[at][name] == parallel[at][name]
     lines = (tmp_path / "parallel" / "results.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["key"] for line in lines) == sorted(serial[at]["key"] for at in (0, 2))
+    assert sorted(json.loads(line)["key"] for line in lines) == sorted(serial[at]["key"] for at in (0, 1))
     again = runner.run(cells, methods, tmp_path / "parallel", opener=deadly)
-    assert [again[0], again[2]] == [parallel[0], parallel[2]]
-    assert again[1]["metrics"] == serial[1]["metrics"]
+    assert again[:2] == parallel[:2]
+    assert again[2]["metrics"] == serial[2]["metrics"]
 
 
 @pytest.mark.slow

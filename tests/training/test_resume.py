@@ -68,6 +68,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
 KILLED = """
     import os, sys
     sys.path.insert(0, sys.argv[2])
+    from knowngood.training.engine import make_engine
     from training_helpers import options, source, trained
 
     def on_step(done):
@@ -75,6 +76,7 @@ KILLED = """
             os.kill(os.getpid(), 9)
 
     if __name__ == "__main__":
+        make_engine(options(), "cpu")  # imported once, before the children
         for resume, step in enumerate(map(int, sys.argv[3:])):
             child = os.fork()
             if child == 0:
