@@ -53,7 +53,7 @@ def of_pixels(model: Any = SMALL, epochs: int = 2, representation: Any = "pixels
 
 @pytest.fixture(scope="module")
 def by_pixels() -> Detector:
-    return of_pixels({"name": "vae", "latent_dim": 4}, 30).fit(normal(80))
+    return of_pixels({"name": "vae", "latent_dim": 4, "net": {"name": "mlp", "hidden": [32]}}, 30).fit(normal(80))
 
 
 @pytest.fixture(scope="module")

@@ -423,7 +423,7 @@ def test_scores_go_by_class_where_it_is_known_and_by_condition_where_not():
 def test_62_classes_are_folded_and_the_page_stays_light():
     table = make_table(620, 60, alarms=10, found=30)
     table["class"] = [f"{i % 62}" for i in range(len(table))]
-    drawn = model_figures(np.random.default_rng(0), conditions=62, size=28)
+    drawn = model_figures(np.random.default_rng(0), conditions=62, size=14)
     page = render(ReportInputs(table=table, alpha=0.05, model_figures=drawn))
     assert folded(page)[:1] == ["Scores by class"]
     names = [int(name) for name in re.findall(r">(\d+) \(n = \d+\)</text>", page)]
@@ -497,7 +497,7 @@ def test_pictures_are_real_and_photographs_stay_small(full):
 
 @pytest.mark.slow
 def test_long_tables_are_capped_with_a_note_and_every_number_is_json():
-    n = 12_000
+    n = 6_000
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
@@ -512,7 +512,7 @@ def test_long_tables_are_capped_with_a_note_and_every_number_is_json():
     finding = {"path_or_id": "x", "kind": "constant", "reason": "all 0", "severity": "note"}
     calibration = {"strata": [{"name": f"class={i}", "n": 30, "own": True, "threshold": 2.0} for i in range(62)]}
     page = render(ReportInputs(table=table, alpha=0.05, audit=[finding] * 900, calibration=calibration))
-    assert "The 5,000 most anomalous of 12,000 images" in page
+    assert "The 5,000 most anomalous of 6,000 images" in page
     assert "900 findings: 900 × constant. The first 500 are listed." in page
     parsed = Page(page)
     data = json.loads(parsed.texts["script"][0], parse_constant=lambda text: pytest.fail(text))

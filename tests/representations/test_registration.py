@@ -218,7 +218,7 @@ def test_an_image_in_its_place_stays_untouched(fitted: dict[Mode, Registration],
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_something_else_is_refused(fitted: dict[Mode, Registration], mode: Mode) -> None:
     rng = np.random.default_rng(0)
-    for image in (*(scene(seed=seed) for seed in range(1, 9)), rng.random(SIZE), 1 - scene()):
+    for image in (*(scene(seed=seed) for seed in range(1, 4)), rng.random(SIZE), 1 - scene()):
         aligned, transform = aligned_by(fitted[mode], image[..., None])
         assert not transform.accepted
         assert transform.identity
@@ -274,10 +274,10 @@ def test_a_constant_image_is_refused_and_no_error(fitted: dict[Mode, Registratio
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mean_of_jittered_images_is_sharper_after(mode: Mode) -> None:
     rng = np.random.default_rng(4)
-    places = rng.uniform(-3, 3, (16, 2)) + np.array((2, -1))
+    places = rng.uniform(-3, 3, (10, 2)) + np.array((2, -1))
     images = [scene(centred=moved(*place, 0 if mode == "shift" else rng.uniform(-4, 4))) for place in places]
     registration = Registration.fit(iter(images), mode)
-    assert (registration.images, registration.aligned) == (16, 16)
+    assert (registration.images, registration.aligned) == (10, 10)
     found = [aligned_by(registration, image[..., None]) for image in images]
     before, after = np.mean(images, axis=0), np.mean([aligned[..., 0] for aligned, _ in found], axis=0)
     assert sharpness(after[8:-8, 8:-8]) > 2 * sharpness(before[8:-8, 8:-8])
@@ -473,7 +473,7 @@ def test_images_are_compared_small_but_not_too_narrow(size: Size, expected: Size
 @pytest.mark.data
 def test_bottles_lie_better_after(data_root: Path) -> None:
     folder = data_root / "mvtec" / "bottle" / "train" / "good"
-    images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))[:24]]
+    images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))[:8]]
     registration = Registration.fit((grey(image) / 255 for image in images), "affine")
     found = [aligned_by(registration, image)[1] for image in images]
     assert all(transform.accepted for transform in found)
