@@ -133,6 +133,7 @@ def settings_in(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["settings"] for line in (out / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_leave_one_out(tmp_path: Path, tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = leave_one_out.main(
         dataset="digits", digits=("9",), objectives=("vae", "cvae"), config=tiny_config, quick=True, out=tmp_path
@@ -146,6 +147,7 @@ def test_leave_one_out(tmp_path: Path, tiny_config: Path, capsys: pytest.Capture
     assert "AUROC by the class held out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_vs_rest(
     tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def test_a_source_knows_how_many_there_are_of_each_shape() -> None:
     assert GridSource(ROWS[:0], 16).facts.n_strata == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "images", "epochs"), [(60, 3840, 1), (10_000, 640_000, 1), (300_000, 640_000, 30)])
 def test_a_run_has_the_steps_asked_for(steps: int, images: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And learns from images of the whole grid, none twice in an epoch; another seed, other images."""
@@ -176,6 +177,7 @@ def judged(encode: Encode, conditional: bool = False) -> dict[str, Any]:
     return judge(encode, ITEMS, GROUPS, conditional=conditional)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_forests")
 def test_perfect_codes_score_best_within_shape_and_over_all() -> None:
     found = judged(perfect)
@@ -199,6 +201,7 @@ def test_codes_that_change_places_between_shapes_are_good_within_each() -> None:
     assert found[ALL]["mig"] < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_forests")
 def test_rotated_codes_score_low() -> None:
     found = judged(rotated)
@@ -207,6 +210,7 @@ def test_rotated_codes_score_low() -> None:
         assert found[part]["disentanglement"] < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_forests")
 def test_dead_codes_score_nothing() -> None:
     found = judged(dead)
@@ -280,7 +284,9 @@ def small(monkeypatch: pytest.MonkeyPatch, no_forests: None) -> None:
 
 
 def go(out: Path, *methods: str, **options: Any) -> list[dict[str, Any]]:
-    return disentanglement.main(**{"methods": methods, "seeds": (0,), "steps": STEPS, "size": 16, "out": out, **options})
+    return disentanglement.main(
+        **{"methods": methods, "seeds": (0,), "steps": STEPS, "size": 16, "out": out, **options}
+    )
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -294,7 +300,8 @@ def test_runs_go_seed_by_seed_and_are_not_repeated(tmp_path: Path, capsys: Any, 
     assert [(row["seed"], row["method"]) for row in found] == [(0, "dcvae"), (0, "vae"), (1, "dcvae"), (1, "vae")]
     assert found == lines(tmp_path)
     assert all(
-        row["steps"] == STEPS and row["images"] == 64 * STEPS and row["seconds"] > 0 < row["cpu_ms_a_step"] for row in found
+        row["steps"] == STEPS and row["images"] == 64 * STEPS and row["seconds"] > 0 < row["cpu_ms_a_step"]
+        for row in found
     )
     assert [row[ALL] is None for row in found] == [True, False, True, False]
     shown = capsys.readouterr().out
@@ -348,6 +355,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path, monk
     assert {name for name in whole if whole[name] != again[name]} <= {"seconds", "cpu_ms_a_step"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_that_was_trained_but_not_judged_is_judged(tmp_path: Path, monkeypatch: Any) -> None:
     def ends(*given: Any, **options: Any) -> None:
@@ -363,6 +371,7 @@ def test_a_run_that_was_trained_but_not_judged_is_judged(tmp_path: Path, monkeyp
     assert found["cpu_ms_a_step"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     def fails(*given: Any, **options: Any) -> None:
@@ -375,6 +384,7 @@ def test_a_run_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: A
     assert len(go(tmp_path, "vae")) == 1
 
 
+@pytest.mark.slow
 def test_a_key_is_of_all_that_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disentanglement, "code_version", lambda: "one")
     settings = settings_of("tc_vae", 100, 32)

@@ -177,6 +177,7 @@ def test_e_is_the_same_whichever_score_the_settings_name(digits_cell: tuple[Cell
     assert np.allclose(e, found.table["elbo_reconstruction"] + found.table["elbo_kl"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_benchmarks_do_not_pay(digits_cell: tuple[Cell, CellImages]) -> None:
     cell, parts = digits_cell
     settings = {**TINY, "model": {**VAE, "objective": "vae"}, "score": "elbo"}
@@ -453,6 +454,7 @@ def test_paper_command(
     assert (tmp_path / "paper.html").read_text() == html
 
 
+@pytest.mark.slow
 def test_methods_that_cannot_be_are_rows(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hiding(settings: Any) -> Any:
         if settings["model"]["objective"]["name"] == "cvae":
@@ -476,6 +478,7 @@ def test_methods_that_cannot_be_are_rows(tmp_path: Path, tiny_config: Path, monk
     assert rows["ours-mlp: vae"]["auroc"] is not None
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_leaves_its_tables(
     tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 # Start-up ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["--help"], ["train", "--help"], ["train", "--help-all"], ["score", "--help"], ["--version"]]
 )

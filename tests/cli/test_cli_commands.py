@@ -71,6 +71,7 @@ def trained(parts: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
     assert {"model", "run", "command.json", "reconstructions.png"} <= {path.name for path in trained.iterdir()}
     assert (trained / "run" / "log.csv").stat().st_size > 0
@@ -262,6 +263,7 @@ def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     assert (hidden["normals"], hidden["anomalies"]) == (403, 46)
 
 
+@pytest.mark.slow
 def test_a_class_folder_never_seen_is_inferred_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,6 +280,7 @@ def test_a_class_folder_never_seen_is_inferred_with_a_warning(
     assert told[0].startswith("warning: condition 'class' has no value 'pin' (known: cap, nut); these items were")
 
 
+@pytest.mark.slow
 def test_the_probability_of_every_condition_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pandas as pd
     from sklearn.datasets import load_digits
@@ -313,6 +316,7 @@ def test_one_condition_alone_has_no_probabilities(
     assert not (tmp_path / "r.csv").exists()
 
 
+@pytest.mark.slow
 def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "digits", "--train-size", "100", *QUICK]
     assert run(*words, "--condition", "clas", "--out", tmp_path / "a") == 3
@@ -321,6 +325,7 @@ def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.Ca
     assert "given" not in capsys.readouterr().out.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", parts) == 0
     capsys.readouterr()
@@ -347,6 +352,7 @@ def test_data_get_says_what_a_data_set_holds(capsys: pytest.CaptureFixture[str])
     assert "embedded" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_only_when_asked(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -300,6 +300,7 @@ def any_settings(draw: st.DrawFn) -> dict[str, Any]:
     return {name: value for name, value in values.items() if draw(st.booleans()) or name in ("representation", "model")}
 
 
+@pytest.mark.slow
 @given(any_settings())
 @settings(max_examples=60)
 def test_settings_survive_json(values: dict[str, Any]) -> None:

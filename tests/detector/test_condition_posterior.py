@@ -19,6 +19,7 @@ def posterior(log_p: np.ndarray, log_share: np.ndarray, t: float) -> np.ndarray:
     return p / p.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 3.0, 20.0])
 def test_odds_that_are_too_sure_by_a_factor_are_brought_back(factor: float) -> None:
     rng = np.random.default_rng(0)

@@ -54,6 +54,7 @@ def made() -> dict[str, Detector]:
     return Fitted()
 
 
+@pytest.mark.slow
 @every_pair
 def test_every_way_out_gives_the_same_scores(pair: str, made: dict[str, Detector], tmp_path) -> None:
     fitted, new = made[pair], items(pair, 10, 9, bad=True)
@@ -131,6 +132,7 @@ def test_no_saved_tensor_is_idle(pair: str, made: dict[str, Detector]) -> None:
     assert idle == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", ["features-patch_gaussian", "pixels-vae"])
 def test_no_saved_calibration_is_idle(pair: str, made: dict[str, Detector]) -> None:
     fitted = made[pair]

@@ -14,6 +14,7 @@ LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
+@pytest.mark.slow
 def test_every_test_the_page_of_proofs_names_is_there() -> None:
     there = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
@@ -30,6 +31,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert not [link for link in links if not link.startswith("http") and not (page.parent / link).exists()]
 
 
+@pytest.mark.slow
 def test_nothing_in_the_library_can_unpickle() -> None:
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -120,6 +120,7 @@ def test_a_finished_run_is_given_back(tmp_path):
     assert repeated.images_per_second == history.images_per_second
 
 
+@pytest.mark.slow
 def test_resuming_nothing_starts_from_the_beginning(tmp_path):
     assert same_bits(trained()[0], trained(run_dir=tmp_path, resume=True)[0])
 
@@ -142,6 +143,7 @@ def test_another_run_is_not_resumed(tmp_path, change, message):
         trained(**{**same, **change})
 
 
+@pytest.mark.slow
 def test_options_that_shape_nothing_may_change_on_resume(tmp_path):
     assert TrainingOptions.model_fields.keys() >= {"workers", "memory_gb"}
     with pytest.raises(Stop):
@@ -150,6 +152,7 @@ def test_options_that_shape_nothing_may_change_on_resume(tmp_path):
     assert same_bits(trained()[0], resumed)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_overwritten(tmp_path):
     with pytest.raises(Stop):
         trained(run_dir=tmp_path, on_step=stop_at(9))
@@ -193,6 +196,7 @@ class Breaks(TwoPlayers):
         return losses, terms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "message"),
     [

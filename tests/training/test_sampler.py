@@ -28,6 +28,7 @@ def test_a_plain_epoch_has_every_item_and_no_row_has_one_twice(n, batch, epoch):
     assert rows.numel() < n + rows.shape[1]
 
 
+@pytest.mark.slow
 @given(sizes=st.lists(st.integers(1, 120), min_size=1, max_size=12), batch=st.integers(1, 150), epoch=st.integers(0, 5))
 @hypothesis_settings(deadline=None, max_examples=40)
 def test_a_stratified_epoch_has_every_item_and_no_row_has_one_twice(sizes, batch, epoch):

@@ -246,6 +246,7 @@ class Step(nn.Module):
         return self.objective.anomaly_loss(self.model, self.batch, ctx, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["loss", "anomaly_loss"])
 def test_gradient_is_right_by_finite_differences(of: str) -> None:
     model = toy_model((3,), latent_dim=3, condition_dim=0, net=MLP(hidden=(2,)))
