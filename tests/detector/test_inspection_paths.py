@@ -137,6 +137,7 @@ def test_a_tiled_image_has_the_score_of_its_most_anomalous_tile_and_their_merged
     assert tiled.score_samples(new).argmin() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "half", "both", "tiled"])
 def test_a_saved_model_gives_the_same_bits(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     detector: Detector = request.getfixturevalue(name)
