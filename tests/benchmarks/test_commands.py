@@ -201,6 +201,7 @@ def test_pneumonia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config:
         return x_rays()
 
     monkeypatch.setattr(runner, "open_whole", opener)
+    monkeypatch.setattr("knowngood.evaluation.report.write_report", lambda path, inputs: None)
     rows = pneumonia.main(config=tiny_config, quick=True, out=tmp_path)
     found = {(row["dataset"], row["method"]): row for row in rows}
     assert found["pneumoniamnist", "knowngood, ELBO"]["n"] == found["pneumoniamnist", "low contrast"]["n"] == 1
