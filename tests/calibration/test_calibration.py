@@ -112,7 +112,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 
 def test_realised_false_alarm_rate_follows_the_beta_law() -> None:
     rng = np.random.default_rng(1)
-    n, alpha, sets = 99, 0.1, 4000
+    n, alpha, sets = 99, 0.1, 1500
     # Scores uniform on (0, 1): the rate realised by a threshold t among all future normals is 1 − t.
     rates = np.array([1 - threshold(rng.random(n), alpha) for _ in range(sets)])
     k = alarm_rank(n, alpha)
@@ -130,7 +130,7 @@ def test_nothing_is_promised_beyond_reach() -> None:
 def test_hidden_condition_largest_p_is_valid_and_smallest_is_not() -> None:
     """Normals of 5 conditions with scores of their own under each; the true one is not known."""
     rng = np.random.default_rng(3)
-    n, conditions, alpha, items = 49, 5, 0.1, 4000
+    n, conditions, alpha, items = 49, 5, 0.1, 1500
     flagged = {"max": 0, "min": 0}
     for _ in range(items):
         # Under its true condition an item scores like the calibration normals; under the others it is independent.

@@ -251,7 +251,12 @@ def test_a_damaged_model_leaves_with_3(trained: Path, parts: Path, tmp_path: Pat
 def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("train", "digits", "--holdout", "9", "--train-size", "300", "--out", tmp_path / "m", *QUICK) == 0
+    assert (
+        run(
+            "train", "digits", "--holdout", "9", "--train-size", "300", "--out", tmp_path / "m", *QUICK, "--epochs", "5"
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "300 normal images of digits, given class" in printed
     assert f"knowngood evaluate {tmp_path / 'm'} digits --holdout 9" in printed
