@@ -36,6 +36,7 @@ def test_kmnist_is_split_by_index(data_root):
     assert images.variant.startswith("kmnist-t10k")
 
 
+@pytest.mark.slow
 def test_pneumoniamnist(data_root):
     images = open_dataset("pneumoniamnist", download=False)
     counts = Counter(zip(images.splits.tolist(), images.conditions["class"].tolist(), strict=True))
