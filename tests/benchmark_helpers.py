@@ -39,6 +39,8 @@ def facts(task: str) -> Any:
         signal.pause()
     if task == "leave":
         os._exit(3)
+    if task == "process":
+        return task, os.getpid()
     import torch
 
     return task, os.getpid(), torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]

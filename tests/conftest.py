@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported: these models are too small to share, and several test processes on few cores would only
 # wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# New examples every run, so few of them each time.
+settings.register_profile("few", max_examples=25, deadline=None)
+settings.load_profile("few")
 
 NEEDS_DATA = "needs real data: set KNOWNGOOD_DATA to the folder that holds it"
 

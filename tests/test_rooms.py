@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -19,6 +20,11 @@ def modules() -> dict[str, Path]:
     """Every module of the package by its full name."""
     names = {path: ".".join(("knowngood", *path.relative_to(SRC).with_suffix("").parts)) for path in SRC.rglob("*.py")}
     return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imported(tree: ast.AST, known: dict[str, Path]) -> set[str]:
@@ -43,7 +49,7 @@ def test_a_room_imports_only_rooms_before_it() -> None:
     for name, path in known.items():
         if room(name) not in FLOOR:
             continue
-        for other in imported(ast.parse(path.read_text(encoding="utf-8")), known):
+        for other in imported(parsed(path), known):
             here, there = room(name), room(other)
             if there in FLOOR and there != here and FLOOR[there] >= FLOOR[here]:
                 upward.append(f"{name} → {other}")
@@ -61,7 +67,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     """When they are imported: imports inside functions come later, and those of types never."""
     known, graph = modules(), {}
     for name, path in known.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
         graph[name] = imported(ast.Module(at_once, []), known) - {name, "knowngood"}
     TopologicalSorter(graph).prepare()

@@ -71,6 +71,7 @@ def test_greater_shares_hold_smaller_ones_and_seeds_differ() -> None:
     assert taught(0.1) != taught(0.1, seed=1)
 
 
+@pytest.mark.slow
 def test_share_zero_is_one_versus_rest() -> None:
     [none] = few_labels("a", ["3"], classes=FOUR, shares=(0.0,))
     [same] = protocols.one_vs_rest("a", ["3"])
@@ -196,6 +197,7 @@ def test_machine_learns_from_as_many_as_it_may() -> None:
     assert (OneClassSVM(most=300).fit(x).score(new) == OneClassSVM(seed=6).fit(x).score(new)).all()
 
 
+@pytest.mark.slow
 def test_forest_isolates_what_lies_apart_in_any_unit() -> None:
     x, far = ring(300, 0), np.full((1, 6), 3, np.float32)
     fitted = Forest(seed=1).fit(x)
@@ -213,6 +215,7 @@ def test_few_and_constant_pixels_are_survived(name: str) -> None:
     assert np.isfinite(BASELINES[name]().fit(x).score(np.ones((2, 50), np.float32))).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_baseline_learns_from_labelled_anomalies(name: str) -> None:
     [without, taught] = few_labels("a", ["1"], classes=FOUR, shares=(0, 0.1), seeds=(3,))
@@ -226,6 +229,7 @@ def test_no_baseline_learns_from_labelled_anomalies(name: str) -> None:
 # What is measured ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [LOW, Method("vae", TINY)])
 def test_each_anomalous_class_has_its_auroc(method: Method, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray] = []
@@ -443,6 +447,7 @@ def test_what_cannot_be_measured_is_told(tmp_path: Path, measured: list[str]) ->
 # Real data -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_counts_on_real_data(data_root: Path) -> None:
     [cell] = few_labels("mnist", ["9"], shares=(0.1,))

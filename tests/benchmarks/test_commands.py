@@ -133,6 +133,7 @@ def settings_in(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line)["settings"] for line in (out / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_leave_one_out(tmp_path: Path, tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = leave_one_out.main(
         dataset="digits", digits=("9",), objectives=("vae", "cvae"), config=tiny_config, quick=True, out=tmp_path
@@ -146,6 +147,7 @@ def test_leave_one_out(tmp_path: Path, tiny_config: Path, capsys: pytest.Capture
     assert "AUROC by the class held out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_vs_rest(
     tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,9 +169,9 @@ def test_lineage_writes_reports(
 ) -> None:
     monkeypatch.setattr(runner, "open_whole", lambda name: ten_classes())
     monkeypatch.setattr(protocols, "lineage", partial(protocols.lineage, size=SIZE))
-    rows = lineage.main(("stand-in",), ("one-class-conv",), seeds=(0, 1), config=tiny_config, out=tmp_path)
-    assert (rows[0]["method"], rows[0]["n"]) == ("one-class-conv", 2)
-    assert len(list((tmp_path / "reports").glob("stand-in-1-one-class-conv-*.html"))) == 2
+    rows = lineage.main(("stand-in",), ("one-class-conv",), seeds=(0,), config=tiny_config, out=tmp_path)
+    assert (rows[0]["method"], rows[0]["n"]) == ("one-class-conv", 1)
+    assert len(list((tmp_path / "reports").glob("stand-in-1-one-class-conv-*.html"))) == 1
     assert capsys.readouterr().out.startswith("Class 1 normal")
 
 
@@ -199,6 +201,7 @@ def test_pneumonia(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_config:
         return x_rays()
 
     monkeypatch.setattr(runner, "open_whole", opener)
+    monkeypatch.setattr("knowngood.evaluation.report.write_report", lambda path, inputs: None)
     rows = pneumonia.main(config=tiny_config, quick=True, out=tmp_path)
     found = {(row["dataset"], row["method"]): row for row in rows}
     assert found["pneumoniamnist", "knowngood, ELBO"]["n"] == found["pneumoniamnist", "low contrast"]["n"] == 1

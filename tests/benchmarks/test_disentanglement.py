@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from knowngood.training import train
 CPU = torch.device("cpu")
 ROWS = np.random.default_rng(3).choice(COUNT, 640, replace=False)
 ITEMS, GROUPS = 400, 100
+STEPS = 6
 
 
 # Training data -------------------------------------------------------------------------------------------------------
@@ -50,6 +52,7 @@ def test_a_source_knows_how_many_there_are_of_each_shape() -> None:
     assert GridSource(ROWS[:0], 16).facts.n_strata == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "images", "epochs"), [(60, 3840, 1), (10_000, 640_000, 1), (300_000, 640_000, 30)])
 def test_a_run_has_the_steps_asked_for(steps: int, images: int, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And learns from images of the whole grid, none twice in an epoch; another seed, other images."""
@@ -165,10 +168,17 @@ def no_forests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "dci", lambda *given, **options: nothing)
 
 
+@pytest.fixture
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "dci", partial(metrics.dci, trees=8))
+
+
 def judged(encode: Encode, conditional: bool = False) -> dict[str, Any]:
     return judge(encode, ITEMS, GROUPS, conditional=conditional)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_forests")
 def test_perfect_codes_score_best_within_shape_and_over_all() -> None:
     found = judged(perfect)
     for part, active in ((WITHIN, 4), (ALL, 5)):
@@ -191,6 +201,8 @@ def test_codes_that_change_places_between_shapes_are_good_within_each() -> None:
     assert found[ALL]["mig"] < 0.2
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_forests")
 def test_rotated_codes_score_low() -> None:
     found = judged(rotated)
     for part in (WITHIN, ALL):
@@ -198,6 +210,8 @@ def test_rotated_codes_score_low() -> None:
         assert found[part]["disentanglement"] < 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_forests")
 def test_dead_codes_score_nothing() -> None:
     found = judged(dead)
     assert found[WITHIN]["factor_vae_score"] < 0.4
@@ -264,13 +278,15 @@ def test_encoder_gives_the_posterior_of_any_shape_of_rows(method: str) -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, no_forests: None) -> None:
-    monkeypatch.setattr(disentanglement, "ITEMS", 200)
-    monkeypatch.setattr(disentanglement, "GROUPS", 60)
+    monkeypatch.setattr(disentanglement, "ITEMS", 120)
+    monkeypatch.setattr(disentanglement, "GROUPS", 6)
     monkeypatch.setattr(disentanglement, "code_version", lambda: "fixed")
 
 
 def go(out: Path, *methods: str, **options: Any) -> list[dict[str, Any]]:
-    return disentanglement.main(**{"methods": methods, "seeds": (0,), "steps": 20, "size": 16, "out": out, **options})
+    return disentanglement.main(
+        **{"methods": methods, "seeds": (0,), "steps": STEPS, "size": 16, "out": out, **options}
+    )
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -284,7 +300,8 @@ def test_runs_go_seed_by_seed_and_are_not_repeated(tmp_path: Path, capsys: Any, 
     assert [(row["seed"], row["method"]) for row in found] == [(0, "dcvae"), (0, "vae"), (1, "dcvae"), (1, "vae")]
     assert found == lines(tmp_path)
     assert all(
-        row["steps"] == 20 and row["images"] == 1280 and row["seconds"] > 0 < row["cpu_ms_a_step"] for row in found
+        row["steps"] == STEPS and row["images"] == 64 * STEPS and row["seconds"] > 0 < row["cpu_ms_a_step"]
+        for row in found
     )
     assert [row[ALL] is None for row in found] == [True, False, True, False]
     shown = capsys.readouterr().out
@@ -315,7 +332,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path, monk
     whole = go(tmp_path / "whole", "tc_vae")[0]
 
     def stop(step: int) -> None:
-        if step == 13:
+        if step == 4:
             raise KeyboardInterrupt
 
     def stopped(*given: Any, **options: Any) -> None:
@@ -333,11 +350,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path, monk
 
     monkeypatch.setattr(disentanglement, "train", looked_at)
     again = go(tmp_path / "parts", "tc_vae")[0]
-    assert steps == list(range(14, 21))  # so short a run has a checkpoint at every step
+    assert steps == list(range(5, STEPS + 1))  # so short a run has a checkpoint at every step
     assert whole.keys() == again.keys()
     assert {name for name in whole if whole[name] != again[name]} <= {"seconds", "cpu_ms_a_step"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_that_was_trained_but_not_judged_is_judged(tmp_path: Path, monkeypatch: Any) -> None:
     def ends(*given: Any, **options: Any) -> None:
@@ -348,11 +366,12 @@ def test_a_run_that_was_trained_but_not_judged_is_judged(tmp_path: Path, monkeyp
         go(tmp_path, "vae")
     monkeypatch.setattr(disentanglement, "judge", judge)
     found = go(tmp_path, "vae")[0]
-    assert found["steps"] == 20
+    assert found["steps"] == STEPS
     assert found["seconds"] > 0
     assert found["cpu_ms_a_step"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_run_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     def fails(*given: Any, **options: Any) -> None:
@@ -365,6 +384,7 @@ def test_a_run_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: A
     assert len(go(tmp_path, "vae")) == 1
 
 
+@pytest.mark.slow
 def test_a_key_is_of_all_that_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disentanglement, "code_version", lambda: "one")
     settings = settings_of("tc_vae", 100, 32)

@@ -150,6 +150,7 @@ def test_numbers_and_levels_off_the_grid_are_refused():
 # The image set
 
 
+@pytest.mark.slow
 def test_the_whole_set_opens_by_name_and_is_drawn_when_read():
     images = open_factors()
     assert len(images) == COUNT

@@ -100,6 +100,7 @@ def in_memory(images: int = 12, masks: bool = True) -> InspectionSet:
 # The run --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_weights
 def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_calibration_part() -> None:
     plain = {
@@ -166,6 +167,7 @@ def test_a_baseline_is_measured_again_only_for_other_features_or_data() -> None:
     assert changed(keys(data="b")) == list(measures.METHODS)
 
 
+@pytest.mark.slow
 def test_quick_takes_a_few_images_of_the_dev_form(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     row = {"set": "part", "method": "ours", "image_auroc": 1.0}
@@ -181,6 +183,7 @@ def test_quick_takes_a_few_images_of_the_dev_form(data: Path, tmp_path: Path, mo
         assert mask.any() == label == kind.startswith("synthetic")
 
 
+@pytest.mark.slow
 def test_what_fails_is_a_row_and_tried_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise DataError("too few")
@@ -210,6 +213,7 @@ def judge(judged: Callable[[], Judged], subject: Subject, monkeypatch: pytest.Mo
     return measures.measure("any", subject, 0)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_scores_and_marked_images(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = in_memory()
     rng = np.random.default_rng(0)
@@ -228,6 +232,7 @@ def test_metrics_are_those_of_scores_and_marked_images(monkeypatch: pytest.Monke
     assert [found[name] for name in ("fit_seconds", "ms_image", "ms_map", "model_mb")] == [3.0, 500.0, 100.0, 2.0]
 
 
+@pytest.mark.slow
 def test_without_masks_or_maps_there_are_image_metrics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parse_settings(small())
     maps = [np.zeros((48, 48))] * 12
@@ -238,6 +243,7 @@ def test_without_masks_or_maps_there_are_image_metrics_alone(monkeypatch: pytest
         assert "pixel_auroc" not in row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("own", "expected"), [(39, 39), (5, 44)])  # by itself, or too few and pooled
 def test_false_alarms_of_a_product_are_expected_by_its_own_calibration(
     own: int, expected: int, monkeypatch: pytest.MonkeyPatch

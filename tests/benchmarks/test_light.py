@@ -69,6 +69,7 @@ def test_tables_are_means_over_runs() -> None:
     assert (none["auroc"], tenth["auroc"], tenth["auroc_sd"]) == (pytest.approx(0.6), 0.9, None)
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(light, "open_whole", scans)
     measured = []

@@ -29,6 +29,7 @@ def digits() -> tuple[Cell, CellImages]:
     return cell, resolve(cell, open_dataset("digits"))
 
 
+@pytest.mark.slow
 def test_a_detector_is_measured_as_a_user_would(digits: tuple[Cell, CellImages]) -> None:
     cell, parts = digits
     found = measure(CVAE, cell, parts)
@@ -41,6 +42,7 @@ def test_a_detector_is_measured_as_a_user_would(digits: tuple[Cell, CellImages])
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.slow
 def test_the_class_of_a_test_image_is_never_told(digits: tuple[Cell, CellImages]) -> None:
     cell, parts = digits
     told = parts._replace(test=parts.test.replace(conditions={"class": np.full(len(parts.test), "0")}))
@@ -48,6 +50,7 @@ def test_the_class_of_a_test_image_is_never_told(digits: tuple[Cell, CellImages]
     assert measure(CVAE, cell, told)["metrics"] != measure(CVAE, cell, parts)["metrics"]
 
 
+@pytest.mark.slow
 def test_calibration_images_replace_those_set_aside() -> None:
     [cell] = protocols.lineage("stand-in", "3", size=SIZE)
     parts = resolve(cell, ten_classes())

@@ -62,8 +62,8 @@ def test_workers_share_the_cores_and_outlive_one_another(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_abandoned_workers_end() -> None:
-    work = workers.each(facts, ["wait", "a"], 2)
-    at, (_, process, *_) = next(work)
+    work = workers.each(facts, ["wait", "process"], 2)
+    at, (_, process) = next(work)
     assert at == 1
     assert len(active_children()) == 2
     work.close()
@@ -83,19 +83,18 @@ def test_parallel_numbers_are_serial_numbers_and_a_kill_costs_one_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ALIVE, str(os.getpid()))
-    cells = [cell for name in "abc" for cell in protocols.leave_one_out(name, ["1"], classes=list("0123"))]
+    cells = [cell for name in "ab" for cell in protocols.leave_one_out(name, ["1"], classes=list("0123"))]
     settings = {**TINY, "model": {**VAE, "objective": "cvae"}, "conditioning": {"unknown": "infer"}}
     methods = [Method("cvae", settings, extra=paper.EXTRA)]
     serial = runner.run(cells, methods, tmp_path / "serial", opener=deadly)
     parallel = runner.run(cells, methods, tmp_path / "parallel", opener=deadly, jobs=2)
-    assert [r.get("error") for r in parallel] == [None, "the process was killed by SIGKILL, out of memory?", None]
-    for at in (0, 2):
-        for name in ("metrics", "extra", "threshold", "key", "cell", "anomalous"):
-            assert serial[at][name] == parallel[at][name]
+    assert [r.get("error") for r in parallel] == [None, "the process was killed by SIGKILL, out of memory?"]
+    for name in ("metrics", "extra", "threshold", "key", "cell", "anomalous"):
+        assert serial[0][name] == parallel[0][name]
     lines = (tmp_path / "parallel" / "results.jsonl").read_text().splitlines()
-    assert sorted(json.loads(line)["key"] for line in lines) == sorted(serial[at]["key"] for at in (0, 2))
+    assert [json.loads(line)["key"] for line in lines] == [serial[0]["key"]]
     again = runner.run(cells, methods, tmp_path / "parallel", opener=deadly)
-    assert [again[0], again[2]] == [parallel[0], parallel[2]]
+    assert again[0] == parallel[0]
     assert again[1]["metrics"] == serial[1]["metrics"]
 
 
@@ -177,6 +176,7 @@ def test_e_is_the_same_whichever_score_the_settings_name(digits_cell: tuple[Cell
     assert np.allclose(e, found.table["elbo_reconstruction"] + found.table["elbo_kl"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_other_benchmarks_do_not_pay(digits_cell: tuple[Cell, CellImages]) -> None:
     cell, parts = digits_cell
     settings = {**TINY, "model": {**VAE, "objective": "vae"}, "score": "elbo"}
@@ -453,6 +453,7 @@ def test_paper_command(
     assert (tmp_path / "paper.html").read_text() == html
 
 
+@pytest.mark.slow
 def test_methods_that_cannot_be_are_rows(tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hiding(settings: Any) -> Any:
         if settings["model"]["objective"]["name"] == "cvae":
@@ -476,6 +477,7 @@ def test_methods_that_cannot_be_are_rows(tmp_path: Path, tiny_config: Path, monk
     assert rows["ours-mlp: vae"]["auroc"] is not None
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_leaves_its_tables(
     tmp_path: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

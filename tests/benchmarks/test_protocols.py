@@ -201,6 +201,7 @@ REAL = {  # data set, form: train, good and anomalous in the test, calibrate
 }
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize(("protocol", "dataset", "form"), REAL)
 def test_counts_on_real_data(protocol: str, dataset: str, form: Any, data_root: Path) -> None:
@@ -220,6 +221,7 @@ def test_counts_on_real_data(protocol: str, dataset: str, form: Any, data_root: 
     assert counts == REAL[protocol, dataset, form]
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("dataset", ["pneumoniamnist", "chest-xray-224"])
 def test_x_ray_dev_form_on_real_data(dataset: str, data_root: Path) -> None:

@@ -40,6 +40,7 @@ def stand_in(name: str) -> ImageSet:
     return ten_classes()
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_nothing_again(tmp_path: Path, counted: list[str]) -> None:
     cells = protocols.one_vs_rest("stand-in", ["1", "2"], seeds=(0, 1))
     first = runner.run(cells, [LOW, HIGH], tmp_path, opener=stand_in)

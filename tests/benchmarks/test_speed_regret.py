@@ -68,7 +68,7 @@ def model() -> ConditionalVAE:
 
 @pytest.fixture
 def x() -> Tensor:
-    return 2 * torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    return 2 * torch.randn(3, 5, generator=torch.Generator().manual_seed(1))
 
 
 def exact_posterior(model: ConditionalVAE, x: Tensor) -> DiagonalGaussian:
@@ -87,6 +87,7 @@ def fitted_singly(model: ConditionalVAE, x: Tensor, what: str) -> DiagonalGaussi
     return DiagonalGaussian(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [PUBLISHED, CHEAPER])
 def test_what_is_gained_is_what_the_encoder_was_off(
     model: ConditionalVAE, x: Tensor, what: str, monkeypatch: pytest.MonkeyPatch
@@ -98,11 +99,12 @@ def test_what_is_gained_is_what_the_encoder_was_off(
     state = score.fit(model, [])
     with torch.no_grad():
         gained = gain(model, fitted_singly(model, x, what), x, state["noise"])
-        regret = score.score(model, state, x, None, torch.zeros(6, dtype=torch.long)).values
+        regret = score.score(model, state, x, None, torch.zeros(len(x), dtype=torch.long)).values
     torch.testing.assert_close(gained, off, rtol=0.2, atol=0)
     torch.testing.assert_close(regret, off, rtol=0.05, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [PUBLISHED, CHEAPER])
 def test_no_procedure_ends_below_its_start(model: ConditionalVAE, x: Tensor, what: str) -> None:
     """At the rates as published. All ends are below the best by as much as they are off the exact posterior."""
@@ -114,6 +116,7 @@ def test_no_procedure_ends_below_its_start(model: ConditionalVAE, x: Tensor, wha
     torch.testing.assert_close(most - gained, own.kl(exact_posterior(model, x)).sum(1).double(), rtol=0.05, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_encoder_alone_is_fitted_and_in_a_copy(model: ConditionalVAE, x: Tensor) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert encoder_names(model, x[:1]) == ["net.encoder.weight", "net.encoder.bias"]
@@ -125,6 +128,7 @@ def test_the_encoder_alone_is_fitted_and_in_a_copy(model: ConditionalVAE, x: Ten
         assert not value.requires_grad
 
 
+@pytest.mark.slow
 def test_a_fitted_item_has_fresh_noise_at_every_step(
     model: ConditionalVAE, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +146,7 @@ def test_a_fitted_item_has_fresh_noise_at_every_step(
         draws.clear()
 
 
+@pytest.mark.slow
 def test_its_loss_is_minus_the_elbo_on_average(model: ConditionalVAE, x: Tensor) -> None:
     generator, exact = torch.Generator().manual_seed(2), exact_posterior(model, x[:1])
     own = model.encode(x[:1])
@@ -172,6 +177,7 @@ def test_half_of_the_images_scored_are_of_the_class_trained_on(monkeypatch: pyte
     assert data == "MNIST's threes, 2,000 images"
 
 
+@pytest.mark.slow
 def test_without_mnist_hearts_of_all_sizes_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(name: str, **_: object) -> ImageSet:
         raise DataError(f"{name}: nothing here")

@@ -122,6 +122,7 @@ def test_blur_smooths() -> None:
         assert smooth < 0.7 * rough
 
 
+@pytest.mark.slow
 def test_lines_are_thin_and_holes_are_not() -> None:
     def thickness(kind: str) -> float:
         """Radius of the largest disc inside a mask over the root of its area: .56 of a disc, little of a line."""

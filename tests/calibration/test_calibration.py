@@ -35,6 +35,7 @@ rates = st.sampled_from([0.05, 0.07, 0.1, 0.1 + 0.2, 0.29, 1 / 3, 0.5, 0.999]) |
 # p-values and thresholds --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(tied_scores, tied_scores)
 def test_p_value_is_its_definition(normals: list[float], items: list[float]) -> None:
     expected = [(1 + sum(v >= s for v in normals)) / (len(normals) + 1) for s in items]
@@ -111,7 +112,7 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 
 def test_realised_false_alarm_rate_follows_the_beta_law() -> None:
     rng = np.random.default_rng(1)
-    n, alpha, sets = 99, 0.1, 4000
+    n, alpha, sets = 99, 0.1, 1500
     # Scores uniform on (0, 1): the rate realised by a threshold t among all future normals is 1 − t.
     rates = np.array([1 - threshold(rng.random(n), alpha) for _ in range(sets)])
     k = alarm_rank(n, alpha)
@@ -125,10 +126,11 @@ def test_nothing_is_promised_beyond_reach() -> None:
     assert false_alarm_interval(5, 0.01) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_hidden_condition_largest_p_is_valid_and_smallest_is_not() -> None:
     """Normals of 5 conditions with scores of their own under each; the true one is not known."""
     rng = np.random.default_rng(3)
-    n, conditions, alpha, items = 49, 5, 0.1, 4000
+    n, conditions, alpha, items = 49, 5, 0.1, 1500
     flagged = {"max": 0, "min": 0}
     for _ in range(items):
         # Under its true condition an item scores like the calibration normals; under the others it is independent.
@@ -192,6 +194,7 @@ def test_surprise_at_sample_points_is_minus_log_tail() -> None:
     assert surprise(normals, [2.5])[0] == pytest.approx(expected[1:].mean())
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=60))
 def test_surprise_rises_strictly_and_without_jumps(normals: list[float]) -> None:
     low, high = min(normals), max(normals)
@@ -262,6 +265,7 @@ def test_summary_says_what_is_not_guaranteed(three_strata: Calibration) -> None:
     json.dumps(rows)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from([0.05, 0.1, 0.25, 1 / 3]))
 def test_one_number_flags_exactly_as_p_values_do(data: st.DataObject, alpha: float) -> None:
     """Whatever the rounding: scores one float beside a threshold, strata 16 orders of magnitude apart, ties."""

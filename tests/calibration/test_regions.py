@@ -49,6 +49,7 @@ def by_definition(values: np.ndarray, threshold: float, min_area: int, maxima: l
     ]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(small_maps, st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.5]), st.integers(1, 4))
 def test_regions_are_their_definition(values: np.ndarray, threshold: float, min_area: int) -> None:

@@ -11,6 +11,7 @@ from knowngood.calibration import folds, one_of_each, p_values, split_normals
 from knowngood.errors import DataError, SettingsError
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=12).filter(any),
     st.sampled_from([(0.1, 0.2), (0.0, 0.5), (0.3, 0.3), (0.45, 0.5), (0.25, 0.0)]),

@@ -53,6 +53,7 @@ def test_over_all_orders_at_most_a_share_alpha_of_normal_images_has_a_region(val
         assert share == Fraction(j, 5) if len(set(values)) == 5 else share <= Fraction(j, 5)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(some_maps, st.sampled_from([0.05, 0.2, 0.3, 0.5, 0.9]))
 def test_the_threshold_is_the_conformal_one_of_the_maxima(maps: list[np.ndarray], alpha: float) -> None:

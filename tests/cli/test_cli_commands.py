@@ -22,7 +22,7 @@ QUICK = [
     "--latent-dim",
     "4",
     "--epochs",
-    "60",
+    "40",
     "--batch-size",
     "16",
     "--ema",
@@ -71,6 +71,7 @@ def trained(parts: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
     assert {"model", "run", "command.json", "reconstructions.png"} <= {path.name for path in trained.iterdir()}
     assert (trained / "run" / "log.csv").stat().st_size > 0
@@ -170,12 +171,17 @@ def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path
     import pandas as pd
 
     out, why = tmp_path / "r.csv", tmp_path / "why"
+    new = tmp_path / "new"
+    for kind, name in (("good", "100"), ("scratch", "200"), ("scratch", "201")):
+        (new / kind).mkdir(parents=True, exist_ok=True)
+        shutil.copy(parts / "test" / kind / f"{name}.png", new / kind)
     words = ["--output", out, "--explain", why, "--normals", parts / "train"]
-    assert run("score", trained, parts / "test", *words) == 0
+    assert run("score", trained, new, *words) == 0
     table = pd.read_csv(out)
     records = json.loads((why / "explanations.json").read_text(encoding="utf-8"))
     flagged = table[table["is_anomalous"]].sort_values("anomaly_score", ascending=False)
-    assert [record["id"] for record in records] == flagged["id"].tolist()[:20]
+    assert [record["id"] for record in records] == flagged["id"].tolist()
+    assert len(records) >= 2
     assert table.loc[table["is_anomalous"], "explanation"].notna().all()
     assert all((why / record["picture"]).stat().st_size for record in records)
     page = (why / "inspection.html").read_text(encoding="utf-8")
@@ -245,7 +251,12 @@ def test_a_damaged_model_leaves_with_3(trained: Path, parts: Path, tmp_path: Pat
 def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("train", "digits", "--holdout", "9", "--train-size", "300", "--out", tmp_path / "m", *QUICK) == 0
+    assert (
+        run(
+            "train", "digits", "--holdout", "9", "--train-size", "300", "--out", tmp_path / "m", *QUICK, "--epochs", "5"
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "300 normal images of digits, given class" in printed
     assert f"knowngood evaluate {tmp_path / 'm'} digits --holdout 9" in printed
@@ -257,6 +268,7 @@ def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     assert (hidden["normals"], hidden["anomalies"]) == (403, 46)
 
 
+@pytest.mark.slow
 def test_a_class_folder_never_seen_is_inferred_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +285,7 @@ def test_a_class_folder_never_seen_is_inferred_with_a_warning(
     assert told[0].startswith("warning: condition 'class' has no value 'pin' (known: cap, nut); these items were")
 
 
+@pytest.mark.slow
 def test_the_probability_of_every_condition_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pandas as pd
     from sklearn.datasets import load_digits
@@ -285,7 +298,7 @@ def test_the_probability_of_every_condition_is_written(tmp_path: Path, capsys: p
             folder.mkdir(parents=True)
             for i, image in enumerate(images[rows & (kind == k)][:60]):
                 Image.fromarray(image).save(folder / f"{i}.png")
-    assert run("train", tmp_path / "known", "--out", tmp_path / "m", "--preset", "known-kinds", "--epochs", "30") == 0
+    assert run("train", tmp_path / "known", "--out", tmp_path / "m", "--preset", "known-kinds", "--epochs", "15") == 0
     capsys.readouterr()
     flat = tmp_path / "flat"
     flat.mkdir()
@@ -308,6 +321,7 @@ def test_one_condition_alone_has_no_probabilities(
     assert not (tmp_path / "r.csv").exists()
 
 
+@pytest.mark.slow
 def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "digits", "--train-size", "100", *QUICK]
     assert run(*words, "--condition", "clas", "--out", tmp_path / "a") == 3
@@ -316,6 +330,7 @@ def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.Ca
     assert "given" not in capsys.readouterr().out.splitlines()[0]
 
 
+@pytest.mark.slow
 def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", parts) == 0
     capsys.readouterr()
@@ -342,6 +357,7 @@ def test_data_get_says_what_a_data_set_holds(capsys: pytest.CaptureFixture[str])
     assert "embedded" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_goes_on_only_when_asked(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

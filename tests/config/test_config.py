@@ -300,8 +300,9 @@ def any_settings(draw: st.DrawFn) -> dict[str, Any]:
     return {name: value for name, value in values.items() if draw(st.booleans()) or name in ("representation", "model")}
 
 
+@pytest.mark.slow
 @given(any_settings())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60)
 def test_settings_survive_json(values: dict[str, Any]) -> None:
     parsed = parse_settings(values)
     assert parse_settings(parsed.model_dump(mode="json")) == parsed

@@ -98,6 +98,7 @@ def outcome(site: Path) -> dict[str, Any]:
     return json.loads(run(site, PROGRAM))
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_known_by_name(outcome: dict[str, Any]) -> None:
     assert outcome["objective"] == "my_objective"
     assert outcome["scores"] == ["my_score", "elbo"]
@@ -125,6 +126,7 @@ def test_a_broken_plug_in_is_left_out_with_a_warning(outcome: dict[str, Any]) ->
     assert "'number' (my_score:NUMBER) in group knowngood.scores is no Options" in foreign
 
 
+@pytest.mark.slow
 def test_a_plug_in_that_is_imported_first_is_known_too(site: Path) -> None:
     program = "import my_score\nfrom knowngood.config import parse_settings\nparse_settings({'score': 'my_score'})"
     assert run(site, program) == ""

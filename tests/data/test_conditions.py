@@ -48,6 +48,7 @@ def assert_same(first: Expanded, second: Expanded) -> None:
     np.testing.assert_array_equal(first.stratum, second.stratum)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(column_sets())
 def test_json_keeps_everything(case: Any) -> None:
@@ -59,6 +60,7 @@ def test_json_keeps_everything(case: Any) -> None:
     assert again == ConditionSchema.model_validate_json(again.model_dump_json())
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(column_sets())
 def test_known_items_expand_to_their_encoded_row(case: Any) -> None:
@@ -80,6 +82,7 @@ def test_known_items_expand_to_their_encoded_row(case: Any) -> None:
         assert len(expanded.label) == n
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(column_sets(), st.randoms(use_true_random=False))
 def test_weights_of_each_item_sum_to_one(case: Any, random: Any) -> None:
@@ -105,6 +108,7 @@ def test_weights_of_each_item_sum_to_one(case: Any, random: Any) -> None:
         start += column.width
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(column_sets(), st.data())
 def test_expanding_in_portions_changes_nothing(case: Any, data: st.DataObject) -> None:
@@ -223,6 +227,7 @@ def test_categories_are_their_text_whatever_the_type(same: Any) -> None:
 # Rows to score ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(column_sets(), st.data())
 def test_take_of_one_row_an_item_is_the_encoded_item_in_that_condition(case: Any, data: st.DataObject) -> None:
@@ -240,6 +245,7 @@ def test_take_of_one_row_an_item_is_the_encoded_item_in_that_condition(case: Any
     assert taken.label == [expanded.label[row] for row in rows]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(column_sets(), st.lists(st.integers(0, 25), max_size=3))
 def test_concat_undoes_a_cut_into_parts(case: Any, cuts: list[int]) -> None:
@@ -444,6 +450,7 @@ def test_pandas_and_torch_columns() -> None:
     assert isinstance(expanded, Expanded)
 
 
+@pytest.mark.slow
 def test_module_does_not_import_torch() -> None:
     code = "import sys, knowngood.data.conditions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

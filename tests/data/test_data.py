@@ -12,6 +12,7 @@ from knowngood.data import audit, open_dataset, open_images, select
 pytestmark = pytest.mark.data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_mnist_and_fashion_mnist(data_root, name):
     images = open_dataset(name, download=False)
@@ -35,6 +36,7 @@ def test_kmnist_is_split_by_index(data_root):
     assert images.variant.startswith("kmnist-t10k")
 
 
+@pytest.mark.slow
 def test_pneumoniamnist(data_root):
     images = open_dataset("pneumoniamnist", download=False)
     counts = Counter(zip(images.splits.tolist(), images.conditions["class"].tolist(), strict=True))
@@ -59,6 +61,7 @@ def test_magnetic_tiles(data_root):
     assert len(found.images) == found.total
 
 
+@pytest.mark.slow
 def test_mvtec_bottle(data_root):
     images = open_images(data_root / "mvtec" / "bottle")
     counts = Counter(zip(images.splits.tolist(), images.labels.tolist(), strict=True))
@@ -70,6 +73,7 @@ def test_mvtec_bottle(data_root):
     assert {f.path_or_id for f in found.findings} == {"license.txt", "readme.txt"}
 
 
+@pytest.mark.slow
 def test_chest_x_rays(data_root):
     images = open_images(data_root / "chest-xray-224")
     counts = Counter(zip(images.splits.tolist(), images.conditions["class"].tolist(), strict=True))

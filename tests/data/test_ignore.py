@@ -137,6 +137,7 @@ def test_polygons_that_cannot_be_used_are_refused(polygons: object, size: tuple 
 # Masks --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(masks, st.integers(1, 3))
 def test_masks_keep_their_pixels_and_scale_by_the_nearest(mask: np.ndarray, times: int) -> None:

@@ -79,6 +79,7 @@ def test_settings_that_make_no_plan_are_refused() -> None:
 # Merging ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(plans(), st.integers(0, 2**32 - 1))
 def test_tiles_cut_from_a_map_give_it_again(plan: tuple, seed: int) -> None:
@@ -96,6 +97,7 @@ def test_tiles_cut_from_a_map_give_it_again(plan: tuple, seed: int) -> None:
     assert np.abs(merger.result() - whole).max() <= 1e-6
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(plans(), st.integers(0, 2**32 - 1))
 def test_a_merged_pixel_lies_between_the_values_of_its_tiles(plan: tuple, seed: int) -> None:

@@ -19,6 +19,7 @@ def posterior(log_p: np.ndarray, log_share: np.ndarray, t: float) -> np.ndarray:
     return p / p.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 3.0, 20.0])
 def test_odds_that_are_too_sure_by_a_factor_are_brought_back(factor: float) -> None:
     rng = np.random.default_rng(0)
@@ -38,11 +39,11 @@ def test_without_an_error_about_one_of_n_is_taken_to_be_wrong(n: int) -> None:
 @pytest.mark.slow
 def test_of_digits_the_likeliest_is_right_as_often_as_is_said(tmp_path) -> None:
     digits: Any = load_digits()
-    images, digit = digits.data, digits.target
+    images, digit = digits.data[digits.target < 6], digits.target[digits.target < 6]
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
-    train, test = order[:1200], order[1200:]
-    detector = Detector.from_preset("known-kinds", training={"epochs": 40})
+    train, test = order[:750], order[750:]
+    detector = Detector.from_preset("known-kinds", training={"epochs": 20})
     detector.fit(images[train], conditions={"class": digit[train].astype(str)})
     assert detector.pipeline_.state["condition_temperature"] > 1
     found = detector.condition_probabilities(images[test]).set_index("id")

@@ -77,7 +77,7 @@ def test_split_calibration_keeps_its_exact_form() -> None:
 @pytest.mark.parametrize("n", [24, 60])
 def test_the_realised_false_alarm_rate_is_at_most_alpha(n: int) -> None:
     alpha, rates = 0.1, []
-    for seed in range(12):
+    for seed in range(6):
         images = noise(n + 200, GRID * CELL, GRID * CELL, seed=seed)
         made = crossed(alpha=alpha, random_state=seed, features={"image_size": GRID * CELL})
         rates.append((made.fit(images[:n], backbone=Mixed()).predict(images[n:]) == -1).mean())

@@ -53,7 +53,7 @@ def of_pixels(model: Any = SMALL, epochs: int = 2, representation: Any = "pixels
 
 @pytest.fixture(scope="module")
 def by_pixels() -> Detector:
-    return of_pixels({"name": "vae", "latent_dim": 4}, 30).fit(normal(80))
+    return of_pixels({"name": "vae", "latent_dim": 4, "net": {"name": "mlp", "hidden": [32]}}, 30).fit(normal(80))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def by_patches() -> Detector:
     return detector.fit(normal(60), backbone=TinyBackbone())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["by_pixels", "by_features", "by_patches"])
 def test_the_peak_is_where_the_defect_is(kind: str, request: pytest.FixtureRequest) -> None:
     detector: Detector = request.getfixturevalue(kind)
@@ -259,6 +260,7 @@ def test_darker_images_are_reported_as_such(by_pixels: Detector) -> None:
     assert "accounts for" not in text
 
 
+@pytest.mark.slow
 def test_illumination_that_the_model_was_fitted_for_is_explained_away() -> None:
     options = {"name": "pixels", "illumination": 0.4, "scaling": (0, 255)}
     tolerant = of_pixels(representation=options).fit(normal(40))
@@ -297,6 +299,7 @@ def test_at_most_so_many_are_explained(by_pixels: Detector) -> None:
     assert len(by_pixels.explain(images, most=7, others=True)) == 7
 
 
+@pytest.mark.slow
 def test_conditions_have_their_own_range_of_image_factors() -> None:
     images = np.concatenate([normal(50, 0), normal(50, 1, brightness=0.6)])
     product = np.repeat(["a", "b"], 50)
@@ -316,6 +319,7 @@ def test_conditions_have_their_own_range_of_image_factors() -> None:
     assert explained["a"].mean_image.mean() > 1.4 * explained["b"].mean_image.mean()
 
 
+@pytest.mark.slow
 def test_measured_factors_make_no_groups() -> None:
     product = np.repeat(["a", "b"], 40)
     images = np.concatenate([normal(40, 0), normal(40, 1)])
@@ -325,6 +329,7 @@ def test_measured_factors_make_no_groups() -> None:
     assert set(groups.tolist()) == {0, 1}
 
 
+@pytest.mark.slow
 def test_of_an_image_in_tiles_the_tile_of_the_peak_is_explained() -> None:
     images = np.tile(normal(40), (1, 2, 1))  # 48×32
     detector = Detector(
@@ -361,6 +366,7 @@ def test_a_model_of_tables_explains_nothing() -> None:
         detector.detect(rows, explain=True)
 
 
+@pytest.mark.slow
 def test_a_score_without_a_map_has_a_reason() -> None:
     detector = of_pixels(score="mahalanobis").fit(normal(60))
     one = detector.explain(spotted(1), others=True)[0]
@@ -415,6 +421,7 @@ def test_a_small_change_is_not_reported_however_rare() -> None:
     assert not ImageFactor("brightness", 0.52, 0.5, 0.45, 0.55, False).outside_normal_range
 
 
+@pytest.mark.slow
 def test_the_figure_has_five_panels(by_features: Detector) -> None:
     one = by_features.explain(spotted(1))[0]
     figure = drawn(one, {one.nearest[0].id: spotted(1)[0][..., None]})

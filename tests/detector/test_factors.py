@@ -44,6 +44,7 @@ def test_measured_conditions_are_measured_at_scoring_too() -> None:
     assert not np.array_equal(stated, expected)
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_set_aside_for_what_it_is(tmp_path: Path) -> None:
     for i, image in enumerate(illuminated(60)):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")

@@ -72,6 +72,7 @@ def test_normal_items_that_overflow_are_refused_when_they_calibrate(fitted):
         detector.calibrate(x * np.asarray(1e30, x.dtype))
 
 
+@pytest.mark.slow
 def test_a_p_value_does_not_depend_on_the_batch(fitted):
     detector, x = fitted
     together = detector.detect(x[:40])["p_value"].to_numpy()

@@ -222,6 +222,7 @@ def test_a_penalty_on_many_normal_items_is_not_taken() -> None:
     assert choose(replace(evidence, scores=lost), 0).weight == 0
 
 
+@pytest.mark.slow
 def test_the_choice_is_deterministic() -> None:
     one, same = (choose(tabular(table(12, 1, 2.0))[0], 3) for _ in range(2))
     assert np.array_equal(one.direction, same.direction)
@@ -229,6 +230,7 @@ def test_the_choice_is_deterministic() -> None:
     assert one.weight == same.weight
 
 
+@pytest.mark.slow
 def test_the_choice_does_not_depend_on_the_units_of_columns() -> None:
     plain, _ = tabular(table(12, 1, 2.0))
     scale = np.array([1e3, 0.5, 7.0, 1e3, 2.0, 1.0])
@@ -239,6 +241,7 @@ def test_the_choice_does_not_depend_on_the_units_of_columns() -> None:
     assert unequal.weight > 0
 
 
+@pytest.mark.slow
 def test_a_shift_of_all_scores_of_a_group_does_not_count() -> None:
     evidence, _ = tabular(table(12, 1, 2.0))
     offset = 50.0 * (np.arange(212) % 2)
@@ -279,6 +282,7 @@ def raw(pipeline: Any, items: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return np.concatenate([batch.values for batch in batches]), columns
 
 
+@pytest.mark.slow
 def test_a_pipeline_gets_a_penalty_that_finds_others_of_the_kind(fitted_table: tuple[Detector, TableSet]) -> None:
     plain, normals = fitted_table[0].pipeline_, fitted_table[1]
     pipeline, report = learn_penalty(plain, normals, TableSet.from_array(table(12, 1, 2.0)), 0)
@@ -323,6 +327,7 @@ def test_scores_of_models_without_the_item_take_the_place_of_the_pipelines_own(
     assert learn_penalty(plain, normals, odd, 0, held_out=apart, scores=scores)[1]["auroc"][0] > 0.1
 
 
+@pytest.mark.slow
 def test_unknown_conditions_are_inferred_or_named() -> None:
     kinds = np.where(np.arange(200) % 2 == 0, "a", "b")
     rows, odd = table(200, 0), table(12, 1, 2.0)
@@ -401,6 +406,7 @@ def fitted_parts() -> tuple[Any, Any]:
     return made.pipeline_, lambda labelled, seed: learn_penalty(made.pipeline_, images, labelled, seed, grids=grids)
 
 
+@pytest.mark.slow
 def test_labelled_defects_help_to_find_others_and_subtract_nothing(
     fitted_parts: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -416,6 +422,7 @@ def test_labelled_defects_help_to_find_others_and_subtract_nothing(
     assert harm(before[:80], after[:80]) <= 0.03
 
 
+@pytest.mark.slow
 def test_without_masks_the_farthest_locations_are_learned_from_and_the_others_still_count(
     fitted_parts: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -427,6 +434,7 @@ def test_without_masks_the_farthest_locations_are_learned_from_and_the_others_st
     assert without["auroc"][0] == with_them["auroc"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_normal_images_labelled_anomalous_change_nothing(
     fitted_parts: tuple[Any, Any], tmp_path: Path, seed: int
@@ -438,6 +446,7 @@ def test_normal_images_labelled_anomalous_change_nothing(
     assert report["weight"] == 0
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_used_are_named(fitted_parts: tuple[Any, Any], tmp_path: Path) -> None:
     images, masks = striped(4, seed=1)
     masks[0], images[0] = False, parts(1, seed=70)[0]
@@ -447,6 +456,7 @@ def test_images_that_cannot_be_used_are_named(fitted_parts: tuple[Any, Any], tmp
     assert "no mask shows its anomaly" in report["left_out"]["bad 0"]
 
 
+@pytest.mark.slow
 def test_it_is_the_same_again(fitted_parts: tuple[Any, Any], tmp_path: Path) -> None:
     labelled = with_masks(*striped(14, seed=1), tmp_path)
     (one, report), (same, again) = (fitted_parts[1](labelled, 0) for _ in range(2))

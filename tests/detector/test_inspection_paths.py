@@ -77,6 +77,7 @@ def test_a_defect_is_found_and_located_and_has_a_region(plain: Detector) -> None
     assert table["p_value"].between(0, 0.2).all()
 
 
+@pytest.mark.slow
 def test_few_normal_images_have_a_region(plain: Detector) -> None:
     normal = parts(300, 9)
     assert plain.regions(normal)["id"].nunique() / 300 < 0.2 + 4 * (0.2 * 0.8 / 60) ** 0.5  # of the calibration's draw
@@ -94,6 +95,7 @@ def test_the_map_is_nan_where_pixels_are_ignored_and_nowhere_else(half: Detector
         assert not np.isnan(image[:, 16:]).any()
 
 
+@pytest.mark.slow
 def test_ignored_pixels_change_nothing_in_fit_calibration_or_score(half: Detector) -> None:
     def scribbled(images: np.ndarray) -> np.ndarray:
         out = images.copy()
@@ -109,6 +111,7 @@ def test_ignored_pixels_change_nothing_in_fit_calibration_or_score(half: Detecto
     assert not np.array_equal(half.score_samples(bad), half.score_samples(parts(4, 5)))  # the others do count
 
 
+@pytest.mark.slow
 def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detector) -> None:
     new = np.concatenate([parts(2, 7), parts(2, 7, "bars")])
     right = {"product": ["disc"] * 2 + ["bars"] * 2}
@@ -119,6 +122,7 @@ def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detecto
     assert (scores[1] > scores[0]).all()
 
 
+@pytest.mark.slow
 def test_a_tiled_image_has_the_score_of_its_most_anomalous_tile_and_their_merged_map(tiled: Detector) -> None:
     new = large(3, 5)
     new[1, 10:20, 40:50] = 255
@@ -133,6 +137,7 @@ def test_a_tiled_image_has_the_score_of_its_most_anomalous_tile_and_their_merged
     assert tiled.score_samples(new).argmin() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "half", "both", "tiled"])
 def test_a_saved_model_gives_the_same_bits(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     detector: Detector = request.getfixturevalue(name)

@@ -282,6 +282,7 @@ def test_triptychs_state_the_scale_of_the_difference():
 # Style --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_svg_is_the_same_each_time_and_keeps_text_colours_and_ids_apart(scored):
     labels, scores = scored
     first, again = (style.to_svg(roc(verdicts(scores, labels)), "a") for _ in range(2))
@@ -307,6 +308,7 @@ def test_tiles_lie_in_an_svg_as_the_pixels_they_are():
     assert "pixelated" in svg
 
 
+@pytest.mark.slow
 def test_png_is_the_same_each_time(tmp_path, scored):
     first, again = (style.save(roc(verdicts(*scored[::-1])), tmp_path / f"{n}.png") for n in "ab")
     assert first.read_bytes() == again.read_bytes()
@@ -339,6 +341,7 @@ def test_palette_differs_in_lightness_too():
     assert abs(grey(style.NORMAL) - grey(style.ANOMALOUS)) > 20
 
 
+@pytest.mark.slow
 def test_figures_need_no_pyplot():
     code = (
         "import sys; from knowngood.evaluation.figures.losses import loss_curves; "

@@ -81,6 +81,7 @@ def test_reconstructions_have_one_row_a_model_and_normal_images_first(rng):
 # Samples, traversal, manifold ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_samples_name_every_one_of_62_conditions_and_share_their_noise():
     names = [f"k{i}" for i in range(62)]
     subject = stand_in(kl=np.ones(2), names=names, what="class")
@@ -122,6 +123,7 @@ def test_manifold_places_positions_where_the_axes_say():
     assert "z0 (2.00 nats), in prior standard deviations" in words(figure)
 
 
+@pytest.mark.slow
 def test_manifold_of_62_conditions_fills_a_square():
     names = [f"k{i}" for i in range(62)]
     figure = manifold(stand_in(kl=np.ones(2), names=names, size=4), steps=2)
@@ -153,6 +155,7 @@ def test_kl_bars_are_sorted_and_mark_the_dimensions_that_hold_95_percent():
     assert "nats per image" in axes.get_ylabel()
 
 
+@pytest.mark.slow
 def test_kl_bars_count_what_they_leave_out_and_show_relevance():
     figure = kl(stand_in(kl=np.ones(60), relevance=np.linspace(0, 1, 60)), most=50)
     assert "10 more hold 10 nats together" in words(figure)

@@ -45,6 +45,7 @@ def test_box_goes_from_quartile_to_quartile():
         assert part in text
 
 
+@pytest.mark.slow
 def test_normal_classes_come_first_and_62_of_them_stay_apart():
     rng = np.random.default_rng(0)
     names = [f"k{i}" for i in range(62)]

@@ -11,6 +11,7 @@ from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr,
 labelled_scores = st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min_size=2, max_size=40)
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # the first call imports scikit-learn
 @given(labelled_scores)
 def test_auc_counts_pairs(pairs: list[tuple[int, int]]) -> None:
@@ -21,6 +22,7 @@ def test_auc_counts_pairs(pairs: list[tuple[int, int]]) -> None:
     assert roc_auc(labels, scores) == pytest.approx(np.mean(wins))
 
 
+@pytest.mark.slow
 @given(labelled_scores, st.sampled_from([0.5, 0.95, 1.0]))
 def test_fpr_at_tpr_is_the_least_over_thresholds(pairs: list[tuple[int, int]], tpr: float) -> None:
     labels, scores = np.array(pairs, float).T
@@ -84,6 +86,7 @@ def test_bootstrap_counts_what_resampling_would() -> None:
         assert got == pytest.approx(np.quantile(expected, [(1 - level) / 2, (1 + level) / 2]), rel=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 10])  # with 7,000 items the resamples are drawn in several chunks
 def test_bootstrap_interval_matches_the_variance_of_the_auc(times: int) -> None:
     """Against DeLong's variance, from the share of the other class that each item beats."""

@@ -282,6 +282,7 @@ def test_noise_has_its_standard_deviation_on_every_value_and_none_on_the_conditi
     assert (moved[:, 6:] == 0).all()
 
 
+@pytest.mark.slow
 def test_runs_with_noise_are_repeatable_and_go_on_with_the_same_bits(tmp_path: Path) -> None:
     chosen = options(epochs=12, patience=100)
     make: dict[str, Any] = {"options": chosen, "net": MLP(hidden=(16,), noise=0.5), "held_out": source(30, seed=2)}

@@ -40,6 +40,7 @@ def of_images(items: ImageSet) -> list[Representation]:
     ]
 
 
+@pytest.mark.slow
 def test_to_tensor_reads_and_scales_and_maps_come_back_to_the_image() -> None:
     items = ImageSet.from_arrays(images())
     for representation in of_images(items):

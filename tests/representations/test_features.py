@@ -312,6 +312,7 @@ def test_backbones_that_break_their_contract() -> None:
 # Computed once --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_cached_equals_read_in_memory_and_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     images = random(70, 16, 16)

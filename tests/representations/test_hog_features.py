@@ -86,6 +86,7 @@ def loops(image: Tensor, cells: int, orientations: int) -> Tensor:
     return code / code.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "cells", "orientations"),
     [((1, 8, 8), CELLS, ORIENTATIONS), ((3, 9, 12), CELLS, ORIENTATIONS), ((2, 10, 8), 3, 4), ((1, 8, 8), 2, 2)],

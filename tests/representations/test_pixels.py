@@ -148,6 +148,7 @@ def test_new_images_beyond_the_recorded_range_are_counted() -> None:
 # Geometry -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.tuples(st.integers(4, 20), st.integers(4, 20), st.integers(1, 5)),
@@ -219,6 +220,7 @@ def test_a_marked_block_comes_back_to_its_location(source: tuple[int, int], sett
         assert (axis * on_image).sum() / on_image.sum() == pytest.approx(centre, abs=0.5)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_without_a_resize_the_way_back_is_exact(height: int, width: int, data: st.DataObject) -> None:

@@ -180,6 +180,7 @@ def test_without_options_there_are_no_references() -> None:
     assert References.fit(items, Pixels.fit(items, options()), options()) is None
 
 
+@pytest.mark.slow
 def test_each_product_has_its_own_reference() -> None:
     images = np.concatenate([parts(12, 0), 0.4 * parts(12, 1, of=5)])
     product = np.repeat(["plate", "rod"], 12)
@@ -227,6 +228,7 @@ def test_a_moved_and_darker_image_is_registered_and_corrected() -> None:
     np.testing.assert_allclose(registered[0, 0, 6:-6, 6:-6], normal[0, 6:-6, 6:-6, 0], atol=0.03)
 
 
+@pytest.mark.slow
 def test_references_survive_as_json_and_tensors() -> None:
     images = np.concatenate([parts(8, 0), parts(8, 1, of=5)])
     product = np.repeat(["plate", "rod"], 8)
@@ -243,6 +245,7 @@ def test_references_survive_as_json_and_tensors() -> None:
         References.model_validate_json(found.model_dump_json()).by_kind[0].illumination.factor(images[0])  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_errors_name_the_kind() -> None:
     noise = np.random.default_rng(0).random((8, SIDE, SIDE, 1)).astype(np.float32)
     with pytest.raises(DataError, match=r"product=rod: alignment by shift: only \d of 8"):
@@ -254,6 +257,7 @@ def test_errors_name_the_kind() -> None:
 # Features -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_features_of_each_image_are_its_own_however_it_comes() -> None:
     images = np.concatenate([parts(9, 0), 0.5 * parts(9, 1, of=5)])
     product = np.repeat(["plate", "rod"], 9)
@@ -279,6 +283,7 @@ def test_features_of_each_image_are_its_own_however_it_comes() -> None:
     np.testing.assert_array_equal(back.with_backbone(Tiny()).read(dark)[0], together)
 
 
+@pytest.mark.slow
 def test_unreadable_images_have_no_transform() -> None:
     images = parts(6, 0)
     features = Features.fit(ImageSet.from_arrays(images), options(align="shift", illumination=0.3), Tiny())

@@ -121,6 +121,7 @@ def test_rotations_are_found(fitted: dict[Mode, Registration], mode: Mode, degre
         assert scale_of(transform) == pytest.approx(1, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_small_linear_maps_are_found(fitted: dict[Mode, Registration]) -> None:
     rng = np.random.default_rng(2)
     for _ in range(6):
@@ -186,6 +187,7 @@ def test_an_object_on_an_even_ground_is_followed(mode: Mode, side: int) -> None:
     assert (x, y) == pytest.approx((19 + side / 3, 18 + side / 3), abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shift", "rigid"])
 def test_no_transform_near_by_correlates_better(mode: Mode) -> None:
     """By trying them all, on images that no transform makes equal. A step of 0.2 pixels costs some 0.005."""
@@ -215,10 +217,11 @@ def test_an_image_in_its_place_stays_untouched(fitted: dict[Mode, Registration],
         assert transform.quality.after == transform.quality.before > 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_something_else_is_refused(fitted: dict[Mode, Registration], mode: Mode) -> None:
     rng = np.random.default_rng(0)
-    for image in (*(scene(seed=seed) for seed in range(1, 9)), rng.random(SIZE), 1 - scene()):
+    for image in (*(scene(seed=seed) for seed in range(1, 4)), rng.random(SIZE), 1 - scene()):
         aligned, transform = aligned_by(fitted[mode], image[..., None])
         assert not transform.accepted
         assert transform.identity
@@ -271,13 +274,14 @@ def test_a_constant_image_is_refused_and_no_error(fitted: dict[Mode, Registratio
 # Fit ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_mean_of_jittered_images_is_sharper_after(mode: Mode) -> None:
     rng = np.random.default_rng(4)
-    places = rng.uniform(-3, 3, (16, 2)) + np.array((2, -1))
+    places = rng.uniform(-3, 3, (10, 2)) + np.array((2, -1))
     images = [scene(centred=moved(*place, 0 if mode == "shift" else rng.uniform(-4, 4))) for place in places]
     registration = Registration.fit(iter(images), mode)
-    assert (registration.images, registration.aligned) == (16, 16)
+    assert (registration.images, registration.aligned) == (10, 10)
     found = [aligned_by(registration, image[..., None]) for image in images]
     before, after = np.mean(images, axis=0), np.mean([aligned[..., 0] for aligned, _ in found], axis=0)
     assert sharpness(after[8:-8, 8:-8]) > 2 * sharpness(before[8:-8, 8:-8])
@@ -286,6 +290,7 @@ def test_the_mean_of_jittered_images_is_sharper_after(mode: Mode) -> None:
     np.testing.assert_allclose(np.mean([shift_of(transform) for _, transform in found], axis=0), 0, atol=0.1)
 
 
+@pytest.mark.slow
 def test_a_few_images_of_something_else_do_not_join_the_reference() -> None:
     normal = [scene(centred=moved(right, down)) for right, down in np.random.default_rng(0).uniform(-3, 3, (8, 2))]
     registration = Registration.fit([scene(seed=9), *normal, np.ones(SIZE), scene(seed=8)], "shift")
@@ -294,6 +299,7 @@ def test_a_few_images_of_something_else_do_not_join_the_reference() -> None:
     assert min(registration.locate(image).quality.after for image in normal) > 0.99
 
 
+@pytest.mark.slow
 def test_the_reference_reaches_its_edges_by_images_that_show_them() -> None:
     """Elsewhere an image's last column, repeated, would blur it."""
     images = [scene(centred=moved(right, 0)) for right in (-6, -5, -4, 0, 4, 5, 6)]
@@ -313,6 +319,7 @@ def test_the_floor_is_half_of_what_images_have_in_common_with_the_others() -> No
     assert floor == pytest.approx(0.5 / math.sqrt(1.5 * 1.25), abs=0.04)
 
 
+@pytest.mark.slow
 def test_images_that_have_nothing_in_common_are_refused() -> None:
     with pytest.raises(DataError, match=r"alignment by shift: only \d of 12 normal images .* Leave alignment off"):
         Registration.fit((scene(seed=seed) for seed in range(12)), "shift")
@@ -338,6 +345,7 @@ def test_alignment_refuses_what_it_was_not_fitted_on(fitted: dict[Mode, Registra
         aligned_by(fitted["shift"], np.full((*SIZE, 1), np.inf))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_it_comes_back_from_json_and_tensors(mode: Mode) -> None:
     size = (150, 200)
@@ -359,6 +367,7 @@ def test_it_comes_back_from_json_and_tensors(mode: Mode) -> None:
             bare.with_state(damaged)
 
 
+@pytest.mark.slow
 def test_the_same_images_give_the_same_registration() -> None:
     images = [scene(centred=moved(i, -i)) for i in range(3)]
     one, other = Registration.fit(images, "affine"), Registration.fit(iter(images), "affine")
@@ -470,10 +479,11 @@ def test_images_are_compared_small_but_not_too_narrow(size: Size, expected: Size
     assert compared_size(size) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_bottles_lie_better_after(data_root: Path) -> None:
     folder = data_root / "mvtec" / "bottle" / "train" / "good"
-    images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))[:24]]
+    images = [np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))[:8]]
     registration = Registration.fit((grey(image) / 255 for image in images), "affine")
     found = [aligned_by(registration, image)[1] for image in images]
     assert all(transform.accepted for transform in found)

@@ -90,7 +90,7 @@ def test_values_do_not_depend_on_the_batch(options: Options, shape: tuple[int, .
     order = torch.randperm(40, generator=generator)
     about_zero = isinstance(options, Mahalanobis) and options.relative  # the difference of two distances
     atol = 1e-5 * float(whole.values.abs().max()) if about_zero else 0
-    for piece in order.split([1, 2, 17, 5, 15]):
+    for piece in order.split([1, 22, 17]):
         part = score.score(model, state, x[piece], c[piece], stratum[piece], want_map=True)
         torch.testing.assert_close(part.values, whole.values[piece], rtol=1e-5, atol=atol)
         assert part.parts.keys() == whole.parts.keys()

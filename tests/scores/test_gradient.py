@@ -131,6 +131,7 @@ def test_no_normals_is_an_error() -> None:
         Gradient().build().fit(small_model(), [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "net", "likelihood"), CASES)
 def test_gradient_map_is_its_definition_by_finite_differences(
     shape: tuple[int, ...], net: str, likelihood: str

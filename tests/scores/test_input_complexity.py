@@ -58,6 +58,7 @@ def test_a_decoder_that_has_only_seen_what_came_before_gets_the_image_back() -> 
     assert len(np.unique(context)) == 4
 
 
+@pytest.mark.slow
 def test_lengths_of_all_images_of_two_pixels_are_those_of_a_code() -> None:
     """Σ 2^−L = 1 over all 65,536: no bits are given away, none are wasted."""
     first = torch.arange(256)

@@ -87,6 +87,7 @@ def test_it_starts_at_the_elbo_and_is_the_gain(shape: tuple[int, ...]) -> None:
     assert (got.values > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 def test_it_is_never_negative(likelihood: str) -> None:
     model, (x, c, stratum) = small_model(likelihood=likelihood), items(6)
@@ -140,6 +141,7 @@ def test_the_prior_of_a_condition_is_decoded_once_and_right_for_every_item(repea
     assert rows == 3 * [len(torch.unique(c, dim=0))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("net", "likelihood"), [("mlp", "gaussian"), ("conv", "gaussian"), ("conv", "bernoulli")])
 def test_all_at_once_is_one_at_a_time(net: str, likelihood: str) -> None:
     model, (x, c, stratum) = small_model(IMAGE, likelihood, net), items(8)
@@ -176,6 +178,7 @@ def test_where_the_encoder_is_lost_it_climbs_from_the_prior() -> None:
     assert (got["regret_amortised"] > 1e4).all()
 
 
+@pytest.mark.slow
 def test_chunks_of_items_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model, (x, c, stratum) = small_model(), items(7)
     score = LikelihoodRegret().build()

@@ -101,6 +101,7 @@ def test_value_is_the_squared_distance_by_the_inverse(of: str) -> None:
         assert got[i] == pytest.approx(squared(state, s if 0 <= s < 3 else 3, v[i]), rel=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["latent", "hog"])
 def test_relative_is_less_the_distance_to_all(of: str) -> None:
     model, score = small_model(), Mahalanobis(of=of, relative=True).build()

@@ -73,6 +73,7 @@ def test_rule_follows_the_score() -> None:
         choose_rule("soft", False, "kl")
 
 
+@pytest.mark.slow
 def test_unknown_condition_scores_of_normals_keep_the_rate_under_both_rules() -> None:
     """A mixture of three normals of unlike width; c unknown. Soft is calibrated with c unknown, hard with c known."""
     rng = np.random.default_rng(2)

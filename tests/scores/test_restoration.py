@@ -55,6 +55,7 @@ def quadratic(target: Tensor):
     return lambda x: (4 * (x - target).square().sum((1, 2, 3)), 8 * (x - target))
 
 
+@pytest.mark.slow
 def test_restoring_reaches_the_minimum_of_a_convex_problem() -> None:
     x, target, weight = image(2, 1, 3, 3), image(2, 1, 3, 3, seed=1), 0.6
     restored, value = restore(quadratic(target), x, weight, steps=200)
@@ -108,6 +109,7 @@ def test_values_beyond_the_range_may_stay_but_go_no_further() -> None:
     torch.testing.assert_close(away, torch.tensor([[[[1.5, 1], [-0.25, 0]]]]).double(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_large_weights_leave_images_as_they_are_and_small_ones_restore_them() -> None:
     model, (x, c, stratum) = small_model(likelihood="gaussian"), items(4)
     free, tied = (Restoration(weight=w, steps=30).build() for w in (1e-3, 1e6))
@@ -117,6 +119,7 @@ def test_large_weights_leave_images_as_they_are_and_small_ones_restore_them() ->
     assert (moved > 1).all()
 
 
+@pytest.mark.slow
 def test_elbo_rises_and_every_item_goes_its_own_way() -> None:
     model, (x, c, stratum) = small_model(net="conv"), items(5)
     score = Restoration(weight=0.02, steps=15, samples=2).build()

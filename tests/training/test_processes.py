@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 pytestmark = pytest.mark.slow
 
 WORKER = """
-    import sys
+    import os, sys
     sys.path.insert(0, sys.argv[2])
     import torch
     from safetensors.torch import save_file
@@ -25,6 +25,8 @@ WORKER = """
     from knowngood.training.engine import make_engine
     from knowngood.training.loop import Run
 
+    child = os.fork()  # both ranks with one import
+    os.environ["LOCAL_RANK"] = str(int(child == 0))
     chosen = options(devices=2, epochs=4, patience=50)
     engine = make_engine(chosen, "cpu")
     rank = engine.rank
@@ -57,6 +59,8 @@ WORKER = """
     tensors["resumed alike"] = torch.tensor(same_bits(both, resumed))
     tensors |= {f"weights/{name}": t for name, t in both.items()}
     save_file(tensors, f"{sys.argv[1]}/{rank}.safetensors")
+    if child:
+        assert os.waitpid(child, 0)[1] == 0
 """
 
 
@@ -69,17 +73,10 @@ def ranks(tmp_path_factory) -> list[dict[str, torch.Tensor]]:
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     command = [sys.executable, "-c", textwrap.dedent(WORKER), str(folder), str(Path(__file__).parents[1])]
-    running = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    errors = [process.communicate(timeout=100)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    done = subprocess.run(
+        command, env={**os.environ, **shared, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
     return [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
 
 

@@ -68,6 +68,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
 KILLED = """
     import os, sys
     sys.path.insert(0, sys.argv[2])
+    from knowngood.training.engine import make_engine
     from training_helpers import options, source, trained
 
     def on_step(done):
@@ -75,6 +76,7 @@ KILLED = """
             os.kill(os.getpid(), 9)
 
     if __name__ == "__main__":
+        make_engine(options(), "cpu")  # imported once, before the children
         for resume, step in enumerate(map(int, sys.argv[3:])):
             child = os.fork()
             if child == 0:
@@ -118,6 +120,7 @@ def test_a_finished_run_is_given_back(tmp_path):
     assert repeated.images_per_second == history.images_per_second
 
 
+@pytest.mark.slow
 def test_resuming_nothing_starts_from_the_beginning(tmp_path):
     assert same_bits(trained()[0], trained(run_dir=tmp_path, resume=True)[0])
 
@@ -140,6 +143,7 @@ def test_another_run_is_not_resumed(tmp_path, change, message):
         trained(**{**same, **change})
 
 
+@pytest.mark.slow
 def test_options_that_shape_nothing_may_change_on_resume(tmp_path):
     assert TrainingOptions.model_fields.keys() >= {"workers", "memory_gb"}
     with pytest.raises(Stop):
@@ -148,6 +152,7 @@ def test_options_that_shape_nothing_may_change_on_resume(tmp_path):
     assert same_bits(trained()[0], resumed)
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_is_not_overwritten(tmp_path):
     with pytest.raises(Stop):
         trained(run_dir=tmp_path, on_step=stop_at(9))
@@ -191,6 +196,7 @@ class Breaks(TwoPlayers):
         return losses, terms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "message"),
     [

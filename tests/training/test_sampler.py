@@ -19,7 +19,7 @@ def check_epoch(rows: torch.Tensor, n: int, batches: int) -> None:
 
 
 @given(n=st.integers(1, 200), batch=st.integers(1, 64), epoch=st.integers(0, 5))
-@hypothesis_settings(deadline=None, max_examples=50)
+@hypothesis_settings(deadline=None, max_examples=25)
 def test_a_plain_epoch_has_every_item_and_no_row_has_one_twice(n, batch, epoch):
     sampler = PlainSampler(n, batch, seed=0)
     rows = sampler.epoch(epoch)
@@ -28,8 +28,9 @@ def test_a_plain_epoch_has_every_item_and_no_row_has_one_twice(n, batch, epoch):
     assert rows.numel() < n + rows.shape[1]
 
 
+@pytest.mark.slow
 @given(sizes=st.lists(st.integers(1, 120), min_size=1, max_size=12), batch=st.integers(1, 150), epoch=st.integers(0, 5))
-@hypothesis_settings(deadline=None, max_examples=80)
+@hypothesis_settings(deadline=None, max_examples=40)
 def test_a_stratified_epoch_has_every_item_and_no_row_has_one_twice(sizes, batch, epoch):
     stratum = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     sampler = StratifiedSampler(stratum, batch, seed=0)

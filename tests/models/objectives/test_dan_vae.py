@@ -246,6 +246,7 @@ class Step(nn.Module):
         return self.objective.anomaly_loss(self.model, self.batch, ctx, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["loss", "anomaly_loss"])
 def test_gradient_is_right_by_finite_differences(of: str) -> None:
     model = toy_model((3,), latent_dim=3, condition_dim=0, net=MLP(hidden=(2,)))
@@ -386,8 +387,8 @@ def brightness_read_from(options: Options, seed: int) -> tuple[float, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_trained_dan_vae_holds_brightness_in_z_n_and_not_in_z_a(seed: int) -> None:
+def test_trained_dan_vae_holds_brightness_in_z_n_and_not_in_z_a() -> None:
+    seed = 0
     of_nuisance, of_anomaly = brightness_read_from(DANVAE(nuisance_dim=1), seed)
     assert of_nuisance > 0.9
     assert of_anomaly < 0.3

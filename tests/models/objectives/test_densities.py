@@ -427,6 +427,7 @@ def correlated(n: int, rho: float, share: float = 0.5, seed: int = 3) -> tuple[T
     return q.rsample(noise[:, 2:]), q
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rho", "share"), [(0.0, 0.5), (0.45, 0.5), (0.6, 0.35), (-0.8, 0.15)])
 def test_density_tc_of_a_correlated_gaussian_is_its_closed_form(rho: float, share: float) -> None:
     """TC = −½ log(1 − ρ²), in the regime where the estimator is to be trusted: D = 2, and KL far below log N."""
@@ -489,6 +490,7 @@ def test_tc_ignores_units_and_origin_of_each_dimension() -> None:
     torch.testing.assert_close(found, tc, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("density", ["mss", "mws"])
 def test_gradient_of_tc_is_right(density: str) -> None:
     z, q = posterior(34, 2)

@@ -129,8 +129,9 @@ def test_one_item_is_finite(form: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_trained_dip_vae_has_codes_with_covariance_nearer_to_the_identity_than_the_vae(seed: int) -> None:
+def test_trained_dip_vae_has_codes_with_covariance_nearer_to_the_identity_than_the_vae() -> None:
+    seed = 0
+
     def distance(options: Options) -> float:
         return (trained_on_two_factors(options, seed).covariance() - torch.eye(2)).square().sum().item()
 

@@ -59,7 +59,7 @@ def test_mmd_is_unbiased_over_all_batches(kernel: str) -> None:
 @pytest.mark.parametrize("shift", [0.0, 1.5])
 def test_rbf_mmd_of_two_normal_distributions_has_its_closed_form(shift: float) -> None:
     """N(m, 1) and N(0, 1) with exp(−(x−y)²/2): E k = 3^−½ exp(−m²/6) for a pair with means m apart."""
-    x, y = draws(4000, 1) + shift, draws(4000, 1, seed=1)
+    x, y = draws(2500, 1) + shift, draws(2500, 1, seed=1)
     expected = 2 / math.sqrt(3) * (1 - math.exp(-(shift**2) / 6))
     assert squared_mmd(x, y, "rbf").item() == pytest.approx(expected, abs=0.02)
 
@@ -163,8 +163,8 @@ def test_one_item_is_finite(kernel: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_trained_info_vae_keeps_more_information_than_the_vae_and_still_fits_the_prior(seed: int) -> None:
+def test_trained_info_vae_keeps_more_information_than_the_vae_and_still_fits_the_prior() -> None:
+    seed = 0
     parent, ours = trained_on_two_factors(VAE(), seed), trained_on_two_factors(InfoVAE(), seed)
     assert ours.kl().sum() > parent.kl().sum() + 0.5
     assert ours.error == pytest.approx(parent.error, rel=0.05)

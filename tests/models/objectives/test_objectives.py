@@ -95,6 +95,7 @@ def test_gradient_of_what_is_beside_the_reconstruction_stops_at_the_decoder(opti
             assert not slope.any(), name
 
 
+@pytest.mark.slow
 @every_form
 def test_gradient_of_every_player_agrees_with_central_differences(options: Options) -> None:
     """For every weight of a small model, and of every other player, in float64."""

@@ -174,8 +174,8 @@ def test_lambda_that_rises_with_relevance_is_refused() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_trained_rf_vae_keeps_the_two_dimensions_that_matter_and_turns_off_three(seed: int) -> None:
+def test_trained_rf_vae_keeps_the_two_dimensions_that_matter_and_turns_off_three() -> None:
+    seed = 0
     ours = trained_on_two_factors(RFVAE(eta_s=5, **TOY), seed, latent_dim=5)
     assert isinstance(ours.objective, RFVAEObjective)
     r, kl = ours.objective.relevance.detach(), ours.kl()
