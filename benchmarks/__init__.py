@@ -35,6 +35,11 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "promised and measured false-alarm rates over random divisions and refits",
     ),
     "fuzz": ("benchmarks.fuzz.run:main", "mutated pictures, archives, manifests and models: each is read or refused"),
+    "kill": (
+        "benchmarks.kill:main",
+        "commands killed at random moments: outputs whole or absent, the same bits in the end",
+    ),
+    "many": ("benchmarks.many:main", "a million small images scored in one run: memory, pace, open files"),
     "disentanglement": (
         "benchmarks.disentanglement:main",
         "FactorVAE score, MIG and other metrics of each method on generated sprites",

@@ -24,17 +24,17 @@ from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main as knowngood
+from knowngood.detector.versions import versions
 
 SIDE = 12
 TRAINED, SCORED = 120, 400  # images
-VARYING = ("created", "seconds", "training_seconds", "images_per_second")  # of a record, from run to run
 
 
 class Command(NamedTuple):
     """A command line in a folder with `good/`, `new/` and `model/`.
 
-    again: the command line after a kill. result: what must be equal, as text, read from the folder. whole: raises if an
-    output is half-written.
+    again: the command line after a kill, unless the model has a new version already. result: what must be equal, as
+    text, read from the folder. whole: raises if an output is half-written.
     """
 
     line: str
@@ -81,7 +81,7 @@ def prepare(folder: Path) -> None:
     for part, kinds in {"train": ["good"], "test": ["good", "bad"]}.items():
         for kind in kinds:
             shutil.copytree(folder / "more", folder / "parts" / part / kind)
-    run(f"train {folder}/good --representation hog --model memory_bank --out {folder}/run")
+    child(f"train {folder}/good --representation hog --model memory_bank --out {folder}/run").join()
 
 
 def killed(command: Command, base: Path, place: Path, times: int, seed: int) -> dict[str, int]:
@@ -111,9 +111,8 @@ def killed(command: Command, base: Path, place: Path, times: int, seed: int) -> 
         except Exception as error:
             print(f"no model: {error}", file=sys.stderr)
             counts["lost"] += 1
-        again = command.again if process.exitcode else command.line
-        if process.exitcode:
-            child(again.format(work)).join()
+        if process.exitcode and len(versions(work / "run")) == 1:
+            child(command.again.format(work)).join()
         counts["other"] += command.result(work) != expected
         counts["left"] += bool(left_over(work))
     return counts
@@ -169,7 +168,7 @@ def whole_json(folder: Path) -> None:
 
 def evaluation(folder: Path) -> str:
     """What was measured, without times."""
-    return json.dumps(json.loads((folder / "judged" / "evaluation.json").read_text())["metrics"])
+    return (folder / "judged.json").read_text()
 
 
 def left_over(folder: Path) -> set[str]:
@@ -179,11 +178,13 @@ def left_over(folder: Path) -> set[str]:
 
 TRAIN = "train {0}/good --representation pixels --epochs 4 --out {0}/fresh"
 SCORE = "score {0}/run {0}/new -o {0}/scores.csv"
+EVALUATE = "evaluate {0}/run {0}/parts --json {0}/judged.json --report {0}/report.html"
+CALIBRATE, UPDATE, SAVE = "calibrate {0}/run {0}/more", "update {0}/run {0}/more", "save {0}/run"
 COMMANDS = {
     "train": Command(TRAIN, TRAIN + " --resume", verdicts("fresh"), whole_json),
     "score": Command(SCORE, SCORE + " --resume", lambda folder: (folder / "scores.csv").read_text(), whole_table),
-    "evaluate": Command(*["evaluate {0}/run {0}/parts --out {0}/judged"] * 2, evaluation, whole_json),
-    "calibrate": Command(*["calibrate {0}/run {0}/more"] * 2, verdicts("run"), whole_json),
-    "update": Command(*["update {0}/run {0}/more"] * 2, verdicts("run"), whole_json),
-    "save": Command(*["save {0}/run"] * 2, verdicts("run"), whole_json),
+    "evaluate": Command(EVALUATE, EVALUATE, evaluation, whole_json),
+    "calibrate": Command(CALIBRATE, CALIBRATE, verdicts("run"), whole_json),
+    "update": Command(UPDATE, UPDATE, verdicts("run"), whole_json),
+    "save": Command(SAVE, SAVE, verdicts("run"), whole_json),
 }
