@@ -73,7 +73,7 @@ def test_a_damaged_current_json_is_refused_with_the_way_out(tmp_path: Path, text
     for content_ in ("a", "b"):
         save_version(tmp_path, files(content_))
     (tmp_path / "current.json").write_text(text)
-    with pytest.raises(ArtifactError, match=r"current\.json .*`knowngood rollback .* takes the newest version"):
+    with pytest.raises(ArtifactError, match=r"current\.json .*`knowngood rollback .* switches to the newest version"):
         in_use(tmp_path)
     rollback(tmp_path, 1)
     assert content(tmp_path) == "a"

@@ -13,7 +13,7 @@ app = typer.Typer(help="Named data sets.", no_args_is_help=True)
 
 @app.command("list")
 def list_() -> None:
-    """List the data sets that a name stands for."""
+    """List the data sets that can be given by name, such as mnist."""
     from knowngood.data import describe_datasets
 
     columns = ["name", "images", "shape", "classes", "licence", "where"]

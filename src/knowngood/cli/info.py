@@ -34,13 +34,13 @@ def rollback(
         int | None, typer.Option(min=1, metavar="N", help="this version; default: the one before the one in use")
     ] = None,
 ) -> None:
-    """Take an older version of a model into use. The others stay, so that --to goes back again."""
+    """Switch a model back to an older version. The others stay, so that --to can switch forward again."""
     taken = take_back(model, to)
     say(f"version {taken.number} is in use")
     show(versions(model))
 
 
 def show(known: list[Version]) -> None:
-    """A table of versions."""
+    """Print the saved versions of a model."""
     rows = [(str(one.number), one.what, one.at, "in use" if one.in_use else "") for one in known]
     table(["version", "made by", "at", ""], rows)

@@ -46,7 +46,8 @@ Split = Annotated[str, typer.Option(metavar="NAME", help="which split to use, wh
 KnownClass = Annotated[
     bool,
     typer.Option(
-        "--known-class", help="show the class to the model; by default the class that the labels come from is hidden"
+        "--known-class",
+        help="give the model the true class; default: hidden, if normal and anomalous follow from it",
     ),
 ]
 

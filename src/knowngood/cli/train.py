@@ -36,7 +36,7 @@ def train(
     ] = None,
     *,
     settings: Settings,
-    task: Annotated[str | None, typer.Option(metavar="DATA", help="the same as DATA")] = None,
+    task: Annotated[str | None, typer.Option(metavar="DATA", help="DATA, given as an option")] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,

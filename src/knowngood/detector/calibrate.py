@@ -173,8 +173,8 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
 def suspicious(pipeline: Pipeline, scores: NormalScores) -> list[dict[str, Any]]:
     """The calibration items with the highest scores, at most 100, highest first: id, anomaly_score, condition.
 
-    If anomalies are among the calibration items, thresholds are too high and anomalies are missed. It suffices that a
-    person corrects those with the highest scores (Label-Trim, arXiv:2502.04807).
+    If anomalies are among the calibration items, thresholds are too high and anomalies are missed. It is enough that
+    a person checks those with the highest scores and removes anomalies (Label-Trim, arXiv:2502.04807).
     """
     calibration = calibrated(pipeline)
     scale = calibration.anomaly_score(scores.values, scores.strata)

@@ -483,7 +483,7 @@ class Detector(OutlierMixin, BaseEstimator):
         return model_card(self.pipeline_, self.about_)
 
     def save(self, folder: str | Path) -> Path:
-        """Save the model as a new version in a model folder, and take it into use; older versions stay.
+        """Save the model as a new version in a model folder and switch to it; older versions stay.
 
         Raises:
             ArtifactError: the folder holds something else. OutputError: it cannot be written.

@@ -32,7 +32,7 @@ class Ignored:
 
     @classmethod
     def of_model(cls, regions: IgnoreRegions | None, schema: ConditionSchema, model: Model) -> Ignored | None:
-        """What a model of locations ignores, by its cells; None for other models, and where nothing is ignored.
+        """The grid locations that a patch_gaussian ignores, by its cells; None if nothing is, and for other models.
 
         Raises:
             DataError: the regions depend on a condition that the model does not see.

@@ -37,7 +37,7 @@ from knowngood.scores.illumination import IlluminationAdjustment
 FORMAT = "knowngood-detector"
 FORMAT_VERSION = 2
 CARD, TRAINING = "card.md", "training.json"
-COPY = "copy the version again, or take another one into use (`knowngood rollback MODEL`)"
+COPY = "restore this version of the model from a copy, or switch to another one with `knowngood rollback MODEL`"
 TENSORS = ("weights", "scores", "calibration", "objective", "representation")
 SUFFIX = ".safetensors"
 

@@ -64,7 +64,7 @@ def in_use(path: str | Path) -> Path:
     if not known:
         return model
     newest = max(known)
-    way_out = f"`knowngood rollback {model} --to {newest}` takes the newest version into use"
+    way_out = f"`knowngood rollback {model} --to {newest}` switches to the newest version"
     try:
         named = json.loads((model / CURRENT).read_text(encoding="utf-8"))["version"]
     except FileNotFoundError:  # the process died before it was written for the first time, or it was not copied
@@ -85,7 +85,7 @@ def versions(path: str | Path) -> list[Version]:
 
 
 def save_version(folder: str | Path, files: Mapping[str, bytes]) -> Path:
-    """Save files as the next version in a model folder and take it into use; gives the model folder.
+    """Save files as the next version in a model folder and switch to it; returns the model folder.
 
     What killed saves left is removed.
 
@@ -109,7 +109,7 @@ def save_version(folder: str | Path, files: Mapping[str, bytes]) -> Path:
 
 
 def rollback(path: str | Path, to: int | None = None) -> Version:
-    """Take another version into use: number `to`, or the one before the one in use. No version changes.
+    """Switch to another version: number `to`, or the one before the one in use. No version changes.
 
     Raises:
         ArtifactError: there is no such version; the message names those there are.

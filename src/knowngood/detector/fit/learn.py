@@ -355,8 +355,8 @@ def class_vectors(schema: ConditionSchema, model: Model) -> tuple[Tensor, Tensor
     """(K, W) encoded conditions of every combination that occurred, and the log of their shares."""
     if not (model.condition_dim and len(schema.cells) > 1 and all("infer" in c.roles for c in schema.columns)):
         raise SettingsError(
-            "class_aware needs at least two conditions, all with the role 'infer', and an objective that uses "
-            "conditions such as cvae; leave it 0 here"
+            "class_aware can be above 0 only if the objective uses conditions (cvae, for example), every condition "
+            "column has the role 'infer', and there are at least two condition values; set class_aware = 0"
         )
     cells = schema.expand({}, 1, unknown="infer")
     return torch.from_numpy(cells.c), torch.from_numpy(cells.log_weight)
