@@ -21,8 +21,8 @@ AT_ONCE = 50  # streams
 def main(streams: int = 1000, length: int = 10_000, shifted: int = 200, seed: int = 0) -> list[list[str]]:
     """The share of exchangeable streams that ever raise an alarm, and the items from a shift to the alarm.
 
-    Prints a Markdown table, and returns its rows: n calibration items, threshold, the promise 1/threshold, streams, the share that ever
-    alarms, and quartiles of the delay. A stream that alarms before it changes is left out of the delays.
+    Prints a Markdown table, and returns its rows: n calibration items, threshold, the promise 1/threshold, streams, the
+    share that ever alarms, and quartiles of the delay. A stream that alarms before it changes is left out of these.
 
     Args:
         streams: exchangeable ones, of `length` items, for n = 100; a fifth of them for 19 and 1000.
@@ -47,7 +47,9 @@ def main(streams: int = 1000, length: int = 10_000, shifted: int = 200, seed: in
             quartiles = np.quantile(delays, [0.25, 0.5, 0.75], method="inverted_cdf")
             ever = np.isfinite(quiet[:, at]).mean()
             promised = f"{1 / threshold:.1%}"
-            rows.append([f"{n}", f"{threshold}", promised, f"{count:,}", f"{ever:.1%}", *(f"{q:,g}" for q in quartiles)])
+            rows.append(
+                [f"{n}", f"{threshold}", promised, f"{count:,}", f"{ever:.1%}", *(f"{q:,g}" for q in quartiles)]
+            )
             print(markdown(rows[-1]), flush=True)
     return rows
 

@@ -98,9 +98,7 @@ def test_a_loaded_model_takes_images_too() -> None:
     model = fitted(x[:40], shrinkage=None, context=1, global_grid=2)
     loaded = PatchGaussian(model.options, **model.sizes())
     loaded.load_state_dict(model.state_dict())
-    close(
-        loaded.update_grids(x[40:], one_cell(x[40:])), model.update_grids(x[40:], one_cell(x[40:])), tolerance=1e-6
-    )
+    close(loaded.update_grids(x[40:], one_cell(x[40:])), model.update_grids(x[40:], one_cell(x[40:])), tolerance=1e-6)
     with pytest.raises(ValueError, match="image counts"):
         PatchGaussian(model.options, **{**model.sizes(), "images": ()}).update_grids(x, one_cell(x))
 
