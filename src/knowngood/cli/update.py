@@ -54,12 +54,13 @@ def update(
     assert new is not None
     if others is not None:
         others = others[others.labels != 1]
-    before = detector.about_["data"]["normals"]
     detector.update(new, calibration_set=others, old=known, progress=on_terminal())
     folder = detector.save(out or model_at(model))
     taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
     assert calibration is not None
-    say(f"updated with {taken:,} normal images of {new.variant or new.name}, {before + taken:,} in all")
+    say(
+        f"updated with {taken:,} normal images of {new.variant or new.name}, {detector.about_['data']['normals']:,} in all"
+    )
     say(f"calibrated on {len(calibration):,} of {detector.about_['data']['calibrated_on']}")
     note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
     say(f"model   {folder}")

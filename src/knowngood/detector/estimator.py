@@ -298,7 +298,7 @@ class Detector(OutlierMixin, BaseEstimator):
         others = None if calibration_set is None else self._items(calibration_set, None, groups=True)
         done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
         self.pipeline_, data = done.pipeline, self.about_["data"]
-        counts = {name: data[name] + done.taken for name in ("normals", "fit")}
+        counts = done.counts or {name: data[name] + done.taken for name in ("normals", "fit")}
         counts["calibrate"] = len(self.pipeline_.calibration or ())
         self.about_ = {**self.about_, "data": {**data, **counts, "calibrated_on": done.calibrated_on}}
         self._note("update", done.taken)

@@ -25,13 +25,17 @@ CALIBRATE = 0.5  # of the new items, where no others do
 
 
 class Updated(NamedTuple):
-    """A calibrated pipeline, how many new items it took, its calibration items' name, and the suspicious of them."""
+    """A calibrated pipeline, how many new items it took, its calibration items' name, and the suspicious of them.
+
+    counts: for the record of the data, with a network, whose training and selection items were drawn anew.
+    """
 
     pipeline: Pipeline
     taken: int
     calibrated_on: str
     suspicious: list[dict[str, Any]]
     history: list[dict[str, Any]]  # rows that training logged; none without a network
+    counts: dict[str, int]
 
 
 def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
@@ -104,10 +108,11 @@ def update(
     check_unfitted(replace(pipeline, fitted_to=fitted_to), calibrating)
     schema.expand(calibrating.conditions, len(calibrating))
     history: list[dict[str, Any]] = []
+    counts: dict[str, int] = {}
     if old is None:
         found = taken_in(pipeline, new, seed)
     else:
-        found, history = trained_on(pipeline, joined(old, new), labelled, seed, run)
+        found, history, counts = trained_on(pipeline, joined(old, new), labelled, seed, run)
     if pipeline.added:
         names = ", ".join(group.name for group in pipeline.added)
         warnings.warn(
@@ -116,7 +121,7 @@ def update(
             stacklevel=3,
         )
     found, suspicious = calibrate(replace(found, fitted_to=fitted_to), calibrating, "set")
-    return Updated(found, len(new), calibrating.name, suspicious, history)
+    return Updated(found, len(new), calibrating.name, suspicious, history, counts)
 
 
 def readable(pipeline: Pipeline, items: Items) -> Items:
@@ -202,8 +207,8 @@ def taken_in(pipeline: Pipeline, new: Items, seed: int) -> Pipeline:
 
 def trained_on(
     pipeline: Pipeline, normals: Items, labelled: Items | None, seed: int, run: Run
-) -> tuple[Pipeline, list[dict[str, Any]]]:
-    """The pipeline whose network was trained on old and new items, from its present weights; and the log."""
+) -> tuple[Pipeline, list[dict[str, Any]], dict[str, int]]:
+    """The pipeline whose network was trained on old and new items, from its present weights; the log; and counts."""
     schema = pipeline.schema
     anomalies = normals[:0] if labelled is None else labelled
     plan = make_plan(normals, anomalies, pipeline.settings, seed, set_aside=False)
@@ -216,4 +221,5 @@ def trained_on(
         labelled=None if plan.labelled is None else only(anomalies, schema),
     )
     found, learned = learned_pipeline(plan, pipeline.representation, run, pipeline)
-    return found, [] if learned.history is None else list(learned.history.steps)
+    counts = {"normals": len(normals), "fit": len(plan.split["fit"]), "select": len(plan.split["select"])}
+    return found, [] if learned.history is None else list(learned.history.steps), counts
