@@ -58,9 +58,8 @@ def update(
     folder = detector.save(out or model_at(model))
     taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
     assert calibration is not None
-    say(
-        f"updated with {taken:,} normal images of {new.variant or new.name}, {detector.about_['data']['normals']:,} in all"
-    )
-    say(f"calibrated on {len(calibration):,} of {detector.about_['data']['calibrated_on']}")
+    data_of = detector.about_["data"]
+    say(f"updated with {taken:,} normal images of {new.variant or new.name}, {data_of['normals']:,} in all")
+    say(f"calibrated on {len(calibration):,} of {data_of['calibrated_on']}")
     note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
     say(f"model   {folder}")
