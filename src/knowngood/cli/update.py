@@ -46,9 +46,11 @@ def update(
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
     detector = load(model, device)
-    classes = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
+    options = detector.pipeline_.settings.data
     new, known, others = (
-        None if source is None else open_selected(source, **classes, data_options=detector.pipeline_.settings.data)
+        None
+        if source is None
+        else open_selected(source, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
         for source in (data, old, calibrate_on)
     )
     assert new is not None

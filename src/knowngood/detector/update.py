@@ -112,7 +112,7 @@ def update(
     if old is None:
         found = taken_in(pipeline, new, seed)
     else:
-        found, history, counts = trained_on(pipeline, joined(old, new), labelled, seed, run)
+        found, history, counts = trained_on(pipeline, joined(old, new), labelled, seed, run)  # type: ignore[type-var]
     if pipeline.added:
         names = ", ".join(group.name for group in pipeline.added)
         warnings.warn(
