@@ -172,3 +172,36 @@ class ListPixels:
         for image in self.images:
             digest.update(f"{image.dtype.str}{image.shape}".encode())
             digest.update(np.ascontiguousarray(image).data)
+
+
+class JoinedPixels:
+    """Images of several sources, one source after the other.
+
+    at: (N, 2) the source and the position in it of each image; default all.
+    """
+
+    def __init__(self, parts: Sequence[PixelSource], at: np.ndarray | None = None) -> None:
+        self.parts = tuple(parts)
+        every = [np.stack([np.full(len(part), k), np.arange(len(part))], axis=1) for k, part in enumerate(parts)]
+        self.at = np.concatenate(every) if at is None else at
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def read(self, i: int) -> np.ndarray:
+        part, row = self.at[i]
+        return self.parts[part].read(int(row))
+
+    def take(self, indices: np.ndarray) -> JoinedPixels:
+        return JoinedPixels(self.parts, self.at[np.asarray(indices, dtype=np.int64)])
+
+    def shapes(self) -> np.ndarray:
+        shapes = np.empty((len(self), 3), dtype=np.int64)
+        for k, part in enumerate(self.parts):
+            mine = self.at[:, 0] == k
+            shapes[mine] = part.take(self.at[mine, 1]).shapes()
+        return shapes
+
+    def update(self, digest: Any) -> None:
+        for part, row in self.at:
+            self.parts[part].take(np.array([row])).update(digest)

@@ -60,6 +60,11 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "- What the training set holds counts as normal: defects in it will be missed later.",
         "- A p-value says how rare a score is among normal items. It is not the probability of a defect.",
         "",
+        *(
+            f"Updated {one['at']} with {one['items']} new normal items."
+            for one in about["history"]
+            if one["what"] == "update"
+        ),
         f"Made {about['history'][0]['at']} with knowngood {versions['knowngood']}, torch {versions['torch']}, "
         f"Python {versions['python']}.",
         "",

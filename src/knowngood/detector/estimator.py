@@ -39,6 +39,7 @@ from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
 from knowngood.detector.scoring import refuse_unread
+from knowngood.detector.update import check_updatable, update
 from knowngood.detector.versions import save_version
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
@@ -251,6 +252,59 @@ class Detector(OutlierMixin, BaseEstimator):
         self.training_ = {**self.training_, "suspicious": highest}
         self.about_["data"]["calibrated_on"] = items.name
         self._note("calibrate", len(items))
+        warn_of_small(self.pipeline_)
+        self.offset_ = -limit(self.pipeline_)
+        return self
+
+    def update(
+        self,
+        X: Any,
+        *,
+        conditions: Any = None,
+        calibration_set: Any = None,
+        old: Any = None,
+        old_conditions: Any = None,
+        progress: bool = False,
+    ) -> Detector:
+        """Take new normal items into a fitted detector, and calibrate it anew.
+
+        - patch_gaussian: its means, covariances and shrinkage become those of a fit to old and new images, to rounding;
+          with a context, the directions of the context stay those of the first fit (see
+          `PatchGaussian.update_grids`).
+        - memory_bank: the bank takes the new items; with a coreset, that of the bank and the new ones.
+        - vae: training goes on from the present weights on old and new items; without the old ones it is refused.
+
+        Half of the new items are taken in and the other half calibrate, split at random by the seed of the fit, items
+        of one group together; the calibration items of before do not count, since the scores changed. Items that the
+        model was fitted to are left out. Representation and conditions stay as fitted; without a network so do the
+        per-location standardisation of `patch_distance`, which would need the old images, penalties learned from
+        labels, and the images that explanations compare with.
+        Items of a group (a part, a patient) that was fitted to are not independent of it: give new groups.
+
+        Args:
+            X: new items; those labelled anomalous are left out. Of a source with a split "train" only that counts.
+            calibration_set: normal items that calibrate, in place of half of the new ones.
+            old: for a VAE, the items that it was fitted to, with `old_conditions`.
+
+        Raises:
+            SettingsError: the model cannot be updated, or `old` is missing or not needed.
+            DataError: an item has unknown or new conditions, or all were fitted to; `old` is other data.
+            NotEnoughNormals: too few items would calibrate for the α of the fit. The detector stays as it was.
+        """
+        check_is_fitted(self, "pipeline_")
+        check_updatable(self.pipeline_, old=old is not None)
+        new, _ = self._to_learn_from(X, conditions)
+        known, labelled = (None, None) if old is None else self._to_learn_from(old, old_conditions)
+        others = None if calibration_set is None else self._items(calibration_set, None, groups=True)
+        done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
+        self.pipeline_, data = done.pipeline, self.about_["data"]
+        counts = done.counts or {name: data[name] + done.taken for name in ("normals", "fit")}
+        counts["calibrate"] = len(self.pipeline_.calibration or ())
+        self.about_ = {**self.about_, "data": {**data, **counts, "calibrated_on": done.calibrated_on}}
+        self._note("update", done.taken)
+        self.training_ = {**self.training_, "suspicious": done.suspicious}
+        if done.history:
+            self.training_["history"] = done.history
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
         return self
@@ -540,8 +594,26 @@ class Detector(OutlierMixin, BaseEstimator):
             if pipeline.representation.names:
                 self.feature_names_in_ = np.array(pipeline.representation.names, dtype=object)
 
+    def _to_learn_from(self, X: Any, conditions: Any) -> tuple[Items, Items]:
+        """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups."""
+        objective: Any = getattr(self.pipeline_.settings.model, "objective", None)
+        factors = () if objective is None else objective.build().factors
+        items = self._items(X, conditions, groups=True, further=factors)
+        if items.splits is not None and "train" in items.splits:
+            items = items[items.splits == "train"]
+        normals = items[items.labels != 1]
+        if not len(normals):
+            raise DataError(f"{items.name}: no normal item in it to learn from ({len(items)} given)")
+        return normals, items[items.labels == 1]
+
     def _items(
-        self, X: Any, conditions: Any, anomalies: Any = None, reset: bool = False, groups: bool = False
+        self,
+        X: Any,
+        conditions: Any,
+        anomalies: Any = None,
+        reset: bool = False,
+        groups: bool = False,
+        further: tuple[str, ...] = (),
     ) -> Items:
         """X as items with their conditions and labels; with their groups, or without the column of these."""
         columns, X = as_columns(conditions), listed(X)
@@ -561,7 +633,9 @@ class Detector(OutlierMixin, BaseEstimator):
             columns = {name: values for name, values in columns.items() if name != column}
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
-            items = only(items, self.pipeline_.schema, {c for group in self.pipeline_.added for c in group.values})
+            items = only(
+                items, self.pipeline_.schema, {*further, *(c for group in self.pipeline_.added for c in group.values)}
+            )
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)

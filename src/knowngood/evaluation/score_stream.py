@@ -154,7 +154,7 @@ def _group(text: str, schema: ConditionSchema | None) -> str:
             return schema.stratum_names[int(schema.expand(values, 1).stratum[0])]
         except DataError:
             pass
-    return text
+    return text or "all"
 
 
 def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Self
 
 import torch
@@ -62,11 +62,24 @@ class MemoryBank(Model):
 
         Raises DataError: the source is empty.
         """
+        self.bank, self.stratum = keep(self._rows_of(source), self.options.coreset)
+        return self
+
+    @torch.no_grad()
+    def update(self, source: BatchSource) -> Self:
+        """Keep further items too: as a fit to old and new ones does, or a coreset of the bank and one of the new rows.
+
+        Raises DataError: the source is empty.
+        """
+        new = keep(self._rows_of(source), self.options.coreset)
+        self.bank, self.stratum = keep([(self.bank, self.stratum), new], self.options.coreset)
+        return self
+
+    def _rows_of(self, source: BatchSource) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows of the items of a source, with their strata."""
         batches = source.batches(torch.arange(len(source)).split(ITEMS)) if len(source) else ()
         each = math.prod(self.shape[1:]) if self.patches else 1
-        rows = ((self.rows(batch.x), batch.stratum.repeat_interleave(each)) for batch in batches)
-        self.bank, self.stratum = keep(rows, self.options.coreset)
-        return self
+        return ((self.rows(batch.x), batch.stratum.repeat_interleave(each)) for batch in batches)
 
     def rows(self, x: Tensor) -> Tensor:
         """(B·P, V): the rows that items x (B, *shape) are compared by, P of each item, 1 without patches."""

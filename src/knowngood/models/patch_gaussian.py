@@ -34,7 +34,7 @@ class PatchGaussian(Model):
         mean (K, P, F), lower (K, P, F, F): of the Gaussian at each location, the mean and the lower Cholesky factor L
             of the covariance, so that L⁻¹(x − mean) is white.
         ignored (K, P): locations that do not count; set before `fit`.
-        images (K,): how many normal images the Gaussians of a cell were fitted to.
+        images (K,): how many normal images the Gaussians of a cell were fitted to; 0 where that was not saved.
         own (K,): 1 − the weight of the mean covariance of all locations.
         basis (K, T, F), slope (K, P, F, T): of the context u, T numbers an image. Features and context are taken as
             jointly Gaussian; a location's Gaussian is that given u, with mean + slope·u.
@@ -44,6 +44,7 @@ class PatchGaussian(Model):
         continuous: (W,) which entries of a condition vector are continuous, and so no part of its cell.
         pooled: (K,) which cells have too few images and take the Gaussians of all.
         context: T; 0 before the fit.
+        images: (K,) of a model that was fitted.
     """
 
     kind = "patch_gaussian"
@@ -65,6 +66,7 @@ class PatchGaussian(Model):
         continuous: Sequence[bool] = (),
         pooled: Sequence[bool] = (False,),
         context: int = 0,
+        images: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.options, self.shape = options, tuple(shape)
@@ -78,8 +80,9 @@ class PatchGaussian(Model):
         self.register_buffer("mean", torch.zeros(cells, locations, features))
         self.register_buffer("lower", torch.zeros(cells, locations, features, features), persistent=False)
         self.register_buffer("ignored", torch.zeros(cells, locations, dtype=torch.bool))
-        self.register_buffer("images", torch.zeros(cells), persistent=False)
-        self.register_buffer("own", torch.ones(cells), persistent=False)
+        self.register_buffer("images", torch.tensor(list(images) or [0.0] * cells), persistent=False)
+        own = [1 - self._share(int(n)) if n else 1.0 for n in self.images]
+        self.register_buffer("own", torch.tensor(own), persistent=False)
         self.register_buffer("basis", torch.zeros(cells, context, features))
         self.register_buffer("slope", torch.zeros(cells, locations, features, context))
         side = options.global_grid
@@ -87,7 +90,7 @@ class PatchGaussian(Model):
         if side:
             few = (features, min(side, height), min(side, width))
             self.coarse = PatchGaussian(
-                options.model_copy(update={"global_grid": 0, "context": 0}), few, keys, continuous, pooled
+                options.model_copy(update={"global_grid": 0, "context": 0}), few, keys, continuous, pooled, 0, images
             )
 
     def sizes(self) -> dict[str, Any]:
@@ -97,6 +100,7 @@ class PatchGaussian(Model):
             "continuous": self.continuous.tolist(),
             "pooled": list(self.pooled),
             "context": self.basis.shape[1],
+            "images": self.images.tolist(),
         }
 
     def get_extra_state(self) -> Tensor:
@@ -136,23 +140,100 @@ class PatchGaussian(Model):
         self.basis, contexts = _contexts(averages, self.options.context)
         self.slope = torch.zeros(*self.mean.shape, self.basis.shape[1])
         for k, mine in enumerate(own):
-            n, counted = len(mine), ~self.ignored[k]
-            share = shrinkage(n, self.shape[0]) if self.options.shrinkage is None else self.options.shrinkage
-            self.images[k], self.own[k] = n, 1 - share
-            everywhere = self._moments(k, mine, contexts[k])
-            shared = share * everywhere + RIDGE * torch.eye(self.shape[0])
-            mean_slope = self.slope[k, counted].mean(0)
-            for some in self._blocks():
-                self.slope[k, some] = (1 - share) * self.slope[k, some] + share * mean_slope
-                covariance, slope = self.lower[k, some], self.slope[k, some]
-                covariance.mul_(1 - share).add_(shared)
-                if slope.shape[2]:
-                    covariance -= slope @ slope.mT  # what the context leaves
-                self.lower[k, some] = torch.linalg.cholesky(covariance)
+            self._factorise(k, len(mine), self._moments(k, mine, contexts[k]))
         if self.coarse is not None:
             self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
             self.coarse.fit_grids(self.coarsen(x, cell), cell)
         return self
+
+    @torch.no_grad()
+    def update(self, source: BatchSource) -> Self:
+        """Take further normal images, as if they had been among those fitted to; see `update_grids`."""
+        whole = next(iter(source.batches([torch.arange(len(source))])))
+        return self.update_grids(whole.x, self.cell(whole.c, len(whole.x)))
+
+    @torch.no_grad()
+    def update_grids(self, x: Tensor, cell: Tensor) -> Self:
+        """Take further feature grids x (N, F, h, w) in cells (N,). On the CPU.
+
+        Means, covariances, shrinkage and coarse grid are those of a fit to old and new images together, to rounding:
+        the covariance of a location follows from its factor, since the mean over the locations that count is not
+        changed by shrinkage (Chan, Golub and LeVeque 1983 for the sums). With a context the span of its directions
+        stays that of the first fit, since others need moments between all locations and all mean features; given that
+        span all is exact. Cells that are `pooled`, or have no context, stay so however many images they get.
+
+        Raises:
+            ValueError: the model was saved without its image counts.
+        """
+        if not bool(self.images.all()):
+            raise ValueError("update needs the image counts of the fit, which this model was saved without")
+        grids = x.flatten(2)
+        for k, lacks in enumerate(self.pooled):
+            mine = grids if lacks else _rows(grids, cell == k)
+            if len(mine):
+                everywhere = self._merged(k, mine)
+                self._factorise(k, int(self.images[k]) + len(mine), everywhere)
+        if self.coarse is not None:
+            self.coarse.update_grids(self.coarsen(x, cell), cell)
+        return self
+
+    def _merged(self, k: int, grids: Tensor) -> Tensor:
+        """Set the moments as `_moments` does, of the images fitted to and of further ones (m, F, P) together."""
+        n, m, counted, share = float(self.images[k]), len(grids), ~self.ignored[k], 1 - float(self.own[k])
+        parts = [self._shrunk(k, some).where(counted[some, None, None], 0).sum(0) for some in self._blocks()]
+        before, slope_before = torch.stack(parts).sum(0) / counted.sum(), self.slope[k, counted].double().mean(0)
+
+        def own(shrunk: Tensor, mean: Tensor) -> Tensor:
+            return (shrunk - share * mean) / (1 - share) if share < 1 else mean.expand_as(shrunk)
+
+        def deviations(values: Tensor, old_mean: Tensor) -> Tensor:
+            """(…, m + 1): of new values (…, m) from their mean, and one that stands for the step from the old mean."""
+            mean = values.mean(-1, keepdim=True)
+            return torch.cat([values - mean, (n * m / (n + m)) ** 0.5 * (mean - old_mean[..., None])], -1)
+
+        # The context, whose variance is 1 / (1 + ridge) in every live direction, is brought back to that.
+        live = self.basis[k].any(1)
+        normal = self.mean[k, counted].mean(0)
+        u = ((average(grids, self.ignored[k]) - normal) @ self.basis[k, live].T).T.double()
+        u = deviations(u, u.new_zeros(len(u)))
+        variance = ((n - 1) * torch.eye(len(u), dtype=u.dtype) + (1 + RIDGE) * u @ u.T) / (n + m - 1)
+        root = torch.linalg.cholesky(variance)
+        self.basis[k, live] = torch.linalg.solve_triangular(root, self.basis[k, live].double(), upper=False).float()
+        locations, total = _transposed(grids), torch.zeros_like(before)
+        for some in self._blocks():
+            new = locations[some].double()
+            off = deviations(new, self.mean[k, some].double())
+            covariance = ((n - 1) * own(self._shrunk(k, some), before) + off @ off.mT) / (n + m - 1)
+            slope = (n - 1) * own(self.slope[k, some].double(), slope_before)[:, :, live] + off @ u.T
+            self.mean[k, some] = ((n * self.mean[k, some].double() + new.sum(2)) / (n + m)).float()
+            self.lower[k, some] = covariance.float()
+            slope = torch.linalg.solve_triangular(root, slope.mT / (n + m - 1), upper=False).mT
+            self.slope[k, some] = self.slope[k, some].index_copy(2, live.nonzero()[:, 0], slope.float())
+            total += covariance.where(counted[some, None, None], 0).sum(0)
+        return (total / counted.sum()).float()
+
+    def _shrunk(self, k: int, some: slice) -> Tensor:
+        """(p, F, F) float64 shrunk covariances of some locations, without the ridge, whatever the context."""
+        lower, slope = self.lower[k, some].double(), self.slope[k, some].double()
+        return lower @ lower.mT + slope @ slope.mT - RIDGE * torch.eye(self.shape[0], dtype=lower.dtype)
+
+    def _factorise(self, k: int, n: int, everywhere: Tensor) -> None:
+        """From covariances in `lower` and slopes to shrunk ones and factors; `everywhere` is the mean covariance."""
+        share, counted = self._share(n), ~self.ignored[k]
+        self.images[k], self.own[k] = n, 1 - share
+        shared = share * everywhere + RIDGE * torch.eye(self.shape[0])
+        mean_slope = self.slope[k, counted].mean(0)
+        for some in self._blocks():
+            self.slope[k, some] = (1 - share) * self.slope[k, some] + share * mean_slope
+            covariance, slope = self.lower[k, some], self.slope[k, some]
+            covariance.mul_(1 - share).add_(shared)
+            if slope.shape[2]:
+                covariance -= slope @ slope.mT  # what the context leaves
+            self.lower[k, some] = torch.linalg.cholesky(covariance)
+
+    def _share(self, n: int) -> float:
+        """The weight of the mean covariance in that of a location, of n images."""
+        return shrinkage(n, self.shape[0]) if self.options.shrinkage is None else self.options.shrinkage
 
     def _moments(self, k: int, grids: Tensor, context: Tensor) -> Tensor:
         """Set mean, slope and, in `lower`, the covariance of each location; return the mean covariance (F, F)."""
@@ -201,11 +282,10 @@ class PatchGaussian(Model):
 
         With o the whitened vector of context and features together, the covariance without the image is I − a·o·oᵀ up
         to a factor, so its squared distance is |o|²·(n/(n−1))² / (1 − a·|o|²); that given the context is the difference
-        of the two. Exact up to the ridge without shrinkage and context, close to it with them. Of a fitted model: how
-        many images it was fitted to is not saved.
+        of the two. Exact up to the ridge without shrinkage and context, close to it with them.
         """
         if not bool(self.images.all()):
-            raise ValueError("leave_one_out needs the model as it was fitted; a loaded one lacks its image counts")
+            raise ValueError("leave_one_out needs the image counts of the fit, which this model was saved without")
         context = self._context(x, cell)
         n = self.images[cell][:, None, None].double()
         share = self.own[cell][:, None, None].double()

@@ -64,7 +64,7 @@ def fit_pipeline(
     cross = not others_calibrate and settings.calibration.method == "cross"
     tasks = out_of_fold(plan, fit, representation, refit=learns(representation)) if cross else []
     at_once = int(settings.training.memory_gb * 2**30) // (len(fit) * representation.bytes_per_image)
-    (pipeline, learned), *scored = side_by_side([lambda: _learned(plan, representation, run), *tasks], at_once)
+    (pipeline, learned), *scored = side_by_side([lambda: learned_pipeline(plan, representation, run), *tasks], at_once)
     highest: list[dict[str, Any]] = []
     if cross:
         out_of_fold_scores = NormalScores.concat([scores for _, scores in scored])
@@ -113,10 +113,16 @@ def fit_pipeline(
     return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), highest)
 
 
-def _learned(plan: Plan, representation: Any, run: Run) -> tuple[Pipeline, Learned]:
-    """The pipeline without its calibration, with a reference index where images can be compared."""
+def learned_pipeline(
+    plan: Plan, representation: Any, run: Run, start: Pipeline | None = None
+) -> tuple[Pipeline, Learned]:
+    """The pipeline without its calibration, with a reference index where images can be compared.
+
+    Args:
+        start: whose network is trained on, from its present weights.
+    """
     fit, select = plan.split["fit"], plan.split["select"]
-    learned = learn(plan, fit, select, representation, run)
+    learned = learn(plan, fit, select, representation, run, start)
     pipeline = fit_temperature(learned.pipeline, plan.normals[select])
     if not isinstance(pipeline.representation, Table) and plan.settings.data.tile is None:
         index = reference_index(pipeline, plan.normals[fit], plan.normals[select], plan.seed)  # type: ignore[arg-type]

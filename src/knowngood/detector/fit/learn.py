@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -116,9 +117,18 @@ def samples(plan: Plan, index: np.ndarray) -> tuple[Items, np.ndarray]:
 
 
 def learn(
-    plan: Plan, fit: np.ndarray, select: np.ndarray, representation: Representation | CachedFeatures, run: Run = Run()
+    plan: Plan,
+    fit: np.ndarray,
+    select: np.ndarray,
+    representation: Representation | CachedFeatures,
+    run: Run = Run(),
+    start: Pipeline | None = None,
 ) -> Learned:
-    """Fit model, score and adjustments to the normals at `fit`; those at `select` are held out."""
+    """Fit model, score and adjustments to the normals at `fit`; those at `select` are held out.
+
+    Args:
+        start: whose network is trained on, from its present weights.
+    """
     settings, seed = plan.settings, plan.seed
     objective = build_objective(settings)
     scale = None if plan.factors is None else Standardised.fit(plan.factors[fit])
@@ -127,7 +137,8 @@ def learn(
     width = plan.schema.width if objective is None or objective.conditional else 0
     with RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_model(plan, representation, objective, width, np.concatenate([fit, select]))
+        every = np.concatenate([fit, select])
+        model = build_model(plan, representation, objective, width, every) if start is None else deepcopy(start.model)
     resolved = settings.model_copy(update={"model": getattr(model, "options", settings.model)})
     score = resolved.score.build()  # type: ignore[union-attr]
     score.check(model)
@@ -138,6 +149,9 @@ def learn(
     marginal = marginalises(resolved, score, adjustments, plan.schema)  # refuses what cannot be marginalised
     if objective is not None:
         compose(objective, plan, model, representation, scale)
+        if start is not None:
+            objective.prepare(model)  # type: ignore[arg-type]
+            objective.load_state_dict(start.objective_state, strict=False)
     source = make_source(plan, fit, representation, scale, width)
     held_out = make_source(plan, select, representation, scale, width) if len(select) else None
     history: list[History] = []

@@ -1,0 +1,67 @@
+"""`knowngood update`: a saved model takes new normal images, and is calibrated anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knowngood.cli.console import note, on_terminal, say
+from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, open_selected
+from knowngood.detector.versions import model_at
+from knowngood.errors import SettingsError
+
+
+def update(
+    model: Model,
+    data: Data,
+    *,
+    calibrate_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA", help="normal images that calibrate; default: half of the new ones, which are kept out"
+        ),
+    ] = None,
+    old: Annotated[
+        str | None,
+        typer.Option(
+            "--with", metavar="OLD", help="the data that a VAE was trained on; its training goes on with both"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="save the model here; default: a new version in MODEL"),
+    ] = None,
+    normal: Normal = None,
+    anomalous: Anomalous = None,
+    holdout: Holdout = None,
+    device: Device = None,
+) -> None:
+    """Let a model take new normal images, without the old ones where it can, and calibrate it anew.
+
+    All p-values and thresholds come from new images from then on. The former version stays: `knowngood rollback` goes
+    back to it. Images that are labelled anomalous are not used.
+    """
+    if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
+        raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
+    detector = load(model, device)
+    options = detector.pipeline_.settings.data
+    new, known, others = (
+        None
+        if source is None
+        else open_selected(source, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
+        for source in (data, old, calibrate_on)
+    )
+    assert new is not None
+    if others is not None:
+        others = others[others.labels != 1]
+    detector.update(new, calibration_set=others, old=known, progress=on_terminal())
+    folder = detector.save(out or model_at(model))
+    taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
+    assert calibration is not None
+    data_of = detector.about_["data"]
+    say(f"updated with {taken:,} normal images of {new.variant or new.name}, {data_of['normals']:,} in all")
+    say(f"calibrated on {len(calibration):,} of {data_of['calibrated_on']}")
+    note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
+    say(f"model   {folder}")

@@ -1,0 +1,39 @@
+"""Two sets of items as one."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from knowngood.data.imageset import ImageSet
+from knowngood.data.pixel_source import JoinedPixels
+from knowngood.data.tableset import TableSet
+
+Items = TypeVar("Items", ImageSet, TableSet)
+
+
+def joined(first: Items, second: Items) -> Items:
+    """The items of both, in this order, each with its groups; a column that one of them lacks is unknown there.
+
+    Ids of the second that the first has too begin with "new/".
+    """
+    taken = np.isin(second.ids, first.ids)
+    columns = {**first.conditions, **second.conditions}
+    kinds: dict[str, object] = (
+        {"rows": np.concatenate([first.rows, second.rows])}
+        if isinstance(first, TableSet) and isinstance(second, TableSet)
+        else {"pixels": JoinedPixels([first.pixels, second.pixels]), "masks": None}  # type: ignore[union-attr]
+    )
+    groups = [np.arange(len(some)) if some.groups is None else some.groups for some in (first, second)]
+    return first.replace(
+        ids=np.concatenate([first.ids, np.where(taken, np.char.add("new/", second.ids.astype(str)), second.ids)]),
+        labels=np.concatenate([first.labels, second.labels]),
+        conditions={
+            name: np.concatenate([some.conditions.get(name, np.full(len(some), None)) for some in (first, second)])
+            for name in columns
+        },
+        splits=None,
+        groups=np.concatenate([groups[0], groups[0].max(initial=-1) + 1 + groups[1]]),
+        **kinds,
+    )

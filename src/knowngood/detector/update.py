@@ -1,0 +1,225 @@
+"""A fitted pipeline takes new normal items, and is calibrated anew on others."""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from knowngood.calibration import minimum_normals, split_normals
+from knowngood.config import VAEOptions
+from knowngood.data import ImageSet, audit
+from knowngood.data.joined import joined
+from knowngood.detector.calibrate import calibrate, check_enough, check_unfitted
+from knowngood.detector.fit import Run, learned_pipeline
+from knowngood.detector.fit.inputs import only
+from knowngood.detector.fit.learn import make_source
+from knowngood.detector.fit.plan import Plan, make_plan
+from knowngood.detector.pipeline import Items, Pipeline
+from knowngood.errors import DataError, NotEnoughNormals, SettingsError
+
+CALIBRATE = 0.5  # of the new items, where no others do
+
+
+class Updated(NamedTuple):
+    """A calibrated pipeline, how many new items it took, its calibration items' name, and the suspicious of them.
+
+    counts: for the record of the data, with a network, whose training and selection items were drawn anew.
+    """
+
+    pipeline: Pipeline
+    taken: int
+    calibrated_on: str
+    suspicious: list[dict[str, Any]]
+    history: list[dict[str, Any]]  # rows that training logged; none without a network
+    counts: dict[str, int]
+
+
+def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
+    """Refuse what cannot be updated, before any item is read.
+
+    Args:
+        old: whether the old items are given.
+
+    Raises:
+        SettingsError: a network without the old items, or old items that are not needed; a model that keeps no sums.
+    """
+    name = pipeline.settings.model.name  # type: ignore[union-attr]
+    if isinstance(pipeline.settings.model, VAEOptions):
+        if not old:
+            raise SettingsError(
+                f"model '{name}' is a network: trained on new images alone it would forget the old ones. Give the data "
+                "that it was trained on again: update(X, old=…), or --with OLD"
+            )
+        return
+    if not hasattr(pipeline.model, "update") or any(key.endswith("codes") for key in pipeline.state):
+        raise SettingsError(
+            f"model '{name}' with score '{pipeline.score.options.name}' cannot take new items; train on old and new "
+            "ones together"
+        )
+    if old:
+        raise SettingsError(
+            f"model '{name}' takes new images without the old ones; leave out old=… (--with OLD), or train on old and "
+            "new ones together"
+        )
+    images = getattr(pipeline.model, "images", None)
+    if images is not None and not bool(images.all()):
+        raise SettingsError("this model was saved without its image counts by an older version; train it again")
+
+
+def update(
+    pipeline: Pipeline,
+    new: Items,
+    calibrating: Items | None,
+    old: Items | None,
+    labelled: Items | None,
+    seed: int,
+    run: Run,
+) -> Updated:
+    """The pipeline with new normal items; `pipeline` stays as it is. All that can be refused is, before the work.
+
+    Args:
+        new: normal items in their groups. calibrating: normal items that calibrate; None for half of the new ones.
+        old: the normal items fitted to, for a network; labelled: anomalies among them.
+
+    Raises:
+        DataError, NotEnoughNormals, SettingsError: see `Detector.update`.
+    """
+    new, calibrating, old = (None if some is None else readable(pipeline, some) for some in (new, calibrating, old))  # type: ignore[assignment]
+    if old is not None:
+        check_old(pipeline, old)
+    new = fresh(pipeline, new, old)
+    schema = pipeline.schema
+    expanded = schema.expand(new.conditions, len(new))
+    unseen = np.flatnonzero(expanded.stratum < 0)
+    if len(unseen):
+        raise DataError(
+            f"{new.ids[unseen[0]]}: the model knows no {expanded.label[unseen[0]]}, a combination of conditions that "
+            "the old items did not have; leave such items out, or train on old and new ones together"
+        )
+    if calibrating is None:
+        new, calibrating = halves(pipeline, new, seed)
+    digests = [some.digests() for some in (new, old) if some is not None]
+    fitted_to = np.unique(np.concatenate([*digests, *([] if pipeline.fitted_to is None else [pipeline.fitted_to])]))
+    check_enough(pipeline, calibrating)
+    check_unfitted(replace(pipeline, fitted_to=fitted_to), calibrating)
+    schema.expand(calibrating.conditions, len(calibrating))
+    history: list[dict[str, Any]] = []
+    counts: dict[str, int] = {}
+    if old is None:
+        found = taken_in(pipeline, new, seed)
+    else:
+        found, history, counts = trained_on(pipeline, joined(old, new), labelled, seed, run)  # type: ignore[type-var]
+    if pipeline.added:
+        names = ", ".join(group.name for group in pipeline.added)
+        warnings.warn(
+            f"groups added to the calibration are gone, since scores changed: {names}; calibrate on them again with "
+            "as_group=… (calibrate --as)",
+            stacklevel=3,
+        )
+    found, suspicious = calibrate(replace(found, fitted_to=fitted_to), calibrating, "set")
+    return Updated(found, len(new), calibrating.name, suspicious, history, counts)
+
+
+def readable(pipeline: Pipeline, items: Items) -> Items:
+    """The items without unreadable ones, of which there may be as few as in a fit."""
+    if not isinstance(items, ImageSet):
+        return items
+    found = audit(items)
+    found.check(0.0 if pipeline.settings.data.strict else pipeline.settings.data.tolerance)
+    return found.images
+
+
+def check_old(pipeline: Pipeline, old: Items) -> None:
+    """Refuse old items of which most are not those fitted to, and warn if some are missing."""
+    if pipeline.fitted_to is None:
+        return
+    n = len(pipeline.fitted_to)
+    missing = n - int(np.isin(pipeline.fitted_to, old.digests()).sum())
+    if not missing:
+        return
+    text = f"{missing:,} of the {n:,} {old.items} that the model was trained on are not in {old.name}"
+    if 2 * missing > n:
+        raise DataError(
+            f"{text}, and it would forget them. Give the data that it was trained on by old=… (--with OLD)."
+        )
+    warnings.warn(f"{text}; it may forget them", stacklevel=4)
+
+
+def fresh(pipeline: Pipeline, new: Items, old: Items | None) -> Items:
+    """The new items that the model was not fitted to and that are not among the old ones: none may count twice.
+
+    Raises:
+        DataError: there are none.
+    """
+    known = [pipeline.fitted_to, None if old is None else old.digests()]
+    seen = np.isin(
+        new.digests(), np.concatenate([np.zeros(0, np.int64), *(some for some in known if some is not None)])
+    )
+    if seen.all():
+        raise DataError(
+            f"{new.name}: the model was fitted to all of these {len(new):,} {new.items} already; give new ones"
+        )
+    if seen.any():
+        warnings.warn(
+            f"{seen.sum():,} of {len(new):,} {new.items} are left out: the model was fitted to them already",
+            stacklevel=4,
+        )
+    return new[~seen]
+
+
+def halves(pipeline: Pipeline, new: Items, seed: int) -> tuple[Items, Items]:
+    """Half of the new items to take in, and half to calibrate on; at random, items of one group together.
+
+    Raises:
+        NotEnoughNormals: the half is too small for the α of the fit.
+    """
+    alpha, kinds = pipeline.settings.alpha, pipeline.schema.kinds(new.conditions, len(new))
+    split = split_normals(len(new), kinds, groups=new.groups, select=0, calibrate=CALIBRATE, seed=seed)
+    apart = new[split["calibrate"]]
+    independent = len(apart) if apart.groups is None else len(np.unique(apart.groups))
+    needed = minimum_normals(alpha)
+    if independent < needed:
+        of = " independent" if independent < len(apart) else ""
+        raise NotEnoughNormals(
+            f"{len(new)} new normal {new.items}, of which half calibrate ({independent}{of}); alpha = {alpha:g} needs "
+            f"{needed} to calibrate, so give {2 * needed} new ones, or others that only calibrate by calibration_set=… "
+            "(--calibrate-on DATA). Nothing was changed.",
+            missing=2 * needed - len(new) if independent == len(apart) else 2 * (needed - independent),
+        )
+    return new[split["fit"]], apart
+
+
+def taken_in(pipeline: Pipeline, new: Items, seed: int) -> Pipeline:
+    """The pipeline whose model, without a network, holds the new items too. Its score keeps its state."""
+    schema, settings = pipeline.schema, pipeline.settings
+    encoded = schema.expand(new.conditions, len(new))
+    plan = Plan(
+        settings=settings, schema=schema, normals=new, encoded=encoded, split={}, seed=seed, ignore=pipeline.ignore
+    )
+    model: Any = deepcopy(pipeline.model).cpu()
+    model.update(make_source(plan, np.arange(len(new)), pipeline.representation, None, model.condition_dim))
+    return replace(pipeline, model=model.to(pipeline.device))
+
+
+def trained_on(
+    pipeline: Pipeline, normals: Items, labelled: Items | None, seed: int, run: Run
+) -> tuple[Pipeline, list[dict[str, Any]], dict[str, int]]:
+    """The pipeline whose network was trained on old and new items, from its present weights; the log; and counts."""
+    schema = pipeline.schema
+    anomalies = normals[:0] if labelled is None else labelled
+    plan = make_plan(normals, anomalies, pipeline.settings, seed, set_aside=False)
+    normals = only(normals, schema)
+    plan = replace(
+        plan,
+        schema=schema,
+        normals=normals,
+        encoded=schema.expand(normals.conditions, len(normals)),
+        labelled=None if plan.labelled is None else only(anomalies, schema),
+    )
+    found, learned = learned_pipeline(plan, pipeline.representation, run, pipeline)
+    counts = {"normals": len(normals), "fit": len(plan.split["fit"]), "select": len(plan.split["select"])}
+    return found, [] if learned.history is None else list(learned.history.steps), counts

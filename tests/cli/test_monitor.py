@@ -1,0 +1,70 @@
+"""`knowngood monitor` on tables of results: exit status, state, figure; and how tables become a stream."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knowngood import Detector
+from knowngood.cli import main
+
+
+def run(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+def results(path: Path, scores: np.ndarray, first: int = 0) -> Path:
+    ids = [f"{i}.png" for i in range(first, first + len(scores))]
+    pd.DataFrame({"id": ids, "anomaly_score": scores}).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pictures = np.random.default_rng(0).integers(0, 99, (60, 8, 8), np.uint8)
+    detector = Detector("hog", "memory_bank", calibration={"method": "split", "fraction": 0.5})
+    return detector.fit(pictures).save(tmp_path_factory.mktemp("monitor") / "model")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_exit_status_figure_and_evidence(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    calibration = Detector.load(model).pipeline_.calibration
+    assert calibration is not None
+    scores = calibration.anomaly_score(calibration.scores, calibration.strata)
+    quiet = results(tmp_path / "quiet.csv", np.random.default_rng(1).permutation(scores))
+    assert run("monitor", model, quiet) == 0
+    assert "quiet    evidence" in capsys.readouterr().out
+    drifted = results(tmp_path / "drift.csv", np.full(40, scores.max() + 1.0))
+    assert run("monitor", model, drifted, "--out", tmp_path / "drift.svg") == 5
+    shown = capsys.readouterr().out
+    assert "drift    scores are higher since about" in shown or "drift    more scores are extreme since about" in shown
+    assert "<svg" in (tmp_path / "drift.svg").read_text()
+    assert run("monitor", model, drifted, "--out", tmp_path / "drift.txt") == 2
+    assert "unknown format '.txt'" in capsys.readouterr().err
+
+
+def test_an_id_counts_once_and_an_alarm_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng, state = np.random.default_rng(2), tmp_path / "state.json"
+    first = results(tmp_path / "a.csv", rng.normal(size=60))
+    assert run("monitor", first, "--state", state) == 0
+    capsys.readouterr()
+    record = json.loads(state.read_text())
+    assert run("monitor", first, "--state", state) == 0
+    assert "0 new, 60 in all, 60 counted before" in capsys.readouterr().out
+    assert json.loads(state.read_text()) == record
+    assert run("monitor", results(tmp_path / "b.csv", rng.normal(9, 1, 40), first=60), "--state", state) == 5
+    assert run("monitor", first, "--state", state) == 5
+    assert run("monitor", first, "--state", state, "--threshold", "20") == 2
+    assert "was begun with 100" in capsys.readouterr().err
+
+
+def test_a_table_without_scores_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pd.DataFrame({"id": ["a"], "price": [1]}).to_csv(tmp_path / "other.csv", index=False)
+    assert run("monitor", tmp_path / "other.csv") == 3
+    assert "no column anomaly_score or p_value" in capsys.readouterr().err

@@ -1,0 +1,176 @@
+"""A detector takes new items: its model is that of old and new, and its calibration is of items it did not take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from knowngood import Detector
+from knowngood.data import ImageSet, TableSet
+from knowngood.detector.update import halves
+from knowngood.errors import DataError, NotEnoughNormals, SettingsError
+from patch_models import TinyBackbone, parts
+
+ALPHA = 0.1  # needs 9 calibration items
+
+
+def rows(n: int, seed: int, shift: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(shift, 1, (n, 4))
+
+
+def bank(**settings: object) -> Detector:
+    given = {"model": {"name": "memory_bank", "coreset": None}, "alpha": ALPHA, "calibration": {"method": "split"}}
+    return Detector(**{**given, **settings}).fit(rows(60, 0))  # type: ignore[arg-type]
+
+
+def test_a_bank_takes_half_of_the_new_items_and_the_other_half_calibrates(tmp_path: Path) -> None:
+    detector, new = bank(), rows(40, 1, 3)
+    before, old_scores = detector.model_.bank, set(detector.pipeline_.calibration.scores.tolist())
+    detector.update(new)
+    assert torch.equal(detector.model_.bank[: len(before)], before)
+    assert len(detector.model_.bank) == len(before) + 20
+    calibration = detector.pipeline_.calibration
+    assert len(calibration) == 20
+    assert not old_scores & set(calibration.scores.tolist())
+    taken = np.isin(TableSet.from_array(new).digests(), detector.pipeline_.fitted_to)
+    assert taken.sum() == 20
+    scores = calibration.anomaly_score(calibration.scores, calibration.strata)
+    assert np.sort(-detector.score_samples(new[~taken])) == pytest.approx(np.sort(scores))
+    assert [one["what"] for one in detector.about_["history"]] == ["fit", "update"]
+    assert detector.about_["history"][-1]["items"] == 20
+    detector.save(tmp_path / "model")
+    again = Detector.load(tmp_path / "model").update(rows(20, 2), calibration_set=rows(9, 3))
+    assert len(again.model_.bank) == len(before) + 40
+    assert again.pipeline_.fitted_to is not None
+    assert len(again.pipeline_.fitted_to) == len(again.model_.bank)
+
+
+def test_false_alarms_of_new_items_are_as_rare_as_promised_after_an_update() -> None:
+    """Over many divisions P(p ≤ α) of a new item is at most α, though the items have changed since the fit."""
+    flagged = []
+    for seed in range(12):
+        detector = bank().update(rows(38, 100 + seed, 2))  # 19 calibrate
+        flagged.append((detector.predict(rows(200, 200 + seed, 2)) < 0).mean())
+    deviation = (ALPHA * (1 - ALPHA) / 20) ** 0.5  # of the rate, over calibration sets
+    assert np.mean(flagged) < ALPHA + 3 * deviation / 12**0.5
+
+
+def test_too_few_to_calibrate_are_refused_with_the_number_and_nothing_changes() -> None:
+    detector = bank()
+    before = detector.pipeline_
+    with pytest.raises(NotEnoughNormals, match="9 to calibrate, so give 18 new ones") as refused:
+        detector.update(rows(16, 1))
+    assert refused.value.missing == 2
+    with pytest.raises(NotEnoughNormals, match="needs at least 9, 1 more"):
+        detector.update(rows(20, 1), calibration_set=rows(8, 2))
+    assert detector.pipeline_ is before
+    assert len(detector.about_["history"]) == 1
+    detector.update(rows(18, 1))
+
+
+def test_items_fitted_to_neither_count_twice_nor_calibrate() -> None:
+    detector = bank()
+    with pytest.raises(DataError, match="was fitted to all of these"):
+        detector.update(rows(60, 0)[detector.split_["fit"]])
+    new = rows(20, 1)
+    with pytest.warns(UserWarning, match=r"48 of 68 rows are left out"):
+        detector.update(np.concatenate([rows(60, 0)[detector.split_["fit"]], new]))
+    assert len(detector.model_.bank) == 58
+    with pytest.raises(DataError, match="Calibrate on normal rows that were not used"):
+        detector.update(rows(20, 3), calibration_set=rows(20, 3))
+
+
+def test_groups_stay_together() -> None:
+    pipeline, items = bank().pipeline_, TableSet.from_array(rows(60, 1))
+    taken, apart = halves(pipeline, items.replace(groups=np.arange(60) // 3), 0)
+    assert len(taken) == len(apart) == 30
+    assert not set(taken.groups) & set(apart.groups)
+    with pytest.raises(NotEnoughNormals, match="8 independent"):
+        halves(pipeline, items.replace(groups=np.arange(60) % 16), 0)
+
+
+def test_what_cannot_be_updated_says_why() -> None:
+    with pytest.raises(SettingsError, match="takes new images without the old ones"):
+        bank().update(rows(20, 1), old=rows(60, 0))
+    detector = bank()
+    detector.pipeline_.state["codes"] = torch.zeros(1)  # as a score keeps that compares codes of its own
+    with pytest.raises(SettingsError, match="cannot take new items"):
+        detector.update(rows(20, 1))
+
+
+def gaussian(images: np.ndarray, calibration_set: Any = None, **settings: Any) -> Detector:
+    features = {"name": "features", "backbone": "own", "image_size": 32, "stride": 4, "average": 1}
+    given = {"model": {"name": "patch_gaussian", "context": 0}, "alpha": ALPHA, "calibration": {"method": "split"}}
+    detector = Detector(features, **{**given, **settings})  # type: ignore[arg-type]
+    return detector.fit(images, backbone=TinyBackbone(), calibration_set=calibration_set)
+
+
+def test_a_gaussian_of_features_is_that_of_all_images_it_took(tmp_path: Path) -> None:
+    old, new = parts(30), parts(20, 1)
+    gaussian(old).save(tmp_path)
+    detector = Detector.load(tmp_path, backbone=TinyBackbone())
+    fitted = old[np.isin(ImageSet.from_arrays(old).digests(), detector.pipeline_.fitted_to)]
+    detector.update(new)
+    took = new[np.isin(ImageSet.from_arrays(new).digests(), detector.pipeline_.fitted_to)]
+    whole = gaussian(np.concatenate([fitted, took]), parts(9, 2))
+    assert detector.model_.images.tolist() == whole.model_.images.tolist() == [34]
+    torch.testing.assert_close(detector.model_.lower, whole.model_.lower, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(detector.model_.coarse.lower, whole.model_.coarse.lower, rtol=1e-3, atol=1e-3)
+    assert len(detector.pipeline_.calibration) == len(detector.pipeline_.map_calibration) == 10
+
+
+@pytest.mark.parametrize("data", [{"ignore": [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]}, {"tile": 24}])
+def test_ignored_regions_and_tiles_are_updated_as_they_were_fitted(data: dict[str, Any]) -> None:
+    detector = gaussian(parts(15), data=data, calibration={"method": "split"})
+    before = detector.model_.images.clone()
+    detector.update(parts(18, 1))
+    fitted = detector.about_["data"]["fit"]
+    assert float(detector.model_.images / before) == pytest.approx(fitted / (fitted - 9))  # tiles too
+
+
+@pytest.fixture(scope="module")
+def network() -> Detector:
+    training = {"epochs": 2, "batch_size": 32}
+    return Detector(model={"name": "vae", "latent_dim": 2}, score="elbo", alpha=ALPHA, training=training).fit(
+        rows(80, 0)
+    )
+
+
+def test_a_network_goes_on_from_its_weights_with_the_old_items(network: Detector, tmp_path: Path) -> None:
+    network.save(tmp_path / "model")
+    frozen = Detector.load(tmp_path / "model")
+    with pytest.raises(SettingsError, match=r"forget the old ones.*--with OLD"):
+        frozen.update(rows(40, 1))
+    with pytest.raises(DataError, match="it would forget them"):
+        frozen.update(rows(40, 1), old=rows(80, 5))
+    weights = {name: t.clone() for name, t in frozen.model_.state_dict().items()}
+    settings = frozen.pipeline_.settings
+    still = settings.model_copy(update={"training": settings.training.model_copy(update={"lr": 1e-9})})
+    frozen.pipeline_ = replace(frozen.pipeline_, settings=still)
+    frozen.update(rows(40, 1), old=rows(80, 0))
+    for name, kept in frozen.model_.state_dict().items():  # at a learning rate of nearly 0 the weights stay
+        torch.testing.assert_close(kept, weights[name], rtol=1e-4, atol=1e-4)
+    trained = Detector.load(tmp_path / "model").update(rows(40, 1), old=rows(80, 0))
+    assert any(not torch.allclose(t, weights[name], atol=1e-4) for name, t in trained.model_.state_dict().items())
+    assert len(trained.pipeline_.calibration) == 20
+
+
+def test_new_images_of_one_kind_go_to_its_group(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def images(n: int) -> ImageSet:
+        return ImageSet.from_arrays(
+            rng.integers(0, 255, (n, 8, 8), np.uint8), conditions={"camera": ["A", "B"] * (n // 2)}
+        )
+
+    detector = Detector("hog", {"name": "memory_bank", "coreset": None}, calibration={"method": "split"}, alpha=0.2)
+    detector.fit(images(40))
+    detector.update(images(40))
+    assert detector.pipeline_.calibration.counts.tolist() == [10, 10]
+    with pytest.raises(DataError, match="camera"):
+        detector.update(images(20).annotate(None, {"camera": ["C"] * 20}))

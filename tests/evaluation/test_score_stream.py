@@ -1,0 +1,59 @@
+"""Tables of results as a stream: order, what is left out, scores or p-values, groups by condition."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knowngood.data.conditions import ConditionSchema
+from knowngood.errors import DataError
+from knowngood.evaluation.score_stream import group_names, read_results, score_stream
+
+
+def test_items_are_in_the_order_of_their_times_and_what_counts_is_kept() -> None:
+    one = pd.DataFrame({"id": ["c", "x"], "time": ["2026-01-03", "2026-01-04"], "anomaly_score": [3.0, np.nan]})
+    two = pd.DataFrame({"id": ["a", "b"], "time": ["2026-01-01T08:00Z", "2026-01-02"], "anomaly_score": [1.0, 2.0]})
+    two["label"] = [0, 1]
+    stream = score_stream([one, two])
+    assert stream.ids == ["a", "c"]
+    assert stream.scores.tolist() == [1, 3]
+    assert stream.left_out == {"without a score": 1, "labelled anomalous": 1}
+    assert stream.measure == "anomaly_score"
+    assert stream.groups == ["all", "all"]
+
+
+def test_p_values_are_used_where_an_item_has_no_score() -> None:
+    table = pd.DataFrame({"p_value": [0.5, 0.1], "anomaly_score": [1.0, np.nan]})
+    stream = score_stream([table])
+    assert stream.measure == "p_value"
+    assert stream.scores.tolist() == [-0.5, -0.1]
+    assert stream.ids is None
+    with pytest.raises(DataError, match=r"p_value = 2; expected above 0"):
+        score_stream([table.assign(p_value=[0.5, 2.0])])
+    with pytest.raises(DataError, match="some items have an anomaly_score only"):
+        score_stream([table.assign(p_value=[np.nan, 0.5])])
+
+
+def test_a_log_without_ids_is_known_by_its_times(tmp_path: Path) -> None:
+    lines = [{"time": "t1", "p_value": 0.2}, {"event": "start"}, {"time": "t1", "p_value": 0.3}]
+    log = tmp_path / "server.log"
+    log.write_text("\n".join(map(json.dumps, lines)) + '\n{"time": "t2", "p_')
+    table = read_results(log)
+    assert table is not None
+    assert score_stream([table]).ids == ["t1", "t1 #2"]
+    log.write_text('{"p_value": 0.2}\nbroken\n')
+    with pytest.raises(DataError, match=r"server.log, line 2: 'broken'"):
+        read_results(log)
+    (tmp_path / "prices.csv").write_text("id,price\na,1\n")
+    assert read_results(tmp_path / "prices.csv") is None
+
+
+def test_groups_are_mondrian_groups_of_the_schema() -> None:
+    columns = {"camera": np.array(["A", "B"] * 4), "heat": np.linspace(0, 1, 8)}
+    schema = ConditionSchema.fit(columns, 8, {"camera": ("model", "stratify"), "heat": ("model",)})
+    assert group_names(["camera=B, heat=0.5", ""], schema) == ["camera=B", "all"]
+    assert group_names(["anything"]) == ["anything"]
