@@ -16,7 +16,7 @@ from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, op
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import this_command
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions
-from knowngood.errors import DataError, SettingsError
+from knowngood.errors import DataError, Interrupted, SettingsError
 from knowngood.files import whole, write_json
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def train(
     detector = Detector.from_settings(settings)
     try:
         detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         note(f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
         raise
     note(detector.about_["recipe"])

@@ -67,7 +67,7 @@ class Rows(NamedTuple):
 
 
 def score_batches(
-    pipeline: Pipeline, items: Items, *, unknown: Unknown | None = None, maps: bool = False
+    pipeline: Pipeline, items: Items, *, unknown: Unknown | None = None, maps: bool = False, start: int = 0
 ) -> Iterator[Scored]:
     """Score items a batch at a time, in order and in constant memory. Items that cannot be read are NaN and named.
 
@@ -75,6 +75,7 @@ def score_batches(
         unknown: "infer" gives an item that lacks a condition one row for each condition it may have; "error" refuses.
             Default: as fitted.
         maps: keep the anomaly maps.
+        start: the first item to score, at which a batch begins.
 
     Raises:
         DataError: a condition is missing or new and not to be inferred; images where the model takes a table.
@@ -86,7 +87,7 @@ def score_batches(
     unknown = unknown or pipeline.settings.conditioning.unknown
     beyond = 0
     size = items_at_once(pipeline)
-    for first in range(0, len(items), size):
+    for first in range(start, len(items), size):
         part = items[first : first + size]
         expanded = expand(pipeline, part, unknown)
         batch, outside = score_rows(pipeline, part, expanded, first=first, maps=maps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -19,6 +20,7 @@ from knowngood.models.base import Batch, BatchSource
 from knowngood.models.objectives.base import Context, Objective
 from knowngood.training.engine import Engine, compiled, keep_freed_memory, make_engine
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
+from knowngood.training.interruption import deferred
 from knowngood.training.log import Line, Meter, Row, RunLog, means, not_finite, write_run
 from knowngood.training.optimisers import rate
 from knowngood.training.sampler import PlainSampler, Sampler, rows_of, steps_an_epoch
@@ -146,7 +148,8 @@ class Run:
         where = {"device": engine.device.type, "bf16": engine.bf16}
         data = {"seed": self.seed, "training items": items, "data fingerprint": fingerprint}
         self.identity = {**shaping, **where, **data}  # must agree with the run that is resumed
-        rows = self.state.load(folder, self.identity) if resume else 0
+        rows, unlogged = self.state.load(folder, self.identity) if resume else (0, [])
+        self.meter.restore(unlogged, engine.device)
         if not engine.leads:
             return
         if not rows:
@@ -161,7 +164,9 @@ class Run:
         line = Line(self.total, progress and self.engine.leads)
         try:
             if not self.state.stopped_early:
-                self._steps(line, on_step)
+                # Several processes would have to agree on the step after which they end.
+                with deferred() if self.engine.processes == 1 else nullcontext(lambda: False) as asked_to_end:
+                    self._steps(line, on_step, asked_to_end)
         finally:
             line.close()
         self.state.finish()
@@ -170,7 +175,8 @@ class Run:
         self.objective.eval()
         return self._history()
 
-    def _steps(self, line: Line, on_step: Callable[[int], None] | None) -> None:
+    def _steps(self, line: Line, on_step: Callable[[int], None] | None, asked_to_end: Callable[[], bool]) -> None:
+        """All steps that are left, or those until a signal asks to end; what was done is then saved."""
         keep_freed_memory()
         self.model.train()
         self.objective.train()
@@ -187,6 +193,12 @@ class Run:
             if on_step is not None:
                 on_step(state.step)
             if state.stopped_early:
+                break
+            if asked_to_end():
+                for step, names, values in self.meter.state():
+                    self._check(f"step {step}", dict(zip(names, values, strict=True)))
+                state.images_seen += images
+                self._save_if_due(now=True)
                 break
 
     def batches(self) -> Iterator[tuple[Batch, Batch | None]]:
@@ -274,11 +286,11 @@ class Run:
         self.log.add({**self._place("held_out"), **values})
         return state.best is not None and state.best.since >= (self.options.patience or 0)
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self, now: bool = False) -> None:
         finished = self.state.stopped_early or self.state.step == self.total
-        if self.folder is not None and (finished or self._due(self.save_every)):
+        if self.folder is not None and (now or finished or self._due(self.save_every)):
             self.state.align_buffers()
-            self.state.save(self.folder, self.identity, len(self.log.rows), finished)
+            self.state.save(self.folder, self.identity, len(self.log.rows), finished, self.meter.state())
 
     def _check(self, where: str, values: dict[str, float]) -> None:
         """Raise TrainingError if a value is not finite; it says which, and what remains of the run."""
