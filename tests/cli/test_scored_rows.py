@@ -16,6 +16,7 @@ from knowngood import Detector
 from knowngood.cli import main
 from knowngood.cli.scored_rows import ScoredRows
 from knowngood.files import locked
+from knowngood.scores.adjustment import scored
 
 IMAGES, AT_ONCE = 30, 8
 
@@ -173,3 +174,27 @@ def test_two_runs_do_not_write_to_one_output(place: Path, tmp_path: Path, capsys
     assert f"a.csv is in use by process {os.getpid()}" in capsys.readouterr().err
     assert score(place, tmp_path / "a.csv") == 0
     assert [one.name for one in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("fits", [1, 0])
+def test_out_of_memory_halves_the_rows_at_a_time_once(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fits: int
+) -> None:
+    import pandas as pd
+
+    assert score(place, tmp_path / "whole.csv") == 0
+
+    def hungry(model, fitted, adjustments, state, x, *others, **named):
+        if len(x) > fits:
+            raise MemoryError
+        return scored(model, fitted, adjustments, state, x, *others, **named)
+
+    monkeypatch.setattr("knowngood.detector.scoring.scored", hungry)
+    assert score(place, tmp_path / "a.csv") == (0 if fits else 3)
+    said = capsys.readouterr().err
+    assert "out of memory with 2 rows scored at a time; going on with 1" in said
+    if fits:  # the order of sums may change the last digits
+        ours, whole = (pd.read_csv(tmp_path / name) for name in ("a.csv", "whole.csv"))
+        pd.testing.assert_frame_equal(ours, whole, rtol=1e-4)
+    else:
+        assert "error: out of memory with 1 rows scored at a time, and with 2 before; free some memory" in said

@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from knowngood.config import DCVAE, VAE, TrainingOptions
 from knowngood.errors import Interrupted, SettingsError, TrainingError
@@ -263,3 +264,46 @@ def test_what_is_not_finite_stops_the_run(tmp_path, where, message):
 def test_without_a_run_dir_the_error_says_that_nothing_is_kept():
     with pytest.raises(TrainingError, match="No checkpoint was written; give a run_dir"):
         trained(Breaks("kl"))
+
+
+# Memory -------------------------------------------------------------------------------------------------------------
+
+
+class Hungry(TwoPlayers):
+    """Runs out of memory with more than so many items in a batch."""
+
+    most: int
+
+    def training_loss(self, model, batch, ctx):
+        if len(batch.x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().training_loss(model, batch, ctx)
+
+
+def hungry(most):
+    objective = Hungry()
+    objective.most = most
+    return objective
+
+
+def test_out_of_memory_halves_the_batch_size_once(tmp_path):
+    with pytest.warns(UserWarning, match="out of memory at batch_size = 32: training starts again at batch_size = 16"):
+        halved, _ = trained(hungry(16), options=options(epochs=2), run_dir=tmp_path)
+    assert same_bits(halved, trained(TwoPlayers(), options=options(epochs=2, batch_size=16))[0])
+
+
+def test_out_of_memory_twice_names_the_setting(tmp_path):
+    with (
+        pytest.warns(UserWarning, match="batch_size = 16"),
+        pytest.raises(TrainingError, match=r"out of memory at batch_size = 16; give a smaller batch_size"),
+    ):
+        trained(hungry(8), options=options(epochs=2), run_dir=tmp_path)
+
+
+def test_a_resumed_run_that_is_out_of_memory_keeps_its_checkpoint(tmp_path):
+    with pytest.raises(Stop):
+        trained(hungry(32), options=options(epochs=6), run_dir=tmp_path, on_step=stop_at(4))
+    kept = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="out of memory at batch_size = 32"):
+        trained(hungry(8), options=options(epochs=6), run_dir=tmp_path, resume=True)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept

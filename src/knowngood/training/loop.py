@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -22,6 +24,7 @@ from knowngood.training.engine import Engine, compiled, keep_freed_memory, make_
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
 from knowngood.training.interruption import deferred
 from knowngood.training.log import Line, Meter, Row, RunLog, means, not_finite, write_run
+from knowngood.training.memory import out_of_memory
 from knowngood.training.optimisers import rate
 from knowngood.training.sampler import PlainSampler, Sampler, rows_of, steps_an_epoch
 from knowngood.training.state import FREE, NAME, RunState, read_state, refuse_to_overwrite
@@ -83,7 +86,8 @@ def train(
         fingerprint, settings: of the data, and what else shapes the run; recorded, and compared on resume.
 
     Raises:
-        TrainingError: a loss, term or gradient is not finite. The checkpoint written before stays.
+        TrainingError: a loss, term or gradient is not finite, or memory ran out, and again at half the batch size. The
+            checkpoint written before stays.
         SettingsError: the device is not there; `run_dir` holds another run, or an unfinished one without `resume`.
     """
     engine = make_engine(options, device)
@@ -91,13 +95,50 @@ def train(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         refuse_to_overwrite(folder, resume)
-    with torch.random.fork_rng(devices=engine.cuda_devices):
-        torch.manual_seed(seed + engine.rank)
-        run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
-        if folder is not None:
-            run.record_in(folder, resume, fingerprint, settings or {})
-        with compiled(model, options.compile, engine.device):
-            return run.complete(progress, on_step)
+
+    def complete(options: TrainingOptions) -> History:
+        with torch.random.fork_rng(devices=engine.cuda_devices):
+            torch.manual_seed(seed + engine.rank)
+            run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
+            if folder is not None:
+                run.record_in(folder, resume, fingerprint, settings or {})
+            with compiled(model, options.compile, engine.device):
+                return run.complete(progress, on_step)
+
+    resumed = folder is not None and resume and (folder / NAME).exists()
+    once = resumed or engine.processes > 1 or options.batch_size == 1
+    before = None if once else ({name: t.cpu().clone() for name, t in model.state_dict().items()}, deepcopy(objective))
+    try:
+        return complete(options)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        if before is None:
+            raise _too_large(options.batch_size) from error
+    half = options.model_copy(update={"batch_size": options.batch_size // 2})
+    warnings.warn(
+        f"out of memory at batch_size = {options.batch_size}: training starts again at batch_size = {half.batch_size}; "
+        "give that to resume this run",
+        stacklevel=2,
+    )
+    model.load_state_dict(before[0])
+    vars(objective).clear()
+    vars(objective).update(vars(before[1]))
+    if folder is not None:
+        (folder / NAME).unlink(missing_ok=True)
+    try:
+        return complete(half)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise _too_large(half.batch_size) from error
+
+
+def _too_large(batch_size: int) -> TrainingError:
+    return TrainingError(
+        f"out of memory at batch_size = {batch_size}; give a smaller batch_size (--batch-size), a smaller net or "
+        "smaller images"
+    )
 
 
 class Run:
