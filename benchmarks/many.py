@@ -74,8 +74,11 @@ def look(pid: int) -> tuple[int, int]:
 
 
 def written(folder: Path) -> int:
-    """Bytes of what was scored so far, whatever the name of the file that waits to be complete."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+    """Bytes of what was scored so far, in the file that is kept until the output is whole; 0 without one."""
+    try:
+        return (folder / "scores.csv.unfinished").stat().st_size
+    except OSError:
+        return 0
 
 
 def summary(looks: list[tuple[float, int, int, int]], rows: int, images: int) -> dict[str, Any]:
@@ -91,6 +94,7 @@ def summary(looks: list[tuple[float, int, int, int]], rows: int, images: int) ->
         "seconds": round(float(table[-1, 0]), 1),
         "images per second while scoring": round(0.9 * images / float(busy[-1, 0] - busy[0, 0])),
         "memory, MiB, median": round(float(np.median(memory)) / 2**20),
+        "memory, MiB, at most": round(float(table[:, 1].max()) / 2**20),
         "memory, largest deviation": f"{np.abs(memory / np.median(memory) - 1).max():.1%}",
         "pace by tenths, largest deviation": f"{np.abs(pace / np.median(pace) - 1).max():.1%}",
         "open files": f"{int(busy[:, 2].min())} to {int(busy[:, 2].max())}",

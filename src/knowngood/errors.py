@@ -53,3 +53,11 @@ class OutputError(KnowngoodError, OSError):
     """A file cannot be written: no space, no permission, a read-only file system."""
 
     exit_code = 4
+
+
+class Interrupted(BaseException):
+    """A command was asked to end, by SIGTERM or Ctrl-C. Its exit status is 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by signal {number}")
+        self.exit_code = 128 + number

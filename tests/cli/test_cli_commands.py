@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from PIL import Image
 
 from knowngood.cli import main
+from knowngood.files import locked
+from knowngood.training.loop import Run
 
 QUICK = [
     "--representation",
@@ -370,3 +374,43 @@ def test_an_unfinished_run_goes_on_only_when_asked(
     assert run(*words, "--resume") == 0
     name = "model/versions/0001/weights.safetensors"
     assert (copy / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_two_runs_do_not_write_to_one_place(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, place in {
+        ("train", parts, *QUICK, "--out"): tmp_path / "run",
+        ("calibrate", trained, parts / "test" / "good", "--out"): tmp_path / "model",
+        ("evaluate", trained, parts, "--json"): tmp_path / "metrics.json",
+        ("score", trained, parts / "test", "--maps"): tmp_path / "maps",
+    }.items():
+        with locked(place.with_name(f".{place.name}.lock"), "another run"):
+            assert run(*words, place) == 2
+        assert f"{place} is in use by process" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
+    trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, done = Run._step, []
+
+    def stepping(self: Run, *batches: object) -> None:
+        step(self, *batches)  # type: ignore[arg-type]
+        done.append(1)
+        if len(done) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "_step", stepping)
+    out = tmp_path / "run"
+    words = ["train", parts, "--out", out, *QUICK]
+    assert run(*words) == 143
+    assert "--resume goes on where it stopped" in capsys.readouterr().err
+    assert len(done) == 5
+    for command in (["info", out], ["score", out, parts / "test"]):
+        assert run(*command) == 3
+        assert f"{out} holds an unfinished run" in capsys.readouterr().err
+    assert run(*words, "--resume") == 0
+    name = "model/versions/0001/weights.safetensors"
+    assert (out / name).read_bytes() == (trained / name).read_bytes()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from knowngood.config import DCVAE, VAE, TrainingOptions
-from knowngood.errors import SettingsError, TrainingError
+from knowngood.errors import Interrupted, SettingsError, TrainingError
 from knowngood.training.log import read_log
-from knowngood.training.state import read_checkpoint
+from knowngood.training.state import read_checkpoint, read_state
 from training_helpers import Overfits, TwoPlayers, options, same_bits, source, trained
 
 
@@ -63,6 +65,46 @@ def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
     assert [{k: v for k, v in row.items() if k != "images_per_s"} for row in resumed.steps] == comparable
     assert (resumed.best_step, resumed.images_seen) == (history.best_step, history.images_seen)
     assert read_log(folder / "log.csv") == resumed.steps
+
+
+@pytest.mark.parametrize("step", [4, 5])  # losses are logged every second step
+def test_a_signal_ends_a_run_after_its_step_and_it_goes_on_with_the_same_bits(step, tmp_path):
+    def ends(number, frame):
+        raise Interrupted(number)
+
+    def make():
+        return {"options": options(epochs=120, batch_size=64), "objective": TwoPlayers()}
+
+    seen, before = [], signal.signal(signal.SIGTERM, ends)
+
+    def on_step(done):
+        seen.append(done)
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        whole, history = trained(**make())
+        with pytest.raises(Interrupted) as ended:
+            trained(**make(), run_dir=tmp_path, on_step=on_step)
+        assert signal.getsignal(signal.SIGTERM) is ends
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (ended.value.exit_code, seen[-1], read_state(tmp_path)["step"]) == (143, step, step)
+    again, resumed = trained(**make(), run_dir=tmp_path, resume=True)
+    assert same_bits(whole, again)
+    rows = [[{k: v for k, v in row.items() if k != "images_per_s"} for row in one.steps] for one in (history, resumed)]
+    assert rows[0] == rows[1]
+    assert resumed.images_seen == history.images_seen
+
+
+def test_ctrl_c_ends_a_run_after_its_step(tmp_path):
+    def on_step(done):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(options=options(epochs=3), run_dir=tmp_path, on_step=on_step)
+    assert read_state(tmp_path)["step"] == 2
 
 
 KILLED = """
@@ -222,3 +264,46 @@ def test_what_is_not_finite_stops_the_run(tmp_path, where, message):
 def test_without_a_run_dir_the_error_says_that_nothing_is_kept():
     with pytest.raises(TrainingError, match="No checkpoint was written; give a run_dir"):
         trained(Breaks("kl"))
+
+
+# Memory -------------------------------------------------------------------------------------------------------------
+
+
+class Hungry(TwoPlayers):
+    """Runs out of memory with more than so many items in a batch."""
+
+    most: int
+
+    def training_loss(self, model, batch, ctx):
+        if len(batch.x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().training_loss(model, batch, ctx)
+
+
+def hungry(most):
+    objective = Hungry()
+    objective.most = most
+    return objective
+
+
+def test_out_of_memory_halves_the_batch_size_once(tmp_path):
+    with pytest.warns(UserWarning, match="out of memory at batch_size = 32: training starts again at batch_size = 16"):
+        halved, _ = trained(hungry(16), options=options(epochs=2), run_dir=tmp_path)
+    assert same_bits(halved, trained(TwoPlayers(), options=options(epochs=2, batch_size=16))[0])
+
+
+def test_out_of_memory_twice_names_the_setting(tmp_path):
+    with (
+        pytest.warns(UserWarning, match="batch_size = 16"),
+        pytest.raises(TrainingError, match=r"out of memory at batch_size = 16; give a smaller batch_size"),
+    ):
+        trained(hungry(8), options=options(epochs=2), run_dir=tmp_path)
+
+
+def test_a_resumed_run_that_is_out_of_memory_keeps_its_checkpoint(tmp_path):
+    with pytest.raises(Stop):
+        trained(hungry(32), options=options(epochs=6), run_dir=tmp_path, on_step=stop_at(4))
+    kept = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="out of memory at batch_size = 32"):
+        trained(hungry(8), options=options(epochs=6), run_dir=tmp_path, resume=True)
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == kept

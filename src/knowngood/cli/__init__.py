@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -12,7 +17,7 @@ from knowngood import __version__
 from knowngood.cli import calibrate, data, demo, evaluate, figure, info, inspect, monitor, score, train, update
 from knowngood.cli.console import fail, note, say
 from knowngood.cli.settings_help import SettingsCommand
-from knowngood.errors import KnowngoodError
+from knowngood.errors import Interrupted, KnowngoodError
 
 
 def _show_version(wanted: bool) -> None:
@@ -29,7 +34,8 @@ def _knowngood(
 ) -> None:
     """Train on known-good images; find what is anomalous, show where and why, and say how sure.
 
-    Exit status: 0 fine, 2 usage, 3 data refused, 4 run failed, 5 drift (`monitor` only).
+    Exit status: 0 fine, 2 usage, 3 data refused, 4 run failed, 5 drift (`monitor` only),
+    130 Ctrl-C, 143 SIGTERM.
     """
 
 
@@ -76,12 +82,35 @@ def main(arguments: list[str] | None = None) -> None:
 
         warnings.showwarning = show
     try:
-        build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
+        with _interruptible():
+            build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
+    except Interrupted as end:
+        note("interrupted")
+        sys.exit(end.exit_code)
     except Exception as error:
         if debug:
             raise
         fail(_readable(error))
         sys.exit(getattr(error, "exit_code", 4))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, SIGTERM and Ctrl-C raise `Interrupted`, so that what is half-written is removed and locks are freed."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    mine = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)} if mine else {}
+    before = {number: old for number, old in before.items() if old not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _readable(error: Exception) -> str:

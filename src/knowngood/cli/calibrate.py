@@ -19,6 +19,7 @@ from knowngood.cli.inputs import (
     load,
     open_selected,
 )
+from knowngood.cli.outputs import writing
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
 
@@ -58,32 +59,33 @@ def calibrate(
     group = as_values(as_group) or None
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
-    detector = load(model, device)
-    images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout)
-    if split is not None:
-        if images.splits is None or split not in set(images.splits):
-            known = "no splits" if images.splits is None else ", ".join(sorted(set(map(str, images.splits))))
-            raise DataError(f"{images.name}: no split '{split}' (the data have {known})")
-        images = images.split(split)
-    normals = images[images.labels != 1]
-    if len(normals) < len(images):
-        note(f"{len(images) - len(normals):,} images labelled anomalous are left out")
-    if not len(normals):
-        raise DataError(f"{images.name}: no normal image is left to calibrate on; check the choice of classes")
-    lost = _lost(detector, group)
-    detector.calibrate(normals, as_group=group)
-    if lost:
-        note(f"replaced: the calibration by {lost}")
-    folder = detector.save(out or model_at(model))
-    pipeline = detector.pipeline_
-    assert pipeline.calibration is not None
-    say(f"calibrated on {len(normals):,} normal images of {images.variant or images.name}")
-    rows = [
-        (row["condition"] or "all", f"{row['normals']:,}", f"{row['threshold']:.6g}")
-        for row in [*pipeline.calibration.summary(), *(group.summary() for group in pipeline.added)]
-    ]
-    table(["Mondrian group", "images", f"threshold at α = {pipeline.calibration.alpha:g}"], rows)
-    say(f"model   {folder}")
+    with writing(out or model_at(model)):
+        detector = load(model, device)
+        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout)
+        if split is not None:
+            if images.splits is None or split not in set(images.splits):
+                known = "no splits" if images.splits is None else ", ".join(sorted(set(map(str, images.splits))))
+                raise DataError(f"{images.name}: no split '{split}' (the data have {known})")
+            images = images.split(split)
+        normals = images[images.labels != 1]
+        if len(normals) < len(images):
+            note(f"{len(images) - len(normals):,} images labelled anomalous are left out")
+        if not len(normals):
+            raise DataError(f"{images.name}: no normal image is left to calibrate on; check the choice of classes")
+        lost = _lost(detector, group)
+        detector.calibrate(normals, as_group=group)
+        if lost:
+            note(f"replaced: the calibration by {lost}")
+        folder = detector.save(out or model_at(model))
+        pipeline = detector.pipeline_
+        assert pipeline.calibration is not None
+        say(f"calibrated on {len(normals):,} normal images of {images.variant or images.name}")
+        rows = [
+            (row["condition"] or "all", f"{row['normals']:,}", f"{row['threshold']:.6g}")
+            for row in [*pipeline.calibration.summary(), *(group.summary() for group in pipeline.added)]
+        ]
+        table(["Mondrian group", "images", f"threshold at α = {pipeline.calibration.alpha:g}"], rows)
+        say(f"model   {folder}")
 
 
 def _lost(detector: Detector, group: dict[str, str] | None) -> str:

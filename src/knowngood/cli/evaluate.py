@@ -27,7 +27,7 @@ from knowngood.cli.inputs import (
     open_selected,
     with_values,
 )
-from knowngood.cli.outputs import this_command
+from knowngood.cli.outputs import this_command, writing
 from knowngood.files import write_json
 
 if TYPE_CHECKING:
@@ -57,37 +57,38 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Measure a model on labelled images: AUROC with its interval, average precision, false alarms, detections."""
-    detector = load(model, device, unknown)
-    images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
-    images = with_values(images, as_values(as_condition))
-    classes = images.conditions.get("class")
-    if (normal or anomalous or holdout) and not known_class and classes is not None:
-        images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})
-        unknown = hidden_class(unknown, detector)
+    with writing(report, inspect, json_file):
+        detector = load(model, device, unknown)
+        images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
+        images = with_values(images, as_values(as_condition))
+        classes = images.conditions.get("class")
+        if (normal or anomalous or holdout) and not known_class and classes is not None:
+            images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})
+            unknown = hidden_class(unknown, detector)
 
-    from knowngood.evaluation.evaluate import evaluate as measured
+        from knowngood.evaluation.evaluate import evaluate as measured
 
-    mapped = inspect is not None and detector.pipeline_.score.has_map
-    found = measured(detector, images, alpha=alpha, unknown=unknown, explain=inspect is not None, maps=mapped)  # type: ignore[arg-type]
-    _print(found)
-    if json_file:
-        record = {"model": str(model), "data": data, "split": split, "alpha": found.alpha, **found.metrics}
-        record["batch"] = found.table.attrs.get("batch")
-        write_json(json_file, record)
-        say(f"metrics {json_file}")
-    title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
-    if report:
-        from knowngood.evaluation.report import report_inputs, write_report
+        mapped = inspect is not None and detector.pipeline_.score.has_map
+        found = measured(detector, images, alpha=alpha, unknown=unknown, explain=inspect is not None, maps=mapped)  # type: ignore[arg-type]
+        _print(found)
+        if json_file:
+            record = {"model": str(model), "data": data, "split": split, "alpha": found.alpha, **found.metrics}
+            record["batch"] = found.table.attrs.get("batch")
+            write_json(json_file, record)
+            say(f"metrics {json_file}")
+        title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
+        if report:
+            from knowngood.evaluation.report import report_inputs, write_report
 
-        write_report(report, report_inputs(detector, found, title=title, command=this_command(), classes=classes))
-        say(f"report  {report}")
-    if inspect:
-        from knowngood.evaluation.report import inspected, write_inspection
+            write_report(report, report_inputs(detector, found, title=title, command=this_command(), classes=classes))
+            say(f"report  {report}")
+        if inspect:
+            from knowngood.evaluation.report import inspected, write_inspection
 
-        explanations = found.table.attrs["explanations"]
-        items = inspected(detector, images, found.table, explanations, unknown=unknown, maps=found.maps)  # type: ignore[arg-type]
-        write_inspection(inspect, items, found.table, alpha=found.alpha, title=title, command=this_command())
-        say(f"images  {inspect}")
+            explanations = found.table.attrs["explanations"]
+            items = inspected(detector, images, found.table, explanations, unknown=unknown, maps=found.maps)  # type: ignore[arg-type]
+            write_inspection(inspect, items, found.table, alpha=found.alpha, title=title, command=this_command())
+            say(f"images  {inspect}")
 
 
 def _print(found: Evaluation) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TextIO
 
-from knowngood.files import whole, write_json
+from knowngood.files import LOCK, locked, whole, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,21 +25,50 @@ if TYPE_CHECKING:
 FORMULA = re.compile(r"[=+\-@\t\r\n](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)")
 
 
+@contextmanager
+def writing(*places: Path | None) -> Iterator[None]:
+    """Within, no other run writes to these files and folders.
+
+    Raises:
+        SettingsError: one does; the message names its process.
+    """
+    with ExitStack() as locks:
+        for place in sorted({Path(os.path.realpath(place)) for place in places if place is not None}):
+            if place.is_file() or place.is_dir() or not place.exists():  # a device or a pipe needs none
+                locks.enter_context(locked(place.with_name(f".{place.name}{LOCK}"), str(place)))
+        yield
+
+
 def write_table(table: pd.DataFrame, output: Path | None) -> None:
     """A table in the format that the suffix names, or CSV on stdout. CSV has no formulas, JSON a batch remark."""
+    write_tables([table], output, table.attrs.get("batch"))
+
+
+def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, remark: Mapping[str, Any] | None = None) -> None:
+    """The same of a table in parts with the same columns. CSV takes the memory of one part, other formats all."""
     if output is None:
-        without_formulas(table).to_csv(sys.stdout, index=False)
+        _write_csv(tables, sys.stdout)
         return
     with whole(output) as draft:
         suffix = output.suffix.lower()
         if suffix == ".csv":
-            without_formulas(table).to_csv(draft, index=False)
-        elif suffix == ".json":
-            remark = table.attrs.get("batch")
+            with draft.open("w", encoding="utf-8", newline="") as file:
+                _write_csv(tables, file)
+            return
+        import pandas as pd
+
+        parts = list(tables)
+        table = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+        if suffix == ".json":
             table = table if remark is None else table.assign(batch_warning=remark["sentence"])
             table.to_json(draft, orient="records", indent=1, force_ascii=False)
         else:
             table.to_parquet(draft, index=False)
+
+
+def _write_csv(tables: Iterable[pd.DataFrame], file: TextIO) -> None:
+    for i, table in enumerate(tables):
+        without_formulas(table).to_csv(file, index=False, header=not i)
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from knowngood import __version__
 from knowngood.cli.console import note, say, tracked
 from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, with_values
-from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table
-from knowngood.errors import SettingsError
+from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table, write_tables, writing
+from knowngood.errors import DataError, Interrupted, SettingsError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from knowngood.calibration import Region
+    from knowngood.cli.scored_rows import ScoredRows
     from knowngood.data import ImageSet
+    from knowngood.detector.decide import Decisions
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
     from knowngood.evaluation.evaluate import TopMaps
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 EXPLAINED = 20  # images at most
 SHOWN = 10  # files that could not be scored
 FORMATS = (".csv", ".parquet", ".json")
+UNFINISHED = ".unfinished"
 
 
 def score(
@@ -70,8 +77,15 @@ def score(
     as_condition: As = None,
     unknown: Unknown = None,
     device: Device = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on with an unfinished run into this --output: FILE.unfinished")
+    ] = False,
 ) -> None:
-    """Score images: anomaly score, p-value, and whether it is anomalous at the false-alarm rate."""
+    """Score images: anomaly score, p-value, and whether it is anomalous at the false-alarm rate.
+
+    What is scored is kept in FILE.unfinished until the output FILE is whole. If the run is interrupted, the same
+    command with --resume goes on after the last batch and ends with the same bytes.
+    """
     for flag, file in (("--output", output), ("--regions", regions), ("--probabilities", probabilities)):
         if file is not None and file.suffix.lower() not in FORMATS:
             raise SettingsError(f"{flag} {file}: unknown format '{file.suffix}'; known: {', '.join(FORMATS)}")
@@ -79,122 +93,234 @@ def score(
             raise SettingsError(f"{flag} {file}: parquet needs pyarrow: pip install pyarrow")
     if normals is not None and explain is None:
         raise SettingsError("--normals shows normal images beside explanations; give --explain DIR with it")
-    detector = load(model, device, unknown)
+    apart = [f for f, place in (("--maps", maps), ("--regions", regions), ("--explain", explain)) if place is not None]
+    if resume and output is None:
+        raise SettingsError("--resume goes on with a run into an --output FILE; give the FILE")
+    if resume and apart:
+        raise SettingsError(
+            f"--resume goes on with the table alone; leave {' and '.join(apart)} out, or leave --resume out to score "
+            "all images again"
+        )
+    with writing(output, maps, regions, explain, probabilities):
+        detector = load(model, device, unknown)
+
+        from knowngood.data import open_images
+        from knowngood.data.readers.limits import Limits
+        from knowngood.detector.condition_posterior import check_posterior
+        from knowngood.detector.maps import check_maps, check_regions
+
+        if maps is not None:
+            check_maps(detector.pipeline_)
+        if regions is not None:
+            check_regions(detector.pipeline_)
+        if probabilities is not None:
+            check_posterior(detector.pipeline_)
+        limits = Limits.of(detector.pipeline_.settings.data)
+        images = with_values(open_images(data, limits=limits), as_values(as_condition))
+        sources = [] if normals is None else [open_images(normals, limits=limits)]
+        asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
+        rows = _rows(detector, images, output, asked, resume=resume, apart=bool(apart))
+        keep = True
+        try:
+            _score(detector, images, rows, output, maps, regions, explain, probabilities, sources, **asked)
+            keep = False
+        except DataError:
+            keep = rows.done < len(images)  # else none of them could be scored
+            raise
+        finally:
+            rows.close(keep=keep and rows.done > 0)
+
+
+def _rows(
+    detector: Detector, images: ImageSet, output: Path | None, asked: dict[str, Any], *, resume: bool, apart: bool
+) -> ScoredRows:
+    """Where the decisions are kept: beside the output, if nothing but the table is asked for."""
+    from knowngood.cli.scored_rows import ScoredRows, data_digest
+    from knowngood.detector import model_folder
+    from knowngood.detector.scoring import items_at_once
+
+    pipeline = detector.pipeline_
+    if output is None or (output.exists() and not output.is_file()):  # not beside a device or a pipe
+        return ScoredRows(None, {})
+    path = output.with_name(output.name + UNFINISHED)
+    if apart:
+        if path.exists():
+            ScoredRows(path, {})  # refuses
+        return ScoredRows(None, {})
+    config = model_folder.pack(pipeline, detector.about_, {}, "")[model_folder.CONFIG]
+    run = {"model": hashlib.sha256(config).hexdigest(), "knowngood": __version__, "device": pipeline.device.type}
+    run |= {"images": len(images), "data": data_digest(images), **asked, "batch": items_at_once(pipeline)}
+    return ScoredRows(path, run, resume)
+
+
+def _score(
+    detector: Detector,
+    images: ImageSet,
+    rows: ScoredRows,
+    output: Path | None,
+    maps: Path | None,
+    regions: Path | None,
+    explain: Path | None,
+    probabilities: Path | None,
+    sources: list[ImageSet],
+    *,
+    alpha: float | None,
+    fdr: float | None,
+    unknown: Any,
+) -> None:
+    """Score what is not scored yet, and write all that was asked for."""
+    import numpy as np
 
     from knowngood.calibration import regions_table
-    from knowngood.data import open_images
-    from knowngood.data.readers.limits import Limits
-    from knowngood.detector.condition_posterior import check_posterior
-    from knowngood.detector.maps import check_maps, check_regions
+    from knowngood.data.findings import UNUSABLE
+    from knowngood.detector.batch import batch_remark, warn_of_batch
+    from knowngood.detector.results import flagged
 
-    if maps is not None:
-        check_maps(detector.pipeline_)
-    if regions is not None:
-        check_regions(detector.pipeline_)
-    if probabilities is not None:
-        check_posterior(detector.pipeline_)
-    limits = Limits.of(detector.pipeline_.settings.data)
-    images = with_values(open_images(data, limits=limits), as_values(as_condition))
-    sources = [] if normals is None else [open_images(normals, limits=limits)]
     writer = MapWriter(maps) if maps is not None else None
     small = None
     if explain is not None and detector.pipeline_.score.has_map:
         from knowngood.evaluation.evaluate import TopMaps
 
         small = TopMaps()
-    table, located = _one_pass(
-        detector, images, writer, small, alpha=alpha, fdr=fdr, unknown=unknown, regions=regions is not None
+    located = _one_pass(
+        detector, images, rows, writer, small, alpha=alpha, unknown=unknown, regions=regions is not None
     )
-    explanations = [] if explain is None else _explanations(detector, images, table, alpha, unknown)
-    if explain is not None:
-        summaries = {one.id: one.summary for one in explanations}
-        table.insert(table.columns.get_loc("condition") + 1, "explanation", table["id"].map(summaries))  # type: ignore[arg-type]
-    write_table(table, output)
+    decisions, rate = rows.joined(), detector.alpha if alpha is None else alpha
+    if len(decisions.errors) == len(images):  # some of them in the run before
+        raise DataError(f"none of {len(images)} items can be scored; the first, {images.ids[0]}: {decisions.errors[0]}")
+    flags = flagged(decisions.p_values, rate, fdr)
+    explanations = [] if explain is None else _explanations(detector, images, decisions, flags, alpha, unknown)
+    summaries = None if explain is None else {one.id: one.summary for one in explanations}
+    remark = batch_remark(detector.pipeline_, images, decisions, alpha)
+    warn_of_batch(remark)
+    rejected = [one for one in images.rejected if one.kind in UNUSABLE]
+    unread = [(str(images.ids[i]), why) for i, why in decisions.errors.items()]
+    unread += [(one.path_or_id, one.reason) for one in rejected]
+    tables = _tables(rows, images, rate, flags, bool(unread), summaries)
+    table = None
+    if explain is not None:  # the inspection page shows all of it
+        import pandas as pd
+
+        table = pd.concat(tables, ignore_index=True)
+        tables = iter([table])
+    write_tables(tables, output, remark)
 
     tell = note if output is None else say  # a table on stdout stays alone there
-    rate = detector.alpha if alpha is None else alpha
     how = f"at a false-alarm rate of {rate:g}" if fdr is None else f"at a false-discovery rate of {fdr:g}"
-    unread = table["error"].notna().to_numpy() if "error" in table else table["id"].isna().to_numpy()
-    flagged = int(table["is_anomalous"].fillna(False).sum())
-    tell(f"{flagged:,} of {len(table) - unread.sum():,} images are anomalous {how}")
-    if unread.any():
-        tell(f"{unread.sum():,} more could not be scored: see the column error")
-        for name, reason in table.loc[unread, ["id", "error"]][:SHOWN].itertuples(index=False):
+    tell(f"{flags.sum():,} of {len(images) - len(decisions.errors):,} images are anomalous {how}")
+    if unread:
+        tell(f"{len(unread):,} more could not be scored: see the column error")
+        for name, reason in unread[:SHOWN]:
             note(f"not scored: {name}: {reason}")
-        if unread.sum() > SHOWN:
-            note(f"not scored: {unread.sum() - SHOWN:,} more")
+        if len(unread) > SHOWN:
+            note(f"not scored: {len(unread) - SHOWN:,} more")
     if output is not None:
         tell(f"table   {output}")
     if writer is not None:
         writer.finish()
         tell(f"maps    {maps}")
+    read = ~np.isnan(decisions.p_values)
     if probabilities is not None:
-        readable = images[~unread[: len(images)]]  # files set aside when opening come last in the table
-        columns = detector.condition_probabilities(readable).set_index("id")
-        write_table(columns.reindex(table["id"]).reset_index(), probabilities)
+        columns = detector.condition_probabilities(images[read]).set_index("id")
+        ids = [*images.ids.tolist(), *(one.path_or_id for one in rejected)]
+        write_table(columns.reindex(ids).rename_axis("id").reset_index(), probabilities)
         tell(f"p(c|x)  {probabilities}")
     if regions is not None:
-        import numpy as np
-
         found = regions_table(np.array([name for name, _ in located], dtype=object), [some for _, some in located])
         write_table(found, regions)
         tell(f"regions {regions}: {len(found):,} in {found['id'].nunique():,} images")
-    if explain is not None:
+    if explain is not None and table is not None:
         write_explanations(explain, explanations, *sources, images)
         from knowngood.evaluation.report import inspected, write_inspection
 
-        readable, kept = images[~unread[: len(images)]], {} if small is None else small.maps
-        items = inspected(detector, readable, table[~unread], explanations, unknown=unknown, maps=kept)  # type: ignore[arg-type]
+        kept, scored = {} if small is None else small.maps, table[: len(images)][read]
+        items = inspected(detector, images[read], scored, explanations, unknown=unknown, maps=kept)
         about = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
-        write_inspection(explain / "inspection.html", items, table[~unread], **about)  # type: ignore[arg-type]
+        write_inspection(explain / "inspection.html", items, scored, **about)  # type: ignore[arg-type]
         tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")
 
 
 def _one_pass(
     detector: Detector,
     images: ImageSet,
+    rows: ScoredRows,
     writer: MapWriter | None,
     small: TopMaps | None,
     *,
     alpha: float | None,
-    fdr: float | None,
     unknown: Any,
     regions: bool,
-) -> tuple[pd.DataFrame, list[tuple[str, list[Region]]]]:
-    """The table of all images and the regions of each readable one; maps go where they are collected."""
-    from knowngood.detector.batch import with_remark
-    from knowngood.detector.decide import Decisions
+) -> list[tuple[str, list[Region]]]:
+    """Keep decisions and maps where they are collected; the regions of each readable image."""
+    from knowngood.training.interruption import deferred
+
+    located = []
+    start, mapped = rows.done, writer is not None or small is not None
+    if start:
+        note(f"{start:,} of {len(images):,} images are scored already")
+    batches = detector.stream(images, unknown=unknown, alpha=alpha, maps=mapped, regions=regions, start=start)
+    try:
+        with deferred() as asked_to_end:
+            for batch in tracked(batches, len(images) - start, "scoring"):
+                scores = batch.decisions.anomaly_score
+                for name, score, values, some in zip(batch.items.ids, scores, batch.maps, batch.regions, strict=True):
+                    if values is not None and writer is not None:
+                        writer.add(str(name), values)
+                    if values is not None and small is not None:
+                        small.add(str(name), float(score), values)
+                    if some is not None:
+                        located.append((str(name), some))
+                rows.add(batch.decisions)
+                if asked_to_end():
+                    break
+    except (KeyboardInterrupt, Interrupted):
+        if rows.path is not None:
+            note(f"{rows.done:,} of {len(images):,} images are scored; the same command with --resume goes on")
+        raise
+    return located
+
+
+def _tables(
+    rows: ScoredRows,
+    images: ImageSet,
+    level: float,
+    flags: np.ndarray,
+    errors: bool,
+    explanations: dict[str, str] | None,
+) -> Iterator[pd.DataFrame]:
+    """The table of `Detector.detect`, a batch at a time, all with the same columns; files set aside come last."""
+    import numpy as np
+
     from knowngood.detector.results import table_of, with_rejected
 
-    parts, located = [], []
-    mapped = writer is not None or small is not None
-    batches = detector.stream(images, unknown=unknown, alpha=alpha, maps=mapped, regions=regions)
-    for batch in tracked(batches, len(images), "scoring"):
-        parts.append(batch.decisions)
-        scores = batch.decisions.anomaly_score
-        for name, score, values, some in zip(batch.items.ids, scores, batch.maps, batch.regions, strict=True):
-            if values is not None and writer is not None:
-                writer.add(str(name), values)
-            if values is not None and small is not None:
-                small.add(str(name), float(score), values)
-            if some is not None:
-                located.append((str(name), some))
-    level = detector.alpha if alpha is None else alpha
-    decisions = Decisions.concat(parts)
-    table = with_rejected(table_of(images, decisions, level, fdr=fdr), images)
-    return with_remark(table, detector.pipeline_, images, decisions, alpha), located
+    labelled, first = not np.isnan(images.labels).all(), 0
+    table = None
+    for decisions in rows.batches():
+        some = slice(first, first + len(decisions.p_values))
+        items, first = images[some], some.stop
+        table = table_of(items, decisions, level).drop(columns=["label", "error"], errors="ignore")
+        table["is_anomalous"] = flags[some]
+        if explanations is not None:
+            summaries: Any = [explanations.get(str(name)) for name in items.ids]
+            table.insert(table.columns.get_loc("condition") + 1, "explanation", summaries)  # type: ignore[arg-type]
+        if labelled:
+            table["label"] = items.labels
+        if errors:
+            table["error"] = [decisions.errors.get(i) for i in range(len(items))]
+            table["is_anomalous"] = table["is_anomalous"].astype("boolean").mask(table["error"].notna())
+        yield table
+    if table is not None and len(more := with_rejected(table.tail(1), images)) > 1:
+        yield more[1:]
 
 
 def _explanations(
-    detector: Detector, images: ImageSet, table: pd.DataFrame, alpha: float | None, unknown: Any
+    detector: Detector, images: ImageSet, decisions: Decisions, flags: np.ndarray, alpha: float | None, unknown: Any
 ) -> list[Explanation]:
     """Of the flagged images with the highest scores."""
     import numpy as np
 
-    flagged = table["is_anomalous"][: len(images)].fillna(False).to_numpy(bool)
-    scores = table["anomaly_score"][: len(images)].to_numpy(float)
-    rows = np.flatnonzero(flagged)
-    rows = rows[np.argsort(-scores[rows], kind="stable")][:EXPLAINED]
+    rows = np.flatnonzero(flags)
+    rows = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][:EXPLAINED]
     if not len(rows):
         return []
     return detector.explain(images[rows], unknown=unknown, alpha=alpha, most=EXPLAINED, others=True)

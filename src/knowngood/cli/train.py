@@ -14,9 +14,9 @@ from knowngood import __version__
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
-from knowngood.cli.outputs import this_command
+from knowngood.cli.outputs import this_command, writing
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions
-from knowngood.errors import DataError, SettingsError
+from knowngood.errors import DataError, Interrupted, SettingsError
 from knowngood.files import whole, write_json
 
 if TYPE_CHECKING:
@@ -71,50 +71,57 @@ def train(
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, _method(settings), resume)
-    settings = _checked(settings, chosen, num_generated_image)
-    images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
-    labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
-    images, normals = _to_train_on(images, settings, train_size, condition or [])
-    if any(chosen.values()):
-        if "unknown" not in settings.conditioning.model_fields_set:
-            inferring = settings.conditioning.model_copy(update={"unknown": "infer"})
-            settings = settings.model_copy(update={"conditioning": inferring})
-    else:
-        _mention_classes(normals)
+    with writing(folder):
+        settings = _checked(settings, chosen, num_generated_image)
+        images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
+        labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
+        images, normals = _to_train_on(images, settings, train_size, condition or [])
+        if any(chosen.values()):
+            if "unknown" not in settings.conditioning.model_fields_set:
+                inferring = settings.conditioning.model_copy(update={"unknown": "infer"})
+                settings = settings.model_copy(update={"conditioning": inferring})
+        else:
+            _mention_classes(normals)
 
-    from knowngood.detector.estimator import Detector
+        from knowngood.detector.estimator import Detector
 
-    note(f"training on {len(normals):,} normal images; output in {folder}")
-    detector = Detector.from_settings(settings)
-    try:
-        detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
-    except KeyboardInterrupt:
-        note(f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
-        raise
-    note(detector.about_["recipe"])
-    detector.save(folder / "model")
-    _mention_findings(detector)
-    used = detector.about_["data"]["normals"]
-    _write_command(folder, source, chosen, settings, used)
-    conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
-    given = f", given {conditions}" if conditions else ""
-    method = _method(detector.pipeline_.settings)
-    say(f"trained {method} on {used:,} normal images of {images.variant or images.name}{given}")
-    say(f"model   {folder / 'model'}")
-    if (folder / "run").exists():
-        say(f"log     {folder / 'run'}")
-    if num_generated_image and _reconstructs(detector.pipeline_.settings):
-        _draw_reconstructions(folder / "reconstructions.png", detector, normals[:num_generated_image])
-        say(f"drawn   {folder / 'reconstructions.png'}")
-    elif num_generated_image:
-        note(f"warning: --num-generated-image draws nothing: {NO_PICTURES}")
-    if unable := _unable(detector):
-        say(f"next    {unable}")
-    elif labelled:
-        words = [str(folder), source, *(word for key, value in chosen.items() if value for word in (f"--{key}", value))]
-        say(f"next    knowngood evaluate {shlex.join([*words, '--report', str(folder / 'report.html')])}")
-    else:
-        say(f"next    knowngood score {shlex.quote(str(folder))} NEW_IMAGES --output results.csv")
+        note(f"training on {len(normals):,} normal images; output in {folder}")
+        detector = Detector.from_settings(settings)
+        try:
+            detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
+        except (KeyboardInterrupt, Interrupted):
+            note(
+                f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped"
+            )
+            raise
+        note(detector.about_["recipe"])
+        detector.save(folder / "model")
+        _mention_findings(detector)
+        used = detector.about_["data"]["normals"]
+        _write_command(folder, source, chosen, settings, used)
+        conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
+        given = f", given {conditions}" if conditions else ""
+        method = _method(detector.pipeline_.settings)
+        say(f"trained {method} on {used:,} normal images of {images.variant or images.name}{given}")
+        say(f"model   {folder / 'model'}")
+        if (folder / "run").exists():
+            say(f"log     {folder / 'run'}")
+        if num_generated_image and _reconstructs(detector.pipeline_.settings):
+            _draw_reconstructions(folder / "reconstructions.png", detector, normals[:num_generated_image])
+            say(f"drawn   {folder / 'reconstructions.png'}")
+        elif num_generated_image:
+            note(f"warning: --num-generated-image draws nothing: {NO_PICTURES}")
+        if unable := _unable(detector):
+            say(f"next    {unable}")
+        elif labelled:
+            words = [
+                str(folder),
+                source,
+                *(word for key, value in chosen.items() if value for word in (f"--{key}", value)),
+            ]
+            say(f"next    knowngood evaluate {shlex.join([*words, '--report', str(folder / 'report.html')])}")
+        else:
+            say(f"next    knowngood score {shlex.quote(str(folder))} NEW_IMAGES --output results.csv")
 
 
 def _method(settings: Settings) -> str:

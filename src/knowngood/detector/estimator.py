@@ -407,15 +407,19 @@ class Detector(OutlierMixin, BaseEstimator):
         alpha: float | None = None,
         maps: bool = False,
         regions: bool = False,
+        start: int = 0,
     ) -> Iterator[Detected]:
         """The same a batch at a time, in constant memory, with maps and regions if asked for: one pass over the images.
+
+        Args:
+            start: position of the first item to score.
 
         Raises:
             SettingsError: the model has no maps, or no regions.
         """
         self._check_alpha(alpha)
         items = self._asked(X, conditions, unknown)
-        return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, maps=maps, regions=regions)
+        return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, maps=maps, regions=regions, start=start)
 
     def explain(
         self,

@@ -44,8 +44,12 @@ def detected(
     maps: bool = False,
     regions: bool = False,
     min_area: int = 1,
+    start: int = 0,
 ) -> Iterator[Detected]:
     """Score items a batch at a time: decisions, and maps and regions if asked for. One pass over the images.
+
+    Args:
+        start: the first item to score, at which a batch begins.
 
     Raises:
         SettingsError: the model has no maps or no regions. DataError: not one item can be read.
@@ -56,7 +60,7 @@ def detected(
         check_regions(pipeline)
     level = pipeline.settings.alpha if alpha is None else alpha
     unread, reason = 0, ""
-    for batch in score_batches(pipeline, items, unknown=unknown, maps=maps or regions):
+    for batch in score_batches(pipeline, items, unknown=unknown, maps=maps or regions, start=start):
         decisions = decide(pipeline, batch, alpha)
         n = len(batch.items)
         pictures: list[np.ndarray | None] = [None] * n

@@ -24,6 +24,7 @@ from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Pixels, Table
 from knowngood.representations.alignment.warping import Transform
 from knowngood.scores.adjustment import scored
+from knowngood.training.memory import out_of_memory
 
 READERS = 4  # threads
 MOST_ROWS = 512  # scored at a time, fewer where items are large
@@ -67,7 +68,7 @@ class Rows(NamedTuple):
 
 
 def score_batches(
-    pipeline: Pipeline, items: Items, *, unknown: Unknown | None = None, maps: bool = False
+    pipeline: Pipeline, items: Items, *, unknown: Unknown | None = None, maps: bool = False, start: int = 0
 ) -> Iterator[Scored]:
     """Score items a batch at a time, in order and in constant memory. Items that cannot be read are NaN and named.
 
@@ -75,9 +76,11 @@ def score_batches(
         unknown: "infer" gives an item that lacks a condition one row for each condition it may have; "error" refuses.
             Default: as fitted.
         maps: keep the anomaly maps.
+        start: the first item to score, at which a batch begins.
 
     Raises:
-        DataError: a condition is missing or new and not to be inferred; images where the model takes a table.
+        DataError: a condition is missing or new and not to be inferred; images where the model takes a table; memory
+            ran out, and again with half the rows at a time.
     """
     if isinstance(items, ImageSet) == isinstance(pipeline.representation, Table):
         given, wanted = ("images", "a table") if isinstance(items, ImageSet) else ("a table", "images")
@@ -85,12 +88,17 @@ def score_batches(
         raise DataError(f"{given} given; this model was fitted to {wanted} of shape {shape}; give {wanted}")
     unknown = unknown or pipeline.settings.conditioning.unknown
     beyond = 0
-    size = items_at_once(pipeline)
-    for first in range(0, len(items), size):
+    size, at_once = items_at_once(pipeline), rows_at_once(pipeline.representation.shape)
+    for first in range(start, len(items), size):
         part = items[first : first + size]
         expanded = expand(pipeline, part, unknown)
-        batch, outside = score_rows(pipeline, part, expanded, first=first, maps=maps)
-        beyond += outside
+        batch = None
+        while batch is None:
+            try:
+                batch, outside = score_rows(pipeline, part, expanded, first=first, maps=maps, at_once=at_once)
+                beyond += outside
+            except (MemoryError, RuntimeError) as error:
+                at_once = _halved(error, at_once, rows_at_once(pipeline.representation.shape))
         yield batch
     if beyond and isinstance(pipeline.representation, Pixels):
         warnings.warn(
@@ -98,6 +106,19 @@ def score_batches(
             f"({pipeline.representation.rule}); they are scored as they are, not clipped",
             stacklevel=2,
         )
+
+
+def _halved(error: Exception, at_once: int, most: int) -> int:
+    """Half the rows at a time if memory ran out for the first time; else the error, or a DataError."""
+    if not out_of_memory(error):
+        raise error
+    if at_once < most or at_once == 1:
+        raise DataError(
+            f"out of memory with {at_once} rows scored at a time{f', and with {most} before' * (at_once < most)}; free "
+            "some memory, compute elsewhere (device='cpu', --device cpu), or fit to smaller images (image_size)"
+        ) from error
+    warnings.warn(f"out of memory with {at_once} rows scored at a time; going on with {at_once // 2}", stacklevel=3)
+    return at_once // 2
 
 
 def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
@@ -117,16 +138,26 @@ def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
 
 @torch.no_grad()
 def score_rows(
-    pipeline: Pipeline, items: Items, expanded: Expanded, *, first: int = 0, maps: bool = False
+    pipeline: Pipeline,
+    items: Items,
+    expanded: Expanded,
+    *,
+    first: int = 0,
+    maps: bool = False,
+    at_once: int | None = None,
 ) -> tuple[Scored, int]:
-    """Score items under the rows given; and how many images have values outside the recorded range."""
+    """Score items under the rows given; and how many images have values outside the recorded range.
+
+    Args:
+        at_once: rows that go through the model together; default by their size.
+    """
     pipeline.model.eval()
     data, tiles = pipeline.settings.data, None
     seen, rows, row = items, expanded, np.arange(len(expanded.item))
     if data.tile is not None and isinstance(items, ImageSet):
         tiles = Tiles.of(items, data.tile, data.tile_overlap)
         seen, (rows, row) = tiles.images, tiles.expand(expanded)
-    reader = Reader(pipeline, seen, rows)
+    reader = Reader(pipeline, seen, rows, at_once)
     values, grids, parts = [], [], []
     for some in reader:
         fitted = pipeline.model, pipeline.score, pipeline.adjustments, pipeline.state
@@ -170,8 +201,9 @@ class Reader:
     outside: how many images had values outside the recorded range.
     """
 
-    def __init__(self, pipeline: Pipeline, items: Items, expanded: Expanded) -> None:
+    def __init__(self, pipeline: Pipeline, items: Items, expanded: Expanded, at_once: int | None = None) -> None:
         self.pipeline, self.items, self.expanded = pipeline, items, expanded
+        self.at_once = at_once or rows_at_once(pipeline.representation.shape)
         self.errors: dict[int, str] = {}
         self.transforms: list[Transform | None] = [None] * len(items)
         self.outside = 0
@@ -180,7 +212,7 @@ class Reader:
         pipeline, expanded = self.pipeline, self.expanded
         representation, device = pipeline.representation, pipeline.device
         images, owner, at = self._views()
-        at_once = rows_at_once(representation.shape)
+        at_once = self.at_once
         starts = np.searchsorted(expanded.item, np.arange(len(self.items) + 1))
         views = np.searchsorted(owner, np.arange(len(self.items) + 1))
         channels_last = len(representation.shape) == 3

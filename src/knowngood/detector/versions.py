@@ -48,6 +48,11 @@ def model_at(path: str | Path) -> Path:
     for folder in (path, path / OF_RUN):
         if (folder / CONFIG).is_file() or _numbered(folder):
             return folder
+    if (path / "run").is_dir() and not (path / OF_RUN).exists():
+        raise ArtifactError(
+            f"{path} holds an unfinished run and no model yet: `knowngood train … --out {path} --resume`, with the "
+            "other options as before, goes on with it"
+        )
     unfinished = (path / OF_RUN / VERSIONS).is_dir() or (path / VERSIONS).is_dir()
     why = "saving it did not finish; save it again" if unfinished else f"it has no {CONFIG} and no {VERSIONS}"
     raise ArtifactError(f"{path} is no saved model: {why}")

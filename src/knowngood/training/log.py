@@ -31,6 +31,14 @@ class Meter:
         """Take in the scalars of `step`; names may change from step to step."""
         self.pending.append((step, tuple(values), torch.stack([v.detach() for v in values.values()])))
 
+    def state(self) -> list[tuple[int, list[str], list[float]]]:
+        """The scalars since the last look as plain data, of this process."""
+        return [(step, list(names), values.tolist()) for step, names, values in self.pending]
+
+    def restore(self, state: list[tuple[int, list[str], list[float]]], device: torch.device) -> None:
+        """Go on from what `state` gave."""
+        self.pending = [(step, tuple(names), torch.tensor(values, device=device)) for step, names, values in state]
+
     def look(self) -> list[tuple[int, dict[str, float]]]:
         """The values of each step, means over processes; then forget them."""
         pending, self.pending = self.pending, []

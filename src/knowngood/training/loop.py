@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -19,7 +22,9 @@ from knowngood.models.base import Batch, BatchSource
 from knowngood.models.objectives.base import Context, Objective
 from knowngood.training.engine import Engine, compiled, keep_freed_memory, make_engine
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
+from knowngood.training.interruption import deferred
 from knowngood.training.log import Line, Meter, Row, RunLog, means, not_finite, write_run
+from knowngood.training.memory import out_of_memory
 from knowngood.training.optimisers import rate
 from knowngood.training.sampler import PlainSampler, Sampler, rows_of, steps_an_epoch
 from knowngood.training.state import FREE, NAME, RunState, read_state, refuse_to_overwrite
@@ -81,7 +86,8 @@ def train(
         fingerprint, settings: of the data, and what else shapes the run; recorded, and compared on resume.
 
     Raises:
-        TrainingError: a loss, term or gradient is not finite. The checkpoint written before stays.
+        TrainingError: a loss, term or gradient is not finite, or memory ran out, and again at half the batch size. The
+            checkpoint written before stays.
         SettingsError: the device is not there; `run_dir` holds another run, or an unfinished one without `resume`.
     """
     engine = make_engine(options, device)
@@ -89,13 +95,50 @@ def train(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         refuse_to_overwrite(folder, resume)
-    with torch.random.fork_rng(devices=engine.cuda_devices):
-        torch.manual_seed(seed + engine.rank)
-        run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
-        if folder is not None:
-            run.record_in(folder, resume, fingerprint, settings or {})
-        with compiled(model, options.compile, engine.device):
-            return run.complete(progress, on_step)
+
+    def complete(options: TrainingOptions) -> History:
+        with torch.random.fork_rng(devices=engine.cuda_devices):
+            torch.manual_seed(seed + engine.rank)
+            run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
+            if folder is not None:
+                run.record_in(folder, resume, fingerprint, settings or {})
+            with compiled(model, options.compile, engine.device):
+                return run.complete(progress, on_step)
+
+    resumed = folder is not None and resume and (folder / NAME).exists()
+    once = resumed or engine.processes > 1 or options.batch_size == 1
+    before = None if once else ({name: t.cpu().clone() for name, t in model.state_dict().items()}, deepcopy(objective))
+    try:
+        return complete(options)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        if before is None:
+            raise _too_large(options.batch_size) from error
+    half = options.model_copy(update={"batch_size": options.batch_size // 2})
+    warnings.warn(
+        f"out of memory at batch_size = {options.batch_size}: training starts again at batch_size = {half.batch_size}; "
+        "give that to resume this run",
+        stacklevel=2,
+    )
+    model.load_state_dict(before[0])
+    vars(objective).clear()
+    vars(objective).update(vars(before[1]))
+    if folder is not None:
+        (folder / NAME).unlink(missing_ok=True)
+    try:
+        return complete(half)
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise _too_large(half.batch_size) from error
+
+
+def _too_large(batch_size: int) -> TrainingError:
+    return TrainingError(
+        f"out of memory at batch_size = {batch_size}; give a smaller batch_size (--batch-size), a smaller net or "
+        "smaller images"
+    )
 
 
 class Run:
@@ -146,7 +189,8 @@ class Run:
         where = {"device": engine.device.type, "bf16": engine.bf16}
         data = {"seed": self.seed, "training items": items, "data fingerprint": fingerprint}
         self.identity = {**shaping, **where, **data}  # must agree with the run that is resumed
-        rows = self.state.load(folder, self.identity) if resume else 0
+        rows, unlogged = self.state.load(folder, self.identity) if resume else (0, [])
+        self.meter.restore(unlogged, engine.device)
         if not engine.leads:
             return
         if not rows:
@@ -161,7 +205,9 @@ class Run:
         line = Line(self.total, progress and self.engine.leads)
         try:
             if not self.state.stopped_early:
-                self._steps(line, on_step)
+                # Several processes would have to agree on the step after which they end.
+                with deferred() if self.engine.processes == 1 else nullcontext(lambda: False) as asked_to_end:
+                    self._steps(line, on_step, asked_to_end)
         finally:
             line.close()
         self.state.finish()
@@ -170,7 +216,8 @@ class Run:
         self.objective.eval()
         return self._history()
 
-    def _steps(self, line: Line, on_step: Callable[[int], None] | None) -> None:
+    def _steps(self, line: Line, on_step: Callable[[int], None] | None, asked_to_end: Callable[[], bool]) -> None:
+        """All steps that are left, or those until a signal asks to end; what was done is then saved."""
         keep_freed_memory()
         self.model.train()
         self.objective.train()
@@ -187,6 +234,12 @@ class Run:
             if on_step is not None:
                 on_step(state.step)
             if state.stopped_early:
+                break
+            if asked_to_end():
+                for step, names, values in self.meter.state():
+                    self._check(f"step {step}", dict(zip(names, values, strict=True)))
+                state.images_seen += images
+                self._save_if_due(now=True)
                 break
 
     def batches(self) -> Iterator[tuple[Batch, Batch | None]]:
@@ -274,11 +327,11 @@ class Run:
         self.log.add({**self._place("held_out"), **values})
         return state.best is not None and state.best.since >= (self.options.patience or 0)
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self, now: bool = False) -> None:
         finished = self.state.stopped_early or self.state.step == self.total
-        if self.folder is not None and (finished or self._due(self.save_every)):
+        if self.folder is not None and (now or finished or self._due(self.save_every)):
             self.state.align_buffers()
-            self.state.save(self.folder, self.identity, len(self.log.rows), finished)
+            self.state.save(self.folder, self.identity, len(self.log.rows), finished, self.meter.state())
 
     def _check(self, where: str, values: dict[str, float]) -> None:
         """Raise TrainingError if a value is not finite; it says which, and what remains of the run."""

@@ -76,26 +76,27 @@ class RunState:
         """Make buffers such as batch-norm statistics, which each process gathers by itself, the same everywhere."""
         self.engine.mean_(self.buffers)
 
-    def save(self, folder: Path, identity: dict[str, Any], rows: int, finished: bool) -> None:
-        """Write a checkpoint; every process takes part, the first one writes."""
+    def save(self, folder: Path, identity: dict[str, Any], rows: int, finished: bool, unlogged: list[Any]) -> None:
+        """Write a checkpoint; every process takes part, the first one writes. unlogged: what the meter holds."""
         tensors = self._kept()
         for player in self.players:
             tensors |= {f"optimiser/{player.name}/{name}": t for name, t in player.state().items()}
         best = None if self.best is None else {name: getattr(self.best, name) for name in ("value", "step", "since")}
         tensors |= {f"random/{name}": self.engine.gathered(t) for name, t in self._random().items()}
         if self.engine.leads:
-            about = {"best": best, "rows": rows, "finished": finished, "identity": identity}
+            about = {"best": best, "rows": rows, "finished": finished, "identity": identity, "unlogged": unlogged}
             write_checkpoint(folder, tensors, {**{name: getattr(self, name) for name in COUNTERS}, **about})
         self.engine.fabric.barrier()
 
-    def load(self, folder: Path, identity: dict[str, Any]) -> int:
-        """Go on from the checkpoint in `folder`, if there is one; returns the logged rows that belong to it.
+    def load(self, folder: Path, identity: dict[str, Any]) -> tuple[int, list[Any]]:
+        """Go on from the checkpoint in `folder`, if there is one; returns how many logged rows belong to it, and what
+        the meter held.
 
         Raises SettingsError: the checkpoint is of a run with other settings, data or seed.
         """
         found = read_checkpoint(folder)
         if found is None:
-            return 0
+            return 0, []
         tensors, state = found
         before = state["identity"]
         for name in dict.fromkeys((*before, *identity)):
@@ -115,7 +116,7 @@ class RunState:
         self._set_random({name: tensors[f"random/{name}"][self.engine.rank].clone() for name in self._random()})
         for name in COUNTERS:
             setattr(self, name, state[name])
-        return state["rows"]
+        return state["rows"], state.get("unlogged", [])
 
     def _kept(self) -> dict[str, Tensor]:
         """Weights, averages and best weights, by their names in a checkpoint."""

@@ -1,0 +1,198 @@
+"""The decisions of a scoring run, kept on disk batch by batch until its output is whole; an unfinished run goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from knowngood.data.conditions import Expanded
+from knowngood.data.pixel_source import FilePixels
+from knowngood.detector.decide import Decisions
+from knowngood.detector.pipeline import Items
+from knowngood.errors import ArtifactError, SettingsError
+from knowngood.files import explained, make_folder
+
+FORMAT = "knowngood scores"
+
+
+class ScoredRows:
+    """Decisions on the first `done` of N items, one JSON line a batch after a header, each on the disk when added.
+
+    Args:
+        path: the file; None for a temporary one, which no other run can go on with.
+        run: what the decisions depend on. A file of another run is refused.
+        resume: go on with the file, if there is one.
+
+    Raises:
+        SettingsError: there is an unfinished run and not `resume`, or it differs from this one. The message says how.
+        ArtifactError: the file is damaged.
+        OutputError: it cannot be written.
+    """
+
+    def __init__(self, path: Path | None, run: Mapping[str, Any], resume: bool = False) -> None:
+        self.path, self.done = path, 0
+        self._header = {"format": FORMAT, **run}
+        if path is None:
+            self._file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        else:
+            make_folder(path.parent)
+            with explained(path):
+                self._file = path.open("a+b")
+        try:
+            self._end = self._kept(resume)
+        except BaseException:
+            self._file.close()
+            raise
+        with explained(path or Path(tempfile.gettempdir())):
+            self._file.truncate(self._end)
+        if not self._end:
+            self._write(self._header)
+
+    def add(self, decisions: Decisions) -> None:
+        """Keep the decisions on the next items."""
+        best = decisions.best
+        columns = {
+            "anomaly_score": decisions.anomaly_score,
+            "p_value": decisions.p_values,
+            **{f"parts/{name}": part for name, part in decisions.parts.items()},
+            "stratum": best.stratum,
+            "known": best.known,
+            "group": decisions.group,
+        }
+        self._write(
+            {
+                "first": self.done,
+                "columns": {name: [values.dtype.str, values.tolist()] for name, values in columns.items()},
+                "conditions": list(best.label),
+                "errors": {str(i): why for i, why in decisions.errors.items()},
+            }
+        )
+        self.done += len(decisions.p_values)
+
+    def batches(self) -> Iterator[Decisions]:
+        """What was kept, in order; without the condition vectors and which of the scored rows it was."""
+        self._file.seek(0)
+        for line in self._file:
+            if "columns" in (record := json.loads(line)):
+                yield _decisions(record)
+
+    def joined(self) -> Decisions:
+        """All decisions, with numbers only: no words for conditions, no parts."""
+        return Decisions.concat([batch._replace(parts={}, best=_numbers(batch.best)) for batch in self.batches()])
+
+    def close(self, keep: bool) -> None:
+        """Close the file, and remove it unless it is kept for another run to go on with."""
+        self._file.close()
+        if self.path is not None and not keep:
+            self.path.unlink(missing_ok=True)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        with explained(self.path or Path(tempfile.gettempdir())):
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(_line(record))
+            self._file.flush()
+            if self.path is not None:
+                os.fsync(self._file.fileno())
+
+    def _kept(self, resume: bool) -> int:
+        """Bytes of whole lines of a run that goes on; counts its items. A line that was cut off is dropped."""
+        self._file.seek(0)
+        end = 0
+        for line in self._file:
+            if not line.endswith(b"\n"):
+                break
+            record = self._read(line)
+            if not end:
+                self._check(record, resume)
+            elif record.get("first") != self.done:
+                raise ArtifactError(f"{self.path} is damaged: a batch is missing; remove it to score anew")
+            else:
+                self.done += len(record["conditions"])
+            end += len(line)
+        return end
+
+    def _read(self, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+            if line == _line({name: value for name, value in record.items() if name != "sha256"}):
+                return record
+        except (ValueError, AttributeError):
+            pass
+        raise ArtifactError(f"{self.path} is damaged; remove it to score anew")
+
+    def _check(self, before: dict[str, Any], resume: bool) -> None:
+        anew = f"or remove {self.path} to score anew"
+        if not resume:
+            raise SettingsError(
+                f"{self.path} holds an unfinished run: the same command with --resume goes on with it; choose another "
+                f"--output, {anew}"
+            )
+        for name, now in self._header.items():
+            if before.get(name) != now:
+                was, now = (str(value)[:40] for value in (before.get(name), now))
+                raise SettingsError(
+                    f"--resume: {self.path} holds an unfinished run with another {name} ({was}; this one has {now}); "
+                    f"resume with the same, {anew}"
+                )
+
+
+def data_digest(items: Items) -> str:
+    """SHA-256 over ids, labels, conditions and the content of items; of files that lie on disk, size and time stand for
+    the content.
+    """
+    pixels: Any = getattr(items, "pixels", None)
+    digest = hashlib.sha256()
+    for name in items.ids.tolist():
+        digest.update(f"{name}\n".encode("utf-8", "surrogatepass"))
+    if not isinstance(pixels, FilePixels) or pixels.owner is not None:
+        digest.update(items.fingerprint().encode())
+        return digest.hexdigest()
+    for path in pixels.paths:
+        try:
+            found = path.stat()
+            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(b"missing\n")
+    digest.update(items.labels.tobytes())
+    for column, values in sorted(items.conditions.items()):
+        digest.update(f"{column}\n{values.tolist()}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    digest = hashlib.sha256(json.dumps(record).encode()).hexdigest()
+    return json.dumps({**record, "sha256": digest}).encode() + b"\n"
+
+
+def _numbers(best: Expanded) -> Expanded:
+    n = len(best.stratum)
+    return Expanded(np.empty((n, 0), np.float32), best.stratum, np.arange(n), np.zeros(n), best.known, [""] * n)
+
+
+def _decisions(record: dict[str, Any]) -> Decisions:
+    columns = {name: np.array(values, dtype=dtype) for name, (dtype, values) in record["columns"].items()}
+    n = len(record["conditions"])
+    best = Expanded(
+        c=np.empty((n, 0), np.float32),
+        stratum=columns["stratum"],
+        item=np.arange(n),
+        log_weight=np.zeros(n),
+        known=columns["known"],
+        label=record["conditions"],
+    )
+    return Decisions(
+        anomaly_score=columns["anomaly_score"],
+        p_values=columns["p_value"],
+        parts={name.removeprefix("parts/"): part for name, part in columns.items() if name.startswith("parts/")},
+        best=best,
+        row=np.arange(n),
+        errors={int(i): why for i, why in record["errors"].items()},
+        group=columns["group"],
+    )
