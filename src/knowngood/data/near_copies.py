@@ -9,6 +9,7 @@ random projections of it (locality-sensitive hashing, Charikar 2002) find candid
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 from scipy.sparse import coo_matrix
@@ -26,10 +27,10 @@ ALIKE, INDIVIDUAL = 0.98, 0.95  # least correlation of what is not the mean imag
 
 def signature(image: np.ndarray) -> Floats:
     """(16, 16) float32: low frequencies (DCT) of the grey image at 32 × 32, without its mean, of length 1 or 0."""
-    grey = image.mean(axis=2, dtype=np.float64)
-    grey = Image.fromarray((grey / max(float(np.abs(grey).max()), 1e-300)).astype(np.float32))
+    largest = max(abs(float(image.max())), abs(float(image.min())), 1e-300)  # first: large values have no finite sum
+    grey = Image.fromarray((image / largest).mean(axis=2).astype(np.float32))
     small = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
-    found = dctn(small, norm="ortho")[:KEPT, :KEPT]
+    found = np.asarray(dctn(small, norm="ortho"))[:KEPT, :KEPT]
     found[0, 0] = 0
     return found / max(float(np.linalg.norm(found)), 1e-12)
 
@@ -81,7 +82,7 @@ def _turned(signatures: Floats, turn: int) -> Floats:
     return found * signs if turn & 1 else found
 
 
-def _unit(rows: Floats) -> Floats:
+def _unit(rows: Floats) -> NDArray[np.float32]:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 

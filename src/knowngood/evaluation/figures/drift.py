@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from knowngood.calibration import DriftMonitor
 from knowngood.evaluation.figures import style
 
+COLOURS = (style.NORMAL, "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # of Okabe and Ito, without the one for anomalous
+
 
 def drift(monitor: DriftMonitor, *, most: int = 6) -> Figure:
     """What each group owns of the wealth, against the number of the item; the alarm is raised on their sum.
@@ -17,11 +19,10 @@ def drift(monitor: DriftMonitor, *, most: int = 6) -> Figure:
     """
     figure = style.new_figure(6.4, 3.4)
     axes = figure.add_subplot()
-    colours = [colour for colour in style.CYCLE if colour != style.ANOMALOUS]
     named = sorted(monitor.groups.items(), key=lambda one: -max((y for _, y in one[1].path), default=-np.inf))
     for i, (name, group) in enumerate(named[:most]):
         number, evidence = np.array(group.path or [(0, 0.0)], float).T
-        axes.plot(number, evidence, color=colours[i % len(colours)], linewidth=1.4, label=style.short(name))
+        axes.plot(number, evidence, color=COLOURS[i % len(COLOURS)], linewidth=1.4, label=style.short(name))
     limit = np.log10(monitor.threshold)
     axes.axhline(limit, color=style.MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label=f"alarm: {monitor.threshold:g}")
     if (alarm := monitor.alarm) is not None:
