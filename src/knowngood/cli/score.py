@@ -11,6 +11,7 @@ import typer
 from knowngood.cli.console import note, say, tracked
 from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, with_values
 from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table
+from knowngood.config import counted
 from knowngood.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def score(
     how = f"at a false-alarm rate of {rate:g}" if fdr is None else f"at a false-discovery rate of {fdr:g}"
     unread = table["error"].notna().to_numpy() if "error" in table else table["id"].isna().to_numpy()
     flagged = int(table["is_anomalous"].fillna(False).sum())
-    tell(f"{flagged:,} of {len(table) - unread.sum():,} images are anomalous {how}")
+    tell(f"{flagged:,} of {counted(len(table) - unread.sum(), 'image')} are anomalous {how}")
     if unread.any():
         tell(f"{unread.sum():,} more could not be scored: see the column error")
         for name, reason in table.loc[unread, ["id", "error"]][:SHOWN].itertuples(index=False):
@@ -138,7 +139,7 @@ def score(
 
         found = regions_table(np.array([name for name, _ in located], dtype=object), [some for _, some in located])
         write_table(found, regions)
-        tell(f"regions {regions}: {len(found):,} in {found['id'].nunique():,} images")
+        tell(f"regions {regions}: {len(found):,} in {counted(found['id'].nunique(), 'image')}")
     if explain is not None:
         write_explanations(explain, explanations, *sources, images)
         from knowngood.evaluation.report import inspected, write_inspection

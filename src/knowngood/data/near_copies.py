@@ -15,8 +15,10 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from knowngood.data.columns import Floats, Ints
+from knowngood.data.columns import Ints
 from knowngood.data.combinations import count_up
+
+Floats = NDArray[np.floating]
 
 SIDE, KEPT = 32, 16  # pixels of the reduced image, and its coefficients, a side
 FEWEST = 20  # images; of fewer it cannot be said what is individual
@@ -82,7 +84,7 @@ def _turned(signatures: Floats, turn: int) -> Floats:
     return found * signs if turn & 1 else found
 
 
-def _unit(rows: Floats) -> NDArray[np.float32]:
+def _unit(rows: Floats) -> Floats:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)
 
 
