@@ -162,7 +162,7 @@ def false_discoveries(resplits: int, seed: int) -> list[Row]:
 def refitted(recipe: str, fits: int, seed: int) -> list[Row]:
     """Every fit anew, to random digits of all kinds; others are tested."""
     settings = RECIPES[recipe]
-    digits = load_digits().images.astype(np.uint8) * 15
+    digits = np.asarray(load_digits(return_X_y=True)[0]).reshape(-1, 8, 8).astype(np.uint8) * 15
     if settings["representation"] == "table":
         digits = digits.reshape(len(digits), -1).astype(np.float64)
     rates, counts = [], []
@@ -186,7 +186,8 @@ def exact(case: str, counts: list[int], n: int, tested: int, alpha: float, rng: 
     The distribution function of a discrete law, drawn uniformly within its steps, is uniform under that law.
     """
     k = alarm_rank(n, alpha)
-    law, flagged = stats.betabinom(tested, k, n + 1 - k), np.array(counts)
+    law: Any = stats.betabinom(tested, k, n + 1 - k)
+    flagged = np.array(counts)
     uniform = law.cdf(flagged - 1) + rng.uniform(size=len(flagged)) * law.pmf(flagged)
     test = float(stats.kstest(uniform, "uniform").pvalue)
     rates, wanted = flagged / tested, k / (n + 1)
@@ -233,7 +234,7 @@ def draw(counts: dict[float, list[int]], path: Path) -> None:
         flagged = np.array(counts[alpha])
         at = np.arange(flagged.min(), flagged.max() + 1)
         axes.bar(at, [(flagged == i).mean() for i in at], color=style.UNKNOWN, alpha=0.5, width=1.0, label="measured")
-        law = stats.betabinom(NEW, k, CALIBRATION + 1 - k)
+        law: Any = stats.betabinom(NEW, k, CALIBRATION + 1 - k)
         axes.plot(at, law.pmf(at), color=style.NORMAL, linewidth=1.6, label="beta-binomial")
         axes.axvline(NEW * alpha, color=style.ANOMALOUS, linewidth=1.0, label="α × tested")
         style.tidy(axes, xlabel=f"flagged of {NEW} normal items, α = {alpha:g}", ylabel="share of divisions")

@@ -2,13 +2,14 @@
 
 A target has files ready and makes one case in a folder; `check` reads it and raises `Fault` where the library did not
 keep its word: a read item without pixels, or items that are neither read nor set aside. Errors of the library are its
-word that it refuses; every other error is a fault.
+word that it refuses; every other error is a fault, and so is a text that cannot be printed.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -16,15 +17,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
-from benchmarks.fuzz.mutations import Rng, mutated, mutated_json, mutated_text
+from benchmarks.fuzz.mutations import HOSTILE_TEXT, Rng, mutated, mutated_json, mutated_text
 from knowngood import Detector
-from knowngood.data import ImageSet, open_images
+from knowngood.calibration import DriftMonitor
+from knowngood.data import ImageSet, audit, open_images
 from knowngood.errors import KnowngoodError
+from knowngood.evaluation.score_stream import read_results, score_stream
 
 SIDE = 12
 INTACT = 3  # pictures beside the changed one
+LARGE, MANY = 32, 20  # from this side and number on an audit looks for near-copies
+HOSTILE_NAMES = (
+    "a b", "-x", "a'b", 'a"b', "a;b", "a,b", "a\nb", "a\tb", "a\\b", "=1+1", "%s", "{0}", "$(x)", "e\u0301",
+    "\u202ea", "\udcff", "C:", "~", "~x", "#", "?", "*", "[a]", "\U0001f4a5", "x" * 240, "con", "x.png", "x.zip",
+    "train", "test", "good", "masks",
+)  # fmt: skip
 
 
 class Fault(Exception):
@@ -38,12 +48,14 @@ class Target(NamedTuple):
     check: Callable[[Path], None]
 
 
-def pictures() -> dict[str, bytes]:
+def pictures(side: int = SIDE) -> dict[str, bytes]:
     """One small picture in every format and mode that is written here."""
+    import tifffile
+
     rng = np.random.default_rng(0)
-    grey = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8))
-    colour = Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
-    deep = Image.fromarray(rng.integers(0, 65536, (SIDE, SIDE)).astype(np.uint16))
+    grey = Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8))
+    colour = Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+    deep = Image.fromarray(rng.integers(0, 65536, (side, side)).astype(np.uint16))
     wanted = [
         (grey, "png", {}), (colour, "png", {}), (deep, "png", {}), (colour.convert("P"), "png", {}),
         (colour.convert("RGBA"), "png", {}), (grey, "jpeg", {}), (colour, "jpeg", {"progressive": True}),
@@ -58,26 +70,30 @@ def pictures() -> dict[str, bytes]:
         buffer = io.BytesIO()
         image.save(buffer, kind, **options)
         found[f"{number:02d}.{suffixes.get(kind, kind)}"] = buffer.getvalue()
-    found["dicom.dcm"] = dicom(rng)
+    for name, values in {"double.tif": rng.normal(size=(side, side)), "many.tif": np.array(deep)}.items():
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, np.stack([values] * 5) if name == "many.tif" else values)
+        found[name] = buffer.getvalue()
+    found["dicom.dcm"] = dicom(rng, side)
     return found
 
 
-def dicom(rng: Rng) -> bytes:
+def dicom(rng: Rng, side: int = SIDE) -> bytes:
     """A small CT slice."""
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2")
     meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["a slice"])
     image = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)  # type: ignore[arg-type]
-    image.Rows = image.Columns = SIDE
+    image.Rows = image.Columns = side
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 12, 11, 0
     image.RescaleSlope, image.RescaleIntercept = 1, -1024
-    image.PixelData = rng.integers(0, 4096, (SIDE, SIDE)).astype("<u2").tobytes()
+    image.PixelData = rng.integers(0, 4096, (side, side)).astype("<u2").tobytes()
     buffer = io.BytesIO()
     pydicom.dcmwrite(buffer, image, enforce_file_format=True)
     return buffer.getvalue()
@@ -96,6 +112,18 @@ def whole(images: ImageSet, given: int | None = None) -> None:
             raise Fault(f"{images.ids[i]}: read with shape {pixels.shape}")
 
 
+def audited(folder: Path, given: int) -> None:
+    """All that an audit finds can be printed and written, and every file is among the images or the findings."""
+    images = open_images(folder)
+    whole(images, given)
+    found = audit(images)
+    lost = set(images.ids) - set(found.images.ids) - {finding.path_or_id for finding in found.findings}
+    if lost:
+        raise Fault(f"neither used nor named: {sorted(lost)}")
+    texts = [images.name, *images.ids, *map(str, found.findings), *map(repr, images.conditions.values())]
+    json.dumps([texts, found.to_records()], ensure_ascii=False).encode()
+
+
 def folder_of_pictures() -> Target:
     """A folder with one changed picture among others."""
     files = pictures()
@@ -108,6 +136,61 @@ def folder_of_pictures() -> Target:
             (folder / f"intact-{i}.png").write_bytes(intact)
 
     return Target(make, lambda folder: whole(open_images(folder), INTACT + 1))
+
+
+def training_sets() -> Target:
+    """A folder of pictures of all kinds, some changed, as `train` audits it before a fit."""
+    files = pictures(LARGE)
+    names = list(files)
+
+    def make(folder: Path, rng: Rng) -> None:
+        kinds = rng.choice(names, size=rng.integers(1, 4), replace=False)
+        for i in range(MANY):
+            name = str(rng.choice(kinds))
+            data = files[name]
+            (folder / f"{i}{Path(name).suffix}").write_bytes(mutated(data, rng) if rng.random() < 0.3 else data)
+
+    return Target(make, lambda folder: audited(folder, MANY))
+
+
+def hostile_folders() -> Target:
+    """Names that are no text or mean something elsewhere, links, loops, pipes, and what lies where a file should."""
+    picture = pictures()["00.png"]
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("a.png", picture)
+
+    def odd(at: Path, rng: Rng) -> None:
+        """Something that is no picture."""
+        kind = rng.integers(8)
+        if kind == 0:
+            at.with_suffix(".png").symlink_to(at.with_suffix(".png").name)
+        elif kind == 1:
+            at.with_suffix(".png").symlink_to("nowhere.png")
+        elif kind == 2:
+            at.with_suffix(".png").mkdir()
+        elif kind == 3:
+            os.mkfifo(at.with_suffix(str(rng.choice([".png", ".dcm", ".txt", ".csv"]))))
+        elif kind == 4:
+            at.symlink_to("..", target_is_directory=True)
+        elif kind == 5:
+            at.with_suffix(".png").symlink_to("/dev/zero")
+        elif kind == 6:
+            at.with_suffix(".zip").write_bytes(buffer.getvalue())
+        else:
+            at.write_bytes(b"")
+
+    def make(folder: Path, rng: Rng) -> None:
+        for i in range(INTACT):
+            place = folder
+            for _ in range(rng.choice([0, 1, 2, 14])):
+                place /= str(rng.choice(np.array(HOSTILE_NAMES, object)))
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{str(rng.choice(np.array(HOSTILE_NAMES, object)))[:200]}{i}.png").write_bytes(picture)
+        for i in range(rng.integers(1, 4)):
+            odd(folder / f"odd-{i}", rng)
+
+    return Target(make, lambda folder: audited(folder, INTACT))
 
 
 def mask_files() -> Target:
@@ -182,9 +265,72 @@ def manifests() -> Target:
     def make(folder: Path, rng: Rng) -> None:
         for i in range(4):
             (folder / f"{i}.png").write_bytes(picture)
-        (folder / "list.csv").write_bytes(mutated_text("\n".join(lines) + "\n", rng))
+        if rng.random() < 0.2:
+            (folder / "list.parquet").write_bytes(parquet(lines, rng))
+        else:
+            (folder / "list.csv").write_bytes(mutated_text("\n".join(lines) + "\n", rng))
 
-    return Target(make, lambda folder: whole(open_images(folder / "list.csv")))
+    return Target(make, lambda folder: whole(open_images(next(folder.glob("list.*")))))
+
+
+def parquet(lines: list[str], rng: Rng) -> bytes:
+    """A table as .parquet, with a hostile value, column or type, and now and then changed bytes."""
+    table = pd.DataFrame([line.split(",") for line in lines[1:]], columns=lines[0].split(",")).astype(object)
+    values = [*HOSTILE_TEXT, None, 1, -0.5, b"x", True, np.datetime64("2026-01-01"), [1], {"a": 1}, 2**63]
+    value = values[rng.integers(len(values))]
+    column = str(rng.choice(table.columns))
+    change = rng.integers(4)
+    if change == 0:
+        table[column] = [value] * len(table)
+    elif change == 1:
+        table = table.rename(columns={column: str(value)})
+    elif change == 2:
+        table = table.drop(columns=column)
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return mutated(buffer.getvalue(), rng) if rng.random() < 0.5 else buffer.getvalue()
+
+
+def results() -> Target:
+    """Results of `score` as a table or a log, as `monitor` takes them."""
+    rng = np.random.default_rng(3)
+    rows = [
+        {
+            "id": f"{i}.png",
+            "anomaly_score": i + 0.5,
+            "p_value": float(p),
+            "camera": "ab"[i % 2],
+            "time": f"2026-01-0{i + 1}",
+        }
+        for i, p in enumerate(rng.uniform(0.01, 1, 8))
+    ]
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    log = "\n".join(map(json.dumps, rows)).encode()
+
+    def make(folder: Path, rng: Rng) -> None:
+        kind = str(rng.choice(["csv", "parquet", "json", "log"]))
+        if kind == "csv":
+            data = mutated_text("\n".join(lines) + "\n", rng)
+        elif kind == "parquet":
+            data = parquet(lines, rng)
+        elif kind == "json":
+            data = mutated_json(json.dumps(rows).encode(), rng)
+        else:
+            data = mutated(log, rng)
+        (folder / f"results.{kind}").write_bytes(data)
+
+    def check(folder: Path) -> None:
+        table = read_results(next(folder.iterdir()))
+        if table is None:
+            return
+        items = score_stream([table])
+        if not np.isfinite(items.scores).all():
+            raise Fault(f"scores {items.scores}")
+        if len(items.scores) + sum(items.left_out.values()) != len(table):
+            raise Fault(f"{len(table)} rows, {len(items.scores)} items, {items.left_out}")
+        DriftMonitor(100, {}).update(items.scores, items.groups, items.ids, items.times)
+
+    return Target(make, check)
 
 
 def models(representation: str, model: str) -> Target:
@@ -223,6 +369,9 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "masks": mask_files,
     "archives": archives,
     "manifests": manifests,
+    "training": training_sets,
+    "folders": hostile_folders,
+    "results": results,
     "models-hog": lambda: models("hog", "memory_bank"),
     "models-vae": lambda: models("table", "vae"),
 }

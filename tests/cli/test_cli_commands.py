@@ -202,7 +202,7 @@ def test_calibrate_gives_thresholds_from_other_normal_images(
     words = ["calibrate", trained, tmp_path / "new", "--normal", "good"]
     assert run(*words, "--out", tmp_path / "m") == 0
     printed = capsys.readouterr()
-    assert "2 images labelled anomalous are left out" in printed.err
+    assert "left out: 2 images labelled anomalous" in printed.err
     assert "calibrated on 19 normal images" in printed.out
     old, new = (Detector.load(path).pipeline_ for path in (trained / "model", tmp_path / "m"))
     assert new.calibration is not None
@@ -347,6 +347,16 @@ def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys:
     assert any("000.png" in record["path_or_id"] for record in json.loads(records.read_text(encoding="utf-8")))
     assert run("inspect", copy, "--tolerance", "0.5") == 0
     assert "zero-byte" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("side", "n", "status"), [(64, 7, 3), (64, 8, 0), (16, 7, 0)])
+def test_inspect_refuses_as_few_images_as_train(side, n, status, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    assert run("inspect", tmp_path) == status
+    said = capsys.readouterr().err
+    assert ("7 normal images to train on; `knowngood train` needs at least 8 here" in said) == (status == 3)
 
 
 def test_unknown_data_names_the_nearest_data_set(capsys: pytest.CaptureFixture[str]) -> None:

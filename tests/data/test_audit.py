@@ -101,7 +101,7 @@ def test_strictness_decides_about_leaks():
     array[1] = array[0]
     leak = audit(ImageSet.from_arrays(array).replace(splits=np.array(["train", "test"] * 15)))
     leak.check(0.01)
-    with pytest.raises(DataError, match=r"(?s)they are in splits train and test.*\(--tolerance 0.1\)"):
+    with pytest.raises(DataError, match=r"(?s)they are in splits train and test.*\(--tolerance 0.01\)"):
         leak.check(0.0)
     contradiction = audit(ImageSet.from_arrays(array, labels=[0, 1] * 15))
     with pytest.raises(DataError, match="one is labelled normal, one anomalous"):
@@ -194,3 +194,15 @@ def test_records_are_one_a_finding():
     array[20] = 0
     found = audit(ImageSet.from_arrays(array))
     assert [tuple(record) for record in found.to_records()] == [("path_or_id", "kind", "reason", "severity")]
+
+
+def test_the_tolerance_that_is_advised_is_enough_and_no_larger_than_needed(tmp_path):
+    for i in range(100):
+        write(tmp_path, f"{i:03d}.png", noise(8, 8, seed=i))
+    for i in range(29):
+        (tmp_path / f"{i:03d}.png").write_bytes(b"")
+    found = audit(open_images(tmp_path))
+
+    with pytest.raises(DataError, match=r"29 findings among 100 images.*(?s:.)*--tolerance 0\.29\)"):
+        found.check(0.28)
+    found.check(0.29)

@@ -76,6 +76,7 @@ def test_lengths_must_agree():
         ([0, 1], [0, 1]),
         ([True, False], [1, 0]),
         (["Good", "BAD", "normal", "anomalous", "ok", "defect", "not ok"], [0, 1, 0, 1, 0, 1, 1]),
+        (["gut", "i.O.", "i. O.", "IO", "schlecht", "Defekt", "n.i.O.", "nio"], [0, 0, 0, 0, 1, 1, 1, 1]),
         (["0", "1.0", "", None, "unknown"], [0, 1, np.nan, np.nan, np.nan]),
         (np.array([[0.0], [np.nan]]), [0, np.nan]),
     ],

@@ -20,6 +20,7 @@ from knowngood.cli.inputs import (
     open_selected,
 )
 from knowngood.cli.outputs import writing
+from knowngood.config import counted
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
 
@@ -69,7 +70,7 @@ def calibrate(
             images = images.split(split)
         normals = images[images.labels != 1]
         if len(normals) < len(images):
-            note(f"{len(images) - len(normals):,} images labelled anomalous are left out")
+            note(f"left out: {counted(len(images) - len(normals), 'image')} labelled anomalous")
         if not len(normals):
             raise DataError(f"{images.name}: no normal image is left to calibrate on; check the choice of classes")
         lost = _lost(detector, group)
@@ -79,7 +80,7 @@ def calibrate(
         folder = detector.save(out or model_at(model))
         pipeline = detector.pipeline_
         assert pipeline.calibration is not None
-        say(f"calibrated on {len(normals):,} normal images of {images.variant or images.name}")
+        say(f"calibrated on {counted(len(normals), 'normal image')} of {images.variant or images.name}")
         rows = [
             (row["condition"] or "all", f"{row['normals']:,}", f"{row['threshold']:.6g}")
             for row in [*pipeline.calibration.summary(), *(group.summary() for group in pipeline.added)]
@@ -92,7 +93,7 @@ def _lost(detector: Detector, group: dict[str, str] | None) -> str:
     """The calibration that a new one replaces: how many images, and where they came from."""
     pipeline, data = detector.pipeline_, detector.about_["data"]
     added = [one for one in pipeline.added if group is None or one.values == group]
-    parts = [f"{len(one.calibration):,} images of {one.source} ({one.name})" for one in added]
+    parts = [f"{counted(len(one.calibration), 'image')} of {one.source} ({one.name})" for one in added]
     if group is None and pipeline.calibration is not None:
         n, name = f"{len(pipeline.calibration):,}", data["name"]
         origin = {"set": f"images of {data.get('calibrated_on', name)}", "cross": f"training images of {name}"}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from knowngood.cli.console import say, table
+from knowngood.config import counted
 
 app = typer.Typer(help="Named data sets.", no_args_is_help=True)
 
@@ -28,7 +29,7 @@ def get(
     from knowngood.data import open_dataset
 
     images = open_dataset(name)
-    say(f"{images.variant or images.name}: {len(images):,} images")
+    say(f"{images.variant or images.name}: {counted(len(images), 'image')}")
     if images.splits is not None:
         for split in dict.fromkeys(images.splits):
             say(f"  {split}: {int((images.splits == split).sum()):,}")

@@ -28,6 +28,7 @@ from knowngood.cli.inputs import (
     with_values,
 )
 from knowngood.cli.outputs import this_command, writing
+from knowngood.config import counted
 from knowngood.files import write_json
 
 if TYPE_CHECKING:
@@ -104,4 +105,4 @@ def _print(found: Evaluation) -> None:
     ]
     table(["metric", "value", ""], rows)
     if metrics["unreadable"]:
-        note(f"{metrics['unreadable']:,} images could not be read and are excluded")
+        note(f"unreadable and excluded: {counted(metrics['unreadable'], 'image')}")

@@ -11,13 +11,15 @@ import typer
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
 from knowngood.cli.suspicious import list_suspicious
-from knowngood.errors import SettingsError
+from knowngood.config import counted
+from knowngood.errors import DataError, SettingsError
 from knowngood.files import write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
 
 _SHOWN = 5
+ENOUGH = 8  # normal images for a Gaussian at each location, the recipe for photographs
 _SEVERITIES = ("error", "warning", "note")
 
 
@@ -48,7 +50,10 @@ def inspect(
         Path | None, typer.Option("--json", help="write every finding to this file", metavar="FILE")
     ] = None,
 ) -> None:
-    """List what is wrong with the data, file by file. Exit status 3 if training would refuse what is found.
+    """List what is wrong with the data, file by file. Exit status 3 if training would refuse the data.
+
+    It refuses more unreadable files and images with two labels than --tolerance allows, and too few normal images.
+    Other errors (duplicates across splits, unusable masks) are for you to mend; with --tolerance 0 it refuses them too.
 
     With --suspicious list the normal images that look most anomalous instead. Anomalies among the images that calibrate
     make a model miss others; it suffices to check those with the highest scores.
@@ -65,7 +70,7 @@ def inspect(
     found = audit(images)
     if json_file:
         write_json(json_file, found.to_records())
-    say(f"{images.variant or images.name}: {len(found.images):,} readable images")
+    say(f"{images.variant or images.name}: {counted(len(found.images), 'readable image')}")
     for line in _understood(found.images):
         say(line)
     if found.findings:
@@ -81,17 +86,37 @@ def inspect(
         if max(shown.values()) > _SHOWN:
             say(f"At most {_SHOWN} of a kind are shown; --json FILE writes all {len(found.findings):,}.")
     else:
-        say("nothing found")
+        say("no problems found")
     found.check((0.0 if strict else 0.01) if tolerance is None else tolerance)
+    _refuse_too_few(found.images)
+
+
+def _refuse_too_few(images: ImageSet) -> None:
+    """Raises DataError: fewer normal images than `train` needs with the recipe that it chooses for them."""
+    if images.splits is not None and "train" in images.splits:
+        images = images.split("train")
+    normals = images[images.labels != 1]
+    if len(normals) < ENOUGH:
+        from knowngood.detector.fit.auto import PHOTOGRAPH
+
+        photographs = len(normals) > 0 and normals.pixels.shapes()[:, :2].min() >= PHOTOGRAPH
+        needed = ENOUGH if photographs else 2
+        if len(normals) < needed:
+            raise DataError(
+                f"{images.name}: {counted(len(normals), 'normal image')} to train on; `knowngood train` needs at least "
+                f"{needed} here, and more for a guaranteed false-alarm rate: docs/guide/calibration.md, How many images"
+            )
 
 
 def _understood(images: ImageSet) -> list[str]:
-    """Splits, labels and condition columns as read from the layout, with their counts."""
+    """Splits, labels, condition columns and masks as read from the layout, with their counts."""
     import numpy as np
 
     labels = ["normal" if label == 0 else "anomalous" if label == 1 else "no label" for label in images.labels]
     columns = {"split": images.splits, "label": np.array(labels), **images.conditions}
     lines = []
+    if images.masks is not None:
+        lines.append(f"masks: of {counted(sum(mask is not None for mask in images.masks), 'image')}")
     for name, values in columns.items():
         if values is not None:
             counts = Counter(map(str, values.tolist())).most_common()

@@ -14,6 +14,7 @@ from knowngood import __version__
 from knowngood.cli.console import note, say, tracked
 from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, with_values
 from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table, write_tables, writing
+from knowngood.config import counted
 from knowngood.errors import DataError, Interrupted, SettingsError
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _score(
 
     tell = note if output is None else say  # a table on stdout stays alone there
     how = f"at a false-alarm rate of {rate:g}" if fdr is None else f"at a false-discovery rate of {fdr:g}"
-    tell(f"{flags.sum():,} of {len(images) - len(decisions.errors):,} images are anomalous {how}")
+    tell(f"{flags.sum():,} of {counted(len(images) - len(decisions.errors), 'image')} are anomalous {how}")
     if unread:
         tell(f"{len(unread):,} more could not be scored: see the column error")
         for name, reason in unread[:SHOWN]:
@@ -228,7 +229,7 @@ def _score(
     if regions is not None:
         found = regions_table(np.array([name for name, _ in located], dtype=object), [some for _, some in located])
         write_table(found, regions)
-        tell(f"regions {regions}: {len(found):,} in {found['id'].nunique():,} images")
+        tell(f"regions {regions}: {len(found):,} in {counted(found['id'].nunique(), 'image')}")
     if explain is not None and table is not None:
         write_explanations(explain, explanations, *sources, images)
         from knowngood.evaluation.report import inspected, write_inspection

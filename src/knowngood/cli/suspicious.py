@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import load
 from knowngood.cli.outputs import write_json
+from knowngood.config import counted
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError
 
@@ -31,7 +32,7 @@ def list_suspicious(images: ImageSet, data: str, model: Path | None, most: int, 
     records, where = _of_model(model, normals) if model is not None else (_of_folds(normals), "scored in folds")
     if json_file:
         write_json(json_file, records)
-    say(f"{images.variant or images.name}: {len(normals):,} normal images, {where}")
+    say(f"{images.variant or images.name}: {counted(len(normals), 'normal image')}, {where}")
     rows = [(str(i), one["id"], f"{one['anomaly_score']:.5g}") for i, one in enumerate(records[:most], start=1)]
     table(["rank", "image", "score"], rows)
     say(

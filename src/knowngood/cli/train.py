@@ -15,7 +15,7 @@ from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import this_command, writing
-from knowngood.config import PixelOptions, Settings, Shift, VAEOptions
+from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
 from knowngood.errors import DataError, Interrupted, SettingsError
 from knowngood.files import whole, write_json
 
@@ -85,7 +85,7 @@ def train(
 
         from knowngood.detector.estimator import Detector
 
-        note(f"training on {len(normals):,} normal images; output in {folder}")
+        note(f"found {counted(len(normals), 'normal image')}; output in {folder}")
         detector = Detector.from_settings(settings)
         try:
             detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
@@ -102,7 +102,7 @@ def train(
         conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
         given = f", given {conditions}" if conditions else ""
         method = _method(detector.pipeline_.settings)
-        say(f"trained {method} on {used:,} normal images of {images.variant or images.name}{given}")
+        say(f"trained {method} on {counted(used, 'normal image')} of {images.variant or images.name}{given}")
         say(f"model   {folder / 'model'}")
         if (folder / "run").exists():
             say(f"log     {folder / 'run'}")
@@ -192,8 +192,8 @@ def _to_train_on(
         train = images.splits == "train"
     normals = np.flatnonzero(train & (images.labels != 1))
     if len(normals) < train.sum():
-        role = "are excluded" if settings.labels == "ignore" else "may be used as few-shot labels"
-        note(f"{train.sum() - len(normals):,} images labelled anomalous {role}")
+        role = "training excludes" if settings.labels == "ignore" else "training may use as few-shot labels"
+        note(f"labelled anomalous: {counted(train.sum() - len(normals), 'image')}, which {role}")
     if len(normals) == 0:
         raise DataError(f"{images.name}: no normal image is left to train on; check the choice of classes")
     kept = np.ones(len(images), bool)
@@ -246,7 +246,7 @@ def _unable(detector: Detector) -> str:
     images, rate = max(math.ceil(needed / share), used + 1), math.ceil(1e4 / (n + 1)) / 1e4
     return (
         f"train on at least {images:,} normal images, or with --alpha {rate:g} or more: with {used:,} nothing can be "
-        f"flagged at alpha = {detector.alpha:g}"
+        f"flagged at alpha = {detector.alpha:g} (docs/guide/calibration.md, How many images)"
     )
 
 

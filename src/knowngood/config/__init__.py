@@ -31,7 +31,7 @@ from knowngood.config.objectives import (
     InfoVAE,
     ObjectiveOptions,
 )
-from knowngood.config.parsing import choices, nearest, parse, parse_settings, read_settings
+from knowngood.config.parsing import choices, counted, nearest, parse, parse_settings, read_settings
 from knowngood.config.plugins import plugins
 from knowngood.config.representations import (
     BackboneOptions,
@@ -79,6 +79,6 @@ __all__ = [
     "ModelOptions", "Neighbours", "NetOptions", "ObjectiveOptions", "Options", "OwnBackbone", "PatchDistance",
     "PatchGaussianOptions", "PixelOptions", "PriorDistance", "Reconstruction", "ReconstructionProbability",
     "RepresentationOptions", "Restoration", "Role", "ScoreChoice", "ScoreOptions", "Settings", "Shift", "SplitElbo",
-    "StridedBatchNorm", "TableOptions", "TrainingOptions", "Typicality", "VAEOptions", "choices", "implementation",
-    "nearest", "parse", "parse_settings", "plugins", "read_settings",
+    "StridedBatchNorm", "TableOptions", "TrainingOptions", "Typicality", "VAEOptions", "choices", "counted",
+    "implementation", "nearest", "parse", "parse_settings", "plugins", "read_settings",
 ]  # fmt: skip

@@ -69,6 +69,11 @@ def read_settings(path: str | Path, **overrides: Any) -> Settings:
     return parse_settings({**loaded, **overrides})
 
 
+def counted(n: int, noun: str) -> str:
+    """The number and the noun, in the plural unless it is one: "1 image", "1,200 images"."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 def nearest(name: str, known: list[str]) -> str:
     """'; did you mean …?' and the known names, for error messages. Of names equally near the first is meant."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from knowngood.config import counted
 from knowngood.data.columns import text_of
 from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
 from knowngood.data.groups import pixel_digest
@@ -55,13 +57,15 @@ class Audit:
         tolerance = 0.01 if tolerance is None else tolerance
         refused = UNUSABLE | {"duplicate-normal-anomalous"}
         serious = [f for f in self.findings if f.severity == "error" and (tolerance == 0 or f.kind in refused)]
-        if serious and len(serious) > tolerance * self.total:
+        if serious and len(serious) > tolerance * self.total + 1e-6:  # 29 of 100 are not above .29
+            enough = max(math.ceil(100 * sum(f.kind in refused for f in serious) / self.total), 1) / 100
             listed = "\n".join(f"  {finding}" for finding in serious[:20])
             more = f"\n  … and {len(serious) - 20} more" if len(serious) > 20 else ""
             raise DataError(
-                f"{self.images.name}: {len(serious)} findings among {self.total} images, "
+                f"{self.images.name}: {counted(len(serious), 'finding')} among {counted(self.total, 'image')}, "
                 f"above the tolerance of {tolerance:g}:\n{listed}{more}\n"
-                'Repair or remove these files, or allow more: data={"tolerance": 0.1} (--tolerance 0.1)'
+                "Repair or remove these files, or allow more: "
+                f'data={{"tolerance": {enough:g}}} (--tolerance {enough:g})'
             )
         if len(self.images) == 0:
             raise DataError(f"{self.images.name}: no usable image is left of {self.total}")
@@ -101,7 +105,7 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
     n = int(np.sum(kept.labels != 1))
     if n < FEW:
         why = f"with fewer than {FEW} a false-alarm rate is hardly guaranteed"
-        reason = f"only {n} images are not labelled anomalous; {why}"
+        reason = f"only {counted(n, 'image')} not labelled anomalous; {why}"
         findings.append(Finding(images.name, "too-few", reason, "warning"))
     set_aside = sum(finding.kind in UNUSABLE for finding in images.rejected)
     ordered = sorted(findings, key=lambda f: (_ORDER[f.severity], f.kind))

@@ -26,6 +26,11 @@ UNUSABLE = frozenset(
 )
 
 
+def printable(name: str) -> str:
+    """A name of a file or folder, which need not be text: bytes that are none are written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class Finding:
     """One finding: the path or id it is about, a kind to group by, the reason in words, and its severity."""
@@ -43,8 +48,7 @@ class Unreadable(DataError):
     """One file cannot be read as an image. Carries the path, the kind of finding it makes, and the reason."""
 
     def __init__(self, path: Path, kind: str, reason: str) -> None:
-        shown = str(path).encode("utf-8", "backslashreplace").decode()  # names need not be text
-        super().__init__(f"{shown}: {reason}")
+        super().__init__(f"{printable(str(path))}: {reason}")
         self.path = path
         self.kind = kind
         self.reason = reason

@@ -18,7 +18,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.tableset import TableSet
 from knowngood.errors import DataError
 
-Items = TypeVar("Items", ImageSet, TableSet)
+Items = TypeVar("Items", bound=ImageSet | TableSet)
 
 DEFAULT = "group"  # a column of this name need not be there
 BY_CHANCE = 0.5  # share of the equal pairs of rows that independent columns would give

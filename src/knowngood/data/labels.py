@@ -12,6 +12,8 @@ NORMAL = frozenset({"0", "good", "normal", "ok", "pass", "inlier", "non_defectiv
 ANOMALOUS = frozenset(
     {"1", "bad", "anomalous", "anomaly", "abnormal", "defect", "defective", "nok", "not_ok", "ng", "fail", "outlier"}
 )
+# German, as on works floors: "gut", "i.O." (in order), "n.i.O." (not in order). Not looked for within longer names.
+GERMAN = {"gut": 0.0, "io": 0.0, "i_o": 0.0, "schlecht": 1.0, "defekt": 1.0, "nio": 1.0, "n_io": 1.0, "n_i_o": 1.0}
 UNKNOWN = frozenset({"", "nan", "none", "unknown", "unlabelled", "unlabeled", "?"})
 
 
@@ -24,15 +26,15 @@ def label_word(word: str) -> float | None:
         return 0.0
     if key in ANOMALOUS:
         return 1.0
-    return float("nan") if key in UNKNOWN else None
+    return float("nan") if key in UNKNOWN else GERMAN.get(key.replace(".", ""))
 
 
 def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
     """Labels of N images as (N,) float64: 0 normal, 1 anomalous, NaN unknown.
 
     Accepted, in any case: 0, good, normal, ok, pass, inlier, non-defective, defect-free, no defect; 1, bad, anomalous,
-    anomaly, abnormal, defect, defective, nok, not ok, ng, fail, outlier; and for unknown: empty, NaN, None, unknown,
-    unlabelled, "?".
+    anomaly, abnormal, defect, defective, nok, not ok, ng, fail, outlier; German gut, i.O., schlecht, defekt, n.i.O.;
+    and for unknown: empty, NaN, None, unknown, unlabelled, "?".
 
     Raises:
         DataError: any other value, named with the item it belongs to.

@@ -9,13 +9,16 @@ random projections of it (locality-sensitive hashing, Charikar 2002) find candid
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from knowngood.data.columns import Floats, Ints
+from knowngood.data.columns import Ints
 from knowngood.data.combinations import count_up
+
+Floats = NDArray[np.floating]
 
 SIDE, KEPT = 32, 16  # pixels of the reduced image, and its coefficients, a side
 FEWEST = 20  # images; of fewer it cannot be said what is individual
@@ -26,10 +29,10 @@ ALIKE, INDIVIDUAL = 0.98, 0.95  # least correlation of what is not the mean imag
 
 def signature(image: np.ndarray) -> Floats:
     """(16, 16) float32: low frequencies (DCT) of the grey image at 32 × 32, without its mean, of length 1 or 0."""
-    grey = image.mean(axis=2, dtype=np.float64)
-    grey = Image.fromarray((grey / max(float(np.abs(grey).max()), 1e-300)).astype(np.float32))
+    largest = max(abs(float(image.max())), abs(float(image.min())), 1e-300)  # first: large values have no finite sum
+    grey = Image.fromarray((image / largest).mean(axis=2).astype(np.float32))
     small = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
-    found = dctn(small, norm="ortho")[:KEPT, :KEPT]
+    found = np.asarray(dctn(small, norm="ortho"))[:KEPT, :KEPT]
     found[0, 0] = 0
     return found / max(float(np.linalg.norm(found)), 1e-12)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.archive_folder import is_archive, read_archive
+from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.data.readers.files import SUFFIXES, is_image, read_header
 from knowngood.data.readers.folder import read_folder
@@ -86,7 +88,8 @@ def open_images(
     if isinstance(source, ImageSet):
         images = source
     elif isinstance(source, str | Path):
-        images = _open_path(source, limits or Limits())
+        with named_damage(source, "cannot be read", "it may be damaged: copy, save or download it again"):
+            images = _open_path(source, limits or Limits())
     else:
         given = read_given(source)
         images = ImageSet.from_arrays(source) if given is None else given
@@ -100,11 +103,13 @@ def open_images(
 
 
 def _open_path(source: str | Path, limits: Limits) -> ImageSet:
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(source))
+    if not os.path.exists(path):
         if isinstance(source, str) and (source in dataset_names() or source == "emnist"):
             return open_dataset(source)
         raise DataError(f"'{source}' is no existing path and no data set{nearest(str(source), dataset_names())}")
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"{path}: is a pipe or device; expected a file or a folder")
     added = plugins("readers", Reader)
     for reader in added if path.is_dir() else (*added, *_BUILT_IN):
         if reader.takes(path):
@@ -134,10 +139,8 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
 
 
 def _npy(path: Path) -> ImageSet:
-    try:
+    with named_damage(path, "cannot be read as .npy", "expected an array of numbers that `numpy.save` wrote"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read as .npy ({error})") from None
     return ImageSet.from_arrays(array, name=path.stem)
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from knowngood.calibration import Calibration, OnlineRanks
 from knowngood.calibration.conformal import p_values
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.readers.damage import named_damage
 from knowngood.errors import DataError
 from knowngood.evaluation.results import INFERRED
 
@@ -52,22 +53,24 @@ def read_results(path: Path) -> pd.DataFrame | None:
     """The table in a file of results (.csv, .json, .parquet) or of a log (a JSON object a line); None for other data.
 
     Raises:
-        DataError: a line of a log is damaged.
+        DataError: the file, or a line of a log, is damaged.
     """
-    suffix = path.suffix.lower()
     if not path.is_file():
         return None
+    with named_damage(path, "cannot be read as results", "expected what `knowngood score` writes, or a log in UTF-8"):
+        table = _table(path)
+    return table if table is not None and set(table.columns) & set(MEASURES) else None
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
-        table = pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",") if set(header) & set(MEASURES) else None
-    elif suffix == ".parquet":
-        table = pd.read_parquet(path)
-    elif suffix in (".json", ".jsonl", ".ndjson", ".log"):
-        table = pd.DataFrame(_records(path))
-    else:
-        return None
-    return table if table is not None and set(table.columns) & set(MEASURES) else None
+        return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",") if set(header) & set(MEASURES) else None
+    if suffix == ".parquet":
+        return pd.read_parquet(path).astype(object)  # text is decoded here, or else when it is used
+    return pd.DataFrame(_records(path)) if suffix in (".json", ".jsonl", ".ndjson", ".log") else None
 
 
 def _records(path: Path) -> list[Any]:
@@ -208,11 +211,12 @@ def _distinct(calibration: Calibration, stratum: int) -> int:
 
 
 def _numbers(table: pd.DataFrame, name: str) -> np.ndarray:
-    values = pd.to_numeric(table[name], errors="coerce")
-    wrong = np.flatnonzero(values.isna() & table[name].notna())
+    with named_damage(f"column {name}", "cannot be read as numbers", "expected a finite number for every item"):
+        values = pd.to_numeric(table[name], errors="coerce").to_numpy(float, na_value=np.nan)
+    wrong = np.flatnonzero(~np.isfinite(values) & table[name].notna())
     if len(wrong):
-        raise DataError(f"{_name(table, wrong[0])}: {name} = {table[name].iloc[wrong[0]]!r}; expected a number")
-    return values.to_numpy(float, na_value=np.nan)
+        raise DataError(f"{_name(table, wrong[0])}: {name} = {table[name].iloc[wrong[0]]!r:.60}; expected a number")
+    return values
 
 
 def _texts(table: pd.DataFrame, name: str) -> list[str] | None:

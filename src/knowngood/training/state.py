@@ -197,7 +197,7 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, t in sorted(tensors.items()):
         digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode("utf-8", "replace"))
-        digest.update(t.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy())
+        digest.update(t.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

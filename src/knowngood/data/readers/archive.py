@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from knowngood.data.readers.damage import named_damage
 from knowngood.errors import DataError
 
 
@@ -18,7 +18,7 @@ def read_members(source: Path, names: Sequence[str], expected: str) -> dict[str,
         DataError: the archive is damaged, or a file is missing; says what source was `expected`.
     """
     found: dict[str, bytes] = {}
-    try:
+    with named_damage(source, "damaged archive", "download it again"):
         if source.is_dir():
             found = {name: (source / name).read_bytes() for name in names if (source / name).is_file()}
         elif source.suffix == ".zip":
@@ -31,8 +31,6 @@ def read_members(source: Path, names: Sequence[str], expected: str) -> dict[str,
                     stream = archive.extractfile(member) if Path(member.name).name in names else None
                     if stream is not None:
                         found[Path(member.name).name] = stream.read()
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{source}: damaged archive ({error}); download it again") from None
     missing = [name for name in names if name not in found]
     if missing:
         raise DataError(f"{source}: has no file {', '.join(missing)}; expected {expected}")

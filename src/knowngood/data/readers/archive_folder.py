@@ -7,7 +7,6 @@ import stat
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -15,6 +14,7 @@ from typing import IO, NamedTuple
 
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
+from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.folder import read_folder
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import DataError
@@ -45,29 +45,19 @@ def read_archive(path: Path, limits: Limits | None = None) -> ImageSet:
     root = Path(folder.name, path.name[: -len(next(s for s in SUFFIXES if path.name.lower().endswith(s)))] or "archive")
     root.mkdir()
     total = 0
-    try:
-        with ExitStack() as stack:
-            for member in _members(path, limits, stack):
-                parts = PurePosixPath(member.name.replace("\\", "/")).parts
-                if member.link or ".." in parts or parts[:1] == ("/",) or ":" in "".join(parts[:1]):
-                    what = "is a link" if member.link else "leads out of it"
-                    raise DataError(f"{path}: '{member.name}' in it {what}; expected plain files. Unpack it yourself")
-                total += member.size
-                limits.check_unpacked(path, total)
-                target = root.joinpath(*parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with member.open() as source, target.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        OSError,
-        RuntimeError,
-        NotImplementedError,
-    ) as e:
-        raise DataError(f"{path}: cannot be unpacked ({e}); pack or download it again, or give the folder") from None
+    unpacked = named_damage(path, "cannot be unpacked", "pack or download it again, or give the folder")
+    with unpacked, ExitStack() as stack:
+        for member in _members(path, limits, stack):
+            parts = PurePosixPath(member.name.replace("\\", "/")).parts
+            if member.link or ".." in parts or parts[:1] == ("/",) or ":" in "".join(parts[:1]):
+                what = "is a link" if member.link else "leads out of it"
+                raise DataError(f"{path}: '{member.name}' in it {what}; expected plain files. Unpack it yourself")
+            total += member.size
+            limits.check_unpacked(path, total)
+            target = root.joinpath(*parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
     try:
         images = read_folder(root)
     except DataError as error:

@@ -23,6 +23,8 @@ RESCALED = "rescale slope and intercept applied"
 def is_dicom(path: Path) -> bool:
     """True if the file carries the DICOM mark after its preamble."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"
     except OSError:

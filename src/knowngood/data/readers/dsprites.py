@@ -8,7 +8,6 @@ is a pickle and is not read.
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from knowngood.data.imageset import ImageSet
 from knowngood.data.itemset import numbered
 from knowngood.data.pixel_source import BlockPixels
+from knowngood.data.readers.damage import named_damage
 from knowngood.errors import DataError
 
 FILE = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
@@ -57,7 +57,7 @@ def read_dsprites(path: str | Path) -> ImageSet:
             shape, or more than one colour.
     """
     path = Path(path)
-    try:
+    with named_damage(path, "cannot be read as the .npz of dSprites", "download it again"):
         if not zipfile.is_zipfile(path):
             raise DataError(f"{path}: no .npz file; expected the official {FILE}")
         with np.load(path, allow_pickle=False) as file:
@@ -67,10 +67,6 @@ def read_dsprites(path: str | Path) -> ImageSet:
                 raise DataError(f"{path}: no array {missing[0]}; expected {', '.join(NEEDED)}, found {found}")
             classes, values = file["latents_classes"], file["latents_values"]
         bits, (n, height, width) = _pack(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: cannot be read as the .npz of dSprites ({error})") from None
     for name, array, kinds in (("latents_classes", classes, "iu"), ("latents_values", values, "f")):
         if array.shape != (n, 6) or array.dtype.kind not in kinds:
             what = "integers" if kinds == "iu" else "floats"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,7 +75,10 @@ def read_with_header(path: Path, limits: Limits | None = None) -> tuple[Header, 
 def _read(path: Path, pixels: bool, limits: Limits | None = None) -> tuple[Header, np.ndarray | None]:
     suffix = path.suffix.lower()
     try:
-        if path.stat().st_size == 0:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise Unreadable(path, "unreadable", "is a folder, pipe or device; expected a file")
+        if found.st_size == 0:
             raise Unreadable(path, "zero-byte", "is empty (0 bytes)")
         if suffix in _DICOM or dicom.is_dicom(path):
             return dicom.read(path, pixels, limits)

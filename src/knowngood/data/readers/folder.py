@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from knowngood.data.findings import Finding, Unreadable
+from knowngood.data.findings import Finding, Unreadable, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import SUFFIXES, is_image, unread_reason
@@ -39,7 +39,9 @@ def read_folder(folder: str | Path) -> ImageSet:
     """
     root = Path(folder)
     files, rejected = _walk(root)
-    parts = [tuple(unicodedata.normalize("NFC", part) for part in path.relative_to(root).parts) for path in files]
+    parts = [
+        tuple(unicodedata.normalize("NFC", printable(part)) for part in path.relative_to(root).parts) for path in files
+    ]
     pictures, masks_of, lonely = match_masks(parts, str(root))
     found = places([parts[i] for i in pictures], str(root))
     kept = [(i, place) for i, place in zip(pictures, found, strict=True) if place.aside is None]
@@ -70,7 +72,7 @@ def read_folder(folder: str | Path) -> ImageSet:
         conditions={name: np.array(values, dtype=object) for name, values in columns.items() if any(values)},
         splits=np.array(splits) if all(splits) else None,
         masks=masks if masks_of or lonely else None,
-        name=root.resolve().name,
+        name=printable(root.resolve().name),
         rejected=tuple(rejected),
     )
 
@@ -78,7 +80,7 @@ def read_folder(folder: str | Path) -> ImageSet:
 def identifier(path: Path, root: Path) -> str:
     """Path relative to the root with forward slashes; bytes that are no text are written as escapes."""
     shown = path.relative_to(root) if path.is_relative_to(root) else path
-    return shown.as_posix().encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable(shown.as_posix())
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Finding]]:

@@ -70,11 +70,11 @@ def read_given(X: Any) -> ImageSet | None:
 
 def _paths(given: Sequence[Any]) -> ImageSet:
     names = [os.fspath(one) for one in given]
-    files = [existing(Path.cwd(), str(Path(name).expanduser())) for name in names]
+    files = [existing(Path.cwd(), os.path.expanduser(name)) for name in names]
     rejected = []
     for i, (name, file) in enumerate(zip(names, files, strict=True)):
         if file is None:
-            folder = Path(name).is_dir()
+            folder = os.path.isdir(name)
             why = "is a folder; give it alone, not in a list" if folder else f"does not exist (item {i} of the list)"
             rejected.append(Finding(name, "missing", why, "error"))
     kept = [i for i, file in enumerate(files) if file is not None]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from knowngood.data.readers.damage import named_damage
 from knowngood.errors import DataError
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -21,10 +21,8 @@ def parse_idx(data: bytes, name: str) -> np.ndarray:
         DataError: not idx, cut off, or longer than its header says; names the file and what was expected.
     """
     if data[:2] == b"\x1f\x8b":
-        try:
+        with named_damage(name, "damaged gzip file", "download it again"):
             data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise DataError(f"{name}: damaged gzip file ({error}); download it again") from None
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _DTYPES or not 1 <= data[3] <= 8:
         raise DataError(
             f"{name}: not an idx file; expected it to start with 0, 0, a type (8 for uint8) and the number of "

@@ -9,6 +9,7 @@ zeros ("007") and those beyond 64 bits stay text.
 from __future__ import annotations
 
 import csv
+import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,7 @@ from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet
 from knowngood.data.labels import parse_labels
 from knowngood.data.pixel_source import FilePixels
+from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.folder import identifier
 from knowngood.errors import DataError
 
@@ -61,7 +63,7 @@ def read_frame(frame: DataFrame, name: str = "frame") -> ImageSet:
 def existing(root: Path, name: str) -> Path | None:
     """The file of that name below the root, however its accents are composed and its folders are separated."""
     spelled = (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD")), name.replace("\\", "/"))
-    return next((root / one for one in spelled if (root / one).is_file()), None)
+    return next((root / one for one in spelled if os.path.isfile(root / one)), None)
 
 
 def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) -> ImageSet:
@@ -117,15 +119,13 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
 
 
 def _csv(path: Path) -> tuple[list[str], list[list[Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            start = file.readline()
-            file.seek(0)
-            heads = {sep: next(csv.reader([start], delimiter=sep, skipinitialspace=True), []) for sep in SEPARATORS}
-            separator = max(SEPARATORS, key=lambda sep: (path_column(heads[sep]) is not None, len(heads[sep])))
-            rows = [row for row in csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True) if row]
-    except (ValueError, OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error}); expected UTF-8 text") from None
+    damage = named_damage(path, "cannot be read as a table", "expected UTF-8 text")
+    with damage, path.open(encoding="utf-8-sig", newline="") as file:
+        start = file.readline()
+        file.seek(0)
+        heads = {sep: next(csv.reader([start], delimiter=sep, skipinitialspace=True), []) for sep in SEPARATORS}
+        separator = max(SEPARATORS, key=lambda sep: (path_column(heads[sep]) is not None, len(heads[sep])))
+        rows = [row for row in csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True) if row]
     if not rows:
         raise DataError(f"{path}: cannot be read as a table: it is empty")
     names = [name.strip() for name in rows[0]]
@@ -135,12 +135,11 @@ def _csv(path: Path) -> tuple[list[str], list[list[Any]]]:
 def _parquet(path: Path) -> tuple[list[str], list[list[Any]]]:
     import pandas as pd
 
-    try:
-        frame = pd.read_parquet(path)
-    except ImportError:
-        raise DataError(f"{path}: reading parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from None
+    with named_damage(path, "cannot be read as a table", "save it as .parquet or .csv again"):
+        try:
+            frame = pd.read_parquet(path)
+        except ImportError:
+            raise DataError(f"{path}: reading parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
     return [str(column).strip() for column in frame.columns], _rows(frame)
 
 

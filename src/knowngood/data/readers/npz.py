@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from knowngood.data.imageset import ImageSet, join_splits
+from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import DataError
 
@@ -32,19 +32,15 @@ def read_npz(
         DataError: damaged, without such arrays, or labels that do not fit the images.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            keys = list(file.files)
-            prefixes = [name for name in _SPLITS if f"{name}_images" in keys and split in (None, name)]
-            pairs = {name: (f"{name}_images", f"{name}_labels") for name in prefixes}
-            if not pairs and "images" in keys and split is None:
-                pairs = {"": ("images", "labels")}
-            _check_size(path, [key for pair in pairs.values() for key in pair if key in keys], limits or Limits())
-            arrays = {name: (file[a], file[b] if b in keys else None) for name, (a, b) in pairs.items()}
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: cannot be read as .npz ({error}); expected MedMNIST-style arrays") from None
+    damage = named_damage(path, "cannot be read as .npz", "expected MedMNIST-style arrays")
+    with damage, np.load(path, allow_pickle=False) as file:
+        keys = list(file.files)
+        prefixes = [name for name in _SPLITS if f"{name}_images" in keys and split in (None, name)]
+        pairs = {name: (f"{name}_images", f"{name}_labels") for name in prefixes}
+        if not pairs and "images" in keys and split is None:
+            pairs = {"": ("images", "labels")}
+        _check_size(path, [key for pair in pairs.values() for key in pair if key in keys], limits or Limits())
+        arrays = {name: (file[a], file[b] if b in keys else None) for name, (a, b) in pairs.items()}
     if not pairs:
         wanted = f"{split}_images" if split else "train_images, val_images, test_images or images"
         raise DataError(f"{path}: expected arrays {wanted}; found {', '.join(keys) or 'none'}")
