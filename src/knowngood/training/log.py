@@ -70,10 +70,14 @@ class RunLog:
         self.path = None if folder is None else folder / "log.csv"
         self.rows: list[Row] = read_log(self.path)[:keep] if self.path and keep else []
         self.columns = list(dict.fromkeys(column for row in self.rows for column in row))
-        self.board = None
+        self.board: Any = None
         if folder is not None:
             self._rewrite()
-            self.board = _tensorboard(folder, self.rows[-1]["step"] if self.rows else 0)
+            if importlib.util.find_spec("tensorboard") is not None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                after = self.rows[-1]["step"] + 1 if self.rows else None
+                self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=after)
 
     def add(self, row: Row) -> None:
         """Append a row; it has `step`, `epoch` and `split`, all other values are numbers."""
@@ -87,12 +91,10 @@ class RunLog:
             self.columns += [column for column in row if column not in self.columns]
             self._rewrite()
         if self.board is not None:
-            for name, value in row.items():
-                if name not in ("step", "epoch", "split"):
-                    self.board.add_scalar(f"{name}/{row['split']}", value, row["step"])
+            for name in [name for name in row if name not in ("step", "epoch", "split")]:
+                self.board.add_scalar(f"{name}/{row['split']}", row[name], row["step"])
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds back."""
         if self.board is not None:
             self.board.close()
 
@@ -111,15 +113,6 @@ def read_log(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         read = {"step": int, "split": str}
         return [{k: read.get(k, float)(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    """A writer into `folder`/tensorboard that goes on after `step`; None where TensorBoard is not installed."""
-    if importlib.util.find_spec("tensorboard") is None:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
 
 
 def write_run(folder: Path, record: dict[str, Any]) -> None:

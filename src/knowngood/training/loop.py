@@ -26,7 +26,6 @@ from knowngood.training.state import FREE, NAME, RunState, read_state, refuse_to
 
 DEFAULT_STEPS = 4000
 EPOCHS = (10, 300)
-Watch = Callable[[int, nn.Module], None]
 ANOMALIES_BESIDE = 4  # normals for each labelled anomaly of a step, at least
 
 
@@ -61,7 +60,7 @@ def train(
     progress: bool = False,
     anomalies: BatchSource | None = None,
     on_step: Callable[[int], None] | None = None,
-    on_evaluation: Watch | None = None,
+    on_evaluation: Callable[[int, nn.Module], None] | None = None,
     fingerprint: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> History:
@@ -80,8 +79,7 @@ def train(
         run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
         resume: go on from the checkpoint in `run_dir`, if there is one.
         on_step: called after each step with the number of steps done.
-        on_evaluation: called with the steps done and the averaged weights, at the start and at evaluations on
-            `held_out`; in one process only.
+        on_evaluation: called with the steps done and the averaged model, at the start and at each evaluation.
         fingerprint, settings: of the data, and what else shapes the run; recorded, and compared on resume.
 
     Raises:
@@ -96,10 +94,12 @@ def train(
     with torch.random.fork_rng(devices=engine.cuda_devices):
         torch.manual_seed(seed + engine.rank)
         run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
+        if on_evaluation is not None and engine.leads:
+            run.watch = on_evaluation
         if folder is not None:
             run.record_in(folder, resume, fingerprint, settings or {})
         with compiled(model, options.compile, engine.device):
-            return run.complete(progress, on_step, on_evaluation if engine.leads else None)
+            return run.complete(progress, on_step)
 
 
 class Run:
@@ -141,7 +141,7 @@ class Run:
         self.state = RunState(self.model, objective, options, engine, seed, self.chooses)
         self.meter = Meter(engine)
         self.log = RunLog(None)
-        self.watch: Watch | None = None
+        self.watch: Callable[[int, nn.Module], None] = lambda step, model: None
 
     def record_in(self, folder: Path, resume: bool, fingerprint: str | None, settings: Mapping[str, Any]) -> None:
         """Keep log and checkpoints in a folder, and go on from its checkpoint if asked to."""
@@ -162,12 +162,11 @@ class Run:
         write_run(folder, {"seed": self.seed, "data_fingerprint": fingerprint, **given, **run, **more})
         self.log = RunLog(folder, keep=rows)
 
-    def complete(self, progress: bool, on_step: Callable[[int], None] | None, watch: Watch | None = None) -> History:
-        line, self.watch = Line(self.total, progress and self.engine.leads), watch
+    def complete(self, progress: bool, on_step: Callable[[int], None] | None) -> History:
+        line = Line(self.total, progress and self.engine.leads)
         try:
-            if watch is not None:
-                with self.state.averaged():
-                    watch(self.state.step, self.model)
+            with self.state.averaged():
+                self.watch(self.state.step, self.model)
             if not self.state.stopped_early:
                 self._steps(line, on_step)
         finally:
@@ -279,8 +278,7 @@ class Run:
             values = self.held_out.evaluate(self.model, self.total, self.layout)
             if state.best is not None:
                 state.best.offer(values["loss/model"], state.step)
-            if self.watch is not None:
-                self.watch(state.step, self.model)
+            self.watch(state.step, self.model)
         self._check(f"held-out normals after step {state.step}", values)
         self.log.add({**self._place("held_out"), **values})
         return state.best is not None and state.best.since >= (self.options.patience or 0)

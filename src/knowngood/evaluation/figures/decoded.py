@@ -151,13 +151,10 @@ def traversal(
 def interpolation(
     subject: Subject, *, items: list[str] | None = None, most: int = 3, steps: int | None = None, moving: bool = False
 ) -> Figure | list[Figure]:
-    """Straight paths between the codes of pairs of images, decoded: one row a pair, the images themselves at its ends.
-
-    The condition goes from one image's to the other's along with the code.
+    """Straight paths between the codes (and conditions) of two images, decoded: one row a pair, the images at its ends.
 
     Args:
-        items: an even number of ids, pair by pair; by default at most `most` pairs of normal images, of different
-            classes where there are several.
+        items: ids, pair by pair; by default at most `most` pairs of normal images, of different classes if there are.
         steps: codes on the path, both ends included; by default 8, of a moving figure 20.
         moving: one figure a step instead, there and back: the frames of a GIF.
     """
@@ -174,28 +171,20 @@ def interpolation(
     if len(images) < 2 or len(images) % 2:
         raise DataError(f"interpolation: {len(images)} images; expected pairs, such as --items ID,ID")
     codes, share = subject.codes(images), np.linspace(0, 1, steps or (20 if moving else 8))
-    (z, c), (inputs, _) = (_paths(codes.mean, share), _paths(codes.c, share)), subject.reconstructed(images)
+    z, c = (None if v is None else v[0::2, None] + share[:, None] * (v[1::2] - v[0::2])[:, None] for v in codes[::2])
+    inputs, _ = subject.reconstructed(images)
     tiles = np.concatenate([inputs[0::2, None], subject.decoded(z, c), inputs[1::2, None]], 1)
     rows = [f"{style.short(a, 14)} → {style.short(b, 14)}" for a, b in images.ids.reshape(-1, 2)]
-    names = ["image 1", *[f"{100 * part:.0f} %" for part in share], "image 2"]
-    if not moving:
-        return _strip(tiles, rows, names)
-    there = [_strip(tiles[:, [0, i, -1]], rows, [names[0], names[i], names[-1]]) for i in range(1, len(share) + 1)]
-    return there + there[-2:0:-1]
-
-
-def _paths(values: np.ndarray | None, share: np.ndarray) -> np.ndarray | None:
-    """(2P, D) values pair by pair → (P, S, D) between them."""
-    return None if values is None else values[0::2, None] + share[:, None] * (values[1::2] - values[0::2])[:, None]
-
-
-def _strip(tiles: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
-    (pairs, count, height, width, _), tile = tiles.shape, tile_inches(tiles.shape[1], 8.5)
-    figure = style.new_figure(count * tile * width / height + 1.9, pairs * tile + 0.75)
-    axes = figure.add_subplot()
-    draw_tiles(axes, tiles, rows=rows, columns=columns)
-    axes.set_xlabel("position on the path, decoded", fontsize=8.5, color=style.INK)
-    return figure
+    names = np.array(["image 1", *[f"{100 * part:.0f} %" for part in share], "image 2"])
+    (pairs, count, height, width, _), figures = tiles.shape, []
+    for shown in [[0, i, -1] for i in range(1, count - 1)] if moving else [list(range(count))]:
+        tile = tile_inches(len(shown), 8.5)
+        figure = style.new_figure(len(shown) * tile * width / height + 1.9, pairs * tile + 0.75)
+        axes = figure.add_subplot()
+        draw_tiles(axes, tiles[:, shown], rows=rows, columns=names[shown].tolist())
+        axes.set_xlabel("position on the path, decoded", fontsize=8.5, color=style.INK)
+        figures.append(figure)
+    return figures + figures[-2:0:-1] if moving else figures[0]
 
 
 def _dimensions(

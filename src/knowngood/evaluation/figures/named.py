@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -43,9 +45,7 @@ def box(subject: Subject, *, by: str | None = None, violins: bool = False) -> Fi
     return separation.scores_by_class(_results(subject), groups, group_name=name, violins=violins)
 
 
-def violin(subject: Subject, *, by: str | None = None) -> Figure:
-    """One violin a class, or a value of the column `by`."""
-    return box(subject, by=by, violins=True)
+violin = partial(box, violins=True)
 
 
 def roc(subject: Subject) -> Figure:

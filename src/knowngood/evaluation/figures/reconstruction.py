@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,9 +13,7 @@ from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.subject import Subject, spread
 from knowngood.evaluation.figures.tiles import LARGEST, draw_tiles, reduced
 from knowngood.evaluation.figures.triptych import as_rgb, value_range
-
-if TYPE_CHECKING:
-    from knowngood.training.film import Film
+from knowngood.training.film import Film
 
 
 def reconstructions(subject: Subject, *, items: list[str] | None = None, most: int = 4, ids: bool = True) -> Figure:
@@ -67,11 +65,7 @@ def reconstructions(subject: Subject, *, items: list[str] | None = None, most: i
 
 
 def film_frames(film: Film, history: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
-    """One figure an evaluation of a training, for a GIF: held-out images above, their reconstructions below.
-
-    Args:
-        history: the rows of `Detector.training_`; the loss on held-out images stands beside the step.
-    """
+    """One figure an evaluation, for a GIF: held-out images above, reconstructions below; `history`: of `training_`."""
     losses = {row["step"]: row["loss/model"] for row in history if row["split"] == "held_out"}
     count, height, width, _ = film.inputs.shape
     for step, made in zip(film.steps, film.frames, strict=True):

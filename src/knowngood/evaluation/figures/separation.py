@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -53,39 +54,33 @@ def roc(results: Results, interval: Sequence[float] | None = None) -> Figure:
 
 
 def curves(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
-    """Several models on the same images: ROC on the left, precision against recall on the right.
+    """Several models, each with scores (N,), on the same images: ROC, and precision over recall.
 
-    The steps of the right one are those whose area is the average precision, see `metrics.average_precision`.
-
-    Args:
-        labels: (N,) 0 normal, 1 anomalous; NaN does not count.
-        scores: model → (N,) anomaly scores.
+    Labels (N,) are 0 normal, 1 anomalous, and NaN for images that do not count.
 
     Raises:
         DataError: the known labels are not of both kinds, or an image with a label has no score.
     """
     from sklearn.metrics import precision_recall_curve
 
-    figure = style.new_figure(8.4, 3.6)
+    figure, known = style.new_figure(8.4, 3.6), labels[~np.isnan(labels)]
     left, right = figure.subplots(1, 2)
-    chance = {"color": style.MUTED, "linewidth": 0.9, "linestyle": (0, (4, 3)), "label": "chance"}
-    left.plot([0, 100], [0, 100], **chance)
-    right.plot([0, 100], [100 * (labels == 1).sum() / np.isfinite(labels).sum()] * 2, **chance)
+    style.tidy(left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
+    style.tidy(right, xlabel="recall: anomalous images flagged (%)", ylabel="precision (%)", grid="both")
+    for axes, chance in ((left, [0, 100]), (right, [100 * known.mean()] * 2)):
+        axes.plot([0, 100], chance, color=style.MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")
+        axes.set(xlim=(-2, 102), ylim=(-2, 104))
     for i, (name, values) in enumerate(scores.items()):
         look = {"color": style.CYCLE[i % len(style.CYCLE)], "linestyle": style.DASHES[i % len(style.DASHES)]}
         curve, name = roc_curve(labels, values), style.short(name, 22)
         text = f"{name}: AUROC {roc_auc(labels, values):.3f}"
         left.plot(100 * curve.fpr, 100 * curve.tpr, linewidth=1.8, label=text, **look)
         precision, recall, _ = precision_recall_curve(*labelled(labels, values))
-        rises = np.flatnonzero(np.diff(recall))[::-1]
-        x, y = np.r_[0, recall[rises]], precision[np.r_[rises[:1], rises]]
+        precision[-1] = precision[-2]  # of no image at all; the area under the steps is the average precision
         text = f"{name}: AP {average_precision(labels, values):.3f}"
-        right.step(100 * x, 100 * y, where="pre", linewidth=1.8, label=text, **look)
-    style.tidy(left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
-    style.tidy(right, xlabel="recall: anomalous images flagged (%)", ylabel="precision (%)", grid="both")
-    for axes in (left, right):
-        axes.set(xlim=(-2, 102), ylim=(-2, 104))
-        style.legend(axes)
+        right.step(100 * recall, 100 * precision, where="post", linewidth=1.8, label=text, **look)
+    style.legend(left)
+    style.legend(right)
     return figure
 
 
@@ -162,11 +157,8 @@ def scores_by_class(
     in_legend: set[str] = set()
     far = False
     for position, (_, values, name, colour) in enumerate(rows):
-        label = None if name in in_legend else name
-        if violins:
-            _draw_violin(axes, values, position, colour, label, edges[-1])
-        else:
-            _draw_box(axes, values, position, colour, label)
+        draw = partial(_draw_violin, most=edges[-1]) if violins else _draw_box
+        draw(axes, values, position, colour, None if name in in_legend else name)
         in_legend.add(name)
         if beyond := int((values > edges[-1]).sum()):
             far, beside = True, axes.get_yaxis_transform()
@@ -235,13 +227,12 @@ def _draw_box(axes: Axes, values: np.ndarray, position: int, colour: str, label:
 
 
 def _draw_violin(axes: Axes, values: np.ndarray, position: int, colour: str, label: str | None, most: float) -> None:
-    """The density of the values up to `most`, so that a few far ones do not flatten it; marks where there is none."""
-    inside, median = values[values <= most], float(np.median(values))
-    if len(inside) > 2 and np.ptp(inside) > 1e-9 * max(1.0, abs(median)):
+    """The density of the values up to `most`, so that a few far ones do not flatten it; marks where all are equal."""
+    inside = values[values <= most]
+    if len(inside) > 2 and np.ptp(inside) > 1e-9 * max(1.0, abs(inside).max()):
         at = np.linspace(inside.min(), inside.max(), 160)
-        density = gaussian_kde(inside)(at)
-        half = 0.42 * density / density.max()
+        half = (density := gaussian_kde(inside)(at)) * 0.42 / density.max()
         axes.fill_between(at, position - half, position + half, color=colour, alpha=0.5, linewidth=0, label=label)
     else:
         axes.plot(inside, np.full(len(inside), position), "|", color=colour, markersize=9, label=label)
-    axes.plot([median], [position], "o", color=style.INK, markersize=3.2)
+    axes.plot([np.median(values)], [position], "o", color=style.INK, markersize=3.2)

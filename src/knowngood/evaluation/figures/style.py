@@ -141,9 +141,9 @@ def _save_frames(figures: Iterable[Figure], path: Path) -> Path:
         frames.append(Image.open(buffer).convert("RGB"))
     palette = frames[len(frames) // 2].quantize(256)
     first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
-    milliseconds = [140] * len(others) + [1500]
     with whole(path) as draft:
-        first.save(draft, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+        pauses = [140] * len(others) + [1500]  # milliseconds
+        first.save(draft, "GIF", save_all=True, append_images=others, duration=pauses, loop=0)
     return path
 
 
