@@ -341,6 +341,7 @@ def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> N
         (["train", "mnist", "--beta", "2"], "add --objective beta_vae, dcvae or tc_vae"),
         (["train", "mnist", "--model", "patch_gaussian", "--num-generated-image", "2"], "only a VAE on pixels"),
         (["train", "mnist", "--representation", "hog", "--num-generated-image", "2"], "pixels --model vae"),
+        (["train", "mnist", "--representation", "hog", "--film"], "pixels --model vae"),
         (["train", "mnist", "--holdout", "9", "--labels", "shift"], "keeps classes out of training"),
         (["score", "m", "d", "--normals", "n"], "give --explain DIR with it"),
         (["train", "mnist", "--preset", "paper"], "did you mean 'paper-mlp'?"),

@@ -71,7 +71,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(parts: Path) -> Path:
     """The output folder of `knowngood train` on the parts."""
     out = parts.parent / "lauf é"
-    assert run("train", parts, "--out", out, *QUICK, "--num_generated_image", "2") == 0
+    assert run("train", parts, "--out", out, *QUICK, "--num_generated_image", "2", "--film") == 0
     return out
 
 
@@ -79,6 +79,8 @@ def trained(parts: Path) -> Path:
 def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
     assert {"model", "run", "command.json", "reconstructions.png"} <= {path.name for path in trained.iterdir()}
     assert (trained / "run" / "log.csv").stat().st_size > 0
+    with Image.open(trained / "run" / "reconstructions.gif") as film:
+        assert film.n_frames > 1
     record = json.loads((trained / "command.json").read_text(encoding="utf-8"))
     assert record["images"] == 60
     assert record["settings"]["model"]["net"]["hidden"] == [32]

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 QUICK = {"name": "vae", "net": {"name": "mlp", "hidden": [16]}, "latent_dim": 3}
 OPTIONS = {
+    "curves": ["--also", "plain"],
+    "interpolation": ["--steps", "3"],
     "reconstructions": ["--also", "plain", "--most", "2"],
     "triptychs": ["--most", "2"],
     "samples": ["--conditions", "1,0"],
@@ -93,6 +95,26 @@ def test_vector_formats_are_the_same_bytes_each_time(here: Path, suffix: str, tm
     for out in (first, again):
         assert run("figure", "roc", "given", *DATA, "--out", out) == 0
     assert first.read_bytes() == again.read_bytes()
+
+
+def test_interpolation_moves_in_a_gif(here: Path, tmp_path: Path) -> None:
+    out = tmp_path / "path.gif"
+    assert run("figure", "interpolation", "given", *DATA, "--steps", "4", "--out", out) == 0
+    with Image.open(out) as film:
+        assert getattr(film, "n_frames", 1) == 6
+
+
+def test_a_film_is_kept_by_a_vae_on_pixels_and_refused_by_others() -> None:
+    images = digits().split("train")
+    images = images[images.labels == 0]
+    model, training = {**QUICK, "objective": "cvae"}, {"epochs": 1}
+    detector = Detector(representation="pixels", model=model, training=training).fit(images, film=True)
+    assert detector.film_ is not None
+    assert detector.film_.steps[0] == 0
+    assert detector.film_.frames[-1].shape == detector.film_.inputs.shape == (10, 8, 8, 1)
+    assert detector.fit(images).film_ is None
+    with pytest.raises(SettingsError, match="film: it shows reconstructions"):
+        Detector(representation="hog", model="memory_bank").fit(images, film=True)
 
 
 def test_loss_and_samples_need_no_data(here: Path, tmp_path: Path) -> None:

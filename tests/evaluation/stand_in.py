@@ -60,7 +60,7 @@ class StandIn:
     def relevance(self) -> np.ndarray | None:
         return self.learned
 
-    def reconstructed(self, images: ImageSet, detector: str) -> tuple[np.ndarray, Reconstructed]:
+    def reconstructed(self, images: ImageSet, detector: str = "") -> tuple[np.ndarray, Reconstructed]:
         return self.views[detector]
 
     def conditions(self, only: list[str] | None) -> Conditions:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 from stand_in import stand_in
 
 from figure_text import words
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.decoded import manifold, samples, traversal
+from knowngood.evaluation.figures.decoded import interpolation, manifold, samples, traversal
 from knowngood.evaluation.figures.latent import correlation, kl, latent, project, spread_apart
-from knowngood.evaluation.figures.reconstruction import reconstructions
+from knowngood.evaluation.figures.reconstruction import film_frames, reconstructions
 from knowngood.evaluation.figures.subject import Reconstructed
 from knowngood.evaluation.figures.tiles import gap_of, mosaic, reduced
+from knowngood.training.film import Film
 
 
 @pytest.fixture
@@ -130,6 +132,48 @@ def test_manifold_of_62_conditions_fills_a_square():
     assert [axes.get_title(loc="left") for axes in figure.axes if axes.axison] == names
     width, height = figure.get_size_inches()
     assert 0.5 < width / height < 2
+
+
+def between(rng, count: int):
+    """Codes of images, and a subject that has them."""
+    codes, inputs = rng.random((count, 2)), rng.random((count, 8, 8, 1))
+    made = Reconstructed(inputs, np.zeros(count), np.zeros(count))
+    return codes, inputs, stand_in(codes, labels=np.zeros(count), views={"": (inputs, made)})
+
+
+def test_interpolation_goes_straight_from_code_to_code_with_the_images_at_its_ends(rng):
+    codes, inputs, subject = between(rng, 4)
+    axes = interpolation(subject, items=["0", "1", "2", "3"], steps=3).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["image 1", "0 %", "50 %", "100 %", "image 2"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["0 → 1", "2 → 3"]
+    first, last = codes[0::2], codes[1::2]
+    assert subject.z == pytest.approx(np.stack([first, (first + last) / 2, last], 1))
+    drawn = np.asarray(axes.get_images()[0].get_array())
+    assert drawn[:8, :8, 0] == pytest.approx(inputs[0, ..., 0])
+    assert drawn[-8:, -8:, 0] == pytest.approx(inputs[3, ..., 0])
+    with pytest.raises(DataError, match="3 images; expected pairs"):
+        interpolation(between(rng, 3)[2], items=["0", "1", "2"])
+
+
+def test_a_moving_interpolation_runs_there_and_back(rng, tmp_path):
+    figures = interpolation(between(rng, 2)[2], items=["0", "1"], steps=3, moving=True)
+    middle = [figure.axes[0].get_xticklabels()[1].get_text() for figure in figures]
+    assert middle == ["0 %", "50 %", "100 %", "50 %"]
+    with Image.open(style.save(figures, tmp_path / "path.gif")) as film:
+        assert film.n_frames == 4
+        assert film.info["loop"] == 0
+
+
+def test_frames_of_a_film_say_step_and_loss_above_the_reconstructions(rng):
+    film = Film()
+    film.inputs, film.steps = np.full((2, 8, 8, 1), 255, np.uint8), [0, 1200]
+    film.frames = [np.zeros((2, 8, 8, 1), np.uint8), np.full((2, 8, 8, 1), 51, np.uint8)]
+    first, last = film_frames(film, [{"step": 1200, "split": "held_out", "loss/model": -3.25}])
+    assert first.axes[0].xaxis.get_label_text() == "step 0"
+    assert last.axes[0].xaxis.get_label_text() == "step 1,200: held-out loss −3.25 nats"
+    drawn = np.asarray(last.axes[0].get_images()[0].get_array())
+    assert drawn[0, 0, 0] == 1
+    assert drawn[-1, -1, 0] == pytest.approx(0.2)
 
 
 def test_dimensions_that_are_not_there_are_refused():

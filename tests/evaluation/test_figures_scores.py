@@ -1,4 +1,4 @@
-"""Figures of scores: the intersection of histograms, boxes by class."""
+"""Figures of scores: the intersection of histograms, boxes and violins by class, curves of several models."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 from verdicts import verdicts
 
 from figure_text import words
 from knowngood.errors import DataError
-from knowngood.evaluation.figures.separation import score_histogram, scores_by_class
+from knowngood.evaluation.figures.separation import curves, score_histogram, scores_by_class
 
 # Histogram ----------------------------------------------------------------------------------------------------------
 
@@ -67,3 +68,37 @@ def test_far_scores_are_counted_beside_their_row_and_nan_excluded():
     assert "a (n = 501)" in words(figure)
     with pytest.raises(DataError, match="none of the 1 scores"):
         scores_by_class(verdicts([np.nan]), np.array(["a"]))
+
+
+def test_a_violin_is_widest_where_scores_are_and_takes_equal_and_far_ones():
+    scores = np.r_[np.random.default_rng(0).normal(3, 0.5, 300), 4.0, 4.0, 1e6]
+    groups = np.array(["a"] * 300 + ["b"] * 2 + ["a"])
+    figure = scores_by_class(verdicts(scores), groups, violins=True)
+    (body,) = figure.axes[0].collections
+    outline = body.get_paths()[0].vertices
+    assert outline[np.abs(outline[:, 1]).argmax(), 0] == pytest.approx(3, abs=0.3)
+    assert {"b (n = 2)", "a (n = 301)", "1 ▸"} <= set(words(figure).split("\n"))
+    assert any(list(line.get_xdata()) == [4, 4] for line in figure.axes[0].lines)
+
+
+# Curves -------------------------------------------------------------------------------------------------------------
+
+
+def test_areas_under_the_curves_are_auroc_and_average_precision():
+    labels = np.array([0, 1, 0, 1, np.nan, 1, 0, 0])
+    scores = {"good": labels + 0.0, "fair": np.array([1, 2, 3, 3, np.nan, 4, 0, 2.0])}
+    scores["good"][4] = 9
+    figure = curves(labels, scores)
+    left, right = figure.axes
+    known = ~np.isnan(labels)
+    for name, values in scores.items():
+        auc = roc_auc_score(labels[known], values[known])
+        ap = average_precision_score(labels[known], values[known])
+        roc_line = next(line for line in left.lines if line.get_label() == f"{name}: AUROC {auc:.3f}")
+        assert np.trapezoid(roc_line.get_ydata(), roc_line.get_xdata()) == pytest.approx(1e4 * auc)
+        steps = next(line for line in right.lines if line.get_label() == f"{name}: AP {ap:.3f}")
+        x, y = steps.get_xdata(), steps.get_ydata()
+        assert (-np.diff(x) * y[:-1]).sum() == pytest.approx(1e4 * ap)
+    assert right.lines[0].get_ydata()[0] == pytest.approx(100 * 3 / 7)
+    with pytest.raises(DataError, match="0 anomalous"):
+        curves(np.zeros(3), {"one": np.arange(3.0)})

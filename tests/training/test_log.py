@@ -1,4 +1,4 @@
-"""log.csv, run.json and the progress line."""
+"""log.csv, run.json, TensorBoard and the progress line."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from knowngood.training import log
 from knowngood.training.log import Line, RunLog, read_log, write_run
 
 ROWS = [
@@ -23,6 +25,7 @@ def write(folder, rows, keep=0):
     run = RunLog(folder, keep)
     for row in rows:
         run.add(row)
+    run.close()
     return run.rows
 
 
@@ -58,6 +61,29 @@ def test_without_a_folder_rows_stay_in_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert write(None, ROWS) == ROWS
     assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboard_gets_the_numbers_where_it_is_installed(tmp_path, monkeypatch):
+    seen = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            seen.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            seen.append((name, value, step))
+
+        def close(self):
+            seen.append("closed")
+
+    monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=SummaryWriter))
+    write(tmp_path, ROWS[:1])
+    folder = str(tmp_path / "tensorboard")
+    assert seen == [(folder, None), ("loss/model/train", 1 / 3, 1), ("lr/train", 1e-3, 1), "closed"]
+    seen.clear()
+    write(tmp_path, [], keep=1)
+    assert seen == [(folder, 2), "closed"]  # a resumed run goes on after the last row kept
 
 
 def test_run_json_says_what_ran(tmp_path):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from knowngood.detector.estimator import Detector
 
 FORMATS = (".png", ".svg", ".pdf")
+MOVING = ".gif"
 
 
 def figure(
@@ -48,7 +49,9 @@ def figure(
         ),
     ] = None,
     *,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png, .svg or .pdf")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png, .svg or .pdf; .gif for interpolation")
+    ] = None,
     also: Annotated[
         list[Path] | None, typer.Option(metavar="MODEL", help="a further model to compare; repeatable")
     ] = None,
@@ -89,6 +92,8 @@ def figure(
     options = {option: value for option, value in given.items() if value is not None}
     draw = getattr(importlib.import_module(f"knowngood.evaluation.figures.{FIGURES[name][0]}"), name)
     _check_options(name, draw, options, [*given], out)
+    if out.suffix.lower() == MOVING:
+        options["moving"] = True
 
     models, images, hidden = _models([model, *(also or [])], device, unknown), None, ()
     if data is not None:
@@ -110,8 +115,9 @@ def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any],
         if option not in known:
             takes = ", ".join(f"--{other}" for other in known) or "no options of its own"
             raise SettingsError(f"figure {name} takes no --{option}; it takes {takes}")
-    if out.suffix.lower() not in FORMATS:
-        raise SettingsError(f"--out {out}: figure {name} can be written as {', '.join(FORMATS)}, not '{out.suffix}'")
+    formats = (*FORMATS, MOVING) if "moving" in inspect.signature(draw).parameters else FORMATS
+    if out.suffix.lower() not in formats:
+        raise SettingsError(f"--out {out}: figure {name} can be written as {', '.join(formats)}, not '{out.suffix}'")
 
 
 def _models(paths: Sequence[Path], device: str | None, unknown: str | None) -> dict[str, Detector]:

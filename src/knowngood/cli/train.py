@@ -57,6 +57,9 @@ def train(
             min=0, metavar="N", show_default=False, help="draw so many training images with their reconstructions"
         ),
     ] = 0,
+    film: Annotated[
+        bool, typer.Option("--film", help="write a GIF of reconstructions of held-out images during the training")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint in the output folder")
     ] = False,
@@ -66,13 +69,13 @@ def train(
     Only the train split is used where the data have one. Images labelled anomalous are few-shot labels, or are excluded
     with --labels ignore. Held-out classes are never used, and classes that --normal does not name only if --anomalous
     or --labels names them. Written are OUT/model (give OUT or this folder to `score`, `evaluate` and `info`), OUT/run
-    (log and checkpoints) and OUT/command.json.
+    (log, checkpoints, film) and OUT/command.json.
     """
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, _method(settings), resume)
     with writing(folder):
-        settings = _checked(settings, chosen, num_generated_image)
+        settings = _checked(settings, chosen, num_generated_image, film)
         images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
         labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
         images, normals = _to_train_on(images, settings, train_size, condition or [])
@@ -88,7 +91,7 @@ def train(
         note(f"found {counted(len(normals), 'normal image')}; output in {folder}")
         detector = Detector.from_settings(settings)
         try:
-            detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal())
+            detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal(), film=film)
         except (KeyboardInterrupt, Interrupted):
             note(
                 f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped"
@@ -106,6 +109,12 @@ def train(
         say(f"model   {folder / 'model'}")
         if (folder / "run").exists():
             say(f"log     {folder / 'run'}")
+        if detector.film_ is not None:
+            from knowngood.evaluation.figures.reconstruction import film_frames
+            from knowngood.evaluation.figures.style import save
+
+            frames = film_frames(detector.film_, detector.training_["history"])
+            say(f"film    {save(frames, folder / 'run' / 'reconstructions.gif')}")
         if num_generated_image and _reconstructs(detector.pipeline_.settings):
             _draw_reconstructions(folder / "reconstructions.png", detector, normals[:num_generated_image])
             say(f"drawn   {folder / 'reconstructions.png'}")
@@ -137,12 +146,13 @@ def _reconstructs(settings: Settings) -> bool:
     return isinstance(representation, str | PixelOptions) and isinstance(model, str | VAEOptions)
 
 
-def _checked(settings: Settings, chosen: dict[str, str | None], drawn: int) -> Settings:
+def _checked(settings: Settings, chosen: dict[str, str | None], drawn: int, film: bool) -> Settings:
     """The settings for these classes; what could only fail after the training is refused."""
-    if drawn and not _reconstructs(settings):
-        raise SettingsError(
-            f"--num-generated-image: {NO_PICTURES}; leave it out, or train with --representation pixels --model vae"
-        )
+    for flag, wanted in (("--num-generated-image", drawn), ("--film", film)):
+        if wanted and not _reconstructs(settings):
+            raise SettingsError(
+                f"{flag}: {NO_PICTURES}; leave it out, or train with --representation pixels --model vae"
+            )
     labels = settings.labels
     if chosen["holdout"] and isinstance(labels, Shift):
         raise SettingsError(

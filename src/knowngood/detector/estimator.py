@@ -44,6 +44,7 @@ from knowngood.detector.versions import save_version
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
 from knowngood.training.engine import torch_device
+from knowngood.training.film import Film
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -83,7 +84,7 @@ class Detector(OutlierMixin, BaseEstimator):
         be guaranteed. split_: {"fit" | "select" | "calibrate": positions among the accepted normals}. about_: plain
         data on the fit; "recipe" says what "auto" chose. training_: {"history": rows that training logged, "audit":
         findings of the data audit, "suspicious": calibration items with the highest scores, to check by eye}.
-        n_features_in_: for tables.
+        film_: see `fit`. n_features_in_: for tables.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Detector(OutlierMixin, BaseEstimator):
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
+        film: bool = False,
         backbone: Backbone | None = None,
     ) -> Detector:
         """Learn what normal items look like, and calibrate.
@@ -172,6 +174,7 @@ class Detector(OutlierMixin, BaseEstimator):
             run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
                 checkpoint there and ends with the same bits as if it had never stopped.
             progress: show a progress bar if the error stream is a terminal.
+            film: keep reconstructions of some held-out images as a VAE on pixels is trained, in `film_`.
             backbone: of your own, with representation={"name": "features", "backbone": "own"}.
 
         Raises:
@@ -198,7 +201,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least "
                 f"{FEWEST} normal ones are needed"
             )
-        run = Run(None if run_dir is None else Path(run_dir), resume, progress)
+        reel = Film() if film else None
+        run = Run(None if run_dir is None else Path(run_dir), resume, progress, reel)
         others = calibration_set is not None
         fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
@@ -215,6 +219,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.offset_ = -limit(self.pipeline_)
         self.about_["seconds"] = round(time.perf_counter() - started, 3)
         self.training_ = {"history": fitted.history, "audit": findings, "suspicious": highest}
+        self.film_ = reel
         return self
 
     def calibrate(

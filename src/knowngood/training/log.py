@@ -1,8 +1,9 @@
-"""What a run shows, and leaves beside weights: run.json and log.csv."""
+"""What a run shows, and leaves beside weights: run.json, log.csv, and TensorBoard's files where it is installed."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import math
 import platform
 import sys
@@ -77,8 +78,14 @@ class RunLog:
         self.path = None if folder is None else folder / "log.csv"
         self.rows: list[Row] = read_log(self.path)[:keep] if self.path and keep else []
         self.columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        self.board: Any = None
         if folder is not None:
             self._rewrite()
+            if importlib.util.find_spec("tensorboard") is not None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                after = self.rows[-1]["step"] + 1 if self.rows else None
+                self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=after)
 
     def add(self, row: Row) -> None:
         """Append a row; it has `step`, `epoch` and `split`, all other values are numbers."""
@@ -91,6 +98,13 @@ class RunLog:
         else:
             self.columns += [column for column in row if column not in self.columns]
             self._rewrite()
+        if self.board is not None:
+            for name in [name for name in row if name not in ("step", "epoch", "split")]:
+                self.board.add_scalar(f"{name}/{row['split']}", row[name], row["step"])
+
+    def close(self) -> None:
+        if self.board is not None:
+            self.board.close()
 
     def _rewrite(self) -> None:
         assert self.path is not None

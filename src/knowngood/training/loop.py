@@ -65,6 +65,7 @@ def train(
     progress: bool = False,
     anomalies: BatchSource | None = None,
     on_step: Callable[[int], None] | None = None,
+    on_evaluation: Callable[[int, nn.Module], None] | None = None,
     fingerprint: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> History:
@@ -83,6 +84,7 @@ def train(
         run_dir: folder for run.json, log.csv and checkpoints; it is made if need be.
         resume: go on from the checkpoint in `run_dir`, if there is one.
         on_step: called after each step with the number of steps done.
+        on_evaluation: called with the steps done and the averaged model, at the start and at each evaluation.
         fingerprint, settings: of the data, and what else shapes the run; recorded, and compared on resume.
 
     Raises:
@@ -100,6 +102,8 @@ def train(
         with torch.random.fork_rng(devices=engine.cuda_devices):
             torch.manual_seed(seed + engine.rank)
             run = Run(model, objective, source, options, engine, seed, held_out, anomalies)
+            if on_evaluation is not None and engine.leads:
+                run.watch = on_evaluation
             if folder is not None:
                 run.record_in(folder, resume, fingerprint, settings or {})
             with compiled(model, options.compile, engine.device):
@@ -180,6 +184,7 @@ class Run:
         self.state = RunState(self.model, objective, options, engine, seed, self.chooses)
         self.meter = Meter(engine)
         self.log = RunLog(None)
+        self.watch: Callable[[int, nn.Module], None] = lambda step, model: None
 
     def record_in(self, folder: Path, resume: bool, fingerprint: str | None, settings: Mapping[str, Any]) -> None:
         """Keep log and checkpoints in a folder, and go on from its checkpoint if asked to."""
@@ -204,12 +209,15 @@ class Run:
     def complete(self, progress: bool, on_step: Callable[[int], None] | None) -> History:
         line = Line(self.total, progress and self.engine.leads)
         try:
+            with self.state.averaged():
+                self.watch(self.state.step, self.model)
             if not self.state.stopped_early:
                 # Several processes would have to agree on the step after which they end.
                 with deferred() if self.engine.processes == 1 else nullcontext(lambda: False) as asked_to_end:
                     self._steps(line, on_step, asked_to_end)
         finally:
             line.close()
+            self.log.close()
         self.state.finish()
         self.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.model.eval()
@@ -323,6 +331,7 @@ class Run:
             values = self.held_out.evaluate(self.model, self.total, self.layout)
             if state.best is not None:
                 state.best.offer(values["loss/model"], state.step)
+            self.watch(state.step, self.model)
         self._check(f"held-out normals after step {state.step}", values)
         self.log.add({**self._place("held_out"), **values})
         return state.best is not None and state.best.since >= (self.options.patience or 0)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from knowngood import __version__
-from knowngood.config import Settings
+from knowngood.config import PixelOptions, Settings, VAEOptions
 from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, suspicious, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
@@ -21,6 +21,7 @@ from knowngood.detector.fit.learn import Learned, Run, cached, learn, learns, ou
 from knowngood.detector.fit.mixed import unified
 from knowngood.detector.fit.plan import Plan, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
+from knowngood.errors import SettingsError
 from knowngood.representations import Backbone, Features, Table
 
 
@@ -51,6 +52,11 @@ def fit_pipeline(
         SettingsError, DataError, TrainingError: as `Detector.fit`.
     """
     settings, recipe = resolve(settings, normals)
+    if run.film and not (isinstance(settings.representation, PixelOptions) and isinstance(settings.model, VAEOptions)):
+        raise SettingsError(
+            "film: it shows reconstructions of images, and only a VAE on pixels makes any; set "
+            "representation='pixels', model='vae', or leave film out"
+        )
     settings, decided = unified(settings, normals, labelled)
     recipe += f"; {decided}" * bool(decided)
     plan = make_plan(normals, labelled, settings, seed, set_aside=not others_calibrate, backbone=backbone)

@@ -53,6 +53,7 @@ from knowngood.scores.adjustment import fit_adjustments
 from knowngood.scores.illumination import IlluminationAdjustment
 from knowngood.scores.marginal import Cells
 from knowngood.training import History, Source, StreamSource, train
+from knowngood.training.film import Film
 
 RANDOM_STATE = Lock()  # of torch, which all threads share
 HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less well
@@ -60,11 +61,12 @@ HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less
 
 @dataclass(frozen=True)
 class Run:
-    """How a network is trained: folder of checkpoints, progress."""
+    """How a network is trained: folder of checkpoints, progress, a film to be taken."""
 
     run_dir: Path | None = None
     resume: bool = False
     progress: bool = False
+    film: Film | None = None
     fingerprint: str | None = None
 
 
@@ -155,6 +157,8 @@ def learn(
     source = make_source(plan, fit, representation, scale, width)
     held_out = make_source(plan, select, representation, scale, width) if len(select) else None
     history: list[History] = []
+    if run.film is not None:
+        run.film.show(held_out)
 
     def trained(model: Model, objective: Any, source: BatchSource, held_out: Any, anomalies: Any) -> None:
         found = train(
@@ -169,6 +173,7 @@ def learn(
             run_dir=run.run_dir,
             resume=run.resume,
             progress=run.progress,
+            on_evaluation=run.film,
             fingerprint=run.fingerprint,
             settings=resolved.model_dump(mode="json"),
         )

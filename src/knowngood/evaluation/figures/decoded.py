@@ -1,4 +1,4 @@
-"""Decoded images in grids: draws from the prior, planes of two dimensions, walks along dimensions."""
+"""Decoded images in grids: draws from the prior, planes and walks along dimensions, paths between two images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from knowngood.errors import SettingsError
+from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.latent import check_dims
-from knowngood.evaluation.figures.subject import Subject
+from knowngood.evaluation.figures.subject import Subject, spread
 from knowngood.evaluation.figures.tiles import draw_tiles, mosaic, tile_inches
 
 _BLOCK = 16  # conditions in a block of draws
@@ -146,6 +146,45 @@ def traversal(
     axes.set_xlabel(label, fontsize=8.5, color=style.INK)
     axes.set_ylabel("dimension, mean KL" if kl is not None else "dimension", fontsize=8.5, color=style.INK)
     return figure
+
+
+def interpolation(
+    subject: Subject, *, items: list[str] | None = None, most: int = 3, steps: int | None = None, moving: bool = False
+) -> Figure | list[Figure]:
+    """Straight paths between the codes (and conditions) of two images, decoded: one row a pair, the images at its ends.
+
+    Args:
+        items: ids, pair by pair; by default at most `most` pairs of normal images, of different classes if there are.
+        steps: codes on the path, both ends included; by default 8, of a moving figure 20.
+        moving: one figure a step instead, there and back: the frames of a GIF.
+    """
+    images = subject.data()
+    if items is None:
+        normals = images[images.labels != 1]
+        images = normals if len(normals) > 1 else images
+        rows, groups = np.arange(len(images)), subject.groups(images, None)
+        if groups is not None and len(set(groups)) > 1:
+            rows = np.unique(groups, return_index=True)[1]
+        images = images[rows[spread(len(rows), 2 * most)][: len(rows) // 2 * 2]]
+    else:
+        images = subject.chosen(items)
+    if len(images) < 2 or len(images) % 2:
+        raise DataError(f"interpolation: {len(images)} images; expected pairs, such as --items ID,ID")
+    codes, share = subject.codes(images), np.linspace(0, 1, steps or (20 if moving else 8))
+    z, c = (None if v is None else v[0::2, None] + share[:, None] * (v[1::2] - v[0::2])[:, None] for v in codes[::2])
+    inputs, _ = subject.reconstructed(images)
+    tiles = np.concatenate([inputs[0::2, None], subject.decoded(z, c), inputs[1::2, None]], 1)
+    rows = [f"{style.short(a, 14)} → {style.short(b, 14)}" for a, b in images.ids.reshape(-1, 2)]
+    names = np.array(["image 1", *[f"{100 * part:.0f} %" for part in share], "image 2"])
+    (pairs, count, height, width, _), figures = tiles.shape, []
+    for shown in [[0, i, -1] for i in range(1, count - 1)] if moving else [list(range(count))]:
+        tile = tile_inches(len(shown), 8.5)
+        figure = style.new_figure(len(shown) * tile * width / height + 1.9, pairs * tile + 0.75)
+        axes = figure.add_subplot()
+        draw_tiles(axes, tiles[:, shown], rows=rows, columns=names[shown].tolist())
+        axes.set_xlabel("position on the path, decoded", fontsize=8.5, color=style.INK)
+        figures.append(figure)
+    return figures + figures[-2:0:-1] if moving else figures[0]
 
 
 def _dimensions(

@@ -17,8 +17,6 @@ from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.subject import MOST_CODED, Subject
 
 _IN_LEGEND = 12
-_BLUE = "#0173b2"  # unlike style.NORMAL it stays as it is on a dark page, like the points
-_COLOURS = (_BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d46")  # vermillion is for anomalies
 _SHARE = 0.95
 _WITH_NUMBERS = 12  # dimensions at most with r written in each cell
 Projection = Literal["auto", "raw", "pca", "tsne"]
@@ -59,9 +57,9 @@ def latent(
     normal = "images" if np.isnan(labels).all() else "normal"
     members = [(groups == name) & ~anomalous for name in names]
     for i, (name, member) in enumerate(zip(names, members, strict=True)):
-        marker = style.MARKERS[i // len(_COLOURS) % len(style.MARKERS)]
+        marker = style.MARKERS[i // len(style.CYCLE) % len(style.MARKERS)]
         label = f"{style.short(name) or normal} (n = {int(member.sum()):,})" if len(names) <= _IN_LEGEND else None
-        look = {"c": _COLOURS[i % len(_COLOURS)], "marker": marker, "alpha": 0.65, "linewidths": 0}
+        look = {"c": style.CYCLE[i % len(style.CYCLE)], "marker": marker, "alpha": 0.65, "linewidths": 0}
         axes.scatter(*points[member].T, s=area, rasterized=True, label=label, **look)
     if anomalous.any():
         kinds = list(dict.fromkeys(groups[anomalous].tolist()))
@@ -217,7 +215,7 @@ def _name_groups(axes: Axes, names: Sequence[str], middles: np.ndarray) -> None:
         if np.abs(placed[i] - at[i]).max() > 0.02:
             axes.plot(*np.c_[place, home], color=style.INK, linewidth=0.6, alpha=0.6, zorder=4)
         box = {"boxstyle": "round,pad=0.12", "facecolor": style.PAPER, "alpha": 0.85, "lw": 1}
-        box["edgecolor"] = _COLOURS[i % len(_COLOURS)]
+        box["edgecolor"] = style.CYCLE[i % len(style.CYCLE)]
         axes.text(place[0], place[1], style.short(name, 16), color=style.INK, path_effects=halo, bbox=box, **look)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -35,12 +37,15 @@ def histogram(subject: Subject, *, bins: int = 40) -> Figure:
     return separation.score_histogram(_results(subject), bins=bins)
 
 
-def box(subject: Subject, *, by: str | None = None) -> Figure:
-    """One box a class, or a value of the column `by`."""
+def box(subject: Subject, *, by: str | None = None, violins: bool = False) -> Figure:
+    """One box, or violin, a class or value of the column `by`."""
     groups = subject.groups(subject.data(), by)
     name = by or ("class" if groups is not None else "")
     groups = np.full(len(subject.data()), "all") if groups is None else groups
-    return separation.scores_by_class(_results(subject), groups, group_name=name)
+    return separation.scores_by_class(_results(subject), groups, group_name=name, violins=violins)
+
+
+violin = partial(box, violins=True)
 
 
 def roc(subject: Subject) -> Figure:
@@ -48,6 +53,14 @@ def roc(subject: Subject) -> Figure:
     scored = _results(subject)
     check_both(scored.labels, subject.data().name)
     return separation.roc(scored, bootstrap_interval(scored.labels, scored.scores))
+
+
+def curves(subject: Subject) -> Figure:
+    """All models on the images that each of them could score."""
+    scores = {name: subject.table(model)["anomaly_score"].to_numpy(float) for name, model in subject.models.items()}
+    labels = np.where(np.isnan([*scores.values()]).any(0), np.nan, subject.data().labels)
+    check_both(labels, subject.data().name)
+    return separation.curves(labels, scores)
 
 
 def calibration(subject: Subject) -> Figure:

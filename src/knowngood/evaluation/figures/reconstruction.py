@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from matplotlib.figure import Figure
 from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.subject import Subject, spread
-from knowngood.evaluation.figures.tiles import LARGEST, reduced
+from knowngood.evaluation.figures.tiles import LARGEST, draw_tiles, reduced
 from knowngood.evaluation.figures.triptych import as_rgb, value_range
+from knowngood.training.film import Film
 
 
 def reconstructions(subject: Subject, *, items: list[str] | None = None, most: int = 4, ids: bool = True) -> Figure:
@@ -60,6 +62,19 @@ def reconstructions(subject: Subject, *, items: list[str] | None = None, most: i
     note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"
     figure.supxlabel(f"{note}; higher is more anomalous", fontsize=7.5, color=style.MUTED)
     return figure
+
+
+def film_frames(film: Film, history: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:
+    """One figure an evaluation, for a GIF: held-out images above, reconstructions below; `history`: of `training_`."""
+    losses = {row["step"]: row["loss/model"] for row in history if row["split"] == "held_out"}
+    count, height, width, _ = film.inputs.shape
+    for step, made in zip(film.steps, film.frames, strict=True):
+        figure = style.new_figure(1.2 + 0.62 * count * width / height, 1.75)
+        axes = figure.add_subplot()
+        draw_tiles(axes, np.stack([film.inputs, made]) / 255, rows=["input", "reconstruction"])
+        loss = f": held-out loss {style.signed(losses[step])} nats" if step in losses else ""
+        axes.set_xlabel(f"step {step:,}{loss}", fontsize=9, color=style.INK, loc="left")
+        yield figure
 
 
 def _plain(value: float, digits: int) -> str:

@@ -1,18 +1,21 @@
-"""How well scores separate normal from anomalous images: the ROC curve, a histogram by label, boxes by class."""
+"""How well scores separate normal from anomalous images: curves, a histogram by label, boxes or violins by class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import gaussian_kde
 
 from knowngood.errors import DataError
 from knowngood.evaluation.conditions import natural_order
 from knowngood.evaluation.figures import style
 from knowngood.evaluation.results import Results
-from knowngood.metrics import roc_auc, roc_curve
+from knowngood.metrics import average_precision, roc_auc, roc_curve
+from knowngood.metrics.ranking import labelled
 
 _HEADROOM = 1.28  # height of the axes over that of the bars: room for the legend
 
@@ -47,6 +50,37 @@ def roc(results: Results, interval: Sequence[float] | None = None) -> Figure:
     axes.set_ylim(-2, 102)
     style.tidy(axes, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
     style.legend(axes, loc="lower right")
+    return figure
+
+
+def curves(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
+    """Several models, each with scores (N,), on the same images: ROC, and precision over recall.
+
+    Labels (N,) are 0 normal, 1 anomalous, and NaN for images that do not count.
+
+    Raises:
+        DataError: the known labels are not of both kinds, or an image with a label has no score.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    figure, known = style.new_figure(8.4, 3.6), labels[~np.isnan(labels)]
+    left, right = figure.subplots(1, 2)
+    style.tidy(left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
+    style.tidy(right, xlabel="recall: anomalous images flagged (%)", ylabel="precision (%)", grid="both")
+    for axes, chance in ((left, [0, 100]), (right, [100 * known.mean()] * 2)):
+        axes.plot([0, 100], chance, color=style.MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")
+        axes.set(xlim=(-2, 102), ylim=(-2, 104))
+    for i, (name, values) in enumerate(scores.items()):
+        look = {"color": style.CYCLE[i % len(style.CYCLE)], "linestyle": style.DASHES[i % len(style.DASHES)]}
+        curve, name = roc_curve(labels, values), style.short(name, 22)
+        text = f"{name}: AUROC {roc_auc(labels, values):.3f}"
+        left.plot(100 * curve.fpr, 100 * curve.tpr, linewidth=1.8, label=text, **look)
+        precision, recall, _ = precision_recall_curve(*labelled(labels, values))
+        precision[-1] = precision[-2]  # of no image at all; the area under the steps is the average precision
+        text = f"{name}: AP {average_precision(labels, values):.3f}"
+        right.step(100 * recall, 100 * precision, where="post", linewidth=1.8, label=text, **look)
+    style.legend(left)
+    style.legend(right)
     return figure
 
 
@@ -91,10 +125,13 @@ def score_histogram(results: Results, *, bins: int = 40) -> Figure:
     return figure
 
 
-def scores_by_class(results: Results, groups: np.ndarray, *, group_name: str = "class") -> Figure:
+def scores_by_class(
+    results: Results, groups: np.ndarray, *, group_name: str = "class", violins: bool = False
+) -> Figure:
     """One row a class and label, in natural order, normal classes first.
 
-    A box goes from the first to the third quartile with the median in it, its whiskers from 5 % to 95 %.
+    A box goes from the first to the third quartile with the median in it, its whiskers from 5 % to 95 %. A violin
+    is a Gaussian kernel density with a dot at the median; all have the same height.
 
     Args:
         groups: (N,) name of each image's class.
@@ -120,7 +157,8 @@ def scores_by_class(results: Results, groups: np.ndarray, *, group_name: str = "
     in_legend: set[str] = set()
     far = False
     for position, (_, values, name, colour) in enumerate(rows):
-        _draw_box(axes, values, position, colour, None if name in in_legend else name)
+        draw = partial(_draw_violin, most=edges[-1]) if violins else _draw_box
+        draw(axes, values, position, colour, None if name in in_legend else name)
         in_legend.add(name)
         if beyond := int((values > edges[-1]).sum()):
             far, beside = True, axes.get_yaxis_transform()
@@ -129,7 +167,8 @@ def scores_by_class(results: Results, groups: np.ndarray, *, group_name: str = "
     axes.set_yticks(range(len(rows)), [f"{style.short(group, 20)} (n = {len(v):,})" for group, v, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     more = "; ▸ images beyond the edge" if far else ""
-    xlabel = f"{_score_label(results)}\nbox: quartiles, whiskers 5 % to 95 %{more}"
+    shape = "violin: density, dot: median" if violins else "box: quartiles, whiskers 5 % to 95 %"
+    xlabel = f"{_score_label(results)}\n{shape}{more}"
     style.tidy(axes, xlabel=xlabel, ylabel=style.plain(group_name), grid="x")
     axes.tick_params(axis="y", length=0, labelsize=8.5 if len(rows) <= 24 else 7.5)
     style.legend_below(figure)
@@ -185,3 +224,15 @@ def _draw_box(axes: Axes, values: np.ndarray, position: int, colour: str, label:
     axes.barh(position, third - first, left=first, height=0.62, color=colour, alpha=0.45, linewidth=0, label=label)
     half = [position - 0.31, position + 0.31]
     axes.plot([median, median], half, color=style.INK, linewidth=1.8, solid_capstyle="butt")
+
+
+def _draw_violin(axes: Axes, values: np.ndarray, position: int, colour: str, label: str | None, most: float) -> None:
+    """The density of the values up to `most`, so that a few far ones do not flatten it; marks where all are equal."""
+    inside = values[values <= most]
+    if len(inside) > 2 and np.ptp(inside) > 1e-9 * max(1.0, abs(inside).max()):
+        at = np.linspace(inside.min(), inside.max(), 160)
+        half = (density := gaussian_kde(inside)(at)) * 0.42 / density.max()
+        axes.fill_between(at, position - half, position + half, color=colour, alpha=0.5, linewidth=0, label=label)
+    else:
+        axes.plot(inside, np.full(len(inside), position), "|", color=colour, markersize=9, label=label)
+    axes.plot([np.median(values)], [position], "o", color=style.INK, markersize=3.2)

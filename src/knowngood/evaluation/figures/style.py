@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 from knowngood.files import whole
 
@@ -24,6 +26,9 @@ INK = "#1d2530"
 MUTED = "#5a6472"
 RULE = "#d9dee5"
 PAPER = "#ffffff"
+# Of groups and models; vermillion is for anomalies. The blue stays as it is on a dark page, like the points.
+CYCLE = ("#0173b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d46")
+DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 
 # Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.
@@ -112,14 +117,33 @@ def signed(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-def save(figure: Figure, path: str | Path, *, dpi: int = 150) -> Path:
-    """Write the figure as .png, .svg or .pdf; the same figure gives the same bytes: no date, no random ids."""
+def save(figure: Figure | Iterable[Figure], path: str | Path, *, dpi: int = 150) -> Path:
+    """Write a figure as .png, .svg or .pdf, several as the frames of a .gif.
+
+    The same figure gives the same bytes: no date, no random ids.
+    """
     path = Path(path)
+    if not isinstance(figure, Figure):
+        return _save_frames(figure, path)
     kind = path.suffix.lower()
     with matplotlib.rc_context({"svg.hashsalt": "knowngood", "svg.fonttype": "none"}):
         dateless = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
         with whole(path) as draft:
             figure.savefig(draft, dpi=dpi, metadata=dateless.get(kind))
+    return path
+
+
+def _save_frames(figures: Iterable[Figure], path: Path) -> Path:
+    """A GIF that runs for ever and rests at the last frame; one palette for all frames, so that they do not flicker."""
+    frames = []
+    for figure in figures:
+        figure.savefig(buffer := io.BytesIO(), format="png", dpi=100)
+        frames.append(Image.open(buffer).convert("RGB"))
+    palette = frames[len(frames) // 2].quantize(256)
+    first, *others = (frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames)
+    with whole(path) as draft:
+        pauses = [140] * len(others) + [1500]  # milliseconds
+        first.save(draft, "GIF", save_all=True, append_images=others, duration=pauses, loop=0)
     return path
 
 
