@@ -11,6 +11,7 @@ from scipy import stats
 from benchmarks.calibration import at_most, exact, main
 
 
+@pytest.mark.slow
 def test_counts_of_the_promised_law_hold_and_others_do_not() -> None:
     rng = np.random.default_rng(0)
     n, tested, alpha = 199, 300, 0.05

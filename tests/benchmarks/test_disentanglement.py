@@ -260,6 +260,7 @@ def test_every_model_is_judged_on_the_same_images() -> None:
     assert asked[0] == asked[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["vae", "dcvae"])
 def test_encoder_gives_the_posterior_of_any_shape_of_rows(method: str) -> None:
     model = make_model(settings_of(method, 100, 16), 0, 16).eval()
@@ -403,6 +404,7 @@ def test_a_key_is_of_all_that_numbers_depend_on(monkeypatch: pytest.MonkeyPatch)
     assert key not in keys
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_quick_shortens_everything(tmp_path: Path, monkeypatch: Any) -> None:
     asked: list[tuple[Any, ...]] = []

@@ -228,6 +228,7 @@ def test_dci_by_hand():
         dci_of([[1.0, -1.0]])
 
 
+@pytest.mark.slow
 def test_dci_of_rotated_and_doubled_codes(factors):
     v = factors[:, :2]
     rotated = dci(turned(v), v, trees=10)

@@ -119,6 +119,7 @@ def test_x_rays_have_no_masks(data: Path) -> None:
     assert not found.in_pixel_metrics.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["test", "dev"])
 def test_two_products_in_one_set(data: Path, form) -> None:
     both, parts = the("bottle+tile", form=form), [the(name, form=form) for name in ("bottle", "tile")]
@@ -157,6 +158,7 @@ def test_the_dev_form_knows_training_normals_alone(data: Path, source: str, held
             assert change[mask].max() > change[~mask].max()
 
 
+@pytest.mark.slow
 def test_the_seed_decides_what_is_held_out(data: Path) -> None:
     one, same, other = (the("bottle", form="dev", seed=seed) for seed in (0, 0, 1))
     assert one.test.fingerprint() == same.test.fingerprint()
@@ -171,6 +173,7 @@ def test_no_patient_is_on_both_sides(data: Path) -> None:
     assert not sides[0] & sides[1]
 
 
+@pytest.mark.slow
 def test_sizes_by_default(data: Path) -> None:
     assert [inspection_set(name).train.shapes()[0, 0] for name in ("tile", "x-ray")] == [256, 224]  # type: ignore
 

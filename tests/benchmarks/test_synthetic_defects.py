@@ -74,6 +74,7 @@ def test_the_smallest_images_will_do(kind: str) -> None:
         assert synthesize(image, np.random.default_rng(seed), kind)[1].any()
 
 
+@pytest.mark.slow
 def test_a_kind_is_drawn_where_none_is_given() -> None:
     image, rng = of_type("grey")[0], np.random.default_rng(0)
     assert {synthesize(image, rng)[2] for _ in range(60)} == set(KINDS)

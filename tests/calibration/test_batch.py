@@ -25,6 +25,7 @@ def test_a_batch_like_the_calibration_set_is_hardly_ever_called_a_misfit(n: int,
     assert sum(misfit(drawn(rng, n, m), n, alpha) is not None for _ in range(200)) <= 2
 
 
+@pytest.mark.slow
 def test_over_all_orders_the_probability_of_a_misfit_is_at_most_the_level() -> None:
     """Of n + m exchangeable scores every choice of the m is as likely; all are counted, none drawn."""
     for n, m in ((19, 3), (9, 4)):
@@ -36,6 +37,7 @@ def test_over_all_orders_the_probability_of_a_misfit_is_at_most_the_level() -> N
         assert called <= LEVEL * len(choices)
 
 
+@pytest.mark.slow
 def test_groups_share_the_level_and_ties_only_lower_it() -> None:
     rng, called = np.random.default_rng(5), 0
     for _ in range(100):

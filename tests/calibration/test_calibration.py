@@ -371,6 +371,7 @@ def test_strata_that_do_not_fit_are_refused(three_strata: Calibration) -> None:
         three_strata.p_values([1.0])
 
 
+@pytest.mark.slow
 def test_importing_calibration_does_not_import_torch() -> None:
     code = "import knowngood.calibration, sys; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

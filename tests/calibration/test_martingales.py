@@ -40,6 +40,7 @@ def test_p_values_are_uniform_where_scores_are_counted_by_cell() -> None:
     assert found == {(0, 0): 36, (1, 1): 36, (0, 1): 24, (1, 0): 24}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [5, 1000])
 @pytest.mark.parametrize("tied", [False, True])
 def test_p_values_of_exchangeable_scores_are_uniform_and_independent(most: int, tied: bool) -> None:
@@ -121,6 +122,7 @@ def test_false_alarms_are_as_rare_as_promised(n: int, groups: int) -> None:
     assert alarms <= stats.binom.ppf(0.999, 60, 0.1)
 
 
+@pytest.mark.slow
 def test_a_shift_is_found_and_dated() -> None:
     for monitor in streams(3, 100, 600, shift=1.0, after=300):
         assert monitor.alarm is not None
@@ -145,6 +147,7 @@ def test_drift_from_the_first_item_needs_a_reference() -> None:
     assert without.alarm is None
 
 
+@pytest.mark.slow
 def test_the_group_that_changed_is_named_however_many_there_are() -> None:
     rng = np.random.default_rng(4)
     names = [f"camera {k}" for k in rng.integers(8, size=1600)]

@@ -75,6 +75,7 @@ def test_folds_are_deterministic_in_the_seed() -> None:
     assert (first != other).any()
 
 
+@pytest.mark.slow
 def test_every_item_reaches_every_fold() -> None:
     """Over seeds the fold of an item is uniform: 2,000 draws of 5 folds, within five standard errors."""
     counts = np.zeros((7, 5))
@@ -125,6 +126,7 @@ def test_one_item_of_each_group_counts_in_each_stratum() -> None:
     assert one_of_each(np.arange(6)).tolist() == list(range(6))
 
 
+@pytest.mark.slow
 def test_with_groups_p_values_hold_between_groups() -> None:
     """6 groups of 8 alike items, α = .2: one item of each gives the rate 1/7, all items 2/7 as 9/49 ≤ α."""
     rng, alpha, draws = np.random.default_rng(0), 0.2, 1000

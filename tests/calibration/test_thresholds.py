@@ -31,6 +31,7 @@ def calibrated(maps: Iterable[np.ndarray], *strata: Any, alpha: float = 0.05) ->
 # Images -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [(1, 2, 3, 4, 5), (1, 1, 2, 2, 3), (1, 2, 3, 3, 3), (7, 7, 7, 7, 7)])
 def test_over_all_orders_at_most_a_share_alpha_of_normal_images_has_a_region(values: tuple[int, ...]) -> None:
     """Four normals and one more normal image, exchangeable: counted over all 120 orders, never by drawing."""

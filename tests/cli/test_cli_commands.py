@@ -194,6 +194,7 @@ def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path
     assert page.count("data:image/png") >= 2 * len(records)  # images and their maps
 
 
+@pytest.mark.slow
 def test_calibrate_gives_thresholds_from_other_normal_images(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -236,6 +236,7 @@ def test_tiff_pages_of_different_size_are_refused(tmp_path):
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("big", [False, True])
 def test_a_tiff_cut_between_pages_is_no_tiff_with_fewer_pages(tmp_path, big):
     pages = noise(3, 20, 20, dtype=np.uint16)
@@ -304,6 +305,7 @@ def write_dicom(path: Path, image: np.ndarray, kind: str = "MONOCHROME2", **more
     data.save_as(path, enforce_file_format=True)
 
 
+@pytest.mark.slow
 def test_dicom_keeps_12_bit_values(tmp_path):
     image = noise(6, 5, dtype=np.uint16) % 4096
     write_dicom(tmp_path / "a.dcm", image, BitsStored=12)

@@ -69,6 +69,7 @@ def remark(detector: Detector, images: Any, **given: Any) -> dict[str, Any] | No
     return found
 
 
+@pytest.mark.slow
 def test_a_batch_like_the_calibration_images_passes_without_a_remark(fitted: Detector) -> None:
     assert all(remark(fitted, parts(20, seed)) is None for seed in range(1, 21))
 
@@ -122,6 +123,7 @@ def test_tables_are_said_too() -> None:
     assert remark(detector, rng.normal(size=(30, 4))) is None
 
 
+@pytest.mark.slow
 def test_an_evaluation_and_its_report_say_it(fitted: Detector) -> None:
     images = np.concatenate([parts(20, 1, 0.85), 255 - parts(10, 3)])
     labelled = ImageSet.from_arrays(images, labels=np.repeat([0, 1], [20, 10]))
@@ -238,6 +240,7 @@ def folder(path: Path, images: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_commands_say_it_add_a_group_and_refuse(
     fitted: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,6 +47,7 @@ def test_folds_cover_every_item_once(n: int, k: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.slow
 def test_out_of_fold_scores_are_those_of_a_refit_by_hand() -> None:
     """Each fold is scored by a detector that was fitted to the others alone."""
     images, backbone = noise(30), Cells()

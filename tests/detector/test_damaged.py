@@ -29,6 +29,7 @@ def files(fitted: Detector, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return {path.name: path.read_bytes() for path in version.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_a_mutation_is_refused_or_harmless(
     fitted: Detector, files: dict[str, bytes], tmp_path: Path, part: int

@@ -313,6 +313,7 @@ def test_conditions_too_small_to_be_calibrated_by_themselves_are_named(few, said
         quick(epochs=2, conditioning={"roles": {"kind": ("model", "infer")}}).fit(images, conditions={"kind": kind})
 
 
+@pytest.mark.slow
 def test_where_every_condition_is_large_enough_or_none_no_warning_names_them():
     images, kind = uneven()
     with warnings.catch_warnings():
@@ -623,6 +624,7 @@ def test_large_sets_stream_with_the_same_result(tmp_path):
         assert torch.equal(tensor, streamed.model_.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_other_normal_items_may_calibrate():
     images, _ = squares(400)
     detector = quick(epochs=2).fit(images[:100], calibration_set=images[100:300])

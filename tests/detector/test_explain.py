@@ -82,6 +82,7 @@ def test_the_peak_is_where_the_defect_is(kind: str, request: pytest.FixtureReque
         assert f"at row {one.peak[0]} and column {one.peak[1]} of 24×32" in " ".join(one.sentences)
 
 
+@pytest.mark.slow
 def test_maps_and_regions_are_those_of_the_detector(by_features: Detector) -> None:
     images = ImageSet.from_arrays(spotted(20))
     explained = {one.id: one for one in by_features.explain(images, most=20, others=True)}  # more than a batch
@@ -241,6 +242,7 @@ def test_the_index_is_saved_with_the_model(by_pixels: Detector, tmp_path: Any) -
         ReferenceIndex.from_tensors(kept.to_tensors(), ["a", "b"])
 
 
+@pytest.mark.slow
 def test_without_an_index_that_part_is_missing_with_a_reason(by_pixels: Detector) -> None:
     bare = copy.copy(by_pixels)
     bare.pipeline_ = replace(by_pixels.pipeline_, reference=None)

@@ -29,6 +29,7 @@ def detector(objective: Any = "cvae", **conditioning: Any) -> Detector:
     )
 
 
+@pytest.mark.slow
 def test_measured_conditions_are_measured_at_scoring_too() -> None:
     images = illuminated(120)
     fitted = detector(measure=("brightness",), roles={"brightness": ["model"]}).fit(images)

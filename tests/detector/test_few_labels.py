@@ -184,6 +184,7 @@ def penalty(choice: Choice, vectors: np.ndarray) -> np.ndarray:
     return choice.weight * (vectors @ choice.direction - choice.offset).clip(0)
 
 
+@pytest.mark.slow
 def test_separable_anomalies_are_found_and_normal_items_stay() -> None:
     evidence, code = tabular(table(12, 1, 2.0))
     choice = choose(evidence, 0)
@@ -251,6 +252,7 @@ def test_a_shift_of_all_scores_of_a_group_does_not_count() -> None:
     np.testing.assert_array_equal(one.direction, other.direction)
 
 
+@pytest.mark.slow
 def test_an_ignored_location_adds_nothing() -> None:
     evidence, _ = tabular(table(12, 1, 2.0))
     two = lambda direction, at: np.pad(evidence.projected(direction, at), ((0, 0), (0, 1)), constant_values=-np.inf)  # noqa: E731
@@ -300,6 +302,7 @@ def test_a_pipeline_gets_a_penalty_that_finds_others_of_the_kind(fitted_table: t
     assert auroc(new[500:], new[:500]) > auroc(old[500:], old[:500]) + 0.05
 
 
+@pytest.mark.slow
 def test_without_a_gain_the_pipeline_is_the_same_object(fitted_table: tuple[Detector, TableSet]) -> None:
     plain, normals = fitted_table[0].pipeline_, fitted_table[1]
     for anomalies, reason in (
@@ -315,6 +318,7 @@ def test_without_a_gain_the_pipeline_is_the_same_object(fitted_table: tuple[Dete
     assert "there are 20 normal items, and at least 30 are needed" in few["sentence"]
 
 
+@pytest.mark.slow
 def test_scores_of_models_without_the_item_take_the_place_of_the_pipelines_own(
     fitted_table: tuple[Detector, TableSet],
 ) -> None:

@@ -13,6 +13,7 @@ def bank(method: str = "split", **settings) -> Detector:
     return Detector("table", "memory_bank", calibration={"method": method}, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["split", "cross"])
 def test_the_false_alarm_rate_holds_with_every_item_twice(method: str) -> None:
     rates = []

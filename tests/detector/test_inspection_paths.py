@@ -62,6 +62,7 @@ def both() -> Detector:
     return fitted_to(images, TWO, data={"ignore": {"disc": LEFT_HALF}})
 
 
+@pytest.mark.slow
 def test_a_defect_is_found_and_located_and_has_a_region(plain: Detector) -> None:
     bad = holed(parts(8, 5))
     assert plain.predict(bad).tolist() == [-1] * 8
@@ -89,6 +90,7 @@ def test_scores_do_not_depend_on_what_is_scored_along(plain: Detector) -> None:
     np.testing.assert_allclose(plain.score_samples(bad), alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_map_is_nan_where_pixels_are_ignored_and_nowhere_else(half: Detector) -> None:
     for image in half.anomaly_maps(parts(3, 5)):
         assert np.isnan(image[:, :16]).all()

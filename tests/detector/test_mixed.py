@@ -19,6 +19,7 @@ def fitted(X, name="hog", conditions=None, **options):
     return detector.fit(X, conditions=conditions)
 
 
+@pytest.mark.slow
 def test_grey_in_three_channels_beside_grey_is_grey():
     mixed = [*GREY[:12], *np.repeat(GREY[12:], 3, axis=3)]
     detector = fitted(mixed)
@@ -26,6 +27,7 @@ def test_grey_in_three_channels_beside_grey_is_grey():
     np.testing.assert_allclose(detector.score_samples(mixed), fitted(GREY).score_samples(GREY), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["grey", "colour"])
 def test_grey_beside_colour_asks_for_an_option_that_works(tmp_path, option):
     mixed = [*GREY[:12], *COLOUR]
@@ -38,6 +40,7 @@ def test_grey_beside_colour_asks_for_an_option_that_works(tmp_path, option):
     assert np.array_equal(scores[:12], detector.score_samples(GREY[:12]))
 
 
+@pytest.mark.slow
 def test_bit_depths_ask_for_an_option_that_works():
     deep = GREY.astype(np.uint16) * 257
     mixed = [*GREY[:12], *deep[12:]]

@@ -149,6 +149,7 @@ def test_no_saved_calibration_is_idle(pair: str, made: dict[str, Detector]) -> N
         assert changed, name
 
 
+@pytest.mark.slow
 def test_one_pass_gives_table_maps_and_regions() -> None:
     """`stream` reads each image once, for what detect, anomaly_maps and regions read it three times."""
     seen = Cells()

@@ -314,6 +314,7 @@ def test_png_is_the_same_each_time(tmp_path, scored):
     assert first.read_bytes() == again.read_bytes()
 
 
+@pytest.mark.slow
 def test_svg_holds_no_address_no_style_sheet_and_no_fixed_size(scored):
     svg = style.to_svg(score_histogram(verdicts(*scored[::-1])), "h")
     assert "http" not in svg

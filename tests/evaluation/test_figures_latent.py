@@ -58,6 +58,7 @@ def test_images_are_reduced_by_means_and_small_ones_kept(rng, dtype):
 # Reconstructions ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reconstructions_have_one_row_a_model_and_normal_images_first(rng):
     inputs = rng.random((3, 8, 8, 1))
     views = {
@@ -106,6 +107,7 @@ def test_traversal_walks_along_the_dimensions_of_largest_kl():
     assert subject.z.tolist() == [[[9, 9, 9, x] for x in (-2.25, 0, 2.25)], [[9, x, 9, 9] for x in (-2.25, 0, 2.25)]]
 
 
+@pytest.mark.slow
 def test_manifold_has_a_grid_a_condition():
     subject = stand_in(kl=np.arange(6.0), names=list("abcd"))
     figure = manifold(subject, dims=[5, 0], steps=3)
@@ -186,6 +188,7 @@ def test_dimensions_that_are_not_there_are_refused():
 # KL and correlation -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_kl_bars_are_sorted_and_mark_the_dimensions_that_hold_95_percent():
     figure = kl(stand_in(kl=np.array([0.01, 3.0, 0.04, 1.0])))
     axes = figure.axes[0]
@@ -206,6 +209,7 @@ def test_kl_bars_count_what_they_leave_out_and_show_relevance():
     assert [bar.get_height() for bar in figure.axes[1].patches] == pytest.approx(np.linspace(0, 1, 60)[:50])
 
 
+@pytest.mark.slow
 def test_correlation_is_pearsons_and_grey_where_nothing_varies(rng):
     codes = rng.normal(size=(50, 10))
     codes[:, 5] += codes[:, 4]
@@ -264,6 +268,7 @@ def test_tsne_keeps_far_groups_apart(rng):
     assert nearest.tolist() == [0] * 15 + [1] * 15
 
 
+@pytest.mark.slow
 def test_scatter_shows_every_point_once_and_anomalies_as_crosses(rng):
     points, groups = rng.normal(size=(30, 2)), np.repeat(["a", "b", "c"], 10)
     figure = latent(stand_in(points, groups=groups, labels=groups == "c"), by="camera")
@@ -278,6 +283,7 @@ def test_scatter_shows_every_point_once_and_anomalies_as_crosses(rng):
     assert np.array_equal(np.asarray(crosses.get_offsets()), points[20:])
 
 
+@pytest.mark.slow
 def test_scatter_names_each_of_62_classes_where_it_lies(rng):
     names = [f"k{i}" for i in range(62)]
     middles = rng.normal(0, 3, (62, 2))

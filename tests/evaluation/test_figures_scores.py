@@ -16,6 +16,7 @@ from knowngood.evaluation.figures.separation import curves, score_histogram, sco
 # Histogram ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, "100.0 %"), (0.5, "50.0 %"), (100.0, "0.0 %")])
 def test_histogram_prints_the_intersection(shift, expected):
     scores = np.linspace(0, 1, 400, endpoint=False) + 1e-9
@@ -60,6 +61,7 @@ def test_normal_classes_come_first_and_62_of_them_stay_apart():
     assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(boxes))
 
 
+@pytest.mark.slow
 def test_far_scores_are_counted_beside_their_row_and_nan_excluded():
     scores = np.r_[np.linspace(0, 1, 500), 1e6, np.nan]
     figure = scores_by_class(verdicts(scores), np.full(502, "a"))

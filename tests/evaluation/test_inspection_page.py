@@ -159,6 +159,7 @@ def test_a_map_is_transparent_below_and_full_above() -> None:
     assert picture[1, 1, 0] > picture[1, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_report_without_reconstructions_shows_maps() -> None:
     image, values = RNG.random((20, 30, 3)), RNG.random((20, 30))
     inputs = ReportInputs(

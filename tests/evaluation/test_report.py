@@ -296,6 +296,7 @@ def test_too_few_normals_are_reported_with_the_number_that_is_missing(n, alpha):
     assert judge(inputs).tone == "bad"
 
 
+@pytest.mark.slow
 def test_without_labels_nothing_is_claimed_about_anomalies():
     table = make_table().drop(columns="label")
     inputs = ReportInputs(table=table, alpha=0.05, calibration=ONE)

@@ -68,12 +68,14 @@ def flat(maps: Maps, masks: Masks) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([m.ravel() for m in marks]), np.concatenate([m.ravel() for m in maps])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 5, 1000]), st.sampled_from([0.01, 0.1, 0.3, 0.77, 1.0]))
 def test_aupro_is_its_definition(seed: int, levels: int, limit: float) -> None:
     maps, masks = random_case(seed, levels)
     assert aupro(maps, masks, limit) == pytest.approx(aupro_by_definition(maps, masks, limit), rel=0, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 5, 1000]))
 def test_auroc_and_average_precision_are_scikit_learns(seed: int, levels: int) -> None:
     maps, masks = random_case(seed, levels)
@@ -198,6 +200,7 @@ def large() -> tuple[Maps, Masks, np.ndarray, np.ndarray]:
     return maps, [mask, mask, None], x, y
 
 
+@pytest.mark.slow
 def test_many_pixels_are_as_exact(large: tuple[Maps, Masks, np.ndarray, np.ndarray]) -> None:
     maps, masks, x, y = large
     labels, scores = flat(maps, masks)

@@ -116,6 +116,7 @@ def test_each_kind_of_sigma_has_the_freedom_its_name_says(sigma: Any, outputs: i
         assert start.max().item() == pytest.approx(0.2, abs=0.02)  # starts near .2 of the value range
 
 
+@pytest.mark.slow
 def test_gaussian_gradients_are_right() -> None:
     x, params = draw(3, *SHAPE), draw(3, 4, 3, 4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda p: gaussian(sigma="input", squash=True).log_prob(x, p), (params,))

@@ -35,6 +35,7 @@ def test_total_variation_is_the_sum_over_neighbours_with_zero_around() -> None:
     assert total_variation(torch.full((1, 1, 4, 5), 2.0)).item() == 2 * (4 + 4 + 5 + 5)  # the outline of a constant
 
 
+@pytest.mark.slow
 def test_smoothing_is_the_proximal_map_of_total_variation() -> None:
     v, weight = 2 * image(3, 1, 4, 5) - 1, torch.tensor([0.02, 0.2, 5.0], dtype=torch.float64)[:, None, None, None]
     got, dual = smoothed(v, weight, differences(torch.zeros_like(v)), iterations=2000)

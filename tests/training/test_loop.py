@@ -140,6 +140,7 @@ def test_the_best_weights_are_kept_and_training_stops():
     assert (weight - 1) ** 2 == pytest.approx(held[history.best_step])
 
 
+@pytest.mark.slow
 def test_without_patience_the_last_weights_are_kept():
     chosen = options(epochs=50, lr=0.05, schedule="constant", warmup=0, patience=None)
     vae = model()
@@ -159,6 +160,7 @@ def test_an_evaluation_is_the_same_twice_and_leaves_no_trace():
     assert first["loss/model"] == pytest.approx(first["reconstruction"] + first["kl"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluations_do_not_change_training():
     assert same_bits(trained()[0], trained(held_out=source(30, seed=4))[0])
 

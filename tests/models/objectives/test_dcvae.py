@@ -205,6 +205,7 @@ def test_limit_one_stratum_makes_the_dcvae_the_vae_with_a_tc_penalty() -> None:
     assert loss.item() == pytest.approx(vae.item() + 3 * tc.mean().item(), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_density_of_the_codes_splits_the_expected_kl_which_holds_tc_once() -> None:
     """E KL = I(x;z|c) + TC(z|c) + Σ_j KL(q(z_j|c) ‖ r_j): with the whole set as the batch, by sampling z.
 

@@ -77,6 +77,7 @@ def test_the_default_discriminator_is_the_published_one() -> None:
     assert layers[0].in_features == 3
 
 
+@pytest.mark.slow
 def test_gradient_of_the_discriminator_is_right() -> None:
     net = discriminator()
     generator = torch.Generator().manual_seed(1)
