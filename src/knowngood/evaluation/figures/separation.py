@@ -77,8 +77,8 @@ def curves(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
         right.step(100 * recall, 100 * precision, where="post", linewidth=1.8, label=text, **look)
     style.tidy(left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
     style.tidy(right, xlabel="recall: anomalous images flagged (%)", ylabel="precision (%)", grid="both")
-    style.legend(left)
-    style.legend(right)
+    for axes in (left, right):
+        axes.legend(fontsize=8, framealpha=0.85, edgecolor="none", labelcolor=style.INK, handlelength=2.6)
     return figure
 
 
