@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import interpolate
 
 from knowngood.errors import SettingsError
 from knowngood.models.base import BatchSource
@@ -44,5 +44,5 @@ def _pictures(x: Tensor) -> np.ndarray:
     """(N, C, H, W) in 0…1 as (N, H, W, C) uint8."""
     size = max(x.shape[2:])
     if size > 96:
-        x = adaptive_avg_pool2d(x, [max(1, round(side * 96 / size)) for side in x.shape[2:]])
+        x = interpolate(x, size=[max(1, round(side * 96 / size)) for side in x.shape[2:]], mode="area")
     return (x.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -170,12 +170,13 @@ def interpolation(
         images = subject.chosen(items)
     if len(images) < 2 or len(images) % 2:
         raise DataError(f"interpolation: {len(images)} images; expected pairs, such as --items ID,ID")
-    codes, share = subject.codes(images), np.linspace(0, 1, steps or (20 if moving else 8))
-    z, c = (None if v is None else v[0::2, None] + share[:, None] * (v[1::2] - v[0::2])[:, None] for v in codes[::2])
+    (mean, _, c), share = subject.codes(images), np.linspace(0, 1, steps or (20 if moving else 8))[:, None]
+    z = (1 - share) * mean[0::2, None] + share * mean[1::2, None]
+    c = None if c is None else (1 - share) * c[0::2, None] + share * c[1::2, None]
     inputs, _ = subject.reconstructed(images)
     tiles = np.concatenate([inputs[0::2, None], subject.decoded(z, c), inputs[1::2, None]], 1)
     rows = [f"{style.short(a, 14)} → {style.short(b, 14)}" for a, b in images.ids.reshape(-1, 2)]
-    names = np.array(["image 1", *[f"{100 * part:.0f} %" for part in share], "image 2"])
+    names = np.array(["image 1", *[f"{100 * part:.0f} %" for part in share[:, 0]], "image 2"])
     (pairs, count, height, width, _), figures = tiles.shape, []
     for shown in [[0, i, -1] for i in range(1, count - 1)] if moving else [list(range(count))]:
         tile = tile_inches(len(shown), 8.5)

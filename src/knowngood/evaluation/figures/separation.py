@@ -54,9 +54,7 @@ def roc(results: Results, interval: Sequence[float] | None = None) -> Figure:
 
 
 def curves(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
-    """Several models, each with scores (N,), on the same images: ROC, and precision over recall.
-
-    Labels (N,) are 0 normal, 1 anomalous, and NaN for images that do not count.
+    """ROC, and precision over recall, of several models with scores (N,); labels (N,), NaN where one does not count.
 
     Raises:
         DataError: the known labels are not of both kinds, or an image with a label has no score.
@@ -65,8 +63,6 @@ def curves(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
 
     figure, known = style.new_figure(8.4, 3.6), labels[~np.isnan(labels)]
     left, right = figure.subplots(1, 2)
-    style.tidy(left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
-    style.tidy(right, xlabel="recall: anomalous images flagged (%)", ylabel="precision (%)", grid="both")
     for axes, chance in ((left, [0, 100]), (right, [100 * known.mean()] * 2)):
         axes.plot([0, 100], chance, color=style.MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")
         axes.set(xlim=(-2, 102), ylim=(-2, 104))
@@ -79,8 +75,10 @@ def curves(labels: np.ndarray, scores: Mapping[str, np.ndarray]) -> Figure:
         precision[-1] = precision[-2]  # of no image at all; the area under the steps is the average precision
         text = f"{name}: AP {average_precision(labels, values):.3f}"
         right.step(100 * recall, 100 * precision, where="post", linewidth=1.8, label=text, **look)
-    style.legend(left)
-    style.legend(right)
+    style.tidy(left, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
+    style.tidy(right, xlabel="recall: anomalous images flagged (%)", ylabel="precision (%)", grid="both")
+    for axes in (left, right):
+        axes.legend(fontsize=8, framealpha=0.85, edgecolor="none", labelcolor=style.INK, handlelength=2.6)
     return figure
 
 

@@ -118,10 +118,7 @@ def signed(value: float) -> str:
 
 
 def save(figure: Figure | Iterable[Figure], path: str | Path, *, dpi: int = 150) -> Path:
-    """Write a figure as .png, .svg or .pdf, several as the frames of a .gif.
-
-    The same figure gives the same bytes: no date, no random ids.
-    """
+    """Write a figure as .png, .svg or .pdf, several as frames of a .gif; the same figures give the same bytes."""
     path = Path(path)
     if not isinstance(figure, Figure):
         return _save_frames(figure, path)
