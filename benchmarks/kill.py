@@ -44,7 +44,7 @@ class Command(NamedTuple):
 
 
 def main(
-    times: int = 200, commands: tuple[str, ...] = (), seed: int = 0, out: Path = Path("out/benchmarks/kill")
+    times: int = 200, commands: tuple[str, ...] | None = None, seed: int = 0, out: Path = Path("out/benchmarks/kill")
 ) -> list[dict[str, Any]]:
     """Kills and what came of them, by command. Prints the table.
 

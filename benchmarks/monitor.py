@@ -6,10 +6,13 @@ streams is computed at once.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from knowngood.calibration import OnlineRanks, log_wealth
 from knowngood.errors import SettingsError
+from knowngood.files import write_json
 
 CALIBRATION = {100: 1.0, 19: 0.2, 1000: 0.2}  # calibration items, and the share of the streams that have so many
 THRESHOLDS = (20, 100)
@@ -18,7 +21,13 @@ BEFORE, AFTER = 1000, 2000  # items of a stream that changes
 AT_ONCE = 50  # streams
 
 
-def main(streams: int = 1000, length: int = 10_000, shifted: int = 200, seed: int = 0) -> list[list[str]]:
+def main(
+    streams: int = 1000,
+    length: int = 10_000,
+    shifted: int = 200,
+    seed: int = 0,
+    out: Path = Path("out/benchmarks/monitor"),
+) -> list[list[str]]:
     """The share of exchangeable streams that ever raise an alarm, and the items from a shift to the alarm.
 
     Prints a Markdown table, and returns its rows: n calibration items, threshold, the promise 1/threshold, streams, the
@@ -51,6 +60,7 @@ def main(streams: int = 1000, length: int = 10_000, shifted: int = 200, seed: in
                 [f"{n}", f"{threshold}", promised, f"{count:,}", f"{ever:.1%}", *(f"{q:,g}" for q in quartiles)]
             )
             print(markdown(rows[-1]), flush=True)
+    write_json(out / "monitor.json", [columns, *rows])
     return rows
 
 

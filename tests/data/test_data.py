@@ -57,7 +57,9 @@ def test_magnetic_tiles(data_root):
     empty = [f.path_or_id for f in found.findings if f.kind == "mask-empty"]
     assert len(empty) == 4
     assert all(name.startswith("MT_Uneven/") for name in empty)
-    assert {f.kind for f in found.findings} == {"mask-empty", "mixed-sizes"}
+    assert {f.kind for f in found.findings} == {"mask-empty", "mixed-sizes", "near-duplicate"}
+    same = next(f for f in found.findings if f.path_or_id == "MT_Blowhole/Imgs/exp1_num_262480.jpg")
+    assert "exp4_num_262626.jpg" in same.reason  # one tile under two exposures
     assert len(found.images) == found.total
 
 

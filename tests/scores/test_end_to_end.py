@@ -120,7 +120,7 @@ def test_what_is_not_defined_is_refused_before_training() -> None:
         hog = {"name": name, "of": "hog"}
         with pytest.raises(SettingsError, match=f"score '{name}' of 'hog' compares images"):
             quick(hog, representation="table").fit(np.random.default_rng(0).normal(size=(60, 4)))
-    with pytest.raises(SettingsError, match="class_aware needs at least two conditions"):
+    with pytest.raises(SettingsError, match="class_aware can be above 0 only if"):
         quick("prior_distance", class_aware=1.0).fit(images)
 
 
