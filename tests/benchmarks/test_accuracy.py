@@ -208,6 +208,7 @@ def test_forest_isolates_what_lies_apart_in_any_unit() -> None:
     assert np.allclose(scaled.score(256 * x), fitted.score(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["isolation forest", "one-class SVM"])
 def test_few_and_constant_pixels_are_survived(name: str) -> None:
     x = np.zeros((4, 50), np.float32)
@@ -251,6 +252,7 @@ def test_each_anomalous_class_has_its_auroc(method: Method, monkeypatch: pytest.
     assert found["ms_image"] == pytest.approx(1000 * found["judge_seconds"] / len(parts.test))
 
 
+@pytest.mark.slow
 def test_a_measurement_is_known_under_the_name_it_is_asked_for(tmp_path: Path) -> None:
     cells = protocols.one_vs_rest("a", ["1"])
     runner.run(cells, [LOW], tmp_path, opener=stand_in)

@@ -76,6 +76,7 @@ def test_one_code_a_factor_is_perfect(score, factors):
     assert score(factors, factors) == pytest.approx(1, abs=0.02)
 
 
+@pytest.mark.slow
 @every
 def test_order_sign_place_and_size_of_the_codes_do_not_matter(score, factors):
     codes = turned(factors, 0.3) + 0.1 * noise(1000, 3)
@@ -241,6 +242,7 @@ def test_dci_of_rotated_and_doubled_codes(factors):
     assert doubled.importance.sum(axis=0) == pytest.approx([1, 1])
 
 
+@pytest.mark.slow
 def test_dci_sees_bent_codes_and_what_is_missing(factors):
     bent = dci(np.exp(factors), factors, categorical=[2], trees=10)
     assert bent.disentanglement > 0.98

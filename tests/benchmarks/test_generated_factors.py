@@ -166,6 +166,7 @@ def test_the_whole_set_opens_by_name_and_is_drawn_when_read():
     assert len(pickle.dumps(images.pixels)) < COUNT * 8 + 1000  # numbers, no pictures
 
 
+@pytest.mark.slow
 def test_the_levels_are_read_back_from_the_columns():
     images = open_factors(300, seed=3)
     assert np.array_equal(codes_of(images), factor_codes(images.pixels.rows))
@@ -208,6 +209,7 @@ def test_a_part_is_the_same_as_an_array_of_its_pictures():
     assert part[[3, 1]][[1]].read(0).tobytes() == part.read(1).tobytes()
 
 
+@pytest.mark.slow
 def test_content_larger_than_a_chunk_is_hashed_in_order():
     pixels = open_factors(1500, size=16).pixels
     digest = hashlib.sha256()

@@ -71,6 +71,7 @@ def naive_greedy(points: np.ndarray, first: int, size: int) -> list[int]:
     return chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [POOL // 2, 3 * POOL])  # all points in one round's pool, and not
 def test_the_greedy_choice_is_that_of_one_step_at_a_time(n: int) -> None:
     points = np.random.default_rng(0).normal(size=(n, 5))

@@ -94,12 +94,14 @@ def test_mvtec_layout_has_its_official_split(data: Path) -> None:
     assert np.array_equal(found.train.read(0), original)
 
 
+@pytest.mark.slow
 def test_any_folder_of_that_layout_will_do(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     by_path, by_name = the(str(data / "mvtec" / "bottle")), the("mvtec/bottle")
     assert by_path.train.fingerprint() == by_name.train.fingerprint() == the("bottle").train.fingerprint()
     assert by_path.name == str(data / "mvtec" / "bottle")
 
 
+@pytest.mark.slow
 def test_every_fifth_free_tile_is_judged(data: Path) -> None:
     found = the("tile")
     free = [f"MT_Free/Imgs/exp{i:02d}.jpg" for i in range(11)]
@@ -112,6 +114,7 @@ def test_every_fifth_free_tile_is_judged(data: Path) -> None:
     assert found.train.shapes().tolist() == [[SIZE, SIZE, 1]] * 8
 
 
+@pytest.mark.slow
 def test_x_rays_have_no_masks(data: Path) -> None:
     found = the("x-ray")
     assert len(found.train) == 36
@@ -135,6 +138,7 @@ def test_two_products_in_one_set(data: Path, form) -> None:
     assert both.classes.tolist() == [*parts[0].classes, *parts[1].classes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "held_out"), [("bottle", 4), ("tile", 3), ("x-ray", 12)])
 def test_the_dev_form_knows_training_normals_alone(data: Path, source: str, held_out: int) -> None:
     test, dev = the(source), the(source, form="dev")
@@ -166,6 +170,7 @@ def test_the_seed_decides_what_is_held_out(data: Path) -> None:
     assert the("bottle", seed=1).test.fingerprint() == the("bottle").test.fingerprint()
 
 
+@pytest.mark.slow
 def test_no_patient_is_on_both_sides(data: Path) -> None:
     dev = the("x-ray", form="dev")
     sides = [{str(name).rsplit("/", 1)[1][:7] for name in ids} for ids in (dev.train.ids, dev.test.ids)]
@@ -178,6 +183,7 @@ def test_sizes_by_default(data: Path) -> None:
     assert [inspection_set(name).train.shapes()[0, 0] for name in ("tile", "x-ray")] == [256, 224]  # type: ignore
 
 
+@pytest.mark.slow
 def test_missing_data_are_a_reason(data: Path, tmp_path: Path) -> None:
     assert str(inspection_set("nowhere")).startswith("missing: no folder nowhere")
     (data / "magnetic-tile").rename(data / "elsewhere")

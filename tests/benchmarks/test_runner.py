@@ -51,6 +51,7 @@ def test_a_second_run_measures_nothing_again(tmp_path: Path, counted: list[str])
     assert counted[8:] == ["low contrast 3 0"]
 
 
+@pytest.mark.slow
 def test_other_data_are_measured_again(tmp_path: Path, counted: list[str]) -> None:
     cells = protocols.one_vs_rest("stand-in", ["1"])
     for seed in (0, 1, 0):
@@ -58,6 +59,7 @@ def test_other_data_are_measured_again(tmp_path: Path, counted: list[str]) -> No
     assert len(counted) == 2
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_kill_in_the_middle_of_a_line(tmp_path: Path, counted: list[str]) -> None:
     cells = protocols.one_vs_rest("stand-in", ["1", "2"])
     full = runner.run(cells, [LOW], tmp_path, opener=stand_in)
@@ -104,6 +106,7 @@ def test_comments_do_not_make_a_new_version_of_the_code() -> None:
     assert runner.essence(code) != runner.essence(code.replace("1", "2"))
 
 
+@pytest.mark.slow
 def test_missing_data_and_failed_cells_are_rows_and_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], counted: list[str]
 ) -> None:
@@ -127,6 +130,7 @@ def test_missing_data_and_failed_cells_are_rows_and_tried_again(
     assert whole[0]["metrics"] == whole[2]["metrics"], "it is the same cell of the same data now"
 
 
+@pytest.mark.slow
 def test_any_error_of_a_measurement_is_a_row_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

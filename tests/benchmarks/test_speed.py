@@ -29,6 +29,7 @@ def settings(objective: str = "vae", hidden: tuple[int, ...] = (512,), **trainin
     return parse_settings({"representation": "pixels", "model": model, "training": training, "device": "cpu"})
 
 
+@pytest.mark.slow
 def test_flops_of_an_mlp_by_hand() -> None:
     encoder, decoder = 784 * 512 + 512 * 64, 32 * 512 + 512 * 784
     assert bare.forward_flops(settings(), 16) == 2 * (encoder + 16 * decoder)

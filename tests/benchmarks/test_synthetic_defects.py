@@ -80,6 +80,7 @@ def test_a_kind_is_drawn_where_none_is_given() -> None:
     assert {synthesize(image, rng)[2] for _ in range(60)} == set(KINDS)
 
 
+@pytest.mark.slow
 def test_sizes_and_locations_vary() -> None:
     image, rng = of_type("grey")[0], np.random.default_rng(0)
     masks = np.array([synthesize(image, rng, "cutpaste")[1] for _ in range(60)])

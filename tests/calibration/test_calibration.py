@@ -55,6 +55,7 @@ def test_p_values_are_super_uniform_over_all_orders(values: tuple[int, ...]) -> 
         assert (p <= alpha).mean() <= alpha
 
 
+@pytest.mark.slow
 @given(tied_scores | any_scores, rates)
 def test_threshold_flags_exactly_where_p_is_at_most_alpha(normals: list[float], alpha: float) -> None:
     """At, one float above and one float below each calibration score, and far beyond them."""
@@ -322,6 +323,7 @@ def test_calibration_without_normals_is_refused() -> None:
     assert e.value.missing == 9
 
 
+@pytest.mark.slow
 def test_strata_make_p_values_valid_within_each() -> None:
     """A condition with larger scores is not flagged more often, which one pooled threshold would do."""
     rng = np.random.default_rng(9)

@@ -137,6 +137,7 @@ def test_lower_scores_are_drift_too() -> None:
     assert monitor.alarm.change == "scores are lower"
 
 
+@pytest.mark.slow
 def test_drift_from_the_first_item_needs_a_reference() -> None:
     rng = np.random.default_rng(3)
     scores = rng.normal(1, 1, 400)

@@ -59,6 +59,7 @@ def test_regions_are_their_definition(values: np.ndarray, threshold: float, min_
     )
 
 
+@pytest.mark.slow
 def test_every_pattern_of_three_by_three_pixels() -> None:
     for bits in itertools.product([0.0, 1.0], repeat=9):
         values = np.array(bits).reshape(3, 3)

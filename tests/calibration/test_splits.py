@@ -106,6 +106,7 @@ def test_without_groups_the_positions_are_what_they_were() -> None:
     assert some == [[0, 3, 5], [1, 4], [2, 6]]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=40), st.integers(2, 6), st.integers(0, 5))
 def test_a_group_stays_in_one_part_and_in_one_fold(groups: list[int], k: int, seed: int) -> None:
     n, codes, strata = len(groups), np.array(groups), np.arange(len(groups)) % 3

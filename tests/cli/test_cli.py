@@ -300,6 +300,7 @@ SHORT = "mnist --objective dcvae --beta 2 --epochs 100 --batch-size 64 --device 
 LONG = "mnist --model vae --model-objective dcvae --objective_beta 2 --epochs 100 --batch-size 64 --device gpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [PAPER, SHORT, LONG])
 def test_the_papers_command_line(line: str, parsed: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []

@@ -86,6 +86,7 @@ def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
     assert record["settings"]["model"]["net"]["hidden"] == [32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
 def test_score_writes_one_row_an_image(trained: Path, parts: Path, tmp_path: Path, suffix: str) -> None:
     import pandas as pd
@@ -124,6 +125,7 @@ def test_score_without_output_prints_only_the_table(
     assert "false-alarm rate of 0.2" in printed.err
 
 
+@pytest.mark.slow
 def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Path, tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
@@ -143,6 +145,7 @@ def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Pat
         np.testing.assert_allclose(index["offset"] + grey * index["scale"], values, atol=index["scale"])
 
 
+@pytest.mark.slow
 def test_score_flags_by_false_discovery_rate(trained: Path, parts: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -153,6 +156,7 @@ def test_score_flags_by_false_discovery_rate(trained: Path, parts: Path, tmp_pat
     np.testing.assert_array_equal(table["is_anomalous"], benjamini_hochberg(table["p_value"].to_numpy(), 0.3))
 
 
+@pytest.mark.slow
 def test_score_gives_the_table_of_detect(trained: Path, parts: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -367,6 +371,7 @@ def test_unknown_data_names_the_nearest_data_set(capsys: pytest.CaptureFixture[s
     assert "digits" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_get_says_what_a_data_set_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "get", "digits") == 0
     assert "train: 1,348" in capsys.readouterr().out
@@ -389,6 +394,7 @@ def test_an_unfinished_run_goes_on_only_when_asked(
     assert (copy / name).read_bytes() == (trained / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_write_to_one_place(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -404,6 +410,7 @@ def test_two_runs_do_not_write_to_one_place(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_training_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
     trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return detector.fit(pictures).save(tmp_path_factory.mktemp("monitor") / "model")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_exit_status_figure_and_evidence(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     calibration = Detector.load(model).pipeline_.calibration
@@ -49,6 +50,7 @@ def test_exit_status_figure_and_evidence(model: Path, tmp_path: Path, capsys: py
     assert "unknown format '.txt'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_id_counts_once_and_an_alarm_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng, state = np.random.default_rng(2), tmp_path / "state.json"
     first = results(tmp_path / "a.csv", rng.normal(size=60))

@@ -68,6 +68,7 @@ def score(place: Path, output: Path, *words: str, model: str = "model", data: st
     return run("score", place / model, place / data, "-o", output, "--as", "camera=a", *words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
 @pytest.mark.parametrize("words", [(), ("--fdr", "0.5")])
 def test_a_run_that_goes_on_ends_with_the_same_bytes(
@@ -84,6 +85,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bytes(
     assert sorted(one.name for one in tmp_path.iterdir()) == sorted([whole.name, output.name])
 
 
+@pytest.mark.slow
 def test_the_table_in_parts_is_that_of_detect(place: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -95,6 +97,7 @@ def test_the_table_in_parts_is_that_of_detect(place: Path, tmp_path: Path) -> No
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), expected, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_batch_in_hand(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +108,7 @@ def test_ctrl_c_keeps_the_batch_in_hand(
     assert f"{AT_ONCE} of {IMAGES} images are scored; the same command with --resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_differs_is_named_and_refused(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +138,7 @@ def test_what_differs_is_named_and_refused(
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_line_that_was_cut_off_is_scored_again_and_a_changed_one_is_refused(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -159,6 +164,7 @@ def test_a_run_without_a_scored_batch_leaves_nothing(place: Path, tmp_path: Path
     assert [one.name for one in tmp_path.iterdir()] == ["bad"]
 
 
+@pytest.mark.slow
 def test_what_only_one_pass_gives_is_not_resumed(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +174,7 @@ def test_what_only_one_pass_gives_is_not_resumed(
     assert "give the FILE" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_write_to_one_output(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path / ".a.csv.lock", "another run"):
         assert score(place, tmp_path / "a.csv") == 2
@@ -176,6 +183,7 @@ def test_two_runs_do_not_write_to_one_output(place: Path, tmp_path: Path, capsys
     assert [one.name for one in tmp_path.iterdir()] == ["a.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [1, 0])
 def test_out_of_memory_halves_the_rows_at_a_time_once(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fits: int

@@ -25,6 +25,7 @@ def pictures(folder: Path, n: int, seed: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_update_adds_a_version_and_rollback_goes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, new, others = (pictures(tmp_path / str(seed), n, seed) for seed, n in enumerate((50, 40, 20)))
     bank = {"name": "memory_bank", "coreset": None}

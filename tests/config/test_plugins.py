@@ -104,6 +104,7 @@ def test_a_plug_in_is_known_by_name(outcome: dict[str, Any]) -> None:
     assert outcome["scores"] == ["my_score", "elbo"]
 
 
+@pytest.mark.slow
 def test_options_of_a_plug_in_are_options_of_the_command_line(outcome: dict[str, Any]) -> None:
     assert outcome["typed"] == {
         "model": {"name": "vae", "objective": {"name": "my_objective", "strength": 2.0}},

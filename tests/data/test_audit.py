@@ -124,6 +124,7 @@ def test_constant_and_non_finite_images():
     assert len(found.images) == 23
 
 
+@pytest.mark.slow
 def test_an_array_is_judged_as_its_images_are(tmp_path):
     """Arrays are looked at in one thread, other sources in several."""
     array = noise(1500, 4, 4)

@@ -314,6 +314,7 @@ def test_dicom_keeps_12_bit_values(tmp_path):
     assert np.array_equal(found[..., 0], image)
 
 
+@pytest.mark.slow
 def test_dicom_monochrome1_is_inverted_within_its_bits(tmp_path):
     image = noise(6, 5, dtype=np.uint16) % 4096
     write_dicom(tmp_path / "a.dcm", image, "MONOCHROME1", BitsStored=12)

@@ -67,6 +67,7 @@ def test_near_copies_are_found_with_the_way_out(change) -> None:
     assert "column 'group'" in found[0].reason
 
 
+@pytest.mark.slow
 def test_images_of_one_product_are_no_near_copies_and_named_ones_need_no_finding() -> None:
     images = textures(60)
     images[30:] = images[30:] // 4 + 120  # a second product, of another look

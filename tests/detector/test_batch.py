@@ -137,6 +137,7 @@ def test_an_evaluation_and_its_report_say_it(fitted: Detector) -> None:
 # Added groups ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_items_of_an_added_group_are_compared_with_it_and_others_as_before(detector: Detector, tmp_path: Path) -> None:
     old, dark = parts(40, 1), parts(100, 2, 0.85)
     before = detector.detect(old)
@@ -190,6 +191,7 @@ def test_a_value_without_calibration_is_named_unless_the_fit_had_it() -> None:
         detector.detect(parts(2, 1), conditions={"camera": ["A", "B"]})
 
 
+@pytest.mark.slow
 def test_a_group_of_a_column_that_the_model_knows(detector: Detector) -> None:
     """Its new value is unknown to the model, which infers; a value it knows gets a calibration of its own."""
     cameras = np.repeat(["A", "C"], 60)

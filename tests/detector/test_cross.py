@@ -62,6 +62,7 @@ def test_out_of_fold_scores_are_those_of_a_refit_by_hand() -> None:
     np.testing.assert_allclose(sorted_scores(found), np.sort(np.concatenate(raw)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_split_calibration_keeps_its_exact_form() -> None:
     """Images set aside calibrate, and p = (1 + number at least as anomalous) / (n + 1)."""
     images, new = noise(50), noise(20, seed=5)

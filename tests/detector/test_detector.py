@@ -69,6 +69,7 @@ def test_detect_gives_score_certainty_and_under_which_condition(fitted):
     assert (table["is_anomalous"] == (table["p_value"] <= 0.05)).all()
 
 
+@pytest.mark.slow
 def test_an_anomalous_image_is_flagged_and_a_normal_one_is_not(fitted):
     images, kind = squares(200, seed=1)
     noise = np.random.default_rng(2).integers(0, 255, (50, SIDE, SIDE)).astype(np.uint8)
@@ -116,6 +117,7 @@ def test_unknown_condition_is_refused_or_inferred(fitted, inferring):
         assert table["is_anomalous"].mean() < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", ["detect", "predict", "anomaly_maps", "embed"])
 def test_values_never_seen_are_inferred_with_one_warning_a_call(inferring, monkeypatch, ask):
     images, kind = squares(12, seed=4)
@@ -164,6 +166,7 @@ def test_soft_inference_marginalises_conditions(inferring):
     assert np.allclose(inferring.detect(images)["anomaly_score"], expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_scoring_twice_and_in_any_batch_gives_the_same(fitted):
     images, kind = squares(700, seed=5)
     whole = fitted.score_samples(images, conditions={"kind": kind})

@@ -95,6 +95,7 @@ def test_maps_and_regions_are_those_of_the_detector(by_features: Detector) -> No
         assert [region.peak for region in one.regions] == pytest.approx(mine["peak"].tolist())
 
 
+@pytest.mark.slow
 def test_pixels_bring_reconstruction_and_signed_residual(by_pixels: Detector) -> None:
     one = by_pixels.explain(spotted(1))[0]
     expected = by_pixels.reconstruct(spotted(1))[0]
@@ -138,6 +139,7 @@ def test_features_bring_what_deviates_at_the_peak(by_features: Detector) -> None
     assert one.residual.max() > 3 * np.median(typical)
 
 
+@pytest.mark.slow
 def test_a_memory_bank_brings_map_regions_and_nearest(by_patches: Detector) -> None:
     one = by_patches.explain(spotted(1))[0]
     assert one.map is not None

@@ -61,6 +61,7 @@ def test_the_gain_is_the_difference_of_aurocs() -> None:
     assert gain(before, before) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_the_error_of_a_gain_is_that_of_resampled_items() -> None:
     before, after = draws()
     rng = np.random.default_rng(1)
@@ -468,6 +469,7 @@ def test_it_is_the_same_again(fitted_parts: tuple[Any, Any], tmp_path: Path) -> 
     assert all(torch.equal(one.state[name], same.state[name]) for name in one.state)
 
 
+@pytest.mark.slow
 def test_a_mask_names_the_locations_it_covers_by_half_of_the_most(
     fitted_parts: tuple[Any, Any], tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_few_normal_images_have_a_region(plain: Detector) -> None:
     assert plain.regions(normal)["id"].nunique() / 300 < 0.2 + 4 * (0.2 * 0.8 / 60) ** 0.5  # of the calibration's draw
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_what_is_scored_along(plain: Detector) -> None:
     bad = np.concatenate([holed(parts(2, 5)), parts(3, 6)])
     alone = np.concatenate([plain.score_samples(bad[i : i + 1]) for i in range(5)])
@@ -185,6 +186,7 @@ def test_what_cannot_be_is_refused_before_training(settings: dict[str, Any], wor
         fitted_to(np.concatenate([parts(40), parts(40, 1, "bars")]), TWO, **settings)
 
 
+@pytest.mark.slow
 def test_an_image_smaller_than_a_tile_is_refused_by_its_size(tiled: Detector) -> None:
     with pytest.raises(DataError, match="16"):
         tiled.score_samples(parts(2)[:, :16, :16])

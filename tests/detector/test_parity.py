@@ -69,6 +69,7 @@ def test_every_way_out_gives_the_same_scores(pair: str, made: dict[str, Detector
         assert np.array_equal(-fitted.score_samples(new, conditions=conditions), table["anomaly_score"])
 
 
+@pytest.mark.slow
 @every_pair
 def test_scores_do_not_depend_on_the_batch(pair: str, made: dict[str, Detector]) -> None:
     fitted, new = made[pair], items(pair, 6, 3)

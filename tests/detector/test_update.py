@@ -50,6 +50,7 @@ def test_a_bank_takes_half_of_the_new_items_and_the_other_half_calibrates(tmp_pa
     assert len(again.pipeline_.fitted_to) == len(again.model_.bank)
 
 
+@pytest.mark.slow
 def test_false_alarms_of_new_items_are_as_rare_as_promised_after_an_update() -> None:
     """Over many divisions P(p ≤ α) of a new item is at most α, though the items have changed since the fit."""
     flagged = []
@@ -110,6 +111,7 @@ def gaussian(images: np.ndarray, calibration_set: Any = None, **settings: Any) -
     return detector.fit(images, backbone=TinyBackbone(), calibration_set=calibration_set)
 
 
+@pytest.mark.slow
 def test_a_gaussian_of_features_is_that_of_all_images_it_took(tmp_path: Path) -> None:
     old, new = parts(30), parts(20, 1)
     gaussian(old).save(tmp_path)
@@ -124,6 +126,7 @@ def test_a_gaussian_of_features_is_that_of_all_images_it_took(tmp_path: Path) ->
     assert len(detector.pipeline_.calibration) == len(detector.pipeline_.map_calibration) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [{"ignore": [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]}, {"tile": 24}])
 def test_ignored_regions_and_tiles_are_updated_as_they_were_fitted(data: dict[str, Any]) -> None:
     detector = gaussian(parts(15), data=data, calibration={"method": "split"})
@@ -141,6 +144,7 @@ def network() -> Detector:
     )
 
 
+@pytest.mark.slow
 def test_a_network_goes_on_from_its_weights_with_the_old_items(network: Detector, tmp_path: Path) -> None:
     network.save(tmp_path / "model")
     frozen = Detector.load(tmp_path / "model")

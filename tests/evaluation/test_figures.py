@@ -101,6 +101,7 @@ def test_histogram_groups_share_their_bins_and_each_sums_to_one(scored):
         assert part in shown
 
 
+@pytest.mark.slow
 def test_histogram_draws_one_threshold_as_a_line_several_as_a_band_infinite_not_at_all(scored):
     labels, scores = scored
     assert "threshold 1.5" in texts(score_histogram(verdicts(scores, labels, threshold=1.5)))
@@ -325,6 +326,7 @@ def test_svg_holds_no_address_no_style_sheet_and_no_fixed_size(scored):
     assert " width=" not in head
 
 
+@pytest.mark.slow
 def test_svg_leaves_matplotlib_settings_alone_and_escapes_names():
     before = dict(matplotlib.rcParams)
     figure = false_alarm_rates([row("<b>$x_1$", 1, 9), row("日本", 1, 9)], alpha=0.1)

@@ -157,6 +157,7 @@ def test_interpolation_goes_straight_from_code_to_code_with_the_images_at_its_en
         interpolation(between(rng, 3)[2], items=["0", "1", "2"])
 
 
+@pytest.mark.slow
 def test_a_moving_interpolation_runs_there_and_back(rng, tmp_path):
     figures = interpolation(between(rng, 2)[2], items=["0", "1"], steps=3, moving=True)
     middle = [figure.axes[0].get_xticklabels()[1].get_text() for figure in figures]
@@ -260,6 +261,7 @@ def test_projection_is_raw_for_two_dimensions_or_named_ones(rng):
         project(codes[:2])
 
 
+@pytest.mark.slow
 def test_tsne_keeps_far_groups_apart(rng):
     codes = np.concatenate([rng.normal(0, 0.1, (15, 3)), rng.normal(9, 0.1, (15, 3))])
     points, _ = project(codes, "tsne")

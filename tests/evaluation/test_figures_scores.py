@@ -24,6 +24,7 @@ def test_histogram_prints_the_intersection(shift, expected):
     assert f"intersection {expected}" in words(figure)
 
 
+@pytest.mark.slow
 def test_histogram_of_one_label_has_no_intersection():
     assert "intersection" not in words(score_histogram(verdicts(np.arange(9.0), np.zeros(9))))
 
@@ -31,6 +32,7 @@ def test_histogram_of_one_label_has_no_intersection():
 # Box ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_box_goes_from_quartile_to_quartile():
     scores = np.r_[np.arange(101.0), np.arange(101.0) + 50]
     groups = np.repeat(["a", "b"], 101)
@@ -72,6 +74,7 @@ def test_far_scores_are_counted_beside_their_row_and_nan_excluded():
         scores_by_class(verdicts([np.nan]), np.array(["a"]))
 
 
+@pytest.mark.slow
 def test_a_violin_is_widest_where_scores_are_and_takes_equal_and_far_ones():
     scores = np.r_[np.random.default_rng(0).normal(3, 0.5, 300), 4.0, 4.0, 1e6]
     groups = np.array(["a"] * 300 + ["b"] * 2 + ["a"])

@@ -61,6 +61,7 @@ def test_cards_come_by_p_value_then_score() -> None:
     assert [card["data-id"] for card in cards(page())] == ["c", "b", "d", "a"]
 
 
+@pytest.mark.slow
 def test_cards_carry_what_is_filtered_by() -> None:
     by_id = {card["data-id"]: card for card in cards(page())}
     assert [by_id[name]["data-verdict"] for name in "abcd"] == ["passed", "flagged", "flagged", "flagged"]

@@ -137,6 +137,7 @@ def test_report_writes_the_same_bytes_again_and_makes_the_folder(full, html, tmp
     assert len(html) < 500_000
 
 
+@pytest.mark.slow
 def test_report_can_be_read_without_seeing_or_pointing(html):
     page = Page(html)
     images = page.all("img")

@@ -85,6 +85,7 @@ def test_auroc_and_average_precision_are_scikit_learns(seed: int, levels: int) -
     assert pixel_metrics(maps, masks)["pixel_average_precision"] == pytest.approx(wanted, rel=0, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 def test_only_the_order_of_scores_matters(seed: int) -> None:
     maps, masks = random_case(seed, 8)
@@ -93,6 +94,7 @@ def test_only_the_order_of_scores_matters(seed: int) -> None:
     assert pixel_metrics([np.where(m == 0, -np.inf, np.where(m == 1, np.inf, m)) for m in maps], masks) == metrics
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 def test_one_sort_gives_what_each_metric_gives(seed: int) -> None:
     maps, masks = random_case(seed, 5)

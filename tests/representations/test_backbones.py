@@ -102,6 +102,7 @@ def test_shapes_of_the_published_nets() -> None:
         assert [b.inner for b in blocks] == [32] + [6 * b.inputs for b in blocks[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (37, 50), (1, 2), (33, 31)])
 def test_folded_equals_the_definition_at_every_block(size: tuple[int, int]) -> None:
     tensors = published()
@@ -113,6 +114,7 @@ def test_folded_equals_the_definition_at_every_block(size: tuple[int, int]) -> N
     assert found[-1].shape == (2, 320, -(-size[0] // 32), -(-size[1] // 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet_lite1", "efficientnet_lite2"])
 def test_wider_and_deeper_nets_equal_the_definition(name: str) -> None:
     tensors = published(name, upto=15)
@@ -273,6 +275,7 @@ def test_a_backbone_of_ones_own_cannot_be_built_from_settings() -> None:
         OwnBackbone().build()
 
 
+@pytest.mark.slow
 @needs_weights
 def test_published_weights_give_the_published_outputs() -> None:
     """The numbers are those of the PyTorch package efficientnet-lite-pytorch 0.1.0 on the same image and weights."""

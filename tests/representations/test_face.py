@@ -57,6 +57,7 @@ def test_to_tensor_reads_and_scales_and_maps_come_back_to_the_image() -> None:
         torch.testing.assert_close(again.to_tensor(items), x, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_to_tensor_names_the_first_unreadable_image() -> None:
     values = images(np.float32)
     fitted = of_images(ImageSet.from_arrays(values))

@@ -343,6 +343,7 @@ def test_the_limit_is_what_the_features_take() -> None:
 # EfficientNet-Lite ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_weights
 def test_published_weights_travel_with_the_model() -> None:
     images = random(3, 64, 64, 3)
@@ -362,6 +363,7 @@ def test_published_weights_travel_with_the_model() -> None:
         back.with_state({**tensors, "stem.bias": tensors["stem.bias"] + 1})
 
 
+@pytest.mark.slow
 @needs_weights
 def test_published_features_of_an_image_do_not_depend_on_the_batch() -> None:
     images = random(9, 64, 64, 3)

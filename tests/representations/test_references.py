@@ -218,6 +218,7 @@ def test_only_categorical_columns_of_the_role_model_define_kinds() -> None:
     assert found.kinds({"tool": np.array(["2", "1"])}, 2).tolist() == [1, 0]
 
 
+@pytest.mark.slow
 def test_a_moved_and_darker_image_is_registered_and_corrected() -> None:
     scene = subject()
     normal = np.stack([shot(scene)] * 6)[..., None].astype(np.float32)

@@ -99,6 +99,7 @@ def test_whole_shifts_are_found(fitted: dict[Mode, Registration], mode: Mode, sh
     np.testing.assert_allclose(aligned[inside, inside, 0], scene()[inside, inside], atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(28, 28), (64, 100), (150, 90), (256, 256)])
 def test_parts_of_a_pixel_are_found_at_any_size(size: Size) -> None:
     registration = Registration.fit([scene(size)], "shift")
@@ -308,6 +309,7 @@ def test_the_reference_reaches_its_edges_by_images_that_show_them() -> None:
     assert np.abs(reference - expected)[4:-4].max() < 0.12
 
 
+@pytest.mark.slow
 def test_the_floor_is_half_of_what_images_have_in_common_with_the_others() -> None:
     """Images s + e_i, e of half the variance of s: of x with the mean of n others, 1 / √(1.5 (1 + 0.5 / n)).
 

@@ -90,6 +90,7 @@ def test_chunks_of_draws_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         torch.testing.assert_close(part.map, whole.map, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_more_draws_agree_with_many_random_ones() -> None:
     model, (x, c, stratum) = small_model(), items(6)
     score = Elbo(samples=64).build()

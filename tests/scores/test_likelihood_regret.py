@@ -48,6 +48,7 @@ def linear_model(error: float) -> ConditionalVAE:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [0.5, -1.5])
 def test_where_the_posterior_is_gaussian_the_best_elbo_is_the_likelihood(error: float) -> None:
     model = linear_model(error)
@@ -152,6 +153,7 @@ def test_all_at_once_is_one_at_a_time(net: str, likelihood: str) -> None:
     torch.testing.assert_close(whole.values, torch.cat(alone), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_an_item_far_off_leaves_the_steps_of_the_others_as_they_are() -> None:
     """A bound on the norm of the gradients of all items together would not."""
     model, (x, c, stratum) = small_model(), items(6)

@@ -141,6 +141,7 @@ def test_relative_subtracts_what_is_anomalous_under_every_condition(monkeypatch:
     assert far < most < other
 
 
+@pytest.mark.slow
 def test_relative_with_one_stratum_alone_is_the_plain_distance() -> None:
     model = small_model()
     x, c, stratum = items(9)
@@ -168,6 +169,7 @@ def test_hog_of_a_table_are_refused() -> None:
     Mahalanobis(of="hog").build().check(small_model())
 
 
+@pytest.mark.slow
 def test_normals_score_near_the_number_of_dimensions() -> None:
     model, score = small_model(), Mahalanobis().build()
     fitted = batches(600)

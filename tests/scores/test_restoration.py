@@ -145,6 +145,7 @@ class Flat(nn.Module):
         return z.new_full((len(z), 1, 8, 8), 0.5)
 
 
+@pytest.mark.slow
 def test_a_defect_is_taken_back_and_noise_is_left() -> None:
     model = vae((1, 8, 8), 1, 0, MLP(hidden=(2,)), Gaussian(sigma=0.05), "standard")
     model.net = Flat()

@@ -104,6 +104,7 @@ class Screen(io.StringIO):
         return self.terminal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("terminal", "wanted"), [(False, True), (True, False), (True, True)])
 def test_progress_is_shown_on_a_terminal_only(monkeypatch, terminal, wanted):
     screen = Screen(terminal)

@@ -69,6 +69,7 @@ def test_the_global_random_state_is_left_alone():
     assert same_bits(trained(TwoPlayers())[0], trained(TwoPlayers())[0])  # and does not matter
 
 
+@pytest.mark.slow
 def test_the_model_holds_the_average():
     averaged, _ = trained(options=options(ema=0.5, schedule="constant"))
     last, _ = trained(options=options(ema=None, schedule="constant"))

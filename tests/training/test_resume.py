@@ -67,6 +67,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(name, tmp_path):
     assert read_log(folder / "log.csv") == resumed.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 5])  # losses are logged every second step
 def test_a_signal_ends_a_run_after_its_step_and_it_goes_on_with_the_same_bits(step, tmp_path):
     def ends(number, frame):
@@ -149,6 +150,7 @@ def test_a_run_killed_with_signal_9_ends_with_the_same_bits(tmp_path):
     assert steps == list(range(1, 81))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_given_back(tmp_path):
     chosen = options(epochs=50, lr=0.05, patience=4, schedule="constant", warmup=0)
     arguments = {"held_out": source(20), "options": chosen, "run_dir": tmp_path}
@@ -167,6 +169,7 @@ def test_resuming_nothing_starts_from_the_beginning(tmp_path):
     assert same_bits(trained()[0], trained(run_dir=tmp_path, resume=True)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -204,6 +207,7 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path):
     trained(run_dir=tmp_path)  # a finished one may be
 
 
+@pytest.mark.slow
 def test_a_run_records_itself(tmp_path):
     trained(run_dir=tmp_path / "new" / "folder", fingerprint="abc", settings={"model": "vae"})
     record = json.loads((tmp_path / "new" / "folder" / "run.json").read_text())
@@ -261,6 +265,7 @@ def test_what_is_not_finite_stops_the_run(tmp_path, where, message):
     assert same_bits(mended, trained(TwoPlayers(), options=options(epochs=10), held_out=source(20))[0])
 
 
+@pytest.mark.slow
 def test_without_a_run_dir_the_error_says_that_nothing_is_kept():
     with pytest.raises(TrainingError, match="No checkpoint was written; give a run_dir"):
         trained(Breaks("kl"))
@@ -286,6 +291,7 @@ def hungry(most):
     return objective
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_size_once(tmp_path):
     with pytest.warns(UserWarning, match="out of memory at batch_size = 32: training starts again at batch_size = 16"):
         halved, _ = trained(hungry(16), options=options(epochs=2), run_dir=tmp_path)

@@ -439,6 +439,7 @@ def test_density_tc_of_a_correlated_gaussian_is_its_closed_form(rho: float, shar
     assert tc.mean().item() == pytest.approx(-0.5 * math.log(1 - rho**2), abs=0.005)
 
 
+@pytest.mark.slow
 def test_tc_of_a_mixture_is_a_matter_of_the_strata() -> None:
     """Two conditions far apart along the diagonal: TC(z) = log 2 from the mixture alone, and TC(z|c) = 0."""
     n = 1000

@@ -43,6 +43,7 @@ def test_mmd_worked_by_hand() -> None:
     assert squared_mmd(x, y, "rbf").item() == pytest.approx(math.exp(-2) + 1 - 2 * math.exp(-0.5))
 
 
+@pytest.mark.slow
 @both_kernels
 def test_mmd_is_unbiased_over_all_batches(kernel: str) -> None:
     """All 3 of 6 by all 3 of 5: the mean is the distance of the two populations, pairs of one item left out."""
@@ -64,6 +65,7 @@ def test_rbf_mmd_of_two_normal_distributions_has_its_closed_form(shift: float) -
     assert squared_mmd(x, y, "rbf").item() == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 @both_kernels
 def test_mmd_separates_spread_and_shape_from_the_prior(kernel: str) -> None:
     y = draws(1000, 2)
