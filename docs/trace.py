@@ -51,6 +51,7 @@ class Walk:
     _started: dict[int, FrameType] = field(default_factory=dict)  # generators; kept, so that no id is used twice
 
     def __enter__(self) -> Walk:
+        torch.set_num_threads(1)  # else folds are fitted in threads, which are not traced
         sys.setprofile(self._event)
         return self
 
