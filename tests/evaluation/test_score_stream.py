@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knowngood import Detector
+from knowngood.calibration import DriftMonitor
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.open import as_columns
 from knowngood.errors import DataError
-from knowngood.evaluation.score_stream import group_names, read_results, score_stream
+from knowngood.evaluation.score_stream import group_names, read_results, reference_of, score_stream
 
 
 def test_items_are_in_the_order_of_their_times_and_what_counts_is_kept() -> None:
@@ -57,3 +60,24 @@ def test_groups_are_mondrian_groups_of_the_schema() -> None:
     schema = ConditionSchema.fit(columns, 8, {"camera": ("model", "stratify"), "heat": ("model",)})
     assert group_names(["camera=B, heat=0.5", ""], schema) == ["camera=B", "all"]
     assert group_names(["anything"]) == ["anything"]
+
+
+def test_items_of_an_added_group_are_compared_with_its_calibration_items() -> None:
+    rng = np.random.default_rng(0)
+    detector = Detector("table", "memory_bank", alpha=0.1, calibration={"method": "split"})
+    detector.fit(rng.normal(size=(200, 3)))
+    detector.calibrate(3 * rng.normal(size=(60, 3)), as_group={"camera": "B"})
+    new = detector.detect(3 * rng.normal(size=(80, 3)), conditions={"camera": ["B"] * 80})
+    stream = score_stream([new], detector.pipeline_.schema, ["camera=B"])
+    assert set(stream.groups) == {"camera=B"}
+    reference = reference_of(detector.pipeline_, stream.measure, -stream.scores)
+    ranks = reference.ranks["camera=B"]
+    assert len(ranks) == 60
+    drift = DriftMonitor(100, reference.ranks)
+    drift.update(stream.scores, stream.groups)
+    assert drift.alarm is None
+
+
+def test_one_condition_for_all_items_is_refused_with_the_way_out() -> None:
+    with pytest.raises(DataError, match=r"condition 'camera' is 'B', one value; expected one an item"):
+        as_columns({"camera": "B"})

@@ -78,7 +78,8 @@ def monitor(
                 "give the model first: knowngood monitor MODEL IMAGES"
             )
         tables.append(detector.detect(source, unknown=unknown) if results is None else results)  # type: ignore[union-attr,arg-type]
-    items = score_stream(tables, None if detector is None else detector.pipeline_.schema)
+    known = None if detector is None else detector.pipeline_
+    items = score_stream(tables, known and known.schema, [group.name for group in known.added] if known else ())
     reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
     if saved is None:
         drift = DriftMonitor(threshold or THRESHOLD, {} if reference is None else reference.ranks)

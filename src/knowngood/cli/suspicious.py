@@ -62,7 +62,7 @@ def _of_model(model: Path, normals: ImageSet) -> tuple[list[dict[str, Any]], str
     known = set(map(str, normals.ids.tolist()))
     own = [one for one in kept if one["id"] in known]
     if own:
-        return own, f"those that calibrate {model}"
+        return own, f"of which those that calibrate {model} are listed"
     note(f"the calibration images of {model} are not among these, so all of these are scored by it")
     found = detector.detect(normals).sort_values("anomaly_score", ascending=False)
     records = found[["id", "anomaly_score", "condition"]].dropna(subset=["anomaly_score"]).to_dict("records")

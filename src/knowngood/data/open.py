@@ -187,6 +187,11 @@ def as_columns(conditions: Any) -> dict[str, Any] | None:
     if hasattr(conditions, "to_numpy") and hasattr(conditions, "columns"):
         return {str(column): conditions[column].to_numpy() for column in conditions.columns}
     if isinstance(conditions, Mapping):
+        for column, values in conditions.items():
+            if isinstance(values, str) or np.ndim(values) == 0:
+                raise DataError(
+                    f"condition '{column}' is {values!r:.40}, one value; expected one an item: [{values!r:.40}] * N"
+                )
         return dict(conditions)
     if isinstance(conditions, (str, bytes)) or not hasattr(conditions, "__len__"):
         raise DataError(f"conditions are a {type(conditions).__name__}; expected columns: a dict of name → N values")

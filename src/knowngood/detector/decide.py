@@ -72,7 +72,7 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
         which, item = np.unique(expanded.item[at], return_inverse=True)
         if len(at):
             hidden = marginal_scores(pipeline, scored, at)
-            score[which] = _on_common_scale(pipeline, pipeline.marginal_calibration, hidden)
+            score[which] = on_common_scale(pipeline, pipeline.marginal_calibration, hidden)
             p[which] = pipeline.marginal_calibration.p_values(hidden, alpha=alpha)
             row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
     parts = {name: part[row] for name, part in scored.parts.items()}
@@ -99,7 +99,7 @@ def _by_added_group(
         own = added.calibration.p_values(score[at], alpha=alpha)
         group[at[own > found_p[at]]] = g
         found_p[at] = np.maximum(found_p[at], own)
-        found[at] = np.minimum(found[at], _on_common_scale(pipeline, added.calibration, score[at]))
+        found[at] = np.minimum(found[at], on_common_scale(pipeline, added.calibration, score[at]))
     return found, found_p, group
 
 
@@ -138,7 +138,7 @@ def limit(pipeline: Pipeline) -> float:
     return calibrated(pipeline).pooled_threshold
 
 
-def _on_common_scale(pipeline: Pipeline, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
+def on_common_scale(pipeline: Pipeline, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
     """Marginal scores, shifted so that `limit(pipeline)` is their threshold too."""
     own, common = calibration.pooled_threshold, limit(pipeline)
     if not np.isfinite(own) or not np.isfinite(common):

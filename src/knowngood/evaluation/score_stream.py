@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from knowngood.calibration import Calibration, OnlineRanks
 from knowngood.calibration.conformal import p_values
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.readers.damage import named_damage
+from knowngood.detector.decide import on_common_scale
 from knowngood.errors import DataError
 from knowngood.evaluation.results import INFERRED
 
@@ -96,10 +98,13 @@ def _records(path: Path) -> list[Any]:
     return records
 
 
-def score_stream(tables: list[pd.DataFrame], schema: ConditionSchema | None = None) -> ScoreStream:
+def score_stream(
+    tables: list[pd.DataFrame], schema: ConditionSchema | None = None, added: Sequence[str] = ()
+) -> ScoreStream:
     """The items of tables of results, one after the other. Items without a score, or labelled anomalous, are left out.
 
-    By time, if every item has one and they are not in order. Scores are used if every item has one, else p-values.
+    `added` are the names of groups that were added to the calibration. The order is by time, if every item has one and
+    they are not in order. Scores are used if every item has one, else p-values.
 
     Raises:
         DataError: neither scores nor p-values, or a value that is none.
@@ -125,7 +130,7 @@ def score_stream(tables: list[pd.DataFrame], schema: ConditionSchema | None = No
             order = np.argsort(stamps.to_numpy(), kind="stable")
             table, values = table.iloc[order].reset_index(drop=True), values[order]
     texts = table["condition"].where(table["condition"].notna(), "").astype(str) if "condition" in table else None
-    groups = ["all"] * len(table) if texts is None else group_names(texts.tolist(), schema)
+    groups = ["all"] * len(table) if texts is None else group_names(texts.tolist(), schema, added)
     ids, times = (_texts(table, name) for name in ("id", "time"))
     if ids is None and times is not None:  # a log without ids: each line is known by its time
         before: Counter[str] = Counter()
@@ -137,15 +142,18 @@ def score_stream(tables: list[pd.DataFrame], schema: ConditionSchema | None = No
     return ScoreStream(values, groups, ids, times, measure, {why: n for why, n in left_out.items() if n})
 
 
-def group_names(texts: list[str], schema: ConditionSchema | None = None) -> list[str]:
+def group_names(texts: list[str], schema: ConditionSchema | None = None, added: Sequence[str] = ()) -> list[str]:
     """The Mondrian group of each item by the text of its condition; of a model by its schema, else the text itself."""
-    known = {text: _group(text, schema) for text in set(texts)}
+    known = {text: _group(text, schema, added) for text in set(texts)}
     return [known[text] for text in texts]
 
 
-def _group(text: str, schema: ConditionSchema | None) -> str:
+def _group(text: str, schema: ConditionSchema | None, added: Sequence[str]) -> str:
     if text.endswith(INFERRED):
         return HIDDEN
+    for name in added:  # it stands last; the item was compared with this group
+        if text == name or text.endswith(f", {name}"):
+            return name
     if schema is None or text in schema.stratum_names:
         return text or "all"
     if schema.n_strata == 1:
@@ -173,23 +181,30 @@ def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:
     if calibration is None:
         raise DataError("this model is not calibrated; run `knowngood calibrate MODEL DATA` first")
     text = f"{measure} {pipeline.calibrated_by} {calibration.metadata()}".encode()
-    digest = hashlib.sha256(text + calibration.scores.tobytes() + calibration.strata.tobytes()).hexdigest()
+    digest = hashlib.sha256(text + calibration.scores.tobytes() + calibration.strata.tobytes())
+    for group in pipeline.added:
+        digest.update(group.name.encode() + group.calibration.scores.tobytes())
     if pipeline.calibrated_by == "cross":
         return Reference(
             {},
             "the calibration is cross-conformal: its scores come from models of other folds, so the stream is compared "
             "with itself only, and a change before its first item is not seen; `knowngood calibrate MODEL DATA` on new "
             "normal images gives a reference",
-            digest,
+            digest.hexdigest(),
         )
     names = calibration.stratum_names
     if measure == "anomaly_score":
         scores = calibration.anomaly_score(calibration.scores, calibration.strata)
         ranks: dict[str, Any] = {name: scores[calibration.strata == s] for s, name in enumerate(names)}
         ranks = {name: some for name, some in ranks.items() if len(some)}
-        return Reference(ranks, f"compared with {len(calibration):,} calibration items and the stream so far", digest)
+        for group in pipeline.added:
+            ranks[group.name] = on_common_scale(pipeline, group.calibration, group.calibration.scores)
+        count = len(calibration) + sum(len(group.calibration) for group in pipeline.added)
+        sentence = f"compared with {count:,} calibration items, each group with its own, and the stream so far"
+        return Reference(ranks, sentence, digest.hexdigest())
     usable = {name: n for s, name in enumerate(names) if (n := _distinct(calibration, s))}
-    for n in set(usable.values()) if len(names) == 1 else ():
+    usable |= {group.name: n for group in pipeline.added if (n := _distinct(group.calibration, 0))}
+    for n in set(usable.values()) if len(names) == 1 and not pipeline.added else ():
         steps = p * (n + 1)
         off = np.flatnonzero(np.abs(steps - np.rint(steps)) > OFF_GRID)
         if len(off):
@@ -198,8 +213,9 @@ def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:
                 "it was calibrated anew, or digits were cut: give the anomaly_score, or the stream without the model"
             )
     fixed: dict[str, Any] = {name: OnlineRanks.fixed(-(np.arange(n) + 1.5) / (n + 1)) for name, n in usable.items()}
-    what = f"compared with the calibration items of {len(fixed)} of {len(names)} Mondrian groups and the stream so far"
-    return Reference(fixed, f"p-values only: items are {what}, by the steps of their p-values", digest)
+    groups = f"{len(fixed)} of {len(names) + len(pipeline.added)} Mondrian groups"
+    what = f"compared with the calibration items of {groups} and the stream so far"
+    return Reference(fixed, f"p-values only: items are {what}, by the steps of their p-values", digest.hexdigest())
 
 
 def _distinct(calibration: Calibration, stratum: int) -> int:
