@@ -116,26 +116,30 @@ def groups(resplits: int, seed: int) -> list[Row]:
     tested = {name: size // 4 for name, size in KINDS.items()}
     counts: dict[str, list[int]] = {name: [] for name in KINDS}
     for _ in range(resplits):
-        parts = {name: np.split(rng.permutation(x), [KINDS[name]]) for name, x in pool.items()}
-        x, of = stacked({name: part[0] for name, part in parts.items()})
-        detector.calibrate(x, conditions=of)
-        new, of = stacked({name: part[1] for name, part in parts.items()})
+        new, of = calibrated_anew(detector, pool, rng)
         flagged = detector.detect(new, conditions=of, alpha=alpha)["is_anomalous"].to_numpy()
         for name in KINDS:
             counts[name].append(int(flagged[of["kind"] == name].sum()))
     return [exact(f"kind {name}, α = {alpha:g}", counts[name], KINDS[name], tested[name], alpha, rng) for name in KINDS]
 
 
+def calibrated_anew(
+    detector: Detector, pool: dict[str, np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Calibrate the detector on items of each kind, drawn at random; the others, and their condition."""
+    parts = {name: np.split(rng.permutation(x), [KINDS[name]]) for name, x in pool.items()}
+    x, of = stacked({name: part[0] for name, part in parts.items()})
+    detector.calibrate(x, conditions=of)
+    return stacked({name: part[1] for name, part in parts.items()})
+
+
 def unknown_conditions(resplits: int, seed: int) -> list[Row]:
-    """Items whose kind is not told: p is the largest over the kinds, so the rate is at most that of the item's own."""
+    """Items whose kind is unknown: p is the largest over the kinds, so the rate is at most that of the item's own."""
     rng = np.random.default_rng(seed + 2)
     detector, pool = fitted_to_kinds(rng)
     rates: dict[float, list[float]] = {alpha: [] for alpha in (0.05, 0.1)}
     for _ in range(resplits):
-        parts = {name: np.split(rng.permutation(x), [KINDS[name]]) for name, x in pool.items()}
-        x, of = stacked({name: part[0] for name, part in parts.items()})
-        detector.calibrate(x, conditions=of)
-        new, of = stacked({name: part[1] for name, part in parts.items()})
+        new, _ = calibrated_anew(detector, pool, rng)
         for alpha, found in rates.items():
             flagged = detector.detect(new, conditions={"kind": [None] * len(new)}, alpha=alpha)["is_anomalous"]
             found.append(float(flagged.mean()))

@@ -160,7 +160,7 @@ def hostile_folders() -> Target:
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a.png", picture)
 
-    def odd(at: Path, rng: Rng) -> None:
+    def hostile(at: Path, rng: Rng) -> None:
         """Something that is no picture."""
         kind = rng.integers(8)
         if kind == 0:
@@ -188,7 +188,7 @@ def hostile_folders() -> Target:
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{str(rng.choice(np.array(HOSTILE_NAMES, object)))[:200]}{i}.png").write_bytes(picture)
         for i in range(rng.integers(1, 4)):
-            odd(folder / f"odd-{i}", rng)
+            hostile(folder / f"hostile-{i}", rng)
 
     return Target(make, lambda folder: audited(folder, INTACT))
 

@@ -1,4 +1,4 @@
-"""Mondrian groups that only the calibration tells apart: added to a fitted model, which is not told of them."""
+"""Mondrian groups that only the calibration tells apart: added to a fitted model, which does not use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.errors import ArtifactError, SettingsError
 
 NO, MAY, IS = 0, 1, 2  # how an item belongs to a group
-MOST_VALUES = 100  # of a column that the model is not told of
+MOST_VALUES = 100  # of a column that the model does not use
 
 
 @dataclass(frozen=True, eq=False)

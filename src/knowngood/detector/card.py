@@ -133,7 +133,7 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
         )
     lines += [
         f"- {group.name}: compared with {len(group.calibration)} items of {group.source}, added to the calibration; "
-        "the model is not told of it. An item whose value is missing gets the largest p-value of all groups."
+        "the model does not use it. An item whose value is missing gets the largest p-value of all groups."
         for group in pipeline.added
     ]
     if pipeline.marginal_calibration is not None:
