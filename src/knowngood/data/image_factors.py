@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
 
 import numpy as np
 
@@ -68,7 +69,8 @@ def measure(images: ImageSet, names: Sequence[str]) -> dict[str, Floats]:
 
 
 def brightness(x: Floats) -> Floats:
-    return x.max(axis=3).mean(axis=(1, 2))
+    largest = reduce(np.maximum, np.moveaxis(x, 3, 0))  # several times faster than x.max(axis=3)
+    return largest.mean(axis=(1, 2))
 
 
 def contrast(x: Floats) -> Floats:
@@ -123,9 +125,9 @@ COLOURS: dict[str, Callable[[Floats], Floats]] = {"red": red, "blue": blue}
 def _share(x: Floats, channel: int) -> Floats:
     if x.shape[3] < 3:
         return np.full(len(x), np.nan)
-    means = x[..., :3].mean(axis=(1, 2))
-    total = means.sum(axis=1)
-    return np.divide(means[:, channel], total, out=np.full(len(x), np.nan), where=total > 0)
+    sums = np.einsum("nhwc->nc", x[..., :3])
+    total = sums.sum(axis=1)
+    return np.divide(sums[:, channel], total, out=np.full(len(x), np.nan), where=total > 0)
 
 
 def _luminance(x: Floats) -> Floats:

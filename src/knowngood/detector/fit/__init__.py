@@ -68,14 +68,17 @@ def fit_pipeline(
     fingerprint = plan.normals.fingerprint()
     run = replace(run, fingerprint=fingerprint)
     cross = not others_calibrate and settings.calibration.method == "cross"
-    tasks = out_of_fold(plan, fit, representation, refit=learns(representation)) if cross else []
+    tasks: list[Any] = out_of_fold(plan, fit, representation, refit=learns(representation)) if cross else []
     at_once = int(settings.training.memory_gb * 2**30) // (len(fit) * representation.bytes_per_image)
-    (pipeline, learned), *scored = side_by_side([lambda: learned_pipeline(plan, representation, run), *tasks], at_once)
+    if cross:
+        tasks.append(lambda: image_statistics(plan.normals[fit], plan.encoded.stratum[fit]))
+    first, *others = side_by_side([lambda: learned_pipeline(plan, representation, run), *tasks], at_once)
+    pipeline, learned = first
     highest: list[dict[str, Any]] = []
     if cross:
+        *scored, statistics = others
         out_of_fold_scores = NormalScores.concat([scores for _, scores in scored])
-        pipeline = with_calibration(pipeline, out_of_fold_scores, "cross")
-        pipeline = replace(pipeline, statistics=image_statistics(plan.normals[fit], plan.encoded.stratum[fit]))
+        pipeline = replace(with_calibration(pipeline, out_of_fold_scores, "cross"), statistics=statistics)
         highest = suspicious(pipeline, out_of_fold_scores)
     if isinstance(pipeline.representation, CachedFeatures):  # images that calibrate are not among the cached ones
         pipeline = replace(pipeline, representation=pipeline.representation.base)
