@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.factor_metrics import gaussian_total_correlation, mutual_information_gap
+from benchmarks.paper_told import other_set, told
 from benchmarks.protocols import CellImages
 from knowngood.config import Elbo
 from knowngood.data.conditions import Expanded
@@ -38,7 +39,8 @@ def measure_more(detector: Detector, found: Evaluation, parts: CellImages) -> di
         a_normal, a_anomalous: mean A = ‖x − x̂‖₂, x̂ from the posterior mean, over normal and anomalous test images.
         e_normal, e_anomalous: mean E, the negative ELBO in nats. auroc_a, auroc_e: AUROC of A and of E as scores. tc:
         Gaussian total correlation of the posterior means of the normal test images, None where one of them is a linear
-        function of others. mig: mutual information gap of the first 10,000 of these against their class, 20 bins.
+        function of others. mig: mutual information gap of the first 10,000 of these against their class, 20 bins. What
+        `paper_told` measures, and auroc_other: `paper_told.other_set`.
 
     Raises:
         DataError: a test image cannot be read.
@@ -46,9 +48,9 @@ def measure_more(detector: Detector, found: Evaluation, parts: CellImages) -> di
     y, pipeline = parts.test.labels, detector.pipeline_
     items = detector._items(parts.test, None)
     best = best_conditions(pipeline, items, found.table["condition"].to_numpy(object))
-    told = all(name in found.table for name in ELBO_PARTS)
-    seen = look(pipeline, items, best, elbo=not told)
-    e = found.table[list(ELBO_PARTS)].to_numpy(float).sum(axis=1) if told else seen.e
+    parts_there = all(name in found.table for name in ELBO_PARTS)
+    seen = look(pipeline, items, best, elbo=not parts_there)
+    e = found.table[list(ELBO_PARTS)].to_numpy(float).sum(axis=1) if parts_there else seen.e
     codes, classes = seen.codes[y == 0], parts.test_classes[y == 0]
     return {
         **{f"{name}_normal": float(values[y == 0].mean()) for name, values in (("a", seen.a), ("e", e))},
@@ -57,6 +59,8 @@ def measure_more(detector: Detector, found: Evaluation, parts: CellImages) -> di
         "auroc_e": roc_auc(y, e),
         "tc": total_correlation(codes),
         "mig": gap(codes[:MOST_CODES], classes[:MOST_CODES]),
+        **told(detector, parts),
+        "auroc_other": other_set(detector, parts),
     }
 
 

@@ -25,6 +25,15 @@ MEASURES = (
     Measure("auroc", "AUROC", 1, 3, "of normal against anomalous test images, by the configured score"),
     Measure("auroc_a", "AUROC by A", 1, 3, "by A = ‖x − x̂‖₂, x̂ decoded from the posterior mean"),
     Measure("auroc_e", "AUROC by E", 1, 3, "by E, the negative ELBO"),
+    Measure(
+        "auroc_other", "another set", 1, 3, "of normal test images against another data set, by the configured score"
+    ),
+    Measure("wrong_a", "wrong class: A", 1, 3, "of images told their class against the same told another one, by A"),
+    Measure("wrong_e", "wrong class: E", 1, 3, "the same by E given the class told"),
+    Measure("wrong_mismatch", "wrong class: E(x|c) − E(x)", 1, 3, "the same by E(x|c) − E(x), which is −log p(c|x)"),
+    Measure(
+        "released", "released AUC", 0, 3, "of one known class against the others by A, mean over classes: always ½"
+    ),
     Measure("a_normal", "A normal", -1, 2, "mean A of normal test images"),
     Measure("a_anomalous", "A anomalous", 1, 2, "mean A of anomalous test images"),
     Measure("e_normal", "E normal", -1, 1, "mean E of normal test images, in nats"),
