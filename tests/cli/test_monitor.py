@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,39 @@ def test_an_id_counts_once_and_an_alarm_stays(tmp_path: Path, capsys: pytest.Cap
     assert run("monitor", first, "--state", state) == 5
     assert run("monitor", first, "--state", state, "--threshold", "20") == 2
     assert "was begun with 100" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".json", ".parquet", ".csv"])
+def test_a_table_of_another_version_is_refused_by_name(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    rng, own, data = np.random.default_rng(3), tmp_path / "own", tmp_path / "new.npz"
+    shutil.copytree(model, own)
+    np.savez(data, images=rng.integers(0, 99, (20, 8, 8), np.uint8))
+    old = tmp_path / f"old{suffix}"
+    assert run("score", own, data, "-o", old) == 0
+    assert run("monitor", own, old) == 0
+    assert "does not say which model" not in capsys.readouterr().err
+    Detector.load(own).calibrate(rng.integers(0, 99, (40, 8, 8), np.uint8)).save(own)
+    assert run("monitor", own, old, "--state", tmp_path / "state.json") == 3
+    said = capsys.readouterr().err
+    assert f"old{suffix}: " in said
+    assert ("another calibration" if suffix == ".csv" else "version 1 of this model scored it, and version 2") in said
+    assert not (tmp_path / "state.json").exists()
+    if suffix == ".json":
+        assert run("score", own, data, "-o", tmp_path / "new.json") == 0
+        assert run("monitor", old, tmp_path / "new.json") == 3
+        assert "were scored by two models" in capsys.readouterr().err
+
+
+def test_what_cannot_be_known_of_a_table_is_said(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = results(tmp_path / "scores.csv", np.random.default_rng(1).normal(size=5))
+    assert run("monitor", model, scores) == 0
+    assert "scores.csv: it does not say which model scored it" in capsys.readouterr().err
 
 
 def test_a_table_without_scores_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,6 +175,33 @@ def test_what_only_one_pass_gives_is_not_resumed(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_finished_table_is_not_replaced_by_going_on_with_another_run(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    output, fewer = tmp_path / f"a{suffix}", tmp_path / "fewer"
+    assert score(place, output) == 0
+    kept = output.read_bytes()
+    shutil.copytree(place / "new", fewer)
+    (fewer / "29.png").unlink()
+    for word, arguments in {
+        "another model": {"model": "other"},
+        "it holds other images": {"data": str(fewer)},
+    }.items():
+        assert score(place, output, "--resume", **arguments) == 2
+        said = capsys.readouterr().err
+        assert word in said
+        assert "leave --resume out to replace it" in said
+        assert output.read_bytes() == kept
+    assert score(place, output, "--resume") == 0
+    assert output.read_bytes() == kept
+    output.write_text("my notes")
+    assert score(place, output, "--resume") == 2
+    assert output.read_text() == "my notes"
+
+
+@pytest.mark.slow
 def test_two_runs_do_not_write_to_one_output(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(tmp_path / ".a.csv.lock", "another run"):
         assert score(place, tmp_path / "a.csv") == 2

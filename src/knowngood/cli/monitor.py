@@ -16,7 +16,6 @@ from knowngood.files import write_text
 
 if TYPE_CHECKING:
     from knowngood.calibration import DriftMonitor
-    from knowngood.evaluation.score_stream import Reference
 
 DRIFT = 5  # exit status
 THRESHOLD = 100.0
@@ -67,9 +66,10 @@ def monitor(
 
     from knowngood.calibration import DriftMonitor
     from knowngood.evaluation.score_stream import read_results, reference_of, score_stream
+    from knowngood.evaluation.scored_by import marks, scored_by
 
     detector = None if model is None else load(model, device, unknown)
-    tables = []
+    tables, by = [], {}
     for source in streams:
         results = read_results(Path(source))
         if results is None and detector is None:
@@ -77,20 +77,37 @@ def monitor(
                 f"{source}: no column anomaly_score or p_value, so no results of `knowngood score`; to score images "
                 "give the model first: knowngood monitor MODEL IMAGES"
             )
-        tables.append(detector.detect(source, unknown=unknown) if results is None else results)  # type: ignore[union-attr,arg-type]
+        if results is None:
+            tables.append(detector.detect(source, unknown=unknown))  # type: ignore[union-attr,arg-type]
+            continue
+        tables.append(results)
+        by |= dict.fromkeys(marks(results), source)
+        if detector is not None and model is not None:
+            found = scored_by(results, model, detector.pipeline_)
+            if found.same is False:
+                raise DataError(
+                    f"{source}: {found.why}. Scores of one model say nothing about another: score the items again by "
+                    f"knowngood score {model} DATA, or give the model that scored them"
+                )
+            if found.same is None:
+                note(f"{source}: {found.why}; it is taken for a table of {model}")
+    if len(by) > 1:
+        (first, one), (second, other), *_ = by.items()
+        raise DataError(f"{one} and {other} were scored by two models ({first}, {second}); monitor each by itself")
     known = None if detector is None else detector.pipeline_
     items = score_stream(tables, known and known.schema, [group.name for group in known.added] if known else ())
     reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
+    basis = " ".join([items.measure, *by]) if reference is None else reference.fingerprint
     if saved is None:
         drift = DriftMonitor(threshold or THRESHOLD, {} if reference is None else reference.ranks)
     else:
         drift = DriftMonitor.from_record(saved)
-        _check(drift, saved, threshold, _basis(reference, items.measure), state)
+        _check(drift, saved, threshold, basis, state)
     if state is not None and items.ids is None:
         raise DataError("--state needs a column id or time in the results, so that no item counts twice")
     new = drift.update(items.scores, items.groups, items.ids, items.times)
     if state is not None:
-        record = {**drift.to_record(), "basis": _basis(reference, items.measure)}
+        record = {**drift.to_record(), "basis": basis}
         write_text(state, json.dumps(record, ensure_ascii=False) + "\n")
 
     left_out = "".join(f", {n:,} {why}" for why, n in items.left_out.items())
@@ -126,10 +143,6 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ArtifactError(f"--state {path}: no JSON ({error}); give another file") from None
-
-
-def _basis(reference: Reference | None, measure: str) -> str:
-    return measure if reference is None else reference.fingerprint
 
 
 def _check(drift: DriftMonitor, saved: dict[str, Any], threshold: float | None, basis: str, path: Path | None) -> None:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from knowngood.files import LOCK, locked, whole, write_json
 
@@ -40,12 +40,15 @@ def writing(*places: Path | None) -> Iterator[None]:
 
 
 def write_table(table: pd.DataFrame, output: Path | None) -> None:
-    """A table in the format that the suffix names, or CSV on stdout. CSV has no formulas, JSON a batch remark."""
-    write_tables([table], output, table.attrs.get("batch"))
+    """A table in the format that the suffix names, or CSV on stdout. CSV has no formulas."""
+    write_tables([table], output)
 
 
-def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, remark: Mapping[str, Any] | None = None) -> None:
-    """The same of a table in parts with the same columns. CSV takes the memory of one part, other formats all."""
+def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, facts: Mapping[str, str] | None = None) -> None:
+    """The same of a table in parts with the same columns. CSV takes the memory of one part, other formats all.
+
+    `facts` on the table as a whole are columns of JSON and metadata of parquet; CSV has no place for them.
+    """
     if output is None:
         _write_csv(tables, sys.stdout)
         return
@@ -60,9 +63,9 @@ def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, remark: Ma
         parts = list(tables)
         table = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
         if suffix == ".json":
-            table = table if remark is None else table.assign(batch_warning=remark["sentence"])
-            table.to_json(draft, orient="records", indent=1, force_ascii=False)
+            table.assign(**(facts or {})).to_json(draft, orient="records", indent=1, force_ascii=False)
         else:
+            table.attrs = dict(facts or {})
             table.to_parquet(draft, index=False)
 
 

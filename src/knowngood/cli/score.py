@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +14,7 @@ from knowngood.cli.console import note, say, tracked
 from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, with_values
 from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table, write_tables, writing
 from knowngood.config import counted
+from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import DataError, Interrupted, SettingsError
 
 if TYPE_CHECKING:
@@ -120,10 +120,13 @@ def score(
         images = with_values(open_images(data, limits=limits), as_values(as_condition))
         sources = [] if normals is None else [open_images(normals, limits=limits)]
         asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
-        rows = _rows(detector, images, output, asked, resume=resume, apart=bool(apart))
+        mark = fingerprint(in_use(model))
+        if resume and output is not None and output.is_file() and not _unfinished(output).exists():
+            _check_finished(detector, images, model, output)
+        rows = _rows(detector, images, output, {"model": mark, **asked}, apart=bool(apart), resume=resume)
         keep = True
         try:
-            _score(detector, images, rows, output, maps, regions, explain, probabilities, sources, **asked)
+            _score(detector, images, rows, mark, output, maps, regions, explain, probabilities, sources, **asked)
             keep = False
         except DataError:
             keep = rows.done < len(images)  # else none of them could be scored
@@ -132,25 +135,46 @@ def score(
             rows.close(keep=keep and rows.done > 0)
 
 
+def _check_finished(detector: Detector, images: ImageSet, model: Path, output: Path) -> None:
+    """Raises SettingsError: --resume would replace a finished table of another model, of other images or unknown."""
+    from knowngood.evaluation.score_stream import read_results
+    from knowngood.evaluation.scored_by import scored_by
+
+    table = read_results(output)
+    why: str | None = "it is no table of results"
+    if table is not None:
+        found = scored_by(table, model, detector.pipeline_)
+        ids = {str(name).lstrip("'") for name in [*images.ids.tolist(), *(one.path_or_id for one in images.rejected)]}
+        others = "id" not in table or not set(table["id"].astype(str).str.lstrip("'")) <= ids  # ' guards a formula
+        why = "it holds other images" if found.same and others else None if found.same else found.why
+    if why is not None:
+        raise SettingsError(
+            f"--resume: {output} is finished, and {why}. Choose another --output, or leave --resume out to replace it"
+        )
+    note(f"{output} is finished, and {model} scored it: these images are scored again")
+
+
+def _unfinished(output: Path) -> Path:
+    return output.with_name(output.name + UNFINISHED)
+
+
 def _rows(
     detector: Detector, images: ImageSet, output: Path | None, asked: dict[str, Any], *, resume: bool, apart: bool
 ) -> ScoredRows:
     """Where the decisions are kept: beside the output, if nothing but the table is asked for."""
     from knowngood.cli.scored_rows import ScoredRows, data_digest
-    from knowngood.detector import model_folder
     from knowngood.detector.scoring import items_at_once
 
-    pipeline = detector.pipeline_
     if output is None or (output.exists() and not output.is_file()):  # not beside a device or a pipe
         return ScoredRows(None, {})
-    path = output.with_name(output.name + UNFINISHED)
+    path = _unfinished(output)
     if apart:
         if path.exists():
             ScoredRows(path, {})  # refuses
         return ScoredRows(None, {})
-    config = model_folder.pack(pipeline, detector.about_, {}, "")[model_folder.CONFIG]
-    run = {"model": hashlib.sha256(config).hexdigest(), "knowngood": __version__, "device": pipeline.device.type}
-    run |= {"images": len(images), "data": data_digest(images), **asked, "batch": items_at_once(pipeline)}
+    pipeline = detector.pipeline_
+    run = {"knowngood": __version__, "device": pipeline.device.type, "images": len(images)}
+    run |= {"data": data_digest(images), **asked, "batch": items_at_once(pipeline)}
     return ScoredRows(path, run, resume)
 
 
@@ -158,6 +182,7 @@ def _score(
     detector: Detector,
     images: ImageSet,
     rows: ScoredRows,
+    mark: str,
     output: Path | None,
     maps: Path | None,
     regions: Path | None,
@@ -176,6 +201,7 @@ def _score(
     from knowngood.data.findings import UNUSABLE
     from knowngood.detector.batch import batch_remark, warn_of_batch
     from knowngood.detector.results import flagged
+    from knowngood.evaluation.scored_by import MARK
 
     writer = MapWriter(maps) if maps is not None else None
     small = None
@@ -204,7 +230,8 @@ def _score(
 
         table = pd.concat(tables, ignore_index=True)
         tables = iter([table])
-    write_tables(tables, output, remark)
+    about = {MARK: mark} | ({} if remark is None else {"batch_warning": remark["sentence"]})
+    write_tables(tables, output, about)
 
     tell = note if output is None else say  # a table on stdout stays alone there
     how = f"at a false-alarm rate of {rate:g}" if fdr is None else f"at a false-discovery rate of {fdr:g}"
@@ -236,8 +263,8 @@ def _score(
 
         kept, scored = {} if small is None else small.maps, table[: len(images)][read]
         items = inspected(detector, images[read], scored, explanations, unknown=unknown, maps=kept)
-        about = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
-        write_inspection(explain / "inspection.html", items, scored, **about)  # type: ignore[arg-type]
+        words = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
+        write_inspection(explain / "inspection.html", items, scored, **words)  # type: ignore[arg-type]
         tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")
 
 

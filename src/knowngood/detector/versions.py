@@ -6,6 +6,7 @@ when it is whole, and `current.json` is replaced in one step: whenever a process
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -87,6 +88,17 @@ def versions(path: str | Path) -> list[Version]:
     known = _numbered(model_at(path))
     used = in_use(path) if known else None
     return [Version(folder, *_made(folder), folder == used) for _, folder in sorted(known.items())]
+
+
+def fingerprint(version: Path) -> str:
+    """16 hexadecimal digits of a version: of its configuration, which holds the SHA-256 of its other files.
+
+    Empty if it cannot be read.
+    """
+    try:
+        return hashlib.sha256((version / CONFIG).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
 
 
 def save_version(folder: str | Path, files: Mapping[str, bytes]) -> Path:

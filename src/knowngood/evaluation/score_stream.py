@@ -33,6 +33,7 @@ class ScoreStream(NamedTuple):
     """N items in order. scores: (N,) higher is more anomalous. groups, ids, times: (N,) texts; None where absent.
 
     measure: what the scores are, "anomaly_score" or "p_value" (then scores are −p). left_out: counts of rows by reason.
+    p_values: (N,) where every item has one beside its score.
     """
 
     scores: np.ndarray
@@ -41,6 +42,7 @@ class ScoreStream(NamedTuple):
     times: list[str] | None
     measure: str
     left_out: dict[str, int]
+    p_values: np.ndarray | None = None
 
 
 class Reference(NamedTuple):
@@ -118,6 +120,7 @@ def score_stream(
     if measure is None:
         raise DataError("some items have an anomaly_score only and others a p_value only; give one of them for all")
     values = numbers[measure]
+    p = numbers["p_value"][kept] if len(numbers) == 2 and not np.isnan(numbers["p_value"][kept]).any() else None
     table, values = table[kept].reset_index(drop=True), values[kept]
     if measure == "p_value":
         wrong = np.flatnonzero((values <= 0) | (values > 1))
@@ -129,6 +132,7 @@ def score_stream(
         if stamps.notna().all():
             order = np.argsort(stamps.to_numpy(), kind="stable")
             table, values = table.iloc[order].reset_index(drop=True), values[order]
+            p = None if p is None else p[order]
     texts = table["condition"].where(table["condition"].notna(), "").astype(str) if "condition" in table else None
     groups = ["all"] * len(table) if texts is None else group_names(texts.tolist(), schema, added)
     ids, times = (_texts(table, name) for name in ("id", "time"))
@@ -139,7 +143,7 @@ def score_stream(
             before[time] += 1
             ids.append(time if before[time] == 1 else f"{time} #{before[time]}")
     left_out = {"without a score": int((~read).sum()), "labelled anomalous": int(anomalous.sum())}
-    return ScoreStream(values, groups, ids, times, measure, {why: n for why, n in left_out.items() if n})
+    return ScoreStream(values, groups, ids, times, measure, {why: n for why, n in left_out.items() if n}, p)
 
 
 def group_names(texts: list[str], schema: ConditionSchema | None = None, added: Sequence[str] = ()) -> list[str]:
