@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import (
     Anomalous,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from knowngood.detector.estimator import Detector
 
 
+@with_bounds
 def calibrate(
     model: Model,
     data: Data,
@@ -50,6 +52,7 @@ def calibrate(
         ),
     ] = None,
     device: Device = None,
+    bounds: Bounds,
 ) -> None:
     """Calibrate a model on normal images that it was not fitted to, for example of a new camera, and save it.
 
@@ -62,7 +65,8 @@ def calibrate(
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
     with writing(out or model_at(model)):
         detector = load(model, device)
-        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout)
+        options = bounds.over(detector.pipeline_.settings.data)
+        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
         if split is not None:
             if images.splits is None or split not in set(images.splits):
                 known = "no splits" if images.splits is None else ", ".join(sorted(set(map(str, images.splits))))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import (
     Alpha,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from knowngood.evaluation.evaluate import Evaluation
 
 
+@with_bounds
 def evaluate(
     model: Model,
     data: Data,
@@ -56,12 +58,14 @@ def evaluate(
         Path | None, typer.Option("--json", metavar="FILE", help="write the metrics to this file")
     ] = None,
     device: Device = None,
+    bounds: Bounds,
 ) -> None:
     """Measure a model on labelled images: AUROC with its interval, average precision, false alarms, detections."""
     with writing(report, inspect, json_file):
         detector = load(model, device, unknown)
-        images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
-        images = with_values(images, as_values(as_condition))
+        options = bounds.over(detector.pipeline_.settings.data)
+        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
+        images = with_values(keep_split(images, split), as_values(as_condition))
         classes = images.conditions.get("class")
         if (normal or anomalous or holdout) and not known_class and classes is not None:
             images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})

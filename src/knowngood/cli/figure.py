@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import (
     Anomalous,
@@ -35,6 +36,7 @@ FORMATS = (".png", ".svg", ".pdf")
 MOVING = ".gif"
 
 
+@with_bounds
 def figure(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="its name; without one, list them")] = None,
     model: Annotated[
@@ -76,6 +78,7 @@ def figure(
     known_class: KnownClass = False,
     unknown: Unknown = None,
     device: Device = None,
+    bounds: Bounds,
 ) -> None:
     """Draw one figure of a model: reconstructions, latent space, scores. Without a name: list them."""
     if name is None:
@@ -97,7 +100,9 @@ def figure(
 
     models, images, hidden = _models([model, *(also or [])], device, unknown), None, ()
     if data is not None:
-        images = keep_split(open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout), split)
+        limits = bounds.over(next(iter(models.values())).pipeline_.settings.data)
+        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=limits)
+        images = keep_split(images, split)
         if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
             hidden, unknown = ("class",), hidden_class(unknown, *models.values())
 

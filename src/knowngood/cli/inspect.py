@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import say, table
-from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, open_selected
+from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, load, open_selected
 from knowngood.cli.suspicious import list_suspicious
 from knowngood.config import counted
 from knowngood.errors import DataError, SettingsError
@@ -23,6 +24,7 @@ ENOUGH = 8  # normal images for a Gaussian at each location, the recipe for phot
 _SEVERITIES = ("error", "warning", "note")
 
 
+@with_bounds
 def inspect(
     data: Data,
     *,
@@ -49,6 +51,7 @@ def inspect(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="write every finding to this file", metavar="FILE")
     ] = None,
+    bounds: Bounds,
 ) -> None:
     """List what is wrong with the data, file by file. Exit status 3 if training would refuse the data.
 
@@ -58,15 +61,17 @@ def inspect(
     With --suspicious list the normal images that look most anomalous instead. Anomalies among the images that calibrate
     make a model miss others; it suffices to check those with the highest scores.
     """
-    if suspicious:
-        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)
-        list_suspicious(images, data, model, most, json_file)
-        return
-    if model is not None:
+    if model is not None and not suspicious:
         raise SettingsError("--model goes with --suspicious; add that, or leave --model out")
+    detector = None if model is None else load(model, None)
+    options = bounds.over(None if detector is None else detector.pipeline_.settings.data)
+    chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
+    images = open_selected(data, **chosen, strict=strict, data_options=options)
+    if suspicious:
+        list_suspicious(images, data, model, detector, most, json_file)
+        return
     from knowngood.data import audit
 
-    images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, strict=strict)
     found = audit(images)
     if json_file:
         write_json(json_file, found.to_records())

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import Device, Unknown, load
+from knowngood.cli.inputs import Device, Unknown, load, open_selected
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
 
@@ -22,6 +23,7 @@ THRESHOLD = 100.0
 FORMATS = (".png", ".svg", ".pdf")
 
 
+@with_bounds
 def monitor(
     sources: Annotated[
         list[str],
@@ -51,6 +53,7 @@ def monitor(
     ] = None,
     unknown: Unknown = None,
     device: Device = None,
+    bounds: Bounds,
 ) -> None:
     """Test a stream of results for drift: since when, in which condition, and whether scores are higher or lower.
 
@@ -78,7 +81,8 @@ def monitor(
                 "give the model first: knowngood monitor MODEL IMAGES"
             )
         if results is None:
-            tables.append(detector.detect(source, unknown=unknown))  # type: ignore[union-attr,arg-type]
+            images = open_selected(source, data_options=bounds.over(detector.pipeline_.settings.data))  # type: ignore[union-attr]
+            tables.append(detector.detect(images, unknown=unknown))  # type: ignore[union-attr,arg-type]
             continue
         tables.append(results)
         by |= dict.fromkeys(marks(results), source)

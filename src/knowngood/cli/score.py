@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood import __version__
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, tracked
-from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, with_values
+from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, open_selected, with_values
 from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table, write_tables, writing
 from knowngood.config import counted
 from knowngood.detector.versions import fingerprint, in_use
@@ -35,6 +36,7 @@ FORMATS = (".csv", ".parquet", ".json")
 UNFINISHED = ".unfinished"
 
 
+@with_bounds
 def score(
     model: Model,
     data: Data,
@@ -81,6 +83,7 @@ def score(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with an unfinished run into this --output: FILE.unfinished")
     ] = False,
+    bounds: Bounds,
 ) -> None:
     """Score images: anomaly score, p-value, and whether it is anomalous at the false-alarm rate.
 
@@ -105,8 +108,6 @@ def score(
     with writing(output, maps, regions, explain, probabilities):
         detector = load(model, device, unknown)
 
-        from knowngood.data import open_images
-        from knowngood.data.readers.limits import Limits
         from knowngood.detector.condition_posterior import check_posterior
         from knowngood.detector.maps import check_maps, check_regions
 
@@ -116,9 +117,9 @@ def score(
             check_regions(detector.pipeline_)
         if probabilities is not None:
             check_posterior(detector.pipeline_)
-        limits = Limits.of(detector.pipeline_.settings.data)
-        images = with_values(open_images(data, limits=limits), as_values(as_condition))
-        sources = [] if normals is None else [open_images(normals, limits=limits)]
+        options = bounds.over(detector.pipeline_.settings.data)
+        images = with_values(open_selected(data, data_options=options), as_values(as_condition))
+        sources = [] if normals is None else [open_selected(normals, data_options=options)]
         asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
         mark = fingerprint(in_use(model))
         if resume and output is not None and output.is_file() and not _unfinished(output).exists():

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import load
 from knowngood.cli.outputs import write_json
 from knowngood.config import counted
-from knowngood.detector.versions import model_at
+from knowngood.detector.versions import OF_RUN, model_at
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
 
+OUT = ("--out", "--outdir")  # options of `train`
 PHOTOGRAPH = 64  # pixels from which on features are fitted, as by "auto"
 
 
-def list_suspicious(images: ImageSet, data: str, model: Path | None, most: int, json_file: Path | None) -> None:
+def list_suspicious(
+    images: ImageSet, data: str, model: Path | None, detector: Detector | None, most: int, json_file: Path | None
+) -> None:
     """Print the normal images with the highest scores: of the calibration of a model, or of folds of the data.
 
     Raises:
@@ -29,7 +34,10 @@ def list_suspicious(images: ImageSet, data: str, model: Path | None, most: int, 
     normals = images[images.labels != 1]
     if not len(normals):
         raise DataError(f"{images.name}: no normal image to check; choose the normal classes by --normal")
-    records, where = _of_model(model, normals) if model is not None else (_of_folds(normals), "scored in folds")
+    if model is None or detector is None:
+        records, where = _of_folds(normals), "scored in folds"
+    else:
+        records, where = _of_model(model, detector, normals)
     if json_file:
         write_json(json_file, records)
     say(f"{images.variant or images.name}: {counted(len(normals), 'normal image')}, {where}")
@@ -38,10 +46,7 @@ def list_suspicious(images: ImageSet, data: str, model: Path | None, most: int, 
     say(
         "Look at these images. Move those that are anomalous out of the data; keep the others, however high they score."
     )
-    if model is None:
-        say(f"next    knowngood train {shlex.quote(data)}")
-        return
-    say(f"next    {_again(model, data)}")
+    say(f"next    {f'knowngood train {shlex.quote(data)}' if model is None else _again(model, data)}")
 
 
 def _of_folds(normals: ImageSet) -> list[dict[str, Any]]:
@@ -55,14 +60,15 @@ def _of_folds(normals: ImageSet) -> list[dict[str, Any]]:
     return detector.fit(train).training_["suspicious"]
 
 
-def _of_model(model: Path, normals: ImageSet) -> tuple[list[dict[str, Any]], str]:
+def _of_model(model: Path, detector: Detector, normals: ImageSet) -> tuple[list[dict[str, Any]], str]:
     """The calibration images of a model if they are among the images; else the images themselves, by their scores."""
-    detector = load(model, None)
-    kept = detector.training_.get("suspicious", [])
+    kept, n = detector.training_.get("suspicious", []), len(detector.pipeline_.calibration or ())
     known = set(map(str, normals.ids.tolist()))
     own = [one for one in kept if one["id"] in known]
     if own:
-        return own, f"of which those that calibrate {model} are listed"
+        highest = f"the {len(kept):,} highest of the {n:,}" if len(kept) < n else f"the {n:,}"
+        among = "" if len(own) == len(kept) else f"; {len(own):,} of them are among these"
+        return own, f"listed are {highest} that calibrate {model}{among}"
     note(f"the calibration images of {model} are not among these, so all of these are scored by it")
     found = detector.detect(normals).sort_values("anomaly_score", ascending=False)
     records = found[["id", "anomaly_score", "condition"]].dropna(subset=["anomaly_score"]).to_dict("records")
@@ -70,11 +76,16 @@ def _of_model(model: Path, normals: ImageSet) -> tuple[list[dict[str, Any]], str
 
 
 def _again(model: Path, data: str) -> str:
-    """The command that makes the model again without the images that were removed."""
+    """The command that makes the model again, into a new folder, without the images that were removed."""
     folder = model_at(model)
-    recorded = folder.parent / "command.json"
-    if recorded.is_file():
-        command = str(json.loads(recorded.read_text(encoding="utf-8")).get("command", ""))
-        if command:
-            return f"{command}   (with another --out)"
-    return f"knowngood train {shlex.quote(data)}"
+    run = folder.parent if folder.name == OF_RUN else folder
+    out = next(free for n in count(2) if not (free := run.with_name(f"{run.name}-{n}")).exists())
+    words = ["knowngood", "train", data]
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # a model that was saved from Python
+        words = shlex.split(json.loads((run / "command.json").read_text(encoding="utf-8"))["command"])
+    kept, left_out = [], False
+    for word in words:
+        if not left_out and word not in (*OUT, "--resume") and not word.startswith(tuple(f"{flag}=" for flag in OUT)):
+            kept.append(word)
+        left_out = word in OUT
+    return shlex.join([*kept, "--out", str(out)])

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, open_selected
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
 
 
+@with_bounds
 def update(
     model: Model,
     data: Data,
@@ -37,6 +39,7 @@ def update(
     anomalous: Anomalous = None,
     holdout: Holdout = None,
     device: Device = None,
+    bounds: Bounds,
 ) -> None:
     """Let a model take new normal images, without the old ones where it can, and calibrate it anew.
 
@@ -46,7 +49,7 @@ def update(
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
     detector = load(model, device)
-    options = detector.pipeline_.settings.data
+    options = bounds.over(detector.pipeline_.settings.data)
     new, known, others = (
         None
         if source is None

@@ -1,0 +1,50 @@
+"""The options that bound how large a file may be that a command reads: --max-pixels, --max-pages, --max-unpacked-gb."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from knowngood.cli.options import flag
+from knowngood.config import DataOptions, parse_settings
+
+NAMES = ("max_pixels", "max_pages", "max_unpacked_gb")
+KINDS = {"max_unpacked_gb": float}
+
+
+class Bounds(dict[str, float]):
+    """The bounds that were given as options, by the name of their setting."""
+
+    def over(self, options: DataOptions | None = None) -> DataOptions:
+        """These, over those of the settings of a model or the defaults.
+
+        Raises:
+            SettingsError: a bound is not above 0.
+        """
+        below = (options or DataOptions()).model_dump(include={*NAMES})
+        return parse_settings({"data": {**below, **self}}).data
+
+
+def with_bounds(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command these options; it receives one `bounds: Bounds`."""
+
+    @wraps(command)
+    def run(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in NAMES}
+        command(**arguments, bounds=Bounds({name: value for name, value in given.items() if value is not None}))
+
+    def parameter(name: str) -> inspect.Parameter:
+        field = DataOptions.model_fields[name]
+        text = f"{field.description}; default that of MODEL, else {field.default:,}"
+        annotation = Annotated[KINDS.get(name, int) | None, typer.Option(flag(name), help=text)]
+        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+
+    own = inspect.signature(command, eval_str=True)
+    kept = [one for one in own.parameters.values() if one.name != "bounds"]
+    run.__signature__ = own.replace(parameters=[*kept, *map(parameter, NAMES)])  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run

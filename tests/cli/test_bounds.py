@@ -1,0 +1,60 @@
+"""The bounds on what is read are those of the model, and every command that reads images has options for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from knowngood import Detector
+from knowngood.cli import main
+
+
+def run(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose bound on unpacked archives is too small for the images beside it."""
+    root, rng = tmp_path_factory.mktemp("bounds"), np.random.default_rng(0)
+    bounds = {"max_unpacked_gb": 1e-6}
+    detector = Detector("hog", "memory_bank", alpha=0.2, calibration={"method": "split"}, data=bounds)
+    detector.fit(rng.integers(0, 99, (40, 8, 8), np.uint8)).save(root / "model")
+    np.savez(root / "new.npz", images=rng.integers(0, 99, (20, 8, 8), np.uint8))
+    return root
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "score MODEL DATA",
+        "evaluate MODEL DATA",
+        "calibrate MODEL DATA --out NEW",
+        "update MODEL DATA --out NEW",
+        "monitor MODEL DATA",
+        "figure box MODEL DATA --out NEW.svg",
+        "inspect DATA --suspicious --model MODEL",
+    ],
+)
+def test_the_bound_of_the_model_holds_and_an_option_widens_it(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    places = {"MODEL": place / "model", "DATA": place / "new.npz", "NEW": tmp_path / "new"}
+    command = [str(places.get(word, word)).replace("NEW.svg", str(tmp_path / "a.svg")) for word in words.split()]
+    assert run(*command) == 3
+    assert "above the limit of 1e-06 GB; if that is meant, allow it" in capsys.readouterr().err
+    status = run(*command, "--max-unpacked-gb", "1")
+    assert "above the limit" not in capsys.readouterr().err
+    assert status == (3 if words.startswith("evaluate") else 0)  # these images have no labels
+
+
+def test_without_a_model_the_option_is_the_bound(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", place / "new.npz") == 0
+    assert run("inspect", place / "new.npz", "--max-unpacked-gb", "1e-6") == 3
+    assert run("inspect", place / "new.npz", "--max-pixels", "0") == 2
+    assert "max_pixels' = 0: input should be greater than 0" in capsys.readouterr().err
