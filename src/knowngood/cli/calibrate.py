@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,6 +78,8 @@ def calibrate(
             note(f"left out: {counted(len(images) - len(normals), 'image')} labelled anomalous")
         if not len(normals):
             raise DataError(f"{images.name}: no normal image is left to calibrate on; check the choice of classes")
+        from knowngood.detector.decide import limit, limit_in
+
         lost = _lost(detector, group)
         detector.calibrate(normals, as_group=group)
         if lost:
@@ -85,11 +88,15 @@ def calibrate(
         pipeline = detector.pipeline_
         assert pipeline.calibration is not None
         say(f"calibrated on {counted(len(normals), 'normal image')} of {images.variant or images.name}")
-        rows = [
-            (row["condition"] or "all", f"{row['normals']:,}", f"{row['threshold']:.6g}")
-            for row in [*pipeline.calibration.summary(), *(group.summary() for group in pipeline.added)]
+        groups = [
+            (row["condition"] or "all", row["normals"], limit(pipeline)) for row in pipeline.calibration.summary()
         ]
-        table(["Mondrian group", "images", f"threshold at α = {pipeline.calibration.alpha:g}"], rows)
+        groups += [(one.name, len(one.calibration), limit_in(pipeline, one.calibration)) for one in pipeline.added]
+        rows = [
+            (name, f"{n:,}", f"{above:.6g}" if isfinite(above) else "nothing is: too few images")
+            for name, n, above in groups
+        ]
+        table(["Mondrian group", "images", f"flagged at α = {detector.alpha:g}: anomaly_score above"], rows)
         say(f"model   {folder}")
 
 

@@ -138,6 +138,12 @@ def limit(pipeline: Pipeline) -> float:
     return calibrated(pipeline).pooled_threshold
 
 
+def limit_in(pipeline: Pipeline, added: Calibration) -> float:
+    """The anomaly score above which an item of an added group is flagged at the α of the fit; see `on_common_scale`."""
+    own, common = added.pooled_threshold, limit(pipeline)
+    return common if np.isfinite(own) and np.isfinite(common) else own
+
+
 def on_common_scale(pipeline: Pipeline, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
     """Marginal scores, shifted so that `limit(pipeline)` is their threshold too."""
     own, common = calibration.pooled_threshold, limit(pipeline)

@@ -1,0 +1,44 @@
+"""`knowngood calibrate`: what it prints compares with the table of `score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knowngood import Detector
+from knowngood.cli import main
+
+
+def run(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_printed_threshold_is_that_of_the_scores_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    smooth = rng.integers(0, 99, (80, 8, 1), np.uint8) + rng.integers(0, 20, (80, 8, 8), np.uint8)
+    noisy = rng.integers(0, 99, (160, 8, 8), np.uint8)
+    Detector("hog", "memory_bank", alpha=0.1, calibration={"method": "split"}).fit(smooth).save(tmp_path / "model")
+    np.savez(tmp_path / "b.npz", images=noisy[:40])
+    np.savez(tmp_path / "new.npz", images=noisy[40:])
+    before = Detector.load(tmp_path / "model").pipeline_.calibration
+    assert run("calibrate", tmp_path / "model", tmp_path / "b.npz", "--as", "camera=B") == 0
+    added = Detector.load(tmp_path / "model").pipeline_.added[0].calibration
+    assert before is not None
+    assert added.pooled_threshold > 1.1 * before.pooled_threshold  # the table cannot hold such scores unshifted
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    above = {row[0]: float(row[2]) for row in rows if row[0] in ("all", "camera=B")}
+    assert run("score", tmp_path / "model", tmp_path / "new.npz", "--as", "camera=B", "-o", tmp_path / "b.csv") == 0
+    table, rounding = pd.read_csv(tmp_path / "b.csv"), 1e-5 * above["camera=B"]
+    flagged = table["is_anomalous"]
+    assert flagged.any()
+    assert table["anomaly_score"][flagged].min() > above["camera=B"] - rounding
+    assert table["anomaly_score"][~flagged].max() < above["camera=B"] + rounding
+    assert above["all"] == above["camera=B"] == pytest.approx(before.pooled_threshold, rel=1e-5)
