@@ -100,6 +100,25 @@ def test_what_changed_is_named_and_both_possibilities_where_there_are_no_labels(
         fitted.predict(images)
 
 
+@pytest.mark.parametrize(("images", "sharper"), [(parts(40, 1, 0.6)[:, ::-1], False), (noisy(parts(40, 1, 0.6)), True)])
+def test_what_the_representation_does_not_see_is_no_cause(images: np.ndarray, sharper: bool) -> None:
+    hog = Detector(**{**KNN, "representation": {"name": "hog", "grey": True}}).fit(parts(120, 0))
+    found = remark(hog, tinted(images))
+    assert found is not None
+    assert {"brightness", "red"} <= set(found["unseen"]) <= {change["name"] for change in found["changes"]}
+    assert "illumination" not in found["sentence"]
+    assert "colour of the light" not in found["sentence"]
+    assert "which the model does not see" in found["sentence"]
+    assert sharper == ("likely focus, scale or noise" in found["sentence"])
+    assert sharper != ("that no statistic of the images shows" in found["sentence"])
+
+
+def test_a_measured_condition_is_seen() -> None:
+    measured = {"measure": ["brightness"], "unknown": "infer"}
+    given = Detector("hog", "memory_bank", conditioning=measured).fit(parts(60, 0))
+    assert given.pipeline_.unseen == ("contrast",)
+
+
 def test_of_labelled_images_only_the_normal_ones_count(fitted: Detector) -> None:
     defects = 255 - parts(40, 3)
     joined, labels = np.concatenate([parts(20, 1), defects]), np.repeat([0, 1], [20, 40])

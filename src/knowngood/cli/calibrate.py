@@ -92,10 +92,8 @@ def calibrate(
             (row["condition"] or "all", row["normals"], limit(pipeline)) for row in pipeline.calibration.summary()
         ]
         groups += [(one.name, len(one.calibration), limit_in(pipeline, one.calibration)) for one in pipeline.added]
-        rows = [
-            (name, f"{n:,}", f"{above:.6g}" if isfinite(above) else "nothing is: too few images")
-            for name, n, above in groups
-        ]
+        few = "nothing is flagged: too few images"
+        rows = [(name, f"{n:,}", f"{above:.6g}" if isfinite(above) else few) for name, n, above in groups]
         table(["Mondrian group", "images", f"flagged at α = {detector.alpha:g}: anomaly_score above"], rows)
         say(f"model   {folder}")
 

@@ -30,7 +30,8 @@ def batch_remark(
 
     Items labelled normal count where there are any, else all that are not labelled anomalous. Keys: sentence; items,
     flagged and expected at alpha; labelled: they are labelled normal; groups: Mondrian groups that stand out, if only
-    some do; changes: statistics of their images that are not as in the calibration images, most first (`Change`).
+    some do; changes: statistics of their images that are not as in the calibration images, most first (`Change`);
+    unseen: the names of those that the representation does not see, which are no cause.
     """
     alpha = pipeline.settings.alpha if alpha is None else alpha
     read, labels = ~np.isnan(decisions.p_values), items.labels
@@ -44,8 +45,11 @@ def batch_remark(
     counted = counted[np.isin(code[counted], some)] if some else counted
     names = _names(pipeline, some)
     changes = _changes(pipeline, items[counted], decisions.group[counted], decisions.best.stratum[counted])
+    seen = [change for change in changes if change.name not in pipeline.unseen]
+    unseen = [change for change in changes if change.name in pipeline.unseen]
     remark: dict[str, Any] = {"items": found.items, "flagged": found.flagged, "expected": round(found.expected, 1)}
     remark |= {"alpha": alpha, "labelled": labelled, "groups": names, "changes": [one._asdict() for one in changes]}
+    remark["unseen"] = [one.name for one in unseen]
     what = f"{items.items} labelled normal" if labelled else items.items
     start = (
         f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, {found.expected:.3g} expected"
@@ -55,9 +59,9 @@ def batch_remark(
             f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items.items}, 50% expected"
         )
     start += f" (most of all {', '.join(names[:NAMED])})" if names else ""
-    cause = _cause(items, found.flagged, found.items, labelled, changes)
+    cause = _cause(items, found.flagged, found.items, labelled, seen, unseen)
     return {
-        "sentence": f"{start}: {cause}; {_way_out(pipeline, decisions.group[counted], labelled, changes)}",
+        "sentence": f"{start}: {cause}; {_way_out(pipeline, decisions.group[counted], labelled, seen)}",
         **remark,
     }
 
@@ -118,13 +122,16 @@ def _changes(pipeline: Pipeline, items: Items, group: np.ndarray, stratum: np.nd
     return [] if statistics is None else statistics.changes(items[mine], groups)
 
 
-def _cause(items: Items, flagged: int, n: int, labelled: bool, changes: list[Change]) -> str:
-    """Why, as far as the images show it."""
+def _cause(items: Items, flagged: int, n: int, labelled: bool, changes: list[Change], unseen: list[Change]) -> str:
+    """Why, as far as the images show it; what the model does not see is said, and is no cause."""
     shown = "; ".join(map(str, changes[:NAMED]))
     likely = " and ".join(dict.fromkeys(CAUSES[change.name] for change in changes[:NAMED]))
+    beside = f" (also {'; '.join(map(str, unseen[:NAMED]))}, which the model does not see)" if unseen else ""
     measured = isinstance(items, ImageSet)
     if changes:
-        changed = f"the images changed since calibration ({shown}: likely {likely})"
+        changed = f"the images changed since calibration ({shown}: likely {likely}){beside}"
+    elif unseen:
+        changed = f"something changed that no statistic of the images shows{beside}"
     elif measured:
         changed = "something changed that brightness, contrast, sharpness, colours and size do not show"
     else:

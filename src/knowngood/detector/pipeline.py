@@ -59,6 +59,12 @@ class Pipeline:
     fitted_to: np.ndarray | None = None
 
     @property
+    def unseen(self) -> tuple[str, ...]:
+        """Image factors that scores do not depend on: the representation does not see them, and no condition is one."""
+        hidden = getattr(self.representation, "unseen", ())  # one of a plug-in need not say
+        return tuple(name for name in hidden if name not in self.settings.conditioning.measure)
+
+    @property
     def device(self) -> torch.device:
         """Where the model computes."""
         tensors = [*self.model.parameters(), *self.model.buffers()]

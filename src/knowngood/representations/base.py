@@ -77,6 +77,11 @@ class Fitted(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Image factors, by the names of `data.image_factors`, whose change alone does not change the tensor."""
+        return ()
+
     def to_tensor(self: Any, items: Any, workers: int = 0) -> Tensor:
         native = prepare_all(items, self, workers)
         x = torch.empty(len(native), *self.shape)

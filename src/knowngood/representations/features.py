@@ -128,6 +128,10 @@ class Features(Fitted):
     # What the model sees ----------------------------------------------------------------------------------------------
 
     @property
+    def unseen(self) -> tuple[str, ...]:
+        return self.pixels.unseen
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         return (sum(self.widths), *self.grid)
 

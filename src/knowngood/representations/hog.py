@@ -70,6 +70,10 @@ class HOG(Fitted):
         return uncentred.model_copy(update={"centre": tuple((total / len(index)).tolist())})
 
     @property
+    def unseen(self) -> tuple[str, ...]:
+        return ("brightness", "contrast", *self.pixels.unseen)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         return SHAPE
 

@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from knowngood.config import ImageOptions
 from knowngood.data.findings import Unreadable
+from knowngood.data.image_factors import COLOURS
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels
 from knowngood.errors import DataError, SettingsError
@@ -100,6 +101,10 @@ class Pixels(Fitted):
             by_type=options.scaling == "dtype",
             source_shape=(int(shapes[0, 0]), int(shapes[0, 1]), int(shapes[0, 2])) if len(shapes) == 1 else None,
         )
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        return tuple(COLOURS) if self.grey else ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

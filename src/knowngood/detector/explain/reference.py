@@ -20,7 +20,6 @@ from knowngood.detector.scoring import READERS, one_row_each
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.models.vae import ConditionalVAE
-from knowngood.representations import HOG
 
 MOST = 5000  # images kept
 VALUES = 1 << 25  # of all codes kept
@@ -169,7 +168,7 @@ def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) ->
 def _factor(pipeline: Pipeline, name: str, value: float, normal: np.ndarray) -> ImageFactor:
     """Compared with the values (m,) of normal images.
 
-    The model accounts for a change if it is given the factor, is invariant to it (HOG), or was fitted to tolerate
+    The model accounts for a change if it is given the factor, does not see it (HOG), or was fitted to tolerate
     illumination that changes by as much.
     """
     low, median, high = (float(q) for q in np.quantile(normal, [0.025, 0.5, 0.975]))
@@ -179,4 +178,4 @@ def _factor(pipeline: Pipeline, name: str, value: float, normal: np.ndarray) -> 
     tolerance = getattr(settings.representation, "illumination", None)
     change = abs(value / median - 1) if median else 0.0
     tolerated = tolerance is not None and change <= tolerance
-    return ImageFactor(name, value, median, low, high, given or tolerated or isinstance(pipeline.representation, HOG))
+    return ImageFactor(name, value, median, low, high, given or tolerated or name in pipeline.unseen)
