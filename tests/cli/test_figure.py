@@ -135,6 +135,7 @@ def test_without_a_name_all_are_listed(capsys: pytest.CaptureFixture[str]) -> No
         (["roc"], "name the model"),
         (["roc", "given", *DATA], "--out roc.png"),
         (["roc", "given", *DATA, "--out", "a.png", "--dims", "1,2"], "takes no --dims"),
+        (["roc", "given", *DATA, "--out", "a.png", "--also", "plain"], "is of one model: leave --also plain out"),
         (["roc", "given", *DATA, "--out", "a.gif"], ".png, .svg, .pdf"),
         (["roc", "given", "--out", "a.png"], "name them after the model"),
         (["latent", "given", *DATA, "--out", "a.png", "--dims", "1,x"], "whole numbers"),

@@ -47,6 +47,7 @@ def test_exit_status_figure_and_evidence(model: Path, tmp_path: Path, capsys: py
     shown = capsys.readouterr().out
     assert "drift    scores are higher since about" in shown or "drift    more scores are extreme since about" in shown
     assert "<svg" in (tmp_path / "drift.svg").read_text()
+    assert f"knowngood update {model} NEW_NORMAL_IMAGES\n" in shown
     assert run("monitor", model, drifted, "--out", tmp_path / "drift.txt") == 2
     assert "unknown format '.txt'" in capsys.readouterr().err
 
@@ -63,6 +64,7 @@ def test_an_id_counts_once_and_an_alarm_stays(tmp_path: Path, capsys: pytest.Cap
     assert json.loads(state.read_text()) == record
     assert run("monitor", results(tmp_path / "b.csv", rng.normal(9, 1, 40), first=60), "--state", state) == 5
     assert run("monitor", first, "--state", state) == 5
+    assert f"then begin a new state: rm {state}" in capsys.readouterr().out
     assert run("monitor", first, "--state", state, "--threshold", "20") == 2
     assert "was begun with 100" in capsys.readouterr().err
 

@@ -37,6 +37,7 @@ def test_only_images_that_calibrate_are_counted(place: Path, capsys: pytest.Capt
     assert len([line for line in out.splitlines() if ".png" in line]) == 3
 
 
+@pytest.mark.slow
 def test_the_next_command_runs_as_it_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded = place / "run" / "command.json"
     command = shlex.join(["knowngood", "train", str(place / "new parts"), "--representation", "hog"])

@@ -40,6 +40,9 @@ def test_update_adds_a_version_and_rollback_goes_back(tmp_path: Path, capsys: py
     assert run("info", model) == 0
     assert "update" in capsys.readouterr().out
     assert run("rollback", model) == 0
+    capsys.readouterr()
+    assert run("rollback", model) == 3
+    assert f"`knowngood rollback {model} --to 2` switches to the newest one" in capsys.readouterr().err
     assert len(Detector.load(model).model_.bank) == before
     assert run("update", model, new, "--calibrate-on", others, "--out", tmp_path / "second") == 0
     second = Detector.load(tmp_path / "second")
@@ -52,3 +55,15 @@ def test_update_adds_a_version_and_rollback_goes_back(tmp_path: Path, capsys: py
     assert run("update", model, new, "--with", old) == 2
     assert "without the old ones" in capsys.readouterr().err
     assert len(Detector.load(model).model_.bank) == before
+
+
+@pytest.mark.slow
+def test_a_network_needs_the_old_images_and_the_whole_command_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = pictures(tmp_path / "old", 40, 0), pictures(tmp_path / "new", 10, 1)
+    quick = ["--representation", "pixels", "--net", "mlp", "--hidden", "4", "--epochs", "1", "--alpha", "0.2"]
+    assert run("train", old, "--out", tmp_path / "run", *quick) == 0
+    capsys.readouterr()
+    assert run("update", tmp_path / "run", new) == 2
+    assert capsys.readouterr().err.endswith(f": knowngood update {tmp_path / 'run'} {new} --with {old}\n")

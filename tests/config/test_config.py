@@ -96,6 +96,9 @@ def test_an_unknown_option_of_a_group_names_the_nearest_one() -> None:
 def test_of_names_equally_near_the_first_is_meant() -> None:
     assert nearest("b", ["ba", "bz"]) == "; did you mean 'ba'? (known: ba, bz)"
     assert nearest("b", ["cz"]) == " (known: cz)"
+    many = [f"{i:03}.png" for i in range(1000)]
+    assert nearest("99.png", many).startswith("; did you mean '099.png'? (nearest of 1,000: 099.png, ")
+    assert nearest("99.png", many).count(".png") == 6
     assert nearest("b", []) == "; there are none"
 
 

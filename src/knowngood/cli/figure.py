@@ -27,7 +27,7 @@ from knowngood.cli.inputs import (
 )
 from knowngood.config import nearest
 from knowngood.errors import SettingsError
-from knowngood.evaluation.figures import FIGURES
+from knowngood.evaluation.figures import COMPARING, FIGURES
 
 if TYPE_CHECKING:
     from knowngood.detector.estimator import Detector
@@ -55,7 +55,7 @@ def figure(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help=".png, .svg or .pdf; .gif for interpolation")
     ] = None,
     also: Annotated[
-        list[Path] | None, typer.Option(metavar="MODEL", help="a further model to compare; repeatable")
+        list[Path] | None, typer.Option(metavar="MODEL", help=f"a further model ({', '.join(COMPARING)}); repeatable")
     ] = None,
     items: Annotated[str | None, typer.Option(metavar="IDS", help="ids of images, separated by commas")] = None,
     dims: Annotated[str | None, typer.Option(metavar="NUMBERS", help="latent dimensions, such as 3,7")] = None,
@@ -88,6 +88,10 @@ def figure(
         raise SettingsError(f"unknown figure '{name}'" + nearest(name, list(FIGURES)))
     if model is None:
         raise SettingsError(f"figure {name}: name the model, a folder that `knowngood train` wrote")
+    if also and name not in COMPARING:
+        raise SettingsError(
+            f"figure {name} is of one model: leave --also {also[0]} out; {' and '.join(COMPARING)} compare several"
+        )
     if out is None:
         raise SettingsError(f"figure {name}: name the file, for example --out {name}.png")
     given = {"items": _words(items), "dims": _numbers(dims), "conditions": _words(conditions), "projection": projection}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,14 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import Device, Unknown, load, open_selected
+from knowngood.cli.inputs import Device, Unknown, load, open_selected, trained_on
+from knowngood.config import VAEOptions
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
 
 if TYPE_CHECKING:
     from knowngood.calibration import DriftMonitor
+    from knowngood.detector.estimator import Detector
 
 DRIFT = 5  # exit status
 THRESHOLD = 100.0
@@ -135,7 +138,25 @@ def monitor(
     where = "" if len(drift.groups) == 1 else f" in {alarm.group}"
     say(f"drift    {alarm.change}{where} since about {alarm.since}")
     say(f"alarm    at {alarm.at}: evidence {_number(alarm.evidence)} of {drift.threshold:g}")
+    for line in _next(model, detector, state):
+        say(line)
     raise typer.Exit(DRIFT)
+
+
+def _next(model: Path | None, detector: Detector | None, state: Path | None) -> list[str]:
+    """What to do after an alarm."""
+    name = "MODEL" if model is None else shlex.quote(str(model))
+    again = (
+        "the test needs a new state then" if state is None else f"then begin a new state: rm {shlex.quote(str(state))}"
+    )
+    trained = detector is not None and isinstance(detector.pipeline_.settings.model, VAEOptions)
+    old = f" --with {shlex.quote(trained_on(model) or 'OLD')}" if trained and model is not None else ""
+    return [
+        "next     look at the images since then. If they are anomalous, the model is right. If normal images changed:",
+        f"         a little    knowngood calibrate {name} NEW_NORMAL_IMAGES",
+        f"         more        knowngood update {name} NEW_NORMAL_IMAGES{old}",
+        f"         {again}",
+    ]
 
 
 def _is_model(path: Path) -> bool:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowngood.cli.console import note, say, table
-from knowngood.cli.outputs import write_json
+from knowngood.cli.inputs import command_of, run_of
 from knowngood.config import counted
-from knowngood.detector.versions import OF_RUN, model_at
 from knowngood.errors import DataError
+from knowngood.files import write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
@@ -77,12 +75,9 @@ def _of_model(model: Path, detector: Detector, normals: ImageSet) -> tuple[list[
 
 def _again(model: Path, data: str) -> str:
     """The command that makes the model again, into a new folder, without the images that were removed."""
-    folder = model_at(model)
-    run = folder.parent if folder.name == OF_RUN else folder
+    run = run_of(model)
     out = next(free for n in count(2) if not (free := run.with_name(f"{run.name}-{n}")).exists())
-    words = ["knowngood", "train", data]
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):  # a model that was saved from Python
-        words = shlex.split(json.loads((run / "command.json").read_text(encoding="utf-8"))["command"])
+    words = shlex.split(str(command_of(model).get("command", ""))) or ["knowngood", "train", data]
     kept, left_out = [], False
     for word in words:
         if not left_out and word not in (*OUT, "--resume") and not word.startswith(tuple(f"{flag}=" for flag in OUT)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,8 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, on_terminal, say
-from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, open_selected
+from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, open_selected, trained_on
+from knowngood.config import VAEOptions
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
 
@@ -49,6 +51,12 @@ def update(
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
     detector = load(model, device)
+    if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
+        words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
+        raise SettingsError(
+            "this model is a network: trained on new images alone it would forget the old ones. Give the data that it "
+            f"was trained on too: {shlex.join(words)}"
+        )
     options = bounds.over(detector.pipeline_.settings.data)
     new, known, others = (
         None

@@ -16,6 +16,8 @@ from knowngood.config.scores import fused
 from knowngood.config.settings import Settings
 from knowngood.errors import SettingsError
 
+NEAREST = 5  # names listed, of many
+
 
 @cache
 def choices(model: type[BaseModel], field: str) -> dict[str, type[Options]]:
@@ -74,17 +76,22 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """'; did you mean …?' and the known names, for error messages. Of names equally near the first is meant."""
+def nearest(name: str, known: list[str], most: int = 20) -> str:
+    """'; did you mean …?' and the known names, for error messages. Of names equally near the first is meant.
+
+    Of more than `most` names the five nearest are listed.
+    """
 
     def alike(other: str) -> float:
         return difflib.SequenceMatcher(None, other, name).ratio()
 
     if not known:
         return "; there are none"
-    best = max(known, key=alike)
-    hint = f"; did you mean '{best}'?" if alike(best) >= 0.5 else ""
-    return f"{hint} (known: {', '.join(known)})"
+    ordered = sorted(known, key=alike, reverse=True)
+    hint = f"; did you mean '{ordered[0]}'?" if alike(ordered[0]) >= 0.5 else ""
+    if len(known) <= most:
+        return f"{hint} (known: {', '.join(known)})"
+    return f"{hint} (nearest of {len(known):,}: {', '.join(ordered[:NEAREST])})"
 
 
 def _walk(loc: tuple[Any, ...]) -> tuple[list[str], type[BaseModel], dict[str, type[Options]]]:

@@ -140,7 +140,7 @@ def explain_others(
             found.append(
                 f"the calibration has no group of {name} {listing(new, quote=True, most=5)} (added: "
                 f"{listing(groups)}); these items are judged by the calibration that was there before. Add one: "
-                f"calibrate(X, as_group={{'{name}': '{new[0]}'}}), or `knowngood calibrate MODEL DATA --as "
-                f"{name}={new[0]}`"
+                f"`knowngood calibrate MODEL DATA --as {name}={new[0]}`, in Python calibrate(X, as_group={{'{name}': "
+                f"'{new[0]}'}})"
             )
     return found

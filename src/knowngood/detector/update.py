@@ -52,7 +52,7 @@ def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
         if not old:
             raise SettingsError(
                 f"model '{name}' is a network: trained on new images alone it would forget the old ones. Give the data "
-                "that it was trained on again: update(X, old=…), or --with OLD"
+                "that it was trained on again: `knowngood update MODEL DATA --with OLD`, in Python update(X, old=…)"
             )
         return
     if not hasattr(pipeline.model, "update") or any(key.endswith("codes") for key in pipeline.state):
@@ -62,7 +62,7 @@ def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
         )
     if old:
         raise SettingsError(
-            f"model '{name}' takes new images without the old ones; leave out old=… (--with OLD), or train on old and "
+            f"model '{name}' takes new images without the old ones; leave out --with OLD (old=…), or train on old and "
             "new ones together"
         )
     images = getattr(pipeline.model, "images", None)
@@ -116,8 +116,9 @@ def update(
     if pipeline.added:
         names = ", ".join(group.name for group in pipeline.added)
         warnings.warn(
-            f"groups added to the calibration are gone, since scores changed: {names}; calibrate on them again with "
-            "as_group=… (calibrate --as)",
+            f"groups added to the calibration are gone, since scores changed: {names}; calibrate on them again: "
+            f"`knowngood calibrate MODEL DATA --as {pipeline.added[0].name.replace(', ', ',')}`, in Python "
+            f"calibrate(X, as_group={pipeline.added[0].values})",
             stacklevel=3,
         )
     found, suspicious = calibrate(replace(found, fitted_to=fitted_to), calibrating, "set")
@@ -144,7 +145,7 @@ def check_old(pipeline: Pipeline, old: Items) -> None:
     text = f"{missing:,} of the {n:,} {old.items} that the model was trained on are not in {old.name}"
     if 2 * missing > n:
         raise DataError(
-            f"{text}, and it would forget them. Give the data that it was trained on by old=… (--with OLD)."
+            f"{text}, and it would forget them. Give the data that it was trained on by --with OLD (old=…)."
         )
     warnings.warn(f"{text}; it may forget them", stacklevel=4)
 
@@ -186,8 +187,8 @@ def halves(pipeline: Pipeline, new: Items, seed: int) -> tuple[Items, Items]:
         of = " independent" if independent < len(apart) else ""
         raise NotEnoughNormals(
             f"{len(new)} new normal {new.items}, of which half calibrate ({independent}{of}); alpha = {alpha:g} needs "
-            f"{needed} to calibrate, so give {2 * needed} new ones, or others that only calibrate by calibration_set=… "
-            "(--calibrate-on DATA). Nothing was changed.",
+            f"{needed} to calibrate, so give {2 * needed} new ones, or others that only calibrate by --calibrate-on "
+            "DATA (calibration_set=…). Nothing was changed.",
             missing=2 * needed - len(new) if independent == len(apart) else 2 * (needed - independent),
         )
     return new[split["fit"]], apart

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -138,6 +139,8 @@ def rollback(path: str | Path, to: int | None = None) -> Version:
         to = max((number for number in known if number < used), default=0)
     if to not in known:
         there = f"it has {', '.join(map(str, known))}" if known else "it is a copied version, without others"
+        if len(known) > 1:
+            there += f"; `knowngood rollback {shlex.quote(str(path))} --to {known[-1]}` switches to the newest one"
         raise ArtifactError(f"{model} has no {f'version {to}' if to else 'version before the one in use'}; {there}")
     write_json(model / CURRENT, {"version": to})
     return next(version for version in versions(model) if version.number == to)

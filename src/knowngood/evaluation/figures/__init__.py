@@ -3,10 +3,11 @@
 `FIGURES` names what `knowngood figure NAME` draws: the module that has the function of this name, and what it shows.
 """
 
+COMPARING = ("reconstructions", "curves")  # of all models that are given; the others are of one
 FIGURES = {
     "reconstructions": (
         "reconstruction",
-        "images beside each model's reconstructions, with E and A",
+        "images beside the reconstructions of each model (--also), with E and A",
     ),
     "triptychs": ("named", "input, reconstruction, difference; the most anomalous images first"),
     "samples": ("decoded", "draws from the prior, one row a condition"),

@@ -87,7 +87,7 @@ class Subject:
         known = {str(name): i for i, name in enumerate(images.ids)}
         for name in ids:
             if name not in known:
-                raise DataError(f"{images.name} has no image '{name}'" + nearest(name, list(known)))
+                raise DataError(f"{images.name} has no image '{name}'" + nearest(name, list(known), most=5))
         return images[np.array([known[name] for name in ids])]
 
     def groups(self, images: ImageSet, by: str | None) -> np.ndarray | None:
