@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import beta
 
 from knowngood import Detector
 from knowngood.cli import main
@@ -33,7 +34,10 @@ def test_the_printed_threshold_is_that_of_the_scores_in_the_table(
     added = Detector.load(tmp_path / "model").pipeline_.added[0].calibration
     assert before is not None
     assert added.pooled_threshold > 1.1 * before.pooled_threshold  # the table cannot hold such scores unshifted
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    out = capsys.readouterr().out
+    low, high = beta.interval(0.95, 1, 16)  # of 16 calibration items, at alpha = .1
+    assert f"alarms  {low:.1%} to {high:.1%} of normal items, asked for 10% (95 % interval, 16 calibration items" in out
+    rows = [line.split() for line in out.splitlines()]
     above = {row[0]: float(row[2]) for row in rows if row[0] in ("all", "camera=B")}
     assert run("score", tmp_path / "model", tmp_path / "new.npz", "--as", "camera=B", "-o", tmp_path / "b.csv") == 0
     table, rounding = pd.read_csv(tmp_path / "b.csv"), 1e-5 * above["camera=B"]

@@ -83,6 +83,9 @@ def test_help_is_plain_off_a_terminal_and_fits_a_screen(capsys: pytest.CaptureFi
         assert f"  --{name.replace('_', '-')} " in text or f"  {name} " in text
     assert "--help-all" in text
     assert "--resume" in text
+    said = {line.split()[0]: line for line in lines if line.strip().startswith("--")}
+    defaults = {"--representation": "auto", "--objective": "cvae", "--alpha": "0.05", "--random-state": "0"}
+    assert all(said[flag].endswith(f"(default {value})") for flag, value in defaults.items())
 
 
 def test_help_all_lists_every_option_and_every_choice(capsys: pytest.CaptureFixture[str]) -> None:

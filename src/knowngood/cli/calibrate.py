@@ -21,7 +21,7 @@ from knowngood.cli.inputs import (
     load,
     open_selected,
 )
-from knowngood.cli.outputs import writing
+from knowngood.cli.outputs import say_false_alarms, writing
 from knowngood.config import counted
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
@@ -95,6 +95,7 @@ def calibrate(
         few = "nothing is flagged: too few images"
         rows = [(name, f"{n:,}", f"{above:.6g}" if isfinite(above) else few) for name, n, above in groups]
         table(["Mondrian group", "images", f"flagged at α = {detector.alpha:g}: anomaly_score above"], rows)
+        say_false_alarms(detector)
         say(f"model   {folder}")
 
 

@@ -28,7 +28,9 @@ Data = Annotated[
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)]
-Normal = Annotated[str | None, typer.Option(metavar="CLASSES", help="classes that are normal: 1, 0-8, or NORMAL")]
+Normal = Annotated[
+    str | None, typer.Option(metavar="CLASSES", help="classes that are normal: 1, 0-8, or NORMAL; default: as labelled")
+]
 Anomalous = Annotated[
     str | None, typer.Option(metavar="CLASSES", help="classes that are anomalous; by default all others")
 ]

@@ -266,15 +266,18 @@ def _words(annotation: Any) -> list[str]:
     return [WORDS[origin or annotation]] if (origin or annotation) in WORDS else []
 
 
-def _described(info: FieldInfo) -> str:
-    text, default = info.description or "", info.default
+def default_of(info: FieldInfo) -> str:
+    """' (default 0.05)' of a setting; empty where it has none to show."""
+    default = info.default
     if default is None or isinstance(default, bool) or default == ():
-        return text
+        return ""
     if isinstance(default, tuple):
-        shown = ",".join(map(str, default))
-    else:
-        shown = f"{default:g}" if isinstance(default, float) else str(getattr(default, "name", default))
-    return f"{text} (default {shown})".strip()
+        return f" (default {','.join(map(str, default))})"
+    return f" (default {f'{default:g}' if isinstance(default, float) else getattr(default, 'name', default)})"
+
+
+def _described(info: FieldInfo) -> str:
+    return f"{info.description or ''}{default_of(info)}".strip()
 
 
 def _pair(option: str, text: str) -> tuple[str, list[str]]:

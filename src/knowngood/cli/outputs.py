@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TextIO
 
+from knowngood.cli.console import say
 from knowngood.files import LOCK, locked, whole, write_json
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from knowngood.data import ImageSet
+    from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
 
 FORMULA = re.compile(r"[=+\-@\t\r\n](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)")
@@ -151,6 +153,14 @@ def write_explanations(folder: Path, explanations: Sequence[Explanation], *sourc
         style.save(explanation(one, pictures([near.id for near in one.nearest], *sources)), folder / name)
     records = [{**one.to_record(), "picture": name} for one, name in zip(explanations, names, strict=True)]
     write_json(folder / "explanations.json", records)
+
+
+def say_false_alarms(detector: Detector) -> None:
+    """How many false alarms the calibration allows, in a line; none where nothing can be flagged."""
+    from knowngood.detector.card import false_alarms
+
+    if line := false_alarms(detector.pipeline_):
+        say(f"alarms  {line}")
 
 
 def this_command() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-from knowngood.cli.options import SettingOption, literals, setting_options
+from knowngood.cli.options import SettingOption, default_of, literals, setting_options
 from knowngood.config import Settings
 from knowngood.config.parsing import group
 
@@ -29,7 +29,9 @@ class SettingsCommand(TyperCommand):
             within = [option for option in settings if option.path == (field,)]
             rows.append(_choice(field, settings, within))
             named = [(option, f"of {' or '.join(option.owners)}: ") for option in within if option.family]
-            rows += [(f"  {option.flag} NAME", _cut(_names(option), start)) for option, start in named]
+            rows += [
+                (f"  {option.flag} NAME", _cut(_names(option), start, _default(option))) for option, start in named
+            ]
         text = [*_head(ctx, (self.help or "").split("\n\n")[:1])]
         text += _panel("Choices; each brings options of its own, which --help-all lists", rows, short=True)
         text += _panel("Data and output", _own(ctx, settings), short=True)
@@ -74,7 +76,14 @@ def _choice(field: str, settings: Sequence[SettingOption], within: Sequence[Sett
         return field.replace("_", "-"), _cut([option.flag for option in within], f"{len(within)} options: ")
     option = next(option for option in settings if (option.path, option.field) == ((), field))
     what, names = (Settings.model_fields[field].description or "").split(";")[0], _names(option)
-    return f"{option.flag} {'NAME' if names else option.metavar}", _cut(names, f"{what}: ") if names else what
+    text = _cut(names, f"{what}: ", _default(option)) if names else what + _default(option)
+    return f"{option.flag} {'NAME' if names else option.metavar}", text
+
+
+def _default(option: SettingOption) -> str:
+    """In brackets, where all choices that have the option agree."""
+    found = {default_of(info) for info in option.owners.values()}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _names(option: SettingOption) -> list[str]:
@@ -95,12 +104,12 @@ def _panel(title: str, rows: Sequence[Row], *, short: bool = False) -> list[str]
     return lines
 
 
-def _cut(names: Sequence[str], start: str) -> str:
-    """As many of the names as a line has room for."""
-    room, shown = _width() - COLUMN - len(start), list(names)
+def _cut(names: Sequence[str], start: str, end: str = "") -> str:
+    """As many of the names as a line has room for, between `start` and `end`."""
+    room, shown = _width() - COLUMN - len(start) - len(end), list(names)
     while len(", ".join(shown)) + (3 if len(shown) < len(names) else 0) > room and len(shown) > 1:
         shown.pop()
-    return start + ", ".join(shown) + (", …" if len(shown) < len(names) else "")
+    return start + ", ".join(shown) + (", …" if len(shown) < len(names) else "") + end
 
 
 def _width() -> int:

@@ -14,7 +14,7 @@ from knowngood import __version__
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
-from knowngood.cli.outputs import this_command, writing
+from knowngood.cli.outputs import say_false_alarms, this_command, writing
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
 from knowngood.errors import DataError, Interrupted, SettingsError
 from knowngood.files import whole, write_json
@@ -45,7 +45,8 @@ def train(
         typer.Option(metavar="COLUMN", help="a column to condition on; repeatable; default all; none: no condition"),
     ] = None,
     train_size: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="train on so many images at most, drawn by the seed")
+        int | None,
+        typer.Option(min=1, metavar="N", help="train on so many images at most, drawn at random; default all"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "--outdir", metavar="DIR", help="default runs/<prefix><data>-<model>")
@@ -54,7 +55,7 @@ def train(
     num_generated_image: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", show_default=False, help="draw so many training images with their reconstructions"
+            min=0, metavar="N", show_default=False, help="draw so many reconstructions of training images; default 0"
         ),
     ] = 0,
     film: Annotated[
@@ -106,6 +107,7 @@ def train(
         given = f", given {conditions}" if conditions else ""
         method = _method(detector.pipeline_.settings)
         say(f"trained {method} on {counted(used, 'normal image')} of {images.variant or images.name}{given}")
+        say_false_alarms(detector)
         say(f"model   {folder / 'model'}")
         if (folder / "run").exists():
             say(f"log     {folder / 'run'}")

@@ -11,6 +11,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, open_selected, trained_on
+from knowngood.cli.outputs import say_false_alarms
 from knowngood.config import VAEOptions
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
@@ -74,5 +75,6 @@ def update(
     data_of = detector.about_["data"]
     say(f"updated with {taken:,} normal images of {new.variant or new.name}, {data_of['normals']:,} in all")
     say(f"calibrated on {len(calibration):,} of {data_of['calibrated_on']}")
+    say_false_alarms(detector)
     note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
     say(f"model   {folder}")

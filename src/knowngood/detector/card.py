@@ -72,6 +72,34 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def false_alarms(pipeline: Pipeline) -> str:
+    """How many normal items will be flagged, in one line; of the group with the fewest calibration items.
+
+    Empty where nothing can be flagged.
+    """
+    rows = [row for row in _groups(pipeline) if row["false_alarm_low"] is not None]
+    if not rows:
+        return ""
+    row, alpha = min(rows, key=lambda row: row["normals"]), pipeline.settings.alpha
+    of = f", the smallest of {len(rows)} Mondrian groups" if len(rows) > 1 else ""
+    return f"{_range(pipeline, row)} of normal items, asked for {100 * alpha:g}% (95 % interval{_with(row)}{of})"
+
+
+def _groups(pipeline: Pipeline) -> list[dict[str, Any]]:
+    assert pipeline.calibration is not None
+    alpha = pipeline.settings.alpha
+    return [*pipeline.calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
+
+
+def _range(pipeline: Pipeline, row: Mapping[str, Any]) -> str:
+    about = "about " if pipeline.calibrated_by == "cross" else ""
+    return f"{about}{row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%}"
+
+
+def _with(row: Mapping[str, Any]) -> str:
+    return f", {row['normals']:,} calibration items"
+
+
 def _parts(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
     if pipeline.calibrated_by == "cross":
         folds = pipeline.settings.calibration.folds
@@ -113,12 +141,11 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
             f"- None at α = {alpha:g}: it needs {needed} calibration items, there are {len(calibration)} ({missing} "
             "missing). Nothing is flagged; items can still be ranked by their anomaly score."
         ]
-    about = "about " if pipeline.calibrated_by == "cross" else ""
-    rows = [*calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
+    rows = _groups(pipeline)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
     lines = [
-        f"- {row['condition']}: {about}{row['false_alarm_low']:.1%} to {row['false_alarm_high']:.1%} of normal items "
-        f"are flagged at α = {alpha:g} (95 % interval, {row['normals']} calibration items)"
+        f"- {row['condition']}: {_range(pipeline, row)} of normal items are flagged at α = {alpha:g} (95 % "
+        f"interval{_with(row)})"
         for row in rows
         if row["false_alarm_low"] is not None
     ]
