@@ -411,6 +411,26 @@ def test_two_runs_do_not_write_to_one_place(
 
 
 @pytest.mark.slow
+def test_commands_that_change_a_model_take_one_lock(
+    trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, inside = parts / "test" / "good", []
+
+    def training(self: object, *_: object, **__: object) -> None:
+        for path in (trained, trained / "model"):
+            commands = ["calibrate", path, good], ["update", path, good, "--with", good], ["rollback", path]
+            inside.extend(run(*command) for command in commands)
+
+    monkeypatch.setattr("knowngood.detector.estimator.Detector.fit", training)
+    before = sorted((trained / "model" / "versions").iterdir())
+    assert run("train", parts, "--out", trained, *QUICK, "--resume") == 4  # the stand-in fits nothing
+    assert inside == [2] * 6
+    assert capsys.readouterr().err.count(f"{trained / 'model'} is in use by process {os.getpid()}") == 6
+    assert sorted((trained / "model" / "versions").iterdir()) == before
+    assert not list(trained.glob(".*.lock"))
+
+
+@pytest.mark.slow
 def test_training_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
     trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,8 @@ import typer
 
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import Model
-from knowngood.detector.versions import Version, in_use, versions
+from knowngood.cli.outputs import writing
+from knowngood.detector.versions import Version, in_use, model_at, versions
 from knowngood.detector.versions import rollback as take_back
 from knowngood.errors import ArtifactError
 
@@ -35,7 +36,8 @@ def rollback(
     ] = None,
 ) -> None:
     """Switch a model back to an older version. The others stay, so that --to can switch forward again."""
-    taken = take_back(model, to)
+    with writing(model_at(model)):
+        taken = take_back(model, to)
     say(f"version {taken.number} is in use")
     show(versions(model))
 

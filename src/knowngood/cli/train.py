@@ -16,6 +16,7 @@ from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, op
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import say_false_alarms, this_command, writing
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
+from knowngood.detector.versions import OF_RUN
 from knowngood.errors import DataError, Interrupted, SettingsError
 from knowngood.files import whole, write_json
 
@@ -75,7 +76,7 @@ def train(
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, _method(settings), resume)
-    with writing(folder):
+    with writing(folder, folder / OF_RUN):
         settings = _checked(settings, chosen, num_generated_image, film)
         images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
         labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
@@ -99,7 +100,7 @@ def train(
             )
             raise
         note(detector.about_["recipe"])
-        detector.save(folder / "model")
+        detector.save(folder / OF_RUN)
         _mention_findings(detector)
         used = detector.about_["data"]["normals"]
         _write_command(folder, source, chosen, settings, used)

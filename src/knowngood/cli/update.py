@@ -11,7 +11,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, on_terminal, say
 from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, open_selected, trained_on
-from knowngood.cli.outputs import say_false_alarms
+from knowngood.cli.outputs import say_false_alarms, writing
 from knowngood.config import VAEOptions
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
@@ -51,25 +51,26 @@ def update(
     """
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
-    detector = load(model, device)
-    if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
-        words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
-        raise SettingsError(
-            "this model is a network: trained on new images alone it would forget the old ones. Give the data that it "
-            f"was trained on too: {shlex.join(words)}"
+    with writing(out or model_at(model)):
+        detector = load(model, device)
+        if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
+            words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
+            raise SettingsError(
+                "this model is a network: trained on new images alone it would forget the old ones. Give the data that "
+                f"it was trained on too: {shlex.join(words)}"
+            )
+        options = bounds.over(detector.pipeline_.settings.data)
+        new, known, others = (
+            None
+            if source is None
+            else open_selected(source, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
+            for source in (data, old, calibrate_on)
         )
-    options = bounds.over(detector.pipeline_.settings.data)
-    new, known, others = (
-        None
-        if source is None
-        else open_selected(source, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
-        for source in (data, old, calibrate_on)
-    )
-    assert new is not None
-    if others is not None:
-        others = others[others.labels != 1]
-    detector.update(new, calibration_set=others, old=known, progress=on_terminal())
-    folder = detector.save(out or model_at(model))
+        assert new is not None
+        if others is not None:
+            others = others[others.labels != 1]
+        detector.update(new, calibration_set=others, old=known, progress=on_terminal())
+        folder = detector.save(out or model_at(model))
     taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
     assert calibration is not None
     data_of = detector.about_["data"]
