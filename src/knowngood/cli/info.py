@@ -19,11 +19,12 @@ def info(model: Model) -> None:
     """Say what a saved model was trained on, how, and what it guarantees; and which versions there are."""
     folder = in_use(model)
     try:
-        say((folder / "card.md").read_text(encoding="utf-8").rstrip())
+        card = (folder / "card.md").read_text(encoding="utf-8").rstrip()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         number = config["format_version"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ArtifactError(f"{folder} is damaged: {type(error).__name__}: {error}") from None
+    say(card)
     say(f"\nformat {number}, {folder}")
     show(versions(model))
 

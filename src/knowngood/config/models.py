@@ -55,12 +55,14 @@ class PatchGaussianOptions(ModelOptions):
     context: int = Field(
         default=16,
         ge=0,
-        description="principal components of the image's mean features, given which locations are judged",
+        description="numbers on how the image as a whole differs from others (principal components of its mean "
+        "features), given which each location is judged",
     )
     global_grid: int = Field(
         default=4,
         ge=0,
-        description="side of a coarse grid that sees the image as a whole, for the global score; 0: none",
+        description="side of a coarse grid that sees the image as a whole, for the column `global`: how far it "
+        "deviates as a whole; 0: none",
     )
     few: Literal["refuse", "pool"] = Field(
         default="refuse",

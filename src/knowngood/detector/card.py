@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knowngood.calibration import false_alarm_interval, minimum_normals
-from knowngood.config import Fusion
+from knowngood.config import Fusion, PatchGaussianOptions
 from knowngood.detector.pipeline import Pipeline
 from knowngood.models.vae import ConditionalVAE
 
@@ -48,6 +48,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"- model `{settings.model.name}` {_options(settings.model)}",  # type: ignore[union-attr]
         f"- score {_score(pipeline)}",
         *([f"- {about['labels']['sentence']}"] if "labels" in about else []),
+        *_of_gaussians(settings.model),
         *trained,
         f"- seed {about['seed']}, {about['seconds']:.1f} s in all",
         "",
@@ -116,6 +117,19 @@ def _score(pipeline: Pipeline) -> str:
     shares = [weight / sum(weights) for weight in weights]
     parts = (f"{w:.2f} · `{one.name}` {_options(one)}" for one, w in zip(options.scores, shares, strict=True))
     return "`fusion`, the weighted sum of surprises: " + " + ".join(parts)
+
+
+def _of_gaussians(options: Any) -> list[str]:
+    """What the words of a Gaussian at every location mean."""
+    if not isinstance(options, PatchGaussianOptions):
+        return []
+    lines = [
+        f"- context: at most {options.context} numbers on how the image as a whole differs from others; each location "
+        "is judged given these",
+        "- `global`, a column of results: how far the image as a whole deviates, in standard deviations of normal "
+        "images; from 1 on it adds to the score",
+    ]
+    return [line for line, there in zip(lines, (options.context, options.global_grid), strict=True) if there]
 
 
 def _options(options: Any) -> str:
