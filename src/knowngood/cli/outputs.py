@@ -67,7 +67,8 @@ def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, facts: Map
         if suffix == ".json":
             table.assign(**(facts or {})).to_json(draft, orient="records", indent=1, force_ascii=False)
         else:
-            table.attrs = dict(facts or {})
+            table.attrs.clear()
+            table.attrs.update(facts or {})
             table.to_parquet(draft, index=False)
 
 
