@@ -1,6 +1,6 @@
 """`python -m benchmarks disentanglement`: which methods disentangle the generated factors, within one stated budget.
 
-The images: `generated_factors`, the dSprites grid, at 32 px. A run learns from `steps` × 64 of them, drawn at
+The images: the data set `factors`, the dSprites grid, at 32 px. A run learns from `steps` × 64 of them, drawn at
 random from the whole grid by its seed, each drawn once and rendered when its batch is made; beyond 10,000 steps the
 same 640,000 are seen again. All methods have one net, a Bernoulli likelihood, ten dimensions, batches of 64, Adam at a
 constant rate, no averaged weights and no clipping, as in the literature. Nothing is held out: the metrics measure what
@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.generated_factors import COUNT
 from benchmarks.grid import ALL, WITHIN, GridSource, encoder, judge
 from benchmarks.runner import RESULTS, append, code_version, essence, read_results
-from benchmarks.sprites import SHAPES
 from benchmarks.tables import print_table, write_csv
 from knowngood.config import Settings, VAEOptions, nearest, parse_settings
+from knowngood.data.datasets.factors import COUNT
+from knowngood.data.datasets.sprites import SHAPES
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training import train
@@ -41,7 +41,7 @@ from knowngood.training.engine import make_engine
 Row = dict[str, Any]
 
 HERE = Path(__file__).parent
-CODE = ("disentanglement.py", "grid.py", "generated_factors.py", "sprites.py")
+CODE = ("disentanglement.py", "grid.py", "generated_factors.py")
 
 METHODS: dict[str, dict[str, Any]] = {  # weights as the methods' papers choose them on dSprites
     "factor_vae": {"gamma": 35.0},  # arXiv:1802.05983

@@ -1,53 +1,21 @@
-"""The generated factor set: every combination of shape, scale, rotation, x and y on the dSprites grid, drawn on demand.
-
-737,280 binary images of 64×64 pixels: 3 shapes × 6 scales × 40 rotations × 32 x × 32 y, numbered in this order, y
-fastest, as in dSprites. `sprites` says how a shape is drawn; this is not the renderer of dSprites, so the pictures look
-alike and are not the same. The rotations are those of dSprites, of which the last is a full turn: here it gives the
-same pictures as the first. Some rotations of small squares coincide too, as they have few pixels. Values are 0 and 255.
-Positions are one pixel apart.
-"""
+"""Random images of the generated factor set for the metrics of disentanglement, and the levels of given images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from benchmarks.sprites import SHAPES, WIDTH, sprite
 from knowngood.config import nearest
-from knowngood.data.imageset import ImageSet
-from knowngood.data.pixel_source import BlockPixels
+from knowngood.data import ImageSet
+from knowngood.data.datasets.factors import FACTORS, GRID, VALUES, factor_rows, kept_levels
 from knowngood.errors import DataError, SettingsError
 
 Ints = NDArray[np.int64]
 
-FACTORS = ("shape", "scale", "rotation", "x", "y")
-GRID = (3, 6, 40, 32, 32)  # levels of each factor
-COUNT = 3 * 6 * 40 * 32 * 32
-VALUES: dict[str, np.ndarray] = {
-    "shape": np.array(SHAPES),
-    "scale": np.linspace(0.5, 1, 6),
-    "rotation": np.linspace(0, 2 * np.pi, 40),  # radians
-    "x": np.linspace(0, 1, 32),  # left to right
-    "y": np.linspace(0, 1, 32),  # top to bottom
-}
-SIZE = 64
 CATEGORICAL = (0,)  # of FACTORS, for the metrics of disentanglement
-
-
-class FactorPixels(BlockPixels):
-    """Pictures of the factor set, drawn when read: (size, size, 1) uint8. `rows` (N,) are numbers in the grid."""
-
-    def __init__(self, rows: ArrayLike, size: int = SIZE) -> None:
-        if size not in (64, 32, 16):
-            raise SettingsError(f"size = {size!r}; the factor set is drawn at 64 pixels, or averaged down to 32 or 16")
-        super().__init__(_numbers(rows), (size, size, 1))
-
-    def block(self, rows: np.ndarray) -> np.ndarray:
-        return render(rows, self.shape[0])
 
 
 class Groups(NamedTuple):
@@ -55,23 +23,6 @@ class Groups(NamedTuple):
 
     rows: Ints  # (G, L), or (G, L, 2) for pairs: numbers in the grid; `render(rows)` draws them
     fixed: Ints  # (G,) position in FACTORS of the factor that the images of a group, or of a pair, share
-
-
-def factor_codes(rows: ArrayLike) -> Ints:
-    """Numbers in the grid (...) → the level of each factor (..., 5), from 0, in the order of `FACTORS`."""
-    return np.stack(np.unravel_index(_numbers(rows), GRID), axis=-1).astype(np.int64)
-
-
-def factor_rows(codes: ArrayLike) -> Ints:
-    """Levels (..., 5) → numbers in the grid (...). Raises DataError for a level that is not there."""
-    levels = np.asarray(codes)
-    if levels.ndim == 0 or levels.shape[-1] != len(GRID) or levels.dtype.kind not in "iu":
-        raise DataError(f"levels of shape {levels.shape}, {levels.dtype}; expected integers (..., {len(GRID)})")
-    wrong = ((levels < 0) | (levels >= GRID)).reshape(-1, len(GRID)).any(axis=0)
-    if wrong.any():
-        k = int(wrong.argmax())
-        raise DataError(f"levels of {FACTORS[k]} from {levels[..., k].min()} to {levels[..., k].max()}; has {GRID[k]}")
-    return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(levels, -1, 0)), GRID), dtype=np.int64)
 
 
 def codes_of(images: ImageSet) -> Ints:
@@ -100,62 +51,9 @@ def codes_of(images: ImageSet) -> Ints:
     return np.stack(levels, axis=1)
 
 
-def render(rows: ArrayLike, size: int = SIZE) -> np.ndarray:
-    """Draw the images of these numbers: (..., size, size, 1) uint8, 0 and 255.
-
-    At 32 and 16 pixels each is the mean of 2×2 and 4×4 pixels, rounded: grey edges keep half positions distinct.
-    """
-    numbers = _numbers(rows)
-    shape, scale, rotation, x, y = factor_codes(numbers.ravel()).T
-    canvas = np.zeros((numbers.size, SIZE, SIZE), dtype=np.uint8)
-    windows = np.lib.stride_tricks.sliding_window_view(canvas, (WIDTH, WIDTH), axis=(1, 2), writeable=True)
-    windows[np.arange(numbers.size), y, x] = _sprites()[shape, scale, rotation]
-    if size != SIZE:
-        k = SIZE // size
-        total = np.full((numbers.size, size, size), k * k // 2, dtype=np.uint16)
-        for at in np.ndindex(k, k):
-            total += canvas[:, at[0] :: k, at[1] :: k]
-        canvas = (total // (k * k)).astype(np.uint8)
-    return canvas.reshape(*numbers.shape, size, size, 1)
-
-
-def open_factors(
-    n: int | None = None, *, seed: int = 0, size: int = SIZE, levels: Mapping[str, Sequence[int]] | None = None
-) -> ImageSet:
-    """The generated factor set, or a part of it. Nothing is stored: pixels are drawn when read.
-
-    Condition columns: "class" (the shape), "scale", "rotation" (radians), "x" and "y" (0 to 1). An image's id is its
-    number in the grid. All images are in split "train".
-
-    Args:
-        n: this many images drawn at random, in the order of the grid; None for all.
-        seed: of the draw.
-        size: 64, 32 or 16 pixels; see `render`.
-        levels: factor → the levels to keep, such as {"shape": [2], "x": range(0, 32, 4)}; all of those not named.
-
-    Raises:
-        DataError: `n` is more than there are. SettingsError: an unknown factor, level or size.
-    """
-    kept = _kept(levels)
-    rows = factor_rows(np.stack(np.meshgrid(*kept, indexing="ij"), axis=-1).reshape(-1, len(GRID)))
-    if n is not None:
-        if not 0 < n <= len(rows):
-            raise DataError(f"n = {n}: the factor set has {len(rows):,} such images; expected 1 to {len(rows):,}")
-        rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
-    values = {name: VALUES[name][level] for name, level in zip(FACTORS, factor_codes(rows).T, strict=True)}
-    return ImageSet(
-        pixels=FactorPixels(rows, size),
-        ids=np.char.zfill(rows.astype(str), len(str(COUNT))),
-        labels=np.full(len(rows), np.nan),
-        conditions={"class": values.pop("shape"), **values},
-        splits=np.full(len(rows), "train"),
-        name="factors",
-    )
-
-
 def sample_rows(n: int, rng: np.random.Generator, levels: Mapping[str, Sequence[int]] | None = None) -> Ints:
     """Numbers (n,) of random images, all factors independent and uniform over the levels kept, with replacement."""
-    return factor_rows(_draw((n,), _kept(levels), rng))
+    return factor_rows(_draw((n,), kept_levels(levels), rng))
 
 
 def sample_groups(
@@ -175,7 +73,7 @@ def sample_groups(
         among: factors that may be shared; those of a single level never are.
         levels: as in `open_factors`; {"shape": [0]} asks the score within one shape.
     """
-    kept, fixed = _kept(levels), _shared(groups, among, levels, rng)
+    kept, fixed = kept_levels(levels), _shared(groups, among, levels, rng)
     codes = _draw((groups, items), kept, rng)
     same = np.arange(len(GRID)) == fixed[:, None, None]
     return Groups(factor_rows(np.where(same, codes[:, :1], codes)), fixed)
@@ -193,41 +91,10 @@ def sample_pairs(
 
     As `sample_groups`, but rows (G, L, 2): the factor is shared by a group, its value by the two images of a pair.
     """
-    kept, fixed = _kept(levels), _shared(groups, among, levels, rng)
+    kept, fixed = kept_levels(levels), _shared(groups, among, levels, rng)
     codes = _draw((groups, pairs, 2), kept, rng)
     same = np.arange(len(GRID)) == fixed[:, None, None, None]
     return Groups(factor_rows(np.where(same, codes[:, :, :1], codes)), fixed)
-
-
-@cache
-def _sprites() -> np.ndarray:
-    """(3, 6, 40, 33, 33) uint8: the 720 pictures that are moved about, .8 MB."""
-    drawn = [[[sprite(s, a, r) for r in VALUES["rotation"]] for a in VALUES["scale"]] for s in SHAPES]
-    return np.array(drawn, dtype=np.uint8) * 255
-
-
-def _numbers(rows: ArrayLike) -> Ints:
-    numbers = np.asarray(rows)
-    if numbers.size == 0:
-        return numbers.astype(np.int64)
-    if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= COUNT:
-        raise DataError(
-            f"numbers of images {numbers.min()} to {numbers.max()}, {numbers.dtype}; expected integers 0 to {COUNT - 1}"
-        )
-    return numbers.astype(np.int64)
-
-
-def _kept(levels: Mapping[str, Sequence[int]] | None) -> list[Ints]:
-    """Levels of each factor, ascending."""
-    given = dict(levels or {})
-    for name in given:
-        if name not in FACTORS:
-            raise SettingsError(f"levels: no factor '{name}'{nearest(name, list(FACTORS))}")
-    kept = [np.unique(np.asarray(given.get(name, range(count)))) for name, count in zip(FACTORS, GRID, strict=True)]
-    for name, found, count in zip(FACTORS, kept, GRID, strict=True):
-        if len(found) == 0 or found.dtype.kind not in "iu" or found[0] < 0 or found[-1] >= count:
-            raise SettingsError(f"levels of {name} are {found.tolist()}; expected some of 0 to {count - 1}")
-    return kept
 
 
 def _shared(
@@ -237,7 +104,7 @@ def _shared(
     unknown = [name for name in among if name not in FACTORS]
     if unknown:
         raise SettingsError(f"among: no factor '{unknown[0]}'{nearest(unknown[0], list(FACTORS))}")
-    can = [k for k, kept in enumerate(_kept(levels)) if FACTORS[k] in among and len(kept) > 1]
+    can = [k for k, kept in enumerate(kept_levels(levels)) if FACTORS[k] in among and len(kept) > 1]
     if len(can) < 2:
         raise SettingsError(f"among {list(among)}: {len(can)} factors that vary; expected at least two")
     return rng.choice(np.array(can, dtype=np.int64), groups)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import factor_metrics as metrics
-from benchmarks.generated_factors import CATEGORICAL, FACTORS, factor_codes, render, sample_groups, sample_rows
-from benchmarks.sprites import SHAPES
+from benchmarks.generated_factors import CATEGORICAL, sample_groups, sample_rows
+from knowngood.data.datasets.factors import FACTORS, factor_codes, render
+from knowngood.data.datasets.sprites import SHAPES
 from knowngood.models.base import Batch
 from knowngood.models.vae import ConditionalVAE
 from knowngood.training.source import Facts

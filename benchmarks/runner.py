@@ -231,10 +231,11 @@ def open_whole(dataset: str, *, download: bool = True) -> ImageSet:
     Raises:
         DataError: it is neither here nor to be downloaded.
     """
-    from knowngood.data import dataset_names, open_dataset, open_images
+    from knowngood.data import open_dataset, open_images
     from knowngood.data.datasets.downloads import data_folders
+    from knowngood.data.datasets.named import is_dataset
 
-    if dataset in (*dataset_names(), "emnist"):
+    if is_dataset(dataset):
         return open_dataset(dataset, download=download)
     for folder in [*data_folders(dataset), Path(dataset)]:
         if folder.is_dir():

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.generated_factors import open_factors
 from benchmarks.tables import print_table
 from knowngood.config import LikelihoodRegret, parse_settings
 from knowngood.data import open_dataset
+from knowngood.data.datasets.factors import open_factors
 from knowngood.errors import DataError
 from knowngood.models.vae import ConditionalVAE, DiagonalGaussian
 from knowngood.scores.base import Score, item_sum

@@ -16,8 +16,8 @@ from benchmarks import disentanglement
 from benchmarks import factor_metrics as metrics
 from benchmarks.disentanglement import METHODS, make_model, settings_of, vae_options
 from benchmarks.factor_metrics import Dci
-from benchmarks.generated_factors import COUNT, GRID, factor_codes, render
 from benchmarks.grid import ALL, WITHIN, Encode, GridSource, drawn, encoder, judge, metrics_of
+from knowngood.data.datasets.factors import COUNT, GRID, factor_codes, render
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.training import train
 

@@ -21,7 +21,8 @@ from benchmarks.factor_metrics import (
     sap,
 )
 from benchmarks.factor_metrics.information import entropy, equal_width_bins, mutual_information
-from benchmarks.generated_factors import factor_codes, sample_groups, sample_pairs, sample_rows
+from benchmarks.generated_factors import sample_groups, sample_pairs, sample_rows
+from knowngood.data.datasets.factors import factor_codes
 from knowngood.errors import DataError, SettingsError
 
 

@@ -16,8 +16,9 @@ from knowngood.data import dataset_names, describe_datasets, open_dataset, open_
 from knowngood.data.datasets import downloads
 from knowngood.data.datasets import named as datasets
 from knowngood.data.datasets.downloads import Remote, fetch
+from knowngood.data.datasets.factors import open_factors
 from knowngood.data.readers.cifar import CIFAR_NAMES
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
 
 
 @pytest.fixture
@@ -107,6 +108,37 @@ def test_unknown_names_and_splits(root):
         open_dataset("fashion_mnist")
     with pytest.raises(DataError, match="its splits are: train, test"):
         open_dataset("mnist", split="val")
+
+
+def test_generated_sets_take_options_after_their_name():
+    images = open_images("factors/number=5,size=16,seed=2")
+    assert len(images) == 5
+    assert images.shapes()[0].tolist() == [16, 16, 1]
+    assert images.fingerprint() == open_factors(5, size=16, seed=2).fingerprint()
+    parts = open_dataset("parts/size=32, number=10, products=washer+gear", split="train")
+    assert parts.ids.tolist() == [f"train/good/{i:06d}.png" for i in (0, 1, 2, 5, 6, 7)]
+    assert set(parts.conditions["product"]) == {"washer", "gear"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("parts/sise=64", "parts has no option 'sise'; did you mean 'size'"),
+        ("parts/size", "'size' is no option; expected OPTION=VALUE"),
+        ("parts/size=big", "size = 'big'; expected a whole number"),
+        ("parts/size=31", "size = 31; expected a whole number, 32 to 1,024"),
+        ("parts/number=0", "number = 0; expected a whole number, 1 to"),
+        ("parts/products=washer+nut", "products has no 'nut'"),
+        ("parts/products=gear+gear", "products = 'gear.gear'; expected each once"),
+        ("parts/defects=scratches", "defects has no 'scratches'; did you mean 'scratch'"),
+        ("parts/products=gear,defects=wrong_product", "wrong_product needs two products"),
+        ("factors/size=48", "size = 48"),
+        ("factors/levels=1", "factors has no option 'levels'"),
+    ],
+)
+def test_a_wrong_option_of_a_generated_set_is_named(name, said):
+    with pytest.raises(SettingsError, match=said):
+        open_images(name)
 
 
 def test_kmnist_without_training_images_is_split_by_index(root):

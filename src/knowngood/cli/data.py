@@ -1,12 +1,14 @@
-"""`knowngood data list|get`: the named data sets."""
+"""`knowngood data list|get|write`: the named data sets."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from knowngood.cli.console import say, table
+from knowngood.cli.inputs import Data
 from knowngood.config import counted
 
 app = typer.Typer(help="Named data sets.", no_args_is_help=True)
@@ -35,3 +37,16 @@ def get(
             say(f"  {split}: {int((images.splits == split).sum()):,}")
     for column, values in images.conditions.items():
         say(f"  {column}: {', '.join(sorted({str(value) for value in values}))}")
+
+
+@app.command()
+def write(
+    data: Data,
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder", show_default=False)],
+) -> None:
+    """Write DATA as a folder of PNG files with masks and manifest.csv: data write parts/number=200,size=256 parts."""
+    from knowngood.data import open_images
+    from knowngood.data.image_folder import write_folder
+
+    images = open_images(data)
+    say(f"manifest {write_folder(images, out)}: {counted(len(images), 'image')}")

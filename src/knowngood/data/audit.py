@@ -17,7 +17,7 @@ from knowngood.config import counted
 from knowngood.data.columns import text_of
 from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
 from knowngood.data.groups import pixel_digest
-from knowngood.data.imageset import ImageSet
+from knowngood.data.imageset import ImageSet, Marks
 from knowngood.data.near_copies import SIDE, near_copies, signature
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.files import read_with_header
@@ -221,15 +221,14 @@ def _mixed(name: str, looks: Sequence[_Look]) -> list[Finding]:
     return findings
 
 
-def _checked_masks(
-    images: ImageSet, looks: Sequence[_Look]
-) -> tuple[tuple[tuple[Path, ...] | None, ...] | None, list[Finding]]:
+def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[Marks | None, ...] | None, list[Finding]]:
     """The masks, None for those that cannot be used, and what is wrong with them."""
     if images.masks is None:
         return None, []
     masks, findings = list(images.masks), []
-    for i, (paths, look) in enumerate(zip(images.masks, looks, strict=True)):
-        fault = None if look.kind else _mask_fault(paths, images.labels[i], look.shape[:2])
+    for i, (marks, look) in enumerate(zip(images.masks, looks, strict=True)):
+        drawn = callable(marks)  # by the library, so without fault
+        fault = None if look.kind or drawn else _mask_fault(marks, images.labels[i], look.shape[:2])
         if fault is not None:
             kind, reason, severity = fault
             findings.append(Finding(str(images.ids[i]), kind, reason, severity))

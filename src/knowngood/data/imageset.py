@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import numpy as np
 from knowngood.data.findings import Finding
 from knowngood.data.itemset import ItemSet, numbered
 from knowngood.data.pixel_source import ArrayPixels, PixelSource
-from knowngood.data.readers.mask_file import read_masks
+from knowngood.data.readers.mask_file import Mask, read_masks
 from knowngood.errors import DataError
+
+Marks = tuple[Path, ...] | Callable[[], Mask]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +25,8 @@ class ImageSet(ItemSet):
     Attributes:
         pixels: gives image i as (H, W, C) in its native dtype.
         ids, labels, conditions, splits, groups: see `ItemSet`. Ids are paths relative to the opened folder, or numbers.
-        masks: of each image its mask files, which are joined, or None; or None if the source has no masks.
+        masks: of each image its mask files, which are joined, a function that draws its mask, (H, W) bool, or None; or
+            None if the source has no masks.
         name: data set or folder name, or "array".
         variant: how this copy differs from the official data, or None.
         rejected: files set aside, and files noted, while opening.
@@ -34,7 +37,7 @@ class ImageSet(ItemSet):
     labels: np.ndarray
     conditions: dict[str, np.ndarray]
     splits: np.ndarray | None = None
-    masks: tuple[tuple[Path, ...] | None, ...] | None = None
+    masks: tuple[Marks | None, ...] | None = None
     name: str = "array"
     variant: str | None = None
     rejected: tuple[Finding, ...] = ()
@@ -105,8 +108,8 @@ class ImageSet(ItemSet):
 
     def mask(self, i: int) -> np.ndarray | None:
         """Anomaly mask of image i, (H, W) bool, or None. See `read_mask` for which pixels count."""
-        paths = None if self.masks is None else self.masks[i]
-        return None if paths is None else read_masks(paths)
+        marks = None if self.masks is None else self.masks[i]
+        return marks() if callable(marks) else None if marks is None else read_masks(marks)
 
     def shapes(self) -> np.ndarray:
         """(N, 3) int64: height, width, channels, without decoding pixels."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from knowngood.config import nearest, plugins
-from knowngood.data.datasets.named import dataset_names, open_dataset
+from knowngood.data.datasets.named import dataset_names, is_dataset, open_dataset
 from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.pixel_source import FilePixels
@@ -105,7 +105,7 @@ def open_images(
 def _open_path(source: str | Path, limits: Limits) -> ImageSet:
     path = Path(os.path.expanduser(source))
     if not os.path.exists(path):
-        if isinstance(source, str) and (source in dataset_names() or source == "emnist"):
+        if isinstance(source, str) and is_dataset(source):
             return open_dataset(source)
         raise DataError(f"'{source}' is no existing path and no data set{nearest(str(source), dataset_names())}")
     if not path.is_dir() and not path.is_file():

@@ -1,10 +1,12 @@
 """Named data sets: embedded, found on disk, or downloaded from their official address with a checksum.
 
-Each has condition column "class" (text) and splits. A copy that differs from the official data is named in `variant`.
+Each has condition column "class" (text; `parts` has others) and splits. A copy that differs from the official data is
+named in `variant`. Generated sets take options after their name: "parts/size=64,products=washer+gear".
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,9 @@ import numpy as np
 
 from knowngood.config import nearest
 from knowngood.data.datasets.downloads import Remote, data_folders, find_file, locate
+from knowngood.data.datasets.factors import COUNT as FACTOR_COUNT
+from knowngood.data.datasets.factors import open_factors
+from knowngood.data.datasets.parts import open_parts
 from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.readers.cifar import ARCHIVE, CIFAR_NAMES, read_cifar
 from knowngood.data.readers.dsprites import COUNT as DSPRITES_COUNT
@@ -21,7 +26,7 @@ from knowngood.data.readers.dsprites import read_dsprites
 from knowngood.data.readers.emnist import EMNIST_PARTS, read_emnist
 from knowngood.data.readers.idx import read_pair
 from knowngood.data.readers.npz import read_npz
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,9 @@ class Dataset:
     classes: int
     licence: str
     source: str
-    load: Callable[[Dataset, str | None, bool], ImageSet]
+    load: Callable[[Dataset, str | None, bool], ImageSet] | None = None
     files: tuple[Remote, ...] = ()
+    generate: Callable[..., ImageSet] | None = None  # instead of `load`; its arguments are the options
 
     @property
     def folder(self) -> str:
@@ -48,10 +54,16 @@ def dataset_names() -> list[str]:
     return list(_DATASETS)
 
 
+def is_dataset(name: str) -> bool:
+    """Whether `open_dataset` knows the name; options after it are not looked at."""
+    return _entry(name) is not None
+
+
 def describe_datasets() -> list[dict[str, str]]:
     """One record a data set, all text: name, about, images, shape, classes, licence, source, and where it is now."""
     records = []
     for entry in _DATASETS.values():
+        made = "generated" if entry.generate else "embedded"
         here = [folder for folder in data_folders(entry.folder) if folder.is_dir() and any(folder.iterdir())]
         records.append(
             {
@@ -62,7 +74,7 @@ def describe_datasets() -> list[dict[str, str]]:
                 "classes": str(entry.classes),
                 "licence": entry.licence,
                 "source": entry.source,
-                "where": str(here[0]) if here else "embedded" if not entry.files else "to download",
+                "where": str(here[0]) if here else "to download" if entry.files else made,
             }
         )
     return records
@@ -74,15 +86,23 @@ def open_dataset(name: str, *, split: str | None = None, download: bool = True) 
     Files are looked for in `$KNOWNGOOD_DATA/<name>/` and in the cache; there they are accepted by format and shape, and
     counts that differ from the official ones are named in `variant`. What is downloaded must match its checksum.
 
+    Args:
+        name: one of `dataset_names()`. A generated set takes the arguments of its function, `open_parts` or
+            `open_factors`, as options: "parts/number=100,size=64".
+
     Raises:
         DataError: unknown name (with the nearest known one) or split; not there and not downloadable; a damaged file.
+        SettingsError: an unknown option of a generated set, or a wrong value.
     """
-    key = "emnist/byclass" if name == "emnist" else name
-    if key not in _DATASETS:
+    entry = _entry(name)
+    if entry is None:
         raise DataError(f"unknown data set '{name}'{nearest(name, dataset_names())}")
-    entry = _DATASETS[key]
     if split is not None and split not in entry.counts:
         raise DataError(f"{name} has no split '{split}'; its splits are: {', '.join(entry.counts)}")
+    if entry.generate is not None:
+        images = entry.generate(**_options(entry, name.partition("/")[2]))
+        return images if split is None else images.split(split)
+    assert entry.load is not None
     images = entry.load(entry, split, download)
     shape = tuple(int(v) for v in images.shapes()[0]) if len(images) else None
     if shape != entry.shape:
@@ -90,6 +110,30 @@ def open_dataset(name: str, *, split: str | None = None, download: bool = True) 
     images = images.replace(name=entry.name)
     images = images if split is None else images.split(split)
     return images if images.variant else images.replace(variant=_count_variant(images, entry, split))
+
+
+def _entry(name: str) -> Dataset | None:
+    generated = _DATASETS.get(name.partition("/")[0])
+    if generated is not None and generated.generate is not None:
+        return generated
+    return _DATASETS.get("emnist/byclass" if name == "emnist" else name)
+
+
+def _options(entry: Dataset, text: str) -> dict[str, Any]:
+    """The arguments that "size=64,products=washer+gear" stands for."""
+    assert entry.generate is not None
+    known, found = inspect.signature(entry.generate).parameters, {}
+    for part in filter(None, text.split(",")):
+        option, sign, value = (word.strip() for word in part.partition("="))
+        if not (sign and value):
+            raise SettingsError(f"{entry.name}/{text}: '{part}' is no option; expected OPTION=VALUE, such as size=64")
+        if option not in known:
+            raise SettingsError(f"{entry.name} has no option '{option}'{nearest(option, list(known))}")
+        words = isinstance(known[option].default, str | tuple)
+        if not words and not value.isdecimal():
+            raise SettingsError(f"{entry.name}/{text}: {option} = '{value}'; expected a whole number")
+        found[option] = value if words else int(value)
+    return found
 
 
 def _count_variant(images: ImageSet, entry: Dataset, split: str | None) -> str | None:
@@ -235,6 +279,15 @@ _ALL = [
                 "md5:7da33b31b13a06f4b04a70402ce90c2e",
             ),
         ),
+    ),
+    Dataset(
+        "factors", "square, ellipse and heart on the grid of dSprites, drawn", (64, 64, 1), {"train": FACTOR_COUNT}, 3,
+        "Apache-2.0", "docs/methods/README.md",
+        generate=lambda number=None, seed=0, size=64: open_factors(number, seed=seed, size=size),
+    ),
+    Dataset(
+        "parts", "washers, brackets, gears and labels with defects, drawn", (128, 128, 3), {"train": 240, "test": 160},
+        4, "Apache-2.0", "docs/guide/generated-parts.md", generate=open_parts,
     ),
 ]  # fmt: skip
 _DATASETS = {entry.name: entry for entry in _ALL}

@@ -1,0 +1,69 @@
+"""A set of images as a folder: PNG files, masks and a manifest, which the readers of folders and manifests take."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from knowngood.data.imageset import ImageSet
+from knowngood.errors import DataError, OutputError
+from knowngood.files import explained, make_folder, write_text
+
+_OWN = ("path", "label", "split", "mask")  # columns of the manifest beside the conditions
+_WORDS = {0.0: "good", 1.0: "anomalous"}
+
+
+def write_folder(images: ImageSet, folder: str | Path) -> Path:
+    """Write every image below a folder, at the path that its id is, and `manifest.csv`. Returns the manifest.
+
+    The mask of test/scratch/1.png is ground_truth/scratch/1_mask.png, as in the MVTec layout. The manifest is written
+    last. Reading it gives the same pixels, labels, splits and masks, and the conditions as a manifest holds them.
+
+    Raises:
+        DataError: an image that PNG cannot hold (it holds 8 bits, or 16 bits of one channel), an id that is no path
+            below the folder, or a condition named as a column of the manifest. OutputError: the folder holds files, or
+            cannot be written to.
+    """
+    import pandas as pd
+
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and is not an empty folder; choose another name, or remove it")
+    for column in set(_OWN) & set(images.conditions):
+        raise DataError(f"{images.name}: condition '{column}' has the name of a column of manifests; rename it")
+    paths = [_path(name, images.name) for name in images.ids.tolist()]
+    splits = [""] * len(images) if images.splits is None else images.splits.tolist()
+    masks = [""] * len(images)
+    for i, (path, split) in enumerate(zip(paths, splits, strict=True)):
+        _save(images.read(i), folder / path)
+        mask = images.mask(i)
+        if mask is not None:
+            inner = path.relative_to(split) if split and path.is_relative_to(split) else path
+            masks[i] = f"ground_truth/{inner.with_name(path.stem)}_mask.png"
+            _save(255 * mask[..., None].astype(np.uint8), folder / masks[i])
+    own = {"path": map(str, paths), "label": [_WORDS.get(label, "") for label in images.labels.tolist()]}
+    own |= {"split": splits} if images.splits is not None else {}
+    own |= {"mask": masks} if any(masks) else {}
+    table = pd.DataFrame({name: list(values) for name, values in {**own, **images.conditions}.items()})
+    write_text(folder / "manifest.csv", table.to_csv(index=False))
+    return folder / "manifest.csv"
+
+
+def _path(name: str, source: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name:
+        raise DataError(f"{source}: the id '{name}' is no path below a folder; give other ids")
+    return path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
+
+
+def _save(image: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    image = image[..., 0] if image.shape[-1] == 1 else image
+    grey, colour = image.ndim == 2, image.ndim == 3 and image.shape[2] == 3
+    if not (image.dtype == np.uint8 and (grey or colour)) and not (image.dtype == np.uint16 and grey):
+        raise DataError(f"{path.name}: PNG holds no {image.dtype} of shape {image.shape}; expected uint8")
+    make_folder(path.parent)
+    with explained(path):
+        Image.fromarray(image).save(path)

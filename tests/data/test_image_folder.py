@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from knowngood.data import ImageSet, open_images
+from knowngood.data.datasets.parts import open_parts
+from knowngood.data.image_folder import write_folder
+from knowngood.errors import DataError, OutputError
+
+
+def small(dtype=np.uint8, channels=1, **columns):
+    pixels = np.random.default_rng(0).integers(0, 200, (3, 8, 8, channels)).astype(dtype)
+    return ImageSet.from_arrays(pixels, conditions={name: np.array(values) for name, values in columns.items()})
+
+
+def same(found, expected):
+    assert {name: values.tolist() for name, values in found.conditions.items()} == {
+        name: values.tolist() for name, values in expected.conditions.items()
+    }
+    assert np.array_equal(found.labels, expected.labels, equal_nan=True)
+    for i in range(len(expected)):
+        assert found.read(i).dtype == expected.read(i).dtype
+        assert np.array_equal(found.read(i), expected.read(i))
+        assert np.array_equal(found.mask(i), expected.mask(i))
+
+
+def test_a_set_comes_back_from_its_manifest_and_its_folder(tmp_path):
+    parts = open_parts(5, size=32)
+    manifest = write_folder(parts, tmp_path / "parts")
+    found = open_images(manifest)
+    same(found, parts)
+    assert found.ids.tolist() == parts.ids.tolist()
+    assert found.splits.tolist() == parts.splits.tolist()
+    folder = open_images(tmp_path / "parts")  # MVTec layout
+    assert sorted(folder.ids.tolist()) == sorted(parts.ids.tolist())
+    assert folder.labels.sum() == parts.labels.sum() == 1
+    for i in np.flatnonzero(folder.labels == 1):
+        assert np.array_equal(folder.mask(i), parts.mask(parts.ids.tolist().index(folder.ids[i])))
+
+
+@pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, 1), (np.uint8, 3), (np.uint16, 1)])
+def test_grey_colour_and_16_bits_are_kept(tmp_path, dtype, channels):
+    images = small(dtype, channels, exposure=[0.1, 1 / 3, 2.0], camera=["a,b", "=c", 'd"'])
+    same(open_images(write_folder(images, tmp_path)), images)
+
+
+def test_what_cannot_be_written_is_refused_by_name(tmp_path):
+    with pytest.raises(DataError, match=r"0\.png: PNG holds no float64 of shape \(8, 8\); expected uint8"):
+        write_folder(small(np.float64), tmp_path / "float")
+    with pytest.raises(DataError, match="condition 'mask' has the name of a column of manifests"):
+        write_folder(small(mask=[1, 2, 3]), tmp_path / "mask")
+    with pytest.raises(DataError, match=r"the id '\.\./a' is no path below a folder"):
+        write_folder(small().replace(ids=np.array(["b", "../a", "c"])), tmp_path / "up")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(OutputError, match="full exists and is not an empty folder"):
+        write_folder(small(), tmp_path / "full")
