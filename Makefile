@@ -3,7 +3,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check bench paper clean
 
-demo: .venv/installed  ## train on handwritten digits, find the class never seen, write out/demo/report.html
+demo: .venv/installed  ## an unknown handwritten digit, and defects of generated parts with maps: out/demo/report.html, out/demo/parts/report.html
 	$(BIN)/knowngood demo --out out/demo
 
 test: .venv/installed-dev  ## the whole test-suite; KNOWNGOOD_DATA=FOLDER adds the tests on real data sets

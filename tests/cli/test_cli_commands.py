@@ -7,12 +7,16 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from knowngood import Detector
 from knowngood.cli import main
+from knowngood.data import ImageSet, open_images
+from knowngood.errors import DataError
 from knowngood.files import locked
 from knowngood.training.loop import Run
 
@@ -377,6 +381,45 @@ def test_data_get_says_what_a_data_set_holds(capsys: pytest.CaptureFixture[str])
     assert "train: 1,348" in capsys.readouterr().out
     assert run("data", "list") == 0
     assert "embedded" in capsys.readouterr().out
+
+
+def test_data_write_makes_a_folder_that_opens_again(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "write", "parts/number=5,size=32,products=label", tmp_path / "parts") == 0
+    assert f"manifest {tmp_path / 'parts' / 'manifest.csv'}: 5 images" in capsys.readouterr().out
+    assert sorted(open_images(tmp_path / "parts").ids)[-1] == "train/good/000002.png"
+    assert run("data", "write", "digits", tmp_path / "parts") == 4
+    assert "not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_reports_digits_and_parts_with_maps(tmp_path, monkeypatch, capsys) -> None:
+    infer: Any = {"conditioning": {"unknown": "infer"}}
+    quick = type("Quick", (), {"from_settings": lambda _: Detector("hog", "memory_bank", **infer)})
+    monkeypatch.setattr("knowngood.Detector", quick)
+    monkeypatch.setattr("knowngood.cli.demo.PARTS", "parts/size=32,number=60,products=washer,defects=stain")
+    assert run("demo", "--out", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "9 is not in the training data: AUROC 0." in said
+    assert "of the parts with a defect detected" in said
+    for folder in (tmp_path, tmp_path / "parts"):
+        assert "data:image" in (folder / "report.html").read_text(encoding="utf-8")
+        assert (folder / "model").is_dir()
+
+
+@pytest.mark.slow
+def test_with_a_size_the_fit_is_not_given_what_training_excludes(tmp_path, monkeypatch) -> None:
+    seen = []
+
+    def fit(self: Detector, images: ImageSet, **_: Any) -> None:
+        seen.append(images)
+        raise DataError("stop here")
+
+    monkeypatch.setattr(Detector, "fit", fit)
+    words = ["train", "digits", "--normal", "1", *QUICK]
+    assert run(*words, "--out", tmp_path / "all") == run(*words, "--train-size", "10", "--out", tmp_path / "few") == 3
+    assert [bool((images.split("train").labels == 1).any()) for images in seen] == [True, False]
+    assert len(seen[1].split("train")) == 10
+    assert len(seen[1].split("test")) == len(seen[0].split("test"))
 
 
 @pytest.mark.slow

@@ -197,7 +197,10 @@ def _output_folder(out: Path | None, prefix: str, source: str, method: str, resu
 def _to_train_on(
     images: ImageSet, settings: Settings, train_size: int | None, columns: list[str]
 ) -> tuple[ImageSet, ImageSet]:
-    """What the fit is given, all of it, so that its audit finds leaks; and the normal images it will learn from."""
+    """What the fit is given, all of it, so that its audit finds leaks; and the normal images it will learn from.
+
+    With a size, images that training excludes are left out as the normal ones beyond it are: none of them is looked at.
+    """
     import numpy as np
 
     train = np.ones(len(images), bool)
@@ -213,6 +216,8 @@ def _to_train_on(
     if train_size is not None and train_size < len(normals):
         kept[np.random.default_rng(settings.random_state).permutation(normals)[train_size:]] = False
         normals = normals[kept[normals]]
+        if settings.labels == "ignore":
+            kept[train & (images.labels == 1)] = False
     group = settings.conditioning.group
     if columns:  # the group column is no condition
         kept_group = {name: values for name, values in images.conditions.items() if name == group}
