@@ -160,8 +160,9 @@ def _with_inserts(
 def _damage(scene: Scene, product: Product, u: Grid, v: Grid) -> tuple[Grid, tuple[float, float, float], Grid]:
     """Depth (n, n) of a local defect, its colour, and how much of that there is (n, n)."""
     rng = scene.random(3)
-    points = rng.uniform(-0.65, 0.65, (2, 400))
-    x, y = points[:, int(np.argmax(product.body(*points, scene.variation) < -CLEARANCE))]
+    across, down = rng.uniform(-0.65, 0.65, (2, 400))
+    first = int(np.argmax(product.body(across, down, scene.variation) < -CLEARANCE))
+    x, y = float(across[first]), float(down[first])
     turn, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.8, 1.2)
     if scene.defect == "scratch":
         along, across = np.cos(turn) * (u - x) + np.sin(turn) * (v - y), np.cos(turn) * (v - y) - np.sin(turn) * (u - x)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Grid = NDArray[np.float64]
+Grid = NDArray[np.floating]
 Colour = tuple[float, float, float]
 
 
