@@ -161,6 +161,7 @@ def open_parts(
         splits=splits,
         masks=tuple(PartMask(chosen, i) if has else None for i, has in enumerate(masked)) if masked.any() else None,
         name="parts",
+        variant="generated parts",  # so that nobody takes them for a folder of that name
     )
 
 
