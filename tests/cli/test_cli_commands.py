@@ -384,7 +384,7 @@ def test_data_get_says_what_a_data_set_holds(capsys: pytest.CaptureFixture[str])
 
 
 def test_data_write_makes_a_folder_that_opens_again(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("data", "write", "parts/number=5,size=32,products=label", tmp_path / "parts") == 0
+    assert run("data", "write", "generated-parts/number=5,size=32,products=label", tmp_path / "parts") == 0
     assert f"manifest {tmp_path / 'parts' / 'manifest.csv'}: 5 images" in capsys.readouterr().out
     assert sorted(open_images(tmp_path / "parts").ids)[-1] == "train/good/000002.png"
     assert run("data", "write", "digits", tmp_path / "parts") == 4
@@ -397,7 +397,7 @@ def test_the_demo_reports_digits_and_parts(tmp_path, monkeypatch, capsys) -> Non
     quick = type("Quick", (), {"from_settings": lambda _: Detector("hog", "memory_bank", **infer)})
     monkeypatch.setattr("knowngood.Detector", quick)
     monkeypatch.setattr("knowngood.data.open_dataset", lambda name: open_images(name)[::3])
-    monkeypatch.setattr("knowngood.cli.demo.PARTS", "parts/size=32,number=60,products=washer,defects=stain")
+    monkeypatch.setattr("knowngood.cli.demo.PARTS", "generated-parts/size=32,number=60,products=washer,defects=stain")
     assert run("demo", "--out", tmp_path) == 0
     said = capsys.readouterr().out
     assert "9 is not in the training data: AUROC 0." in said

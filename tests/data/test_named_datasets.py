@@ -115,7 +115,7 @@ def test_generated_sets_take_options_after_their_name():
     assert len(images) == 5
     assert images.shapes()[0].tolist() == [16, 16, 1]
     assert images.fingerprint() == open_factors(5, size=16, seed=2).fingerprint()
-    parts = open_dataset("parts/size=32, number=10, products=washer+gear", split="train")
+    parts = open_dataset("generated-parts/size=32, number=10, products=washer+gear", split="train")
     assert parts.ids.tolist() == [f"train/good/{i:06d}.png" for i in (0, 1, 2, 5, 6, 7)]
     assert set(parts.conditions["product"]) == {"washer", "gear"}
 
@@ -123,15 +123,15 @@ def test_generated_sets_take_options_after_their_name():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("parts/sise=64", "parts has no option 'sise'; did you mean 'size'"),
-        ("parts/size", "'size' is no option; expected OPTION=VALUE"),
-        ("parts/size=big", "size = 'big'; expected a whole number"),
-        ("parts/size=31", "size = 31; expected a whole number, 32 to 1,024"),
-        ("parts/number=0", "number = 0; expected a whole number, 1 to"),
-        ("parts/products=washer+nut", "products has no 'nut'"),
-        ("parts/products=gear+gear", "products = 'gear.gear'; expected each once"),
-        ("parts/defects=scratches", "defects has no 'scratches'; did you mean 'scratch'"),
-        ("parts/products=gear,defects=wrong_product", "wrong_product needs two products"),
+        ("generated-parts/sise=64", "generated-parts has no option 'sise'; did you mean 'size'"),
+        ("generated-parts/size", "'size' is no option; expected OPTION=VALUE"),
+        ("generated-parts/size=big", "size = 'big'; expected a whole number"),
+        ("generated-parts/size=31", "size = 31; expected a whole number, 32 to 1,024"),
+        ("generated-parts/number=0", "number = 0; expected a whole number, 1 to"),
+        ("generated-parts/products=washer+nut", "products has no 'nut'"),
+        ("generated-parts/products=gear+gear", "products = 'gear.gear'; expected each once"),
+        ("generated-parts/defects=scratches", "defects has no 'scratches'; did you mean 'scratch'"),
+        ("generated-parts/products=gear,defects=wrong_product", "wrong_product needs two products"),
         ("factors/size=48", "size = 48"),
         ("factors/levels=1", "factors has no option 'levels'"),
     ],

@@ -44,7 +44,7 @@ def write(
     data: Data,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder", show_default=False)],
 ) -> None:
-    """Write DATA as a folder of PNG files with masks and manifest.csv: data write parts/number=200,size=256 parts."""
+    """Write DATA as a folder of PNG files with masks and manifest.csv: data write generated-parts/number=200 parts."""
     from knowngood.data import open_images
     from knowngood.data.image_folder import write_folder
 

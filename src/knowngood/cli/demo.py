@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
 
 HOLDOUT = "9"
-PARTS = "parts/products=washer,number=150,defects=local"
+PARTS = "generated-parts/products=washer,number=150,defects=local"
 
 
 def demo(

@@ -1,7 +1,7 @@
 """Named data sets: embedded, found on disk, or downloaded from their official address with a checksum.
 
-Each has condition column "class" (text; `parts` has others) and splits. A copy that differs from the official data is
-named in `variant`. Generated sets take options after their name: "parts/size=64,products=washer+gear".
+Each has condition column "class" (text; `generated-parts` has others) and splits. A copy that differs from the official
+data is named in `variant`. Generated sets take options after their name: "generated-parts/size=64,products=gear".
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def open_dataset(name: str, *, split: str | None = None, download: bool = True) 
 
     Args:
         name: one of `dataset_names()`. A generated set takes the arguments of its function, `open_parts` or
-            `open_factors`, as options: "parts/number=100,size=64".
+            `open_factors`, as options: "generated-parts/number=100,size=64".
 
     Raises:
         DataError: unknown name (with the nearest known one) or split; not there and not downloadable; a damaged file.
@@ -286,8 +286,8 @@ _ALL = [
         generate=lambda number=None, seed=0, size=64: open_factors(number, seed=seed, size=size),
     ),
     Dataset(
-        "parts", "washers, brackets, gears and labels with defects, drawn", (128, 128, 3), {"train": 240, "test": 160},
-        4, "Apache-2.0", "docs/guide/generated-parts.md", generate=open_parts,
+        "generated-parts", "washers, brackets, gears and labels with defects, drawn", (128, 128, 3),
+        {"train": 240, "test": 160}, 4, "Apache-2.0", "docs/guide/generated-parts.md", generate=open_parts,
     ),
 ]  # fmt: skip
 _DATASETS = {entry.name: entry for entry in _ALL}

@@ -44,7 +44,7 @@ CAMERAS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; the columns of `parts` say what is what. `seed` and `index` give all that has no column."""
+    """What a picture shows; the columns of the set say what is what. `seed` and `index` give all that has no column."""
 
     seed: int
     index: int

@@ -160,8 +160,7 @@ def open_parts(
         conditions={name: np.array([item.columns[name] for item in items]) for name in items[0].columns},
         splits=splits,
         masks=tuple(PartMask(chosen, i) if has else None for i, has in enumerate(masked)) if masked.any() else None,
-        name="parts",
-        variant="generated parts",  # so that nobody takes them for a folder of that name
+        name="generated-parts",
     )
 
 
