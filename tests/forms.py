@@ -34,13 +34,15 @@ FORMS: dict[str, Options] = {
     "beta_vae": BetaVAE(beta=4),
     "beta_vae-capacity": BetaVAE(capacity=5, gamma=3),
     "cvae": CVAE(),
-    "dcvae-gaussian": DCVAE(beta=3),
+    "dcvae-moments": DCVAE(beta=3),
+    "dcvae-gaussian": DCVAE(beta=3, tc="gaussian"),
     "dcvae-discriminator": DCVAE(beta=3, tc="discriminator", **SMALL),
     "dcvae-mss": DCVAE(beta=3, tc="sampled"),
     "dcvae-mws": DCVAE(beta=3, tc="sampled", density="mws"),
     "dcvae-bound": DCVAE(tc="bound"),
     "factor_vae": FactorVAE(gamma=3, **SMALL),
-    "tc_vae-gaussian": TCVAE(alpha=2, beta=3, gamma=0.5),
+    "tc_vae-moments": TCVAE(alpha=2, beta=3, gamma=0.5),
+    "tc_vae-gaussian": TCVAE(alpha=2, beta=3, gamma=0.5, tc="gaussian"),
     "tc_vae-discriminator": TCVAE(alpha=2, beta=3, gamma=0.5, tc="discriminator", **SMALL),
     "tc_vae-mss": TCVAE(alpha=2, beta=3, gamma=0.5, tc="sampled"),
     "tc_vae-mws": TCVAE(alpha=2, beta=3, gamma=0.5, tc="sampled", density="mws"),
@@ -75,8 +77,9 @@ def objective_for(options: Options, model: ConditionalVAE) -> Objective:
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.copy_(0.3 * noise)
         if any(True for _ in objective.buffers()):
-            warm = toy_batch(model, seed=9)
-            objective.loss(model, warm, toy_context(warm))
+            for seed in (9, 10, 11):
+                warm = toy_batch(model, seed=seed)
+                objective.loss(model, warm, toy_context(warm))
     return objective.eval()
 
 

@@ -120,7 +120,7 @@ def test_a_wrong_type_names_setting_and_value() -> None:
         ({"model": {"name": "vae", "objective": {"name": "dcvae", "tc": "bound", "beta": 2}}}, "tc='bound'"),
         (
             {"model": {"name": "vae", "objective": {"name": "dcvae", "density": "mws"}}},
-            "dcvae: density = 'mws' is an option of tc='sampled', and tc is 'gaussian'; set tc='sampled', or leave",
+            "dcvae: density = 'mws' is an option of tc='sampled', and tc is 'moments'; set tc='sampled', or leave",
         ),
         (
             {"model": {"name": "vae", "objective": {"name": "tc_vae", "tc": "sampled", "discriminator_width": 9}}},
@@ -252,7 +252,7 @@ representations = {
 }
 objectives = st.one_of(
     names(list(choices(VAEOptions, "objective"))),
-    some("dcvae", beta=positive, tc=names(["gaussian", "discriminator", "sampled", "explicit"])),
+    some("dcvae", beta=positive, tc=names(["moments", "gaussian", "discriminator", "sampled", "explicit"])),
     some("beta_vae", capacity=st.one_of(st.none(), positive)),
     some("dan_vae", factors=st.just(["camera"]), labelled_share=shares),
 )

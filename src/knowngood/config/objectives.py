@@ -47,10 +47,10 @@ def _renamed(tc: Any) -> Any:
 class TCOptions(Options):
     """How TC is estimated."""
 
-    tc: Annotated[Literal["gaussian", "discriminator", "sampled"], BeforeValidator(_renamed)] = Field(
-        default="gaussian",
-        description="how TC is estimated; gaussian: covariance of recent codes; discriminator: learns what to add to "
-        "that; sampled: posteriors of the batch, a second KL from 8 dimensions on",
+    tc: Annotated[Literal["moments", "gaussian", "discriminator", "sampled"], BeforeValidator(_renamed)] = Field(
+        default="moments",
+        description="how TC is estimated; moments: of recent codes, to order 4; gaussian: their covariance alone; "
+        "discriminator: learns what to add to that; sampled: the batch's posteriors, a second KL from 8 dimensions on",
     )
     density: Literal["mss", "mws"] = Field(default="mss", description="estimator of the aggregate posterior")
     discriminator_layers: PositiveInt = Field(default=3, description="hidden layers of the discriminator")
@@ -76,11 +76,14 @@ class DCVAE(TCOptions):
 
     implementation = "knowngood.models.objectives.dcvae:DCVAEObjective"
     name: Literal["dcvae"] = "dcvae"
-    beta: float | None = Field(default=None, ge=0, description="weight of TC(z|c); default 6, or 1 with tc=bound")
-    tc: Annotated[Literal["gaussian", "discriminator", "sampled", "bound"], BeforeValidator(_renamed)] = Field(
-        default="gaussian",
-        description="how TC(z|c) is estimated; gaussian: covariance of recent codes; discriminator: learns what to add "
-        "to that; sampled: posteriors of the batch, a second KL from 8 dimensions on; bound: the published bound",
+    beta: float | None = Field(default=None, ge=0, description="weight of TC(z|c); default 2, or 1 with tc=bound")
+    tc: Annotated[  # type: ignore[assignment]
+        Literal["moments", "gaussian", "discriminator", "sampled", "bound"], BeforeValidator(_renamed)
+    ] = Field(
+        default="moments",
+        description="how TC(z|c) is estimated; moments: of recent codes, to order 4; gaussian: their covariance alone; "
+        "discriminator: learns what to add to that; sampled: the batch's posteriors, a second KL from 8 dimensions on; "
+        "bound: the published bound",
     )
 
     @model_validator(mode="after")

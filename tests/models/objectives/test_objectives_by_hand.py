@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -71,9 +72,26 @@ def log_odds(z: list[float], objective: Any) -> float:
 
 def moments(objective: Any, k: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Mean and covariance of the codes of stratum k so far, and how many they are."""
-    ratio = objective.estimate.ratio
-    slot = int(ratio.slot[k])
-    return ratio.mean[k].numpy(), ratio.covariance[slot].numpy(), float(ratio.seen[slot])
+    codes = objective.estimate.ratio.codes
+    slot = int(codes.slot[k])
+    return codes.mean[k].numpy(), codes.covariance[slot].numpy(), float(codes.seen[slot])
+
+
+def added_by_moments(z: list[float], objective: Any, k: int) -> float:
+    """Σ over pairs of dimensions and polynomials of M·h_a(z_i)·h_b(z_j) − ½M², M of order 3 or 4, over a Gaussian's."""
+    centre, covariance, _ = moments(objective, k)
+    polynomials, total, d = objective.estimate.ratio.polynomials, 0.0, len(z)
+    of_h, slot = polynomials.covariance.numpy(), int(objective.estimate.ratio.codes.slot[k])
+    deviation = np.sqrt(np.diagonal(covariance))
+    u = np.clip((np.array(z) - centre) / deviation, -3, 3)
+    h = np.stack((u, (u**2 - 1) / 2**0.5, (u**3 - 3 * u) / 6**0.5)) - polynomials.mean[slot].numpy().reshape(3, d)
+    for i, j in itertools.combinations(range(d), 2):
+        for a, b in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0)):
+            m = of_h[slot, a * d + i, b * d + j]
+            if a == b == 1:
+                m -= (covariance[i, j] / deviation[i] / deviation[j]) ** 2
+            total += m * h[a, i] * h[b, j] - m**2 / 2
+    return float(total)
 
 
 def gaussian_log_ratio(z: list[float], mean: np.ndarray, covariance: np.ndarray, n: float) -> float:
@@ -167,6 +185,10 @@ def total_correlation(case: Case, options: Any, stratum: list[int]) -> tuple[flo
         return mean(a - math.fsum(b) for a, b in zip(joint, marginals, strict=True)), {}
     known = [moments(case.objective, k) for k in stratum]
     ratios = [gaussian_log_ratio(z, *of) for z, of in zip(case.z, known, strict=True)]
+    if options.tc == "moments":
+        return mean(
+            r + added_by_moments(z, case.objective, k) for r, z, k in zip(ratios, case.z, stratum, strict=True)
+        ), {}
     if options.tc == "gaussian":
         return mean(ratios), {}
     width, places = max(stratum) + 1, sorted(range(len(stratum)), key=stratum.__getitem__)

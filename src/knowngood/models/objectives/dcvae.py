@@ -22,7 +22,7 @@ class DCVAEObjective(TCObjective):
 
     def __init__(self, options: DCVAE) -> None:
         super().__init__(options)
-        self.beta = options.beta if options.beta is not None else (1.0 if self.estimate is None else 6.0)
+        self.beta = options.beta if options.beta is not None else (1.0 if self.estimate is None else 2.0)
         self.stratified = self.estimate is not None and self.estimate.stratified
         self.prior = "learned" if self.estimate is None else "standard"
 

@@ -1,4 +1,4 @@
-"""Total correlation within Mondrian groups (strata), TC(z|c), as a penalty: three estimates with one face.
+"""Total correlation within Mondrian groups (strata), TC(z|c), as a penalty: four estimates with one face.
 
 What makes an estimate a penalty is its gradient: docs/methods/dcvae.md says up to which D each one's is right.
 """
@@ -16,7 +16,7 @@ from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives.base import Objective
 from knowngood.models.objectives.densities import SMALLEST_GROUP, total_correlation
 from knowngood.models.objectives.discriminator import BETAS, Discriminator
-from knowngood.models.objectives.gaussian_ratio import GaussianRatio
+from knowngood.models.objectives.moment_ratio import GaussianRatio, MomentRatio
 from knowngood.models.vae import ConditionalVAE
 
 
@@ -48,11 +48,12 @@ class GaussianTC(SampledTC):
     """From covariances of recent codes: see `GaussianRatio`. Exact for Gaussian codes, blind to other dependence."""
 
     stratified = False
+    kind = GaussianRatio
     ratio: GaussianRatio  # made by `prepare`
 
     def prepare(self, latent_dim: int, counts: Tensor, like: Tensor) -> None:
         if not hasattr(self, "ratio"):
-            self.ratio = GaussianRatio(latent_dim, counts.to(like.device)).to(like)
+            self.ratio = self.kind(latent_dim, counts.to(like.device)).to(like)
 
     def forward(
         self, z: Tensor, q: DiagonalGaussian, stratum: Tensor, counts: Tensor, generator: torch.Generator
@@ -61,6 +62,12 @@ class GaussianTC(SampledTC):
         if self.training:
             self.ratio.update(z.detach(), stratum)
         return estimate
+
+
+class MomentTC(GaussianTC):
+    """From covariances and moments of the third and fourth order of recent codes: see `MomentRatio`."""
+
+    kind = MomentRatio
 
 
 class DiscriminatorTC(GaussianTC):
@@ -83,7 +90,7 @@ class DiscriminatorTC(GaussianTC):
     def forward(
         self, z: Tensor, q: DiagonalGaussian, stratum: Tensor, counts: Tensor, generator: torch.Generator
     ) -> Estimate:
-        kinds = F.one_hot(stratum, len(self.ratio.slot)).to(z)
+        kinds = F.one_hot(stratum, len(self.ratio.codes.slot)).to(z)
         many = kinds.sum(0)[stratum] >= SMALLEST_GROUP
         product = permuted_within(z.detach(), stratum, generator)
         tc, known = self.ratio(z, stratum)
@@ -103,7 +110,7 @@ def permuted_within(z: Tensor, stratum: Tensor, generator: torch.Generator) -> T
     return torch.empty_like(z).index_copy_(0, stratum.argsort(stable=True), z.gather(0, order))
 
 
-ESTIMATES = {"sampled": SampledTC, "gaussian": GaussianTC, "discriminator": DiscriminatorTC}
+ESTIMATES = {"moments": MomentTC, "gaussian": GaussianTC, "discriminator": DiscriminatorTC, "sampled": SampledTC}
 
 
 class TCObjective(Objective):
