@@ -45,10 +45,10 @@ ESTIMATED: dict[str, tuple[dict[str, Any], int]] = {  # options, and steps befor
 CLASSES = ("1", "2", "4", "5", "6", "7", "9")  # those of the dev form with 0, 3 and 8 held out
 TRAINED: dict[str, dict[str, Any]] = {
     "cvae": {"name": "cvae"},
-    "dcvae, moments": {"name": "dcvae"},
-    "dcvae, gaussian": {"name": "dcvae", "tc": "gaussian"},
-    "dcvae, discriminator": {"name": "dcvae", "tc": "discriminator"},
-    "dcvae, sampled": {"name": "dcvae", "tc": "sampled"},
+    "dcvae moments": {"name": "dcvae"},
+    "dcvae gaussian": {"name": "dcvae", "tc": "gaussian"},
+    "dcvae discriminator": {"name": "dcvae", "tc": "discriminator"},
+    "dcvae sampled": {"name": "dcvae", "tc": "sampled"},
 }
 AFTERWARDS = 400  # steps of the discriminator that measures
 
