@@ -45,4 +45,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.disentanglement:main",
         "FactorVAE score, MIG and other metrics of each method on generated sprites",
     ),
+    "total-correlation": (
+        "benchmarks.total_correlation:main",
+        "gradients of the estimates of TC, and TC within a class of CVAE and dCVAE",
+    ),
 }

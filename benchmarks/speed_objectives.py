@@ -33,8 +33,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """A row for each objective, net and precision: `ratio` is its step's time over its parent's.
 
-    `knowngood.training.train` with its defaults, without the first step. `dcvae` is the explicit form with `mss`; it
-    and `cvae` are conditioned on ten equally frequent classes.
+    `knowngood.training.train` with its defaults, without the first step. `dcvae` and
+    `tc_vae` estimate TC by their default; `dcvae` and `cvae` are conditioned on ten equally frequent classes.
     """
     rows = []
     for net, options in NETS.items():

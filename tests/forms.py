@@ -34,12 +34,18 @@ FORMS: dict[str, Options] = {
     "beta_vae": BetaVAE(beta=4),
     "beta_vae-capacity": BetaVAE(capacity=5, gamma=3),
     "cvae": CVAE(),
-    "dcvae-explicit": DCVAE(beta=3),
-    "dcvae-mws": DCVAE(beta=3, density="mws"),
+    "dcvae-moments": DCVAE(beta=3),
+    "dcvae-gaussian": DCVAE(beta=3, tc="gaussian"),
+    "dcvae-discriminator": DCVAE(beta=3, tc="discriminator", **SMALL),
+    "dcvae-mss": DCVAE(beta=3, tc="sampled"),
+    "dcvae-mws": DCVAE(beta=3, tc="sampled", density="mws"),
     "dcvae-bound": DCVAE(tc="bound"),
     "factor_vae": FactorVAE(gamma=3, **SMALL),
-    "tc_vae": TCVAE(alpha=2, beta=3, gamma=0.5),
-    "tc_vae-mws": TCVAE(alpha=2, beta=3, gamma=0.5, density="mws"),
+    "tc_vae-moments": TCVAE(alpha=2, beta=3, gamma=0.5),
+    "tc_vae-gaussian": TCVAE(alpha=2, beta=3, gamma=0.5, tc="gaussian"),
+    "tc_vae-discriminator": TCVAE(alpha=2, beta=3, gamma=0.5, tc="discriminator", **SMALL),
+    "tc_vae-mss": TCVAE(alpha=2, beta=3, gamma=0.5, tc="sampled"),
+    "tc_vae-mws": TCVAE(alpha=2, beta=3, gamma=0.5, tc="sampled", density="mws"),
     "rf_vae": RFVAE(gamma=3, eta_s=2, eta_h=5, entropy_from=0, relevance_from=0, **SMALL),
     "dip_vae-I": DIPVAE(form="I", lambda_od=3, lambda_d=2),
     "dip_vae-II": DIPVAE(form="II", lambda_od=3, lambda_d=2),
@@ -59,7 +65,10 @@ def model_for(options: Options, **changes: Any) -> ConditionalVAE:
 
 
 def objective_for(options: Options, model: ConditionalVAE) -> Objective:
-    """The objective, ready for this model, with its parameters moved away from a start at 0."""
+    """The objective, ready for this model, with its parameters moved away from a start at 0.
+
+    Where it keeps running means of codes, they are those of another batch and stay so.
+    """
     model.nuisance_dim = options.build().nuisance_dim
     objective, generator = prepared(options, model), torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -67,7 +76,11 @@ def objective_for(options: Options, model: ConditionalVAE) -> Objective:
             if not parameter.any():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                 parameter.copy_(0.3 * noise)
-    return objective
+        if any(True for _ in objective.buffers()):
+            for seed in (9, 10, 11):
+                warm = toy_batch(model, seed=seed)
+                objective.loss(model, warm, toy_context(warm))
+    return objective.eval()
 
 
 def batch_for(options: Options, model: ConditionalVAE, n: int = 40) -> Batch:

@@ -66,6 +66,7 @@ def toy_batch(model: ConditionalVAE, n: int = 40, strata: int | None = None, see
 def prepared(options: Options, model: ConditionalVAE, seed: int = 0) -> Objective:
     """The objective of these options with its own parameters made, in the model's dtype."""
     objective: Objective = options.build()
+    objective.stratum_counts = torch.full((max(model.condition_dim, 1),), 100)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         objective.prepare(model)

@@ -268,7 +268,9 @@ def test_layers_preset_below_file_below_options(tmp_path: Path) -> None:
     settings = settings_from({"epochs": "9"}, preset="paper-mlp", config=config)
     model = settings.model
     assert isinstance(model, VAEOptions)
-    assert model.objective == DCVAE(beta=2.0, density="mws")  # the same choice keeps what a lower layer set for it
+    assert model.objective == DCVAE(
+        beta=2.0, tc="sampled", density="mws"
+    )  # the same choice keeps what a lower layer set for it
     assert (settings.training.epochs, settings.training.lr, model.latent_dim) == (9, 0.5, 20)
     changed = settings_from({"objective": "cvae"}, preset="paper-mlp").model
     assert changed == model.model_copy(update={"objective": CVAE()})

@@ -118,6 +118,14 @@ def test_a_wrong_type_names_setting_and_value() -> None:
     ("values", "message"),
     [
         ({"model": {"name": "vae", "objective": {"name": "dcvae", "tc": "bound", "beta": 2}}}, "tc='bound'"),
+        (
+            {"model": {"name": "vae", "objective": {"name": "dcvae", "density": "mws"}}},
+            "dcvae: density = 'mws' is an option of tc='sampled', and tc is 'moments'; set tc='sampled', or leave",
+        ),
+        (
+            {"model": {"name": "vae", "objective": {"name": "tc_vae", "tc": "sampled", "discriminator_width": 9}}},
+            "tc_vae: discriminator_width = 9 is an option of tc='discriminator', and tc is 'sampled'",
+        ),
         ({"calibration": {"select_fraction": 0.5, "fraction": 0.5}}, "must be below 1"),
         ({"model": "patch_gaussian", "representation": "hog"}, "model 'patch_gaussian' takes features"),
         ({"model": "vae", "representation": "features"}, "model 'vae' takes pixels or hog or table"),
@@ -137,6 +145,13 @@ def test_a_wrong_type_names_setting_and_value() -> None:
 )
 def test_contradictions_say_what_to_change(values: dict[str, Any], message: str) -> None:
     assert message in refusal(values)
+
+
+def test_the_estimate_of_models_saved_before_is_now_called_sampled() -> None:
+    explicit = {"name": "dcvae", "beta": 2.0, "tc": "explicit", "density": "mss"}
+    assert parse_settings({"model": {"name": "vae", "objective": explicit}}).model.objective == DCVAE(
+        beta=2, tc="sampled"
+    )
 
 
 def test_the_bound_form_takes_its_own_beta() -> None:
@@ -237,7 +252,7 @@ representations = {
 }
 objectives = st.one_of(
     names(list(choices(VAEOptions, "objective"))),
-    some("dcvae", beta=positive, density=names(["mss", "mws"])),
+    some("dcvae", beta=positive, tc=names(["moments", "gaussian", "discriminator", "sampled", "explicit"])),
     some("beta_vae", capacity=st.one_of(st.none(), positive)),
     some("dan_vae", factors=st.just(["camera"]), labelled_share=shares),
 )

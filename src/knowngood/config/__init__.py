@@ -30,6 +30,7 @@ from knowngood.config.objectives import (
     FactorVAE,
     InfoVAE,
     ObjectiveOptions,
+    TCOptions,
 )
 from knowngood.config.parsing import choices, counted, nearest, parse, parse_settings, read_settings
 from knowngood.config.plugins import plugins
@@ -79,6 +80,6 @@ __all__ = [
     "ModelOptions", "Neighbours", "NetOptions", "ObjectiveOptions", "Options", "OwnBackbone", "PatchDistance",
     "PatchGaussianOptions", "PixelOptions", "PriorDistance", "Reconstruction", "ReconstructionProbability",
     "RepresentationOptions", "Restoration", "Role", "ScoreChoice", "ScoreOptions", "Settings", "Shift", "SplitElbo",
-    "StridedBatchNorm", "TableOptions", "TrainingOptions", "Typicality", "VAEOptions", "choices", "counted",
-    "implementation", "nearest", "parse", "parse_settings", "plugins", "read_settings",
+    "StridedBatchNorm", "TCOptions", "TableOptions", "TrainingOptions", "Typicality", "VAEOptions", "choices",
+    "counted", "implementation", "nearest", "parse", "parse_settings", "plugins", "read_settings",
 ]  # fmt: skip

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from knowngood.config.base import Family, Options
 
@@ -39,7 +39,36 @@ class CVAE(Options):
     name: Literal["cvae"] = "cvae"
 
 
-class DCVAE(Options):
+def _renamed(tc: Any) -> Any:
+    """What models saved before call "explicit" is now one of several explicit estimates."""
+    return "sampled" if tc == "explicit" else tc
+
+
+class TCOptions(Options):
+    """How TC is estimated."""
+
+    tc: Annotated[Literal["moments", "gaussian", "discriminator", "sampled"], BeforeValidator(_renamed)] = Field(
+        default="moments",
+        description="how TC is estimated; moments: of recent codes, to order 4; gaussian: their covariance alone; "
+        "discriminator: learns what to add to that; sampled: the batch's posteriors, a second KL from 8 dimensions on",
+    )
+    density: Literal["mss", "mws"] = Field(default="mss", description="estimator of the aggregate posterior")
+    discriminator_layers: PositiveInt = Field(default=3, description="hidden layers of the discriminator")
+    discriminator_width: PositiveInt = Field(default=256, description="width of the discriminator's layers")
+
+    @model_validator(mode="after")
+    def _of_the_estimate(self) -> TCOptions:
+        for field in ("density", "discriminator_layers", "discriminator_width"):
+            value, owner = getattr(self, field), "sampled" if field == "density" else "discriminator"
+            if self.tc != owner and value != type(self).model_fields[field].default:
+                raise ValueError(
+                    f"{self.name}: {field} = {value!r} is an option of tc='{owner}', and tc is '{self.tc}'; "
+                    f"set tc='{owner}', or leave {field} out"
+                )
+        return self
+
+
+class DCVAE(TCOptions):
     """Disentangled conditional VAE: the CVAE plus (β−1)·TC(z|c), TC estimated within strata of the conditions.
 
     `tc="bound"` is the published bound: a CVAE with a learned conditional prior, where β must stay 1.
@@ -48,15 +77,21 @@ class DCVAE(Options):
     implementation = "knowngood.models.objectives.dcvae:DCVAEObjective"
     name: Literal["dcvae"] = "dcvae"
     beta: float | None = Field(default=None, ge=0, description="weight of TC(z|c); default 2, or 1 with tc=bound")
-    tc: Literal["explicit", "bound"] = "explicit"
-    density: Literal["mss", "mws"] = Field(default="mss", description="estimator of the aggregate posterior")
+    tc: Annotated[  # type: ignore[assignment]
+        Literal["moments", "gaussian", "discriminator", "sampled", "bound"], BeforeValidator(_renamed)
+    ] = Field(
+        default="moments",
+        description="how TC(z|c) is estimated; moments: of recent codes, to order 4; gaussian: their covariance alone; "
+        "discriminator: learns what to add to that; sampled: the batch's posteriors, a second KL from 8 dimensions on; "
+        "bound: the published bound",
+    )
 
     @model_validator(mode="after")
     def _bound_has_no_beta(self) -> DCVAE:
         if self.tc == "bound" and self.beta not in (None, 1.0):
             raise ValueError(
                 f"dcvae: beta = {self.beta:g} with tc='bound', whose TC weight is 1 by derivation; "
-                "leave beta out, or use tc='explicit'"
+                "leave beta out, or use another tc"
             )
         return self
 
@@ -71,15 +106,14 @@ class FactorVAE(Options):
     discriminator_width: PositiveInt = Field(default=1000, description="width of the discriminator's layers")
 
 
-class TCVAE(Options):
-    """β-TCVAE: rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)), parts by minibatch. arXiv:1802.04942."""
+class TCVAE(TCOptions):
+    """β-TCVAE: rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)). arXiv:1802.04942."""
 
     implementation = "knowngood.models.objectives.tc_vae:TCVAEObjective"
     name: Literal["tc_vae"] = "tc_vae"
     alpha: float = Field(default=1.0, ge=0, description="weight of I(z;n), what z knows of the item")
     beta: float = Field(default=6.0, ge=0, description="weight of TC(z)")
     gamma: float = Field(default=1.0, ge=0, description="weight of the dimensions' own KL")
-    density: Literal["mss", "mws"] = Field(default="mss", description="estimator of the aggregate posterior")
 
 
 class RFVAE(Options):

@@ -162,6 +162,7 @@ class Run:
         convolves = any(isinstance(module, nn.Conv2d) for module in model.modules())
         self.layout = torch.channels_last if convolves else torch.contiguous_format
         self.model = model.to(engine.device, memory_format=self.layout)  # type: ignore[call-overload]
+        objective.stratum_counts = source.facts.stratum_counts
         objective.prepare(self.model)  # type: ignore[arg-type]
         self.objective = objective.to(engine.device)
         self.source = source.to(engine.device)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import gradients, greatest_difference, toy_batch, toy_context, toy_model, vae
+from helpers import gradients, greatest_difference, prepared, toy_batch, toy_context, toy_model, vae
 from knowngood.config import CVAE, DCVAE, PriorDistance
 from knowngood.errors import SettingsError
 from knowngood.models.objectives.penalties import ClassAware
@@ -80,9 +80,9 @@ def evaluated(objective: Any, model: ConditionalVAE) -> tuple[Tensor, dict[str, 
 @pytest.mark.parametrize("base", [CVAE(), DCVAE(beta=3)], ids=["cvae", "dcvae"])
 def test_limit_weight_zero_is_the_objective_and_away_from_it_loss_and_gradient_differ(base: Any) -> None:
     model = toy_model(prior="learned")
-    plain, terms, slopes = evaluated(base.build(), model)
+    plain, terms, slopes = evaluated(prepared(base, model), model)
     for weight, same in ((0.0, True), (2.0, False)):
-        objective = base.build()
+        objective = prepared(base, model)
         objective.penalties.append(aware(weight, (0.5, 0.5)))
         loss, more, found = evaluated(objective, model)
         assert loss.item() == pytest.approx((plain + weight * more["class_error"].mean()).item(), rel=1e-12)

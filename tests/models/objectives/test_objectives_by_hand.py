@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +68,38 @@ def log_odds(z: list[float], objective: Any) -> float:
     for layer in (objective.discriminator.first, *objective.discriminator.between):
         z = [x if x > 0 else 0.2 * x for x in linear(layer, z)]
     return linear(objective.discriminator.last, z)[0]
+
+
+def moments(objective: Any, k: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean and covariance of the codes of stratum k so far, and how many they are."""
+    codes = objective.estimate.ratio.codes
+    slot = int(codes.slot[k])
+    return codes.mean[k].numpy(), codes.covariance[slot].numpy(), float(codes.seen[slot])
+
+
+def added_by_moments(z: list[float], objective: Any, k: int) -> float:
+    """Σ over pairs of dimensions and polynomials of M·h_a(z_i)·h_b(z_j) − ½M², M of order 3 or 4, over a Gaussian's."""
+    centre, covariance, _ = moments(objective, k)
+    polynomials, total, d = objective.estimate.ratio.polynomials, 0.0, len(z)
+    of_h, slot = polynomials.covariance.numpy(), int(objective.estimate.ratio.codes.slot[k])
+    deviation = np.sqrt(np.diagonal(covariance))
+    u = np.clip((np.array(z) - centre) / deviation, -3, 3)
+    h = np.stack((u, (u**2 - 1) / 2**0.5, (u**3 - 3 * u) / 6**0.5)) - polynomials.mean[slot].numpy().reshape(3, d)
+    for i, j in itertools.combinations(range(d), 2):
+        for a, b in ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0)):
+            m = of_h[slot, a * d + i, b * d + j]
+            if a == b == 1:
+                m -= (covariance[i, j] / deviation[i] / deviation[j]) ** 2
+            total += m * h[a, i] * h[b, j] - m**2 / 2
+    return float(total)
+
+
+def gaussian_log_ratio(z: list[float], mean: np.ndarray, covariance: np.ndarray, n: float) -> float:
+    """log N(z; m, Σ) − Σ_d log N(z_d; m_d, Σ_dd), corrected for the bias of n codes."""
+    d, deviation = len(z), np.sqrt(np.diagonal(covariance))
+    u, r = (np.array(z) - mean) / deviation, covariance / np.outer(deviation, deviation) + 1e-4 * np.eye(len(z))
+    squared = (n - d - 1) / n * u @ np.linalg.inv(r) @ u - u @ u
+    return float(-0.5 * squared - 0.5 * np.linalg.slogdet(r)[1] - d * (d - 1) / (4 * n))
 
 
 def kernel(x: list[float], y: list[float], name: str) -> float:
@@ -139,21 +173,51 @@ def beta_vae(case: Case, options: BetaVAE) -> dict[str, float]:
 def dcvae(case: Case, options: DCVAE) -> dict[str, float]:
     if options.tc == "bound":
         return elbo(case, options)
-    joint, marginals = log_densities(case.z, case.m, case.v, case.stratum, options.density)
-    tc = mean(a - math.fsum(b) for a, b in zip(joint, marginals, strict=True))
+    tc, losses = total_correlation(case, options, case.stratum)
     assert options.beta is not None
-    return {"model": case.elbo + (options.beta - 1) * tc}
+    return {"model": case.elbo + (options.beta - 1) * tc, **losses}
+
+
+def total_correlation(case: Case, options: Any, stratum: list[int]) -> tuple[float, dict[str, float]]:
+    """TC of one batch, and the loss of the discriminator where there is one."""
+    if options.tc == "sampled":
+        joint, marginals = log_densities(case.z, case.m, case.v, stratum, options.density)
+        return mean(a - math.fsum(b) for a, b in zip(joint, marginals, strict=True)), {}
+    known = [moments(case.objective, k) for k in stratum]
+    ratios = [gaussian_log_ratio(z, *of) for z, of in zip(case.z, known, strict=True)]
+    if options.tc == "moments":
+        return mean(
+            r + added_by_moments(z, case.objective, k) for r, z, k in zip(ratios, case.z, stratum, strict=True)
+        ), {}
+    if options.tc == "gaussian":
+        return mean(ratios), {}
+    width, places = max(stratum) + 1, sorted(range(len(stratum)), key=stratum.__getitem__)
+    keys = torch.rand(len(case.z), len(case.z[0]), generator=case.generator).t().tolist()
+    product = [[0.0] * len(case.z[0]) for _ in case.z]
+    for d, row in enumerate(keys):
+        order = sorted(range(len(stratum)), key=lambda i, row=row: (stratum[i], row[i]))
+        for place, i in zip(places, order, strict=True):
+            product[place][d] = case.z[i][d]
+
+    def added(z: list[float], k: int, of: Any) -> float:
+        standardised = ((np.array(z) - of[0]) / np.sqrt(np.diagonal(of[1]))).tolist()
+        return log_odds([*standardised, *(float(k == j) for j in range(width))], case.objective.estimate)
+
+    joint = [r + added(z, k, of) for r, z, k, of in zip(ratios, case.z, stratum, known, strict=True)]
+    other = [gaussian_log_ratio(z, *of) + added(z, k, of) for z, k, of in zip(product, stratum, known, strict=True)]
+    against = mean(math.log1p(math.exp(-x)) for x in joint) + mean(math.log1p(math.exp(x)) for x in other)
+    return mean(joint), {"discriminator": against / 2}
 
 
 def tc_vae(case: Case, options: TCVAE) -> dict[str, float]:
-    joint, marginals = log_densities(case.z, case.m, case.v, [0] * len(case.z), options.density)
+    _, marginals = log_densities(case.z, case.m, case.v, [0] * len(case.z), options.density)
     own = [math.fsum(map(log_normal, *item)) for item in zip(case.z, case.m, case.v, strict=True)]
     prior = [math.fsum(map(log_normal, *item)) for item in zip(case.z, case.m0, case.v0, strict=True)]
-    information = mean(own) - mean(joint)
-    tc = mean(joint) - mean(map(math.fsum, marginals))
+    tc, losses = total_correlation(case, options, [0] * len(case.z))
+    information = mean(own) - tc - mean(map(math.fsum, marginals))
     dimensions = mean(map(math.fsum, marginals)) - mean(prior)
     weighted = options.alpha * information + options.beta * tc + options.gamma * dimensions
-    return {"model": mean(case.reconstruction) + weighted}
+    return {"model": mean(case.reconstruction) + weighted, **losses}
 
 
 def factor_vae(case: Case, options: FactorVAE) -> dict[str, float]:

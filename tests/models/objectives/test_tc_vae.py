@@ -41,7 +41,7 @@ def with_noise(sign: float) -> Any:
 
 @pytest.mark.parametrize("prior", ["standard", "learned"])
 def test_density_parts_are_the_exhaustive_sums_when_the_batch_is_the_whole_set(prior: str) -> None:
-    _, terms, _, model = evaluate(TCVAE(), n=6, times=1, prior=prior)
+    _, terms, _, model = evaluate(TCVAE(tc="sampled"), n=6, times=1, prior=prior)
     batch = toy_batch(model, n=6)
     elbo = elbo_terms(model, batch, toy_context(batch))
     z, mean, sigma = elbo.z.tolist(), elbo.posterior.mean.tolist(), (0.5 * elbo.posterior.log_var).exp().tolist()
@@ -61,8 +61,8 @@ def test_density_parts_are_the_exhaustive_sums_when_the_batch_is_the_whole_set(p
 
 
 def test_density_of_mws_differs_by_constants_so_that_gradients_agree_at_b_equal_n() -> None:
-    loss, exact, slopes, _ = evaluate(TCVAE(alpha=2, beta=3, gamma=0.5), times=1)
-    other, shifted, other_slopes, _ = evaluate(TCVAE(alpha=2, beta=3, gamma=0.5, density="mws"), times=1)
+    loss, exact, slopes, _ = evaluate(TCVAE(tc="sampled", alpha=2, beta=3, gamma=0.5), times=1)
+    other, shifted, other_slopes, _ = evaluate(TCVAE(tc="sampled", alpha=2, beta=3, gamma=0.5, density="mws"), times=1)
     log_n = math.log(40)
     for name, shift in (("information", log_n), ("tc", 2 * log_n), ("dimension_kl", -3 * log_n)):
         torch.testing.assert_close(shifted[name], exact[name] + shift)
@@ -73,7 +73,7 @@ def test_density_of_mws_differs_by_constants_so_that_gradients_agree_at_b_equal_
 def test_density_is_of_all_items_whatever_their_strata() -> None:
     model = toy_model(condition_dim=0)
     one, many = toy_batch(model), toy_batch(model, strata=5)
-    losses = [TCVAE().build().loss(model, batch, toy_context(batch))[0]["model"] for batch in (one, many)]
+    losses = [TCVAE(tc="sampled").build().loss(model, batch, toy_context(batch))[0]["model"] for batch in (one, many)]
     assert torch.equal(*losses)
 
 
@@ -92,7 +92,9 @@ def test_limit_weights_one_is_the_vae_in_expectation_in_loss_and_gradient(
     losses, each = [], []
     for sign in (-1.0, 1.0):
         monkeypatch.setattr(tc_vae, "elbo_terms", with_noise(sign))
-        found, _, found_slopes, _ = evaluate(TCVAE(alpha=1, beta=1, gamma=1, density=density), times=times, prior=prior)
+        found, _, found_slopes, _ = evaluate(
+            TCVAE(tc="sampled", alpha=1, beta=1, gamma=1, density=density), times=times, prior=prior
+        )
         losses.append(found.item())
         each.append(found_slopes)
     mean = {name: (each[0][name] + each[1][name]) / 2 for name in slopes}
@@ -103,8 +105,8 @@ def test_limit_weights_one_is_the_vae_in_expectation_in_loss_and_gradient(
 @pytest.mark.parametrize("weight", ["alpha", "beta", "gamma"])
 def test_away_from_the_limit_each_weight_adds_its_part_in_loss_and_gradient(weight: str) -> None:
     ones = {"alpha": 1, "beta": 1, "gamma": 1}
-    loss, terms, slopes, _ = evaluate(TCVAE(**ones))
-    other, _, other_slopes, _ = evaluate(TCVAE(**{**ones, weight: 4}))
+    loss, terms, slopes, _ = evaluate(TCVAE(tc="sampled", **ones))
+    other, _, other_slopes, _ = evaluate(TCVAE(tc="sampled", **{**ones, weight: 4}))
     part = {"alpha": "information", "beta": "tc", "gamma": "dimension_kl"}[weight]
     assert other.item() - loss.item() == pytest.approx(3 * terms[part].mean().item(), rel=1e-9)
     assert abs(other.item() - loss.item()) > 1e-3
@@ -113,8 +115,8 @@ def test_away_from_the_limit_each_weight_adds_its_part_in_loss_and_gradient(weig
 
 def test_limit_beta_adds_what_it_adds_to_an_explicit_dcvae_without_conditions() -> None:
     weights = {"alpha": 1, "gamma": 1}
-    ours = [evaluate(TCVAE(beta=beta, **weights)) for beta in (1, 6)]
-    theirs = [evaluate(DCVAE(beta=beta)) for beta in (1, 6)]
+    ours = [evaluate(TCVAE(tc="sampled", beta=beta, **weights)) for beta in (1, 6)]
+    theirs = [evaluate(DCVAE(beta=beta, tc="sampled")) for beta in (1, 6)]
     assert ours[1][0].item() - ours[0][0].item() == pytest.approx(theirs[1][0].item() - theirs[0][0].item(), rel=1e-9)
     for name in ours[0][2]:
         torch.testing.assert_close(
@@ -126,7 +128,7 @@ def test_limit_beta_adds_what_it_adds_to_an_explicit_dcvae_without_conditions() 
 
 
 def test_gradient_of_the_parts_reaches_the_encoder_and_of_the_last_the_prior() -> None:
-    _, terms, _, model = evaluate(TCVAE(), prior="learned")
+    _, terms, _, model = evaluate(TCVAE(tc="sampled"), prior="learned")
     for part, reached in (("information", "net.encoder"), ("tc", "net.encoder"), ("dimension_kl", "net.encoder prior")):
         for name, slope in gradients(terms[part].mean(), model).items():
             assert bool(slope.any()) == name.startswith(tuple(reached.split())), (part, name)
@@ -139,9 +141,9 @@ def test_gradient_and_density_keep_their_precision_in_bf16() -> None:
     elbo = elbo_terms(model, batch, toy_context(batch))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tc_vae, "elbo_terms", lambda *_: elbo)
-        exact, terms = TCVAE().build().loss(model, batch, toy_context(batch))
+        exact, terms = TCVAE(tc="sampled").build().loss(model, batch, toy_context(batch))
         with torch.autocast("cpu", torch.bfloat16):
-            half, same = TCVAE().build().loss(model, batch, toy_context(batch))
+            half, same = TCVAE(tc="sampled").build().loss(model, batch, toy_context(batch))
     assert torch.equal(exact["model"], half["model"])
     assert all(torch.equal(terms[name], same[name]) for name in terms)
     assert greatest_difference(gradients(exact["model"], model), gradients(half["model"], model)) < 1e-4
@@ -151,14 +153,15 @@ def test_gradient_and_density_keep_their_precision_in_bf16() -> None:
 
 
 def test_one_item_is_finite() -> None:
-    loss, _, slopes, _ = evaluate(TCVAE(), n=1, times=1)
+    loss, _, slopes, _ = evaluate(TCVAE(tc="sampled"), n=1, times=1)
     assert torch.isfinite(loss)
     assert all(torch.isfinite(slope).all() for slope in slopes.values())
 
 
 @pytest.mark.slow
-def test_trained_tc_vae_has_less_tc_than_the_vae_at_equal_reconstruction() -> None:
+@pytest.mark.parametrize("tc", ["moments", "discriminator", "sampled"])
+def test_trained_tc_vae_has_less_tc_than_the_vae_at_equal_reconstruction(tc: Any) -> None:
     seed = 0
-    parent, ours = trained_on_two_factors(VAE(), seed), trained_on_two_factors(TCVAE(beta=6), seed)
+    parent, ours = trained_on_two_factors(VAE(), seed), trained_on_two_factors(TCVAE(tc=tc, beta=6), seed)
     assert ours.tc() < parent.tc() / 2
     assert ours.error == pytest.approx(parent.error, rel=0.05)

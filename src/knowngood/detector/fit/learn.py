@@ -151,10 +151,11 @@ def learn(
     marginal = marginalises(resolved, score, adjustments, plan.schema)  # refuses what cannot be marginalised
     if objective is not None:
         compose(objective, plan, model, representation, scale)
-        if start is not None:
-            objective.prepare(model)  # type: ignore[arg-type]
-            objective.load_state_dict(start.objective_state, strict=False)
     source = make_source(plan, fit, representation, scale, width)
+    if objective is not None and start is not None:
+        objective.stratum_counts = source.facts.stratum_counts
+        objective.prepare(model)  # type: ignore[arg-type]
+        objective.load_state_dict(start.objective_state, strict=False)
     held_out = make_source(plan, select, representation, scale, width) if len(select) else None
     history: list[History] = []
     if run.film is not None:

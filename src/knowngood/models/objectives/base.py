@@ -59,6 +59,7 @@ class Objective(nn.Module):
         nuisance_dim: latent dimensions, the last ones, that hold nuisance factors.
         factors: names of the nuisance factors y that it gets as `Batch.factors`; they are no input of the networks.
         factor_width: K, the columns of `Batch.factors`; set before `prepare` if there are factors.
+        stratum_counts: (S,) training items of each Mondrian group; set before `prepare` if there are several.
         labelled_share: share of the normal items whose nuisance factors are known; the others have NaN.
         score: the anomaly score that the method is defined with, used where the score is "auto".
         learns_from_anomalies: labelled anomalies enter the training by `anomaly_loss` where labels are "auto".
@@ -71,6 +72,7 @@ class Objective(nn.Module):
     nuisance_dim = 0
     factors: tuple[str, ...] = ()
     factor_width = 0
+    stratum_counts: Tensor | None = None
     labelled_share = 1.0
     score = "elbo"
     learns_from_anomalies = False

@@ -58,15 +58,25 @@ class Discriminator(nn.Module):
             h = F.leaky_relu(output, SLOPE)
         return output.squeeze(1)
 
-    def odds_and_loss(self, joint: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
+    def odds_and_loss(
+        self,
+        joint: Tensor,
+        product: Tensor,
+        base: tuple[Tensor | float, Tensor | float] = (0.0, 0.0),
+        of: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Log odds of `joint`, (B,), with gradient for `joint` and none for the discriminator; and its own loss.
 
         That is the cross-entropy of `joint` against `product`, a scalar, without gradient for either of the two; log 2
         for a discriminator that cannot separate them.
+
+        Args:
+            base: log odds (B,) of both that are known already, without gradient; it learns what is to be added.
+            of: (B,) bool, the items that it learns from; default all.
         """
         for_joint, for_weights = self._both_ways(joint) if torch.is_grad_enabled() else 2 * (self(joint),)
-        right = F.softplus(-for_weights) + F.softplus(self(product.detach()))
-        return for_joint, 0.5 * right.mean()
+        wrong = F.softplus(-for_weights - base[0]) + F.softplus(self(product.detach()) + base[1])
+        return for_joint, 0.5 * (wrong.mean() if of is None else (wrong * of).sum() / of.sum().clamp(min=1))
 
     def _both_ways(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The log odds of z twice: with gradient for z alone, and for the weights alone.
