@@ -166,8 +166,7 @@ class DANVAE(Options):
     name: Literal["dan_vae"] = "dan_vae"
     variant: Literal["one_encoder", "source"] = Field(
         default="one_encoder",
-        description="source: as its author's code: an encoder for each part of z, p(z_n|y) of two layers, the root mean "
-        "squared error of y in [0, 1], beta_a and beta_n rise over the first quarter of the steps",
+        description="how it is built; source: as its author's code has it, with an encoder for each part of z",
     )
     nuisance_dim: PositiveInt = Field(default=8, description="dimensions of z_n, the last ones of z")
     factors: tuple[str, ...] = Field(
