@@ -401,7 +401,7 @@ def test_trained_vae_has_no_dimension_of_its_own_for_brightness() -> None:
     assert max(of_last, of_others) < 0.9
 
 
-# As its source has it --------------------------------------------------------------------------------------------------
+# As its source has it -------------------------------------------------------------------------------------------------
 
 SOURCE = DANVAE(**TWO, variant="source", beta_a=0.7, beta_n=2.5, head_weight=13)
 

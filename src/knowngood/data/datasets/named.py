@@ -28,7 +28,6 @@ from knowngood.data.readers.idx import read_pair
 from knowngood.data.readers.npz import read_npz
 from knowngood.errors import DataError, SettingsError
 
-
 SHORT_NAMES = {"emnist": "emnist/byclass", "fmnist": "fashion-mnist"}  # also accepted
 
 

@@ -144,12 +144,12 @@ class DANVAEObjective(Objective):
 
 
 class DANVAESourceObjective(DANVAEObjective):
-    """rec + w_t·(β_a·KL(q(z_a|x) ‖ r(z_a)) + β_n·KL(q(z_n|x) ‖ p(z_n|y))) + a·share·RMSE(y, ŷ(z_n)), the mean of a batch.
+    """rec + w_t·(β_a·KL(q(z_a|x) ‖ r(z_a)) + β_n·KL(q(z_n|x) ‖ p(z_n|y))) + a·share·RMSE(y, ŷ(z_n)), the batch mean.
 
-    As https://github.com/jcrombouts/DAn-VAE has it. q(z_a|x) and q(z_n|x) are two nets. p(z_n|y) = N(m(h), diag exp s(h)),
-    h = ReLU(W y + b), m and s affine. ŷ = sigmoid(V ReLU(z_n) + d) and y lies in [0, 1]; the root is of the mean over the
-    factors of all labelled items of the batch. Their share stands before it, since in the source a batch has labelled items
-    only, or none, which pay nothing. w_t rises linearly to 1 over the first quarter of the steps.
+    As https://github.com/jcrombouts/DAn-VAE has it. q(z_a|x) and q(z_n|x) are two nets. p(z_n|y) = N(m(h), diag
+    exp s(h)), h = ReLU(W y + b), m and s affine. ŷ = sigmoid(V ReLU(z_n) + d) and y lies in [0, 1]; the root is of the
+    mean over the factors of all labelled items of the batch. Their share stands before it, since in the source a batch
+    has labelled items only, or none, which pay nothing. w_t rises linearly to 1 over the first quarter of the steps.
     """
 
     apart = True
