@@ -4,9 +4,9 @@ Size of z_a × share of labelled anomalies × share of darkened training images,
 darkening of `benchmarks.light`. Two models: the preset `dan-vae`, which follows its source, and the library's own
 variant with everything else as in the preset.
 
-The tested normal images are darkened by factors from U(.7, 1), and a ridge regression predicts their measured brightness
-from posterior means, each image by a regression without its fifth of the images. Disentangled codes have R² near 1 from
-z_n and near 0 from z_a.
+The tested normal images are darkened by factors from U(.7, 1), and a ridge regression predicts their measured
+brightness from posterior means, each image by a regression without its fifth of the images. Disentangled codes have R²
+near 1 from z_n and near 0 from z_a.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def measure(run: Run, settings: Any, parts: Parts) -> Row:
         "taught": count,
         **{f"r2_{name}": r2(brightness, values) for name, values in predicted.items()},
         "brightness": [
-            [round(float(value), 2) for value in values[:SHOWN]] for values in (brightness, *predicted.values())
+            [round(float(value), 3) for value in values[:SHOWN]] for values in (brightness, *predicted.values())
         ],
     }
 
@@ -175,8 +175,9 @@ def draw(rows: list[Row], found: list[Row], out: Path) -> None:
         for axes, name, values, colour in zip(pair, PARTS, predicted, style.CYCLE, strict=False):
             axes.plot([min(measured), max(measured)], [min(measured), max(measured)], color=style.MUTED, linewidth=0.9)
             axes.scatter(measured, values, s=8, color=colour, alpha=0.6, linewidths=0)
-            title = f"{model}, z_a {size}: from {name}, R² {row[f'r2_{name}']:.2f}"
-            style.tidy(axes, xlabel="measured brightness", ylabel="predicted", title=title, grid="both", size=8)
+            title, ylabel = f"from {name}: R² {row[f'r2_{name}']:.2f}", "predicted"
+            ylabel += f"\n{model}, z_a {size}" if name == PARTS[0] else ""
+            style.tidy(axes, xlabel="measured brightness", ylabel=ylabel, title=title, grid="both", size=8)
     style.save(figure, out / "brightness.png")
     darks = list(dict.fromkeys(row["dark"] for row in found))
     figure = style.new_figure(2.9 * len(darks) + 2.2, 7.2)
@@ -189,9 +190,16 @@ def draw(rows: list[Row], found: list[Row], out: Path) -> None:
                 look = {"color": style.CYCLE[i % len(style.CYCLE)], "linestyle": style.DASHES[i % len(style.DASHES)]}
                 points = [(100 * row["labelled"], row[measure_name]) for row in own]
                 axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=f"{model}, z_a {size}", **look)
+            first, last = axes is line[0], measure_name == "r2_z_a"
             style.tidy(
-                axes, xlabel="labelled anomalies (%)", ylabel=title, title=f"{100 * dark:g} % darkened", size=8.5
+                axes,
+                xlabel="labelled anomalies (%)" if last else "",
+                ylabel=title if first else "",
+                title=f"{100 * dark:g} % darkened" if measure_name == "auroc" else "",
+                size=8.5,
             )
+            if measure_name != "auroc":
+                axes.set_ylim(-0.1, 1.05)
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)  # type: ignore[arg-type]
     style.save(figure, out / "sweep.png")
