@@ -111,7 +111,7 @@ class ConditionalVAE(Model):
         if not len(self.encoders):
             mean, log_var = full_precision(self.net.encode(x, c)).chunk(2, dim=1)
             return DiagonalGaussian(mean, log_var)
-        parts = [full_precision(net.encode(x, c)).chunk(2, dim=1) for net in self.encoders]
+        parts = [full_precision(net.encode(x, c)).chunk(2, dim=1) for net in self.encoders]  # type: ignore[operator]
         return DiagonalGaussian(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
     def decode(self, z: Tensor, c: Condition = None) -> Tensor:

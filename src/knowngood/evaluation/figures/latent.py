@@ -235,7 +235,7 @@ def _outline(axes: Axes, points: np.ndarray, colour: str) -> None:
     ]
     level = np.median(density[tuple(cells)])
     middles = [(along[1:] + along[:-1]) / 2 for along in edges]
-    halo = [withStroke(linewidth=3.0, foreground=style.PAPER)]
+    halo: list[Any] = [withStroke(linewidth=3.0, foreground=style.PAPER)]
     axes.contour(*middles, density.T, [level], colors=[colour], linewidths=1.6, zorder=4).set_path_effects(halo)
     axes.set(xlim=limits[0], ylim=limits[1])
 

@@ -238,7 +238,7 @@ class Subject:
         from knowngood.detector.fit.inputs import measured
 
         pipeline = detector.pipeline_
-        return measured(self.visible(images, detector), pipeline.settings, pipeline.schema)
+        return measured(self.visible(images, detector), pipeline.settings, pipeline.schema)  # type: ignore[return-value]
 
     def _texts(self, rows: Expanded, detector: Detector) -> np.ndarray | None:
         """The conditions of these rows in words, without the name of a column that is the only one."""

@@ -163,7 +163,8 @@ class DANVAESourceObjective(DANVAEObjective):
 
     def make_nuisance_prior(self, like: Tensor) -> list[nn.Linear]:
         self.hidden = nn.Linear(self.factor_width, self.nuisance_dim).to(like)
-        self.nuisance_mean, self.nuisance_spread = (nn.Linear(*[self.nuisance_dim] * 2).to(like) for _ in range(2))
+        size = self.nuisance_dim
+        self.nuisance_mean, self.nuisance_spread = (nn.Linear(size, size).to(like) for _ in range(2))
         return [self.nuisance_mean, self.nuisance_spread]
 
     def nuisance_prior(self, y: Tensor) -> DiagonalGaussian:
