@@ -17,6 +17,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "leave-one-out": ("benchmarks.leave_one_out:main", "one class held out as the anomaly, the class inferred at test"),
     "paper": ("benchmarks.paper:main", "the methods of the dCVAE paper, one class held out"),
     "light": ("benchmarks.light:main", "changes of illumination and few labelled anomalies: VAE and DAn-VAE"),
+    "dan-vae": (
+        "benchmarks.dan_vae:main",
+        "DAn-VAE's sweep: z_a, labelled anomalies, darkened images; brightness read from z_n and from z_a",
+    ),
     "inspection-light": (
         "benchmarks.inspection_light:main",
         "parts under other illumination, on features: false alarms with and without correction",

@@ -18,6 +18,7 @@ from benchmarks.settings import chosen_settings, merged
 from benchmarks.tables import print_table, write_csv
 from benchmarks.workers import cores
 from knowngood.config import VAEOptions, choices, nearest, parse_settings
+from knowngood.config.presets import read_preset
 from knowngood.errors import DataError, SettingsError
 
 OBJECTIVES = ("vae", "cvae", "beta_vae", "factor_vae", "rf_vae", "dcvae")
@@ -127,7 +128,7 @@ def methods_of(
         for name in objectives:
             if name not in known:
                 raise SettingsError(f"unknown objective '{name}'{nearest(name, list(known))}")
-            base = chosen_settings(None if preset in OURS else preset)
+            base = {} if preset in OURS else read_preset(preset, {"model": {"objective": name}})
             over = {"model": {"name": "vae", "objective": {"name": name, **options.get(name, {})}}, **shared}
             settings = merged(OURS.get(preset, {}), base, chosen_settings(None, config, **over))
             method = Method(f"{preset}: {name}", settings, command="python -m benchmarks paper", extra=EXTRA)

@@ -24,7 +24,7 @@ def chosen_settings(preset: str | None = None, config: Path | None = None, **ove
 
     In `over`, `epochs` belongs to training.
     """
-    base = read_preset(preset) if preset else {}
+    base = read_preset(preset, over) if preset else {}
     given = read_settings(config).model_dump(exclude_unset=True, mode="json") if config else {}
     epochs = over.pop("epochs", None)
     own = {name: value for name, value in over.items() if value is not None}

@@ -275,7 +275,11 @@ def test_layers_preset_below_file_below_options(tmp_path: Path) -> None:
     changed = settings_from({"objective": "cvae"}, preset="paper-mlp").model
     assert changed == model.model_copy(update={"objective": CVAE()})
     assert settings_from({"beta": "5"}, preset="paper-mlp").model.objective == DCVAE(beta=5.0)  # type: ignore[union-attr]
-    assert settings_from({"model": "vae"}, preset="paper-mlp").model.latent_dim == 20  # type: ignore[union-attr]
+    for given, latent in (({"model": "vae"}, 20), ({"model": "FactorVAE"}, 50), ({"objective": "rf_vae"}, 50)):
+        assert settings_from(given, preset="paper-mlp").model.latent_dim == latent  # type: ignore[union-attr]
+    config.write_text("model: {name: vae, objective: factor_vae}", encoding="utf-8")
+    assert settings_from({}, preset="paper-mlp", config=config).model.latent_dim == 50  # type: ignore[union-attr]
+    assert settings_from({"latent_dim": "3"}, preset="paper-mlp", config=config).model.latent_dim == 3  # type: ignore[union-attr]
 
 
 def test_options_reach_the_scores_of_a_presets_fusion() -> None:
@@ -321,6 +325,31 @@ def test_the_papers_command_line(line: str, parsed: dict[str, Any], monkeypatch:
             "device": "gpu",
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "objective", "beta"),
+    [
+        ("vae", "vae", None), ("cvae", "cvae", None), ("FactorVAE", "factor_vae", None), ("rf_vae", "rf_vae", None),
+        ("rfvae", "rf_vae", None), ("corex", "corex", None), ("betavae", "beta_vae", 2), ("beta-vae", "beta_vae", 2),
+        ("beta_tcvae", "tc_vae", 2), ("dcvae", "dcvae", 2),
+    ],
+)  # fmt: skip
+def test_every_model_of_the_lineage_takes_its_command(
+    word: str, objective: str, beta: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_from({"model": word, "beta": "2.0", "epochs": "100", "batch_size": "64"})
+    own = {} if beta is None else {"beta": beta}
+    assert settings.model == parse_settings({"model": {**VAE, "objective": {"name": objective, **own}}}).model
+    said = capsys.readouterr().err
+    assert (said == "") == (beta is not None)
+    if beta is None:
+        assert said.startswith(f"--beta 2.0 changes nothing: {objective} has no beta")
+        assert said.count("\n") == 1
+
+
+def test_a_named_objective_decides_what_beta_is() -> None:
+    assert settings_from({"model": "vae", "objective": "dcvae", "beta": "3"}).model.objective == DCVAE(beta=3)  # type: ignore[union-attr]
 
 
 def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> None:

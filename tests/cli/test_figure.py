@@ -15,17 +15,20 @@ from knowngood.data import open_dataset, select
 from knowngood.errors import SettingsError
 from knowngood.evaluation.evaluate import evaluate
 from knowngood.evaluation.figures import FIGURES
+from knowngood.evaluation.figures.comparison import models
 from knowngood.evaluation.figures.decoded import samples
 from knowngood.evaluation.figures.latent import kl, latent
 from knowngood.evaluation.figures.reconstruction import reconstructions
 from knowngood.evaluation.figures.subject import Subject
 from knowngood.evaluation.report import render, report_inputs
+from knowngood.metrics import roc_auc
 
 pytestmark = pytest.mark.slow
 
 QUICK = {"name": "vae", "net": {"name": "mlp", "hidden": [16]}, "latent_dim": 3}
 OPTIONS = {
     "curves": ["--also", "plain"],
+    "models": ["--also", "plain", "--most", "1"],
     "interpolation": ["--steps", "3"],
     "reconstructions": ["--also", "plain", "--most", "2"],
     "triptychs": ["--most", "2"],
@@ -155,6 +158,25 @@ def test_what_cannot_be_drawn_is_refused_and_nothing_written(
     assert run("figure", *given) in (2, 3)
     assert said in capsys.readouterr().err
     assert not (here / "a.png").exists()
+
+
+def test_models_stand_side_by_side_in_their_columns(home: Path) -> None:
+    detectors = {name: Detector.load(home / name / "model") for name in ("given", "plain")}
+    figure = models(Subject(detectors, digits().split("test"), ("class",), "infer"), most=1)
+    grid = np.array(figure.axes[:8]).reshape(4, 2)
+    assert [axes.get_title() for axes in grid[0]] == ["given", "plain"]
+    conditional, plain = grid[1]
+    assert [text.get_text() for text in conditional.get_yticklabels()] == ["0", "1"]
+    assert len(plain.get_yticklabels()) == 9
+    shown = [text.get_text().split("\n") for text in grid[2, 0].get_xticklabels()]
+    assert [one[0] for one in shown] == ["normal", "anomalous"]
+    assert all(one[3] in ("as 0", "as 1") for one in shown)
+    for axes, detector in zip(grid[3], detectors.values(), strict=True):
+        scores = Subject({"": detector}, digits().split("test"), ("class",), "infer").table()["anomaly_score"]
+        auroc = roc_auc(digits().split("test").labels, scores.to_numpy())
+        assert f"AUROC {auroc:.3f}" in axes.get_legend_handles_labels()[1]
+    normals = digits().split("test")
+    assert len(models(Subject(detectors, normals[normals.labels == 0], ("class",), "infer")).axes) == 6
 
 
 # What is computed ---------------------------------------------------------------------------------------------------

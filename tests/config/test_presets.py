@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from knowngood.config import DCVAE, Elbo, Fusion, HOGOptions, Neighbours, VAEOptions, parse_settings
+from knowngood.config import DCVAE, Elbo, FactorVAE, Fusion, HOGOptions, Neighbours, VAEOptions, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import preset_names, read_preset
 from knowngood.errors import SettingsError
@@ -30,6 +30,7 @@ def test_the_presets_are_published_models_and_recipes_for_tasks() -> None:
         "one-class-conv-z2": 2,
         "paper-conv": 2,
         "paper-mlp": 20,
+        "paper-mlp-wide": 20,
     }
     assert {model["name"] for model in published.values()} == {"vae"}
 
@@ -53,6 +54,15 @@ def test_a_preset_on_a_base_changes_only_what_it_names() -> None:
     paper = parse_settings(read_preset("paper-conv"))
     assert paper.model.objective == DCVAE(beta=2)
     assert (paper.representation.pad, paper.model.net.channels) == (None, (32, 64))
+    hidden = [parse_settings(read_preset(name)).model.net.hidden for name in ("paper-mlp", "paper-mlp-wide")]
+    assert hidden == [(512, 256), (1024, 512, 256)]
+
+
+@pytest.mark.parametrize("model", [{"objective": "rf_vae"}, VAEOptions(objective=FactorVAE(gamma=2))])
+def test_a_preset_may_set_something_for_one_objective_alone(model: Any) -> None:
+    assert read_preset("paper-mlp", {"model": model})["model"]["latent_dim"] == 50
+    assert read_preset("paper-mlp-wide", {"model": model})["model"]["latent_dim"] == 20
+    assert read_preset("paper-mlp", {"model": "vae"}) == read_preset("paper-mlp")
 
 
 def test_an_unknown_preset_names_the_nearest_one() -> None:

@@ -209,6 +209,13 @@ def test_emnist_alone_means_byclass(root):
     assert open_dataset("emnist", download=False).name == "emnist/byclass"
 
 
+def test_fmnist_is_fashion_mnist(root):
+    with pytest.raises(DataError, match="fashion-mnist"):
+        open_dataset("fmnist", download=False)
+    with pytest.raises(DataError, match="fashion-mnist"):
+        open_images("fmnist")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -9,7 +9,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 from stand_in import stand_in
@@ -20,7 +20,7 @@ from knowngood.evaluation.conditions import ConditionRow
 from knowngood.evaluation.figures import losses, style
 from knowngood.evaluation.figures.decoded import samples
 from knowngood.evaluation.figures.false_alarms import calibration, false_alarm_rates
-from knowngood.evaluation.figures.separation import roc, score_histogram
+from knowngood.evaluation.figures.separation import roc, score_histogram, scores_by_class
 from knowngood.evaluation.figures.triptych import (
     describe_difference,
     difference,
@@ -84,6 +84,27 @@ def test_roc_marks_no_verdicts_where_the_rate_cannot_be_guaranteed(scored):
     assert "verdicts" not in texts(figure)
 
 
+# Colours ------------------------------------------------------------------------------------------------------------
+
+
+def lab(colour: str) -> np.ndarray:
+    """CIELAB coordinates (D65) of a colour."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    t = np.cbrt(to_xyz @ linear / [0.9505, 1, 1.089])
+    return np.array([116 * t[1] - 16, 500 * (t[0] - t[1]), 200 * (t[1] - t[2])])
+
+
+def test_ten_groups_have_ten_colours_far_from_each_other_and_from_anomalies():
+    colours = [*style.CYCLE, style.ANOMALOUS]
+    assert len(style.CYCLE) == 10
+    points = np.array([lab(colour) for colour in colours])
+    apart = np.linalg.norm(points[:, None] - points, axis=-1)[np.triu_indices(11, 1)]
+    assert apart.min() > 25
+    assert np.linalg.norm(points - lab("#ffffff"), axis=1).min() > 25
+
+
 # Histogram ----------------------------------------------------------------------------------------------------------
 
 
@@ -110,6 +131,44 @@ def test_histogram_draws_one_threshold_as_a_line_several_as_a_band_infinite_not_
     scored = verdicts(scores, labels, calibration={"strata": strata})
     scored.table["condition"] = np.where(np.arange(len(scores)) % 2, "all", "other")
     assert "2 thresholds, 50 to 60" in texts(score_histogram(scored))
+
+
+def far_apart() -> tuple[np.ndarray, np.ndarray]:
+    """900 normal scores within some 50 of −900, 600 anomalous ones up to tens of thousands above; their labels."""
+    rng = np.random.default_rng(0)
+    return np.r_[rng.normal(-900, 8, 900), rng.lognormal(7, 1.5, 600) - 900], np.repeat([0.0, 1.0], [900, 600])
+
+
+def test_histogram_gives_the_bulk_its_bins_where_anomalies_lie_far_away():
+    scores, labels = far_apart()
+    figure = score_histogram(verdicts(scores, labels, threshold=-880.0))
+    axes = figure.axes[0]
+    drawn = [patch.get_data() for patch in axes.patches if hasattr(patch, "get_data")]
+    assert max(values.max() for values, *_ in drawn) < 0.2
+    _, edges, _ = drawn[0]
+    assert (edges[0], edges[-1]) == (scores.min(), scores.max())
+    assert ((edges > scores[labels == 0].min()) & (edges < scores[labels == 0].max())).sum() >= 8
+    places = axes.transData.transform(np.c_[edges, np.zeros_like(edges)])[:, 0]
+    assert np.diff(places) == pytest.approx(np.diff(places).mean())  # bins are equally wide on paper
+    assert "logarithmic far from it" in texts(figure)
+    ticks = axes.get_xticks()
+    assert len(ticks) >= 4
+    assert [float(text.get_text().replace("−", "-")) for text in axes.get_xticklabels()] == pytest.approx(ticks)
+    boxes = scores_by_class(verdicts(scores, labels), np.where(labels == 1, "b", "a"))
+    assert "logarithmic far from it" in texts(boxes)
+    assert "▸" not in boxes.axes[0].get_xlabel()
+
+
+def test_histogram_stays_linear_where_the_bulk_is_wide(scored):
+    figure = score_histogram(verdicts(scored[1], scored[0], threshold=1.5))
+    edges = next(patch.get_data() for patch in figure.axes[0].patches if hasattr(patch, "get_data"))[1]
+    assert np.diff(edges) == pytest.approx(np.diff(edges)[0])
+    assert figure.axes[0].get_xscale() == "linear"
+    assert "logarithmic" not in texts(figure)
+
+
+def test_histogram_of_one_score_for_all_images_is_drawn():
+    assert "logarithmic" not in texts(score_histogram(verdicts(np.full(60, 3.0))))
 
 
 def test_histogram_counts_far_scores_into_the_last_bin_and_says_so():

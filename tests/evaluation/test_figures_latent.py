@@ -74,6 +74,13 @@ def test_reconstructions_have_one_row_a_model_and_normal_images_first(rng):
     for row, shade in zip(grid, (1, 1, 0.5), strict=True):
         assert np.asarray(row[1].get_images()[0].get_array())[..., 0] == pytest.approx(shade * inputs[0, ..., 0])
     assert "E = −ELBO (nats)" in words(figure)
+    assert "decoded under" not in words(figure)
+    inferred = Reconstructed(*views["vae"][1][:3], np.array(list("abc")))
+    told = reconstructions(
+        stand_in(labels=[1.0, 0.0, np.nan], views={"cvae": (inputs, inferred)}), items=["0", "1", "2"]
+    )
+    assert [axes.get_xlabel().split("\n")[2] for axes in told.axes if axes.get_xlabel()] == ["as b", "as a", "as c"]
+    assert "decoded under, inferred where it is hidden" in words(told)
     width, height = figure.get_size_inches()
     assert width > height
     views["other"] = (inputs[:, :4], views["vae"][1])
@@ -125,6 +132,13 @@ def test_manifold_places_positions_where_the_axes_say():
     tile = (right - left) / 5
     assert (left + tile / 2, right - tile / 2, bottom + tile / 2, top - tile / 2) == pytest.approx((-2, 2, -2, 2))
     assert "z0 (2.00 nats), in prior standard deviations" in words(figure)
+
+
+def test_manifold_of_ten_conditions_is_wider_than_high_with_tiles_that_can_be_seen():
+    figure = manifold(stand_in(kl=np.ones(2), names=list("abcdefghij"), size=8), steps=7)
+    width, height = figure.get_size_inches()
+    assert 1 < width / height < 1.8
+    assert (width - 1) / 4 / 7 > 0.3  # inches a tile
 
 
 @pytest.mark.slow
@@ -283,6 +297,25 @@ def test_scatter_shows_every_point_once_and_anomalies_as_crosses(rng):
         assert part in text
     crosses = next(part for part in axes.collections if part.get_label().startswith("anomalous"))
     assert np.array_equal(np.asarray(crosses.get_offsets()), points[20:])
+
+
+def test_scatter_draws_normal_images_above_anomalies_and_outlines_where_thousands_overlap(rng):
+    points = np.concatenate([rng.normal(0, 1, (600, 2)), rng.normal(6, 1, (600, 2))])
+    labels = np.repeat([0.0, 1.0], 600)
+    axes = latent(stand_in(points, labels=labels)).axes[0]
+    normal, anomalous, *lines = axes.collections
+    assert normal.get_label().startswith("normal")
+    assert anomalous.get_label().startswith("anomalous")
+    assert normal.get_zorder() > anomalous.get_zorder()
+    for some, middle in zip(lines, (0, 6), strict=True):
+        assert some.get_zorder() > normal.get_zorder()
+        path = some.get_paths()[0]
+        inside = path.contains_points(points[labels == middle / 6]).mean()
+        assert inside == pytest.approx(0.5, abs=0.06)
+    assert "half of a group" in axes.get_xlabel()
+    few = latent(stand_in(points[::4], labels=labels[::4])).axes[0]
+    assert len(few.collections) == 2
+    assert "half" not in few.get_xlabel()
 
 
 @pytest.mark.slow

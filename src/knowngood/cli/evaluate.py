@@ -44,7 +44,7 @@ def evaluate(
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
-    split: Split = "test",
+    split: Split = None,
     known_class: KnownClass = False,
     alpha: Alpha = None,
     as_condition: As = None,
@@ -65,7 +65,8 @@ def evaluate(
         detector = load(model, device, unknown)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
-        images = with_values(keep_split(images, split), as_values(as_condition))
+        images, split = keep_split(images, split)
+        images = with_values(images, as_values(as_condition))
         classes = images.conditions.get("class")
         if (normal or anomalous or holdout) and not known_class and classes is not None:
             images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})

@@ -74,7 +74,7 @@ def figure(
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
-    split: Split = "test",
+    split: Split = None,
     known_class: KnownClass = False,
     unknown: Unknown = None,
     device: Device = None,
@@ -106,7 +106,7 @@ def figure(
     if data is not None:
         limits = bounds.over(next(iter(models.values())).pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=limits)
-        images = keep_split(images, split)
+        images, _ = keep_split(images, split)
         if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
             hidden, unknown = ("class",), hidden_class(unknown, *models.values())
 

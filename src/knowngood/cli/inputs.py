@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
 
+ALL = "all"  # every split
 Data = Annotated[
     str,
     typer.Argument(
@@ -46,7 +47,10 @@ As = Annotated[
     list[str] | None,
     typer.Option("--as", metavar="COLUMN=VALUE", help="the condition of all these images: camera=B; repeatable"),
 ]
-Split = Annotated[str, typer.Option(metavar="NAME", help="which split to use, where the data has splits")]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="the split to use; all: every image; default: test, where the data has it"),
+]
 KnownClass = Annotated[
     bool,
     typer.Option(
@@ -95,9 +99,15 @@ def open_selected(
     return images
 
 
-def keep_split(images: ImageSet, name: str) -> ImageSet:
-    """The named split where the data has it, else everything."""
-    return images.split(name) if images.splits is not None and name in set(images.splits) else images
+def keep_split(images: ImageSet, name: str | None, default: str = "test") -> tuple[ImageSet, str]:
+    """The named split, or without a name the default one where the data has it, else all images; and what it is.
+
+    Raises:
+        DataError: the data has no such split; the message names those it has.
+    """
+    known = set() if images.splits is None else set(images.splits.tolist())
+    name = name or (default if default in known else ALL)
+    return (images if name == ALL and ALL not in known else images.split(name)), name
 
 
 def keep_conditions(images: ImageSet, columns: list[str]) -> ImageSet:

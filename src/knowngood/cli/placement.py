@@ -8,12 +8,15 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic.fields import FieldInfo
 
+from knowngood.cli.console import note
 from knowngood.config import Options, Settings, choices, parse_settings, read_settings
 from knowngood.config.parsing import as_choice, overlay
 from knowngood.config.presets import read_preset
 from knowngood.errors import SettingsError
 
 UNMADE = "auto"
+OBJECTIVE = ("model", "objective")
+OTHER_NAMES = {"betatcvae": "tc_vae"}  # of objectives, as `_word` writes them
 
 
 class Given(NamedTuple):
@@ -27,10 +30,12 @@ class Given(NamedTuple):
 
 def settings(given: list[Given], *, preset: str | None = None, config: Path | None = None) -> Settings:
     """Settings from options over a YAML file over a preset; see `options.settings_from`."""
-    values = read_preset(preset) if preset else {}
-    if config:
-        values = overlay(values, _read(config))
     given = _lineage(given)
+    objective = next((one.value for one in given if (*one.path, one.field) == OBJECTIVE), None)
+    values = _read(config) if config else {}
+    if preset:
+        named = {} if objective is None else {"model": {"objective": objective}}
+        values = overlay(read_preset(preset, {**values, **named}), values)
     problems: list[str] = []
     for field, info in Settings.model_fields.items():
         own = {one.field: one.value for one in given if one.path == (field,)}
@@ -56,19 +61,38 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _lineage(given: list[Given]) -> list[Given]:
-    """`--model dcvae`, the dCVAE paper's word, as a VAE of that objective."""
+    """`--model dcvae`, the dCVAE paper's word, as a VAE of that objective.
+
+    Its command gives `--beta` to every method. One without such an option is trained as it is, and a note says so.
+    """
+    typed = next((one for one in given if (*one.path, one.field) == ("model",)), None)
+    if typed is None:
+        return given
     models = choices(Settings, "model")
-    trained = {name: model for name, model in models.items() if "objective" in model.model_fields}
-    having = {objective: name for name, model in trained.items() for objective in choices(model, "objective")}
-    for at, one in enumerate(given):
-        if (one.path, one.field) != ((), "model") or one.value in models or one.value not in having:
-            continue
-        for other in given:
-            if (other.path, other.field) == (("model",), "objective") and other.value != one.value:
-                raise SettingsError(f"--model {one.value} contradicts --objective {other.value}; give one of them")
-        made = [one._replace(value=having[one.value]), Given(("model",), "objective", one.flag, one.value)]
-        return [*given[:at], *made, *given[at + 1 :]]
-    return given
+    trained = [(name, model) for name, model in models.items() if "objective" in model.model_fields]
+    having = {objective: (name, model) for name, model in trained for objective in choices(model, "objective")}
+    known = {_word(objective): objective for objective in having}
+    objective = (known | OTHER_NAMES).get(_word(typed.value))
+    named = [one for one in given if (*one.path, one.field) == OBJECTIVE]
+    beta = [one for one in given if (*one.path, one.field) == (*OBJECTIVE, "beta")]
+    if objective is None or (typed.value in models and (named or not beta)):  # `vae` is a model, too
+        return given
+    for other in named:
+        if other.value != objective:
+            raise SettingsError(f"--model {typed.value} contradicts --objective {other.value}; give one of them")
+    model, options = having[objective]
+    family = choices(options, "objective")
+    if beta and "beta" not in family[objective].model_fields:
+        others = ", ".join(name for name, option in family.items() if "beta" in option.model_fields)
+        note(f"{beta[0].flag} {beta[0].value} changes nothing: {objective} has no beta; these have one: {others}")
+        given = [one for one in given if one not in beta]
+    made = [typed._replace(value=model), Given(("model",), "objective", typed.flag, objective)]
+    return [part for one in given for part in (made if one is typed else [one])]
+
+
+def _word(name: str) -> str:
+    """A name without what spellings of it differ in: FactorVAE, factor-vae and factor_vae are one."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _choice(

@@ -12,7 +12,20 @@ import typer
 from knowngood import __version__
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, tracked
-from knowngood.cli.inputs import Alpha, As, Data, Device, Model, Unknown, as_values, load, open_selected, with_values
+from knowngood.cli.inputs import (
+    ALL,
+    Alpha,
+    As,
+    Data,
+    Device,
+    Model,
+    Unknown,
+    as_values,
+    keep_split,
+    load,
+    open_selected,
+    with_values,
+)
 from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table, write_tables, writing
 from knowngood.config import counted
 from knowngood.detector.versions import fingerprint, in_use
@@ -77,6 +90,9 @@ def score(
         Path | None,
         typer.Option(metavar="FILE", help="write p(condition | image), a column a condition: .csv, .parquet or .json"),
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="score this split alone; default: every image")
+    ] = None,
     as_condition: As = None,
     unknown: Unknown = None,
     device: Device = None,
@@ -118,7 +134,8 @@ def score(
         if probabilities is not None:
             check_posterior(detector.pipeline_)
         options = bounds.over(detector.pipeline_.settings.data)
-        images = with_values(open_selected(data, data_options=options), as_values(as_condition))
+        images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
+        images = with_values(images, as_values(as_condition))
         sources = [] if normals is None else [open_selected(normals, data_options=options)]
         asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
         mark = fingerprint(in_use(model))

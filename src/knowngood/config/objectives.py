@@ -196,8 +196,12 @@ class DANVAE(Options):
     learned. An item that does not show its factors y has the prior N(0, I) on z_n and no head term.
     """
 
-    implementation = "knowngood.models.objectives.dan_vae:DANVAEObjective"
+    implementation = "knowngood.models.objectives.dan_vae:dan_vae"
     name: Literal["dan_vae"] = "dan_vae"
+    variant: Literal["one_encoder", "source"] = Field(
+        default="one_encoder",
+        description="how it is built; source: as its author's code has it, with an encoder for each part of z",
+    )
     nuisance_dim: PositiveInt = Field(default=8, description="dimensions of z_n, the last ones of z")
     factors: tuple[str, ...] = Field(
         default=("brightness",),
@@ -213,7 +217,7 @@ class DANVAE(Options):
         default=None,
         ge=0,
         description="a: weight of the squared error of the standardised factors; default a quarter of an item's "
-        "values, at least 10, over labelled_share",
+        "values, at least 10, over labelled_share; of the source variant 3500 over labelled_share",
     )
 
 

@@ -162,7 +162,7 @@ def as_choice(value: Any) -> dict[str, Any]:
     """A choice as a mapping with its name; a list of scores, or names with commas, as their fusion."""
     value = fused(value)
     if isinstance(value, BaseModel):
-        return {"name": getattr(value, "name", None), **value.model_dump(exclude_unset=True)}
+        return {"name": getattr(value, "name", None), **{name: getattr(value, name) for name in value.model_fields_set}}
     return dict(value) if isinstance(value, Mapping) else {"name": value}
 
 

@@ -76,10 +76,10 @@ def shown(rows: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Standardised:
-    """Factors in standard deviations from the mean of the items fitted on."""
+    """Factors in units from an origin: by default in standard deviations from the mean of the items fitted on."""
 
-    mean: np.ndarray  # (K,)
-    std: np.ndarray  # (K,)
+    mean: np.ndarray  # (K,) the origin
+    std: np.ndarray  # (K,) the unit
 
     @classmethod
     def fit(cls, rows: np.ndarray) -> Standardised:
@@ -88,6 +88,14 @@ class Standardised:
             raise DataError("a factor is unknown for every training item; give some values of it")
         mean, std = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0)
         return cls(mean, np.where(std > 1e-12, std, 1.0))
+
+    @classmethod
+    def within_unit(cls, rows: np.ndarray) -> Standardised:
+        """From (N, K): values in [0, 1] stay as they are, others are brought there by their range."""
+        cls.fit(rows)  # refuses a factor that is nowhere known
+        low, high = np.nanmin(rows, axis=0), np.nanmax(rows, axis=0)
+        inside = (low >= 0) & (high <= 1)
+        return cls(np.where(inside, 0.0, low), np.where(inside | (high == low), 1.0, high - low))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         return ((rows - self.mean) / self.std).astype(np.float32)

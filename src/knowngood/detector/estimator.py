@@ -142,7 +142,7 @@ class Detector(OutlierMixin, BaseEstimator):
         for setting in settings:
             if setting not in Settings.model_fields:
                 raise SettingsError(f"unknown setting '{setting}'{nearest(setting, list(Settings.model_fields))}")
-        return cls(**overlay(read_preset(name), settings))
+        return cls(**overlay(read_preset(name, settings), settings))
 
     # Fit ------------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from knowngood.config import LikelihoodOptions, NetOptions, VAEOptions, parse
 from knowngood.errors import SettingsError
 from knowngood.models.base import BatchSource, Condition, FitContext, Model
 from knowngood.models.distributions import DiagonalGaussian, full_precision, full_precision_region
+from knowngood.models.nets.layers import half
 
 SMALLEST_SIDE = 8  # of images that convolutions take
 
@@ -30,6 +31,7 @@ class ConditionalVAE(Model):
     Args:
         options: without "auto" and None, see `resolve`.
         nuisance_dim: how many dimensions of z, the last ones, hold nuisance factors; scores may ignore them.
+        apart: these dimensions and the others have an encoder each.
 
     Raises:
         SettingsError: nuisance_dim leaves no dimension, or "separated" without conditions.
@@ -38,7 +40,12 @@ class ConditionalVAE(Model):
     kind: ClassVar[str] = "vae"
 
     def __init__(
-        self, options: VAEOptions, shape: tuple[int, ...], condition_dim: int = 0, nuisance_dim: int = 0
+        self,
+        options: VAEOptions,
+        shape: tuple[int, ...],
+        condition_dim: int = 0,
+        nuisance_dim: int = 0,
+        apart: bool = False,
     ) -> None:
         super().__init__()
         if options.net == "auto" or options.likelihood == "auto" or options.prior == "auto" or not options.latent_dim:
@@ -53,6 +60,12 @@ class ConditionalVAE(Model):
         self.latent_dim, self.nuisance_dim = latent_dim, nuisance_dim
         self.likelihood = options.likelihood.build(self.shape)
         self.net = options.net.build(self.shape, condition_dim, latent_dim, self.likelihood.outputs)
+        self.encoders = nn.ModuleList()  # of the parts of z, where they are apart
+        if apart:
+            half(self.net, encodes=False)
+            for size in (latent_dim - nuisance_dim, nuisance_dim):
+                net = options.net.build(self.shape, condition_dim, size, self.likelihood.outputs)
+                self.encoders.append(half(net, encodes=True))
         self.prior_name, self.separation = options.prior, options.separation
         weight = torch.zeros(2 * latent_dim, condition_dim)
         if options.prior == "separated":
@@ -78,7 +91,8 @@ class ConditionalVAE(Model):
         return self
 
     def sizes(self) -> dict[str, Any]:
-        return {"shape": list(self.shape), "condition_dim": self.condition_dim, "nuisance_dim": self.nuisance_dim}
+        sizes = {"shape": list(self.shape), "condition_dim": self.condition_dim, "nuisance_dim": self.nuisance_dim}
+        return {**sizes, "apart": True} if len(self.encoders) else sizes
 
     def _condition(self, c: Condition, rows: Tensor) -> Condition:
         """The condition of each of the rows, (B, condition_dim); None for a model without."""
@@ -94,8 +108,11 @@ class ConditionalVAE(Model):
         c = self._condition(c, x)
         if self.prior_name == "separated" and c is not None:
             c = torch.zeros_like(c)
-        mean, log_var = full_precision(self.net.encode(x, c)).chunk(2, dim=1)
-        return DiagonalGaussian(mean, log_var)
+        if not len(self.encoders):
+            mean, log_var = full_precision(self.net.encode(x, c)).chunk(2, dim=1)
+            return DiagonalGaussian(mean, log_var)
+        parts = [full_precision(net.encode(x, c)).chunk(2, dim=1) for net in self.encoders]  # type: ignore[operator]
+        return DiagonalGaussian(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
 
     def decode(self, z: Tensor, c: Condition = None) -> Tensor:
         """Parameters of p(x|z,c), (B, k·C, H, W) or (B, k·F), to be read by `likelihood`."""

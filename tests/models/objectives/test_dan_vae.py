@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,10 @@ from torch.distributions import Normal, kl_divergence
 
 from benchmarks.factor_metrics import linear_probe
 from helpers import gradients, greatest_difference, prepared, toy_batch, toy_context, toy_model
-from knowngood.config import DANVAE, MLP, VAE, Options, Shift, TrainingOptions, VAEOptions, parse
+from knowngood.config import DANVAE, MLP, VAE, Gaussian, Options, Shift, TrainingOptions, VAEOptions, parse
 from knowngood.data import ImageSet
-from knowngood.data.factor_targets import targets
-from knowngood.errors import SettingsError
+from knowngood.data.factor_targets import Standardised, targets
+from knowngood.errors import DataError, SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives.dan_vae import DANVAEObjective
@@ -398,3 +399,112 @@ def test_trained_dan_vae_holds_brightness_in_z_n_and_not_in_z_a() -> None:
 def test_trained_vae_has_no_dimension_of_its_own_for_brightness() -> None:
     of_last, of_others = brightness_read_from(VAE(), 0)
     assert max(of_last, of_others) < 0.9
+
+
+# As its source has it -------------------------------------------------------------------------------------------------
+
+SOURCE = DANVAE(**TWO, variant="source", beta_a=0.7, beta_n=2.5, head_weight=13)
+
+
+def in_source_form(y: Tensor | None, step: int = 25) -> tuple[Tensor, Tensor, ConditionalVAE, Any, Batch]:
+    """Loss and −ELBO's reconstruction (B,) at a step of 100, with the model, the objective and the batch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        options = VAEOptions(net=MLP(hidden=(8,)), latent_dim=LATENT, likelihood=Gaussian(), prior="standard")
+        model = ConditionalVAE(options, (6,), 0, NUISANCE, apart=True).double()
+    objective = moved(SOURCE, model)
+    batch = toy_batch(model)
+    batch.factors = y
+    losses, terms = objective.loss(model, batch, toy_context(batch, step=step))
+    return losses["model"], terms["reconstruction"], model, objective, batch
+
+
+def by_hand(model: ConditionalVAE, objective: Any, batch: Batch, risen: float, mean: float) -> Tensor:
+    """The source's loss with the prior N(mean·1, I) on z_a, item by item."""
+    q, z, reconstruction = drawn(model, batch)
+    cost = reconstruction.mean() + risen * 0.7 * kl_to(q, slice(3), mean, 0.0).mean()
+    known = torch.zeros(40, dtype=torch.bool) if batch.factors is None else ~batch.factors.isnan().any(1)
+    kl = kl_to(q, slice(3, 5), 0.0, 0.0)
+    if known.any():
+        y = batch.factors[known]  # type: ignore[index]
+        h = (y @ objective.hidden.weight.T + objective.hidden.bias).clamp(min=0)
+        centre, spread = (
+            h @ layer.weight.T + layer.bias for layer in (objective.nuisance_mean, objective.nuisance_spread)
+        )
+        own = DiagonalGaussian(q.mean[known], q.log_var[known])
+        kl = torch.cat([kl_to(own, slice(3, 5), centre, spread), kl[~known]])
+        guess = torch.sigmoid(z[known, 3:].clamp(min=0) @ objective.head.weight.T + objective.head.bias)
+        cost = cost + 13 * len(y) / 40 * (guess - y).square().mean().sqrt()
+    return cost + risen * 2.5 * kl.mean()
+
+
+@pytest.mark.parametrize(("step", "risen"), [(0, 0.04), (11, 0.48), (24, 1), (99, 1)])
+@pytest.mark.parametrize("known", [0, 15, 40])
+def test_density_terms_of_the_source_by_hand(known: int, step: int, risen: float) -> None:
+    loss, _, model, objective, batch = in_source_form(factors(40, known=slice(0, known)).sigmoid(), step)
+    torch.testing.assert_close(loss, by_hand(model, objective, batch, risen, 0.0))
+    of_anomalies = objective.anomaly_loss(model, batch, toy_context(batch, step=step), 10)
+    torch.testing.assert_close(of_anomalies, by_hand(model, objective, batch, risen, 10.0))
+
+
+def test_the_variance_of_the_sources_nuisance_prior_depends_on_the_factors() -> None:
+    *_, objective, _ = in_source_form(factors(40).sigmoid())
+    spread = objective.nuisance_prior(torch.tensor([[0.1, 0.5, 0.9], [0.9, 0.1, 0.2]]).double()).log_var
+    assert (spread[0] - spread[1]).abs().max() > 1e-3
+    fresh = prepared(SOURCE, in_source_form(None)[2])
+    assert not any(part.any() for part in fresh.nuisance_prior(torch.rand(4, 3).double()))  # type: ignore[operator]
+
+
+def test_gradient_of_each_part_of_the_sources_latent_reaches_its_own_encoder_alone() -> None:
+    loss, _, model, objective, batch = in_source_form(factors(40).sigmoid())
+    q = model.encode(batch.x)
+    assert q.mean.shape == (40, LATENT)
+    for part, dims in enumerate((slice(3), slice(3, 5))):
+        slopes = gradients(q.mean[:, dims].sum() + q.log_var[:, dims].sum(), model)
+        assert {name.split(".")[1] for name, slope in slopes.items() if slope.any()} == {str(part)}
+    every = {**gradients(loss, model), **gradients(loss, objective)}
+    assert all(slope.isfinite().all() and slope.any() for slope in every.values())
+
+
+def test_gradient_is_finite_where_the_source_guesses_exactly_or_no_item_is_labelled() -> None:
+    for y in (torch.full((40, 3), 0.5).double(), factors(40, known=slice(0, 0))):
+        *_, model, objective, batch = in_source_form(None)
+        batch.factors = y
+        with torch.no_grad():
+            objective.head.weight.zero_()
+            objective.head.bias.zero_()
+        loss = objective.loss(model, batch, toy_context(batch))[0]["model"]
+        assert all(slope.isfinite().all() for slope in (gradients(loss, model) | gradients(loss, objective)).values())
+
+
+def test_limit_of_the_source_without_factors_and_with_weights_of_one_is_the_vae() -> None:
+    *_, model, _, batch = in_source_form(None)
+    objective = prepared(SOURCE.model_copy(update={"beta_a": 1.0, "beta_n": 1.0}), model)
+    context = {"step": 50}
+    ours = objective.loss(model, batch, toy_context(batch, **context))[0]["model"]
+    theirs = VAE().build().loss(model, batch, toy_context(batch, **context))[0]["model"]
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    assert greatest_difference(gradients(theirs, model), gradients(ours, model)) < 1e-12
+
+
+@pytest.mark.parametrize(("share", "weight"), [(1, 3500), (0.5, 7000)])
+def test_the_sources_head_weight_is_3500_over_the_labelled_share(share: float, weight: float) -> None:
+    *_, model, _, _ = in_source_form(None)
+    options = DANVAE(**TWO, variant="source", labelled_share=share)
+    assert prepared(options, model).head_weight == weight
+
+
+def test_a_model_with_two_encoders_is_built_again_from_its_sizes() -> None:
+    *_, model, _, batch = in_source_form(None)
+    again = model.options.build(**model.sizes()).double()
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again.encode(batch.x).mean, model.encode(batch.x).mean)
+    assert not [name for name in model.state_dict() if name.startswith("net.encoder") or ".decoder." in name[4:]]
+
+
+def test_factors_of_the_source_lie_in_0_to_1() -> None:
+    rows = np.array([[0.2, 10, 3], [0.8, 30, 3], [np.nan, 20, 3]])
+    scaled = Standardised.within_unit(rows)
+    assert scaled(rows) == pytest.approx(np.array([[0.2, 0, 0], [0.8, 1, 0], [np.nan, 0.5, 0]]), nan_ok=True)
+    with pytest.raises(DataError, match="unknown for every training item"):
+        Standardised.within_unit(np.full((3, 1), np.nan))

@@ -28,6 +28,8 @@ from knowngood.data.readers.idx import read_pair
 from knowngood.data.readers.npz import read_npz
 from knowngood.errors import DataError, SettingsError
 
+SHORT_NAMES = {"emnist": "emnist/byclass", "fmnist": "fashion-mnist"}  # also accepted
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -116,7 +118,7 @@ def _entry(name: str) -> Dataset | None:
     generated = _DATASETS.get(name.partition("/")[0])
     if generated is not None and generated.generate is not None:
         return generated
-    return _DATASETS.get("emnist/byclass" if name == "emnist" else name)
+    return _DATASETS.get(SHORT_NAMES.get(name, name))
 
 
 def _options(entry: Dataset, text: str) -> dict[str, Any]:

@@ -134,6 +134,8 @@ def learn(
     settings, seed = plan.settings, plan.seed
     objective = build_objective(settings)
     scale = None if plan.factors is None else Standardised.fit(plan.factors[fit])
+    if scale is not None and objective is not None and objective.unit_factors:
+        scale = Standardised.within_unit(plan.factors[fit])  # type: ignore[index]
     if objective is not None and scale is not None:
         objective.factor_width = len(scale.mean)
     width = plan.schema.width if objective is None or objective.conditional else 0
@@ -285,7 +287,7 @@ def build_model(
     options, shape = plan.settings.model, representation.shape
     if isinstance(options, VAEOptions):
         assert objective is not None
-        return resolve(options, objective.prior, shape).build(shape, width, objective.nuisance_dim)
+        return resolve(options, objective.prior, shape).build(shape, width, objective.nuisance_dim, objective.apart)
     if isinstance(options, PatchGaussianOptions):
         sizes = gaussian_cells(plan, options, width, index)
         model = options.build(shape=shape, **sizes)

@@ -3,11 +3,11 @@
 `FIGURES` names what `knowngood figure NAME` draws: the module that has the function of this name, and what it shows.
 """
 
-COMPARING = ("reconstructions", "curves")  # of all models that are given; the others are of one
+COMPARING = ("reconstructions", "curves", "models")  # of all models that are given; the others are of one
 FIGURES = {
     "reconstructions": (
         "reconstruction",
-        "images beside the reconstructions of each model (--also), with E and A",
+        "images beside the reconstructions of each model (--also), with E, A and the inferred condition",
     ),
     "triptychs": ("named", "input, reconstruction, difference; the most anomalous images first"),
     "samples": ("decoded", "draws from the prior, one row a condition"),
@@ -22,6 +22,7 @@ FIGURES = {
     "violin": ("named", "the distribution of the scores of each class"),
     "roc": ("named", "ROC curve, with the point of the verdicts"),
     "curves": ("named", "ROC and precision-recall curves; of several models with --also"),
+    "models": ("comparison", "models side by side (--also): codes, manifold, reconstructions, ROC; a column each"),
     "calibration": ("named", "requested against realised false-alarm rate"),
     "rates": ("named", "realised false-alarm rate of each condition"),
     "loss": ("named", "the loss and its terms over training; needs no data"),

@@ -16,6 +16,7 @@ from knowngood.evaluation.figures.tiles import draw_tiles, mosaic, tile_inches
 
 _BLOCK = 16  # conditions in a block of draws
 FEW = 12  # conditions with finer grids
+WIDE = 1.4  # width over height of a figure of many grids
 _UNIT = "prior standard deviations"
 
 
@@ -80,10 +81,11 @@ def manifold(
     z[..., chosen[1]] = along[::-1, None]  # upwards
     z = mean[:, None, None] + deviation[:, None, None] * z
     grids = subject.decoded(z, None if known.c is None else known.c[:, None, None])
-    columns = math.ceil(math.sqrt(len(titles)))
-    rows = math.ceil(len(titles) / columns)
     height, width = grids.shape[3:5]
-    side = float(np.clip(11 / columns, 0.2 * steps, min((0.4 if len(titles) == 1 else 0.24) * steps, 5.5)))
+    columns = max(1, round(math.sqrt(WIDE * len(titles) * height / width)))
+    rows = math.ceil(len(titles) / columns)
+    room = min(14 * height / (width * columns), 10 / rows)
+    side = float(np.clip(room, 0.2 * steps, min((0.4 if len(titles) == 1 else 0.36) * steps, 5.5)))
     figure = style.new_figure(columns * side * width / height + 1.0, rows * (side + 0.25) + 0.8)
     half = reach * steps / (steps - 1) if steps > 1 else 1.0
     for k, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from scipy.ndimage import gaussian_filter
 
 from knowngood.config import nearest
 from knowngood.errors import DataError, SettingsError
@@ -18,6 +19,8 @@ from knowngood.evaluation.figures.subject import MOST_CODED, Subject
 
 _IN_LEGEND = 12
 _SHARE = 0.95
+MANY = 1000  # points that overlap
+_LARGE, _CELLS = 100, 96  # points of a group with an outline, cells of its histogram along an axis
 _WITH_NUMBERS = 12  # dimensions at most with r written in each cell
 Projection = Literal["auto", "raw", "pca", "tsne"]
 
@@ -34,7 +37,8 @@ def latent(
 ) -> Figure:
     """Posterior means of at most `most` images in the plane. Groups differ in colour and marker and carry their name.
 
-    Anomalous images are vermillion crosses above all others.
+    Anomalous images are vermillion crosses, below all others. Where there are many points, lines hold half of each
+    large group.
 
     Args:
         projection, dims, seed: see `project`.
@@ -43,40 +47,51 @@ def latent(
     """
     images = subject.sample(most)
     points, axis_names = project(subject.codes(images).mean, projection, dims=dims, seed=seed)
-    groups = subject.groups(images, by)
-    if groups is not None:  # the legend names classes in natural order
-        order = natural_order(groups)
-        points, groups, images = points[order], groups[order], images[order]
-    n, labels = len(points), images.labels
-    groups = np.full(n, "") if groups is None else groups
-    anomalous = labels == 1
-    names = list(dict.fromkeys(groups[~anomalous].tolist()))
     figure = style.new_figure(4.8, 4.9) if narrow else style.new_figure(6.6, 5.0)
     axes = figure.add_subplot()
-    area = float(np.clip(9000 / n, 7, 26))
-    normal = "images" if np.isnan(labels).all() else "normal"
-    members = [(groups == name) & ~anomalous for name in names]
-    for i, (name, member) in enumerate(zip(names, members, strict=True)):
-        marker = style.MARKERS[i // len(style.CYCLE) % len(style.MARKERS)]
-        label = f"{style.short(name) or normal} (n = {int(member.sum()):,})" if len(names) <= _IN_LEGEND else None
-        look = {"c": style.CYCLE[i % len(style.CYCLE)], "marker": marker, "alpha": 0.65, "linewidths": 0}
-        axes.scatter(*points[member].T, s=area, rasterized=True, label=label, **look)
-    if anomalous.any():
-        kinds = list(dict.fromkeys(groups[anomalous].tolist()))
-        which = f": {style.short(', '.join(kinds))}" if any(kinds) and len(kinds) <= 4 else ""
-        label = f"anomalous{which} (n = {int(anomalous.sum()):,})"
-        look = {"c": style.ANOMALOUS, "marker": "x", "linewidths": 1.1, "zorder": 3}
-        axes.scatter(*points[anomalous].T, s=area + 8, rasterized=True, label=label, **look)
-    style.tidy(axes, xlabel=axis_names[0], ylabel=axis_names[1], grid="both")
-    if len(names) > 1:
-        _name_groups(axes, names, np.array([np.median(points[member], axis=0) for member in members]))
+    names = scatter(axes, points, subject.groups(images, by), images.labels)
+    xlabel = axis_names[0] + ("\nlines: half of a group" if len(points) >= MANY else "")
+    style.tidy(axes, xlabel=xlabel, ylabel=axis_names[1], grid="both")
     if texts := axes.get_legend_handles_labels()[1]:
         title = style.plain(by or "class") if any(names) and len(names) <= _IN_LEGEND else None
         position: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
         if narrow:
             position = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": min(3, len(texts))}
-        axes.legend(fontsize=8.5, frameon=False, labelcolor=style.INK, title=title, title_fontsize=9, **position)
+        look = {"fontsize": 8.5, "frameon": False, "labelcolor": style.INK, "markerscale": 1.6}
+        axes.legend(title=title, title_fontsize=9, **look, **position)
     return figure
+
+
+def scatter(axes: Axes, points: np.ndarray, groups: np.ndarray | None, labels: np.ndarray) -> list[str]:
+    """Points (N, 2) by group and label, with the name of each group where it lies; the names of the normal groups."""
+    if groups is not None:  # the legend names classes in natural order
+        order = natural_order(groups)
+        points, groups, labels = points[order], groups[order], labels[order]
+    n = len(points)
+    groups = np.full(n, "") if groups is None else groups
+    anomalous = labels == 1
+    names = list(dict.fromkeys(groups[~anomalous].tolist()))
+    area, many = float(np.clip(9000 / n, 6, 26)), n >= MANY
+    normal = "images" if np.isnan(labels).all() else "normal"
+    members = [(groups == name) & ~anomalous for name in names]
+    for i, (name, member) in enumerate(zip(names, members, strict=True)):
+        marker = style.MARKERS[i // len(style.CYCLE) % len(style.MARKERS)]
+        label = f"{style.short(name) or normal} (n = {int(member.sum()):,})" if len(names) <= _IN_LEGEND else None
+        look = {"c": _colour(i), "marker": marker, "alpha": 0.7, "linewidths": 0, "zorder": 3}
+        axes.scatter(*points[member].T, s=area, rasterized=True, label=label, **look)
+    if anomalous.any():
+        kinds = list(dict.fromkeys(groups[anomalous].tolist()))
+        which = f": {style.short(', '.join(kinds))}" if any(kinds) and len(kinds) <= 4 else ""
+        label = f"anomalous{which} (n = {int(anomalous.sum()):,})"
+        look = {"c": style.ANOMALOUS, "marker": "x", "alpha": 0.5 if many else 1.0, "linewidths": 0.7 if many else 1.1}
+        axes.scatter(*points[anomalous].T, s=area + 8, rasterized=True, label=label, zorder=2, **look)
+    if many:
+        for i, member in enumerate(members):
+            _outline(axes, points[member], _colour(i))
+        _outline(axes, points[anomalous], style.ANOMALOUS)
+    if len(names) > 1:
+        _name_groups(axes, names, np.array([np.median(points[member], axis=0) for member in members]))
+    return names
 
 
 def kl(subject: Subject, *, most: int = 48) -> Figure:
@@ -203,6 +218,28 @@ def _pca(codes: np.ndarray) -> tuple[np.ndarray, tuple[str, str]]:
     return centred @ axes, (f"PC 1 ({share[0]:.0f} % of the variance)", f"PC 2 ({share[1]:.0f} %)")
 
 
+def _colour(i: int) -> str:
+    return style.CYCLE[i % len(style.CYCLE)]
+
+
+def _outline(axes: Axes, points: np.ndarray, colour: str) -> None:
+    """The smallest region that holds half of the points of a large group, by a smoothed histogram."""
+    if len(points) < _LARGE or not np.ptp(points, axis=0).all():
+        return
+    limits = [axes.get_xlim(), axes.get_ylim()]
+    counts, *edges = np.histogram2d(*points.T, bins=_CELLS, range=limits)
+    density = gaussian_filter(counts, _CELLS / 32)
+    cells = [
+        np.clip(np.searchsorted(along, at, "right") - 1, 0, _CELLS - 1)
+        for along, at in zip(edges, points.T, strict=True)
+    ]
+    level = np.median(density[tuple(cells)])
+    middles = [(along[1:] + along[:-1]) / 2 for along in edges]
+    halo: list[Any] = [withStroke(linewidth=3.0, foreground=style.PAPER)]
+    axes.contour(*middles, density.T, [level], colors=[colour], linewidths=1.6, zorder=4).set_path_effects(halo)
+    axes.set(xlim=limits[0], ylim=limits[1])
+
+
 def _name_groups(axes: Axes, names: Sequence[str], middles: np.ndarray) -> None:
     """Each group's name at its median; names that would overlap move apart and keep a line to where they belong."""
     low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
@@ -215,7 +252,7 @@ def _name_groups(axes: Axes, names: Sequence[str], middles: np.ndarray) -> None:
         if np.abs(placed[i] - at[i]).max() > 0.02:
             axes.plot(*np.c_[place, home], color=style.INK, linewidth=0.6, alpha=0.6, zorder=4)
         box = {"boxstyle": "round,pad=0.12", "facecolor": style.PAPER, "alpha": 0.85, "lw": 1}
-        box["edgecolor"] = style.CYCLE[i % len(style.CYCLE)]
+        box["edgecolor"] = _colour(i)
         axes.text(place[0], place[1], style.short(name, 16), color=style.INK, path_effects=halo, bbox=box, **look)
 
 

@@ -16,11 +16,18 @@ from knowngood.evaluation.figures import style
 
 _NOT_TERMS = ("step", "epoch", "split", "images_per_s", "seconds", "lr", "gradient_norm")
 _COLOURS = {"train": style.NORMAL, "held_out": style.ANOMALOUS}
-_TITLES = {"loss/model": "loss", "kl": "KL", "tc": "total correlation"}
+# What a panel counts in, where it is not nats an image.
+_UNITS = {
+    "tc_skipped": "share of images",
+    "factor_error": "squared error",
+    "relevant": "sum of relevances",
+    "mmd": "squared MMD",
+}
+_TITLES = {"loss/model": "loss", "kl": "KL", "tc": "total correlation", "tc_skipped": "left out of TC"}
 
 
 def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None = None, most: int = 6) -> Figure:
-    """One panel for each loss and term over the training steps, one line a split; losses are in nats an image.
+    """One panel for each loss and term over the training steps, one line a split; nats an image, unless it says so.
 
     The first 5 % of the steps may leave the frame where they would flatten the rest.
 
@@ -49,7 +56,8 @@ def loss_curves(history: Sequence[Mapping[str, Any]], *, best_step: int | None =
             axes.axvline(best_step, label=f"kept: step {best_step:,}", **look)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         title = style.plain(_TITLES.get(name) or name.replace("loss/", "loss of ").replace("_", " "))
-        style.tidy(axes, xlabel="step", ylabel="" if position % columns else "nats per image", title=title)
+        unit = _UNITS.get(name, "" if position % columns else "nats per image")
+        style.tidy(axes, xlabel="step", ylabel=unit, title=title)
         _frame(axes, lines[name])
         if position == 0:
             style.legend(axes)

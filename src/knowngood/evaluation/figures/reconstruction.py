@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.subject import Subject, spread
+from knowngood.evaluation.figures.subject import Reconstructed, Subject, spread
 from knowngood.evaluation.figures.tiles import LARGEST, draw_tiles, reduced
 from knowngood.evaluation.figures.triptych import as_rgb, value_range
 from knowngood.training.film import Film
@@ -19,17 +20,13 @@ from knowngood.training.film import Film
 def reconstructions(subject: Subject, *, items: list[str] | None = None, most: int = 4, ids: bool = True) -> Figure:
     """Up to `most` normal and as many anomalous images, spread over the data, or those in `items`.
 
-    One column an image, one row a model, E and A under each reconstruction.
+    One column an image, one row a model; under each reconstruction E and A, and the condition that it was decoded
+    under: the image's own, or the one inferred.
 
     Args:
         ids: name each image.
     """
-    images = subject.data() if items is None else subject.chosen(items)
-    if items is None:
-        kinds = [np.flatnonzero(images.labels == value) for value in (0, 1)]
-        if not any(map(len, kinds)):
-            kinds = [np.arange(len(images))]
-        images = images[np.concatenate([rows[spread(len(rows), most)] for rows in kinds if len(rows)])]
+    images = chosen_images(subject, items, most)
     views = {name: subject.reconstructed(images, detector) for name, detector in subject.models.items()}
     first, (inputs, _) = next(iter(views.items()))
     for name, (other, _) in views.items():
@@ -45,7 +42,8 @@ def reconstructions(subject: Subject, *, items: list[str] | None = None, most: i
     height, width = inputs.shape[1:3]
     tile, wide = 0.85, max(0.85 * width / height, 1.15)
     rows, columns = 1 + len(models), len(order)
-    figure = style.new_figure(0.8 + columns * wide, 0.95 + rows * (tile + 0.24))
+    conditioned = sum(made.conditions is not None for made in models.values())
+    figure = style.new_figure(0.8 + columns * wide, 0.95 + rows * (tile + 0.24) + 0.12 * conditioned)
     grid = figure.subplots(rows, columns, squeeze=False)
     for column, i in zip(grid.T, order, strict=True):
         name, colour = _LABELS.get(float(labels[i]), ("not labelled", style.UNKNOWN))
@@ -54,14 +52,31 @@ def reconstructions(subject: Subject, *, items: list[str] | None = None, most: i
         column[0].set_title(text, fontsize=8, color=colour)
         for axes, (name, made) in zip(column[1:], models.items(), strict=True):
             style.show(axes, as_rgb(pictures[name][i], limits), tile=max(height, width))
-            text = f"E {_plain(float(made.e[i]), 1)}\nA {_plain(float(made.a[i]), 2)}"
-            axes.set_xlabel(text, fontsize=7.5, color=colour, labelpad=2)
+            axes.set_xlabel(scores_in_words(made, i), fontsize=7.5, color=colour, labelpad=2)
     look: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6, "fontweight": "bold"}
     for axes, name in zip(grid[:, 0], ["input", *models], strict=True):
         axes.set_ylabel(style.short(name, 20), fontsize=9, color=style.INK, **look)
-    note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1)"
-    figure.supxlabel(f"{note}; higher is more anomalous", fontsize=7.5, color=style.MUTED)
+    note = "E = −ELBO (nats), A = ‖x − x̂‖₂ (pixels 0 to 1); higher is more anomalous"
+    note += "\nas: the class or condition it was decoded under, inferred where it is hidden" if conditioned else ""
+    figure.supxlabel(note, fontsize=7.5, color=style.MUTED)
     return figure
+
+
+def chosen_images(subject: Subject, items: list[str] | None, most: int) -> ImageSet:
+    """Up to `most` normal and as many anomalous images, spread over the data, or those in `items`."""
+    if items is not None:
+        return subject.chosen(items)
+    images = subject.data()
+    kinds = [np.flatnonzero(images.labels == value) for value in (0, 1)]
+    if not any(map(len, kinds)):
+        kinds = [np.arange(len(images))]
+    return images[np.concatenate([rows[spread(len(rows), most)] for rows in kinds if len(rows)])]
+
+
+def scores_in_words(made: Reconstructed, i: int) -> str:
+    """E and A of image i, and the condition that it was decoded under, a line each."""
+    text = f"E {_plain(float(made.e[i]), 1)}\nA {_plain(float(made.a[i]), 2)}"
+    return text if made.conditions is None else f"{text}\nas {style.short(made.conditions[i], 14)}"
 
 
 def film_frames(film: Film, history: Sequence[Mapping[str, Any]]) -> Iterator[Figure]:

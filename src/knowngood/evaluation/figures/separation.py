@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,7 @@ from knowngood.evaluation.results import Results
 from knowngood.metrics import average_precision, roc_auc, roc_curve
 from knowngood.metrics.ranking import labelled
 
+CROWDED = 0.35  # share of a label's images in one bin from which the axis is stretched
 _HEADROOM = 1.28  # height of the axes over that of the bars: room for the legend
 
 
@@ -90,7 +92,7 @@ def score_histogram(results: Results, *, bins: int = 40) -> Figure:
     a band, infinite ones not at all. Scores that are not finite are excluded and counted in the axis label.
 
     Args:
-        bins: number of bins; the last one also holds the scores far beyond the rest.
+        bins: number of bins, see `ScoreAxis`.
 
     Raises:
         DataError: no score is finite.
@@ -99,7 +101,8 @@ def score_histogram(results: Results, *, bins: int = 40) -> Figure:
     figure = style.new_figure()
     axes = figure.add_subplot()
     lines = np.array(results.thresholds())
-    edges, beyond = shared_edges(scores[finite], lines, bins)
+    axis = ScoreAxis.of(scores[finite], [member[finite] for member, *_ in _groups(results)], lines, bins)
+    edges, beyond = axis.edges, axis.beyond
     drawn = []
     for member, name, colour in _groups(results):
         values = scores[finite & member]
@@ -112,9 +115,10 @@ def score_histogram(results: Results, *, bins: int = 40) -> Figure:
     if (labels[finite] == 0).any() and (labels[finite] == 1).any():
         axes.plot([], [], " ", label=f"intersection {100 * np.minimum(drawn[0], drawn[1]).sum():.1f} %")
     _draw_thresholds(axes, lines, top=1 / _HEADROOM)
-    axes.set_xlim(edges[0], edges[-1])
+    axis.apply(axes)
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
-    notes = [f"{beyond:,} beyond the right edge are in the last bin"] if beyond else []
+    notes = [axis.note] if axis.note else []
+    notes += [f"{beyond:,} beyond the right edge are in the last bin"] if beyond else []
     notes += [] if finite.all() else [f"{int((~finite).sum()):,} not finite, excluded"]
     ylabel = "share of the label's images (%)" if results.labelled else "share of images (%)"
     style.tidy(axes, xlabel="\n".join([_score_label(results), "; ".join(notes)]).strip(), ylabel=ylabel)
@@ -140,7 +144,8 @@ def scores_by_class(
     """
     finite = _finite(results)
     scores, lines = results.scores, np.array(results.thresholds())
-    edges, _ = shared_edges(scores[finite], lines, 2)
+    axis = ScoreAxis.of(scores[finite], [member[finite] for member, *_ in _groups(results)], lines)
+    edges = axis.edges
     order = natural_order(groups)
     order = order[finite[order]]
     rows = [
@@ -150,8 +155,7 @@ def scores_by_class(
     ]
     figure = style.new_figure(5.2, 1.35 + len(rows) * (0.3 if len(rows) <= 24 else 0.19))
     axes = figure.add_subplot()
-    margin = 0.02 * (edges[-1] - edges[0])
-    axes.set_xlim(edges[0] - margin, edges[-1] + margin)
+    axis.apply(axes, margin=0.02)
     in_legend: set[str] = set()
     far = False
     for position, (_, values, name, colour) in enumerate(rows):
@@ -166,23 +170,80 @@ def scores_by_class(
     axes.set_ylim(len(rows) - 0.4, -0.6)
     more = "; ▸ images beyond the edge" if far else ""
     shape = "violin: density, dot: median" if violins else "box: quartiles, whiskers 5 % to 95 %"
-    xlabel = f"{_score_label(results)}\n{shape}{more}"
+    xlabel = f"{_score_label(results)}\n{shape}{more}" + (f"\n{axis.note}" if axis.note else "")
     style.tidy(axes, xlabel=xlabel, ylabel=style.plain(group_name), grid="x")
     axes.tick_params(axis="y", length=0, labelsize=8.5 if len(rows) <= 24 else 7.5)
     style.legend_below(figure)
     return figure
 
 
-def shared_edges(scores: np.ndarray, thresholds: np.ndarray, bins: int) -> tuple[np.ndarray, int]:
-    """Bin edges for all groups, and how many scores lie beyond: a few far ones must not squeeze the rest into one bar.
+@dataclass(frozen=True)
+class ScoreAxis:
+    """Bins that all labels share, and the axis on which they are equally wide.
 
-    `scores` (N,) and `thresholds` (K,) are finite.
+    A few far scores must not squeeze the rest into one bar. So a linear axis ends a little above the 99 % quantile, and
+    its last bin holds what lies beyond. Where more than `CROWDED` of a label's images would still share a bin, the bins
+    are those of asinh((score − middle) / unit) with median and interquartile range of the label of least spread: linear
+    in the bulk, logarithmic far from it.
     """
-    low, middle, upper, high = np.quantile(scores, [0, 0.5, 0.99, 1])
-    top = max(high if high <= upper + (upper - low) else upper + 0.25 * (upper - low), middle, *thresholds)
-    if top <= low:
-        low, top = low - 0.5, low + 0.5
-    return np.linspace(low, top, bins + 1), int((scores > top).sum())
+
+    edges: np.ndarray  # (bins + 1,)
+    beyond: int  # scores above the last edge
+    middle: float = 0.0
+    unit: float | None = None  # None: linear
+
+    @classmethod
+    def of(cls, scores: np.ndarray, members: Sequence[np.ndarray], thresholds: np.ndarray, bins: int = 40) -> ScoreAxis:
+        """The axis of finite scores (N,) and thresholds (K,), with the members (N,) of each label."""
+        low, middle, upper, high = np.quantile(scores, [0, 0.5, 0.99, 1])
+        top = max(high if high <= upper + (upper - low) else upper + 0.25 * (upper - low), middle, *thresholds)
+        if top <= low:
+            low, top = low - 0.5, low + 0.5
+        linear = cls(np.linspace(low, top, bins + 1), int((scores > top).sum()))
+        groups = [scores[member] for member in members if member.sum() >= bins]
+        crowds = [np.histogram(group.clip(low, top), linear.edges)[0].max() / len(group) for group in groups]
+        if bins < 8 or np.ptp(scores) <= 1e-9 * max(1.0, abs(high)) or max(crowds, default=0) <= CROWDED:
+            return linear
+        middle, unit = min(map(_bulk, groups), key=lambda bulk: bulk[1])
+        unit = max(unit, 1e-4 * (high - low))
+        ends = np.array([low, max([high, *thresholds])])
+        edges = middle + unit * np.sinh(np.linspace(*np.arcsinh((ends - middle) / unit), bins + 1))
+        edges[[0, -1]] = ends  # to the bit
+        return cls(edges, 0, middle, unit)
+
+    @property
+    def note(self) -> str:
+        """What a reader must know of the axis."""
+        return "" if self.unit is None else "axis: linear in the bulk, logarithmic far from it"
+
+    def apply(self, axes: Axes, margin: float = 0.0) -> None:
+        """Scale, limits and ticks of the axes, with a margin at both ends as a share of the length."""
+        place, back = self._functions()
+        ends = place(self.edges[[0, -1]])
+        if self.unit is not None:
+            axes.set_xscale("function", functions=(place, back))
+            ticks = back(np.linspace(*ends, 7))
+            steps = np.diff(ticks, append=2 * ticks[-1] - ticks[-2])
+            digits = [1 - int(np.floor(np.log10(step))) for step in steps]
+            ticks = np.unique([round(float(tick), digit) for tick, digit in zip(ticks, digits, strict=True)])
+            axes.set_xticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+        axes.set_xlim(*back(ends + margin * np.ptp(ends) * np.array([-1, 1])))
+
+    def _functions(self) -> tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]:
+        """Scores to places along the axis, and back."""
+        middle, unit = self.middle, self.unit
+        if unit is None:
+            return np.asarray, np.asarray
+        return (
+            lambda scores: np.arcsinh((np.asarray(scores, float) - middle) / unit),
+            lambda places: middle + unit * np.sinh(places),
+        )
+
+
+def _bulk(scores: np.ndarray) -> tuple[float, float]:
+    """Median and interquartile range."""
+    first, median, third = np.quantile(scores, [0.25, 0.5, 0.75])
+    return float(median), float(third - first)
 
 
 def _finite(results: Results) -> np.ndarray:

@@ -27,7 +27,10 @@ MUTED = "#5a6472"
 RULE = "#d9dee5"
 PAPER = "#ffffff"
 # Of groups and models; vermillion is for anomalies. The blue stays as it is on a dark page, like the points.
-CYCLE = ("#0173b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#8c6d46")
+CYCLE = (
+    *("#0173b2", "#e69f00", "#009e73", "#e57fb8", "#56b4e9"),
+    *("#6b4a2b", "#c3c81e", "#3d2b8f", "#8f1d5c", "#9aa0a8"),
+)
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 

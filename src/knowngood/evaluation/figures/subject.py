@@ -18,6 +18,7 @@ from knowngood.evaluation.figures.tiles import reduced
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from knowngood.data.conditions import Expanded
     from knowngood.detector.estimator import Detector
     from knowngood.detector.pipeline import Pipeline, Unknown
     from knowngood.detector.scoring import Rows
@@ -41,6 +42,7 @@ class Reconstructed(NamedTuple):
     images: np.ndarray  # (N, H, W, C), scaled like the inputs
     e: np.ndarray  # (N,) E(x) = −ELBO in nats
     a: np.ndarray  # (N,) A(x) = ‖x − x̂‖₂
+    conditions: np.ndarray | None = None  # (N,) text: those it was decoded under; None for a model without
 
 
 class Conditions(NamedTuple):
@@ -144,13 +146,14 @@ class Subject:
         model, elbo = vae(detector), Elbo().build()
         state = elbo.fit(model, [])
         inputs, made, e = [], [], []
-        for chunk in self._rows(images, detector):
+        taken = self._taken(images, detector)
+        for chunk in self._rows(images, detector, taken):
             inputs.append(chunk.x.cpu().numpy())
             made.append(model.reconstruct(chunk.x, chunk.c).cpu().numpy())
             e.append(elbo.score(model, state, chunk.x, chunk.c, chunk.stratum).values.cpu().numpy())
         x, y = channels_last(inputs), channels_last(made)
         a = np.sqrt(np.square(x - y).sum((1, 2, 3), dtype=float))
-        return x, Reconstructed(y, np.concatenate(e), a)
+        return x, Reconstructed(y, np.concatenate(e), a, self._texts(taken, detector))
 
     def pairs(self, images: ImageSet) -> tuple[list[tuple[np.ndarray, np.ndarray]], bool]:
         """Each image with its reconstruction; for a model without, with its anomaly map (True); none without maps."""
@@ -201,8 +204,7 @@ class Subject:
             rows = schema.expand(images.conditions, len(images), unknown=self.unknown or settings.conditioning.unknown)
         used = [column.name for column in schema.columns if column.width]
         what = used[0] if len(used) == 1 else "condition"
-        prefix = f"{what}=" if len(schema.columns) == 1 else ""
-        named = {label.removeprefix(prefix): i for i, label in reversed(list(enumerate(rows.label)))}
+        named = {str(text): i for i, text in reversed(list(enumerate(self._texts(rows, self.detector))))}  # type: ignore[arg-type]
         names = list(only) if only else sorted(named, key=natural)
         for name in names:
             if name not in named:
@@ -218,15 +220,33 @@ class Subject:
         found = model.prior(c, like=like)
         return found.mean.cpu().numpy(), (0.5 * found.log_var).exp().cpu().numpy()
 
-    def _rows(self, images: ImageSet, detector: Detector) -> Iterator[Rows]:
-        """One row an image, under its own condition or the one that explains it best."""
+    def _taken(self, images: ImageSet, detector: Detector) -> Expanded:
+        """The condition of each image: its own, or the one that explains it best."""
+        from knowngood.detector.latents import best_conditions
+
+        return best_conditions(detector.pipeline_, self._seen(images, detector), self.unknown)
+
+    def _rows(self, images: ImageSet, detector: Detector, taken: Expanded | None = None) -> Iterator[Rows]:
+        """One row an image, under the condition of `_taken`."""
+        from knowngood.detector.scoring import one_row_each
+
+        taken = self._taken(images, detector) if taken is None else taken
+        return one_row_each(detector.pipeline_, self._seen(images, detector), taken)
+
+    def _seen(self, images: ImageSet, detector: Detector) -> ImageSet:
+        """The images with the columns that the model knows, measured ones too."""
         from knowngood.detector.fit.inputs import measured
-        from knowngood.detector.latents import best_rows
 
         pipeline = detector.pipeline_
-        return best_rows(
-            pipeline, measured(self.visible(images, detector), pipeline.settings, pipeline.schema), self.unknown
-        )
+        return measured(self.visible(images, detector), pipeline.settings, pipeline.schema)  # type: ignore[return-value]
+
+    def _texts(self, rows: Expanded, detector: Detector) -> np.ndarray | None:
+        """The conditions of these rows in words, without the name of a column that is the only one."""
+        if not vae(detector).condition_dim:
+            return None
+        columns = detector.pipeline_.schema.columns
+        prefix = f"{columns[0].name}=" if len(columns) == 1 else ""
+        return np.array([str(label).removeprefix(prefix) for label in rows.label])
 
 
 def vae(detector: Detector) -> ConditionalVAE:

@@ -52,7 +52,8 @@ def draw_tiles(
     middle = (height - 1) / 2 + np.arange(images.shape[0]) * (height + gap)
     axes.set_yticks(middle if rows is not None else [], [style.short(name) for name in rows or ()])
     middle = (width - 1) / 2 + np.arange(images.shape[1]) * (width + gap)
-    axes.set_xticks(middle if columns is not None else [], [style.short(name) for name in columns or ()])
+    names = ["\n".join(map(style.short, name.splitlines())) for name in columns or ()]
+    axes.set_xticks(middle if columns is not None else [], names)
     axes.tick_params(length=0, colors=style.INK, labelsize=8.0, pad=3)
 
 

@@ -11,10 +11,19 @@ from knowngood.errors import SettingsError
 # Which of the three weights along a side meet a pixel, by its position among the four that two output pixels depend on.
 TAPS = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 
+DECODING = ("decoder", "from_latent", "up")  # modules of a net
+
 
 def join(h: Tensor, c: Tensor | None) -> Tensor:
     """(B, F) and (B, W) side by side; h alone without a condition."""
     return h if c is None else torch.cat((h, c.to(h.dtype)), dim=1)
+
+
+def half(net: nn.Module, *, encodes: bool) -> nn.Module:
+    """A net without the modules of its decoder, or of its encoder."""
+    for name in [name for name, _ in net.named_children() if (name in DECODING) == encodes]:
+        delattr(net, name)
+    return net
 
 
 def image_shape(net: str, shape: tuple[int, ...], smallest: int) -> tuple[int, int, int]:

@@ -57,9 +57,11 @@ class Objective(nn.Module):
         stratified: batches hold few Mondrian groups (strata), at least 16 items of each.
         second_batch: `Context.second`, an independent batch, must be there.
         nuisance_dim: latent dimensions, the last ones, that hold nuisance factors.
+        apart: these dimensions have an encoder of their own.
         factors: names of the nuisance factors y that it gets as `Batch.factors`; they are no input of the networks.
         factor_width: K, the columns of `Batch.factors`; set before `prepare` if there are factors.
         stratum_counts: (S,) training items of each Mondrian group; set before `prepare` if there are several.
+        unit_factors: y lie in [0, 1] instead of being standardised.
         labelled_share: share of the normal items whose nuisance factors are known; the others have NaN.
         score: the anomaly score that the method is defined with, used where the score is "auto".
         learns_from_anomalies: labelled anomalies enter the training by `anomaly_loss` where labels are "auto".
@@ -70,9 +72,11 @@ class Objective(nn.Module):
     stratified = False
     second_batch = False
     nuisance_dim = 0
+    apart = False
     factors: tuple[str, ...] = ()
     factor_width = 0
     stratum_counts: Tensor | None = None
+    unit_factors = False
     labelled_share = 1.0
     score = "elbo"
     learns_from_anomalies = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowngood.config import DANVAE
@@ -17,6 +18,9 @@ from knowngood.models.vae import ConditionalVAE
 SPEED = 10.0  # what is one affine map learns slowly beside a whole net: this multiplies its learning rate
 # The default of a: reconstruction is a sum over values, so the weight of what z_n must hold grows with their number.
 WEIGHT_PER_VALUE, LEAST_WEIGHT = 0.25, 10.0
+# Of the source: a without the share of labelled items, and 50 of 200 epochs.
+SOURCE_WEIGHT, SOURCE_RISE = 3500.0, 0.25
+SMALLEST = 1e-12  # under a root, whose slope at 0 is infinite
 
 
 class DANVAEObjective(Objective):
@@ -51,17 +55,32 @@ class DANVAEObjective(Objective):
                 f"dan_vae: the model keeps {model.nuisance_dim} of its {model.latent_dim} dimensions for nuisance "
                 f"factors, the objective {self.nuisance_dim}; build the model with nuisance_dim={self.nuisance_dim}"
             )
-        given, values = self.options.head_weight, math.prod(model.shape)
-        default = max(LEAST_WEIGHT, WEIGHT_PER_VALUE * values) / self.labelled_share
-        self.head_weight = default if given is None else given
+        given = self.options.head_weight
+        self.head_weight = self.default_weight(model) / self.labelled_share if given is None else given
         if not hasattr(self, "head"):
             like = next(model.parameters())
-            self.nuisance_mean = nn.Linear(self.factor_width, self.nuisance_dim).to(like)
-            self.nuisance_log_var = nn.Parameter(like.new_zeros(self.nuisance_dim))
             self.head = nn.Linear(self.nuisance_dim, self.factor_width).to(like)
-            for layer in (self.nuisance_mean, self.head):
+            for layer in (*self.make_nuisance_prior(like), self.head):
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
+
+    def default_weight(self, model: ConditionalVAE) -> float:
+        """a, if all normal items show their factors."""
+        return max(LEAST_WEIGHT, WEIGHT_PER_VALUE * math.prod(model.shape))
+
+    def make_nuisance_prior(self, like: Tensor) -> list[nn.Linear]:
+        """The parameters of p(z_n|y); returns the layers that are to start at 0."""
+        self.nuisance_mean = nn.Linear(self.factor_width, self.nuisance_dim).to(like)
+        self.nuisance_log_var = nn.Parameter(like.new_zeros(self.nuisance_dim))
+        return [self.nuisance_mean]
+
+    def nuisance_prior(self, y: Tensor) -> DiagonalGaussian:
+        """p(z_n|y), (B, n), of factors (B, K)."""
+        return DiagonalGaussian(SPEED * self.nuisance_mean(y), SPEED * self.nuisance_log_var.expand(len(y), -1))
+
+    def guess(self, z: Tensor) -> Tensor:
+        """ŷ (B, K) of z_n (B, n)."""
+        return SPEED * self.head(z)
 
     def players(self, model: ConditionalVAE) -> dict[str, list[nn.Parameter]]:
         return {"model": [*model.parameters(), *self.parameters()]}
@@ -74,7 +93,8 @@ class DANVAEObjective(Objective):
         nuisance_kl, error = self.nuisance_terms(model, batch, elbo.posterior, elbo.z)
         terms = {"reconstruction": elbo.reconstruction, "kl": anomaly_kl + nuisance_kl}
         terms |= {"anomaly_kl": anomaly_kl, "nuisance_kl": nuisance_kl, "factor_error": error}
-        return {"model": self._total(elbo.reconstruction, anomaly_kl, nuisance_kl, error)}, terms
+        loss = self.total(elbo.reconstruction, anomaly_kl, nuisance_kl, error, known_rows(batch), ctx)
+        return {"model": loss}, terms
 
     def anomaly_loss(self, model: ConditionalVAE, anomalies: Batch, ctx: Context, shift: float) -> Tensor:
         """rec + β_a·KL(q(z_a|x) ‖ N(shift·1, I)) and the terms of z_n as for normal items, the mean over anomalies.
@@ -86,13 +106,22 @@ class DANVAEObjective(Objective):
         reconstruction = stopped_reconstruction(model, anomalies, z)
         of_anomaly, _ = split_latent(q, self.nuisance_dim)
         anomaly_kl = of_anomaly.kl(shifted(of_anomaly, shift)).sum(1)
-        return self._total(reconstruction, anomaly_kl, *self.nuisance_terms(model, anomalies, q, z))
+        nuisance = self.nuisance_terms(model, anomalies, q, z)
+        return self.total(reconstruction, anomaly_kl, *nuisance, known_rows(anomalies), ctx)
 
     def kept_state(self) -> dict[str, Tensor]:
         return self.state_dict()
 
-    def _total(self, reconstruction: Tensor, anomaly_kl: Tensor, nuisance_kl: Tensor, error: Tensor) -> Tensor:
-        """The weighted sum of these terms (B,), the mean over items."""
+    def total(
+        self,
+        reconstruction: Tensor,
+        anomaly_kl: Tensor,
+        nuisance_kl: Tensor,
+        error: Tensor,
+        known: Tensor,
+        ctx: Context,
+    ) -> Tensor:
+        """The weighted sum of these terms (B,), the mean over items; `known` (B,) are those that show their factors."""
         given = self.options
         of_codes = given.beta_a * anomaly_kl + given.beta_n * nuisance_kl
         return (reconstruction + of_codes + self.head_weight * error).mean()
@@ -106,13 +135,71 @@ class DANVAEObjective(Objective):
         kl = of_nuisance.kl(prior).sum(1)
         if batch.factors is None:
             return kl, torch.zeros_like(kl)
-        known = batch.factors.isnan().any(1).logical_not()
+        known = known_rows(batch)
         y = torch.where(known[:, None], batch.factors, 0).to(z.dtype)  # (B, K)
         with full_precision_region(z):
-            log_var = SPEED * self.nuisance_log_var.expand(len(y), -1)
-            given_y = DiagonalGaussian(SPEED * self.nuisance_mean(y), log_var)
-            error = (SPEED * self.head(z[:, -self.nuisance_dim :]) - y).square().sum(1)
+            given_y = self.nuisance_prior(y)
+            error = (self.guess(z[:, -self.nuisance_dim :]) - y).square().sum(1)
         return torch.where(known, of_nuisance.kl(given_y).sum(1), kl), torch.where(known, error, 0)
+
+
+class DANVAESourceObjective(DANVAEObjective):
+    """rec + w_t·(β_a·KL(q(z_a|x) ‖ r(z_a)) + β_n·KL(q(z_n|x) ‖ p(z_n|y))) + a·share·RMSE(y, ŷ(z_n)), the batch mean.
+
+    As https://github.com/jcrombouts/DAn-VAE has it. q(z_a|x) and q(z_n|x) are two nets. p(z_n|y) = N(m(h), diag
+    exp s(h)), h = ReLU(W y + b), m and s affine. ŷ = sigmoid(V ReLU(z_n) + d) and y lies in [0, 1]; the root is of the
+    mean over the factors of all labelled items of the batch. Their share stands before it, since in the source a batch
+    has labelled items only, or none, which pay nothing. w_t rises linearly to 1 over the first quarter of the steps.
+    """
+
+    apart = True
+    unit_factors = True
+
+    hidden: nn.Linear  # y (B, K) → before the ReLU (B, n); made by `prepare`
+    nuisance_spread: nn.Linear  # h (B, n) → s (B, n)
+
+    def default_weight(self, model: ConditionalVAE) -> float:
+        return SOURCE_WEIGHT
+
+    def make_nuisance_prior(self, like: Tensor) -> list[nn.Linear]:
+        self.hidden = nn.Linear(self.factor_width, self.nuisance_dim).to(like)
+        size = self.nuisance_dim
+        self.nuisance_mean, self.nuisance_spread = (nn.Linear(size, size).to(like) for _ in range(2))
+        return [self.nuisance_mean, self.nuisance_spread]
+
+    def nuisance_prior(self, y: Tensor) -> DiagonalGaussian:
+        h = F.relu(self.hidden(y))
+        return DiagonalGaussian(self.nuisance_mean(h), self.nuisance_spread(h))
+
+    def guess(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.head(F.relu(z)))
+
+    def total(
+        self,
+        reconstruction: Tensor,
+        anomaly_kl: Tensor,
+        nuisance_kl: Tensor,
+        error: Tensor,
+        known: Tensor,
+        ctx: Context,
+    ) -> Tensor:
+        given, risen = self.options, min(1.0, (ctx.step + 1) / max(1.0, SOURCE_RISE * ctx.total_steps))
+        of_codes = risen * (given.beta_a * anomaly_kl + given.beta_n * nuisance_kl)
+        mean_square = error.sum() / (known.sum() * self.factor_width).clamp(min=1)
+        of_head = self.head_weight * known.to(error.dtype).mean() * (mean_square + SMALLEST).sqrt()
+        return (reconstruction + of_codes).mean() + of_head
+
+
+def dan_vae(options: DANVAE) -> DANVAEObjective:
+    """The objective of these options, by their variant."""
+    return (DANVAESourceObjective if options.variant == "source" else DANVAEObjective)(options)
+
+
+def known_rows(batch: Batch) -> Tensor:
+    """(B,) whether an item shows all its factors."""
+    if batch.factors is None:
+        return torch.zeros(len(batch.x), dtype=torch.bool, device=batch.x.device)
+    return batch.factors.isnan().any(1).logical_not()
 
 
 def split_latent(gaussian: DiagonalGaussian, nuisance_dim: int) -> tuple[DiagonalGaussian, DiagonalGaussian]:

@@ -1,0 +1,72 @@
+"""The data arguments that commands share: which split is used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from knowngood import Detector
+from knowngood.cli import main
+from knowngood.cli.inputs import keep_split
+from knowngood.data import ImageSet, open_dataset
+from knowngood.errors import DataError
+
+
+def run(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+def images(*splits: str) -> ImageSet:
+    found = ImageSet.from_arrays(np.zeros((len(splits) or 3, 8, 8), np.uint8))
+    return found.replace(splits=np.array(splits)) if splits else found
+
+
+@pytest.mark.parametrize(
+    ("splits", "name", "default", "kept", "used"),
+    [
+        (("train", "test", "test"), None, "test", 2, "test"),
+        (("train", "test", "test"), "train", "test", 1, "train"),
+        (("train", "test", "test"), "all", "test", 3, "all"),
+        (("train", "test", "test"), None, "all", 3, "all"),
+        (("train", "val"), None, "test", 2, "all"),
+        ((), None, "test", 3, "all"),
+        ((), "all", "test", 3, "all"),
+        (("all", "test"), "all", "test", 1, "all"),
+    ],
+)
+def test_the_split_that_is_kept(splits: tuple[str, ...], name: str | None, default: str, kept: int, used: str) -> None:
+    found, said = keep_split(images(*splits), name, default)
+    assert (len(found), said) == (kept, used)
+
+
+@pytest.mark.parametrize(("splits", "said"), [(("train", "test"), "its splits are: test, train"), ((), "no splits")])
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(splits: tuple[str, ...], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        keep_split(images(*splits), "tset")
+
+
+@pytest.mark.slow
+def test_score_and_evaluate_take_one_split_of_a_named_data_set(tmp_path: Path) -> None:
+    train = open_dataset("digits").split("train")
+    ones = train[train.conditions["class"] == "1"][:60].replace(conditions={})
+    Detector("hog", "memory_bank", alpha=0.2).fit(ones).save(tmp_path / "model")
+    assert run("score", tmp_path / "model", "digits", "--split", "test", "--output", tmp_path / "a.csv") == 0
+    assert run("score", tmp_path / "model", "digits", "--output", tmp_path / "b.csv") == 0
+    test, every = (pd.read_csv(tmp_path / f"{name}.csv") for name in "ab")
+    assert (len(test), len(every)) == (449, 1797)
+    assert test.equals(every[every["id"].isin(test["id"])].reset_index(drop=True))
+    classes = ["--normal", "1", "--anomalous", "7", "--json", tmp_path / "m.json"]
+    counts = {}
+    for split in ("train", "test", "all"):
+        assert run("evaluate", tmp_path / "model", "digits", "--split", split, *classes) == 0
+        found = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
+        assert found["split"] == split
+        counts[split] = found["normals"] + found["anomalies"]
+    assert counts["train"] + counts["test"] == counts["all"] > counts["train"] > counts["test"] > 0
+    assert run("evaluate", tmp_path / "model", "digits", "--split", "valid", *classes) == 3
