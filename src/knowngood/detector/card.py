@@ -147,12 +147,12 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
     calibration = pipeline.calibration
     if calibration is None:
         return ["- Not calibrated."]
-    alpha = pipeline.settings.alpha
+    alpha = pipeline.level()
     needed = minimum_normals(alpha)
     if len(calibration) < needed:
         missing = needed - len(calibration)
         return [
-            f"- None at α = {alpha:g}: it needs {needed} calibration items, there are {len(calibration)} ({missing} "
+            f"- None at α = {pipeline.settings.alpha:g}: it needs {needed} calibration items, there are {len(calibration)} ({missing} "
             "missing). Nothing is flagged; items can still be ranked by their anomaly score."
         ]
     rows = _groups(pipeline)
@@ -177,6 +177,14 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
         "the model does not use it. An item whose value is missing gets the largest p-value of all groups."
         for group in pipeline.added
     ]
+    if pipeline.checked:
+        lines.append(
+            f"- stated conditions are checked: {', '.join(pipeline.checked)}. p_value says whether an item is a normal "
+            f"one of any of their values, p_condition whether it fits those that are stated. Each flags at most {alpha:g} "
+            f"of the normal items within a stated condition, both together at most {2 * alpha:g} (Bonferroni: a verdict "
+            "needs 2 · min(p_value, p_condition) ≤ α). An item whose value is missing is judged by p_value alone, at "
+            f"the same level. Scoring takes a pass for each of {max(1, len(pipeline.schema.cells))} combinations of values."
+        )
     if pipeline.marginal_calibration is not None:
         n = len(pipeline.marginal_calibration)
         low, high = false_alarm_interval(n, alpha)

@@ -23,7 +23,10 @@ from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Pixels, Table
 from knowngood.representations.alignment.warping import Transform
+from knowngood.scores import Score, ScoreResult
 from knowngood.scores.adjustment import scored
+from knowngood.scores.condition_density import condition_density
+from knowngood.scores.elbo import ElboScore
 from knowngood.training.memory import out_of_memory
 
 READERS = 4  # threads
@@ -41,8 +44,9 @@ class Scored:
     first: position of the first item in the whole set. expanded: the M rows. values: (M,) raw scores, NaN for items
     that cannot be read, and finite for all others: 1e30 where the model overflows. parts: named parts of the score
     (M,). errors: reasons, by position in the batch. grids: anomaly maps (R, h, w) over what the model sees, if asked
-    for; row `grid_row[r]` (R,) of the M has it. seen: the items, or their tiles. transforms: where each image of
-    `seen` lay.
+    for; row `grid_row[r]` (R,) of the M has it. energies: (M,) −log p(x|c) up to what is the same for all rows of an
+    item, where stated conditions are checked. seen: the items, or their tiles. transforms: where each image of `seen`
+    lay.
     """
 
     first: int
@@ -56,6 +60,7 @@ class Scored:
     transforms: tuple[Transform | None, ...]
     tiles: Tiles | None = None
     grids: np.ndarray | None = None
+    energies: np.ndarray | None = None
 
 
 class Rows(NamedTuple):
@@ -122,7 +127,7 @@ def _halved(error: Exception, at_once: int, most: int) -> int:
 
 
 def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
-    """The rows of items under the conditions of the fit.
+    """The rows of items under the conditions of the fit; where stated ones are checked, under all others too.
 
     A value that only an added group of the calibration knows counts as unknown, whatever `unknown` says.
     """
@@ -133,6 +138,8 @@ def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
         others = {name: np.asarray(values)[~added] for name, values in columns.items()}
         pipeline.schema.expand(others, int((~added).sum()), unknown="error")
         unknown = "infer"
+    if pipeline.checked:
+        return pipeline.schema.with_alternatives(columns, len(items), pipeline.checked, unknown=unknown)
     return pipeline.schema.expand(columns, len(items), unknown=unknown)
 
 
@@ -158,12 +165,15 @@ def score_rows(
         tiles = Tiles.of(items, data.tile, data.tile_overlap)
         seen, (rows, row) = tiles.images, tiles.expand(expanded)
     reader = Reader(pipeline, seen, rows, at_once)
-    values, grids, parts = [], [], []
+    values, grids, parts, energy = [], [], [], []
+    compares = Comparison.of(pipeline) if expanded.stated is not None else None
     for some in reader:
         fitted = pipeline.model, pipeline.score, pipeline.adjustments, pipeline.state
         result = scored(*fitted, some.x, some.c, some.stratum, want_map=maps)
         values.append(result.values.cpu().numpy())
         parts.append({name: part.cpu().numpy() for name, part in result.parts.items()})
+        if compares is not None:
+            energy.append(compares(some, result).cpu().numpy())
         if maps and result.map is not None:
             ignored = BEYOND if pipeline.ignore is None else np.nan  # NaN is where a region is ignored, if one is
             grids.append(finite(result.map.float().cpu().numpy(), nan=ignored))
@@ -188,10 +198,34 @@ def score_rows(
         seen=seen,
         tiles=tiles,
         grids=np.concatenate(grids) if grids else None,
+        energies=finite(np.concatenate(energy)) if energy else None,
         grid_row=row,
         transforms=tuple(reader.transforms),
     )
     return batch, reader.outside
+
+
+class Comparison(NamedTuple):
+    """What the conditions of an item are compared by, with its state."""
+
+    pipeline: Pipeline
+    density: Score
+    state: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> Comparison:
+        density = condition_density(pipeline.model, pipeline.score)
+        assert density is not None  # or no condition is checked
+        own = density is pipeline.score
+        return cls(pipeline, density, pipeline.state if own else density.fit(pipeline.model, []))
+
+    def __call__(self, rows: Rows, result: ScoreResult) -> Tensor:
+        """(B,) energies; −ELBO is that of the pipeline's own score, where it has it."""
+        pipeline = self.pipeline
+        known = {**result.parts, pipeline.score.options.name: result.values}
+        if isinstance(self.density, ElboScore) and "elbo" in known and not pipeline.adjustments:
+            return known["elbo"]
+        return self.density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
 
 
 class Reader:

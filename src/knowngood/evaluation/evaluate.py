@@ -151,7 +151,7 @@ def results(
     from knowngood.detector.decide import limit
 
     pipeline = detector.pipeline_
-    alpha = pipeline.settings.alpha if alpha is None else alpha
+    alpha, level = pipeline.settings.alpha if alpha is None else alpha, pipeline.level(alpha)
     calibration, marginal = pipeline.calibration, pipeline.marginal_calibration
     unit = "nats" if pipeline.score.is_likelihood else ""
     if calibration is None:
@@ -170,7 +170,7 @@ def results(
             "own": row["false_alarm_low"] is not None,
             "threshold": row["threshold"],
         }
-        for row in [*calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
+        for row in [*calibration.summary(level), *(group.summary(level) for group in pipeline.added)]
     ]
     facts |= {"pooled_n": len(calibration), "method": pipeline.calibrated_by}
     return Results(table=table, alpha=alpha, calibration=facts, score_unit=unit)
