@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from knowngood.calibration import Region
     from knowngood.cli.scored_rows import ScoredRows
     from knowngood.data import ImageSet
+    from knowngood.data.columns import Column
     from knowngood.detector.decide import Decisions
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
@@ -226,7 +227,7 @@ def _score(
     rejected = [one for one in images.rejected if one.kind in UNUSABLE]
     unread = [(str(images.ids[i]), why) for i, why in decisions.errors.items()]
     unread += [(one.path_or_id, one.reason) for one in rejected]
-    checked = detector.pipeline_.checked
+    checked = detector.pipeline_.checked_columns
     tables = _tables(rows, images, largest, checked, bool(unread), summaries)
     table = None
     if explain is not None:  # the inspection page shows all of it
@@ -320,7 +321,7 @@ def _tables(
     rows: ScoredRows,
     images: ImageSet,
     largest: float,
-    checked: tuple[str, ...],
+    checked: list[Column],
     errors: bool,
     explanations: dict[str, str] | None,
 ) -> Iterator[pd.DataFrame]:

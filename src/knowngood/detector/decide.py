@@ -35,7 +35,7 @@ class Decisions(NamedTuple):
 
     @property
     def joint_p_values(self) -> np.ndarray:
-        """(N,) what verdicts are made of: the p-values, or twice the smaller of both tests where conditions are checked.
+        """(N,) what verdicts are made of: the p-values; twice the smaller of both where stated conditions are checked.
 
         At most α of the normal items that fit their condition have a value ≤ α, whatever the two have in common.
         """

@@ -371,9 +371,9 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Columns: id; anomaly_score (higher is more anomalous, comparable across conditions); p_value in (0, 1];
         is_anomalous (p_value ≤ alpha); condition (as given, or "… (inferred)"); the parts of the score under that
-        condition; verdict, with `abstain` or where stated conditions are checked; label, if X carries any; error, only if an item could not be read: its
-        numbers and its is_anomalous are then missing. Rank by anomaly_score, never by p_value: that has a floor of
-        1/(n+1) and ties.
+        condition; verdict, with `abstain` or where stated conditions are checked; label, if X carries any; error, only
+        if an item could not be read: its numbers and its is_anomalous are then missing. Rank by anomaly_score, never by
+        p_value: that has a floor of 1/(n+1) and ties.
 
         Where stated conditions are checked (`conditioning={"check": "auto"}`), p_value and anomaly_score are those of
         the item by itself, whatever is stated. Further columns are p_condition, the p-value of the stated condition (of
@@ -409,7 +409,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if explain:
             flags = flagged(decisions.joint_p_values, level, fdr)
             found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
-        about = {"checked": self.pipeline_.checked, "fdr": fdr, "abstain": abstain, "explanations": found}
+        about = {"checked": self.pipeline_.checked_columns, "fdr": fdr, "abstain": abstain, "explanations": found}
         table = with_rejected(table_of(items, decisions, level, **about), items)
         if hasattr(X, "iloc") and len(X) == len(table) == len(items):
             table.index = X.index
@@ -724,8 +724,8 @@ class Detector(OutlierMixin, BaseEstimator):
             n = len(self.pipeline_.calibration or ())
             warnings.warn(
                 f"{level_text(self.pipeline_)} cannot be guaranteed with {n} calibration items, it needs "
-                f"{minimum_normals(self.pipeline_.level())}: nothing is flagged. Fit or calibrate on more normal items, or rank by the "
-                "anomaly score.",
+                f"{minimum_normals(self.pipeline_.level())}: nothing is flagged. Fit or calibrate on more normal items, "
+                "or rank by the anomaly score.",
                 stacklevel=stacklevel,
             )
 

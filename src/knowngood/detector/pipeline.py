@@ -12,6 +12,7 @@ from torch import Tensor
 from knowngood.calibration import Calibration
 from knowngood.config import Settings
 from knowngood.data import ImageSet, TableSet
+from knowngood.data.columns import Column
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.added_groups import AddedGroup
@@ -34,9 +35,9 @@ class Pipeline:
 
     settings: resolved; no choice is "auto". marginal_calibration: of scores with the conditions marginalised.
     map_calibration: of the largest values of anomaly maps, on features. mismatch_calibrations: of the mismatch with the
-    stated conditions where they are checked, then of each checked column if there are several. calibrated_by: how its images were chosen: set
-    aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what the objective keeps.
-    reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the calibration alone.
+    stated conditions where they are checked, then of each checked column if there are several. calibrated_by: how its
+    images were chosen: set aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what
+    the objective keeps. reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the calibration alone.
     statistics: of the calibration images. fitted_to: (M,) digests of the content of all items fitted to. Scoring uses
     everything but objective_state, reference and the last two.
     """
@@ -71,6 +72,11 @@ class Pipeline:
         """The condition columns whose stated values are checked."""
         names = self.settings.conditioning.check
         return () if isinstance(names, str) else names
+
+    @property
+    def checked_columns(self) -> list[Column]:
+        """As fitted, in the order of the schema."""
+        return [column for column in self.schema.columns if column.name in self.checked]
 
     def level(self, alpha: float | None = None) -> float:
         """The level of each test at a false-alarm rate, default that of the fit: half of it where there are two.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from knowngood.calibration import Region, benjamini_hochberg, verdict
+from knowngood.data.columns import Column
 from knowngood.data.findings import UNUSABLE
 from knowngood.detector.decide import Decisions, condition_names, decide
 from knowngood.detector.explain.explanation import Explanation
@@ -59,7 +60,7 @@ def detected(
         check_maps(pipeline)
     if regions:
         check_regions(pipeline)
-    level, columns = pipeline.settings.alpha if alpha is None else alpha, pipeline.checked
+    level, columns = pipeline.settings.alpha if alpha is None else alpha, pipeline.checked_columns
     unread, reason = 0, ""
     for batch in score_batches(pipeline, items, unknown=unknown, maps=maps or regions, start=start):
         decisions = decide(pipeline, batch, alpha)
@@ -98,12 +99,12 @@ def table_of(
     decisions: Decisions,
     level: float,
     *,
-    checked: tuple[str, ...] = (),
+    checked: Sequence[Column] = (),
     fdr: float | None = None,
     abstain: float | None = None,
     explanations: list[Explanation] | None = None,
 ) -> DataFrame:
-    """The table of `Detector.detect`; `explanations` are of some of the items, `checked` the columns that are checked."""
+    """The table of `Detector.detect`; `explanations` are of some of the items, `checked` the checked columns."""
     import pandas as pd
 
     errors, joint, stated = decisions.errors, decisions.joint_p_values, decisions.stated

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,11 @@ from knowngood.scores.mismatch import by_value, mismatch
 
 
 class Stated(NamedTuple):
-    """Of N items of which conditions are checked; NaN and "" where nothing is stated, and of unreadable items.
+    """Of N items of which J conditions are checked; NaN and −1 where nothing is stated, and of unreadable items.
 
-    p_values, mismatch: (N, 1 + J), of all checked columns together, and of each if they are several (else J = 0). The
-    mismatch is comparable across conditions. looks_like: (N, J or 1) the likeliest value of each checked column;
-    instead: the likeliest but for the stated one.
+    p_values, mismatch: (N, 1) of one condition; of several (N, 1 + J), all together and each. The mismatch is
+    comparable across conditions. looks_like: (N, J) the likeliest value of each column, as a code; instead: the
+    likeliest but for the stated one.
     """
 
     p_values: np.ndarray
@@ -31,7 +32,7 @@ class Stated(NamedTuple):
         return self.p_values[:, 0] <= level
 
     def wrong_columns(self, level: float) -> np.ndarray:
-        """(N, J or 1) bool: the columns that are wrong, of items that do not fit; at least one of them."""
+        """(N, J) bool: the columns that are wrong, of items that do not fit; at least one of them."""
         each, scores = (some[:, 1:] if some.shape[1] > 1 else some for some in (self.p_values, self.mismatch))
         found = each <= level
         rows = self.wrong(level)
@@ -46,7 +47,7 @@ class Stated(NamedTuple):
 
 
 class Mismatches(NamedTuple):
-    """Raw mismatches of N items, (N, 1 + J), NaN where nothing is stated; and values in words as in `Stated`."""
+    """As in `Stated`, of N items; raw log odds in place of the mismatch."""
 
     log_odds: np.ndarray
     looks_like: np.ndarray
@@ -54,39 +55,36 @@ class Mismatches(NamedTuple):
 
 
 def mismatches(pipeline: Pipeline, scored: Scored) -> Mismatches:
-    """The mismatch of the items of a batch with all checked columns together, and with each of several.
+    """The log odds against the stated conditions of a batch: of all checked columns, and of each if there are several.
 
-    Values of other columns are averaged out. An item has none if a value is missing or its condition has no other.
+    Of one column the values of all others are averaged out. An item has none if a value is missing, or if its condition
+    is the only one.
     """
     expanded, energies = scored.expanded, scored.energies
     assert energies is not None
     assert expanded.stated is not None
-    columns, at = _checked(pipeline)
-    n, each = len(scored.items), len(at) if len(at) > 1 else 0
-    log_odds = np.full((n, 1 + each), np.nan)
-    likely, instead = (np.full((n, len(at)), "", dtype=object) for _ in range(2))
+    at = [i for i, column in enumerate(pipeline.schema.columns) if column.name in pipeline.checked]
+    n = len(scored.items)
+    log_odds = np.full((n, 1 + len(at) * (len(at) > 1)), np.nan)
+    likely, instead = np.full((n, len(at)), -1), np.full((n, len(at)), -1)
     starts = np.searchsorted(expanded.item, np.arange(n))
-    place = np.arange(len(expanded.item)) - starts[expanded.item]
     read = np.flatnonzero(~np.isnan(scored.values[starts]))
     if not len(read):
         return Mismatches(log_odds, likely, instead)
-    shape = n, int(place.max()) + 1
-    energy, weight = np.full(shape, np.inf), np.zeros(shape)
-    codes = np.full((*shape, len(at)), -1)
+    place = np.arange(len(expanded.item)) - starts[expanded.item]  # of each row among those of its item
+    energy = np.full((n, int(place.max()) + 1), np.inf)
+    weight, codes = np.zeros(energy.shape), np.full((*energy.shape, len(at)), -1)
     energy[expanded.item, place], weight[expanded.item, place] = energies, expanded.log_weight
     codes[expanded.item, place] = expanded.codes[:, at]
-    known = read[expanded.stated[read] >= 0]
-    t = temperature(pipeline)
-    found = mismatch(energy[known], expanded.stated[known] - starts[known], weight[known], temperature=t)
-    log_odds[known, 0] = found.log_odds
-    for j, column in enumerate(columns):
-        cost = by_value(energy[read], codes[read, :, j], weight[read], temperature=t)
-        names = value_names(column)
-        likely[read, j] = names[cost.argmin(axis=1)]
-        own = np.searchsorted(read, known)
-        one = mismatch(cost[own], codes[known, expanded.stated[known] - starts[known], j])
-        instead[known, j] = names[one.other]
-        if each:
+    known, t = read[expanded.stated[read] >= 0], temperature(pipeline)
+    own = expanded.stated[known] - starts[known]
+    log_odds[known, 0] = mismatch(energy[known], own, weight[known], temperature=t).log_odds
+    for j in range(len(at)):
+        each = by_value(energy[read], codes[read, :, j], weight[read], temperature=t)
+        likely[read, j] = each.argmin(axis=1)
+        one = mismatch(each[np.searchsorted(read, known)], codes[known, own, j])
+        instead[known, j] = one.other
+        if len(at) > 1:
             log_odds[known, 1 + j] = one.log_odds
     log_odds[~np.isfinite(log_odds)] = np.nan  # −inf: there is no other condition
     return Mismatches(log_odds, likely, instead)
@@ -98,39 +96,33 @@ def temperature(pipeline: Pipeline) -> float:
     return 1.0 if fitted is None or pipeline.settings.calibration.method == "cross" else float(fitted)
 
 
-def value_names(column: Column) -> np.ndarray:
-    """The values, or bins, of a column in words: 'B', '0.1 to 0.2'."""
-    return np.array([name.removeprefix(column.name).lstrip(" =") for name in column.code_names], dtype=object)
-
-
-def stated_columns(stated: Stated, checked: tuple[str, ...], level: float) -> dict[str, Any]:
+def stated_columns(stated: Stated, checked: Sequence[Column], level: float) -> dict[str, Any]:
     """Columns of a table: p_condition, that of each of several columns, mismatch and looks_like."""
-    names = ["p_condition", *(f"p_condition_{name}" for name in checked if len(checked) > 1)]
-    values = np.where(stated.wrong_columns(level), stated.instead, stated.looks_like)
+    names = ["p_condition", *(f"p_condition_{column.name}" for column in checked if len(checked) > 1)]
+    codes = np.where(stated.wrong_columns(level), stated.instead, stated.looks_like)
+    prefix = [f"{column.name}=" * (len(checked) > 1) for column in checked]
+    words = [
+        ", ".join(start + text for start, text in zip(prefix, row, strict=True) if text)
+        for row in value_names(checked, codes)
+    ]
     return {
         **dict(zip(names, stated.p_values.T, strict=True)),
         "mismatch": stated.mismatch[:, 0],
-        "looks_like": [in_words(checked, row) or None for row in values],
+        "looks_like": [text or None for text in words],
     }
 
 
-def wrong_words(stated: Stated, checked: tuple[str, ...], level: float) -> np.ndarray:
+def wrong_words(stated: Stated, checked: Sequence[Column], level: float) -> np.ndarray:
     """(N,) 'wrong for product: looks like B' of items that do not fit; empty of others."""
     words = np.full(len(stated.mismatch), "", dtype=object)
-    wrong = stated.wrong_columns(level)
-    for i in np.flatnonzero(wrong.any(axis=1)):
-        names = [name for name, one in zip(checked, wrong[i], strict=True) if one]
-        words[i] = f"wrong for {', '.join(names)}: looks like {', '.join(stated.instead[i, wrong[i]])}"
+    wrong, names = stated.wrong_columns(level), np.array([column.name for column in checked])
+    for i, values in enumerate(value_names(checked, stated.instead)):
+        if wrong[i].any():
+            words[i] = f"wrong for {', '.join(names[wrong[i]])}: looks like {', '.join(values[wrong[i]])}"
     return words
 
 
-def in_words(checked: tuple[str, ...], values: np.ndarray) -> str:
-    """'B' of one column, 'product=B, angle=1' of several; empty where nothing is known."""
-    if len(checked) == 1:
-        return str(values[0])
-    return ", ".join(f"{name}={value}" for name, value in zip(checked, values, strict=True) if value)
-
-
-def _checked(pipeline: Pipeline) -> tuple[list[Column], list[int]]:
-    columns = [(column, i) for i, column in enumerate(pipeline.schema.columns) if column.name in pipeline.checked]
-    return [column for column, _ in columns], [i for _, i in columns]
+def value_names(columns: Sequence[Column], codes: np.ndarray) -> np.ndarray:
+    """(N, J) values, or bins, in words: 'B', '0.1 to 0.2'; "" of code −1."""
+    names = [[*(text.removeprefix(one.name).lstrip(" =") for text in one.code_names), ""] for one in columns]
+    return np.array([np.array(known, dtype=object)[code] for known, code in zip(names, codes.T, strict=True)]).T
