@@ -263,6 +263,7 @@ class ConditionSchema(BaseModel):
         weight = np.full(n, every.log_weight.min(initial=0.0))
         weight[every.item[same]] = every.log_weight[same]
         rows, rest = first[known], np.flatnonzero(~same)
+        labels = [*(own.label[row] for row in rows), *(every.label[row] for row in rest)]
         order = np.argsort(np.concatenate([np.flatnonzero(known), every.item[rest]]), kind="stable")
 
         def joined(name: str) -> Any:
@@ -275,7 +276,7 @@ class ConditionSchema(BaseModel):
             item=item,
             log_weight=np.concatenate([weight[known], every.log_weight[rest]])[order],
             known=known,
-            label=[([own.label[row] for row in rows] + [every.label[row] for row in rest])[i] for i in order],
+            label=[labels[row] for row in order],
             codes=joined("codes"),
             stated=np.where(known, np.searchsorted(item, np.arange(n)), -1),
         )

@@ -127,7 +127,8 @@ def check_enough(pipeline: Pipeline, normals: Items) -> None:
     if n < needed:
         raise NotEnoughNormals(
             f"{len(normals)} normal items{of} to calibrate on; {level_text(pipeline)} needs at least {needed}, "
-            f"{needed - n} more: with fewer nothing could be flagged. Give more normal items. The calibration stays as it was.",
+            f"{needed - n} more: with fewer nothing could be flagged. Give more normal items. The calibration stays as "
+            "it was.",
             missing=needed - n,
         )
 

@@ -153,7 +153,8 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
         missing = needed - len(calibration)
         return [
             f"- None at α = {pipeline.settings.alpha:g}: it needs {needed} calibration items, there are "
-            f"{len(calibration)} ({missing} missing). Nothing is flagged; items can still be ranked by their anomaly score."
+            f"{len(calibration)} ({missing} missing). Nothing is flagged; items can still be ranked by their anomaly "
+            "score."
         ]
     rows = _groups(pipeline)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
@@ -181,9 +182,10 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
         lines.append(
             f"- stated conditions are checked: {', '.join(pipeline.checked)}. p_value says whether an item is a normal "
             "one of any of their values, p_condition whether it fits the stated ones. Each flags at most "
-            f"{alpha:g} of the normal items within a stated condition, both together at most {2 * alpha:g} (Bonferroni: "
-            "a verdict needs 2 · min(p_value, p_condition) ≤ α). An item whose value is missing is judged by p_value "
-            f"alone, at the same level. An item is scored under up to {max(1, len(pipeline.schema.cells))} conditions."
+            f"{alpha:g} of the normal items within a stated condition, both together at most {2 * alpha:g} "
+            "(Bonferroni: a verdict needs 2 · min(p_value, p_condition) ≤ α). An item whose value is missing is judged "
+            "by p_value alone, at the same level. An item is scored under up to "
+            f"{max(1, len(pipeline.schema.cells))} conditions."
         )
     if pipeline.marginal_calibration is not None:
         n = len(pipeline.marginal_calibration)

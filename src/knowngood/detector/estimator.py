@@ -721,11 +721,10 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def _warn_if_no_guarantee(self, stacklevel: int = 3) -> None:
         if math.isinf(self.offset_):
-            n = len(self.pipeline_.calibration or ())
+            n, needed = len(self.pipeline_.calibration or ()), minimum_normals(self.pipeline_.level())
             warnings.warn(
-                f"{level_text(self.pipeline_)} cannot be guaranteed with {n} calibration items, it needs "
-                f"{minimum_normals(self.pipeline_.level())}: nothing is flagged. Fit or calibrate on more normal items, "
-                "or rank by the anomaly score.",
+                f"{level_text(self.pipeline_)} cannot be guaranteed with {n} calibration items, it needs {needed}: "
+                "nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
                 stacklevel=stacklevel,
             )
 

@@ -37,9 +37,9 @@ class Pipeline:
     map_calibration: of the largest values of anomaly maps, on features. mismatch_calibrations: of the mismatch with the
     stated conditions where they are checked, then of each checked column if there are several. calibrated_by: how its
     images were chosen: set aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what
-    the objective keeps. reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the calibration alone.
-    statistics: of the calibration images. fitted_to: (M,) digests of the content of all items fitted to. Scoring uses
-    everything but objective_state, reference and the last two.
+    the objective keeps. reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the
+    calibration alone. statistics: of the calibration images. fitted_to: (M,) digests of the content of all items fitted
+    to. Scoring uses everything but objective_state, reference and the last two.
     """
 
     settings: Settings

@@ -25,8 +25,9 @@ from knowngood.representations import Pixels, Table
 from knowngood.representations.alignment.warping import Transform
 from knowngood.scores import Score, ScoreResult
 from knowngood.scores.adjustment import scored
-from knowngood.scores.condition_density import condition_density
+from knowngood.scores.condition_density import NearestDensity, condition_density, log_distances
 from knowngood.scores.elbo import ElboScore
+from knowngood.scores.neighbours import NeighboursScore
 from knowngood.training.memory import out_of_memory
 
 READERS = 4  # threads
@@ -220,11 +221,13 @@ class Comparison(NamedTuple):
         return cls(pipeline, density, pipeline.state if own else density.fit(pipeline.model, []))
 
     def __call__(self, rows: Rows, result: ScoreResult) -> Tensor:
-        """(B,) energies; −ELBO is that of the pipeline's own score, where it has it."""
+        """(B,) energies; those that the pipeline's own score gives are not computed again."""
         pipeline = self.pipeline
-        known = {**result.parts, pipeline.score.options.name: result.values}
-        if isinstance(self.density, ElboScore) and "elbo" in known and not pipeline.adjustments:
+        known = {**result.parts, pipeline.score.options.name: result.values} if not pipeline.adjustments else {}
+        if isinstance(self.density, ElboScore) and "elbo" in known:
             return known["elbo"]
+        if isinstance(self.density, NearestDensity) and isinstance(pipeline.score, NeighboursScore) and known:
+            return log_distances(result.values)
         return self.density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
 
 

@@ -49,7 +49,12 @@ class NearestDensity(Score):
     ) -> ScoreResult:
         rows = model.rows(x)
         near = model.nearest(rows, stratum.repeat_interleave(len(rows) // len(x)), 1)[:, 0]
-        return ScoreResult(near.clamp_min(SHORTEST).log().unflatten(0, (len(x), -1)).mean(1), None, {})
+        return ScoreResult(log_distances(near).unflatten(0, (len(x), -1)).mean(1), None, {})
+
+
+def log_distances(values: Tensor) -> Tensor:
+    """The log of distances, 0 among them."""
+    return values.clamp_min(SHORTEST).log()
 
 
 def condition_density(model: Model, score: Score) -> Score | None:
