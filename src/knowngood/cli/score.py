@@ -271,7 +271,7 @@ def _score(
         from knowngood.evaluation.report import inspected, write_inspection
 
         kept, scored = {} if small is None else small.maps, table[: len(images)][read]
-        items = inspected(detector, images[read], scored, explanations, unknown=unknown, maps=kept)
+        items = inspected(detector, images[read], scored, explanations, unknown=unknown, maps=kept, sources=sources)
         words = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
         write_inspection(explain / "inspection.html", items, scored, **words)  # type: ignore[arg-type]
         tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")

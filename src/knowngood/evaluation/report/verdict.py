@@ -56,7 +56,7 @@ def judge(inputs: ReportInputs) -> Verdict:
         _say_false_alarms(verdict, inputs)
         _say_detected(verdict, inputs)
     else:
-        missing = minimum_normals(inputs.alpha) - largest
+        missing = inputs.needed - largest
         verdict.say(
             "bad",
             f"To guarantee at most {alpha} false alarms, {count(missing + largest, 'calibration image')} are needed. "
@@ -65,6 +65,9 @@ def judge(inputs: ReportInputs) -> Verdict:
             "valid; only the verdict is missing.",
         )
     _say_separation(verdict, inputs)
+    if wrong := int(inputs.wrong.sum()):
+        are = "is" if wrong == 1 else "are"
+        verdict.say("note", f"{wrong:,} of the flagged images {are} wrong for what they are said to be.")
     if remark := inputs.table.attrs.get("batch"):
         verdict.statements[:] = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]
         verdict.say("warn", f"{remark['sentence']}.")
