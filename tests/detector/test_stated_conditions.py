@@ -131,9 +131,10 @@ def test_a_part_in_the_wrong_pose_is_found() -> None:
     assert (table["looks_like"][middle] == f"{edges[3]:.4g} to {edges[4]:.4g}").mean() > 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 8])
 def test_both_rates_are_alpha_and_their_union_is_at_most_alpha(dims: int) -> None:
-    """Energies of Gaussians, 300 divisions: 199 of each condition calibrate, so that P(p ≤ .05) = 10/200 exactly."""
+    """Energies of Gaussians, 200 divisions: 199 of each condition calibrate, so that P(p ≤ .05) = 10/200 exactly."""
     rng, alpha, names = np.random.default_rng(dims), 0.05, ("c=0", "c=1", "c=2")
     means, weight = rng.normal(size=(3, dims)), np.log([0.5, 0.3, 0.2])
     stated = np.repeat(np.arange(3), 399)
@@ -143,7 +144,7 @@ def test_both_rates_are_alpha_and_their_union_is_at_most_alpha(dims: int) -> Non
     odds = mismatch(energy, stated, weight).log_odds
     whole = -np.logaddexp.reduce(weight - energy, axis=1)
     rates = []
-    for _ in range(300):
+    for _ in range(200):
         new = np.concatenate([k * 399 + rng.permutation(399)[:200] for k in range(3)])
         old = np.setdiff1d(np.arange(len(x)), new)
         (fits,) = mismatch_calibrations(odds[old, None], stated[old], names, alpha=alpha / 2)
@@ -297,6 +298,7 @@ def test_cross_calibration_scores_both_out_of_fold() -> None:
     assert table["is_anomalous"][30:].mean() < 0.15
 
 
+@pytest.mark.slow
 def test_features_are_compared_by_the_gaussians_of_each_product() -> None:
     x, conditions = noise(200, seed=1), kinds(200)
     x[1::2, 8:16, 8:16] += 12
