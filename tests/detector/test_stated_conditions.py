@@ -382,3 +382,16 @@ def test_wrong_columns_are_those_of_small_p_or_the_smallest() -> None:
     stated = Stated(p, -p, np.zeros((5, 2), int), np.zeros((5, 2), int))
     wanted = [[False, True], [True, True], [False, True], [False, False], [False, False]]
     np.testing.assert_array_equal(stated.wrong_columns(0.025), wanted)
+
+
+def test_labelled_anomalies_and_stated_conditions_go_together() -> None:
+    """What is learned from labelled anomalies is learned from scores under the stated conditions alone."""
+    x, product = one_line(150)
+    anomalies = np.arange(150) >= 140
+    x[140:] += 1.5
+    made = Detector(**BANK, conditioning={"check": "auto"}, calibration={"method": "split", "fraction": 0.5}, alpha=0.2)
+    made.fit(x, conditions={"product": product}, anomalies=anomalies)
+    assert made.about_["labels"]["sentence"]
+    y, right = one_line(60, 4)
+    table = made.detect(y, conditions=swapped({"product": right}, "product", np.arange(20)))
+    assert table["verdict"][:20].str.startswith("wrong").mean() > 0.8

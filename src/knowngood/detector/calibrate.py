@@ -82,7 +82,9 @@ def add_group(pipeline: Pipeline, normals: Items, values: dict[str, str], unknow
     reading = replace(pipeline, added=(pending,))
     scores, maps, mismatch = [], [], []
     locates = pipeline.map_calibration is not None
-    for batch in score_batches(reading, normals.annotate(None, columns), unknown=unknown, maps=locates):
+    for batch in score_batches(
+        reading, normals.annotate(None, columns), unknown=unknown, maps=locates, alternatives=True
+    ):
         refuse_unread(batch.items, batch.errors)
         decisions = decide(replace(pipeline, added=()), batch)
         scores.append(np.where(decisions.anomaly_score < BEYOND, decisions.anomaly_score, np.inf))  # inf is refused
@@ -161,7 +163,7 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
     """
     values, strata, maps, mismatch = [], [], [], []
     locates = isinstance(pipeline.settings.representation, FeatureOptions)
-    for batch in score_batches(pipeline, normals, unknown="error", maps=locates):
+    for batch in score_batches(pipeline, normals, unknown="error", maps=locates, alternatives=True):
         refuse_unread(batch.items, batch.errors)
         scores = whole_scores(pipeline, batch) if pipeline.checked else batch.values
         values.append(np.where(scores < BEYOND, scores, np.inf))  # refused: a normal item cannot overflow

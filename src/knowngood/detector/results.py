@@ -62,7 +62,8 @@ def detected(
         check_regions(pipeline)
     level, columns = pipeline.settings.alpha if alpha is None else alpha, pipeline.checked_columns
     unread, reason = 0, ""
-    for batch in score_batches(pipeline, items, unknown=unknown, maps=maps or regions, start=start):
+    located = maps or regions
+    for batch in score_batches(pipeline, items, unknown=unknown, maps=located, start=start, alternatives=True):
         decisions = decide(pipeline, batch, alpha)
         n = len(batch.items)
         pictures: list[np.ndarray | None] = [None] * n

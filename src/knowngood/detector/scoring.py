@@ -74,7 +74,13 @@ class Rows(NamedTuple):
 
 
 def score_batches(
-    pipeline: Pipeline, items: Items, *, unknown: Unknown | None = None, maps: bool = False, start: int = 0
+    pipeline: Pipeline,
+    items: Items,
+    *,
+    unknown: Unknown | None = None,
+    maps: bool = False,
+    start: int = 0,
+    alternatives: bool = False,
 ) -> Iterator[Scored]:
     """Score items a batch at a time, in order and in constant memory. Items that cannot be read are NaN and named.
 
@@ -83,6 +89,7 @@ def score_batches(
             Default: as fitted.
         maps: keep the anomaly maps.
         start: the first item to score, at which a batch begins.
+        alternatives: where stated conditions are checked, score items under all others too, as `decide` needs it.
 
     Raises:
         DataError: a condition is missing or new and not to be inferred; images where the model takes a table; memory
@@ -97,7 +104,7 @@ def score_batches(
     size, at_once = items_at_once(pipeline), rows_at_once(pipeline.representation.shape)
     for first in range(start, len(items), size):
         part = items[first : first + size]
-        expanded = expand(pipeline, part, unknown)
+        expanded = expand(pipeline, part, unknown, alternatives=alternatives)
         batch = None
         while batch is None:
             try:
@@ -127,8 +134,8 @@ def _halved(error: Exception, at_once: int, most: int) -> int:
     return at_once // 2
 
 
-def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
-    """The rows of items under the conditions of the fit; where stated ones are checked, under all others too.
+def expand(pipeline: Pipeline, items: Items, unknown: Unknown, *, alternatives: bool = False) -> Expanded:
+    """The rows of items under the conditions of the fit; with `alternatives` under the others of checked columns too.
 
     A value that only an added group of the calibration knows counts as unknown, whatever `unknown` says.
     """
@@ -139,7 +146,7 @@ def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
         others = {name: np.asarray(values)[~added] for name, values in columns.items()}
         pipeline.schema.expand(others, int((~added).sum()), unknown="error")
         unknown = "infer"
-    if pipeline.checked:
+    if alternatives and pipeline.checked:
         return pipeline.schema.with_alternatives(columns, len(items), pipeline.checked, unknown=unknown)
     return pipeline.schema.expand(columns, len(items), unknown=unknown)
 
@@ -222,11 +229,11 @@ class Comparison(NamedTuple):
 
     def __call__(self, rows: Rows, result: ScoreResult) -> Tensor:
         """(B,) energies; those that the pipeline's own score gives are not computed again."""
-        pipeline = self.pipeline
+        pipeline, density = self.pipeline, self.density
         known = {**result.parts, pipeline.score.options.name: result.values} if not pipeline.adjustments else {}
-        if isinstance(self.density, ElboScore) and "elbo" in known:
+        if isinstance(density, ElboScore) and "elbo" in known:
             return known["elbo"]
-        if isinstance(self.density, NearestDensity) and isinstance(pipeline.score, NeighboursScore) and known:
+        if isinstance(density, NearestDensity) and isinstance(pipeline.score, NeighboursScore) and known:
             return log_distances(result.values)
         return self.density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
 

@@ -65,7 +65,7 @@ def mismatch(
         raise DataError(f"item {np.flatnonzero(~np.isfinite(own))[0]} is stated to have a condition of energy inf")
     others = cost.copy()
     others[np.arange(n), t] = np.inf
-    return Mismatch(own + logsumexp(-others, axis=1), others.argmin(axis=1))
+    return Mismatch(own + _log_sum(-others), others.argmin(axis=1))
 
 
 def by_value(energy: ArrayLike, codes: ArrayLike, log_weight: ArrayLike = 0.0, *, temperature: float = 1.0) -> Floats:
@@ -79,7 +79,7 @@ def by_value(energy: ArrayLike, codes: ArrayLike, log_weight: ArrayLike = 0.0, *
     cost = costs(energy, log_weight, temperature)
     values = np.broadcast_to(np.asarray(codes, dtype=np.int64), cost.shape)
     each = [np.where(values == v, cost, np.inf) for v in range(int(values.max(initial=-1)) + 1)]
-    return np.stack([-logsumexp(-one, axis=1) for one in each], axis=1)
+    return np.stack([-_log_sum(-one) for one in each], axis=1)
 
 
 def costs(energy: ArrayLike, log_weight: ArrayLike, temperature: float) -> Floats:
@@ -88,3 +88,8 @@ def costs(energy: ArrayLike, log_weight: ArrayLike, temperature: float) -> Float
     if values.ndim != 2 or not values.shape[1] or np.isnan(values).any():
         raise DataError(f"energies: expected numbers of shape (N, K), none of them NaN, got shape {values.shape}")
     return values / temperature - np.asarray(log_weight, dtype=np.float64)
+
+
+def _log_sum(values: Floats) -> Floats:
+    """(N,) log Σ exp of values (N, K)."""
+    return np.asarray(logsumexp(values, axis=1), dtype=np.float64)

@@ -67,7 +67,7 @@ def explain(
                 is_anomalous=bool(flagged[i]),
                 condition=names[i],
                 p_condition=None if p_condition is None or np.isnan(p_condition[i]) else float(p_condition[i]),
-                misfit=words[i],
+                misfit=str(words[i]),
                 **facts,
                 **alike.get(k, {}),
             )
