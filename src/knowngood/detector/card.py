@@ -81,14 +81,15 @@ def false_alarms(pipeline: Pipeline) -> str:
     rows = [row for row in _groups(pipeline) if row["false_alarm_low"] is not None]
     if not rows:
         return ""
-    row, alpha = min(rows, key=lambda row: row["normals"]), pipeline.settings.alpha
+    row, alpha = min(rows, key=lambda row: row["normals"]), pipeline.level()
+    asked = f"{100 * alpha:g}%" + ", half of alpha, by p_value alone" * bool(pipeline.checked)
     of = f", the smallest of {len(rows)} Mondrian groups" if len(rows) > 1 else ""
-    return f"{_range(pipeline, row)} of normal items, asked for {100 * alpha:g}% (95 % interval{_with(row)}{of})"
+    return f"{_range(pipeline, row)} of normal items, asked for {asked} (95 % interval{_with(row)}{of})"
 
 
 def _groups(pipeline: Pipeline) -> list[dict[str, Any]]:
     assert pipeline.calibration is not None
-    alpha = pipeline.settings.alpha
+    alpha = pipeline.level()
     return [*pipeline.calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
 
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from knowngood.calibration import minimum_normals
 from knowngood.evaluation.conditions import ConditionRow, by_condition, expected_false_alarms, sharing_groups
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.words import count, listed, percent
@@ -103,7 +102,7 @@ def _say_guarantee(verdict: Verdict, inputs: ReportInputs) -> None:
     if pooled:
         text = f"The guarantee holds in {own} of {len(strata)} Mondrian groups by itself. " if own else ""
         text += "Groups with too few calibration images for their own guarantee "
-        text += f"(fewer than {minimum_normals(inputs.alpha):,}): {listed(pooled)}. "
+        text += f"(fewer than {inputs.needed:,}): {listed(pooled)}. "
         text += "They are compared with the calibration images of all groups together."
         verdict.say("warn", text)
 
