@@ -454,3 +454,49 @@ def test_pandas_and_torch_columns() -> None:
 def test_module_does_not_import_torch() -> None:
     code = "import sys, knowngood.data.conditions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Alternatives to stated values ----------------------------------------------------------------------------------------
+
+
+def test_alternatives_are_all_values_of_the_checked_columns_and_the_stated_one_first() -> None:
+    schema = two_columns()
+    found = schema.with_alternatives({"camera": ["A", "B"], "product": [1, 2]}, 2, ["camera"])
+    assert found.item.tolist() == [0, 0, 1, 1]  # product 1 has the cameras A and C, product 2 A and B
+    assert found.label == ["camera=A, product=1", "camera=C, product=1", "camera=B, product=2", "camera=A, product=2"]
+    assert found.stated is not None
+    assert found.stated.tolist() == [0, 2]
+    assert found.known.all()
+    np.testing.assert_allclose(np.exp(found.log_weight), [2 / 3, 1 / 3, 2 / 3, 1 / 3])
+
+
+def test_without_a_stated_value_rows_are_those_of_expand() -> None:
+    schema = two_columns()
+    given = {"camera": np.array([None, "A"], dtype=object), "product": [2, 2]}
+    found = schema.with_alternatives(given, 2, ["camera"], unknown="infer")
+    plain = schema.expand(given, 2, unknown="infer")
+    assert found.stated is not None
+    assert found.stated.tolist() == [-1, 2]
+    assert found.label[:2] == plain.label[:2]
+    np.testing.assert_array_equal(found.c[:2], plain.c[:2])
+    with pytest.raises(DataError, match="camera"):
+        schema.with_alternatives(given, 2, ["camera"])
+
+
+def test_a_stated_number_is_kept_and_others_stand_at_the_medians_of_their_bins() -> None:
+    values = numbers()
+    schema = ConditionSchema.fit({"gain": values}, len(values))
+    column = schema.columns[0]
+    found = schema.with_alternatives({"gain": values[:5]}, 5, ["gain"])
+    per_item = found.c.reshape(5, column.n_codes) * column.std + column.mean
+    np.testing.assert_allclose(per_item[:, 0], values[:5], rtol=1e-5)
+    for own, rest in zip(np.searchsorted(column.edges, values[:5], side="right"), per_item[:, 1:], strict=True):
+        np.testing.assert_allclose(rest, np.delete(column.medians, own), rtol=1e-5)
+
+
+def test_stated_values_that_never_occurred_together_stand_beside_the_others() -> None:
+    schema = two_columns()
+    found = schema.with_alternatives({"camera": ["C"], "product": [2]}, 1, ["camera", "product"])
+    assert len(found.item) == 1 + len(schema.cells)
+    assert found.stratum[0] == -1
+    assert found.log_weight[0] == found.log_weight.min()

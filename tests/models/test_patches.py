@@ -189,3 +189,26 @@ def test_at_the_size_of_the_product() -> None:
     normal, new = (torch.einsum("gf,nfhw->nghw", mixing, torch.randn(n, 176, 9, 9, generator=draw)) for n in (60, 5))
     found = fitted(normal, shrinkage=None).distances(new, one_cell(new)).flatten(1).numpy()
     np.testing.assert_allclose(found, by_hand(normal, new, shrinkage(60, 176)), rtol=2e-3)
+
+
+@pytest.mark.parametrize("context", [0, 2])
+def test_energies_are_those_of_the_gaussian_of_the_features_alone(context: int) -> None:
+    """½ (x − μ)ᵀ Σ⁻¹ (x − μ) + ½ log |Σ| with Σ = L Lᵀ + S Sᵀ, whatever the context; the mean over locations."""
+    normal, new = features(80), features(6, seed=1, scale=2)
+    model = fitted(normal, context=context)
+    assert model.slope.shape[-1] == context
+    lower, slope = model.lower[0].double().numpy(), model.slope[0].double().numpy()
+    covariance = lower @ lower.swapaxes(1, 2) + slope @ slope.swapaxes(1, 2)
+    off = new.double().flatten(2).permute(2, 0, 1).numpy() - model.mean[0].double().numpy()[:, None]
+    square = np.einsum("pnf,pfg,png->np", off, np.linalg.inv(covariance), off)
+    wanted = (0.5 * square + 0.5 * np.linalg.slogdet(covariance)[1]).mean(1)
+    np.testing.assert_allclose(model.energies(new, one_cell(new)).numpy(), wanted, rtol=1e-3)
+
+
+def test_energies_of_ignored_locations_do_not_count() -> None:
+    normal, new = features(40), features(4, seed=1)
+    model = fitted(normal, ignored=(torch.arange(H * W) % 2 == 0).reshape(1, H, W))
+    moved = new.flatten(2).clone()
+    moved[:, :, ::2] += 100
+    before, after = (model.energies(x, one_cell(x)) for x in (new, moved.unflatten(2, (H, W))))
+    torch.testing.assert_close(before, after)

@@ -108,6 +108,10 @@ def _print(found: Evaluation) -> None:
         ("false alarms", f"{metrics['false_alarm_rate']:.4f}", asked),
         ("anomalies detected", f"{metrics['detection_rate']:.4f}", f"of {metrics['anomalies']:,} anomalous"),
     ]
+    if "wrong" in metrics:
+        auroc = metrics.get("auroc_mismatch")
+        value = "" if auroc is None else f"{auroc:.4f}"
+        rows.append(("AUROC of the mismatch", value, f"{metrics['wrong']:,} wrong for what they are said to be"))
     table(["metric", "value", ""], rows)
     if metrics["unreadable"]:
         note(f"unreadable and excluded: {counted(metrics['unreadable'], 'image')}")

@@ -151,7 +151,8 @@ def write_explanations(folder: Path, explanations: Sequence[Explanation], *sourc
 
     names = file_names([one.id for one in explanations])
     for one, name in zip(explanations, names, strict=True):
-        style.save(explanation(one, pictures([near.id for near in one.nearest], *sources)), folder / name)
+        ids = [near.id for near in (*one.nearest, *one.lookalikes[:1])]
+        style.save(explanation(one, pictures(ids, *sources)), folder / name)
     records = [{**one.to_record(), "picture": name} for one, name in zip(explanations, names, strict=True)]
     write_json(folder / "explanations.json", records)
 

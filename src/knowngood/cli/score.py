@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from knowngood.calibration import Region
     from knowngood.cli.scored_rows import ScoredRows
     from knowngood.data import ImageSet
+    from knowngood.data.columns import Column
     from knowngood.detector.decide import Decisions
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
@@ -233,7 +234,9 @@ def _score(
     decisions, rate = rows.joined(), detector.alpha if alpha is None else alpha
     if len(decisions.errors) == len(images):  # some of them in the run before
         raise DataError(f"none of {len(images)} items can be scored; the first, {images.ids[0]}: {decisions.errors[0]}")
-    flags = flagged(decisions.p_values, rate, fdr)
+    joint = decisions.joint_p_values
+    flags = flagged(joint, rate, fdr)
+    largest = rate if fdr is None else float(joint[flags].max(initial=0.0))  # p-value that is flagged
     explanations = [] if explain is None else _explanations(detector, images, decisions, flags, alpha, unknown)
     summaries = None if explain is None else {one.id: one.summary for one in explanations}
     remark = batch_remark(detector.pipeline_, images, decisions, alpha)
@@ -241,7 +244,8 @@ def _score(
     rejected = [one for one in images.rejected if one.kind in UNUSABLE]
     unread = [(str(images.ids[i]), why) for i, why in decisions.errors.items()]
     unread += [(one.path_or_id, one.reason) for one in rejected]
-    tables = _tables(rows, images, rate, flags, bool(unread), summaries)
+    checked = detector.pipeline_.checked_columns
+    tables = _tables(rows, images, largest, checked, bool(unread), summaries)
     table = None
     if explain is not None:  # the inspection page shows all of it
         import pandas as pd
@@ -253,7 +257,11 @@ def _score(
 
     tell = note if output is None else say  # a table on stdout stays alone there
     how = f"at a false-alarm rate of {rate:g}" if fdr is None else f"at a false-discovery rate of {fdr:g}"
-    tell(f"{flags.sum():,} of {counted(len(images) - len(decisions.errors), 'image')} are anomalous {how}")
+    wrong = ""
+    if decisions.stated is not None:
+        n = int((flags & ~(decisions.p_values <= largest / 2)).sum())
+        wrong = f", {n:,} of them wrong for what they are said to be"
+    tell(f"{flags.sum():,} of {counted(len(images) - len(decisions.errors), 'image')} are anomalous {how}{wrong}")
     if unread:
         tell(f"{len(unread):,} more could not be scored: see the column error")
         for name, reason in unread[:SHOWN]:
@@ -280,7 +288,7 @@ def _score(
         from knowngood.evaluation.report import inspected, write_inspection
 
         kept, scored = {} if small is None else small.maps, table[: len(images)][read]
-        items = inspected(detector, images[read], scored, explanations, unknown=unknown, maps=kept)
+        items = inspected(detector, images[read], scored, explanations, unknown=unknown, maps=kept, sources=sources)
         words = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
         write_inspection(explain / "inspection.html", items, scored, **words)  # type: ignore[arg-type]
         tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")
@@ -329,12 +337,15 @@ def _one_pass(
 def _tables(
     rows: ScoredRows,
     images: ImageSet,
-    level: float,
-    flags: np.ndarray,
+    largest: float,
+    checked: list[Column],
     errors: bool,
     explanations: dict[str, str] | None,
 ) -> Iterator[pd.DataFrame]:
-    """The table of `Detector.detect`, a batch at a time, all with the same columns; files set aside come last."""
+    """The table of `Detector.detect`, a batch at a time, all with the same columns; files set aside come last.
+
+    Items with a p-value up to `largest` are flagged.
+    """
     import numpy as np
 
     from knowngood.detector.results import table_of, with_rejected
@@ -344,8 +355,7 @@ def _tables(
     for decisions in rows.batches():
         some = slice(first, first + len(decisions.p_values))
         items, first = images[some], some.stop
-        table = table_of(items, decisions, level).drop(columns=["label", "error"], errors="ignore")
-        table["is_anomalous"] = flags[some]
+        table = table_of(items, decisions, largest, checked=checked).drop(columns=["label", "error"], errors="ignore")
         if explanations is not None:
             summaries: Any = [explanations.get(str(name)) for name in items.ids]
             table.insert(table.columns.get_loc("condition") + 1, "explanation", summaries)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from knowngood.data.conditions import Expanded
 from knowngood.data.pixel_source import FilePixels
 from knowngood.detector.decide import Decisions
 from knowngood.detector.pipeline import Items
+from knowngood.detector.stated_conditions import Stated
 from knowngood.errors import ArtifactError, SettingsError
 from knowngood.files import explained, make_folder
 
@@ -66,6 +67,8 @@ class ScoredRows:
             "known": best.known,
             "group": decisions.group,
         }
+        if stated := decisions.stated:
+            columns |= {f"stated/{name}": values for name, values in stated._asdict().items()}
         self._write(
             {
                 "first": self.done,
@@ -173,7 +176,8 @@ def _line(record: dict[str, Any]) -> bytes:
 
 def _numbers(best: Expanded) -> Expanded:
     n = len(best.stratum)
-    return Expanded(np.empty((n, 0), np.float32), best.stratum, np.arange(n), np.zeros(n), best.known, [""] * n)
+    none = np.empty((n, 0), np.int64)
+    return Expanded(none.astype(np.float32), best.stratum, np.arange(n), np.zeros(n), best.known, [""] * n, none)
 
 
 def _decisions(record: dict[str, Any]) -> Decisions:
@@ -186,7 +190,9 @@ def _decisions(record: dict[str, Any]) -> Decisions:
         log_weight=np.zeros(n),
         known=columns["known"],
         label=record["conditions"],
+        codes=np.empty((n, 0), np.int64),
     )
+    stated = {name: columns[f"stated/{name}"] for name in Stated._fields if f"stated/{name}" in columns}
     return Decisions(
         anomaly_score=columns["anomaly_score"],
         p_values=columns["p_value"],
@@ -195,4 +201,5 @@ def _decisions(record: dict[str, Any]) -> Decisions:
         row=np.arange(n),
         errors={int(i): why for i, why in record["errors"].items()},
         group=columns["group"],
+        stated=Stated(**stated) if stated else None,
     )

@@ -244,7 +244,7 @@ def _mention_findings(detector: Detector) -> None:
     if sentence:
         note(sentence)
     calibration = detector.pipeline_.calibration
-    needed = minimum_normals(detector.alpha)
+    needed = minimum_normals(detector.pipeline_.level())
     if calibration is not None and len(calibration) < needed:
         note(
             f"warning: alpha = {detector.alpha:g} needs {needed} calibration images, there are {len(calibration)}: "
@@ -257,7 +257,7 @@ def _unable(detector: Detector) -> str:
     from knowngood.calibration import minimum_normals
 
     pipeline, used = detector.pipeline_, detector.about_["data"]["normals"]
-    n, needed = len(pipeline.calibration or ()), minimum_normals(detector.alpha)
+    n, needed = len(pipeline.calibration or ()), minimum_normals(pipeline.level())
     if n >= needed:
         return ""
     share = 1.0 if pipeline.calibrated_by == "cross" else pipeline.settings.calibration.fraction

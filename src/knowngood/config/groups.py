@@ -41,6 +41,13 @@ Polygon = tuple[tuple[float, float], ...]
 IgnoredRegions = Annotated[Path | tuple[Polygon, ...] | dict[str, Any] | None, BeforeValidator(_regions)]
 
 
+def _names(value: Any) -> Any:
+    """One name as the tuple of it; "none" as no name."""
+    if isinstance(value, str):
+        return () if value in ("none", "") else (value,)
+    return value
+
+
 class Conditioning(Group):
     """How conditions are used: the columns themselves come with the data."""
 
@@ -60,6 +67,11 @@ class Conditioning(Group):
         default="auto",
         description="unknown conditions: soft averages the likelihood over them (needs unknown=infer at the fit), "
         "hard takes the condition that explains best",
+    )
+    check: Literal["auto"] | Annotated[tuple[str, ...], BeforeValidator(_names)] = Field(
+        default=(),
+        description="conditions whose stated values are checked against the image, by column; auto: all that the model "
+        "can compare; none: a stated value is taken as true",
     )
 
 

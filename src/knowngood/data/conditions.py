@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,7 +35,9 @@ class Expanded:
     c: (M, width) float32 for the nets. stratum: (M,) int64 for calibration; −1 stands for known values that never
     occurred together in the fit: no stratum has such normals. item: (M,) int64, ascending: the item each row belongs
     to. log_weight: (M,) float64, log π of the row's cell among those compatible with the item; 0 for known items.
-    known: (N,) bool, an item had every value. label: (M,) text of the condition a row stands for.
+    known: (N,) bool, an item had every value. label: (M,) text of the condition a row stands for. codes: (M, columns)
+    int64, the value or bin of each column. stated: (N,) int64, the row of an item's own values, −1 where it lacks one;
+    None where no other rows were asked for.
     """
 
     c: NDArray[np.float32]
@@ -44,6 +46,8 @@ class Expanded:
     log_weight: Floats
     known: NDArray[np.bool_]
     label: list[str]
+    codes: Ints
+    stated: Ints | None = None
 
     def take(self, rows: NDArray[np.integer]) -> Expanded:
         """The given rows (K,) as K items of one row each, for example the condition chosen for each item.
@@ -57,6 +61,7 @@ class Expanded:
             log_weight=np.zeros(len(rows)),
             known=self.known[self.item[rows]],
             label=[self.label[row] for row in rows],
+            codes=self.codes[rows],
         )
 
     @staticmethod
@@ -74,7 +79,7 @@ class Expanded:
                 )
         joined = {
             name: np.concatenate([getattr(part, name) for part in parts])
-            for name in ("c", "stratum", "log_weight", "known")
+            for name in ("c", "stratum", "log_weight", "known", "codes")
         }
         label = [text for part in parts for text in part.label]
         return Expanded(**joined, item=np.arange(len(label)), label=label)
@@ -146,6 +151,11 @@ class ConditionSchema(BaseModel):
         return sum(column.width for column in self.columns)
 
     @cached_property
+    def cell_codes(self) -> Ints:
+        """(R, columns in cells) the codes of the combinations that occurred."""
+        return np.array(self.cells, dtype=np.int64).reshape(-1, sum(column.in_cells for column in self.columns))
+
+    @cached_property
     def strata_columns(self) -> list[Column]:
         """The columns with the role `stratify`, in the order of `columns`."""
         return [column for column in self.columns if "stratify" in column.roles]
@@ -159,7 +169,7 @@ class ConditionSchema(BaseModel):
         if not self.strata_columns:
             return np.zeros((1, 0), dtype=np.int64)
         in_cells = [column for column in self.columns if column.in_cells]
-        return group(self._cell_codes[:, ["stratify" in column.roles for column in in_cells]])[0]
+        return group(self.cell_codes[:, ["stratify" in column.roles for column in in_cells]])[0]
 
     @property
     def n_strata(self) -> int:
@@ -224,6 +234,51 @@ class ConditionSchema(BaseModel):
             log_weight=log_weight,
             known=~lacking,
             label=self._labels(codes, numbers),
+            codes=codes,
+        )
+
+    def with_alternatives(
+        self,
+        columns: Mapping[str, ArrayLike] | None,
+        n: int,
+        checked: Sequence[str],
+        *,
+        unknown: Literal["error", "infer"] = "error",
+    ) -> Expanded:
+        """A row for each condition that `n` items may have, were the values of the `checked` columns not known.
+
+        The row of an item's own values, if it has all, comes first and keeps its numbers; another number stands at the
+        median of its bin. `log_weight` is log π of the cell among the rows of the item, of own values that never
+        occurred together the smallest.
+
+        Raises:
+            DataError: as `expand`.
+        """
+        own = self.expand(columns, n, unknown=unknown)
+        others = {name: values for name, values in (columns or {}).items() if name not in checked}
+        every = self.expand(others, n, unknown="infer")
+        known, first = own.known, np.searchsorted(own.item, np.arange(n))
+        at = [i for i, column in enumerate(self.columns) if column.name in checked]
+        same = known[every.item] & (every.codes[:, at] == own.codes[first][every.item][:, at]).all(axis=1)
+        weight = np.full(n, every.log_weight.min(initial=0.0))
+        weight[every.item[same]] = every.log_weight[same]
+        rows, rest = first[known], np.flatnonzero(~same)
+        labels = [*(own.label[row] for row in rows), *(every.label[row] for row in rest)]
+        order = np.argsort(np.concatenate([np.flatnonzero(known), every.item[rest]]), kind="stable")
+
+        def joined(name: str) -> Any:
+            return np.concatenate([getattr(own, name)[rows], getattr(every, name)[rest]])[order]
+
+        item = joined("item")
+        return Expanded(
+            c=joined("c"),
+            stratum=joined("stratum"),
+            item=item,
+            log_weight=np.concatenate([weight[known], every.log_weight[rest]])[order],
+            known=known,
+            label=[labels[row] for row in order],
+            codes=joined("codes"),
+            stated=np.where(known, np.searchsorted(item, np.arange(n)), -1),
         )
 
     def explain_new(self, columns: Mapping[str, ArrayLike], n: int) -> list[str]:
@@ -236,10 +291,6 @@ class ConditionSchema(BaseModel):
         ]
 
     # Inside ---------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _cell_codes(self) -> Ints:
-        return np.array(self.cells, dtype=np.int64).reshape(-1, sum(column.in_cells for column in self.columns))
 
     def _stratum(self, codes: Ints) -> Ints:
         return find(self.strata, codes[:, ["stratify" in column.roles for column in self.columns]])
@@ -266,8 +317,8 @@ class ConditionSchema(BaseModel):
     def _options(self, partial: Ints) -> tuple[Ints, Floats]:
         """Values that may fill the gaps (−1) of one partly known cell, (K, columns), and their log weights (K,)."""
         gap = partial < 0
-        fits = (self._cell_codes[:, ~gap] == partial[~gap]).all(axis=1)
-        cells, counts = self._cell_codes, np.asarray(self.counts, dtype=np.float64)
+        fits = (self.cell_codes[:, ~gap] == partial[~gap]).all(axis=1)
+        cells, counts = self.cell_codes, np.asarray(self.counts, dtype=np.float64)
         if fits.any():
             cells, counts = cells[fits], counts[fits]
         values, which = group(cells[:, gap])

@@ -24,7 +24,8 @@ class AddedGroup:
 
     calibration: of the anomaly scores of its calibration items, as the calibration of the fit gives them; so items of
     the group and these are exchangeable, and p-values hold in the group. maps: of the largest values of their maps, on
-    features. statistics: of its calibration images. source: where these came from.
+    features. statistics: of its calibration images. source: where these came from. mismatch: as
+    `Pipeline.mismatch_calibrations`, on their scale; none where they have no conditions to check.
     """
 
     values: dict[str, str]
@@ -32,6 +33,7 @@ class AddedGroup:
     maps: Calibration | None = None
     statistics: ImageStatistics | None = None
     source: str = ""
+    mismatch: tuple[Calibration, ...] = ()
 
     @property
     def name(self) -> str:
@@ -59,12 +61,18 @@ class AddedGroup:
     def to_tensors(self) -> dict[str, np.ndarray]:
         """As plain arrays, for safetensors; `metadata` holds the rest."""
         parts: dict[str, Any] = {"known": self.calibration, "maps": self.maps, "images": self.statistics}
+        parts |= {f"mismatch{k}": one for k, one in enumerate(self.mismatch)}
         arrays = {kind: part.to_tensors() for kind, part in parts.items() if part is not None}
         return {f"{kind}.{name}": array for kind, named in arrays.items() for name, array in named.items()}
 
     def metadata(self) -> dict[str, Any]:
         """Names and numbers, for JSON."""
-        return {"values": self.values, "source": self.source, "alpha": self.calibration.alpha}
+        return {
+            "values": self.values,
+            "source": self.source,
+            "alpha": self.calibration.alpha,
+            "mismatches": len(self.mismatch),
+        }
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> AddedGroup:
@@ -74,6 +82,7 @@ class AddedGroup:
             ArtifactError: a part is missing or does not fit the rest.
         """
         parts: dict[str, dict[str, np.ndarray]] = {"known": {}, "maps": {}, "images": {}}
+        parts |= {f"mismatch{k}": {} for k in range(int(metadata.get("mismatches", 0)))}
         for name, array in tensors.items():
             kind, _, rest = name.partition(".")
             parts.get(kind, {})[rest] = array
@@ -82,7 +91,11 @@ class AddedGroup:
             raise ArtifactError(f"calibration: an added group has values {values!r}; expected text by column")
         maps = Calibration.from_tensors(parts["maps"], facts) if parts["maps"] else None
         statistics = ImageStatistics.from_tensors(parts["images"])
-        return cls(values, Calibration.from_tensors(parts["known"], facts), maps, statistics, str(metadata["source"]))
+        mismatch = tuple(
+            Calibration.from_tensors(arrays, facts) for kind, arrays in parts.items() if kind.startswith("mismatch")
+        )
+        known = Calibration.from_tensors(parts["known"], facts)
+        return cls(values, known, maps, statistics, str(metadata["source"]), mismatch)
 
 
 def checked_values(values: Any) -> dict[str, str]:

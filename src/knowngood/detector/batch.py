@@ -33,7 +33,7 @@ def batch_remark(
     some do; changes: statistics of their images that are not as in the calibration images, most first (`Change`);
     unseen: the names of those that the representation does not see, which are no cause.
     """
-    alpha = pipeline.settings.alpha if alpha is None else alpha
+    alpha = pipeline.level(alpha)
     read, labels = ~np.isnan(decisions.p_values), items.labels
     labelled = bool((read & (labels == 0)).any())
     counted = np.flatnonzero(read & ((labels == 0) if labelled else (labels != 1)))

@@ -14,14 +14,22 @@ from knowngood.config import FeatureOptions, Settings
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.detector.added_groups import AddedGroup
-from knowngood.detector.decide import calibrated, decide, marginal_scores
+from knowngood.detector.decide import (
+    calibrated,
+    decide,
+    inferable,
+    marginal_scores,
+    possible,
+    rule_of,
+    whole_scores,
+)
 from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline, Unknown
 from knowngood.detector.scoring import BEYOND, refuse_unread, score_batches
+from knowngood.detector.stated_conditions import mismatches
 from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.scores import Adjustment, Score
-from knowngood.scores.marginal import choose_rule
 
 MOST_KEPT = 100  # suspicious items, with a model
 MOST_NAMED = 5  # conditions in a message
@@ -36,6 +44,7 @@ class NormalScores(NamedTuple):
     marginal: np.ndarray | None
     maps: np.ndarray | None  # None where the model has no calibrated maps
     groups: np.ndarray | None  # items of one group belong together; None where all are independent
+    mismatch: np.ndarray | None = None  # (n, 1 + J) with the stated conditions, where these are checked
 
     @classmethod
     def concat(cls, parts: Sequence[NormalScores]) -> NormalScores:
@@ -66,17 +75,21 @@ def add_group(pipeline: Pipeline, normals: Items, values: dict[str, str], unknow
     """
     if normals.groups is not None:
         normals = normals[one_of_each(normals.groups)]
-    alpha, columns = pipeline.settings.alpha, {name: np.full(len(normals), value) for name, value in values.items()}
+    alpha, columns = pipeline.level(), {name: np.full(len(normals), value) for name, value in values.items()}
     before = tuple(group for group in pipeline.added if group.values != values)
     # Read as items of the group, and judged by the calibration of the fit alone.
     pending = AddedGroup(values, Calibration.fit([0.0], alpha=alpha))
     reading = replace(pipeline, added=(pending,))
-    scores, maps = [], []
+    scores, maps, mismatch = [], [], []
     locates = pipeline.map_calibration is not None
-    for batch in score_batches(reading, normals.annotate(None, columns), unknown=unknown, maps=locates):
+    for batch in score_batches(
+        reading, normals.annotate(None, columns), unknown=unknown, maps=locates, alternatives=True
+    ):
         refuse_unread(batch.items, batch.errors)
         decisions = decide(replace(pipeline, added=()), batch)
         scores.append(np.where(decisions.anomaly_score < BEYOND, decisions.anomaly_score, np.inf))  # inf is refused
+        if decisions.stated is not None:
+            mismatch.append(decisions.stated.mismatch)
         if locates:
             maps += [largest_value(one) for _, one in image_maps(pipeline, batch, decisions.row)]
     group = AddedGroup(
@@ -85,8 +98,21 @@ def add_group(pipeline: Pipeline, normals: Items, values: dict[str, str], unknow
         Calibration.fit(maps, alpha=alpha) if locates else None,
         image_statistics(normals, np.zeros(len(normals), dtype=np.int64)),
         normals.name,
+        mismatch_calibrations(np.concatenate(mismatch), alpha=alpha) if mismatch else (),
     )
     return replace(pipeline, added=(*before, group))
+
+
+def mismatch_calibrations(
+    mismatch: np.ndarray, strata: np.ndarray | None = None, names: Sequence[str] = ("all",), *, alpha: float
+) -> tuple[Calibration, ...]:
+    """Of the mismatch of n items (n, 1 + J), in Mondrian groups (n,); none if some column is NaN throughout."""
+    known = ~np.isnan(mismatch)
+    if not known.any(axis=0).all():
+        return ()
+    strata = np.zeros(len(mismatch), np.int64) if strata is None else strata
+    columns = zip(mismatch.T, known.T, strict=True)
+    return tuple(Calibration.fit(values[some], strata[some], names, alpha=alpha) for values, some in columns)
 
 
 def image_statistics(normals: Items, group: np.ndarray) -> ImageStatistics | None:
@@ -96,14 +122,15 @@ def image_statistics(normals: Items, group: np.ndarray) -> ImageStatistics | Non
 
 def check_enough(pipeline: Pipeline, normals: Items) -> None:
     """Raise NotEnoughNormals if these calibration items, one of each group, cannot guarantee the α of the fit."""
-    alpha = pipeline.settings.alpha
+    alpha = pipeline.level()
     n = len(normals) if normals.groups is None else len(np.unique(normals.groups))
     of = f" in {n} groups" if n < len(normals) else ""
     needed = minimum_normals(alpha)
     if n < needed:
         raise NotEnoughNormals(
-            f"{len(normals)} normal items{of} to calibrate on; alpha = {alpha:g} needs at least {needed}, {needed - n} "
-            "more: with fewer nothing could be flagged. Give more normal items. The calibration stays as it was.",
+            f"{len(normals)} normal items{of} to calibrate on; {level_text(pipeline)} needs at least {needed}, "
+            f"{needed - n} more: with fewer nothing could be flagged. Give more normal items. The calibration stays as "
+            "it was.",
             missing=needed - n,
         )
 
@@ -134,20 +161,26 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
     Raises:
         DataError: an item cannot be read, or lacks a condition.
     """
-    values, strata, maps = [], [], []
+    values, strata, maps, mismatch = [], [], [], []
     locates = isinstance(pipeline.settings.representation, FeatureOptions)
-    for batch in score_batches(pipeline, normals, unknown="error", maps=locates):
+    for batch in score_batches(pipeline, normals, unknown="error", maps=locates, alternatives=True):
         refuse_unread(batch.items, batch.errors)
-        values.append(np.where(batch.values < BEYOND, batch.values, np.inf))  # refused: a normal item cannot overflow
-        strata.append(batch.expanded.stratum)
+        scores = whole_scores(pipeline, batch) if pipeline.checked else batch.values
+        values.append(np.where(scores < BEYOND, scores, np.inf))  # refused: a normal item cannot overflow
+        rows = np.flatnonzero(possible(batch.expanded))
+        strata.append(batch.expanded.stratum[rows])
+        if pipeline.checked:
+            mismatch.append(mismatches(pipeline, batch).log_odds)
         if batch.grids is not None:
-            rows = np.arange(len(batch.items))
             maps += [largest_value(one) for _, one in image_maps(pipeline, batch, rows)]
     marginal, largest = None, np.array(maps) if maps else None
-    if marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
+    if not pipeline.checked and marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
         hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
         marginal = np.concatenate([marginal_scores(pipeline, batch) for batch in hidden])
-    return NormalScores(normals.ids, np.concatenate(values), np.concatenate(strata), marginal, largest, normals.groups)
+    odds = np.concatenate(mismatch) if mismatch else None
+    return NormalScores(
+        normals.ids, np.concatenate(values), np.concatenate(strata), marginal, largest, normals.groups, odds
+    )
 
 
 def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -> Pipeline:
@@ -155,7 +188,7 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
 
     p-values are (1 + k)/(n + 1) of n independent scores. So of a group in a Mondrian group one random item counts.
     """
-    names, alpha = pipeline.schema.stratum_names, pipeline.settings.alpha
+    names, alpha = pipeline.schema.stratum_names, pipeline.level()
     every = slice(None)
     own, one = (
         (every, every)
@@ -165,8 +198,16 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
     calibration = Calibration.fit(scores.values[own], scores.strata[own], names, alpha=alpha)
     marginal = None if scores.marginal is None else Calibration.fit(scores.marginal[one], alpha=alpha)
     maps = None if scores.maps is None else Calibration.fit(scores.maps[own], scores.strata[own], names, alpha=alpha)
+    mismatch: tuple[Calibration, ...] = ()
+    if scores.mismatch is not None:
+        mismatch = mismatch_calibrations(scores.mismatch[own], scores.strata[own], names, alpha=alpha)
     return replace(
-        pipeline, calibration=calibration, marginal_calibration=marginal, map_calibration=maps, calibrated_by=method
+        pipeline,
+        calibration=calibration,
+        marginal_calibration=marginal,
+        map_calibration=maps,
+        mismatch_calibrations=mismatch,
+        calibrated_by=method,
     )
 
 
@@ -189,12 +230,14 @@ def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustm
     Raises:
         SettingsError: that was asked for, and the score is no likelihood.
     """
-    conditioning, name = settings.conditioning, score.options.name
-    additive = all(adjustment.additive for adjustment in adjustments)  # then a likelihood is one still
-    likelihood, own = score.is_likelihood and additive, score.marginalises and additive
-    rule = choose_rule(conditioning.marginalise, likelihood, name, marginalises=own)
-    inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
-    return rule == "soft" and conditioning.unknown == "infer" and inferable
+    rule = rule_of(settings, score, adjustments)
+    return rule == "soft" and settings.conditioning.unknown == "infer" and inferable(schema)
+
+
+def level_text(pipeline: Pipeline) -> str:
+    """'alpha = 0.05', and the level of each test where it is another."""
+    alpha = pipeline.settings.alpha
+    return f"alpha = {alpha:g}" + f" (half of it for each of two tests, {alpha / 2:g})" * bool(pipeline.checked)
 
 
 def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
@@ -210,7 +253,7 @@ def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
     flags = " ".join(f"--roles {name}={','.join(kept)}" for name, kept in roles.items())
     warnings.warn(
         f"Mondrian groups with too few calibration items: {', '.join(named)}{more}; each needs "
-        f"{minimum_normals(calibration.alpha)} at alpha = {calibration.alpha:g}. They are compared with all groups "
+        f"{minimum_normals(calibration.alpha)} at {level_text(pipeline)}. They are compared with all groups "
         "together, without a guarantee of their own. Give more normal items of them, leave them out, or calibrate all "
         f"together: conditioning={{'roles': {roles!r}}}, or {flags} on the command line.",
         stacklevel=stacklevel,

@@ -81,14 +81,15 @@ def false_alarms(pipeline: Pipeline) -> str:
     rows = [row for row in _groups(pipeline) if row["false_alarm_low"] is not None]
     if not rows:
         return ""
-    row, alpha = min(rows, key=lambda row: row["normals"]), pipeline.settings.alpha
+    row, alpha = min(rows, key=lambda row: row["normals"]), pipeline.level()
+    asked = f"{100 * alpha:g}%" + ", half of alpha, by p_value alone" * bool(pipeline.checked)
     of = f", the smallest of {len(rows)} Mondrian groups" if len(rows) > 1 else ""
-    return f"{_range(pipeline, row)} of normal items, asked for {100 * alpha:g}% (95 % interval{_with(row)}{of})"
+    return f"{_range(pipeline, row)} of normal items, asked for {asked} (95 % interval{_with(row)}{of})"
 
 
 def _groups(pipeline: Pipeline) -> list[dict[str, Any]]:
     assert pipeline.calibration is not None
-    alpha = pipeline.settings.alpha
+    alpha = pipeline.level()
     return [*pipeline.calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
 
 
@@ -147,13 +148,14 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
     calibration = pipeline.calibration
     if calibration is None:
         return ["- Not calibrated."]
-    alpha = pipeline.settings.alpha
+    alpha = pipeline.level()
     needed = minimum_normals(alpha)
     if len(calibration) < needed:
         missing = needed - len(calibration)
         return [
-            f"- None at α = {alpha:g}: it needs {needed} calibration items, there are {len(calibration)} ({missing} "
-            "missing). Nothing is flagged; items can still be ranked by their anomaly score."
+            f"- None at α = {pipeline.settings.alpha:g}: it needs {needed} calibration items, there are "
+            f"{len(calibration)} ({missing} missing). Nothing is flagged; items can still be ranked by their anomaly "
+            "score."
         ]
     rows = _groups(pipeline)
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
@@ -177,6 +179,15 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
         "the model does not use it. An item whose value is missing gets the largest p-value of all groups."
         for group in pipeline.added
     ]
+    if pipeline.checked:
+        lines.append(
+            f"- stated conditions are checked: {', '.join(pipeline.checked)}. p_value says whether an item is a normal "
+            "one of any of their values, p_condition whether it fits the stated ones. Each flags at most "
+            f"{alpha:g} of the normal items within a stated condition, both together at most {2 * alpha:g} "
+            "(Bonferroni: a verdict needs 2 · min(p_value, p_condition) ≤ α). An item whose value is missing is judged "
+            "by p_value alone, at the same level. An item is scored under up to "
+            f"{max(1, len(pipeline.schema.cells))} conditions."
+        )
     if pipeline.marginal_calibration is not None:
         n = len(pipeline.marginal_calibration)
         low, high = false_alarm_interval(n, alpha)

@@ -6,40 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from knowngood.config import Elbo, PriorDistance
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import score_batches
 from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores import Score, ScoreResult
-from knowngood.scores.base import item_sum
-from knowngood.scores.elbo import ElboScore
+from knowngood.scores.condition_density import condition_density
 from knowngood.scores.marginal import Cells
 
 TEMPERATURE = "condition_temperature"  # in a pipeline's state
 TRIED = np.geomspace(1, 1e4, 161)
 FEWEST, MOST, ROWS = 30, 256, 4096  # normal items that it is fitted to, and these times conditions at most
-
-
-class PriorDensity(Score):
-    """−log r(μ|c) in nats, μ the posterior mean of x, for an encoder that does not see c."""
-
-    is_likelihood = True
-
-    def score(
-        self,
-        model: ConditionalVAE,
-        state: dict[str, Tensor],
-        x: Tensor,
-        c: Tensor | None,
-        stratum: Tensor,
-        *,
-        want_map: bool = False,
-    ) -> ScoreResult:
-        mean = model.encode(x, c).mean
-        return ScoreResult(-item_sum(model.prior(c, like=mean).log_prob(mean)), None, {})
 
 
 def condition_probabilities(pipeline: Pipeline, items: Items) -> tuple[list[str], np.ndarray]:
@@ -125,7 +102,8 @@ def _log_densities(pipeline: Pipeline, items: Items) -> tuple[list[str], np.ndar
     check_posterior(pipeline)
     model = pipeline.model
     assert isinstance(model, ConditionalVAE)
-    score: Score = PriorDensity(PriorDistance()) if model.prior_name == "separated" else ElboScore(Elbo())
+    score = condition_density(model, pipeline.score)
+    assert score is not None
     scoring = replace(pipeline, score=score, state=score.fit(model, []), adjustments=())
     every = pipeline.schema.expand({}, 1, unknown="infer")
     batches = score_batches(scoring, items.replace(conditions={}), unknown="infer")

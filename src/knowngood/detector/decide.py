@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from knowngood.calibration import Calibration
-from knowngood.data.conditions import Expanded
+from knowngood.config import Settings
+from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored
+from knowngood.detector.stated_conditions import Stated, mismatches
 from knowngood.errors import DataError
+from knowngood.scores import Adjustment, Score
 from knowngood.scores.adjustment import marginal
-from knowngood.scores.marginal import Rows, best_rows, hard, hard_p_values
+from knowngood.scores.marginal import Rows, best_rows, choose_rule, hard, hard_p_values
 
 
 class Decisions(NamedTuple):
@@ -27,6 +31,17 @@ class Decisions(NamedTuple):
     row: np.ndarray  # (N,) which of the scored rows that is
     errors: dict[int, str]
     group: np.ndarray  # (N,) the added group of the calibration that decided, −1 for none
+    stated: Stated | None = None  # whether the items fit their conditions, where these are checked
+
+    @property
+    def joint_p_values(self) -> np.ndarray:
+        """(N,) what verdicts are made of: the p-values; twice the smaller of both where stated conditions are checked.
+
+        At most α of the normal items that fit their condition have a value ≤ α, whatever the two have in common.
+        """
+        if self.stated is None:
+            return self.p_values
+        return np.minimum(1.0, 2 * np.fmin(self.p_values, self.stated.p_values[:, 0]))
 
     @classmethod
     def concat(cls, batches: list[Decisions]) -> Decisions:
@@ -40,6 +55,7 @@ class Decisions(NamedTuple):
             np.concatenate([batch.row for batch in batches]),
             {int(at) + i: why for at, one in zip(starts, batches, strict=False) for i, why in one.errors.items()},
             np.concatenate([batch.group for batch in batches]),
+            None if batches[0].stated is None else Stated.concat([one.stated for one in batches if one.stated]),
         )
 
 
@@ -49,6 +65,8 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
     Hard: an item is as normal as its best condition makes it, p = max_c p_c, and the anomaly score is the smallest.
     Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration items whose conditions were hidden too; for items of
     which no condition is known, by a model fitted with unknown="infer" and scored by a likelihood.
+    Where stated conditions are checked, the score of every item is that with the checked ones marginalised, compared
+    within the stated condition; and the mismatch with the stated one is compared apart. See `stated_conditions`.
     An item of an added group is compared with the calibration items of that group. One that may be of it, because a
     value is missing, gets the largest p-value of all groups that it may be of.
 
@@ -56,15 +74,17 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
         alpha: the false-alarm rate that decides which Mondrian groups are large enough; default that of the fit.
     """
     calibration, expanded, values = calibrated(pipeline), scored.expanded, scored.values
-    n = len(scored.items)
+    n, level = len(scored.items), pipeline.level(alpha)
     score, p, row = np.full(n, np.nan), np.full(n, np.nan), np.searchsorted(expanded.item, np.arange(n))
-    at = np.flatnonzero(~np.isnan(values))  # rows of items that could be read
+    if pipeline.checked:
+        values = whole_scores(pipeline, scored)[expanded.item]
+    at = np.flatnonzero(~np.isnan(values) & possible(expanded))  # rows of items that could be read
     read, item = np.unique(expanded.item[at], return_inverse=True)
     stratum = expanded.stratum[at]
     shifted = calibration.anomaly_score(values[at], stratum)
     score[read] = hard(shifted, item)
-    p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=alpha), item)
-    row[read] = at[best_rows(shifted, item)]
+    p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=level), item)
+    row[read] = at[best_rows(scored.values[at] if pipeline.checked else shifted, item)]
     if pipeline.marginal_calibration is not None:
         # It was made for items of which no condition is known.
         all_unknown = ~expanded.known & (np.bincount(expanded.item, minlength=n) == len(pipeline.schema.cells))
@@ -72,35 +92,114 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
         which, item = np.unique(expanded.item[at], return_inverse=True)
         if len(at):
             hidden = marginal_scores(pipeline, scored, at)
-            score[which] = on_common_scale(pipeline, pipeline.marginal_calibration, hidden)
-            p[which] = pipeline.marginal_calibration.p_values(hidden, alpha=alpha)
+            score[which] = on_common_scale(calibration, pipeline.marginal_calibration, hidden)
+            p[which] = pipeline.marginal_calibration.p_values(hidden, alpha=level)
             row[which] = at[best_rows(values[at], item, expanded.log_weight[at])]
     parts = {name: part[row] for name, part in scored.parts.items()}
     best, group = expanded.take(row), np.full(n, -1)
+    stated = _stated(pipeline, scored, level) if pipeline.checked else None
     if pipeline.added:
         belongs = memberships(pipeline.added, scored.items.conditions, n)
-        score, p, group = _by_added_group(pipeline, belongs, score, p, alpha)
+        if stated is not None:
+            for k, common in enumerate(pipeline.mismatch_calibrations):
+                groups = [added.mismatch[k] if added.mismatch else None for added in pipeline.added]
+                known = stated.mismatch[:, k], stated.p_values[:, k]
+                stated.mismatch[:, k], stated.p_values[:, k], _ = _by_added_group(
+                    groups, common, belongs, *known, level
+                )
+        groups = [added.calibration for added in pipeline.added]
+        score, p, group = _by_added_group(groups, calibration, belongs, score, p, level)
         belonging = belongs.max(axis=0)
         known = np.where(belonging == IS, True, best.known & (belonging == 0))
         label = [_with_added(pipeline, text, g) for text, g in zip(best.label, group.tolist(), strict=True)]
         best = replace(best, known=known, label=label)
-    return Decisions(score, p, parts, best, row, dict(scored.errors), group)
+    return Decisions(score, p, parts, best, row, dict(scored.errors), group, stated)
+
+
+def _stated(pipeline: Pipeline, scored: Scored, level: float) -> Stated:
+    """Whether the items fit the conditions that are stated for them, before added groups."""
+    found, expanded = mismatches(pipeline, scored), scored.expanded
+    assert expanded.stated is not None
+    p, scale = np.full_like(found.log_odds, np.nan), np.full_like(found.log_odds, np.nan)
+    for k, calibration in enumerate(pipeline.mismatch_calibrations):
+        at = np.flatnonzero(~np.isnan(found.log_odds[:, k]))
+        values, stratum = found.log_odds[at, k], expanded.stratum[expanded.stated[at]]
+        p[at, k], scale[at, k] = (
+            calibration.p_values(values, stratum, alpha=level),
+            calibration.anomaly_score(values, stratum),
+        )
+    return Stated(p, scale, found.looks_like, found.instead)
 
 
 def _by_added_group(
-    pipeline: Pipeline, belongs: np.ndarray, score: np.ndarray, p: np.ndarray, alpha: float | None
+    calibrations: Sequence[Calibration | None],
+    common: Calibration,
+    belongs: np.ndarray,
+    score: np.ndarray,
+    p: np.ndarray,
+    level: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores and p-values (N,) of items that belong (G, N) to added groups, and the group that decided."""
+    """Scores and p-values (N,) of items that belong (G, N) to added groups, and the group that decided.
+
+    Args:
+        calibrations: of each group, of scores on the scale of `common`; None of one that is not compared.
+    """
     belonging, group = belongs.max(axis=0), np.full(len(p), -1)
     apart = (belonging == IS) & ~np.isnan(p)  # what the fit's own calibration says does not count for these
     found_p, found = np.where(apart, -np.inf, p), np.where(apart, np.inf, score)
-    for g, added in enumerate(pipeline.added):
+    for g, calibration in enumerate(calibrations):
         at = np.flatnonzero((belongs[g] == belonging) & (belonging > 0) & ~np.isnan(p))
-        own = added.calibration.p_values(score[at], alpha=alpha)
+        if calibration is None:
+            found_p[at], found[at] = np.nan, np.nan
+            continue
+        own = calibration.p_values(score[at], alpha=level)
         group[at[own > found_p[at]]] = g
         found_p[at] = np.maximum(found_p[at], own)
-        found[at] = np.minimum(found[at], on_common_scale(pipeline, added.calibration, score[at]))
+        found[at] = np.minimum(found[at], on_common_scale(common, calibration, score[at]))
     return found, found_p, group
+
+
+def possible(expanded: Expanded) -> np.ndarray:
+    """(M,) bool: the rows whose condition an item may have, that is its own one if it is stated."""
+    if expanded.stated is None:
+        return np.ones(len(expanded.item), dtype=bool)
+    own = expanded.stated[expanded.item]
+    return (own < 0) | (own == np.arange(len(own)))
+
+
+def whole_scores(pipeline: Pipeline, scored: Scored) -> np.ndarray:
+    """(N,) the score of each item by itself, whatever is stated in the checked columns: these are marginalised.
+
+    Of a likelihood −log Σ_c π_c exp(−S_c), of a fusion by its own rule, of any other score the smallest S_c.
+    """
+    unread = np.isnan(scored.values[np.searchsorted(scored.expanded.item, np.arange(len(scored.items)))])
+    if marginalised_softly(pipeline):
+        filled = replace(scored, values=np.nan_to_num(scored.values))
+        return np.where(unread, np.nan, marginal_scores(pipeline, filled))
+    return np.where(unread, np.nan, hard(scored.values, scored.expanded.item))
+
+
+def marginalised_softly(pipeline: Pipeline) -> bool:
+    """Whether the score has a rule of its own for checked conditions, rather than the smallest of its values."""
+    score, adjustments = pipeline.score, pipeline.adjustments
+    soft = rule_of(pipeline.settings, score, adjustments) == "soft"
+    return soft and (score.is_likelihood or inferable(pipeline.schema))
+
+
+def rule_of(settings: Settings, score: Score, adjustments: Sequence[Adjustment]) -> Literal["soft", "hard"]:
+    """How unknown conditions are marginalised.
+
+    Raises:
+        SettingsError: "soft" was asked for, and the score is no likelihood.
+    """
+    additive = all(adjustment.additive for adjustment in adjustments)  # then a likelihood is one still
+    likelihood, own = score.is_likelihood and additive, score.marginalises and additive
+    return choose_rule(settings.conditioning.marginalise, likelihood, score.options.name, marginalises=own)
+
+
+def inferable(schema: ConditionSchema) -> bool:
+    """Whether all conditions may be unknown, and there are several."""
+    return len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
 
 
 def marginal_scores(pipeline: Pipeline, scored: Scored, at: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -144,9 +243,20 @@ def limit_in(pipeline: Pipeline, added: Calibration) -> float:
     return common if np.isfinite(own) and np.isfinite(common) else own
 
 
-def on_common_scale(pipeline: Pipeline, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
-    """Marginal scores, shifted so that `limit(pipeline)` is their threshold too."""
-    own, common = calibration.pooled_threshold, limit(pipeline)
+def margin(pipeline: Pipeline, decisions: Decisions) -> np.ndarray:
+    """(N,) how far below its threshold each item is, negative if it is flagged at the α of the fit.
+
+    Of the anomaly score; where stated conditions are checked of the mismatch, if that is less.
+    """
+    own = limit(pipeline) - decisions.anomaly_score
+    if decisions.stated is None or not pipeline.mismatch_calibrations:
+        return own
+    return np.fmin(own, pipeline.mismatch_calibrations[0].pooled_threshold - decisions.stated.mismatch[:, 0])
+
+
+def on_common_scale(known: Calibration, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
+    """Scores of another calibration, shifted so that the pooled threshold of `known` is theirs too."""
+    own, common = calibration.pooled_threshold, known.pooled_threshold
     if not np.isfinite(own) or not np.isfinite(common):
         return marginal
     shifted = marginal - (own - common)

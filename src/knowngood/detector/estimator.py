@@ -27,10 +27,10 @@ from knowngood.data.tableset import check_rows
 from knowngood.detector import latents, model_folder
 from knowngood.detector.added_groups import IS, checked_values, explain_others, ignored_values, memberships
 from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
-from knowngood.detector.calibrate import add_group, calibrate, check_enough, check_unfitted, warn_of_small
+from knowngood.detector.calibrate import add_group, calibrate, check_enough, check_unfitted, level_text, warn_of_small
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
-from knowngood.detector.decide import limit
+from knowngood.detector.decide import limit, margin
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline, happened
@@ -332,8 +332,14 @@ class Detector(OutlierMixin, BaseEstimator):
         return -decisions.anomaly_score
 
     def decision_function(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
-        """`score_samples` − `offset_` (N,); negative for items flagged at `alpha`."""
-        return self.score_samples(X, conditions=conditions, unknown=unknown) - self.offset_
+        """`score_samples` − `offset_` (N,); negative for items flagged at `alpha`.
+
+        Where stated conditions are checked it is no larger than the threshold of the mismatch − the mismatch.
+        """
+        items = self._asked(X, conditions, unknown)
+        decisions = decided(self.pipeline_, items, unknown)
+        refuse_unread(items, decisions.errors)
+        return margin(self.pipeline_, decisions)
 
     def predict(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """+1 for normal, −1 for anomalous (N,), with the false-alarm rate `alpha` of the fit.
@@ -346,7 +352,7 @@ class Detector(OutlierMixin, BaseEstimator):
         refuse_unread(items, decisions.errors)
         self._warn_if_no_guarantee()
         warn_of_batch(batch_remark(self.pipeline_, items, decisions))
-        return np.where(-decisions.anomaly_score - self.offset_ < 0, -1, 1)
+        return np.where(margin(self.pipeline_, decisions) < 0, -1, 1)
 
     # Detection ------------------------------------------------------------------------------------------------------
 
@@ -365,9 +371,16 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Columns: id; anomaly_score (higher is more anomalous, comparable across conditions); p_value in (0, 1];
         is_anomalous (p_value ≤ alpha); condition (as given, or "… (inferred)"); the parts of the score under that
-        condition; verdict, with `abstain`; label, if X carries any; error, only if an item could not be read: its
-        numbers and its is_anomalous are then missing. Rank by anomaly_score, never by p_value: that has a floor of
-        1/(n+1) and ties.
+        condition; verdict, with `abstain` or where stated conditions are checked; label, if X carries any; error, only
+        if an item could not be read: its numbers and its is_anomalous are then missing. Rank by anomaly_score, never by
+        p_value: that has a floor of 1/(n+1) and ties.
+
+        Where stated conditions are checked (`conditioning={"check": "auto"}`), p_value and anomaly_score are those of
+        the item by itself, whatever is stated. Further columns are p_condition, the p-value of the stated condition (of
+        several columns also p_condition_<column>), NaN where a value is missing; mismatch, what it is made from, higher
+        is more wrong, comparable across conditions; looks_like, the likeliest values; and verdict: "normal",
+        "anomalous", or "wrong for <condition>: looks like <value>". is_anomalous is then 2 · min(p_value, p_condition)
+        ≤ alpha: at most a share `alpha` of the normal items that fit their conditions is flagged.
 
         If the items as a whole are not like the calibration items (far more flagged, or p-values far too small, than
         chance explains), a `BatchWarning` says so with the likely cause, and `.attrs["batch"]` holds the same as plain
@@ -394,9 +407,10 @@ class Detector(OutlierMixin, BaseEstimator):
         decisions = decided(self.pipeline_, items, unknown, alpha)
         found = None
         if explain:
-            flags = flagged(decisions.p_values, level, fdr)
+            flags = flagged(decisions.joint_p_values, level, fdr)
             found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
-        table = with_rejected(table_of(items, decisions, level, fdr=fdr, abstain=abstain, explanations=found), items)
+        about = {"checked": self.pipeline_.checked_columns, "fdr": fdr, "abstain": abstain, "explanations": found}
+        table = with_rejected(table_of(items, decisions, level, **about), items)
         if hasattr(X, "iloc") and len(X) == len(table) == len(items):
             table.index = X.index
         if found is not None:
@@ -453,7 +467,7 @@ class Detector(OutlierMixin, BaseEstimator):
             self._check_alpha(alpha)
         items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
         decisions = decided(self.pipeline_, items, unknown, alpha)
-        flags = flagged(decisions.p_values, level)
+        flags = flagged(decisions.joint_p_values, level)
         return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
 
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
@@ -695,22 +709,22 @@ class Detector(OutlierMixin, BaseEstimator):
         if alpha is None:
             self._warn_if_no_guarantee(stacklevel=4)
         elif self.pipeline_.calibration is not None:
-            self.pipeline_.calibration.refuse(alpha)
+            level = self.pipeline_.level(alpha)
+            self.pipeline_.calibration.refuse(level)
             for group in self.pipeline_.added:
-                if len(group.calibration) < minimum_normals(alpha):
+                if len(group.calibration) < minimum_normals(level):
                     warnings.warn(
                         f"{group.name} has {len(group.calibration)} calibration items; alpha = {alpha:g} needs "
-                        f"{minimum_normals(alpha)}: nothing of it is flagged",
+                        f"{minimum_normals(level)}: nothing of it is flagged",
                         stacklevel=3,
                     )
 
     def _warn_if_no_guarantee(self, stacklevel: int = 3) -> None:
         if math.isinf(self.offset_):
-            n, alpha = len(self.pipeline_.calibration or ()), self.pipeline_.settings.alpha
+            n, needed = len(self.pipeline_.calibration or ()), minimum_normals(self.pipeline_.level())
             warnings.warn(
-                f"alpha = {alpha:g} cannot be guaranteed with {n} calibration items, it needs "
-                f"{minimum_normals(alpha)}: nothing is flagged. Fit or calibrate on more normal items, or rank by the "
-                "anomaly score.",
+                f"{level_text(self.pipeline_)} cannot be guaranteed with {n} calibration items, it needs {needed}: "
+                "nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
                 stacklevel=stacklevel,
             )
 

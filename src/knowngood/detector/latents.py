@@ -51,7 +51,8 @@ def best_conditions(pipeline: Pipeline, items: Items, unknown: Unknown | None) -
     known = expand(pipeline, items, rule)
     if known.known.all():
         return known
-    return Expanded.concat([decide(pipeline, one).best for one in score_batches(pipeline, items, unknown=rule)])
+    batches = score_batches(pipeline, items, unknown=rule, alternatives=True)
+    return Expanded.concat([decide(pipeline, one).best for one in batches])
 
 
 def _vae(pipeline: Pipeline, what: str) -> ConditionalVAE:

@@ -52,6 +52,7 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
         "known": pipeline.calibration,
         "marginal": pipeline.marginal_calibration,
         "maps": pipeline.map_calibration,
+        **{f"mismatch{k}": one for k, one in enumerate(pipeline.mismatch_calibrations)},
     }
     arrays = {kind: one.to_tensors() for kind, one in calibrations.items() if one is not None}
     if pipeline.ignore is not None:
@@ -143,6 +144,11 @@ def unpack(
             calibration=known,
             marginal_calibration=marginal,
             map_calibration=maps,
+            mismatch_calibrations=tuple(
+                Calibration.from_tensors(_under(arrays, kind), facts)
+                for kind, facts in metadata.items()
+                if kind.startswith("mismatch")
+            ),
             calibrated_by=config["calibrated_by"],
             ignore=None if ignored is None else IgnoreRegions.from_tensors(_under(arrays, "ignore"), ignored),
             objective_state=tensors["objective"],
@@ -203,7 +209,7 @@ class SavedConfig(BaseModel):
     model: dict[str, Any]
     adjustments: list[str]
     calibrated_by: Method
-    calibration: dict[Literal["known", "marginal", "maps"], dict[str, Any]]
+    calibration: dict[str, dict[str, Any]]
     added: list[dict[str, Any]]
     reference: list[str] | None
     ignore: dict[str, Any] | None

@@ -12,6 +12,7 @@ from torch import Tensor
 from knowngood.calibration import Calibration
 from knowngood.config import Settings
 from knowngood.data import ImageSet, TableSet
+from knowngood.data.columns import Column
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.added_groups import AddedGroup
@@ -33,11 +34,12 @@ class Pipeline:
     """Representation → model → score → calibration, each fitted.
 
     settings: resolved; no choice is "auto". marginal_calibration: of scores with the conditions marginalised.
-    map_calibration: of the largest values of anomaly maps, on features. calibrated_by: how its images were chosen: set
-    aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what the objective keeps.
-    reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the calibration alone.
-    statistics: of the calibration images. fitted_to: (M,) digests of the content of all items fitted to. Scoring uses
-    everything but objective_state, reference and the last two.
+    map_calibration: of the largest values of anomaly maps, on features. mismatch_calibrations: of the mismatch with the
+    stated conditions where they are checked, then of each checked column if there are several. calibrated_by: how its
+    images were chosen: set aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what
+    the objective keeps. reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the
+    calibration alone. statistics: of the calibration images. fitted_to: (M,) digests of the content of all items fitted
+    to. Scoring uses everything but objective_state, reference and the last two.
     """
 
     settings: Settings
@@ -50,6 +52,7 @@ class Pipeline:
     calibration: Calibration | None = None
     marginal_calibration: Calibration | None = None
     map_calibration: Calibration | None = None
+    mismatch_calibrations: tuple[Calibration, ...] = ()
     calibrated_by: Method = "split"
     ignore: IgnoreRegions | None = None
     objective_state: dict[str, Tensor] = field(default_factory=dict)
@@ -63,6 +66,26 @@ class Pipeline:
         """Image factors that scores do not depend on: the representation does not see them, and no condition is one."""
         hidden = getattr(self.representation, "unseen", ())  # one of a plug-in need not say
         return tuple(name for name in hidden if name not in self.settings.conditioning.measure)
+
+    @property
+    def checked(self) -> tuple[str, ...]:
+        """The condition columns whose stated values are checked."""
+        names = self.settings.conditioning.check
+        return () if isinstance(names, str) else names
+
+    @property
+    def checked_columns(self) -> list[Column]:
+        """As fitted, in the order of the schema."""
+        return [column for column in self.schema.columns if column.name in self.checked]
+
+    def level(self, alpha: float | None = None) -> float:
+        """The level of each test at a false-alarm rate, default that of the fit: half of it where there are two.
+
+        Where stated conditions are checked an item is flagged if it is anomalous or does not fit its condition, and
+        so both together flag at most `alpha` of the normal items that fit theirs (Bonferroni).
+        """
+        alpha = self.settings.alpha if alpha is None else alpha
+        return alpha / 2 if self.checked else alpha
 
     @property
     def device(self) -> torch.device:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from knowngood.calibration import Region, benjamini_hochberg, verdict
+from knowngood.data.columns import Column
 from knowngood.data.findings import UNUSABLE
 from knowngood.detector.decide import Decisions, condition_names, decide
 from knowngood.detector.explain.explanation import Explanation
 from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
 from knowngood.detector.scoring import score_batches
+from knowngood.detector.stated_conditions import stated_columns, wrong_words
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
@@ -58,9 +60,10 @@ def detected(
         check_maps(pipeline)
     if regions:
         check_regions(pipeline)
-    level = pipeline.settings.alpha if alpha is None else alpha
+    level, columns = pipeline.settings.alpha if alpha is None else alpha, pipeline.checked_columns
     unread, reason = 0, ""
-    for batch in score_batches(pipeline, items, unknown=unknown, maps=maps or regions, start=start):
+    located = maps or regions
+    for batch in score_batches(pipeline, items, unknown=unknown, maps=located, start=start, alternatives=True):
         decisions = decide(pipeline, batch, alpha)
         n = len(batch.items)
         pictures: list[np.ndarray | None] = [None] * n
@@ -71,7 +74,9 @@ def detected(
         for i, why in decisions.errors.items():
             unread, reason = unread + 1, reason or f"{batch.items.ids[i]}: {why}"
         index = np.arange(batch.first, batch.first + n)
-        yield Detected(index, batch.items, decisions, table_of(batch.items, decisions, level), pictures, found)
+        yield Detected(
+            index, batch.items, decisions, table_of(batch.items, decisions, level, checked=columns), pictures, found
+        )
     if unread and unread == len(items):
         raise DataError(f"none of {len(items)} items can be scored; the first, {reason}")
 
@@ -95,24 +100,31 @@ def table_of(
     decisions: Decisions,
     level: float,
     *,
+    checked: Sequence[Column] = (),
     fdr: float | None = None,
     abstain: float | None = None,
     explanations: list[Explanation] | None = None,
 ) -> DataFrame:
-    """The table of `Detector.detect`; `explanations` are of some of the items."""
+    """The table of `Detector.detect`; `explanations` are of some of the items, `checked` the checked columns."""
     import pandas as pd
 
-    errors = decisions.errors
+    errors, joint, stated = decisions.errors, decisions.joint_p_values, decisions.stated
+    flags = flagged(joint, level, fdr)
     columns = {
         "id": items.ids,
         "anomaly_score": decisions.anomaly_score,
         "p_value": decisions.p_values,
-        "is_anomalous": flagged(decisions.p_values, level, fdr),
+        "is_anomalous": flags,
         "condition": [None if i in errors else text for i, text in enumerate(condition_names(decisions))],
         **decisions.parts,
     }
-    if abstain is not None:
-        words = verdict(decisions.p_values, level, abstain)
+    if abstain is not None or stated is not None:
+        largest = level if fdr is None or stated is None else float(joint[flags].max(initial=0.0))
+        words = verdict(joint, largest, abstain).astype(object)
+        if stated is not None:
+            columns |= stated_columns(stated, checked, largest / 2)
+            wrong = flags & ~(decisions.p_values <= largest / 2)
+            words[wrong] = wrong_words(stated, checked, largest / 2)[wrong]
         columns["verdict"] = [None if i in errors else str(word) for i, word in enumerate(words)]
     if explanations is not None:
         summaries = {one.id: one.summary for one in explanations}

@@ -23,7 +23,11 @@ from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Pixels, Table
 from knowngood.representations.alignment.warping import Transform
+from knowngood.scores import Score, ScoreResult
 from knowngood.scores.adjustment import scored
+from knowngood.scores.condition_density import NearestDensity, condition_density, log_distances
+from knowngood.scores.elbo import ElboScore
+from knowngood.scores.neighbours import NeighboursScore
 from knowngood.training.memory import out_of_memory
 
 READERS = 4  # threads
@@ -41,8 +45,9 @@ class Scored:
     first: position of the first item in the whole set. expanded: the M rows. values: (M,) raw scores, NaN for items
     that cannot be read, and finite for all others: 1e30 where the model overflows. parts: named parts of the score
     (M,). errors: reasons, by position in the batch. grids: anomaly maps (R, h, w) over what the model sees, if asked
-    for; row `grid_row[r]` (R,) of the M has it. seen: the items, or their tiles. transforms: where each image of
-    `seen` lay.
+    for; row `grid_row[r]` (R,) of the M has it. energies: (M,) −log p(x|c) up to what is the same for all rows of an
+    item, where stated conditions are checked. seen: the items, or their tiles. transforms: where each image of `seen`
+    lay.
     """
 
     first: int
@@ -56,6 +61,7 @@ class Scored:
     transforms: tuple[Transform | None, ...]
     tiles: Tiles | None = None
     grids: np.ndarray | None = None
+    energies: np.ndarray | None = None
 
 
 class Rows(NamedTuple):
@@ -68,7 +74,13 @@ class Rows(NamedTuple):
 
 
 def score_batches(
-    pipeline: Pipeline, items: Items, *, unknown: Unknown | None = None, maps: bool = False, start: int = 0
+    pipeline: Pipeline,
+    items: Items,
+    *,
+    unknown: Unknown | None = None,
+    maps: bool = False,
+    start: int = 0,
+    alternatives: bool = False,
 ) -> Iterator[Scored]:
     """Score items a batch at a time, in order and in constant memory. Items that cannot be read are NaN and named.
 
@@ -77,6 +89,7 @@ def score_batches(
             Default: as fitted.
         maps: keep the anomaly maps.
         start: the first item to score, at which a batch begins.
+        alternatives: where stated conditions are checked, score items under all others too, as `decide` needs it.
 
     Raises:
         DataError: a condition is missing or new and not to be inferred; images where the model takes a table; memory
@@ -91,7 +104,7 @@ def score_batches(
     size, at_once = items_at_once(pipeline), rows_at_once(pipeline.representation.shape)
     for first in range(start, len(items), size):
         part = items[first : first + size]
-        expanded = expand(pipeline, part, unknown)
+        expanded = expand(pipeline, part, unknown, alternatives=alternatives)
         batch = None
         while batch is None:
             try:
@@ -121,8 +134,8 @@ def _halved(error: Exception, at_once: int, most: int) -> int:
     return at_once // 2
 
 
-def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
-    """The rows of items under the conditions of the fit.
+def expand(pipeline: Pipeline, items: Items, unknown: Unknown, *, alternatives: bool = False) -> Expanded:
+    """The rows of items under the conditions of the fit; with `alternatives` under the others of checked columns too.
 
     A value that only an added group of the calibration knows counts as unknown, whatever `unknown` says.
     """
@@ -133,6 +146,8 @@ def expand(pipeline: Pipeline, items: Items, unknown: Unknown) -> Expanded:
         others = {name: np.asarray(values)[~added] for name, values in columns.items()}
         pipeline.schema.expand(others, int((~added).sum()), unknown="error")
         unknown = "infer"
+    if alternatives and pipeline.checked:
+        return pipeline.schema.with_alternatives(columns, len(items), pipeline.checked, unknown=unknown)
     return pipeline.schema.expand(columns, len(items), unknown=unknown)
 
 
@@ -158,12 +173,15 @@ def score_rows(
         tiles = Tiles.of(items, data.tile, data.tile_overlap)
         seen, (rows, row) = tiles.images, tiles.expand(expanded)
     reader = Reader(pipeline, seen, rows, at_once)
-    values, grids, parts = [], [], []
+    values, grids, parts, energy = [], [], [], []
+    compares = Comparison.of(pipeline) if expanded.stated is not None else None
     for some in reader:
         fitted = pipeline.model, pipeline.score, pipeline.adjustments, pipeline.state
         result = scored(*fitted, some.x, some.c, some.stratum, want_map=maps)
         values.append(result.values.cpu().numpy())
         parts.append({name: part.cpu().numpy() for name, part in result.parts.items()})
+        if compares is not None:
+            energy.append(compares(some, result).cpu().numpy())
         if maps and result.map is not None:
             ignored = BEYOND if pipeline.ignore is None else np.nan  # NaN is where a region is ignored, if one is
             grids.append(finite(result.map.float().cpu().numpy(), nan=ignored))
@@ -188,10 +206,36 @@ def score_rows(
         seen=seen,
         tiles=tiles,
         grids=np.concatenate(grids) if grids else None,
+        energies=finite(np.concatenate(energy)) if energy else None,
         grid_row=row,
         transforms=tuple(reader.transforms),
     )
     return batch, reader.outside
+
+
+class Comparison(NamedTuple):
+    """What the conditions of an item are compared by, with its state."""
+
+    pipeline: Pipeline
+    density: Score
+    state: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> Comparison:
+        density = condition_density(pipeline.model, pipeline.score)
+        assert density is not None  # or no condition is checked
+        own = density is pipeline.score
+        return cls(pipeline, density, pipeline.state if own else density.fit(pipeline.model, []))
+
+    def __call__(self, rows: Rows, result: ScoreResult) -> Tensor:
+        """(B,) energies; those that the pipeline's own score gives are not computed again."""
+        pipeline, density = self.pipeline, self.density
+        known = {**result.parts, pipeline.score.options.name: result.values} if not pipeline.adjustments else {}
+        if isinstance(density, ElboScore) and "elbo" in known:
+            return known["elbo"]
+        if isinstance(density, NearestDensity) and isinstance(pipeline.score, NeighboursScore) and known:
+            return log_distances(result.values)
+        return self.density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
 
 
 class Reader:

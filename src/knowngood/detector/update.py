@@ -178,7 +178,7 @@ def halves(pipeline: Pipeline, new: Items, seed: int) -> tuple[Items, Items]:
     Raises:
         NotEnoughNormals: the half is too small for the α of the fit.
     """
-    alpha, kinds = pipeline.settings.alpha, pipeline.schema.kinds(new.conditions, len(new))
+    alpha, kinds = pipeline.level(), pipeline.schema.kinds(new.conditions, len(new))
     split = split_normals(len(new), kinds, groups=new.groups, select=0, calibrate=CALIBRATE, seed=seed)
     apart = new[split["calibrate"]]
     independent = len(apart) if apart.groups is None else len(np.unique(apart.groups))

@@ -57,7 +57,8 @@ def evaluate(
 
     Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
     score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies and
-    unreadable. Images without a label are scored and excluded from the metrics.
+    unreadable. Images without a label are scored and excluded from the metrics. Where stated conditions are checked,
+    also auroc_mismatch, of the mismatch with them, and wrong, the count of images that are flagged for it.
 
     Args:
         explain: as for `Detector.detect`.
@@ -94,7 +95,18 @@ def evaluate(
         "anomalies": int((labels == 1).sum()),
         "unreadable": int((~read).sum()),
     }
+    if "mismatch" in table:
+        metrics |= _of_mismatch(table["mismatch"].to_numpy(float, na_value=np.nan), labels, int(scored.wrong.sum()))
     return Evaluation(images, table, metrics, alpha, unknown, seconds, kept)
+
+
+def _of_mismatch(mismatch: np.ndarray, labels: np.ndarray, wrong: int) -> dict[str, Any]:
+    """How well the mismatch with the stated conditions ranks the labels (N,), if both are there."""
+    some = ~np.isnan(mismatch) & ~np.isnan(labels)
+    found: dict[str, Any] = {"wrong": wrong}
+    if len(np.unique(labels[some])) == 2:
+        found["auroc_mismatch"] = roc_auc(labels[some].astype(int), mismatch[some])
+    return found
 
 
 class TopMaps:
@@ -151,7 +163,7 @@ def results(
     from knowngood.detector.decide import limit
 
     pipeline = detector.pipeline_
-    alpha = pipeline.settings.alpha if alpha is None else alpha
+    alpha, level = pipeline.settings.alpha if alpha is None else alpha, pipeline.level(alpha)
     calibration, marginal = pipeline.calibration, pipeline.marginal_calibration
     unit = "nats" if pipeline.score.is_likelihood else ""
     if calibration is None:
@@ -170,7 +182,8 @@ def results(
             "own": row["false_alarm_low"] is not None,
             "threshold": row["threshold"],
         }
-        for row in [*calibration.summary(alpha), *(group.summary(alpha) for group in pipeline.added)]
+        for row in [*calibration.summary(level), *(group.summary(level) for group in pipeline.added)]
     ]
+    facts |= {"level": level} if level != alpha else {}
     facts |= {"pooled_n": len(calibration), "method": pipeline.calibrated_by}
     return Results(table=table, alpha=alpha, calibration=facts, score_unit=unit)

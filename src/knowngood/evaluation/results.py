@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "anomaly_score", "p_value", "is_anomalous")
 INFERRED = " (inferred)"  # what the detector writes behind a condition that was not given
+WRONG = "wrong for "  # how the verdict on an image begins that does not fit its stated condition
 
 
 @dataclass(kw_only=True)
@@ -31,7 +32,8 @@ class Results:
         calibration: all optional. `strata`: a list of {`name`, `n`: calibration images, `own`: has a guarantee of its
             own, `threshold`: of the raw score}, one a Mondrian group; `pooled_n`: calibration images that groups
             without a guarantee are compared with; `method`: "split" or "cross"; `threshold`: the one number that
-            `anomaly_score` is compared with, where scores are shifted to a common scale.
+            `anomaly_score` is compared with, where scores are shifted to a common scale; `level`: of each test, where
+            it is not alpha.
         normal_name, anomalous_name: names of the labels 0 and 1.
         score_unit: of the anomaly score, for example "nats".
 
@@ -101,7 +103,17 @@ class Results:
     @property
     def attainable(self) -> bool:
         """The false-alarm rate can be guaranteed, as far as is known."""
-        return self.largest is None or self.largest >= minimum_normals(self.alpha)
+        return self.largest is None or self.largest >= self.needed
+
+    @property
+    def needed(self) -> int:
+        """Calibration images that the false-alarm rate needs."""
+        return minimum_normals(self.calibration.get("level", self.alpha))
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(N,) bool: flagged, since it does not fit its stated condition."""
+        return self.flagged & np.array([text.startswith(WRONG) for text in self.texts("verdict")], dtype=bool)
 
     @property
     def groups(self) -> tuple[str, np.ndarray] | None:
@@ -136,6 +148,14 @@ class Results:
             limit = np.array([known.get(name.removesuffix(INFERRED)) for name in self.strata()], float)
         agree = ((self.scores > limit) == self.flagged)[self.scored & ~np.isnan(limit)]
         return sorted(set(limit[np.isfinite(limit)].tolist())) if agree.all() else []
+
+
+def joint_p_values(table: pd.DataFrame) -> np.ndarray:
+    """(N,) the p-values that verdicts are made of: twice the smaller of both where stated conditions are checked."""
+    p = table["p_value"].to_numpy(dtype=float, na_value=float("nan"))
+    if "p_condition" not in table.columns:
+        return p
+    return np.fmin(1.0, 2 * np.fmin(p, table["p_condition"].to_numpy(dtype=float, na_value=float("nan"))))
 
 
 def check_both(labels: np.ndarray, name: str) -> None:

@@ -202,7 +202,7 @@ def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:
         ranks: dict[str, Any] = {name: scores[calibration.strata == s] for s, name in enumerate(names)}
         ranks = {name: some for name, some in ranks.items() if len(some)}
         for group in pipeline.added:
-            ranks[group.name] = on_common_scale(pipeline, group.calibration, group.calibration.scores)
+            ranks[group.name] = on_common_scale(calibration, group.calibration, group.calibration.scores)
         count = len(calibration) + sum(len(group.calibration) for group in pipeline.added)
         sentence = f"compared with {count:,} calibration items, each group with its own, and the stream so far"
         return Reference(ranks, sentence, digest.hexdigest())

@@ -307,6 +307,28 @@ class PatchGaussian(Model):
         counted = (~coarse.ignored_grid[cell]).to(values)
         return (values * counted).sum((1, 2)) / counted.sum((1, 2))
 
+    def energies(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B,) float64: −log of the Gaussian at a location, up to a constant, the mean over the locations that count.
+
+        The Gaussian is that of the features alone, L·Lᵀ + slope·slopeᵀ whatever the context: given the context of an
+        image of another cell, that cell would explain part of what sets them apart.
+        """
+        out = torch.empty(len(x), self.locations, dtype=torch.float64, device=x.device)
+        none = torch.zeros(len(x), self.basis.shape[1], device=x.device)
+        for k in cell.unique().tolist():
+            mine = (cell == k).nonzero()[:, 0]
+            for _, some, white in self._whitened(x[mine], cell[mine], none[mine]):
+                lower, slope = self.lower[k, some], self.slope[k, some]
+                energy = 0.5 * white.square().sum(1) + _log_diagonal(lower)
+                if slope.shape[2]:  # by the lemmas on the inverse and the determinant of a sum of low rank
+                    moved = torch.linalg.solve_triangular(lower, slope, upper=False)  # (p, F, T)
+                    root = torch.linalg.cholesky(moved.mT @ moved + torch.eye(slope.shape[2], device=x.device))
+                    inner = torch.linalg.solve_triangular(root, moved.mT @ white, upper=False)
+                    energy += _log_diagonal(root) - 0.5 * inner.square().sum(1)
+                out[mine, some] = energy.T.double()
+        counted = (~self.ignored[cell]).to(out)
+        return (out * counted).sum(1) / counted.sum(1)
+
     def expected(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, P, F): the mean at every location, given the contexts of feature grids x (B, F, h, w)."""
         context = self._context(x, cell)
@@ -370,6 +392,11 @@ class PatchGaussian(Model):
         sides = zip(self.shape[1:], self.coarse.shape[1:], strict=True)
         down, across = (adaptive_avg_pool1d(torch.eye(n)[None], few)[0] for n, few in sides)
         return (x.flatten(-2) @ torch.kron(down, across).to(x)).unflatten(-1, self.coarse.shape[1:])
+
+
+def _log_diagonal(lower: Tensor) -> Tensor:
+    """(p, 1): half the log determinants of the covariances with these Cholesky factors (p, F, F)."""
+    return lower.diagonal(dim1=1, dim2=2).log().sum(1, keepdim=True)
 
 
 def _rows(grids: Tensor, mine: Tensor) -> Tensor:

@@ -13,11 +13,12 @@ from knowngood.data.tiling.tiles import Tiles
 from knowngood.detector.decide import Decisions, condition_names
 from knowngood.detector.explain.deviations import deviations
 from knowngood.detector.explain.explanation import Explanation, Fields
-from knowngood.detector.explain.reference import comparison, scaled_images
+from knowngood.detector.explain.reference import comparison, model_codes, of_group, scaled_images
 from knowngood.detector.explain.words import sentences, summary
 from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import one_row_each, score_rows
+from knowngood.detector.stated_conditions import wrong_words
 
 AT_ONCE = 16  # images
 
@@ -43,20 +44,32 @@ def explain(
         DataError: an image can no longer be read.
     """
     assert isinstance(images, ImageSet)
-    score, names = decisions.anomaly_score, condition_names(decisions)
+    score, names, stated = decisions.anomaly_score, condition_names(decisions), decisions.stated
+    wrong, p_condition = np.zeros((len(score), 0), dtype=bool), None
+    words = np.full(len(score), "", dtype=object)
+    if stated is not None:
+        level, p_condition = alpha / 2, stated.p_values[:, 0]
+        by_itself = ~(flagged & ~(decisions.p_values <= level))
+        words, wrong = wrong_words(stated, pipeline.checked_columns, level), stated.wrong_columns(level)
+        words[by_itself], wrong[by_itself] = "", False
     rows = np.flatnonzero(~np.isnan(score) & (flagged | others))
     chosen = rows[np.argsort(-score[rows], kind="stable")][:most]
     explanations = []
     for start in range(0, len(chosen), AT_ONCE):
         at = chosen[start : start + AT_ONCE].tolist()
-        for i, facts in zip(at, _facts(pipeline, images[np.array(at)], decisions, at, alpha), strict=True):
+        some = images[np.array(at)]
+        alike = lookalikes(pipeline, some, decisions, at, wrong[at])
+        for k, (i, facts) in enumerate(zip(at, _facts(pipeline, some, decisions, at, alpha), strict=True)):
             one = Explanation(
                 id=str(images.ids[i]),
                 anomaly_score=float(score[i]),
                 p_value=float(decisions.p_values[i]),
                 is_anomalous=bool(flagged[i]),
                 condition=names[i],
+                p_condition=None if p_condition is None or np.isnan(p_condition[i]) else float(p_condition[i]),
+                misfit=str(words[i]),
                 **facts,
+                **alike.get(k, {}),
             )
             explanations.append(replace(one, sentences=sentences(one, alpha), summary=summary(one)))
     return explanations
@@ -84,6 +97,30 @@ def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[
                 facts["missing"] |= part.pop("missing", {})
                 facts |= part
             yield facts
+
+
+def lookalikes(
+    pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[int], wrong: np.ndarray
+) -> dict[int, Fields]:
+    """Normal images of what images look like, by position, of those wrong for some of the checked columns (N, J)."""
+    misfits = np.flatnonzero(wrong.any(axis=1))
+    if not len(misfits) or decisions.stated is None or pipeline.reference is None:
+        return {}
+    some, codes = images[misfits], decisions.stated.instead[np.array(at)[misfits]]
+    conditions = dict(some.conditions)
+    for j, column in enumerate(pipeline.checked_columns):
+        values = np.array(column.values if column.kind == "categorical" else column.medians, dtype=object)
+        stated = np.asarray(conditions[column.name], dtype=object)
+        conditions[column.name] = np.where(wrong[misfits, j], values[codes[:, j]], stated)
+    known = {column.name for column in pipeline.schema.columns}
+    columns = {name: values for name, values in conditions.items() if name in known}
+    others = pipeline.schema.expand(columns, len(some))
+    found = {}
+    for rows in one_row_each(pipeline, some, others):
+        for k, code in enumerate(model_codes(pipeline.model, rows.x, rows.c), start=rows.at.start):
+            nearest, mean = of_group(pipeline.reference, pipeline, code, int(others.stratum[k]))
+            found[int(misfits[k])] = {"lookalikes": nearest, "lookalike_image": mean}
+    return found
 
 
 def _location(pipeline: Pipeline, values: np.ndarray | None, decisions: Decisions, i: int, alpha: float) -> Fields:

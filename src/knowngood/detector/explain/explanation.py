@@ -82,6 +82,8 @@ class Explanation:
         image_factors: brightness and contrast, compared with normal images under these conditions.
         nearest: normal images with the nearest codes; `farther_than`: the share 0…1 of held-out normal images that lie
             closer to their nearest one (None if not known).
+        p_condition: as in the table. misfit: "wrong for product: looks like B", if that is the verdict. lookalikes:
+            normal images of that condition with the nearest codes; lookalike_image: (h, w, C) the mean of such images.
         regions: of the map, with boxes and p-values, where the maps are calibrated.
         missing: name of an attribute that is not available → why.
         sentences: all of it in words, the verdict first. summary: one sentence for a table.
@@ -104,6 +106,10 @@ class Explanation:
     image_factors: tuple[ImageFactor, ...] = ()
     nearest: tuple[Nearest, ...] = ()
     farther_than: float | None = None
+    p_condition: float | None = None
+    misfit: str = ""
+    lookalikes: tuple[Nearest, ...] = ()
+    lookalike_image: np.ndarray | None = None
     regions: tuple[Region, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
     sentences: tuple[str, ...] = ()
@@ -114,7 +120,7 @@ class Explanation:
 
     def to_record(self) -> dict[str, Any]:
         """All but the arrays, ready for JSON."""
-        skipped = ("image", "model_input", "reconstruction", "residual", "mean_image", "map")
+        skipped = ("image", "model_input", "reconstruction", "residual", "mean_image", "lookalike_image", "map")
         record = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in skipped}
         return record | {
             "peak": None if self.peak is None else list(self.peak),
@@ -125,6 +131,7 @@ class Explanation:
                 for one in self.image_factors
             ],
             "nearest": [one._asdict() for one in self.nearest],
+            "lookalikes": [one._asdict() for one in self.lookalikes],
             "regions": [
                 {"box": list(r.box), "peak": r.peak, "area": r.area, "p_value": r.p_value} for r in self.regions
             ],

@@ -150,19 +150,26 @@ def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) ->
         why = NO_INDEX if pipeline.settings.data.tile is None else TILES
         return {"missing": dict.fromkeys(("nearest", "image_factors", "mean_image"), why)}
     group = int(group_of(groups_of(pipeline), np.array([stratum]))[0])
-    rows, distance = reference.nearest(code, group, TOP)
-    found: Fields = {
-        "nearest": tuple(Nearest(reference.ids[r], float(d)) for r, d in zip(rows, distance, strict=True)),
-        "mean_image": np.moveaxis(reference.mean_image(group), 0, -1),
-    }
+    nearest, mean = of_group(reference, pipeline, code, stratum)
+    found: Fields = {"nearest": nearest, "mean_image": mean}
     held_out, normal = reference.held_out_distances, reference.factors_of(group)
-    if len(held_out) >= ENOUGH and len(distance):
-        found["farther_than"] = float((held_out < distance[0]).mean())
+    if len(held_out) >= ENOUGH and nearest:
+        found["farther_than"] = float((held_out < nearest[0].distance).mean())
     if len(normal) < ENOUGH:
         why = f"{len(normal)} normal images of this condition, too few for a normal range"
         return {**found, "missing": {"image_factors": why}}
     each = zip(FACTORS, factors_of(x[None])[0].tolist(), normal.T.astype(np.float64), strict=True)
     return {**found, "image_factors": tuple(_factor(pipeline, *one) for one in each)}
+
+
+def of_group(
+    reference: ReferenceIndex, pipeline: Pipeline, code: np.ndarray, stratum: int
+) -> tuple[tuple[Nearest, ...], np.ndarray]:
+    """Normal images of a Mondrian group that are nearest to a code (K,), and the mean (h, w, C) of its images."""
+    group = int(group_of(groups_of(pipeline), np.array([stratum]))[0])
+    rows, distance = reference.nearest(code, group, TOP)
+    nearest = tuple(Nearest(reference.ids[r], float(d)) for r, d in zip(rows, distance, strict=True))
+    return nearest, np.moveaxis(reference.mean_image(group), 0, -1)
 
 
 def _factor(pipeline: Pipeline, name: str, value: float, normal: np.ndarray) -> ImageFactor:

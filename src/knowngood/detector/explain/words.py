@@ -23,13 +23,16 @@ def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
 
 def summary(one: Explanation) -> str:
     """One short sentence for a table."""
-    parts = [] if one.peak is None else [f"peak {where(one)}"]
+    parts = [one.misfit] if one.misfit else []
+    parts += [] if one.peak is None else [f"peak {where(one)}"]
     if one.regions:
         n = len(one.regions)
         parts.append(f"{n} region{'s' * (n != 1)} above the threshold")
     parts += [change(factor) + _accounted(factor) for factor in one.image_factors if factor.outside_normal_range]
     if one.nearest:
         parts.append(f"nearest normal image {one.nearest[0].id}")
+    if one.lookalikes:
+        parts.append(f"nearest of what it looks like {one.lookalikes[0].id}")
     text = "; ".join(parts) or f"score {one.anomaly_score:.4g}"
     return text[0].upper() + text[1:] + "."
 
@@ -59,6 +62,11 @@ def change(factor: ImageFactor) -> str:
 
 def _verdict(one: Explanation, alpha: float) -> str:
     p = _p(one.p_value)
+    if one.misfit and one.p_condition is not None:
+        return (
+            f"{one.misfit[0].upper()}{one.misfit[1:]}, {_p(one.p_condition)}: {percent(one.p_condition)} of normal "
+            f"images of {one.condition} fit it this badly. By itself it is not anomalous, {p}."
+        )
     if one.is_anomalous:
         return f"Anomalous, {p}: {percent(one.p_value)} of normal images have a p-value this small."
     return f"Not anomalous at a false-alarm rate of {percent(alpha)}, {p}."
@@ -127,4 +135,6 @@ def _nearest(one: Explanation) -> str:
     if one.farther_than is not None and one.farther_than >= FAR:
         share = "all" if one.farther_than == 1 else f"{percent(one.farther_than)} of"
         text += f"; the first is farther away than that of {share} held-out normal images"
+    if one.lookalikes:
+        text += f"; the nearest of what it looks like is {one.lookalikes[0].id}"
     return text + "."

@@ -17,6 +17,7 @@ from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
+from knowngood.detector.fit.checked import checked_sentence
 from knowngood.detector.fit.learn import Learned, Run, cached, learn, learns, out_of_fold, represent, side_by_side
 from knowngood.detector.fit.mixed import unified
 from knowngood.detector.fit.plan import Plan, make_plan
@@ -60,6 +61,7 @@ def fit_pipeline(
     settings, decided = unified(settings, normals, labelled)
     recipe += f"; {decided}" * bool(decided)
     plan = make_plan(normals, labelled, settings, seed, set_aside=not others_calibrate, backbone=backbone)
+    recipe += checked_sentence(settings, plan.settings)
     fit, select = plan.split["fit"], plan.split["select"]
     representation: Any = represent(plan, fit)
     if isinstance(representation, Features) and settings.data.tile is None:

@@ -191,7 +191,7 @@ def learn(
     with torch.no_grad():
         fitted, apart = (InOrder(some, model, pipeline.device) for some in (source, held_out))
         state = score.fit_held_out(model, score.fit(model, fitted), apart, fitted)
-        cells = Cells.of(plan.schema, pipeline.device) if marginal else None
+        cells = Cells.of(plan.schema, pipeline.device) if marginal or pipeline.checked else None
         if cells is not None:
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)

@@ -12,6 +12,7 @@ from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.data.factor_targets import shown, targets
 from knowngood.data.regions.blanked import read_ignored
 from knowngood.data.regions.ignore import IgnoreRegions
+from knowngood.detector.fit.checked import with_checked
 from knowngood.detector.fit.inputs import fit_conditions, only
 from knowngood.detector.pipeline import Items
 from knowngood.errors import NotEnoughNormals, SettingsError
@@ -71,6 +72,7 @@ def make_plan(
     normals, labelled = only(normals, schema), only(labelled, schema)
     split = _split(normals, schema.kinds(normals.conditions, len(normals)), settings, seed, set_aside=set_aside)
     schema = schema.refit(normals.conditions, len(normals), split["fit"])
+    settings = with_checked(settings, schema, objective)
     width = schema.width if objective is None or objective.conditional else 0
     ignore = None if settings.data.ignore is None else read_ignored(settings.data.ignore, schema, width)
     return Plan(

@@ -119,13 +119,16 @@ def _bars(axes: Axes, one: Explanation) -> None:
 def _neighbours(axes: Axes, one: Explanation, normals: Mapping[str, np.ndarray]) -> None:
     """The nearest normal images, one below the other; named where there is no picture of them."""
     axes.set_axis_off()
-    axes.set_title("nearest normal images", **_TITLE)
+    axes.set_title("stated, and what it looks like" if one.misfit else "nearest normal images", **_TITLE)
     if not one.nearest:
         _say_absent(axes, one.missing.get("nearest", "there are none"))
         return
-    for i, near in enumerate(one.nearest[:NEAREST]):
+    shown = [(near, None) for near in one.nearest[:NEAREST]]
+    if one.misfit and one.lookalikes:  # without the images themselves, the means of such images
+        shown = [(one.nearest[0], one.mean_image), (one.lookalikes[0], one.lookalike_image)]
+    for i, (near, mean) in enumerate(shown):
         low = 1 - (i + 1) / NEAREST
-        picture = normals.get(near.id)
+        picture = normals.get(near.id, mean)
         if picture is not None:
             room = axes.inset_axes((0.1, low + 0.09, 0.8, 1 / NEAREST - 0.1))
             room.imshow(displayed(picture), interpolation="antialiased")

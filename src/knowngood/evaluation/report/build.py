@@ -125,6 +125,7 @@ def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(name, text) of the measures, the AUROC with its interval; rates as per cent. Counts are in the summary."""
     names = {
         "auroc": "AUROC",
+        "auroc_mismatch": "AUROC of the mismatch with the stated condition",
         "fpr_at_95_tpr": "normal images flagged when 95 % of anomalies are detected",
         "detection_rate": "anomalies detected at the requested rate",
         "false_alarm_rate": "normal images flagged at the requested rate",

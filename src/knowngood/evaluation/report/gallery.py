@@ -14,6 +14,7 @@ from knowngood.errors import DataError
 from knowngood.evaluation.figures.triptych import MAP_PANELS, side_by_side, strips
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.words import number
+from knowngood.evaluation.results import WRONG
 
 FRAME = "#8b929c"
 _PNG_BYTES = 25_000
@@ -74,7 +75,9 @@ def row_facts(inputs: ReportInputs, row: int) -> dict[str, Any]:
     flagged, label, condition = bool(inputs.flagged[row]), inputs.labels[row], inputs.texts("condition")[row]
     name = "" if np.isnan(label) else (inputs.anomalous_name if label else inputs.normal_name)
     kind = "" if np.isnan(label) else "right" if flagged == (label == 1) else "alarm" if flagged else "missed"
-    badges = [("flag", "flagged") if flagged else ("", "not flagged")]
+    verdict = inputs.texts("verdict")[row]
+    wrong = verdict if verdict.startswith(WRONG) else ""
+    badges = [("flag", wrong or "flagged") if flagged else ("", "not flagged")]
     badges += [("", f"label: {name}")] if name else []
     badges += [("bad", "false alarm" if flagged else "missed")] if kind in ("alarm", "missed") else []
     return {

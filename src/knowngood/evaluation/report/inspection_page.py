@@ -21,6 +21,7 @@ from knowngood.evaluation.report.build import templates, write_page
 from knowngood.evaluation.report.gallery import data_uri, positions, row_facts
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.words import count, number, percent
+from knowngood.evaluation.results import joint_p_values
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -46,6 +47,7 @@ class Inspected:
         size: (H, W) of the image before it was reduced, in whose pixels the boxes are.
         sentences: its explanation.
         boxes: (top, left, bottom, right) of regions, half-open.
+        examples: of an image that is wrong for its condition, what it should be and what it looks like: words, picture.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Inspected:
     size: tuple[int, int]
     sentences: Sequence[str] = ()
     boxes: Sequence[tuple[int, int, int, int]] = ()
+    examples: Sequence[tuple[str, np.ndarray]] = ()
 
 
 def inspected(
@@ -65,6 +68,7 @@ def inspected(
     unknown: Unknown | None = None,
     most: int = MOST,
     maps: Mapping[str, np.ndarray] | None = None,
+    sources: Sequence[ImageSet] = (),
 ) -> list[Inspected]:
     """The `most` images with the smallest p-values, of equals those with the larger score, each with its map.
 
@@ -72,6 +76,7 @@ def inspected(
         table: of `Detector.detect` for these images; rows without a score are skipped.
         explanations: of some of them.
         maps: reduced maps of some by id, see `TopMaps`; those that are missing are computed.
+        sources: where normal images may be found by id; else the means of such images are shown.
     """
     rows, explained = by_p_value(table)[:most], {one.id: one for one in explanations}
     items = []
@@ -92,9 +97,21 @@ def inspected(
                     size=(image.shape[0], image.shape[1]),
                     sentences=() if one is None else one.sentences[1:],
                     boxes=() if one is None else tuple(region.box for region in one.regions),
+                    examples=() if one is None else _examples(one, sources),
                 )
             )
     return items
+
+
+def _examples(one: Explanation, sources: Sequence[ImageSet]) -> list[tuple[str, np.ndarray]]:
+    """What an image is said to be, and what it looks like: the nearest normal image of each, or the mean of such."""
+    if not one.misfit or not one.lookalikes:
+        return []
+    known = pictures([near.id for near in (*one.nearest[:1], *one.lookalikes[:1])], *sources)
+    words = f"stated: {one.condition}", one.misfit.partition(": ")[2]
+    pairs = (one.nearest, one.mean_image), (one.lookalikes, one.lookalike_image)
+    shown = [known.get(near[0].id, mean) if near else mean for near, mean in pairs]
+    return [(text, reduced(image, PICTURE)) for text, image in zip(words, shown, strict=True) if image is not None]
 
 
 def write_inspection(path: str | Path, items: Sequence[Inspected], table: DataFrame, **about: Any) -> Path:
@@ -125,22 +142,21 @@ def render_inspection(
         table=table, alpha=alpha, normal_name=normal_name, anomalous_name=anomalous_name, metrics={"none": None}
     )
     rows = positions(inputs, [item.id for item in items])
-    p, score, flagged = inputs.p_values, inputs.scores, inputs.flagged
+    p, score, flagged = joint_p_values(table), inputs.scores, inputs.flagged
     order = sorted(items, key=lambda item: (p[rows[item.id]], -score[rows[item.id]]))
     limits = map_limits([(item.map, bool(flagged[rows[item.id]])) for item in order])
     cards = [
         {
             **row_facts(inputs, rows[item.id]),
             "id": item.id,
-            "picture": data_uri(
-                Image.fromarray(np.round(255 * displayed(item.image)).astype(np.uint8)).convert("RGBA")
-            ),
+            "picture": picture_uri(item.image),
             "map": None if item.map is None else map_uri(item.map, limits),
             "height": item.size[0],
             "width": item.size[1],
             "pixelated": max(item.size) <= 96,
             "boxes": [(left, top, right - left, bottom - top) for top, left, bottom, right in item.boxes],
             "sentences": list(item.sentences),
+            "examples": [(words, picture_uri(picture)) for words, picture in item.examples],
             "p_value": f"{p[rows[item.id]]:.6g}",
             "score_value": f"{score[rows[item.id]]:.9g}",
         }
@@ -151,6 +167,8 @@ def render_inspection(
     lead = f"{n:,} of {count(total, 'image')} {'is' if n == 1 else 'are'} flagged at a false-alarm rate of "
     lead += f"{percent(alpha)}."
     lead += f" Shown are the {len(cards):,} with the smallest p-values." if len(cards) < total else ""
+    if wrong := int(inputs.wrong.sum()):
+        lead += f" {wrong:,} of them {'is' if wrong == 1 else 'are'} wrong for what they are said to be."
     if remark := table.attrs.get("batch"):
         lead += f" {remark['sentence']}."
     about = {
@@ -168,6 +186,11 @@ def render_inspection(
     return templates().get_template("inspection.html.j2").render(about)
 
 
+def picture_uri(image: np.ndarray) -> str:
+    """An image (h, w, C) of any type as a picture in the page."""
+    return data_uri(Image.fromarray(np.round(255 * displayed(image)).astype(np.uint8)).convert("RGBA"))
+
+
 def map_uri(values: np.ndarray, limits: tuple[float, float]) -> str:
     """A map (a, b) as a PNG with transparency: transparent at the lower limit and below, and where it is NaN."""
     share = (np.nan_to_num(values.astype(float), nan=limits[0]) - limits[0]) / (limits[1] - limits[0])
@@ -182,7 +205,7 @@ def map_uri(values: np.ndarray, limits: tuple[float, float]) -> str:
 
 def by_p_value(table: DataFrame) -> np.ndarray:
     """Rows that have a score, the smallest p-value first, of equals the highest score."""
-    p, score = table["p_value"].to_numpy(float), table["anomaly_score"].to_numpy(float)
+    p, score = joint_p_values(table), table["anomaly_score"].to_numpy(float)
     order = np.lexsort((-score, p))
     return order[~np.isnan(score[order])]
 

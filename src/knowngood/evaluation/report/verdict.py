@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from knowngood.calibration import minimum_normals
 from knowngood.evaluation.conditions import ConditionRow, by_condition, expected_false_alarms, sharing_groups
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.words import count, listed, percent
@@ -56,7 +55,7 @@ def judge(inputs: ReportInputs) -> Verdict:
         _say_false_alarms(verdict, inputs)
         _say_detected(verdict, inputs)
     else:
-        missing = minimum_normals(inputs.alpha) - largest
+        missing = inputs.needed - largest
         verdict.say(
             "bad",
             f"To guarantee at most {alpha} false alarms, {count(missing + largest, 'calibration image')} are needed. "
@@ -65,6 +64,9 @@ def judge(inputs: ReportInputs) -> Verdict:
             "valid; only the verdict is missing.",
         )
     _say_separation(verdict, inputs)
+    if wrong := int(inputs.wrong.sum()):
+        are = "is" if wrong == 1 else "are"
+        verdict.say("note", f"{wrong:,} of the flagged images {are} wrong for what they are said to be.")
     if remark := inputs.table.attrs.get("batch"):
         verdict.statements[:] = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]
         verdict.say("warn", f"{remark['sentence']}.")
@@ -100,7 +102,7 @@ def _say_guarantee(verdict: Verdict, inputs: ReportInputs) -> None:
     if pooled:
         text = f"The guarantee holds in {own} of {len(strata)} Mondrian groups by itself. " if own else ""
         text += "Groups with too few calibration images for their own guarantee "
-        text += f"(fewer than {minimum_normals(inputs.alpha):,}): {listed(pooled)}. "
+        text += f"(fewer than {inputs.needed:,}): {listed(pooled)}. "
         text += "They are compared with the calibration images of all groups together."
         verdict.say("warn", text)
 
