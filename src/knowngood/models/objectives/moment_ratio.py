@@ -79,6 +79,8 @@ class MomentRatio(GaussianRatio):
     each other, such as a rotated square, have a TC by this, and none by the Gaussian.
     """
 
+    pairs: Tensor
+
     def __init__(self, latent_dim: int, counts: Tensor) -> None:
         super().__init__(latent_dim, counts)
         slots = torch.arange(len(self.codes.seen), device=counts.device)

@@ -33,6 +33,7 @@ class TCVAEObjective(TCObjective):
         if given.tc == "sampled":
             tc = joint - marginals.sum(1)
         else:
+            assert self.estimate is not None
             tc, _, losses = self.estimate(elbo.z, elbo.posterior, everything, counts, ctx.generator)
         own = (marginals - model.prior(batch.c, like=elbo.z).log_prob(elbo.z)).sum(1)
         information = elbo.posterior.log_prob(elbo.z).sum(1) - tc - marginals.sum(1)

@@ -48,7 +48,7 @@ class GaussianTC(SampledTC):
     """From covariances of recent codes: see `GaussianRatio`. Exact for Gaussian codes, blind to other dependence."""
 
     stratified = False
-    kind = GaussianRatio
+    kind: type[GaussianRatio] = GaussianRatio
     ratio: GaussianRatio  # made by `prepare`
 
     def prepare(self, latent_dim: int, counts: Tensor, like: Tensor) -> None:
