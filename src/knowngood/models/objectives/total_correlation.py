@@ -58,10 +58,10 @@ class GaussianTC(SampledTC):
     def forward(
         self, z: Tensor, q: DiagonalGaussian, stratum: Tensor, counts: Tensor, generator: torch.Generator
     ) -> Estimate:
-        estimate = Estimate(*self.ratio(z, stratum), {})
+        tc, known = self.ratio(z, stratum)
         if self.training:
             self.ratio.update(z.detach(), stratum)
-        return estimate
+        return Estimate(tc, known, {})
 
 
 class MomentTC(GaussianTC):
