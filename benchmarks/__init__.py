@@ -30,6 +30,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.inspection:main",
         "defects on parts: ours, PaDiM, coreset kNN and contrast, on the same features",
     ),
+    "conditions": (
+        "benchmarks.conditions:main",
+        "images wrong for what they are said to be: ours, classifiers, nearest neighbours, a detector a class",
+    ),
     "false-alarms": (
         "benchmarks.false_alarms:main",
         "false-alarm rate of new normal parts, over random subsets of few normal images",
