@@ -16,7 +16,6 @@ from scipy.special import logsumexp
 from torch import nn
 
 from knowngood.calibration import Calibration, split_normals
-from knowngood.models.memory_bank import nearest_distances
 
 AT_ONCE = 512  # images
 
@@ -57,9 +56,9 @@ def odds_against(log_p: np.ndarray, told: np.ndarray) -> np.ndarray:
 
 
 class Logistic:
-    """Logistic regression. `inverse_penalty` was chosen on the dev forms out of .01, .1, 1 and 10."""
+    """Logistic regression. `inverse_penalty` was chosen on the dev form of Fashion-MNIST out of .001, .01, .1 and 1."""
 
-    def __init__(self, seed: int = 0, inverse_penalty: float = 0.1, iterations: int = 200) -> None:
+    def __init__(self, seed: int = 0, inverse_penalty: float = 1.0, iterations: int = 200) -> None:
         self.options = {"C": inverse_penalty, "max_iter": iterations, "random_state": seed}
 
     def fit(self, x: np.ndarray, groups: np.ndarray) -> Logistic:
@@ -120,14 +119,9 @@ class Neighbours:
         return self
 
     def score(self, x: np.ndarray, told: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        queries = torch.from_numpy(_flat(x)).double()
-        distances = np.stack(
-            [
-                torch.cat([nearest_distances(some, bank, 1)[:, 0] for some in queries.split(AT_ONCE)]).numpy()
-                for bank in self.banks
-            ],
-            axis=1,
-        )
+        queries = torch.from_numpy(_flat(x)).split(AT_ONCE)
+        nearest = [torch.cat([torch.cdist(some, bank).amin(1) for some in queries]) for bank in self.banks]
+        distances = torch.stack(nearest, 1).double().numpy()
         rows = np.arange(len(x))
         own, itself = distances[rows, told], distances.min(axis=1)
         if not self.others:
