@@ -45,7 +45,7 @@ SIZE, TRAINED, TESTED = 32, 9_600, 6_400
 SHARE, SHARE_OF_PARTS = 0.05, 0.2  # told wrong
 FARTHEST = 0.2  # of the range: a number that is told wrong is at least so far away
 PARTS_SIZE = 128  # pixels of a side
-GROUPS = 8  # of a condition that is a number, for methods that need classes
+GROUPS = 8  # of neighbouring values of a condition that is a number, at most, for methods that need classes
 TOLD = 17  # beside the seed, for the draw of what is told wrong
 
 
@@ -70,12 +70,13 @@ class ToldSet:
     wrong: np.ndarray
 
     def groups(self, images: ImageSet) -> np.ndarray:
-        """(N,) numbers from 0 of the classes that images are told to be of; a number by the part of its range."""
+        """(N,) numbers from 0 of the classes that images are told to be of; a number by its group of
+        neighbouring values."""
         given, known = images.conditions[self.column], self.train.conditions[self.column]
         if known.dtype.kind != "f":
             return np.searchsorted(np.unique(known.astype(str)), given.astype(str))
-        edges = np.linspace(known.min(), known.max(), GROUPS + 1)[1:-1]
-        return np.searchsorted(edges, given, side="right")
+        parts = np.array_split(np.unique(known), min(GROUPS, len(np.unique(known))))
+        return np.searchsorted([part[0] for part in parts[1:]], given, side="right")
 
 
 def told_set(name: str, *, form: Form = "test", seed: int = 0) -> ToldSet | str:
