@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -225,10 +225,8 @@ def thinned(parts: ToldSet) -> ToldSet:
 def key_of(subject: Subject, method: str, data: str) -> str:
     """Hash (hex) of all that a measurement depends on."""
     settings = subject.settings(method).model_dump(mode="json")
-    here = Path(__file__).parent
-    own = [essence((here / name).read_text(encoding="utf-8")) for name in NUMBERS_HERE]
-    text = json.dumps([method, subject.parts.seed, settings, data, own, code_version()], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    made_of = [method, subject.parts.seed, settings, data, _own_code(), code_version()]
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -278,6 +276,12 @@ def _attempt(subject: Subject, method: str, heading: Row, out: Path) -> Row:
         return {**heading, "error": f"{type(error).__name__}: {error}"}
     out.mkdir(parents=True, exist_ok=True)
     return append(out / RESULTS, {**heading, **found})
+
+
+@cache
+def _own_code() -> list[str]:
+    here = Path(__file__).parent
+    return [essence((here / name).read_text(encoding="utf-8")) for name in NUMBERS_HERE]
 
 
 def _digest(parts: ToldSet) -> str:
