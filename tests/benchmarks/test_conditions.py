@@ -134,7 +134,9 @@ def test_neighbours_are_those_of_the_class_told_and_of_the_others() -> None:
     np.testing.assert_allclose(Neighbours(others=True).fit(*fitted).score(x, said)[0], [1 - 8, 8 - 1, 18 - 2])
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=pytest.mark.slow if one == "cnn" else ()) for one in BASELINES]
+)
 @pytest.mark.usefixtures("stand_in")
 def test_what_is_told_wrong_is_found_and_alarms_are_as_promised(name: str) -> None:
     parts = told("stand-in")
@@ -156,6 +158,7 @@ def test_two_classes_have_the_odds_of_both() -> None:
     assert np.corrcoef(both[0], x[:, 0])[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_the_network_depends_on_its_seed_alone() -> None:
     x = np.random.default_rng(0).random((40, 1, 8, 8), dtype=np.float32)
     groups = np.arange(40) % 2
@@ -194,6 +197,7 @@ def test_a_run_goes_on_where_it_stopped_and_tries_again_what_failed(
         return {**dict.fromkeys(conditions.MEASURES), "auroc": 0.9 + 0.02 * subject.parts.seed, "seconds": 1.0}
 
     monkeypatch.setattr(conditions, "measure", measure)
+    monkeypatch.setattr(conditions, "code_version", lambda: "1")
     given: dict[str, Any] = {"sets": ("a",), "methods": ("ours", "cnn"), "seeds": (0, 1), "out": tmp_path}
     table = conditions.main(**given)
     assert done == [("ours", 0), ("cnn", 0), ("ours", 1), ("cnn", 1)]
