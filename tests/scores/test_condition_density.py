@@ -23,15 +23,17 @@ def bank(patches: bool = False) -> MemoryBank:
 
 
 @pytest.mark.parametrize("patches", [False, True])
-def test_of_a_memory_bank_it_is_the_log_ratio_of_nearest_distances(patches: bool) -> None:
+@pytest.mark.parametrize("k", [1, 3])
+def test_of_a_memory_bank_it_is_the_log_ratio_of_mean_distances_to_the_nearest(patches: bool, k: int) -> None:
     model = bank(patches)
     x = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     x = x if patches else x[..., 0, 0]
-    density = condition_density(model, Neighbours().build())
+    density = condition_density(model, Neighbours(k=k).build())
     assert isinstance(density, NearestDensity)
     found = [density.score(model, {}, x, None, torch.full((5,), s)).values.numpy() for s in (0, 1)]
     rows = model.rows(x).double().numpy()
-    far = [np.linalg.norm(rows[:, None] - model.bank[s::2].double().numpy(), axis=2).min(1) for s in (0, 1)]
+    each = [np.linalg.norm(rows[:, None] - model.bank[s::2].double().numpy(), axis=2) for s in (0, 1)]
+    far = [np.sort(one, axis=1)[:, :k].mean(1) for one in each]
     wanted = np.log(far[0] / far[1]).reshape(5, -1).mean(1)
     np.testing.assert_allclose(found[0] - found[1], wanted, rtol=1e-6)
     if not patches:

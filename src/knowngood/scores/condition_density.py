@@ -38,17 +38,19 @@ class LocationDensity(Score):
 
 
 class NearestDensity(Score):
-    """log of the distance to the nearest normal item, or the mean over locations, of those in the stratum.
+    """log of the mean distance to the k nearest normal items of the stratum, or the mean of it over locations.
 
-    The difference between two conditions is that of the nonconformity of nearest neighbours, log d_stated / d_other.
-    Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005.
+    k is that of the score `neighbours`, 1 for any other. The difference between two conditions is that of the
+    nonconformity of nearest neighbours, log d_stated / d_other. Vovk, Gammerman and Shafer, Algorithmic Learning in a
+    Random World, 2005.
     """
 
     def score(
         self, model: MemoryBank, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         rows = model.rows(x)
-        near = model.nearest(rows, stratum.repeat_interleave(len(rows) // len(x)), 1)[:, 0]
+        k = getattr(self.options, "k", 1)
+        near = model.nearest(rows, stratum.repeat_interleave(len(rows) // len(x)), k).mean(1)
         return ScoreResult(log_distances(near).unflatten(0, (len(x), -1)).mean(1), None, {})
 
 
@@ -69,5 +71,5 @@ def condition_density(model: Model, score: Score) -> Score | None:
     if isinstance(model, PatchGaussian):
         return LocationDensity(PatchDistance())
     if isinstance(model, MemoryBank):
-        return NearestDensity(PatchDistance())
+        return NearestDensity(score.options)
     return score if score.is_likelihood else None
