@@ -229,7 +229,7 @@ def key_of(subject: Subject, method: str, data: str) -> str:
     return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def summary(records: Sequence[Mapping[str, Any]]) -> list[Row]:
+def summary(records: Sequence[Row]) -> list[Row]:
     """One row a set and method: mean and sample standard deviation of each measure over seeds; or the first error."""
     rows = []
     for (name, method), some in grouped(records, lambda row: (row["set"], row["method"])).items():

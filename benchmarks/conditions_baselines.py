@@ -52,7 +52,7 @@ def odds_against(log_p: np.ndarray, told: np.ndarray) -> np.ndarray:
     others = np.array(log_p, dtype=np.float64)
     own = others[rows, told]
     others[rows, told] = -np.inf
-    return logsumexp(others, axis=1) - own
+    return np.asarray(logsumexp(others, axis=1)) - own
 
 
 class Logistic:
