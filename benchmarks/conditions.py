@@ -55,8 +55,6 @@ NUMBERS_HERE = (
     "conditions.py",
     "conditions_data.py",
     "conditions_baselines.py",
-    "generated_factors.py",
-    "sprites.py",
     "inspection_data.py",
 )
 

@@ -16,8 +16,8 @@ Sets:
 - `bottle+tile`: the normal images of `inspection_data`, both products in one model. 20 % of the tested images, so some
   forty, are said to be of the other product. test: the official split, without defects. dev: the third of the training
   images that its dev form holds out, by the seed.
-- `pose`, `scale`: generated factors of 32 px (`generated_factors`). Of `pose` all are hearts turned by up to half a
-  turn, and the rotation is told (a full turn ends where it began, and other shapes look the same before); of `scale`
+- `pose`, `scale`: generated factors of 32 px (`knowngood.data.datasets.factors`). Of `pose` all are hearts turned by up
+  to half a turn, and the rotation is told (a full turn ends where it began, and other shapes look the same before); of `scale`
   all shapes, and the scale is told together with the shape. Position and the other factors vary and are not told. Of
   5 % the value told is wrong by at least 20 % of its range. 9,600 images train and 6,400 are tested; dev: of these
   9,600, those at positions p with p % 5 ≠ 4 train and the others are tested.
@@ -29,12 +29,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.generated_factors import VALUES, FactorPixels, factor_codes, factor_rows
 from benchmarks.inspection_data import BOTH, inspection_set
 from benchmarks.picks import FOLDS, classes_of
 from benchmarks.protocols import KEEP, Form, check_form
 from benchmarks.runner import open_whole
 from knowngood.data import ImageSet
+from knowngood.data.datasets.factors import VALUES, FactorPixels, factor_codes, factor_rows
 from knowngood.errors import DataError
 
 CLASS = "class"

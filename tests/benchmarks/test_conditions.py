@@ -76,7 +76,7 @@ def test_the_dev_form_sees_nothing_that_the_test_form_tests(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "column"), FACTORS.items())
 def test_a_number_is_told_wrong_by_a_fifth_of_its_range_or_more(name: str, column: str) -> None:
-    from benchmarks.generated_factors import VALUES, factor_codes
+    from knowngood.data.datasets.factors import VALUES, factor_codes
 
     found = told(name, form="dev")
     k = ["shape", "scale", "rotation"].index(column)
