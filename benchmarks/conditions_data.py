@@ -17,7 +17,8 @@ Sets:
   forty, are said to be of the other product. test: the official split, without defects. dev: the third of the training
   images that its dev form holds out, by the seed.
 - `pose`, `scale`: generated factors of 32 px (`knowngood.data.datasets.factors`). Of `pose` all are hearts turned by up
-  to half a turn, and the rotation is told (a full turn ends where it began, and other shapes look the same before); of `scale`
+  to half a turn, and the rotation is told (a full turn ends where it began, and other shapes look the same before); of
+  `scale`
   all shapes, and the scale is told together with the shape. Position and the other factors vary and are not told. Of
   5 % the value told is wrong by at least 20 % of its range. 9,600 images train and 6,400 are tested; dev: of these
   9,600, those at positions p with p % 5 ≠ 4 train and the others are tested.
