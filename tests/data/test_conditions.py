@@ -129,6 +129,17 @@ def test_expanding_in_portions_changes_nothing(case: Any, data: st.DataObject) -
 # Encoding -----------------------------------------------------------------------------------------------------------
 
 
+def test_groups_of_another_fit_are_found_by_their_values() -> None:
+    one = two_columns()
+    other = ConditionSchema.fit({"camera": np.array(["B", "A", "B"]), "product": np.array([1, 1, 2])}, 3)
+    found = one.strata_in(other)
+    same = [other.stratum_names.index(name) if name in other.stratum_names else -1 for name in one.stratum_names]
+    assert found.tolist() == same
+    assert -1 in same
+    binned, shifted = (ConditionSchema.fit({"gain": numbers(seed=seed)}, 400) for seed in (0, 1))
+    assert binned.strata_in(shifted).tolist() == list(range(binned.n_strata))
+
+
 def test_empty_schema() -> None:
     schema = ConditionSchema.fit({}, 4)
     assert (schema.width, schema.n_strata, schema.stratum_names) == (0, 1, ["all"])

@@ -184,6 +184,17 @@ class ConditionSchema(BaseModel):
             for row in self.strata.tolist()
         ]
 
+    def strata_in(self, other: ConditionSchema) -> Ints:
+        """(K,) the Mondrian group of another fit to the same columns that has the values of each one here; −1: none.
+
+        A bin of numbers goes by its median.
+        """
+        codes = np.empty_like(self.strata)
+        for j, (mine, theirs) in enumerate(zip(self.strata_columns, other.strata_columns, strict=True)):
+            values = mine.medians if mine.kind == "continuous" else mine.values
+            codes[:, j] = theirs.read(np.asarray(values)[self.strata[:, j]], len(codes))[0]
+        return find(other.strata, codes)
+
     def encode_or_nan(self, columns: Mapping[str, ArrayLike], n: int) -> NDArray[np.float32]:
         """Condition vectors (N, width); NaN for an item that lacks a value or has a new one."""
         codes, numbers, _ = self._codes(columns, n)

@@ -27,7 +27,7 @@ from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline, Unknown
 from knowngood.detector.scoring import BEYOND, refuse_unread, score_batches
-from knowngood.detector.stated_conditions import mismatches
+from knowngood.detector.stated_conditions import mismatches, strata_by_itself
 from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.scores import Adjustment, Score
 
@@ -45,6 +45,7 @@ class NormalScores(NamedTuple):
     maps: np.ndarray | None  # None where the model has no calibrated maps
     groups: np.ndarray | None  # items of one group belong together; None where all are independent
     mismatch: np.ndarray | None = None  # (n, 1 + J) with the stated conditions, where these are checked
+    stated: np.ndarray | None = None  # (n,) the Mondrian group stated; `strata` is then that which the item looks like
 
     @classmethod
     def concat(cls, parts: Sequence[NormalScores]) -> NormalScores:
@@ -161,15 +162,16 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
     Raises:
         DataError: an item cannot be read, or lacks a condition.
     """
-    values, strata, maps, mismatch = [], [], [], []
+    values, strata, maps, mismatch, stated = [], [], [], [], []
     locates = isinstance(pipeline.settings.representation, FeatureOptions)
     for batch in score_batches(pipeline, normals, unknown="error", maps=locates, alternatives=True):
         refuse_unread(batch.items, batch.errors)
         scores = whole_scores(pipeline, batch) if pipeline.checked else batch.values
         values.append(np.where(scores < BEYOND, scores, np.inf))  # refused: a normal item cannot overflow
         rows = np.flatnonzero(possible(batch.expanded))
-        strata.append(batch.expanded.stratum[rows])
+        strata.append((strata_by_itself(pipeline, batch) if pipeline.checked else batch.expanded.stratum)[rows])
         if pipeline.checked:
+            stated.append(batch.expanded.stratum[rows])
             mismatch.append(mismatches(pipeline, batch).log_odds)
         if batch.grids is not None:
             maps += [largest_value(one) for _, one in image_maps(pipeline, batch, rows)]
@@ -177,9 +179,9 @@ def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
     if not pipeline.checked and marginalises(pipeline.settings, pipeline.score, pipeline.adjustments, pipeline.schema):
         hidden = score_batches(pipeline, normals.replace(conditions={}), unknown="infer")
         marginal = np.concatenate([marginal_scores(pipeline, batch) for batch in hidden])
-    odds = np.concatenate(mismatch) if mismatch else None
+    odds, told = (np.concatenate(some) if some else None for some in (mismatch, stated))
     return NormalScores(
-        normals.ids, np.concatenate(values), np.concatenate(strata), marginal, largest, normals.groups, odds
+        normals.ids, np.concatenate(values), np.concatenate(strata), marginal, largest, normals.groups, odds, told
     )
 
 
@@ -200,7 +202,8 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
     maps = None if scores.maps is None else Calibration.fit(scores.maps[own], scores.strata[own], names, alpha=alpha)
     mismatch: tuple[Calibration, ...] = ()
     if scores.mismatch is not None:
-        mismatch = mismatch_calibrations(scores.mismatch[own], scores.strata[own], names, alpha=alpha)
+        assert scores.stated is not None
+        mismatch = mismatch_calibrations(scores.mismatch[own], scores.stated[own], names, alpha=alpha)
     return replace(
         pipeline,
         calibration=calibration,

@@ -14,7 +14,7 @@ from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored
-from knowngood.detector.stated_conditions import Stated, mismatches
+from knowngood.detector.stated_conditions import Stated, mismatches, strata_by_itself
 from knowngood.errors import DataError
 from knowngood.scores import Adjustment, Score
 from knowngood.scores.adjustment import marginal
@@ -66,7 +66,8 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
     Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration items whose conditions were hidden too; for items of
     which no condition is known, by a model fitted with unknown="infer" and scored by a likelihood.
     Where stated conditions are checked, the score of every item is that with the checked ones marginalised, compared
-    within the stated condition; and the mismatch with the stated one is compared apart. See `stated_conditions`.
+    within the condition that it looks like; and the mismatch with the stated one is compared apart, within that one. See
+    `stated_conditions`.
     An item of an added group is compared with the calibration items of that group. One that may be of it, because a
     value is missing, gets the largest p-value of all groups that it may be of.
 
@@ -80,7 +81,7 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
         values = whole_scores(pipeline, scored)[expanded.item]
     at = np.flatnonzero(~np.isnan(values) & possible(expanded))  # rows of items that could be read
     read, item = np.unique(expanded.item[at], return_inverse=True)
-    stratum = expanded.stratum[at]
+    stratum = strata_by_itself(pipeline, scored)[at] if pipeline.checked else expanded.stratum[at]
     shifted = calibration.anomaly_score(values[at], stratum)
     score[read] = hard(shifted, item)
     p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=level), item)

@@ -90,6 +90,22 @@ def mismatches(pipeline: Pipeline, scored: Scored) -> Mismatches:
     return Mismatches(log_odds, likely, instead)
 
 
+def strata_by_itself(pipeline: Pipeline, scored: Scored) -> np.ndarray:
+    """(M,) the Mondrian group in which the item of each row is compared by itself, whatever is stated for it.
+
+    That is the group of what it looks like. It is a function of the item, as Mondrian conformal prediction needs it, and
+    a wrong statement does not move the item among scores of another scale. Rows of items that state nothing keep theirs.
+    """
+    expanded, energies = scored.expanded, scored.energies
+    assert energies is not None
+    assert expanded.stated is not None
+    cost = energies / temperature(pipeline) - expanded.log_weight
+    order = np.lexsort((cost, expanded.item))
+    likeliest = order[np.searchsorted(expanded.item, np.arange(len(scored.items)))]
+    stated = expanded.stated[expanded.item] >= 0
+    return np.where(stated, expanded.stratum[likeliest[expanded.item]], expanded.stratum)
+
+
 def temperature(pipeline: Pipeline) -> float:
     """T of `mismatch`: that of p(c|x), where every calibration score was made by the model that it was fitted for."""
     fitted = pipeline.state.get(TEMPERATURE)

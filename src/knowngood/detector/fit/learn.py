@@ -241,7 +241,11 @@ def out_of_fold(
         others = learned_from(plan, rest)
         learned = learn(others, rest, rest[:0], represent(others, rest) if refit else representation)
         scores = normal_scores(learned.pipeline, plan.normals[index[part]])
-        return part, scores._replace(strata=plan.encoded.stratum[index[part]])  # as the final model groups them
+        strata = plan.encoded.stratum[index[part]]  # as the final model groups them
+        if scores.stated is None:
+            return part, scores._replace(strata=strata)
+        looks = learned.pipeline.schema.strata_in(plan.schema)[scores.strata]
+        return part, scores._replace(strata=np.where(looks < 0, strata, looks), stated=strata)
 
     normals = plan.normals[index]
     kinds = plan.schema.kinds(normals.conditions, len(index))
