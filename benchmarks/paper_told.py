@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from benchmarks import runner
 from benchmarks.protocols import CellImages
-from benchmarks.runner import open_whole
 from knowngood.config import Elbo
 from knowngood.detector.estimator import Detector
 from knowngood.detector.pipeline import Items, Pipeline
@@ -100,15 +100,20 @@ def under_each(pipeline: Pipeline, items: Items) -> UnderEach:
 def other_set(detector: Detector, parts: CellImages) -> float | None:
     """AUROC of 1,000 normal test images against 1,000 of another data set, by the configured score, class inferred.
 
-    The other one is Fashion-MNIST for MNIST, and MNIST for all others. None where it is not there.
+    The other one is Fashion-MNIST for MNIST, and MNIST for all others. None where it is not there, or its
+    images have another size and the model takes only one.
     """
     try:
-        other = open_whole(OTHER.get(parts.test.name, "mnist"), download=False)
+        other = runner.open_whole(OTHER.get(parts.test.name, "mnist"), download=False)
     except DataError:
         return None
     normal = parts.test[np.flatnonzero(parts.test.labels == 0)[:MOST]]
     strange = other.replace(conditions={}, splits=None)[np.arange(min(MOST, len(other)))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BatchWarning)  # it is right: the images are of another set
-        scores = [detector.detect(some, unknown="infer")["anomaly_score"].to_numpy(float) for some in (normal, strange)]
+        try:
+            found = [detector.detect(some, unknown="infer") for some in (normal, strange)]
+        except DataError:  # of another size
+            return None
+    scores = [table["anomaly_score"].to_numpy(float) for table in found]
     return roc_auc(np.repeat([0.0, 1.0], [len(some) for some in scores]), np.concatenate(scores))

@@ -67,9 +67,10 @@ class Bent(Codes):
 
 @pytest.mark.slow
 def test_gradient_of_dependence_without_correlation_is_seen_by_moments_and_discriminator_alone() -> None:
-    assert abs(gradient(GAUSSIAN, Bent(4, 0.6), 24, 40)[1]) < 0.1
-    assert gradient(MOMENTS, Bent(4, 0.6), 24, 40)[1] > 0.3
-    assert gradient(LEARNED, Bent(4, 0.6), 600, 40)[1] > 0.3
+    blind = gradient(GAUSSIAN, Bent(4, 0.6), 24, 40)[1]
+    assert blind < 0.1
+    assert gradient(MOMENTS, Bent(4, 0.6), 24, 40)[1] > blind + 0.3
+    assert gradient(LEARNED, Bent(4, 0.6), 600, 40)[1] > blind + 0.3
 
 
 # The Gaussian log ratio ---------------------------------------------------------------------------------------------
