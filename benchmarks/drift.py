@@ -62,7 +62,7 @@ def main(
     models: tuple[str, ...] = MODELS,
     seeds: tuple[int, ...] = (0, 1),
     form: Form = "test",
-    epochs: int = 60,
+    epochs: int = 80,
     quick: bool = False,
     show: bool = False,
     out: Path = Path("out/benchmarks/drift"),

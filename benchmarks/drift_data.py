@@ -6,8 +6,8 @@ in "factor" the factor `moved` is outside its range as well, in "defect" the ima
 
 - factors: the generated factor set at 16 px, with the shape as condition. x is harmless, y is moved; a defect is one of
   `synthetic_defects`, as on MNIST.
-- parts: generated parts by camera A, with the product as condition. The strength of the light is harmless, the rotation is moved,
-  defects are the local ones of the set.
+- parts: generated parts by camera A, with the product as condition. The strength of the light is harmless, the
+  rotation is moved, defects are the local ones of the set.
 - mnist, fashion-mnist (the class is the condition), bottle, tile, x-ray: photographs, changed by brightness (a factor),
   contrast (a factor on the distances from the mean of the image) and rotation (degrees). But for x-ray, values v are
   first mapped to 40 + v / 2.2, so that nothing leaves the range. x-ray are the images of `benchmarks.light`, darkened
@@ -192,7 +192,7 @@ def _photographs(bases: dict[str, Drawn], values: Values, n: int, rng: np.random
     rounds = [rng.permutation(len(pixels)) for _ in range(-(-n // len(pixels)))]
     chosen = np.concatenate(rounds)[:n]
     found = changed(pixels[chosen], values)
-    found = _damaged(found, rng) if part == "defect" != own else found
+    found = _damaged(found, rng) if part == "defect" and own == "normal" else found
     return found, None if condition is None else condition[chosen]
 
 
