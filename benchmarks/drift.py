@@ -25,6 +25,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def main(
 def measure(model: str, world: World, form: Form, seed: int, epochs: int, counts: dict[str, int]) -> Row:
     """One fit: the numbers of every score, and which factors are named."""
     large = model == FEATURES
-    images = images_of(world, form, seed, _at_most(world, counts, form), SIDE if large else world.small, not large)
+    images = _images(world.name, form, seed, tuple(_at_most(world, counts, form).items()), large)
     started = time.process_time()
     if large:
         scores = {way: of_features(images, tolerance, seed) for way, tolerance in WAYS.items()}
@@ -226,6 +227,13 @@ def key_of(content: list[Any]) -> str:
     own = [essence(Path(str(file)).read_text(encoding="utf-8")) for file in files]
     text = json.dumps([*content, own, code_version()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@lru_cache(maxsize=1)
+def _images(name: str, form: Form, seed: int, counts: tuple[tuple[str, int], ...], large: bool) -> dict[str, ImageSet]:
+    """The images of a world, held for the models that follow."""
+    world = WORLDS[name]
+    return images_of(world, form, seed, dict(counts), SIDE if large else world.small, not large)
 
 
 def _at_most(world: World, counts: dict[str, int], form: Form) -> dict[str, int]:
