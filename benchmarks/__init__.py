@@ -57,4 +57,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.total_correlation:main",
         "gradients of the estimates of TC, and TC within a class of CVAE and dCVAE",
     ),
+    "drift": (
+        "benchmarks.drift:main",
+        "a drift that was declared harmless: scores with and without the dimensions of its factors",
+    ),
 }

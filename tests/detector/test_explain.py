@@ -282,6 +282,17 @@ def test_illumination_that_the_model_was_fitted_for_is_explained_away() -> None:
     assert any(text.endswith("median normal image (the model accounts for that).") for text in one.sentences)
 
 
+@pytest.mark.slow
+def test_a_factor_of_dan_vae_is_declared_harmless_and_not_explained_away() -> None:
+    model = {"name": "vae", "objective": {"name": "dan_vae", "nuisance_dim": 1}, "net": {"name": "mlp", "hidden": [8]}}
+    declared = of_pixels(model=model, score="split_elbo").fit(normal(40))
+    one = declared.explain(normal(1, 5, brightness=0.7), others=True)[0]
+    brightness, contrast = one.image_factors
+    assert (brightness.declared_harmless, contrast.declared_harmless) == (True, False)
+    assert not brightness.explained_away
+    assert any(text.endswith("median normal image (declared harmless).") for text in one.sentences)
+
+
 def test_detect_adds_a_column_and_the_explanations(by_pixels: Detector) -> None:
     images = np.concatenate([normal(5, 9), spotted(2)])
     plain, table = by_pixels.detect(images), by_pixels.detect(images, explain=True)
@@ -410,6 +421,8 @@ def test_sentences_of_one_image() -> None:
     assert texts[-1] == (
         "The nearest normal images are a, b and c; the first is farther away than that of all held-out normal images."
     )
+    harmless = made(image_factors=(brightness._replace(explained_away=False, declared_harmless=True),))
+    assert "It is 18 % darker than the median normal image (declared harmless)." in sentences(harmless, 0.05)
     assert summary(one) == (
         "Peak at the upper left corner; 18 % darker than the median normal image (the model accounts for that); "
         "nearest normal image a."

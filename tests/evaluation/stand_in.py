@@ -51,7 +51,7 @@ class StandIn:
 
     def codes(self, images: ImageSet) -> Codes:
         assert self.given is not None
-        return Codes(self.given, np.zeros_like(self.given), None)
+        return Codes(self.given, self.given**2 / 2, None)
 
     def mean_kl(self) -> np.ndarray:
         assert self.kl is not None

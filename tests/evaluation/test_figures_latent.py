@@ -114,6 +114,16 @@ def test_traversal_walks_along_the_dimensions_of_largest_kl():
     assert subject.z.tolist() == [[[9, 9, 9, x] for x in (-2.25, 0, 2.25)], [[9, x, 9, 9] for x in (-2.25, 0, 2.25)]]
 
 
+def test_traversal_of_what_is_surprising_in_an_image_goes_as_far_as_the_image():
+    subject = stand_in(np.array([[1.0, -4.0, 0.5, 2.0]]), kl=np.array([0.0, 0.25, 0.1, 2.0]))
+    figure = traversal(subject, items=["12"], dims="surprising", steps=3, most=2)
+    labels = [t.get_text() for t in figure.axes[0].get_yticklabels()]
+    assert labels == ["z1   0.25 nats\nimage 8.00", "z0   0.00 nats\nimage 0.50"]
+    assert subject.z[0].tolist() == [[1, x, 0.5, 2] for x in (-4, 0, 4)]
+    with pytest.raises(SettingsError, match="name it with --items"):
+        traversal(subject, dims="surprising")
+
+
 @pytest.mark.slow
 def test_manifold_has_a_grid_a_condition():
     subject = stand_in(kl=np.arange(6.0), names=list("abcd"))

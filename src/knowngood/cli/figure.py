@@ -58,7 +58,10 @@ def figure(
         list[Path] | None, typer.Option(metavar="MODEL", help=f"a further model ({', '.join(COMPARING)}); repeatable")
     ] = None,
     items: Annotated[str | None, typer.Option(metavar="IDS", help="ids of images, separated by commas")] = None,
-    dims: Annotated[str | None, typer.Option(metavar="NUMBERS", help="latent dimensions, such as 3,7")] = None,
+    dims: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="latent dimensions, such as 3,7; traversal of an image: surprising"),
+    ] = None,
     conditions: Annotated[str | None, typer.Option(metavar="VALUES", help="conditions, such as 3,7")] = None,
     projection: Annotated[
         str | None, typer.Option(metavar="auto|raw|pca|tsne", help="projection of the latent codes into the plane")
@@ -94,7 +97,13 @@ def figure(
         )
     if out is None:
         raise SettingsError(f"figure {name}: name the file, for example --out {name}.png")
-    given = {"items": _words(items), "dims": _numbers(dims), "conditions": _words(conditions), "projection": projection}
+    walk = name == "traversal" and dims == "surprising"
+    given = {
+        "items": _words(items),
+        "dims": dims if walk else _numbers(dims),
+        "conditions": _words(conditions),
+        "projection": projection,
+    }
     given |= {"by": by, "steps": steps, "reach": reach, "bins": bins, "most": most, "seed": seed}
     options = {option: value for option, value in given.items() if value is not None}
     draw = getattr(importlib.import_module(f"knowngood.evaluation.figures.{FIGURES[name][0]}"), name)

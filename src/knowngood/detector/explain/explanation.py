@@ -41,6 +41,7 @@ class ImageFactor(NamedTuple):
     low: float  # 2.5 % and 97.5 % quantiles of normal images
     high: float
     explained_away: bool  # the model accounts for this change: it does not raise the score
+    declared_harmless: bool = False  # a factor of dan_vae: its own dimensions do not count, but the residual does
 
     @property
     def change(self) -> float:

@@ -176,13 +176,14 @@ def _factor(pipeline: Pipeline, name: str, value: float, normal: np.ndarray) -> 
     """Compared with the values (m,) of normal images.
 
     The model accounts for a change if it is given the factor, does not see it (HOG), or was fitted to tolerate
-    illumination that changes by as much.
+    illumination that changes by as much. A factor of dan_vae is only declared harmless: beyond the training range its
+    residual still raises the score.
     """
     low, median, high = (float(q) for q in np.quantile(normal, [0.025, 0.5, 0.975]))
     settings = pipeline.settings
-    objective = getattr(settings.model, "objective", None)
-    given = name in settings.conditioning.measure or name in getattr(objective, "factors", ())
+    harmless = name in getattr(getattr(settings.model, "objective", None), "factors", ())
+    given = name in settings.conditioning.measure
     tolerance = getattr(settings.representation, "illumination", None)
     change = abs(value / median - 1) if median else 0.0
     tolerated = tolerance is not None and change <= tolerance
-    return ImageFactor(name, value, median, low, high, given or tolerated or name in pipeline.unseen)
+    return ImageFactor(name, value, median, low, high, given or tolerated or name in pipeline.unseen, harmless)

@@ -122,7 +122,9 @@ def _factor(factor: ImageFactor, condition: str) -> str:
 
 
 def _accounted(factor: ImageFactor) -> str:
-    return " (the model accounts for that)" if factor.explained_away else ""
+    if factor.explained_away:
+        return " (the model accounts for that)"
+    return " (declared harmless)" if factor.declared_harmless else ""
 
 
 def _nearest(one: Explanation) -> str:

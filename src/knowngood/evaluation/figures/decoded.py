@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -108,7 +109,7 @@ def manifold(
 def traversal(
     subject: Subject,
     *,
-    dims: list[int] | None = None,
+    dims: list[int] | Literal["surprising"] | None = None,
     items: list[str] | None = None,
     conditions: list[str] | None = None,
     steps: int = 9,
@@ -118,7 +119,8 @@ def traversal(
     """Walks along the `most` dimensions of highest KL, or along `dims`, one row each, all other dimensions held.
 
     They start at the code of the one image in `items`, or at the prior mean, for a conditional model under the first of
-    its `conditions`. Positions are in standard deviations of the prior.
+    its `conditions`. Positions are in standard deviations of the prior. "surprising" dimensions are those whose KL in
+    that image is furthest above its mean; the walks reach as far as the image lies.
     """
     if items is not None and (len(items) != 1 or conditions):
         raise SettingsError("traversal: walks start at one image (--items ID) or under one condition, not both")
@@ -129,7 +131,16 @@ def traversal(
         codes = subject.codes(subject.chosen(items))
         known, centre, start = known._replace(c=codes.c), codes.mean[0], f"image {items[0]}"
     mean, deviation = (values[0] for values in subject.prior(known))
-    chosen, kl = _dimensions(subject, dims, len(mean), most)
+    own = None
+    if dims == "surprising":
+        if items is None:
+            raise SettingsError("traversal: --dims surprising is of one image; name it with --items ID")
+        codes, kl = subject.codes(subject.chosen(items)), subject.mean_kl()
+        own = codes.kl[0]
+        chosen = np.argsort(kl - own, kind="stable")[:most].tolist()
+        reach = max(reach, float(np.abs((codes.mean[0] - mean) / deviation)[chosen].max()))
+    else:
+        chosen, kl = _dimensions(subject, dims, len(mean), most)
     along = np.linspace(-reach, reach, steps)
     z = np.tile(mean if centre is None else centre, (len(chosen), steps, 1)).astype(float)
     for row, dim in enumerate(chosen):
@@ -142,6 +153,8 @@ def traversal(
     )
     axes = figure.add_subplot()
     rows = [f"z{dim}" if kl is None else f"z{dim}   {kl[dim]:.2f} nats" for dim in chosen]
+    if own is not None:
+        rows = [f"{row}\nimage {own[dim]:.2f}" for row, dim in zip(rows, chosen, strict=True)]
     columns = [f"{value:+.3g}".replace("-", "−") if value else "0" for value in along]
     draw_tiles(axes, images, rows=rows, columns=columns)
     label = f"position along the dimension ({_UNIT})\nothers at {style.short(start, 60)}"
