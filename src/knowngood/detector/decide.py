@@ -66,7 +66,7 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
     Soft: S = −log Σ_c π_c exp(−S_c), compared with calibration items whose conditions were hidden too; for items of
     which no condition is known, by a model fitted with unknown="infer" and scored by a likelihood.
     Where stated conditions are checked, the score of every item is that with the checked ones marginalised, compared
-    within the condition that it looks like; and the mismatch with the stated one is compared apart, within that one. See
+    within the condition that it looks like; the mismatch with the stated one is compared apart, within that one. See
     `stated_conditions`.
     An item of an added group is compared with the calibration items of that group. One that may be of it, because a
     value is missing, gets the largest p-value of all groups that it may be of.

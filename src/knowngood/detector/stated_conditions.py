@@ -93,8 +93,9 @@ def mismatches(pipeline: Pipeline, scored: Scored) -> Mismatches:
 def strata_by_itself(pipeline: Pipeline, scored: Scored) -> np.ndarray:
     """(M,) the Mondrian group in which the item of each row is compared by itself, whatever is stated for it.
 
-    That is the group of what it looks like. It is a function of the item, as Mondrian conformal prediction needs it, and
-    a wrong statement does not move the item among scores of another scale. Rows of items that state nothing keep theirs.
+    That is the group of what it looks like. It is a function of the item, as Mondrian conformal prediction needs it,
+    and a wrong statement does not move the item among scores of another scale. Rows of items that state nothing keep
+    theirs.
     """
     expanded, energies = scored.expanded, scored.energies
     assert energies is not None
