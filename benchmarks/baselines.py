@@ -83,7 +83,7 @@ class PPCA:
     def score(self, x: np.ndarray) -> np.ndarray:
         from scipy.special import logsumexp
 
-        return -logsumexp([weight + part.log_density(x) for weight, part in self.parts], axis=0)
+        return -np.asarray(logsumexp([weight + part.log_density(x) for weight, part in self.parts], axis=0))
 
 
 class _Gaussian:

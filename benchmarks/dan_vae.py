@@ -70,7 +70,10 @@ def main(
         z_a, labelled, dark, seeds, epochs = z_a[:1], labelled[:1], dark[-1:], seeds[:1], 2
     parts = parts_of(open_whole("pneumoniamnist"), form)
     done, rows, own = read_results(out / RESULTS), [], essence(Path(__file__).read_text(encoding="utf-8"))
-    runs = [Run(model, *rest) for *rest, model in product(z_a, labelled, dark, seeds, models)]
+    runs = [
+        Run(model, size, share, part, seed)
+        for size, share, part, seed, model in product(z_a, labelled, dark, seeds, models)
+    ]
     for number, run in enumerate(runs, 1):
         over = {"representation": {"name": "pixels", "image_size": None, "scaling": (0, 255)}}
         over["model"] = {"name": "vae", "latent_dim": run.z_a + NUISANCE_DIM, "objective": {"name": "dan_vae"}}
@@ -137,7 +140,7 @@ def predictions(codes: np.ndarray, values: np.ndarray) -> np.ndarray:
     from sklearn.preprocessing import StandardScaler
 
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15)))
-    return cross_val_predict(ridge, codes, values, cv=KFold(5, shuffle=True, random_state=0))
+    return np.asarray(cross_val_predict(ridge, codes, values, cv=KFold(5, shuffle=True, random_state=0)))
 
 
 def r2(values: np.ndarray, predicted: np.ndarray) -> float:

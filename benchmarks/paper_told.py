@@ -53,7 +53,7 @@ def told(detector: Detector, parts: CellImages) -> dict[str, float | None]:
     true = np.array([column[name] for name in classes])
     step = np.random.default_rng([int(detector.about_["seed"]), 17]).integers(1, len(column), len(true))
     wrong, row = (true + step) % len(column), np.arange(len(true))
-    mismatch = seen.e + logsumexp(seen.log_weight - seen.e, axis=1)[:, None]
+    mismatch = seen.e + np.asarray(logsumexp(seen.log_weight - seen.e, axis=1, keepdims=True))
     y = np.repeat([0.0, 1.0], len(true))
     found = [
         roc_auc(y, np.concatenate([values[row, true], values[row, wrong]])) for values in (seen.a, seen.e, mismatch)

@@ -169,7 +169,7 @@ def mnist(most: int | None = None) -> tuple[Source, Source]:
             [Pick((name,), 0, split="train", start=start, stop=stop).index(images) for name in CLASSES]
         )
         group = torch.arange(len(CLASSES)).repeat_interleave(stop - start)
-        pixels = torch.from_numpy(np.stack(images.read(index))).view(-1, 1, 28, 28)
+        pixels = torch.from_numpy(np.stack([images.read(int(i)) for i in index])).view(-1, 1, 28, 28)
         parts.append(Source(pixels, lambda x: x.float() / 255, c=torch.eye(len(CLASSES))[group], stratum=group))
     return parts[0], parts[1]
 

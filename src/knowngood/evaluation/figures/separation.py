@@ -207,7 +207,8 @@ class ScoreAxis:
         middle, unit = min(map(_bulk, groups), key=lambda bulk: bulk[1])
         unit = max(unit, 1e-4 * (high - low))
         ends = np.array([low, max([high, *thresholds])])
-        edges = middle + unit * np.sinh(np.linspace(*np.arcsinh((ends - middle) / unit), bins + 1))
+        first, last = np.arcsinh((ends - middle) / unit)
+        edges = middle + unit * np.sinh(np.linspace(first, last, bins + 1))
         edges[[0, -1]] = ends  # to the bit
         return cls(edges, 0, middle, unit)
 
@@ -222,7 +223,7 @@ class ScoreAxis:
         ends = place(self.edges[[0, -1]])
         if self.unit is not None:
             axes.set_xscale("function", functions=(place, back))
-            ticks = back(np.linspace(*ends, 7))
+            ticks = back(np.linspace(ends[0], ends[1], 7))
             steps = np.diff(ticks, append=2 * ticks[-1] - ticks[-2])
             digits = [1 - int(np.floor(np.log10(step))) for step in steps]
             ticks = np.unique([round(float(tick), digit) for tick, digit in zip(ticks, digits, strict=True)])
