@@ -72,7 +72,10 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded == [f"LOADED {words} []" for words in asked]
 
 
-def test_help_is_plain_off_a_terminal_and_fits_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_plain_off_a_terminal_and_fits_a_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     assert run("train", "--help") == 0
     lines = capsys.readouterr().out.splitlines()
     assert not any("\033" in line or "╭" in line for line in lines)
