@@ -12,14 +12,13 @@ near 1 from z_n and near 0 from z_a.
 from __future__ import annotations
 
 import sys
-import time
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.light import NUISANCE_DIM, Parts, Run, dimmed, key_of, parts_of
+from benchmarks.light import NUISANCE_DIM, Parts, Run, dimmed, fitted, key_of, parts_of
 from benchmarks.protocols import Form, check_form
 from benchmarks.runner import RESULTS, append, essence, open_whole, read_results
 from benchmarks.settings import chosen_settings, merged
@@ -99,23 +98,11 @@ def main(
 def measure(run: Run, settings: Any, parts: Parts) -> Row:
     """One fit: AUROC, seconds, and measured and predicted brightness of the tested normal images."""
     from knowngood.data.image_factors import measure as measured
-    from knowngood.detector.estimator import Detector
     from knowngood.detector.latents import embed
     from knowngood.metrics import roc_auc
 
     draw = np.random.default_rng([run.seed, 12])
-    train = parts.train.copy()
-    darker = draw.permutation(len(train))[: round(run.dark * len(train))]
-    train[darker] = dimmed(train[darker], draw.uniform(0.7, 1.0, (len(darker), 1, 1)))
-    count = round(run.labelled / (1 - run.labelled) * len(train))
-    taught = parts.anomalies[draw.permutation(len(parts.anomalies))[:count]]
-    labels = np.repeat([0.0, 1.0], [len(train), len(taught)])
-    started = time.perf_counter()
-    detector = Detector.from_settings(settings)
-    detector.fit(
-        np.concatenate([train, taught]), anomalies=labels, calibration_set=ImageSet.from_arrays(parts.calibrate)
-    )
-    seconds = time.perf_counter() - started
+    detector, seconds, count = fitted(run, settings, parts, draw)
     judged = ImageSet.from_arrays(dimmed(parts.judged, draw.uniform(0.7, 1.0, (len(parts.judged), 1, 1))))
     brightness, codes = measured(judged, ["brightness"])["brightness"], embed(detector.pipeline_, judged)
     split = dict(zip(PARTS, (codes[:, -NUISANCE_DIM:], codes[:, :-NUISANCE_DIM]), strict=True))
@@ -123,7 +110,7 @@ def measure(run: Run, settings: Any, parts: Parts) -> Row:
     return {
         "auroc": roc_auc(parts.truth, -detector.score_samples(parts.test)),
         "seconds": seconds,
-        "normals": len(train),
+        "normals": len(parts.train),
         "taught": count,
         **{f"r2_{name}": r2(brightness, values) for name, values in predicted.items()},
         "brightness": [

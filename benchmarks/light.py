@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from benchmarks.tables import deviation, print_table, spread, write_csv
 from knowngood.config import nearest, parse_settings
 from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
+
+if TYPE_CHECKING:
+    from knowngood.detector.estimator import Detector
 
 Row = dict[str, Any]
 FACTORS = (0.7, 1 / 1.3, 0.85, 1.0, 1.15, 1.3)
@@ -174,12 +177,10 @@ def parts_of(images: ImageSet, form: Form) -> Parts:
     return Parts(learn, calibrate, judged, teachers, np.concatenate([normal, anomalous]), truth)
 
 
-def measure(run: Run, settings: Any, parts: Parts) -> Row:
-    """One fit; false-alarm rates at each factor, the AUROC, and seconds."""
+def fitted(run: Run, settings: Any, parts: Parts, draw: np.random.Generator) -> tuple[Detector, float, int]:
+    """A detector fitted to a share of darkened images and to labelled anomalies; seconds, and how many anomalies."""
     from knowngood.detector.estimator import Detector
-    from knowngood.metrics import roc_auc
 
-    draw = np.random.default_rng([run.seed, 11])
     train = parts.train.copy()
     darker = draw.permutation(len(train))[: round(run.dark * len(train))]
     train[darker] = dimmed(train[darker], draw.uniform(0.7, 1.0, (len(darker), 1, 1)))
@@ -190,12 +191,19 @@ def measure(run: Run, settings: Any, parts: Parts) -> Row:
     detector = Detector.from_settings(settings)
     calibration = ImageSet.from_arrays(parts.calibrate)
     detector.fit(np.concatenate([train, taught]), anomalies=labels, calibration_set=calibration)
-    seconds = time.perf_counter() - started
+    return detector, time.perf_counter() - started, count
+
+
+def measure(run: Run, settings: Any, parts: Parts) -> Row:
+    """One fit; false-alarm rates at each factor, the AUROC, and seconds."""
+    from knowngood.metrics import roc_auc
+
+    detector, seconds, count = fitted(run, settings, parts, np.random.default_rng([run.seed, 11]))
     flagged = {
         f"{factor:.2f}": float((detector.predict(dimmed(parts.judged, factor)) == -1).mean()) for factor in FACTORS
     }
     auroc = roc_auc(parts.truth, -detector.score_samples(parts.test))
-    return {"false_alarms": flagged, "auroc": auroc, "seconds": seconds, "normals": len(train), "taught": count}
+    return {"false_alarms": flagged, "auroc": auroc, "seconds": seconds, "normals": len(parts.train), "taught": count}
 
 
 def dimmed(images: np.ndarray, factor: Any) -> np.ndarray:
