@@ -1,6 +1,6 @@
 """`python -m benchmarks conditions`: images that are normal by themselves and wrong for what they are said to be.
 
-`benchmarks.conditions_data` says who trains, who is tested, and what is told wrong. Ours is the product: one model of
+`benchmarks.conditions_data` says who trains, who is tested, and what is stated wrong. Ours is the product: one model of
 all conditions by `Detector.fit`, then `detect`. Beside it, on the same images: classifiers, nearest neighbours, and one
 detector a class, which knows only the normal images of its own.
 """
@@ -71,7 +71,7 @@ def main(
     show: bool = False,
     out: Path = Path("out/benchmarks/conditions"),
 ) -> list[Row]:
-    """AUROC of what is told wrong, and false alarms. Prints and returns the table.
+    """AUROC of what is stated wrong, and false alarms. Prints and returns the table.
 
     Args:
         sets: mnist, fashion-mnist, kmnist, bottle+tile, pose, scale.
@@ -148,9 +148,9 @@ def measure(subject: Subject, method: str) -> Row:
     """One fit and one test.
 
     Returns:
-        auroc: of those told wrong, by how badly an image fits what it is said to be. auroc_itself: of the same, by how
+        auroc: of the wrong ones, by how badly an image fits what it is said to be. auroc_itself: of the same, by how
         anomalous the image is whatever it is said to be; .5 is right, as all are normal. detected, false_alarms: shares
-        of those told wrong and of the others with p_condition ≤ α. false_alarms_itself: share with p_value ≤ α, of all.
+        of the wrong ones and of the others with p_condition ≤ α. false_alarms_itself: share with p_value ≤ α, of all.
         seconds: of fit and test. A method that says nothing of the image by itself has None there.
     """
     started, wrong = time.perf_counter(), subject.parts.wrong
@@ -158,7 +158,7 @@ def measure(subject: Subject, method: str) -> Row:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
-        )  # of small groups in the quick form, and of batches that hold what is told wrong
+        )  # of small groups in the quick form, and of batches that hold what is stated wrong
         found = {OURS: ours, APART: apart}.get(method, baseline)(subject, method)
     flagged = found.p_condition <= alpha
     return {

@@ -1,4 +1,4 @@
-"""Other ways to find what is told wrong: classifiers and nearest neighbours, fitted to the same images.
+"""Other ways to find what is stated wrong: classifiers and nearest neighbours, fitted to the same images.
 
 Each has `fit(x, groups)` on normal images and `score(x, told)`. x is (N, …) float32, what the method sees of an image;
 groups and told are (N,) classes, numbers from 0. All are calibrated as the library is: images that were set aside give

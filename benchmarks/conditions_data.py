@@ -43,11 +43,11 @@ PRODUCT = "product"
 FACTORS = {"pose": "rotation", "scale": "scale"}
 LEVELS = {"pose": ((2,), range(6), range(20)), "scale": (range(3), range(6), range(40))}  # shape, scale, rotation
 SIZE, TRAINED, TESTED = 32, 9_600, 6_400
-SHARE, SHARE_OF_PARTS = 0.05, 0.2  # told wrong
-FARTHEST = 0.2  # of the range: a number that is told wrong is at least so far away
+SHARE, SHARE_OF_PARTS = 0.05, 0.2  # stated wrong
+FARTHEST = 0.2  # of the range: a number that is stated wrong is at least so far away
 PARTS_SIZE = 128  # pixels of a side
 GROUPS = 8  # of neighbouring values of a condition that is a number, at most, for methods that need classes
-TOLD = 17  # beside the seed, for the draw of what is told wrong
+TOLD = 17  # beside the seed, for the draw of what is stated wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class ToldSet:
 
     Attributes:
         name, form, seed: what was asked for.
-        column: the condition that is told wrong.
+        column: the condition that is stated wrong.
         train: normal images with their true conditions.
         test: normal images with the conditions that are told.
         wrong: (M,) bool, those of `test` that are told a wrong value.
