@@ -136,6 +136,7 @@ def test_names_are_short_where_unique_and_prefixed_elsewhere() -> None:
 
 
 VAE = {"name": "vae"}
+NET = {"name": "transformers", "source": "nets/dinov2"}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +186,20 @@ VAE = {"name": "vae"}
         (
             {"blocks": "1,2"},
             {"representation": {"name": "features", "backbone": {"name": "efficientnet_lite0", "blocks": (1, 2)}}},
+        ),
+        (
+            {"backbone": "nets/dinov2", "layers": "4,8"},
+            {"representation": {"name": "features", "backbone": {**NET, "layers": (4, 8)}}},
+        ),
+        ({"source": "nets/dinov2"}, {"representation": {"name": "features", "backbone": NET}}),
+        (
+            {"backbone": "net.onnx", "outputs": "fine"},
+            {
+                "representation": {
+                    "name": "features",
+                    "backbone": {"name": "onnx", "path": "net.onnx", "outputs": ["fine"]},
+                }
+            },
         ),
         ({"shrinkage": "0.5"}, {"model": {"name": "patch_gaussian", "shrinkage": 0.5}}),
         ({"k": "3"}, {"score": {"name": "neighbours", "k": 3}}),

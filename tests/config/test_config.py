@@ -17,7 +17,9 @@ from knowngood.config import (
     FeatureOptions,
     Fusion,
     HOGOptions,
+    ONNXBackbone,
     Settings,
+    TransformersBackbone,
     VAEOptions,
     choices,
     nearest,
@@ -58,6 +60,31 @@ def test_several_scores_stand_for_their_fusion(value: Any) -> None:
     assert isinstance(score, Fusion)
     assert [one.name for one in score.scores] == ["elbo", "prior_distance"]
     assert score.weights is None
+
+
+@pytest.mark.parametrize(
+    ("value", "backbone"),
+    [
+        ("./dinov2", TransformersBackbone(source="./dinov2")),
+        ("~/dinov2", TransformersBackbone(source="~/dinov2")),
+        ("facebook/dinov2-small", TransformersBackbone(source="facebook/dinov2-small")),
+        ("C:\\nets\\dinov2", TransformersBackbone(source="C:\\nets\\dinov2")),
+        (Path("dinov2"), TransformersBackbone(source="dinov2")),
+        (Path("nets/a.onnx"), ONNXBackbone(path="nets/a.onnx")),
+        ("a.onnx", ONNXBackbone(path="a.onnx")),
+        ({"name": "transformers", "source": Path("nets")}, TransformersBackbone(source="nets")),
+    ],
+)
+def test_a_path_stands_for_the_backbone_it_holds(value: Any, backbone: Any) -> None:
+    settings = parse_settings({"representation": {"name": "features", "backbone": value}})
+    assert settings.representation.backbone == backbone
+    assert parse_settings(settings.model_dump(mode="json")) == settings
+
+
+@pytest.mark.parametrize(("name", "option"), [("transformers", "source"), ("onnx", "path")])
+def test_an_option_that_a_choice_needs_is_named(name: str, option: str) -> None:
+    text = refusal({"representation": {"name": "features", "backbone": name}})
+    assert f"backbone '{name}' needs the option '{option}': " in text
 
 
 def test_option_models_are_taken_as_they_are() -> None:

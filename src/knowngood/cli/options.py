@@ -269,7 +269,7 @@ def _words(annotation: Any) -> list[str]:
 def default_of(info: FieldInfo) -> str:
     """' (default 0.05)' of a setting; empty where it has none to show."""
     default = info.default
-    if default is None or isinstance(default, bool) or default == ():
+    if info.is_required() or default is None or isinstance(default, bool) or default == ():
         return ""
     if isinstance(default, tuple):
         return f" (default {','.join(map(str, default))})"

@@ -12,6 +12,7 @@ from knowngood.cli.console import note
 from knowngood.config import Options, Settings, choices, parse_settings, read_settings
 from knowngood.config.parsing import as_choice, overlay
 from knowngood.config.presets import read_preset
+from knowngood.config.representations import backbone_at
 from knowngood.errors import SettingsError
 
 UNMADE = "auto"
@@ -106,8 +107,12 @@ def _choice(
     """The choice at `path`: what lies below, what was chosen by an option, and the options given for it."""
     field = path[-1]
     chosen = next((one.value for one in given if (*one.path, one.field) == path), None)
+    if field == "backbone" and chosen is not None and chosen not in family:
+        chosen = backbone_at(chosen)  # a path, or a name on the hub
     current = below
-    if chosen is not None and (below is None or as_choice(below)["name"] != chosen or chosen not in family):
+    if isinstance(chosen, dict) and chosen["name"] in family:
+        current = chosen
+    elif chosen is not None and (below is None or as_choice(below)["name"] != chosen or chosen not in family):
         current = chosen  # the same choice keeps the options that were set for it
     wanted: dict[str, list[Given]] = {}
     for one in given:

@@ -4,7 +4,7 @@ A choice (representation, model, objective, score, ...) is a union of small opti
 names the class that carries it out, so the union is the registry. A plain string stands for a choice with its defaults.
 """
 
-from knowngood.config.base import Group, Options, implementation
+from knowngood.config.base import Group, Options, implementation, loaded
 from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Role, TrainingOptions
 from knowngood.config.models import MemoryBankOptions, ModelOptions, PatchGaussianOptions, VAEOptions
 from knowngood.config.nets import (
@@ -43,10 +43,12 @@ from knowngood.config.representations import (
     HOGOptions,
     ImageOptions,
     LiteOptions,
+    ONNXBackbone,
     OwnBackbone,
     PixelOptions,
     RepresentationOptions,
     TableOptions,
+    TransformersBackbone,
 )
 from knowngood.config.scores import (
     IWAE,
@@ -77,9 +79,9 @@ __all__ = [
     "EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2", "Elbo", "EluPool", "FactorVAE", "FeatureOptions",
     "Fusion", "Gaussian", "Gradient", "GradientMap", "Group", "HOGOptions", "ImageOptions", "InfoVAE",
     "InputComplexity", "LikelihoodOptions", "LikelihoodRegret", "LiteOptions", "Mahalanobis", "MemoryBankOptions",
-    "ModelOptions", "Neighbours", "NetOptions", "ObjectiveOptions", "Options", "OwnBackbone", "PatchDistance",
+    "ModelOptions", "Neighbours", "NetOptions", "ONNXBackbone", "ObjectiveOptions", "Options", "OwnBackbone", "PatchDistance",
     "PatchGaussianOptions", "PixelOptions", "PriorDistance", "Reconstruction", "ReconstructionProbability",
     "RepresentationOptions", "Restoration", "Role", "ScoreChoice", "ScoreOptions", "Settings", "Shift", "SplitElbo",
-    "StridedBatchNorm", "TCOptions", "TableOptions", "TrainingOptions", "Typicality", "VAEOptions", "choices",
-    "counted", "implementation", "nearest", "parse", "parse_settings", "plugins", "read_settings",
+    "StridedBatchNorm", "TCOptions", "TableOptions", "TrainingOptions", "TransformersBackbone", "Typicality", "VAEOptions", "choices",
+    "counted", "implementation", "loaded", "nearest", "parse", "parse_settings", "plugins", "read_settings",
 ]  # fmt: skip

@@ -31,7 +31,12 @@ class Options(BaseModel):
 
 def implementation(options: Options) -> Any:
     """What carries out a choice: the class, or function, that it names."""
-    module, _, name = options.implementation.partition(":")
+    return loaded(options.implementation)
+
+
+def loaded(place: str) -> Any:
+    """What 'module:name' stands for."""
+    module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
 

@@ -128,6 +128,10 @@ def _explain(item: Any) -> str:
     if family and item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         given = item["input"].get("name") if isinstance(item["input"], Mapping) else item["input"]
         return f"unknown {path[-1]} '{given}'" + nearest(str(given), list(family))
+    if item["type"] == "missing" and len(path) > 1:
+        owner = f"{path[-2]} '{model.model_fields['name'].default}'" if "name" in model.model_fields else path[-2]
+        described = model.model_fields[path[-1]].description
+        return f"{owner} needs the option '{path[-1]}'" + (f": {described}" if described else "")
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
     return f"setting '{where}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

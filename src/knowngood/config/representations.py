@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from knowngood.config.base import Family, Options
+from knowngood.config.base import Family, Options, named
 
 Size = tuple[PositiveInt, PositiveInt] | PositiveInt
 
@@ -50,11 +52,18 @@ class HOGOptions(ImageOptions):
 
 
 class BackboneOptions(Options):
-    """A frozen network whose feature maps are used."""
+    """A frozen network whose feature maps are used.
+
+    `restore` is 'module:function' that makes it again from these options, its `description` and its tensors. Without
+    one a saved model holds only its fingerprint.
+    """
+
+    restore: ClassVar[str] = ""
 
 
 class LiteOptions(BackboneOptions):
     implementation = "knowngood.representations.backbones.efficientnet_lite:load_lite"
+    restore = "knowngood.representations.backbones.efficientnet_lite:restore_lite"
     blocks: tuple[int, ...] = Field(default=(3, 6, 14), description="blocks whose outputs are used, counted from 0")
     weights: Path | None = Field(default=None, description="file of published weights; default: as installed")
 
@@ -78,6 +87,44 @@ class EfficientNetLite2(LiteOptions):
     name: Literal["efficientnet_lite2"] = "efficientnet_lite2"
 
 
+PathText = Annotated[str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, Path) else value)]
+
+
+class TransformersBackbone(BackboneOptions):
+    """A pretrained network of Hugging Face: DINOv2, DINOv3, ViT, DeiT, ConvNeXt or ResNet. Extra `transformers`."""
+
+    implementation = "knowngood.representations.backbones.hugging_face:load_hugging_face"
+    restore = "knowngood.representations.backbones.hugging_face:restore_hugging_face"
+    name: Literal["transformers"] = "transformers"
+    source: PathText = Field(
+        description="folder of the network (config.json, model.safetensors), or its name on the hub, owner/name"
+    )
+    layers: tuple[PositiveInt, ...] | None = Field(
+        default=None,
+        description="blocks or stages whose outputs are used, counted from 1; default: stages 1 to 3, of a transformer "
+        "the blocks at a third, half and two thirds of its depth",
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
+
+
+class ONNXBackbone(BackboneOptions):
+    """Feature maps of an ONNX file with one input (B, 3, H, W), float32 in 0…1. Extra `onnx`."""
+
+    implementation = "knowngood.representations.backbones.onnx_graph:load_onnx"
+    restore = "knowngood.representations.backbones.onnx_graph:restore_onnx"
+    name: Literal["onnx"] = "onnx"
+    path: PathText = Field(description="the ONNX file")
+    outputs: tuple[str, ...] | None = Field(
+        default=None, description="names of the outputs that are used; default: all with four dimensions"
+    )
+    mean: tuple[float, float, float] = Field(
+        default=(0.0, 0.0, 0.0), description="of red, green and blue in 0…1, subtracted before the graph"
+    )
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = Field(
+        default=(1.0, 1.0, 1.0), description="by which red, green and blue are then divided"
+    )
+
+
 class OwnBackbone(BackboneOptions):
     """A `Backbone` object of your own, passed to `fit` and `load`."""
 
@@ -85,8 +132,26 @@ class OwnBackbone(BackboneOptions):
     name: Literal["own"] = "own"
 
 
+def backbone_at(value: Any) -> Any:
+    """A path, or a name on the hub, as the backbone it holds: an ONNX file, or else a folder of Hugging Face."""
+    if isinstance(value, Path) or (isinstance(value, str) and re.search(r"[/\\]|^[.~]|\.onnx$", value)):
+        text = os.fspath(value)
+        return {"name": "onnx", "path": text} if text.endswith(".onnx") else {"name": "transformers", "source": text}
+    return named(value)
+
+
 BackboneChoice = Annotated[
-    BackboneOptions, Family("backbones", EfficientNetLite0, EfficientNetLite1, EfficientNetLite2, OwnBackbone)
+    BackboneOptions,
+    Family(
+        "backbones",
+        EfficientNetLite0,
+        EfficientNetLite1,
+        EfficientNetLite2,
+        TransformersBackbone,
+        ONNXBackbone,
+        OwnBackbone,
+        before=backbone_at,
+    ),
 ]
 
 

@@ -21,14 +21,13 @@ import torch.nn.functional as F
 from pydantic import PrivateAttr
 from torch import Tensor, nn
 
-from knowngood.config import FeatureOptions, LiteOptions
+from knowngood.config import FeatureOptions, loaded
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations.alignment.references import References, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
-from knowngood.representations.backbones.efficientnet_lite import EfficientNetLite
 from knowngood.representations.base import Fitted, raise_first
 from knowngood.representations.pixels import Pixels, upsampled
 
@@ -53,6 +52,7 @@ class Features(Fitted):
     grid: (h, w), the image's sides over `stride`, rounded.
     widths: features of each map; their sum is F.
     fingerprint: of the backbone; another one is refused.
+    network: what the backbone, if it is saved with the model, is beside its options and tensors.
     stored: dtype that `read` gives: float16, unless rounding costs some feature 1 % of its standard deviation.
     references: mean normal images and illuminations, None if images are taken as they are. The conditions of an image
         say which kind it is.
@@ -63,6 +63,7 @@ class Features(Fitted):
     grid: tuple[int, int]
     widths: tuple[int, ...]
     fingerprint: str
+    network: dict[str, Any] = {}
     stored: Literal["float16", "float32"]
     references: References | None = None
 
@@ -111,6 +112,7 @@ class Features(Fitted):
             grid=(round(height / options.stride), round(width / options.stride)),
             widths=(),
             fingerprint=backbone.fingerprint(),
+            network=backbone.description() if options.backbone.restore else {},  # type: ignore[attr-defined]
             stored="float32",
             references=References.fit(images, pixels, sized, columns),
         )
@@ -216,9 +218,9 @@ class Features(Fitted):
         return self
 
     def state(self) -> dict[str, Tensor]:
-        """The folded weights of a built-in backbone (none of one of your own), and the references."""
+        """The tensors of the backbone (none of one of your own), and the references."""
         references = {} if self.references is None else self.references.state()
-        weights = dict(self._ready().state_dict()) if isinstance(self.options.backbone, LiteOptions) else {}
+        weights = dict(self._ready().state_dict()) if self.options.backbone.restore else {}
         return weights | {REFERENCES + name: tensor for name, tensor in references.items()}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Features:
@@ -229,16 +231,11 @@ class Features(Fitted):
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCES)}
         rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
         references = None if self.references is None else self.references.with_state(rest)
-        loaded = self.model_copy(update={"references": references})
-        if not isinstance(self.options.backbone, LiteOptions):
-            return loaded
+        copy = self.model_copy(update={"references": references})
         chosen = self.options.backbone
-        net = EfficientNetLite(chosen.name, chosen.blocks)
-        try:
-            net.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ArtifactError(f"these are not the tensors of {chosen.name}: {error}") from None
-        return loaded.with_backbone(net.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        if not chosen.restore:
+            return copy
+        return copy.with_backbone(loaded(chosen.restore)(chosen, self.network, weights))
 
     def with_backbone(self, backbone: Backbone) -> Features:
         """A copy with this backbone. Raises ArtifactError: it is another one than the model was fitted on."""

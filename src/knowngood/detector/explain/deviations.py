@@ -96,9 +96,10 @@ def latents(kl: Tensor, mean: np.ndarray, reference: ReferenceIndex | None) -> t
 
 
 def feature_names(features: Features) -> list[str]:
-    """A name for each of F features: the block of the backbone, counted from 0, and its number there."""
+    """A name for each of F features: the block or layer of the backbone, and its number there."""
     backbone = features.options.backbone
     blocks = [f"block {b}" for b in backbone.blocks] if isinstance(backbone, LiteOptions) else []
+    blocks = blocks or [f"layer {n}" for n in features.network.get("layers", ())]
     if len(blocks) != len(features.widths):
         blocks = [f"map {i}" for i in range(len(features.widths))]
     return [f"{block}, feature {j}" for block, width in zip(blocks, features.widths, strict=True) for j in range(width)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -27,4 +27,16 @@ class Backbone(Protocol):
 
     def fingerprint(self) -> str:
         """Names architecture and weights; two that differ in either must differ here. A saved model checks it."""
+        ...
+
+
+class SavedBackbone(Backbone, Protocol):
+    """A backbone that is saved with the model: the function that its options name as `restore` makes it again."""
+
+    def description(self) -> dict[str, Any]:
+        """Plain JSON that, beside the options and the tensors, defines it."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Its tensors, by name."""
         ...

@@ -11,7 +11,7 @@ import importlib.util
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from knowngood.config import LiteOptions, OwnBackbone
 from knowngood.data.datasets.downloads import data_folders
-from knowngood.errors import SettingsError
+from knowngood.errors import ArtifactError, SettingsError
 
 SUFFIXES = (".pth", ".pt", ".safetensors")  # of files of published weights
 FOLDER = "backbones"  # of such files, below the data folder
@@ -129,6 +129,10 @@ class EfficientNetLite(nn.Module):
 
     forward = features
 
+    def description(self) -> dict[str, Any]:
+        """Nothing: the options say it all."""
+        return {}
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         for key, tensor in sorted(self.state_dict().items()):
@@ -204,6 +208,16 @@ def load_lite(options: LiteOptions) -> EfficientNetLite:
         return EfficientNetLite.from_published(options.name, options.blocks, read_tensors(path))
     except SettingsError as error:
         raise SettingsError(f"{path}: {error}") from None
+
+
+def restore_lite(options: LiteOptions, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The net of a saved model. Raises ArtifactError: these are not its tensors."""
+    net = EfficientNetLite(options.name, options.blocks)
+    try:
+        net.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise ArtifactError(f"these are not the tensors of {options.name}: {error}") from None
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def own_is_missing(options: OwnBackbone) -> NoReturn:
