@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
 from knowngood.config import FeatureOptions, loaded
@@ -63,7 +63,7 @@ class Features(Fitted):
     grid: tuple[int, int]
     widths: tuple[int, ...]
     fingerprint: str
-    network: dict[str, Any] = {}
+    network: dict[str, Any] = Field(default_factory=dict)
     stored: Literal["float16", "float32"]
     references: References | None = None
 
