@@ -17,6 +17,7 @@ from torch import Tensor
 
 from knowngood import Detector
 from knowngood.config import TransformersBackbone
+from knowngood.detector.explain.deviations import feature_names
 from knowngood.errors import ArtifactError, SettingsError
 from knowngood.representations.backbones.hugging_face import load_hugging_face, restore_hugging_face
 from tiny_networks import FAMILIES, MEAN, PREFIX, STD, save_network
@@ -208,6 +209,21 @@ def test_what_is_no_such_network_is_refused_by_name(tmp_path: Path, monkeypatch:
             load_hugging_face(TransformersBackbone(source=str(tmp_path / "good"), **options))
 
 
+def test_a_folder_cannot_name_code_that_is_run(tmp_path: Path) -> None:
+    save_network(tmp_path / "net", "dinov2")
+    options, written = TransformersBackbone(source=str(tmp_path / "net")), tmp_path / "net" / "config.json"
+    wanted = load_hugging_face(options)
+    config = json.loads(written.read_text())
+    code = {"auto_map": {"AutoModel": "code.Net"}, "attn_implementation": "owner/kernel", "_attn_implementation": "a/b"}
+    written.write_text(json.dumps({**config, **code}))
+    (tmp_path / "net" / "code.py").write_text("raise SystemExit('code was run')")
+    net = load_hugging_face(options)
+    assert not set(code) & set(net.config)
+    assert all(torch.equal(f, w) for f, w in zip(net.features(images()), wanted.features(images()), strict=True))
+    again = restore_hugging_face(options, {**net.description(), "config": {**net.config, **code}}, net.state_dict())
+    assert again.fingerprint() == net.fingerprint()
+
+
 def test_the_fingerprint_tells_networks_layers_and_normalisation_apart(
     networks: dict[str, tuple[Path, Any]], tmp_path: Path
 ) -> None:
@@ -239,6 +255,7 @@ def test_a_saved_model_works_without_the_source(tmp_path: Path, family: str) -> 
     np.testing.assert_array_equal(again.score_samples(new), detector.score_samples(new))
     representation: Any = again.pipeline_.representation
     assert representation.network["layers"] == [1, 2]
+    assert feature_names(representation)[0] == "layer 1, feature 0"
     assert representation.network["config"]["model_type"] == family
 
 

@@ -38,8 +38,11 @@ ON_HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALVES = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # of the published ViT
 UNUSED = ("mask_token", "num_batches_tracked")  # tensors that no output depends on
-NAMES = ("id2label", "label2id", "out_features", "out_indices", "stage_names", "dtype", "torch_dtype", "auto_map",
-         "architectures", "_name_or_path", "transformers_version")  # fmt: skip
+DROPPED = (  # of the settings: what only names things, and what could load code
+    "id2label", "label2id", "out_features", "out_indices", "stage_names", "dtype", "torch_dtype", "auto_map",
+    "architectures", "name_or_path", "transformers_version", "attn_implementation", "attn_implementation_internal",
+    "quantization_config",
+)  # fmt: skip
 
 
 class HuggingFaceBackbone(nn.Module):
@@ -60,7 +63,8 @@ class HuggingFaceBackbone(nn.Module):
     def __init__(self, config: Mapping[str, Any], layers: tuple[int, ...], weights: str) -> None:
         super().__init__()
         library = _library()
-        self.config, self.layers, self.weights, self.version = dict(config), layers, weights, library.__version__
+        config = _safe(config)
+        self.config, self.layers, self.weights, self.version = config, layers, weights, library.__version__
         family, patch = config["model_type"], config.get("patch_size", 1)
         self.is_transformer = family in TRANSFORMERS
         self.sides = tuple(patch) if isinstance(patch, list) else (patch, patch)
@@ -127,6 +131,7 @@ def load_hugging_face(options: TransformersBackbone) -> HuggingFaceBackbone:
         with _quiet(library):
             full, report = library.AutoModel.from_pretrained(
                 folder,
+                config=library.AutoConfig.for_model(**_safe(config)),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -335,13 +340,16 @@ def _quiet(library: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _safe(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name.lstrip("_") not in DROPPED}
+
+
 def _ended(config: dict[str, Any], last: int) -> dict[str, Any]:
-    """Settings of the same network up to the layer `last`, without what only names things."""
-    kept = {name: value for name, value in config.items() if name.lstrip("_") not in NAMES and name not in NAMES}
-    if kept["model_type"] in TRANSFORMERS:
-        return {**kept, "num_hidden_layers": last}
-    kept |= {name: kept[name][:last] for name in ("depths", "hidden_sizes")}
-    return {**kept, "num_stages": last} if "num_stages" in kept else kept
+    """Settings of the same network up to the layer `last`."""
+    if config["model_type"] in TRANSFORMERS:
+        return {**config, "num_hidden_layers": last}
+    shorter = {name: config[name][:last] for name in ("depths", "hidden_sizes")}
+    return {**config, **shorter, **({"num_stages": last} if "num_stages" in config else {})}
 
 
 def _without_norm(net: nn.Module) -> None:
