@@ -127,6 +127,11 @@ def load_hugging_face(options: TransformersBackbone) -> HuggingFaceBackbone:
     files = _weight_files(folder)
     layers = _layers(folder, config, options.layers)
     library = _library()
+    if config["model_type"] not in library.CONFIG_MAPPING:
+        raise SettingsError(
+            f"{folder}: transformers {library.__version__} does not know '{config['model_type']}'; "
+            "pip install --upgrade transformers"
+        )
     try:
         with _quiet(library):
             full, report = library.AutoModel.from_pretrained(
