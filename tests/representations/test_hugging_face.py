@@ -22,6 +22,7 @@ from knowngood.errors import ArtifactError, SettingsError
 from knowngood.representations.backbones.hugging_face import load_hugging_face, restore_hugging_face
 from tiny_networks import FAMILIES, MEAN, PREFIX, STD, save_network
 
+pytestmark = pytest.mark.slow  # the import of the library takes seconds
 TOKENS = [family for family in FAMILIES if "patch_size" in FAMILIES[family]]
 
 
@@ -114,7 +115,6 @@ def test_an_image_does_not_depend_on_its_batch(networks: dict[str, tuple[Path, A
             torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_sharded_weights_and_half_precision_and_a_classifier_give_the_same_maps(tmp_path: Path) -> None:
     from transformers import AutoModelForImageClassification
 
@@ -286,7 +286,6 @@ def test_a_missing_library_is_named_with_its_extra(
         load_hugging_face(TransformersBackbone(source=str(networks["dinov2"][0])))
 
 
-@pytest.mark.slow
 def test_neither_import_nor_settings_import_the_libraries() -> None:
     code = (
         "import sys, knowngood; from knowngood.config import parse_settings;"
