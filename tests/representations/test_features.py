@@ -121,14 +121,21 @@ def test_grey_images_become_three_equal_channels_and_any_depth_0_to_1() -> None:
 def test_shape_and_bytes() -> None:
     images = random(2, 40, 60, 3)
     unsized = Features.fit(ImageSet.from_arrays(images), FeatureOptions.model_validate({"backbone": "own"}), Means())
-    assert unsized.pixels.size == (384, 384)
-    assert unsized.shape == (4, 32, 32)
+    assert unsized.pixels.size == (320, 480)  # the aspect of the images, about 384² pixels, multiples of 32
+    assert unsized.shape == (4, 27, 40)
     uneven = fit(images, image_size=(36, 52))
     assert uneven.shape == (4, 4, 6)  # 36 / 8 and 52 / 8, rounded
     found, _ = uneven.read(ImageSet.from_arrays(images))
     assert found.shape == (2, 4, 4, 6)
     assert uneven.bytes_per_image == found[0].nbytes
     assert fit(images, image_size=None, crop=(24, 16)).grid == (3, 2)
+
+
+def test_images_of_several_aspects_get_the_median_one() -> None:
+    images = [np.zeros(shape, np.uint8) + np.arange(shape[1], dtype=np.uint8)[:, None] for shape in
+              [(40, 40, 3), (40, 120, 3), (30, 90, 3), (90, 30, 3), (20, 60, 3)]]  # fmt: skip
+    options = FeatureOptions.model_validate({"backbone": "own"})
+    assert Features.fit(ImageSet.from_arrays(images), options, Means()).pixels.size == (224, 672)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------

@@ -156,17 +156,22 @@ BackboneChoice = Annotated[
 
 
 class FeatureOptions(ImageOptions):
-    """Feature maps of a frozen backbone, on a grid of locations. Images without an image_size become 384 × 384."""
+    """Feature maps of a frozen backbone, on a grid of locations.
+
+    Images without an image_size keep their aspect and get about as many pixels as 384 × 384.
+    """
 
     implementation = "knowngood.representations.features:Features"
     name: Literal["features"] = "features"
     backbone: BackboneChoice = Field(default=EfficientNetLite0(), description="the frozen network")
     average: PositiveInt = Field(default=3, description="side of the square over which features are averaged; odd")
     stride: PositiveInt = Field(default=12, description="distance of two locations, in pixels of the resized image")
-    align: Literal["none", "shift", "rigid", "affine"] = Field(
-        default="none",
-        description="move each image to the position of the mean normal image of its kind; rigid also rotates it, "
-        "affine also scales and shears it, all within small limits",
+    align: Literal["auto", "none", "pose", "shift", "rigid", "affine"] = Field(
+        default="auto",
+        description="pose: find the part on its plain background, and bring it to one position and direction, "
+        "whatever they were; auto: pose where that makes normal images more alike, else none; shift: move each image "
+        "to the position of the mean normal image of its kind; rigid also rotates it, affine also scales and shears "
+        "it, all within small limits",
     )
     illumination: float | None = Field(
         default=None,

@@ -97,8 +97,10 @@ class Settings(BaseModel):
         if not isinstance(representation, FeatureOptions):
             return self
         for name in ("align", "illumination") if tile else ():
-            if getattr(representation, name) not in ("none", None):
+            if getattr(representation, name) not in ("none", "auto", None):
                 raise ValueError(f"features: {name} compares whole images, tile = {tile} cuts them; leave one out")
+        if representation.align == "pose" and (ignore is not None or representation.crop or representation.pad):
+            raise ValueError("features: align = pose finds the part and crops to it; leave ignore, crop and pad out")
         if (representation.crop or representation.pad) and (tile or ignore is not None):
             raise ValueError("data: tile and ignore refer to images as they are; leave crop and pad out")
         return self

@@ -1,12 +1,13 @@
 """Images as feature maps of a frozen backbone on a grid of locations, and the way back for maps.
 
-With `align`, invariant to small shifts (rotations, scalings) against the mean normal image; with `illumination`, to a
-change of brightness by a factor. Otherwise as invariant as the backbone: pretrained networks tolerate small changes of
-brightness and contrast, and each location keeps its position.
+With `align`, invariant to small shifts (rotations, scalings) against the mean normal image, or to where and in which
+direction a part lies; with `illumination`, to a change of brightness by a factor. Otherwise as invariant as the
+backbone: pretrained networks tolerate small changes of brightness and contrast, and each location keeps its position.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -25,20 +26,22 @@ from knowngood.config import FeatureOptions, loaded
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.representations.alignment.pose import Pose, Posed, PosedPixels, crop_size, unposed
 from knowngood.representations.alignment.references import References, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.base import Fitted, raise_first
 from knowngood.representations.pixels import Pixels, upsampled
 
-IMAGE_SIZE = 384  # both sides, if no image_size is given
+AREA = 384 * 384  # pixels of a resized image, about, if no image_size is given
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
 PROBED = 3  # training images from which widths and dtype are determined
 CACHED = 64  # images read at a time into the features of all
 BATCH, BATCH_ON_CPU = 64, 2  # images in the backbone at a time: on a CPU few fit its cache
+Located = Transform | Posed
 NOT_FINITE = "its features are NaN or infinite"
-REFERENCES = "references."  # prefix of the tensors that are not the backbone's
+REFERENCES, POSE = "references.", "pose."  # prefixes of the tensors that are not the backbone's
 
 
 class Features(Fitted):
@@ -56,6 +59,7 @@ class Features(Fitted):
     stored: dtype that `read` gives: float16, unless rounding costs some feature 1 % of its standard deviation.
     references: mean normal images and illuminations, None if images are taken as they are. The conditions of an image
         say which kind it is.
+    pose: how parts that lie in any position and direction are normalised; None if images are taken as they lie.
     """
 
     options: FeatureOptions
@@ -66,6 +70,7 @@ class Features(Fitted):
     network: dict[str, Any] = Field(default_factory=dict)
     stored: Literal["float16", "float32"]
     references: References | None = None
+    pose: Pose | None = None
 
     _backbone: Any = PrivateAttr(None)
     _device: torch.device = PrivateAttr(torch.device("cpu"))
@@ -78,7 +83,7 @@ class Features(Fitted):
         backbone: Backbone | None = None,
         columns: tuple[Column, ...] = (),
     ) -> Features:
-        """From the training images. Without an `image_size` they become 384×384.
+        """From the training images. Without an `image_size` they get about 384² pixels, and keep their aspect.
 
         Args:
             backbone: an object of your own, for the backbone "own" only.
@@ -97,7 +102,12 @@ class Features(Fitted):
                 f"a backbone of your own goes with the option backbone='own', not with '{options.backbone.name}'"
             )
         assert backbone is not None
-        sized = options if options.image_size else options.model_copy(update={"image_size": IMAGE_SIZE})
+        pose = pose_of(images, options)
+        if options.align == "auto":
+            options = options.model_copy(update={"align": "none" if pose is None else "pose"})
+        images = posed_images(images, pose)
+        size = options.image_size if pose is None and options.image_size else size_of(images, pose)
+        sized = options.model_copy(update={"image_size": size})
         pixels = Pixels.fit(images, sized)
         channels, height, width = pixels.shape
         if channels not in (1, 3):
@@ -115,12 +125,13 @@ class Features(Fitted):
             network=backbone.description() if options.backbone.restore else {},  # type: ignore[attr-defined]
             stored="float32",
             references=References.fit(images, pixels, sized, columns),
+            pose=pose,
         )
         draft._adopt(backbone)
         chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
-        _, prepared, _, errors = next(draft._registered(images, chosen, 0, PROBED))
+        prepared, errors = pixels.read(images, chosen)
         raise_first(images.ids, errors)
-        maps = draft._maps(prepared)
+        maps = draft._maps(draft._scaled(prepared, images, chosen)[0])
         probe = draft._on_grid(maps)
         if not probe.isfinite().all():
             raise DataError(f"{images.name}: the backbone makes NaN or infinite features of the training images")
@@ -152,7 +163,7 @@ class Features(Fitted):
 
     def read_and_locate(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
-    ) -> tuple[np.ndarray, dict[int, str], list[Transform]]:
+    ) -> tuple[np.ndarray, dict[int, str], list[Located]]:
         """As `Representation.read`, and the transform of each image, see `transforms`.
 
         The dtype is `stored`, or float32 if a feature of these images exceeds float16.
@@ -163,7 +174,7 @@ class Features(Fitted):
         index = np.arange(len(images)) if index is None else index
         features = np.zeros((len(index), *self.shape), dtype=self.stored)
         errors: dict[int, str] = {}
-        transforms: list[Transform] = []
+        transforms: list[Located] = []
         size = BATCH_ON_CPU if self._device.type == "cpu" else BATCH
         for rows, prepared, located, bad in self._registered(images, index, workers, size):
             values = self._on_grid(self._maps(prepared)).cpu().numpy()
@@ -182,16 +193,18 @@ class Features(Fitted):
         """Features as they are: they have no raw units."""
         return x
 
-    def transforms(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> list[Transform]:
+    def seen(self, images: ImageSet) -> ImageSet:
+        """The images whose pixels are read: with a pose the normalised pictures."""
+        return posed_images(images, self.pose)
+
+    def transforms(self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0) -> list[Located]:
         """Transforms (M,) of the images at `index` to their mean normal image; not `accepted`: left as it is."""
         index = np.arange(len(images)) if index is None else index
-        if self.references is None:
+        if self.references is None and self.pose is None:
             return [unchanged(self.pixels.shape[1:])] * len(index)
         return [one for _, _, located, _ in self._registered(images, index, workers, BATCH) for one in located]
 
-    def to_image(
-        self, map: np.ndarray, source_shape: tuple[int, ...], transform: Transform | None = None
-    ) -> np.ndarray:
+    def to_image(self, map: np.ndarray, source_shape: tuple[int, ...], transform: Located | None = None) -> np.ndarray:
         """Maps over the grid (..., h, w) → (..., H, W) float32 over the source image of shape (H, W[, C]).
 
         Bilinear between the centres of cells, constant beyond the outermost. With a `transform`, back to the position
@@ -204,8 +217,12 @@ class Features(Fitted):
         if transform is not None and not transform.identity:
             flat = full.reshape(-1, *size)
             lowest = np.fmin.reduce(flat, axis=(1, 2))
-            moved = [unwarp(one - low, transform, size) + low for one, low in zip(flat, lowest, strict=True)]
-            full = np.stack(moved).reshape(full.shape)
+            target = (int(source_shape[0]), int(source_shape[1])) if isinstance(transform, Posed) else size
+            back = unposed if isinstance(transform, Posed) else unwarp
+            moved = [back(one - low, transform, target) + low for one, low in zip(flat, lowest, strict=True)]  # type: ignore[arg-type]
+            full = np.stack(moved).reshape(*full.shape[:-2], *target)
+            if isinstance(transform, Posed):
+                return full
         return self.pixels.to_image(full, source_shape)
 
     # The backbone ---------------------------------------------------------------------------------------------------
@@ -220,18 +237,23 @@ class Features(Fitted):
     def state(self) -> dict[str, Tensor]:
         """The tensors of the backbone (none of one of your own), and the references."""
         references = {} if self.references is None else self.references.state()
+        pose = {} if self.pose is None else self.pose.state()
         weights = dict(self._ready().state_dict()) if self.options.backbone.restore else {}
-        return weights | {REFERENCES + name: tensor for name, tensor in references.items()}
+        apart = {REFERENCES + name: tensor for name, tensor in references.items()}
+        return weights | apart | {POSE + name: tensor for name, tensor in pose.items()}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Features:
         """A copy with the tensors that `state` gave; a backbone of your own is still missing, see `with_backbone`.
 
         Raises ArtifactError: they are not the tensors of this backbone, or the references are missing.
         """
-        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(REFERENCES)}
-        rest = {name.removeprefix(REFERENCES): t for name, t in tensors.items() if name not in weights}
-        references = None if self.references is None else self.references.with_state(rest)
-        copy = self.model_copy(update={"references": references})
+        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith((REFERENCES, POSE))}
+        apart = {name: tensor for name, tensor in tensors.items() if name not in weights}
+        references, pose = (
+            None if part is None else part.with_state({n.removeprefix(prefix): t for n, t in apart.items()})
+            for part, prefix in ((self.references, REFERENCES), (self.pose, POSE))
+        )
+        copy = self.model_copy(update={"references": references, "pose": pose})
         chosen = self.options.backbone
         if not chosen.restore:
             return copy
@@ -267,19 +289,28 @@ class Features(Fitted):
 
     def _registered(
         self, images: ImageSet, index: np.ndarray, workers: int, size: int
-    ) -> Iterator[tuple[np.ndarray, Tensor, list[Transform], dict[int, str]]]:
+    ) -> Iterator[tuple[np.ndarray, Tensor, list[Located], dict[int, str]]]:
         """The images at `index`, `size` at a time: (which, scaled and registered images, transforms, errors)."""
+        images = self.seen(images)
         for start in range(0, len(index), size):
             rows = index[start : start + size]
             prepared, bad = self.pixels.read(images, rows, workers)
-            x = self.pixels.scale(torch.from_numpy(prepared).to(self._device if self.references is None else "cpu"))
-            transforms = [unchanged(self.pixels.shape[1:])] * len(rows)
-            if self.references is not None:
-                conditions = {name: np.asarray(values)[rows] for name, values in images.conditions.items()}
-                x, transforms = self.references.register(x, self.references.kinds(conditions, len(rows)))
+            x, transforms = self._scaled(prepared, images, rows)
             for at in np.flatnonzero(np.isin(rows, list(bad))):
                 transforms[at] = unchanged(self.pixels.shape[1:], bad[int(rows[at])])
             yield rows, x, transforms, bad
+
+    def _scaled(self, prepared: np.ndarray, images: ImageSet, rows: np.ndarray) -> tuple[Tensor, list[Located]]:
+        """Scaled and registered images, and their transforms, of the prepared ones at `rows`."""
+        x = self.pixels.scale(torch.from_numpy(prepared).to(self._device if self.references is None else "cpu"))
+        transforms: list[Located] = [unchanged(self.pixels.shape[1:])] * len(rows)
+        if self.references is not None:
+            conditions = {name: np.asarray(values)[rows] for name, values in images.conditions.items()}
+            x, transforms = self.references.register(x, self.references.kinds(conditions, len(rows)))  # type: ignore[assignment]
+        if isinstance(images.pixels, PosedPixels):
+            found = images.pixels.found
+            transforms = [found.pop(int(row), transform) for row, transform in zip(rows, transforms, strict=True)]
+        return x, transforms
 
     @torch.no_grad()
     def _maps(self, images: Tensor) -> list[Tensor]:
@@ -308,6 +339,29 @@ class Features(Fitted):
         return torch.cat(on_grid, dim=1)
 
 
+def pose_of(images: ImageSet, options: FeatureOptions) -> Pose | None:
+    """The pose normalisation that the option `align` asks for; of "auto" None where parts lie in one position."""
+    if options.align not in ("auto", "pose") or (options.align == "auto" and (options.crop or options.pad)):
+        return None
+    size = options.image_size
+    area = AREA if size is None else size * size if isinstance(size, int) else size[0] * size[1]
+    return Pose.fit(images, area=area, needed=options.align == "pose")
+
+
+def posed_images(images: ImageSet, pose: Pose | None) -> ImageSet:
+    """The images with their parts in one pose; the images themselves without one."""
+    return images if pose is None else images.replace(pixels=PosedPixels(images.pixels, pose))
+
+
+def size_of(images: ImageSet, pose: Pose | None) -> tuple[int, int]:
+    """(H, W) of about `AREA` pixels, multiples of 32: with the median aspect of the images, or as the pose has it."""
+    if pose is not None:
+        return pose.size
+    height, width = images.shapes()[:, :2].astype(float).T
+    aspect = float(np.exp(np.median(np.log(height / width))))
+    return crop_size(aspect, 1.0, AREA, enlarged=math.inf)
+
+
 def _fits_half(values: Tensor) -> bool:
     """Whether float16 is enough for (B, F, h, w): no feature loses more than ROUNDING of its spread."""
     if not float(values.abs().amax()) <= HALF_LIMIT:
@@ -320,12 +374,17 @@ def _fits_half(values: Tensor) -> bool:
 
 
 def cached_features(
-    images: ImageSet, representation: Features, *, memory_gb: float = 4.0, workers: int = 0
+    images: ImageSet,
+    representation: Features,
+    *,
+    memory_gb: float = 4.0,
+    workers: int = 0,
+    located: list[Located] | None = None,
 ) -> np.ndarray:
     """The features of all N images, (N, F, h, w), as `Features.read` gives them; those of a location lie together.
 
     If they take more than `memory_gb` GiB they lie in a temporary file, which is deleted with the array. `workers`:
-    threads that read and decode image files.
+    threads that read and decode image files. `located`: takes the transform of each image.
 
     Raises:
         DataError: an image cannot be read or does not fit; names the first one.
@@ -340,8 +399,10 @@ def cached_features(
     grids = new(np.dtype(representation.stored))
     for start in range(0, len(images), CACHED):
         index = np.arange(start, min(start + CACHED, len(images)))
-        part, errors = representation.read(images, index, workers)
+        part, errors, transforms = representation.read_and_locate(images, index, workers)
         raise_first(images.ids, errors)
+        if located is not None:
+            located += transforms
         if part.dtype.itemsize > grids.dtype.itemsize:  # a value exceeds float16
             wider = new(part.dtype)
             wider[:start] = grids[:start]

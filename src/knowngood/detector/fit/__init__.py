@@ -64,6 +64,7 @@ def fit_pipeline(
     recipe += checked_sentence(settings, plan.settings)
     fit, select = plan.split["fit"], plan.split["select"]
     representation: Any = represent(plan, fit)
+    recipe += prepared_sentence(representation)
     if isinstance(representation, Features) and settings.data.tile is None:
         images: Any = plan.normals[np.concatenate([fit, select])]
         representation = cached(plan, representation, images)
@@ -139,6 +140,16 @@ def learned_pipeline(
         index = reference_index(pipeline, plan.normals[fit], plan.normals[select], plan.seed)  # type: ignore[arg-type]
         pipeline = replace(pipeline, reference=index)
     return pipeline, learned
+
+
+def prepared_sentence(representation: Any) -> str:
+    """How images are brought to one size and pose, for the end of the sentence on the recipe; empty if they are not."""
+    if not isinstance(representation, Features):
+        return ""
+    size = "×".join(map(str, representation.pixels.size))
+    if representation.pose is None:
+        return f"; images of {size} px"
+    return f"; parts lie in several positions or directions: each is found, turned and cropped to {size} px"
 
 
 def happened(what: str, items: int) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
     if isinstance(representation, str):
         representation, why = _representation(settings, normals)
     _check_kind(representation.name, normals)
+    if isinstance(representation, FeatureOptions) and representation.align == "auto" and _fixed(settings):
+        representation = representation.model_copy(update={"align": "none"})
     values: dict[str, Any] = {"representation": representation}
     model = settings.model
     if isinstance(model, str):
@@ -89,6 +91,11 @@ def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
     if side >= PHOTOGRAPH:
         return HOGOptions(image_size=PHOTOGRAPH), f"images of {max(channels)} channels"
     return HOGOptions(), f"pictures of {side} px"
+
+
+def _fixed(settings: Settings) -> bool:
+    """Whether settings refer to positions in the images as they are."""
+    return settings.data.tile is not None or settings.data.ignore is not None
 
 
 def _model(settings: Settings, representation: str, normals: Items) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from knowngood.data import ImageSet
 from knowngood.representations import Features, cached_features
-from knowngood.representations.alignment.warping import Transform
+from knowngood.representations.features import Located
 
 READERS = 4
 
@@ -19,7 +19,7 @@ class CachedFeatures:
     grids: (N, F, h, w). Images that are not among `ids` are refused: this is for the images of one fit.
     """
 
-    def __init__(self, base: Features, ids: np.ndarray, grids: np.ndarray, transforms: list[Transform | None]) -> None:
+    def __init__(self, base: Features, ids: np.ndarray, grids: np.ndarray, transforms: list[Located]) -> None:
         self.base, self.grids, self.transforms = base, grids, transforms
         self.row = {str(name): i for i, name in enumerate(ids)}
 
@@ -30,16 +30,16 @@ class CachedFeatures:
         Raises:
             DataError: an image cannot be read or does not fit; names it.
         """
-        grids = cached_features(images, base, memory_gb=memory_gb, workers=READERS)
-        moved = base.references is not None
-        return cls(base, images.ids, grids, list(base.transforms(images)) if moved else [None] * len(images))
+        located: list[Any] = []
+        grids = cached_features(images, base, memory_gb=memory_gb, workers=READERS, located=located)
+        return cls(base, images.ids, grids, located)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.base, name)
 
     def read_and_locate(
         self, images: ImageSet, index: np.ndarray | None = None, workers: int = 0
-    ) -> tuple[np.ndarray, dict[int, str], list[Transform | None]]:
+    ) -> tuple[np.ndarray, dict[int, str], list[Located]]:
         """As `Features.read_and_locate`, from memory."""
         index = np.arange(len(images)) if index is None else index
         rows = [self.row[str(images.ids[i])] for i in index]

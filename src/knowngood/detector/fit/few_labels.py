@@ -27,6 +27,7 @@ from knowngood.detector.scoring import one_row_each, score_batches
 from knowngood.errors import DataError
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.representations import Features
+from knowngood.representations.alignment.pose import Posed
 from knowngood.representations.alignment.warping import warp
 from knowngood.scores import ScoreResult
 from knowngood.scores.adjustment import LabelPenalty, bounded, described, moments, prefixed
@@ -349,8 +350,12 @@ def mask_locations(images: ImageSet, representation: Features) -> list[Tensor | 
         shape = tuple(images.shapes()[i, :2].tolist())
         if mask.shape != shape:
             raise DataError(f"{images.ids[i]}: its mask is {mask.shape}, the image is {shape}; expected one size")
-        prepared = as_mask.prepare(mask[..., None].astype(np.uint8) * 255).transpose(1, 2, 0)
-        prepared = warp(np.ascontiguousarray(prepared), representation.transforms(images, np.array([i]))[0])
+        marked, transform = mask[..., None].astype(np.uint8) * 255, representation.transforms(images, np.array([i]))[0]
+        if isinstance(transform, Posed):
+            assert representation.pose is not None
+            prepared = representation.pose.normalised(marked, transform)
+        else:
+            prepared = warp(np.ascontiguousarray(as_mask.prepare(marked).transpose(1, 2, 0)), transform)
         share = adaptive_avg_pool2d(torch.from_numpy(prepared[None, ..., 0]).float(), representation.grid)[0]
         locations.append((share >= HALF * share.max()) & (share > 0))
     return locations

@@ -143,7 +143,8 @@ def learn(
         torch.manual_seed(seed)
         every = np.concatenate([fit, select])
         model = build_model(plan, representation, objective, width, every) if start is None else deepcopy(start.model)
-    resolved = settings.model_copy(update={"model": getattr(model, "options", settings.model)})
+    chosen = {"model": getattr(model, "options", settings.model)}
+    resolved = settings.model_copy(update=chosen | {"representation": resolved_options(representation, settings)})
     score = resolved.score.build()  # type: ignore[union-attr]
     score.check(model)
     adjustments: tuple[Adjustment, ...] = ()
@@ -274,7 +275,14 @@ def learns(representation: Representation | CachedFeatures) -> bool:
     """Whether a representation learns more from images than their size and type."""
     base = representation.base if isinstance(representation, CachedFeatures) else representation
     options = getattr(base, "options", None)
-    return options is None or options.align != "none" or options.illumination is not None or options.scaling == "data"
+    moved = options is not None and options.align not in ("none", "pose")  # of a pose see `Pose`
+    return options is None or moved or options.illumination is not None or options.scaling == "data"
+
+
+def resolved_options(representation: Representation | CachedFeatures, settings: Settings) -> Any:
+    """The options of the representation, with what "auto" became when it was fitted."""
+    base = representation.base if isinstance(representation, CachedFeatures) else representation
+    return base.options if isinstance(base, Features) else settings.representation
 
 
 # The model ----------------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ class References(BaseModel):
             DataError: an image cannot be read, or too few of a kind can be aligned.
         """
         tolerance, mode = options.illumination, options.align
+        mode = "none" if mode in ("auto", "pose") else mode
         if tolerance is None and mode == "none":
             return None
         if tolerance is not None and pixels.low:

@@ -1,0 +1,228 @@
+"""Pose: a part is found wherever and in whichever direction it lies, and its map finds the way back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from knowngood.config import FeatureOptions
+from knowngood.data import ImageSet
+from knowngood.errors import ArtifactError, DataError
+from knowngood.representations import Features
+from knowngood.representations.alignment.pose import Pose, crop_size, foreground, unposed
+
+AREA = 96 * 96
+SIDE = 120
+RNG = np.random.default_rng(0)
+
+
+def part(
+    turn: float = 0.0,
+    centre: tuple[float, float] = (60.0, 60.0),
+    *,
+    defect: bool = False,
+    size: tuple[int, int] = (SIDE, SIDE),
+    dtype: type = np.uint8,
+) -> np.ndarray:
+    """(H, W, 3) a bar of 48 × 16 px with a round head at one end and a dark hole, turned clockwise by degrees."""
+    y, x = np.mgrid[: size[0], : size[1]].astype(float)
+    angle = np.deg2rad(turn)
+    right, down = x - centre[0], y - centre[1]
+    along, across = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
+
+    def inside(distance: np.ndarray) -> np.ndarray:
+        return np.clip(0.5 - distance, 0, 1)
+
+    bar = inside(np.maximum(np.abs(along) - 24, np.abs(across) - 8))
+    head = inside(np.hypot(along - 20, across) - 14)
+    hole = inside(np.hypot(along + 14, across) - 4)
+    value = 30 + 150 * np.maximum(bar, head) - 110 * hole
+    if defect:
+        value -= 100 * inside(np.hypot(along - 4, across + 2) - 4)
+    return np.repeat((value / (255 if dtype is np.float32 else 1))[..., None], 3, axis=2).astype(dtype)
+
+
+def lying(n: int, seed: int = 0, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images (n, H, W, 3), their turns in degrees and centres (n, 2)."""
+    rng = np.random.default_rng(seed)
+    turns, centres = rng.uniform(0, 360, n), rng.uniform(42, SIDE - 42, (n, 2))
+    images = [part(t, tuple(c)) for t, c in zip(turns, centres, strict=True)]
+    noisy = np.stack(images) + rng.normal(0, noise, (n, SIDE, SIDE, 1))
+    return noisy.clip(0, 255).astype(np.uint8), turns, centres
+
+
+@pytest.fixture(scope="module")
+def pose() -> Pose:
+    fitted = Pose.fit(ImageSet.from_arrays(lying(24)[0]), area=AREA)
+    assert fitted is not None
+    return fitted
+
+
+def turn_of(matrix: np.ndarray) -> float:
+    return float(np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0])))
+
+
+def test_rotation_and_position_are_found_over_all_directions_head_and_tail_told_apart(pose: Pose) -> None:
+    images, turns, centres = lying(40, seed=1)
+    found = [pose.locate(image) for image in images]
+    off = np.array([turn_of(one.matrix) for one in found]) - turns
+    off = (off - off[0] + 180) % 360 - 180
+    assert np.ptp(off) < 2.5  # the same direction but for a constant: none is upside down
+    middle = np.array([(pose.size[1] - 1) / 2, (pose.size[0] - 1) / 2, 1.0])
+    own = []  # the crop's middle in the coordinates of the part
+    for one, turn, centre in zip(found, turns, centres, strict=True):
+        right, down = one.matrix @ middle - centre
+        angle = np.deg2rad(turn)
+        own.append((right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)))
+    assert np.ptp(np.array(own), axis=0).max() < 2.0
+    assert all(one.accepted for one in found)
+
+
+def test_normalised_pictures_are_alike_and_the_part_fills_them(pose: Pose) -> None:
+    images, _, _ = lying(12, seed=2, noise=0)
+    pictures = np.stack([pose.normalised(image, pose.locate(image)) for image in images]).astype(float)
+    assert pictures.shape == (12, *pose.size, 3)
+    assert np.abs(pictures - np.median(pictures, axis=0)).mean() < 3  # of 255
+    height, width = pose.size
+    assert max(height, width) >= 1.5 * min(height, width)  # the part is long, and so is the crop, along its axis
+    part_of = (np.median(pictures, axis=0)[..., 0] > 60).mean()
+    assert part_of > 0.35
+
+
+def test_a_defect_changes_neither_position_nor_direction_much(pose: Pose) -> None:
+    for turn, centre in ((20.0, (50.0, 66.0)), (200.0, (70.0, 55.0))):
+        good, bad = (pose.locate(part(turn, centre, defect=defect)) for defect in (False, True))
+        assert np.abs(good.matrix @ np.array([40, 20, 1.0]) - bad.matrix @ np.array([40, 20, 1.0])).max() < 1.0
+
+
+def test_maps_go_back_to_where_the_part_lay(pose: Pose) -> None:
+    image = part(130.0, (70.0, 50.0), defect=True)
+    posed = pose.locate(image)
+    marked = np.abs(pose.normalised(image, posed).astype(float) - pose.normalised(part(130.0, (70.0, 50.0)), posed))
+    back = unposed(marked[..., 0].astype(np.float32), posed, (SIDE, SIDE))
+    real = np.abs(image.astype(float) - part(130.0, (70.0, 50.0)))[..., 0]
+    overlap = np.minimum(back, real).sum() / np.maximum(back, real).sum()
+    assert overlap > 0.7
+    assert back[0, 0] == 0  # outside of the picture
+
+
+def test_auto_normalises_parts_that_lie_anywhere_and_leaves_those_in_one_position() -> None:
+    there = np.stack([part(10.0) for _ in range(12)]) + RNG.integers(0, 4, (12, SIDE, SIDE, 1))
+    assert Pose.fit(ImageSet.from_arrays(there.astype(np.uint8)), area=AREA, needed=False) is None
+    anywhere = ImageSet.from_arrays(lying(12)[0])
+    assert Pose.fit(anywhere, area=AREA, needed=False) is not None
+    texture = ImageSet.from_arrays(RNG.integers(0, 256, (12, SIDE, SIDE, 3)).astype(np.uint8))
+    assert Pose.fit(texture, area=AREA, needed=False) is None
+    with pytest.raises(DataError, match="one part of the same kind on a plain background; 0 of 12"):
+        Pose.fit(texture, area=AREA)
+
+
+def test_a_symmetric_part_is_brought_to_one_of_its_equal_directions() -> None:
+    y, x = np.mgrid[:SIDE, :SIDE].astype(float)
+
+    def cross(turn: float, cx: float, cy: float) -> np.ndarray:
+        radius, angle = np.hypot(x - cx, y - cy), np.arctan2(y - cy, x - cx) - np.deg2rad(turn)
+        return np.repeat((30 + 150 * np.clip(22 + 8 * np.cos(4 * angle) - radius, 0, 1))[..., None], 3, 2).astype(
+            np.uint8
+        )
+
+    rng = np.random.default_rng(3)
+    images = np.stack([cross(rng.uniform(0, 360), *rng.uniform(45, 75, 2)) for _ in range(16)])
+    pose = Pose.fit(ImageSet.from_arrays(images), area=AREA)
+    assert pose is not None
+    pictures = np.stack([pose.normalised(image, pose.locate(image)) for image in images]).astype(float)
+    assert np.abs(pictures - np.median(pictures, axis=0)).mean() < 6
+
+
+def test_pictures_without_such_a_part_are_named(pose: Pose) -> None:
+    plain = np.full((SIDE, SIDE, 3), 30, np.uint8)
+    assert pose.locate(plain).reason == "no part stands out against the background"
+    y, x = np.mgrid[:SIDE, :SIDE]
+    stripe = np.where((np.abs(x - 60) < 40) & (np.abs(y - 60) < 40) & (x // 6 % 2 == 0), 180, 30)
+    other = pose.locate(np.repeat(stripe[..., None], 3, axis=2).astype(np.uint8))
+    assert not other.accepted
+    assert other.reason == "what stands out does not look like the normal parts"
+
+
+@pytest.mark.parametrize("size", [(300, 200), (90, 160)])
+def test_images_of_any_size_and_type(pose: Pose, size: tuple[int, int]) -> None:
+    centre = (size[1] / 2 + 4, size[0] / 2 - 3)
+    expected = pose.normalised(part(), pose.locate(part())).astype(float)
+    for dtype, factor in ((np.uint8, 1), (np.uint16, 1), (np.float32, 255)):
+        image = part(40.0, centre, size=size, dtype=dtype)
+        picture = pose.normalised(image, pose.locate(image))
+        assert picture.dtype == dtype
+        assert np.abs(picture.astype(float) * factor - expected).mean() < 5
+
+
+def test_saved_and_loaded(pose: Pose) -> None:
+    again = Pose.model_validate_json(json.dumps(pose.model_dump(mode="json"))).with_state(pose.state())
+    image = lying(1, seed=5)[0][0]
+    np.testing.assert_array_equal(again.locate(image).matrix, pose.locate(image).matrix)
+    with pytest.raises(ArtifactError, match="mean part"):
+        again.with_state({})
+
+
+def test_foreground_ignores_what_is_small_and_what_fills_or_leaves_the_picture() -> None:
+    image = part(0.0, (70.0, 50.0))
+    image[4:7, 90:93] = 200
+    seen = foreground(image)
+    np.testing.assert_allclose(seen.centre, foreground(part(0.0, (70.0, 50.0))).centre, atol=0.1)
+    cut = part(0.0, (4.0, 60.0))
+    assert foreground(cut).area == 0
+    whole = np.full((SIDE, SIDE, 3), 20, np.uint8)
+    whole[5:-5, 5:-5] = 200
+    assert foreground(whole).area == 0
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(500, 1260, (256, 608)), (100, 100, (288, 288)), (1000, 10, (3008, 32))]
+)
+def test_crops_keep_the_aspect_and_enlarge_little(height: float, width: float, expected: tuple[int, int]) -> None:
+    assert crop_size(height, width, 384 * 384) == expected
+
+
+# In the representation ----------------------------------------------------------------------------------------------
+
+
+class Means(nn.Module):
+    def features(self, images: Tensor) -> list[Tensor]:
+        return [nn.functional.avg_pool2d(images, 4)]
+
+    def fingerprint(self) -> str:
+        return "means"
+
+
+def test_features_see_normalised_parts_and_maps_lie_on_the_image() -> None:
+    images, _, _ = lying(16)
+    options = FeatureOptions.model_validate({"backbone": "own", "image_size": 96, "stride": 4, "average": 1})
+    fitted = Features.fit(ImageSet.from_arrays(images), options, Means())
+    assert fitted.options.align == "pose"
+    good, bad = part(75.0, (66.0, 52.0)), part(75.0, (66.0, 52.0), defect=True)
+    values, errors, transforms = fitted.read_and_locate(ImageSet.from_arrays(np.stack([good, bad])))
+    assert errors == {}
+    tensors = {name: tensor.clone() for name, tensor in fitted.state().items()}
+    again = Features.model_validate_json(fitted.model_dump_json()).with_state(tensors).with_backbone(Means())
+    np.testing.assert_array_equal(again.read(ImageSet.from_arrays(bad[None]))[0], values[1:])
+    difference = np.abs(values[1] - values[0]).sum(axis=0).astype(np.float32)
+    whole = fitted.to_image(difference, bad.shape, transforms[1])
+    assert whole.shape == (SIDE, SIDE)
+    real = np.abs(bad.astype(float) - good)[..., 0]
+    y, x = np.unravel_index(int(whole.argmax()), whole.shape)
+    assert real[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5].max() > 50
+
+
+def test_images_that_are_not_finite_are_set_aside() -> None:
+    images = lying(12)[0].astype(np.float32) / 255
+    options = FeatureOptions.model_validate({"backbone": "own", "align": "pose", "image_size": 96, "stride": 8})
+    fitted = Features.fit(ImageSet.from_arrays(images), options, Means())
+    images[1, 5, 5] = np.nan
+    values, errors, transforms = fitted.read_and_locate(ImageSet.from_arrays(images[:3]))
+    assert list(errors) == [1]
+    assert "NaN" in errors[1]
+    assert len(transforms) == 3
+    assert torch.from_numpy(values.astype(np.float32)).isfinite().all()
