@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from knowngood.config import FeatureOptions, parse
+from knowngood.data import open_images
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
 from knowngood.errors import ArtifactError, DataError, SettingsError
@@ -131,11 +132,11 @@ def test_shape_and_bytes() -> None:
     assert fit(images, image_size=None, crop=(24, 16)).grid == (3, 2)
 
 
-def test_images_of_several_aspects_get_the_median_one() -> None:
-    images = [np.zeros(shape, np.uint8) + np.arange(shape[1], dtype=np.uint8)[:, None] for shape in
-              [(40, 40, 3), (40, 120, 3), (30, 90, 3), (90, 30, 3), (20, 60, 3)]]  # fmt: skip
+def test_images_of_several_aspects_get_the_median_one(tmp_path: Path) -> None:
+    for i, (height, width) in enumerate([(40, 40), (40, 120), (30, 90), (90, 30), (20, 60)]):
+        Image.fromarray(random(1, height, width, 3)[0]).save(tmp_path / f"{i}.png")
     options = FeatureOptions.model_validate({"backbone": "own"})
-    assert Features.fit(ImageSet.from_arrays(images), options, Means()).pixels.size == (224, 672)
+    assert Features.fit(open_images(tmp_path), options, Means()).pixels.size == (224, 672)
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
