@@ -39,6 +39,7 @@ NUMBERS_HERE = (
     "inspection.py",
     "inspection_measures.py",
     "inspection_data.py",
+    "inspection_views.py",
     "inspection_baselines.py",
     "synthetic_defects.py",
     "defect_kinds.py",
@@ -67,7 +68,8 @@ def main(
     """Image and pixel metrics, false alarms, seconds and sizes. Prints and returns the table.
 
     Args:
-        sets: bottle, tile, bottle+tile, x-ray, or folders with splits "train" and "test" in MVTec's layout.
+        sets: bottle, tile, bottle+tile, x-ray, also in a view (bottle@lying); or folders with splits "train" and
+            "test" in MVTec's layout.
         epochs, config, device: settings for ours over `features: efficientnet_lite0`, `config` a YAML file. The
             baselines take features as they say.
         quick: a few images of the dev form, one seed and one epoch; only checks that it runs.

@@ -10,6 +10,7 @@ Sources:
   others train. All defects are tested. The four Uneven images whose masks are empty are tested as images only.
 - `x-ray`: chest X-rays, below `chest-xray-224`. NORMAL of "train" trains, the split "test" is tested; no masks.
 - `bottle+tile`: both together, with the condition "product".
+- one of these with a view, `bottle@lying`: see `benchmarks.inspection_views`.
 - anything else: a folder with splits "train" and "test", such as MVTec's layout, or of the magnetic tile's layout; by
   its path, or by its name below the data folder.
 
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.inspection_views import viewed
 from benchmarks.picks import patient
 from benchmarks.protocols import Form, check_form
 from benchmarks.runner import open_whole
@@ -87,8 +89,11 @@ def inspection_set(source: str, *, form: Form = "test", seed: int = 0, size: int
         SettingsError: an unknown form.
     """
     check_form(form)
+    source, _, view = source.partition("@")
     size = size or SIZES.get(source, SIZE)
     try:
+        if view:
+            return viewed(_one(source, form, seed, size), view)
         if source == BOTH:
             return _joined([_one(name, form, seed, size) for name in BOTH.split("+")])
         return _one(source, form, seed, size)

@@ -28,6 +28,7 @@ from knowngood.metrics.pixels import pixel_metrics
 from knowngood.representations import Features, cached_features
 
 SPLIT: dict[str, Any] = {"calibration": {"method": "split"}}
+SQUARE = 384  # sides of the pictures that the baselines see
 MB = 1e6
 PEAK = "VmHWM:"  # of /proc/self/status, in KiB
 
@@ -44,6 +45,8 @@ class Subject:
         started = time.perf_counter()
         options = self.settings.representation
         assert isinstance(options, FeatureOptions)
+        # As these methods are published: pictures as they lie, made square.
+        options = options.model_copy(update={"align": "none", "image_size": options.image_size or SQUARE})
         features = Features.fit(self.parts.train, options)
         memory = self.settings.training.memory_gb
         train = cached_features(self.parts.train, features, memory_gb=memory, workers=READERS)

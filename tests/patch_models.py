@@ -28,7 +28,7 @@ def features(n: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 def empty(x: Tensor, cells: int = 1, ignored: Tensor | None = None, **options: Any) -> PatchGaussian:
     """A model of features like x, of so many cells that one-hot conditions name; `ignored` is (K, h, w)."""
     keys = torch.eye(cells).tolist() if cells > 1 else [[]]
-    given = {"shrinkage": 0.0, "context": 0, "global_grid": 0, **options}
+    given = {"shrinkage": 0.0, "context": 0, "global_grid": 0, "neighbours": 0, **options}
     model = PatchGaussian(
         PatchGaussianOptions(**given), tuple(x.shape[1:]), keys, [False] * len(keys[0]), [False] * cells
     )

@@ -41,7 +41,10 @@ class VAEOptions(ModelOptions):
 
 
 class PatchGaussianOptions(ModelOptions):
-    """A Gaussian of the features at every location, given the image's context. PaDiM (arXiv:2011.08785) and more."""
+    """A Gaussian of the features at every location, given the image's context, and a coreset of normal patches.
+
+    PaDiM (arXiv:2011.08785) and PatchCore (arXiv:2106.08265) as one distance.
+    """
 
     implementation = "knowngood.models.patch_gaussian:PatchGaussian"
     representations = ("features",)
@@ -63,6 +66,12 @@ class PatchGaussianOptions(ModelOptions):
         ge=0,
         description="side of a coarse grid that sees the image as a whole, for the column `global`: how far it "
         "deviates as a whole; 0: none",
+    )
+    neighbours: int = Field(
+        default=4000,
+        ge=0,
+        description="normal patches kept (a coreset): at each location the squared distance to the nearest of them, "
+        "wherever it lies, is added to the Gaussian's; 0: none",
     )
     few: Literal["refuse", "pool"] = Field(
         default="refuse",

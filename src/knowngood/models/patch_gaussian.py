@@ -1,8 +1,9 @@
 """A Gaussian of the features at every location of a grid, for each combination of categorical conditions.
 
-PaDiM (arXiv:2011.08785) with three additions: covariances are shrunk towards the mean covariance of all locations; a
+PaDiM (arXiv:2011.08785) with four additions: covariances are shrunk towards the mean covariance of all locations; a
 location is judged given the context of its image, a few numbers that say how the image as a whole differs from other
-normal ones; and a coarse grid of the same kind sees the image as a whole.
+normal ones; a coarse grid of the same kind sees the image as a whole; and the distance to the nearest of a coreset of
+normal patches, wherever they lie, is added to that of the Gaussian.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from knowngood.config import PatchGaussianOptions
 from knowngood.models.base import BatchSource, FitContext, Model
+from knowngood.models.patch_bank import WEIGHED, PatchBank
 
 LOCATIONS = 64  # of which covariances are held at a time
 LEAST = 1e-4  # of a variance that remains without an image
@@ -45,6 +47,7 @@ class PatchGaussian(Model):
         pooled: (K,) which cells have too few images and take the Gaussians of all.
         context: T; 0 before the fit.
         images: (K,) of a model that was fitted.
+        neighbours: rows of its bank.
     """
 
     kind = "patch_gaussian"
@@ -67,6 +70,7 @@ class PatchGaussian(Model):
         pooled: Sequence[bool] = (False,),
         context: int = 0,
         images: Sequence[float] = (),
+        neighbours: int = 0,
     ) -> None:
         super().__init__()
         self.options, self.shape = options, tuple(shape)
@@ -85,12 +89,19 @@ class PatchGaussian(Model):
         self.register_buffer("own", torch.tensor(own), persistent=False)
         self.register_buffer("basis", torch.zeros(cells, context, features))
         self.register_buffer("slope", torch.zeros(cells, locations, features, context))
+        self.bank = PatchBank(features, cells, neighbours) if options.neighbours else None
         side = options.global_grid
         self.coarse: PatchGaussian | None = None
         if side:
             few = (features, min(side, height), min(side, width))
             self.coarse = PatchGaussian(
-                options.model_copy(update={"global_grid": 0, "context": 0}), few, keys, continuous, pooled, 0, images
+                options.model_copy(update={"global_grid": 0, "context": 0, "neighbours": 0}),
+                few,
+                keys,
+                continuous,
+                pooled,
+                0,
+                images,
             )
 
     def sizes(self) -> dict[str, Any]:
@@ -101,6 +112,7 @@ class PatchGaussian(Model):
             "pooled": list(self.pooled),
             "context": self.basis.shape[1],
             "images": self.images.tolist(),
+            "neighbours": 0 if self.bank is None else len(self.bank.rows),
         }
 
     def get_extra_state(self) -> Tensor:
@@ -141,6 +153,10 @@ class PatchGaussian(Model):
         self.slope = torch.zeros(*self.mean.shape, self.basis.shape[1])
         for k, mine in enumerate(own):
             self._factorise(k, len(mine), self._moments(k, mine, contexts[k]))
+        if self.bank is not None:
+            self.bank.fit(x, cell, self.ignored, self.options.neighbours)
+            some = torch.linspace(0, len(x) - 1, min(len(x), WEIGHED)).long()
+            self.bank.weigh(x[some], cell[some], self.pooled, self._left_out(x[some], cell[some]))
         if self.coarse is not None:
             self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
             self.coarse.fit_grids(self.coarsen(x, cell), cell)
@@ -173,6 +189,8 @@ class PatchGaussian(Model):
             if len(mine):
                 everywhere = self._merged(k, mine)
                 self._factorise(k, int(self.images[k]) + len(mine), everywhere)
+        if self.bank is not None:
+            self.bank.update(x, cell, self.ignored, self.options.neighbours)
         if self.coarse is not None:
             self.coarse.update_grids(self.coarsen(x, cell), cell)
         return self
@@ -274,11 +292,19 @@ class PatchGaussian(Model):
         return out / counted.sum(1, keepdim=True)
 
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
-        """(B, h, w) float64: half the squared Mahalanobis distance at every location."""
-        return 0.5 * self._squares(x, cell, self._context(x, cell))
+        """(B, h, w) float64: half the squared Mahalanobis distance at every location, and what the bank adds."""
+        gaussian = 0.5 * self._squares(x, cell, self._context(x, cell))
+        return gaussian if self.bank is None else gaussian + self.bank.nearest(x, cell, self.pooled)
 
     def leave_one_out(self, x: Tensor, cell: Tensor) -> Tensor:
-        """(B, h, w): `distances` of images fitted to, as they were had each image been left out of mean and covariance.
+        """(B, h, w): `distances` of images fitted to, as they were had each been left out of moments and bank."""
+        gaussian = self._left_out(x, cell)
+        if self.bank is None:
+            return gaussian
+        return gaussian + self.bank.nearest(x, cell, self.pooled, leave_one_out=True)
+
+    def _left_out(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B, h, w): the Gaussian's distances of images fitted to, had each been left out of mean and covariance.
 
         With o the whitened vector of context and features together, the covariance without the image is I − a·o·oᵀ up
         to a factor, so its squared distance is |o|²·(n/(n−1))² / (1 − a·|o|²); that given the context is the difference

@@ -1,0 +1,133 @@
+"""Normal patches of each cell, kept as they are: the distance to the nearest, which is added to that of a Gaussian.
+
+PatchCore (arXiv:2106.08265), with patches in the principal components of their features. The nearest patch may lie
+anywhere in the image: a part that lies a little off, unusual for a Gaussian at one location, is near here.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from knowngood.models.memory_bank import k_centres
+
+SEED = 0
+CANDIDATES = 3  # times the coreset's size, drawn at random, that the coreset is chosen from
+COMPONENTS = 64  # principal components of the features, at most
+SELECTED = 32  # dimensions in which the coreset is chosen
+SAME = 1e-6  # squared distance over squared length, within which two patches are one
+WEIGHED = 100  # normal images that the weight is estimated from, at most
+
+
+class PatchBank(nn.Module):
+    """A coreset of the normal patches of each of K cells.
+
+    Buffers, for M patches in d components of F features:
+        rows (M, d), cell (M,), the image it is of, owner (M,), and its location there, place (M,).
+        centre (F,), basis (F, d): of the components.
+        weight (K,): of the squared distance to the nearest patch, so that it varies as much among normal images as the
+            Gaussian's distance does.
+
+    Args:
+        rows: M of a saved bank that is about to be loaded.
+    """
+
+    rows: Tensor
+    cell: Tensor
+    owner: Tensor
+    place: Tensor
+    centre: Tensor
+    basis: Tensor
+    weight: Tensor
+
+    def __init__(self, features: int, cells: int, rows: int = 0) -> None:
+        super().__init__()
+        components = min(COMPONENTS, features)
+        self.register_buffer("rows", torch.zeros(rows, components))
+        for name in ("cell", "owner", "place"):
+            self.register_buffer(name, torch.zeros(rows, dtype=torch.int64))
+        self.register_buffer("centre", torch.zeros(features))
+        self.register_buffer("basis", torch.zeros(features, components))
+        self.register_buffer("weight", torch.ones(cells))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor, cell: Tensor, ignored: Tensor, most: int) -> Self:
+        """Keep about `most` patches of feature grids x (N, F, h, w) in cells (N,), shared equally among the cells.
+
+        `ignored` (K, P) locations do not count. Among patches drawn at random with a fixed seed, greedily the one
+        farthest from those taken before (as in PatchCore, in a random projection).
+        """
+        generator = torch.Generator().manual_seed(SEED)
+        each, drawn = max(1, most // len(ignored)), []
+        for k in range(len(ignored)):
+            images, places = (cell == k).nonzero()[:, 0], (~ignored[k]).nonzero()[:, 0]
+            count = len(images) * len(places)
+            taken = torch.randperm(count, generator=generator)[: CANDIDATES * each].sort().values
+            drawn.append((k, images[taken // max(1, len(places))], places[taken % max(1, len(places))]))
+        owner, place = (torch.cat([one[i] for one in drawn]) for i in (1, 2))
+        patches = x.flatten(2)[owner, :, place].float()
+        self.centre = patches.mean(0)
+        off = (patches - self.centre).double()
+        _, axes = torch.linalg.eigh(off.T @ off / len(off))
+        self.basis = axes.flip(1)[:, : self.basis.shape[1]].float()
+        self._take((patches - self.centre) @ self.basis, cell[owner], owner, place, each, generator)
+        return self
+
+    @torch.no_grad()
+    def update(self, x: Tensor, cell: Tensor, ignored: Tensor, most: int) -> Self:
+        """Take further grids: the coreset is chosen again, of the patches kept so far and those of a bank of x."""
+        new = PatchBank(len(self.centre), len(self.weight)).fit(x, cell, ignored, most)
+        again = (new.rows @ new.basis.T + new.centre - self.centre) @ self.basis
+        before = int(self.owner.max()) + 1
+        parts = ((self.rows, again), (self.cell, new.cell), (self.owner, new.owner + before), (self.place, new.place))
+        generator = torch.Generator().manual_seed(SEED)
+        self._take(*(torch.cat(pair) for pair in parts), max(1, most // len(self.weight)), generator)
+        return self
+
+    def _take(
+        self, rows: Tensor, cell: Tensor, owner: Tensor, place: Tensor, each: int, generator: torch.Generator
+    ) -> None:
+        """Keep at most `each` of the rows of every cell."""
+        seen = rows
+        if rows.shape[1] > SELECTED:
+            seen = rows @ (torch.randn(rows.shape[1], SELECTED, generator=generator) / SELECTED**0.5)
+        chosen = []
+        for k in range(len(self.weight)):
+            mine = (cell == k).nonzero()[:, 0]
+            chosen.append(mine if len(mine) <= each else mine[k_centres(seen[mine], each)])
+        kept = torch.cat(chosen).sort().values
+        self.rows, self.cell, self.owner, self.place = rows[kept], cell[kept], owner[kept], place[kept]
+
+    @torch.no_grad()
+    def nearest(self, x: Tensor, cell: Tensor, pooled: tuple[bool, ...], *, leave_one_out: bool = False) -> Tensor:
+        """(B, h, w) float64: weighted squared distance of each patch of x (B, F, h, w) to the nearest of its cell.
+
+        A `pooled` cell is compared with all patches. With `leave_one_out` the patches of an image itself do not count:
+        an image is known by its patches in the bank.
+        """
+        out = torch.empty(len(x), *x.shape[2:], dtype=torch.float64, device=x.device)
+        for i, k in enumerate(cell.tolist()):
+            counted = torch.ones_like(self.cell, dtype=torch.bool) if pooled[k] else self.cell == k
+            rows = (x[i].flatten(1).T.float() - self.centre) @ self.basis  # (P, d)
+            if leave_one_out:
+                counted &= ~torch.isin(self.owner, self._owners(rows))
+            bank = self.rows[counted]
+            squares = torch.addmm(bank.square().sum(1), rows, bank.T, alpha=-2).amin(1) + rows.square().sum(1)
+            out[i] = self.weight[k] * squares.clamp_min(0).unflatten(0, x.shape[2:])
+        return out
+
+    def _owners(self, rows: Tensor) -> Tensor:
+        """Images of the bank that have a patch in common, at its place, with an image of rows (P, d)."""
+        gap = (self.rows - rows[self.place]).square().sum(1)
+        return self.owner[gap <= SAME * self.rows.square().sum(1)].unique()
+
+    @torch.no_grad()
+    def weigh(self, x: Tensor, cell: Tensor, pooled: tuple[bool, ...], gaussian: Tensor) -> None:
+        """Set the weights from normal images fitted to, and their Gaussian distances (N, h, w), left out of both."""
+        near = self.nearest(x, cell, pooled, leave_one_out=True)
+        for k, lacks in enumerate(pooled):
+            mine = torch.ones_like(cell, dtype=torch.bool) if lacks or int((cell == k).sum()) < 2 else cell == k
+            spread = [values[mine].std(0).mean() for values in (gaussian, near)]
+            self.weight[k] = spread[0] / spread[1].clamp_min(1e-12)
