@@ -24,7 +24,7 @@ from benchmarks.fuzz.targets import TARGETS, Fault, Target
 from knowngood.errors import KnowngoodError
 
 LIMIT = 10.0  # seconds a case may take
-PREPARED = 120.0  # seconds within which a process is ready
+PREPARED = 600.0  # seconds within which a process is ready
 MEMORY = 4 << 30  # bytes that a case may take
 KEPT = 50  # failed cases of a target that are written down
 OUTCOMES = ("read", "refused", "crash", "hang", "loss")
@@ -83,8 +83,9 @@ def outcomes(pipe: Connection, first: int) -> Iterator[tuple[int, str, str]]:
     """(case, outcome, reason) until the process is silent for too long, or gone."""
     for case in itertools.count(first):
         try:
-            if not pipe.poll(PREPARED if case == first else LIMIT):
-                yield case, "hang", f"no answer within {LIMIT:g} seconds"
+            limit = PREPARED if case == first else LIMIT
+            if not pipe.poll(limit):
+                yield case, "hang", f"no answer within {limit:g} seconds"
                 return
             yield pipe.recv()
         except EOFError:

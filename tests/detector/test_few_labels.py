@@ -406,7 +406,8 @@ def fitted_parts() -> tuple[Any, Any]:
     """The pipeline of a fitted detector on features, and how a penalty is learned for it from labelled images."""
     images = ImageSet.from_arrays(parts(250))
     options = {"name": "features", "backbone": {"name": "own"}, "stride": 4, "average": 1, "image_size": 32}
-    made = Detector(options, {"name": "patch_gaussian", "context": 0}, labels="ignore").fit(images, backbone=Filters())
+    model = {"name": "patch_gaussian", "context": 0, "neighbours": 0}
+    made = Detector(options, model, labels="ignore").fit(images, backbone=Filters())
     assert "`global`, a column of results: how far the image as a whole deviates" in made.card_
     assert "context: at most" not in made.card_  # it has none
     grids = made.pipeline_.representation.read(images)[0]  # type: ignore[union-attr]

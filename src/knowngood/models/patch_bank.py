@@ -71,7 +71,7 @@ class PatchBank(nn.Module):
         self.centre = patches.mean(0)
         off = (patches - self.centre).double()
         _, axes = torch.linalg.eigh(off.T @ off / len(off))
-        self.basis = axes.flip(1)[:, : self.basis.shape[1]].float()
+        self.basis = axes.flip(1)[:, : self.basis.shape[1]].float().contiguous()  # as it is loaded
         self._take((patches - self.centre) @ self.basis, cell[owner], owner, place, each, generator)
         return self
 

@@ -292,9 +292,13 @@ class PatchGaussian(Model):
         return out / counted.sum(1, keepdim=True)
 
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
-        """(B, h, w) float64: half the squared Mahalanobis distance at every location, and what the bank adds."""
-        gaussian = 0.5 * self._squares(x, cell, self._context(x, cell))
+        """(B, h, w) float64: what is scored at every location, `gaussian_distances` and what the bank adds."""
+        gaussian = self.gaussian_distances(x, cell)
         return gaussian if self.bank is None else gaussian + self.bank.nearest(x, cell, self.pooled)
+
+    def gaussian_distances(self, x: Tensor, cell: Tensor) -> Tensor:
+        """(B, h, w) float64: half the squared Mahalanobis distance at every location."""
+        return 0.5 * self._squares(x, cell, self._context(x, cell))
 
     def leave_one_out(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w): `distances` of images fitted to, as they were had each been left out of moments and bank."""

@@ -66,7 +66,7 @@ def _of_vae(
 
 def _of_patch_gaussian(pipeline: Pipeline, model: PatchGaussian, rows: Rows, grids: np.ndarray | None) -> list[Fields]:
     cell = model.cell(rows.c, len(rows.x))
-    residual = (2 * model.distances(rows.x, cell) / model.shape[0]).sqrt().float()
+    residual = (2 * model.gaussian_distances(rows.x, cell) / model.shape[0]).sqrt().float()
     residual = residual.masked_fill(model.ignored_grid[cell], torch.nan).cpu().numpy()
     expected = model.expected(rows.x, cell)
     names = feature_names(pipeline.representation)  # type: ignore[arg-type]

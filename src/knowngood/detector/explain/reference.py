@@ -20,7 +20,6 @@ from knowngood.detector.scoring import READERS, one_row_each
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.models.vae import ConditionalVAE
-from knowngood.representations import Features
 
 MOST = 5000  # images kept
 VALUES = 1 << 25  # of all codes kept
@@ -116,8 +115,8 @@ def group_of(groups: np.ndarray, stratum: np.ndarray) -> np.ndarray:
 def scaled_images(pipeline: Pipeline, images: ImageSet) -> Tensor:
     """(N, C, h, w) float32 images as the model's pixels are prepared, scaled; before alignment to a reference."""
     pixels: Any = getattr(pipeline.representation, "pixels", pipeline.representation)
-    if isinstance(pipeline.representation, Features):
-        images = pipeline.representation.seen(images)
+    seen = getattr(pipeline.representation, "seen", None)  # of features, cached or not
+    images = images if seen is None else seen(images)
     return pixels.scale(torch.from_numpy(pixels.read(images, None, READERS)[0]))
 
 
