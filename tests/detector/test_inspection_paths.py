@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from knowngood import Detector
+from knowngood.data import ImageSet
 from knowngood.data.tiling.plan import TileMerger
 from knowngood.errors import DataError, KnowngoodError, SettingsError
 from patch_models import TinyBackbone, holed, parts
+from posed_parts import SIDE as POSED_SIDE
+from posed_parts import lying, part
 
 SIDE = 32
 HALF = 2e-3  # features are kept in float16, and convolutions of other batches round the other way
@@ -190,3 +194,25 @@ def test_what_cannot_be_is_refused_before_training(settings: dict[str, Any], wor
 def test_an_image_smaller_than_a_tile_is_refused_by_its_size(tiled: Detector) -> None:
     with pytest.raises(DataError, match="16"):
         tiled.score_samples(parts(2)[:, :16, :16])
+
+
+def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path) -> None:
+    """On the command's path: fit, table, maps over the image as it lies, saved and loaded."""
+    images, _, _ = lying(24)
+    model = {"name": "patch_gaussian", "context": 0, "global_grid": 0, "neighbours": 200}
+    options = {"name": "features", "backbone": {"name": "own"}, "stride": 8, "image_size": 96}
+    fitted = Detector(options, model, alpha=0.1).fit(images, backbone=TinyBackbone())
+    assert "each is found, turned and cropped" in fitted.about_["recipe"]
+    assert fitted.pipeline_.settings.representation.align == "pose"  # type: ignore[union-attr]
+    good, bad = lying(6, seed=9)[0], [part(t, (60 + t / 90, 58), defect=True) for t in (10.0, 100.0, 250.0)]
+    plain = np.full((1, POSED_SIDE, POSED_SIDE, 3), 30, np.uint8)
+    new = ImageSet.from_arrays(np.concatenate([good, np.stack(bad), plain]))
+    table = fitted.detect(new)
+    score = table["anomaly_score"].to_numpy(float)
+    assert score[6:9].min() > score[:6].max()
+    assert table["pose"][:9].min() > 0.9
+    assert table["pose"][9] < 0
+    assert score[9] > score[:6].max()
+    assert fitted.anomaly_maps(new)[7].shape == (POSED_SIDE, POSED_SIDE)
+    loaded = Detector.load(fitted.save(tmp_path / "model"), backbone=TinyBackbone())
+    pd.testing.assert_frame_equal(loaded.detect(new), table, check_exact=True)

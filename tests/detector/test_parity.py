@@ -103,7 +103,7 @@ def outputs(fitted: Detector, pair: str) -> Iterator[np.ndarray]:
 def tensors(fitted: Detector) -> dict[str, torch.Tensor]:
     """What a saved model holds of model, score and objective, by name; of these the same memory."""
     pipeline = fitted.pipeline_
-    # Of the fit alone, among the sizes, or for updates: by owner and place the bank leaves an image out.
+    # Of the fit alone, or among the sizes.
     unsaved = ("images", "own", "keys", "continuous", "owner", "place")
     tensors = [*pipeline.model.named_buffers(), *pipeline.model.named_parameters()]
     weights = {f"model.{name}": tensor for name, tensor in tensors if name.rpartition(".")[2] not in unsaved}

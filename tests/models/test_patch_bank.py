@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from knowngood.models.patch_bank import PatchBank
-from tests.patch_models import features, fitted, one_cell
+from patch_models import features, fitted, one_cell
 
 MOST = 10_000  # more than there are: all patches are kept
 

@@ -16,6 +16,7 @@ from knowngood.detector.scoring import Scored, cells_of
 from knowngood.errors import SettingsError
 from knowngood.representations import Table
 from knowngood.representations.alignment.warping import Transform
+from knowngood.representations.features import Located
 
 
 def image_maps(pipeline: Pipeline, scored: Scored, row: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -43,12 +44,12 @@ def image_maps(pipeline: Pipeline, scored: Scored, row: np.ndarray) -> Iterator[
         whole = _restored(pipeline, grids[0], (height, width), transform)
         if ignored is not None:
             mask = ignored.regions.mask((height, width), ignored.values[cell[i]])
-            whole[mask if transform is None else moved(mask, transform)] = np.nan
+            whole[moved(mask, transform) if isinstance(transform, Transform) else mask] = np.nan
         yield i, whole
 
 
 def _restored(
-    pipeline: Pipeline, values: np.ndarray, shape: tuple[int, int], transform: Transform | None = None
+    pipeline: Pipeline, values: np.ndarray, shape: tuple[int, int], transform: Located | None = None
 ) -> np.ndarray:
     """A map (h, w) over what the model sees → (H, W) over an image of that shape, which lay where `transform` says."""
     representation: Any = pipeline.representation

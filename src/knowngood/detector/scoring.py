@@ -22,6 +22,7 @@ from knowngood.errors import DataError
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Pixels, Table
+from knowngood.representations.alignment.pose import Posed
 from knowngood.representations.alignment.warping import Transform
 from knowngood.scores import Score, ScoreResult
 from knowngood.scores.adjustment import scored
@@ -58,7 +59,7 @@ class Scored:
     errors: dict[int, str]
     seen: Items
     grid_row: np.ndarray
-    transforms: tuple[Transform | None, ...]
+    transforms: tuple[Transform | Posed | None, ...]
     tiles: Tiles | None = None
     grids: np.ndarray | None = None
     energies: np.ndarray | None = None
@@ -188,6 +189,9 @@ def score_rows(
     joined = np.concatenate(values) if values else np.empty(0)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
     joined, columns = finite(joined), {name: finite(column) for name, column in columns.items()}
+    found = [one.quality.after if isinstance(one, Posed) else np.nan for one in reader.transforms]
+    if not np.isnan(found).all():
+        columns["pose"] = np.array(found)[expanded.item]
     errors = reader.errors
     if tiles is not None:
         top = largest(joined, row)
@@ -249,7 +253,7 @@ class Reader:
         self.pipeline, self.items, self.expanded = pipeline, items, expanded
         self.at_once = at_once or rows_at_once(pipeline.representation.shape)
         self.errors: dict[int, str] = {}
-        self.transforms: list[Transform | None] = [None] * len(items)
+        self.transforms: list[Transform | Posed | None] = [None] * len(items)
         self.outside = 0
 
     def __iter__(self) -> Iterator[Rows]:

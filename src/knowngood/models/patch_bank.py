@@ -46,8 +46,8 @@ class PatchBank(nn.Module):
         super().__init__()
         components = min(COMPONENTS, features)
         self.register_buffer("rows", torch.zeros(rows, components))
-        for name in ("cell", "owner", "place"):
-            self.register_buffer(name, torch.zeros(rows, dtype=torch.int64))
+        for name in ("cell", "owner", "place"):  # the last two serve the fit alone
+            self.register_buffer(name, torch.zeros(rows, dtype=torch.int64), persistent=name == "cell")
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("basis", torch.zeros(features, components))
         self.register_buffer("weight", torch.ones(cells))
@@ -83,7 +83,8 @@ class PatchBank(nn.Module):
         before = int(self.owner.max()) + 1
         parts = ((self.rows, again), (self.cell, new.cell), (self.owner, new.owner + before), (self.place, new.place))
         generator = torch.Generator().manual_seed(SEED)
-        self._take(*(torch.cat(pair) for pair in parts), max(1, most // len(self.weight)), generator)
+        rows, of, owner, place = (torch.cat(pair) for pair in parts)
+        self._take(rows, of, owner, place, max(1, most // len(self.weight)), generator)
         return self
 
     def _take(

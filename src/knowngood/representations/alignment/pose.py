@@ -275,13 +275,14 @@ def foreground(image: np.ndarray) -> Foreground:
     border = np.ones(small.shape[1:], bool)
     border[wide:-wide, wide:-wide] = False
     away = np.sqrt(np.square(small - np.median(small[:, border], axis=1)[:, None, None]).sum(axis=0))
-    away = ndimage.gaussian_filter(away, 0.7)
+    away = np.asarray(ndimage.gaussian_filter(away, 0.7), np.float32)
     least = max(CONTRAST * float(small.max() - small.min()), NOISES * 1.4826 * float(np.median(away[border])))
     mask = ndimage.binary_opening(away > max(least, _otsu(away)))
-    mask = ndimage.binary_fill_holes(mask)
-    parts, count = ndimage.label(mask)
+    mask = np.asarray(ndimage.binary_fill_holes(mask), bool)
+    labelled: Any = ndimage.label(mask)
+    parts = labelled[0]
     nothing = Foreground(away, scale, np.zeros(2), 0.0, 0.0, mask)
-    if not count:
+    if not parts.any():
         return nothing
     mask = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
     share = mask.mean()
@@ -434,7 +435,8 @@ def _gains(seen: list[Foreground], found: list[_Match]) -> bool:
 
 def _whole(seen: list[Foreground]) -> list[NDArray[np.float32]]:
     """The whole pictures as squares."""
-    return [ndimage.zoom(one.plane, [SIDE / side for side in one.plane.shape], order=1) for one in seen]
+    scaled = (ndimage.zoom(one.plane, [SIDE / side for side in one.plane.shape], order=1) for one in seen)
+    return [np.asarray(one, np.float32) for one in scaled]
 
 
 def _agreement(squares: list[NDArray[np.float32]]) -> float:
