@@ -86,6 +86,19 @@ def test_auto_normalises_parts_that_lie_anywhere_and_leaves_those_in_one_positio
         Pose.fit(texture, area=AREA)
 
 
+def test_directions_that_no_normal_part_has_are_not_undone() -> None:
+    rng = np.random.default_rng(4)
+    turns, centres = rng.uniform(-15, 15, 20), rng.uniform(42, SIDE - 42, (20, 2))
+    images = np.stack([part(turn, tuple(centre)) for turn, centre in zip(turns, centres, strict=True)])
+    pose = Pose.fit(ImageSet.from_arrays(images), area=AREA)
+    assert pose is not None
+    assert pose.turns[1] < 30
+    upright, upside_down = pose.locate(part(8.0, (52.0, 66.0))), pose.locate(part(188.0, (52.0, 66.0)))
+    assert upright.quality.after > 0.95
+    assert upside_down.quality.after < upright.quality.after - 0.1
+    assert abs(turn_of(upside_down.matrix) - turn_of(upright.matrix)) < 45  # it stays upside down in the picture
+
+
 def test_a_symmetric_part_is_brought_to_one_of_its_equal_directions() -> None:
     y, x = np.mgrid[:SIDE, :SIDE].astype(float)
 

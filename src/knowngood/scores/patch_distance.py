@@ -14,11 +14,14 @@ from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.scores.adjustment import penalty
 from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
+from knowngood.scores.fusion import evenly
 
 PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
 TOP_SHARE = 0.02  # of the locations
 EXCESS = 1.0  # standard deviations from which on the global score counts
+IMAGES = 300  # normal images of a cell that statistics are taken from, at most
+AT_ONCE = 32  # of them
 ENOUGH = 100  # distances from which the statistics of a location are taken
 SMALLEST = 1e-6
 NOTHING = 1e-9  # a share that is zero but for rounding
@@ -39,11 +42,14 @@ class PatchDistanceScore(Score):
     has_map = True
 
     def fit(self, model: PatchModel, batches: Batches) -> State:
-        """From the normal images that the model was fitted to, each as if it had been left out."""
+        """From normal images that the model was fitted to, each as if it had been left out: 300 a cell at most."""
         if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.coarse is not None):
             return {}
         maps, cells, globally = [], [], []
-        for batch in batches:
+        kept = evenly(batches, IMAGES * len(model.ignored))
+        assert kept is not None
+        for rows in torch.arange(len(kept.x), device=kept.x.device).split(AT_ONCE):
+            batch = kept.rows(rows)
             cell = model.cell(batch.c, len(batch.x))
             cells.append(cell)
             maps.append(model.leave_one_out(batch.x, cell))

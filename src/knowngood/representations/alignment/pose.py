@@ -1,8 +1,8 @@
 """Pose normalisation: parts that lie anywhere, in any direction, are brought to one position, direction and crop.
 
-The part is what differs from the colour of the picture's border. Its centre is that of this foreground; its direction
-is the rotation at which it correlates best with the mean normal part, over all of 360°, so that head and tail are told
-apart by what the part looks like and a symmetric part is brought to any of its equal directions.
+The part is what differs from the colour of the picture's border. Its centre is that of this foreground. Its direction is
+the rotation at which it correlates best with the mean normal part, so that head and tail are told apart by what the part
+looks like, and a symmetric part is brought to any of its equal directions.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ TURNS, RINGS = 360, 48  # of its polar form
 CANDIDATES = 3  # rotations that are followed up
 APART = 15  # degrees between two of them
 NEAR = 6  # degrees within which a rotation is refined
+ANY = 120  # degrees: where the directions of normal parts lie in a smaller arc, others are not looked for
+SLACK = 10  # degrees added to the arc at both ends
 REACH = 0.15  # of the square's side, within which the centre is refined
 ROUNDS = 2  # in which the mean part is learned
 ENLARGED = 3.0  # a part is enlarged by no more
@@ -90,7 +92,8 @@ class Pose(BaseModel):
     """The mean normal part, to whose position and direction parts are brought. Fitted once; plain JSON and a tensor.
 
     size: (H, W) of the normalised picture. scale: pixels of the image per pixel of it. half: half the side, in pixels
-        of the image, of the square in which parts are compared. offset: (x, y) from the part's centre to that of the
+        of the image, of the square in which parts are compared. turns: middle and half the width of the arc of
+        directions that are looked for, in degrees; normal parts lie in it, and one that does not is anomalous. offset: (x, y) from the part's centre to that of the
         crop, in pixels of the image. floor: correlation from which an image shows such a part. images: learned from.
     """
 
@@ -102,6 +105,7 @@ class Pose(BaseModel):
     offset: tuple[float, float]
     floor: float
     images: int
+    turns: tuple[float, float] = (0.0, 180.0)
     _mean: NDArray[np.float32] | None = PrivateAttr(default=None)
 
     @classmethod
@@ -153,6 +157,7 @@ class Pose(BaseModel):
                 "size": size,
                 "scale": max(height / size[0], width / size[1]),
                 "offset": (float(middle[0]), float(middle[1])),
+                "turns": _arc([match.turn for match in found]),
                 "floor": FLOOR * float(np.median([match.after for match in found])),
             }
         )
@@ -205,6 +210,8 @@ class Pose(BaseModel):
         mean = self._mean
         assert mean is not None
         turns = _spectrum(mean)
+        middle, reach = self.turns
+        looked_for = _distance(np.arange(TURNS) * 360 / TURNS, middle) <= reach
 
         def tried(centre: Floats, turn: float) -> _Match:
             square = _square(seen, centre, turn, self.half)
@@ -214,9 +221,10 @@ class Pose(BaseModel):
             return _Match(moved, turn, before, _correlation(square, mean), square)
 
         likely = _turns(_square(seen, seen.centre, 0.0, self.half), turns)
+        likely = np.where(looked_for, likely, -np.inf)
         best = max((tried(seen.centre, turn) for turn in _peaks(likely)), key=lambda match: match.after)
         fine = _turns(_square(seen, best.centre, best.turn, self.half), turns)
-        nearest = np.abs((np.arange(TURNS) + TURNS / 2) % TURNS - TURNS / 2) <= NEAR
+        nearest = _distance(np.arange(TURNS) * 360 / TURNS, 0.0) <= NEAR
         better = tried(best.centre, best.turn + _peak(np.where(nearest, fine, -np.inf)))
         return max(best, better, key=lambda match: match.after)._replace(before=best.before)
 
@@ -364,6 +372,22 @@ def _peaks(values: Floats) -> Iterator[float]:
         rest[near] = -np.inf
         if not np.isfinite(rest.max()):
             return
+
+
+def _distance(degrees: Floats, other: float) -> Floats:
+    """0 to 180: between directions."""
+    return np.abs((degrees - other + 180) % 360 - 180)
+
+
+def _arc(turns: list[float]) -> tuple[float, float]:
+    """Middle and half the width, in degrees, of the smallest arc with all directions; all of 360° where it is wide."""
+    order = np.sort(np.mod(turns, 360))
+    gaps = np.diff(np.append(order, order[0] + 360))
+    wide = 360 - float(gaps.max())
+    if wide > ANY:
+        return 0.0, 180.0
+    start = float(order[(int(gaps.argmax()) + 1) % len(order)])
+    return (start + wide / 2) % 360, wide / 2 + SLACK
 
 
 def _peak(values: Floats) -> float:
