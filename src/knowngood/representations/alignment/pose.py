@@ -1,8 +1,8 @@
 """Pose normalisation: parts that lie anywhere, in any direction, are brought to one position, direction and crop.
 
-The part is what differs from the colour of the picture's border. Its centre is that of this foreground. Its direction is
-the rotation at which it correlates best with the mean normal part, so that head and tail are told apart by what the part
-looks like, and a symmetric part is brought to any of its equal directions.
+The part is what differs from the colour of the picture's border. Its centre is that of this foreground. Its direction
+is the rotation at which it correlates best with the mean normal part, so that head and tail are told apart by what the
+part looks like, and a symmetric part is brought to any of its equal directions.
 """
 
 from __future__ import annotations
@@ -92,9 +92,10 @@ class Pose(BaseModel):
     """The mean normal part, to whose position and direction parts are brought. Fitted once; plain JSON and a tensor.
 
     size: (H, W) of the normalised picture. scale: pixels of the image per pixel of it. half: half the side, in pixels
-        of the image, of the square in which parts are compared. turns: middle and half the width of the arc of
-        directions that are looked for, in degrees; normal parts lie in it, and one that does not is anomalous. offset: (x, y) from the part's centre to that of the
-        crop, in pixels of the image. floor: correlation from which an image shows such a part. images: learned from.
+        of the image, of the square in which parts are compared. turns: middle and half the width, in degrees, of the
+        arc of directions that are looked for; normal parts lie in it, and one that does not is anomalous. offset:
+        (x, y) from the part's centre to that of the crop, in pixels of the image. floor: correlation from which an
+        image shows such a part. images: learned from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
