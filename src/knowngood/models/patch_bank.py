@@ -18,6 +18,7 @@ CANDIDATES = 3  # times the coreset's size, drawn at random, that the coreset is
 COMPONENTS = 64  # principal components of the features, at most
 SELECTED = 32  # dimensions in which the coreset is chosen
 SAME = 1e-6  # squared distance over squared length, within which two patches are one
+SHARE = 0.5  # spread of what the bank adds, over that of the Gaussian's distance
 WEIGHED = 100  # normal images that the weight is estimated from, at most
 
 
@@ -27,8 +28,8 @@ class PatchBank(nn.Module):
     Buffers, for M patches in d components of F features:
         rows (M, d), cell (M,), the image it is of, owner (M,), and its location there, place (M,).
         centre (F,), basis (F, d): of the components.
-        weight (K,): of the squared distance to the nearest patch, so that it varies as much among normal images as the
-            Gaussian's distance does.
+        weight (K,): of the squared distance to the nearest patch, so that among normal images it varies half as much
+            as the Gaussian's distance does.
 
     Args:
         rows: M of a saved bank that is about to be loaded.
@@ -131,4 +132,4 @@ class PatchBank(nn.Module):
         for k, lacks in enumerate(pooled):
             mine = torch.ones_like(cell, dtype=torch.bool) if lacks or int((cell == k).sum()) < 2 else cell == k
             spread = [values[mine].std(0).mean() for values in (gaussian, near)]
-            self.weight[k] = spread[0] / spread[1].clamp_min(1e-12)
+            self.weight[k] = SHARE * spread[0] / spread[1].clamp_min(1e-12)
