@@ -17,6 +17,7 @@ SEED = 0
 CANDIDATES = 3  # times the coreset's size, drawn at random, that the coreset is chosen from
 COMPONENTS = 64  # principal components of the features, at most
 SELECTED = 32  # dimensions in which the coreset is chosen
+AT_ONCE = 128  # patches compared with the bank, so that their distances fit the cache
 SAME = 1e-6  # squared distance over squared length, within which two patches are one
 SHARE = 0.5  # spread of what the bank adds, over that of the Gaussian's distance
 WEIGHED = 100  # normal images that the weight is estimated from, at most
@@ -110,14 +111,17 @@ class PatchBank(nn.Module):
         an image is known by its patches in the bank.
         """
         out = torch.empty(len(x), *x.shape[2:], dtype=torch.float64, device=x.device)
-        for i, k in enumerate(cell.tolist()):
+        for k in cell.unique().tolist():
             counted = torch.ones_like(self.cell, dtype=torch.bool) if pooled[k] else self.cell == k
-            rows = (x[i].flatten(1).T.float() - self.centre) @ self.basis  # (P, d)
-            if leave_one_out:
-                counted &= ~torch.isin(self.owner, self._owners(rows))
-            bank = self.rows[counted]
-            squares = torch.addmm(bank.square().sum(1), rows, bank.T, alpha=-2).amin(1) + rows.square().sum(1)
-            out[i] = self.weight[k] * squares.clamp_min(0).unflatten(0, x.shape[2:])
+            bank, owner = self.rows[counted], self.owner[counted]
+            norms, across = bank.square().sum(1), bank.T.contiguous()
+            for i in (cell == k).nonzero()[:, 0].tolist():
+                rows = (x[i].flatten(1).T.float() - self.centre) @ self.basis  # (P, d)
+                own = torch.isin(owner, self._owners(rows)) if leave_one_out else None
+                compared = norms if own is None else norms.masked_fill(own, torch.inf)
+                least = [torch.addmm(compared, some, across, alpha=-2).amin(1) for some in rows.split(AT_ONCE)]
+                squares = torch.cat(least) + rows.square().sum(1)
+                out[i] = self.weight[k] * squares.clamp_min(0).unflatten(0, x.shape[2:])
         return out
 
     def _owners(self, rows: Tensor) -> Tensor:
