@@ -39,6 +39,7 @@ NUMBERS_HERE = (
     "inspection.py",
     "inspection_measures.py",
     "inspection_data.py",
+    "inspection_parts.py",
     "inspection_views.py",
     "inspection_baselines.py",
     "synthetic_defects.py",

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.inspection_parts import InspectionSet
 from knowngood.config import nearest
 from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
-
-if TYPE_CHECKING:
-    from benchmarks.inspection_data import InspectionSet
 
 VIEWS = ("slim", "turned", "off-centre", "framed", "lying")
 LARGER = {"turned": 1.42, "off-centre": 1.6, "lying": 1.8}  # sides of the ground over that of the picture

@@ -23,7 +23,7 @@ from torch.nn.functional import grid_sample, interpolate
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import PixelSource
 from knowngood.errors import ArtifactError, DataError
-from knowngood.representations.alignment.warping import Floats, Quality, Size, inverse
+from knowngood.representations.alignment.warping import Floats, Quality, Size, inverse, rotation
 
 SEEN = 192  # pixels of the longer side at which the foreground is looked for
 PROBED = 64  # normal images that the pose is learned from
@@ -123,7 +123,8 @@ class Pose(BaseModel):
         """
         index = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
         seen = [foreground(images.read(int(i))) for i in index]
-        if not needed and _agreement(_whole(seen)) >= IN_PLACE:
+        as_they_lie = 0.0 if needed else _agreement(_whole(seen))
+        if as_they_lie >= IN_PLACE:
             return None
         parts = [one for one in seen if one.area]
         areas = np.array([one.area for one in parts])
@@ -144,7 +145,7 @@ class Pose(BaseModel):
             found = [draft._match(one) for one in parts]
             kept = [match for match in found if match.after >= FLOOR * np.median([m.after for m in found])]
             draft._mean = _standard(np.mean([match.square for match in kept], axis=0))
-        if not needed and not _gains(seen, found):
+        if not needed and _agreement([match.square for match in found]) < as_they_lie + GAIN:
             return None
         masks = [_square(one._replace(plane=one.mask.astype(np.float32)), m.centre, m.turn, half) for one, m in
                  zip(parts, found, strict=True)]  # fmt: skip
@@ -174,7 +175,7 @@ class Pose(BaseModel):
         else:
             match = self._match(seen)
         reason = NO_PART if not seen.area else OTHER if match.after < self.floor else ""
-        turn = _rotation(match.turn)
+        turn = rotation(-match.turn)
         middle = np.array([(self.size[1] - 1) / 2, (self.size[0] - 1) / 2])
         shift = match.centre + turn @ (np.array(self.offset) - self.scale * middle)
         matrix = np.column_stack((self.scale * turn, shift))
@@ -217,7 +218,7 @@ class Pose(BaseModel):
         def tried(centre: Floats, turn: float) -> _Match:
             square = _square(seen, centre, turn, self.half)
             before = _correlation(square, mean)
-            moved = centre + _rotation(turn) @ (_shift(square, mean) * 2 * self.half / SIDE)
+            moved = centre + rotation(-turn) @ (_shift(square, mean) * 2 * self.half / SIDE)
             square = _square(seen, moved, turn, self.half)
             return _Match(moved, turn, before, _correlation(square, mean), square)
 
@@ -334,7 +335,7 @@ def _sampled(planes: Tensor, matrix: Floats, size: tuple[int, ...], out: Size, p
 def _square(seen: Foreground, centre: Floats, turn: float, half: float) -> NDArray[np.float32]:
     """(S, S) of the plane about a centre, at a rotation."""
     step = 2 * half / SIDE
-    linear = step * _rotation(turn)
+    linear = step * rotation(-turn)
     middle = (SIDE - 1) / 2
     matrix = np.column_stack((linear, centre - linear @ np.array([middle, middle])))
     height, width = seen.plane.shape
@@ -425,12 +426,6 @@ def _main_axis(seen: Foreground) -> float:
     return math.degrees(math.atan2(axes[1, 1], axes[0, 1]))
 
 
-def _rotation(degrees: float) -> Floats:
-    """(2, 2) of (x, y): clockwise on the screen."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[cos, -sin], [sin, cos]])
-
-
 def _otsu(values: NDArray[Any]) -> float:
     """The threshold that separates two classes best (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=128)
@@ -451,11 +446,6 @@ def _correlation(square: NDArray[np.float32], mean: NDArray[np.float32]) -> floa
     """Of a square with the mean part, which has mean 0 and variance 1."""
     centred = square - square.mean()
     return float((centred * mean).mean() / max(float(centred.std()), 1e-12))
-
-
-def _gains(seen: list[Foreground], found: list[_Match]) -> bool:
-    """Whether normalised parts are more alike than the images as they are, both by the mean correlation with others."""
-    return _agreement([match.square for match in found]) >= _agreement(_whole(seen)) + GAIN
 
 
 def _whole(seen: list[Foreground]) -> list[NDArray[np.float32]]:
