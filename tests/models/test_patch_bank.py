@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowngood.models.patch_bank import PatchBank
+from knowngood.models.patch_bank import PatchBank, halved
 from patch_models import features, fitted, one_cell
 
 MOST = 10_000  # more than there are: all patches are kept
@@ -19,57 +19,87 @@ def bank_of(x: Tensor, cell: Tensor | None = None, most: int = MOST, ignored: Te
     return PatchBank(x.shape[1], cells).fit(x, cell, hidden, most)
 
 
+def means(x: Tensor) -> Tensor:
+    """Means of 2 × 2 locations, one by one."""
+    rows, columns = (range(0, side, 2) for side in x.shape[2:])
+    return torch.stack([torch.stack([x[:, :, r : r + 2, c : c + 2].mean((2, 3)) for c in columns], 2) for r in rows], 2)
+
+
 def patches(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).double()
+    """(N P', F) float64: the patches compared."""
+    return means(x).permute(0, 2, 3, 1).reshape(-1, x.shape[1]).double()
+
+
+def squares(
+    bank: PatchBank, x: Tensor, cell: Tensor | None = None, pooled: tuple[bool, ...] = (False,), **how: bool
+) -> Tensor:
+    return bank.squares(means(x), one_cell(x) if cell is None else cell, pooled, **how)
+
+
+def half(shape: tuple[int, ...]) -> list[int]:
+    return [-(-side // 2) for side in shape]
 
 
 def test_with_all_components_and_patches_it_is_the_exact_nearest_distance() -> None:
     x, new = features(12), features(5, seed=1)
-    expected = torch.cdist(patches(new), patches(x)).square().amin(1).reshape(5, *x.shape[2:])
-    found = bank_of(x).nearest(new, one_cell(new), (False,))
+    expected = torch.cdist(patches(new), patches(x)).square().amin(1).reshape(5, *half(x.shape[2:]))
+    found = squares(bank_of(x), new)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_leaving_an_image_out_is_a_bank_without_it() -> None:
     x = features(8)
     bank = bank_of(x)
-    found = bank.nearest(x, one_cell(x), (False,), leave_one_out=True)
+    found = squares(bank, x, leave_one_out=True)
     for i in range(8):
         rest = torch.cat([x[:i], x[i + 1 :]])
-        expected = torch.cdist(patches(x[i : i + 1]), patches(rest)).square().amin(1).reshape(x.shape[2:])
+        expected = torch.cdist(patches(x[i : i + 1]), patches(rest)).square().amin(1).reshape(half(x.shape[2:]))
         torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-4)
-    assert bank.nearest(x, one_cell(x), (False,)).max() < 1e-3
+    assert squares(bank, x).max() < 1e-3
     unseen = features(4, seed=2)
-    torch.testing.assert_close(
-        bank.nearest(unseen, one_cell(unseen), (False,), leave_one_out=True),
-        bank.nearest(unseen, one_cell(unseen), (False,)),
-    )
+    torch.testing.assert_close(squares(bank, unseen, leave_one_out=True), squares(bank, unseen))
 
 
 def test_cells_are_compared_with_their_own_patches_pooled_ones_with_all() -> None:
     x, cell = torch.cat([features(6), features(6, seed=1) + 20]), torch.arange(2).repeat_interleave(6)
     bank = bank_of(x, cell)
-    wrong = bank.nearest(x[:1], torch.tensor([1]), (False, False))
+    wrong = squares(bank, x[:1], torch.tensor([1]), (False, False))
     assert wrong.min() > 100
-    assert bank.nearest(x[:1], torch.tensor([1]), (False, True)).max() < 1e-3
+    assert squares(bank, x[:1], torch.tensor([1]), (False, True)).max() < 1e-3
 
 
-def test_patches_that_do_not_count_are_not_kept() -> None:
-    x = features(6)
-    x[:, :, 0, 0] = 500.0
-    ignored = torch.zeros(1, x.shape[2] * x.shape[3], dtype=torch.bool)
-    ignored[0, 0] = True
+def test_what_does_not_count_is_neither_kept_nor_averaged() -> None:
+    x = features(6)  # 3 × 4 locations: the fourth patch of a halved grid is the mean of (2, 2) and (2, 3)
+    ignored = torch.zeros(1, 12, dtype=torch.bool)
+    ignored[0, [0, 1, 4, 10, 11]] = True  # three of the first patch, all of the fourth
     bank = bank_of(x, ignored=ignored)
-    assert not (bank.place == 0).any()
-    assert bank.nearest(x[:1], one_cell(x[:1]), (False,))[0, 0, 0] > 1e5
+    assert set(bank.place.tolist()) == {0, 1, 2}
+    changed = x.clone()
+    changed.flatten(2)[:, :, ignored[0]] = 500.0
+    torch.testing.assert_close(halved(changed, ignored, one_cell(x)), halved(x, ignored, one_cell(x)))
+    torch.testing.assert_close(halved(x, ignored, one_cell(x))[:, :, 0, 0], x[:, :, 1, 1])
+    near = [bank.nearest(one, one_cell(x), ignored, (False,)) for one in (x, changed)]
+    torch.testing.assert_close(*near)
+
+
+def test_a_map_has_the_distances_of_its_patches_and_lies_between_them() -> None:
+    x, new = features(12), features(5, seed=1)
+    bank, none = bank_of(x), torch.zeros(1, 12, dtype=torch.bool)
+    near, of_patches = bank.nearest(new, one_cell(new), none, (False,)), squares(bank, new)
+    assert near.shape == (5, 3, 4)
+    # The corner lies outside all centres but one.
+    torch.testing.assert_close(near[:, 0, 0], of_patches[:, 0, 0], rtol=1e-5, atol=0)
+    low, high = of_patches.flatten(1).amin(1), of_patches.flatten(1).amax(1)
+    assert bool((near >= low[:, None, None]).all() & (near <= high[:, None, None]).all())
+    torch.testing.assert_close(halved(new, none, one_cell(new)), means(new))
 
 
 def test_a_coreset_covers_what_a_random_draw_misses() -> None:
-    x = features(60)
-    x[7, :, 1, 2] += 40  # one rare kind of patch
-    bank = bank_of(x, most=200)
-    assert len(bank.rows) == 200
-    assert bank.nearest(x[7:8], one_cell(x[7:8]), (False,))[0, 1, 2] < 1e-3
+    x = features(150)
+    x[7, :, :2, 2:] += 40  # one rare kind of patch
+    bank = bank_of(x, most=150)
+    assert len(bank.rows) == 150
+    assert squares(bank, x[7:8])[0, 0, 1] < 1e-3
 
 
 @pytest.mark.parametrize("dimension", [64, 176])
@@ -79,8 +109,8 @@ def test_components_keep_the_distances_at_the_size_in_use(dimension: int) -> Non
     mixing = torch.randn(32, dimension, generator=draw)
     x = (torch.randn(20, 6, 6, 32, generator=draw) @ mixing).permute(0, 3, 1, 2)
     new = (torch.randn(2, 6, 6, 32, generator=draw) @ mixing).permute(0, 3, 1, 2)
-    expected = torch.cdist(patches(new), patches(x)).square().amin(1).reshape(2, 6, 6)
-    torch.testing.assert_close(bank_of(x).nearest(new, one_cell(new), (False,)), expected, rtol=1e-3, atol=1e-2)
+    expected = torch.cdist(patches(new), patches(x)).square().amin(1).reshape(2, 3, 3)
+    torch.testing.assert_close(squares(bank_of(x), new), expected, rtol=1e-3, atol=1e-2)
 
 
 def test_among_normal_images_the_bank_varies_half_as_much_as_the_gaussian() -> None:
@@ -97,9 +127,9 @@ def test_an_update_keeps_old_and_new_patches() -> None:
     bank = bank_of(x)
     bank.update(more, one_cell(more), torch.zeros(1, x.shape[2] * x.shape[3], dtype=torch.bool), MOST)
     everything = torch.cat([x, more])
-    assert bank.nearest(everything, one_cell(everything), (False,)).max() < 1e-2
+    assert squares(bank, everything).max() < 1e-2
     new = features(3, seed=4)
-    expected = torch.cdist(patches(new), patches(everything)).square().amin(1).reshape(3, *x.shape[2:])
-    torch.testing.assert_close(bank.nearest(new, one_cell(new), (False,)), expected, rtol=1e-3, atol=1e-3)
-    left_out = bank.nearest(more, one_cell(more), (False,), leave_one_out=True)
+    expected = torch.cdist(patches(new), patches(everything)).square().amin(1).reshape(3, *half(x.shape[2:]))
+    torch.testing.assert_close(squares(bank, new), expected, rtol=1e-3, atol=1e-3)
+    left_out = squares(bank, more, leave_one_out=True)
     assert left_out.min() > 1e-3

@@ -68,7 +68,7 @@ class PatchGaussianOptions(ModelOptions):
         "deviates as a whole; 0: none",
     )
     neighbours: int = Field(
-        default=4000,
+        default=2000,
         ge=0,
         description="normal patches kept (a coreset): at each location the squared distance to the nearest of them, "
         "wherever it lies, is added to the Gaussian's; 0: none",

@@ -156,7 +156,7 @@ class PatchGaussian(Model):
         if self.bank is not None:
             self.bank.fit(x, cell, self.ignored, self.options.neighbours)
             some = torch.linspace(0, len(x) - 1, min(len(x), WEIGHED)).long()
-            self.bank.weigh(x[some], cell[some], self.pooled, self._left_out(x[some], cell[some]))
+            self.bank.weigh(x[some], cell[some], self.ignored, self.pooled, self._left_out(x[some], cell[some]))
         if self.coarse is not None:
             self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
             self.coarse.fit_grids(self.coarsen(x, cell), cell)
@@ -294,7 +294,7 @@ class PatchGaussian(Model):
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w) float64: what is scored at every location, `gaussian_distances` and what the bank adds."""
         gaussian = self.gaussian_distances(x, cell)
-        return gaussian if self.bank is None else gaussian + self.bank.nearest(x, cell, self.pooled)
+        return gaussian if self.bank is None else gaussian + self.bank.nearest(x, cell, self.ignored, self.pooled)
 
     def gaussian_distances(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w) float64: half the squared Mahalanobis distance at every location."""
@@ -305,7 +305,7 @@ class PatchGaussian(Model):
         gaussian = self._left_out(x, cell)
         if self.bank is None:
             return gaussian
-        return gaussian + self.bank.nearest(x, cell, self.pooled, leave_one_out=True)
+        return gaussian + self.bank.nearest(x, cell, self.ignored, self.pooled, leave_one_out=True)
 
     def _left_out(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w): the Gaussian's distances of images fitted to, had each been left out of mean and covariance.
