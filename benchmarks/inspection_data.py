@@ -9,6 +9,7 @@ Sources:
 - `tile`: magnetic tile, below `magnetic-tile`. MT_Free sorted by name: every fifth, from the first, is tested, the
   others train. All defects are tested. The four Uneven images whose masks are empty are tested as images only.
 - `x-ray`: chest X-rays, below `chest-xray-224`. NORMAL of "train" trains, the split "test" is tested; no masks.
+- `tray`, `tray-mixed`: generated, see `benchmarks.inspection_tray`; the dev form has its defects, with other seeds.
 - `bottle+tile`: both together, with the condition "product".
 - one of these with a view, `bottle@lying`: see `benchmarks.inspection_views`.
 - anything else: a folder with splits "train" and "test", such as MVTec's layout, or of the magnetic tile's layout; by
@@ -26,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from benchmarks.inspection_parts import InspectionSet, Mask
+from benchmarks.inspection_tray import TRAYS, tray_set
 from benchmarks.inspection_views import viewed
 from benchmarks.picks import patient
 from benchmarks.protocols import Form, check_form
@@ -67,6 +69,8 @@ def inspection_set(source: str, *, form: Form = "test", seed: int = 0, size: int
 
 
 def _one(source: str, form: Form, seed: int, size: int) -> InspectionSet:
+    if source in TRAYS:
+        return tray_set(source, form, seed, size)
     images = open_whole(FOLDERS.get(source, source), download=False)
     train, test = _official(images)
     if form == "test":
