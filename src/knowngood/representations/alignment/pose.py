@@ -33,6 +33,7 @@ TOUCHES = 0.02  # of the border that a part may cover
 CONTRAST = 0.04  # of the range of values by which a part differs from the background, at least
 NOISES = 4.0  # spreads of the background, likewise
 FOUND = 0.9  # of the normal images that must show a part
+ALONE = 0.7  # of all that stands out, which one part is; below, pictures show several
 ALIKE = 0.35  # coefficient of variation of the parts' areas, at most
 IN_PLACE = 0.93  # correlation of images with the mean of the others from which nothing has to be normalised
 GAIN = 0.05  # correlation with the mean image that normalisation must gain
@@ -77,7 +78,8 @@ class Foreground(NamedTuple):
     """What stands out of a picture: the distance of every pixel from the background's colour, and the part.
 
     plane: (h, w) float32 of the picture at `scale` (its pixels per plane pixel). centre (x, y), radius and area of the
-    largest connected part, in pixels of the picture; area 0 if there is none. mask: (h, w) the part.
+    largest connected part, in pixels of the picture; area 0 if there is none. mask: (h, w) the part. share: of all that
+    stands out, the part's.
     """
 
     plane: NDArray[np.float32]
@@ -86,6 +88,7 @@ class Foreground(NamedTuple):
     radius: float
     area: float
     mask: NDArray[np.bool_]
+    share: float = 0.0
 
 
 class Pose(BaseModel):
@@ -115,8 +118,9 @@ class Pose(BaseModel):
 
         Args:
             area: pixels of the normalised picture, about.
-            needed: refuse pictures without a part; else None of such pictures, and of parts that lie in one position
-                already, that is where normalised ones are not more alike.
+            needed: refuse pictures without a part; else None of such pictures, of pictures of several parts, of which
+                one crop would show one, and of parts that lie in one position already, that is where normalised ones
+                are not more alike.
 
         Raises:
             DataError: an image cannot be read; with `needed`, too few images show one part on a plain background.
@@ -134,6 +138,8 @@ class Pose(BaseModel):
                     f"{images.name}: align = 'pose' needs one part of the same kind on a plain background; "
                     f"{len(parts)} of {len(seen)} normal images show one. Take another align, or 'none'"
                 )
+            return None
+        if not needed and np.median([one.share for one in parts]) < ALONE:
             return None
         half = MARGIN * float(np.quantile([one.radius for one in parts], 0.95))
         first = parts[int(np.abs(areas - np.median(areas)).argmin())]
@@ -294,7 +300,8 @@ def foreground(image: np.ndarray) -> Foreground:
     nothing = Foreground(away, scale, np.zeros(2), 0.0, 0.0, mask)
     if not parts.any():
         return nothing
-    mask = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+    areas = np.bincount(parts.ravel())[1:]
+    mask = parts == 1 + areas.argmax()
     share = mask.mean()
     edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if not LEAST_AREA <= share <= LARGEST_AREA or edge.mean() > TOUCHES:
@@ -304,7 +311,8 @@ def foreground(image: np.ndarray) -> Foreground:
     at = (np.column_stack([x, y]) + 0.5) * steps - 0.5
     centre = at.mean(axis=0)
     radius = float(np.quantile(np.hypot(*(at - centre).T), 0.995))
-    return Foreground(away, scale, centre, radius, float(share * height * width), mask)
+    alone = float(areas.max() / areas.sum())
+    return Foreground(away, scale, centre, radius, float(share * height * width), mask, alone)
 
 
 def crop_size(height: float, width: float, area: int, enlarged: float = ENLARGED) -> Size:
