@@ -28,7 +28,7 @@ def features(n: int, seed: int = 0, scale: float = 1.0) -> Tensor:
 def empty(x: Tensor, cells: int = 1, ignored: Tensor | None = None, **options: Any) -> PatchGaussian:
     """A model of features like x, of so many cells that one-hot conditions name; `ignored` is (K, h, w)."""
     keys = torch.eye(cells).tolist() if cells > 1 else [[]]
-    given = {"shrinkage": 0.0, "context": 0, "global_grid": 0, "neighbours": 0, **options}
+    given = {"shrinkage": 0.0, "context": 0, "global_grid": 0, "neighbours": 0, "words": 0, **options}
     model = PatchGaussian(
         PatchGaussianOptions(**given), tuple(x.shape[1:]), keys, [False] * len(keys[0]), [False] * cells
     )
@@ -38,7 +38,7 @@ def empty(x: Tensor, cells: int = 1, ignored: Tensor | None = None, **options: A
 
 
 def fitted(x: Tensor, cell: Tensor | None = None, ignored: Tensor | None = None, **options: Any) -> PatchGaussian:
-    """The same, fitted to features x of cells 0 … K − 1, without shrinkage, context and coarse grid unless asked."""
+    """The same, fitted to features x of cells 0 … K − 1, with its locations alone unless asked."""
     cell = one_cell(x) if cell is None else cell
     return empty(x, int(cell.max()) + 1, ignored, **options).fit_grids(x, cell)
 

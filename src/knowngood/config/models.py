@@ -73,6 +73,12 @@ class PatchGaussianOptions(ModelOptions):
         description="normal patches kept (a coreset): at each location the squared distance to the nearest of them, "
         "wherever it lies, is added to the Gaussian's; 0: none",
     )
+    words: int = Field(
+        default=32,
+        ge=0,
+        description="kinds of patches (visual words) whose shares of the image are compared with those of normal ones, "
+        "for the column `counts`: a part missing, too many or of another kind, wherever it lies; 0: none",
+    )
     few: Literal["refuse", "pool"] = Field(
         default="refuse",
         description="conditions with fewer than 8 normal images: refuse them by name, or use the Gaussians of all",

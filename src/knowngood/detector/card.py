@@ -129,8 +129,11 @@ def _of_gaussians(options: Any) -> list[str]:
         "is judged given these",
         "- `global`, a column of results: how far the image as a whole deviates, in standard deviations of normal "
         "images; from 1 on it adds to the score",
+        f"- `counts`, a column of results: how far the shares of {options.words} kinds of patches deviate, likewise: a "
+        "part missing, too many or of another kind",
     ]
-    return [line for line, there in zip(lines, (options.context, options.global_grid), strict=True) if there]
+    there = (options.context, options.global_grid, options.words)
+    return [line for line, has in zip(lines, there, strict=True) if has]
 
 
 def _options(options: Any) -> str:

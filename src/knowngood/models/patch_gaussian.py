@@ -1,8 +1,8 @@
 """A Gaussian of the features at every location of a grid, for each combination of categorical conditions.
 
-PaDiM (arXiv:2011.08785) with four additions: covariances are shrunk towards the mean covariance of all locations; a
+PaDiM (arXiv:2011.08785) with five additions: covariances are shrunk towards the mean covariance of all locations; a
 location is judged given the context of its image, a few numbers that say how the image as a whole differs from other
-normal ones; a coarse grid of the same kind sees the image as a whole; and the distance to the nearest of a coreset of
+normal ones; a coarse grid of the same kind and the shares of visual words see the image as a whole; and the distance to the nearest of a coreset of
 normal patches, wherever they lie, is added to that of the Gaussian.
 """
 
@@ -18,6 +18,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 from knowngood.config import PatchGaussianOptions
 from knowngood.models.base import BatchSource, FitContext, Model
 from knowngood.models.patch_bank import WEIGHED, PatchBank
+from knowngood.models.patch_words import PatchWords
 
 LOCATIONS = 64  # of which covariances are held at a time
 LEAST = 1e-4  # of a variance that remains without an image
@@ -90,12 +91,13 @@ class PatchGaussian(Model):
         self.register_buffer("basis", torch.zeros(cells, context, features))
         self.register_buffer("slope", torch.zeros(cells, locations, features, context))
         self.bank = PatchBank(features, cells, neighbours) if options.neighbours else None
+        self.words = PatchWords(features, cells, options.words) if options.words else None
         side = options.global_grid
         self.coarse: PatchGaussian | None = None
         if side:
             few = (features, min(side, height), min(side, width))
             self.coarse = PatchGaussian(
-                options.model_copy(update={"global_grid": 0, "context": 0, "neighbours": 0}),
+                options.model_copy(update={"global_grid": 0, "context": 0, "neighbours": 0, "words": 0}),
                 few,
                 keys,
                 continuous,
@@ -160,6 +162,8 @@ class PatchGaussian(Model):
         if self.coarse is not None:
             self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
             self.coarse.fit_grids(self.coarsen(x, cell), cell)
+        if self.words is not None:
+            self.words.fit(x, cell, self.ignored, self.pooled)
         return self
 
     @torch.no_grad()
@@ -193,6 +197,8 @@ class PatchGaussian(Model):
             self.bank.update(x, cell, self.ignored, self.options.neighbours)
         if self.coarse is not None:
             self.coarse.update_grids(self.coarsen(x, cell), cell)
+        if self.words is not None:
+            self.words.update(x, cell, self.ignored, self.pooled)
         return self
 
     def _merged(self, k: int, grids: Tensor) -> Tensor:
@@ -336,6 +342,22 @@ class PatchGaussian(Model):
         values = coarse.leave_one_out(grids, cell) if leave_one_out else coarse.distances(grids, cell)
         counted = (~coarse.ignored_grid[cell]).to(values)
         return (values * counted).sum((1, 2)) / counted.sum((1, 2))
+
+    @property
+    def image_members(self) -> tuple[str, ...]:
+        """What judges an image as a whole: "global" of the coarse grid, "counts" of the visual words."""
+        there = (("global", self.coarse), ("counts", self.words))
+        return tuple(name for name, member in there if member is not None)
+
+    def image_distances(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
+        """(B, M) float64: by each of `image_members`."""
+        found = []
+        if self.coarse is not None:
+            found.append(self.global_distances(x, cell, leave_one_out=leave_one_out))
+        if self.words is not None:
+            shares = self.words.shares(x, cell, self.ignored)
+            found.append(self.words.distances(shares, cell, leave_one_out=leave_one_out))
+        return torch.stack(found, 1) if found else x.new_empty(len(x), 0, dtype=torch.float64)
 
     def energies(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B,) float64: −log of the Gaussian at a location, up to a constant, the mean over the locations that count.

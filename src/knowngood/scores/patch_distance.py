@@ -19,7 +19,7 @@ from knowngood.scores.fusion import evenly
 PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
 TOP_SHARE = 0.02  # of the locations
-EXCESS = 1.0  # standard deviations from which on the global score counts
+EXCESS = 1.0  # standard deviations from which on the score of an image as a whole counts
 IMAGES = 300  # normal images of a cell that statistics are taken from, at most
 AT_ONCE = 32  # of them
 ENOUGH = 100  # distances from which the statistics of a location are taken
@@ -32,20 +32,23 @@ class PatchDistanceScore(Score):
 
     The distance is half the squared Mahalanobis distance of `patch_gaussian`, or that to the nearest patch of a
     `memory_bank`. A pooled value v sees a few anomalous locations. Where the model has a coarse grid, g is the mean of
-    the distances there, large where much of the image is anomalous by little; the score is then
-    z(v) + max(0, z(g) − 1), z in standard deviations of normal images. z(g) is the part `global`.
+    the distances there, large where much of the image is anomalous by little; where it has visual words, w is the
+    distance of their shares, large where a part is missing, too many or of another kind. The score is then
+    z(v) + max(0, z(g) − 1) + max(0, z(w) − 1), z in standard deviations of normal images. z(g) is the part `global`,
+    z(w) the part `counts`.
 
-    State: `location_mean`, `location_spread` (K, h, w) for K cells; with a coarse grid `pooled_moments` and
-    `global_moments` (K, 2), mean and standard deviation of v and g over normal images.
+    State: `location_mean`, `location_spread` (K, h, w) for K cells; with a coarse grid or words
+    `pooled_moments`, `global_moments` and `counts_moments` (K, 2), mean and standard deviation of v, g and w over
+    normal images.
     """
 
     has_map = True
 
     def fit(self, model: PatchModel, batches: Batches) -> State:
         """From normal images that the model was fitted to, each as if it had been left out: 300 a cell at most."""
-        if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.coarse is not None):
+        if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.image_members):
             return {}
-        maps, cells, globally = [], [], []
+        maps, cells, whole = [], [], []
         kept = evenly(batches, IMAGES * len(model.ignored))
         assert kept is not None
         for rows in torch.arange(len(kept.x), device=kept.x.device).split(AT_ONCE):
@@ -53,16 +56,16 @@ class PatchDistanceScore(Score):
             cell = model.cell(batch.c, len(batch.x))
             cells.append(cell)
             maps.append(model.leave_one_out(batch.x, cell))
-            if model.coarse is not None:
-                globally.append(model.global_distances(batch.x, cell, leave_one_out=True))
+            whole.append(model.image_distances(batch.x, cell, leave_one_out=True))
         cell, ignored = torch.cat(cells), model.ignored_grid
         plain = torch.cat(maps)
         state: State = {}
         if self.standardises(model):
             state = location_statistics(plain, cell, ignored)
-        if model.coarse is not None:
+        if model.image_members:
             pooled = self._pooled(state, plain, cell, ignored)
-            for name, values in (("pooled", pooled), ("global", torch.cat(globally))):
+            members = zip(model.image_members, torch.cat(whole).unbind(1), strict=True)
+            for name, values in (("pooled", pooled), *members):
                 state[f"{name}_moments"] = _moments(values, cell, len(ignored))
         return state
 
@@ -92,9 +95,11 @@ class PatchDistanceScore(Score):
                 learned = {name: state[f"penalty_{name}"] for name in ("direction", "offset", "weight")}
                 maps = maps + penalty(model.whiten(x, cell), learned).unflatten(1, maps.shape[1:]).to(maps)
         values, parts = self._pooled(state, maps, cell, ignored), {}
-        if "global_moments" in state and isinstance(model, PatchGaussian):
-            parts["global"] = _standardised(model.global_distances(x, cell), state["global_moments"], cell)
-            values = _standardised(values, state["pooled_moments"], cell) + (parts["global"] - EXCESS).clamp_min(0)
+        if "pooled_moments" in state and isinstance(model, PatchGaussian):
+            values = _standardised(values, state["pooled_moments"], cell)
+            for name, distance in zip(model.image_members, model.image_distances(x, cell).unbind(1), strict=True):
+                parts[name] = _standardised(distance, state[f"{name}_moments"], cell)
+                values = values + (parts[name] - EXCESS).clamp_min(0)
         hidden = ignored[cell]
         shown = self._smoothed(maps, hidden).masked_fill(hidden, math.nan) if want_map else None
         return ScoreResult(values, shown, parts)

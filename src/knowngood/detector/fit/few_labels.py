@@ -181,7 +181,7 @@ class Patches(NamedTuple):
     """What a fitted model makes of n images, kept so that scores can be pooled again without features."""
 
     maps: Tensor  # (n, h, w) distances
-    globally: Tensor | None  # (n,) global distances
+    whole: Tensor  # (n, M) distances of the images as wholes
     white: Tensor  # (n, P, F) whitened, bounded
     c: Tensor | None  # (n, W)
     stratum: Tensor  # (n,)
@@ -202,29 +202,28 @@ class Patches(NamedTuple):
         for grids, c, stratum in rows:
             x = grids.float()
             cell = model.cell(c, len(x))
-            maps, white, globally = model.distances(x, cell), model.whiten(x, cell), None
+            maps, white = model.distances(x, cell), model.whiten(x, cell)
             if leave_one_out:
                 plain, maps = maps, model.leave_one_out(x, cell)
                 white = white * (maps / plain.clamp_min(1e-12)).sqrt().flatten(1)[..., None].to(white)
-            if model.coarse is not None:
-                globally = model.global_distances(x, cell, leave_one_out=leave_one_out)
-            parts.append(cls(maps, globally, bounded(white).half(), c, stratum))
+            whole = model.image_distances(x, cell, leave_one_out=leave_one_out)
+            parts.append(cls(maps, whole, bounded(white).half(), c, stratum))
         return cls.concat(parts)
 
 
 class Known(PatchGaussian):
     """A fitted model in the place of which distances are known: what it is given as features are its distances."""
 
-    def __init__(self, fitted: PatchGaussian, globally: Tensor | None) -> None:
+    def __init__(self, fitted: PatchGaussian, whole: Tensor) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(fitted.__dict__)
-        self.globally: Any = globally
+        self.whole: Any = whole
 
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
         return x
 
-    def global_distances(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
-        return self.globally
+    def image_distances(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
+        return self.whole
 
 
 def patch_evidence(
@@ -238,7 +237,7 @@ def patch_evidence(
     columns = (grids, encoded.c if model.condition_dim else None, encoded.stratum)
 
     def pooled(images: Patches, added: Tensor | float = 0.0, *, want_map: bool = False) -> ScoreResult:
-        known = Known(model, images.globally)
+        known = Known(model, images.whole)
         maps = images.maps + added
         return pipeline.score.score(known, pipeline.state, maps, images.c, images.stratum, want_map=want_map)
 
