@@ -127,6 +127,11 @@ class PatchWords(nn.Module):
             out[mine] = square.sqrt()
         return out
 
+    def deviations(self, shares: Tensor, cell: Tensor) -> Tensor:
+        """(B, W): shares (B, W) less those of normal images, in standard deviations."""
+        spread = self.covariance.diagonal(dim1=1, dim2=2).clamp_min(RIDGE).sqrt()
+        return (shares / self.scale - self.mean[cell]) / spread[cell]
+
     def _squares(self, rows: Tensor) -> Tensor:
         """(P, W) squared distances of rows (P, d) to the words."""
         squares = torch.addmm(self.words.square().sum(1), rows, self.words.T, alpha=-2)

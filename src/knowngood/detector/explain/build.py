@@ -17,7 +17,7 @@ from knowngood.detector.explain.reference import comparison, model_codes, of_gro
 from knowngood.detector.explain.words import sentences, summary
 from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
-from knowngood.detector.scoring import one_row_each, score_rows
+from knowngood.detector.scoring import Scored, one_row_each, score_rows
 from knowngood.detector.stated_conditions import wrong_words
 
 AT_ONCE = 16  # images
@@ -87,16 +87,29 @@ def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[
         tile = _tile_of_peak(scored.tiles, [fields.get("peak") for fields in located])
         seen, grids = seen[tile], None if grids is None else grids[tile]
     pictures = scaled_images(pipeline, seen)
+    deviating: list[tuple[np.ndarray, Fields]] = []
     for rows in one_row_each(pipeline, seen, best):
-        deviating = deviations(pipeline, rows, None if grids is None else grids[rows.at])
-        for k, (code, deviation) in enumerate(deviating, start=rows.at.start):
-            compared = comparison(pipeline, code, int(best.stratum[k]), pictures[k])
-            picture = np.moveaxis(pictures[k].numpy(), 0, -1)
-            facts: Fields = {"image": images.read(k), "model_input": picture, "missing": {}}
-            for part in (deviation, compared, located[k]):
-                facts["missing"] |= part.pop("missing", {})
-                facts |= part
-            yield facts
+        deviating += deviations(pipeline, rows, None if grids is None else grids[rows.at])
+    _place_words(pipeline, scored, [deviation for _, deviation in deviating])
+    for k, (code, deviation) in enumerate(deviating):
+        compared = comparison(pipeline, code, int(best.stratum[k]), pictures[k])
+        picture = np.moveaxis(pictures[k].numpy(), 0, -1)
+        facts: Fields = {"image": images.read(k), "model_input": picture, "missing": {}}
+        for part in (deviation, compared, located[k]):
+            facts["missing"] |= part.pop("missing", {})
+            facts |= part
+        yield facts
+
+
+def _place_words(pipeline: Pipeline, scored: Scored, found: list[Fields]) -> None:
+    """Complete the word counts of images, in place, by where in the image the word is found."""
+    grids = [fields.pop("word_grid") for fields in found if "word_grid" in fields]
+    if not grids or scored.tiles is not None or scored.grids is None:
+        return
+    of_words = replace(scored, grids=np.stack(grids)[scored.grid_row])
+    for k, values in image_maps(pipeline, of_words, np.arange(len(found))):
+        row, column = divmod(int(np.nanargmax(values)), values.shape[1])
+        found[k]["count"] = found[k]["count"]._replace(place=(row, column))
 
 
 def lookalikes(

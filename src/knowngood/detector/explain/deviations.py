@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from knowngood.config import LiteOptions
-from knowngood.detector.explain.explanation import ENOUGH, TOP, Component, Fields, Latent
+from knowngood.detector.explain.explanation import ENOUGH, TOP, Component, Fields, Latent, WordCount
 from knowngood.detector.explain.reference import model_codes
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.reference_index import ReferenceIndex
@@ -77,7 +77,21 @@ def _of_patch_gaussian(pipeline: Pipeline, model: PatchGaussian, rows: Rows, gri
         components = largest(names, (delta / model.spread(int(cell[i]), at)).cpu().numpy())
         missing = {"reconstruction": "the model knows features, not pixels"}
         found.append({"residual": residual[i], "components": components, "missing": missing})
+        if model.words is not None:
+            found[i] |= _count(model, rows.x[i], cell[i : i + 1])
     return found
+
+
+def _count(model: PatchGaussian, x: Tensor, cell: Tensor) -> Fields:
+    """The word of a feature grid whose share deviates most, and, as `word_grid` (h, w), how much each patch is of it."""
+    words = model.words
+    assert words is not None
+    shares = words.shares(x[None], cell, model.ignored)
+    deviation = words.deviations(shares, cell)[0]
+    word = int(deviation.abs().argmax())
+    normal = float(words.mean[cell[0], word] * words.scale[word])
+    grid = words.assigned(x)[:, word].unflatten(0, x.shape[1:]).cpu().numpy()
+    return {"count": WordCount(word, float(shares[0, word]), normal, float(deviation[word])), "word_grid": grid}
 
 
 def largest(names: list[str], deviation: np.ndarray) -> tuple[Component, ...]:

@@ -32,6 +32,16 @@ class Latent(NamedTuple):
     deviation: float | None  # of its mean from that of normal images, in standard deviations; None if not known
 
 
+class WordCount(NamedTuple):
+    """The share of an image that a kind of patch covers, a visual word; that which deviates most."""
+
+    word: int
+    share: float  # 0…1, of the locations that count
+    normal: float  # mean share of normal images
+    deviation: float  # in standard deviations of normal images
+    place: tuple[int, int] | None = None  # (row, column) in pixels of the image, of its most typical patch; None: tiles
+
+
 class ImageFactor(NamedTuple):
     """An image factor, compared with normal images under the same conditions."""
 
@@ -79,6 +89,7 @@ class Explanation:
         peak: (row, column) of the largest value of the map, in pixels of the image.
         components: features or orientations that deviate most at the peak of the map on the model's grid (of the
             residual, without a map), by |deviation|; none for a VAE on pixels and for memory_bank.
+        count: the kind of patch whose share of the image deviates most, for patch_gaussian.
         latents: dimensions with the largest KL divergence, for a VAE.
         image_factors: brightness and contrast, compared with normal images under these conditions.
         nearest: normal images with the nearest codes; `farther_than`: the share 0…1 of held-out normal images that lie
@@ -103,6 +114,7 @@ class Explanation:
     map: np.ndarray | None = None
     peak: tuple[int, int] | None = None
     components: tuple[Component, ...] = ()
+    count: WordCount | None = None
     latents: tuple[Latent, ...] = ()
     image_factors: tuple[ImageFactor, ...] = ()
     nearest: tuple[Nearest, ...] = ()
@@ -126,6 +138,7 @@ class Explanation:
         return record | {
             "peak": None if self.peak is None else list(self.peak),
             "components": [one._asdict() for one in self.components],
+            "count": None if self.count is None else self.count._asdict(),
             "latents": [one._asdict() for one in self.latents],
             "image_factors": [
                 one._asdict() | {"change": one.change, "outside_normal_range": one.outside_normal_range}

@@ -8,11 +8,12 @@ from knowngood.detector.explain.explanation import Explanation, ImageFactor
 FAR = 0.95  # share of held-out normal images that are closer to their nearest one
 SLIGHT = 0.02  # of the range of values: a smaller difference is not reported
 NAMED = 3  # nearest images
+COUNTED = 4.0  # standard deviations from which the share of a kind of patch is reported
 
 
 def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
     """Verdict, peak, regions, what deviates there, image factors, and the nearest normal images."""
-    texts = [_verdict(one, alpha), _peak(one), _regions(one), _deviation(one)]
+    texts = [_verdict(one, alpha), _peak(one), _regions(one), _deviation(one), _count(one)]
     outside = [factor for factor in one.image_factors if factor.outside_normal_range]
     texts += [_factor(factor, one.condition) for factor in outside]
     if one.image_factors and not outside:
@@ -28,6 +29,8 @@ def summary(one: Explanation) -> str:
     if one.regions:
         n = len(one.regions)
         parts.append(f"{n} region{'s' * (n != 1)} above the threshold")
+    if one.count is not None and abs(one.count.deviation) >= COUNTED:
+        parts.append(f"{'more' if one.count.deviation > 0 else 'fewer'} patches of one kind than normal")
     parts += [change(factor) + _accounted(factor) for factor in one.image_factors if factor.outside_normal_range]
     if one.nearest:
         parts.append(f"nearest normal image {one.nearest[0].id}")
@@ -112,6 +115,20 @@ def _deviation(one: Explanation) -> str:
         return ""
     side = "brighter" if largest > 0 else "darker"
     return f"The largest difference from its reconstruction is {percent(largest)} of the range of values, {side}."
+
+
+def _count(one: Explanation) -> str:
+    count = one.count
+    if count is None or abs(count.deviation) < COUNTED:
+        return ""
+    which = "One kind of patch covers"
+    if count.place is not None:
+        which = f"Patches like that at row {count.place[0]} and column {count.place[1]} cover"
+    side = "more" if count.deviation > 0 else "less"
+    return (
+        f"The counts are off: {which[0].lower()}{which[1:]} {percent(count.share)} of the image, in normal images "
+        f"{percent(count.normal)} ({abs(count.deviation):.1f} standard deviations {side})."
+    )
 
 
 def _factor(factor: ImageFactor, condition: str) -> str:
