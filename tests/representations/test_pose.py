@@ -86,6 +86,14 @@ def test_auto_normalises_parts_that_lie_anywhere_and_leaves_those_in_one_positio
         Pose.fit(texture, area=AREA)
 
 
+def test_auto_leaves_pictures_of_several_parts_whole() -> None:
+    first, second = lying(12)[0], lying(12, seed=1)[0][:, :, ::-1]
+    pairs = ImageSet.from_arrays(np.concatenate([first, second], axis=2))
+    assert Pose.fit(ImageSet.from_arrays(first), area=AREA, needed=False) is not None
+    assert 0.4 < foreground(pairs.read(0)).share < 0.6
+    assert Pose.fit(pairs, area=AREA, needed=False) is None
+
+
 def test_directions_that_no_normal_part_has_are_not_undone() -> None:
     rng = np.random.default_rng(4)
     turns, centres = rng.uniform(-15, 15, 20), rng.uniform(42, SIDE - 42, (20, 2))

@@ -162,6 +162,21 @@ def test_the_score_is_written_out(pooling: str, products: int) -> None:
         torch.testing.assert_close(found.values[i], z + max(0.0, float(g) - 1))
 
 
+def test_counts_add_to_the_score_as_the_global_score_does() -> None:
+    normal, new = batch(1, 30, 0), batch(1, 5)
+    model = fitted(normal.x, global_grid=2, words=4)
+    score = PatchDistanceScore(PatchDistance())
+    state = score.fit(model, [normal])
+    found = score.score(model, state, new.x, None, new.stratum)
+    left_out = model.image_distances(normal.x, normal.stratum, leave_one_out=True)[:, 1]
+    torch.testing.assert_close(state["counts_moments"][0], torch.stack([left_out.mean(), left_out.std(correction=0)]))
+    counts = (model.image_distances(new.x, new.stratum)[:, 1] - left_out.mean()) / left_out.std(correction=0)
+    torch.testing.assert_close(found.parts["counts"], counts)
+    without = {name: value for name, value in state.items() if name != "counts_moments"}
+    plain = PatchDistanceScore(PatchDistance()).score(fitted(normal.x, global_grid=2), without, new.x, None, new.stratum)
+    torch.testing.assert_close(found.values, plain.values + (counts - 1).clamp_min(0))
+
+
 def test_moments_are_those_of_images_left_out() -> None:
     model, _, state = made()
     normal = batch(1, 30, 0)
