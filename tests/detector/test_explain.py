@@ -16,6 +16,7 @@ from knowngood.config import MemoryBankOptions, PatchGaussianOptions
 from knowngood.data import ImageSet
 from knowngood.detector.explain import Explanation, ImageFactor, Nearest, ReferenceIndex
 from knowngood.detector.explain.deviations import feature_names
+from knowngood.detector.explain.explanation import WordCount
 from knowngood.detector.explain.reference import code_size, groups_of, model_codes
 from knowngood.detector.explain.words import sentences, summary, where
 from knowngood.detector.latents import best_conditions, best_rows
@@ -110,6 +111,16 @@ def test_pixels_bring_reconstruction_and_signed_residual(by_pixels: Detector) ->
     nats = [latent.nats for latent in one.latents]
     assert nats == sorted(nats, reverse=True)
     assert len(nats) == 4
+
+
+def test_the_kind_of_patch_whose_share_deviates_lies_in_the_image(by_features: Detector) -> None:
+    one = by_features.explain(ImageSet.from_arrays(spotted(1)), others=True)[0]
+    assert one.count is not None
+    assert one.count.place is not None
+    assert one.count.place[0] < one.image.shape[0]
+    assert one.count.place[1] < one.image.shape[1]
+    assert one.to_record()["count"]["share"] == one.count.share
+    json.dumps(one.to_record())
 
 
 def test_features_bring_what_deviates_at_the_peak(by_features: Detector) -> None:
@@ -395,6 +406,18 @@ def made(**more: Any) -> Explanation:
     blank = np.zeros((30, 60, 1))
     facts = {"id": "x", "anomaly_score": 2.0, "p_value": 0.003, "is_anomalous": True, "condition": "all"}
     return Explanation(**{**facts, "image": blank, "model_input": blank, **more})
+
+
+def test_a_count_that_is_off_is_said_with_its_place() -> None:
+    one = made(count=WordCount(3, 0.021, 0.03, -6.2, (40, 12)))
+    expected = (
+        "The counts are off: patches like that at row 40 and column 12 cover 2.1 % of the image, in normal images "
+        "3.0 % (6.2 standard deviations less)."
+    )
+    assert expected in sentences(one, 0.05)
+    assert "fewer patches of one kind than normal" in summary(one).lower()
+    assert "one kind of patch covers" in " ".join(sentences(made(count=WordCount(3, 0.021, 0.03, 6.2)), 0.05))
+    assert "counts" not in " ".join(sentences(made(count=WordCount(3, 0.021, 0.03, -2.0)), 0.05))
 
 
 @pytest.mark.parametrize(
