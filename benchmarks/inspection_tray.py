@@ -1,8 +1,8 @@
 """Generated trays of twelve slots with screws, washers and nuts, for defects of what lies where.
 
-`tray` has a fixed layout: four screws, three washers, three nuts and two empty slots, each in its place. In `tray-mixed`
-the same parts lie in any slots, and only their numbers are fixed: every slot has seen every part, and none, so that
-nothing at a location tells that a part is missing.
+`tray` has a fixed layout: four screws, three washers, three nuts and two empty slots, each in its place. In
+`tray-mixed` the same parts lie in any slots, and only their numbers are fixed: every slot has seen every part, and
+none, so that nothing at a location tells that a part is missing.
 
 Positions within the slots, directions, gloss, light and noise vary. Defects, equally often:
 
@@ -53,7 +53,7 @@ class Item:
 
 
 def tray_set(name: str, form: Form, seed: int, size: int) -> InspectionSet:
-    """Training and test images (size, size, 3) of a tray of `TRAYS`; those of the test form do not depend on the seed."""
+    """Training and test images (size, size, 3) of one of `TRAYS`; the test form does not depend on the seed."""
     mixed, first = name != TRAYS[0], [0] if form == "test" else [1, seed]
     kinds = ["good"] * (TRAIN + GOOD) + [kind for kind in DEFECTS[: 4 if mixed else 5] for _ in range(EACH)]
     made = [picture(np.random.default_rng([*first, mixed, i]), kind, mixed, size) for i, kind in enumerate(kinds)]

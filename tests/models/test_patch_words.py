@@ -66,7 +66,9 @@ def test_leaving_an_image_out_is_a_gaussian_without_it() -> None:
         without = PatchWords(6, 1, KINDS)
         without.load_state_dict(model.state_dict())
         without.mean[0], without.covariance[0], without.number[0] = rest.mean(0), torch.cov(rest.T), 79
-        torch.testing.assert_close(without.distances(shares[i : i + 1], one_cell(shares[:1]))[0], found[i], rtol=0.02, atol=0)
+        torch.testing.assert_close(
+            without.distances(shares[i : i + 1], one_cell(shares[:1]))[0], found[i], rtol=0.02, atol=0
+        )
 
 
 def test_an_update_has_the_moments_of_old_and_new_images() -> None:

@@ -173,7 +173,9 @@ def test_counts_add_to_the_score_as_the_global_score_does() -> None:
     counts = (model.image_distances(new.x, new.stratum)[:, 1] - left_out.mean()) / left_out.std(correction=0)
     torch.testing.assert_close(found.parts["counts"], counts)
     without = {name: value for name, value in state.items() if name != "counts_moments"}
-    plain = PatchDistanceScore(PatchDistance()).score(fitted(normal.x, global_grid=2), without, new.x, None, new.stratum)
+    plain = PatchDistanceScore(PatchDistance()).score(
+        fitted(normal.x, global_grid=2), without, new.x, None, new.stratum
+    )
     torch.testing.assert_close(found.values, plain.values + (counts - 1).clamp_min(0))
 
 

@@ -2,8 +2,8 @@
 
 PaDiM (arXiv:2011.08785) with five additions: covariances are shrunk towards the mean covariance of all locations; a
 location is judged given the context of its image, a few numbers that say how the image as a whole differs from other
-normal ones; a coarse grid of the same kind and the shares of visual words see the image as a whole; and the distance to the nearest of a coreset of
-normal patches, wherever they lie, is added to that of the Gaussian.
+normal ones; a coarse grid of the same kind sees the image as a whole, and so do the shares of visual words; and the
+distance to the nearest of a coreset of normal patches, wherever they lie, is added to that of the Gaussian.
 """
 
 from __future__ import annotations

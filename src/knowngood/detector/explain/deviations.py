@@ -83,7 +83,7 @@ def _of_patch_gaussian(pipeline: Pipeline, model: PatchGaussian, rows: Rows, gri
 
 
 def _count(model: PatchGaussian, x: Tensor, cell: Tensor) -> Fields:
-    """The word of a feature grid whose share deviates most, and, as `word_grid` (h, w), how much each patch is of it."""
+    """The word of a feature grid whose share deviates most; `word_grid` (h, w): how much each patch is of it."""
     words = model.words
     assert words is not None
     shares = words.shares(x[None], cell, model.ignored)
