@@ -83,7 +83,7 @@ def picture(rng: np.random.Generator, defect: str, mixed: bool, size: int) -> tu
     if mixed and defect not in ("good", "between"):
         return image, None
     changed = np.abs(plain - drawn(without if mixed else normal)).max(2) > CHANGED
-    return image, ndimage.binary_closing(changed, iterations=2)
+    return image, np.asarray(ndimage.binary_closing(changed, iterations=2), bool)
 
 
 def _with_defect(
