@@ -28,7 +28,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "pneumonia": ("benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, with a contrast baseline"),
     "inspection": (
         "benchmarks.inspection:main",
-        "defects on parts: ours, PaDiM, coreset kNN and contrast, on the same features",
+        "defects on parts: ours, PaDiM, coreset kNN, one Gaussian, subspace residual, on the same features",
     ),
     "conditions": (
         "benchmarks.conditions:main",

@@ -1,4 +1,5 @@
-"""Baselines of inspection on the same features: a Gaussian per location (PaDiM), neighbours in a coreset (PatchCore).
+"""Baselines of inspection on the same features: a Gaussian per location (PaDiM), neighbours in a coreset (PatchCore),
+one Gaussian for all locations, and the residual from a subspace of all patches.
 
 Features are (N, F, h, w) float32: F numbers at each location of a grid, N images. A baseline has `fit(features)` on
 normal images and `score(features)`, which gives image scores (M,) and maps (M, h, w), float32; higher: more anomalous.
@@ -152,6 +153,59 @@ class CoresetNeighbours:
         return float(1 - torch.exp(own - distances.logsumexp(dim=0)))
 
 
+class OneGaussian:
+    """PaDiM with one mean and one covariance (+ 0.01 I) for all locations: the Mahalanobis distance of each patch.
+
+    The image score is the largest value of the map.
+    """
+
+    def fit(self, features: np.ndarray) -> OneGaussian:
+        self.shape, (self.mean, covariance) = features.shape[1:], _moments(features)
+        covariance.diagonal().add_(Padim.RIDGE)
+        factor = torch.linalg.cholesky(covariance)
+        eye = torch.eye(len(factor), dtype=factor.dtype)
+        self.whitening = torch.linalg.solve_triangular(factor, eye, upper=False).float()
+        return self
+
+    def score(self, features: np.ndarray) -> Scored:
+        n, _, h, w = _shape(features, self.shape)
+        maps = torch.stack([((_patches(each) - self.mean) @ self.whitening.T).norm(dim=1) for each in features])
+        return maps.amax(dim=1).numpy(), maps.reshape(n, h, w).numpy()
+
+
+class SubspaceResidual:
+    """Subspace residual (SubspaceAD, 2602.23013): the PCA of all patches, whose leading components keep `kept`.
+
+    The map is the squared distance of each patch to that subspace, the image score the mean of its highest `TOP`. The
+    paper has the features of DINOv2, and augments few images; here are the features of the other baselines.
+
+    Args:
+        kept: share of the variance, above 0, at most 1; that of the paper.
+    """
+
+    TOP = 0.01
+
+    def __init__(self, kept: float = 0.99) -> None:
+        self.kept = kept
+
+    def fit(self, features: np.ndarray) -> SubspaceResidual:
+        self.shape, (self.mean, covariance) = features.shape[1:], _moments(features)
+        values, vectors = torch.linalg.eigh(covariance)
+        share = values.flip(0).clamp(min=0).cumsum(0) / values.clamp(min=0).sum()
+        leading = int((share < self.kept).sum()) + 1
+        self.components = vectors.flip(1)[:, :leading].float()
+        return self
+
+    def score(self, features: np.ndarray) -> Scored:
+        n, _, h, w = _shape(features, self.shape)
+        maps = torch.stack([self._residual(_patches(each) - self.mean) for each in features])
+        top = maps.topk(max(1, round(self.TOP * h * w)), dim=1).values.mean(dim=1)
+        return top.numpy(), maps.reshape(n, h, w).numpy()
+
+    def _residual(self, off: Tensor) -> Tensor:
+        return (off - off @ self.components @ self.components.T).square().sum(dim=1)
+
+
 def greedy_coreset(points: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     """Greedy k-centre (2106.08265, algorithm 1): which `size` of the points (K, D) are chosen, in that order.
 
@@ -229,6 +283,24 @@ def _shape(features: np.ndarray, fitted: tuple[int, int, int] | None = None) -> 
         raise DataError(f"features (F, h, w) = {features.shape[1:]}; the baseline was fitted on {fitted}")
     n, f, h, w = features.shape
     return n, f, h, w
+
+
+def _moments(features: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean (F,) float32 and covariance (F, F) float64 of all patches of all images."""
+    n, f, h, w = _shape(features)
+    if n * h * w < 2:
+        raise DataError("a covariance needs at least 2 patches; there is 1")
+    mean = sum((_patches(each).double().sum(dim=0) for each in features), torch.zeros(f).double()) / (n * h * w)
+    covariance = torch.zeros(f, f, dtype=torch.float64)
+    for each in features:
+        off = _patches(each).double() - mean
+        covariance += off.T @ off
+    return mean.float(), covariance / (n * h * w - 1)
+
+
+def _patches(grid: np.ndarray) -> Tensor:
+    """(F, h, w) → (h · w, F) float32."""
+    return _tensor(grid.reshape(len(grid), -1).T)
 
 
 def _tensor(x: np.ndarray) -> Tensor:

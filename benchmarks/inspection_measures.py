@@ -14,20 +14,31 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd  # noqa: F401  # `detect` imports it, which is no part of its time
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 
-from benchmarks.inspection_baselines import CoresetNeighbours, FeatureBaseline, Padim, contrast_scores, smooth
-from benchmarks.inspection_data import InspectionSet
+from benchmarks.inspection_baselines import (
+    CoresetNeighbours,
+    FeatureBaseline,
+    OneGaussian,
+    Padim,
+    SubspaceResidual,
+    contrast_scores,
+    smooth,
+)
+from benchmarks.inspection_parts import InspectionSet, Mask
 from benchmarks.settings import merged
-from knowngood.calibration import Calibration, false_alarm_interval
+from knowngood.calibration import Calibration, false_alarm_interval, split_normals
 from knowngood.config import FeatureOptions, Settings, parse_settings
 from knowngood.detector.estimator import Detector
 from knowngood.detector.scoring import READERS
-from knowngood.metrics import roc_auc
-from knowngood.metrics.pixels import pixel_metrics
+from knowngood.metrics import average_precision, roc_auc
+from knowngood.metrics.pixels import aupro, pixel_metrics
 from knowngood.representations import Features, cached_features
 
 SPLIT: dict[str, Any] = {"calibration": {"method": "split"}}
+SET_ASIDE = 0.2  # of the normal images, for the decisions of a baseline
+STRICT = 0.05  # false-positive rate up to which the second AUPRO goes
 SQUARE = 384  # sides of the pictures that the baselines see
 MB = 1e6
 PEAK = "VmHWM:"  # of /proc/self/status, in KiB
@@ -84,9 +95,10 @@ def measure(method: str, subject: Subject, seed: int) -> dict[str, Any]:
 
     Returns:
         rows: one for each score and, in a set of several products, each product: set, method, numbers of images,
-            image_auroc; where there are masks and maps pixel_auroc, pixel_average_precision and aupro; where the
-            method calibrates alpha, false_alarms, detected, calibration_normals, alarms_low and alarms_high;
-            by_class, image AUROC of every defect class.
+            image_auroc and image_average_precision; where there are masks and maps pixel_auroc,
+            pixel_average_precision, aupro (up to .3) and aupro_05 (up to .05); where the method calibrates see
+            `_alarms`; kinds, for every class of defects its number of images, its image AUROC, AUPRO and the share
+            that is detected.
         Costs: fit_seconds; ms_image, for an image's score; ms_map, for its map on top; model_mb; peak_mib, of the
             process during this, images included (None where the system does not tell).
     """
@@ -102,7 +114,8 @@ def measure(method: str, subject: Subject, seed: int) -> dict[str, Any]:
             which = np.array([p == product for p in products]) if product else np.ones(len(test), dtype=bool)
             name = subject.parts.name if product is None else f"{product}, of {subject.parts.name}"
             row = {"set": name, "method": label, **_worth(subject.parts, which, scores, found.maps)}
-            rows.append(row | _alarms(subject, which, product, found))
+            row |= _alarms(subject, which, product, found)
+            rows.append(row | {"kinds": _kinds(subject.parts, which, scores, found)})
 
     def per_image(seconds: float | None) -> float | None:
         return None if seconds is None else 1000 * seconds / len(test)
@@ -151,15 +164,25 @@ def _product(label: str, subject: Subject, seed: int, over: Mapping[str, Any]) -
 
 
 def _padim(subject: Subject, seed: int) -> Judged:
-    return _baseline("PaDiM", Padim(), subject)
+    return _baseline("PaDiM", Padim, subject, seed)
 
 
 def _neighbours(subject: Subject, seed: int) -> Judged:
-    return _baseline("coreset kNN 10 %", CoresetNeighbours(seed=seed), subject)
+    return _baseline("coreset kNN 10 %", lambda: CoresetNeighbours(seed=seed), subject, seed)
 
 
-def _baseline(label: str, baseline: FeatureBaseline, subject: Subject) -> Judged:
+def _gaussian(subject: Subject, seed: int) -> Judged:
+    return _baseline("one Gaussian", OneGaussian, subject, seed)
+
+
+def _subspace(subject: Subject, seed: int) -> Judged:
+    return _baseline("subspace residual", SubspaceResidual, subject, seed)
+
+
+def _baseline(label: str, make: Callable[[], FeatureBaseline], subject: Subject, seed: int) -> Judged:
+    """Scores, maps and costs of a fit to all normal images; decisions are those of `calibrated`."""
     grids = subject.features
+    baseline = make()
     started = time.perf_counter()
     baseline.fit(grids.train)
     fitted = time.perf_counter()
@@ -170,7 +193,19 @@ def _baseline(label: str, baseline: FeatureBaseline, subject: Subject) -> Judged
     drawn = time.perf_counter()
     size = grids.backbone + _bytes(value for value in vars(baseline).values() if isinstance(value, Tensor))
     times = grids.train_seconds + fitted - started, grids.test_seconds + judged - fitted, drawn - judged
-    return Judged({label: scores}, maps, None, None, *times, size)
+    aside = split_normals(len(grids.train), seed=seed, select=0, calibrate=SET_ASIDE)["calibrate"]
+    alpha = subject.settings.alpha
+    again, calibration = calibrated(make(), grids.train, aside, alpha)
+    flagged = calibration.p_values(again.score(grids.test)[0]) <= alpha
+    return Judged({label: scores}, maps, flagged, calibration, *times, size)
+
+
+def calibrated(
+    baseline: FeatureBaseline, features: np.ndarray, aside: np.ndarray, alpha: float
+) -> tuple[FeatureBaseline, Calibration]:
+    """Split-conformal: a baseline fitted to the images that are not set `aside` (K,), which calibrate."""
+    fitted = baseline.fit(np.delete(features, aside, axis=0))
+    return fitted, Calibration.fit(fitted.score(features[aside])[0], alpha=alpha)
 
 
 def _contrast(subject: Subject, seed: int) -> Judged:
@@ -182,6 +217,8 @@ METHODS: Mapping[str, Callable[[Subject, int], Judged]] = {
     "split": _split,
     "padim": _padim,
     "knn": _neighbours,
+    "gaussian": _gaussian,
+    "subspace": _subspace,
     "contrast": _contrast,
 }
 
@@ -195,27 +232,50 @@ def _worth(
     """Metrics over the test images `which` (M,) bool."""
     labels = parts.labels
     good, bad = which & (labels == 0), which & (labels == 1)
-
-    def auroc(those: np.ndarray) -> float:
-        chosen = good | those
-        return roc_auc(labels[chosen], scores[chosen])
-
-    kinds = dict.fromkeys(parts.classes[bad].tolist())
     found = {
         "good": int(good.sum()),
         "anomalous": int(bad.sum()),
-        "image_auroc": auroc(bad),
-        "by_class": {kind: auroc(bad & (parts.classes == kind)) for kind in kinds},
+        "image_auroc": roc_auc(labels[which], scores[which]),
+        "image_average_precision": average_precision(labels[which], scores[which]),
     }
-    marked = np.flatnonzero(which & parts.in_pixel_metrics)
-    masks = [parts.masks[i] for i in marked]
-    if maps is not None and any(mask is not None and mask.any() for mask in masks):
-        found |= pixel_metrics([np.asarray(maps[i], dtype=np.float32) for i in marked], masks)
+    marked = which & parts.in_pixel_metrics
+    if maps is not None and (marked & bad).any():
+        chosen = _marked(parts, marked, maps)
+        found |= pixel_metrics(*chosen) | {"aupro_05": aupro(*chosen, STRICT)}
     return found
 
 
+def _kinds(parts: InspectionSet, which: np.ndarray, scores: np.ndarray, found: Judged) -> dict[str, dict[str, Any]]:
+    """What of each class of defects is found, beside all normal images."""
+    good, kinds = which & (parts.labels == 0), {}
+    for kind in dict.fromkeys(parts.classes[which & (parts.labels == 1)].tolist()):
+        own = which & (parts.classes == kind) & (parts.labels == 1)
+        row: dict[str, Any] = {"n": int(own.sum())}
+        row["image_auroc"] = roc_auc(parts.labels[good | own], scores[good | own])
+        if found.maps is not None and (own & parts.in_pixel_metrics).any():
+            row["aupro"] = aupro(*_marked(parts, (good | own) & parts.in_pixel_metrics, found.maps))
+        if found.flagged is not None:
+            row["detected"] = float(found.flagged[own].mean())
+        kinds[kind] = row
+    return kinds
+
+
+def _marked(
+    parts: InspectionSet, which: np.ndarray, maps: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[Mask | None]]:
+    """Maps and masks of the images `which` (M,) bool."""
+    chosen = np.flatnonzero(which)
+    return [np.asarray(maps[i], dtype=np.float32) for i in chosen], [parts.masks[i] for i in chosen]
+
+
 def _alarms(subject: Subject, which: np.ndarray, product: str | None, found: Judged) -> dict[str, Any]:
-    """Realised rates at α, and where that of normal images lies 19 times out of 20 (`false_alarm_interval`)."""
+    """The decisions at α.
+
+    Returns:
+        alpha; f1; detected; false_alarms, with its Clopper–Pearson interval over the choice of test images, rate_low
+        and rate_high; calibration_normals; alarms_low and alarms_high, where the rate of normal images lies 19 times
+        out of 20 (`false_alarm_interval`). Empty for a method that does not decide.
+    """
     if found.flagged is None or found.calibration is None:
         return {}
     alpha, labels = subject.settings.alpha, subject.parts.labels
@@ -224,10 +284,15 @@ def _alarms(subject: Subject, which: np.ndarray, product: str | None, found: Jud
         stratum = found.calibration.stratum_names.index(own)
         n = int(found.calibration.counts[stratum]) if found.calibration.own(alpha)[stratum] else n
     low, high = false_alarm_interval(n, alpha)
+    good, bad = (found.flagged[which & (labels == label)] for label in (0, 1))
+    rate = binomtest(int(good.sum()), len(good)).proportion_ci()
     return {
         "alpha": alpha,
-        "false_alarms": float(found.flagged[which & (labels == 0)].mean()),
-        "detected": float(found.flagged[which & (labels == 1)].mean()),
+        "f1": float(2 * bad.sum() / (bad.sum() + good.sum() + len(bad))),
+        "false_alarms": float(good.mean()),
+        "rate_low": float(rate.low),
+        "rate_high": float(rate.high),
+        "detected": float(bad.mean()),
         "calibration_normals": n,
         "alarms_low": low,
         "alarms_high": high,

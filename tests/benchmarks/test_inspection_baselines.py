@@ -7,9 +7,19 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
+from sklearn.decomposition import PCA
 
 from benchmarks.baselines import BASELINES
-from benchmarks.inspection_baselines import POOL, CoresetNeighbours, Padim, contrast_scores, greedy_coreset, smooth
+from benchmarks.inspection_baselines import (
+    POOL,
+    CoresetNeighbours,
+    OneGaussian,
+    Padim,
+    SubspaceResidual,
+    contrast_scores,
+    greedy_coreset,
+    smooth,
+)
 from knowngood.data import ImageSet
 from knowngood.errors import DataError
 
@@ -146,7 +156,7 @@ def test_one_neighbour_has_no_weight() -> None:
     np.testing.assert_array_equal(scores, maps.max(axis=(1, 2)))
 
 
-@pytest.mark.parametrize("make", [Padim, CoresetNeighbours])
+@pytest.mark.parametrize("make", [Padim, CoresetNeighbours, OneGaussian, SubspaceResidual])
 def test_features_that_do_not_fit(make) -> None:
     fitted = make().fit(features(4))
     with pytest.raises(DataError, match=r"\(6, 3, 3\).*fitted on \(6, 3, 4\)"):
@@ -163,7 +173,7 @@ def test_padim_needs_two_images() -> None:
         Padim().fit(features(1))
 
 
-@pytest.mark.parametrize("make", [Padim, CoresetNeighbours])
+@pytest.mark.parametrize("make", [Padim, CoresetNeighbours, OneGaussian, SubspaceResidual])
 def test_a_patch_out_of_place_stands_out(make) -> None:
     good, judged = features(30), features(6, seed=1)
     judged[3, :, 1, 2] += 25
@@ -171,6 +181,53 @@ def test_a_patch_out_of_place_stands_out(make) -> None:
     assert scores.argmax() == 3
     assert np.unravel_index(maps[3].argmax(), (3, 4)) == (1, 2)
     assert (maps.dtype, scores.dtype) == (np.float32, np.float32)
+
+
+# All patches as one sample --------------------------------------------------------------------------------------------
+
+
+def test_one_gaussian_has_the_moments_of_all_patches() -> None:
+    good, judged = features(7), features(5, seed=1)
+    scores, maps = OneGaussian().fit(good).score(judged)
+    x, y = patches_of(good), patches_of(judged)
+    inverse = np.linalg.inv(np.cov(x.T) + 0.01 * np.eye(6))
+    off = y - x.mean(axis=0)
+    wanted = np.sqrt(np.einsum("nf,fg,ng->n", off, inverse, off)).reshape(5, 3, 4)
+    np.testing.assert_allclose(maps, wanted, rtol=1e-4)
+    np.testing.assert_array_equal(scores, maps.max(axis=(1, 2)))
+
+
+def test_one_gaussian_at_one_location_is_padim() -> None:
+    good, judged = features(20, h=1, w=1), features(5, seed=1, h=1, w=1)
+    np.testing.assert_allclose(OneGaussian().fit(good).score(judged)[0], Padim().fit(good).score(judged)[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.9, 0.95])
+def test_the_residual_is_what_the_leading_components_leave(kept: float) -> None:
+    good, judged = features(7), features(5, seed=1)
+    scores, maps = SubspaceResidual(kept).fit(good).score(judged)
+    x = patches_of(good)
+    pca = PCA(kept, svd_solver="full").fit(x)
+    assert 0 < pca.n_components_ < 6
+    y = patches_of(judged)
+    wanted = ((y - pca.inverse_transform(pca.transform(y))) ** 2).sum(axis=1).reshape(5, 3, 4)
+    np.testing.assert_allclose(maps, wanted, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(scores, maps.max(axis=(1, 2)))  # of 12 patches 1 % is one
+
+
+def test_the_score_of_a_residual_is_the_mean_of_the_highest_hundredth() -> None:
+    good, judged = features(7, h=20, w=20), features(2, seed=1, h=20, w=20)
+    scores, maps = SubspaceResidual(0.9).fit(good).score(judged)
+    np.testing.assert_allclose(scores, np.sort(maps.reshape(2, -1))[:, -4:].mean(axis=1), rtol=1e-6)
+
+
+def test_nothing_in_the_subspace_is_far_from_it() -> None:
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(2, 6))
+    grid = (rng.normal(size=(30, 3, 4, 2)) @ plane).transpose(0, 3, 1, 2).astype(np.float32)
+    baseline = SubspaceResidual(1 - 1e-9).fit(grid)
+    assert baseline.components.shape == (6, 2)
+    assert baseline.score(10 * grid)[1].max() < 1e-6 * (10 * grid**2).sum(axis=1).max()
 
 
 # Maps and contrast ----------------------------------------------------------------------------------------------------
