@@ -273,7 +273,8 @@ def test_false_alarms_of_a_product_are_expected_by_its_own_calibration(
 
 def test_tables_are_means_over_seeds_and_say_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     def record(seed: int, auroc: float, **more: Any) -> dict[str, Any]:
-        row = {"set": "tile", "method": "ours", "image_auroc": auroc, "alarms_low": 0.01, "alarms_high": 0.1, **more}
+        rates = {"f1": 0.5, "alarms_low": 0.01, "alarms_high": 0.1}
+        row = {"set": "tile", "method": "ours", "image_auroc": auroc, **rates, **more}
         return {"form": "dev", "set": "tile", "method": "ours", "seed": seed, "rows": [row], "fit_seconds": 12.34}
 
     lost = {"form": "dev", "set": "x-ray", "method": "all", "seed": None, "error": "missing: it is not here"}
