@@ -21,14 +21,14 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.dan_vae:main",
         "DAn-VAE's sweep: z_a, labelled anomalies, darkened images; brightness read from z_n and from z_a",
     ),
-    "inspection-light": (
-        "benchmarks.inspection_light:main",
-        "parts under other illumination, on features: false alarms with and without correction",
-    ),
     "pneumonia": ("benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, with a contrast baseline"),
     "inspection": (
         "benchmarks.inspection:main",
         "defects on parts: ours, PaDiM, coreset kNN, one Gaussian, subspace residual, on the same features",
+    ),
+    "corruptions": (
+        "benchmarks.corruptions:main",
+        "parts under other light, cameras and poses: false alarms and detections at one fixed threshold",
     ),
     "conditions": (
         "benchmarks.conditions:main",

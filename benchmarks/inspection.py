@@ -104,7 +104,7 @@ def main(
             records.append({"form": form, "set": source, "method": "all", "seed": None, "error": parts})
             continue
         subject = Subject(thinned(parts) if quick else parts, settings)
-        data = _digest(subject.parts)
+        data = digest(subject.parts)
         for run in runs:
             number += 1
             key = key_of(run, form, settings, data)
@@ -166,7 +166,7 @@ def _own_code() -> list[str]:
     return [essence((here / name).read_text(encoding="utf-8")) for name in NUMBERS_HERE]
 
 
-def _digest(parts: InspectionSet) -> str:
+def digest(parts: InspectionSet) -> str:
     """Hash (hex) of images, masks and classes."""
     digest = hashlib.sha256(f"{parts.train.fingerprint()} {parts.test.fingerprint()}".encode())
     for mask, kind in zip(parts.masks, parts.classes, strict=True):

@@ -30,6 +30,7 @@ from benchmarks.inspection_parts import InspectionSet, Mask
 from benchmarks.settings import merged
 from knowngood.calibration import Calibration, false_alarm_interval, split_normals
 from knowngood.config import FeatureOptions, Settings, parse_settings
+from knowngood.data import ImageSet
 from knowngood.detector.estimator import Detector
 from knowngood.detector.scoring import READERS
 from knowngood.metrics import average_precision, roc_auc
@@ -54,17 +55,21 @@ class Subject:
     @cached_property
     def features(self) -> Grids:
         started = time.perf_counter()
-        options = self.settings.representation
-        assert isinstance(options, FeatureOptions)
-        # As these methods are published: pictures as they lie, made square.
-        options = options.model_copy(update={"align": "none", "image_size": options.image_size or SQUARE})
-        features = Features.fit(self.parts.train, options)
+        features = square_features(self.parts.train, self.settings)
         memory = self.settings.training.memory_gb
         train = cached_features(self.parts.train, features, memory_gb=memory, workers=READERS)
         fitted = time.perf_counter()
         test = cached_features(self.parts.test, features, memory_gb=memory, workers=READERS)
         size = _bytes(features.state().values())
         return Grids(train, test, fitted - started, time.perf_counter() - fitted, size)
+
+
+def square_features(images: ImageSet, settings: Settings) -> Features:
+    """The features that baselines get, as these methods are published: of pictures as they lie, made square."""
+    options = settings.representation
+    assert isinstance(options, FeatureOptions)
+    options = options.model_copy(update={"align": "none", "image_size": options.image_size or SQUARE})
+    return Features.fit(images, options)
 
 
 class Grids(NamedTuple):
