@@ -32,9 +32,10 @@ def write_curves(table: Sequence[Row], path: Path) -> Path:
         for panel, kind in zip(line, kinds, strict=False):
             panel.set_visible(True)
             panel.set_title(kind, fontsize=9)
-            panel.tick_params(labelsize=7)
+            panel.tick_params(labelsize=7, labelbottom=True)
             panel.axhline(table[0]["alpha"], color="#999999", linewidth=0.6)
-            for colour, method in zip(COLOURS, methods, strict=False):
+            for order, (colour, method) in enumerate(zip(COLOURS, methods, strict=False)):
+                width = max(2.8 - 0.8 * order, 0.8)  # so that equal curves are all seen
                 own = [
                     row
                     for row in table
@@ -43,12 +44,13 @@ def write_curves(table: Sequence[Row], path: Path) -> Path:
                 own.sort(key=lambda row: row["strength"])
                 for rate, (style, _) in LINES.items():
                     strengths, values = ([row[key] for row in own] for key in ("strength", rate))
-                    panel.plot(strengths, values, style, color=colour, linewidth=1.3)
+                    panel.plot(strengths, values, style, color=colour, linewidth=width)
         line[0].set_ylabel(f"{name}\nrate", fontsize=8)
         line[0].set_ylim(-0.04, 1.04)
         line[0].set_xticks(np.arange(6))
     shown = [Line2D([], [], color=colour, label=method) for colour, method in zip(COLOURS, methods, strict=False)]
     shown += [Line2D([], [], color="black", linestyle=style, label=label) for style, label in LINES.values()]
+    figure.supxlabel("strength", fontsize=8)
     figure.legend(handles=shown, loc="outside upper center", ncols=len(shown), fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(path)
