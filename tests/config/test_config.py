@@ -159,7 +159,6 @@ def test_a_wrong_type_names_setting_and_value() -> None:
         ({"model": "vae", "score": "patch_distance"}, "defined for model patch_gaussian or memory_bank, not 'vae'"),
         ({"model": "patch_gaussian", "score": ["patch_distance", "elbo"]}, "not 'patch_gaussian'"),
         ({"representation": "pixels", "data": {"tile": 512}}, "tile needs representation 'features'"),
-        ({"data": {"tile": 512, "ignore": "mask.png"}}, "leave one of them out"),
         ({"representation": {"name": "features", "align": "rigid"}, "data": {"tile": 512}}, "align compares whole"),
         (
             {"representation": {"name": "features", "crop": 64}, "data": {"ignore": "mask.png"}},
