@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "parts under other illumination, on features: false alarms with and without correction",
     ),
     "pneumonia": ("benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, with a contrast baseline"),
+    "large": ("benchmarks.large_pictures:main", "small scratches on large pictures: one view, tiles"),
     "inspection": (
         "benchmarks.inspection:main",
         "defects on parts: ours, PaDiM, coreset kNN and contrast, on the same features",

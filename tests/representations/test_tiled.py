@@ -10,7 +10,7 @@ from knowngood.config import FeatureOptions
 from knowngood.data import ImageSet
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations import Features
-from knowngood.representations.tiled import Tiling
+from knowngood.representations.tiled import Tiling, alike
 from patch_models import TinyBackbone
 
 OPTIONS = {"backbone": {"name": "own"}, "average": 1}
@@ -93,3 +93,12 @@ def test_pictures_of_about_one_size_are_resized_and_others_are_refused() -> None
     with pytest.raises(DataError, match=r"60×96.*about 72×96.*10 %"):
         tiled.read(pictures(1, 60, 96))
     assert tiled.to_image(np.zeros((18, 24)), (70, 99)).shape == (70, 99)
+
+
+def test_locations_are_alike_where_their_own_means_predict_no_better() -> None:
+    rng = torch.Generator().manual_seed(0)
+    noise = torch.randn(8, 5, 12, 12, generator=rng)
+    assert alike(noise)
+    assert not alike(noise + torch.randn(1, 5, 12, 12, generator=rng))
+    assert not alike(noise[:1])
+    assert not alike(noise + torch.linspace(0, 9, 12))

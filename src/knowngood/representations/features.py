@@ -33,12 +33,13 @@ from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.base import Fitted, raise_first
 from knowngood.representations.pixels import Pixels, upsampled
-from knowngood.representations.tiled import Tiling, median_size
+from knowngood.representations.tiled import Tiling, alike, median_size
 
 AREA = 384 * 384  # pixels of a resized image, about, if no image_size is given
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
-PROBED = 3  # training images from which widths and dtype are determined
+PROBED, PROBED_LARGE = 3, 8  # training images from which widths and dtype are determined; of those in tiles
+COARSE = 24  # locations a side at which large pictures are compared
 CACHED = 64  # images read at a time into the features of all
 BATCH, BATCH_ON_CPU = 64, 2  # images in the backbone at a time: on a CPU few fit its cache
 Located = Transform | Posed
@@ -79,6 +80,7 @@ class Features(Fitted):
 
     _backbone: Any = PrivateAttr(None)
     _seconds: float = PrivateAttr(0.0)
+    _alike: bool = PrivateAttr(False)
     _device: torch.device = PrivateAttr(torch.device("cpu"))
 
     @classmethod
@@ -90,6 +92,7 @@ class Features(Fitted):
         columns: tuple[Column, ...] = (),
         tile: tuple[int, float] | None = None,
         cells: int = 1,
+        shares: bool = False,
     ) -> Features:
         """From the training images. Without an `image_size` they get about 384² pixels, and keep their aspect.
 
@@ -99,6 +102,7 @@ class Features(Fitted):
             tile: side in pixels of the images, and share of it by which tiles overlap. Images then keep their
                 resolution, and unless it is given the stride is as large as the memory of a Gaussian at every location
                 for each of `cells` conditions asks for.
+            shares: where locations of tiled pictures look alike the model has one Gaussian, which asks for little.
 
         Raises:
             SettingsError: the backbone or its weights are missing or superfluous, or the stride is larger than the
@@ -145,15 +149,22 @@ class Features(Fitted):
             tiling=tiling,
         )
         draft._adopt(backbone)
-        chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
+        probed = PROBED if tiling is None else PROBED_LARGE
+        chosen = np.unique(np.linspace(0, len(images) - 1, probed).astype(int))
         start = time.perf_counter()
-        prepared, errors = pixels.read(images, chosen)
-        raise_first(images.ids, errors)
-        maps = draft._maps(draft._scaled(prepared, images, chosen)[0])
+        each = []
+        for rows in [chosen] if tiling is None else chosen[:, None]:
+            prepared, errors = pixels.read(images, rows)
+            raise_first(images.ids, errors)
+            each.append(draft._maps(draft._scaled(prepared, images, rows)[0]))
+        maps = [torch.cat(one) for one in zip(*each, strict=True)]
         draft._seconds = (time.perf_counter() - start) / len(chosen)
         widths = tuple(m.shape[1] for m in maps)
+        if tiling is not None and shares:
+            coarse = min(COARSE, height), min(COARSE, width)
+            draft._alike = alike(draft.model_copy(update={"grid": coarse})._on_grid(maps))
         if tiling is not None and "stride" not in options.model_fields_set:
-            stride = tiling.stride(sum(widths), len(images), cells, options.stride)
+            stride = tiling.stride(sum(widths), len(images), 0 if draft._alike else cells, options.stride)
             options = options.model_copy(update={"stride": stride})
         grid = round(height / options.stride), round(width / options.stride)
         draft = draft.model_copy(update={"options": options, "grid": grid})
@@ -176,6 +187,11 @@ class Features(Fitted):
     @property
     def bytes_per_image(self) -> int:
         return int(np.prod(self.shape)) * np.dtype(self.stored).itemsize
+
+    @property
+    def alike(self) -> bool:
+        """Whether the locations of large pictures look alike, and so share a Gaussian; false if it was loaded."""
+        return self._alike
 
     @property
     def seconds(self) -> float:

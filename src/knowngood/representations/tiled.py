@@ -62,9 +62,12 @@ class Tiling(BaseModel):
         return len({t.top for t in tiles}), len({t.left for t in tiles})
 
     def stride(self, features: int, images: int, cells: int, least: int) -> int:
-        """The distance of two locations, from `least` on, so that covariances and training features fit in memory."""
-        most = min(GAUSSIANS // (4 * features**2 * cells), GRIDS // (4 * features * images))
-        return max(least, math.ceil(math.sqrt(math.prod(self.size) / max(1, most))))
+        """The distance of two locations, from `least` on, so that covariances and training features fit in memory.
+
+        cells: for each of which there is a Gaussian at every location; 0 if all locations share one.
+        """
+        each = 4 * features * max(features * cells / GAUSSIANS, images / GRIDS)  # share that a location takes
+        return max(least, math.ceil(math.sqrt(math.prod(self.size) * each)))
 
     def stitched(self, images: Tensor, features: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
         """Maps (B, F_i, h_i, w_i) of whole pictures (B, C, H, W): every tile gives what lies nearest to its middle."""
@@ -83,6 +86,20 @@ class Tiling(BaseModel):
                 there = [slice(at.start - first, at.stop - first) for at, first in zip(own, corner, strict=True)]
                 out[(..., *own)] = m[(..., *there)]
         return whole
+
+
+def alike(x: Tensor) -> bool:
+    """Whether the locations of feature grids (N, F, h, w) look alike: the mean of all locations of the other images
+    predicts a feature at least as well as the mean at its location does, in squares over the feature's variance."""
+    n = len(x)
+    if n < 2:
+        return False
+    x = x.double()
+    own = (x - x.mean(0)) * n / (n - 1)
+    means = x.mean((2, 3), keepdim=True)
+    other = x - (means.sum(0) - means) / (n - 1)
+    variance = x.var((0, 2, 3), keepdim=True).clamp_min(1e-12)
+    return bool(((other.square() - own.square()) / variance).mean() <= 0)
 
 
 def median_size(images: ImageSet) -> Size:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from knowngood import __version__
-from knowngood.config import PixelOptions, Settings, VAEOptions
+from knowngood.config import PixelOptions, Settings, SharedGaussianOptions, VAEOptions
 from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, suspicious, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
@@ -54,6 +54,7 @@ def fit_pipeline(
     Raises:
         SettingsError, DataError, TrainingError: as `Detector.fit`.
     """
+    shares = settings.model == "auto" and settings.data.ignore is None
     settings, recipe = resolve(settings, normals)
     if run.film and not (isinstance(settings.representation, PixelOptions) and isinstance(settings.model, VAEOptions)):
         raise SettingsError(
@@ -65,7 +66,9 @@ def fit_pipeline(
     plan = make_plan(normals, labelled, settings, seed, set_aside=not others_calibrate, backbone=backbone)
     recipe += checked_sentence(settings, plan.settings)
     fit, select = plan.split["fit"], plan.split["select"]
-    representation: Any = represent(plan, fit)
+    representation: Any = represent(plan, fit, shares=shares)
+    if shares and getattr(representation, "alike", False):
+        plan = replace(plan, settings=plan.settings.model_copy(update={"model": SharedGaussianOptions()}))
     prepared = prepared_sentence(representation, len(plan.normals))
     recipe += prepared
     if run.progress and getattr(representation, "tiling", None) is not None:  # the cost, before it is paid
@@ -162,12 +165,13 @@ def prepared_sentence(representation: Any, images: int) -> str:
     if tiling is not None:
         whole, seen = "×".join(map(str, representation.pixels.about or ())), representation.seconds
         down, across = tiling.counts()
+        shared = "one Gaussian, as locations look alike," if representation.alike else "Gaussians by position"
         height, width = representation.grid
         resized = f" (resized to {size})" * (whole != size)
         return (
             f"; pictures of {whole} px{resized} are cut into {down} × {across} tiles of {tiling.side} px (overlap "
-            f"{tiling.overlap} px), one model for all, with {height} × {width} locations of the whole picture, every "
-            f"{representation.options.stride} px; features take about {1000 * seen:,.0f} ms an image, "
+            f"{tiling.overlap} px), one model for all: {shared} at {height} × {width} locations, "
+            f"every {representation.options.stride} px; features take about {1000 * seen:,.0f} ms an image, "
             f"{images * seen:,.0f} s for {images:,} normal images (data={{'tile': 'none'}}, --tile none: one view)"
         )
     if representation.pose is None:

@@ -78,14 +78,21 @@ class Learned:
     labels: dict[str, Any] | None = None  # what came of labelled anomalies
 
 
-def represent(plan: Plan, index: np.ndarray) -> Representation:
-    """The representation fitted to the normals at `index`; images that do not fit are refused before any is read."""
+def represent(plan: Plan, index: np.ndarray, *, shares: bool = False) -> Representation:
+    """The representation fitted to the normals at `index`; images that do not fit are refused before any is read.
+
+    Args:
+        shares: the model may have one Gaussian for all locations where they look alike.
+    """
     options, items, data = plan.settings.representation, plan.normals[index], plan.settings.data
     if isinstance(options, FeatureOptions):
         assert isinstance(items, ImageSet)
         tile = (data.tile, data.tile_overlap) if isinstance(data.tile, int) else None
         cells = max(1, len(plan.schema.cells))
-        fitted: Representation = Features.fit(items, options, plan.backbone, plan.schema.columns, tile, cells)
+        located = plan.settings.model.name == "patch_gaussian"  # type: ignore[union-attr]
+        fitted: Representation = Features.fit(
+            items, options, plan.backbone, plan.schema.columns, tile, cells if located else 0, shares
+        )
     elif plan.backbone is not None:
         raise SettingsError(
             "a backbone of your own needs representation={'name': 'features', 'backbone': 'own'}; set that, or leave "
