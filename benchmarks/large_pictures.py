@@ -12,6 +12,7 @@ values darker or brighter. Half of the tested pictures have one.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
 from benchmarks.inspection_data import inspection_set
+from benchmarks.settings import merged
 from benchmarks.tables import write_csv
 from knowngood import Detector
 from knowngood.cli.console import table
@@ -30,7 +32,13 @@ from knowngood.errors import SettingsError
 from knowngood.metrics import roc_auc
 
 SETS = ("bottles", "sheet")
-VIEWS = {"one": {"tile": "none"}, "tiles": {"tile": "auto"}}
+MAX = {"name": "patch_distance", "pooling": "max"}
+VIEWS: dict[str, dict[str, Any]] = {
+    "one": {"data": {"tile": "none"}},
+    "one-max": {"data": {"tile": "none"}, "score": MAX},
+    "tiles-top": {"score": "patch_distance"},
+    "tiles": {},
+}
 PART, NEAR, NOISE = 0.375, 4, 3.0  # a bottle's side over the picture's; pixels from its place; grey values
 LENGTH, WIDTH, CONTRAST = (15, 25), 2.0, 40.0
 
@@ -39,9 +47,9 @@ def main(
     sets: tuple[str, ...] = SETS,
     views: tuple[str, ...] = tuple(VIEWS),
     seeds: tuple[int, ...] = (0,),
-    side: int = 2048,
-    train: int = 40,
-    test: int = 40,
+    side: int = 1600,
+    train: int = 24,
+    test: int = 24,
     quick: bool = False,
     out: Path = Path("out/benchmarks/large"),
 ) -> list[dict[str, Any]]:
@@ -52,10 +60,9 @@ def main(
         train, test: pictures to fit to, and to score.
         quick: small pictures; only checks that it runs.
     """
-    if unknown := [
-        (name, known) for given, known in ((sets, SETS), (views, VIEWS)) for name in given if name not in known
-    ]:
-        raise SettingsError(f"unknown '{unknown[0][0]}'{nearest(unknown[0][0], list(unknown[0][1]))}")
+    for given, known in ((sets, SETS), (views, VIEWS)):
+        if unknown := [name for name in given if name not in known]:
+            raise SettingsError(f"unknown '{unknown[0]}'{nearest(unknown[0], list(known))}")
     if quick:
         side, train, test = 192, 12, 4
     rows = []
@@ -63,16 +70,17 @@ def main(
         for seed in seeds:
             normal, tested, at = pictures(name, side, train, test, seed)
             for view in views:
-                data = VIEWS[view] | {"tile_above": min(1500, side - 1)}
-                rows.append({"set": name, "view": view, "seed": seed, **measured(normal, tested, at, data)})
+                given = merged({"data": {"tile_above": min(1500, side - 1)}}, VIEWS[view])
+                rows.append({"set": name, "view": view, "seed": seed, **measured(normal, tested, at, given)})
+                print(rows[-1], file=sys.stderr)
     write_csv(out / "large.csv", rows)
     table(list(rows[0]), [list(row.values()) for row in rows], title=f"scratches on pictures of {side} px")
     return rows
 
 
-def measured(normal: ImageSet, tested: ImageSet, at: np.ndarray, data: dict[str, Any]) -> dict[str, Any]:
+def measured(normal: ImageSet, tested: ImageSet, at: np.ndarray, given: dict[str, Any]) -> dict[str, Any]:
     """What one view sees; `at` (N, 2) are the middles of the scratches, NaN without one."""
-    detector = Detector("features", data=data, calibration={"method": "split"}, alpha=0.5)
+    detector = Detector("features", calibration={"method": "split"}, alpha=0.5, **given)
     start = time.perf_counter()
     detector.fit(normal)
     fitted = time.perf_counter()
@@ -116,13 +124,10 @@ def _picture(parts: ImageSet | None, side: int, rng: np.random.Generator) -> np.
         large, values = round(PART * side), np.full((side, side, 3), 235.0)
         for place in range(4):
             part = Image.fromarray(parts.read(int(rng.integers(len(parts)))))
-            top, left = (
-                round((0.25 + 0.5 * n) * side) - large // 2 + int(rng.integers(-NEAR, NEAR + 1))
-                for n in divmod(place, 2)
-            )
-            values[top : top + large, left : left + large] = np.asarray(
-                part.resize((large, large), Image.Resampling.BICUBIC)
-            )
+            middle = [round((0.25 + 0.5 * n) * side) - large // 2 for n in divmod(place, 2)]
+            top, left = np.array(middle) + rng.integers(-NEAR, NEAR + 1, 2)
+            enlarged = np.asarray(part.resize((large, large), Image.Resampling.BICUBIC))
+            values[top : top + large, left : left + large] = enlarged
     return (values + rng.normal(0, NOISE, (side, side, 1))).round().clip(0, 255).astype(np.uint8)
 
 

@@ -223,6 +223,21 @@ def test_conditions_of_tiled_pictures_can_be_checked() -> None:
     assert table["p_condition"].to_numpy(float).argmin() == 1
 
 
+@pytest.mark.slow
+def test_a_surface_without_positions_has_one_gaussian(tmp_path: Path) -> None:
+    sheet = np.random.default_rng(0).normal(120, 20, (24, 64, 64)).clip(0, 255).astype(np.uint8)
+    options = {"model": "auto", "data": {"tile": SIDE}, "calibration": {"method": "split"}}
+    detector = fitted_to(sheet[:20], **options)
+    assert detector.pipeline_.settings.model.name == "shared_gaussian"  # type: ignore[union-attr]
+    assert "one Gaussian, as locations look alike," in detector.about_["recipe"]
+    new = sheet[20:].copy()
+    new[2, 40:46, 8:14] = 255
+    assert detector.score_samples(new).argmin() == 2
+    assert detector.explain(new, others=True)[0].components
+    np.testing.assert_array_equal(detector.score_samples(new), reloaded(detector, tmp_path).score_samples(new))
+    assert fitted_to(large(20), **options).pipeline_.settings.model.name == "patch_gaussian"  # type: ignore[union-attr]
+
+
 def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path) -> None:
     """On the command's path: fit, table, maps over the image as it lies, saved and loaded."""
     images, _, _ = lying(24)

@@ -152,17 +152,19 @@ class Features(Fitted):
         probed = PROBED if tiling is None else PROBED_LARGE
         chosen = np.unique(np.linspace(0, len(images) - 1, probed).astype(int))
         start = time.perf_counter()
-        each = []
+        maps: list[Tensor] = []
+        reduced = draft.model_copy(update={"grid": (min(COARSE, height), min(COARSE, width))})
+        coarse = []
         for rows in [chosen] if tiling is None else chosen[:, None]:
             prepared, errors = pixels.read(images, rows)
             raise_first(images.ids, errors)
-            each.append(draft._maps(draft._scaled(prepared, images, rows)[0]))
-        maps = [torch.cat(one) for one in zip(*each, strict=True)]
+            found = draft._maps(draft._scaled(prepared, images, rows)[0])
+            maps = maps or found
+            if tiling is not None and shares:
+                coarse.append(reduced._on_grid(found))
         draft._seconds = (time.perf_counter() - start) / len(chosen)
         widths = tuple(m.shape[1] for m in maps)
-        if tiling is not None and shares:
-            coarse = min(COARSE, height), min(COARSE, width)
-            draft._alike = alike(draft.model_copy(update={"grid": coarse})._on_grid(maps))
+        draft._alike = bool(coarse) and alike(torch.cat(coarse))
         if tiling is not None and "stride" not in options.model_fields_set:
             stride = tiling.stride(sum(widths), len(images), 0 if draft._alike else cells, options.stride)
             options = options.model_copy(update={"stride": stride})

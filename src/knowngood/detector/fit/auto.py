@@ -70,6 +70,8 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
     score = settings.score
     if isinstance(score, str):
         score = _score(representation.name, model, normals)
+        if isinstance(score, PatchDistance) and isinstance(tile, int):  # a small defect is less than 2 % of a large map
+            score = score.model_copy(update={"pooling": "max"})
     values["score"] = score
     method = settings.calibration.method
     if method == "auto":
