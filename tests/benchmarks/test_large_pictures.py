@@ -35,5 +35,5 @@ def test_a_view_is_a_setting(view: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(SettingsError, match="unknown 'bottle'.*bottles"):
+    with pytest.raises(SettingsError, match=r"unknown 'bottle'.*bottles"):
         main(sets=("bottle",))
