@@ -25,7 +25,7 @@ class SharedGaussian(PatchGaussian):
     kind = "shared_gaussian"
 
     def __init__(self, options: SharedGaussianOptions, shape: Sequence[int], *cells: Any, **sizes: Any) -> None:
-        plain = options.model_copy(update={"context": 0, "global_grid": 0, "neighbours": 0})
+        plain = options.model_copy(update={"context": 0, "global_grid": 0, "neighbours": 0, "words": 0})
         super().__init__(plain, shape, *cells, **sizes)
         self._of_all(self.lower[:, :1])
 
