@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "DAn-VAE's sweep: z_a, labelled anomalies, darkened images; brightness read from z_n and from z_a",
     ),
     "pneumonia": ("benchmarks.pneumonia:main", "chest X-rays: trained on NORMAL, with a contrast baseline"),
+    "large": ("benchmarks.large_pictures:main", "small scratches on large pictures: one view, tiles"),
     "inspection": (
         "benchmarks.inspection:main",
         "defects on parts: ours, PaDiM, coreset kNN, one Gaussian, subspace residual, on the same features",

@@ -205,6 +205,7 @@ NET = {"name": "transformers", "source": "nets/dinov2"}
         ({"k": "3"}, {"score": {"name": "neighbours", "k": 3}}),
         ({"shift": "5"}, {"labels": {"name": "shift", "shift": 5}}),
         ({"tile": "512"}, {"data": {"tile": 512}}),
+        ({"tile": "none"}, {"data": {"tile": "none"}}),
         ({"model": "auto", "latent_dim": "8"}, {"model": {**VAE, "latent_dim": 8}}),
         # Options of the scores in a fusion go to those that have them.
         (

@@ -156,10 +156,12 @@ def test_a_wrong_type_names_setting_and_value() -> None:
         ({"calibration": {"select_fraction": 0.5, "fraction": 0.5}}, "must be below 1"),
         ({"model": "patch_gaussian", "representation": "hog"}, "model 'patch_gaussian' takes features"),
         ({"model": "vae", "representation": "features"}, "model 'vae' takes pixels or hog or table"),
-        ({"model": "vae", "score": "patch_distance"}, "defined for model patch_gaussian or memory_bank, not 'vae'"),
+        (
+            {"model": "vae", "score": "patch_distance"},
+            "defined for model patch_gaussian or shared_gaussian",
+        ),
         ({"model": "patch_gaussian", "score": ["patch_distance", "elbo"]}, "not 'patch_gaussian'"),
         ({"representation": "pixels", "data": {"tile": 512}}, "tile needs representation 'features'"),
-        ({"data": {"tile": 512, "ignore": "mask.png"}}, "leave one of them out"),
         ({"representation": {"name": "features", "align": "rigid"}, "data": {"tile": 512}}, "align compares whole"),
         (
             {"representation": {"name": "features", "crop": 64}, "data": {"ignore": "mask.png"}},

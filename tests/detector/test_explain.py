@@ -355,33 +355,6 @@ def test_measured_factors_make_no_groups() -> None:
     assert set(groups.tolist()) == {0, 1}
 
 
-@pytest.mark.slow
-def test_of_an_image_in_tiles_the_tile_of_the_peak_is_explained() -> None:
-    images = np.tile(normal(40), (1, 2, 1))  # 48×32
-    detector = Detector(
-        OWN | {"image_size": 24},
-        "patch_gaussian",
-        {"name": "patch_distance", "pooling": "max"},
-        data={"tile": 24, "tile_overlap": 0.25},
-        alpha=0.2,
-        calibration=SPLIT,
-    ).fit(images, backbone=TinyBackbone())
-    anomalous = np.tile(normal(1, 5), (1, 2, 1))
-    anomalous[:, 36:41, 18:23] = 255
-    one = detector.explain(anomalous, others=True)[0]
-    assert one.map is not None
-    assert one.map.shape == (48, 32)
-    assert one.peak is not None
-    assert abs(one.peak[0] - 38) <= 5
-    assert abs(one.peak[1] - 20) <= 5
-    assert one.model_input.shape == (24, 24, 1)
-    assert one.model_input.max() == 1.0  # the defect is in this tile
-    assert one.components
-    assert one.regions[0].p_value is not None
-    assert one.nearest == ()
-    assert "tiles" in one.missing["nearest"]
-
-
 def test_a_model_of_tables_explains_nothing() -> None:
     rows = np.random.default_rng(0).normal(size=(60, 3))
     detector = Detector("table", "vae", training={"epochs": 1}, alpha=0.2).fit(rows)

@@ -11,7 +11,6 @@ import pytest
 
 from knowngood import Detector
 from knowngood.data import ImageSet
-from knowngood.data.tiling.plan import TileMerger
 from knowngood.errors import DataError, KnowngoodError, SettingsError
 from patch_models import TinyBackbone, holed, parts
 from posed_parts import SIDE as POSED_SIDE
@@ -130,18 +129,22 @@ def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detecto
 
 
 @pytest.mark.slow
-def test_a_tiled_image_has_the_score_of_its_most_anomalous_tile_and_their_merged_map(tiled: Detector) -> None:
+def test_a_tiled_picture_is_one_picture(tiled: Detector) -> None:
+    """Score, p-value and map are of the whole picture; it calibrates as one."""
     new = large(3, 5)
     new[1, 10:20, 40:50] = 255
-    for i, found in enumerate(tiled.anomaly_maps(new)):
-        merger = TileMerger(64, 64, SIDE, 8)
-        tiles = np.stack([new[i][tile.slices] for tile in merger.tiles])
-        for tile, map_ in zip(merger.tiles, tiled.anomaly_maps(tiles), strict=True):
-            merger.add(tile, map_)
-        np.testing.assert_allclose(found, merger.result(), rtol=HALF)
-        alone = tiled.score_samples(tiles)
-        assert tiled.score_samples(new[i : i + 1])[0] == pytest.approx(alone.min(), rel=HALF)
-    assert tiled.score_samples(new).argmin() == 1
+    table, maps = tiled.detect(new), tiled.anomaly_maps(new)
+    assert len(table) == 3
+    assert table["anomaly_score"].to_numpy(float).argmax() == 1
+    assert [one.shape for one in maps] == [(64, 64)] * 3
+    row, column = np.unravel_index(maps[1].argmax(), (64, 64))
+    assert 8 <= row < 22
+    assert 38 <= column < 52
+    assert len(tiled.pipeline_.calibration) == 60  # pictures  # type: ignore[arg-type]
+    assert "64×64 px are cut into 3 × 3 tiles of 32 px (overlap 8 px)" in tiled.about_["recipe"]
+    why = tiled.explain(new, others=True)[0]
+    assert why.nearest
+    assert why.model_input.shape == (64, 64, 1)
 
 
 @pytest.mark.slow
@@ -175,7 +178,6 @@ def test_without_its_backbone_a_saved_model_says_what_is_missing(plain: Detector
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"data": {"tile": 16, "ignore": LEFT_HALF}}, "leave one of them out"),
         ({"data": {"tile": 16}, "representation": "pixels", "model": "vae"}, "needs representation 'features'"),
         (
             {"data": {"ignore": LEFT_HALF}, "representation": "pixels", "model": "vae"},
@@ -191,9 +193,49 @@ def test_what_cannot_be_is_refused_before_training(settings: dict[str, Any], wor
 
 
 @pytest.mark.slow
-def test_an_image_smaller_than_a_tile_is_refused_by_its_size(tiled: Detector) -> None:
-    with pytest.raises(DataError, match="16"):
+def test_a_picture_of_another_size_is_refused_by_its_size(tiled: Detector) -> None:
+    with pytest.raises(DataError, match=r"16×16.*about 64×64"):
         tiled.score_samples(parts(2)[:, :16, :16])
+
+
+@pytest.mark.slow
+def test_large_pictures_are_cut_without_being_told_so() -> None:
+    features = {key: value for key, value in FEATURES.items() if key != "image_size"} | {"stride": 48}
+    data = {"tile_above": 63, "ignore": LEFT_HALF}
+    detector = fitted_to(large(20), representation=features, data=data)
+    assert detector.pipeline_.settings.data.tile == 64
+    assert detector.pipeline_.settings.calibration.method == "cross"
+    for one in detector.anomaly_maps(large(2)):
+        assert np.isnan(one[:, :32]).all()
+        assert not np.isnan(one[:, 32:]).any()
+    for kept in ({"data": {"tile_above": 64}}, {"data": {"tile": "none"} | data}, {"representation": FEATURES}):
+        small = fitted_to(large(9), **{"representation": features, "data": data, **kept})
+        assert small.pipeline_.settings.data.tile == "none"
+
+
+@pytest.mark.slow
+def test_conditions_of_tiled_pictures_can_be_checked() -> None:
+    images = np.concatenate([large(40), 255 - large(40)])
+    conditions = {"product": ["light"] * 40 + ["dark"] * 40}
+    detector = fitted_to(images, conditions, data={"tile": SIDE}, conditioning={"check": "auto"})
+    assert detector.pipeline_.checked == ("product",)
+    table = detector.detect(large(3, 7), conditions={"product": ["light", "dark", "light"]})
+    assert table["p_condition"].to_numpy(float).argmin() == 1
+
+
+@pytest.mark.slow
+def test_a_surface_without_positions_has_one_gaussian(tmp_path: Path) -> None:
+    sheet = np.random.default_rng(0).normal(120, 20, (24, 64, 64)).clip(0, 255).astype(np.uint8)
+    options = {"model": "auto", "data": {"tile": SIDE}, "calibration": {"method": "split"}}
+    detector = fitted_to(sheet[:20], **options)
+    assert detector.pipeline_.settings.model.name == "shared_gaussian"  # type: ignore[union-attr]
+    assert "one Gaussian, as locations look alike," in detector.about_["recipe"]
+    new = sheet[20:].copy()
+    new[2, 40:46, 8:14] = 255
+    assert detector.score_samples(new).argmin() == 2
+    assert detector.explain(new, others=True)[0].components
+    np.testing.assert_array_equal(detector.score_samples(new), reloaded(detector, tmp_path).score_samples(new))
+    assert fitted_to(large(20), **options).pipeline_.settings.model.name == "patch_gaussian"  # type: ignore[union-attr]
 
 
 def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood import __version__
-from knowngood.cli.console import note, on_terminal, say
+from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import say_false_alarms, this_command, writing
@@ -93,7 +93,7 @@ def train(
         note(f"found {counted(len(normals), 'normal image')}; output in {folder}")
         detector = Detector.from_settings(settings)
         try:
-            detector.fit(images, run_dir=folder / "run", resume=resume, progress=on_terminal(), film=film)
+            detector.fit(images, run_dir=folder / "run", resume=resume, progress=True, film=film)
         except (KeyboardInterrupt, Interrupted):
             note(
                 f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped"

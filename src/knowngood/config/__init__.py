@@ -6,7 +6,13 @@ names the class that carries it out, so the union is the registry. A plain strin
 
 from knowngood.config.base import Group, Options, implementation, loaded
 from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Role, TrainingOptions
-from knowngood.config.models import MemoryBankOptions, ModelOptions, PatchGaussianOptions, VAEOptions
+from knowngood.config.models import (
+    MemoryBankOptions,
+    ModelOptions,
+    PatchGaussianOptions,
+    SharedGaussianOptions,
+    VAEOptions,
+)
 from knowngood.config.nets import (
     MLP,
     Bernoulli,
@@ -82,7 +88,8 @@ __all__ = [
     "ModelOptions", "Neighbours", "NetOptions", "ONNXBackbone", "ObjectiveOptions", "Options", "OwnBackbone",
     "PatchDistance", "PatchGaussianOptions", "PixelOptions", "PriorDistance", "Reconstruction",
     "ReconstructionProbability", "RepresentationOptions", "Restoration", "Role", "ScoreChoice", "ScoreOptions",
-    "Settings", "Shift", "SplitElbo", "StridedBatchNorm", "TCOptions", "TableOptions", "TrainingOptions",
+    "Settings", "SharedGaussianOptions", "Shift", "SplitElbo", "StridedBatchNorm", "TCOptions", "TableOptions",
+    "TrainingOptions",
     "TransformersBackbone", "Typicality", "VAEOptions", "choices", "counted", "implementation", "loaded", "nearest",
     "parse", "parse_settings", "plugins", "read_settings",
 ]  # fmt: skip

@@ -48,6 +48,10 @@ def _names(value: Any) -> Any:
     return value
 
 
+def _none(value: Any) -> Any:
+    return "none" if value is None else value
+
+
 class Conditioning(Group):
     """How conditions are used: the columns themselves come with the data."""
 
@@ -108,10 +112,15 @@ class DataOptions(Group):
         description="regions of images that are ignored: a mask image (white is ignored), polygons or a file of them, "
         "or these by the value of a condition",
     )
-    tile: PositiveInt | None = Field(
-        default=None, description="side, in pixels of the original image, of the tiles that large images are cut into"
+    tile: Annotated[Literal["auto", "none"] | PositiveInt, BeforeValidator(_none)] = Field(
+        default="auto",
+        description="side, in pixels of the original image, of the tiles that features of large images are computed "
+        "in, at full resolution; auto: 960 for photographs above tile_above, none: every image is seen as a whole",
     )
-    tile_overlap: float = Field(default=0.25, ge=0, le=0.5, description="share of a side by which tiles overlap")
+    tile_above: PositiveInt = Field(
+        default=1500, description="tile = auto: pixels of the longer side above which images are cut into tiles"
+    )
+    tile_overlap: float = Field(default=0.1, ge=0, le=0.5, description="share of a side by which tiles overlap")
     tolerance: float | None = Field(
         default=None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
     )

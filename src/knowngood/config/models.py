@@ -85,6 +85,13 @@ class PatchGaussianOptions(ModelOptions):
     )
 
 
+class SharedGaussianOptions(PatchGaussianOptions):
+    """One Gaussian of the features for all locations: for surfaces that look alike everywhere."""
+
+    implementation = "knowngood.models.shared_gaussian:SharedGaussian"
+    name: Literal["shared_gaussian"] = "shared_gaussian"  # type: ignore[assignment]
+
+
 class MemoryBankOptions(ModelOptions):
     """A coreset of normal items, or of normal patches; what is far from all of them is anomalous (arXiv:2106.08265)."""
 
@@ -93,4 +100,6 @@ class MemoryBankOptions(ModelOptions):
     coreset: PositiveInt | None = Field(default=10_000, description="items or patches kept, at most; null: all")
 
 
-ModelChoice = Annotated[ModelOptions, Family("models", VAEOptions, PatchGaussianOptions, MemoryBankOptions)]
+ModelChoice = Annotated[
+    ModelOptions, Family("models", VAEOptions, PatchGaussianOptions, SharedGaussianOptions, MemoryBankOptions)
+]

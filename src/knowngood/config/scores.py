@@ -77,7 +77,7 @@ class PatchDistance(ScoreOptions):
     """
 
     implementation = "knowngood.scores.patch_distance:PatchDistanceScore"
-    models = ("patch_gaussian", "memory_bank")
+    models = ("patch_gaussian", "shared_gaussian", "memory_bank")
     name: Literal["patch_distance"] = "patch_distance"
     standardise: Literal["auto"] | bool = Field(
         default="auto",

@@ -86,14 +86,12 @@ class Settings(BaseModel):
             )
         if isinstance(score, ScoreOptions) and isinstance(model, ModelOptions):
             score.check_model(model.name)
-        tile, ignore = self.data.tile, self.data.ignore
+        tile, ignore = self.data.tile if isinstance(self.data.tile, int) else None, self.data.ignore
         if (tile or ignore is not None) and not isinstance(representation, str | FeatureOptions):
             asked = "tile" if tile else "ignore"
             raise ValueError(
                 f"data: {asked} needs representation 'features', which has locations; got '{representation.name}'"
             )
-        if tile and ignore is not None:
-            raise ValueError("data: ignore refers to locations of the whole image, tile cuts it; leave one of them out")
         if not isinstance(representation, FeatureOptions):
             return self
         for name in ("align", "illumination") if tile else ():

@@ -44,7 +44,7 @@ def fit_temperature(pipeline: Pipeline, items: Items) -> Pipeline:
 
     T is 1 where fewer than 30 items can be read.
     """
-    if not has_posterior(pipeline) or pipeline.settings.data.tile is not None:
+    if not has_posterior(pipeline):
         return pipeline
     state = {**pipeline.state, TEMPERATURE: torch.tensor(_temperature(pipeline, items), dtype=torch.float64)}
     return replace(pipeline, state=state)

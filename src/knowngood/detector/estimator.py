@@ -68,7 +68,7 @@ class Detector(OutlierMixin, BaseEstimator):
 
     Args:
         representation: what the model sees: pixels, hog, features (of a frozen backbone) or table.
-        model: vae, patch_gaussian or memory_bank.
+        model: vae, patch_gaussian, shared_gaussian or memory_bank.
         score: the anomaly score; a list of scores is their fusion.
         conditioning: roles of condition columns, measured image factors, what to do with unknown values.
         alpha: false-alarm rate of `predict` and `detect`.

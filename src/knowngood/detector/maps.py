@@ -32,16 +32,9 @@ def image_maps(pipeline: Pipeline, scored: Scored, row: np.ndarray) -> Iterator[
     for i in range(len(scored.items)):
         if i in scored.errors:
             continue
-        grids = scored.grids[scored.grid_row == row[i]]
-        if scored.tiles is not None:
-            merger = scored.tiles.merger(i)
-            for tile, grid in zip(merger.tiles, grids, strict=True):
-                merger.add(tile, _restored(pipeline, grid, (tile.height, tile.width)))
-            yield i, merger.result()
-            continue
         height, width = scored.items[[i]].shapes()[0, :2].tolist()
         transform = scored.transforms[i]
-        whole = _restored(pipeline, grids[0], (height, width), transform)
+        whole = _restored(pipeline, scored.grids[row[i]], (height, width), transform)
         if ignored is not None:
             mask = ignored.regions.mask((height, width), ignored.values[cell[i]])
             whole[moved(mask, transform) if isinstance(transform, Transform) else mask] = np.nan

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded
-from knowngood.data.tiling.tiles import Tiles, largest
 from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
@@ -45,10 +44,9 @@ class Scored:
 
     first: position of the first item in the whole set. expanded: the M rows. values: (M,) raw scores, NaN for items
     that cannot be read, and finite for all others: 1e30 where the model overflows. parts: named parts of the score
-    (M,). errors: reasons, by position in the batch. grids: anomaly maps (R, h, w) over what the model sees, if asked
-    for; row `grid_row[r]` (R,) of the M has it. energies: (M,) −log p(x|c) up to what is the same for all rows of an
-    item, where stated conditions are checked. seen: the items, or their tiles. transforms: where each image of `seen`
-    lay.
+    (M,). errors: reasons, by position in the batch. grids: anomaly maps (M, h, w) over what the model sees, if asked
+    for. energies: (M,) −log p(x|c) up to what is the same for all rows of an
+    item, where stated conditions are checked. transforms: where each image lay.
     """
 
     first: int
@@ -57,10 +55,7 @@ class Scored:
     values: np.ndarray
     parts: dict[str, np.ndarray]
     errors: dict[int, str]
-    seen: Items
-    grid_row: np.ndarray
     transforms: tuple[Transform | Posed | None, ...]
-    tiles: Tiles | None = None
     grids: np.ndarray | None = None
     energies: np.ndarray | None = None
 
@@ -168,12 +163,7 @@ def score_rows(
         at_once: rows that go through the model together; default by their size.
     """
     pipeline.model.eval()
-    data, tiles = pipeline.settings.data, None
-    seen, rows, row = items, expanded, np.arange(len(expanded.item))
-    if data.tile is not None and isinstance(items, ImageSet):
-        tiles = Tiles.of(items, data.tile, data.tile_overlap)
-        seen, (rows, row) = tiles.images, tiles.expand(expanded)
-    reader = Reader(pipeline, seen, rows, at_once)
+    reader = Reader(pipeline, items, expanded, at_once)
     values, grids, parts, energy = [], [], [], []
     compares = Comparison.of(pipeline) if expanded.stated is not None else None
     for some in reader:
@@ -193,10 +183,6 @@ def score_rows(
     if not np.isnan(found).all():
         columns["pose"] = np.array(found)[expanded.item]
     errors = reader.errors
-    if tiles is not None:
-        top = largest(joined, row)
-        joined, columns = joined[top], {name: column[top] for name, column in columns.items()}
-        errors = {int(tiles.owner[t]): why for t, why in errors.items()}
     unread = np.isin(expanded.item, list(errors))
     for column in (joined, *columns.values()) if errors else ():
         column[unread] = np.nan
@@ -207,11 +193,8 @@ def score_rows(
         values=joined,
         parts=columns,
         errors=errors,
-        seen=seen,
-        tiles=tiles,
         grids=np.concatenate(grids) if grids else None,
         energies=finite(np.concatenate(energy)) if energy else None,
-        grid_row=row,
         transforms=tuple(reader.transforms),
     )
     return batch, reader.outside
@@ -346,8 +329,6 @@ def rows_at_once(shape: tuple[int, ...]) -> int:
 
 
 def items_at_once(pipeline: Pipeline) -> int:
-    """How many items are in a batch; one image in tiles."""
-    if pipeline.settings.data.tile is not None:
-        return 1
+    """How many items are in a batch."""
     most = MOST_EXPANDED // max(1, len(pipeline.schema.cells))
     return max(1, min(CHUNKS * rows_at_once(pipeline.representation.shape), most))

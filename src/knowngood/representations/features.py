@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -32,11 +33,13 @@ from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.base import Fitted, raise_first
 from knowngood.representations.pixels import Pixels, upsampled
+from knowngood.representations.tiled import Tiling, alike, median_size
 
 AREA = 384 * 384  # pixels of a resized image, about, if no image_size is given
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
-PROBED = 3  # training images from which widths and dtype are determined
+PROBED, PROBED_LARGE = 3, 8  # training images from which widths and dtype are determined; of those in tiles
+COARSE = 24  # locations a side at which large pictures are compared
 CACHED = 64  # images read at a time into the features of all
 BATCH, BATCH_ON_CPU = 64, 2  # images in the backbone at a time: on a CPU few fit its cache
 Located = Transform | Posed
@@ -60,6 +63,8 @@ class Features(Fitted):
     references: mean normal images and illuminations, None if images are taken as they are. The conditions of an image
         say which kind it is.
     pose: how parts that lie in any position and direction are normalised; None if images are taken as they lie.
+    tiling: the tiles that the backbone sees large pictures in; None if it sees them as a whole. What follows, from the
+        grid to the map, is of the whole picture either way.
     """
 
     options: FeatureOptions
@@ -71,8 +76,11 @@ class Features(Fitted):
     stored: Literal["float16", "float32"]
     references: References | None = None
     pose: Pose | None = None
+    tiling: Tiling | None = None
 
     _backbone: Any = PrivateAttr(None)
+    _seconds: float = PrivateAttr(0.0)
+    _alike: bool = PrivateAttr(False)
     _device: torch.device = PrivateAttr(torch.device("cpu"))
 
     @classmethod
@@ -82,12 +90,19 @@ class Features(Fitted):
         options: FeatureOptions,
         backbone: Backbone | None = None,
         columns: tuple[Column, ...] = (),
+        tile: tuple[int, float] | None = None,
+        cells: int = 1,
+        shares: bool = False,
     ) -> Features:
         """From the training images. Without an `image_size` they get about 384² pixels, and keep their aspect.
 
         Args:
             backbone: an object of your own, for the backbone "own" only.
             columns: conditions of the images, whose values define kinds with a reference of their own.
+            tile: side in pixels of the images, and share of it by which tiles overlap. Images then keep their
+                resolution, and unless it is given the stride is as large as the memory of a Gaussian at every location
+                for each of `cells` conditions asks for.
+            shares: where locations of tiled pictures look alike the model has one Gaussian, which asks for little.
 
         Raises:
             SettingsError: the backbone or its weights are missing or superfluous, or the stride is larger than the
@@ -102,13 +117,18 @@ class Features(Fitted):
                 f"a backbone of your own goes with the option backbone='own', not with '{options.backbone.name}'"
             )
         assert backbone is not None
-        pose = pose_of(images, options)
+        pose = None if tile else pose_of(images, options)
         if options.align == "auto":
             options = options.model_copy(update={"align": "none" if pose is None else "pose"})
-        images = posed_images(images, pose)
-        size = options.image_size if pose is None and options.image_size else size_of(images, pose)
+        images, tiling, median = posed_images(images, pose), None, None
+        if tile:
+            median = median_size(images)
+            tiling = Tiling.of(median, *tile, options)
+            size: Any = tiling.size
+        else:
+            size = options.image_size if pose is None and options.image_size else size_of(images, pose)
         sized = options.model_copy(update={"image_size": size})
-        pixels = Pixels.fit(images, sized)
+        pixels = Pixels.fit(images, sized).model_copy(update={"about": median})
         channels, height, width = pixels.shape
         if channels not in (1, 3):
             raise DataError(f"features need grey or colour images (1 or 3 channels); these have {channels} channels")
@@ -119,24 +139,42 @@ class Features(Fitted):
         draft = cls(
             options=options,
             pixels=pixels,
-            grid=(round(height / options.stride), round(width / options.stride)),
+            grid=(1, 1),
             widths=(),
             fingerprint=backbone.fingerprint(),
             network=backbone.description() if options.backbone.restore else {},  # type: ignore[attr-defined]
             stored="float32",
             references=References.fit(images, pixels, sized, columns),
             pose=pose,
+            tiling=tiling,
         )
         draft._adopt(backbone)
-        chosen = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
-        prepared, errors = pixels.read(images, chosen)
-        raise_first(images.ids, errors)
-        maps = draft._maps(draft._scaled(prepared, images, chosen)[0])
+        probed = PROBED if tiling is None else PROBED_LARGE
+        chosen = np.unique(np.linspace(0, len(images) - 1, probed).astype(int))
+        start = time.perf_counter()
+        maps: list[Tensor] = []
+        reduced = draft.model_copy(update={"grid": (min(COARSE, height), min(COARSE, width))})
+        coarse = []
+        for rows in [chosen] if tiling is None else chosen[:, None]:
+            prepared, errors = pixels.read(images, rows)
+            raise_first(images.ids, errors)
+            found = draft._maps(draft._scaled(prepared, images, rows)[0])
+            maps = maps or found
+            if tiling is not None and shares:
+                coarse.append(reduced._on_grid(found))
+        draft._seconds = (time.perf_counter() - start) / len(chosen)
+        widths = tuple(m.shape[1] for m in maps)
+        draft._alike = bool(coarse) and alike(torch.cat(coarse))
+        if tiling is not None and "stride" not in options.model_fields_set:
+            stride = tiling.stride(sum(widths), len(images), 0 if draft._alike else cells, options.stride)
+            options = options.model_copy(update={"stride": stride})
+        grid = round(height / options.stride), round(width / options.stride)
+        draft = draft.model_copy(update={"options": options, "grid": grid})
         probe = draft._on_grid(maps)
         if not probe.isfinite().all():
             raise DataError(f"{images.name}: the backbone makes NaN or infinite features of the training images")
         stored = "float16" if _fits_half(probe) else "float32"
-        return draft.model_copy(update={"widths": tuple(m.shape[1] for m in maps), "stored": stored})
+        return draft.model_copy(update={"widths": widths, "stored": stored})
 
     # What the model sees ----------------------------------------------------------------------------------------------
 
@@ -151,6 +189,16 @@ class Features(Fitted):
     @property
     def bytes_per_image(self) -> int:
         return int(np.prod(self.shape)) * np.dtype(self.stored).itemsize
+
+    @property
+    def alike(self) -> bool:
+        """Whether the locations of large pictures look alike, and so share a Gaussian; false if it was loaded."""
+        return self._alike
+
+    @property
+    def seconds(self) -> float:
+        """How long the features of an image took when this was fitted; 0 if it was loaded."""
+        return self._seconds
 
     def check(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.pixels.check(shape, dtype)
@@ -176,6 +224,7 @@ class Features(Fitted):
         errors: dict[int, str] = {}
         transforms: list[Located] = []
         size = BATCH_ON_CPU if self._device.type == "cpu" else BATCH
+        size = size if self.tiling is None else 1
         for rows, prepared, located, bad in self._registered(images, index, workers, size):
             values = self._on_grid(self._maps(prepared)).cpu().numpy()
             finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
@@ -315,8 +364,12 @@ class Features(Fitted):
     @torch.no_grad()
     def _maps(self, images: Tensor) -> list[Tensor]:
         """Scaled images (B, C, H, W) → the backbone's maps (B, F_i, h_i, w_i), checked."""
-        images = images.to(self._device)
-        maps = list(self._ready().features(images.expand(-1, 3, -1, -1)))
+        images = images.to(self._device).expand(-1, 3, -1, -1)
+        return self._seen(images) if self.tiling is None else self.tiling.stitched(images, self._seen)
+
+    def _seen(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps of images, or tiles of images (B, 3, H, W)."""
+        maps = list(self._ready().features(images))
         shapes = [tuple(m.shape) for m in maps]
         if not maps or any(len(shape) != 4 or shape[0] != len(images) for shape in shapes):
             raise DataError(

@@ -26,6 +26,7 @@ from knowngood.representations.scaling import MIXED, choose_range
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK_VALUES = 1 << 22  # of an array, converted at a time
+SIZES_DIFFER = 0.1  # of a side, by which pictures in tiles may differ in size
 NOT_FINITE = "the image holds NaN or infinite values"
 
 Size = tuple[int, int]
@@ -40,6 +41,7 @@ class Pixels(Fitted):
     range.
     low, high: raw values that become 0 and 1; `rule` says why. `any_dtype`: they were given, so they hold for any type.
     source_shape: (height, width, channels) of the training images if all agree, else None.
+    about: (height, width) from which images may differ by 10 % of a side; None: by any amount, if they are resized.
     """
 
     size: Size
@@ -56,6 +58,7 @@ class Pixels(Fitted):
     any_dtype: bool = False
     by_type: bool = False
     source_shape: tuple[int, int, int] | None = None
+    about: Size | None = None
 
     @classmethod
     def fit(cls, images: ImageSet, options: ImageOptions) -> Pixels:
@@ -161,6 +164,14 @@ class Pixels(Fitted):
                 f"an image is {_by(shape[:2])}, the model takes {_by(self.size)} as it is. "
                 f"Resize it; or fit with the option image_size=({self.size[0]}, {self.size[1]}) of the representation "
                 f"(--image-size {self.size[0]}x{self.size[1]}), which takes any size."
+            )
+        if self.about and any(
+            abs(n - usual) > SIZES_DIFFER * usual for n, usual in zip(shape, self.about, strict=False)
+        ):
+            raise DataError(
+                f"an image is {_by(shape)}, and the model was fitted on pictures of about {_by(self.about)}, in tiles, "
+                "whose sides may differ by 10 %. Leave it out, or fit a model of its own to such images; one that is "
+                "fitted with data={'tile': 'none'} (--tile none) takes any size and sees small defects less well."
             )
         floats, spread = given.kind == fitted.kind == "f", self._spread(given)
         if given != fitted and not (floats or spread or self.any_dtype):

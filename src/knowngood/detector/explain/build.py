@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from knowngood.data import ImageSet
-from knowngood.data.tiling.tiles import Tiles
 from knowngood.detector.decide import Decisions, condition_names
 from knowngood.detector.explain.deviations import deviations
 from knowngood.detector.explain.explanation import Explanation, Fields
@@ -81,14 +80,9 @@ def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[
     scored, _ = score_rows(pipeline, images, best, maps=pipeline.score.has_map)
     maps = {} if scored.grids is None else dict(image_maps(pipeline, scored, np.arange(len(images))))
     located = [_location(pipeline, maps.get(k), decisions, i, alpha) for k, i in enumerate(at)]
-    seen, grids = scored.seen, scored.grids
-    assert isinstance(seen, ImageSet)
-    if scored.tiles is not None:
-        tile = _tile_of_peak(scored.tiles, [fields.get("peak") for fields in located])
-        seen, grids = seen[tile], None if grids is None else grids[tile]
-    pictures = scaled_images(pipeline, seen)
+    grids, pictures = scored.grids, scaled_images(pipeline, images)
     deviating: list[tuple[np.ndarray, Fields]] = []
-    for rows in one_row_each(pipeline, seen, best):
+    for rows in one_row_each(pipeline, images, best):
         deviating += deviations(pipeline, rows, None if grids is None else grids[rows.at])
     _place_words(pipeline, scored, [deviation for _, deviation in deviating])
     for k, (code, deviation) in enumerate(deviating):
@@ -104,9 +98,9 @@ def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[
 def _place_words(pipeline: Pipeline, scored: Scored, found: list[Fields]) -> None:
     """Complete the word counts of images, in place, by where in the image the word is found."""
     grids = [fields.pop("word_grid") for fields in found if "word_grid" in fields]
-    if not grids or scored.tiles is not None or scored.grids is None:
+    if not grids or scored.grids is None:
         return
-    of_words = replace(scored, grids=np.stack(grids)[scored.grid_row])
+    of_words = replace(scored, grids=np.stack(grids))
     for k, values in image_maps(pipeline, of_words, np.arange(len(found))):
         row, column = divmod(int(np.nanargmax(values)), values.shape[1])
         found[k]["count"] = found[k]["count"]._replace(place=(row, column))
@@ -143,14 +137,3 @@ def _location(pipeline: Pipeline, values: np.ndarray | None, decisions: Decision
     peak = None if np.isnan(values).all() else divmod(int(np.nanargmax(values)), values.shape[1])
     regions = [] if pipeline.map_calibration is None else image_regions(pipeline, decisions, i, values, alpha)
     return {"map": values, "peak": peak, "regions": tuple(regions)}
-
-
-def _tile_of_peak(tiles: Tiles, peaks: list[tuple[int, int] | None]) -> np.ndarray:
-    """(N,) of each image the tile whose centre is nearest to the peak; the first one without a peak."""
-    rows = []
-    for i, peak in enumerate(peaks):
-        row, column = peak or (0, 0)
-        centres = [(tile.top + tile.height / 2, tile.left + tile.width / 2) for tile in tiles.merger(i).tiles]
-        distance = [max(abs(y - row), abs(x - column)) for y, x in centres]
-        rows.append(int(np.flatnonzero(tiles.owner == i)[int(np.argmin(distance))]))
-    return np.array(rows)

@@ -78,8 +78,7 @@ class Explanation:
     Attributes:
         id, anomaly_score, p_value, is_anomalous, condition: as in the table of `Detector.detect`.
         image: (H, W, C) the image itself, in its own type.
-        model_input: (h, w, C) the image resized, cropped and padded for the model. With tiles it is the tile of the
-            peak, and all but the map, the peak and the regions are about this tile.
+        model_input: (h, w, C) the image resized, cropped and padded for the model; one seen in tiles is reduced.
         reconstruction: (h, w, C) by a VAE on pixels; None for other models.
         residual: (h, w, C) model_input − reconstruction, for a VAE on pixels. (h, w) on the model's grid for a VAE on
             HOG and for patch_gaussian: the root mean square deviation from the expected value, in standard deviations;

@@ -24,13 +24,13 @@ from knowngood.models.vae import ConditionalVAE
 MOST = 5000  # images kept
 VALUES = 1 << 25  # of all codes kept
 MEASURED = 500  # images whose pixels are read, and held-out images
+REDUCED = 768  # pixels of the longer side of images that are seen in tiles
 SIDE = 128  # pixels of the longer side of a mean image
 GROUPS = 32  # with a mean image of their own, at most
 FACTORS = ("brightness", "contrast")
 AT_ONCE = 8
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 NO_INDEX = "the model was saved without a reference index; fit it again to have one"
-TILES = "the model sees tiles, so images are not compared as a whole"
 
 
 def reference_index(pipeline: Pipeline, fit_images: ImageSet, held_out_images: ImageSet, seed: int) -> ReferenceIndex:
@@ -117,6 +117,9 @@ def scaled_images(pipeline: Pipeline, images: ImageSet) -> Tensor:
     pixels: Any = getattr(pipeline.representation, "pixels", pipeline.representation)
     seen = getattr(pipeline.representation, "seen", None)  # of features, cached or not
     images = images if seen is None else seen(images)
+    if getattr(pipeline.representation, "tiling", None) is not None:  # reduced, one at a time
+        each = (pixels.scale(torch.from_numpy(pixels.read(images, np.array([i]))[0])) for i in range(len(images)))
+        return torch.cat([interpolate(x, scale_factor=min(1.0, REDUCED / max(x.shape)), mode="area") for x in each])
     return pixels.scale(torch.from_numpy(pixels.read(images, None, READERS)[0]))
 
 
@@ -149,8 +152,7 @@ def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) ->
     """Of an image with this code (K,), in a Mondrian group, whose scaled pixels are x (C, h, w)."""
     reference = pipeline.reference
     if reference is None:
-        why = NO_INDEX if pipeline.settings.data.tile is None else TILES
-        return {"missing": dict.fromkeys(("nearest", "image_factors", "mean_image"), why)}
+        return {"missing": dict.fromkeys(("nearest", "image_factors", "mean_image"), NO_INDEX)}
     group = int(group_of(groups_of(pipeline), np.array([stratum]))[0])
     nearest, mean = of_group(reference, pipeline, code, stratum)
     found: Fields = {"nearest": nearest, "mean_image": mean}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import sys
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 
 from knowngood import __version__
-from knowngood.config import PixelOptions, Settings, VAEOptions
+from knowngood.config import PixelOptions, Settings, SharedGaussianOptions, VAEOptions
 from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, suspicious, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.explain import reference_index
@@ -52,6 +54,7 @@ def fit_pipeline(
     Raises:
         SettingsError, DataError, TrainingError: as `Detector.fit`.
     """
+    shares = settings.model == "auto" and settings.data.ignore is None
     settings, recipe = resolve(settings, normals)
     if run.film and not (isinstance(settings.representation, PixelOptions) and isinstance(settings.model, VAEOptions)):
         raise SettingsError(
@@ -63,16 +66,25 @@ def fit_pipeline(
     plan = make_plan(normals, labelled, settings, seed, set_aside=not others_calibrate, backbone=backbone)
     recipe += checked_sentence(settings, plan.settings)
     fit, select = plan.split["fit"], plan.split["select"]
-    representation: Any = represent(plan, fit)
-    recipe += prepared_sentence(representation)
-    if isinstance(representation, Features) and settings.data.tile is None:
+    representation: Any = represent(plan, fit, shares=shares)
+    if shares and getattr(representation, "alike", False):
+        plan = replace(plan, settings=plan.settings.model_copy(update={"model": SharedGaussianOptions()}))
+    prepared = prepared_sentence(representation, len(plan.normals))
+    recipe += prepared
+    if run.progress and getattr(representation, "tiling", None) is not None:  # the cost, before it is paid
+        print(prepared.removeprefix("; "), file=sys.stderr)
+    if isinstance(representation, Features):
         images: Any = plan.normals[np.concatenate([fit, select])]
         representation = cached(plan, representation, images)
     fingerprint = plan.normals.fingerprint()
     run = replace(run, fingerprint=fingerprint)
     cross = not others_calibrate and settings.calibration.method == "cross"
     tasks: list[Any] = out_of_fold(plan, fit, representation, refit=learns(representation)) if cross else []
-    at_once = int(settings.training.memory_gb * 2**30) // (len(fit) * representation.bytes_per_image)
+    needed = len(fit) * representation.bytes_per_image
+    if isinstance(representation, CachedFeatures) and representation.tiling is not None:
+        features, *grid = representation.shape
+        needed += 4 * features**2 * math.prod(grid)  # of the Gaussians of each fold
+    at_once = int(settings.training.memory_gb * 2**30) // needed
     if cross:
         tasks.append(lambda: image_statistics(plan.normals[fit], plan.encoded.stratum[fit]))
     first, *others = side_by_side([lambda: learned_pipeline(plan, representation, run), *tasks], at_once)
@@ -136,17 +148,32 @@ def learned_pipeline(
     fit, select = plan.split["fit"], plan.split["select"]
     learned = learn(plan, fit, select, representation, run, start)
     pipeline = fit_temperature(learned.pipeline, plan.normals[select])
-    if not isinstance(pipeline.representation, Table) and plan.settings.data.tile is None:
+    if not isinstance(pipeline.representation, Table):
         index = reference_index(pipeline, plan.normals[fit], plan.normals[select], plan.seed)  # type: ignore[arg-type]
         pipeline = replace(pipeline, reference=index)
     return pipeline, learned
 
 
-def prepared_sentence(representation: Any) -> str:
-    """How images are brought to one size and pose, for the end of the sentence on the recipe; empty if they are not."""
+def prepared_sentence(representation: Any, images: int) -> str:
+    """How images are brought to one size and pose, for the end of the sentence on the recipe; empty if they are not.
+
+    Of tiles with the time that the features of so many images take.
+    """
     if not isinstance(representation, Features):
         return ""
-    size = "×".join(map(str, representation.pixels.size))
+    size, tiling = "×".join(map(str, representation.pixels.size)), representation.tiling
+    if tiling is not None:
+        whole, seen = "×".join(map(str, representation.pixels.about or ())), representation.seconds
+        down, across = tiling.counts()
+        shared = "one Gaussian, as locations look alike," if representation.alike else "Gaussians by position"
+        height, width = representation.grid
+        resized = f" (resized to {size})" * (whole != size)
+        return (
+            f"; pictures of {whole} px{resized} are cut into {down} × {across} tiles of {tiling.side} px (overlap "
+            f"{tiling.overlap} px), one model for all: {shared} at {height} × {width} locations, "
+            f"every {representation.options.stride} px; features take about {1000 * seen:,.0f} ms an image, "
+            f"{images * seen:,.0f} s for {images:,} normal images (data={{'tile': 'none'}}, --tile none: one view)"
+        )
     if representation.pose is None:
         return f"; images of {size} px"
     return f"; parts lie in several positions or directions: each is found, turned and cropped to {size} px"

@@ -29,10 +29,14 @@ from knowngood.data import ImageSet
 from knowngood.detector.fit.inputs import varying
 from knowngood.detector.pipeline import Items
 from knowngood.errors import SettingsError
+from knowngood.representations.features import pose_of
+from knowngood.representations.pixels import SIZES_DIFFER
+from knowngood.representations.tiled import median_size
 
 PHOTOGRAPH = 64  # pixels of the shorter side from which on images are photographs
 SMALLEST_HOG = 8  # pixels of the shorter side that HOG takes
 MOST_CLASSES = 64
+TILE = 960  # pixels of the side of a tile, at most
 KNOWN_KINDS = 10.0  # class_aware of the recipe for known kinds
 
 
@@ -50,6 +54,8 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
     if isinstance(representation, str):
         representation, why = _representation(settings, normals)
     _check_kind(representation.name, normals)
+    tile = _tile(settings, representation, normals)
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"tile": tile})})
     if isinstance(representation, FeatureOptions) and representation.align == "auto" and _fixed(settings):
         representation = representation.model_copy(update={"align": "none"})
     values: dict[str, Any] = {"representation": representation}
@@ -64,11 +70,12 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
     score = settings.score
     if isinstance(score, str):
         score = _score(representation.name, model, normals)
+        if isinstance(score, PatchDistance) and isinstance(tile, int):  # a small defect is less than 2 % of a large map
+            score = score.model_copy(update={"pooling": "max"})
     values["score"] = score
     method = settings.calibration.method
     if method == "auto":
-        refits = isinstance(model, PatchGaussianOptions | MemoryBankOptions) and settings.data.tile is None
-        method = "cross" if refits else "split"
+        method = "cross" if isinstance(model, PatchGaussianOptions | MemoryBankOptions) else "split"
     values["calibration"] = settings.calibration.model_copy(update={"method": method})
     named = {name: getattr(settings, name) for name in Settings.model_fields}
     resolved = parse_settings({**named, **values})
@@ -81,7 +88,7 @@ def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
     side, channels = _shorter_side(normals), set(normals.shapes()[:, 2].tolist())
     model, score = settings.model, settings.score
     located = isinstance(score, PatchDistance) if isinstance(model, str) else model.representations == ("features",)
-    if settings.data.tile or settings.data.ignore is not None or located:
+    if isinstance(settings.data.tile, int) or settings.data.ignore is not None or located:
         return FeatureOptions(), "the settings need locations"
     vae = isinstance(model, VAEOptions) or (isinstance(score, ScoreOptions) and score.models == ("vae",))
     if vae or side < SMALLEST_HOG:
@@ -95,7 +102,23 @@ def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
 
 def _fixed(settings: Settings) -> bool:
     """Whether settings refer to positions in the images as they are."""
-    return settings.data.tile is not None or settings.data.ignore is not None
+    return settings.data.tile != "none" or settings.data.ignore is not None
+
+
+def _tile(settings: Settings, representation: Any, normals: Items) -> Any:
+    """The side of the tiles, or "none": "auto" cuts large pictures that are all of about one size.
+
+    A size, crop or pad that is asked for, and a registration, is of pictures as a whole.
+    """
+    data = settings.data
+    if data.tile != "auto" or not isinstance(representation, FeatureOptions) or not isinstance(normals, ImageSet):
+        return "none" if data.tile == "auto" else data.tile
+    size = median_size(normals)
+    other = (np.abs(normals.shapes()[:, :2] - size) > SIZES_DIFFER * np.array(size)).any()
+    whole = representation.image_size or representation.crop or representation.pad or representation.illumination
+    if max(size) <= data.tile_above or other or whole or representation.align not in ("auto", "none"):
+        return "none"
+    return "none" if pose_of(normals, representation) is not None else min(TILE, *size)
 
 
 def _model(settings: Settings, representation: str, normals: Items) -> Any:

@@ -57,8 +57,6 @@ def combinations(schema: ConditionSchema, names: list[str]) -> int:
 def _hindrance(column: Column, settings: Settings, objective: Objective | None) -> str:
     """Why the model cannot compare the values of a column; empty if it can."""
     model, score = settings.model, settings.score
-    if settings.data.tile is not None:
-        return "cannot be checked with tiles"
     if column.n_codes < 2:
         return "has one value only"
     needed = ("stratify", "infer") if isinstance(model, MemoryBankOptions) else ("model", "infer")

@@ -80,8 +80,8 @@ def learn_penalty(
     def unchanged(reason: str) -> tuple[Pipeline, dict[str, Any]]:
         return pipeline, report | {"sentence": f"Labelled anomalies change nothing: {reason}."}
 
-    if pipeline.settings.data.tile is not None or (isinstance(pipeline.representation, Features) and not patches):
-        return unchanged("a penalty needs whole images, and for features the model 'patch_gaussian'")
+    if isinstance(pipeline.representation, Features) and not patches:
+        return unchanged("a penalty on features needs the model 'patch_gaussian'")
     if n < least:
         return unchanged(f"there are {n} normal items, and at least {least} are needed")
     at = np.linspace(0, n - 1, min(n, MOST_IMAGES if patches else MOST_NORMALS)).astype(int)

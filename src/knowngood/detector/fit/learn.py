@@ -31,13 +31,12 @@ from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import Standardised, targets
 from knowngood.data.regions.blanked import blanked
-from knowngood.data.tiling.tiles import Tiles, drawn
 from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.plan import Plan, build_objective, learned_from
 from knowngood.detector.ignored import Ignored
-from knowngood.detector.pipeline import Items, Pipeline, Representation
+from knowngood.detector.pipeline import Pipeline, Representation
 from knowngood.detector.scoring import READERS, rows_at_once
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.base import Batch, BatchSource, FitContext, Model
@@ -79,12 +78,21 @@ class Learned:
     labels: dict[str, Any] | None = None  # what came of labelled anomalies
 
 
-def represent(plan: Plan, index: np.ndarray) -> Representation:
-    """The representation fitted to the normals at `index`; images that do not fit are refused before any is read."""
-    options, items = plan.settings.representation, samples(plan, index)[0]
+def represent(plan: Plan, index: np.ndarray, *, shares: bool = False) -> Representation:
+    """The representation fitted to the normals at `index`; images that do not fit are refused before any is read.
+
+    Args:
+        shares: the model may have one Gaussian for all locations where they look alike.
+    """
+    options, items, data = plan.settings.representation, plan.normals[index], plan.settings.data
     if isinstance(options, FeatureOptions):
         assert isinstance(items, ImageSet)
-        fitted: Representation = Features.fit(items, options, plan.backbone, plan.schema.columns)
+        tile = (data.tile, data.tile_overlap) if isinstance(data.tile, int) else None
+        cells = max(1, len(plan.schema.cells))
+        located = plan.settings.model.name == "patch_gaussian"  # type: ignore[union-attr]
+        fitted: Representation = Features.fit(
+            items, options, plan.backbone, plan.schema.columns, tile, cells if located else 0, shares
+        )
     elif plan.backbone is not None:
         raise SettingsError(
             "a backbone of your own needs representation={'name': 'features', 'backbone': 'own'}; set that, or leave "
@@ -93,9 +101,8 @@ def represent(plan: Plan, index: np.ndarray) -> Representation:
     else:
         fitted = implementation(options).fit(items, options)  # type: ignore[arg-type]
     if isinstance(items, ImageSet):
-        every = plan.normals if plan.settings.data.tile is None else items
         dtype = getattr(getattr(fitted, "pixels", fitted), "dtype", None)
-        for shape in np.unique(every.shapes(), axis=0):  # type: ignore[union-attr]
+        for shape in np.unique(plan.normals.shapes(), axis=0):  # type: ignore[union-attr]
             fitted.check(tuple(shape.tolist()), dtype)
     return fitted
 
@@ -105,17 +112,6 @@ def cached(plan: Plan, representation: Features, images: ImageSet) -> CachedFeat
     if plan.ignore is not None and representation.options.align == "none":
         images = blanked(images, plan.ignore, plan.schema, representation.pixels.low)
     return CachedFeatures.of(representation, images, plan.settings.training.memory_gb)
-
-
-def samples(plan: Plan, index: np.ndarray) -> tuple[Items, np.ndarray]:
-    """What is learned from of the normals at `index`: they, or their tiles; and the normal of each one."""
-    items = plan.normals[index]
-    data = plan.settings.data
-    if data.tile is None or not isinstance(items, ImageSet):
-        return items, index
-    tiles = Tiles.of(items, data.tile, data.tile_overlap)
-    tiles.check()
-    return tiles.images, index[tiles.owner]
 
 
 def learn(
@@ -197,7 +193,7 @@ def learn(
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)
     learned = Learned(replace(pipeline, state=state), history[0] if history else None)
-    if plan.labelled is not None and plan.shift is None and settings.data.tile is None:
+    if plan.labelled is not None and plan.shift is None:
         add_penalty(learned, plan, fit, select, representation)
     return learned
 
@@ -412,19 +408,14 @@ def make_source(
     plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures, scale: Any, width: int
 ) -> BatchSource:
     """Training data of the normals at `index`: in memory, or streamed if they would take more than `memory_gb`."""
-    items, of = samples(plan, index)
-    training = plan.settings.training
-    if plan.settings.data.tile is not None:
-        most = int(training.memory_gb * 2**30) // representation.bytes_per_image
-        kept = drawn(np.arange(len(items)), most, plan.seed)
-        items, of = items[kept], of[kept]
-    facts: dict[str, Any] = {"stratum": plan.encoded.stratum[of], "n_strata": plan.schema.n_strata}
-    facts["c"] = plan.encoded.c[of] if width else None
+    items, training = plan.normals[index], plan.settings.training
+    facts: dict[str, Any] = {"stratum": plan.encoded.stratum[index], "n_strata": plan.schema.n_strata}
+    facts["c"] = plan.encoded.c[index] if width else None
     if isinstance(representation, CachedFeatures):
         assert isinstance(items, ImageSet)
         return Source(representation.of_items(items), **facts)
     if plan.factors is not None and scale is not None:
-        facts["factors"] = scale(plan.factors[of])
+        facts["factors"] = scale(plan.factors[index])
     if isinstance(representation, Features):
         assert isinstance(items, ImageSet)
         return Source(cached(plan, representation, items).grids, **facts)
