@@ -35,6 +35,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.conditions:main",
         "images wrong for what they are said to be: ours, classifiers, nearest neighbours, a detector a class",
     ),
+    "mixtures": (
+        "benchmarks.mixtures:main",
+        "several products or views in one model: with the group as a condition, pooled, and a model a group",
+    ),
     "false-alarms": (
         "benchmarks.false_alarms:main",
         "false-alarm rate of new normal parts, over random subsets of few normal images",

@@ -1,4 +1,4 @@
-"""Views of an inspection set: the same parts cut slim, turned, off centre, framed, or lying anywhere.
+"""Views of an inspection set: the same parts cut slim, turned, off centre, framed, lying anywhere, or brighter.
 
 A view is named behind the set, `bottle@lying`. The ground that a turned or moved picture lies on has the median colour
 of the pictures' borders, of the magnetic tiles, which fill their pictures, a dark grey; with noise of σ 3.
@@ -17,11 +17,12 @@ from knowngood.config import nearest
 from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
 
-VIEWS = ("slim", "turned", "off-centre", "framed", "lying")
+VIEWS = ("slim", "turned", "off-centre", "framed", "lying", "brighter")
 LARGER = {"turned": 1.42, "off-centre": 1.6, "lying": 1.8}  # sides of the ground over that of the picture
 FRAME, FRAME_VALUE = 0.125, 20  # width, a share of the side; and grey value
 DARK = 30.0  # of the ground of pictures that their part fills
 NOISE = 3.0
+BRIGHTER = 1.3  # times as bright
 KEPT = 0.4  # of a defect that a slim cut must show
 LEAST_PIXELS = 10
 SEED = 99
@@ -66,6 +67,8 @@ def _change(view: str, ground: np.ndarray, rng: np.random.Generator) -> View:
         return _slim
     if view == "framed":
         return _framed
+    if view == "brighter":
+        return _brighter
 
     def moved(image: np.ndarray, mask: np.ndarray) -> Pair:
         angle = 0.0 if view == "off-centre" else float(rng.uniform(0, 360))
@@ -109,6 +112,11 @@ def _slim(image: np.ndarray, mask: np.ndarray) -> Pair:
     """The middle third."""
     third = image.shape[1] // 3
     return image[:, third : 2 * third + 1], mask[:, third : 2 * third + 1]
+
+
+def _brighter(image: np.ndarray, mask: np.ndarray) -> Pair:
+    limit = np.iinfo(image.dtype).max
+    return (image * BRIGHTER).round().clip(0, limit).astype(image.dtype), mask
 
 
 def _framed(image: np.ndarray, mask: np.ndarray) -> Pair:

@@ -29,9 +29,7 @@ def empty(x: Tensor, cells: int = 1, ignored: Tensor | None = None, **options: A
     """A model of features like x, of so many cells that one-hot conditions name; `ignored` is (K, h, w)."""
     keys = torch.eye(cells).tolist() if cells > 1 else [[]]
     given = {"shrinkage": 0.0, "context": 0, "global_grid": 0, "neighbours": 0, "words": 0, **options}
-    model = PatchGaussian(
-        PatchGaussianOptions(**given), tuple(x.shape[1:]), keys, [False] * len(keys[0]), [False] * cells
-    )
+    model = PatchGaussian(PatchGaussianOptions(**given), tuple(x.shape[1:]), keys, [False] * len(keys[0]))
     if ignored is not None:
         model.ignored.copy_(ignored.flatten(1))
     return model

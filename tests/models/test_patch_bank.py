@@ -30,10 +30,8 @@ def patches(x: Tensor) -> Tensor:
     return means(x).permute(0, 2, 3, 1).reshape(-1, x.shape[1]).double()
 
 
-def squares(
-    bank: PatchBank, x: Tensor, cell: Tensor | None = None, pooled: tuple[bool, ...] = (False,), **how: bool
-) -> Tensor:
-    return bank.squares(means(x), one_cell(x) if cell is None else cell, pooled, **how)
+def squares(bank: PatchBank, x: Tensor, cell: Tensor | None = None, **how: bool) -> Tensor:
+    return bank.squares(means(x), one_cell(x) if cell is None else cell, **how)
 
 
 def half(shape: tuple[int, ...]) -> list[int]:
@@ -60,12 +58,25 @@ def test_leaving_an_image_out_is_a_bank_without_it() -> None:
     torch.testing.assert_close(squares(bank, unseen, leave_one_out=True), squares(bank, unseen))
 
 
-def test_cells_are_compared_with_their_own_patches_pooled_ones_with_all() -> None:
-    x, cell = torch.cat([features(6), features(6, seed=1) + 20]), torch.arange(2).repeat_interleave(6)
-    bank = bank_of(x, cell)
-    wrong = squares(bank, x[:1], torch.tensor([1]), (False, False))
-    assert wrong.min() > 100
-    assert squares(bank, x[:1], torch.tensor([1]), (False, True)).max() < 1e-3
+def test_patches_of_other_cells_count_at_the_penalty_of_a_cell() -> None:
+    x, cell = torch.cat([features(6), features(6, seed=1) + 1]), torch.arange(2).repeat_interleave(6)
+    bank, new = bank_of(x, cell), features(3, seed=2)
+    bank.penalty = torch.tensor([5.0, 0.5])
+    own, other = (torch.cdist(patches(new), patches(x[cell == k])).square().amin(1) for k in (1, 0))
+    expected = torch.minimum(own, other + 0.5).reshape(3, *half(x.shape[2:]))
+    torch.testing.assert_close(squares(bank, new, one_cell(new) + 1), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_penalty_is_large_where_cells_differ_and_small_where_they_do_not() -> None:
+    cell, found = torch.arange(2).repeat_interleave(20), []
+    for apart in (0, 20):
+        x = torch.cat([features(20), features(20, seed=1) + apart])
+        bank = bank_of(x, cell)
+        bank.weigh(x, cell, torch.zeros(2, 12, dtype=torch.bool), features(40)[:, 0].double())
+        found.append(bank.penalty)
+    typical = squares(bank_of(x, cell), x, cell, leave_one_out=True).mean()
+    assert found[0].max() < 0.3 * typical
+    assert found[1].min() > 10 * typical
 
 
 def test_what_does_not_count_is_neither_kept_nor_averaged() -> None:
@@ -78,14 +89,14 @@ def test_what_does_not_count_is_neither_kept_nor_averaged() -> None:
     changed.flatten(2)[:, :, ignored[0]] = 500.0
     torch.testing.assert_close(halved(changed, ignored, one_cell(x)), halved(x, ignored, one_cell(x)))
     torch.testing.assert_close(halved(x, ignored, one_cell(x))[:, :, 0, 0], x[:, :, 1, 1])
-    near = [bank.nearest(one, one_cell(x), ignored, (False,)) for one in (x, changed)]
+    near = [bank.nearest(one, one_cell(x), ignored) for one in (x, changed)]
     torch.testing.assert_close(*near)
 
 
 def test_a_map_has_the_distances_of_its_patches_and_lies_between_them() -> None:
     x, new = features(12), features(5, seed=1)
     bank, none = bank_of(x), torch.zeros(1, 12, dtype=torch.bool)
-    near, of_patches = bank.nearest(new, one_cell(new), none, (False,)), squares(bank, new)
+    near, of_patches = bank.nearest(new, one_cell(new), none), squares(bank, new)
     assert near.shape == (5, 3, 4)
     # The corner lies outside all centres but one.
     torch.testing.assert_close(near[:, 0, 0], of_patches[:, 0, 0], rtol=1e-5, atol=0)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from knowngood.config import PatchGaussianOptions
 from knowngood.models.patch_gaussian import PatchGaussian, shrinkage
+from knowngood.training import Source
 from patch_models import SHAPE, F, H, W, empty, features, fitted, one_cell
 
 RIDGE = 0.01
@@ -54,20 +55,100 @@ def test_the_factor_is_that_of_the_shrunk_covariance(share: float) -> None:
     assert (np.triu(lower, 1) == 0).all()
 
 
-def test_cells_do_not_leak_into_each_other_and_pooled_cells_have_the_gaussians_of_all() -> None:
-    one, two = features(20), features(30, seed=3, scale=4) + 10
-    x, cell = torch.cat([one, two]), torch.arange(50).ge(20).long()
-    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
-    together = fitted(x[order], cell[order], shrinkage=None)
-    for k, alone in enumerate((one, two)):
-        own = fitted(alone, shrinkage=None)
-        for name in ("mean", "lower"):
-            torch.testing.assert_close(getattr(together, name)[k], getattr(own, name)[0], rtol=1e-3, atol=1e-4)
-    options = PatchGaussianOptions(shrinkage=0, context=0, global_grid=0, few="pool")
-    pooled = PatchGaussian(options, SHAPE, torch.eye(2).tolist(), [False, False], [False, True]).fit_grids(x, cell)
-    every = fitted(x)
-    torch.testing.assert_close(pooled.lower[1], every.lower[0], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(pooled.lower[0], fitted(one).lower[0], rtol=1e-3, atol=1e-4)
+def products(n: tuple[int, int], apart: float) -> tuple[Tensor, Tensor]:
+    """Two cells of so many images; the second differs in scale and mean by `apart`."""
+    x = torch.cat([features(n[0]), features(n[1], seed=3, scale=1 + apart) + 10 * apart])
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    return x[order], (torch.arange(len(x)) >= n[0]).long()[order]
+
+
+def test_cells_with_many_images_that_differ_have_nearly_the_gaussians_of_each_alone() -> None:
+    x, cell = products((2000, 2000), 3.0)
+    together = fitted(x, cell)
+    for k in (0, 1):
+        alone = fitted(x[cell == k])
+        torch.testing.assert_close(together.mean[k], alone.mean[0], rtol=1e-3, atol=1e-3)
+        assert (together.lower[k] - alone.lower[0]).norm() < 0.02 * alone.lower[0].norm()
+
+
+@pytest.mark.parametrize("n", [(10, 10), (10, 60)])
+def test_cells_that_do_not_differ_have_better_gaussians_than_each_alone(n: tuple[int, int]) -> None:
+    """New normal images of the smaller cell are likelier, nearly as likely as under the Gaussians of all."""
+    x, cell = products(n, 0.0)
+    new = features(200, seed=7)
+    models = [fitted(x, cell, shrinkage=None), fitted(x, shrinkage=None), fitted(x[cell == 0], shrinkage=None)]
+    together, pooled, alone = (float(model.energies(new, one_cell(new)).mean()) for model in models)
+    assert together < alone - 0.8 * (alone - pooled)
+    assert float(models[0].weight.mean()) < 0.45
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1, 0.5, 3.0])
+def test_conditions_are_nearly_as_good_as_the_better_of_none_and_apart(apart: float) -> None:
+    x, cell = products((12, 30), apart)
+    new, of = products((200, 200), apart)
+    models = [fitted(x, cell, shrinkage=0.0), fitted(x, shrinkage=0.0)]
+    together, pooled = (float(m.energies(new, of if len(m.mean) > 1 else one_cell(new)).mean()) for m in models)
+    alone = [fitted(x[cell == k], shrinkage=0.0).energies(new[of == k], one_cell(new[of == k])) for k in (0, 1)]
+    apart_too = float(torch.cat(alone).mean())
+    assert together < min(pooled, apart_too) + max(0.05, 0.08 * abs(pooled - apart_too))
+
+
+def test_a_cell_without_images_has_the_gaussians_of_all() -> None:
+    x, cell = products((300, 300), 1.0)
+    model = empty(x, 3).fit_grids(x, cell)
+    mean, covariance = moments(x)
+    np.testing.assert_allclose(model.mean[2], mean, rtol=1e-3, atol=1e-3)
+    found = model.lower[2].double() @ model.lower[2].mT.double()
+    between = np.diagonal(covariance, axis1=1, axis2=2).sum()
+    assert np.diagonal(found.numpy(), axis1=1, axis2=2).sum() == pytest.approx(between, rel=0.6)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.3, 3.0])
+def test_leave_one_out_of_several_cells_is_close_to_fitting_without_the_image(apart: float) -> None:
+    x, cell = products((12, 20), apart)
+    model = fitted(x, cell)
+    some = torch.arange(0, len(x), 6)
+    found, wanted = model.leave_one_out(x, cell)[some], []
+    for i in some.tolist():
+        rest = torch.arange(len(x)) != i
+        without = empty(x, 2)
+        without._likeness = lambda _: float(model.likeness)  # type: ignore[method-assign]
+        wanted.append(without.fit_grids(x[rest], cell[rest]).distances(x[i : i + 1], cell[i : i + 1]))
+    assert float((found / torch.cat(wanted)).log().abs().mean()) < 0.12
+    assert float(found.mean() / torch.cat(wanted).mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_features_move_with_a_condition_that_is_a_number() -> None:
+    """As at the mean of the numbers, within the range fitted to; what the number explains is no deviation."""
+    draw = torch.Generator().manual_seed(1)
+    slope = torch.randn(F, H, W, generator=draw)
+    c = torch.cat([torch.eye(2)[torch.arange(80) % 2], 2 * torch.randn(80, 1, generator=draw)], 1)
+
+    def moved(x: Tensor, c: Tensor) -> Tensor:
+        return x + 5 * slope * c[:, 2, None, None, None]
+
+    model = PatchGaussian(
+        PatchGaussianOptions(context=0, global_grid=2, neighbours=50),
+        SHAPE,
+        [[1.0, 0, 0], [0, 1, 0]],
+        [False, False, True],
+    )
+    model.fit(Source(moved(features(80), c), c=c))
+    new, at = features(30, seed=5), c[:30]
+    x, cell = model.given(moved(new, at), at)
+    wanted = new + 5 * slope * c[:, 2].mean()
+    assert (x - wanted).abs().mean() < 0.1 * (moved(new, at) - wanted).abs().mean()
+    assert cell.tolist() == [0, 1] * 15
+    wrong = at.clone()
+    wrong[:, 2] = at[:, 2].flip(0)
+    told = [model.gaussian_distances(*model.given(moved(new, at), some)).mean() for some in (at, wrong)]
+    assert told[1] > 3 * told[0]
+    beyond, limit = at.clone(), at.clone()
+    beyond[:, 2], limit[:, 2] = 1e4, c[:, 2].max()
+    torch.testing.assert_close(model.given(new, beyond)[0], model.given(new, limit)[0])
+    loaded = PatchGaussian(model.options, **model.sizes())
+    loaded.load_state_dict(model.state_dict())
+    torch.testing.assert_close(loaded.given(new, at)[0], model.given(new, at)[0])
 
 
 def test_ignored_locations_do_not_count_in_the_mean_covariance() -> None:
@@ -149,7 +230,7 @@ def test_a_saved_state_comes_back_whole() -> None:
 
 def test_the_cell_is_that_of_the_categorical_conditions() -> None:
     options = PatchGaussianOptions()
-    model = PatchGaussian(options, SHAPE, [[1.0, 0, 0], [0, 1, 0]], [False, False, True], [False, False])
+    model = PatchGaussian(options, SHAPE, [[1.0, 0, 0], [0, 1, 0]], [False, False, True])
     for value in (-40.0, 0.0, 40.0):
         c = torch.tensor([[0, 1, value], [1, 0, value], [0, 1, -value]])
         assert model.cell(c, 3).tolist() == [1, 0, 1]

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from knowngood.config import MemoryBankOptions, PatchGaussianOptions
+from knowngood.config import MemoryBankOptions
 from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.training import Source
-from patch_models import F, features, fitted, one_cell
+from patch_models import F, empty, features, fitted, one_cell
 
-BUFFERS = ("mean", "lower", "images", "own")
+BUFFERS = ("mean", "lower", "images", "own_mean", "weight", "between", "everywhere")
 
 
 def grids(n: int, seed: int, size: int = 40) -> torch.Tensor:
@@ -24,8 +24,13 @@ def grids(n: int, seed: int, size: int = 40) -> torch.Tensor:
 
 
 def close(one: PatchGaussian, other: PatchGaussian, tolerance: float = 2e-4) -> None:
+    """Where a location does not count for a cell alone, that cell has nothing of its own, and no Gaussian is used."""
+    counted = ~one.ignored | one.ignored.all(0)
     for name in BUFFERS:
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=tolerance, atol=tolerance)
+        found, wanted = getattr(one, name), getattr(other, name)
+        if found.shape[:2] == counted.shape:
+            found, wanted = found[counted], wanted[counted]
+        torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("n", [12, 60])
@@ -49,19 +54,60 @@ def test_the_gaussian_of_old_and_new_images(n: int, share: float | None) -> None
     )
 
 
-def test_new_images_of_one_condition_change_its_cell_and_pooled_ones_alone() -> None:
-    x, cell = features(60), torch.arange(60) % 2
-    new = features(7, seed=4) + 1
-    options = PatchGaussianOptions(context=0, global_grid=0, few="pool")
+def cells(n: int, seed: int, apart: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Grids of three cells that differ in mean and scale; the last has a third of the images."""
+    cell = torch.arange(n) % 7 // 3
+    x = features(n, seed=seed) * (1 + apart * cell)[:, None, None, None] + apart * cell[:, None, None, None]
+    return x, cell
 
-    def fit(some: torch.Tensor, where: torch.Tensor) -> PatchGaussian:
-        model = PatchGaussian(options, x.shape[1:], torch.eye(3).tolist(), [False] * 3, [False, False, True])
-        return model.fit_grids(some, where)
 
-    model, before = fit(x, cell), fit(x, cell)
-    model.update_grids(new, torch.ones(7, dtype=torch.int64))
-    close(model, fit(torch.cat([x, new]), torch.cat([cell, torch.ones(7, dtype=torch.int64)])))
-    assert torch.equal(model.lower[0], before.lower[0])
+@pytest.mark.parametrize("apart", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("share", [None, 0.3])
+def test_new_images_of_one_condition_change_all_gaussians_as_a_fit_does(apart: float, share: float | None) -> None:
+    """Given the likeness of the cells, which stays that of the first fit."""
+    x, cell = cells(70, 0, apart)
+    new, of = cells(21, 5, apart)
+    ignored = torch.zeros(3, 3, 4, dtype=torch.bool)
+    ignored[1, 0, 1] = True
+    ignored[:, 2, 2] = True
+    model = fitted(x, cell, ignored, shrinkage=share, global_grid=2)
+    likeness, before = model.likeness.clone(), model.lower.clone()
+    model.update_grids(new[of == 1], of[of == 1]).update_grids(new[of != 1], of[of != 1])
+    assert torch.equal(model.likeness, likeness)
+    whole = empty(x, 3, ignored, shrinkage=share, global_grid=2)
+    coarse = model.coarse
+    assert coarse is not None
+    for one, kept in ((whole, likeness), (whole.coarse, coarse.likeness)):
+        one._likeness = lambda _, kept=kept: float(kept)  # type: ignore[union-attr, method-assign, misc]
+    order = torch.cat([(of == 1).nonzero()[:, 0], (of != 1).nonzero()[:, 0]])
+    whole.fit_grids(torch.cat([x, new[order]]), torch.cat([cell, of[order]]))
+    close(model, whole, 1e-3)
+    close(coarse, whole.coarse, 1e-3)  # type: ignore[arg-type]
+    assert (before - model.lower).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+def test_a_condition_without_images_gets_its_own_gaussian_by_an_update() -> None:
+    x, cell = cells(70, 0, 3.0)
+    kept = cell != 2
+    model = empty(x, 3, shrinkage=None).fit_grids(x[kept], cell[kept])
+    centre = model.own_mean[:2].mul(model.images[:2, None, None]).sum(0) / model.images.sum()
+    torch.testing.assert_close(model.mean[2], centre, rtol=1e-4, atol=1e-4)
+    model.update_grids(x[~kept], cell[~kept])
+    far = (model.mean[2] - centre).norm()
+    assert (model.mean[2] - model.own_mean[2]).norm() < 0.2 * far
+
+
+def test_contexts_of_several_conditions_are_updated_exactly_given_all_directions() -> None:
+    x, cell = features(700), torch.arange(700) % 2
+    new = features(5, seed=3)
+    model = fitted(x[:500], cell[:500], context=F, shrinkage=None)
+    model.update_grids(x[500:], cell[500:])
+    whole = empty(x, 2, context=F, shrinkage=None)
+    whole._likeness = lambda _: float(model.likeness)  # type: ignore[method-assign]
+    whole.fit_grids(x, cell)
+    assert model.basis.shape[1] == whole.basis.shape[1] == F
+    found, wanted = (some.distances(new, one_cell(new)) for some in (model, whole))
+    torch.testing.assert_close(found, wanted, rtol=5e-3, atol=5e-3)
 
 
 def test_a_context_of_all_directions_is_exact() -> None:

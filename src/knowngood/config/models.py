@@ -81,7 +81,7 @@ class PatchGaussianOptions(ModelOptions):
     )
     few: Literal["refuse", "pool"] = Field(
         default="refuse",
-        description="conditions with fewer than 8 normal images: refuse them by name, or use the Gaussians of all",
+        description="conditions with fewer than 8 normal images: refuse them by name, or let them rest on the others",
     )
 
 

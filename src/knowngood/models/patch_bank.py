@@ -33,6 +33,7 @@ class PatchBank(nn.Module):
         centre (F,), basis (F, d): of the components.
         weight (K,): of the squared distance to the nearest patch, so that among normal images it varies half as much
             as the Gaussian's distance does.
+        penalty (K,): added to squared distances to patches of other cells.
 
     Args:
         rows: M of a saved bank that is about to be loaded.
@@ -45,6 +46,7 @@ class PatchBank(nn.Module):
     centre: Tensor
     basis: Tensor
     weight: Tensor
+    penalty: Tensor
 
     def __init__(self, features: int, cells: int, rows: int = 0) -> None:
         super().__init__()
@@ -55,6 +57,7 @@ class PatchBank(nn.Module):
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("basis", torch.zeros(features, components))
         self.register_buffer("weight", torch.ones(cells))
+        self.register_buffer("penalty", torch.zeros(cells))
 
     @torch.no_grad()
     def fit(self, x: Tensor, cell: Tensor, ignored: Tensor, most: int) -> Self:
@@ -107,33 +110,35 @@ class PatchBank(nn.Module):
         self.rows, self.cell, self.owner, self.place = rows[kept], cell[kept], owner[kept], place[kept]
 
     @torch.no_grad()
-    def nearest(
-        self, x: Tensor, cell: Tensor, ignored: Tensor, pooled: tuple[bool, ...], *, leave_one_out: bool = False
-    ) -> Tensor:
+    def nearest(self, x: Tensor, cell: Tensor, ignored: Tensor, *, leave_one_out: bool = False) -> Tensor:
         """(B, h, w) float64: `squares` of the patches of x (B, F, h, w), interpolated between their centres.
 
         `ignored` (K, P) locations do not count.
         """
         height, width = x.shape[2:]
-        squares = self.squares(halved(x, ignored, cell), cell, pooled, leave_one_out=leave_one_out)
+        squares = self.squares(halved(x, ignored, cell), cell, leave_one_out=leave_one_out)
         return interpolate(squares[:, None], scale_factor=2.0, mode="bilinear")[:, 0, :height, :width]
 
     @torch.no_grad()
-    def squares(self, halves: Tensor, cell: Tensor, pooled: tuple[bool, ...], *, leave_one_out: bool = False) -> Tensor:
-        """(B, h', w') float64: weighted squared distance of each patch of (B, F, h', w') to the nearest of its cell.
+    def squares(
+        self, halves: Tensor, cell: Tensor, *, leave_one_out: bool = False, penalties: Tensor | None = None
+    ) -> Tensor:
+        """(B, h', w') float64: weighted squared distance of each patch of (B, F, h', w') to the nearest of the bank.
 
-        A `pooled` cell is compared with all patches. With `leave_one_out` the patches of an image itself do not count:
+        To squared distances to patches of other cells than its own the `penalty` of its cell is added, or to those of
+        cell j as judged in cell k `penalties` (K, K). With `leave_one_out` the patches of an image itself do not count:
         an image is known by its patches in the bank.
         """
         out = torch.empty(len(halves), *halves.shape[2:], dtype=torch.float64, device=halves.device)
+        norms, across = self.rows.square().sum(1), self.rows.T.contiguous()
+        if penalties is None:
+            penalties = self.penalty[:, None] * (1 - torch.eye(len(self.weight), device=norms.device))
         for k in cell.unique().tolist():
-            counted = torch.ones_like(self.cell, dtype=torch.bool) if pooled[k] else self.cell == k
-            bank, owner = self.rows[counted], self.owner[counted]
-            norms, across = bank.square().sum(1), bank.T.contiguous()
+            added = norms + penalties[k, self.cell]
             for i in (cell == k).nonzero()[:, 0].tolist():
                 rows = (halves[i].flatten(1).T - self.centre) @ self.basis  # (P', d)
-                own = torch.isin(owner, self._owners(rows)) if leave_one_out else None
-                compared = norms if own is None else norms.masked_fill(own, torch.inf)
+                own = torch.isin(self.owner, self._owners(rows)) if leave_one_out else None
+                compared = added if own is None else added.masked_fill(own, torch.inf)
                 least = [torch.addmm(compared, some, across, alpha=-2).amin(1) for some in rows.split(AT_ONCE)]
                 found = torch.cat(least) + rows.square().sum(1)
                 out[i] = self.weight[k] * found.clamp_min(0).unflatten(0, halves.shape[2:])
@@ -145,11 +150,27 @@ class PatchBank(nn.Module):
         return self.owner[gap <= SAME * self.rows.square().sum(1)].unique()
 
     @torch.no_grad()
-    def weigh(self, x: Tensor, cell: Tensor, ignored: Tensor, pooled: tuple[bool, ...], gaussian: Tensor) -> None:
-        """Set the weights from normal images fitted to, and their Gaussian distances (N, h, w), left out of both."""
-        near = self.nearest(x, cell, ignored, pooled, leave_one_out=True)
-        for k, lacks in enumerate(pooled):
-            mine = torch.ones_like(cell, dtype=torch.bool) if lacks or int((cell == k).sum()) < 2 else cell == k
+    def weigh(self, x: Tensor, cell: Tensor, ignored: Tensor, gaussian: Tensor) -> None:
+        """Set penalties and weights from normal images fitted to, and their Gaussian distances (N, h, w).
+
+        All are left out of both. The penalty of a cell is how much farther its patches are from those of other cells
+        than from its own, on average: nothing if cells do not differ, or there is no other image of its own.
+        """
+        cells = len(self.weight)
+        if cells > 1:
+            halves, eye = halved(x, ignored, cell), torch.eye(cells, dtype=torch.bool)
+            far = [
+                self.squares(
+                    halves, cell, leave_one_out=True, penalties=torch.zeros(cells, cells).masked_fill(of, torch.inf)
+                )
+                for of in (eye, ~eye)
+            ]
+            for k in cell.unique().tolist():
+                others, own = (values[cell == k].mean() for values in far)
+                self.penalty[k] = (others - own).clamp_min(0)
+        near = self.nearest(x, cell, ignored, leave_one_out=True)
+        for k in range(cells):
+            mine = torch.ones_like(cell, dtype=torch.bool) if int((cell == k).sum()) < 2 else cell == k
             spread = [values[mine].std(0).mean() for values in (gaussian, near)]
             self.weight[k] = SHARE * spread[0] / spread[1].clamp_min(1e-12)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
 from knowngood.config import PatchGaussianOptions
+from knowngood.models import partial_pooling
 from knowngood.models.base import BatchSource, FitContext, Model
 from knowngood.models.patch_bank import WEIGHED, PatchBank
 from knowngood.models.patch_words import PatchWords
@@ -26,6 +27,7 @@ FEWEST = 8  # normal images of a cell that has Gaussians of its own
 RIDGE = 0.01  # added to the variances of features; those of contexts, here 1, get the same share
 IMAGES_EACH = 32  # normal images of a cell for each number of its context, at least
 FLOOR = 1e-3  # standard deviation by which mean features are standardised, at least
+SAMPLED, FOLDS = 16, 3  # locations, and parts of the images, by which the likeness of cells is chosen
 LEAST_VARIANCE = 1e-6  # of a principal component that is one
 
 
@@ -36,31 +38,44 @@ class PatchGaussian(Model):
         keys (K, W): the condition vector of a cell, its continuous entries 0.
         mean (K, P, F), lower (K, P, F, F): of the Gaussian at each location, the mean and the lower Cholesky factor L
             of the covariance, so that L⁻¹(x − mean) is white.
+        number_slope (P, F, C), number_range (3, C): how features move with the C continuous entries of a condition, and
+            the lowest, highest and mean of these. All else is of features at the mean, see `given`.
         ignored (K, P): locations that do not count; set before `fit`.
-        images (K,): how many normal images the Gaussians of a cell were fitted to; 0 where that was not saved.
-        own (K,): 1 − the weight of the mean covariance of all locations.
+        images (K,): how many normal images of a cell were fitted to; 0 where that was not saved.
         basis (K, T, F), slope (K, P, F, T): of the context u, T numbers an image. Features and context are taken as
             jointly Gaussian; a location's Gaussian is that given u, with mean + slope·u.
+        own_mean (K, P, F), weight (K, P): the mean of the images of a cell alone, and its weight in `mean`.
+        between (P,), likeness (): how the means of cells differ, and their covariances; see `partial_pooling`.
+        everywhere (K, F, F), slope_everywhere (K, F, T), context_covariance (K, T, T), directions (T, F): for `update`,
+            moments of each cell alone, with `directions` as basis of the context.
 
     Args:
         keys: (K, W) the cells; one empty row without conditions.
         continuous: (W,) which entries of a condition vector are continuous, and so no part of its cell.
-        pooled: (K,) which cells have too few images and take the Gaussians of all.
         context: T; 0 before the fit.
         images: (K,) of a model that was fitted.
         neighbours: rows of its bank.
     """
 
     kind = "patch_gaussian"
+    number_slope: Tensor
+    number_range: Tensor
     mean: Tensor
     lower: Tensor
     ignored: Tensor
     images: Tensor
-    own: Tensor
     basis: Tensor
     slope: Tensor
     keys: Tensor
     continuous: Tensor
+    own_mean: Tensor
+    weight: Tensor
+    between: Tensor
+    likeness: Tensor
+    everywhere: Tensor
+    slope_everywhere: Tensor
+    directions: Tensor
+    context_covariance: Tensor
 
     def __init__(
         self,
@@ -68,28 +83,34 @@ class PatchGaussian(Model):
         shape: Sequence[int],
         keys: Sequence[Sequence[float]] = ((),),
         continuous: Sequence[bool] = (),
-        pooled: Sequence[bool] = (False,),
         context: int = 0,
         images: Sequence[float] = (),
         neighbours: int = 0,
     ) -> None:
         super().__init__()
         self.options, self.shape = options, tuple(shape)
-        self.pooled = tuple(pooled)
         features, height, width = self.shape
         cells, locations = len(keys), height * width
         self.condition_dim = len(keys[0])
         # They are among the sizes, and so saved already.
         self.register_buffer("keys", torch.tensor([list(key) for key in keys]).reshape(cells, -1), persistent=False)
         self.register_buffer("continuous", torch.tensor(list(continuous), dtype=torch.bool), persistent=False)
+        self.register_buffer("number_slope", torch.zeros(locations, features, sum(continuous)))
+        self.register_buffer("number_range", torch.zeros(3, sum(continuous)))
         self.register_buffer("mean", torch.zeros(cells, locations, features))
         self.register_buffer("lower", torch.zeros(cells, locations, features, features), persistent=False)
         self.register_buffer("ignored", torch.zeros(cells, locations, dtype=torch.bool))
         self.register_buffer("images", torch.tensor(list(images) or [0.0] * cells), persistent=False)
-        own = [1 - self._share(int(n)) if n else 1.0 for n in self.images]
-        self.register_buffer("own", torch.tensor(own), persistent=False)
         self.register_buffer("basis", torch.zeros(cells, context, features))
         self.register_buffer("slope", torch.zeros(cells, locations, features, context))
+        self.register_buffer("own_mean", torch.zeros(cells, locations, features))
+        self.register_buffer("weight", torch.ones(cells, locations))
+        self.register_buffer("between", torch.zeros(locations))
+        self.register_buffer("likeness", torch.zeros(()))
+        self.register_buffer("everywhere", torch.zeros(cells, features, features))
+        self.register_buffer("slope_everywhere", torch.zeros(cells, features, context))
+        self.register_buffer("directions", torch.zeros(context, features))
+        self.register_buffer("context_covariance", torch.zeros(cells, context, context))
         self.bank = PatchBank(features, cells, neighbours) if options.neighbours else None
         self.words = PatchWords(features, cells, options.words) if options.words else None
         side = options.global_grid
@@ -101,7 +122,6 @@ class PatchGaussian(Model):
                 few,
                 keys,
                 continuous,
-                pooled,
                 0,
                 images,
             )
@@ -111,7 +131,6 @@ class PatchGaussian(Model):
             "shape": list(self.shape),
             "keys": self.keys.tolist(),
             "continuous": self.continuous.tolist(),
-            "pooled": list(self.pooled),
             "context": self.basis.shape[1],
             "images": self.images.tolist(),
             "neighbours": 0 if self.bank is None else len(self.bank.rows),
@@ -143,136 +162,240 @@ class PatchGaussian(Model):
     def fit(self, source: BatchSource, context: FitContext | None = None) -> Self:
         """Fit to the feature grids of normal images and their conditions."""
         whole = next(iter(source.batches([torch.arange(len(source))])))
-        return self.fit_grids(whole.x, self.cell(whole.c, len(whole.x)))
+        if whole.c is not None and bool(self.continuous.any()):
+            numbers, cell = whole.c[:, self.continuous], self.cell(whole.c, len(whole.x))
+            self.number_range = torch.stack([numbers.amin(0), numbers.amax(0), numbers.mean(0)])
+            grids = whole.x.flatten(2)
+            found = [partial_pooling.slopes(grids[:, :, some].float(), numbers, cell) for some in self._blocks()]
+            self.number_slope = torch.cat(found)
+        return self.fit_grids(*self.given(whole.x, whole.c))
 
     @torch.no_grad()
     def fit_grids(self, x: Tensor, cell: Tensor) -> Self:
         """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time."""
         grids = x.flatten(2)  # (N, F, P)
-        own = [grids if lacks else _rows(grids, cell == k) for k, lacks in enumerate(self.pooled)]
-        averages = [average(some, self.ignored[k]) for k, some in enumerate(own)]
-        self.basis, contexts = _contexts(averages, self.options.context)
-        self.slope = torch.zeros(*self.mean.shape, self.basis.shape[1])
-        for k, mine in enumerate(own):
-            self._factorise(k, len(mine), self._moments(k, mine, contexts[k]))
+        cells = [_rows(grids, cell == k) for k in range(len(self.images))]
+        self.images.copy_(torch.tensor([len(some) for some in cells]))
+        if len(cells) > 1:
+            self.likeness.fill_(self._likeness(cells))
+        averages = [average(some, self.ignored[k]) for k, some in enumerate(cells)]
+        averages = [some - some.mean(0) for some in averages]
+        self.directions = principal(torch.cat(averages).double(), self._most_context()).float()
+        size = len(self.directions)
+        self.slope = torch.zeros(*self.mean.shape, size)
+        self.slope_everywhere = torch.zeros(len(cells), self.shape[0], size)
+        self.context_covariance = torch.eye(size).repeat(len(cells), 1, 1) / (1 + RIDGE)
+        for k, mine in enumerate(cells):
+            u = averages[k] @ self.directions.T
+            if len(cells) > 1:
+                self.context_covariance[k] = u.T @ u / max(1, len(u) - 1)
+            if len(mine):
+                self._moments(k, mine, u)
+        self._pool()
         if self.bank is not None:
             self.bank.fit(x, cell, self.ignored, self.options.neighbours)
             some = torch.linspace(0, len(x) - 1, min(len(x), WEIGHED)).long()
-            self.bank.weigh(x[some], cell[some], self.ignored, self.pooled, self._left_out(x[some], cell[some]))
+            self.bank.weigh(x[some], cell[some], self.ignored, self._left_out(x[some], cell[some]))
         if self.coarse is not None:
             self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
             self.coarse.fit_grids(self.coarsen(x, cell), cell)
         if self.words is not None:
-            self.words.fit(x, cell, self.ignored, self.pooled)
+            self.words.fit(x, cell, self.ignored, tuple((self.images < FEWEST).tolist()))
         return self
 
     @torch.no_grad()
     def update(self, source: BatchSource) -> Self:
         """Take further normal images, as if they had been among those fitted to; see `update_grids`."""
         whole = next(iter(source.batches([torch.arange(len(source))])))
-        return self.update_grids(whole.x, self.cell(whole.c, len(whole.x)))
+        return self.update_grids(*self.given(whole.x, whole.c))
 
     @torch.no_grad()
     def update_grids(self, x: Tensor, cell: Tensor) -> Self:
         """Take further feature grids x (N, F, h, w) in cells (N,). On the CPU.
 
         Means, covariances, shrinkage and coarse grid are those of a fit to old and new images together, to rounding:
-        the covariance of a location follows from its factor, since the mean over the locations that count is not
-        changed by shrinkage (Chan, Golub and LeVeque 1983 for the sums). With a context the span of its directions
-        stays that of the first fit, since others need moments between all locations and all mean features; given that
-        span all is exact. Cells that are `pooled`, or have no context, stay so however many images they get.
+        the moments of each cell alone follow from its Gaussians (Chan, Golub and LeVeque 1983 for the sums). What needs
+        the old images stays as it was: with several cells their `likeness`, with a context the span of its directions,
+        and with conditions that are numbers the slopes on them. Given these all is exact.
 
         Raises:
             ValueError: the model was saved without its image counts.
         """
-        if not bool(self.images.all()):
+        if not bool(self.images.any()):
             raise ValueError("update needs the image counts of the fit, which this model was saved without")
-        grids = x.flatten(2)
-        for k, lacks in enumerate(self.pooled):
-            mine = grids if lacks else _rows(grids, cell == k)
-            if len(mine):
-                everywhere = self._merged(k, mine)
-                self._factorise(k, int(self.images[k]) + len(mine), everywhere)
+        grids, before = x.flatten(2), self.images.clone()
+        self._unpool()
+        for k in cell.unique().tolist():
+            self._merge(k, _rows(grids, cell == k))
+        self._pool()
         if self.bank is not None:
             self.bank.update(x, cell, self.ignored, self.options.neighbours)
         if self.coarse is not None:
             self.coarse.update_grids(self.coarsen(x, cell), cell)
         if self.words is not None:
-            self.words.update(x, cell, self.ignored, self.pooled)
+            self.words.update(x, cell, self.ignored, tuple((self.words.number != before).tolist()))
         return self
 
-    def _merged(self, k: int, grids: Tensor) -> Tensor:
+    def _merge(self, k: int, grids: Tensor) -> None:
         """Set the moments as `_moments` does, of the images fitted to and of further ones (m, F, P) together."""
-        n, m, counted, share = float(self.images[k]), len(grids), ~self.ignored[k], 1 - float(self.own[k])
-        parts = [self._shrunk(k, some).where(counted[some, None, None], 0).sum(0) for some in self._blocks()]
-        before, slope_before = torch.stack(parts).sum(0) / counted.sum(), self.slope[k, counted].double().mean(0)
-
-        def own(shrunk: Tensor, mean: Tensor) -> Tensor:
-            return (shrunk - share * mean) / (1 - share) if share < 1 else mean.expand_as(shrunk)
+        n, m, counted = float(self.images[k]), len(grids), ~self.ignored[k]
+        dof = max(0.0, n - 1)
 
         def deviations(values: Tensor, old_mean: Tensor) -> Tensor:
             """(…, m + 1): of new values (…, m) from their mean, and one that stands for the step from the old mean."""
             mean = values.mean(-1, keepdim=True)
             return torch.cat([values - mean, (n * m / (n + m)) ** 0.5 * (mean - old_mean[..., None])], -1)
 
-        # The context, whose variance is 1 / (1 + ridge) in every live direction, is brought back to that.
-        live = self.basis[k].any(1)
-        normal = self.mean[k, counted].mean(0)
-        u = ((average(grids, self.ignored[k]) - normal) @ self.basis[k, live].T).T.double()
+        def merged(old: Tensor, scatter: Tensor) -> Tensor:
+            return (dof * old.double() + scatter) / max(1.0, n + m - 1)
+
+        u = ((average(grids, self.ignored[k]) - self.own_mean[k, counted].mean(0)) @ self.directions.T).T.double()
         u = deviations(u, u.new_zeros(len(u)))
-        variance = ((n - 1) * torch.eye(len(u), dtype=u.dtype) + (1 + RIDGE) * u @ u.T) / (n + m - 1)
-        root = torch.linalg.cholesky(variance)
-        self.basis[k, live] = torch.linalg.solve_triangular(root, self.basis[k, live].double(), upper=False).float()
-        locations, total = _transposed(grids), torch.zeros_like(before)
+        self.context_covariance[k] = merged(self.context_covariance[k], u @ u.T).float()
+        locations = _transposed(grids)
         for some in self._blocks():
-            new = locations[some].double()
-            off = deviations(new, self.mean[k, some].double())
-            covariance = ((n - 1) * own(self._shrunk(k, some), before) + off @ off.mT) / (n + m - 1)
-            slope = (n - 1) * own(self.slope[k, some].double(), slope_before)[:, :, live] + off @ u.T
-            self.mean[k, some] = ((n * self.mean[k, some].double() + new.sum(2)) / (n + m)).float()
-            self.lower[k, some] = covariance.float()
-            slope = torch.linalg.solve_triangular(root, slope.mT / (n + m - 1), upper=False).mT
-            self.slope[k, some] = self.slope[k, some].index_copy(2, live.nonzero()[:, 0], slope.float())
-            total += covariance.where(counted[some, None, None], 0).sum(0)
-        return (total / counted.sum()).float()
+            new, before = locations[some].double(), self.own_mean[k, some].double()
+            off = deviations(new, before)
+            self.own_mean[k, some] = ((n * before + new.sum(2)) / (n + m)).float()
+            self.lower[k, some] = merged(self.lower[k, some], off @ off.mT).float()
+            self.slope[k, some] = merged(self.slope[k, some], off @ u.T).float()
+        self.everywhere[k] = self.lower[k, counted].mean(0, dtype=torch.float64).float()
+        self.images[k] = n + m
 
-    def _shrunk(self, k: int, some: slice) -> Tensor:
-        """(p, F, F) float64 shrunk covariances of some locations, without the ridge, whatever the context."""
-        lower, slope = self.lower[k, some].double(), self.slope[k, some].double()
-        return lower @ lower.mT + slope @ slope.mT - RIDGE * torch.eye(self.shape[0], dtype=lower.dtype)
-
-    def _factorise(self, k: int, n: int, everywhere: Tensor) -> None:
-        """From covariances in `lower` and slopes to shrunk ones and factors; `everywhere` is the mean covariance."""
-        share, counted = self._share(n), ~self.ignored[k]
-        self.images[k], self.own[k] = n, 1 - share
-        shared = share * everywhere + RIDGE * torch.eye(self.shape[0])
-        mean_slope = self.slope[k, counted].mean(0)
+    def _moments(self, k: int, grids: Tensor, context: Tensor) -> None:
+        """Set mean, slope and, in `lower`, the covariance of each location of a cell alone, and their means."""
+        n, counted = len(grids), ~self.ignored[k]
+        locations = _transposed(grids)
+        total = torch.zeros(self.shape[0], self.shape[0])
         for some in self._blocks():
-            self.slope[k, some] = (1 - share) * self.slope[k, some] + share * mean_slope
-            covariance, slope = self.lower[k, some], self.slope[k, some]
-            covariance.mul_(1 - share).add_(shared)
-            if slope.shape[2]:
-                covariance -= slope @ slope.mT  # what the context leaves
-            self.lower[k, some] = torch.linalg.cholesky(covariance)
+            off = locations[some].float()  # (p, F, n)
+            self.own_mean[k, some] = mean = off.mean(2)
+            off = off - mean[:, :, None]
+            covariance = torch.matmul(off, off.mT, out=self.lower[k, some])
+            covariance /= max(1, n - 1)
+            self.slope[k, some] = torch.bmm(off, context.expand(len(off), -1, -1)) / max(1, n - 1)
+            total += (counted[some].to(total) @ covariance.flatten(1)).unflatten(0, total.shape)
+        self.everywhere[k] = total / int(counted.sum())
+
+    def _pool(self) -> None:
+        """From the moments of each cell alone, in `own_mean`, `lower` and `slope`, to its Gaussians, in place."""
+        counts, shares, several = self._counts(), self._shares(), len(self.images) > 1
+        self.slope_everywhere = torch.stack(
+            [mine[~hidden].mean(0) for mine, hidden in zip(self.slope, self.ignored, strict=True)]
+        )
+        stretches = self._stretches()
+        self.basis = torch.linalg.solve_triangular(
+            stretches, self.directions.expand(len(stretches), -1, -1), upper=False
+        )
+        if several:
+            self._weigh_means()
+        ridge = RIDGE * torch.eye(self.shape[0])
+        for some in self._blocks():
+            covariance, slope = self.lower[:, some], self.slope[:, some]
+            centre, off = partial_pooling.deviations(self.own_mean[:, some], counts[:, some])
+            self.mean[:, some] = centre + self.weight[:, some, None] * off
+            covariance = partial_pooling.combined(covariance, self.everywhere, counts[:, some], shares) + ridge
+            if several:
+                covariance += self._of_means(some, off)
+            slope = partial_pooling.combined(slope, self.slope_everywhere, counts[:, some], shares)
+            slope = torch.linalg.solve_triangular(stretches[:, None], slope.mT, upper=False).mT
+            self.slope[:, some] = slope
+            self.lower[:, some] = torch.linalg.cholesky(covariance - slope @ slope.mT)
+
+    def _unpool(self) -> None:
+        """The inverse of `_pool`, in float64 as far as `lower` holds it."""
+        counts, shares, ridge = self._counts(), self._shares(), RIDGE * torch.eye(self.shape[0], dtype=torch.float64)
+        stretches = self._stretches().double()
+        for some in self._blocks():
+            lower, slope = self.lower[:, some].double(), self.slope[:, some].double()
+            covariance = lower @ lower.mT + slope @ slope.mT - ridge
+            if len(counts) > 1:
+                _, off = partial_pooling.deviations(self.own_mean[:, some], counts[:, some])
+                covariance -= self._of_means(some, off)
+            self.lower[:, some] = partial_pooling.separated(
+                covariance, self.everywhere, counts[:, some], shares
+            ).float()
+            slope = slope @ stretches[:, None].mT
+            self.slope[:, some] = partial_pooling.separated(
+                slope, self.slope_everywhere, counts[:, some], shares
+            ).float()
+
+    def _counts(self) -> Tensor:
+        """(K, P) images of each cell that count at a location: none where it is ignored, unless all cells ignore it."""
+        return self.images[:, None] * (~self.ignored | self.ignored.all(0))
+
+    def _shares(self, images: Tensor | None = None, likeness: float | None = None) -> partial_pooling.Shares:
+        """Of the cells, or of so many images (K,) and another likeness."""
+        images = self.images if images is None else images
+        likeness = float(self.likeness) if likeness is None else likeness
+        common = partial_pooling.common_shares(images, likeness) if len(images) > 1 else torch.zeros(1)
+        own = torch.tensor([self._share(max(1, int(n))) for n in images])
+        return partial_pooling.Shares(common, own, self._share(1 + int((images - 1).clamp_min(0).sum())))
+
+    def _weigh_means(self) -> None:
+        """Set `weight` and `between`, by the covariances of each cell alone in `lower`."""
+        covariance = partial_pooling.within(self.everywhere[:, None], self.images[:, None])[0]
+        metric = torch.cholesky_inverse(torch.linalg.cholesky(covariance + RIDGE * torch.eye(self.shape[0])))
+        counts = self._counts()
+        _, off = partial_pooling.deviations(self.own_mean, counts)
+        for some in self._blocks():
+            within = partial_pooling.within(self.lower[:, some], counts[:, some])
+            found = partial_pooling.mean_weights(off[:, some], counts[:, some], within, metric)
+            self.weight[:, some], self.between[some] = found
+
+    def _of_means(self, some: slice, off: Tensor) -> Tensor:
+        """(K, p, F, F): what the means of cells add to covariances.
+
+        What the mean of a cell may still be off, (1 − weight) of their covariance; and, as far as that of a location is
+        shrunk towards the mean over all locations, the mean of theirs.
+        """
+        counts, shares = self._counts(), self._shares()
+        apart = self.between[some, None, None] * partial_pooling.scatter(off, counts[:, some])
+        _, every = partial_pooling.deviations(self.own_mean, counts)
+        weights = counts * self.between / max(1, int(counts.any(0).sum()))
+        everywhere = torch.einsum("kpf,kpg->fg", every * weights[..., None], every)
+        shrunk = (1 - shares.common) * shares.own + shares.common * shares.overall
+        return (1 - self.weight[:, some, None, None]) * apart + shrunk.to(apart)[:, None, None, None] * everywhere
+
+    def _stretches(self) -> Tensor:
+        """(K, T, T): roots of the covariances of the context along `directions`, shrunk as those of features are."""
+        spread, shares = self.context_covariance.double()[:, None], self._shares()
+        shares = shares._replace(own=torch.zeros(len(spread)), overall=0.0)
+        spread = partial_pooling.combined(spread, spread[:, 0], self.images[:, None], shares)[:, 0]
+        return torch.linalg.cholesky((1 + RIDGE) * spread).float()
+
+    def _likeness(self, cells: Sequence[Tensor]) -> float:
+        """ν for which images are likeliest under the Gaussians of the others of their cell, in cross-validation."""
+        at = (~self.ignored.any(0)).nonzero()[:, 0]
+        at = at[torch.linspace(0, len(at) - 1, min(len(at), SAMPLED)).long()]
+        grids = [_transposed(some[:, :, at]).float() for some in cells]  # (p, F, n)
+        losses = torch.zeros(len(partial_pooling.GRID))
+        for fold in range(FOLDS):
+            rest = [some[:, :, torch.arange(some.shape[2]) % FOLDS != fold] for some in grids]
+            images = torch.tensor([float(some.shape[2]) for some in rest])
+            means = [some.sum(2, keepdim=True) / max(1, some.shape[2]) for some in rest]
+            off = [some - mean for some, mean in zip(rest, means, strict=True)]
+            moments = torch.stack([some @ some.mT / max(1, some.shape[2] - 1) for some in off])
+            for i, share in enumerate(partial_pooling.GRID):
+                shares = self._shares(images, share * self.shape[0])
+                counts = images[:, None].expand(-1, len(at))
+                covariance = partial_pooling.combined(moments, moments.mean(1), counts, shares)
+                lower = torch.linalg.cholesky(covariance + RIDGE * torch.eye(self.shape[0]))
+                for k in (images > 1).nonzero()[:, 0].tolist():
+                    new = grids[k][:, :, fold::FOLDS] - means[k]
+                    white = torch.linalg.solve_triangular(lower[k], new, upper=False)
+                    losses[i] += (0.5 * white.square().sum(1) + _log_diagonal(lower[k])).sum()
+        return partial_pooling.GRID[int(losses.argmin())] * self.shape[0]
+
+    def _most_context(self) -> int:
+        """Numbers of a context that the images of a cell, and its share in those of others, are enough for."""
+        common = self._shares().common
+        images = (1 - common) * self.images + common * self.images.sum()
+        return min(self.options.context, int(images.mean()) // IMAGES_EACH)
 
     def _share(self, n: int) -> float:
         """The weight of the mean covariance in that of a location, of n images."""
         return shrinkage(n, self.shape[0]) if self.options.shrinkage is None else self.options.shrinkage
-
-    def _moments(self, k: int, grids: Tensor, context: Tensor) -> Tensor:
-        """Set mean, slope and, in `lower`, the covariance of each location; return the mean covariance (F, F)."""
-        n, counted = len(grids), ~self.ignored[k]
-        total, number = torch.zeros(self.shape[0], self.shape[0]), int(counted.sum())
-        locations = _transposed(grids)
-        for some in self._blocks():
-            off = locations[some].float()  # (p, F, n)
-            self.mean[k, some] = mean = off.mean(2)
-            off = off - mean[:, :, None]
-            covariance = torch.matmul(off, off.mT, out=self.lower[k, some])
-            covariance /= n - 1
-            self.slope[k, some] = torch.bmm(off, context.expand(len(off), -1, -1)) / (n - 1)
-            total += (counted[some].to(total) @ covariance.flatten(1)).unflatten(0, total.shape)
-        return total / number
 
     # Use ------------------------------------------------------------------------------------------------------------
 
@@ -281,6 +404,19 @@ class PatchGaussian(Model):
         if c is None or not self.keys.shape[1] or len(self.keys) == 1:
             return torch.zeros(n, dtype=torch.int64, device=self.mean.device)
         return (c.masked_fill(self.continuous, 0)[:, None] - self.keys).square().sum(2).argmin(1)
+
+    def given(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Feature grids x (B, F, h, w) of conditions c (B, W), as they are at the mean of all numbers; and their cells.
+
+        Numbers beyond those fitted to count as the nearest of these.
+        """
+        cell = self.cell(c, len(x))
+        if c is None or not bool(self.number_slope.any()):
+            return x, cell
+        low, high, mean = self.number_range
+        off = torch.minimum(torch.maximum(c[:, self.continuous], low), high) - mean
+        moved = torch.einsum("pfc,nc->nfp", self.number_slope, off).reshape(x.shape)
+        return (x.float() - moved).to(x.dtype), cell
 
     def whiten(self, x: Tensor, cell: Tensor) -> Tensor:
         """Feature grids (B, F, h, w) in cells (B,) → whitened patches (B, P, F), given their contexts."""
@@ -300,7 +436,7 @@ class PatchGaussian(Model):
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w) float64: what is scored at every location, `gaussian_distances` and what the bank adds."""
         gaussian = self.gaussian_distances(x, cell)
-        return gaussian if self.bank is None else gaussian + self.bank.nearest(x, cell, self.ignored, self.pooled)
+        return gaussian if self.bank is None else gaussian + self.bank.nearest(x, cell, self.ignored)
 
     def gaussian_distances(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w) float64: half the squared Mahalanobis distance at every location."""
@@ -311,28 +447,42 @@ class PatchGaussian(Model):
         gaussian = self._left_out(x, cell)
         if self.bank is None:
             return gaussian
-        return gaussian + self.bank.nearest(x, cell, self.ignored, self.pooled, leave_one_out=True)
+        return gaussian + self.bank.nearest(x, cell, self.ignored, leave_one_out=True)
 
     def _left_out(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w): the Gaussian's distances of images fitted to, had each been left out of mean and covariance.
 
-        With o the whitened vector of context and features together, the covariance without the image is I − a·o·oᵀ up
-        to a factor, so its squared distance is |o|²·(n/(n−1))² / (1 − a·|o|²); that given the context is the difference
-        of the two. Exact up to the ridge without shrinkage and context, close to it with them.
+        With o the whitened deviation of context and features together from the mean of the Gaussian, δ that from the
+        mean of the cell alone, and h the share of the image in the mean, the covariance without the image is
+        I − a·δδᵀ up to a factor and o is o / (1 − h), so the squared distance is
+        (|o|² + a·(oᵀδ)² / (1 − a·|δ|²)) / (1 − h)²; that given the context is the difference of the two. Exact up to
+        the ridge for one cell without shrinkage and context, close to it with them.
         """
-        if not bool(self.images.all()):
+        if not bool(self.images.any()):
             raise ValueError("leave_one_out needs the image counts of the fit, which this model was saved without")
-        context = self._context(x, cell)
-        n = self.images[cell][:, None, None].double()
-        share = self.own[cell][:, None, None].double()
-        a = share * n / (n - 1).square()
+        context, shares, counts = self._context(x, cell).double(), self._shares(), self._counts().double()
+        influence = partial_pooling.influence(self.images.double(), shares)
+        weight = self.weight.double()
+        share = weight / counts.clamp_min(1) + (1 - weight) / counts.sum(0).clamp_min(1)
+        moved = (1 - share).clamp_min(LEAST).square()
+        n = self.images[0].double()
+        fewer = float((n - 2) / (n - 1)) if len(self.images) == 1 and not shares.own.any() else 1.0
+        out = torch.empty(len(x), self.locations, dtype=torch.float64, device=x.device)
+        for mine, some, white in self._whitened(x, cell, context.float()):
+            k = int(cell[mine][0])
+            u, a, apart = context[mine].T, influence[k], self.own_mean[k] - self.mean[k]  # (T, n)
+            aside = self.basis[k] @ apart[~self.ignored[k]].mean(0)
+            apart = (apart[some] - self.slope[k, some] @ aside)[..., None]
+            apart = torch.linalg.solve_triangular(self.lower[k, some], apart, upper=False)
 
-        def left_out(square: Tensor) -> Tensor:
-            return (n / (n - 1)).square() * square / (1 - a * square).clamp_min(LEAST)
+            def left_out(square: Tensor, across: Tensor, alone: Tensor, a: Tensor = a) -> Tensor:
+                return square + a * across.square() / (1 - a * alone).clamp_min(LEAST)
 
-        inner, outer = self._squares(x, cell, context), context.double().square().sum(1)[:, None, None]
-        fewer = ((n - 2) / (n - 1)).where(share == 1, 1.0)
-        return 0.5 * fewer * (left_out(inner + outer) - left_out(outer))
+            outer = [u.square().sum(0), (u * (u - aside[:, None])).sum(0), (u - aside[:, None]).square().sum(0)]
+            inner = [white.square(), white * (white - apart), (white - apart).square()]
+            both = [some.sum(1).double() + other for some, other in zip(inner, outer, strict=True)]
+            out[mine, some] = (0.5 * fewer * (left_out(*both) - left_out(*outer)) / moved[k, some, None]).T
+        return out.unflatten(1, self.shape[1:])
 
     def global_distances(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
         """(B,) float64: mean over the coarse grid of half the squared distance, over what counts."""
@@ -465,15 +615,6 @@ def shrinkage(n: int, features: int) -> float:
     """The weight of the mean covariance in that of a location, from n images: .09 at n = F, then falling as 1 / n³."""
     each = n / features
     return 1 / max(1.0, each) / (1 + 10 * each * max(1.0, each))
-
-
-def _contexts(averages: list[Tensor], most: int) -> tuple[Tensor, list[Tensor]]:
-    """Bases (K, T, F), and the contexts (N_k, T) of the images whose mean features are `averages` (N_k, F)."""
-    centred = [mean - mean.mean(0) for mean in averages]
-    found = [principal(mean.double(), most).float() if most else mean[:0] for mean in centred]
-    size = max(len(basis) for basis in found)
-    bases = torch.stack([torch.nn.functional.pad(basis, (0, 0, 0, size - len(basis))) for basis in found])
-    return bases, [mean @ basis.T for mean, basis in zip(centred, bases, strict=True)]
 
 
 def average(grids: Tensor, ignored: Tensor) -> Tensor:

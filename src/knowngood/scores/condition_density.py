@@ -34,7 +34,7 @@ class LocationDensity(Score):
     def score(
         self, model: PatchGaussian, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
-        return ScoreResult(model.energies(x, model.cell(c, len(x))), None, {})
+        return ScoreResult(model.energies(*model.given(x, c)), None, {})
 
 
 class NearestDensity(Score):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from knowngood.errors import SettingsError
+from knowngood.models import partial_pooling
 from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.scores.adjustment import penalty
@@ -53,10 +54,10 @@ class PatchDistanceScore(Score):
         assert kept is not None
         for rows in torch.arange(len(kept.x), device=kept.x.device).split(AT_ONCE):
             batch = kept.rows(rows)
-            cell = model.cell(batch.c, len(batch.x))
+            x, cell = model.given(batch.x, batch.c)
             cells.append(cell)
-            maps.append(model.leave_one_out(batch.x, cell))
-            whole.append(model.image_distances(batch.x, cell, leave_one_out=True))
+            maps.append(model.leave_one_out(x, cell))
+            whole.append(model.image_distances(x, cell, leave_one_out=True))
         cell, ignored = torch.cat(cells), model.ignored_grid
         plain = torch.cat(maps)
         state: State = {}
@@ -89,7 +90,7 @@ class PatchDistanceScore(Score):
             maps = near.reshape(len(x), *x.shape[2:])
             cell, ignored = stratum.new_zeros(len(x)), torch.zeros_like(maps[:1], dtype=torch.bool)
         else:
-            cell, ignored = model.cell(c, len(x)), model.ignored_grid
+            (x, cell), ignored = model.given(x, c), model.ignored_grid
             maps = model.distances(x, cell)
             if "penalty_weight" in state:
                 learned = {name: state[f"penalty_{name}"] for name in ("direction", "offset", "weight")}
@@ -123,26 +124,47 @@ def location_statistics(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
     """Mean and standard deviation of the distances of normal images at each location and around it, (K, h, w) each.
 
     Around means within a square just large enough for 100 distances, cut at the border. Ignored locations do not count;
-    where nothing counts, the mean is 0 and the deviation 1. A cell with fewer than 8 images has the statistics of all.
+    where nothing counts, the mean is 0 and the deviation 1. Those of several cells are pooled as far as the cells do
+    not differ by more than chance.
 
     Args:
         maps: (N, h, w) of normal images in cells (N,); `ignored` is (K, h, w).
     """
-    means, spreads = [], []
-    for k in range(len(ignored)):
-        mine = cell == k
-        some = mine if int(mine.sum()) >= FEWEST else torch.ones_like(mine)
-        reach, n = 0, int(some.sum())
-        while n * (2 * reach + 1) ** 2 < ENOUGH and 2 * reach + 1 < min(ignored.shape[1:]):
-            reach += 1
-        stacked = torch.stack([torch.ones_like(maps[some]), maps[some], maps[some].square()])
-        stacked = stacked.masked_fill(ignored[cell[some]], 0)
-        share, *sums = avg_pool2d(stacked, 2 * reach + 1, 1, reach, count_include_pad=False).sum(1)
-        counted = share > NOTHING
-        mean, square = torch.stack(sums) / share.where(counted, 1)
-        means.append(mean.where(counted, 0))
-        spreads.append((square - mean.square()).clamp_min(SMALLEST**2).sqrt().where(counted, 1))
-    return {"location_mean": torch.stack(means), "location_spread": torch.stack(spreads)}
+    counts, sides = torch.bincount(cell, minlength=len(ignored)), ignored.shape[1:]
+    found, gaps = [], []
+    for k, n in enumerate(counts.tolist()):
+        mine, reach = maps[cell == k], _reach(n, sides)
+        found.append(_around(mine, ignored[k], reach))
+        halves = [_around(mine[i::2], ignored[k], reach) for i in (0, 1)]
+        gaps.append(halves[0] - halves[1])
+    own = torch.stack(found, 1)  # mean and log of the deviation, (2, K, h, w)
+    if len(counts) > 1:
+        every = _around(maps, ignored[cell], _reach(len(maps), sides))
+        n = (counts[:, None, None] * ~ignored).to(own)
+        known, noise = n * (counts > 3)[:, None, None], counts[:, None, None] / 4 * torch.stack(gaps, 1).square()
+        for values, all_cells, each in zip(own, every, noise, strict=True):
+            weights = partial_pooling.scalar_weights(values, n, float((known * each).sum() / known.sum().clamp_min(1)))
+            values.copy_(torch.lerp(all_cells, values, weights[:, None, None]))
+    return {"location_mean": own[0], "location_spread": own[1].exp()}
+
+
+def _reach(n: int, sides: torch.Size) -> int:
+    """Half the side of the square around a location with 100 distances of n images."""
+    reach = 0
+    while n * (2 * reach + 1) ** 2 < ENOUGH and 2 * reach + 1 < min(sides):
+        reach += 1
+    return reach
+
+
+def _around(maps: Tensor, ignored: Tensor, reach: int) -> Tensor:
+    """(2, h, w): mean, and log of the standard deviation, of maps (n, h, w) within `reach` of each location."""
+    if not len(maps):
+        return maps.new_zeros(2, *maps.shape[1:])
+    stacked = torch.stack([torch.ones_like(maps), maps, maps.square()]).masked_fill(ignored, 0)
+    share, *sums = avg_pool2d(stacked, 2 * reach + 1, 1, reach, count_include_pad=False).sum(1)
+    mean, square = torch.stack(sums) / share.where(share > NOTHING, 1)
+    spread = (square - mean.square()).clamp_min(SMALLEST**2).sqrt()
+    return torch.stack([mean, spread.log()]).where(share > NOTHING, 0)
 
 
 def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tensor:

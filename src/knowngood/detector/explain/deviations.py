@@ -65,15 +65,15 @@ def _of_vae(
 
 
 def _of_patch_gaussian(pipeline: Pipeline, model: PatchGaussian, rows: Rows, grids: np.ndarray | None) -> list[Fields]:
-    cell = model.cell(rows.c, len(rows.x))
-    residual = (2 * model.gaussian_distances(rows.x, cell) / model.shape[0]).sqrt().float()
+    x, cell = model.given(rows.x, rows.c)
+    residual = (2 * model.gaussian_distances(x, cell) / model.shape[0]).sqrt().float()
     residual = residual.masked_fill(model.ignored_grid[cell], torch.nan).cpu().numpy()
-    expected = model.expected(rows.x, cell)
+    expected = model.expected(x, cell)
     names = feature_names(pipeline.representation)  # type: ignore[arg-type]
     found = []
     for i in range(len(rows.x)):
         at = int(np.nanargmax(residual[i] if grids is None else grids[i]))
-        delta = rows.x[i].float().flatten(1)[:, at] - expected[i, at]
+        delta = x[i].float().flatten(1)[:, at] - expected[i, at]
         components = largest(names, (delta / model.spread(int(cell[i]), at)).cpu().numpy())
         missing = {"reconstruction": "the model knows features, not pixels"}
         found.append({"residual": residual[i], "components": components, "missing": missing})

@@ -73,7 +73,7 @@ def model_codes(model: Model, x: Tensor, c: Tensor | None) -> np.ndarray:
     if isinstance(model, ConditionalVAE):
         codes = model.encode(x, c).mean
     elif isinstance(model, PatchGaussian):
-        codes = model.mean_white(x, model.cell(c, len(x)))
+        codes = model.mean_white(*model.given(x, c))
     else:
         codes = x.flatten(2).mean(2) if getattr(model, "patches", False) else x.flatten(1)
     return codes.cpu().double().numpy()

@@ -63,7 +63,7 @@ def _hindrance(column: Column, settings: Settings, objective: Objective | None) 
     if lacking := [role for role in needed if role not in column.roles]:
         return f"lacks the role '{lacking[0]}', by which its values are compared"
     if isinstance(model, PatchGaussianOptions) and column.kind == "continuous":
-        return "is a number, and patch_gaussian has Gaussians of categories alone"
+        return "is a number, and patch_gaussian compares categories alone"
     if isinstance(model, VAEOptions):
         unconditional = objective is not None and not objective.conditional
         return f"is not used by the objective '{model.objective.name}'" if unconditional else ""

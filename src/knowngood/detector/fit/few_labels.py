@@ -200,8 +200,7 @@ class Patches(NamedTuple):
         """
         parts = []
         for grids, c, stratum in rows:
-            x = grids.float()
-            cell = model.cell(c, len(x))
+            x, cell = model.given(grids.float(), c)
             maps, white = model.distances(x, cell), model.whiten(x, cell)
             if leave_one_out:
                 plain, maps = maps, model.leave_one_out(x, cell)
@@ -218,6 +217,9 @@ class Known(PatchGaussian):
         nn.Module.__init__(self)
         self.__dict__.update(fitted.__dict__)
         self.whole: Any = whole
+
+    def given(self, x: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        return x, self.cell(c, len(x))
 
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
         return x

@@ -314,9 +314,7 @@ def build_model(
 
 
 def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int, index: np.ndarray) -> dict[str, Any]:
-    """Sizes of a PatchGaussian: its cells, and which of them have too few images for Gaussians of their own.
-
-    The cells are those of all normals. One with fewer than 2 images at `index` to fit to has the Gaussians of all.
+    """Sizes of a PatchGaussian: its cells, those of all normals, whatever images at `index` it is fitted to.
 
     Raises:
         DataError: a cell has fewer than 8 normal images and `few` is "refuse".
@@ -333,11 +331,12 @@ def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int, index:
         of = f" of {name}" if name and len(keys) > 1 else ""
         raise DataError(
             f"{counts[where]} normal images{of} to fit to; a Gaussian at each location needs at least {FEWEST}. Give "
-            "more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to use the Gaussians of all"
+            "more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to let it rest on the others"
         )
     fitted = np.bincount(cell.reshape(-1)[index], minlength=len(keys))
-    pooled = ((counts < FEWEST) | (fitted < 2)).tolist()
-    return {"keys": keys.tolist(), "continuous": continuous.tolist(), "pooled": pooled}
+    if int(fitted.sum() - np.count_nonzero(fitted)) < FEWEST - 1:
+        keys = np.zeros((1, width))  # nothing says how images of one cell vary: all are one
+    return {"keys": keys.tolist(), "continuous": continuous.tolist()}
 
 
 def compose(
