@@ -124,15 +124,15 @@ class MapWriter:
         import numpy as np
         from PIL import Image
 
+        from knowngood.deploy.map_png import grey_levels, scale_of
+
         self._waiting.seek(0)
-        offset = self._smallest if self.shapes else 0.0
-        scale = (self._largest - self._smallest) / 65535 if self._largest > self._smallest else 1.0
+        offset, scale = self._smallest if self.shapes else 0.0, scale_of(self._smallest, self._largest)
         names = file_names(self.ids)
         for name, (height, width) in zip(names, self.shapes, strict=True):
             values = np.frombuffer(self._waiting.read(4 * height * width), np.float32).reshape(height, width)
-            values = np.nan_to_num(values, nan=offset)
             with whole(self.folder / name) as draft:
-                Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(draft)
+                Image.fromarray(grey_levels(values, offset, scale)).save(draft)
         self._waiting.close()
         index = {
             "offset": offset,

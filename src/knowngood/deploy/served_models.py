@@ -1,0 +1,160 @@
+"""Saved models in use by a service: by name, and exchanged for a new version while requests go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from knowngood.config import nearest
+from knowngood.data.readers.limits import Limits
+from knowngood.detector.estimator import Detector
+from knowngood.detector.versions import OF_RUN, fingerprint, in_use, model_at
+from knowngood.errors import ArtifactError, SettingsError
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """A version of a saved model, loaded; it never changes.
+
+    path: the model folder as it was given. folder: of the version. mark: the fingerprint of the version, which tables
+    of `knowngood score` have as `scored_by`.
+    """
+
+    name: str
+    path: Path
+    folder: Path
+    mark: str
+    detector: Detector
+    loaded: str
+
+    @classmethod
+    def load(cls, path: Path, name: str | None = None, device: str = "cpu") -> ServedModel:
+        """The version in use of the model at `path`.
+
+        Raises:
+            ArtifactError: there is none, or it is damaged.
+        """
+        folder = in_use(path)
+        mark = fingerprint(folder)
+        detector = Detector.load(folder, device=device)
+        return cls(name or name_of(path), path, folder, mark, detector, datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def columns(self) -> list[str]:
+        """The condition columns that images may have."""
+        pipeline = self.detector.pipeline_
+        measured = pipeline.settings.conditioning.measure
+        known = [column.name for column in pipeline.schema.columns if column.name not in measured]
+        return list(dict.fromkeys([*known, *(name for group in pipeline.added for name in group.values)]))
+
+    @property
+    def limits(self) -> Limits:
+        """How large a file may be once decoded, by the settings of the model."""
+        return Limits.of(self.detector.pipeline_.settings.data)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain data: what it is, what it expects and what it guarantees."""
+        pipeline, settings = self.detector.pipeline_, self.detector.pipeline_.settings
+        columns = [column for column in pipeline.schema.columns if column.name in self.columns]
+        numbered = self.folder.name.isdecimal()
+        parts: dict[str, Any] = {part: getattr(settings, part) for part in ("representation", "model", "score")}
+        return {
+            "name": self.name,
+            "version": int(self.folder.name) if numbered else None,
+            "scored_by": self.mark,
+            "loaded": self.loaded,
+            **{part: options.name for part, options in parts.items()},
+            "alpha": settings.alpha,
+            "calibration_items": len(pipeline.calibration or ()),
+            "conditions": {
+                column.name: list(column.values) if column.kind == "categorical" else "a number"
+                for column in columns
+                if column.roles
+            },
+            "groups": [dict(group.values) for group in pipeline.added],
+            "maps": bool(pipeline.score.has_map),
+        }
+
+
+class ServedModels(Mapping[str, ServedModel]):
+    """Models by name. A reader gets the version of that moment and may keep it for as long as it works."""
+
+    def __init__(self, models: list[ServedModel], device: str = "cpu") -> None:
+        self._models = {model.name: model for model in models}
+        self._device, self._lock = device, threading.Lock()
+        for name in self._models:
+            if [model.name for model in models].count(name) > 1:
+                paths = " and ".join(str(model.path) for model in models if model.name == name)
+                raise SettingsError(f"{paths} have the same name '{name}'; give names: first={paths.split(' and ')[0]}")
+
+    def __getitem__(self, name: str) -> ServedModel:
+        return self._models[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def named(self, name: str | None) -> ServedModel:
+        """The model of that name; without a name the only one.
+
+        Raises:
+            KeyError: there is none; the message names those there are.
+        """
+        known = ", ".join(self)
+        if name is None and len(self) > 1:
+            raise KeyError(f"several models are served; give model=NAME, one of: {known}")
+        if name is not None and name not in self:
+            raise KeyError(f"there is no model '{name}'{nearest(name, list(self))}; served: {known}")
+        return self[name or next(iter(self))]
+
+    def reload(self, name: str) -> ServedModel:
+        """Load the version that is in use now and switch to it; the same one is loaded again too.
+
+        Raises:
+            ArtifactError: it cannot be loaded. The former version stays.
+        """
+        with self._lock:
+            old = self[name]
+            self._models[name] = ServedModel.load(old.path, name, self._device)
+        return self[name]
+
+    def changed(self) -> list[str]:
+        """The names of models of which another version is in use on the disk."""
+        found = []
+        for name, model in self.items():
+            try:
+                folder = in_use(model.path)
+                mark = fingerprint(folder)
+            except ArtifactError:  # half-way through a copy
+                continue
+            if mark and (mark, folder) != (model.mark, model.folder):
+                found.append(name)
+        return found
+
+
+def name_of(path: Path) -> str:
+    """What a model is called if no name is given: its folder, or that of its run."""
+    whole = path.resolve()
+    return whole.parent.name if whole.name == OF_RUN else whole.name
+
+
+def load_models(words: list[str], device: str = "cpu") -> ServedModels:
+    """Models given as PATH or NAME=PATH.
+
+    Raises:
+        ArtifactError: there is no usable model at a path. SettingsError: two have the same name.
+    """
+    models = []
+    for word in words:
+        name, equals, path = word.partition("=")
+        named = bool(equals) and not Path(word).exists()
+        place = Path(path if named else word)
+        model_at(place)
+        models.append(ServedModel.load(place, name if named else None, device))
+    return ServedModels(models, device)
