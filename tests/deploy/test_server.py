@@ -27,8 +27,8 @@ from knowngood.data.readers.limits import Limits
 from knowngood.deploy import queue as queues
 from knowngood.deploy.judgement import Asked
 from knowngood.deploy.keys import add_key, read_keys
-from knowngood.deploy.served_models import ServedModel, ServedModels, load_models
-from knowngood.deploy.server import ServerOptions, create_app, exchange_changed
+from knowngood.deploy.served_models import ServedModel, ServedModels, exchange_changed, load_models
+from knowngood.deploy.server import ServerOptions, create_app
 from knowngood.errors import SettingsError
 
 SIDE = 12

@@ -93,6 +93,7 @@ def serve(
             timeout_graceful_shutdown=GRACE,
         )
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+        listener.listen(config.backlog)
         event("listening", url=f"http://{shown}:{address[1]}", models=list(served))
         with suppress(Interrupted):  # to be asked to end is how a server ends
             uvicorn.Server(config).run(sockets=[listener])

@@ -34,7 +34,8 @@ def write_logs(stream: TextIO) -> None:
     """From now on the logs of the service, and the warnings and errors of its web server, go to this stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    for name, level in ((LOGGER.name, logging.INFO), ("uvicorn", logging.WARNING)):
+    levels = {LOGGER.name: logging.INFO, "uvicorn": logging.WARNING, "python_multipart": logging.ERROR}
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 import uuid
@@ -13,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from knowngood.deploy.logs import event
+from knowngood.deploy.logs import LOGGER, event
 from knowngood.deploy.metrics import Metrics
 
 ID = "x-request-id"
@@ -47,9 +46,7 @@ class Observed:
             await self.app(scope, receive, answered)
         except Exception as error:
             trace = (type(error), error, error.__traceback__)
-            logging.getLogger("knowngood.service").error(
-                "failed", exc_info=trace, extra={"facts": {"request_id": name}}
-            )
+            LOGGER.error("failed", exc_info=trace, extra={"facts": {"request_id": name}})
             if status == 500:
                 answer = JSONResponse({"detail": "this was not expected; see the log", "request_id": name}, 500)
                 await answer(scope, receive, answered)

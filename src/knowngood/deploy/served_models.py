@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any
 
 from knowngood.config import nearest
 from knowngood.data.readers.limits import Limits
+from knowngood.deploy.logs import event
 from knowngood.detector.estimator import Detector
 from knowngood.detector.versions import OF_RUN, fingerprint, in_use, model_at
-from knowngood.errors import ArtifactError, SettingsError
+from knowngood.errors import ArtifactError, DataError, SettingsError
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,12 @@ class ServedModel:
     def limits(self) -> Limits:
         """How large a file may be once decoded, by the settings of the model."""
         return Limits.of(self.detector.pipeline_.settings.data)
+
+    def check_column(self, name: str) -> None:
+        """Raise DataError for a condition that the model does not have."""
+        if name not in self.columns:
+            hint = nearest(name, self.columns) if self.columns else "; it has none: leave conditions out"
+            raise DataError(f"the model '{self.name}' has no condition '{name}'{hint}")
 
     def describe(self) -> dict[str, Any]:
         """Plain data: what it is, what it expects and what it guarantees."""
@@ -106,11 +114,10 @@ class ServedModels(Mapping[str, ServedModel]):
         Raises:
             KeyError: there is none; the message names those there are.
         """
-        known = ", ".join(self)
         if name is None and len(self) > 1:
-            raise KeyError(f"several models are served; give model=NAME, one of: {known}")
+            raise KeyError(f"several models are served; give model=NAME, one of: {', '.join(self)}")
         if name is not None and name not in self:
-            raise KeyError(f"there is no model '{name}'{nearest(name, list(self))}; served: {known}")
+            raise KeyError(f"there is no model '{name}'{nearest(name, list(self))}")
         return self[name or next(iter(self))]
 
     def reload(self, name: str) -> ServedModel:
@@ -158,3 +165,23 @@ def load_models(words: list[str], device: str = "cpu") -> ServedModels:
         model_at(place)
         models.append(ServedModel.load(place, name if named else None, device))
     return ServedModels(models, device)
+
+
+def exchange(models: ServedModels, name: str) -> ServedModel:
+    """Take the version of a model that is in use on the disk into use here, and log it. Raises ArtifactError."""
+    before = models[name].mark
+    model = models.reload(name)
+    event("model", model=name, before=before, scored_by=model.mark, version=model.folder.name)
+    return model
+
+
+def exchange_changed(models: ServedModels, told: dict[str, str]) -> None:
+    """The same for every model of which another version is in use. `told` holds the failures that were logged."""
+    for name in models.changed():
+        try:
+            exchange(models, name)
+            told.pop(name, None)
+        except ArtifactError as error:
+            if told.get(name) != str(error):
+                event("model not exchanged", logging.ERROR, model=name, reason=str(error))
+            told[name] = str(error)

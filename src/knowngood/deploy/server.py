@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,8 +25,8 @@ from knowngood.deploy.logs import event
 from knowngood.deploy.metrics import Metrics
 from knowngood.deploy.middleware import BodyLimit, Observed
 from knowngood.deploy.queue import Full, Queue
-from knowngood.deploy.served_models import ServedModel, ServedModels
-from knowngood.deploy.uploads import check_columns, read_form, refused, uploaded
+from knowngood.deploy.served_models import ServedModel, ServedModels, exchange, exchange_changed
+from knowngood.deploy.uploads import read_form, refused, uploaded
 from knowngood.errors import ArtifactError, KnowngoodError
 
 FIELDS = 20  # of a form, beside its images
@@ -122,26 +121,6 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
     return app
 
 
-def exchange(models: ServedModels, name: str) -> ServedModel:
-    """Take the version of a model that is in use on the disk into use here, and log it. Raises ArtifactError."""
-    before = models[name].mark
-    model = models.reload(name)
-    event("model", model=name, before=before, scored_by=model.mark, version=model.folder.name)
-    return model
-
-
-def exchange_changed(models: ServedModels, told: dict[str, str]) -> None:
-    """The same for every model of which another version is in use. `told` holds the failures that were logged."""
-    for name in models.changed():
-        try:
-            exchange(models, name)
-            told.pop(name, None)
-        except ArtifactError as error:
-            if told.get(name) != str(error):
-                event("model not exchanged", logging.ERROR, model=name, reason=str(error))
-            told[name] = str(error)
-
-
 async def _look_for_versions(models: ServedModels, seconds: float) -> None:
     told: dict[str, str] = {}
     while True:
@@ -162,7 +141,8 @@ async def _answer(
                 model = models.named(form.model)
             except KeyError as error:
                 raise refused(error.args[0], 404 if form.model else 422) from None
-            check_columns(model, form.conditions)
+            for column in form.conditions:
+                model.check_column(column)
             upload = await run_in_threadpool(uploaded, form, model.limits, options.limits)
         try:
             images = upload.images

@@ -21,7 +21,6 @@ from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import SUFFIXES, read_header
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.judgement import Asked
-from knowngood.deploy.served_models import ServedModel
 
 OPTIONS = ("model", "conditions", "alpha", "unknown", "maps")
 WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -68,7 +67,7 @@ def read_form(form: FormData, query: QueryParams, *, explain: bool) -> Form:
             raise refused(f"unknown file field '{name}'; give images in the field 'images'")
     for name in options:
         if name not in OPTIONS:
-            raise refused(f"unknown field '{name}'{nearest(name, [*OPTIONS, 'images'])}; known: images, {_known()}")
+            raise refused(f"unknown field '{name}'{nearest(name, ['images', *OPTIONS])}")
     if not files:
         raise refused("no image; give one or more files in the field 'images': curl -F images=@FILE")
     unknown: Any = options.get("unknown")
@@ -76,15 +75,6 @@ def read_form(form: FormData, query: QueryParams, *, explain: bool) -> Form:
         raise refused(f"unknown = '{unknown}'; expected error or infer")
     asked = Asked(_alpha(options.get("alpha")), unknown, _flag("maps", options.get("maps", "false")), explain)
     return Form(files, options.get("model"), _conditions(options.get("conditions"), len(files)), asked)
-
-
-def check_columns(model: ServedModel, conditions: dict[str, Any]) -> None:
-    """Refuse a condition that the model does not have: HTTPException 422."""
-    for column in conditions:
-        if column not in model.columns:
-            known = ", ".join(model.columns) or "none; leave conditions out"
-            hint = nearest(column, model.columns) if model.columns else ""
-            raise refused(f"the model '{model.name}' has no condition '{column}'{hint}; known: {known}")
 
 
 def uploaded(form: Form, limits: Limits, strictest: Limits | None) -> Upload:
@@ -116,10 +106,6 @@ def uploaded(form: Form, limits: Limits, strictest: Limits | None) -> Upload:
 def refused(message: str, status: int = 422) -> HTTPException:
     """What is wrong with a request, for its sender."""
     return HTTPException(status, message)
-
-
-def _known() -> str:
-    return ", ".join(OPTIONS)
 
 
 def _alpha(text: str | None) -> float | None:
