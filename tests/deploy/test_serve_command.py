@@ -45,6 +45,7 @@ def test_every_accepted_request_is_answered_although_the_server_is_ended(tmp_pat
     pictures = np.random.default_rng(0).integers(0, 256, (40, SIDE, SIDE), dtype=np.uint8)
     Detector("hog", "memory_bank", alpha=0.2).fit(pictures).save(tmp_path / "parts")
     command = [sys.executable, "-m", "knowngood", "serve", str(tmp_path / "parts"), "--port", "0", "--queue", "8"]
+    command += ["--to", str(tmp_path / "results.csv"), "--state", str(tmp_path / "state")]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert server.stderr is not None
     log = [json.loads(server.stderr.readline())]
@@ -83,6 +84,7 @@ def test_every_accepted_request_is_answered_although_the_server_is_ended(tmp_pat
     assert {statuses[name] for name in accepted} == {200}
     assert set(statuses.values()) == {0, 200, 503}
     assert log[-1]["event"] == "stopped"
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + len(accepted)
 
 
 def test_wrong_starts_are_refused_before_a_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

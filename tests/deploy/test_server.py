@@ -259,6 +259,20 @@ def test_the_page_of_the_api_needs_nothing_from_elsewhere(client: TestClient) ->
     assert set(example["rows"][0]) <= set(answer["rows"][0])
 
 
+def test_every_answer_goes_to_the_sinks_without_pictures(models: ServedModels) -> None:
+    kept: list[dict[str, Any]] = []
+    with TestClient(create_app(models, ServerOptions(sink=kept.extend))) as client:
+        answer = client.post("/v1/explain?maps=true&model=maps", files=files(2)).json()
+        assert client.post("/v1/score", files=files(2), data={"model": "line"}).status_code == 422
+    assert len({row["key"] for row in kept}) == len(kept) == 2
+    for row, sent in zip(kept, answer["rows"], strict=True):
+        assert {
+            name: value for name, value in sent.items() if name not in ("map", "explanation")
+        }.items() <= row.items()
+        assert (row["model"], row["scored_by"]) == ("maps", answer["scored_by"])
+        assert not {"map", "explanation"} & row.keys()
+
+
 # The queue -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hashlib
 import hmac
 import json
+import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -205,3 +207,53 @@ def test_a_state_that_is_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("no database, and long enough to be read as one" * 20)
     with pytest.raises(ArtifactError, match="another --state"):
         Outbox(tmp_path / "state")
+
+
+# MQTT ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rows_arrive_at_a_broker_that_was_away_at_first() -> None:
+    pytest.importorskip("paho.mqtt")
+    broker = pytest.importorskip("amqtt.broker")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sink = sink_of(f"mqtt://127.0.0.1:{port}/line/results")
+    with pytest.raises(Unavailable, match=rf"mqtt://127\.0\.0\.1:{port}/line/results"):
+        sink.write(rows(0, 1), {})
+
+    async def delivered() -> list[dict[str, Any]]:
+        listener = {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}}
+        server = broker.Broker(
+            {"listeners": listener, "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {}}}
+        )
+        await server.start()
+        taken: list[bytes] = []
+        heard = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        reader = mqtt_client.Client(mqtt_client.CallbackAPIVersion.VERSION2)
+
+        def take(_: Any, __: Any, message: Any) -> None:
+            taken.append(message.payload)
+            if len(taken) == 5:
+                loop.call_soon_threadsafe(heard.set)
+
+        subscribed = threading.Event()
+        reader.on_message, reader.on_subscribe = take, lambda *_: subscribed.set()
+        await asyncio.to_thread(reader.connect, "127.0.0.1", port)
+        reader.loop_start()
+        reader.subscribe("line/#", qos=1)
+        assert await asyncio.to_thread(subscribed.wait, 30)
+        await asyncio.to_thread(sink.write, rows(0, 2), {})
+        await asyncio.to_thread(sink.write, rows(2, 5), {})
+        await asyncio.wait_for(heard.wait(), 30)
+        await asyncio.to_thread(sink.close)
+        reader.disconnect()
+        reader.loop_stop()
+        await server.shutdown()
+        return [json.loads(one) for one in taken]
+
+    from paho.mqtt import client as mqtt_client
+
+    assert asyncio.run(delivered()) == rows(0, 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Device
+from knowngood.cli.sink_options import To, opened
 from knowngood.errors import Interrupted, SettingsError
 
 GRACE = 120  # seconds that what was accepted has to be answered at the end
@@ -42,6 +43,10 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="images held at a time; beyond it requests get status 503")] = 256,
     batch: Annotated[int, typer.Option(min=1, help="images that are scored together")] = 32,
     max_body_mb: Annotated[float, typer.Option(min=0.001, help="largest request, in MB; beyond it status 413")] = 64,
+    to: To = None,
+    state: Annotated[Path, typer.Option(metavar="FILE", help="with --to: what is not delivered yet")] = Path(
+        ".knowngood-serve.sqlite"
+    ),
     device: Device = None,
     bounds: Bounds,
 ) -> None:
@@ -74,7 +79,8 @@ def serve(
     from knowngood.deploy.served_models import load_models
     from knowngood.deploy.server import ServerOptions, create_app
 
-    with listener:
+    with ExitStack() as stack:
+        stack.enter_context(listener)
         served = load_models(models, device or "cpu")
         write_logs(sys.stderr)
         options = ServerOptions(
@@ -84,6 +90,7 @@ def serve(
             limits=Limits.of(bounds.over()) if bounds else None,
             queue=queue,
             batch=batch,
+            sink=stack.enter_context(opened(to, state)).add if to else None,
         )
         config = uvicorn.Config(
             create_app(served, options),
@@ -92,8 +99,8 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=GRACE,
         )
-        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         listener.listen(config.backlog)
+        shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         event("listening", url=f"http://{shown}:{address[1]}", models=list(served))
         with suppress(Interrupted):  # to be asked to end is how a server ends
             uvicorn.Server(config).run(sockets=[listener])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from knowngood.detector.explain import explain as explanations
 from knowngood.detector.pipeline import Unknown
 from knowngood.detector.results import Detected, flagged
 from knowngood.errors import DataError
+from knowngood.evaluation.scored_by import MARK
 
 Row = dict[str, Any]
 
@@ -69,6 +72,12 @@ def joined(sets: list[ImageSet]) -> ImageSet:
     }
     pixels = JoinedPixels([some.pixels for some in sets])
     return ImageSet(pixels, numbered(len(pixels)), np.full(len(pixels), np.nan), columns, name=sets[0].name)
+
+
+def for_sinks(rows: Iterable[Row], model: ServedModel) -> list[Row]:
+    """Rows with the time, the model and its version, and without pictures."""
+    about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "model": model.name, MARK: model.mark}
+    return [{**{name: row[name] for name in row if name not in ("map", "explanation")}, **about} for row in rows]
 
 
 def plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,13 +20,13 @@ from knowngood import __version__
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.api_description import ABOUT, judging
 from knowngood.deploy.api_page import PAGE, POLICY
-from knowngood.deploy.judgement import Row
+from knowngood.deploy.judgement import Row, for_sinks
 from knowngood.deploy.keys import owner_of
 from knowngood.deploy.logs import event
 from knowngood.deploy.metrics import Metrics
 from knowngood.deploy.middleware import BodyLimit, Observed
 from knowngood.deploy.queue import Full, Queue
-from knowngood.deploy.served_models import ServedModel, ServedModels, exchange, exchange_changed
+from knowngood.deploy.served_models import ServedModels, exchange, exchange_changed
 from knowngood.deploy.uploads import read_form, refused, uploaded
 from knowngood.errors import ArtifactError, KnowngoodError
 
@@ -39,7 +40,7 @@ class ServerOptions:
 
     keys: SHA-256 digests by name; without any, nobody needs one. origins: of web pages that may use it (CORS). body:
     bytes of a request. limits: of a picture, where they are not those of the model. queue, batch: see `Queue`. poll:
-    seconds between looks for a new version of a model. sink: is given the rows of every answer.
+    seconds between looks for a new version of a model. sink: is given the rows of every answer, before it is sent.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class ServerOptions:
     queue: int = 256
     batch: int = 32
     poll: float = 2.0
-    sink: Callable[[ServedModel, list[Row]], None] | None = None
+    sink: Callable[[list[Row]], None] | None = None
 
 
 def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -> FastAPI:
@@ -159,7 +160,8 @@ async def _answer(
     }
     metrics.judged(model.name, rows)
     if options.sink is not None:
-        await run_in_threadpool(options.sink, model, rows)
+        kept = [{**row, "key": uuid.uuid4().hex} for row in for_sinks(rows, model)]
+        await run_in_threadpool(options.sink, kept)
     content: dict[str, Any] = {"request_id": request.state.request_id}
     about = model.describe()
     content |= {"model": model.name, "version": about["version"], "scored_by": model.mark}

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +19,10 @@ from knowngood.data.readers.files import is_image, unread_reason
 from knowngood.data.readers.folder import identifier
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.delivery import Delivery
-from knowngood.deploy.judgement import Asked, Row, judged
+from knowngood.deploy.judgement import Asked, Row, for_sinks, judged
 from knowngood.deploy.logs import event
 from knowngood.deploy.outbox import Seen
 from knowngood.deploy.served_models import ServedModels, exchange_changed
-from knowngood.evaluation.scored_by import MARK
 
 AT_ONCE = 64  # pictures judged together
 PATIENCE = 5.0  # seconds that a file which cannot be decoded may still become whole
@@ -177,8 +175,7 @@ class Watch:
         columns = {column: np.full(n, value) for column, value in self.conditions.items()}
         pixels = FilePixels(tuple(paths.values()), self.limits or model.limits)
         images = ImageSet(pixels, np.array(list(paths)), np.full(n, np.nan), columns, name=self.folder.name)
-        about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), MARK: model.mark}
-        return {row["id"]: {**row, **about} for row in judged(model, images, self.asked)}
+        return {row["id"]: row for row in for_sinks(judged(model, images, self.asked), model)}
 
 
 def _state(path: Path) -> State | None:

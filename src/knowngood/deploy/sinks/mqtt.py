@@ -29,7 +29,7 @@ class Mqtt:
             port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
         except ValueError:
             port = 0
-        if not parts.hostname or not self.topic or not port or parts.fragment or "+" in self.topic:
+        if not parts.hostname or not self.topic or not port or set("#+") & set(url):
             raise SettingsError(f"--to {parts.scheme}://{parts.hostname or ''}…: expected mqtt://HOST[:PORT]/TOPIC")
         if find_spec("paho") is None:
             raise SettingsError("mqtt:// needs paho-mqtt: pip install 'knowngood[line]'")
