@@ -273,6 +273,16 @@ def test_every_answer_goes_to_the_sinks_without_pictures(models: ServedModels) -
         assert not {"map", "explanation"} & row.keys()
 
 
+def test_the_framework_sends_no_telemetry_whatever_the_environment_says(
+    models: ServedModels, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    with TestClient(create_app(models)) as client:
+        assert client.get("/healthz").status_code == 200
+    assert "telemetry" not in caplog.text  # it tries, and warns that it has no exporter
+
+
 # The queue -----------------------------------------------------------------------------------------------------------
 
 

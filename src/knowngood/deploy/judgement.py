@@ -88,11 +88,10 @@ def plain(value: Any) -> Any:
 
 
 def _records(batch: Detected) -> list[Row]:
-    rows = [{name: plain(value) for name, value in row.items()} for row in batch.table.to_dict("records")]
-    for row in rows:
-        row.pop("label", None)
-        row["error"] = row.pop("error", None)  # last, and in every row
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    columns = {str(name): batch.table[name].tolist() for name in batch.table if name != "label"}
+    errors = columns.pop("error", [None] * len(batch.table))
+    columns["error"] = errors  # last, and in every row
+    return [dict(zip(columns, map(plain, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]
 
 
 def _explain(model: ServedModel, batch: Detected, asked: Asked, rows: list[Row]) -> None:

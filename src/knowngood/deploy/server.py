@@ -32,6 +32,8 @@ from knowngood.errors import ArtifactError, KnowngoodError
 
 FIELDS = 20  # of a form, beside its images
 LONGEST = 1 << 20  # bytes of a field
+SMALL = 1 << 20  # bytes of images that are written faster than a thread takes them over
+NO_TELEMETRY: Any = dict.fromkeys(("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False)
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,8 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
         await queue.close()
         event("stopped")
 
-    app = FastAPI(
-        title="knowngood", version=__version__, description=ABOUT, docs_url=None, redoc_url=None, lifespan=lifespan
-    )
+    about: dict[str, Any] = {"title": "knowngood", "version": __version__, "description": ABOUT}
+    app = FastAPI(**about, docs_url=None, redoc_url=None, lifespan=lifespan, telemetry=NO_TELEMETRY)
     app.state.queue = queue
     allowed = [Depends(_authorised(options.keys))]
 
@@ -144,14 +145,16 @@ async def _answer(
                 raise refused(error.args[0], 404 if form.model else 422) from None
             for column in form.conditions:
                 model.check_column(column)
-            upload = await run_in_threadpool(uploaded, form, model.limits, options.limits)
+            given = form, model.limits, options.limits
+            small = sum(file.size or 0 for file in form.files) <= SMALL
+            upload = uploaded(*given) if small else await run_in_threadpool(uploaded, *given)
         try:
             images = upload.images
             facts |= {"model": model.name, "scored_by": model.mark, "images": len(upload.names)}
             event("accepted", request_id=request.state.request_id)
             judged = iter(await queue.score(model, images, form.asked) if len(images) else ())
         finally:
-            await run_in_threadpool(upload.close)
+            upload.close()
     rows = [_refused_row(upload.refused[i]) if i in upload.refused else next(judged) for i in range(len(upload.names))]
     rows = [{**row, "id": name} for row, name in zip(rows, upload.names, strict=True)]
     facts |= {
