@@ -27,6 +27,7 @@ from knowngood.data.readers.limits import Limits
 from knowngood.deploy import queue as queues
 from knowngood.deploy.judgement import Asked
 from knowngood.deploy.keys import add_key, read_keys
+from knowngood.deploy.logs import JsonLines
 from knowngood.deploy.served_models import ServedModel, ServedModels, exchange_changed, load_models
 from knowngood.deploy.server import ServerOptions, create_app
 from knowngood.errors import SettingsError
@@ -281,6 +282,23 @@ def test_the_framework_sends_no_telemetry_whatever_the_environment_says(
     with TestClient(create_app(models)) as client:
         assert client.get("/healthz").status_code == 200
     assert "telemetry" not in caplog.text  # it tries, and warns that it has no exporter
+
+
+def test_what_was_not_expected_is_logged_and_no_more_is_said(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a secret of the machine")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queues, "judged", broken)
+        answer = score(client, files(1))
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    failed = next(one for one in caplog.records if one.getMessage() == "failed")
+    assert failed.facts == {"request_id": answer.json()["request_id"]}  # type: ignore[attr-defined]
+    assert "a secret" in json.loads(JsonLines().format(failed))["trace"]
+    assert score(client, files(1)).status_code == 200
 
 
 # The queue -----------------------------------------------------------------------------------------------------------

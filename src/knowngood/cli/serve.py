@@ -81,8 +81,8 @@ def serve(
 
     with ExitStack() as stack:
         stack.enter_context(listener)
-        served = load_models(models, device or "cpu")
         write_logs(sys.stderr)
+        served = load_models(models, device or "cpu")
         options = ServerOptions(
             keys=digests,
             origins=tuple(cors or ()),

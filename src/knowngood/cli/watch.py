@@ -56,11 +56,11 @@ def watch(
         from knowngood.deploy.watch import Watch
         from knowngood.training.interruption import deferred
 
+        write_logs(sys.stderr)
         models = load_models([str(model)], device or "cpu")
         served = models.named(None)
         for column in values:
             served.check_column(column)
-        write_logs(sys.stderr)
         asked = Asked(alpha, unknown)  # type: ignore[arg-type]
         limits = Limits.of(bounds.over()) if bounds else None
         watched = Watch(folder, models, delivery, asked=asked, conditions=values, limits=limits)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from knowngood.deploy.judgement import Row
 from knowngood.deploy.logs import event
 from knowngood.deploy.outbox import Outbox, Seen
-from knowngood.deploy.sinks import Rejected, Sink, Unavailable
-from knowngood.errors import KnowngoodError
+from knowngood.deploy.sinks import Rejected, Sink
 
 FIRST, LONGEST = 0.5, 60.0  # seconds between tries, doubled each time
 
@@ -66,8 +65,7 @@ class Delivery:
         try:
             place = sink.write([row for _, row in rows], place)
         except Rejected as error:
-            keys = [row.get("id") for _, row in rows]
-            event("row rejected", logging.ERROR, sink=sink.url, reason=str(error), ids=keys)
+            event("row rejected", logging.ERROR, sink=sink.url, reason=str(error), keys=[row["key"] for _, row in rows])
         self.outbox.advance(sink.url, rows[-1][0], place)
         self.outbox.forget(one.url for one in self.sinks)
         return True
@@ -82,7 +80,7 @@ class Delivery:
                     if wait:
                         event("sink is back", sink=sink.url)
                     wait = 0.0
-            except (Unavailable, KnowngoodError, OSError) as error:
+            except Exception as error:  # whatever it is, the rows are kept, and it is tried again
                 wait = min(LONGEST, 2 * wait or FIRST)
                 event("sink is down", logging.WARNING, sink=sink.url, reason=str(error), again_in=wait)
             if ending:

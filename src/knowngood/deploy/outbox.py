@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from knowngood.errors import ArtifactError
+from knowngood.errors import ArtifactError, OutputError
 from knowngood.files import make_folder
 
 _TABLES = """
@@ -50,13 +50,18 @@ class Outbox:
             raise ArtifactError(f"{path}: cannot be used to keep the state ({error}); give another --state") from None
 
     def add(self, rows: Iterable[Mapping[str, Any]], files: Mapping[str, Seen] | None = None) -> None:
-        """Keep rows for the sinks, and the files that they are about, in one transaction."""
-        with self._lock, self._base:
-            self._base.execute("begin immediate")
-            texts = [(json.dumps(row, ensure_ascii=False),) for row in rows]
-            self._base.executemany("insert into rows (row) values (?)", texts)
-            found = [(path, *seen) for path, seen in (files or {}).items()]
-            self._base.executemany("insert or replace into files values (?, ?, ?, ?)", found)
+        """Keep rows for the sinks, and the files that they are about, in one transaction. Raises OutputError."""
+        texts = [(json.dumps(row, ensure_ascii=False),) for row in rows]
+        found = [(path, *seen) for path, seen in (files or {}).items()]
+        try:
+            with self._lock, self._base:
+                self._base.execute("begin immediate")
+                self._base.executemany("insert into rows (row) values (?)", texts)
+                self._base.executemany("insert or replace into files values (?, ?, ?, ?)", found)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{self.path} cannot be written: {error}; free some space, or give another --state"
+            ) from None
 
     def files(self) -> dict[str, Seen]:
         """All files that were judged."""

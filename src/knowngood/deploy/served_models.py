@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from knowngood.deploy.logs import event
 from knowngood.detector.estimator import Detector
 from knowngood.detector.versions import OF_RUN, fingerprint, in_use, model_at
 from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.representations import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +40,18 @@ class ServedModel:
         """The version in use of the model at `path`.
 
         Raises:
-            ArtifactError: there is none, or it is damaged.
+            ArtifactError: there is none, or it is damaged. SettingsError: it is none of images.
         """
         folder = in_use(path)
         mark = fingerprint(folder)
         detector = Detector.load(folder, device=device)
-        return cls(name or name_of(path), path, folder, mark, detector, datetime.now(UTC).isoformat(timespec="seconds"))
+        if isinstance(detector.pipeline_.representation, Table):
+            raise SettingsError(f"{path}: this model was fitted to a table; expected a model of images")
+        name, now = name or name_of(path), datetime.now(UTC).isoformat(timespec="seconds")
+        if math.isinf(detector.offset_):
+            why = "nothing is flagged: too few calibration images for this alpha"
+            event(why, logging.WARNING, model=name, alpha=detector.alpha)
+        return cls(name, path, folder, mark, detector, now)
 
     @property
     def columns(self) -> list[str]:
@@ -138,7 +146,7 @@ class ServedModels(Mapping[str, ServedModel]):
             try:
                 folder = in_use(model.path)
                 mark = fingerprint(folder)
-            except ArtifactError:  # half-way through a copy
+            except (ArtifactError, OSError):  # half-way through a copy
                 continue
             if mark and (mark, folder) != (model.mark, model.folder):
                 found.append(name)
@@ -181,7 +189,7 @@ def exchange_changed(models: ServedModels, told: dict[str, str]) -> None:
         try:
             exchange(models, name)
             told.pop(name, None)
-        except ArtifactError as error:
+        except (ArtifactError, OSError) as error:
             if told.get(name) != str(error):
                 event("model not exchanged", logging.ERROR, model=name, reason=str(error))
             told[name] = str(error)

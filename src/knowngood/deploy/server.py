@@ -28,7 +28,7 @@ from knowngood.deploy.middleware import BodyLimit, Observed
 from knowngood.deploy.queue import Full, Queue
 from knowngood.deploy.served_models import ServedModels, exchange, exchange_changed
 from knowngood.deploy.uploads import read_form, refused, uploaded
-from knowngood.errors import ArtifactError, KnowngoodError
+from knowngood.errors import ArtifactError, KnowngoodError, OutputError
 
 FIELDS = 20  # of a form, beside its images
 LONGEST = 1 << 20  # bytes of a field
@@ -200,7 +200,9 @@ def _authorised(keys: Mapping[str, str]) -> Callable[[Request], None]:
 def _refusal(request: Request, error: Exception) -> Response:
     """Why a request is not answered, as JSON."""
     headers = dict(getattr(error, "headers", None) or {})
-    status = getattr(error, "status_code", 409 if isinstance(error, ArtifactError) else 422)
+    status = getattr(error, "status_code", 422)
+    if isinstance(error, ArtifactError | OutputError):
+        status = 409 if isinstance(error, ArtifactError) else 500
     if isinstance(error, Full):
         status, headers = 503, {"Retry-After": str(error.retry_after)}
     why = getattr(error, "detail", None) or str(error)
