@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen: dict[str, Any] = {"representation": "hog", "model": "memory_bank", "alpha": 0.2}
     Detector(**chosen).fit(pictures(60, 0), conditions={"camera": np.repeat(["A", "B"], 30)}).save(root / "line")
     vae = {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": [4]}}
-    mapped = Detector("pixels", vae, "reconstruction", alpha=0.2, training={"epochs": 1}, device="cpu")
+    mapped = Detector("pixels", vae, "reconstruction", alpha=0.2, training={"epochs": 1}, calibration="split")
     mapped.fit(pictures(60, 2)).save(root / "maps")
     return root
 
@@ -408,6 +409,26 @@ def test_the_end_waits_for_what_was_accepted(models: ServedModels, gate: Gate) -
 
 
 # Versions ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_accepted_keeps_the_version_it_began_with(place: Path, tmp_path: Path, gate: Gate) -> None:
+    shutil.copytree(place / "line", tmp_path / "line")
+    models = load_models([str(tmp_path / "line")])
+    with TestClient(create_app(models)) as client:
+        before = [Asking(lambda: score(client, files(2))) for _ in range(2)]
+        for _ in before:
+            assert gate.arrived.acquire(timeout=60)
+        assert gate.begun.wait(60)
+        Detector.load(tmp_path / "line").save(tmp_path / "line")
+        exchange_changed(models, {})
+        after = Asking(lambda: score(client, files(2)))
+        assert gate.arrived.acquire(timeout=60)
+        gate.open.set()
+        for thread in (*before, after):
+            thread.join(60)
+    assert [thread.answer.json()["version"] for thread in (*before, after)] == [1, 1, 2]
+    assert before[0].answer.json()["rows"] == after.answer.json()["rows"]
+    assert gate.batches == [2, 2, 2]  # versions are not mixed
 
 
 @pytest.mark.slow

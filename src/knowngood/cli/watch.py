@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -67,10 +67,9 @@ def watch(
         note(f"watching {folder}")
         with suppress(Interrupted), deferred() as asked_to_end:
             while not asked_to_end():
-                with closing(watched.step()) as found:
-                    for one in found:
-                        say(_line(one.row, one.seconds))
-                        sys.stdout.flush()
+                for one in watched.step():
+                    say(_line(one.row, one.seconds))
+                    sys.stdout.flush()
                 time.sleep(interval)
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from knowngood.deploy.sinks import Place, Rejected, Row, Unavailable
 from knowngood.errors import SettingsError
 
-SECRET = "KNOWNGOOD_WEBHOOK_SECRET"
+VARIABLE = "KNOWNGOOD_WEBHOOK_SECRET"
 TIMEOUT = 10.0  # seconds
 REJECTED = (400, 413, 422)  # of this row; every other failure is tried again
 
@@ -39,7 +39,7 @@ class Webhook:
         parts = urlsplit(url)
         if not parts.hostname or "@" in parts.netloc:
             raise SettingsError(f"--to {parts.scheme}://{parts.hostname or ''}…: expected https://HOST/PATH")
-        self.url, self._secret = url, os.environ.get(SECRET, "").encode()
+        self.url, self._secret = url, os.environ.get(VARIABLE, "").encode()
         self._open = urllib.request.build_opener(_NoRedirect).open
 
     def begin(self) -> Place:
