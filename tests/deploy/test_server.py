@@ -58,7 +58,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen: dict[str, Any] = {"representation": "hog", "model": "memory_bank", "alpha": 0.2}
     Detector(**chosen).fit(pictures(60, 0), conditions={"camera": np.repeat(["A", "B"], 30)}).save(root / "line")
     vae = {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": [4]}}
-    mapped = Detector("pixels", vae, "reconstruction", alpha=0.2, training={"epochs": 1}, calibration="split")
+    mapped = Detector(
+        "pixels", vae, "reconstruction", alpha=0.2, training={"epochs": 1}, calibration={"method": "split"}
+    )
     mapped.fit(pictures(60, 2)).save(root / "maps")
     return root
 
