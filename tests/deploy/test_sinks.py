@@ -193,7 +193,16 @@ def test_rows_wait_in_the_outbox_until_all_have_them(tmp_path: Path, receiver: R
 @pytest.mark.parametrize(
     "url",
     [
-        *("results.parquet", "results", "csv://a", "ftp://host/x", "sqlite://x", "mqtt://host", "mqtt://host/a/#"),
+        *(
+            "results.parquet",
+            "results",
+            "csv://a",
+            "ftp://host/x",
+            "sqlite://x",
+            "mqtt://host",
+            "mqtt://host/a/#",
+            "opc.tcp://host/x",
+        ),
         *("https://", "https://me:secret@host/x"),
     ],
 )
@@ -257,3 +266,36 @@ def test_rows_arrive_at_a_broker_that_was_away_at_first() -> None:
     from paho.mqtt import client as mqtt_client
 
     assert asyncio.run(delivered()) == rows(0, 5)
+
+
+# OPC UA --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_latest_row_is_in_the_variables_of_an_object() -> None:
+    sync = pytest.importorskip("asyncua.sync")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sink = sink_of(f"opc.tcp://127.0.0.1:{port}/ns=2;s=Inspection")
+    with pytest.raises(Unavailable, match=rf"opc\.tcp://127\.0\.0\.1:{port}"):
+        sink.write(rows(0, 1), {})
+    server = sync.Server()
+    server.set_endpoint(f"opc.tcp://127.0.0.1:{port}")
+    server.register_namespace("https://line.example")
+    place = server.nodes.objects.add_object("ns=2;s=Inspection", "2:Inspection")
+    values = {"id": "", "anomaly_score": 0.0, "is_anomalous": True, "error": "none", "speed": 7.0}
+    variables = {name: place.add_variable(f"ns=2;s={name}", f"2:{name}", value) for name, value in values.items()}
+    for variable in variables.values():
+        variable.set_writable()
+    with server:
+        with pytest.raises(Unavailable, match="no variable 'key'"):
+            sink.write(rows(0, 1), {})
+        variables["key"] = place.add_variable("ns=2;s=key", "2:key", "")
+        variables["key"].set_writable()
+        sink.write(rows(0, 1), {})
+        sink.write(rows(1, 2), {})
+        found = {name: variable.read_value() for name, variable in variables.items()}
+        sink.close()
+    expected = {"id": "1.png", "anomaly_score": 1 / 3, "is_anomalous": False, "error": "", "speed": 7.0, "key": "k1"}
+    assert found == expected

@@ -19,7 +19,8 @@ To = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SINK",
-        help="deliver the rows to: results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic; repeatable",
+        help="deliver the rows to: results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic, "
+        "opc.tcp://host/node; repeatable",
     ),
 ]
 

@@ -53,8 +53,9 @@ SINKS = {
     "http": "webhook:Webhook",
     "mqtt": "mqtt:Mqtt",
     "mqtts": "mqtt:Mqtt",
+    "opc.tcp": "opc_ua:OpcUa",
 }
-EXAMPLES = "results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic"
+EXAMPLES = "results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic, opc.tcp://host/node"
 
 
 def sink_of(url: str) -> Sink:
