@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ class Watch:
         self.folder, self.models, self.delivery = folder, models, delivery
         self.asked, self.conditions, self.limits, self._clock = asked, conditions or {}, limits, clock
         self._done = delivery.outbox.files()
+        self._settled: dict[str, State] = {}  # by path, so that most files cost next to nothing
         self._waiting: dict[str, Waiting] = {}
         self._scans, self._last, self._told = 0, time.time(), dict[str, str]()
 
@@ -109,7 +111,7 @@ class Watch:
 
     def _scan(self, rarely: bool) -> Iterator[tuple[str, Path, State]]:
         """Files that are new, and those that wait; now and then also those that were judged and changed since."""
-        folders, visited = [self.folder], set[str]()
+        folders, visited, again = [self.folder], set[str](), {str(one.path) for one in self._waiting.values()}
         while folders:
             folder = folders.pop()
             real = os.path.realpath(folder)
@@ -124,16 +126,19 @@ class Watch:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in LEFT_OUT:
                     continue
+                settled = self._settled.get(entry.path)
+                if settled is not None and not rarely and entry.path not in again:
+                    continue
+                state = _state(entry)
+                if state is None and entry.is_dir():
+                    folders.append(Path(entry.path))
+                if state is None or state == settled:
+                    continue
                 path = Path(entry.path)
-                if entry.is_dir():
-                    folders.append(path)
-                    continue
                 name = identifier(path, self.folder)
-                done = self._done.get(name)
-                if done is not None and not rarely and name not in self._waiting:
-                    continue
-                state = _state(path)
-                if state is not None and (done is None or state != done[:2]):
+                if name in self._done and state == self._done[name][:2]:
+                    self._settled[entry.path] = state
+                else:
                     yield name, path, state
 
     def _judge(self, names: list[str], now: float) -> list[Judged]:
@@ -178,13 +183,13 @@ class Watch:
         return {row["id"]: row for row in for_sinks(judged(model, images, self.asked), model)}
 
 
-def _state(path: Path) -> State | None:
+def _state(file: Path | os.DirEntry[str]) -> State | None:
     """None of what is no file, or gone."""
     try:
-        found = path.stat()
+        found = file.stat()
     except OSError:
         return None
-    return State(found.st_size, found.st_mtime_ns) if path.is_file() else None
+    return State(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _digest(path: Path) -> str | None:
