@@ -53,6 +53,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "commands killed at random moments: outputs whole or absent, the same bits in the end",
     ),
     "many": ("benchmarks.many:main", "a million small images scored in one run: memory, pace, open files"),
+    "serve": ("benchmarks.serve:main", "the HTTP server under load: errors, throughput, latencies"),
     "monitor": ("benchmarks.monitor:main", "monitor of drift: false alarms of streams, and delays after a shift"),
     "disentanglement": (
         "benchmarks.disentanglement:main",

@@ -29,7 +29,19 @@ from knowngood.config import (
 )
 from knowngood.errors import DataError, SettingsError
 
-HEAVY = ("torch", "numpy", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib", "lightning_fabric", "PIL")
+HEAVY = (
+    "torch",
+    "numpy",
+    "sklearn",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "lightning_fabric",
+    "PIL",
+    "fastapi",
+    "uvicorn",
+)
 
 
 def run(*words: str | Path) -> int:
@@ -62,6 +74,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     asked = [["--version"], ["--help"], ["score", "--help"], ["train", "--help"], ["train", "--help-all"]]
+    asked += [["serve", "--help"], ["watch", "--help"]]
     code = (
         f"import sys\nfrom knowngood.cli import main\nfor words in {asked!r}:\n"
         "    try: main(words)\n    except SystemExit as left: assert not left.code, left.code\n"

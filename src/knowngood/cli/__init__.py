@@ -14,7 +14,21 @@ from typing import Annotated
 import typer
 
 from knowngood import __version__
-from knowngood.cli import calibrate, data, demo, evaluate, figure, info, inspect, monitor, score, train, update
+from knowngood.cli import (
+    calibrate,
+    data,
+    demo,
+    evaluate,
+    figure,
+    info,
+    inspect,
+    monitor,
+    score,
+    serve,
+    train,
+    update,
+    watch,
+)
 from knowngood.cli.console import fail, note, say
 from knowngood.cli.settings_help import SettingsCommand
 from knowngood.errors import Interrupted, KnowngoodError
@@ -55,7 +69,7 @@ def build_app() -> typer.Typer:
     app.command()(inspect.inspect)
     app.command(cls=SettingsCommand)(train.train)
     others = (score.score, evaluate.evaluate, calibrate.calibrate, update.update, monitor.monitor, figure.figure)
-    for command in (*others, info.info, info.rollback):
+    for command in (*others, serve.serve, watch.watch, info.info, info.rollback):
         app.command()(command)
     app.add_typer(data.app, name="data")
     return app

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
-
-FORMULA = re.compile(r"[=+\-@\t\r\n](?!(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$)")
 
 
 @contextmanager
@@ -80,12 +77,9 @@ def _write_csv(tables: Iterable[pd.DataFrame], file: TextIO) -> None:
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
     """The table with ' before texts, and names of columns, that a spreadsheet would run as a formula.
 
-    These begin with =, +, -, @, tab or a line break, and are no number with a sign. Numbers stay as they are.
-    See https://owasp.org/www-community/attacks/CSV_Injection.
+    See `harmless`. Numbers stay as they are.
     """
-
-    def harmless(value: object) -> object:
-        return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+    from knowngood.data.formulas import harmless
 
     safe = table.rename(columns=harmless)
     for position, dtype in enumerate(table.dtypes):
@@ -124,15 +118,15 @@ class MapWriter:
         import numpy as np
         from PIL import Image
 
+        from knowngood.deploy.map_png import grey_levels, scale_of
+
         self._waiting.seek(0)
-        offset = self._smallest if self.shapes else 0.0
-        scale = (self._largest - self._smallest) / 65535 if self._largest > self._smallest else 1.0
+        offset, scale = self._smallest if self.shapes else 0.0, scale_of(self._smallest, self._largest)
         names = file_names(self.ids)
         for name, (height, width) in zip(names, self.shapes, strict=True):
             values = np.frombuffer(self._waiting.read(4 * height * width), np.float32).reshape(height, width)
-            values = np.nan_to_num(values, nan=offset)
             with whole(self.folder / name) as draft:
-                Image.fromarray(np.rint(np.clip((values - offset) / scale, 0, 65535)).astype(np.uint16)).save(draft)
+                Image.fromarray(grey_levels(values, offset, scale)).save(draft)
         self._waiting.close()
         index = {
             "offset": offset,

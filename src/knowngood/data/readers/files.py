@@ -88,9 +88,8 @@ def _read(path: Path, pixels: bool, limits: Limits | None = None) -> tuple[Heade
     except FileNotFoundError:
         raise Unreadable(path, "missing", "does not exist") from None
     except UnidentifiedImageError:
-        raise Unreadable(
-            path, "not-an-image", f"is no image, or is cut off early, though it is named {suffix}"
-        ) from None
+        named = f", though it is named {suffix}" * bool(suffix)
+        raise Unreadable(path, "not-an-image", f"is no image, or is cut off early{named}") from None
     except Exception as error:  # decoders raise many types on damaged files; each is a fact about this file
         message = str(error).replace(str(path), "").strip() or type(error).__name__
         cut = any(word in message.lower() for word in ("truncated", "end of file", "eof", "not enough image data"))

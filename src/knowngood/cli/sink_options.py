@@ -1,0 +1,49 @@
+"""The option --to of `serve` and `watch`, and the delivery behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from knowngood.cli.outputs import writing
+from knowngood.errors import SettingsError
+
+if TYPE_CHECKING:
+    from knowngood.deploy.delivery import Delivery
+
+To = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SINK",
+        help="deliver the rows to: results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic, "
+        "opc.tcp://host/node; repeatable",
+    ),
+]
+
+
+@contextmanager
+def opened(to: list[str] | None, state: Path) -> Iterator[Delivery]:
+    """Within, rows go to these sinks, with what is on its way in the file `state`. One process at a time.
+
+    Raises:
+        SettingsError: there is no such sink, or another process uses it.
+    """
+    from knowngood.deploy.delivery import Delivery
+    from knowngood.deploy.outbox import Outbox
+    from knowngood.deploy.sinks import sink_of
+
+    sinks = [sink_of(url) for url in to or ()]
+    if twice := {one.url for one in sinks if [other.url for other in sinks].count(one.url) > 1}:
+        raise SettingsError(f"--to {twice.pop()} is given twice")
+    files = [path for one in sinks if (path := getattr(one, "path", None)) is not None]
+    with writing(state, *files):
+        delivery = Delivery(Outbox(state), sinks)
+        delivery.start()
+        try:
+            yield delivery
+        finally:
+            delivery.close()

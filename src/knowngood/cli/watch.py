@@ -1,0 +1,80 @@
+"""`knowngood watch`: new pictures in a folder, judged as they come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knowngood.cli.bounds import Bounds, with_bounds
+from knowngood.cli.console import note, say
+from knowngood.cli.inputs import Alpha, As, Device, Model, Unknown, as_values
+from knowngood.cli.sink_options import To, opened
+from knowngood.detector.versions import model_at
+from knowngood.errors import DataError, Interrupted, SettingsError
+
+STATE = ".knowngood-watch.sqlite"
+
+
+@with_bounds
+def watch(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where pictures arrive, in subfolders too")],
+    *,
+    to: To = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"what was judged and is not delivered yet; default: FOLDER/{STATE}"),
+    ] = None,
+    alpha: Alpha = None,
+    as_condition: As = None,
+    unknown: Unknown = None,
+    interval: Annotated[float, typer.Option(min=0.01, help="seconds between looks at the folder")] = 0.2,
+    device: Device = None,
+    bounds: Bounds,
+) -> None:
+    """Judge every new picture in a folder once, also after a restart, and print the verdict.
+
+    Half-written files are waited for; those that cannot be read are set aside by name. What is in FOLDER at the first
+    start is judged too. SIGTERM and Ctrl-C end it after the pictures in hand.
+    """
+    if unknown not in (None, "error", "infer"):
+        raise SettingsError(f"--unknown {unknown}: expected error or infer")
+    model_at(model)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; make it, or give the one where pictures arrive")
+    values = as_values(as_condition)
+    with opened(to, state or folder / STATE) as delivery:
+        from knowngood.data.readers.limits import Limits
+        from knowngood.deploy.judgement import Asked
+        from knowngood.deploy.logs import write_logs
+        from knowngood.deploy.served_models import load_models
+        from knowngood.deploy.watch import Watch
+        from knowngood.training.interruption import deferred
+
+        write_logs(sys.stderr)
+        models = load_models([str(model)], device or "cpu")
+        served = models.named(None)
+        for column in values:
+            served.check_column(column)
+        asked = Asked(alpha, unknown)  # type: ignore[arg-type]
+        limits = Limits.of(bounds.over()) if bounds else None
+        watched = Watch(folder, models, delivery, asked=asked, conditions=values, limits=limits)
+        note(f"watching {folder}")
+        with suppress(Interrupted), deferred() as asked_to_end:
+            while not asked_to_end():
+                for one in watched.step():
+                    say(_line(one.row, one.seconds))
+                    sys.stdout.flush()
+                time.sleep(interval)
+
+
+def _line(row: dict[str, object], seconds: float) -> str:
+    if row["error"] is not None:
+        return f"{row['id']}  not scored: {row['error']}  {seconds:.2f} s"
+    verdict = row.get("verdict") or ("anomalous" if row["is_anomalous"] else "normal")
+    return f"{row['id']}  {verdict}  p {row['p_value']:.4g}  score {row['anomaly_score']:.6g}  {seconds:.2f} s"

@@ -1,0 +1,72 @@
+"""Where rows go, by URL. A sink is one file with a class of the protocol `Sink`, and a line in `SINKS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from knowngood.config import nearest
+from knowngood.errors import SettingsError
+
+Row = Mapping[str, Any]
+Place = dict[str, Any]
+
+
+class Unavailable(Exception):
+    """A sink cannot take rows now; they are kept, and it is tried again."""
+
+
+class Rejected(Exception):
+    """A sink will never take this row."""
+
+
+class Sink(Protocol):
+    """Takes rows, which have a `key` that no other row has.
+
+    A write may be repeated after a crash with the same first rows: it must then change nothing for those that are
+    there. at_once: the most rows of a write. url: where it writes, without secrets.
+    """
+
+    url: str
+    at_once: int
+
+    def begin(self) -> Place:
+        """Before the first write ever: where the sink stands. Raises SettingsError, Unavailable."""
+        ...
+
+    def write(self, rows: Sequence[Row], place: Place) -> Place:
+        """Write rows after this place, for good; gives the next place. Raises Unavailable, Rejected."""
+        ...
+
+    def close(self) -> None:
+        """Nothing is written any more."""
+        ...
+
+
+SINKS = {
+    "csv": "csv_file:CsvFile",
+    "sqlite": "sqlite_table:SqliteTable",
+    "https": "webhook:Webhook",
+    "http": "webhook:Webhook",
+    "mqtt": "mqtt:Mqtt",
+    "mqtts": "mqtt:Mqtt",
+    "opc.tcp": "opc_ua:OpcUa",
+}
+EXAMPLES = "results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic, opc.tcp://host/node"
+
+
+def sink_of(url: str) -> Sink:
+    """The sink of a URL, or of the path of a CSV file.
+
+    Raises:
+        SettingsError: there is no such kind of sink, or the URL is wrong.
+    """
+    scheme = urlsplit(url).scheme if "://" in url else Path(url).suffix.lower().removeprefix(".")
+    if scheme not in SINKS or (scheme == "csv") == ("://" in url):
+        raise SettingsError(f"--to {url}: no such sink{nearest(scheme, list(SINKS))}; expected such as {EXAMPLES}")
+    module, _, name = SINKS[scheme].partition(":")
+    make: Callable[[str], Sink] = getattr(import_module(f"{__name__}.{module}"), name)
+    return make(url)

@@ -1,0 +1,301 @@
+"""Sinks: each row once, also when a write was cut off, and what is down gets its rows later."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import hashlib
+import hmac
+import json
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from knowngood.deploy import delivery as deliveries
+from knowngood.deploy.delivery import Delivery
+from knowngood.deploy.outbox import Outbox
+from knowngood.deploy.sinks import Rejected, Unavailable, sink_of
+from knowngood.errors import ArtifactError, SettingsError
+
+
+def rows(first: int, stop: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"{i}.png", "anomaly_score": i / 3, "is_anomalous": i % 2 == 0, "error": None, "key": f"k{i}"}
+        for i in range(first, stop)
+    ]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# CSV -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_csv_that_was_cut_off_anywhere_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    sink = sink_of(str(path))
+    begin = sink.begin()
+    place = sink.write(rows(0, 2), begin)
+    first = path.read_bytes()
+    sink.write(rows(2, 4), place)
+    whole = path.read_bytes()
+    for cut in [*range(0, len(whole), 9), len(first), len(whole)]:
+        path.write_bytes(whole[:cut])
+        if cut < len(first):
+            sink.write(rows(2, 4), sink.write(rows(0, 2), begin))
+        else:
+            sink.write(rows(2, 4), place)
+        assert path.read_bytes() == whole
+    assert [float(row["anomaly_score"]) for row in read(path)] == [i / 3 for i in range(4)]
+
+
+def test_a_csv_that_others_write_to_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    path.write_text("key,id\nold,old.png")  # without a line break at its end
+    sink = sink_of(str(path))
+    some = [{"id": "=1+1", "key": "a"}]
+    place = sink.write(some, sink.begin())
+    with path.open("a") as file:
+        file.write("b,b.png\n")
+    place = sink.write([{"id": "c.png", "key": "c", "error": None}], place)
+    assert [(row["key"], row["id"]) for row in read(path)] == [
+        ("old", "old.png"),
+        ("a", "'=1+1"),
+        ("b", "b.png"),
+        ("c", "c.png"),
+    ]
+    with pytest.raises(Unavailable, match="no column error"):
+        sink.write([{"id": "d.png", "key": "d", "error": "is cut off"}], place)
+    path.unlink()  # taken away
+    sink.write([{"id": "d.png", "key": "d", "error": "is cut off"}], place)
+    assert [row["error"] for row in read(path)] == ["is cut off"]
+
+
+# SQLite --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_takes_a_row_once_and_new_columns(tmp_path: Path) -> None:
+    sink = sink_of(f"sqlite:///{tmp_path}/results.db")
+    sink.write(rows(0, 3), sink.begin())
+    sink.write([*rows(1, 4), {"key": "k9", 'a "new" one': [1, 2]}], {})
+    with sqlite3.connect(tmp_path / "results.db") as base:
+        found = base.execute('select key, anomaly_score, "a ""new"" one" from results order by key').fetchall()
+    assert found == [*((f"k{i}", i / 3, None) for i in range(4)), ("k9", None, "[1, 2]")]
+
+
+# Webhook -------------------------------------------------------------------------------------------------------------
+
+
+class Receiver(HTTPServer):
+    """Answers with the next of `answers`, then 200; keeps what it took."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.taken: list[tuple[Any, bytes]] = []
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        if status == 200:
+            self.server.taken.append((self.headers, body))
+        self.send_response(status)
+        self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    server = Receiver()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_webhook_is_signed(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KNOWNGOOD_WEBHOOK_SECRET", "s3cret")
+    sink = sink_of(f"http://127.0.0.1:{receiver.server_port}/hook")
+    sink.write(rows(0, 1), sink.begin())
+    headers, body = receiver.taken[0]
+    assert json.loads(body) == rows(0, 1)[0]
+    signed = headers["X-Knowngood-Timestamp"].encode() + b"." + body
+    expected = hmac.new(b"s3cret", signed, hashlib.sha256).hexdigest()
+    assert headers["X-Knowngood-Signature"] == f"sha256={expected}"
+    assert headers["Idempotency-Key"] == "k0"
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [*((status, Unavailable) for status in (500, 429, 401, 404, 302)), (422, Rejected)],
+)
+def test_what_a_webhook_answers_says_whether_to_try_again(receiver: Receiver, status: int, error: Any) -> None:
+    receiver.answers = [status]
+    sink = sink_of(f"http://127.0.0.1:{receiver.server_port}/hook")
+    with pytest.raises(error, match=f"status {status}"):
+        sink.write(rows(0, 1), {})
+    assert receiver.taken == []
+
+
+def test_what_is_down_gets_its_rows_later_and_holds_up_nothing(
+    receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "FIRST", 0.001)
+    receiver.answers = [503, 503, 422]  # down twice; then the first row is refused for good
+    hook, table = f"http://127.0.0.1:{receiver.server_port}/hook", str(tmp_path / "results.csv")
+    delivery = Delivery(Outbox(tmp_path / "state"), [sink_of(hook), sink_of(table)])
+    delivery.add(rows(0, 3))  # before it runs
+    delivery.start()
+    delivery.add(rows(3, 5))
+    while len(receiver.taken) < 4:
+        threading.Event().wait(0.001)
+    delivery.close()
+    assert [json.loads(body)["key"] for _, body in receiver.taken] == ["k1", "k2", "k3", "k4"]
+    assert [row["key"] for row in read(tmp_path / "results.csv")] == [f"k{i}" for i in range(5)]
+
+
+def test_rows_wait_in_the_outbox_until_all_have_them(tmp_path: Path, receiver: Receiver) -> None:
+    hook, table = f"http://127.0.0.1:{receiver.server_port}/hook", str(tmp_path / "results.csv")
+    receiver.answers = [503]
+    sinks = [sink_of(hook), sink_of(table)]
+    first = Delivery(Outbox(tmp_path / "state"), sinks)
+    first.add(rows(0, 3))
+    with pytest.raises(Unavailable):
+        first.deliver(sinks[0])
+    assert first.deliver(sinks[1])
+    first.outbox.close()
+    again = Delivery(Outbox(tmp_path / "state"), sinks)
+    again.start()
+    again.close()
+    assert len(receiver.taken) == 3
+    assert len(read(tmp_path / "results.csv")) == 3
+    with sqlite3.connect(tmp_path / "state") as base:
+        assert base.execute("select count(*) from rows").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "results.parquet",
+            "results",
+            "csv://a",
+            "ftp://host/x",
+            "sqlite://x",
+            "mqtt://host",
+            "mqtt://host/a/#",
+            "opc.tcp://host/x",
+        ),
+        *("https://", "https://me:secret@host/x"),
+    ],
+)
+def test_other_sinks_are_refused_and_secrets_not_repeated(url: str) -> None:
+    with pytest.raises(SettingsError, match="--to") as refusal:
+        sink_of(url)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_state_that_is_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("no database, and long enough to be read as one" * 20)
+    with pytest.raises(ArtifactError, match="another --state"):
+        Outbox(tmp_path / "state")
+
+
+# MQTT ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_rows_arrive_at_a_broker_that_was_away_at_first() -> None:
+    pytest.importorskip("paho.mqtt")
+    broker = pytest.importorskip("amqtt.broker")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sink = sink_of(f"mqtt://127.0.0.1:{port}/line/results")
+    with pytest.raises(Unavailable, match=rf"mqtt://127\.0\.0\.1:{port}/line/results"):
+        sink.write(rows(0, 1), {})
+
+    async def delivered() -> list[dict[str, Any]]:
+        listener = {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}}
+        server = broker.Broker(
+            {"listeners": listener, "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {}}}
+        )
+        await server.start()
+        taken: list[bytes] = []
+        heard = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        reader = mqtt_client.Client(mqtt_client.CallbackAPIVersion.VERSION2)
+
+        def take(_: Any, __: Any, message: Any) -> None:
+            taken.append(message.payload)
+            if len(taken) == 5:
+                loop.call_soon_threadsafe(heard.set)
+
+        subscribed = threading.Event()
+        reader.on_message, reader.on_subscribe = take, lambda *_: subscribed.set()
+        await asyncio.to_thread(reader.connect, "127.0.0.1", port)
+        reader.loop_start()
+        reader.subscribe("line/#", qos=1)
+        assert await asyncio.to_thread(subscribed.wait, 30)
+        await asyncio.to_thread(sink.write, rows(0, 2), {})
+        await asyncio.to_thread(sink.write, rows(2, 5), {})
+        await asyncio.wait_for(heard.wait(), 30)
+        await asyncio.to_thread(sink.close)
+        reader.disconnect()
+        reader.loop_stop()
+        await server.shutdown()
+        return [json.loads(one) for one in taken]
+
+    from paho.mqtt import client as mqtt_client
+
+    assert asyncio.run(delivered()) == rows(0, 5)
+
+
+# OPC UA --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_latest_row_is_in_the_variables_of_an_object() -> None:
+    sync = pytest.importorskip("asyncua.sync")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    sink = sink_of(f"opc.tcp://127.0.0.1:{port}/ns=2;s=Inspection")
+    with pytest.raises(Unavailable, match=rf"opc\.tcp://127\.0\.0\.1:{port}"):
+        sink.write(rows(0, 1), {})
+    server = sync.Server()
+    server.set_endpoint(f"opc.tcp://127.0.0.1:{port}")
+    server.register_namespace("https://line.example")
+    place = server.nodes.objects.add_object("ns=2;s=Inspection", "2:Inspection")
+    values = {"id": "", "anomaly_score": 0.0, "is_anomalous": True, "error": "none", "speed": 7.0}
+    variables = {name: place.add_variable(f"ns=2;s={name}", f"2:{name}", value) for name, value in values.items()}
+    for variable in variables.values():
+        variable.set_writable()
+    with server:
+        with pytest.raises(Unavailable, match="no variable 'key'"):
+            sink.write(rows(0, 1), {})
+        variables["key"] = place.add_variable("ns=2;s=key", "2:key", "")
+        variables["key"].set_writable()
+        sink.write(rows(0, 1), {})
+        sink.write(rows(1, 2), {})
+        found = {name: variable.read_value() for name, variable in variables.items()}
+        sink.close()
+    expected = {"id": "1.png", "anomaly_score": 1 / 3, "is_anomalous": False, "error": "", "speed": 7.0, "key": "k1"}
+    assert found == expected

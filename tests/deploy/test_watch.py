@@ -1,0 +1,251 @@
+"""A watched folder: each picture once, when it is whole, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knowngood import Detector
+from knowngood.cli import main
+from knowngood.deploy import watch
+from knowngood.deploy.delivery import Delivery
+from knowngood.deploy.outbox import Outbox
+from knowngood.deploy.served_models import ServedModels, load_models
+from knowngood.deploy.sinks import sink_of
+from knowngood.deploy.watch import Judged, Watch
+from knowngood.errors import DataError
+
+SIDE = 12
+
+
+def picture(seed: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("watched")
+    images = np.random.default_rng(0).integers(0, 256, (60, SIDE, SIDE), dtype=np.uint8)
+    camera = {"camera": np.repeat(["A", "B"], 30)}
+    Detector("hog", "memory_bank", alpha=0.2).fit(images, conditions=camera).save(root / "model")
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(place: Path) -> ServedModels:
+    return load_models([str(place / "model")])
+
+
+class Line:
+    """A folder that is watched, by a clock that is set by hand; what was judged so far."""
+
+    def __init__(self, root: Path, models: ServedModels, **options: Any) -> None:
+        self.folder, self.now, self.found = root / "new", 0.0, list[Judged]()
+        self.folder.mkdir(exist_ok=True)
+        self.root, self.models = root, models
+        self.options = {"conditions": {"camera": "A"}, **options}
+        self.start()
+
+    def start(self) -> None:
+        self.sink = sink_of(str(self.root / "results.csv"))
+        self.delivery = Delivery(Outbox(self.root / "state.sqlite"), [self.sink])
+        self.watch = Watch(self.folder, self.models, self.delivery, clock=lambda: self.now, **self.options)
+
+    def put(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def steps(self, *seconds: float) -> list[str]:
+        """Scan at these times after the last scan; the names of what was judged."""
+        judged = []
+        for more in seconds:
+            self.now += more
+            judged += self.watch.step()
+        self.found += judged
+        return [one.row["id"] for one in judged]
+
+    def rows(self) -> list[dict[str, str]]:
+        """The output."""
+        while self.delivery.deliver(self.sink):
+            pass
+        with (self.root / "results.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def line(tmp_path: Path, models: ServedModels) -> Line:
+    return Line(tmp_path, models)
+
+
+def test_rows_are_those_of_the_command_line(line: Line, place: Path, tmp_path: Path) -> None:
+    for i in range(10):
+        line.put(f"{i:02d}.png", picture(i))
+    line.put("03.png", b"")
+    assert line.steps(0, 0.2) == [f"{i:02d}.png" for i in range(10) if i != 3]
+    assert line.steps(5) == ["03.png"]
+    words = ["score", place / "model", line.folder, "-o", tmp_path / "cli.csv", "--as", "camera=A"]
+    with pytest.raises(SystemExit):
+        main([str(word) for word in words])
+    with (tmp_path / "cli.csv").open(newline="") as file:
+        expected = {row["id"]: row for row in csv.DictReader(file)}
+    rows = {row["id"]: row for row in line.rows()}
+    assert rows.keys() == expected.keys()
+    for name, row in expected.items():
+        assert {column: rows[name][column] for column in row} == row
+    assert all(row["time"] and row["scored_by"] == line.models.named(None).mark for row in rows.values())
+
+
+def test_a_file_is_judged_once_it_is_whole(line: Line) -> None:
+    whole = picture(0)
+    line.put("a/b/part.png", whole[:50])
+    assert line.steps(0, 0.2, 0.2, 0.2) == []  # stable, and cut off
+    line.put("a/b/part.png", whole[:90])
+    assert line.steps(0.2, 0.2) == []
+    line.put("a/b/part.png", whole)
+    assert line.steps(0.2) == []  # it may still grow
+    assert line.steps(0.2) == ["a/b/part.png"]
+    assert line.steps(*[0.2] * 60) == []
+    assert [row["error"] for row in line.rows()] == [""]
+
+
+def test_what_cannot_be_read_is_set_aside_by_name(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    line.put("cut.png", picture(0)[:50])
+    line.put("x.avif", b"anything")
+    line.put("notes.txt", b"hello")
+    line.put(".hidden.png", picture(1))
+    with caplog.at_level("INFO", logger="knowngood.service"):
+        assert line.steps(0, 0.2) == ["x.avif"]
+        assert sorted(line.steps(*[0.2] * 30)) == ["cut.png"]
+    assert [one.facts["id"] for one in caplog.records if one.getMessage() == "ignored"] == ["notes.txt"]  # type: ignore[attr-defined]
+    rows = {row["id"]: row for row in line.rows()}
+    assert "truncated" in rows["cut.png"]["error"]
+    assert "not read" in rows["x.avif"]["error"]
+    assert rows["cut.png"]["p_value"] == ""
+    line.put("cut.png", picture(0))  # came again, whole
+    assert line.steps(*[0.2] * 60) == ["cut.png"]
+
+
+def test_new_content_is_judged_again_and_a_new_time_is_not(line: Line) -> None:
+    line.put("same.png", picture(0))
+    line.put("other.png", picture(1))
+    assert len(line.steps(0, 0.2)) == 2
+    os.utime(line.folder / "same.png", (1, 1))
+    line.put("other.png", picture(2))
+    os.utime(line.folder / "other.png", (2, 2))
+    assert line.steps(*[0.2] * 60) == ["other.png"]
+    assert len({row["key"] for row in line.rows()}) == 3
+
+
+def test_a_restart_goes_on_where_it_was(line: Line) -> None:
+    line.put("0.png", picture(0))
+    assert line.steps(0, 0.2) == ["0.png"]
+    line.delivery.outbox.close()  # before it was delivered
+    line.put("1.png", picture(1))
+    line.start()
+    assert line.steps(0, 0.2, 0.2) == ["1.png"]
+    assert [row["id"] for row in line.rows()] == ["0.png", "1.png"]
+    line.delivery.outbox.close()
+    line.start()
+    assert line.steps(0, 0.2, *[0.2] * 30) == []
+    assert len(line.rows()) == 2
+
+
+def test_a_file_that_changes_while_it_is_judged_waits(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.put("0.png", picture(0))
+    judged, changes = watch.judged, [picture(1)]
+
+    def changed(*arguments: Any) -> Any:
+        rows = judged(*arguments)
+        if changes:
+            line.put("0.png", changes.pop() + b"more")
+        return rows
+
+    monkeypatch.setattr(watch, "judged", changed)
+    assert line.steps(0, 0.2) == []
+    assert line.steps(0.2, 0.2) == ["0.png"]
+    assert len(line.rows()) == 1
+
+
+def test_the_time_from_file_to_result_is_counted(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = 1000.0
+    monkeypatch.setattr(watch.time, "time", lambda: wall)
+    line.steps(0)
+    line.put("old.png", picture(0))
+    os.utime(line.folder / "old.png", (500, 500))  # moved here: it came after the last scan
+    line.put("new.png", picture(1))
+    os.utime(line.folder / "new.png", (1000.1, 1000.1))
+    wall = 1000.2
+    line.steps(0.2)
+    wall = 1000.4
+    assert line.steps(0.2) == ["old.png", "new.png"]
+    assert [round(one.seconds, 6) for one in line.found] == [0.4, 0.3]
+
+
+def test_a_missing_condition_ends_it_and_nothing_is_lost(tmp_path: Path, models: ServedModels) -> None:
+    line = Line(tmp_path, models, conditions={})
+    line.put("0.png", picture(0))
+    with pytest.raises(DataError, match="condition 'camera' is not given; known: A, B"):
+        line.steps(0, 0.2)
+    line.delivery.outbox.close()
+    line.options["conditions"] = {"camera": "B"}
+    line.start()
+    assert line.steps(0, 0.2) == ["0.png"]
+
+
+def test_links_in_a_circle_and_lost_folders_are_no_harm(line: Line) -> None:
+    line.put("a/0.png", picture(0))
+    (line.folder / "a" / "again").symlink_to(line.folder, target_is_directory=True)
+    assert line.steps(0, 0.2) == ["a/0.png"]
+    line.folder.rename(line.root / "gone")
+    assert line.steps(0.2) == []
+    (line.root / "gone").rename(line.folder)
+    line.put("1.png", picture(1))
+    assert line.steps(0.2, 0.2) == ["1.png"]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_every_picture_is_in_the_output_once(place: Path, tmp_path: Path) -> None:
+    folder, output, base = tmp_path / "new", tmp_path / "results.csv", tmp_path / "results.db"
+    folder.mkdir()
+    command = [sys.executable, "-m", "knowngood", "watch", place / "model", folder, "--as", "camera=A", "--to", output]
+    command += ["--to", f"sqlite:///{base}", "--interval", "0.01"]
+    names, rng, runs = [f"{i:03d}.png" for i in range(120)], np.random.default_rng(0), 4
+    for run in range(runs):
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert process.stdout is not None
+        for name in names[run::runs]:
+            (folder / name).write_bytes(picture(int(name[:3])))
+        if run < runs - 1:
+            for _ in range(int(rng.integers(1, 20))):
+                process.stdout.readline()
+            process.kill()
+        else:
+            (folder / "last.png").write_bytes(picture(999))
+            assert any(line.startswith("last.png  ") for line in process.stdout)
+            process.terminate()
+        assert process.wait(60) == (0 if run == runs - 1 else -signal.SIGKILL)
+    with output.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["id"] for row in rows) == [*names, "last.png"]
+    with sqlite3.connect(base) as results:
+        found = results.execute("select id, p_value from results order by id").fetchall()
+    assert found == sorted((row["id"], float(row["p_value"])) for row in rows)
