@@ -23,7 +23,8 @@ from PIL import Image
 from benchmarks.fuzz.mutations import HOSTILE_TEXT, Rng, mutated, mutated_json, mutated_text
 from knowngood import Detector
 from knowngood.calibration import DriftMonitor
-from knowngood.data import ImageSet, audit, open_images
+from knowngood.data import ImageSet, open_images
+from knowngood.data.audit import audit
 from knowngood.errors import KnowngoodError
 from knowngood.evaluation.score_stream import read_results, score_stream
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main
-from knowngood.data import open_dataset, select
+from knowngood.data import open_dataset
+from knowngood.data.select import select
 from knowngood.errors import SettingsError
 from knowngood.evaluation.evaluate import evaluate
 from knowngood.evaluation.figures import FIGURES

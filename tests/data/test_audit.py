@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knowngood.data import ImageSet, audit, open_images
+from knowngood.data import ImageSet, open_images
+from knowngood.data.audit import audit
 from knowngood.data.findings import UNUSABLE
 from knowngood.errors import DataError
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knowngood.data import audit, open_images
+from knowngood.data import open_images
+from knowngood.data.audit import audit
 from knowngood.errors import DataError
 
 

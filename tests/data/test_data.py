@@ -7,7 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from knowngood.data import audit, open_dataset, open_images, select
+from knowngood.data import open_dataset, open_images
+from knowngood.data.audit import audit
+from knowngood.data.select import select
 
 pytestmark = pytest.mark.data
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from knowngood.config import PixelOptions
-from knowngood.data import ImageSet, audit, open_dataset
+from knowngood.data import ImageSet, open_dataset
+from knowngood.data.audit import audit
 from knowngood.data.datasets.factors import FactorPixels, factor_codes, factor_rows, open_factors, render
 from knowngood.data.datasets.sprites import sprite
 from knowngood.errors import DataError, SettingsError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from knowngood.data import ImageSet, TableSet, audit
+from knowngood.data import ImageSet, TableSet
+from knowngood.data.audit import audit
 from knowngood.data.groups import grouped, row_copies
 from knowngood.errors import DataError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from knowngood.data import audit
+from knowngood.data.audit import audit
 from knowngood.data.datasets.part_picture import Scene, picture
 from knowngood.data.datasets.parts import PartOptions, open_parts
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from knowngood.data import ImageSet, select
+from knowngood.data import ImageSet
+from knowngood.data.select import select
 from knowngood.errors import DataError
 
 

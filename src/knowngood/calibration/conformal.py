@@ -160,12 +160,12 @@ def surprise(calibration: ArrayLike, scores: ArrayLike) -> Floats:
     nats = -np.log((n - first) / (n + 1.0))
 
     inside = np.interp(scores, values, nats)
-    above = nats[-1] + np.maximum(scores - values[-1], 0) / _mean_excess(ordered)
-    below = nats[0] * np.exp(np.minimum(scores - values[0], 0) / _mean_excess(-ordered[::-1]))
+    above = nats[-1] + np.maximum(scores - values[-1], 0) / mean_excess(ordered)
+    below = nats[0] * np.exp(np.minimum(scores - values[0], 0) / mean_excess(-ordered[::-1]))
     return np.where(scores > values[-1], above, np.where(scores < values[0], below, inside))
 
 
-def _mean_excess(ordered: Floats) -> float:
+def mean_excess(ordered: Floats) -> float:
     """Maximum-likelihood scale of an exponential upper tail: mean excess of the top tenth (5 to 250 values)."""
     n = len(ordered)
     top = min(max(n // 10, 5), 250, n - 1)

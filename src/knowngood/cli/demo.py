@@ -24,7 +24,8 @@ def demo(
 
     Some minutes on two cores. Written are DIR/report.html and DIR/model of the digits, the same in DIR/parts.
     """
-    from knowngood.data import open_dataset, select
+    from knowngood.data import open_dataset
+    from knowngood.data.select import select
 
     digits = select(open_dataset("digits"), holdout=HOLDOUT)
     # A VAE on pixels, for reconstructions in the report. The class of a test image is hidden from the detector.

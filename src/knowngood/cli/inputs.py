@@ -90,8 +90,9 @@ def open_selected(
     data_options: DataOptions | None = None,
 ) -> ImageSet:
     """Open a data argument within the bounds of these options, and keep the classes that were asked for."""
-    from knowngood.data import open_images, select
+    from knowngood.data import open_images
     from knowngood.data.readers.limits import Limits
+    from knowngood.data.select import select
 
     images = open_images(data, strict=strict, limits=None if data_options is None else Limits.of(data_options))
     if normal or anomalous or holdout:

@@ -70,7 +70,7 @@ def inspect(
     if suspicious:
         list_suspicious(images, data, model, detector, most, json_file)
         return
-    from knowngood.data import audit
+    from knowngood.data.audit import audit
 
     found = audit(images)
     if json_file:

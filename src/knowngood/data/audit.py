@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 from knowngood.config import counted
-from knowngood.data.columns import text_of
 from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
 from knowngood.data.groups import pixel_digest
 from knowngood.data.imageset import ImageSet, Marks
@@ -22,6 +21,7 @@ from knowngood.data.near_copies import SIDE, near_copies, signature
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.files import read_with_header
 from knowngood.data.readers.mask_file import read_masks
+from knowngood.data.values import text_of
 from knowngood.errors import DataError
 
 FEW = 20

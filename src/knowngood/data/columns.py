@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,10 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 
 from knowngood.config import Role
+from knowngood.data.values import Floats, Ints, as_array, listing, numbers_of, rows_text, texts_of
 from knowngood.errors import DataError
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 MOST_BINS = 8
 FEWEST_NAMES = 10  # items, from which on a value of its own for each is no accident
@@ -58,7 +55,7 @@ class Column(BaseModel):
         if missing.any():
             raise DataError(
                 f"condition '{name}' is missing for {missing.sum():,} of {n:,} images to fit on "
-                f"(rows {_rows(missing)}). Give the values, remove those images, or ignore the column with "
+                f"(rows {rows_text(missing)}). Give the values, remove those images, or ignore the column with "
                 f"roles={{'{name}': ()}}."
             )
         numbers = numbers_of(array, name) if _numeric(array) else None
@@ -127,7 +124,7 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool)
         what = f"has no value {listing(new, quote=True)}"
     elif given:
         absent = codes < 0
-        what = f"is missing for {absent.sum():,} of {len(codes):,} images (rows {_rows(absent)})"
+        what = f"is missing for {absent.sum():,} of {len(codes):,} images (rows {rows_text(absent)})"
     else:
         what = "is not given"
     known = f"known: {listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
@@ -158,38 +155,6 @@ def identifies(array: NDArray[Any]) -> bool:
     return whole and bool(np.ptp(numbers) == len(numbers) - 1 or (steps > 0).all() or (steps < 0).all())
 
 
-def as_array(name: str, data: Any, n: int) -> NDArray[Any]:
-    """A column as an array (n,); DataError if it has another shape."""
-    if hasattr(data, "detach"):
-        data = data.detach().cpu().numpy()
-    array = data if isinstance(data, np.ndarray) else np.asarray(data)
-    if not isinstance(data, np.ndarray) and array.dtype.kind in "US":
-        array = np.asarray(data, dtype=object)  # a list such as ["A", None, 2] keeps its types
-    if array.shape != (n,):
-        raise DataError(f"condition '{name}' has shape {array.shape}; expected one value for each of {n:,} images")
-    return array
-
-
-def text_of(value: Any) -> str | None:
-    """The text of a categorical value; None for a missing one. 2.0 and 2 are the same category."""
-    if isinstance(value, str):
-        return str(value) or None
-    if value is None or type(value).__name__ in ("NAType", "NaTType") or value != value:
-        return None
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def texts_of(array: NDArray[Any]) -> tuple[Ints, list[str | None]]:
-    """Index (n,) into the distinct texts of an array; None among them stands for missing."""
-    position: dict[str | None, int] = {}
-    which = [position.setdefault(text, len(position)) for text in map(text_of, array.tolist())]
-    return np.array(which, dtype=np.int64), list(position)
-
-
 def _numeric(array: NDArray[Any]) -> bool:
     if array.dtype.kind in "iuf":
         return True
@@ -197,35 +162,8 @@ def _numeric(array: NDArray[Any]) -> bool:
     return array.dtype.kind == "O" and all(issubclass(t, numbers) and t is not bool for t in set(map(type, array)))
 
 
-def numbers_of(array: NDArray[Any], name: str) -> Floats:
-    """(n,) float64, NaN where missing."""
-    if array.dtype.kind in "biuf":
-        numbers = array.astype(np.float64)
-    else:
-        numbers = np.full(len(array), np.nan)
-        for i, item in enumerate(array.tolist()):
-            text = text_of(item)
-            try:
-                numbers[i] = np.nan if text is None else float(item)
-            except (TypeError, ValueError):
-                raise DataError(f"condition '{name}' is continuous; row {i} holds {text!r}, not a number") from None
-    if np.isinf(numbers).any():
-        raise DataError(f"condition '{name}' is infinite in rows {_rows(np.isinf(numbers))}; expected finite numbers")
-    return numbers
-
-
 def _ordered(values: list[str]) -> tuple[str, ...]:
     try:
         return tuple(sorted(values, key=lambda value: (float(value), value)))
     except ValueError:
         return tuple(sorted(values))
-
-
-def listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:
-    """Up to `most` values in a sentence, and how many more there are."""
-    shown = ", ".join(f"'{value}'" if quote else value for value in values[:most])
-    return f"{shown} … and {len(values) - most:,} more" if len(values) > most else shown
-
-
-def _rows(mask: NDArray[np.bool_]) -> str:
-    return listing([str(row) for row in np.flatnonzero(mask).tolist()])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from knowngood.data.columns import Ints
+from knowngood.data.values import Ints
 
 
 def group(codes: Ints) -> tuple[Ints, Ints]:

@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 
 from knowngood.config import Role, nearest
-from knowngood.data.columns import Column, Floats, Ints, explain_unknown, listing
+from knowngood.data.columns import Column, explain_unknown
 from knowngood.data.combinations import count_up, find, group
+from knowngood.data.values import Floats, Ints, listing
 from knowngood.errors import DataError, SettingsError
 
 ALL_ROLES: tuple[Role, ...] = get_args(Role)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from knowngood.data import ImageSet, TableSet
-from knowngood.data.columns import as_array, numbers_of, text_of, texts_of
 from knowngood.data.image_factors import MEASURES, measure
+from knowngood.data.values import as_array, numbers_of, text_of, texts_of
 from knowngood.errors import DataError
 
 

@@ -12,10 +12,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from knowngood.config import nearest
-from knowngood.data.columns import Ints, as_array, texts_of
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.tableset import TableSet
+from knowngood.data.values import Ints, as_array, texts_of
 from knowngood.errors import DataError
 
 Items = TypeVar("Items", bound=ImageSet | TableSet)

@@ -14,10 +14,10 @@ from functools import reduce
 import numpy as np
 
 from knowngood.config import nearest
-from knowngood.data.columns import Floats
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import BlockPixels
+from knowngood.data.values import Floats
 from knowngood.errors import SettingsError
 
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601

@@ -15,8 +15,8 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from knowngood.data.columns import Ints
 from knowngood.data.combinations import count_up
+from knowngood.data.values import Ints
 
 Floats = NDArray[np.floating]
 

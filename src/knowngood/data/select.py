@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from knowngood.config import nearest
-from knowngood.data.columns import text_of
 from knowngood.data.imageset import ImageSet
+from knowngood.data.values import text_of
 from knowngood.errors import DataError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from knowngood.calibration import Calibration
-from knowngood.data.columns import as_array, listing, texts_of
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.values import as_array, listing, texts_of
 from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.errors import ArtifactError, SettingsError
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from knowngood.calibration import minimum_normals, split_normals
 from knowngood.config import VAEOptions
-from knowngood.data import ImageSet, audit
+from knowngood.data import ImageSet
+from knowngood.data.audit import audit
 from knowngood.data.joined import joined
 from knowngood.detector.calibrate import calibrate, check_enough, check_unfitted
 from knowngood.detector.fit import Run, learned_pipeline

@@ -100,6 +100,14 @@ class Fitted(BaseModel):
         return self
 
 
+def in_parts(t: Tensor, at_once: int, each: int) -> tuple[Tensor, ...]:
+    """Rows of t a few at a time, so that at most `at_once` values are held where a row makes `each` of them.
+
+    All at once while a graph is exported: the number of rows is not known then.
+    """
+    return (t,) if torch.compiler.is_exporting() else t.split(max(1, at_once // each))
+
+
 def prepare_all(items: Any, representation: Representation, workers: int = 0) -> np.ndarray:
     """Every item as `read` gives it: (N, ...), native dtype (floats as float32), in one array.
 

@@ -161,7 +161,7 @@ class Features(Fitted):
             found = draft._maps(draft._scaled(prepared, images, rows)[0])
             maps = maps or found
             if tiling is not None and shares:
-                coarse.append(reduced._on_grid(found))
+                coarse.append(reduced.on_grid(found))
         draft._seconds = (time.perf_counter() - start) / len(chosen)
         widths = tuple(m.shape[1] for m in maps)
         draft._alike = bool(coarse) and alike(torch.cat(coarse))
@@ -170,7 +170,7 @@ class Features(Fitted):
             options = options.model_copy(update={"stride": stride})
         grid = round(height / options.stride), round(width / options.stride)
         draft = draft.model_copy(update={"options": options, "grid": grid})
-        probe = draft._on_grid(maps)
+        probe = draft.on_grid(maps)
         if not probe.isfinite().all():
             raise DataError(f"{images.name}: the backbone makes NaN or infinite features of the training images")
         stored = "float16" if _fits_half(probe) else "float32"
@@ -226,7 +226,7 @@ class Features(Fitted):
         size = BATCH_ON_CPU if self._device.type == "cpu" else BATCH
         size = size if self.tiling is None else 1
         for rows, prepared, located, bad in self._registered(images, index, workers, size):
-            values = self._on_grid(self._maps(prepared)).cpu().numpy()
+            values = self.on_grid(self._maps(prepared)).cpu().numpy()
             finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
             bad = {**{int(i): NOT_FINITE for i in rows[~finite]}, **bad}
             values[[int(i) in bad for i in rows]] = 0
@@ -275,6 +275,11 @@ class Features(Fitted):
         return self.pixels.to_image(full, source_shape)
 
     # The backbone ---------------------------------------------------------------------------------------------------
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen network. Raises ArtifactError: it is one of your own, and was not given."""
+        return self._ready()
 
     def to(self, device: str | torch.device) -> Features:
         """Move the backbone to a device, in place, if it is a module; `read` works there."""
@@ -381,7 +386,7 @@ class Features(Fitted):
         return maps
 
     @torch.no_grad()
-    def _on_grid(self, maps: list[Tensor]) -> Tensor:
+    def on_grid(self, maps: list[Tensor]) -> Tensor:
         """Maps (B, F_i, h_i, w_i) → averaged, resampled and concatenated: (B, F, h, w) float32."""
         side, on_grid = self.options.average, []
         for m in maps:

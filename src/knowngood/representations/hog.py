@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from knowngood.config import HOGOptions
 from knowngood.data.imageset import ImageSet
-from knowngood.representations.base import CHUNK, Fitted, raise_first
+from knowngood.representations.base import CHUNK, Fitted, in_parts, raise_first
 from knowngood.representations.pixels import Pixels, upsampled
 
 CELLS = 7  # a side
@@ -94,7 +94,11 @@ class HOG(Fitted):
 
     def scale(self, batch: Tensor) -> Tensor:
         """Pixels (B, C, H, W) of any dtype → HOG features (B, 8, 7, 7) float32, centred, on their device."""
-        q = hog(self.pixels.scale(batch), CELLS, ORIENTATIONS, POWER)
+        return self.of_scaled(self.pixels.scale(batch))
+
+    def of_scaled(self, x: Tensor) -> Tensor:
+        """As `scale`, of pixels that are scaled already."""
+        q = hog(x, CELLS, ORIENTATIONS, POWER)
         return (math.sqrt(VALUES) * q - q.new_tensor(self.centre)).unflatten(1, SHAPE)
 
     def unscale(self, x: Tensor) -> Tensor:
@@ -129,7 +133,7 @@ def hog(x: Tensor, cells: int = CELLS, orientations: int = ORIENTATIONS, power: 
     smooth = [_blur(n, x.device) for n in size]
     gather = [_cells(n, cells, x.device) for n in size]
     codes = []
-    for part in x.split(max(1, AT_ONCE // (orientations * size.numel()))):
+    for part in in_parts(x, AT_ONCE, orientations * size.numel()):
         image = part.float()
         length, angle = _gradients(smooth[0] @ (image @ smooth[1].t()))
         length = (length - ROUNDING * image.abs().amax((1, 2, 3), keepdim=True)).clamp_min(0)

@@ -209,10 +209,10 @@ class Pixels(Fitted):
                 planes = planes.round().clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
             planes = planes.astype(dtype, copy=False)
         if self.crop:
-            planes = planes[_middle(self.size, self.crop)]
+            planes = planes[middle(self.size, self.crop)]
         if self.pad:
             padded = np.zeros((*planes.shape[:2], *self.pad), dtype=dtype)
-            padded[_middle(self.pad, self.crop or self.size)] = planes
+            padded[middle(self.pad, self.crop or self.size)] = planes
             planes = padded
         return np.ascontiguousarray(planes)
 
@@ -285,11 +285,11 @@ class Pixels(Fitted):
         if map.shape[-2:] != self.shape[1:]:
             raise ValueError(f"a map has shape {map.shape}; expected (..., {self.shape[1]}, {self.shape[2]})")
         if self.pad:
-            map = map[_middle(self.pad, self.crop or self.size)]
+            map = map[middle(self.pad, self.crop or self.size)]
         map = np.asarray(map, dtype=np.float32)
         if self.crop:
             full = np.zeros((*map.shape[:-2], *self.size), dtype=np.float32)
-            full[_middle(self.size, self.crop)] = map
+            full[middle(self.size, self.crop)] = map
             map = full
         source = (int(source_shape[0]), int(source_shape[1]))
         if source != self.size:
@@ -320,7 +320,7 @@ def _resized(x: Tensor, size: Size) -> Tensor:
     return interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
-def _middle(outer: Size, inner: Size) -> tuple[Any, ...]:
+def middle(outer: Size, inner: Size) -> tuple[Any, ...]:
     """Index of the middle of (..., *outer) that is as large as `inner`."""
     starts = [(large - small) // 2 for large, small in zip(outer, inner, strict=True)]
     return (..., *(slice(start, start + small) for start, small in zip(starts, inner, strict=True)))

@@ -39,6 +39,8 @@ def check_codes(model: Model, of: Of, score: str) -> None:
 
 def _hog(x: Tensor) -> Tensor:
     """HOG of images, once of each: one may come several times in a row, under every condition it has."""
+    if torch.compiler.is_exporting():  # the number of different images is not known then
+        return hog(x)
     first = torch.ones(len(x), dtype=torch.bool, device=x.device)
     first[1:] = (x[1:] != x[:-1]).flatten(1).any(1)
     return hog(x[first])[first.cumsum(0) - 1]

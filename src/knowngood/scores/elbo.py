@@ -10,6 +10,7 @@ from torch import Tensor
 
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.vae import ConditionalVAE
+from knowngood.representations.base import in_parts
 from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State, item_sum, pixel_sum
 
 NOISE_SEED = 0
@@ -76,7 +77,7 @@ def decoded(
     Rows of all three are all items under one ε, then all under the next: (l·B, …), x (B, *shape) repeated l times.
     """
     at_once = AT_ONCE_CPU if x.device.type == "cpu" else AT_ONCE_ACCELERATOR
-    for some in noise.split(max(1, at_once // x.numel())):
+    for some in in_parts(noise, at_once, x.numel()):
         z = posterior.rsample(some[:, None]).flatten(0, 1)
         params = model.decode(z, None if c is None else c.repeat(len(some), 1))
         yield z, x.expand(len(some), *x.shape).flatten(0, 1), params

@@ -36,7 +36,7 @@ class NeighboursScore(Score):
 
     def codes(self, model: Model, x: Tensor, c: Condition) -> Tensor:
         """v of items x (B, *shape): (B, V)."""
-        return self._scaled(codes(model, x, c, self.of(model)))
+        return self.scaled(codes(model, x, c, self.of(model)))
 
     @torch.no_grad()
     def fit(self, model: Model, batches: Batches) -> State:
@@ -51,11 +51,12 @@ class NeighboursScore(Score):
         self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
         if isinstance(model, MemoryBank) and self.of(model) == "items":
-            bank, of = self._scaled(model.bank), model.stratum
+            bank, of = self.scaled(model.bank), model.stratum
         else:
             bank, of = state["codes"], state["code_stratum"]
         distances = nearest_in_stratum(wide(self.codes(model, x, c)), stratum, bank, of, self.options.k)
         return ScoreResult(distances.mean(1), None, {})
 
-    def _scaled(self, v: Tensor) -> Tensor:
+    def scaled(self, v: Tensor) -> Tensor:
+        """Vectors (N, V) as they are compared: of length 1 with `cosine`."""
         return v / v.norm(dim=1, keepdim=True).clamp_min(SHORTEST) if self.options.cosine else v

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from knowngood.config import DataOptions
 from knowngood.data.findings import Unreadable
 from knowngood.errors import DataError
+
+if TYPE_CHECKING:
+    from knowngood.config import DataOptions
 
 COLOURS = 4  # channels of an ordinary picture; a picture of more counts them all
 

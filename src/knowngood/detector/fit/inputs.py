@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from knowngood.config import Settings
-from knowngood.data import ImageSet, audit
+from knowngood.data import ImageSet
+from knowngood.data.audit import audit
 from knowngood.data.columns import identifies
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import with_measured
