@@ -1,1 +1,1 @@
-"""What runs beside a production line: the HTTP server, the watched folder, and the sinks that results go to."""
+"""What runs beside a production line: the HTTP server, the watched folder, sinks for results, and the ONNX graph."""

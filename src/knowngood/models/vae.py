@@ -98,7 +98,7 @@ class ConditionalVAE(Model):
         """The condition of each of the rows, (B, condition_dim); None for a model without."""
         if not self.condition_dim:
             return None
-        if c is None or c.shape != (len(rows), self.condition_dim):
+        if c is None or c.shape != (rows.shape[0], self.condition_dim):
             given = "none" if c is None else tuple(c.shape)
             raise ValueError(f"condition of shape {given} given; this model needs ({len(rows)}, {self.condition_dim})")
         return c
@@ -124,7 +124,7 @@ class ConditionalVAE(Model):
 
     def prior(self, c: Condition, like: Tensor) -> DiagonalGaussian:
         """Prior r(z|c) for as many rows as `like` (B, …) has, in its dtype and on its device."""
-        n = len(like)
+        n = like.shape[0]
         if self.prior_bias is None:
             zeros = like.new_zeros(n, self.latent_dim)
             return DiagonalGaussian(zeros, zeros)

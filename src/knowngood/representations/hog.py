@@ -165,7 +165,7 @@ def _shared(length: Tensor, orientation: Tensor, orientations: int) -> Tensor:
     share = (orientation - lower) * length
     lower = torch.where(lower < 0, lower + orientations, lower).long()  # much faster than a remainder of integers
     upper = torch.where(lower == orientations - 1, 0, lower + 1)
-    planes = length.new_zeros(len(length), orientations, *length.shape[2:])
+    planes = length.new_zeros(length.shape[0], orientations, *length.shape[2:])
     planes.scatter_(1, lower, length - share)
     return planes.scatter_add_(1, upper, share)
 

@@ -42,7 +42,7 @@ class DrawnScore(Score):
             log_p = model.likelihood.log_prob(repeated, params)
             terms = pixel_sum(log_p) if spread else item_sum(log_p)
             assert terms is not None
-            added = -terms.unflatten(0, (-1, len(x))).sum(0)
+            added = -terms.unflatten(0, (-1, x.shape[0])).sum(0)
             total = added if total is None else total + added
         assert total is not None
         mean = total / len(noise)

@@ -1,0 +1,394 @@
+"""A fitted detector as one ONNX graph, from raw pixels (or rows of a table) to anomaly score, p-value and map.
+
+`knowngood.runtime` reads it without torch. Any other ONNX runtime can: the graph holds resize, scaling, backbone,
+model, score and calibration, and its metadata says how conditions become its inputs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from knowngood import __version__
+from knowngood.calibration import Calibration
+from knowngood.calibration.conformal import sorted_scores
+from knowngood.deploy.onnx_scores import check_score, score_graph
+from knowngood.detector.decide import calibrated
+from knowngood.detector.estimator import Detector
+from knowngood.detector.model_folder import CARD, pack
+from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.scoring import BEYOND
+from knowngood.detector.versions import CONFIG
+from knowngood.errors import OutputError, SettingsError
+from knowngood.files import whole
+from knowngood.representations import HOG, Features, Pixels, Table
+from knowngood.representations.features import HALF_LIMIT
+from knowngood.representations.pixels import LUMINANCE, middle
+from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY
+from knowngood.scores.adjustment import of_adjustment
+
+DTYPES = ("uint8", "uint16", "int16", "float32")
+LARGEST = 2**31 - 2**24  # bytes of a file; protobuf ends at 2 GiB
+AGREE = 1e-3  # relative, of scores of the graph and of the detector on noise, above which it is not written
+EXAMPLES = 2
+
+
+def export(detector: Detector, path: str | Path) -> Path:
+    """Write a fitted detector as an ONNX file: the same scores, p-values and maps without torch.
+
+    Inputs, for B items: `image` (B, H, W, C) raw pixels in the dtype of the fit, or `rows` (B, F) float64; `condition`
+    (B, W) float32 and `stratum` (B,) int64 where the model has conditions; `alpha`, a float64 scalar. Outputs: `anomaly_score` (B,) float64, `p_value` (B,) float64, `is_anomalous` (B,) bool, `map`
+    (B, H, W) float32 where the score has one, and the parts of the score.
+
+    Before the file gets its name, the graph is compared with the detector on images of noise.
+
+    Raises:
+        SettingsError: some part of the model cannot be exported, or the extra `export` is not installed.
+        OutputError: the file cannot be written, or the graph disagrees with the detector.
+    """
+    pipeline = detector.pipeline_
+    check_exportable(pipeline)
+    path = Path(path)
+    inputs = example_inputs(pipeline)
+    graph = DetectorGraph(pipeline).eval()
+    with torch.no_grad():
+        expected = graph(**inputs)  # and fills caches that must hold no traced tensors
+    names = [*graph.outputs]
+    with _quiet():
+        traced = torch.export.export(graph, (), inputs, dynamic_shapes=_dynamic(pipeline, inputs), strict=False)
+        program: Any = torch.onnx.export(
+            traced, dynamo=True, input_names=list(inputs), output_names=names, verbose=False
+        )
+    model = program.model_proto
+    model.producer_name, model.producer_version = "knowngood", __version__
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(metadata(detector, names), ensure_ascii=False)
+    data = model.SerializeToString()
+    _compare(data, inputs, dict(zip(names, expected, strict=True)))
+    with whole(path) as part:
+        part.write_bytes(data)
+    return path
+
+
+def check_exportable(pipeline: Pipeline) -> None:
+    """Raise SettingsError that names what of a model cannot be exported, and what to do instead."""
+    settings, representation = pipeline.settings, pipeline.representation
+    calibrated(pipeline)
+    options: Any = settings.representation
+    backbone = getattr(options, "backbone", None)
+    refused = {
+        "representation of another package": not isinstance(representation, Pixels | HOG | Features | Table),
+        "data.tile (large images in tiles); export a model of whole images": settings.data.tile is not None,
+        "data.ignore (regions to ignore); fit without it": pipeline.ignore is not None,
+        "conditioning.check (stated conditions are checked); fit without it": bool(pipeline.checked),
+        "conditioning.measure (image factors as conditions); fit without it": bool(settings.conditioning.measure),
+        "a calibration with added groups (calibrate --as); calibrate on the images of one group": bool(pipeline.added),
+    }
+    if isinstance(representation, Features):
+        align = representation.options.align
+        refused |= {
+            f"align = '{align}' (images are registered by OpenCV); fit with align='none'": align != "none",
+            "illumination (it is fitted to each image); fit without it": representation.references is not None,
+            f"backbone '{getattr(backbone, 'name', '')}'; take one of torch: efficientnet_lite0 or transformers": not (
+                isinstance(representation.backbone, nn.Module)
+            ),
+        }
+    pixels = _pixels(representation)
+    if pixels is not None:
+        dtype = "float32" if np.dtype(pixels.dtype).kind == "f" else pixels.dtype
+        refused[f"images of {pixels.dtype}; fit on one of {', '.join(DTYPES)}"] = dtype not in DTYPES
+    why = [reason for reason, holds in refused.items() if holds]
+    if why:
+        raise SettingsError("this model cannot be exported to ONNX: " + "; and ".join(why))
+    check_score(pipeline.score)
+    size = sum(t.numel() * t.element_size() for t in pipeline.model.buffers())
+    if size > LARGEST:
+        raise SettingsError(
+            f"this model cannot be exported to ONNX: it takes {size / 2**30:.1f} GiB, and an ONNX file holds 2; fit "
+            "fewer conditions to a model, or with a larger stride"
+        )
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(f"export needs {error.name}: pip install 'knowngood[export]'") from None
+
+
+def metadata(detector: Detector, outputs: list[str]) -> dict[str, Any]:
+    """What the file says of itself, for `knowngood.runtime` and for people."""
+    pipeline = detector.pipeline_
+    known, pixels, schema = calibrated(pipeline), _pixels(pipeline.representation), pipeline.schema
+    files = pack(pipeline, detector.about_, detector.training_, detector.card_)
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": {"knowngood": __version__, "torch": torch.__version__},
+        "model_sha256": json.loads(files[CONFIG])["sha256"][CONFIG],
+        "alpha": pipeline.settings.alpha,
+        "calibration_items": len(known),
+        "threshold": known.pooled_threshold if np.isfinite(known.pooled_threshold) else None,
+        "outputs": outputs,
+        "columns": [
+            {**column.model_dump(mode="json"), "code_names": list(column.code_names)} for column in schema.columns
+        ],
+        "strata": schema.strata.tolist(),
+        "stratum_names": schema.stratum_names,
+        "resize": "in the graph: antialiased bilinear",
+        "card": files[CARD].decode(),
+    }
+    if pixels is not None:
+        facts["image"] = {
+            name: getattr(pixels, name)
+            for name in ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule")
+        }
+    else:
+        facts["names"], facts["features"] = list(pipeline.representation.names), pipeline.representation.shape[0]  # type: ignore[union-attr]
+    return facts
+
+
+class DetectorGraph(nn.Module):
+    """From the inputs of the ONNX file to its outputs, in the order of `outputs`."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        representation, state = pipeline.representation, pipeline.state
+        graphs: Any = {Pixels: PixelsGraph, HOG: HOGGraph, Features: FeaturesGraph, Table: TableGraph}
+        self.model, self.adjustments, self.state = pipeline.model, pipeline.adjustments, state
+        self.represent = graphs[type(representation)](representation)
+        self.score = score_graph(pipeline.score, pipeline.model, state)
+        self.calibrate = CalibrationGraph(calibrated(pipeline))
+        self.outputs: list[str] = []
+
+    def forward(
+        self,
+        alpha: Tensor,
+        image: Tensor | None = None,
+        rows: Tensor | None = None,
+        condition: Tensor | None = None,
+        stratum: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        raw = rows if image is None else image
+        assert raw is not None
+        x = self.represent(raw)
+        stratum = torch.zeros_like(raw.flatten(1)[:, 0], dtype=torch.int64) if stratum is None else stratum
+        result = self.score(x, condition, stratum)
+        for adjustment in self.adjustments:
+            own = of_adjustment(self.state, adjustment)
+            result = adjustment.adjust(self.model, own, x, condition, stratum, result)
+        values = finite(result.values)
+        anomaly_score, p = self.calibrate(values, stratum, alpha)
+        found = {"anomaly_score": anomaly_score, "p_value": p, "is_anomalous": p <= alpha}
+        if result.map is not None and image is not None:
+            found["map"] = self.represent.to_image(finite(result.map.float()), image)
+        found |= {name: finite(part) for name, part in result.parts.items()}
+        self.outputs = list(found)
+        return tuple(found.values())
+
+
+def finite(values: Tensor) -> Tensor:
+    """As in `detector.scoring`: what overflowed is as anomalous as can be."""
+    return values.nan_to_num(BEYOND, BEYOND, BEYOND).clamp(-BEYOND, BEYOND)
+
+
+class PixelsGraph(nn.Module):
+    """`Pixels`: raw images (B, H, W, C) → scaled (B, C, H, W), and maps back. Integers are rounded after a resize."""
+
+    def __init__(self, pixels: Pixels, exact: bool = True) -> None:
+        super().__init__()
+        self.pixels, self.exact = pixels, exact
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels, x = self.pixels, image.permute(0, 3, 1, 2).float()
+        if pixels.grey:  # grey given as three equal channels stays exactly what it is
+            red, green, blue = x.split(1, dim=1)
+            x = red + LUMINANCE[1] * (green - red) + LUMINANCE[2] * (blue - red)
+        if pixels.resize:
+            x = resized(x, pixels.size) if self.exact else _interpolated(x, pixels.size)
+        if np.dtype(pixels.dtype).kind != "f":
+            limits = np.iinfo(pixels.dtype)
+            x = x.round().clamp(limits.min, limits.max)
+        if pixels.crop:
+            x = x[middle(pixels.size, pixels.crop)]
+        if pixels.pad:
+            x = F.pad(x, margins(pixels.pad, pixels.crop or pixels.size))
+        return pixels.scale(x)
+
+    def to_image(self, maps: Tensor, image: Tensor) -> Tensor:
+        """Maps (B, h, w) over what `forward` gives → (B, H, W)."""
+        pixels = self.pixels
+        if pixels.pad:
+            maps = maps[middle(pixels.pad, pixels.crop or pixels.size)]
+        if pixels.crop:
+            maps = F.pad(maps, margins(pixels.size, pixels.crop))
+        return _interpolated(maps[:, None], image.shape[1:3])[:, 0] if pixels.resize else maps
+
+
+class HOGGraph(nn.Module):
+    """`HOG`."""
+
+    def __init__(self, hog: HOG) -> None:
+        super().__init__()
+        self.hog, self.pixels = hog, PixelsGraph(hog.pixels)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.hog.of_scaled(self.pixels(image))
+
+    def to_image(self, maps: Tensor, image: Tensor) -> Tensor:
+        return self.pixels.to_image(_upsampled(maps, self.hog.pixels.shape[1:]), image)
+
+
+class FeaturesGraph(nn.Module):
+    """`Features` of images as they lie, rounded to what is stored."""
+
+    def __init__(self, features: Features) -> None:
+        super().__init__()
+        self.features, self.pixels, self.net = features, PixelsGraph(features.pixels, exact=False), features.backbone
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.features.on_grid(list(self.net.features(self.pixels(image).expand(-1, 3, -1, -1))))
+        if self.features.stored == "float32":
+            return x
+        fits = x.abs().amax((1, 2, 3), keepdim=True) <= HALF_LIMIT
+        return torch.where(fits, x.clamp(-HALF_LIMIT, HALF_LIMIT).half().float(), x)
+
+    def to_image(self, maps: Tensor, image: Tensor) -> Tensor:
+        return self.pixels.to_image(_upsampled(maps, self.features.pixels.shape[1:]), image)
+
+
+class TableGraph(nn.Module):
+    """`Table`: rows (B, F) float64 → standardised."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(table.mean, dtype=torch.float64))
+        self.register_buffer("std", torch.tensor(table.std, dtype=torch.float64))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        most = torch.finfo(torch.float32).max
+        return ((rows - self.mean) / self.std).clamp(-most, most).float()  # type: ignore[operator]
+
+
+class CalibrationGraph(nn.Module):
+    """`Calibration`: raw scores (B,) in strata (B,) → anomaly scores and p-values, which depend on α (B,)."""
+
+    def __init__(self, known: Calibration) -> None:
+        super().__init__()
+        own = [sorted_scores(known.scores[known.strata == s]) for s in range(len(known.stratum_names))]
+        self.n, self.limit = len(known), known.pooled_threshold
+        tables = {"own": np.concatenate(own), "of": known.strata, "pool": sorted_scores(known.reference())}
+        tables |= {"counts": known.counts, "thresholds": known.thresholds, "offsets": known.offsets}
+        for name, table in tables.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)))
+
+    def forward(self, values: Tensor, stratum: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        counts, thresholds, offsets = (t[stratum] for t in (self.counts, self.thresholds, self.offsets))  # type: ignore[index]
+        shifted = values - offsets
+        if np.isfinite(self.limit):
+            above = shifted.clamp_min(float(np.nextafter(self.limit, np.inf)))
+            shifted = torch.where(values > thresholds, above, shifted.clamp_max(self.limit))
+        alone = (stratum >= 0) & (1.0 / (counts.double() + 1) <= alpha)  # large enough to be compared with itself
+        reach = (self.own >= values[:, None]) & (self.of == stratum[:, None])  # type: ignore[operator]
+        at_least = torch.where(alone, reach.sum(1), (self.pool >= values[:, None]).sum(1))  # type: ignore[operator]
+        return shifted, (1 + at_least).double() / (torch.where(alone, counts, self.n) + 1).double()
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bilinear resize of (B, C, H, W) as products in float64: ONNX Runtime's own is off by some 1e-4."""
+    down, across = (_weights(n, m) for n, m in zip(x.shape[-2:], size, strict=True))
+    return (down @ x.double() @ across.t()).float()
+
+
+def _weights(n: int, m: int) -> Tensor:
+    """(m, n) weights of a side of n pixels in one of m, as `interpolate` has them."""
+    position = torch.arange(n, dtype=torch.float64)
+    scale = (position[-1:] + 1) / m
+    centre = (torch.arange(m, dtype=torch.float64) + 0.5) * scale
+    weights = (1 - (position + 0.5 - centre[:, None]).abs() / scale.clamp_min(1)).clamp_min(0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _interpolated(x: Tensor, size: Any) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _upsampled(maps: Tensor, size: Any) -> Tensor:
+    return F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+def example_inputs(pipeline: Pipeline) -> dict[str, Tensor]:
+    """Inputs of noise, with known conditions."""
+    rng, n = np.random.default_rng(0), EXAMPLES
+    pixels, schema = _pixels(pipeline.representation), pipeline.schema
+    inputs = {"alpha": torch.tensor(pipeline.settings.alpha, dtype=torch.float64)}
+    if pixels is None:
+        inputs["rows"] = torch.from_numpy(rng.normal(size=(n, *pipeline.representation.shape)))
+    else:
+        height, width = (side + 3 if pixels.resize else side for side in pixels.size)
+        values = rng.uniform(pixels.low, pixels.high, (n, height, width, 3 if pixels.grey else pixels.channels))
+        dtype = np.float32 if np.dtype(pixels.dtype).kind == "f" else pixels.dtype
+        inputs["image"] = torch.from_numpy(values.astype(dtype))
+    if pipeline.model.condition_dim:
+        inputs["condition"] = torch.zeros(n, pipeline.model.condition_dim)
+    if schema.n_strata > 1:
+        inputs["stratum"] = torch.arange(n) % schema.n_strata
+    return inputs
+
+
+def _dynamic(pipeline: Pipeline, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    batch, pixels = torch.export.Dim("batch"), _pixels(pipeline.representation)
+    shapes: dict[str, Any] = {name: {0: batch} for name in inputs if name != "alpha"}
+    if pixels is not None and pixels.resize:
+        shapes["image"] |= {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+    return {"alpha": None, **shapes}
+
+
+def _pixels(representation: Any) -> Pixels | None:
+    return representation if isinstance(representation, Pixels) else getattr(representation, "pixels", None)
+
+
+def _compare(data: bytes, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise OutputError if the graph does not compute what the modules do."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    found = session.run(list(expected), {name: t.numpy() for name, t in inputs.items()})
+    values, wanted = (np.asarray(one) for one in (found[0], expected["anomaly_score"]))
+    if not np.allclose(values, wanted, rtol=AGREE, atol=AGREE):
+        raise OutputError(f"the exported graph gives the scores {values}, the detector {wanted}; nothing was written")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, the exporter says nothing of what it is missing or will change."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def margins(outer: tuple[int, ...], inner: tuple[int, ...]) -> list[int]:
+    """What `pad` adds around `inner`."""
+    before = [(a - b) // 2 for a, b in zip(outer, inner, strict=True)]
+    after = [a - b - start for a, b, start in zip(outer, inner, before, strict=True)]
+    return [before[1], after[1], before[0], after[0]]

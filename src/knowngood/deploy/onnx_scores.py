@@ -1,0 +1,319 @@
+"""Scores as modules that torch can export: the values of `Score.score`, with no step that depends on the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from knowngood.calibration import Calibration, mean_excess
+from knowngood.errors import SettingsError
+from knowngood.models.base import Condition, Model
+from knowngood.models.distributions import wide
+from knowngood.models.memory_bank import FEWEST, SPARE, MemoryBank
+from knowngood.models.patch_gaussian import PatchGaussian
+from knowngood.scores import Score, ScoreResult
+from knowngood.scores.adjustment import penalty
+from knowngood.scores.base import State
+from knowngood.scores.elbo import ElboScore
+from knowngood.scores.fusion import FusionScore, tail
+from knowngood.scores.iwae import IWAEScore
+from knowngood.scores.kl import KLScore
+from knowngood.scores.neighbours import NeighboursScore
+from knowngood.scores.patch_distance import EXCESS, PatchDistanceScore, pool, smooth
+from knowngood.scores.prior_distance import PriorDistanceScore
+from knowngood.scores.reconstruction import ReconstructionScore
+from knowngood.scores.reconstruction_probability import ReconstructionProbabilityScore
+from knowngood.scores.split_elbo import SplitElboScore
+from knowngood.scores.typicality import TypicalityScore
+
+AT_ONCE = 64  # locations whose factors are inverted at a time
+PLAIN = (  # their own code exports
+    ElboScore, IWAEScore, KLScore, PriorDistanceScore, ReconstructionScore, ReconstructionProbabilityScore,
+    SplitElboScore, TypicalityScore,
+)  # fmt: skip
+
+
+def score_graph(score: Score, model: Model, state: State) -> nn.Module:
+    """(x, c, stratum) → `ScoreResult`, with its map where it has one.
+
+    Raises:
+        SettingsError: the score cannot be exported.
+    """
+    check_score(score)
+    if isinstance(score, FusionScore):
+        return FusionGraph(score, model, state)
+    if isinstance(score, NeighboursScore):
+        return NeighboursGraph(score, model, state)
+    if isinstance(score, PatchDistanceScore):
+        return (BankGraph if isinstance(model, MemoryBank) else GaussianGraph)(score, model, state)
+    return PlainGraph(score, model, state)
+
+
+def check_score(score: Score) -> None:
+    """Raise SettingsError if the score, or one that it is made of, cannot be exported."""
+    for one in score.inners if isinstance(score, FusionScore) else (score,):
+        if type(one) not in (*PLAIN, NeighboursScore, PatchDistanceScore):
+            known = "elbo, reconstruction, neighbours, prior_distance, kl, iwae, typicality, split_elbo, patch_distance"
+            raise SettingsError(
+                f"score '{one.options.name}' cannot be exported: its computation is no fixed graph (it takes "
+                f"gradients, searches, or float64 convolutions); fit with one of {known}"
+            )
+
+
+class PlainGraph(nn.Module):
+    """A score whose own code is a graph."""
+
+    def __init__(self, score: Score, model: Model, state: State) -> None:
+        super().__init__()
+        self.score, self.model, self.state = score, model, state
+
+    def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
+        return self.score.score(self.model, self.state, x, c, stratum, want_map=self.score.has_map and x.ndim == 4)
+
+
+class FusionGraph(nn.Module):
+    """`FusionScore`: tails as tables, with a row for all normal items and one for each stratum with tails of its own.
+
+    A row holds the distinct values, the surprise at each, and the scales of the exponentials beyond both ends.
+    """
+
+    def __init__(self, score: FusionScore, model: Model, state: State) -> None:
+        super().__init__()
+        self.names, self.weights = score.names, score.weights.tolist()
+        prefixes = [f"{k}." for k in range(len(self.names))]
+        own = [{n.removeprefix(p): t for n, t in state.items() if n.startswith(p)} for p in prefixes]
+        self.inners = nn.ModuleList(score_graph(one, model, s) for one, s in zip(score.inners, own, strict=True))
+        mapped = [k for k, inner in enumerate(score.inners) if inner.has_map]
+        self.shown = max(mapped, key=score.weights.__getitem__, default=-1)
+        strata = state["strata"].cpu().numpy()
+        self.tails = nn.ModuleList(TailGraph(tail(values.cpu().numpy(), strata)) for values in state["tails"])
+
+    def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
+        total, shown, parts = torch.zeros_like(x.flatten(1)[:, 0], dtype=torch.float64), None, {}
+        for k, (name, inner, known) in enumerate(zip(self.names, self.inners, self.tails, strict=True)):
+            one = inner(x, c, stratum)
+            surprise = known(one.values, stratum)
+            parts |= {name: one.values, f"{name}_surprise": surprise}
+            for part, value in one.parts.items():
+                parts[f"{name}_{part}" if part in parts else part] = value
+            total = total + self.weights[k] * surprise if self.weights[k] else total
+            shown = one.map if k == self.shown else shown
+        return ScoreResult(total, shown, parts)
+
+
+class TailGraph(nn.Module):
+    """`calibration.surprise` within the stratum of an item, or among all."""
+
+    row: Tensor
+    values: Tensor
+    nats: Tensor
+    last: Tensor
+    scales: Tensor
+
+    def __init__(self, known: Calibration) -> None:
+        super().__init__()
+        own = np.flatnonzero(known.own())
+        references = [known.reference(), *(known.reference(stratum=int(s)) for s in own)]
+        row = np.zeros(len(known.stratum_names) + 1, dtype=np.int64)  # the last, also −1, is all together
+        row[own] = np.arange(1, len(references))
+        found = [np.unique(one, return_index=True) for one in references]
+        width = max(2, *(len(values) for values, _ in found))
+        values, nats = np.full((2, len(found), width), np.inf)
+        for r, (one, first) in enumerate(found):
+            n = len(references[r])
+            values[r, : len(one)], nats[r, : len(one)] = one, -np.log((n - first) / (n + 1.0))
+            if len(one) == 1:  # no line between two values: a flat one
+                values[r, 1], nats[r, 1] = one[0] + 1, nats[r, 0]
+        scales = [(mean_excess(one), mean_excess(-one[::-1])) for one in references]
+        tables = {"row": row, "values": values, "nats": nats, "scales": np.array(scales)}
+        for name, table in {**tables, "last": np.array([len(one) - 1 for one, _ in found])}.items():
+            self.register_buffer(name, torch.from_numpy(table))
+
+    def forward(self, scores: Tensor, stratum: Tensor) -> Tensor:
+        row = self.row[torch.where(stratum < len(self.row) - 1, stratum, -1)]
+        values, nats, last, scales = self.values[row], self.nats[row], self.last[row][:, None], self.scales[row]
+        at = ((values <= scores[:, None]).sum(1, keepdim=True) - 1).clamp_min(0).minimum((last - 1).clamp_min(0))
+        low, high, first, end = (t.gather(1, i)[:, 0] for t in (values, nats) for i in (at, at + 1))
+        bottom, top, least, most = values[:, 0], values.gather(1, last)[:, 0], nats[:, 0], nats.gather(1, last)[:, 0]
+        inside = (end - first) / (high - low) * (scores - low) + first
+        above = most + (scores - top).clamp_min(0) / scales[:, 0]
+        below = least * ((scores - bottom).clamp_max(0) / scales[:, 1]).exp()
+        return torch.where(scores > top, above, torch.where(scores < bottom, below, inside))
+
+
+class NearestGraph(nn.Module):
+    """`nearest_in_stratum`, by products in float64; the nearest are measured again without them."""
+
+    bank: Tensor
+    of: Tensor
+    alone: Tensor
+
+    def __init__(self, bank: Tensor, of: Tensor, k: int) -> None:
+        super().__init__()
+        self.k, self.found = min(k, len(bank)), min(k + SPARE, len(bank))
+        counts = torch.bincount(of[of >= 0], minlength=1)
+        for name, tensor in (("bank", bank), ("of", of), ("alone", counts >= max(FEWEST, k))):
+            self.register_buffer(name, tensor.detach().cpu())
+        self.parted = len(counts) > 1
+
+    def forward(self, queries: Tensor, stratum: Tensor) -> Tensor:
+        """(B, k) distances of queries (B, V) in strata (B,)."""
+        queries, bank = queries.double(), self.bank.double()
+        squares = bank.square().sum(1) - 2 * queries @ bank.t() + queries.square().sum(1, keepdim=True)
+        if self.parted:
+            known = (stratum >= 0) & (stratum < len(self.alone))
+            alone = known & self.alone[torch.where(known, stratum, 0)]
+            squares = squares.masked_fill(alone[:, None] & (self.of != stratum[:, None]), torch.inf)
+        near, index = squares.topk(self.found, dim=1, largest=False)
+        measured = (queries[:, None] - bank[index]).square().sum(2).sqrt()
+        measured = measured.masked_fill(near == torch.inf, torch.inf)
+        return measured.topk(self.k, dim=1, largest=False).values
+
+
+class NeighboursGraph(nn.Module):
+    """`NeighboursScore`."""
+
+    def __init__(self, score: NeighboursScore, model: Model, state: State) -> None:
+        super().__init__()
+        self.score, self.model = score, model
+        own = isinstance(model, MemoryBank) and score.of(model) == "items"
+        bank, of = (score.scaled(model.bank), model.stratum) if own else (state["codes"], state["code_stratum"])  # type: ignore[arg-type]
+        self.nearest = NearestGraph(bank, of, score.options.k)
+
+    def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
+        distances = self.nearest(wide(self.score.codes(self.model, x, c)), stratum)
+        return ScoreResult(distances.mean(1), None, {})
+
+
+class PatchGraph(nn.Module):
+    """What both graphs of `PatchDistanceScore` share: distances (B, h, w) to a value and a map. Nothing is ignored."""
+
+    def __init__(self, score: PatchDistanceScore, grid: tuple[int, ...], state: State) -> None:
+        super().__init__()
+        self.pooling = score.options.pooling
+        for name in ("location_mean", "location_spread", "pooled_moments", "global_moments"):
+            self.register_buffer(name, state[name].double() if name in state else None)
+        for name, n in zip(("down", "across"), grid, strict=True):  # ONNX Runtime has no convolution in float64
+            matrix = smooth(torch.eye(n, dtype=torch.float64)[:, :, None], score.options.smoothing)[:, :, 0].t()
+            self.register_buffer(name, matrix.contiguous())
+
+    def smoothed(self, maps: Tensor) -> Tensor:
+        return self.down @ maps @ self.across.t()  # type: ignore[operator]
+
+    def pooled(self, maps: Tensor, cell: Tensor) -> Tensor:
+        if self.location_mean is not None:
+            maps = (maps - self.location_mean[cell]) / self.location_spread[cell]  # type: ignore[index]
+        return pool(self.smoothed(maps), self.pooling)
+
+
+class BankGraph(PatchGraph):
+    """Distances to the nearest patch of a `MemoryBank`."""
+
+    def __init__(self, score: PatchDistanceScore, model: MemoryBank, state: State) -> None:
+        super().__init__(score, model.shape[1:], state)
+        self.model, self.nearest = model, NearestGraph(model.bank, model.stratum, 1)
+        self.locations = model.shape[1] * model.shape[2]
+
+    def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
+        near = self.nearest(self.model.rows(x), stratum.repeat_interleave(self.locations))[:, 0]
+        maps = near.reshape(-1, *x.shape[2:])
+        return ScoreResult(self.pooled(maps, torch.zeros_like(stratum)), self.smoothed(maps), {})
+
+
+class GaussianGraph(PatchGraph):
+    """Distances under a `PatchGaussian`."""
+
+    def __init__(self, score: PatchDistanceScore, model: PatchGaussian, state: State) -> None:
+        super().__init__(score, model.shape[1:], state)
+        self.fine, self.grid = WhiteGraph(model), model.shape[1:]
+        self.coarse = None if model.coarse is None or "global_moments" not in state else WhiteGraph(model.coarse)
+        self.bank = None if model.bank is None else PatchBankGraph(model)
+        for name in ("direction", "offset", "weight"):
+            self.register_buffer(f"penalty_{name}", state.get(f"penalty_{name}"))
+        self.register_buffer("keys", model.keys)
+        self.register_buffer("counted", ~model.continuous)
+        if self.coarse is not None:
+            every = torch.eye(self.fine.locations).unflatten(1, self.grid)[:, None]
+            cells = torch.zeros(len(every), dtype=torch.int64)
+            self.register_buffer("coarsen", model.coarsen(every, cells).flatten(1))  # (P, P')
+
+    def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
+        cell = torch.zeros_like(stratum)
+        if c is not None and len(self.keys) > 1:  # type: ignore[arg-type]
+            cell = ((c * self.counted)[:, None] - self.keys).square().sum(2).argmin(1)  # type: ignore[operator]
+        grids = x.float().flatten(2)
+        white = self.fine(grids, cell)
+        maps = 0.5 * white.square().sum(2).double().unflatten(1, self.grid)
+        if self.bank is not None:
+            maps = maps + self.bank(grids, cell).double().unflatten(1, self.grid)
+        if self.penalty_weight is not None:
+            learned = {name: getattr(self, f"penalty_{name}") for name in ("direction", "offset", "weight")}
+            maps = maps + penalty(white, learned).unflatten(1, self.grid).double()
+        values, parts = self.pooled(maps, cell), {}
+        if self.coarse is not None:
+            wholly = 0.5 * self.coarse(grids @ self.coarsen, cell).square().sum(2).double().mean(1)  # type: ignore[operator]
+            parts["global"] = self.standardised(wholly, "global", cell)
+            values = self.standardised(values, "pooled", cell) + (parts["global"] - EXCESS).clamp_min(0)
+        return ScoreResult(values, self.smoothed(maps), parts)
+
+    def standardised(self, values: Tensor, kind: str, cell: Tensor) -> Tensor:
+        mean, spread = getattr(self, f"{kind}_moments")[cell].unbind(1)
+        return (values - mean) / spread
+
+
+class WhiteGraph(nn.Module):
+    """`PatchGaussian.whiten` by the inverses of the Cholesky factors: ONNX solves no triangular systems."""
+
+    mean: Tensor
+    inverse: Tensor
+    basis: Tensor
+    slope: Tensor
+    normal: Tensor
+
+    def __init__(self, model: PatchGaussian) -> None:
+        super().__init__()
+        self.locations, unit = model.locations, torch.eye(model.shape[0], dtype=torch.float64)
+        inverse = torch.empty_like(model.lower, device="cpu")  # transposed, as rows of features meet it
+        for each, found in zip(model.lower.cpu(), inverse, strict=True):
+            for lower, out in zip(each.split(AT_ONCE), found.split(AT_ONCE), strict=True):
+                out.copy_(torch.linalg.solve_triangular(lower.double(), unit, upper=False).mT)
+        tensors = {"mean": model.mean, "inverse": inverse, "basis": model.basis, "slope": model.slope}
+        for name, tensor in {**tensors, "normal": model.mean.mean(1)}.items():
+            self.register_buffer(name, tensor.cpu())
+
+    def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
+        """Features (B, F, P) in cells (B,) → white patches (B, P, F)."""
+        single = len(self.mean) == 1
+        mean, inverse, slope = (t[0] if single else t[cell] for t in (self.mean, self.inverse, self.slope))
+        off = grids.transpose(1, 2) - mean  # (B, P, F)
+        if self.basis.shape[1]:
+            normal, basis = (t[0] if single else t[cell] for t in (self.normal, self.basis))
+            context = (basis @ (grids.mean(2) - normal)[..., None])[..., 0]  # (B, T)
+            off = off - (slope @ context[:, None, :, None])[..., 0]
+        if single:  # one product for all images at a location
+            return (off.transpose(0, 1) @ inverse).transpose(0, 1)
+        return (off[:, :, None] @ inverse)[:, :, 0]
+
+
+class PatchBankGraph(nn.Module):
+    """`PatchBank.nearest`."""
+
+    def __init__(self, model: PatchGaussian) -> None:
+        super().__init__()
+        bank = model.bank
+        assert bank is not None
+        pooled = torch.tensor(model.pooled, device=bank.cell.device)[:, None]
+        shown = pooled | (bank.cell == torch.arange(len(pooled), device=bank.cell.device)[:, None])  # (K, M)
+        tensors = {"rows": bank.rows, "centre": bank.centre, "basis": bank.basis, "weight": bank.weight, "shown": shown}
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.cpu())
+
+    def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
+        """Features (B, F, P) in cells (B,) → weighted squared distances (B, P)."""
+        rows = (grids.transpose(1, 2) - self.centre) @ self.basis  # type: ignore[operator]
+        norms = self.rows.square().sum(1)[None]  # type: ignore[operator]
+        if len(self.weight) > 1:  # type: ignore[arg-type]
+            norms = norms.masked_fill(~self.shown[cell], torch.inf)  # type: ignore[index]
+        squares = (norms[:, None] - 2 * rows @ self.rows.t()).amin(2) + rows.square().sum(2)  # type: ignore[operator]
+        return self.weight[cell][:, None] * squares.clamp_min(0)  # type: ignore[index]
