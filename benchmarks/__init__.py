@@ -47,6 +47,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.calibration:main",
         "promised and measured false-alarm rates over random divisions and refits",
     ),
+    "export": ("benchmarks.export:main", "exported models against the models themselves, five ways of scoring"),
     "fuzz": ("benchmarks.fuzz.run:main", "mutated pictures, archives, manifests and models: each is read or refused"),
     "kill": (
         "benchmarks.kill:main",

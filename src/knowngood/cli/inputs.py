@@ -29,6 +29,12 @@ Data = Annotated[
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)]
+Scorer = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="a folder that `train` wrote, or a file that `export` wrote", show_default=False
+    ),
+]
 Normal = Annotated[
     str | None, typer.Option(metavar="CLASSES", help="classes that are normal: 1, 0-8, or NORMAL; default: as labelled")
 ]

@@ -18,7 +18,7 @@ from knowngood.cli.inputs import (
     As,
     Data,
     Device,
-    Model,
+    Scorer,
     Unknown,
     as_values,
     keep_split,
@@ -52,7 +52,7 @@ UNFINISHED = ".unfinished"
 
 @with_bounds
 def score(
-    model: Model,
+    model: Scorer,
     data: Data,
     *,
     output: Annotated[
@@ -122,6 +122,15 @@ def score(
             f"--resume goes on with the table alone; leave {' and '.join(apart)} out, or leave --resume out to score "
             "all images again"
         )
+    if model.suffix.lower() == ".onnx":
+        from knowngood.cli.score_exported import score_exported
+
+        only = {"--fdr": fdr, "--regions": regions, "--explain": explain, "--probabilities": probabilities}
+        only |= {"--unknown": unknown, "--device": device, "--resume": resume}
+        shown = {"output": output, "alpha": alpha, "maps": maps, "split": split}
+        limits = bounds.over()
+        score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=limits)
+        return
     with writing(output, maps, regions, explain, probabilities):
         detector = load(model, device, unknown)
 

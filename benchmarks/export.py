@@ -1,0 +1,169 @@
+"""Exported models against the models themselves: scores, p-values, verdicts and maps of new images, five ways.
+
+The ways: the detector in memory; saved and loaded; `knowngood score` on the saved model; `knowngood score` on the ONNX
+file; `knowngood.runtime`. Every case is a model that `auto` can choose, or one of its parts that a person can.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from knowngood.cli.console import note, table
+
+OBJECTIVES = (
+    "vae", "beta_vae", "cvae", "factor_vae", "tc_vae", "rf_vae", "dip_vae", "info_vae", "corex", "dan_vae", "dcvae",
+)  # fmt: skip
+LIKELIHOODS: tuple[Any, ...] = (
+    "bernoulli",
+    *({"name": "gaussian", "sigma": sigma} for sigma in ("scalar", "pixel", "input", 0.1)),
+)
+SCORES: tuple[Any, ...] = (
+    *({"name": "reconstruction", "distance": d} for d in ("l2", "squared", "mean", "cross_entropy", "ssim")),
+    *("kl", "prior_distance", "iwae", "typicality"),
+    *({"name": "neighbours", "of": of} for of in ("latent", "residual", "items", "hog")),
+)
+RELATIVE, MAPS = 1e-4, 1e-3  # bars
+
+
+class Case(NamedTuple):
+    """A model and pictures: how many channels and bits, whether they are resized, whether kinds are known."""
+
+    name: str
+    settings: dict[str, Any]
+    channels: int = 1
+    bits: int = 8
+    size: tuple[int, int] = (16, 12)
+    other: tuple[int, int] | None = None  # size of some new images, where images are resized
+    kinds: bool = False
+
+
+def cases() -> Iterator[Case]:
+    """All of them."""
+    hog, vae = {"representation": "hog"}, {"representation": "pixels", "model": "vae"}
+    sized = {"name": "pixels", "image_size": (12, 16)}
+    yield Case("auto: small pictures", {})
+    yield Case("auto: small pictures of known kinds", {}, kinds=True)
+    yield Case("hog, memory_bank", {**hog, "model": "memory_bank"})
+    yield Case("hog, memory_bank, cosine, 16 bit", {**hog, "score": {"name": "neighbours", "cosine": True}}, bits=16)
+    yield Case("hog, memory_bank, known kinds, colour", {**hog, "model": "memory_bank"}, channels=3, kinds=True)
+    sizes: dict[str, Any] = {"channels": 3, "other": (30, 22)}
+    yield Case("hog of resized colour", {"representation": {"name": "hog", "image_size": (16, 16)}}, **sizes)
+    yield Case("pixels, resized, 16 bit", {**vae, "representation": sized}, bits=16, other=(9, 31))
+    yield Case("pixels, grey of colour", {**vae, "representation": {**sized, "grey": True}}, **sizes)
+    shaped = {"name": "pixels", "image_size": (14, 14), "crop": (12, 10), "pad": (16, 16)}
+    yield Case("pixels, crop and pad", {**vae, "representation": shaped}, other=(20, 20))
+    yield Case("pixels, known illumination", {**vae, "representation": {"name": "pixels", "illumination": 0.3}})
+    for objective in OBJECTIVES:
+        kinds = objective not in ("vae", "beta_vae")
+        yield Case(f"pixels, {objective}", {**vae, "model": {"name": "vae", "objective": objective}}, kinds=kinds)
+    for likelihood in LIKELIHOODS:
+        name = likelihood if isinstance(likelihood, str) else f"gaussian, σ {likelihood['sigma']}"
+        yield Case(f"pixels, {name}", {**vae, "model": {"name": "vae", "likelihood": likelihood}})
+    probability = {"name": "vae", "likelihood": {"name": "gaussian", "sigma": "input"}}
+    yield Case("pixels, reconstruction_probability", {"model": probability, "score": "reconstruction_probability"})
+    for score in SCORES:
+        name = score if isinstance(score, str) else " ".join(map(str, score.values()))
+        yield Case(f"pixels, {name}", {**vae, "score": score}, kinds=name in ("kl", "typicality"))
+    features: dict[str, Any] = {"name": "features", "image_size": 64, "align": "none"}
+    photograph: dict[str, Any] = {"channels": 3, "size": (64, 64), "other": (80, 70)}
+    yield Case("auto: photographs", {"representation": features}, **photograph)
+    yield Case("photographs, grey, 16 bit", {"representation": features}, **{**photograph, "channels": 1}, bits=16)
+    yield Case("photographs of known kinds", {"representation": features}, **photograph, kinds=True)
+    plain = {"name": "patch_gaussian", "neighbours": 0, "global_grid": 0, "context": 0}
+    yield Case("photographs, plain PaDiM", {"representation": features, "model": plain}, **photograph)
+    for pooling in ("max", "soft"):
+        score = {"name": "patch_distance", "pooling": pooling}
+        yield Case(f"photographs, pooled by {pooling}", {"representation": features, "score": score}, **photograph)
+    yield Case("photographs, memory_bank", {"representation": features, "model": "memory_bank"}, **photograph)
+
+
+def pictures(case: Case, n: int, folder: Path, seed: int, *, anomalies: int = 0) -> list[str]:
+    """Write n pictures of stripes with noise, in folders by kind; the first ones with a bright square. Their kinds."""
+    import cv2
+
+    rng, kinds, top = np.random.default_rng(seed), [], 2**case.bits - 1
+    for i in range(n):
+        height, width = case.other if case.other and i % 3 == 2 and seed else case.size
+        kind = "ab"[i % 2] if case.kinds else ""
+        y, x = np.mgrid[:height, :width] / [[[height]], [[width]]]
+        stripes = np.sin(6.3 * (y if kind == "b" else x) * 2 + rng.normal(0, 0.15))
+        image = 0.5 + 0.25 * stripes[..., None] * np.array([1, 0.7, 0.4])[: case.channels]
+        image = image * rng.normal(1, 0.05) + rng.normal(0, 0.03, image.shape)
+        if i < anomalies:
+            image[height // 3 : height // 2, width // 3 : width // 2] += 0.4
+        path = folder / kind / f"{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), (image.clip(0, 1) * top).astype(f"uint{case.bits}"))
+        kinds.append(kind)
+    return kinds
+
+
+def compared(case: Case, folder: Path) -> dict[str, Any]:
+    """Fit, save, export and score a case; the largest differences from the detector in memory."""
+    import pandas as pd
+
+    from knowngood import Detector
+    from knowngood.cli import build_app
+    from knowngood.deploy.onnx_graph import export
+    from knowngood.runtime import ExportedDetector
+
+    train, new, saved, file = folder / "train", folder / "new", folder / "model", folder / "model.onnx"
+    pictures(case, 80, train, 0)
+    pictures(case, 18, new, 1, anomalies=6)
+    quick = {"training": {"epochs": 3}, "device": "cpu", "conditioning": {"unknown": "error"}}
+    detector = Detector(**{**quick, **case.settings}).fit(train)
+    detector.save(saved)
+    start = time.perf_counter()
+    export(detector, file)
+    seconds = time.perf_counter() - start
+    runtime = ExportedDetector(file)
+
+    def by_command(model: Path) -> pd.DataFrame:
+        output = folder / "rows.csv"
+        build_app()(["score", str(model), str(new), "-o", str(output)], standalone_mode=False)
+        return pd.read_csv(output)
+
+    own = detector.detect(new)
+    ways: dict[str, Callable[[], pd.DataFrame]] = {
+        "saved": lambda: Detector.load(saved).detect(new),
+        "CLI": lambda: by_command(saved),
+        "CLI, ONNX": lambda: by_command(file),
+        "runtime": lambda: pd.DataFrame(runtime.detect(new)),
+    }
+    row: dict[str, Any] = {"case": case.name, "MB": file.stat().st_size / 1e6, "export s": seconds}
+    scale, score, p, verdicts = own["anomaly_score"].abs().clip(lower=own["anomaly_score"].std()), 0.0, True, True
+    for way in ways.values():
+        found = way()
+        assert (found["id"] == own["id"]).all()
+        score = max(score, float(((found["anomaly_score"] - own["anomaly_score"]).abs() / scale).max()))
+        p &= bool((found["p_value"] == own["p_value"]).all())
+        verdicts &= bool((found["is_anomalous"] == own["is_anomalous"]).all())
+    row |= {"score": score, "p equal": p, "verdicts equal": verdicts, "flagged": int(own["is_anomalous"].sum())}
+    row["map"] = None
+    if detector.pipeline_.score.has_map:
+        pairs = zip(detector.anomaly_maps(new), runtime.anomaly_maps(new), strict=True)
+        row["map"] = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
+    row["holds"] = p and verdicts and score <= RELATIVE and (row["map"] or 0.0) <= MAPS
+    return row
+
+
+def main(only: str = "") -> None:
+    """Compare every case, or those whose name contains `only`."""
+    rows = []
+    for case in cases():
+        if only in case.name:
+            with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                row = compared(case, Path(folder))
+            rows.append(row)
+            note(f"{row['case']}: {'holds' if row['holds'] else 'DOES NOT HOLD'} {row}")
+    names = list(rows[0])
+    shown = [[f"{row[n]:.2g}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in rows]
+    table(names, shown, title=f"{sum(row['holds'] for row in rows)} of {len(rows)} combinations agree")

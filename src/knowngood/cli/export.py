@@ -1,0 +1,32 @@
+"""`knowngood export`: a saved model as one ONNX file, which needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knowngood.cli.console import say
+from knowngood.cli.inputs import Model, load
+from knowngood.cli.outputs import writing
+from knowngood.errors import SettingsError
+
+
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write", show_default=False)],
+) -> None:
+    """Write a model as one ONNX file: from raw pixels to score, p-value and map, with the model's own verdicts.
+
+    `knowngood score FILE.onnx DATA` and `python -m knowngood.runtime FILE.onnx IMAGES` use it without torch. What
+    cannot be exported is named before anything is written.
+    """
+    if out.suffix.lower() != ".onnx":
+        raise SettingsError(f"{out}: expected a name that ends in .onnx")
+    with writing(out):
+        detector = load(model, None)
+        from knowngood.deploy.onnx_graph import export as write
+
+        write(detector, out)
+    say(f"graph   {out}, {out.stat().st_size / 1e6:,.1f} MB, compared with the model on images of noise")

@@ -1,0 +1,38 @@
+"""`python -m knowngood.runtime FILE.onnx IMAGES…`: a row an image, as a line of JSON on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from knowngood.errors import KnowngoodError
+from knowngood.runtime.model import ExportedDetector
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run one command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m knowngood.runtime", description="Score images, without torch.")
+    parser.add_argument("model", metavar="FILE.onnx", help="what `knowngood export` wrote")
+    parser.add_argument("images", nargs="+", help="a folder, or image files")
+    parser.add_argument("--alpha", type=float, help="false-alarm rate of the verdicts; default that of the fit")
+    parser.add_argument("--abstain", type=float, help="p-value up to which a verdict is unsure")
+    parser.add_argument("--as", dest="values", action="append", default=[], metavar="COLUMN=VALUE", help="a condition")
+    given = parser.parse_args(words)
+    if not all("=" in pair for pair in given.values):
+        parser.error(f"--as {', '.join(given.values)}: expected COLUMN=VALUE, such as camera=B")
+    source = given.images[0] if len(given.images) == 1 and Path(given.images[0]).is_dir() else given.images
+    values = dict(pair.split("=", 1) for pair in given.values)
+    try:
+        rows = ExportedDetector(given.model).detect(source, conditions=values, alpha=given.alpha, abstain=given.abstain)
+    except KnowngoodError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    for row in rows:
+        print(json.dumps({name: None if value != value else value for name, value in row.items()}, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
