@@ -279,19 +279,19 @@ class WhiteGraph(nn.Module):
             for lower, out in zip(each.split(AT_ONCE), found.split(AT_ONCE), strict=True):
                 out.copy_(torch.linalg.solve_triangular(lower.double(), unit, upper=False).mT)
         tensors = {"mean": model.mean, "inverse": inverse, "basis": model.basis, "slope": model.slope}
+        self.single = len(model.mean) == 1  # then without a step that would copy all of a large tensor
         for name, tensor in {**tensors, "normal": model.mean.mean(1)}.items():
-            self.register_buffer(name, tensor.cpu())
+            self.register_buffer(name, tensor[0].cpu() if self.single else tensor.cpu())
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """Features (B, F, P) in cells (B,) → white patches (B, P, F)."""
-        single = len(self.mean) == 1
-        mean, inverse, slope = (t[0] if single else t[cell] for t in (self.mean, self.inverse, self.slope))
+        tensors = (self.mean, self.inverse, self.slope, self.normal, self.basis)
+        mean, inverse, slope, normal, basis = tensors if self.single else (t[cell] for t in tensors)
         off = grids.transpose(1, 2) - mean  # (B, P, F)
-        if self.basis.shape[1]:
-            normal, basis = (t[0] if single else t[cell] for t in (self.normal, self.basis))
+        if basis.shape[-2]:
             context = (basis @ (grids.mean(2) - normal)[..., None])[..., 0]  # (B, T)
             off = off - (slope @ context[:, None, :, None])[..., 0]
-        if single:  # one product for all images at a location
+        if self.single:  # one product for all images at a location
             return (off.transpose(0, 1) @ inverse).transpose(0, 1)
         return (off[:, :, None] @ inverse)[:, :, 0]
 

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import interpolate
+
+from exported import RELATIVE, assert_equal
+from knowngood import Detector
+from knowngood.calibration import Calibration
+from knowngood.cli import main
+from knowngood.data.image_folder import write_folder
+from knowngood.data.imageset import ImageSet
+from knowngood.deploy.onnx_graph import CalibrationGraph, PixelsGraph, check_exportable, export, resized
+from knowngood.errors import SettingsError
+from knowngood.representations import Pixels
+from knowngood.runtime import ExportedDetector
+from patch_models import TinyBackbone, holed, parts
+
+HOG = {"representation": "hog", "model": "memory_bank", "device": "cpu"}
+QUICK = {"training": {"epochs": 1, "batch_size": 32}, "device": "cpu"}
+FEATURES = {"name": "features", "backbone": "own", "image_size": 32, "average": 3, "stride": 4, "align": "none"}
+
+
+def textured(n: int, seed: int = 0, channels: int = 1, bits: int = 8, noise: float = 0.05) -> np.ndarray:
+    """(n, 16, 12[, 3]) stripes with noise; the first fifth of another seed than 0 with a square."""
+    rng = np.random.default_rng(seed)
+    image = 0.5 + 0.2 * np.sin(np.arange(12))[None, None, :, None] + rng.normal(0, noise, (n, 16, 12, channels))
+    if seed:
+        image[: n // 5, 4:9, 3:8] += 0.4
+    return (image.clip(0, 1) * (2**bits - 1)).astype(f"uint{bits}")
+
+
+def kinds(n: int) -> dict[str, Any]:
+    return {"kind": np.array(["a", "b"])[np.arange(n) % 2], "exposure": np.linspace(1, 2, n)}
+
+
+# The parts -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 90), st.integers(1, 3), st.floats(0.001, 0.6), st.integers(0, 99), st.booleans())
+def test_p_values_and_anomaly_scores_are_those_of_the_calibration(
+    n: int, groups: int, alpha: float, seed: int, ties: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores, strata = rng.normal(size=n).round(1 if ties else 12), rng.integers(0, groups, n)
+    known = Calibration.fit(scores, strata, [f"{g}" for g in range(groups)], alpha=0.1)
+    values = np.concatenate([scores, scores * (1 + 1e-6), rng.normal(size=40), [1e30]])
+    of = rng.integers(-1, groups, len(values))
+    shifted, p = CalibrationGraph(known)(torch.from_numpy(values), torch.from_numpy(of), torch.tensor(alpha).double())
+    level = float(torch.tensor(alpha).double())
+    np.testing.assert_array_equal(p, known.p_values(values, of, alpha=level))
+    np.testing.assert_array_equal(shifted, known.anomaly_score(values, of))
+
+
+@pytest.mark.parametrize("shape", [(20, 28), (50, 41), (32, 32), (9, 100), (256, 77)])
+def test_a_resize_is_that_of_torch(shape: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (1, 3, *shape), generator=torch.Generator().manual_seed(0)).float()
+    own = interpolate(image, size=(32, 24), mode="bilinear", align_corners=False, antialias=True)
+    found = resized(image, (32, 24))
+    torch.testing.assert_close(found, own, rtol=0, atol=2e-4)
+    assert int((found.round() != own.round()).sum()) <= 2  # of 2,304
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"image_size": (20, 14)},
+        {"image_size": (14, 14), "crop": (9, 10), "pad": (16, 13)},
+        {"image_size": (8, 8), "grey": True},
+        {"crop": (9, 10)},
+        {"scaling": (10.0, 99.0)},
+    ],
+)
+def test_pixels_are_those_of_the_representation(options: dict[str, Any], bits: int) -> None:
+    from knowngood.config import PixelOptions
+
+    images = ImageSet.from_arrays(textured(6, channels=3, bits=bits))
+    pixels = Pixels.fit(images, PixelOptions(**options))
+    graph, raw = PixelsGraph(pixels), torch.from_numpy(np.stack([images.read(i) for i in range(6)]))
+    level = 1.001 / (pixels.high - pixels.low)  # one level, where a tie is rounded the other way
+    found, own = graph(raw), pixels.to_tensor(images)
+    torch.testing.assert_close(found, own, rtol=0, atol=level)
+    assert float((found - own).abs().gt(level / 2).double().mean()) < 0.003
+    maps = torch.rand(6, *pixels.shape[1:], generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(graph.to_image(maps, raw), pixels.to_image(maps.numpy(), (16, 12)), atol=1e-6)
+
+
+def test_grey_images_stay_what_they_are_where_colour_is_turned_grey() -> None:
+    from knowngood.config import PixelOptions
+
+    grey = textured(4, bits=16)
+    pixels = Pixels.fit(ImageSet.from_arrays(grey), PixelOptions(grey=True))
+    found = PixelsGraph(pixels)(torch.from_numpy(np.repeat(grey, 3, axis=3)))
+    torch.testing.assert_close(found, pixels.to_tensor(ImageSet.from_arrays(grey)), rtol=0, atol=0)
+
+
+# Whole detectors -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_hog_and_nearest_neighbours_under_known_conditions(bits: int) -> None:
+    detector = Detector(**HOG).fit(textured(90, bits=bits), conditions=kinds(90))
+    new = textured(30, 1, bits=bits)
+    found = assert_equal(detector, new, kinds(30))
+    other = assert_equal(detector, new, kinds(30), alpha=0.3)  # groups of their own now
+    assert (found["p_value"] != other["p_value"]).any()
+    np.testing.assert_array_equal(found["anomaly_score"], other["anomaly_score"])
+
+
+def test_features_of_two_products() -> None:
+    train = np.concatenate([parts(45), parts(45, 1, "bars")])
+    product = {"product": np.repeat(["disc", "bars"], 45)}
+    settings = {"representation": FEATURES, "model": {"name": "patch_gaussian", "neighbours": 60}, "device": "cpu"}
+    detector = Detector(**settings).fit(train, backbone=TinyBackbone(), conditions=product)
+    new = np.concatenate([parts(8, 2), holed(parts(4, 3)), parts(8, 4, "bars")])
+    found = assert_equal(detector, new, {"product": np.repeat(["disc", "bars"], [12, 8])})
+    assert "global" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", ["bernoulli", *({"name": "gaussian", "sigma": s} for s in ("pixel", "input"))])
+def test_likelihoods(likelihood: Any) -> None:
+    detector = Detector(representation="pixels", model={"name": "vae", "likelihood": likelihood}, **QUICK)
+    assert_equal(detector.fit(textured(80)), textured(20, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["vae", "cvae", "factor_vae", "tc_vae", "rf_vae", "dip_vae", "info_vae"])
+def test_objectives(objective: str) -> None:
+    detector = Detector(representation="pixels", model={"name": "vae", "objective": objective}, **QUICK)
+    given = kinds(80) if objective == "cvae" else None
+    assert_equal(detector.fit(textured(80), conditions=given), textured(20, 1), given and kinds(20))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["beta_vae", "corex", "dcvae", "dan_vae"])
+def test_objectives_of_conditions_and_nuisance_factors(objective: str) -> None:
+    options: Any = {"name": objective, "nuisance_dim": 2} if objective == "dan_vae" else objective
+    detector = Detector(representation="pixels", model={"name": "vae", "objective": options}, **QUICK)
+    detector.fit(textured(80), conditions={"kind": kinds(80)["kind"]})
+    used = {column.name for column in detector.pipeline_.schema.columns if column.roles}
+    assert_equal(detector, textured(20, 1), {"kind": kinds(20)["kind"]} if used else None)
+
+
+@pytest.mark.slow
+def test_auto_on_small_pictures_of_known_kinds() -> None:
+    detector = Detector(**QUICK).fit(textured(120), conditions={"kind": kinds(120)["kind"]})
+    assert detector.pipeline_.settings.model.prior == "separated"
+    assert_equal(detector, textured(20, 1), {"kind": kinds(20)["kind"]})
+
+
+@pytest.mark.slow
+def test_tables() -> None:
+    rng = np.random.default_rng(0)
+    detector = Detector(**QUICK).fit(1e6 + rng.normal(size=(200, 4)))
+    assert_equal(detector, 1e6 + 3 * rng.normal(size=(40, 4)))
+
+
+@pytest.mark.slow
+def test_illumination_and_labelled_anomalies_correct_the_score() -> None:
+    own = {"name": "pixels", "illumination": 0.3}
+    assert_equal(Detector(representation=own, model="vae", **QUICK).fit(textured(80)), textured(20, 1))
+    labels = np.repeat([0, 1], [80, 12])
+    detector = Detector(**HOG).fit(np.concatenate([textured(80), textured(60, 5)[:12]]), labels)
+    assert detector.pipeline_.adjustments
+    assert_equal(detector, textured(30, 1))
+
+
+# The file ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In memory, saved, the command line on both, and the runtime on files of several sizes."""
+    import pandas as pd
+
+    detector = Detector(**{**HOG, "representation": {"name": "hog", "image_size": (16, 12)}})
+    detector.fit(textured(80, channels=3), conditions={"kind": kinds(80)["kind"]}).save(tmp_path / "model")
+    new = textured(20, 1, channels=3)
+    write_folder(ImageSet.from_arrays(new, conditions={"kind": kinds(20)["kind"]}), tmp_path / "new")
+    file = tmp_path / "model.onnx"
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["export", str(tmp_path / "model"), str(file)])
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    own = Detector.load(tmp_path / "model").detect(new, conditions={"kind": kinds(20)["kind"]})
+    for model in (tmp_path / "model", file):
+        with pytest.raises(SystemExit, match="^0$"):
+            main(["score", str(model), str(tmp_path / "new" / "manifest.csv"), "-o", str(tmp_path / "rows.csv")])
+        table = pd.read_csv(tmp_path / "rows.csv")
+        np.testing.assert_allclose(table["anomaly_score"], own["anomaly_score"], rtol=RELATIVE)
+        assert table["p_value"].tolist() == own["p_value"].tolist()
+        assert table["condition"].tolist() == own["condition"].tolist()
+    runtime = ExportedDetector(file)
+    rows = pd.DataFrame(runtime.detect(new, conditions={"kind": kinds(20)["kind"]}, alpha=0.2))
+    assert rows["is_anomalous"].tolist() == (own["p_value"] <= 0.2).tolist()
+    assert runtime.facts["model_sha256"] in (tmp_path / "model" / "versions" / "0001" / "config.json").read_text()
+    larger = np.repeat(np.repeat(new, 2, 1), 2, 2)
+    given = {"kind": kinds(20)["kind"]}
+    found = [row["anomaly_score"] for row in runtime.detect(larger, conditions=given)]
+    np.testing.assert_allclose(found, detector.detect(larger, conditions=given)["anomaly_score"], rtol=1e-3)
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="^2$"):
+        main(["score", str(file), str(tmp_path / "new"), "--fdr", "0.1"])
+    assert "--fdr: not of an exported model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_map_of_a_picture_of_another_size(tmp_path: Path) -> None:
+    detector = Detector(representation=FEATURES, model={"name": "patch_gaussian", "neighbours": 40}, device="cpu")
+    detector.fit(parts(60), backbone=TinyBackbone())
+    export(detector, tmp_path / "parts.onnx")
+    runtime, new = ExportedDetector(tmp_path / "parts.onnx"), holed(parts(6, 2)).repeat(2, 1)[:, :45]
+    for mine, own in zip(runtime.anomaly_maps(new), detector.anomaly_maps(new), strict=True):
+        assert mine.shape == (45, 32)
+        np.testing.assert_allclose(mine, own, rtol=0, atol=3e-3 * np.abs(own).max())
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bank() -> Detector:
+    return Detector(**HOG).fit(textured(60))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"data": {"tile": 64}}, "data.tile"),
+        ({"conditioning": {"check": ("kind",)}}, "conditioning.check"),
+        ({"conditioning": {"measure": ("brightness",)}}, "conditioning.measure"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(bank: Detector, settings: dict[str, Any], reason: str) -> None:
+    changed = {name: getattr(bank.pipeline_.settings, name).model_copy(update=v) for name, v in settings.items()}
+    pipeline = replace(bank.pipeline_, settings=bank.pipeline_.settings.model_copy(update=changed))
+    with pytest.raises(SettingsError, match=f"cannot be exported to ONNX: {reason}.*;"):
+        check_exportable(pipeline)
+
+
+def test_nothing_is_written_of_a_model_that_is_refused(bank: Detector, tmp_path: Path) -> None:
+    detector = Detector(**HOG).fit(textured(60)).calibrate(textured(60, 0, noise=0.06), as_group={"camera": "B"})
+    with pytest.raises(SettingsError, match="added groups"):
+        export(detector, tmp_path / "out" / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backbone_that_is_no_module_and_an_alignment_are_named() -> None:
+    class Plain:
+        def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+            return [torch.nn.functional.avg_pool2d(images, 4)]
+
+        def fingerprint(self) -> str:
+            return "plain"
+
+    own = {**FEATURES, "align": "shift"}
+    detector = Detector(representation=own, model={"name": "patch_gaussian", "neighbours": 0}, device="cpu")
+    detector.fit(parts(40), backbone=Plain())
+    with pytest.raises(SettingsError, match="align = 'shift'.*backbone 'own'"):
+        check_exportable(detector.pipeline_)

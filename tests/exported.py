@@ -1,0 +1,56 @@
+"""The graph of a detector without the exporter, which takes long: what ONNX would be given, computed by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from knowngood import Detector, ImageSet
+from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs, metadata
+from knowngood.runtime.conditions import encode
+from knowngood.runtime.model import fitting
+
+RELATIVE, MAPS = 1e-4, 1e-3
+
+
+def by_graph(
+    detector: Detector, X: np.ndarray, conditions: Mapping[str, Any] | None = None, alpha: float | None = None
+) -> dict[str, np.ndarray]:
+    """The outputs by name, from the inputs that `knowngood.runtime` makes of X."""
+    facts, graph = metadata(detector, []), DetectorGraph(detector.pipeline_).eval()
+    encoded = encode(facts["columns"], facts["strata"], conditions or {}, len(X))
+    inputs = {"alpha": torch.tensor(detector.alpha if alpha is None else alpha, dtype=torch.float64)}
+    if "image" in facts:
+        images = ImageSet.from_arrays(X)
+        inputs["image"] = torch.from_numpy(np.stack([fitting(images.read(i), facts["image"]) for i in range(len(X))]))
+    else:
+        inputs["rows"] = torch.from_numpy(X.astype(np.float64))
+    inputs |= {"condition": torch.from_numpy(encoded.condition), "stratum": torch.from_numpy(encoded.stratum)}
+    with torch.no_grad():
+        found = graph(**{name: inputs[name] for name in example_inputs(detector.pipeline_)})
+    return {name: t.numpy() for name, t in zip(graph.outputs, found, strict=True)}
+
+
+def assert_equal(
+    detector: Detector, X: np.ndarray, conditions: Mapping[str, Any] | None = None, alpha: float | None = None
+) -> dict[str, np.ndarray]:
+    """The graph's scores, p-values, verdicts, parts and maps are those of the detector."""
+    found = by_graph(detector, X, conditions, alpha)
+    table = detector.detect(X, conditions=conditions, alpha=alpha)
+    scale = table["anomaly_score"].abs().mean()
+    np.testing.assert_allclose(found["anomaly_score"], table["anomaly_score"], rtol=RELATIVE, atol=RELATIVE * scale)
+    np.testing.assert_array_equal(found["p_value"], table["p_value"])
+    np.testing.assert_array_equal(found["is_anomalous"], table["is_anomalous"])
+    assert 0 < table["is_anomalous"].sum() < len(table)
+    for name in table.columns[5:]:
+        np.testing.assert_allclose(found[name], table[name], rtol=1e-3, atol=1e-3 * table[name].abs().mean())
+    assert set(found) - {"map"} == set(table.columns) - {"id", "condition"}
+    assert ("map" in found) == detector.pipeline_.score.has_map
+    if "map" in found:
+        for mine, own in zip(found["map"], detector.anomaly_maps(X, conditions=conditions), strict=True):
+            assert mine.shape == own.shape
+            np.testing.assert_allclose(mine, own, rtol=0, atol=MAPS * np.abs(own).max())
+    return found
