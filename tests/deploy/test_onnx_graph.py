@@ -115,13 +115,17 @@ def test_hog_and_nearest_neighbours_under_known_conditions(bits: int) -> None:
     np.testing.assert_array_equal(found["anomaly_score"], other["anomaly_score"])
 
 
-def test_features_of_two_products() -> None:
+@pytest.fixture(scope="module")
+def located() -> Detector:
     train = np.concatenate([parts(45), parts(45, 1, "bars")])
-    product = {"product": np.repeat(["disc", "bars"], 45)}
     settings = {"representation": FEATURES, "model": {"name": "patch_gaussian", "neighbours": 60}, "device": "cpu"}
-    detector = Detector(**settings).fit(train, backbone=TinyBackbone(), conditions=product)
+    product = {"product": np.repeat(["disc", "bars"], 45)}
+    return Detector(**settings).fit(train, backbone=TinyBackbone(), conditions=product)
+
+
+def test_features_of_two_products(located: Detector) -> None:
     new = np.concatenate([parts(8, 2), holed(parts(4, 3)), parts(8, 4, "bars")])
-    found = assert_equal(detector, new, {"product": np.repeat(["disc", "bars"], [12, 8])})
+    found = assert_equal(located, new, {"product": np.repeat(["disc", "bars"], [12, 8])})
     assert "global" in found
 
 
@@ -253,16 +257,15 @@ def test_nothing_is_written_of_a_model_that_is_refused(bank: Detector, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_backbone_that_is_no_module_and_an_alignment_are_named() -> None:
+def test_a_backbone_that_is_no_module_and_an_alignment_are_named(located: Detector) -> None:
     class Plain:
+        fingerprint = TinyBackbone().fingerprint
+
         def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-            return [torch.nn.functional.avg_pool2d(images, 4)]
+            return [images]
 
-        def fingerprint(self) -> str:
-            return "plain"
-
-    own = {**FEATURES, "align": "shift"}
-    detector = Detector(representation=own, model={"name": "patch_gaussian", "neighbours": 0}, device="cpu")
-    detector.fit(parts(40), backbone=Plain())
+    representation: Any = located.pipeline_.representation.with_backbone(Plain())
+    options = representation.options.model_copy(update={"align": "shift"})
+    pipeline = replace(located.pipeline_, representation=representation.model_copy(update={"options": options}))
     with pytest.raises(SettingsError, match="align = 'shift'.*backbone 'own'"):
-        check_exportable(detector.pipeline_)
+        check_exportable(pipeline)

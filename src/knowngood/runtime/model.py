@@ -20,7 +20,6 @@ from knowngood.runtime.conditions import encode
 
 KEY = "knowngood"  # of the metadata of the file
 FORMAT, FORMAT_VERSION = "knowngood-onnx", 1
-AT_ONCE = 1 << 20  # values of images, or of rows, that go through the graph together
 FIXED = ("anomaly_score", "p_value", "is_anomalous", "map")  # outputs that are no parts of the score
 
 
@@ -42,21 +41,22 @@ class ExportedDetector:
     def __init__(
         self, path: str | Path, *, providers: Sequence[Any] = ("CPUExecutionProvider",), threads: int = 0
     ) -> None:
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError:
+            raise SettingsError("an exported model needs ONNX Runtime: pip install onnxruntime") from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
             self.session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
             self.facts: dict[str, Any] = json.loads(self.session.get_modelmeta().custom_metadata_map[KEY])
-        except KeyError:
+            written = self.facts["format"], self.facts["format_version"]
+        except (KeyError, TypeError):
             raise ArtifactError(f"{path}: an ONNX file of something else; `knowngood export` writes these") from None
         except Exception as error:  # of ONNX Runtime, of many types
             raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error}") from None
-        if self.facts["format"] != FORMAT or self.facts["format_version"] != FORMAT_VERSION:
-            raise ArtifactError(
-                f"{path}: format {self.facts['format_version']}, this version reads {FORMAT_VERSION}: export it again"
-            )
+        if written != (FORMAT, FORMAT_VERSION):
+            raise ArtifactError(f"{path}: format {written}, this version reads {FORMAT_VERSION}: export it again")
         self._inputs = {one.name for one in self.session.get_inputs()}
 
     @property
@@ -137,7 +137,7 @@ class ExportedDetector:
             if rows.ndim != 2 or rows.shape[1] != self.facts["features"]:
                 raise DataError(f"X has shape {rows.shape}; expected a table (N, {self.facts['features']})")
             if not np.isfinite(rows).all():
-                raise DataError(f"the table has NaN or infinite values, first in row {np.argwhere(~np.isfinite(rows))[0, 0]}")
+                raise DataError("the table has NaN or infinite values; give finite numbers")
             return _Items(self, rows, np.arange(len(rows)).astype(str), conditions or {})
         images = X if isinstance(X, ImageSet) else _images(X)
         used = {column["name"] for column in self.facts["columns"] if column["roles"]}

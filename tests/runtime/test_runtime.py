@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from knowngood.data.conditions import ConditionSchema
+from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
+from knowngood.runtime import ExportedDetector
+from knowngood.runtime.__main__ import main
+from knowngood.runtime.conditions import encode
+from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY, fitting
+
+IMAGE = {
+    "size": [4, 6], "channels": 1, "grey": False, "colour": False, "resize": True, "dtype": "uint8", "by_type": False,
+    "low": 0.0, "high": 255.0, "rule": "uint8",
+}  # fmt: skip
+
+
+def written(path: Path, **facts: Any) -> Path:
+    """A graph whose score and map are brightness, and its p-value 1 − brightness: what an export looks like."""
+    from onnx import TensorProto, checker, helper
+
+    double, nodes = TensorProto.DOUBLE, []
+    for op, inputs, output, options in (
+        ("Cast", ["image"], "values", {"to": double}),
+        ("Div", ["values", "most"], "scaled", {}),
+        ("ReduceMean", ["scaled", "axes"], "anomaly_score", {"keepdims": 0}),
+        ("Sub", ["one", "anomaly_score"], "p_value", {}),
+        ("LessOrEqual", ["p_value", "alpha"], "is_anomalous", {}),
+        ("ReduceMean", ["scaled", "last"], "map", {"keepdims": 0}),
+    ):
+        nodes.append(helper.make_node(op, inputs, [output], **options))
+    constants = [
+        helper.make_tensor("most", double, [], [255.0]),
+        helper.make_tensor("one", double, [], [1.0]),
+        helper.make_tensor("axes", TensorProto.INT64, [3], [1, 2, 3]),
+        helper.make_tensor("last", TensorProto.INT64, [1], [3]),
+    ]
+    given = [("image", TensorProto.UINT8, ["n", "h", "w", "c"]), ("alpha", double, [])]
+    found = [("anomaly_score", double, ["n"]), ("p_value", double, ["n"]), ("is_anomalous", TensorProto.BOOL, ["n"])]
+    found.append(("map", double, ["n", "h", "w"]))
+    inputs, outputs = ([helper.make_tensor_value_info(*one) for one in each] for each in (given, found))
+    graph = helper.make_graph(nodes, "brightness", inputs, outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    checker.check_model(model)
+    own = {"format": FORMAT, "format_version": FORMAT_VERSION, "alpha": 0.1, "calibration_items": 30, "columns": []}
+    own |= {"outputs": [name for name, _, _ in found], "strata": [[]], "image": IMAGE}
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, json.dumps(own | facts)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("exported") / "model.onnx")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, level in (("dark", 20), ("bright", 250)):
+        Image.fromarray(np.full((5, 7), level, np.uint8)).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.full((5, 7, 3), 9, np.uint8)).save(tmp_path / "colour.png")
+    (tmp_path / "empty.png").touch()
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_it_imports_numpy_pillow_and_onnx_runtime_alone() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'pandas', 'pydantic', 'scipy', 'sklearn', 'yaml', 'typer', 'onnx', 'google'):\n"
+        "    sys.modules[name] = None\n"
+        "import knowngood.runtime.__main__, onnxruntime"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_row_an_image_of_a_folder_and_a_reason_for_each_that_cannot_be_read(exported: Path, folder: Path) -> None:
+    rows = {row["id"]: row for row in ExportedDetector(exported).detect(folder, abstain=0.95)}
+    assert list(rows) == ["bright.png", "colour.png", "dark.png", "empty.png"]
+    bright, dark = rows["bright.png"], rows["dark.png"]
+    assert (bright["is_anomalous"], bright["verdict"]) == (True, "anomalous")
+    assert bright["anomaly_score"] == pytest.approx(250 / 255)
+    assert (dark["is_anomalous"], dark["verdict"]) == (False, "unsure")
+    assert dark["p_value"] == pytest.approx(1 - 20 / 255)
+    assert rows["colour.png"]["error"] == "an image has 3 channels; the model was fitted on 1"
+    assert rows["empty.png"]["error"] == "is empty (0 bytes)"
+    assert rows["empty.png"]["is_anomalous"] is None
+
+
+def test_the_threshold_moves_with_alpha(exported: Path) -> None:
+    detector, image = ExportedDetector(exported), np.full((1, 4, 6), 200, np.uint8)
+    assert [detector.detect(image, alpha=alpha)[0]["is_anomalous"] for alpha in (0.1, 0.3)] == [False, True]
+    with pytest.raises(NotEnoughNormals, match="alpha = 0.01 needs 99 calibration items, there are 30"):
+        detector.detect(image, alpha=0.01)
+
+
+def test_maps_have_the_size_of_the_picture(exported: Path, folder: Path) -> None:
+    (found,) = ExportedDetector(exported).anomaly_maps([folder / "dark.png"])
+    np.testing.assert_allclose(found, np.full((5, 7), 20 / 255))
+    with pytest.raises(DataError, match="empty.png: is empty"):
+        ExportedDetector(exported).anomaly_maps([folder / "empty.png"])
+
+
+def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(exported), str(folder), "--alpha", "0.2"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["is_anomalous"] for row in rows] == [True, None, False, None]
+    assert rows[3]["p_value"] is None
+    assert main([str(exported), str(folder / "empty.png")]) == 3
+    assert "none of 1 items can be scored" in capsys.readouterr().err
+    assert main([str(exported), str(folder), "--as", "camera=B"]) == 3
+    assert "the model has no condition 'camera'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "image", "reason"),
+    [
+        ({}, np.zeros((4, 6, 3), np.uint8), "3 channels"),
+        ({}, np.zeros((4, 6, 1), np.uint16), "uint16, the model was fitted on uint8"),
+        ({"resize": False}, np.zeros((5, 6, 1), np.uint8), "5×6, the model takes 4×6"),
+        ({"dtype": "float32"}, np.full((4, 6, 1), np.nan), "NaN or infinite"),
+    ],
+)
+def test_an_image_that_does_not_fit_is_refused(changed: dict[str, Any], image: np.ndarray, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        fitting(image, IMAGE | changed)
+
+
+def test_images_are_brought_to_the_type_and_channels_of_the_fit() -> None:
+    grey = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
+    deep = fitting(grey, IMAGE | {"dtype": "uint16", "by_type": True})
+    np.testing.assert_array_equal(deep, grey.astype(np.uint16) * 257)
+    for three in ({"grey": True}, {"colour": True, "channels": 3}):
+        np.testing.assert_array_equal(fitting(grey, IMAGE | three), np.repeat(grey, 3, 2))
+
+
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no graph")
+    with pytest.raises(ArtifactError, match="cannot be read as an ONNX file"):
+        ExportedDetector(tmp_path / "text.onnx")
+    with pytest.raises(ArtifactError, match="export it again"):
+        ExportedDetector(written(tmp_path / "newer.onnx", format_version=99))
+    with pytest.raises(SettingsError, match="no map"):
+        ExportedDetector(written(tmp_path / "blind.onnx", outputs=[])).anomaly_maps(np.zeros((1, 4, 6), np.uint8))
+
+
+# Conditions ----------------------------------------------------------------------------------------------------------
+
+
+def test_conditions_are_encoded_as_the_schema_does() -> None:
+    rng, n = np.random.default_rng(0), 60
+    given = {"camera": rng.choice(["A", "B", "10"], n), "size": rng.integers(1, 4, n), "gain": rng.normal(size=n)}
+    roles: dict[str, Any] = {"camera": ("stratify", "infer"), "gain": ("model", "stratify"), "size": ("model",)}
+    for kept in ({}, roles, {"gain": ()}):
+        schema = ConditionSchema.fit(given, n, kept)
+        new = {name: values[::-1] for name, values in given.items()}
+        new["gain"] = np.linspace(-4, 4, n)
+        new = {column.name: new[column.name] for column in schema.columns}
+        columns = [{**column.model_dump(mode="json"), "code_names": column.code_names} for column in schema.columns]
+        found, own = encode(columns, schema.strata.tolist(), new, n), schema.expand(new, n)
+        np.testing.assert_array_equal(found.condition, own.c)
+        np.testing.assert_array_equal(found.stratum, own.stratum)
+        assert found.label == own.label
+
+
+@pytest.mark.parametrize("given", [{}, {"camera": ["C"]}, {"camera": [None]}, {"camera": ["A"], "lens": ["x"]}])
+def test_conditions_that_are_not_known_are_refused(given: dict[str, Any]) -> None:
+    schema = ConditionSchema.fit({"camera": ["A", "B"]}, 2)
+    columns = [{**column.model_dump(mode="json"), "code_names": column.code_names} for column in schema.columns]
+    with pytest.raises(DataError, match="condition '(camera|lens)'"):
+        encode(columns, schema.strata.tolist(), given, 1)
