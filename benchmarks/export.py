@@ -155,10 +155,10 @@ def compared(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def main(only: str = "") -> None:
-    """Compare every case, or those whose name contains `only`."""
+    """Compare every case, or those whose names contain `only`, or one of its parts with | between them."""
     rows = []
     for case in cases():
-        if only in case.name:
+        if any(part in case.name for part in only.split("|")):
             with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 row = compared(case, Path(folder))

@@ -44,11 +44,11 @@ def assert_equal(
     np.testing.assert_allclose(found["anomaly_score"], table["anomaly_score"], rtol=RELATIVE, atol=RELATIVE * scale)
     np.testing.assert_array_equal(found["p_value"], table["p_value"])
     np.testing.assert_array_equal(found["is_anomalous"], table["is_anomalous"])
-    assert 0 < table["is_anomalous"].sum() < len(table)
+    assert table["p_value"].nunique() > 2
     for name in table.columns[5:]:
         np.testing.assert_allclose(found[name], table[name], rtol=1e-3, atol=1e-3 * table[name].abs().mean())
     assert set(found) - {"map"} == set(table.columns) - {"id", "condition"}
-    assert ("map" in found) == detector.pipeline_.score.has_map
+    assert ("map" in found) == (detector.pipeline_.score.has_map and X.ndim > 2)
     if "map" in found:
         for mine, own in zip(found["map"], detector.anomaly_maps(X, conditions=conditions), strict=True):
             assert mine.shape == own.shape

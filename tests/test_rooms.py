@@ -9,7 +9,14 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "knowngood"
 FLOORS = [
-    *({"errors"}, {"files"}, {"config", "calibration", "metrics"}, {"data"}, {"representations", "runtime"}, {"models"}),
+    *(
+        {"errors"},
+        {"files"},
+        {"config", "calibration", "metrics"},
+        {"data"},
+        {"representations", "runtime"},
+        {"models"},
+    ),
     *({"scores", "training"}, {"detector"}, {"evaluation"}, {"deploy"}, {"cli"}),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

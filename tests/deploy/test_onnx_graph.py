@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from knowngood.deploy.onnx_graph import CalibrationGraph, PixelsGraph, check_exp
 from knowngood.errors import SettingsError
 from knowngood.representations import Pixels
 from knowngood.runtime import ExportedDetector
+from knowngood.scores.adjustment import LabelPenalty, prefixed
 from patch_models import TinyBackbone, holed, parts
 
 HOG = {"representation": "hog", "model": "memory_bank", "device": "cpu"}
-QUICK = {"training": {"epochs": 1, "batch_size": 32}, "device": "cpu"}
+QUICK = {"training": {"epochs": 1, "batch_size": 32}, "device": "cpu", "alpha": 0.1}
 FEATURES = {"name": "features", "backbone": "own", "image_size": 32, "average": 3, "stride": 4, "align": "none"}
 
 
@@ -116,6 +118,11 @@ def test_hog_and_nearest_neighbours_under_known_conditions(bits: int) -> None:
 
 
 @pytest.fixture(scope="module")
+def bank() -> Detector:
+    return Detector(**HOG).fit(textured(60))
+
+
+@pytest.fixture(scope="module")
 def located() -> Detector:
     train = np.concatenate([parts(45), parts(45, 1, "bars")])
     settings = {"representation": FEATURES, "model": {"name": "patch_gaussian", "neighbours": 60}, "device": "cpu"}
@@ -169,13 +176,20 @@ def test_tables() -> None:
 
 
 @pytest.mark.slow
-def test_illumination_and_labelled_anomalies_correct_the_score() -> None:
+def test_known_illumination() -> None:
     own = {"name": "pixels", "illumination": 0.3}
     assert_equal(Detector(representation=own, model="vae", **QUICK).fit(textured(80)), textured(20, 1))
-    labels = np.repeat([0, 1], [80, 12])
-    detector = Detector(**HOG).fit(np.concatenate([textured(80), textured(60, 5)[:12]]), labels)
-    assert detector.pipeline_.adjustments
-    assert_equal(detector, textured(30, 1))
+
+
+def test_labelled_anomalies_correct_the_score(bank: Detector) -> None:
+    draw = torch.Generator().manual_seed(0)
+    state = {"mean": torch.zeros(392), "std": torch.ones(392), "direction": torch.randn(392, generator=draw)}
+    state |= {"offset": torch.tensor(0.2), "weight": torch.tensor(3.0)}
+    learned = {"state": prefixed(LabelPenalty(), state), "adjustments": (LabelPenalty(),)}
+    detector = copy(bank)
+    detector.pipeline_ = replace(bank.pipeline_, **learned)
+    found = assert_equal(detector, textured(30, 1))
+    assert 0 < (found["label_penalty"] > 0).sum() < 30
 
 
 # The file ------------------------------------------------------------------------------------------------------------
@@ -228,11 +242,6 @@ def test_the_map_of_a_picture_of_another_size(tmp_path: Path) -> None:
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bank() -> Detector:
-    return Detector(**HOG).fit(textured(60))
 
 
 @pytest.mark.parametrize(

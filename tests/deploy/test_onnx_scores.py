@@ -8,7 +8,12 @@ import torch
 
 import patch_models
 from knowngood.config import (
-    Fusion, InputComplexity, LikelihoodRegret, MemoryBankOptions, Neighbours, PatchDistance,
+    Fusion,
+    InputComplexity,
+    LikelihoodRegret,
+    MemoryBankOptions,
+    Neighbours,
+    PatchDistance,
 )  # fmt: skip
 from knowngood.deploy.onnx_scores import GaussianGraph, NearestGraph, TailGraph, check_score, score_graph
 from knowngood.errors import SettingsError
