@@ -9,15 +9,8 @@ from pathlib import Path
 
 SRC = Path(__file__).parents[1] / "src" / "knowngood"
 FLOORS = [
-    *(
-        {"errors"},
-        {"files"},
-        {"config", "calibration", "metrics"},
-        {"data"},
-        {"representations", "runtime"},
-        {"models"},
-    ),
-    *({"scores", "training"}, {"detector"}, {"evaluation"}, {"deploy"}, {"cli"}),
+    *({"errors"}, {"files"}, {"config", "calibration", "metrics"}, {"data"}, {"representations", "runtime"}),
+    *({"models"}, {"scores", "training"}, {"detector"}, {"evaluation"}, {"deploy"}, {"cli"}),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 LOOSE = {"__init__", "__main__", "errors", "files"}  # `__init__` is lazy

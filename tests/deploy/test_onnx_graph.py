@@ -205,12 +205,12 @@ def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture
     new = textured(20, 1, channels=3)
     write_folder(ImageSet.from_arrays(new, conditions={"kind": kinds(20)["kind"]}), tmp_path / "new")
     file = tmp_path / "model.onnx"
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["export", str(tmp_path / "model"), str(file)])
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     own = Detector.load(tmp_path / "model").detect(new, conditions={"kind": kinds(20)["kind"]})
     for model in (tmp_path / "model", file):
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             main(["score", str(model), str(tmp_path / "new" / "manifest.csv"), "-o", str(tmp_path / "rows.csv")])
         table = pd.read_csv(tmp_path / "rows.csv")
         np.testing.assert_allclose(table["anomaly_score"], own["anomaly_score"], rtol=RELATIVE)
@@ -225,7 +225,7 @@ def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture
     found = [row["anomaly_score"] for row in runtime.detect(larger, conditions=given)]
     np.testing.assert_allclose(found, detector.detect(larger, conditions=given)["anomaly_score"], rtol=1e-3)
     capsys.readouterr()
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(["score", str(file), str(tmp_path / "new"), "--fdr", "0.1"])
     assert "--fdr: not of an exported model" in capsys.readouterr().err
 
@@ -276,5 +276,5 @@ def test_a_backbone_that_is_no_module_and_an_alignment_are_named(located: Detect
     representation: Any = located.pipeline_.representation.with_backbone(Plain())
     options = representation.options.model_copy(update={"align": "shift"})
     pipeline = replace(located.pipeline_, representation=representation.model_copy(update={"options": options}))
-    with pytest.raises(SettingsError, match="align = 'shift'.*backbone 'own'"):
+    with pytest.raises(SettingsError, match=r"align = 'shift'.*backbone 'own'"):
         check_exportable(pipeline)

@@ -48,7 +48,7 @@ def test_neighbours_are_searched_in_the_stratum_where_it_is_large(k: int) -> Non
 @pytest.mark.parametrize("pooling", ["top", "max", "soft"])
 @pytest.mark.parametrize("cells", [1, 2])
 def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> None:
-    options: dict[str, Any] = {"context": 3, "global_grid": 2, "neighbours": 40, "shrinkage": None}
+    options: dict[str, Any] = {"context": 3, "global_grid": 2, "neighbours": 40, "words": 6, "shrinkage": None}
     n = 70
     cell = torch.arange(n) % cells
     x = torch.where(cell[:, None, None, None] == 0, patch_models.features(n), patch_models.product_features(1, n))
@@ -64,7 +64,8 @@ def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> Non
     own = score.score(model, state, new, c, cell[:9], want_map=True)
     torch.testing.assert_close(found.values, own.values, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.map, own.map, rtol=1e-5, atol=1e-4)
-    torch.testing.assert_close(found.parts["global"], own.parts["global"], rtol=1e-5, atol=1e-5)
+    for name in ("global", "counts"):
+        torch.testing.assert_close(found.parts[name], own.parts[name], rtol=1e-5, atol=1e-5)
 
 
 def test_patches_of_a_memory_bank() -> None:

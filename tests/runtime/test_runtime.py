@@ -99,14 +99,14 @@ def test_a_row_an_image_of_a_folder_and_a_reason_for_each_that_cannot_be_read(ex
 def test_the_threshold_moves_with_alpha(exported: Path) -> None:
     detector, image = ExportedDetector(exported), np.full((1, 4, 6), 200, np.uint8)
     assert [detector.detect(image, alpha=alpha)[0]["is_anomalous"] for alpha in (0.1, 0.3)] == [False, True]
-    with pytest.raises(NotEnoughNormals, match="alpha = 0.01 needs 99 calibration items, there are 30"):
+    with pytest.raises(NotEnoughNormals, match=r"alpha = 0.01 needs 99 calibration items, there are 30"):
         detector.detect(image, alpha=0.01)
 
 
 def test_maps_have_the_size_of_the_picture(exported: Path, folder: Path) -> None:
     (found,) = ExportedDetector(exported).anomaly_maps([folder / "dark.png"])
     np.testing.assert_allclose(found, np.full((5, 7), 20 / 255))
-    with pytest.raises(DataError, match="empty.png: is empty"):
+    with pytest.raises(DataError, match=r"empty.png: is empty"):
         ExportedDetector(exported).anomaly_maps([folder / "empty.png"])
 
 
@@ -176,5 +176,5 @@ def test_conditions_are_encoded_as_the_schema_does() -> None:
 def test_conditions_that_are_not_known_are_refused(given: dict[str, Any]) -> None:
     schema = ConditionSchema.fit({"camera": ["A", "B"]}, 2)
     columns = [{**column.model_dump(mode="json"), "code_names": column.code_names} for column in schema.columns]
-    with pytest.raises(DataError, match="condition '(camera|lens)'"):
+    with pytest.raises(DataError, match=r"condition '(camera|lens)'"):
         encode(columns, schema.strata.tolist(), given, 1)

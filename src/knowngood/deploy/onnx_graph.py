@@ -47,8 +47,9 @@ def export(detector: Detector, path: str | Path) -> Path:
     """Write a fitted detector as an ONNX file: the same scores, p-values and maps without torch.
 
     Inputs, for B items: `image` (B, H, W, C) raw pixels in the dtype of the fit, or `rows` (B, F) float64; `condition`
-    (B, W) float32 and `stratum` (B,) int64 where the model has conditions; `alpha`, a float64 scalar. Outputs: `anomaly_score` (B,) float64, `p_value` (B,) float64, `is_anomalous` (B,) bool, `map`
-    (B, H, W) float32 where the score has one, and the parts of the score.
+    (B, W) float32 and `stratum` (B,) int64 where the model has conditions; `alpha`, a float64 scalar. Outputs:
+    `anomaly_score` (B,) float64, `p_value` (B,) float64, `is_anomalous` (B,) bool, `map` (B, H, W) float32 where the
+    score has one, and the parts of the score.
 
     Before the file gets its name, the graph is compared with the detector on images of noise.
 

@@ -11,6 +11,7 @@ from knowngood.errors import SettingsError
 from knowngood.models.base import Condition, Model
 from knowngood.models.distributions import wide
 from knowngood.models.memory_bank import FEWEST, SPARE, MemoryBank
+from knowngood.models.patch_bank import doubled, halved
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.scores import Score, ScoreResult
 from knowngood.scores.adjustment import penalty
@@ -192,7 +193,7 @@ class PatchGraph(nn.Module):
     def __init__(self, score: PatchDistanceScore, grid: tuple[int, ...], state: State) -> None:
         super().__init__()
         self.pooling = score.options.pooling
-        for name in ("location_mean", "location_spread", "pooled_moments", "global_moments"):
+        for name in ("location_mean", "location_spread", "pooled_moments", "global_moments", "counts_moments"):
             self.register_buffer(name, state[name].double() if name in state else None)
         for name, n in zip(("down", "across"), grid, strict=True):  # ONNX Runtime has no convolution in float64
             matrix = smooth(torch.eye(n, dtype=torch.float64)[:, :, None], score.options.smoothing)[:, :, 0].t()
@@ -227,16 +228,16 @@ class GaussianGraph(PatchGraph):
     def __init__(self, score: PatchDistanceScore, model: PatchGaussian, state: State) -> None:
         super().__init__(score, model.shape[1:], state)
         self.fine, self.grid = WhiteGraph(model), model.shape[1:]
-        self.coarse = None if model.coarse is None or "global_moments" not in state else WhiteGraph(model.coarse)
+        self.members = nn.ModuleDict()
+        if model.coarse is not None:
+            self.members["global"] = GlobalGraph(model)
+        if model.words is not None:
+            self.members["counts"] = WordsGraph(model)
         self.bank = None if model.bank is None else PatchBankGraph(model)
         for name in ("direction", "offset", "weight"):
             self.register_buffer(f"penalty_{name}", state.get(f"penalty_{name}"))
         self.register_buffer("keys", model.keys)
         self.register_buffer("counted", ~model.continuous)
-        if self.coarse is not None:
-            every = torch.eye(self.fine.locations).unflatten(1, self.grid)[:, None]
-            cells = torch.zeros(len(every), dtype=torch.int64)
-            self.register_buffer("coarsen", model.coarsen(every, cells).flatten(1))  # (P, P')
 
     def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
         cell = torch.zeros_like(stratum)
@@ -246,15 +247,16 @@ class GaussianGraph(PatchGraph):
         white = self.fine(grids, cell)
         maps = 0.5 * white.square().sum(2).double().unflatten(1, self.grid)
         if self.bank is not None:
-            maps = maps + self.bank(grids, cell).double().unflatten(1, self.grid)
+            maps = maps + self.bank(grids, cell).unflatten(1, self.grid)
         if self.penalty_weight is not None:
             learned = {name: getattr(self, f"penalty_{name}") for name in ("direction", "offset", "weight")}
             maps = maps + penalty(white, learned).unflatten(1, self.grid).double()
         values, parts = self.pooled(maps, cell), {}
-        if self.coarse is not None:
-            wholly = 0.5 * self.coarse(grids @ self.coarsen, cell).square().sum(2).double().mean(1)  # type: ignore[operator]
-            parts["global"] = self.standardised(wholly, "global", cell)
-            values = self.standardised(values, "pooled", cell) + (parts["global"] - EXCESS).clamp_min(0)
+        if self.members:
+            values = self.standardised(values, "pooled", cell)
+        for name, member in self.members.items():
+            parts[name] = self.standardised(member(grids, cell), name, cell)
+            values = values + (parts[name] - EXCESS).clamp_min(0)
         return ScoreResult(values, self.smoothed(maps), parts)
 
     def standardised(self, values: Tensor, kind: str, cell: Tensor) -> Tensor:
@@ -296,24 +298,70 @@ class WhiteGraph(nn.Module):
         return (off[:, :, None] @ inverse)[:, :, 0]
 
 
-class PatchBankGraph(nn.Module):
-    """`PatchBank.nearest`."""
+class GlobalGraph(nn.Module):
+    """`PatchGaussian.global_distances`."""
 
     def __init__(self, model: PatchGaussian) -> None:
         super().__init__()
-        bank = model.bank
+        assert model.coarse is not None
+        self.white = WhiteGraph(model.coarse)
+        every = each_location(model)
+        self.register_buffer("coarsen", model.coarsen(every, torch.zeros(len(every), dtype=torch.int64)).flatten(1))
+
+    def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
+        """(B,) of features (B, F, P) in cells (B,)."""
+        return 0.5 * self.white(grids @ self.coarsen, cell).square().sum(2).double().mean(1)  # type: ignore[operator]
+
+
+class WordsGraph(nn.Module):
+    """`PatchWords.distances` of its shares."""
+
+    def __init__(self, model: PatchGaussian) -> None:
+        super().__init__()
+        words = model.words
+        assert words is not None
+        self.words, unit = words, torch.eye(len(words.words), dtype=torch.float64)
+        roots = [torch.linalg.solve_triangular(words.root(k).cpu(), unit, upper=False) for k in range(len(words.mean))]
+        self.register_buffer("inverse", torch.stack(roots))
+
+    def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
+        """(B,) of features (B, F, P) in cells (B,)."""
+        words = self.words
+        rows = (grids.transpose(1, 2) - words.centre) @ words.basis
+        squares = words.words.square().sum(1) - 2 * rows @ words.words.t() + rows.square().sum(2, keepdim=True)
+        shares = (-squares.clamp_min(0) / words.temperature).softmax(2).double().mean(1)
+        off = shares / words.scale - words.mean[cell]
+        return (self.inverse[cell] @ off[:, :, None])[:, :, 0].square().sum(1).sqrt()  # type: ignore[index]
+
+
+class PatchBankGraph(nn.Module):
+    """`PatchBank.nearest`: halving the grid and interpolating on it are products."""
+
+    def __init__(self, model: PatchGaussian) -> None:
+        super().__init__()
+        bank, every = model.bank, each_location(model)
         assert bank is not None
         pooled = torch.tensor(model.pooled, device=bank.cell.device)[:, None]
         shown = pooled | (bank.cell == torch.arange(len(pooled), device=bank.cell.device)[:, None])  # (K, M)
+        halves = halved(every, model.ignored.cpu()[:1], torch.zeros(len(every), dtype=torch.int64))[:, 0]
+        each = torch.eye(halves[0].numel(), dtype=torch.float64).unflatten(1, halves.shape[1:])
+        height, width = model.shape[1:]
         tensors = {"rows": bank.rows, "centre": bank.centre, "basis": bank.basis, "weight": bank.weight, "shown": shown}
+        tensors |= {"halve": halves.flatten(1), "spread": doubled(each, height, width).flatten(1)}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.cpu())
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
-        """Features (B, F, P) in cells (B,) → weighted squared distances (B, P)."""
-        rows = (grids.transpose(1, 2) - self.centre) @ self.basis  # type: ignore[operator]
+        """Features (B, F, P) in cells (B,) → weighted squared distances (B, P), float64."""
+        rows = ((grids @ self.halve).transpose(1, 2) - self.centre) @ self.basis  # type: ignore[operator]
         norms = self.rows.square().sum(1)[None]  # type: ignore[operator]
         if len(self.weight) > 1:  # type: ignore[arg-type]
             norms = norms.masked_fill(~self.shown[cell], torch.inf)  # type: ignore[index]
         squares = (norms[:, None] - 2 * rows @ self.rows.t()).amin(2) + rows.square().sum(2)  # type: ignore[operator]
-        return self.weight[cell][:, None] * squares.clamp_min(0)  # type: ignore[index]
+        weighted = self.weight[cell][:, None] * squares.clamp_min(0)  # type: ignore[index]
+        return weighted.double() @ self.spread  # type: ignore[operator]
+
+
+def each_location(model: PatchGaussian) -> Tensor:
+    """(P, 1, h, w): grids of which one location is 1, to find what a linear step does to each."""
+    return torch.eye(model.locations).unflatten(1, model.shape[1:])[:, None]

@@ -115,9 +115,14 @@ class PatchBank(nn.Module):
 
         `ignored` (K, P) locations do not count.
         """
+<<<<<<< HEAD
         height, width = x.shape[2:]
         squares = self.squares(halved(x, ignored, cell), cell, leave_one_out=leave_one_out)
         return interpolate(squares[:, None], scale_factor=2.0, mode="bilinear")[:, 0, :height, :width]
+=======
+        squares = self.squares(halved(x, ignored, cell), cell, pooled, leave_one_out=leave_one_out)
+        return doubled(squares, *x.shape[2:])
+>>>>>>> 7632569 (Exported graphs hold the visual words and the halved bank)
 
     @torch.no_grad()
     def squares(
@@ -181,6 +186,11 @@ def halved(x: Tensor, ignored: Tensor, cell: Tensor) -> Tensor:
     if bool(counted.all()):
         return _quarter(x.float())
     return _quarter(x.float() * counted) / _quarter(counted).clamp_min(1e-12)
+
+
+def doubled(squares: Tensor, height: int, width: int) -> Tensor:
+    """Halved grids (B, h', w') → (B, h, w), interpolated between the centres of their patches."""
+    return interpolate(squares[:, None], scale_factor=2.0, mode="bilinear")[:, 0, :height, :width]
 
 
 def _nothing(ignored: Tensor, x: Tensor) -> Tensor:

@@ -116,16 +116,22 @@ class PatchWords(nn.Module):
         out = torch.empty(len(shares), dtype=torch.float64, device=shares.device)
         for k in cell.unique().tolist():
             mine, n = cell == k, self.number[k]
-            share = len(self.words) / (len(self.words) + n)
-            eye = torch.eye(len(self.words), dtype=torch.float64, device=shares.device)
-            root = torch.linalg.cholesky((1 - share) * self.covariance[k] + (share + RIDGE) * eye)
             off = shares[mine] / self.scale - self.mean[k]
-            square = torch.linalg.solve_triangular(root, off.T, upper=False).square().sum(0)
+            square = torch.linalg.solve_triangular(self.root(k), off.T, upper=False).square().sum(0)
             if leave_one_out:
-                a = (1 - share) * n / (n - 1).square()
+                a = (1 - self._share(k)) * n / (n - 1).square()
                 square = (n / (n - 1)).square() * square / (1 - a * square).clamp_min(LEAST)
             out[mine] = square.sqrt()
         return out
+
+    def root(self, k: int) -> Tensor:
+        """(W, W) lower Cholesky factor of the covariance of a cell, shrunk and with its ridge."""
+        eye = torch.eye(len(self.words), dtype=torch.float64, device=self.covariance.device)
+        share = self._share(k)
+        return torch.linalg.cholesky((1 - share) * self.covariance[k] + (share + RIDGE) * eye)
+
+    def _share(self, k: int) -> Tensor:
+        return len(self.words) / (len(self.words) + self.number[k])
 
     def deviations(self, shares: Tensor, cell: Tensor) -> Tensor:
         """(B, W): shares (B, W) less those of normal images, in standard deviations."""
