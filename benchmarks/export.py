@@ -117,7 +117,7 @@ def compared(case: Case, folder: Path) -> dict[str, Any]:
     train, new, saved, file = folder / "train", folder / "new", folder / "model", folder / "model.onnx"
     pictures(case, 80, train, 0)
     pictures(case, 18, new, 1, anomalies=6)
-    quick = {"training": {"epochs": 3}, "device": "cpu", "conditioning": {"unknown": "error"}}
+    quick = {"training": {"epochs": 3}, "device": "cpu", "alpha": 0.1, "conditioning": {"unknown": "error"}}
     detector = Detector(**{**quick, **case.settings}).fit(train)
     detector.save(saved)
     start = time.perf_counter()

@@ -21,7 +21,11 @@ METHODS = ROOT / "docs" / "methods"
 OBJECTIVES = choices(VAEOptions, "objective")
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
-OF_OTHERS = {"plugins.md": {"--quantile", "--score-quantile"}, "backbones.md": {"--local-dir"}}  # by page
+OF_OTHERS = {
+    "export.md": {"--no-deps"},
+    "plugins.md": {"--quantile", "--score-quantile"},
+    "backbones.md": {"--local-dir"},
+}  # by page
 
 
 def table(page: Path, *columns: str) -> list[list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,8 @@ def score_graph(score: Score, model: Model, state: State) -> nn.Module:
     if isinstance(score, NeighboursScore):
         return NeighboursGraph(score, model, state)
     if isinstance(score, PatchDistanceScore):
-        return (BankGraph if isinstance(model, MemoryBank) else GaussianGraph)(score, model, state)
+        graph: Any = BankGraph if isinstance(model, MemoryBank) else GaussianGraph
+        return graph(score, model, state)
     return PlainGraph(score, model, state)
 
 
@@ -180,7 +183,7 @@ class NeighboursGraph(nn.Module):
         self.score, self.model = score, model
         own = isinstance(model, MemoryBank) and score.of(model) == "items"
         bank, of = (score.scaled(model.bank), model.stratum) if own else (state["codes"], state["code_stratum"])  # type: ignore[arg-type]
-        self.nearest = NearestGraph(bank, of, score.options.k)
+        self.nearest = NearestGraph(bank, of, score.options.k)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
         distances = self.nearest(wide(self.score.codes(self.model, x, c)), stratum)

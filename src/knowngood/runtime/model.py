@@ -154,7 +154,7 @@ class ExportedDetector:
                 continue
             given = {"alpha": np.array(alpha, dtype=np.float64), **raw}
             given["condition"], given["stratum"] = items.condition[i : i + 1], items.stratum[i : i + 1]
-            found = self.session.run(outputs, {name: given[name] for name in self._inputs})
+            found: Any = self.session.run(outputs, {name: given[name] for name in self._inputs})
             yield {name: one[0] if one[0].ndim else one[0].item() for name, one in zip(outputs, found, strict=True)}
 
 
