@@ -247,7 +247,6 @@ def test_the_map_of_a_picture_of_another_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"data": {"tile": 64}}, "data.tile"),
         ({"conditioning": {"check": ("kind",)}}, "conditioning.check"),
         ({"conditioning": {"measure": ("brightness",)}}, "conditioning.measure"),
     ],
@@ -275,6 +274,7 @@ def test_a_backbone_that_is_no_module_and_an_alignment_are_named(located: Detect
 
     representation: Any = located.pipeline_.representation.with_backbone(Plain())
     options = representation.options.model_copy(update={"align": "shift"})
-    pipeline = replace(located.pipeline_, representation=representation.model_copy(update={"options": options}))
-    with pytest.raises(SettingsError, match=r"align = 'shift'.*backbone 'own'"):
+    changed = {"options": options, "tiling": "some"}
+    pipeline = replace(located.pipeline_, representation=representation.model_copy(update=changed))
+    with pytest.raises(SettingsError, match=r"data.tile.*align = 'shift'.*backbone 'own'"):
         check_exportable(pipeline)

@@ -89,7 +89,9 @@ def check_exportable(pipeline: Pipeline) -> None:
     backbone = getattr(options, "backbone", None)
     refused = {
         "representation of another package": not isinstance(representation, Pixels | HOG | Features | Table),
-        "data.tile (large images in tiles); export a model of whole images": settings.data.tile is not None,
+        "data.tile (large images are seen in tiles); fit with tile='none'": (
+            getattr(representation, "tiling", None) is not None
+        ),
         "data.ignore (regions to ignore); fit without it": pipeline.ignore is not None,
         "conditioning.check (stated conditions are checked); fit without it": bool(pipeline.checked),
         "conditioning.measure (image factors as conditions); fit without it": bool(settings.conditioning.measure),
@@ -112,7 +114,7 @@ def check_exportable(pipeline: Pipeline) -> None:
     if why:
         raise SettingsError("this model cannot be exported to ONNX: " + "; and ".join(why))
     check_score(pipeline.score)
-    size = sum(t.numel() * t.element_size() for t in pipeline.model.buffers())
+    size = sum(t.untyped_storage().nbytes() for t in pipeline.model.buffers())
     if size > LARGEST:
         raise SettingsError(
             f"this model cannot be exported to ONNX: it takes {size / 2**30:.1f} GiB, and an ONNX file holds 2; fit "

@@ -279,8 +279,9 @@ class WhiteGraph(nn.Module):
     def __init__(self, model: PatchGaussian) -> None:
         super().__init__()
         self.locations, unit = model.locations, torch.eye(model.shape[0], dtype=torch.float64)
-        inverse = torch.empty_like(model.lower, device="cpu")  # transposed, as rows of features meet it
-        for each, found in zip(model.lower.cpu(), inverse, strict=True):
+        factors = (model.lower if model.lower.stride(1) else model.lower[:, :1]).cpu()  # or one for all locations
+        inverse = torch.empty_like(factors)  # transposed, as rows of features meet it
+        for each, found in zip(factors, inverse, strict=True):
             for lower, out in zip(each.split(AT_ONCE), found.split(AT_ONCE), strict=True):
                 out.copy_(torch.linalg.solve_triangular(lower.double(), unit, upper=False).mT)
         tensors = {"mean": model.mean, "inverse": inverse, "basis": model.basis, "slope": model.slope}
