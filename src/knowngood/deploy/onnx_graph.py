@@ -65,11 +65,18 @@ def export(detector: Detector, path: str | Path) -> Path:
     with torch.no_grad():
         expected = graph(**inputs)  # and fills caches that must hold no traced tensors
     names = [*graph.outputs]
-    with _quiet():
-        traced = torch.export.export(graph, (), inputs, dynamic_shapes=_dynamic(pipeline, inputs), strict=False)
-        program: Any = torch.onnx.export(
-            traced, dynamo=True, input_names=list(inputs), output_names=names, verbose=False
-        )
+    try:
+        with _quiet():
+            traced = torch.export.export(graph, (), inputs, dynamic_shapes=_dynamic(pipeline, inputs), strict=False)
+            program: Any = torch.onnx.export(
+                traced, dynamo=True, input_names=list(inputs), output_names=names, verbose=False
+            )
+    except Exception as error:  # of the exporter, of many types
+        reason = str(error).strip().splitlines()[-1:]
+        raise SettingsError(
+            f"this model cannot be exported to ONNX: torch {torch.__version__} cannot turn it into a graph, most likely "
+            f"for steps of its backbone that depend on the data ({type(error).__name__}: {''.join(reason)})"
+        ) from error
     model = program.model_proto
     model.producer_name, model.producer_version = "knowngood", __version__
     entry = model.metadata_props.add()

@@ -231,11 +231,9 @@ class GaussianGraph(PatchGraph):
     def __init__(self, score: PatchDistanceScore, model: PatchGaussian, state: State) -> None:
         super().__init__(score, model.shape[1:], state)
         self.fine, self.grid = WhiteGraph(model), model.shape[1:]
-        self.members = nn.ModuleDict()
-        if model.coarse is not None:
-            self.members["global"] = GlobalGraph(model)
-        if model.words is not None:
-            self.members["counts"] = WordsGraph(model)
+        members: dict[str, Any] = {"global": GlobalGraph, "counts": WordsGraph}
+        self.names = model.image_members  # no keys of a ModuleDict: "global" is a word of the code that torch makes
+        self.members = nn.ModuleList(members[name](model) for name in self.names)
         self.bank = None if model.bank is None else PatchBankGraph(model)
         for name in ("direction", "offset", "weight"):
             self.register_buffer(f"penalty_{name}", state.get(f"penalty_{name}"))
@@ -257,7 +255,7 @@ class GaussianGraph(PatchGraph):
         values, parts = self.pooled(maps, cell), {}
         if self.members:
             values = self.standardised(values, "pooled", cell)
-        for name, member in self.members.items():
+        for name, member in zip(self.names, self.members, strict=True):
             parts[name] = self.standardised(member(grids, cell), name, cell)
             values = values + (parts[name] - EXCESS).clamp_min(0)
         return ScoreResult(values, self.smoothed(maps), parts)
