@@ -74,7 +74,7 @@ def export(detector: Detector, path: str | Path) -> Path:
     except Exception as error:  # of the exporter, of many types
         reason = str(error).strip().splitlines()[-1:]
         raise SettingsError(
-            f"this model cannot be exported to ONNX: torch {torch.__version__} cannot turn it into a graph, most likely "
+            f"this model cannot be exported to ONNX: torch {torch.__version__} makes no graph of it, most likely "
             f"for steps of its backbone that depend on the data ({type(error).__name__}: {''.join(reason)})"
         ) from error
     model = program.model_proto
