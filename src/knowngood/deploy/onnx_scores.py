@@ -343,12 +343,12 @@ class PatchBankGraph(nn.Module):
         super().__init__()
         bank, every = model.bank, each_location(model)
         assert bank is not None
-        pooled = torch.tensor(model.pooled, device=bank.cell.device)[:, None]
-        shown = pooled | (bank.cell == torch.arange(len(pooled), device=bank.cell.device)[:, None])  # (K, M)
+        others = bank.cell != torch.arange(len(bank.weight), device=bank.cell.device)[:, None]  # (K, M)
+        added = bank.rows.square().sum(1) + bank.penalty[:, None] * others
         halves = halved(every, model.ignored.cpu()[:1], torch.zeros(len(every), dtype=torch.int64))[:, 0]
         each = torch.eye(halves[0].numel(), dtype=torch.float64).unflatten(1, halves.shape[1:])
         height, width = model.shape[1:]
-        tensors = {"rows": bank.rows, "centre": bank.centre, "basis": bank.basis, "weight": bank.weight, "shown": shown}
+        tensors = {"rows": bank.rows, "centre": bank.centre, "basis": bank.basis, "weight": bank.weight, "added": added}
         tensors |= {"halve": halves.flatten(1), "spread": doubled(each, height, width).flatten(1)}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.cpu())
@@ -356,10 +356,8 @@ class PatchBankGraph(nn.Module):
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """Features (B, F, P) in cells (B,) → weighted squared distances (B, P), float64."""
         rows = ((grids @ self.halve).transpose(1, 2) - self.centre) @ self.basis  # type: ignore[operator]
-        norms = self.rows.square().sum(1)[None]  # type: ignore[operator]
-        if len(self.weight) > 1:  # type: ignore[arg-type]
-            norms = norms.masked_fill(~self.shown[cell], torch.inf)  # type: ignore[index]
-        squares = (norms[:, None] - 2 * rows @ self.rows.t()).amin(2) + rows.square().sum(2)  # type: ignore[operator]
+        compared = self.added[cell][:, None] - 2 * rows @ self.rows.t()  # type: ignore[index, operator]
+        squares = compared.amin(2) + rows.square().sum(2)
         weighted = self.weight[cell][:, None] * squares.clamp_min(0)  # type: ignore[index]
         return weighted.double() @ self.spread  # type: ignore[operator]
 

@@ -115,14 +115,8 @@ class PatchBank(nn.Module):
 
         `ignored` (K, P) locations do not count.
         """
-<<<<<<< HEAD
-        height, width = x.shape[2:]
         squares = self.squares(halved(x, ignored, cell), cell, leave_one_out=leave_one_out)
-        return interpolate(squares[:, None], scale_factor=2.0, mode="bilinear")[:, 0, :height, :width]
-=======
-        squares = self.squares(halved(x, ignored, cell), cell, pooled, leave_one_out=leave_one_out)
         return doubled(squares, *x.shape[2:])
->>>>>>> 7632569 (Exported graphs hold the visual words and the halved bank)
 
     @torch.no_grad()
     def squares(
