@@ -97,8 +97,9 @@ class Review(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which judgements: of this verdict (`flagged`, `normal`, `not read`), review (or `none`, `any`) and condition value
-    (camera=B), of a model, a version or a source, between two times in ISO 8601."""
+    """Which judgements: of this verdict (`flagged`, `normal`, `not read`), review (or `none`, `any`), condition value
+    (camera=B), model, version and source, between two times in ISO 8601. An empty text: all.
+    """
 
     verdict: str = ""
     review: str = ""
@@ -157,11 +158,24 @@ class JudgedStore:
         row = {name: value for name, value in one.row.items() if name not in ("map", "explanation")}
         p, flagged = row.get("p_value"), row.get("is_anomalous")
         facts = {
-            **{"key": one.key, "time": _now(), "source": one.source, "id": str(row["id"]), "model": one.model},
-            **{"scored_by": one.scored_by, "conditions": _text(one.conditions), "condition": row.get("condition")},
-            **{"verdict": one.verdict, "flagged": flagged, "p": p, "score": row.get("anomaly_score")},
-            **{"row": _text(row), "regions": _text(one.regions), "why": _text(one.why) if one.why else None},
-            **{"reference": one.reference, "height": one.size and one.size[0], "width": one.size and one.size[1]},
+            "key": one.key,
+            "time": _now(),
+            "source": one.source,
+            "id": str(row["id"]),
+            "model": one.model,
+            "scored_by": one.scored_by,
+            "conditions": _text(one.conditions),
+            "condition": row.get("condition"),
+            "verdict": one.verdict,
+            "flagged": flagged,
+            "p": p,
+            "score": row.get("anomaly_score"),
+            "row": _text(row),
+            "regions": _text(one.regions),
+            "why": _text(one.why) if one.why else None,
+            "reference": one.reference,
+            "height": one.size and one.size[0],
+            "width": one.size and one.size[1],
             "suffix": one.suffix,
         }
         marks = ", ".join(f":{name}" for name in facts)
@@ -174,8 +188,9 @@ class JudgedStore:
             base.execute("insert into pictures values (?, ?, ?, ?, ?)", views)
             over = base.execute("select count(*) from judged").fetchone()[0] - self.most
             if over > 0:
-                oldest = "select number from judged where number not in (select judged from reviews) order by number"
-                gone = [(row[0],) for row in base.execute(f"{oldest} limit ?", (over,))]
+                oldest = "select number from judged where number not in (select judged from reviews) and number != ?"
+                found = base.execute(f"{oldest} order by number limit ?", (number, over))
+                gone = [(row[0],) for row in found]
                 for table in ("judged", "pictures"):
                     base.executemany(f"delete from {table} where number = ?", gone)
         return number

@@ -26,6 +26,7 @@ from knowngood.deploy.judgement import Kept, Row, plain
 from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import scale_of
 from knowngood.deploy.served_models import ServedModel
+from knowngood.errors import OutputError
 from knowngood.evaluation.figures.tiles import reduced
 from knowngood.evaluation.report.gallery import encoded
 from knowngood.evaluation.report.inspection_page import as_picture, map_png

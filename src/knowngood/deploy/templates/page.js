@@ -12,7 +12,7 @@ const make = (space, tag, props = {}, ...children) => {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter(child => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(Infinity).filter(child => child !== null && child !== undefined && child !== false && child !== 0));
   return node;
 };
 const h = (tag, ...rest) => make(false, tag, ...rest);
@@ -98,14 +98,15 @@ class Shown {
       ],
       h("p", { class: "small" }, [condition, model && `alarm at p ≤ ${number(item.alpha ?? model.alpha)}`, item.time && local(item.time), SOURCES[item.source],
         model && model.scored_by !== item.scored_by ? "judged by another version of the model" : `model ${item.model}`].filter(Boolean).join(" · ")));
-    const side = [verdict];
-    if (item.number && !unread) side.push(this.reviewer());
+    const parts = [verdict, h("div", { class: "picture" }, unread && !item.pictureURL ? h("p", { class: "card box" }, "There is no picture to show.") : this.stageOf())];
+    if (item.number && !unread) parts.push(this.reviewer());
     if (model && item.reference !== null && item.reference !== undefined && !unread) {
-      side.push(h("section", { class: "card box good-one" }, h("h3", {}, "What good looks like"), h("figure", {},
+      parts.splice(2, 0, h("section", { class: "card box good-one" }, h("h3", {}, "What good looks like"), h("figure", {},
         picture(h("img", { alt: "Mean of normal images" }), `page/normal/${encodeURIComponent(item.model)}/${item.reference}`),
         h("figcaption", { class: "small" }, `The mean of normal images${condition ? ` with ${condition}` : ""}, which this picture is compared with.`))));
     }
-    this.node.replaceChildren(h("div", {}, unread && !item.pictureURL ? h("p", { class: "card box" }, "There is no picture to show.") : this.stageOf()), h("div", { class: "side" }, side));
+    this.node.classList.toggle("compared", parts.length > 3);
+    this.node.replaceChildren(...parts);
   }
 
   stageOf() {
@@ -175,8 +176,10 @@ class Shown {
     });
     const end = event => {
       if (!start) return;
-      const [top, left, bottom, right] = box(at(event));
-      if (bottom > top && right > left) this.drawn.push([top, left, bottom, right]);
+      const [top, left, bottom, right] = box(at(event)), holds = one => one[0] <= top && one[1] <= left && top < one[2] && left < one[3];
+      if (bottom > top + 1 && right > left + 1) this.drawn.push([top, left, bottom, right]);
+      else if (this.drawn.some(holds)) this.drawn.splice(this.drawn.findIndex(holds), 1);
+      else this.drawn.push(...(this.item.regions ?? []).filter(holds));
       start = null;
       this.draw();
     };
@@ -197,11 +200,11 @@ class Shown {
       h("button", { type: "button", onclick: () => this.review(null) }, "Undo ", h("kbd", {}, "z"))) : null;
     const past = item.history?.length ? h("details", {}, h("summary", {}, `History (${item.history.length})`), h("ul", {}, item.history.map(one =>
       h("li", {}, `${local(one.time)}: ${one.verdict ? reviewWords(one.verdict, flagged) : "taken back"}${one.kind ? `, ${one.kind}` : ""}${one.who ? `, by ${one.who}` : ""}${one.note ? ` — ${one.note}` : ""}`)))) : null;
-    return h("section", { class: "card box" }, h("h3", {}, "Review"), h("div", { class: "say" },
+    return h("section", { class: "card box review" }, h("h3", {}, "Review"), h("div", { class: "say" },
       h("div", { role: "status" }, latest), h("div", { class: "verdicts" }, verdicts),
       h("div", { class: "two" }, h("label", {}, "Kind of defect", this.kind), h("label", {}, "Your name", this.who)),
       h("label", {}, "Note", this.note),
-      h("p", { class: "small" }, "A drag over the picture draws the region of the defect. Kind, note and regions are kept with the verdict you press."),
+      h("p", { class: "small" }, "Drag over the picture to draw where the defect is; press a found region to keep it, a drawn one to remove it. Kind, note and regions are kept with the verdict that you press next."),
       past));
   }
 
@@ -443,7 +446,7 @@ const rates = ({ rates: spans, alpha, flagged, count }) => {
   const ends = spans.length ? [[0, local(spans[0].since)], [spans.length, local(spans[last].until)]] : [];
   return chart("Alarm rate", `${flagged.toLocaleString("en")} of ${plural(count, "picture")} flagged, ${percent(flagged / (count || 1))}. The dashed line is the false-alarm rate α = ${number(alpha)}.`,
     `Share of flagged pictures over time, in ${plural(spans.length, "span")}; the last ${percent(spans[last]?.rate ?? 0)}`,
-    [frame(x, y, ends, [0, most / 2, most].map(v => [v, percent(v)]), "spans of as many pictures each"), points.length && s("path", { d: path(points) }),
+    [frame(x, y, ends, [0, most / 2, most].map(v => [v, percent(v)]), `each step: about ${plural(spans[0]?.count ?? 0, "picture")}`), points.length && s("path", { d: path(points) }),
       s("line", { class: "limit", x1: LEFT, x2: W - RIGHT, y1: y(alpha), y2: y(alpha) })]);
 };
 const drift = ({ drift: one }) => {
@@ -459,7 +462,7 @@ const drift = ({ drift: one }) => {
       groups.map(([, points], i) => points.length && s("path", { class: `s${i}`, d: path([[0, 0], ...points].map(([n, v]) => [x(n), y(v)])) })),
       s("line", { class: "limit", x1: LEFT, x2: W - RIGHT, y1: y(one.threshold), y2: y(one.threshold) })],
     [groups.length > 1 && h("p", { class: "names" }, groups.map(([name], i) => h("span", {}, s("svg", { viewBox: "0 0 20 8", "aria-hidden": "true" }, s("path", { class: `s${i}`, d: "M0 4L20 4" })), name))),
-      h("p", { class: "small" }, `The stream is ${one.reference.replace(/^the stream is /, "")}. While nothing changes, an alarm is ever raised with probability 1 / ${number(10 ** one.threshold)} at most.`)]);
+      h("p", { class: "small" }, `${upper(one.reference.replaceAll("`", ""))}. While nothing changes, an alarm is ever raised with probability 1 / ${number(10 ** one.threshold)} at most.`)]);
   figure.classList.toggle("alarmed", Boolean(one.alarm));
   return figure;
 };
