@@ -11,7 +11,6 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from knowngood.data.formulas import harmless
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.readers.masks import FOLDERS
 from knowngood.deploy.judged_store import JudgedStore
@@ -86,10 +85,9 @@ def _manifest(kept: Iterable[dict[str, Any]], out: Path) -> None:
     columns = dict.fromkeys(name for one in kept for name in one["conditions"])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "label", "mask", *map(harmless, columns)])
+    table.writerow(["path", "label", "mask", *columns])
     for one in kept:
-        cells = [one["conditions"].get(name) for name in columns]
-        cells = ["" if cell is None else harmless(cell) for cell in cells]
+        cells = ["" if (cell := one["conditions"].get(name)) is None else cell for name in columns]
         table.writerow([one["file"], "anomalous" if one["kind"] else "good", one["mask"] or "", *cells])
     write_text(out / "manifest.csv", text.getvalue())
 
