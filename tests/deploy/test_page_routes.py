@@ -179,7 +179,7 @@ def test_nothing_is_kept_where_that_was_asked_for(models: ServedModels) -> None:
 def fill(store: JudgedStore, models: ServedModels, n: int, score: float, p: float, start: int = 0) -> None:
     noise = np.random.default_rng(start).normal(0, 10, n)
     for i in range(start, start + n):
-        row = {
+        row: dict[str, Any] = {
             "id": f"{i}.png",
             "anomaly_score": score + float(noise[i - start]),
             "p_value": p,
