@@ -355,6 +355,40 @@ def test_without_a_store_pictures_are_judged_and_shown(opened: Open, models: Any
         expect(page.locator(".review")).to_have_count(0)
 
 
+def test_conditions_are_chosen_and_one_that_does_not_fit_is_named(
+    opened: Open, store: JudgedStore, tmp_path: Path
+) -> None:
+    from knowngood import Detector
+    from knowngood.deploy.served_models import load_models
+
+    images = np.random.default_rng(0).normal(60, 8, (200, 12, 12))
+    kind = np.arange(200) % 2
+    images[kind == 0, 2:10, 5:7] += 120
+    images[kind == 1, 5:7, 2:10] += 120
+    images = images.clip(0, 255).astype(np.uint8)
+    checked = Detector("hog", "memory_bank", conditioning={"check": "auto", "unknown": "infer"})
+    checked.fit(images, conditions={"pose": np.array(["upright", "level"])[kind]}).save(tmp_path / "bars")
+    speed = {"speed": np.random.default_rng(1).uniform(0, 9, 200)}
+    Detector("hog", "memory_bank").fit(images, conditions=speed).save(tmp_path / "belt")
+    both = load_models([str(tmp_path / "bars"), str(tmp_path / "belt")])
+    with served(both, store=store) as url:
+        page = opened(url)
+        page.get_by_label("pose").select_option("level")
+        give(page, ("upright.png", png(images[0])))
+        expect(page.locator(".said h2")).to_have_text("Wrong for pose: looks like upright")
+        expect(page.locator(".said dl")).to_contain_text("p-value of the stated condition")
+        page.locator("#asked").get_by_label("Model").select_option("belt")
+        page.get_by_label("speed").fill("2.5")
+        give(page, ("belt.png", png(images[1])))
+        expect(page.locator(".said")).to_contain_text("model belt")
+        page.get_by_label("speed").fill("")
+        give(page, ("unknown.png", png(images[1])))
+        expect(page.locator(".said")).to_contain_text("unknown.png")
+        page.get_by_role("link", name="Models").click()
+        expect(page.locator("#cards section")).to_have_count(2)
+    assert [row["conditions"] for row in store.page(Filter())[1]] == [{}, {"speed": 2.5}, {"pose": "level"}]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_axe_finds_no_serious_issue(opened: Open, url: str, store: JudgedStore, scheme: str, width: int) -> None:

@@ -138,6 +138,7 @@ class JudgedStore:
         self.folder, self.most, self._lock = folder, most, threading.RLock()
         make_folder(folder)
         path = folder / FILE
+        new = not path.exists()
         try:
             self._base = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._base.row_factory = sqlite3.Row
@@ -148,7 +149,8 @@ class JudgedStore:
             self._base.executescript(f"pragma user_version = {FORMAT}; {_TABLES}")
         except sqlite3.Error as error:
             raise ArtifactError(f"{path}: is no store of judged images ({error}); give another --keep FOLDER") from None
-        os.chmod(path, 0o600)  # pictures are nobody else's
+        if new:
+            os.chmod(path, 0o600)  # pictures are nobody else's
 
     def add(self, judgements: Iterable[Judgement]) -> list[int]:
         """Keep judgements; their numbers. One whose key is there is there already, and changes nothing."""

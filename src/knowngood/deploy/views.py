@@ -93,7 +93,7 @@ def _number(store: JudgedStore | None, one: Judgement) -> int | None:
     try:
         return None if store is None else store.add([one])[0]
     except OutputError as error:
-        event("not kept", logging.ERROR, id=one.row["id"], reason=str(error))
+        event("not kept", logging.ERROR, reason=str(error))
         return None
 
 
