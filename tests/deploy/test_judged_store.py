@@ -37,6 +37,7 @@ def test_a_judgement_is_kept_whole_and_once(store: JudgedStore) -> None:
     number = store.add([one])[0]
     assert store.add([one]) == [number]
     assert store.page(Filter())[0] == 1
+    assert {path.stat().st_mode & 0o777 for path in store.folder.iterdir()} == {0o600}
     found = store.one(number)
     assert (found["id"], found["p"], found["score"], found["flagged"]) == ("a.png", 0.02, 0.98, 1)
     assert (found["verdict"], found["conditions"], found["regions"]) == ("anomalous", {"camera": "A"}, [[1, 2, 3, 4]])

@@ -6,7 +6,6 @@ A picture is kept as it came, so that it can be trained on. Reviews are only eve
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +27,7 @@ create table if not exists judged (
   number integer primary key autoincrement, key text unique not null, time text not null, source text not null,
   id text not null, model text not null, scored_by text not null, conditions text not null, condition text,
   verdict text not null, flagged integer, p real, score real, row text not null, regions text not null, why text,
-  reference integer, height integer, width integer, suffix text not null
+  alpha real, reference integer, height integer, width integer, suffix text not null
 );
 create table if not exists pictures (number integer primary key, bytes blob, thumbnail blob, map blob, scale text);
 create table if not exists reviews (
@@ -52,7 +51,8 @@ class Judgement:
 
     Args:
         key: that no other judgement has. source: api, page or watch. row: as `knowngood score` writes it, with `error`.
-        conditions: as they were given. regions: boxes of the map. why: sentences of an explanation, if there is one.
+        conditions: as they were given. alpha: false-alarm rate of the verdict. regions: boxes of the map. why: the
+            sentences of an explanation, if there is one.
         reference: the group of normal images that it is compared with, for `ReferenceIndex.mean_image`.
         size: (H, W). picture: the file as it came. suffix: of its name, such as .png. thumbnail: a PNG or JPEG.
         map: a grey PNG, anomaly = offset + factor · level with scale = (offset, factor).
@@ -66,6 +66,7 @@ class Judgement:
     picture: bytes
     suffix: str
     conditions: Mapping[str, Any]
+    alpha: float | None = None
     regions: tuple[Box, ...] = ()
     why: tuple[str, ...] = ()
     reference: int | None = None
@@ -138,8 +139,8 @@ class JudgedStore:
         self.folder, self.most, self._lock = folder, most, threading.RLock()
         make_folder(folder)
         path = folder / FILE
-        new = not path.exists()
         try:
+            path.touch(mode=0o600)  # pictures are nobody else's; what SQLite puts beside it has the same mode
             self._base = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._base.row_factory = sqlite3.Row
             self._base.execute("pragma journal_mode = wal")
@@ -147,10 +148,8 @@ class JudgedStore:
             if self._base.execute("pragma user_version").fetchone()[0] not in (0, FORMAT):
                 raise sqlite3.DatabaseError("it was written by a newer version")
             self._base.executescript(f"pragma user_version = {FORMAT}; {_TABLES}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise ArtifactError(f"{path}: is no store of judged images ({error}); give another --keep FOLDER") from None
-        if new:
-            os.chmod(path, 0o600)  # pictures are nobody else's
 
     def add(self, judgements: Iterable[Judgement]) -> list[int]:
         """Keep judgements; their numbers. One whose key is there is there already, and changes nothing."""
@@ -175,6 +174,7 @@ class JudgedStore:
             "row": _text(row),
             "regions": _text(one.regions),
             "why": _text(one.why) if one.why else None,
+            "alpha": one.alpha,
             "reference": one.reference,
             "height": one.size and one.size[0],
             "width": one.size and one.size[1],

@@ -39,9 +39,10 @@ class Asked:
 
 
 class Kept(NamedTuple):
-    """Of an image that was read. map: (H, W), where the score has one; limits: values where its colour begins and is
-    full. regions: boxes of it. reference: the group of normal images that it is compared with."""
+    """Of an image that was read. alpha: of the verdict. map: (H, W), where the score has one; limits: values where its
+    colour begins and is full. regions: boxes of it. reference: the group of normal images that it is compared with."""
 
+    alpha: float
     map: np.ndarray | None
     limits: tuple[float, float]
     regions: tuple[tuple[int, int, int, int], ...]
@@ -143,7 +144,7 @@ def _kept(model: ServedModel, batch: Detected, asked: Asked) -> Iterator[Kept | 
             limits = (0.5 * found, 2 * found) if 0 < found < math.inf else _own_limits(values)
         boxes = tuple(region.box for region in batch.regions[i] or ())
         reference = None if groups is None else int(group_of(groups, np.array([stratum]))[0])
-        yield Kept(values, limits, boxes, reference)
+        yield Kept(model.detector.alpha if asked.alpha is None else asked.alpha, values, limits, boxes, reference)
 
 
 def _own_limits(values: np.ndarray) -> tuple[float, float]:

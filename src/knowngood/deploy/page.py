@@ -30,7 +30,7 @@ POLICY = (
 )
 SAFE = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 PRIVATE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
-MOST = 120  # judgements at once
+MOST = 480  # judgements at once
 
 
 class Said(BaseModel):

@@ -104,7 +104,7 @@ def _judgement(
     path = images.pixels.paths[i]
     facts: dict[str, Any] = {}
     if kept is not None:
-        facts |= {"regions": kept.regions, "reference": kept.reference}
+        facts |= {"alpha": kept.alpha, "regions": kept.regions, "reference": kept.reference}
         try:
             image = images.read(i)
             facts |= {"size": image.shape[:2], "thumbnail": drawn(image, THUMBNAIL)[1]}

@@ -96,7 +96,7 @@ class Shown {
         this.why,
         (item.why ?? []).length || !item.number ? null : h("p", { class: "row" }, this.ask = h("button", { type: "button", onclick: () => this.explain() }, "Why?")),
       ],
-      h("p", { class: "small" }, [condition, model && `alarm at p ≤ ${number(item.alpha ?? model.alpha)}`, item.time && local(item.time), SOURCES[item.source],
+      h("p", { class: "small" }, [condition, item.alpha && `false-alarm rate ${number(item.alpha)}`, item.time && local(item.time), SOURCES[item.source],
         model && model.scored_by !== item.scored_by ? "judged by another version of the model" : `model ${item.model}`].filter(Boolean).join(" · ")));
     const parts = [verdict, h("div", { class: "picture" }, unread && !item.pictureURL ? h("p", { class: "card box" }, "There is no picture to show.") : this.stageOf())];
     if (item.number && !unread) parts.push(this.reviewer());
@@ -356,21 +356,21 @@ const filters = form => {
   const { hours, ...rest } = given;
   return new URLSearchParams(Object.entries({ ...rest, since: since(hours) }).filter(([, value]) => value));
 };
-const cardOf = (item, i) => {
+const cardOf = item => {
   const picked = item.height
     ? [picture(h("img", { alt: "", loading: "lazy", class: Math.max(item.height, item.width) <= 96 ? "pixelated" : null }), `page/judged/${item.number}/thumbnail`)]
     : [h("span", { class: "none" }, "not read")];
-  const verdict = item.flagged ? (item.verdict === "anomalous" ? "anomalous" : item.verdict) : item.verdict;
+  const { verdict } = item;
   const condition = item.condition && item.condition !== "all" ? ` · ${item.condition}` : "";
-  return h("figure", { class: `strip${item.flagged ? " is-flagged" : ""}` },
-    h("button", { type: "button", class: "layers", "aria-label": `Open ${item.id}, ${verdict}`, onclick: () => open(i) }, picked),
+  return h("figure", { class: `strip${item.flagged ? " is-flagged" : ""}`, "data-number": item.number, "data-review": item.review ?? "" },
+    h("button", { type: "button", class: "layers", "aria-label": `Open ${item.id}, ${verdict}`, onclick: () => open(state.items.findIndex(one => one.number === item.number)) }, picked),
     h("figcaption", {}, h("b", { class: "id", title: item.id }, h("bdi", {}, item.id)),
       h("span", { class: "facts" }, "p ", h("b", {}, number(item.p, 2)), condition),
       h("span", { class: `badge${item.flagged ? " flag" : item.verdict === "not read" ? " error" : ""}` }, verdict),
       item.review && h("span", { class: "badge rev" }, reviewWords(item.review, item.flagged))));
 };
 const load = async (more = false) => {
-  const first = more ? state.items.length : 0, most = more ? FIRST : Math.min(120, Math.max(FIRST, state.items.length));
+  const first = more ? state.items.length : 0, most = more ? FIRST : Math.min(480, Math.max(FIRST, state.items.length));
   const query = filters(by("filters"));
   query.set("first", first);
   query.set("most", most);
@@ -389,8 +389,8 @@ const load = async (more = false) => {
   by("shown").textContent = `${state.items.length.toLocaleString("en")} of ${found.total.toLocaleString("en")}`;
   by("more").hidden = state.items.length >= found.total;
   const focused = document.activeElement?.closest?.(".wall figure")?.dataset.number;
-  const cards = state.items.map((item, i) => Object.assign(cardOf(item, i)));
-  cards.forEach((node, i) => { node.dataset.number = state.items[i].number; });
+  const there = new Map([...by("wall").querySelectorAll("figure")].map(node => [`${node.dataset.number} ${node.dataset.review}`, node]));
+  const cards = state.items.map(item => there.get(`${item.number} ${item.review ?? ""}`) ?? cardOf(item));
   by("wall").replaceChildren(...(cards.length ? cards : [h("p", { class: "empty" }, counts.judged ? "Nothing is like this." : "Nothing was judged yet. Judge a picture, or send some to /v1/score.")]));
   if (focused) by("wall").querySelector(`[data-number="${focused}"] button`)?.focus();
 };
