@@ -28,10 +28,10 @@ from knowngood.deploy.map_png import scale_of
 from knowngood.deploy.served_models import ServedModel
 from knowngood.errors import OutputError
 from knowngood.evaluation.figures.tiles import reduced
-from knowngood.evaluation.report.gallery import encoded
 from knowngood.evaluation.report.inspection_page import as_picture, map_png
 
 THUMBNAIL, MAP, LARGE = 320, 256, 1600  # pixels of the longer side
+SMALL = 96  # up to this every pixel counts
 Drawn = tuple[str, bytes]  # png or jpeg, and the file
 
 
@@ -69,7 +69,10 @@ def coloured(levels: bytes, scale: Sequence[float]) -> bytes:
 
 def drawn(image: np.ndarray, most: int) -> Drawn:
     """An image (H, W, C) of any type as a file for a browser, with at most so many pixels a side."""
-    return encoded(as_picture(reduced(image, most)))
+    picture, file = as_picture(reduced(image, most)).convert("RGB"), io.BytesIO()
+    kind = "png" if max(picture.size) <= SMALL else "jpeg"
+    picture.save(file, kind, quality=90)
+    return kind, file.getvalue()
 
 
 @contextmanager
@@ -134,5 +137,5 @@ def _levels(values: np.ndarray) -> tuple[bytes, float, float]:
     factor = scale_of(offset, float(np.nanmax(values))) * 257
     grey = np.rint((np.nan_to_num(values, nan=offset) - offset) / factor).astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(grey).save(file, "PNG", optimize=True)
+    Image.fromarray(grey).save(file, "PNG", compress_level=3)
     return file.getvalue(), offset, factor

@@ -64,6 +64,7 @@ const plural = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "
 const said = { good: "good", defect: "defect", unsure: "unsure" };
 const reviewWords = (verdict, flagged) => ({ good: flagged ? "false alarm" : "good", defect: flagged ? "true defect" : "missed defect", unsure: "unsure" })[verdict];
 const local = time => new Date(time).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
+const brief = time => new Date(time).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 const SOURCES = { api: "API", watch: "watched folder", page: "this page" };
 
 // One judged picture: map, reason, what good looks like, review -------------------------------------------------------
@@ -418,7 +419,8 @@ const step = by => {  // by what is open, since the list may have grown at its s
 
 // The line ------------------------------------------------------------------------------------------------------------
 
-const W = 640, H = 250, LEFT = 52, RIGHT = 12, TOP = 12, BOTTOM = 34;
+let W = 640;
+const H = 250, LEFT = 52, RIGHT = 12, TOP = 12, BOTTOM = 34;
 const place = (low, high, from, to) => value => from + (value - low) / (high - low || 1) * (to - from);
 const frame = (x, y, xs, ys, xlabel) => [
   ys.flatMap(([value, text]) => [s("line", { class: "rule", x1: LEFT, x2: W - RIGHT, y1: y(value), y2: y(value) }), s("text", { x: LEFT - 7, y: y(value) + 4, "text-anchor": "end" }, text)]),
@@ -443,7 +445,7 @@ const rates = ({ rates: spans, alpha, flagged, count }) => {
   const most = nice(Math.max(2 * alpha, ...spans.map(one => one.rate))), last = spans.length - 1;
   const x = place(0, Math.max(1, spans.length), LEFT, W - RIGHT), y = place(0, most, H - BOTTOM, TOP);
   const points = spans.flatMap((one, i) => [[x(i), y(one.rate)], [x(i + 1), y(one.rate)]]);
-  const ends = spans.length ? [[0, local(spans[0].since)], [spans.length, local(spans[last].until)]] : [];
+  const ends = spans.length ? [[0, brief(spans[0].since)], [spans.length, brief(spans[last].until)]] : [];
   return chart("Alarm rate", `${flagged.toLocaleString("en")} of ${plural(count, "picture")} flagged, ${percent(flagged / (count || 1))}. The dashed line is the false-alarm rate α = ${number(alpha)}.`,
     `Share of flagged pictures over time, in ${plural(spans.length, "span")}; the last ${percent(spans[last]?.rate ?? 0)}`,
     [frame(x, y, ends, [0, most / 2, most].map(v => [v, percent(v)]), `each step: about ${plural(spans[0]?.count ?? 0, "picture")}`), points.length && s("path", { d: path(points) }),
@@ -469,6 +471,7 @@ const drift = ({ drift: one }) => {
 const loadLine = async () => {
   const found = await json(`page/line?${filters(by("of"))}`);
   clear();
+  W = Math.min(640, Math.max(280, by("charts").clientWidth - 40));  // so that text is as large as around
   by("charts").replaceChildren(...(found.count ? [histogram(found), rates(found), found.drift.groups && drift(found)].filter(Boolean)
     : [h("p", { class: "empty" }, "This version of the model has judged nothing yet.")]));
 };

@@ -93,12 +93,6 @@ def row_facts(inputs: ReportInputs, row: int) -> dict[str, Any]:
 
 def data_uri(picture: Image.Image) -> str:
     """A picture as a PNG, or as a JPEG where a photograph would make the PNG large."""
-    kind, content = encoded(picture)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def encoded(picture: Image.Image) -> tuple[str, bytes]:
-    """png or jpeg, as `data_uri` chooses, and the file."""
     picture, buffer, kind = picture.convert("RGBA"), io.BytesIO(), "png"
     picture.save(buffer, "PNG", optimize=True)
     if buffer.tell() > _PNG_BYTES:
@@ -106,4 +100,4 @@ def encoded(picture: Image.Image) -> tuple[str, bytes]:
         opaque.paste(picture, mask=picture.getchannel("A"))
         buffer, kind = io.BytesIO(), "jpeg"
         opaque.save(buffer, "JPEG", quality=82, subsampling=0, optimize=True)
-    return kind, buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
