@@ -151,7 +151,7 @@ def test_a_picture_is_judged_with_map_reason_and_what_good_looks_like(opened: Op
     expect(said).to_contain_text("camera=B")
     expect(said.locator("dl")).to_contain_text("p-value")
     assert float(said.locator("dd").first.inner_text()) <= 0.1
-    assert said.locator("li").count() >= 2
+    assert page.locator(".reason li").count() >= 2
     assert drawn(page, ".stage img:not(.map)")
     assert drawn(page, ".stage .map")
     assert drawn(page, ".good-one img")
@@ -263,7 +263,7 @@ def test_reviews_by_keys_with_regions_and_undo(opened: Open, url: str, store: Ju
     page.keyboard.press("u")
     expect(dialog.locator(".reviewed")).to_contain_text("Unsure")
     dialog.get_by_role("button", name="Why?").click()
-    expect(dialog.locator(".said li").first).to_be_visible()
+    expect(dialog.locator(".reason li").first).to_be_visible()
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(page.locator(".wall figure", has_text="b.png")).to_contain_text("true defect")

@@ -92,21 +92,19 @@ class Shown {
     const verdict = h("section", { class: `card said${flagged ? " flagged" : ""}${unread ? " unread" : ""}` },
       h("h2", {}, upper(item.verdict)),
       h("p", { class: "id" }, item.id),
-      unread ? h("p", {}, item.row.error) : [
-        h("dl", { class: "tiles" }, tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("b", {}, value))))),
-        this.why,
-        (item.why ?? []).length || !item.number ? null : h("p", { class: "row" }, this.ask = h("button", { type: "button", onclick: () => this.explain() }, "Why?")),
-      ],
+      unread ? h("p", {}, item.row.error) : h("dl", { class: "tiles" }, tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("b", {}, value))))),
       h("p", { class: "small" }, [condition, item.alpha && `false-alarm rate ${number(item.alpha)}`, item.time && local(item.time), SOURCES[item.source],
         model && model.scored_by !== item.scored_by ? "judged by another version of the model" : `model ${item.model}`].filter(Boolean).join(" · ")));
     const parts = [verdict, h("div", { class: "picture" }, unread && !item.pictureURL ? h("p", { class: "card box" }, "There is no picture to show.") : this.stageOf())];
+    if (!unread) parts.push(h("section", { class: "card box reason" }, h("h3", {}, "Reasons"), this.why,
+      (item.why ?? []).length || !item.number ? null : this.ask = h("button", { type: "button", onclick: () => this.explain() }, "Why?")));
     if (item.number && !unread) parts.push(this.reviewer());
     if (model && item.reference !== null && item.reference !== undefined && !unread) {
       parts.splice(2, 0, h("section", { class: "card box good-one" }, h("h3", {}, "What good looks like"), h("figure", {},
         picture(h("img", { alt: "Mean of normal images" }), `page/normal/${encodeURIComponent(item.model)}/${item.reference}`),
         h("figcaption", { class: "small" }, `The mean of normal images${condition ? ` with ${condition}` : ""}, which this picture is compared with.`))));
     }
-    this.node.classList.toggle("compared", parts.length > 3);
+    this.node.classList.toggle("compared", parts.length > 4);
     this.node.replaceChildren(...parts);
   }
 
