@@ -285,7 +285,7 @@ def test_a_region_is_drawn_by_touch_on_a_phone(opened: Open, url: str, store: Ju
     for kind, share in (("touchStart", 0.25), ("touchMove", 0.5), ("touchMove", 0.75), ("touchEnd", None)):
         at = share and {"x": box["x"] + share * box["width"], "y": box["y"] + share * box["height"]}
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [at] if at else []})
-    dialog.get_by_role("button", name="True defect").tap()
+    dialog.get_by_role("button", name="True defect").click()
     expect(dialog.locator(".reviewed")).to_contain_text("True defect")
     np.testing.assert_allclose(store.one(1)["drawn"], [[8, 8, 24, 24]], atol=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
