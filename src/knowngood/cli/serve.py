@@ -112,7 +112,7 @@ def serve(
         )
         listener.listen(config.backlog)
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        event("listening", url=f"http://{shown}:{address[1]}/", models=list(served), keeps=folder and str(folder))
+        event("listening", url=f"http://{shown}:{address[1]}", models=list(served), keeps=folder and str(folder))
         with suppress(Interrupted):  # to be asked to end is how a server ends
             uvicorn.Server(config).run(sockets=[listener])
 
