@@ -12,6 +12,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ pytest.importorskip("fastapi")
 
 from knowngood import Detector
 from knowngood.cli import main
+from knowngood.deploy.judged_store import JudgedStore
 
 SIDE = 12
-REQUESTS, THREADS = 200, 16
+REQUESTS, THREADS = 800, 16
 
 
 def run(*words: str | Path) -> int:
@@ -85,6 +87,8 @@ def test_every_accepted_request_is_answered_although_the_server_is_ended(tmp_pat
     assert set(statuses.values()) == {0, 200, 503}
     assert log[-1]["event"] == "stopped"
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + len(accepted)
+    with closing(JudgedStore(tmp_path / "parts-judged")) as store:
+        assert store.counts()["judged"] == len(accepted)
 
 
 def test_wrong_starts_are_refused_before_a_model_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

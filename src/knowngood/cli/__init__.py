@@ -24,6 +24,7 @@ from knowngood.cli import (
     info,
     inspect,
     monitor,
+    reviews,
     score,
     serve,
     train,
@@ -70,7 +71,7 @@ def build_app() -> typer.Typer:
     app.command()(inspect.inspect)
     app.command(cls=SettingsCommand)(train.train)
     others = (score.score, evaluate.evaluate, calibrate.calibrate, update.update, monitor.monitor, figure.figure)
-    for command in (*others, serve.serve, watch.watch, export.export, info.info, info.rollback):
+    for command in (*others, serve.serve, watch.watch, reviews.reviews, export.export, info.info, info.rollback):
         app.command()(command)
     app.add_typer(data.app, name="data")
     return app

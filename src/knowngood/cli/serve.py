@@ -14,6 +14,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Device
+from knowngood.cli.keep_options import MOST, KeepMost, beside, kept
 from knowngood.cli.sink_options import To, opened
 from knowngood.errors import Interrupted, SettingsError
 
@@ -47,10 +48,16 @@ def serve(
     state: Annotated[Path, typer.Option(metavar="FILE", help="with --to: what is not delivered yet")] = Path(
         ".knowngood-serve.sqlite"
     ),
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="where judged images are kept for the page; MODEL-judged")
+    ] = None,
+    no_keep: Annotated[bool, typer.Option("--no-keep", help="keep no image")] = False,
+    keep_most: KeepMost = MOST,
     device: Device = None,
     bounds: Bounds,
 ) -> None:
-    """Serve models over HTTP: POST /v1/score, /v1/explain; /docs lists all. Logs are JSON lines on stderr.
+    """Serve models over HTTP: a page at /, POST /v1/score and /v1/explain; /docs lists all. Logs are JSON lines on
+    stderr.
 
     A new version of a model is taken into use within seconds. SIGTERM and Ctrl-C end it once everything that was
     accepted is answered.
@@ -66,6 +73,8 @@ def serve(
         say(add_key(keys, new_key))
         note(f"this is the only time that the key is shown; {keys} holds its SHA-256")
         return
+    if keep is not None and no_keep:
+        raise SettingsError(f"--keep {keep} and --no-keep contradict each other; give one of them")
     digests = {} if keys is None else read_keys(keys)
     listener = _bound(host, port)
     address = listener.getsockname()
@@ -83,6 +92,7 @@ def serve(
         stack.enter_context(listener)
         write_logs(sys.stderr)
         served = load_models(models, device or "cpu")
+        folder = None if no_keep else keep or beside(next(iter(served.values())).path)
         options = ServerOptions(
             keys=digests,
             origins=tuple(cors or ()),
@@ -91,6 +101,7 @@ def serve(
             queue=queue,
             batch=batch,
             sink=stack.enter_context(opened(to, state)).add if to else None,
+            store=stack.enter_context(kept(folder, keep_most)),
         )
         config = uvicorn.Config(
             create_app(served, options),
@@ -101,7 +112,7 @@ def serve(
         )
         listener.listen(config.backlog)
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-        event("listening", url=f"http://{shown}:{address[1]}", models=list(served))
+        event("listening", url=f"http://{shown}:{address[1]}", models=list(served), keeps=folder and str(folder))
         with suppress(Interrupted):  # to be asked to end is how a server ends
             uvicorn.Server(config).run(sockets=[listener])
 

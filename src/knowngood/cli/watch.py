@@ -13,6 +13,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Alpha, As, Device, Model, Unknown, as_values
+from knowngood.cli.keep_options import MOST, KeepMost, kept
 from knowngood.cli.sink_options import To, opened
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, Interrupted, SettingsError
@@ -34,6 +35,10 @@ def watch(
     as_condition: As = None,
     unknown: Unknown = None,
     interval: Annotated[float, typer.Option(min=0.01, help="seconds between looks at the folder")] = 0.2,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="keep the pictures for the page of `serve`: MODEL-judged")
+    ] = None,
+    keep_most: KeepMost = MOST,
     device: Device = None,
     bounds: Bounds,
 ) -> None:
@@ -48,7 +53,7 @@ def watch(
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
-    with opened(to, state or folder / STATE) as delivery:
+    with opened(to, state or folder / STATE) as delivery, kept(keep, keep_most) as store:
         from knowngood.data.readers.limits import Limits
         from knowngood.deploy.judgement import Asked
         from knowngood.deploy.logs import write_logs
@@ -63,7 +68,7 @@ def watch(
             served.check_column(column)
         asked = Asked(alpha, unknown)  # type: ignore[arg-type]
         limits = Limits.of(bounds.over()) if bounds else None
-        watched = Watch(folder, models, delivery, asked=asked, conditions=values, limits=limits)
+        watched = Watch(folder, models, delivery, asked=asked, conditions=values, limits=limits, store=store)
         note(f"watching {folder}")
         with suppress(Interrupted), deferred() as asked_to_end:
             while not asked_to_end():

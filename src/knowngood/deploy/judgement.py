@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,22 +17,36 @@ from knowngood.data.pixel_source import JoinedPixels
 from knowngood.deploy.map_png import map_record
 from knowngood.deploy.served_models import ServedModel
 from knowngood.detector.explain import explain as explanations
+from knowngood.detector.explain.reference import group_of, groups_of
 from knowngood.detector.pipeline import Unknown
 from knowngood.detector.results import Detected, flagged
 from knowngood.errors import DataError
 from knowngood.evaluation.scored_by import MARK
 
 Row = dict[str, Any]
+EXTRA = ("map", "explanation", "kept", "view")  # of a row, beside what the command line writes
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked for of some images; see `Detector.detect`."""
+    """What is asked for of some images; see `Detector.detect`. keep: what a page shows of them, under `kept`."""
 
     alpha: float | None = None
     unknown: Unknown | None = None
     maps: bool = False
     explain: bool = False
+    keep: bool = False
+
+
+class Kept(NamedTuple):
+    """Of an image that was read. alpha: of the verdict. map: (H, W), where the score has one; limits: values where its
+    colour begins and is full. regions: boxes of it. reference: the group of normal images that it is compared with."""
+
+    alpha: float
+    map: np.ndarray | None
+    limits: tuple[float, float]
+    regions: tuple[tuple[int, int, int, int], ...]
+    reference: int | None
 
 
 def judged(model: ServedModel, images: ImageSet, asked: Asked) -> list[Row]:
@@ -44,7 +58,10 @@ def judged(model: ServedModel, images: ImageSet, asked: Asked) -> list[Row]:
         SettingsError, DataError: as `Detector.detect`, but not where no image can be read.
     """
     rows: list[Row] = []
-    options: Any = {"unknown": asked.unknown, "alpha": asked.alpha, "maps": asked.maps}
+    pipeline = model.detector.pipeline_
+    located = asked.keep and pipeline.score.has_map
+    options: Any = {"unknown": asked.unknown, "alpha": asked.alpha, "maps": asked.maps or located}
+    options["regions"] = located and pipeline.map_calibration is not None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -56,6 +73,9 @@ def judged(model: ServedModel, images: ImageSet, asked: Asked) -> list[Row]:
                         row["map"] = one
                 if asked.explain:
                     _explain(model, batch, asked, rows)
+                if asked.keep:
+                    for row, one in zip(rows[-len(batch.index) :], _kept(model, batch, asked), strict=True):
+                        row["kept"] = one
     except DataError:
         if len(rows) < len(images):
             raise
@@ -77,7 +97,7 @@ def joined(sets: list[ImageSet]) -> ImageSet:
 def for_sinks(rows: Iterable[Row], model: ServedModel) -> list[Row]:
     """Rows with the time, the model and its version, and without pictures."""
     about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "model": model.name, MARK: model.mark}
-    return [{**{name: row[name] for name in row if name not in ("map", "explanation")}, **about} for row in rows]
+    return [{**{name: row[name] for name in row if name not in EXTRA}, **about} for row in rows]
 
 
 def plain(value: Any) -> Any:
@@ -107,6 +127,30 @@ def _explain(model: ServedModel, batch: Detected, asked: Asked, rows: list[Row])
         record = one.to_record()
         kept = {name: value for name, value in record.items() if name not in own[one.id] and name != "id"}
         own[one.id]["explanation"] = _without_nan(kept)
+
+
+def _kept(model: ServedModel, batch: Detected, asked: Asked) -> Iterator[Kept | None]:
+    """What is kept of each image of this batch; None of one that cannot be read."""
+    pipeline, calibration = model.detector.pipeline_, model.detector.pipeline_.map_calibration
+    groups = None if pipeline.reference is None else groups_of(pipeline)
+    for i, values in enumerate(batch.maps):
+        stratum = int(batch.decisions.best.stratum[i])
+        if i in batch.decisions.errors:
+            yield None
+            continue
+        limits = 0.0, 1.0
+        if values is not None:
+            found = math.inf if calibration is None else calibration.threshold(asked.alpha, stratum)
+            limits = (0.5 * found, 2 * found) if 0 < found < math.inf else _own_limits(values)
+        boxes = tuple(region.box for region in batch.regions[i] or ())
+        reference = None if groups is None else int(group_of(groups, np.array([stratum]))[0])
+        yield Kept(model.detector.alpha if asked.alpha is None else asked.alpha, values, limits, boxes, reference)
+
+
+def _own_limits(values: np.ndarray) -> tuple[float, float]:
+    """From the median of a map to its largest value; ignored regions are NaN."""
+    low, high = (float(each(values)) for each in (np.nanmedian, np.nanmax))
+    return (low, high) if high > low else (low, low + 1)
 
 
 def _without_nan(value: Any) -> Any:

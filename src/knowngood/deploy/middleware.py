@@ -54,7 +54,7 @@ class Observed:
             seconds = time.perf_counter() - started
             path = getattr(scope.get("route"), "path", "other")
             self.metrics.answered(path, status, seconds)
-            if path not in ("/healthz", "/readyz", "/metrics"):
+            if path not in ("/healthz", "/readyz", "/metrics", "/page/state"):
                 event(
                     "request",
                     request_id=name,

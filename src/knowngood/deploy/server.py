@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -20,14 +20,17 @@ from knowngood import __version__
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.api_description import ABOUT, judging
 from knowngood.deploy.api_page import PAGE, POLICY
+from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.judgement import Row, for_sinks
 from knowngood.deploy.keys import owner_of
 from knowngood.deploy.logs import event
 from knowngood.deploy.metrics import Metrics
 from knowngood.deploy.middleware import BodyLimit, Observed
+from knowngood.deploy.page import page_routes
 from knowngood.deploy.queue import Full, Queue
 from knowngood.deploy.served_models import ServedModels, exchange, exchange_changed
 from knowngood.deploy.uploads import read_form, refused, uploaded
+from knowngood.deploy.views import keep
 from knowngood.errors import ArtifactError, KnowngoodError, OutputError
 
 FIELDS = 20  # of a form, beside its images
@@ -43,6 +46,7 @@ class ServerOptions:
     keys: SHA-256 digests by name; without any, nobody needs one. origins: of web pages that may use it (CORS). body:
     bytes of a request. limits: of a picture, where they are not those of the model. queue, batch: see `Queue`. poll:
     seconds between looks for a new version of a model. sink: is given the rows of every answer, before it is sent.
+    store: keeps what was judged, for the page.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -53,6 +57,7 @@ class ServerOptions:
     batch: int = 32
     poll: float = 2.0
     sink: Callable[[list[Row]], None] | None = None
+    store: JudgedStore | None = None
 
 
 def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -> FastAPI:
@@ -97,6 +102,11 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
             raise HTTPException(404, f"there is no model '{name}'; served: {', '.join(models)}")
         return (await run_in_threadpool(exchange, models, name)).describe()
 
+    async def judge(request: Request) -> Response:
+        return await _answer(request, models, queue, options, metrics, explain=True, source="page")
+
+    app.include_router(page_routes(models, queue, options.store, options.limits, judge, allowed))
+
     @app.get("/healthz", summary="Whether the server runs")
     async def healthy() -> dict[str, str]:
         return {"status": "ok"}
@@ -131,7 +141,14 @@ async def _look_for_versions(models: ServedModels, seconds: float) -> None:
 
 
 async def _answer(
-    request: Request, models: ServedModels, queue: Queue, options: ServerOptions, metrics: Metrics, *, explain: bool
+    request: Request,
+    models: ServedModels,
+    queue: Queue,
+    options: ServerOptions,
+    metrics: Metrics,
+    *,
+    explain: bool,
+    source: str = "api",
 ) -> Response:
     """The rows of the images of a request; 422 if none of them can be read."""
     facts: dict[str, Any] = request.state.facts
@@ -152,11 +169,21 @@ async def _answer(
             images = upload.images
             facts |= {"model": model.name, "scored_by": model.mark, "images": len(upload.names)}
             event("accepted", request_id=request.state.request_id)
-            judged = iter(await queue.score(model, images, form.asked) if len(images) else ())
+            shown = source == "page"
+            asked = replace(form.asked, keep=shown or options.store is not None)
+            judged = iter(await queue.score(model, images, asked) if len(images) else ())
+            each = enumerate(upload.names)
+            rows = [
+                {**(_refused_row(upload.refused[i]) if i in upload.refused else next(judged)), "id": name}
+                for i, name in each
+            ]
+            if asked.keep:
+                read = [row for i, row in enumerate(rows) if i not in upload.refused]
+                views = await run_in_threadpool(keep, options.store, model, images, read, source)
+                for row, view in zip(read, views if shown else (), strict=shown):
+                    row["view"] = view
         finally:
             upload.close()
-    rows = [_refused_row(upload.refused[i]) if i in upload.refused else next(judged) for i in range(len(upload.names))]
-    rows = [{**row, "id": name} for row, name in zip(rows, upload.names, strict=True)]
     facts |= {
         "anomalous": sum(row["is_anomalous"] is True for row in rows),
         "unread": sum(row["error"] is not None for row in rows),

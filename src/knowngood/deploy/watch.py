@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,12 @@ from knowngood.data.readers.files import is_image, unread_reason
 from knowngood.data.readers.folder import identifier
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.delivery import Delivery
+from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.judgement import Asked, Row, for_sinks, judged
 from knowngood.deploy.logs import event
 from knowngood.deploy.outbox import Seen
 from knowngood.deploy.served_models import ServedModels, exchange_changed
+from knowngood.deploy.views import keep
 
 AT_ONCE = 64  # pictures judged together
 PATIENCE = 5.0  # seconds that a file which cannot be decoded may still become whole
@@ -66,6 +68,7 @@ class Watch:
     Args:
         conditions: the same for all pictures, by column.
         limits: of a picture, where they are not those of the model.
+        store: keeps what was judged.
         clock: seconds, which only go forward.
     """
 
@@ -78,10 +81,12 @@ class Watch:
         asked: Asked = Asked(),  # noqa: B008
         conditions: dict[str, str] | None = None,
         limits: Limits | None = None,
+        store: JudgedStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder, self.models, self.delivery = folder, models, delivery
         self.asked, self.conditions, self.limits, self._clock = asked, conditions or {}, limits, clock
+        self.store = store
         self._done = delivery.outbox.files()
         self._settled: dict[str, State] = {}  # by path, so that most files cost next to nothing
         self._waiting: dict[str, Waiting] = {}
@@ -164,6 +169,9 @@ class Watch:
                 answers.append({**row, "error": error, "key": hashlib.sha256(key.encode(errors="replace")).hexdigest()})
             elif name in new:
                 event("ignored", id=name, reason="is not an image by its name")
+        if self.store is not None and answers:  # twice after a crash here, but kept once, by the key
+            images = self._images({row["id"]: own[row["id"]].path for row in answers})
+            keep(self.store, self.models.named(None), images, answers, "watch", [row["key"] for row in answers])
         self.delivery.add(answers, done)
         self._done |= done
         for name in done:
@@ -176,11 +184,16 @@ class Watch:
         """The rows of pictures, as `knowngood score` writes them, with the time and the mark of the model."""
         if not paths:
             return {}
-        model, n = self.models.named(None), len(paths)
+        model = self.models.named(None)
+        rows = judged(model, self._images(paths), replace(self.asked, keep=self.store is not None))
+        kept = {row["id"]: {"kept": row["kept"]} for row in rows if "kept" in row}
+        return {row["id"]: {**row, **kept.get(row["id"], {})} for row in for_sinks(rows, model)}
+
+    def _images(self, paths: dict[str, Path]) -> ImageSet:
+        n = len(paths)
         columns = {column: np.full(n, value) for column, value in self.conditions.items()}
-        pixels = FilePixels(tuple(paths.values()), self.limits or model.limits)
-        images = ImageSet(pixels, np.array(list(paths)), np.full(n, np.nan), columns, name=self.folder.name)
-        return {row["id"]: row for row in for_sinks(judged(model, images, self.asked), model)}
+        pixels = FilePixels(tuple(paths.values()), self.limits or self.models.named(None).limits)
+        return ImageSet(pixels, np.array(list(paths)), np.full(n, np.nan), columns, name=self.folder.name)
 
 
 def _state(file: Path | os.DirEntry[str]) -> State | None:

@@ -188,10 +188,20 @@ def render_inspection(
 
 def picture_uri(image: np.ndarray) -> str:
     """An image (h, w, C) of any type as a picture in the page."""
-    return data_uri(Image.fromarray(np.round(255 * displayed(image)).astype(np.uint8)).convert("RGBA"))
+    return data_uri(as_picture(image))
+
+
+def as_picture(image: np.ndarray) -> Image.Image:
+    """An image (h, w, C) of any type as RGBA."""
+    return Image.fromarray(np.round(255 * displayed(image)).astype(np.uint8)).convert("RGBA")
 
 
 def map_uri(values: np.ndarray, limits: tuple[float, float]) -> str:
+    """A map as `map_png` draws it, in the page."""
+    return f"data:image/png;base64,{base64.b64encode(map_png(values, limits)).decode()}"
+
+
+def map_png(values: np.ndarray, limits: tuple[float, float]) -> bytes:
     """A map (a, b) as a PNG with transparency: transparent at the lower limit and below, and where it is NaN."""
     share = (np.nan_to_num(values.astype(float), nan=limits[0]) - limits[0]) / (limits[1] - limits[0])
     level = np.round(np.clip(share, 0, 1) * (LEVELS - 1)).astype(np.uint8)
@@ -200,7 +210,7 @@ def map_uri(values: np.ndarray, limits: tuple[float, float]) -> str:
     picture.putpalette(colours[:, :3].reshape(-1).tobytes())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True, transparency=colours[:, 3].tobytes())
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
 
 
 def by_p_value(table: DataFrame) -> np.ndarray:

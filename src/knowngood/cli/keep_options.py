@@ -1,0 +1,42 @@
+"""The options --keep and --keep-most of `serve` and `watch`, and the store behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from knowngood.detector.versions import OF_RUN
+
+if TYPE_CHECKING:
+    from knowngood.deploy.judged_store import JudgedStore
+
+KeepMost = Annotated[
+    int, typer.Option(min=1, help="judged images that are kept; the oldest ones that nobody reviewed are removed")
+]
+MOST = 10_000
+
+
+def beside(model: Path) -> Path:
+    """Where judged images are kept by default: runs/parts-judged for runs/parts and for its folder `model`."""
+    whole = model.resolve()
+    whole = whole.parent if whole.name == OF_RUN else whole
+    return whole.with_name(f"{whole.name}-judged")
+
+
+@contextmanager
+def kept(folder: Path | None, most: int) -> Iterator[JudgedStore | None]:
+    """Within, the store in this folder; None where nothing is kept. Several processes may use it."""
+    if folder is None:
+        yield None
+        return
+    from knowngood.deploy.judged_store import JudgedStore
+
+    store = JudgedStore(folder, most)
+    try:
+        yield store
+    finally:
+        store.close()

@@ -1,0 +1,44 @@
+"""`knowngood reviews`: what people said of judged images, counted and exported."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from knowngood.cli.console import say, table
+from knowngood.config import nearest
+from knowngood.errors import DataError, SettingsError
+
+
+def reviews(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="where `serve` or `watch` keep judged images, such as MODEL-judged")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="OUT", help="write the reviewed images to this new folder")
+    ] = None,
+    layout: Annotated[
+        str, typer.Option("--format", metavar="folder|coco|label-studio", help="folder: good/, anomalous/KIND/, masks")
+    ] = "folder",
+) -> None:
+    """Count the reviews of judged images, and write the images as data to train on or to label further."""
+    from knowngood.deploy.judged_store import FILE, JudgedStore
+    from knowngood.deploy.reviews import FORMATS, export
+
+    if layout not in FORMATS:
+        raise SettingsError(f"--format {layout}: no such format{nearest(layout, list(FORMATS))}")
+    if not (folder / FILE).is_file():
+        raise DataError(f"{folder}: no judged images; give the folder that `serve` names as it starts: MODEL-judged")
+    with closing(JudgedStore(folder)) as store:
+        table(["images", "count"], [(name, f"{n:,}") for name, n in store.counts().items()])
+        if out is None:
+            return
+        written = export(store, out, layout)
+    say(f"written  {out}: {written['good']:,} good, {written['defect']:,} with a defect")
+    if layout == "folder":
+        named = shlex.quote(str(out / "manifest.csv"))
+        say(f"next     knowngood update MODEL {named}, or train and calibrate with it")

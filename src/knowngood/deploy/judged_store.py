@@ -1,0 +1,326 @@
+"""What was judged, and what people said of it: one SQLite file that several processes may write at a time.
+
+A picture is kept as it came, so that it can be trained on. Reviews are only ever added: the latest one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from knowngood.errors import ArtifactError, OutputError
+from knowngood.files import make_folder
+
+Box = tuple[int, int, int, int]  # (top, left, bottom, right) in pixels, half-open
+FILE, FORMAT = "judged.sqlite", 1
+VERDICTS = ("good", "defect", "unsure")
+ORDERS = {"newest": "j.number desc", "anomalous": "j.p is null, j.p, j.score desc, j.number desc"}
+_TABLES = """
+create table if not exists judged (
+  number integer primary key autoincrement, key text unique not null, time text not null, source text not null,
+  id text not null, model text not null, scored_by text not null, conditions text not null, condition text,
+  verdict text not null, flagged integer, p real, score real, row text not null, regions text not null, why text,
+  alpha real, reference integer, height integer, width integer, suffix text not null
+);
+create table if not exists pictures (number integer primary key, bytes blob, thumbnail blob, map blob, scale text);
+create table if not exists reviews (
+  number integer primary key autoincrement, judged integer not null, time text not null, who text not null,
+  scored_by text not null, verdict text, kind text not null, regions text not null, note text not null
+);
+create index if not exists judged_p on judged (p);
+create index if not exists reviews_of on reviews (judged);
+create view if not exists latest as
+  select * from reviews where number in (select max(number) from reviews group by judged) and verdict is not null;
+"""
+_SELECT = """
+select j.*, l.verdict as review, l.kind, l.regions as drawn, l.note, l.who
+from judged j left join latest l on l.judged = j.number
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """One image that was judged.
+
+    Args:
+        key: that no other judgement has. source: api, page or watch. row: as `knowngood score` writes it, with `error`.
+        conditions: as they were given. alpha: false-alarm rate of the verdict. regions: boxes of the map. why: the
+            sentences of an explanation, if there is one.
+        reference: the group of normal images that it is compared with, for `ReferenceIndex.mean_image`.
+        size: (H, W). picture: the file as it came. suffix: of its name, such as .png. thumbnail: a PNG or JPEG.
+        map: a grey PNG, anomaly = offset + factor · level with scale = (offset, factor).
+    """
+
+    key: str
+    source: str
+    model: str
+    scored_by: str
+    row: Mapping[str, Any]
+    picture: bytes
+    suffix: str
+    conditions: Mapping[str, Any]
+    alpha: float | None = None
+    regions: tuple[Box, ...] = ()
+    why: tuple[str, ...] = ()
+    reference: int | None = None
+    size: tuple[int, int] | None = None
+    thumbnail: bytes | None = None
+    map: bytes | None = None
+    scale: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def verdict(self) -> str:
+        """In words: that of a model that checks conditions, else anomalous or normal; `not read` after an error."""
+        if self.row.get("error") is not None:
+            return "not read"
+        return self.row.get("verdict") or ("anomalous" if self.row["is_anomalous"] else "normal")
+
+
+class Review(NamedTuple):
+    """What a person says of a judged image; `verdict` None takes back what was said before.
+
+    who: a name. scored_by: the version of the model that had judged it. kind: of a defect. regions: where it is.
+    """
+
+    verdict: Literal["good", "defect", "unsure"] | None
+    who: str = ""
+    kind: str = ""
+    regions: tuple[Box, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which judgements: of this verdict (`flagged`, `normal`, `not read`), review (or `none`, `any`), condition value
+    (camera=B), model, version and source, between two times in ISO 8601. An empty text: all.
+    """
+
+    verdict: str = ""
+    review: str = ""
+    condition: str = ""
+    model: str = ""
+    scored_by: str = ""
+    source: str = ""
+    since: str = ""
+    until: str = ""
+
+    def clause(self) -> tuple[str, dict[str, str]]:
+        """SQL over `_SELECT`, with its parameters."""
+        flagged = {"flagged": "flagged = 1", "normal": "flagged = 0", "not read": "flagged is null"}
+        parts = [flagged.get(self.verdict, "j.verdict = :verdict")] if self.verdict else []
+        reviewed = {"none": "l.verdict is null", "any": "l.verdict is not null"}
+        parts += [reviewed.get(self.review, "l.verdict = :review")] if self.review else []
+        if self.condition:
+            parts.append("instr(', ' || replace(condition, ' (inferred)', '') || ', ', ', ' || :condition || ', ')")
+        parts += [f"j.{name} = :{name}" for name in ("model", "scored_by", "source") if getattr(self, name)]
+        parts += ["j.time >= :since"] if self.since else []
+        parts += ["j.time < :until"] if self.until else []
+        return " where " + " and ".join(parts or ["1"]), vars(self)
+
+
+class JudgedStore:
+    """Opens the store in a folder, or makes it. Safe to use from several threads and processes.
+
+    Args:
+        most: judgements that are kept; beyond it the oldest ones that nobody reviewed are removed.
+
+    Raises:
+        ArtifactError: the folder holds something else, or a damaged store. OutputError: it cannot be made.
+    """
+
+    def __init__(self, folder: Path, most: int = 10_000) -> None:
+        self.folder, self.most, self._lock = folder, most, threading.RLock()
+        make_folder(folder)
+        path = folder / FILE
+        try:
+            path.touch(mode=0o600)  # pictures are nobody else's; what SQLite puts beside it has the same mode
+            self._base = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
+            self._base.row_factory = sqlite3.Row
+            self._base.execute("pragma journal_mode = wal")
+            self._base.execute("pragma synchronous = normal")
+            if self._base.execute("pragma user_version").fetchone()[0] not in (0, FORMAT):
+                raise sqlite3.DatabaseError("it was written by a newer version")
+            self._base.executescript(f"pragma user_version = {FORMAT}; {_TABLES}")
+        except (sqlite3.Error, OSError) as error:
+            raise ArtifactError(f"{path}: is no store of judged images ({error}); give another --keep FOLDER") from None
+
+    def add(self, judgements: Iterable[Judgement]) -> list[int]:
+        """Keep judgements; their numbers. One whose key is there is there already, and changes nothing."""
+        return [self._add(one) for one in judgements]
+
+    def _add(self, one: Judgement) -> int:
+        row = {name: value for name, value in one.row.items() if name not in ("map", "explanation")}
+        p, flagged = row.get("p_value"), row.get("is_anomalous")
+        facts = {
+            "key": one.key,
+            "time": _now(),
+            "source": one.source,
+            "id": str(row["id"]),
+            "model": one.model,
+            "scored_by": one.scored_by,
+            "conditions": _text(one.conditions),
+            "condition": row.get("condition"),
+            "verdict": one.verdict,
+            "flagged": flagged,
+            "p": p,
+            "score": row.get("anomaly_score"),
+            "row": _text(row),
+            "regions": _text(one.regions),
+            "why": _text(one.why) if one.why else None,
+            "alpha": one.alpha,
+            "reference": one.reference,
+            "height": one.size and one.size[0],
+            "width": one.size and one.size[1],
+            "suffix": one.suffix,
+        }
+        marks = ", ".join(f":{name}" for name in facts)
+        with self._writing() as base:
+            added = base.execute(f"insert or ignore into judged ({', '.join(facts)}) values ({marks})", facts)
+            if not added.rowcount:
+                return int(base.execute("select number from judged where key = ?", (one.key,)).fetchone()[0])
+            number = int(added.lastrowid or 0)
+            views = number, one.picture, one.thumbnail, one.map, _text(one.scale)
+            base.execute("insert into pictures values (?, ?, ?, ?, ?)", views)
+            over = base.execute("select count(*) from judged").fetchone()[0] - self.most
+            if over > 0:
+                oldest = "select number from judged where number not in (select judged from reviews) and number != ?"
+                found = base.execute(f"{oldest} order by number limit ?", (number, over))
+                gone = [(row[0],) for row in found]
+                for table in ("judged", "pictures"):
+                    base.executemany(f"delete from {table} where number = ?", gone)
+        return number
+
+    def review(self, number: int, review: Review) -> None:
+        """Add what a person says of a judgement. Raises KeyError: there is no such judgement any more."""
+        with self._writing() as base:
+            found = base.execute("select scored_by from judged where number = ?", (number,)).fetchone()
+            if found is None:
+                raise KeyError(f"there is no judged image {number}")
+            values = number, _now(), review.who, found[0], review.verdict, review.kind, _text(review.regions)
+            names = "judged, time, who, scored_by, verdict, kind, regions, note"
+            marks = ", ".join("?" * 8)
+            base.execute(f"insert into reviews ({names}) values ({marks})", (*values, review.note))
+
+    def page(
+        self, which: Filter, order: str = "newest", first: int = 0, most: int = 48
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """How many judgements there are of this kind, and those from the `first` on, with the review that counts."""
+        where, values = which.clause()
+        with self._lock:
+            counted = f"select count(*) from judged j left join latest l on l.judged = j.number {where}"
+            total = self._base.execute(counted, values).fetchone()[0]
+            query = f"{_SELECT} {where} order by {ORDERS[order]} limit {int(most)} offset {int(first)}"
+            return total, [_record(row) for row in self._base.execute(query, values)]
+
+    def one(self, number: int) -> dict[str, Any]:
+        """A judgement with the review that counts, and the `history` of all. Raises KeyError: it is not there."""
+        with self._lock:
+            row = self._base.execute(f"{_SELECT} where j.number = ?", (number,)).fetchone()
+            if row is None:
+                raise KeyError(f"there is no judged image {number}")
+            history = self._base.execute("select * from reviews where judged = ? order by number", (number,))
+            return {**_record(row), "history": [_record(one) for one in history]}
+
+    def picture(self, number: int) -> dict[str, Any]:
+        """bytes, thumbnail, map and scale of a judgement. Raises KeyError: it is not there."""
+        with self._lock:
+            row = self._base.execute("select * from pictures where number = ?", (number,)).fetchone()
+        if row is None:
+            raise KeyError(f"there is no judged image {number}")
+        return _record(row)
+
+    def explain(self, number: int, why: Iterable[str]) -> None:
+        """Keep the sentences that explain a judgement."""
+        with self._writing() as base:
+            base.execute("update judged set why = ? where number = ?", (_text(list(why)), number))
+
+    def series(self, which: Filter, after: int = 0) -> list[sqlite3.Row]:
+        """number, time, id, key, condition, p, score, flagged of judgements that were read, the oldest first."""
+        where, values = which.clause()
+        query = f"""select j.number, j.time, j.id, j.key, j.condition, j.p, j.score, j.flagged
+            from judged j left join latest l on l.judged = j.number {where}
+            and j.p is not null and j.number > :after order by j.number"""
+        with self._lock:
+            return self._base.execute(query, {**values, "after": after}).fetchall()
+
+    def reviewed(self) -> Iterator[dict[str, Any]]:
+        """Every judgement that has a review that counts, with its picture, the oldest first."""
+        with self._lock:
+            numbers = [row[0] for row in self._base.execute("select judged from latest order by judged")]
+        for number in numbers:
+            try:
+                yield {**self.picture(number), **self.one(number)}
+            except KeyError:  # pragma: no cover - removed meanwhile
+                continue
+
+    def counts(self) -> dict[str, int]:
+        """How many were judged, flagged and reviewed, and what the reviews say."""
+        says = {
+            "judged": "1",
+            "flagged": "flagged = 1",
+            "not read": "flagged is null",
+            "reviewed": "l.verdict is not null",
+            "false alarms": "l.verdict = 'good' and flagged = 1",
+            "true defects": "l.verdict = 'defect' and flagged = 1",
+            "missed defects": "l.verdict = 'defect' and flagged = 0",
+            "good, not flagged": "l.verdict = 'good' and flagged = 0",
+            "unsure": "l.verdict = 'unsure'",
+        }
+        sums = ", ".join(f"coalesce(sum({what}), 0)" for what in says.values())
+        with self._lock:
+            found = self._base.execute(f"select {sums} from judged j left join latest l on l.judged = j.number")
+            return dict(zip(says, found.fetchone(), strict=True))
+
+    def values(self) -> dict[str, list[str]]:
+        """What can be filtered by: condition values, kinds of defects so far."""
+        with self._lock:
+            texts = [row[0] for row in self._base.execute("select distinct condition from judged limit 1000") if row[0]]
+            kinds = [row[0] for row in self._base.execute("select distinct kind from latest where kind != ''")]
+        parts = {part for text in texts for part in text.removesuffix(" (inferred)").split(", ") if part != "all"}
+        return {"conditions": sorted(parts), "kinds": sorted(kinds)}
+
+    def stamp(self) -> list[int]:
+        """Changes whenever something is judged or reviewed, by whichever process."""
+        with self._lock:
+            query = (
+                "select coalesce((select max(number) from judged), 0), coalesce((select max(number) from reviews), 0)"
+            )
+            return list(self._base.execute(query).fetchone())
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._base.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; other processes wait. Raises OutputError: it cannot be written."""
+        try:
+            with self._lock, self._base:
+                self._base.execute("begin immediate")
+                yield self._base
+        except sqlite3.Error as error:
+            raise OutputError(f"{self.folder / FILE} cannot be written: {error}; free some space, or restart") from None
+
+
+def _record(row: sqlite3.Row) -> dict[str, Any]:
+    record = dict(row)
+    for name in ("conditions", "row", "regions", "why", "drawn", "scale"):
+        if isinstance(record.get(name), str):
+            record[name] = json.loads(record[name])
+    return record
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

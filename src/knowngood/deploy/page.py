@@ -1,0 +1,207 @@
+"""The page: what people do with a browser. It is served with the API, and asks for nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse
+
+from knowngood import __version__
+from knowngood.data.findings import Unreadable
+from knowngood.data.readers.limits import Limits
+from knowngood.deploy.judged_store import ORDERS, VERDICTS, Box, Filter, JudgedStore, Review
+from knowngood.deploy.judgement import Asked
+from knowngood.deploy.line import Line
+from knowngood.deploy.queue import Queue
+from knowngood.deploy.served_models import ServedModel, ServedModels
+from knowngood.deploy.views import as_images, coloured, drawn, large
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+SAFE = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+PRIVATE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+MOST = 480  # judgements at once
+
+
+class Said(BaseModel):
+    """A review as the page sends it; `verdict` None takes back the one before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    verdict: str | None
+    who: str = Field("", max_length=100)
+    kind: str = Field("", max_length=60)
+    regions: list[tuple[int, int, int, int]] = Field([], max_length=100)
+    note: str = Field("", max_length=2000)
+
+
+def page_routes(
+    models: ServedModels,
+    queue: Queue,
+    store: JudgedStore | None,
+    limits: Limits | None,
+    judge: Callable[[Request], Awaitable[Response]],
+    allowed: Sequence[Any],
+) -> APIRouter:
+    """The page at `/`, and what it asks for below `/page`. `judge` answers a form of images."""
+    routes = APIRouter(include_in_schema=False)
+    own = [*allowed, Depends(_same_site)]
+    line = None if store is None else Line(store)
+
+    def kept() -> JudgedStore:
+        if store is None:
+            raise HTTPException(404, "nothing is kept: the server was started with --no-keep")
+        return store
+
+    def found(number: int, picture: bool = False) -> dict[str, Any]:
+        try:
+            return (kept().picture if picture else kept().one)(number)
+        except KeyError as error:
+            raise HTTPException(404, error.args[0]) from None
+
+    def named(name: str | None) -> ServedModel:
+        try:
+            return models.named(name)
+        except KeyError as error:
+            raise HTTPException(404, error.args[0]) from None
+
+    @routes.get("/")
+    async def page() -> Response:
+        return HTMLResponse(_file("page.html.j2"), headers={**SAFE, "Cache-Control": "no-cache"})
+
+    @routes.get("/page.css")
+    async def style() -> Response:
+        return Response(_file("page.css.j2"), media_type="text/css", headers={"Cache-Control": "no-cache"})
+
+    @routes.get("/page.js")
+    async def script() -> Response:
+        return Response(_file("page.js"), media_type="text/javascript", headers={"Cache-Control": "no-cache"})
+
+    @routes.get("/page/models", dependencies=own)
+    def list_models() -> dict[str, Any]:
+        each = [{**model.describe(), "card": model.detector.card_} for model in models.values()]
+        return {"models": each, "keeps": store is not None, "folder": str(store.folder.absolute()) if store else None}
+
+    @routes.post("/page/judge", dependencies=own)
+    async def judge_images(request: Request) -> Response:
+        return await judge(request)
+
+    @routes.get("/page/normal/{name}/{reference}", dependencies=own)
+    def normal(name: str, reference: int) -> Response:
+        index = named(name).detector.pipeline_.reference
+        if index is None:
+            raise HTTPException(404, "this model keeps no normal image to compare with")
+        return _picture(*drawn(np.moveaxis(index.mean_image(reference), 0, -1), 640), headers={})
+
+    @routes.get("/page/state", dependencies=own)
+    def state() -> dict[str, Any]:
+        return {"stamp": None if store is None else store.stamp(), "models": [one.mark for one in models.values()]}
+
+    @routes.get("/page/judged", dependencies=own)
+    def judged(
+        request: Request, order: str = "newest", first: int = Query(0, ge=0), most: int = Query(48, ge=1, le=MOST)
+    ):
+        if order not in ORDERS:
+            raise HTTPException(422, f"order = '{order:.40}'; expected {' or '.join(ORDERS)}")
+        total, items = kept().page(_filter(request), order, first, most)
+        return {"total": total, "items": items, "counts": kept().counts(), **kept().values()}
+
+    @routes.get("/page/judged/{number}", dependencies=own)
+    def one(number: int) -> dict[str, Any]:
+        return found(number)
+
+    @routes.get("/page/judged/{number}/{view}", dependencies=own)
+    def view(number: int, view: str) -> Response:
+        record = found(number, picture=True)
+        if view == "thumbnail" and record["thumbnail"]:
+            png = record["thumbnail"].startswith(b"\x89PNG")
+            return _picture("png" if png else "jpeg", record["thumbnail"])
+        if view == "map" and record["map"]:
+            return _picture("png", coloured(record["map"], record["scale"]))
+        if view == "picture":
+            about = found(number)
+            model = models.get(about["model"])
+            bounds = limits or (Limits() if model is None else model.limits)
+            try:
+                return _picture(*large({**about, **record}, bounds))
+            except Unreadable as error:
+                raise HTTPException(422, error.reason) from None
+        raise HTTPException(404, f"the judged image {number} has no {view:.40}")
+
+    @routes.post("/page/judged/{number}/why", dependencies=own)
+    async def why(number: int) -> dict[str, Any]:
+        """Sentences that explain it, by the version that is in use now."""
+        about = await run_in_threadpool(found, number)
+        model = named(about["model"])
+        if about["why"]:
+            return {"why": about["why"], "scored_by": about["scored_by"]}
+        record = await run_in_threadpool(found, number, True)
+        with queue.place(), as_images({**about, **record}, limits or model.limits) as images:
+            row = (await queue.score(model, images, Asked(unknown="infer", explain=True)))[0]
+        if row["error"] is not None:
+            raise HTTPException(422, row["error"])
+        sentences = row["explanation"]["sentences"]
+        if model.mark == about["scored_by"]:
+            await run_in_threadpool(kept().explain, number, sentences)
+        return {"why": sentences, "scored_by": model.mark}
+
+    @routes.post("/page/judged/{number}/review", dependencies=own)
+    def review(number: int, said: Said, request: Request) -> dict[str, Any]:
+        about = found(number)
+        if said.verdict is not None and said.verdict not in VERDICTS:
+            raise HTTPException(422, f"verdict = '{said.verdict:.40}'; expected {', '.join(VERDICTS)} or null")
+        regions = tuple(_within(box, about["height"], about["width"]) for box in said.regions)
+        who = request.state.facts.get("key") or said.who
+        kept().review(number, Review(said.verdict, who, said.kind.strip(), regions, said.note))  # type: ignore[arg-type]
+        return found(number)
+
+    @routes.get("/page/line", dependencies=own)
+    def statistics(request: Request, model: str | None = None) -> dict[str, Any]:
+        kept()
+        assert line is not None
+        return line.describe(named(model), _filter(request))
+
+    return routes
+
+
+@cache
+def _file(name: str) -> str:
+    """A template of this package; style sheets may include those of the reports."""
+    places = [("knowngood.deploy", "templates"), ("knowngood.evaluation.report", "templates")]
+    loader = ChoiceLoader([PackageLoader(*place) for place in places])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    if name.endswith(".js"):
+        return loader.get_source(environment, name)[0]
+    return environment.get_template(name).render(version=__version__)
+
+
+def _filter(request: Request) -> Filter:
+    given = request.query_params
+    return Filter(**{one.name: given[one.name] for one in fields(Filter) if one.name in given})
+
+
+def _picture(kind: str, content: bytes, headers: dict[str, str] = PRIVATE) -> Response:
+    return Response(content, media_type=f"image/{kind}", headers=headers)
+
+
+def _within(box: Box, height: int | None, width: int | None) -> Box:
+    top, left, bottom, right = box
+    if not (0 <= top < bottom <= (height or 0) and 0 <= left < right <= (width or 0)):
+        raise HTTPException(422, f"region {list(box)} is not within the picture, {height} × {width} pixels")
+    return box
+
+
+def _same_site(request: Request) -> None:
+    """Refuses what a page of another site makes a browser send."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise HTTPException(403, "this is for the page of this server")

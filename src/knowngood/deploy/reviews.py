@@ -1,0 +1,151 @@
+"""Reviewed images, for training and for labelling tools: folders with masks and a manifest, COCO, Label Studio."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from knowngood.data.readers.layout import SPLITS
+from knowngood.data.readers.masks import FOLDERS
+from knowngood.deploy.judged_store import JudgedStore
+from knowngood.errors import DataError, OutputError
+from knowngood.files import make_folder, whole, write_json, write_text
+
+DEFECT = "defect"  # the kind of one that nobody named
+_UNSAFE = re.compile(r"[^\w.-]+")
+
+
+def export(store: JudgedStore, out: Path, layout: str = "folder") -> dict[str, int]:
+    """Write what was reviewed as good or as a defect to a new or empty folder; how many of each.
+
+    What nobody is sure of, and what could not be read, is left out.
+
+    Raises:
+        DataError: nothing was reviewed. OutputError: the folder is not empty, or cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out} is not empty; give a new folder, so that nothing in it is mixed with older reviews")
+    counts = {"good": 0, "defect": 0}
+    kept: list[dict[str, Any]] = []
+    for record in store.reviewed():
+        if record["review"] in counts and record["flagged"] is not None:
+            counts[record["review"]] += 1
+            kept.append(_written(record, out, in_folders=layout == "folder"))
+    if not kept:
+        raise DataError(f"{store.folder}: nothing was reviewed as good or as a defect; review images on the page first")
+    FORMATS[layout](kept, out)
+    return counts
+
+
+def _written(record: dict[str, Any], out: Path, *, in_folders: bool) -> dict[str, Any]:
+    """Write the picture and the mask of a record; what the formats need of it. Its names are made here."""
+    stem = _UNSAFE.sub("_", Path(record["id"].replace("\\", "/")).stem)[-60:].strip("._-")
+    name = f"{record['number']:06d}-{stem}" if stem else f"{record['number']:06d}"
+    defect = record["review"] == "defect"
+    kind = _folder(record["kind"] or DEFECT)
+    folder = f"images/{'anomalous' if defect else 'good'}"
+    if in_folders:
+        folder = f"anomalous/{kind}" if defect else "good"
+    about = {name: record[name] for name in ("number", "height", "width", "conditions", "note", "who", "scored_by")}
+    about |= {"file": f"{folder}/{name}{record['suffix']}", "kind": kind if defect else None, "mask": None}
+    about["boxes"] = [tuple(box) for box in record["drawn"] or ()] if defect else []
+    _write(out / about["file"], record["bytes"])
+    if in_folders and about["boxes"]:
+        about["mask"] = f"ground_truth/{folder}/{name}_mask.png"
+        mask = Image.new("L", (record["width"], record["height"]))
+        for top, left, bottom, right in about["boxes"]:
+            ImageDraw.Draw(mask).rectangle((left, top, right - 1, bottom - 1), fill=255)
+        file = io.BytesIO()
+        mask.save(file, "PNG")
+        _write(out / about["mask"], file.getvalue())
+    return about
+
+
+def _folder(kind: str) -> str:
+    """The name of a folder for a kind of defect, which says nothing else to the reader of folders."""
+    name = _UNSAFE.sub("_", kind).strip("._-") or DEFECT
+    return f"{name}_" if re.sub(r"[\- ]", "_", name.lower()) in FOLDERS | SPLITS.keys() else name
+
+
+def _write(path: Path, content: bytes) -> None:
+    make_folder(path.parent)
+    with whole(path) as draft:
+        draft.write_bytes(content)
+
+
+def _manifest(kept: Iterable[dict[str, Any]], out: Path) -> None:
+    """A manifest beside the folders, with the conditions that the images were judged under."""
+    kept = list(kept)
+    columns = dict.fromkeys(name for one in kept for name in one["conditions"])
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "label", "mask", *columns])
+    for one in kept:
+        cells = ["" if (cell := one["conditions"].get(name)) is None else cell for name in columns]
+        table.writerow([one["file"], "anomalous" if one["kind"] else "good", one["mask"] or "", *cells])
+    write_text(out / "manifest.csv", text.getvalue())
+
+
+def _coco(kept: Iterable[dict[str, Any]], out: Path) -> None:
+    """https://cocodataset.org/#format-data; boxes are x, y, width and height. A good image has no annotation."""
+    kept = list(kept)
+    kinds = {kind: i for i, kind in enumerate(sorted({one["kind"] for one in kept if one["kind"]}), start=1)}
+    annotations = []
+    for one in kept:
+        height, width = one["height"], one["width"]
+        for top, left, bottom, right in one["boxes"] or ([(0, 0, height, width)] if one["kind"] else []):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": one["number"],
+                    "category_id": kinds[one["kind"]],
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": (right - left) * (bottom - top),
+                    "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+                    "iscrowd": 0,
+                }
+            )
+    images = [
+        {"id": one["number"], "file_name": one["file"], "height": one["height"], "width": one["width"]} for one in kept
+    ]
+    categories = [{"id": i, "name": kind, "supercategory": DEFECT} for kind, i in kinds.items()]
+    write_json(out / "annotations.json", {"images": images, "annotations": annotations, "categories": categories})
+
+
+def _label_studio(kept: Iterable[dict[str, Any]], out: Path) -> None:
+    """https://labelstud.io/guide/tasks: tasks with a choice `verdict` and rectangles `kind`, in per cent."""
+    tasks = []
+    for one in kept:
+        height, width = one["height"], one["width"]
+        whole_image = {"to_name": "image", "original_width": width, "original_height": height, "image_rotation": 0}
+        choice = {"choices": ["defect" if one["kind"] else "good"]}
+        result: list[dict[str, Any]] = [
+            {"id": f"{one['number']}", "from_name": "verdict", "to_name": "image", "type": "choices", "value": choice}
+        ]
+        for i, (top, left, bottom, right) in enumerate(one["boxes"]):
+            value = {
+                "x": 100 * left / width,
+                "y": 100 * top / height,
+                "width": 100 * (right - left) / width,
+                "height": 100 * (bottom - top) / height,
+                "rotation": 0,
+                "rectanglelabels": [one["kind"]],
+            }
+            own = {"id": f"{one['number']}-{i}", "from_name": "kind", "type": "rectanglelabels", "value": value}
+            result.append({**own, **whole_image})
+        data = {"image": f"/data/local-files/?d={one['file']}", "note": one["note"], **one["conditions"]}
+        tasks.append({"data": data, "annotations": [{"result": result}]})
+    write_json(out / "tasks.json", tasks)
+
+
+FORMATS: dict[str, Callable[[Iterable[dict[str, Any]], Path], None]] = {
+    "folder": _manifest,
+    "coco": _coco,
+    "label-studio": _label_studio,
+}

@@ -1,0 +1,141 @@
+"""What a page shows of judged images: thumbnails, and maps as colours that lie over them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from knowngood.data import ImageSet
+from knowngood.data.findings import Unreadable
+from knowngood.data.itemset import numbered
+from knowngood.data.pixel_source import FilePixels
+from knowngood.data.readers.files import SUFFIXES
+from knowngood.data.readers.limits import Limits
+from knowngood.deploy.judged_store import JudgedStore, Judgement
+from knowngood.deploy.judgement import Kept, Row, plain
+from knowngood.deploy.logs import event
+from knowngood.deploy.map_png import scale_of
+from knowngood.deploy.served_models import ServedModel
+from knowngood.errors import OutputError
+from knowngood.evaluation.figures.tiles import reduced
+from knowngood.evaluation.report.inspection_page import as_picture, map_png
+
+THUMBNAIL, MAP, LARGE = 320, 256, 1600  # pixels of the longer side
+SMALL = 96  # up to this every pixel counts
+Drawn = tuple[str, bytes]  # png or jpeg, and the file
+
+
+def keep(
+    store: JudgedStore | None,
+    model: ServedModel,
+    images: ImageSet,
+    rows: Sequence[Row],
+    source: str,
+    keys: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Keep images that were judged with `Asked.keep`, and give what the page shows of each; `kept` leaves the rows.
+
+    Args:
+        images: files, one a row. keys: of the judgements, by which one that is there already is recognised.
+    """
+    views = []
+    for i, row in enumerate(rows):
+        kept: Kept | None = row.pop("kept", None)
+        one = _judgement(model, images, i, row, kept, source, uuid.uuid4().hex if keys is None else keys[i])
+        view = {"number": _number(store, one), "verdict": one.verdict, "size": one.size}
+        view |= {"regions": one.regions, "reference": one.reference, "map": None}
+        if one.map is not None and view["number"] is None:
+            view["map"] = base64.b64encode(coloured(one.map, one.scale)).decode()
+        views.append(view)
+    return views
+
+
+def coloured(levels: bytes, scale: Sequence[float]) -> bytes:
+    """A kept map as a PNG of colours, transparent where it is low; scale: offset, factor, begin and end of colour."""
+    offset, factor, *limits = scale
+    with Image.open(io.BytesIO(levels)) as picture:
+        return map_png(offset + factor * np.asarray(picture, float), (limits[0], limits[1]))
+
+
+def drawn(image: np.ndarray, most: int) -> Drawn:
+    """An image (H, W, C) of any type as a file for a browser, with at most so many pixels a side."""
+    picture, file = as_picture(reduced(image, most)).convert("RGB"), io.BytesIO()
+    kind = "png" if max(picture.size) <= SMALL else "jpeg"
+    picture.save(file, kind, quality=90)
+    return kind, file.getvalue()
+
+
+@contextmanager
+def as_images(record: Mapping[str, Any], limits: Limits) -> Iterator[ImageSet]:
+    """Within, a judged image of the store as one to judge again, with the conditions it was given."""
+    with tempfile.TemporaryDirectory(prefix="knowngood-") as folder:
+        path = Path(folder, f"0{record['suffix']}")
+        path.write_bytes(record["bytes"])
+        conditions = {name: np.array([value, None], dtype=object)[:1] for name, value in record["conditions"].items()}
+        yield ImageSet(FilePixels((path,), limits), numbered(1), np.full(1, np.nan), conditions, name="judged")
+
+
+def large(record: Mapping[str, Any], limits: Limits) -> Drawn:
+    """The picture of a judged image for a browser. Raises Unreadable."""
+    with as_images(record, limits) as images:
+        return drawn(images.read(0), LARGE)
+
+
+def _number(store: JudgedStore | None, one: Judgement) -> int | None:
+    """The number in the store; None where nothing is kept, or where it cannot be: that is logged."""
+    try:
+        return None if store is None else store.add([one])[0]
+    except OutputError as error:
+        event("not kept", logging.ERROR, reason=str(error))
+        return None
+
+
+def _judgement(
+    model: ServedModel, images: ImageSet, i: int, row: Row, kept: Kept | None, source: str, key: str
+) -> Judgement:
+    assert isinstance(images.pixels, FilePixels)
+    path = images.pixels.paths[i]
+    facts: dict[str, Any] = {}
+    if kept is not None:
+        facts |= {"alpha": kept.alpha, "regions": kept.regions, "reference": kept.reference}
+        try:
+            image = images.read(i)
+            facts |= {"size": image.shape[:2], "thumbnail": drawn(image, THUMBNAIL)[1]}
+        except Unreadable:  # gone meanwhile
+            pass
+        if kept.map is not None:
+            levels, offset, factor = _levels(reduced(kept.map[..., None], MAP)[..., 0])
+            facts |= {"map": levels, "scale": (offset, factor, *kept.limits)}
+    suffix = path.suffix.lower()
+    return Judgement(
+        key=key,
+        source=source,
+        model=model.name,
+        scored_by=model.mark,
+        row=row,
+        picture=path.read_bytes() if path.is_file() else b"",
+        suffix=suffix if suffix in SUFFIXES else ".png",
+        conditions={name: plain(values[i]) for name, values in images.conditions.items()},
+        why=tuple((row.get("explanation") or {}).get("sentences", ())),
+        **facts,
+    )
+
+
+def _levels(values: np.ndarray) -> tuple[bytes, float, float]:
+    """A map as a PNG of 256 grey levels, with its offset and the size of a level; NaN has the lowest value."""
+    offset = float(np.nanmin(values))
+    factor = scale_of(offset, float(np.nanmax(values))) * 257
+    grey = np.rint((np.nan_to_num(values, nan=offset) - offset) / factor).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(grey).save(file, "PNG", compress_level=3)
+    return file.getvalue(), offset, factor

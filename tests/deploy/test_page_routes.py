@@ -1,0 +1,225 @@
+"""What the page asks for: judged images with what it shows of them, reviews, and the state of the line."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from judged_parts import SIDE, pictures, png, save_model
+
+pytest.importorskip("fastapi")
+
+from starlette.testclient import TestClient
+
+from knowngood.deploy.delivery import Delivery
+from knowngood.deploy.judged_store import Filter, JudgedStore, Judgement
+from knowngood.deploy.keys import add_key, read_keys
+from knowngood.deploy.outbox import Outbox
+from knowngood.deploy.served_models import ServedModels, load_models
+from knowngood.deploy.server import ServerOptions, create_app
+from knowngood.deploy.watch import Watch
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:
+    return load_models([str(save_model(tmp_path_factory.mktemp("page") / "parts"))])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JudgedStore]:
+    with closing(JudgedStore(tmp_path / "judged")) as store:
+        yield store
+
+
+@pytest.fixture
+def client(models: ServedModels, store: JudgedStore) -> Iterator[TestClient]:
+    with TestClient(create_app(models, ServerOptions(store=store))) as client:
+        yield client
+
+
+def files(*seeds: int, spot: bool = False) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("images", (f"../{seed}.png", png(pictures(1, seed, spot)[0]))) for seed in seeds]
+
+
+def judge(client: TestClient, given: Any, path: str = "/page/judge", **fields: Any) -> dict[str, Any]:
+    answer = client.post(path, files=given, data={"conditions": '{"camera": "A"}', **fields})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def shown(answer: Any) -> Image.Image:
+    assert answer.status_code == 200, answer.text
+    return Image.open(io.BytesIO(answer.content))
+
+
+def test_the_page_is_strict_and_self_contained(client: TestClient) -> None:
+    page = client.get("/")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for path in ("/page.css", "/page.js"):
+        assert client.get(path).status_code == 200
+    everything = page.text + client.get("/page.css").text + client.get("/page.js").text
+    assert "<style" not in page.text
+    assert "style=" not in page.text
+    assert {part.split('"')[0] for part in everything.split("http")[1:]} <= {"://www.w3.org/2000/svg"}
+
+
+def test_the_api_keeps_what_it_judged_and_its_answer_is_as_without(client: TestClient, models: ServedModels) -> None:
+    given = [*files(1), *files(2, spot=True), ("images", ("cut.png", b"no image"))]
+    answer = judge(client, given, "/v1/score")
+    with TestClient(create_app(models)) as plain:
+        expected = judge(plain, given, "/v1/score")
+    assert answer["rows"] == expected["rows"]
+    found = client.get("/page/judged").json()
+    assert found["total"] == 3
+    unread, spotted, good = found["items"]
+    assert [one["verdict"] for one in (unread, spotted, good)] == ["not read", "anomalous", "normal"]
+    assert (good["id"], good["source"], good["conditions"]) == ("../1.png", "api", {"camera": "A"})
+    assert good["scored_by"] == models.named(None).mark
+    assert good["row"] == expected["rows"][0]
+    assert (good["height"], good["width"]) == (SIDE, SIDE)
+    assert client.get(f"/page/judged/{unread['number']}/thumbnail").status_code == 404
+    assert found["counts"] | {"judged": 3, "flagged": 1, "not read": 1} == found["counts"]
+    assert client.get("/page/judged?verdict=flagged&condition=camera=A").json()["total"] == 1
+    assert client.get("/page/judged?order=best").status_code == 422
+
+
+def test_a_judged_picture_can_be_seen_with_its_map_and_what_good_looks_like(
+    client: TestClient, models: ServedModels
+) -> None:
+    row = judge(client, files(2, spot=True))["rows"][0]
+    view = row["view"]
+    number = view["number"]
+    assert (view["verdict"], view["size"]) == ("anomalous", [SIDE, SIDE])
+    assert len(view["regions"]) >= 1
+    picture = shown(client.get(f"/page/judged/{number}/picture"))
+    np.testing.assert_array_equal(np.asarray(picture.convert("L")), pictures(1, 2, True)[0])
+    assert shown(client.get(f"/page/judged/{number}/thumbnail")).size == (SIDE, SIDE)
+    colours = np.asarray(shown(client.get(f"/page/judged/{number}/map")).convert("RGBA"))
+    values = models.named(None).detector.anomaly_maps(pictures(1, 2, True), conditions={"camera": ["A"]})[0]
+    calibration = models.named(None).detector.pipeline_.map_calibration
+    assert calibration is not None
+    begin = 0.5 * calibration.threshold(stratum=0)
+    np.testing.assert_array_equal(colours[..., 3][values < 0.9 * begin], 0)
+    assert colours[..., 3][values > 2 * begin].min() > 100
+    normal = np.asarray(shown(client.get(f"/page/normal/parts/{view['reference']}")).convert("L"), float)
+    assert np.abs(normal - normal.mean()).max() > 20  # the disc
+    why = client.post(f"/page/judged/{number}/why").json()
+    assert why["why"] == row["explanation"]["sentences"]
+
+
+def test_why_is_asked_later_of_what_the_api_judged(client: TestClient) -> None:
+    judge(client, files(3, spot=True), "/v1/score")
+    number = client.get("/page/judged").json()["items"][0]["number"]
+    assert client.get(f"/page/judged/{number}").json()["why"] is None
+    why = client.post(f"/page/judged/{number}/why").json()["why"]
+    assert why[0].startswith("anomalous") or "p" in why[0]
+    assert client.get(f"/page/judged/{number}").json()["why"] == why
+
+
+def test_reviews(client: TestClient) -> None:
+    number = judge(client, files(2, spot=True))["rows"][0]["view"]["number"]
+    path = f"/page/judged/{number}/review"
+    said = {"verdict": "defect", "who": "ana", "kind": " dent ", "regions": [[1, 2, 30, 32]], "note": "deep"}
+    found = client.post(path, json=said).json()
+    assert (found["review"], found["kind"], found["drawn"], found["who"]) == ("defect", "dent", [[1, 2, 30, 32]], "ana")
+    assert client.post(path, json={"verdict": None}).json()["review"] is None
+    assert len(client.get(f"/page/judged/{number}").json()["history"]) == 2
+    for wrong, what in (
+        ({"verdict": "bad"}, "expected good, defect, unsure"),
+        ({"verdict": "defect", "regions": [[0, 0, 33, 4]]}, "not within the picture, 32 × 32"),
+        ({"verdict": "defect", "regions": [[4, 0, 4, 4]]}, "not within the picture"),
+        ({"verdict": "good", "more": 1}, "Extra inputs"),
+    ):
+        answer = client.post(path, json=wrong)
+        assert answer.status_code == 422
+        assert what in answer.text
+    assert client.post("/page/judged/99/review", json={"verdict": "good"}).status_code == 404
+
+
+def test_another_site_and_a_missing_key_are_refused(models: ServedModels, store: JudgedStore, tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys", "ana")
+    with TestClient(create_app(models, ServerOptions(store=store, keys=read_keys(tmp_path / "keys")))) as client:
+        for path in (
+            "/page/models",
+            "/page/judged",
+            "/page/judged/1",
+            "/page/judged/1/picture",
+            "/page/line",
+            "/page/state",
+        ):
+            assert client.get(path).status_code == 401
+        assert client.get("/").status_code == 200
+        client.headers["Authorization"] = f"Bearer {key}"
+        number = judge(client, files(2))["rows"][0]["view"]["number"]
+        review = {"verdict": "good", "who": "somebody else"}
+        assert client.post(f"/page/judged/{number}/review", json=review).json()["who"] == "ana"
+        cross = {"Sec-Fetch-Site": "cross-site"}
+        assert client.post(f"/page/judged/{number}/review", json=review, headers=cross).status_code == 403
+
+
+def test_nothing_is_kept_where_that_was_asked_for(models: ServedModels) -> None:
+    with TestClient(create_app(models)) as client:
+        assert client.get("/page/models").json()["keeps"] is False
+        view = judge(client, files(2, spot=True))["rows"][0]["view"]
+        assert view["number"] is None
+        assert view["map"].startswith("iVBOR")
+        assert "kept" in client.get("/page/judged").json()["detail"]
+        assert client.get("/page/state").json()["stamp"] is None
+
+
+def fill(store: JudgedStore, models: ServedModels, n: int, score: float, p: float, start: int = 0) -> None:
+    noise = np.random.default_rng(start).normal(0, 10, n)
+    for i in range(start, start + n):
+        row: dict[str, Any] = {
+            "id": f"{i}.png",
+            "anomaly_score": score + float(noise[i - start]),
+            "p_value": p,
+            "is_anomalous": p <= 0.1,
+            "error": None,
+        }
+        about: dict[str, Any] = {"model": "parts", "scored_by": models.named(None).mark, "conditions": {}}
+        row["condition"] = "camera=A"
+        store.add([Judgement(key=str(i), source="watch", row=row, picture=b"", suffix=".png", **about)])
+
+
+def test_the_line(client: TestClient, store: JudgedStore, models: ServedModels) -> None:
+    fill(store, models, 30, 700, 0.5)
+    found = client.get("/page/line").json()
+    assert (found["count"], found["flagged"], sum(found["p_values"])) == (30, 0, 30)
+    assert found["drift"]["alarm"] is None
+    fill(store, models, 60, 50_000, 0.03, start=30)
+    found = client.get("/page/line?source=watch").json()
+    assert (found["count"], found["flagged"], found["p_values"][0]) == (90, 60, 60)
+    assert sum(one["count"] for one in found["rates"]) == 90
+    assert [found["rates"][0]["rate"], found["rates"][-1]["rate"]] == [0, 1]
+    assert found["drift"]["count"] == 90
+    assert 30 < found["drift"]["alarm"]["at"] < 90
+    assert client.get("/page/line?source=api").json()["count"] == 0
+    assert client.get("/page/line").json()["drift"]["count"] == 90  # it goes on where it was
+
+
+def test_watch_keeps_what_it_judged_once(models: ServedModels, store: JudgedStore, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(pictures(1, 5, True)[0]))
+    now = [0.0]
+    for state in ("one.sqlite", "two.sqlite"):  # the second one has lost what was done, as after a crash
+        delivery = Delivery(Outbox(tmp_path / state), [])
+        watch = Watch(folder, models, delivery, conditions={"camera": "A"}, store=store, clock=lambda: now[0])
+        for _ in range(3):
+            now[0] += 1
+            for one in watch.step():
+                assert not {"kept", "view"} & one.row.keys()
+    total, items = store.page(Filter())
+    assert (total, items[0]["source"], items[0]["id"], items[0]["verdict"]) == (1, "watch", "a.png", "anomalous")
+    assert store.picture(items[0]["number"])["bytes"] == (folder / "a.png").read_bytes()
+    assert items[0]["regions"]

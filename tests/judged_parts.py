@@ -1,0 +1,38 @@
+"""Small pictures of a disc, good or with a spot, and a model of them that has maps, regions and two cameras."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from knowngood import Detector
+
+SIDE = 32
+SPOT = (10, 17, 15, 23)  # top, left, bottom, right
+
+
+def pictures(n: int, seed: int, spot: bool = False) -> np.ndarray:
+    """(n, 32, 32) uint8."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    disc = np.where((y - 16) ** 2 + (x - 16) ** 2 < 100, 150.0, 60.0)
+    images = disc + np.random.default_rng(seed).normal(0, 6, (n, SIDE, SIDE))
+    if spot:
+        images[:, SPOT[0] : SPOT[2], SPOT[1] : SPOT[3]] = 250
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
+def save_model(folder: Path) -> Path:
+    """A calibrated model of 60 good pictures of cameras A and B."""
+    features = {"name": "features", "image_size": 64, "align": "none"}
+    detector = Detector(features, "patch_gaussian", alpha=0.1)
+    detector.fit(pictures(60, 0), conditions={"camera": np.repeat(["A", "B"], 30)})
+    return detector.save(folder)
