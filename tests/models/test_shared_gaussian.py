@@ -13,7 +13,7 @@ from knowngood.models.shared_gaussian import SharedGaussian
 from patch_models import features, one_cell
 
 X = features(40)
-OPTIONS = SharedGaussianOptions(shrinkage=0.0)
+OPTIONS = SharedGaussianOptions()
 
 
 def shared(ignored: torch.Tensor | None = None, **more: Any) -> SharedGaussian:

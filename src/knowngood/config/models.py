@@ -85,11 +85,13 @@ class PatchGaussianOptions(ModelOptions):
     )
 
 
-class SharedGaussianOptions(PatchGaussianOptions):
+class SharedGaussianOptions(ModelOptions):
     """One Gaussian of the features for all locations: for surfaces that look alike everywhere."""
 
+    representations = ("features",)
+    few: ClassVar[Literal["refuse", "pool"]] = "refuse"
     implementation = "knowngood.models.shared_gaussian:SharedGaussian"
-    name: Literal["shared_gaussian"] = "shared_gaussian"  # type: ignore[assignment]
+    name: Literal["shared_gaussian"] = "shared_gaussian"
 
 
 class MemoryBankOptions(ModelOptions):

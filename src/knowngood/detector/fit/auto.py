@@ -20,6 +20,7 @@ from knowngood.config import (
     ScoreChoice,
     ScoreOptions,
     Settings,
+    SharedGaussianOptions,
     TableOptions,
     VAEOptions,
     parse,
@@ -75,7 +76,9 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
     values["score"] = score
     method = settings.calibration.method
     if method == "auto":
-        method = "cross" if isinstance(model, PatchGaussianOptions | MemoryBankOptions) else "split"
+        method = (
+            "cross" if isinstance(model, PatchGaussianOptions | SharedGaussianOptions | MemoryBankOptions) else "split"
+        )
     values["calibration"] = settings.calibration.model_copy(update={"method": method})
     named = {name: getattr(settings, name) for name in Settings.model_fields}
     resolved = parse_settings({**named, **values})

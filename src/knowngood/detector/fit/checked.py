@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from knowngood.config import MemoryBankOptions, PatchGaussianOptions, Settings, VAEOptions, implementation, nearest
+from knowngood.config import (
+    MemoryBankOptions,
+    PatchGaussianOptions,
+    Settings,
+    SharedGaussianOptions,
+    VAEOptions,
+    implementation,
+    nearest,
+)
 from knowngood.data.columns import Column
 from knowngood.data.combinations import group
 from knowngood.data.conditions import ConditionSchema
@@ -62,11 +70,14 @@ def _hindrance(column: Column, settings: Settings, objective: Objective | None) 
     needed = ("stratify", "infer") if isinstance(model, MemoryBankOptions) else ("model", "infer")
     if lacking := [role for role in needed if role not in column.roles]:
         return f"lacks the role '{lacking[0]}', by which its values are compared"
-    if isinstance(model, PatchGaussianOptions) and column.kind == "continuous":
+    if isinstance(model, PatchGaussianOptions | SharedGaussianOptions) and column.kind == "continuous":
         return "is a number, and patch_gaussian compares categories alone"
     if isinstance(model, VAEOptions):
         unconditional = objective is not None and not objective.conditional
         return f"is not used by the objective '{model.objective.name}'" if unconditional else ""
-    if not isinstance(model, MemoryBankOptions | PatchGaussianOptions) and not implementation(score).is_likelihood:  # type: ignore[arg-type]
+    if (
+        not isinstance(model, MemoryBankOptions | PatchGaussianOptions | SharedGaussianOptions)
+        and not implementation(score).is_likelihood
+    ):  # type: ignore[arg-type]
         return f"needs a score that is a likelihood, which '{score.name}' is not"  # type: ignore[union-attr]
     return ""

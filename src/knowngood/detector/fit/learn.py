@@ -23,6 +23,7 @@ from knowngood.config import (
     PatchGaussianOptions,
     PixelOptions,
     Settings,
+    SharedGaussianOptions,
     TrainingOptions,
     VAEOptions,
     implementation,
@@ -296,7 +297,7 @@ def build_model(
     if isinstance(options, VAEOptions):
         assert objective is not None
         return resolve(options, objective.prior, shape).build(shape, width, objective.nuisance_dim, objective.apart)
-    if isinstance(options, PatchGaussianOptions):
+    if isinstance(options, PatchGaussianOptions | SharedGaussianOptions):
         sizes = gaussian_cells(plan, options, width, index)
         model = options.build(shape=shape, **sizes)
         if plan.ignore is not None:
@@ -313,7 +314,9 @@ def build_model(
     return options.build(shape=shape, condition_dim=width)  # type: ignore[union-attr]
 
 
-def gaussian_cells(plan: Plan, options: PatchGaussianOptions, width: int, index: np.ndarray) -> dict[str, Any]:
+def gaussian_cells(
+    plan: Plan, options: PatchGaussianOptions | SharedGaussianOptions, width: int, index: np.ndarray
+) -> dict[str, Any]:
     """Sizes of a PatchGaussian: its cells, those of all normals, whatever images at `index` it is fitted to.
 
     Raises:
