@@ -61,6 +61,9 @@ def learn_penalty(
 
     if isinstance(pipeline.representation, Features):
         return unchanged("on features known defects need the model 'patch_gaussian'")
+    if n < LEAST_NORMALS:
+        return unchanged(f"there are {n} normal items, and at least {LEAST_NORMALS} are needed")
+    at = np.linspace(0, n - 1, min(n, MOST_NORMALS)).astype(int)
     rng = np.random.default_rng(seed)
     labelled, left_out = usable(pipeline, labelled, rng)
     apart: list[Any] = [None if column is None else column[at] for column in (held_out, scores)]
