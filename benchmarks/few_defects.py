@@ -51,12 +51,14 @@ class Seen(NamedTuple):
     maps: Tensor
     whole: Tensor
     likeness: Tensor
+    column: np.ndarray  # of each defect in what was learned; -1 if it was left out
 
     def scores(self, defects: np.ndarray) -> np.ndarray:
         """(N,) once the model has learned from these defects."""
         state, maps = self.pipeline.state, self.maps
-        if len(defects):
-            at = torch.from_numpy(defects)
+        defects = self.column[defects]
+        if (defects >= 0).any():
+            at = torch.from_numpy(defects[defects >= 0])
             above = self.likeness[:, :, at].float().amax(2) - state["defect_reached"][at].max()
             maps = maps + (state["defect_weight"] * above.clamp_min(0)).unflatten(1, maps.shape[1:])
         plain = {name: value for name, value in state.items() if not name.startswith("defect_")}
@@ -200,7 +202,8 @@ def seen(plan: Plan, fitted: np.ndarray, features: CachedFeatures, defects: Imag
     pipeline = learn(plan, fitted, NONE, features).pipeline
     normals = plan.normals[fitted]
     pipeline, report = learn_defects(pipeline, normals, defects, features.of_items(normals), plan.seed)
-    assert report["used"] == len(defects)
+    learned = ~np.isin(defects.ids, list(report["left_out"]))
+    column = np.where(learned, np.cumsum(learned) - 1, -1)
     model, found = pipeline.model, []
     assert isinstance(model, PatchGaussian)
     for first in range(0, len(grids), AT_ONCE):
@@ -208,8 +211,9 @@ def seen(plan: Plan, fitted: np.ndarray, features: CachedFeatures, defects: Imag
         cell = model.cell(None, len(x))
         like = likeness(model.whiten(x, cell), pipeline.state).half()
         found.append((model.distances(x, cell), model.image_distances(x, cell), like))
-    print(f"model of {len(fitted)} images", file=sys.stderr)
-    return Seen(pipeline, *(torch.cat(column) for column in zip(*found, strict=True)))
+    print(f"model of {len(fitted)} images, {report['used']} of {len(defects)} defects learned from", file=sys.stderr)
+    maps, whole, like = (torch.cat(some) for some in zip(*found, strict=True))
+    return Seen(pipeline, maps, whole, like, column)
 
 
 def markdown(rows: list[Row], by: tuple[str, ...]) -> str:

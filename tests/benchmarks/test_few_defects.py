@@ -30,7 +30,7 @@ def test_scores_from_kept_likenesses_are_those_of_the_product() -> None:
     model: Any = both.model
     cell = model.cell(None, len(x))
     like = likeness(model.whiten(x, cell), both.state)
-    seen = Seen(both, model.distances(x, cell), model.image_distances(x, cell), like)
+    seen = Seen(both, model.distances(x, cell), model.image_distances(x, cell), like, np.arange(2))
     for some in ([], [0], [0, 1]):
         pipeline = (
             learn_defects(made.pipeline_, normals, defects[np.array(some)], grids, 0)[0] if some else made.pipeline_

@@ -141,6 +141,27 @@ def test_without_a_mask_the_farthest_patches_are_the_defect(fitted_parts: tuple[
     assert cosine(pipeline.state["defect_directions"], others.state["defect_directions"]).min() > 0.5
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_normal_images_labelled_anomalous_change_nothing(
+    fitted_parts: tuple[Any, Any], tmp_path: Path, masked: bool
+) -> None:
+    plain, learn = fitted_parts
+    for seed in range(3):
+        masks = striped(12, seed=50 + seed)[1] if masked else None
+        pipeline, report = learn(with_masks(parts(12, seed=60 + seed), masks, tmp_path))
+        assert pipeline is plain
+        assert (report["used"], report["weight"], len(report["left_out"])) == (0, 0, 12)
+
+
+def test_images_without_a_defect_to_be_found_are_left_out(fitted_parts: tuple[Any, Any], tmp_path: Path) -> None:
+    images, masks = striped(4, seed=1)
+    masks[0], images[0] = False, parts(1, seed=70)[0]
+    report = fitted_parts[1](with_masks(images, masks, tmp_path))[1]
+    assert (report["given"], report["used"], report["masked"]) == (4, 3, 3)
+    assert list(report["left_out"]) == ["bad 0"]
+    assert "as near to normal as normal images are" in report["left_out"]["bad 0"]
+
+
 def test_the_defect_of_an_empty_or_hidden_mask_is_the_farthest_patches() -> None:
     values = torch.arange(100.0)
     values[99] = torch.nan  # does not count

@@ -23,11 +23,14 @@ from knowngood.representations import Features
 from knowngood.representations.alignment.pose import Posed
 from knowngood.representations.alignment.warping import warp
 from knowngood.scores.known_defects import WEIGHT, learn
+from knowngood.scores.patch_distance import pool
 
 MOST_NORMALS, AT_ONCE = 300, 16  # images learned from, and how many at a time
 MOST_DEFECTS = 200
 HALF = 0.5  # of what a mask covers of the location it covers most
 TOP_SHARE = 0.02  # of the locations, without a mask
+CLEAR = 4.0  # standard deviations of normal images, from which on an image shows a defect
+UNSEEN = "where its defect should be it is as near to normal as normal images are"
 
 
 @torch.no_grad()
@@ -38,6 +41,9 @@ def learn_defects(
 
     See `knowngood.scores.known_defects`. The patches of a defect are those that its mask covers at least half as much
     as the patch it covers most; without a mask the 2 % that are farthest from normal. What was learned before stays.
+
+    A labelled image is left out unless the mean distance of these patches is above that of every normal image, left
+    out of the fit, by the same mask or its own farthest patches, and 4 standard deviations above their mean.
 
     Args:
         normals: N normal images that the model was fitted to; grids: (N, F, h, w), their features.
@@ -60,15 +66,16 @@ def learn_defects(
     labelled, left_out = usable(pipeline, labelled[np.sort(rng.permutation(len(labelled))[:MOST_DEFECTS])], rng)
     at = np.linspace(0, len(normals) - 1, min(len(normals), MOST_NORMALS)).astype(int)
     encoded = pipeline.schema.expand(normals[at].conditions, len(at))
-    patches, distances, values = [], [], [torch.zeros(0)]
+    patches, maps, hidden, values = [], [], [], [torch.zeros(0)]
     for first in range(0, len(at), AT_ONCE):
         some = slice(first, first + AT_ONCE)
         x = torch.from_numpy(grids[at[some]]).to(device).float()
         c, stratum = (torch.from_numpy(column[some]).to(device) for column in (encoded.c, encoded.stratum))
-        x, cell = model.given(x, c)
+        moved, cell = model.given(x, c)
         counted = ~model.ignored[cell]
-        patches.append(model.whiten(x, cell, leave_one_out=True)[counted].half())
-        distances.append(model.leave_one_out(x, cell).flatten(1)[counted])
+        patches.append(model.whiten(moved, cell, leave_one_out=True)[counted].half())
+        maps.append(model.leave_one_out(moved, cell))
+        hidden.append(~counted)
         if pipeline.schema.n_strata > 1:
             values.append(pipeline.score.score(model, pipeline.state, x, c, stratum).values.cpu())
     typical = torch.cat(values).numpy() if len(values) > 1 else np.zeros(len(at))
@@ -81,17 +88,32 @@ def learn_defects(
     report["left_out"] = left_out | unread
     if not len(images):
         return unchanged("none of them can be used")
-    masks, defects = mask_locations(images, read), []
+    masks, defects, known = mask_locations(images, read), [], []
+    normal, unseen = torch.cat(maps), torch.cat(hidden)
+    flat, farthest = normal.flatten(1), pool(normal, "top", unseen.unflatten(1, normal.shape[1:]))
     for rows in one_row_each(pipeline, images, best):
-        white = model.whiten(*model.given(rows.x, rows.c))
+        x, cell = model.given(rows.x, rows.c)
+        white, far = model.whiten(x, cell), model.distances(x, cell)
+        tops = pool(far, "top", model.ignored_grid[cell])
         shown = pipeline.score.score(model, pipeline.state, rows.x, rows.c, rows.stratum, want_map=True).map
         assert shown is not None
-        for mask, values_at, one in zip(masks[rows.at], shown.flatten(1), white, strict=True):
-            defects.append(one[defect_locations(mask, values_at)])
-    state, recognised = learn(patches, defects, float(torch.cat(distances).std()))
+        for i, map_, top, values_at, one in zip(
+            np.arange(len(images))[rows.at].tolist(), far, tops, shown.flatten(1), white, strict=True
+        ):
+            where, usual = defect_locations(masks[i], values_at), farthest
+            if masks[i] is not None:
+                top, usual = map_.flatten()[where].mean(), flat[:, where].mean(1)
+            if top > usual.max() and top > usual.mean() + CLEAR * usual.std():
+                defects.append(one[where])
+                known.append(i)
+            else:
+                report["left_out"][str(images.ids[i])] = UNSEEN
+    if not defects:
+        return unchanged("none of them differs from normal images")
+    state, recognised = learn(patches, defects, float(flat[~unseen].std()))
     for name in state.keys() & pipeline.state.keys() - {"defect_weight"}:
         state[name] = torch.cat([pipeline.state[name].to(state[name]), state[name]])
-    masked = sum(mask is not None for mask in masks)
+    masked = sum(masks[i] is not None for i in known)
     report |= {"used": len(defects), "masked": masked, "recognised": int(recognised.sum()), "weight": WEIGHT}
     return replace(pipeline, state=pipeline.state | state), report | {"sentence": _sentence(report)}
 
