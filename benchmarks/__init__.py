@@ -43,6 +43,14 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.false_alarms:main",
         "false-alarm rate of new normal parts, over random subsets of few normal images",
     ),
+    "few-images": (
+        "benchmarks.false_alarms:few_images",
+        "5 to 50 normal images: AUROC and false alarms over random subsets, on the dev form",
+    ),
+    "few-defects": (
+        "benchmarks.few_defects:main",
+        "one, two or five known defects of a kind: others of the kind, other kinds, false alarms",
+    ),
     "calibration": (
         "benchmarks.calibration:main",
         "promised and measured false-alarm rates over random divisions and refits",

@@ -4,6 +4,8 @@ The model is fitted to a subset of n normal images, which also calibrate, cross-
 tested. Only training images are used, so that nothing is learned from images that other results are stated for. The
 features of all images are computed once, so a subset costs only the refits of its folds.
 
+`python -m benchmarks few-images` does the same with the dev form of a set, and adds the AUROC on its synthetic defects.
+
 `results.jsonl` in the output folder keeps each subset as soon as it is measured; the next run goes on after them.
 """
 
@@ -19,10 +21,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.inspection_data import inspection_set
+from benchmarks.inspection_parts import InspectionSet
+from benchmarks.protocols import Form
 from benchmarks.runner import RESULTS, append, code_version, read_results
 from benchmarks.settings import merged
+from knowngood.calibration import minimum_normals
 from knowngood.config import Settings, parse_settings
 from knowngood.data import ImageSet
+from knowngood.data.joined import joined
 from knowngood.detector.calibrate import NormalScores, with_calibration
 from knowngood.detector.decide import Decisions, decide
 from knowngood.detector.fit.auto import resolve
@@ -31,6 +37,7 @@ from knowngood.detector.fit.learn import learn, learns, out_of_fold, represent
 from knowngood.detector.fit.plan import make_plan
 from knowngood.detector.scoring import score_batches
 from knowngood.errors import SettingsError
+from knowngood.metrics import roc_auc
 
 Row = dict[str, Any]
 SETS = ("bottle", "tile")
@@ -48,6 +55,8 @@ def main(
     folds: int | None = None,
     show: bool = False,
     out: Path = Path("out/benchmarks/false-alarms"),
+    *,
+    form: Form = "test",
 ) -> list[Row]:
     """Realised false alarms, mean and standard deviation over random subsets. Prints and returns the table.
 
@@ -57,6 +66,7 @@ def main(
         subsets: number of random subsets of each size.
         folds: of the cross-conformal calibration; default that of the recipe.
         show: only the tables of finished measurements; nothing is measured.
+        form: "test" tests other normal training images; "dev" tests the test images of the dev form, with defects.
 
     Raises:
         SettingsError: fewer than one subset.
@@ -66,25 +76,28 @@ def main(
     settings = parse_settings(merged(RECIPE, {} if folds is None else {"calibration": {"folds": folds}}))
     done, records = read_results(out / RESULTS), []
     for name in sets:
-        parts = inspection_set(name)
+        parts = inspection_set(name, form=form)
         if isinstance(parts, str):
             print(f"{name}: {parts}", file=sys.stderr)
             continue
         normals, data = parts.train, parts.train.fingerprint()
+        tested = thinned_test(parts) if form == "dev" else None
         features = None
         for n in sizes:
             if n >= len(normals):
                 print(f"{name}: n = {n} leaves none of {len(normals)} images to judge", file=sys.stderr)
                 continue
             for subset in range(subsets):
-                key = key_of(name, n, subset, settings, data)
+                key = key_of(f"{name} {form}" if tested else name, n, subset, settings, data)
                 if key not in done and show:
                     continue
                 if key not in done:
-                    features = features or all_features(normals, settings)
+                    features = features or all_features(normals, settings, tested)
                     heading = {"key": key, "set": name, "n": n, "subset": subset}
                     out.mkdir(parents=True, exist_ok=True)
-                    done[key] = append(out / RESULTS, {**heading, **measure(normals, features, settings, n, subset)})
+                    done[key] = append(
+                        out / RESULTS, {**heading, **measure(normals, features, settings, n, subset, tested)}
+                    )
                     print(f"{name} n = {n} {subset + 1}/{subsets}: {done[key]['seconds']:.1f} s", file=sys.stderr)
                 records.append(done[key])
     table = summary(records)
@@ -92,8 +105,26 @@ def main(
     return table
 
 
-def all_features(normals: ImageSet, settings: Settings) -> CachedFeatures:
-    """The features of all images, computed once.
+def few_images(
+    sets: tuple[str, ...] = SETS,
+    sizes: tuple[int, ...] = (5, 10, 20, 50),
+    subsets: int = 5,
+    show: bool = False,
+    out: Path = Path("out/benchmarks/few-images"),
+) -> list[Row]:
+    """As `main`, on the dev form, with AUROC; mean and standard deviation over random subsets of n normal images."""
+    return main(sets, sizes, subsets, None, show, out, form="dev")
+
+
+def thinned_test(parts: InspectionSet) -> ImageSet:
+    """At most 80 normal and 80 anomalous test images, evenly spaced."""
+    each = [np.flatnonzero(parts.labels == label) for label in (0, 1)]
+    some = [at[np.unique(np.linspace(0, len(at) - 1, JUDGED).astype(int))] for at in each]
+    return parts.test[np.concatenate(some)]
+
+
+def all_features(normals: ImageSet, settings: Settings, tested: ImageSet | None = None) -> CachedFeatures:
+    """The features of all images, and of those tested, computed once.
 
     Raises:
         SettingsError: the features depend on the images fitted to, and so differ from fold to fold.
@@ -103,17 +134,31 @@ def all_features(normals: ImageSet, settings: Settings) -> CachedFeatures:
     base: Any = represent(plan, np.arange(len(normals)))
     if learns(base):
         raise SettingsError("these features learn from the images fitted to; leave align, illumination and scaling out")
-    return CachedFeatures.of(base, normals, resolved.training.memory_gb)
+    every = normals if tested is None else joined(normals, tested)
+    return CachedFeatures.of(base, every, resolved.training.memory_gb)
 
 
-def measure(normals: ImageSet, features: CachedFeatures, settings: Settings, n: int, subset: int) -> Row:
-    """One subset of n images: shares of other images that are flagged.
+def measure(
+    normals: ImageSet,
+    features: CachedFeatures,
+    settings: Settings,
+    n: int,
+    subset: int,
+    tested: ImageSet | None = None,
+) -> Row:
+    """One subset of n images: shares of other normal images that are flagged.
+
+    Args:
+        tested: other images, with labels; default at most 80 of the other normal ones.
 
     Returns:
-        Plain data: judged, the number of tested images; rates, by α as text; seconds, of fit, calibration and scoring.
+        Plain data: judged, the number of tested normal images; rates, by α as text; auroc, if anomalous images are
+        tested; seconds, of fit, calibration and scoring.
     """
     order = np.random.default_rng([n, subset]).permutation(len(normals))
-    fitted, others = normals[np.sort(order[:n])], normals[np.sort(order[n : n + JUDGED])]
+    fitted = normals[np.sort(order[:n])]
+    others = normals[np.sort(order[n : n + JUDGED])] if tested is None else tested
+    good = others.labels == 0
     started = time.perf_counter()
     resolved, _ = resolve(settings, fitted)
     plan = make_plan(fitted, fitted[NONE], resolved, subset)
@@ -123,10 +168,14 @@ def measure(normals: ImageSet, features: CachedFeatures, settings: Settings, n: 
     scored = list(score_batches(pipeline, others))
     rates = {}
     for alpha, fewest in ALPHAS.items():
-        if n >= fewest:
+        if n >= (fewest if tested is None else minimum_normals(alpha)):
             p_values = Decisions.concat([decide(pipeline, batch, alpha) for batch in scored]).p_values
-            rates[f"{alpha:g}"] = float((p_values <= alpha).mean())
-    return {"judged": len(others), "rates": rates, "seconds": time.perf_counter() - started}
+            rates[f"{alpha:g}"] = float((p_values[good] <= alpha).mean())
+    found = {"judged": int(good.sum()), "rates": rates, "seconds": time.perf_counter() - started}
+    if good.all():
+        return found
+    scores = np.concatenate([batch.values for batch in scored])
+    return found | {"auroc": roc_auc(others.labels, scores)}
 
 
 def key_of(name: str, n: int, subset: int, settings: Settings, data: str) -> str:
@@ -141,20 +190,23 @@ def summary(records: list[Row]) -> list[Row]:
     rows = []
     groups: dict[tuple[str, int, str], list[Row]] = {}
     for record in records:
-        for alpha in record["rates"]:
+        for alpha in record["rates"] or ["none within reach"]:
             groups.setdefault((record["set"], record["n"], alpha), []).append(record)
     for (name, n, alpha), some in groups.items():
-        rates = np.array([record["rates"][alpha] for record in some])
+        rates = np.array([record["rates"].get(alpha, np.nan) for record in some])
+        aurocs = [record["auroc"] for record in some if "auroc" in record]
         rows.append(
             {
                 "set": name,
                 "n": n,
-                "alpha": float(alpha),
+                "alpha": alpha,
                 "subsets": len(some),
                 "judged": some[0]["judged"],
                 "mean": float(rates.mean()),
                 "sd": float(rates.std(ddof=1)) if len(rates) > 1 else None,
                 "seconds": float(np.mean([record["seconds"] for record in some])),
+                "auroc": float(np.mean(aurocs)) if aurocs else None,
+                "auroc_sd": float(np.std(aurocs, ddof=1)) if len(aurocs) > 1 else None,
             }
         )
     return rows
@@ -163,13 +215,16 @@ def summary(records: list[Row]) -> list[Row]:
 def markdown(table: list[Row]) -> str:
     """The table in Markdown."""
     lines = [
-        "| set | n | α | subsets | tested | false alarms, mean | sd | seconds a subset |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| set | n | α | subsets | tested | false alarms, mean | sd | seconds a subset | AUROC | sd |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in table:
-        sd = "" if row["sd"] is None else f"{row['sd']:.3f}"
+        mean, sd, auroc, spread = (
+            "" if row[name] is None or np.isnan(row[name]) else f"{row[name]:.3f}"
+            for name in ("mean", "sd", "auroc", "auroc_sd")
+        )
         lines.append(
-            f"| {row['set']} | {row['n']} | {row['alpha']:g} | {row['subsets']} | {row['judged']} "
-            f"| {row['mean']:.3f} | {sd} | {row['seconds']:.1f} |"
+            f"| {row['set']} | {row['n']} | {row['alpha']} | {row['subsets']} | {row['judged']} "
+            f"| {mean} | {sd} | {row['seconds']:.1f} | {auroc} | {spread} |"
         )
     return "\n".join(lines)

@@ -360,14 +360,14 @@ def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys:
     assert "zero-byte" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("side", "n", "status"), [(64, 7, 3), (64, 8, 0), (16, 7, 0)])
+@pytest.mark.parametrize(("side", "n", "status"), [(64, 3, 3), (64, 4, 0), (16, 3, 0)])
 def test_inspect_refuses_as_few_images_as_train(side, n, status, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     for i in range(n):
         Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(tmp_path / f"{i}.png")
     assert run("inspect", tmp_path) == status
     said = capsys.readouterr().err
-    assert ("7 normal images to train on; `knowngood train` needs at least 8 here" in said) == (status == 3)
+    assert ("3 normal images to train on; `knowngood train` needs at least 4 here" in said) == (status == 3)
 
 
 def test_unknown_data_names_the_nearest_data_set(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor, nn
 
 from knowngood import Detector
-from knowngood.data import ImageSet, TableSet
-from knowngood.detector.fit.few_labels import learn_penalty, mask_locations
+from knowngood.data import TableSet
+from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.penalty_choice import (
     Choice,
     Evidence,
@@ -27,9 +23,7 @@ from knowngood.detector.fit.penalty_choice import (
     shares_below,
 )
 from knowngood.detector.scoring import score_batches
-from knowngood.errors import DataError
 from knowngood.metrics import roc_auc
-from knowngood.representations.alignment.warping import Quality, Transform
 from knowngood.scores.adjustment import bounded, moments
 
 
@@ -350,154 +344,3 @@ def test_unknown_conditions_are_inferred_or_named() -> None:
         assert report["used"] == used
         assert len(report["left_out"]) == 12 - used
         assert set(report["left_out"].values()) <= {"one of its conditions is unknown or new"}
-
-
-# Locations of features ----------------------------------------------------------------------------------------------
-
-
-class Filters(nn.Module):
-    """A backbone of 12 fixed random filters at stride 4."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("filters", torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 2)
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        return [nn.functional.conv2d(images - 0.3, self.filters, stride=4).tanh()]
-
-    def fingerprint(self) -> str:
-        return "filters"
-
-
-def parts(n: int, seed: int = 0) -> np.ndarray:
-    """(n, 32, 32) uint8 discs, with noise."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:32, :32]
-    disc = 150.0 * ((y - 15.5) ** 2 + (x - 15.5) ** 2 < 100)
-    images = 40 + rng.normal(1, 0.03, (n, 1, 1)) * disc + rng.normal(0, 6, (n, 32, 32))
-    return images.clip(0, 255).astype(np.uint8)
-
-
-def striped(n: int, seed: int, strength: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 32, 32) parts with faint stripes in a square of 8×8 pixels, and the squares."""
-    rng = np.random.default_rng(seed)
-    images, masks = parts(n, seed=seed).astype(float), np.zeros((n, 32, 32), dtype=bool)
-    stripes = strength * (2.0 * (np.arange(32) // 2 % 2) - 1)
-    for image, mask in zip(images, masks, strict=True):
-        top, left = rng.integers(1, 23, 2)
-        mask[top : top + 8, left : left + 8] = True
-        image += mask * stripes
-    return images.clip(0, 255).astype(np.uint8), masks
-
-
-def with_masks(images: np.ndarray, masks: np.ndarray | None, folder: Path) -> ImageSet:
-    """Anomalous images, with masks as files."""
-    labelled = ImageSet.from_arrays(images, np.ones(len(images)), ids=[f"bad {i}" for i in range(len(images))])
-    if masks is None:
-        return labelled
-    paths = [folder / f"{i}.png" for i in range(len(masks))]
-    for path, mask in zip(paths, masks, strict=True):
-        Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-    return labelled.replace(masks=tuple((path,) for path in paths))
-
-
-@pytest.fixture(scope="module")
-def fitted_parts() -> tuple[Any, Any]:
-    """The pipeline of a fitted detector on features, and how a penalty is learned for it from labelled images."""
-    images = ImageSet.from_arrays(parts(250))
-    options = {"name": "features", "backbone": {"name": "own"}, "stride": 4, "average": 1, "image_size": 32}
-    model = {"name": "patch_gaussian", "context": 0, "neighbours": 0}
-    made = Detector(options, model, labels="ignore").fit(images, backbone=Filters())
-    assert "`global`, a column of results: how far the image as a whole deviates" in made.card_
-    assert "context: at most" not in made.card_  # it has none
-    grids = made.pipeline_.representation.read(images)[0]  # type: ignore[union-attr]
-    return made.pipeline_, lambda labelled, seed: learn_penalty(made.pipeline_, images, labelled, seed, grids=grids)
-
-
-@pytest.mark.slow
-def test_labelled_defects_help_to_find_others_and_subtract_nothing(
-    fitted_parts: tuple[Any, Any], tmp_path: Path
-) -> None:
-    plain, learn = fitted_parts
-    pipeline, report = learn(with_masks(*striped(14, seed=1), tmp_path), 0)
-    assert report["weight"] > 0
-    assert report["auroc"][1] > report["auroc"][0]
-    assert pipeline.state["penalty_direction"].shape == (12,)
-    unseen = ImageSet.from_arrays(np.concatenate([parts(80, seed=2), striped(80, seed=3)[0], 255 - parts(5, seed=4)]))
-    (before, _), (after, _) = raw(plain, unseen), raw(pipeline, unseen)
-    assert (after >= before - 1e-9).all()
-    assert auroc(after[80:160], after[:80]) > auroc(before[80:160], before[:80])
-    assert harm(before[:80], after[:80]) <= 0.03
-
-
-@pytest.mark.slow
-def test_without_masks_the_farthest_locations_are_learned_from_and_the_others_still_count(
-    fitted_parts: tuple[Any, Any], tmp_path: Path
-) -> None:
-    _, learn = fitted_parts
-    images, masks = striped(14, seed=1)
-    without, with_them = (learn(with_masks(images, some, tmp_path), 0)[1] for some in (None, masks))
-    assert 3 <= without["used"] < 14
-    assert len(without["left_out"]) == 14 - without["used"]
-    assert without["auroc"][0] == with_them["auroc"][0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_normal_images_labelled_anomalous_change_nothing(
-    fitted_parts: tuple[Any, Any], tmp_path: Path, seed: int
-) -> None:
-    plain, learn = fitted_parts
-    labelled = with_masks(parts(12, seed=60 + seed), striped(12, seed=50 + seed)[1], tmp_path)
-    pipeline, report = learn(labelled, seed)
-    assert pipeline is plain
-    assert report["weight"] == 0
-
-
-@pytest.mark.slow
-def test_images_that_cannot_be_used_are_named(fitted_parts: tuple[Any, Any], tmp_path: Path) -> None:
-    images, masks = striped(4, seed=1)
-    masks[0], images[0] = False, parts(1, seed=70)[0]
-    report = fitted_parts[1](with_masks(images, masks, tmp_path), 0)[1]
-    assert (report["given"], report["used"]) == (4, 3)
-    assert list(report["left_out"]) == ["bad 0"]
-    assert "no mask shows its anomaly" in report["left_out"]["bad 0"]
-
-
-@pytest.mark.slow
-def test_it_is_the_same_again(fitted_parts: tuple[Any, Any], tmp_path: Path) -> None:
-    labelled = with_masks(*striped(14, seed=1), tmp_path)
-    (one, report), (same, again) = (fitted_parts[1](labelled, 0) for _ in range(2))
-    assert report == again
-    assert all(torch.equal(one.state[name], same.state[name]) for name in one.state)
-
-
-@pytest.mark.slow
-def test_a_mask_names_the_locations_it_covers_by_half_of_the_most(
-    fitted_parts: tuple[Any, Any], tmp_path: Path
-) -> None:
-    masks = np.zeros((4, 32, 32), dtype=bool)  # locations are 4×4 pixels
-    masks[0, 4:12, 8:14] = True  # whole locations, and halves of others
-    masks[1, 4:8, 8:9] = True  # a quarter of a location, and nothing else
-    masks[2, 5, 4:9] = True  # a row of one, and a pixel of the next
-    found = mask_locations(with_masks(parts(4), masks, tmp_path), fitted_parts[0].representation)
-    for mask, expected in zip(found[:3], ([(1, 2), (1, 3), (2, 2), (2, 3)], [(1, 2)], [(1, 1)]), strict=True):
-        assert mask is not None
-        assert torch.nonzero(mask).tolist() == [list(at) for at in expected]
-    assert found[3] is None  # empty
-
-
-def test_a_mask_lies_as_the_aligned_image_does(fitted_parts: tuple[Any, Any], tmp_path: Path) -> None:
-    masks = np.zeros((1, 32, 32), dtype=bool)
-    masks[0, 4:8, 8:12] = True
-    moved = Transform(np.array([[1.0, 0, 4], [0, 1, 0]]), (32, 32), Quality(0, 1))  # the image lies 4 to the right
-    reader = fitted_parts[0].representation
-    stub: Any = SimpleNamespace(pixels=reader.pixels, grid=reader.grid, transforms=lambda *_: [moved])
-    (found,) = mask_locations(with_masks(parts(1), masks, tmp_path), stub)
-    assert found is not None
-    assert torch.nonzero(found).tolist() == [[1, 1]]
-
-
-def test_a_mask_of_another_size_is_refused(fitted_parts: tuple[Any, Any], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"bad 0: its mask is \(16, 32\), the image is \(32, 32\)"):
-        fitted_parts[1](with_masks(parts(2), np.ones((2, 16, 32), dtype=bool), tmp_path), 0)

@@ -14,7 +14,7 @@ from knowngood import Detector
 from knowngood.data import ImageSet, TableSet
 from knowngood.detector.update import halves
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
-from patch_models import TinyBackbone, parts
+from patch_models import TinyBackbone, holed, parts
 
 ALPHA = 0.1  # needs 9 calibration items
 
@@ -178,3 +178,24 @@ def test_new_images_of_one_kind_go_to_its_group(tmp_path: Path) -> None:
     assert detector.pipeline_.calibration.counts.tolist() == [10, 10]
     with pytest.raises(DataError, match="camera"):
         detector.update(images(20).annotate(None, {"camera": ["C"] * 20}))
+
+
+def test_an_update_takes_known_defects_beside_those_before() -> None:
+    options = {"name": "features", "backbone": {"name": "own"}, "stride": 4, "average": 1, "image_size": 32}
+    model = {"name": "patch_gaussian", "context": 0, "neighbours": 0}
+    detector = Detector(options, model, alpha=ALPHA).fit(parts(20), backbone=TinyBackbone())
+    images = ImageSet.from_arrays(np.concatenate([parts(30, seed=1), holed(parts(1, seed=2))]), np.arange(31) == 30)
+    before = detector.pipeline_
+    detector.update(images)
+    assert detector.about_["labels"]["used"] == 1
+    assert "defect_weight" not in before.state
+    assert len(detector.pipeline_.state["defect_directions"]) == 1
+    assert len(detector.pipeline_.calibration) == 15
+    more = ImageSet.from_arrays(np.concatenate([parts(30, seed=3), holed(parts(2, seed=4), 20)]), np.arange(32) >= 30)
+    first = detector.pipeline_.state["defect_directions"]
+    detector.update(more)
+    assert torch.equal(detector.pipeline_.state["defect_directions"][:1], first)
+    assert len(detector.pipeline_.state["defect_reached"]) == 3
+    kept = detector.pipeline_.state
+    detector.update(parts(30, seed=5))
+    assert all(torch.equal(detector.pipeline_.state[name], kept[name]) for name in kept)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
 
 _SHOWN = 5
-ENOUGH = 8  # normal images for a Gaussian at each location, the recipe for photographs
+ENOUGH = 4  # normal images for a Gaussian at each location, the recipe for photographs
 _SEVERITIES = ("error", "warning", "note")
 
 

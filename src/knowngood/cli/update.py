@@ -47,7 +47,7 @@ def update(
     """Let a model take new normal images, without the old ones where it can, and calibrate it anew.
 
     All p-values and thresholds come from new images from then on. The former version stays: `knowngood rollback` goes
-    back to it. Images that are labelled anomalous are not used.
+    back to it. Images that are labelled anomalous are known defects, on features; else they are not used.
     """
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
@@ -77,5 +77,7 @@ def update(
     say(f"updated with {taken:,} normal images of {new.variant or new.name}, {data_of['normals']:,} in all")
     say(f"calibrated on {len(calibration):,} of {data_of['calibrated_on']}")
     say_false_alarms(detector)
+    if "labels" in detector.about_:
+        note(detector.about_["labels"]["sentence"])
     note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
     say(f"model   {folder}")

@@ -61,8 +61,8 @@ class Settings(BaseModel):
     )
     labels: Annotated[Literal["auto", "ignore"] | Shift, BeforeValidator(_labels)] = Field(
         default="auto",
-        description="labelled anomalies; auto: add a learned penalty to the score if cross-validation improves AUROC, "
-        "or what the objective defines; ignore: leave them out",
+        description="labelled anomalies; auto: add a learned penalty to the score if cross-validation improves AUROC "
+        "(on features: raise the score of what looks like one), or what the objective defines; ignore: leave them out",
     )
     data: Annotated[DataOptions, BeforeValidator(_default)] = Field(
         default=DataOptions(), description="ignored regions, tiles, tolerance for unreadable files"

@@ -287,7 +287,8 @@ class Detector(OutlierMixin, BaseEstimator):
         Items of a group (a part, a patient) that was fitted to are not independent of it: give new groups.
 
         Args:
-            X: new items; those labelled anomalous are left out. Of a source with a split "train" only that counts.
+            X: new items. Those labelled anomalous are known defects for patch_gaussian, as in `fit`, beside those known
+                before, and are left out for other models. Of a source with a split "train" only that counts.
             calibration_set: normal items that calibrate, in place of half of the new ones.
             old: for a VAE, the items that it was fitted to, with `old_conditions`.
 
@@ -298,14 +299,17 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self, "pipeline_")
         check_updatable(self.pipeline_, old=old is not None)
-        new, _ = self._to_learn_from(X, conditions)
-        known, labelled = (None, None) if old is None else self._to_learn_from(old, old_conditions)
+        new, marked = self._to_learn_from(X, conditions)
+        known, labelled = (None, marked) if old is None else self._to_learn_from(old, old_conditions)
+        labelled = labelled if len(labelled) else None
         others = None if calibration_set is None else self._items(calibration_set, None, groups=True)
         done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
         self.pipeline_, data = done.pipeline, self.about_["data"]
         counts = done.counts or {name: data[name] + done.taken for name in ("normals", "fit")}
         counts["calibrate"] = len(self.pipeline_.calibration or ())
         self.about_ = {**self.about_, "data": {**data, **counts, "calibrated_on": done.calibrated_on}}
+        if done.labels is not None:
+            self.about_["labels"] = done.labels
         self._note("update", done.taken)
         self.training_ = {**self.training_, "suspicious": done.suspicious}
         if done.history:

@@ -16,11 +16,14 @@ from knowngood.data.audit import audit
 from knowngood.data.joined import joined
 from knowngood.detector.calibrate import calibrate, check_enough, check_unfitted
 from knowngood.detector.fit import Run, learned_pipeline
+from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.inputs import only
-from knowngood.detector.fit.learn import make_source
+from knowngood.detector.fit.known_defects import learn_defects
+from knowngood.detector.fit.learn import cached, make_source
 from knowngood.detector.fit.plan import Plan, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
+from knowngood.models.patch_gaussian import PatchGaussian
 
 CALIBRATE = 0.5  # of the new items, where no others do
 
@@ -28,7 +31,8 @@ CALIBRATE = 0.5  # of the new items, where no others do
 class Updated(NamedTuple):
     """A calibrated pipeline, how many new items it took, its calibration items' name, and the suspicious of them.
 
-    counts: for the record of the data, with a network, whose training and selection items were drawn anew.
+    counts: for the record of the data, with a network, whose training and selection items were drawn anew. labels:
+    what came of labelled anomalies.
     """
 
     pipeline: Pipeline
@@ -37,6 +41,7 @@ class Updated(NamedTuple):
     suspicious: list[dict[str, Any]]
     history: list[dict[str, Any]]  # rows that training logged; none without a network
     counts: dict[str, int]
+    labels: dict[str, Any] | None = None
 
 
 def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
@@ -84,12 +89,15 @@ def update(
 
     Args:
         new: normal items in their groups. calibrating: normal items that calibrate; None for half of the new ones.
-        old: the normal items fitted to, for a network; labelled: anomalies among them.
+        old: the normal items fitted to, for a network; labelled: anomalies among them, or
+            known defects on features.
 
     Raises:
         DataError, NotEnoughNormals, SettingsError: see `Detector.update`.
     """
-    new, calibrating, old = (None if some is None else readable(pipeline, some) for some in (new, calibrating, old))  # type: ignore[assignment]
+    new, calibrating, old, labelled = (
+        None if some is None else readable(pipeline, some) for some in (new, calibrating, old, labelled)
+    )  # type: ignore[assignment]
     if old is not None:
         check_old(pipeline, old)
     new = fresh(pipeline, new, old)
@@ -110,8 +118,9 @@ def update(
     schema.expand(calibrating.conditions, len(calibrating))
     history: list[dict[str, Any]] = []
     counts: dict[str, int] = {}
+    labels: dict[str, Any] | None = None
     if old is None:
-        found = taken_in(pipeline, new, seed)
+        found, labels = taken_in(pipeline, new, labelled, seed)
     else:
         found, history, counts = trained_on(pipeline, joined(old, new), labelled, seed, run)  # type: ignore[type-var]
     if pipeline.added:
@@ -123,7 +132,7 @@ def update(
             stacklevel=3,
         )
     found, suspicious = calibrate(replace(found, fitted_to=fitted_to), calibrating, "set")
-    return Updated(found, len(new), calibrating.name, suspicious, history, counts)
+    return Updated(found, len(new), calibrating.name, suspicious, history, counts, labels)
 
 
 def readable(pipeline: Pipeline, items: Items) -> Items:
@@ -195,16 +204,32 @@ def halves(pipeline: Pipeline, new: Items, seed: int) -> tuple[Items, Items]:
     return new[split["fit"]], apart
 
 
-def taken_in(pipeline: Pipeline, new: Items, seed: int) -> Pipeline:
-    """The pipeline whose model, without a network, holds the new items too. Its score keeps its state."""
+def taken_in(
+    pipeline: Pipeline, new: Items, labelled: Items | None, seed: int
+) -> tuple[Pipeline, dict[str, Any] | None]:
+    """The pipeline whose model, without a network, holds the new items too; and what came of known defects.
+
+    Its score keeps its state; that of known defects is added.
+    """
     schema, settings = pipeline.schema, pipeline.settings
     encoded = schema.expand(new.conditions, len(new))
     plan = Plan(
         settings=settings, schema=schema, normals=new, encoded=encoded, split={}, seed=seed, ignore=pipeline.ignore
     )
     model: Any = deepcopy(pipeline.model).cpu()
-    model.update(make_source(plan, np.arange(len(new)), pipeline.representation, None, model.condition_dim))
-    return replace(pipeline, model=model.to(pipeline.device))
+    read: Any = pipeline.representation
+    if labelled is not None and learns_defects(pipeline):
+        read = cached(plan, read, new)  # type: ignore[arg-type]
+    model.update(make_source(plan, np.arange(len(new)), read, None, model.condition_dim))
+    found = replace(pipeline, model=model.to(pipeline.device))
+    if not isinstance(read, CachedFeatures) or labelled is None:
+        return found, None
+    return learn_defects(found, new, only(labelled, schema), read.of_items(new), seed)  # type: ignore[arg-type]
+
+
+def learns_defects(pipeline: Pipeline) -> bool:
+    """Whether labelled anomalies are known defects that an update can take."""
+    return isinstance(pipeline.model, PatchGaussian) and pipeline.settings.labels != "ignore"
 
 
 def trained_on(

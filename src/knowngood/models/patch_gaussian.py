@@ -418,11 +418,18 @@ class PatchGaussian(Model):
         moved = torch.einsum("pfc,nc->nfp", self.number_slope, off).reshape(x.shape)
         return (x.float() - moved).to(x.dtype), cell
 
-    def whiten(self, x: Tensor, cell: Tensor) -> Tensor:
-        """Feature grids (B, F, h, w) in cells (B,) → whitened patches (B, P, F), given their contexts."""
+    def whiten(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
+        """Feature grids (B, F, h, w) in cells (B,) → whitened patches (B, P, F), given their contexts.
+
+        With `leave_one_out`, of images fitted to, they are as long as had each image been left out. Their directions
+        are the same: in whitened features o the covariance without the image is I − a·o·oᵀ up to a factor.
+        """
         out = torch.empty(len(x), self.locations, self.shape[0], device=x.device)
         for mine, some, white in self._whitened(x, cell, self._context(x, cell)):
             out[mine, some] = white.permute(2, 0, 1)
+        if leave_one_out:
+            longer = self._left_out(x, cell).flatten(1) / (0.5 * out.square().sum(2)).clamp_min(1e-12)
+            out *= longer.sqrt().to(out)[..., None]
         return out
 
     def mean_white(self, x: Tensor, cell: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from knowngood.errors import SettingsError
 from knowngood.models import partial_pooling
 from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
-from knowngood.scores.adjustment import penalty
 from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 from knowngood.scores.fusion import evenly
+from knowngood.scores.known_defects import excess
 
 PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
@@ -36,7 +36,8 @@ class PatchDistanceScore(Score):
     the distances there, large where much of the image is anomalous by little; where it has visual words, w is the
     distance of their shares, large where a part is missing, too many or of another kind. The score is then
     z(v) + max(0, z(g) − 1) + max(0, z(w) − 1), z in standard deviations of normal images. z(g) is the part `global`,
-    z(w) the part `counts`.
+    z(w) the part `counts`. Where known defects were learned from, the distances of patches that look like them are
+    larger, see `known_defects.excess`.
 
     State: `location_mean`, `location_spread` (K, h, w) for K cells; with a coarse grid or words
     `pooled_moments`, `global_moments` and `counts_moments` (K, 2), mean and standard deviation of v, g and w over
@@ -92,9 +93,8 @@ class PatchDistanceScore(Score):
         else:
             (x, cell), ignored = model.given(x, c), model.ignored_grid
             maps = model.distances(x, cell)
-            if "penalty_weight" in state:
-                learned = {name: state[f"penalty_{name}"] for name in ("direction", "offset", "weight")}
-                maps = maps + penalty(model.whiten(x, cell), learned).unflatten(1, maps.shape[1:]).to(maps)
+            if "defect_weight" in state:
+                maps = maps + excess(model.whiten(x, cell), state).unflatten(1, maps.shape[1:]).to(maps)
         values, parts = self._pooled(state, maps, cell, ignored), {}
         if "pooled_moments" in state and isinstance(model, PatchGaussian):
             values = _standardised(values, state["pooled_moments"], cell)

@@ -35,6 +35,7 @@ from knowngood.data.regions.blanked import blanked
 from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import learn_penalty
+from knowngood.detector.fit.known_defects import learn_defects
 from knowngood.detector.fit.plan import Plan, build_objective, learned_from
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Pipeline, Representation
@@ -45,7 +46,7 @@ from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.objectives.base import Objective
 from knowngood.models.objectives.illuminated import Illuminated
 from knowngood.models.objectives.penalties import ClassAware, Labelled
-from knowngood.models.patch_gaussian import FEWEST
+from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.models.vae import resolve
 from knowngood.representations import HOG, Features, Pixels, prepare_all
 from knowngood.scores import Adjustment
@@ -56,6 +57,7 @@ from knowngood.training import History, Source, StreamSource, train
 from knowngood.training.film import Film
 
 RANDOM_STATE = Lock()  # of torch, which all threads share
+LEAST = 4  # normal images that Gaussians are fitted to
 HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less well
 
 
@@ -202,20 +204,28 @@ def learn(
 def add_penalty(
     learned: Learned, plan: Plan, fit: np.ndarray, select: np.ndarray, representation: Representation | CachedFeatures
 ) -> None:
-    """Add a penalty learned from labelled anomalies, if cross-validation improves AUROC by it; in place."""
+    """Learn from labelled anomalies: patches of known defects, or a penalty if it improves AUROC; in place."""
     assert plan.labelled is not None
     index = np.concatenate([fit, select])
-    items, base, kept = plan.normals[index], representation, {}
+    items, scoring = plan.normals[index], learned.pipeline
     if isinstance(representation, CachedFeatures):
+        scoring = replace(scoring, representation=representation.base)
+    if isinstance(scoring.model, PatchGaussian):
         assert isinstance(items, ImageSet)
-        base, kept = representation.base, {"grids": representation.of_items(items)}
-    elif isinstance(learned.pipeline.model, MemoryBank):
-        folds_of = out_of_fold(replace(plan, labelled=None), index, representation)
-        parts, scores = zip(*(task() for task in folds_of), strict=True)
-        kept = {"scores": NormalScores.concat(scores).values[np.argsort(np.concatenate(parts))]}
-    held_out = np.isin(index, select) if len(select) else None
-    scoring: Pipeline = replace(learned.pipeline, representation=base)
-    found, learned.labels = learn_penalty(scoring, items, plan.labelled, plan.seed, held_out=held_out, **kept)
+        assert isinstance(representation, Features | CachedFeatures)
+        if isinstance(representation, Features):
+            representation = cached(plan, representation, items)
+        found, learned.labels = learn_defects(scoring, items, plan.labelled, representation.of_items(items), plan.seed)
+    else:
+        scores = None
+        if isinstance(scoring.model, MemoryBank) and not isinstance(representation, CachedFeatures):
+            folds_of = out_of_fold(replace(plan, labelled=None), index, representation)
+            parts, of_parts = zip(*(task() for task in folds_of), strict=True)
+            scores = NormalScores.concat(of_parts).values[np.argsort(np.concatenate(parts))]
+        held_out = np.isin(index, select) if len(select) else None
+        found, learned.labels = learn_penalty(
+            scoring, items, plan.labelled, plan.seed, held_out=held_out, scores=scores
+        )
     learned.pipeline = replace(found, representation=learned.pipeline.representation)
 
 
@@ -320,20 +330,21 @@ def gaussian_cells(
     """Sizes of a PatchGaussian: its cells, those of all normals, whatever images at `index` it is fitted to.
 
     Raises:
-        DataError: a cell has fewer than 8 normal images and `few` is "refuse".
+        DataError: a cell of several has fewer than 8 normal images and `few` is "refuse", or all have fewer than 4.
     """
     c = plan.encoded.c[:, :width]
     kinds = [column.kind for column in plan.schema.columns for _ in range(column.width)]
     continuous = np.array([kind == "continuous" for kind in kinds[:width]], dtype=bool)
     keys, cell = np.unique(np.where(continuous, 0.0, c).astype(np.float32), axis=0, return_inverse=True)
     counts = np.bincount(cell.reshape(-1), minlength=len(keys))
-    if int(counts.min()) < FEWEST and (options.few == "refuse" or len(c) < FEWEST):
+    least = FEWEST if len(keys) > 1 and options.few == "refuse" else LEAST
+    if (counts.min() if least == FEWEST else len(c)) < least:
         where = int(counts.argmin())
         label = plan.schema.expand(plan.normals.conditions, len(plan.normals)).label
         name = label[int(np.flatnonzero(cell.reshape(-1) == where)[0])]
         of = f" of {name}" if name and len(keys) > 1 else ""
         raise DataError(
-            f"{counts[where]} normal images{of} to fit to; a Gaussian at each location needs at least {FEWEST}. Give "
+            f"{counts[where]} normal images{of} to fit to; a Gaussian at each location needs at least {least}. Give "
             "more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to let it rest on the others"
         )
     fitted = np.bincount(cell.reshape(-1)[index], minlength=len(keys))
