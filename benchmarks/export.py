@@ -6,6 +6,7 @@ file; `knowngood.runtime`. Every case is a model that `auto` can choose, or one 
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 import warnings
@@ -154,8 +155,9 @@ def compared(case: Case, folder: Path) -> dict[str, Any]:
     return row
 
 
-def main(only: str = "") -> None:
+def main(only: str = "", out: Path = Path("out/benchmarks/export")) -> None:
     """Compare every case, or those whose names contain `only`, or one of its parts with | between them."""
+    out.mkdir(parents=True, exist_ok=True)
     rows = []
     for case in cases():
         if any(part in case.name for part in only.split("|")):
@@ -164,6 +166,7 @@ def main(only: str = "") -> None:
                 row = compared(case, Path(folder))
             rows.append(row)
             note(f"{row['case']}: {'holds' if row['holds'] else 'DOES NOT HOLD'} {row}")
+    (out / "export.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     names = list(rows[0])
     shown = [[f"{row[n]:.2g}" if isinstance(row[n], float) else str(row[n]) for n in names] for row in rows]
     table(names, shown, title=f"{sum(row['holds'] for row in rows)} of {len(rows)} combinations agree")

@@ -105,7 +105,14 @@ def in_memory(images: int = 12, masks: bool = True) -> InspectionSet:
 def test_by_the_gaussian_and_without_further_settling_it_is_padim_without_the_calibration_part() -> None:
     plain = {
         "representation": {"name": "features", "image_size": 64},
-        "model": {"name": "patch_gaussian", "shrinkage": 0, "context": 0, "global_grid": 0, "neighbours": 0},
+        "model": {
+            "name": "patch_gaussian",
+            "shrinkage": 0,
+            "context": 0,
+            "global_grid": 0,
+            "neighbours": 0,
+            "words": 0,
+        },
         "score": {"name": "patch_distance", "standardise": False, "pooling": "max", "smoothing": 0},
     }
     settings = parse_settings(small(**plain))

@@ -14,13 +14,16 @@ from knowngood.config import (
     MemoryBankOptions,
     Neighbours,
     PatchDistance,
+    PatchGaussianOptions,
 )  # fmt: skip
 from knowngood.deploy.onnx_scores import GaussianGraph, NearestGraph, TailGraph, check_score, score_graph
 from knowngood.errors import SettingsError
 from knowngood.models.base import Facts
 from knowngood.models.memory_bank import MemoryBank, nearest_in_stratum
+from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.scores.fusion import surprise_by, tail
 from knowngood.scores.patch_distance import PatchDistanceScore
+from knowngood.training import Source
 
 
 @pytest.mark.parametrize("n", [1, 7, 60])
@@ -57,8 +60,8 @@ def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> Non
     c = torch.eye(2)[cell] if cells > 1 else None
     state = score.fit(model, [patch_batch(x, c, cell)])
     draw = torch.Generator().manual_seed(1)
-    state |= {"penalty_direction": torch.randn(model.shape[0], generator=draw), "penalty_offset": torch.tensor(0.1)}
-    state["penalty_weight"] = torch.tensor(2.0)
+    state |= {"defect_directions": torch.randn(3, model.shape[0], generator=draw), "defect_offsets": torch.ones(3)}
+    state |= {"defect_reached": torch.full((3,), 0.5), "defect_weight": torch.tensor(2.0)}
     new, c = x[:9] + torch.randn(9, *x.shape[1:], generator=draw), None if c is None else c[:9]
     found = GaussianGraph(score, model, state)(new, c, cell[:9])
     own = score.score(model, state, new, c, cell[:9], want_map=True)
@@ -66,6 +69,24 @@ def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> Non
     torch.testing.assert_close(found.map, own.map, rtol=1e-5, atol=1e-4)
     for name in ("global", "counts"):
         torch.testing.assert_close(found.parts[name], own.parts[name], rtol=1e-5, atol=1e-5)
+
+
+def test_features_that_move_with_a_number_are_brought_to_its_mean() -> None:
+    draw = torch.Generator().manual_seed(0)
+    c = torch.cat([torch.eye(2)[torch.arange(80) % 2], torch.randn(80, 1, generator=draw)], 1)
+    x = patch_models.features(80) + 5 * c[:, 2, None, None, None]
+    options = PatchGaussianOptions(context=0, global_grid=2, neighbours=50)
+    model = PatchGaussian(options, tuple(x.shape[1:]), [[1.0, 0, 0], [0, 1, 0]], [False, False, True])
+    model.fit(Source(x, c=c))
+    score, cell = PatchDistanceScore(PatchDistance()), torch.arange(80) % 2
+    state = score.fit(model, [patch_batch(x, c, cell)])
+    told = c.flip(0)  # also beyond what was fitted to
+    told[0, 2] = 100.0
+    found = GaussianGraph(score, model, state)(x[:9], told[:9], cell[:9])
+    own = score.score(model, state, x[:9], told[:9], cell[:9], want_map=True)
+    assert not torch.allclose(own.values, score.score(model, state, x[:9], c[:9], cell[:9]).values)
+    torch.testing.assert_close(found.values, own.values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.map, own.map, rtol=1e-4, atol=1e-3)
 
 
 def test_patches_of_a_memory_bank() -> None:

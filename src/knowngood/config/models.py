@@ -90,6 +90,11 @@ class SharedGaussianOptions(ModelOptions):
 
     representations = ("features",)
     few: ClassVar[Literal["refuse", "pool"]] = "refuse"
+    shrinkage: ClassVar[float | None] = None
+    context: ClassVar[int] = 0  # and nothing else that PatchGaussianOptions adds
+    global_grid: ClassVar[int] = 0
+    neighbours: ClassVar[int] = 0
+    words: ClassVar[int] = 0
     implementation = "knowngood.models.shared_gaussian:SharedGaussian"
     name: Literal["shared_gaussian"] = "shared_gaussian"
 

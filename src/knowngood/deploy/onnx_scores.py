@@ -16,12 +16,12 @@ from knowngood.models.memory_bank import FEWEST, SPARE, MemoryBank
 from knowngood.models.patch_bank import doubled, halved
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.scores import Score, ScoreResult
-from knowngood.scores.adjustment import penalty
 from knowngood.scores.base import State
 from knowngood.scores.elbo import ElboScore
 from knowngood.scores.fusion import FusionScore, tail
 from knowngood.scores.iwae import IWAEScore
 from knowngood.scores.kl import KLScore
+from knowngood.scores.known_defects import excess
 from knowngood.scores.neighbours import NeighboursScore
 from knowngood.scores.patch_distance import EXCESS, PatchDistanceScore, pool, smooth
 from knowngood.scores.prior_distance import PriorDistanceScore
@@ -235,23 +235,31 @@ class GaussianGraph(PatchGraph):
         self.names = model.image_members  # no keys of a ModuleDict: "global" is a word of the code that torch makes
         self.members = nn.ModuleList(members[name](model) for name in self.names)
         self.bank = None if model.bank is None else PatchBankGraph(model)
-        for name in ("direction", "offset", "weight"):
-            self.register_buffer(f"penalty_{name}", state.get(f"penalty_{name}"))
+        self.learned = [name for name in state if name.startswith("defect_")]
+        for name in self.learned:
+            self.register_buffer(name, state[name])
+        self.register_buffer("slope", model.number_slope if bool(model.number_slope.any()) else None)
+        self.register_buffer("range", model.number_range)
         self.register_buffer("keys", model.keys)
         self.register_buffer("counted", ~model.continuous)
+        self.register_buffer("numbers", model.continuous.nonzero()[:, 0])
 
     def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
         cell = torch.zeros_like(stratum)
         if c is not None and len(self.keys) > 1:  # type: ignore[arg-type]
             cell = ((c * self.counted)[:, None] - self.keys).square().sum(2).argmin(1)  # type: ignore[operator]
         grids = x.float().flatten(2)
+        if c is not None and self.slope is not None:  # as `PatchGaussian.given`
+            low, high, mean = self.range.unbind()  # type: ignore[operator]
+            off = torch.minimum(torch.maximum(c[:, self.numbers], low), high) - mean
+            grids = grids - torch.einsum("pfc,nc->nfp", self.slope, off)
         white = self.fine(grids, cell)
         maps = 0.5 * white.square().sum(2).double().unflatten(1, self.grid)
         if self.bank is not None:
             maps = maps + self.bank(grids, cell).unflatten(1, self.grid)
-        if self.penalty_weight is not None:
-            learned = {name: getattr(self, f"penalty_{name}") for name in ("direction", "offset", "weight")}
-            maps = maps + penalty(white, learned).unflatten(1, self.grid).double()
+        if self.learned:
+            learned = {name: getattr(self, name) for name in self.learned}
+            maps = maps + excess(white, learned).unflatten(1, self.grid).double()
         values, parts = self.pooled(maps, cell), {}
         if self.members:
             values = self.standardised(values, "pooled", cell)

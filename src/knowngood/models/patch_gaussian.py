@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
-from knowngood.config import PatchGaussianOptions
+from knowngood.config import PatchGaussianOptions, SharedGaussianOptions
 from knowngood.models import partial_pooling
 from knowngood.models.base import BatchSource, FitContext, Model
 from knowngood.models.patch_bank import WEIGHED, PatchBank
@@ -79,7 +79,7 @@ class PatchGaussian(Model):
 
     def __init__(
         self,
-        options: PatchGaussianOptions,
+        options: PatchGaussianOptions | SharedGaussianOptions,
         shape: Sequence[int],
         keys: Sequence[Sequence[float]] = ((),),
         continuous: Sequence[bool] = (),

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from knowngood.config import PatchGaussianOptions, SharedGaussianOptions
+from knowngood.config import SharedGaussianOptions
 from knowngood.errors import DataError
 from knowngood.models.patch_gaussian import PatchGaussian
 
@@ -25,8 +25,7 @@ class SharedGaussian(PatchGaussian):
     kind = "shared_gaussian"
 
     def __init__(self, options: SharedGaussianOptions, shape: Sequence[int], *cells: Any, **sizes: Any) -> None:
-        alone = PatchGaussianOptions(context=0, global_grid=0, neighbours=0, words=0)
-        super().__init__(alone, shape, *cells, **sizes)
+        super().__init__(options, shape, *cells, **sizes)
         self._of_all(self.lower[:, :1])
 
     @torch.no_grad()
