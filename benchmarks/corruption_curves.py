@@ -49,7 +49,7 @@ def write_curves(table: Sequence[Row], path: Path) -> Path:
         line[0].set_ylim(-0.04, 1.04)
         line[0].set_xticks(np.arange(6))
     shown = [Line2D([], [], color=colour, label=method) for colour, method in zip(COLOURS, methods, strict=False)]
-    shown += [Line2D([], [], color="black", linestyle=style, label=label) for style, label in LINES.values()]
+    shown += [Line2D([], [], color="black", ls=style, label=label) for style, label in LINES.values()]
     figure.supxlabel("strength", fontsize=8)
     figure.legend(handles=shown, loc="outside upper center", ncols=len(shown), fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +98,8 @@ def _jpeg(x: Floats, strength: float, rng: np.random.Generator) -> Floats:
 
 def _glare(x: Floats, strength: float, rng: np.random.Generator) -> Floats:
     """A soft white spot, up to 90 % opaque, somewhere in the image."""
-    sides = np.array(x.shape[:2])
-    middle, radius = rng.uniform(0.2, 0.8, 2) * sides, rng.uniform(0.08, 0.16) * sides.min()
+    sides = x.shape[:2]
+    middle, radius = rng.uniform(0.2, 0.8, 2) * sides, rng.uniform(0.08, 0.16) * min(sides)
     off = np.indices(sides) - middle[:, None, None]
     spot = np.exp(-(off**2).sum(axis=0) / (2 * radius**2))[..., None]
     return x + (1 - x) * 0.18 * strength * spot
@@ -125,7 +126,8 @@ def _moved(x: Floats, back: Floats, by: Floats | float = 0.0) -> Floats:
     """Each pixel from `back` @ (its location − middle) + middle − `by`; cubic splines, mirrored beyond the border."""
     middle = (np.array(x.shape[:2]) - 1) / 2
     offset = middle - back @ middle - by
-    planes = [affine_transform(x[..., c], back, offset, order=3, mode="mirror") for c in range(x.shape[2])]
+    given: Any = offset  # one a dimension, which its types do not say
+    planes = [affine_transform(x[..., c], back, given, order=3, mode="mirror") for c in range(x.shape[2])]
     return np.stack(planes, axis=2)
 
 

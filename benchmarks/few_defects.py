@@ -201,6 +201,7 @@ def seen(plan: Plan, fitted: np.ndarray, features: CachedFeatures, defects: Imag
     """Feature grids (N, F, h, w) by a model of the normal images `fitted` that has learned from all defects."""
     pipeline = learn(plan, fitted, NONE, features).pipeline
     normals = plan.normals[fitted]
+    assert isinstance(normals, ImageSet)
     pipeline, report = learn_defects(pipeline, normals, defects, features.of_items(normals), plan.seed)
     learned = ~np.isin(defects.ids, list(report["left_out"]))
     column = np.where(learned, np.cumsum(learned) - 1, -1)

@@ -75,9 +75,8 @@ def _hindrance(column: Column, settings: Settings, objective: Objective | None) 
     if isinstance(model, VAEOptions):
         unconditional = objective is not None and not objective.conditional
         return f"is not used by the objective '{model.objective.name}'" if unconditional else ""
-    if (
-        not isinstance(model, MemoryBankOptions | PatchGaussianOptions | SharedGaussianOptions)
-        and not implementation(score).is_likelihood
-    ):  # type: ignore[arg-type]
+    if isinstance(model, MemoryBankOptions | PatchGaussianOptions | SharedGaussianOptions):
+        return ""
+    if not implementation(score).is_likelihood:  # type: ignore[arg-type]
         return f"needs a score that is a likelihood, which '{score.name}' is not"  # type: ignore[union-attr]
     return ""
