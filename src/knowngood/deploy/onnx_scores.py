@@ -228,6 +228,10 @@ class BankGraph(PatchGraph):
 class GaussianGraph(PatchGraph):
     """Distances under a `PatchGaussian`."""
 
+    numbers: Tensor
+    range: Tensor
+    slope: Tensor | None
+
     def __init__(self, score: PatchDistanceScore, model: PatchGaussian, state: State) -> None:
         super().__init__(score, model.shape[1:], state)
         self.fine, self.grid = WhiteGraph(model), model.shape[1:]
@@ -250,7 +254,7 @@ class GaussianGraph(PatchGraph):
             cell = ((c * self.counted)[:, None] - self.keys).square().sum(2).argmin(1)  # type: ignore[operator]
         grids = x.float().flatten(2)
         if c is not None and self.slope is not None:  # as `PatchGaussian.given`
-            low, high, mean = self.range.unbind()  # type: ignore[operator]
+            low, high, mean = self.range.unbind()
             off = torch.minimum(torch.maximum(c[:, self.numbers], low), high) - mean
             grids = grids - torch.einsum("pfc,nc->nfp", self.slope, off)
         white = self.fine(grids, cell)
