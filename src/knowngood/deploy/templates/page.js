@@ -295,6 +295,10 @@ const answerItem = (row, content, file) => ({
 const judge = async files => {
   if (!files.length) return;
   location.hash = "judge";
+  if (!state.models.length) { // not loaded yet, or a key is asked for first
+    state.waiting = files;
+    return;
+  }
   const [conditions, unknown] = conditionsAsked(), form = new FormData();
   for (const file of files) form.append("images", file, file.name || "picture.png");
   form.append("model", chosenModel().name);
@@ -524,6 +528,9 @@ const start = async () => {
     by("login").hidden = true;
     buildAsked();
     await show();
+    const files = state.waiting ?? [];
+    state.waiting = null;
+    judge(files);
     await poll();
   } catch (error) { tell(error); }
 };
