@@ -96,17 +96,17 @@ class Subject:
         """The kinds of defects."""
         return list(dict.fromkeys(self.kinds.tolist()))
 
-    def judge(self, taught: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (M,) and verdicts (M,), at α, once the defects `taught` are learned from."""
-        scores = self.judged.scores(taught)
-        known = np.sort(np.concatenate([some.scores(taught) for some in self.calibrating]))
+    def decisions(self, labelled: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (M,) and verdicts (M,), at α, once the defects `labelled` are learned from."""
+        scores = self.judged.scores(labelled)
+        known = np.sort(np.concatenate([some.scores(labelled) for some in self.calibrating]))
         p = (1 + len(known) - np.searchsorted(known, scores)) / (1 + len(known))
         return scores, p <= alpha
 
 
 def main(
     sets: tuple[str, ...] = ("bottle", "tile"),
-    taught: tuple[int, ...] = (1, 2, 5),
+    labelled: tuple[int, ...] = (1, 2, 5),
     draws: int = 3,
     normals: int = 150,
     seed: int = 0,
@@ -116,7 +116,7 @@ def main(
 
     Args:
         sets: bottle, tile, or any other set with masks that `inspection` takes.
-        taught: numbers of defects of one kind that are learned from.
+        labelled: numbers of defects of one kind that are learned from.
         draws: random choices of these, for each kind.
         normals: images to fit to, at most, evenly spaced.
         seed: of the dev form.
@@ -128,17 +128,17 @@ def main(
             print(f"{name}: {parts}", file=sys.stderr)
             continue
         subject = prepared(parts, settings, normals)
-        plain = subject.judge(NONE, settings.alpha)
-        for count in taught:
+        plain = subject.decisions(NONE, settings.alpha)
+        for count in labelled:
             for kind in (kind for kind in subject.names if (subject.kinds == kind).sum() > count):
                 for draw in range(draws):
-                    heading = {"set": name, "kind": kind, "taught": count, "draw": draw}
+                    heading = {"set": name, "kind": kind, "labelled": count, "draw": draw}
                     rows.append(heading | compared(subject, plain, kind, count, draw, settings.alpha))
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "draws.csv", rows)
-    print(markdown(rows, ("set", "taught")))
+    print(markdown(rows, ("set", "labelled")))
     print()
-    print(markdown([row for row in rows if row["taught"] == max(taught)], ("set", "kind", "taught")))
+    print(markdown([row for row in rows if row["labelled"] == max(labelled)], ("set", "kind", "labelled")))
     return rows
 
 
@@ -151,10 +151,10 @@ def compared(
         Each measure as (before, after); `others_worst`, the largest loss of AUROC among the other kinds.
     """
     own = np.flatnonzero(subject.kinds == kind)
-    taught = np.sort(np.random.default_rng([draw, count]).permutation(own)[:count])
-    like, good = subject.defects[np.setdiff1d(own, taught)], subject.normal
+    labelled = np.sort(np.random.default_rng([draw, count]).permutation(own)[:count])
+    like, good = subject.defects[np.setdiff1d(own, labelled)], subject.normal
     both, others = [], []
-    for scores, flagged in (plain, subject.judge(taught, alpha)):
+    for scores, flagged in (plain, subject.decisions(labelled, alpha)):
         others.append([auroc(scores, good, subject.defects[subject.kinds == k]) for k in subject.names if k != kind])
         both.append((auroc(scores, good, like), flagged[like].mean(), np.mean(others[-1]), flagged[good].mean()))
     found = {name: tuple(map(float, pair)) for name, pair in zip(MEASURES, zip(*both, strict=True), strict=True)}

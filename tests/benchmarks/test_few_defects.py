@@ -40,9 +40,9 @@ def test_scores_from_kept_likenesses_are_those_of_the_product() -> None:
 
 
 def test_a_draw_judges_other_defects_of_the_kind_and_the_other_kinds() -> None:
-    def judged(taught: np.ndarray) -> np.ndarray:
+    def judged(labelled: np.ndarray) -> np.ndarray:
         scores = np.array([0.0, 1, 2, 3, 1.5, 1.5, 2.5, 2.5])
-        return scores + np.isin(np.arange(8), [4, 5]) * 10 * len(taught)
+        return scores + np.isin(np.arange(8), [4, 5]) * 10 * len(labelled)
 
     calibrating: Any = [SimpleNamespace(scores=lambda _: np.arange(19.0) / 8)]
     subject = Subject(
@@ -52,7 +52,7 @@ def test_a_draw_judges_other_defects_of_the_kind_and_the_other_kinds() -> None:
         np.array(["a", "a", "b", "b"]),
         np.arange(4),
     )
-    row = compared(subject, subject.judge(np.zeros(0, int), 0.05), "a", 1, 0, 0.05)
+    row = compared(subject, subject.decisions(np.zeros(0, int), 0.05), "a", 1, 0, 0.05)
     assert row["auroc"] == (0.5, 1.0)
     assert row["detected"] == (0.0, 1.0)
     assert row["others"] == (0.75, 0.75)

@@ -389,6 +389,17 @@ def test_conditions_are_chosen_and_one_that_does_not_fit_is_named(
     assert [row["conditions"] for row in store.page(Filter())[1]] == [{}, {"speed": 2.5}, {"pose": "level"}]
 
 
+def test_a_picture_given_before_the_models_are_loaded_is_judged_once_they_are(opened: Open, url: str) -> None:
+    page, held = opened(url), []
+    page.route("**/page/models", lambda route: held.append(route))
+    page.reload()
+    give(page, ("bad.png", bad(15)))
+    assert page.locator(".said h2").count() == 0
+    [one] = held
+    one.continue_()
+    expect(page.locator(".said h2")).to_be_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
 def test_axe_finds_no_serious_issue(opened: Open, url: str, store: JudgedStore, scheme: str, width: int) -> None:

@@ -155,19 +155,17 @@ class PatchBank(nn.Module):
         All are left out of both. The penalty of a cell is how much farther its patches are from those of other cells
         than from its own, on average: nothing if cells do not differ, or there is no other image of its own.
         """
-        cells = len(self.weight)
+        cells, halves = len(self.weight), halved(x, ignored, cell)
+        none = torch.zeros(cells, cells)
+        apart = none.masked_fill(~torch.eye(cells, dtype=torch.bool), torch.inf)
+        squares = self.squares(halves, cell, leave_one_out=True, penalties=apart)
         if cells > 1:
-            halves, eye = halved(x, ignored, cell), torch.eye(cells, dtype=torch.bool)
-            far = [
-                self.squares(
-                    halves, cell, leave_one_out=True, penalties=torch.zeros(cells, cells).masked_fill(of, torch.inf)
-                )
-                for of in (eye, ~eye)
-            ]
+            apart = none.masked_fill(torch.eye(cells, dtype=torch.bool), torch.inf)
+            others = self.squares(halves, cell, leave_one_out=True, penalties=apart)
             for k in cell.unique().tolist():
-                others, own = (values[cell == k].mean() for values in far)
-                self.penalty[k] = (others - own).clamp_min(0)
-        near = self.nearest(x, cell, ignored, leave_one_out=True)
+                self.penalty[k] = (others[cell == k].mean() - squares[cell == k].mean()).clamp_min(0)
+            squares = squares.minimum(others + self.penalty[cell][:, None, None])
+        near = doubled(squares, *x.shape[2:])
         for k in range(cells):
             mine = torch.ones_like(cell, dtype=torch.bool) if int((cell == k).sum()) < 2 else cell == k
             spread = [values[mine].std(0).mean() for values in (gaussian, near)]

@@ -287,16 +287,18 @@ class PatchGaussian(Model):
         self.basis = torch.linalg.solve_triangular(
             stretches, self.directions.expand(len(stretches), -1, -1), upper=False
         )
+        everywhere = None
         if several:
             self._weigh_means()
+            everywhere = self._means_everywhere()
         ridge = RIDGE * torch.eye(self.shape[0])
         for some in self._blocks():
             covariance, slope = self.lower[:, some], self.slope[:, some]
             centre, off = partial_pooling.deviations(self.own_mean[:, some], counts[:, some])
             self.mean[:, some] = centre + self.weight[:, some, None] * off
             covariance = partial_pooling.combined(covariance, self.everywhere, counts[:, some], shares) + ridge
-            if several:
-                covariance += self._of_means(some, off)
+            if everywhere is not None:
+                covariance += self._of_means(some, off) + everywhere
             slope = partial_pooling.combined(slope, self.slope_everywhere, counts[:, some], shares)
             slope = torch.linalg.solve_triangular(stretches[:, None], slope.mT, upper=False).mT
             self.slope[:, some] = slope
@@ -306,12 +308,13 @@ class PatchGaussian(Model):
         """The inverse of `_pool`, in float64 as far as `lower` holds it."""
         counts, shares, ridge = self._counts(), self._shares(), RIDGE * torch.eye(self.shape[0], dtype=torch.float64)
         stretches = self._stretches().double()
+        everywhere = self._means_everywhere() if len(counts) > 1 else None
         for some in self._blocks():
             lower, slope = self.lower[:, some].double(), self.slope[:, some].double()
             covariance = lower @ lower.mT + slope @ slope.mT - ridge
-            if len(counts) > 1:
+            if everywhere is not None:
                 _, off = partial_pooling.deviations(self.own_mean[:, some], counts[:, some])
-                covariance -= self._of_means(some, off)
+                covariance -= self._of_means(some, off) + everywhere
             self.lower[:, some] = partial_pooling.separated(
                 covariance, self.everywhere, counts[:, some], shares
             ).float()
@@ -344,18 +347,18 @@ class PatchGaussian(Model):
             self.weight[:, some], self.between[some] = found
 
     def _of_means(self, some: slice, off: Tensor) -> Tensor:
-        """(K, p, F, F): what the means of cells add to covariances.
+        """(K, p, F, F): what the mean of a cell may still be off, (1 − weight) of the covariance of the means."""
+        apart = self.between[some, None, None] * partial_pooling.scatter(off, self._counts()[:, some])
+        return (1 - self.weight[:, some, None, None]) * apart
 
-        What the mean of a cell may still be off, (1 − weight) of their covariance; and, as far as that of a location is
-        shrunk towards the mean over all locations, the mean of theirs.
-        """
+    def _means_everywhere(self) -> Tensor:
+        """(K, 1, F, F): the covariance of the means, its mean over locations, as far as those are shrunk towards it."""
         counts, shares = self._counts(), self._shares()
-        apart = self.between[some, None, None] * partial_pooling.scatter(off, counts[:, some])
-        _, every = partial_pooling.deviations(self.own_mean, counts)
+        _, off = partial_pooling.deviations(self.own_mean, counts)
         weights = counts * self.between / max(1, int(counts.any(0).sum()))
-        everywhere = torch.einsum("kpf,kpg->fg", every * weights[..., None], every)
+        everywhere = torch.einsum("kpf,kpg->fg", off * weights[..., None], off)
         shrunk = (1 - shares.common) * shares.own + shares.common * shares.overall
-        return (1 - self.weight[:, some, None, None]) * apart + shrunk.to(apart)[:, None, None, None] * everywhere
+        return shrunk.to(off)[:, None, None, None] * everywhere
 
     def _stretches(self) -> Tensor:
         """(K, T, T): roots of the covariances of the context along `directions`, shrunk as those of features are."""
@@ -411,7 +414,7 @@ class PatchGaussian(Model):
         Numbers beyond those fitted to count as the nearest of these.
         """
         cell = self.cell(c, len(x))
-        if c is None or not bool(self.number_slope.any()):
+        if c is None or not self.number_slope.shape[2]:
             return x, cell
         low, high, mean = self.number_range
         off = torch.minimum(torch.maximum(c[:, self.continuous], low), high) - mean

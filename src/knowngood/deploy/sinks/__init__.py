@@ -14,6 +14,8 @@ from knowngood.errors import SettingsError
 Row = Mapping[str, Any]
 Place = dict[str, Any]
 
+TIMEOUT = 10.0  # seconds that a receiver on the network has to answer
+
 
 class Unavailable(Exception):
     """A sink cannot take rows now; they are kept, and it is tried again."""

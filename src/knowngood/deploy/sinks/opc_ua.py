@@ -12,10 +12,8 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from knowngood.deploy.sinks import Place, Row, Unavailable
+from knowngood.deploy.sinks import TIMEOUT, Place, Row, Unavailable
 from knowngood.errors import SettingsError
-
-TIMEOUT = 10.0  # seconds
 
 
 class OpcUa:

@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from knowngood.deploy.sinks import Place, Rejected, Row, Unavailable
+from knowngood.deploy.sinks import TIMEOUT, Place, Rejected, Row, Unavailable
 from knowngood.errors import SettingsError
 
 VARIABLE = "KNOWNGOOD_WEBHOOK_SECRET"
-TIMEOUT = 10.0  # seconds
 REJECTED = (400, 413, 422)  # of this row; every other failure is tried again
 
 
