@@ -190,6 +190,34 @@ def test_rows_wait_in_the_outbox_until_all_have_them(tmp_path: Path, receiver: R
         assert base.execute("select count(*) from rows").fetchone() == (0,)
 
 
+def test_rows_that_wait_for_one_sink_go_to_no_other(tmp_path: Path, receiver: Receiver) -> None:
+    hook, table = f"http://127.0.0.1:{receiver.server_port}/hook", str(tmp_path / "results.csv")
+    receiver.answers = [503]
+    first = Delivery(Outbox(tmp_path / "state"), [sink_of(hook)])
+    first.add(rows(0, 3))
+    with pytest.raises(Unavailable):
+        first.deliver(first.sinks[0])
+    first.outbox.close()
+    other = Delivery(Outbox(tmp_path / "state"), [sink_of(table)])
+    other.add(rows(3, 5))
+    other.start()
+    other.close()
+    assert [row["key"] for row in read(tmp_path / "results.csv")] == ["k3", "k4"]
+    back = Delivery(Outbox(tmp_path / "state"), [sink_of(hook)])
+    assert back.outbox.owed() == {hook: 5}
+    back.start()
+    back.close()
+    assert [json.loads(body)["key"] for _, body in receiver.taken] == [f"k{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("content", [b"id,anomaly_score\n1.png,3\n", b"\xff\xfe\x00"])
+def test_a_file_of_something_else_is_refused_before_anything_is_judged(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "results.csv").write_bytes(content)
+    with pytest.raises(SettingsError, match="holds something else"):
+        sink_of(str(tmp_path / "results.csv")).begin()
+    assert (tmp_path / "results.csv").read_bytes() == content
+
+
 @pytest.mark.parametrize(
     "url",
     [

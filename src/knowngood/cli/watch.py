@@ -53,19 +53,18 @@ def watch(
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
-    with opened(to, state or folder / STATE) as delivery, kept(keep, keep_most) as store:
-        from knowngood.data.readers.limits import Limits
-        from knowngood.deploy.judgement import Asked
-        from knowngood.deploy.logs import write_logs
-        from knowngood.deploy.served_models import load_models
-        from knowngood.deploy.watch import Watch
-        from knowngood.training.interruption import deferred
+    from knowngood.data.readers.limits import Limits
+    from knowngood.deploy.judgement import Asked
+    from knowngood.deploy.logs import write_logs
+    from knowngood.deploy.served_models import load_models
+    from knowngood.deploy.watch import Watch
+    from knowngood.training.interruption import deferred
 
-        write_logs(sys.stderr)
-        models = load_models([str(model)], device or "cpu")
-        served = models.named(None)
-        for column in values:
-            served.check_column(column)
+    write_logs(sys.stderr)
+    models = load_models([str(model)], device or "cpu")
+    for column in values:  # before anything is delivered
+        models.named(None).check_column(column)
+    with opened(to, state or folder / STATE) as delivery, kept(keep, keep_most) as store:
         asked = Asked(alpha, unknown)  # type: ignore[arg-type]
         limits = Limits.of(bounds.over()) if bounds else None
         watched = Watch(folder, models, delivery, asked=asked, conditions=values, limits=limits, store=store)

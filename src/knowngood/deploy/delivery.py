@@ -31,6 +31,10 @@ class Delivery:
 
     def start(self) -> None:
         """Begin, with what is left from before."""
+        own = {sink.url for sink in self.sinks}
+        for name, count in self.outbox.owed().items():
+            if name not in own:
+                event("rows wait for a sink that is not in use", logging.WARNING, sink=name, rows=count)
         for new, thread in zip(self._new, self._threads, strict=True):
             new.set()
             thread.start()
@@ -67,7 +71,7 @@ class Delivery:
         except Rejected as error:
             event("row rejected", logging.ERROR, sink=sink.url, reason=str(error), keys=[row["key"] for _, row in rows])
         self.outbox.advance(sink.url, rows[-1][0], place)
-        self.outbox.forget(one.url for one in self.sinks)
+        self.outbox.forget()
         return True
 
     def _run(self, sink: Sink, new: threading.Event) -> None:

@@ -107,7 +107,7 @@ def check_exportable(pipeline: Pipeline) -> None:
     if isinstance(representation, Features):
         align = representation.options.align
         refused |= {
-            f"align = '{align}' (images are registered by OpenCV); fit with align='none'": align != "none",
+            f"align = '{align}' (images are aligned first); fit with --align none and compare": align != "none",
             "illumination (it is fitted to each image); fit without it": representation.references is not None,
             f"backbone '{getattr(backbone, 'name', '')}'; take one of torch: efficientnet_lite0 or transformers": not (
                 isinstance(representation.backbone, nn.Module)

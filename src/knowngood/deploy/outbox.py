@@ -75,9 +75,10 @@ class Outbox:
         return None if found is None else json.loads(found[0])
 
     def begin(self, sink: str, place: Mapping[str, Any]) -> None:
-        """A new sink: it gets every row that is still here."""
+        """A new sink: it gets the rows from now on; those that are here are on their way to others."""
         with self._lock:
-            self._base.execute("insert into sinks values (?, 0, ?)", (sink, json.dumps(place)))
+            query = "insert into sinks select ?, coalesce(max(seq), 0), ? from sqlite_sequence where name = 'rows'"
+            self._base.execute(query, (sink, json.dumps(place)))
 
     def after(self, sink: str, most: int) -> list[tuple[int, dict[str, Any]]]:
         """The next rows for a sink, with their numbers."""
@@ -93,15 +94,16 @@ class Outbox:
                 "update sinks set number = ?, place = ? where name = ?", (number, json.dumps(place), sink)
             )
 
-    def forget(self, sinks: Iterable[str]) -> None:
-        """Remove the rows that all these sinks have."""
-        names = list(sinks)
-        with self._lock, self._base:
-            self._base.execute("begin immediate")
-            marks = ", ".join("?" * len(names))
-            query = f"select coalesce(min(number), 0) from sinks where name in ({marks})"
-            reached = self._base.execute(query, names).fetchone()[0]
-            self._base.execute("delete from rows where number <= ?", (reached,))
+    def forget(self) -> None:
+        """Remove the rows that every sink has, also one that is not in use now and is owed rows."""
+        with self._lock:
+            self._base.execute("delete from rows where number <= (select coalesce(min(number), 0) from sinks)")
+
+    def owed(self) -> dict[str, int]:
+        """How many rows wait for each sink; none are left out."""
+        query = "select name, (select count(*) from rows where rows.number > sinks.number) from sinks"
+        with self._lock:
+            return {name: count for name, count in self._base.execute(query) if count}
 
     def close(self) -> None:
         """Close the file."""

@@ -31,7 +31,18 @@ class CsvFile:
         make_folder(self.path.parent)
         if self.path.exists() and not self.path.is_file():
             raise SettingsError(f"--to {self.url}: is no file; give the name of a file")
-        return {"size": self.path.stat().st_size if self.path.exists() else 0}
+        size = self.path.stat().st_size if self.path.exists() else 0
+        if size:
+            try:
+                with self.path.open("rb") as file:
+                    ours = "key" in _columns(file)
+            except UnicodeDecodeError:
+                ours = False
+            if not ours:
+                raise SettingsError(
+                    f"--to {self.url}: holds something else, such as a table of `knowngood score`; give another name"
+                )
+        return {"size": size}
 
     def write(self, rows: Sequence[Row], place: Place) -> Place:
         try:
@@ -57,10 +68,15 @@ class CsvFile:
         """What is to be written after so many bytes of the file."""
         if not end:
             return _lines(rows, None)
-        file.seek(0)
-        columns = next(csv.reader([file.readline().decode("utf-8-sig")]), [])
+        columns = _columns(file)
         file.seek(end - 1)
         return b"\n" * (file.read(1) != b"\n") + _lines(rows, columns)
+
+
+def _columns(file: IO[bytes]) -> list[str]:
+    """The header of the file."""
+    file.seek(0)
+    return next(csv.reader([file.readline().decode("utf-8-sig")]), [])
 
 
 def _lines(rows: Sequence[Row], columns: list[str] | None) -> bytes:
