@@ -271,6 +271,23 @@ def test_reviews_by_keys_with_regions_and_undo(opened: Open, url: str, store: Ju
     expect(page.locator(".wall figure")).to_have_count(1)
 
 
+def test_an_answer_that_comes_late_does_not_undo_a_filter(opened: Open, url: str, store: JudgedStore) -> None:
+    send(url, ("a.png", good(9)), ("b.png", bad(10)))
+    page, held = opened(url, "gallery"), []
+    expect(page.locator(".wall figure")).to_have_count(2)
+    filters = page.locator("#filters")
+    page.route("**/page/judged?*", lambda route: held.append(route) if not held else route.continue_())
+    with page.expect_request("**/page/judged?*"):
+        filters.get_by_label("Order").select_option(index=1)
+    filters.get_by_label("Verdict").select_option("flagged")
+    expect(page.locator(".wall figure")).to_have_count(1)
+    with page.expect_response(held[0].request.url) as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.locator(".wall figure").count() == 1
+
+
 def test_a_region_is_drawn_by_touch_on_a_phone(opened: Open, url: str, store: JudgedStore) -> None:
     send(url, ("b.png", bad(12)))
     page = opened(url, "gallery", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)

@@ -372,12 +372,22 @@ const cardOf = item => {
       h("span", { class: `badge${item.flagged ? " flag" : item.verdict === "not read" ? " error" : ""}` }, verdict),
       item.review && h("span", { class: "badge rev" }, reviewWords(item.review, item.flagged))));
 };
+/** Answers of the latest question alone: undefined where another was asked meanwhile. */
+const latest = () => {
+  let last = 0;
+  return async answer => {
+    const own = ++last, found = await answer;
+    return own === last ? found : undefined;
+  };
+};
+const latestItems = latest(), latestLine = latest();
 const load = async (more = false) => {
   const first = more ? state.items.length : 0, most = more ? FIRST : Math.min(480, Math.max(FIRST, state.items.length));
   const query = filters(by("filters"));
   query.set("first", first);
   query.set("most", most);
-  const found = await json(`page/judged?${query}`);
+  const found = await latestItems(json(`page/judged?${query}`));
+  if (!found) return;
   clear();
   state.items = more ? [...state.items, ...found.items] : found.items;
   state.total = found.total;
@@ -471,7 +481,8 @@ const drift = ({ drift: one }) => {
   return figure;
 };
 const loadLine = async () => {
-  const found = await json(`page/line?${filters(by("of"))}`);
+  const found = await latestLine(json(`page/line?${filters(by("of"))}`));
+  if (!found) return;
   clear();
   W = Math.min(640, Math.max(280, by("charts").clientWidth - 40));  // so that text is as large as around
   by("charts").replaceChildren(...(found.count ? [histogram(found), rates(found), found.drift.groups && drift(found)].filter(Boolean)
