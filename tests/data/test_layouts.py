@@ -128,6 +128,35 @@ LAYOUTS = {
         "MT_Crack/Imgs/b.jpg": (U, U, "MT_Crack", A, True),
         "MT_Crack/Imgs/b.png": "mask",
     },
+    "a folder Label": {
+        "Train/0001.png": ("train", U, U, A, True),
+        "Train/0002.png": ("train", U, U, U, False),
+        "Train/Label/0001_label.png": "mask by look",
+        "Test/0001.png": ("test", U, U, A, True),
+        "Test/0002.png": ("test", U, U, U, False),
+        "Test/Label/0001_label.png": "mask by look",
+    },
+    "labels beside pictures": {
+        "kos01/Part0.jpg": (U, U, "kos01", A, True),
+        "kos01/Part0_label.bmp": "mask by look",
+        "kos02/Part0.jpg": (U, U, "kos02", N, True),
+        "kos02/Part0_label.bmp": "empty mask by look",
+    },
+    "masks of another file type": {
+        "OK/S1/C1.jpg": (U, U, "OK", N, False),
+        "NG/S2/C1.jpg": (U, U, "NG", A, True),
+        "NG/S2/C1.png": "mask by look",
+    },
+    "photographs of labels": {
+        "jar.png": (U, U, U, U, False),
+        "jar_label.png": (U, U, U, U, False),
+        "labels/jar.png": (U, U, "labels", U, False),
+    },
+    "results inside": {
+        "1.png": (U, U, U, U, False),
+        "maps/1.png": "aside",
+        "maps/maps.json": "ignored",
+    },
 }
 
 REFUSED = {
@@ -139,10 +168,18 @@ REFUSED = {
 
 
 def build(root, names):
+    """Files of these names, white pictures; a dict may say which are masks that only their look tells."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (6, 5), 255).save(path)
+        if path.suffix == ".json":
+            path.write_text("{}")
+            continue
+        look = str(names[name]) if isinstance(names, dict) else ""
+        picture = Image.new("L", (6, 5), 0 if look.endswith("by look") else 255)
+        if look.startswith("mask by"):
+            picture.putpixel((2, 2), 255)
+        picture.save(path)
 
 
 def described(images: ImageSet) -> dict[str, tuple]:
@@ -163,9 +200,9 @@ def test_a_layout_is_read_right_and_nothing_is_lost(tmp_path, name):
     images = open_images(tmp_path)
     assert described(images) == {path: what for path, what in layout.items() if isinstance(what, tuple)}
     joined = sum(len(paths) for paths in images.masks or () if paths is not None)
-    assert joined == sum(what == "mask" for what in layout.values())
+    assert joined == sum("mask" in what for what in layout.values() if isinstance(what, str))
     kinds = {finding.path_or_id: finding.kind for finding in images.rejected}
-    expected = {"aside": "set-aside", "lonely": "mask-without-image"}
+    expected = {"aside": "set-aside", "lonely": "mask-without-image", "ignored": "ignored"}
     assert kinds == {path: expected[what] for path, what in layout.items() if what in expected}
 
 
@@ -224,17 +261,17 @@ def test_words_within_the_name_of_a_class(name, label):
     assert class_word(name, parts=True) == label
 
 
-names = st.sampled_from(["train", "test", "good", "bad", "crack", "a", "b", "masks", "ground_truth", "docs", "x", "y"])
-files = st.sampled_from(["0.png", "1.png", "0_mask.png", "1_GT.png"])
+names = st.sampled_from(["train", "test", "good", "bad", "crack", "a", "b", "masks", "ground_truth", "docs", "Label"])
+files = st.sampled_from(["0.png", "1.png", "0_mask.png", "1_GT.png", "1.jpg", "0_label.png"])
 paths = st.lists(st.tuples(st.lists(names, max_size=3), files), min_size=1, max_size=12, unique_by=str)
 
 
-@given(paths)
-def test_whatever_the_folders_every_file_is_something_and_no_defect_is_normal(drawn):
+@given(paths, st.sets(st.integers(0, 11)))
+def test_whatever_the_folders_every_file_is_something_and_no_defect_is_normal(drawn, black):
     """Each file is an image, set aside, a mask or a mask without image; a folder "bad" never holds normal images."""
     every = [(*folders, name) for folders, name in drawn]
     try:
-        pictures, masks, lonely = match_masks(every, "root")
+        pictures, masks, lonely = match_masks(every, "root", lambda i: i in black)
         found = places([every[i] for i in pictures], "root")
     except DataError:
         return

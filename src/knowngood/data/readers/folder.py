@@ -26,9 +26,11 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import SUFFIXES, is_image, unread_reason
 from knowngood.data.readers.layout import class_word, places
-from knowngood.data.readers.mask_file import read_masks
+from knowngood.data.readers.mask_file import looks_like_mask, read_masks
 from knowngood.data.readers.masks import match_masks
 from knowngood.errors import DataError
+
+RESULTS = ("maps.json", "inspection.html")  # what `knowngood score` writes beside pictures
 
 
 def read_folder(folder: str | Path) -> ImageSet:
@@ -42,7 +44,7 @@ def read_folder(folder: str | Path) -> ImageSet:
     parts = [
         tuple(unicodedata.normalize("NFC", printable(part)) for part in path.relative_to(root).parts) for path in files
     ]
-    pictures, masks_of, lonely = match_masks(parts, str(root))
+    pictures, masks_of, lonely = match_masks(parts, str(root), lambda i: looks_like_mask(files[i]))
     found = places([parts[i] for i in pictures], str(root))
     kept = [(i, place) for i, place in zip(pictures, found, strict=True) if place.aside is None]
     asides = [(i, place.aside) for i, place in zip(pictures, found, strict=True) if place.aside is not None]
@@ -102,11 +104,15 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        results = next((name for name in RESULTS if name in names), None)
         for name in sorted(names):
             path = Path(base, name)
             if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
                 continue
-            if is_image(path):
+            if is_image(path) and results is not None:
+                reason = f"lies beside {results}: a folder of results of knowngood, not of images of parts"
+                rejected.append(Finding(identifier(path, root), "set-aside", reason, "warning"))
+            elif is_image(path):
                 found.append(path)
             elif (reason := unread_reason(path)) is not None:
                 rejected.append(Finding(identifier(path, root), "unsupported", reason, "error"))

@@ -52,6 +52,15 @@ def read_mask(path: Path) -> Mask:
     return marked
 
 
+def looks_like_mask(path: Path) -> bool:
+    """Whether an image file has black and at most two other levels, as masks have and photographs do not."""
+    try:
+        levels = np.unique(read_with_header(path)[1])
+    except Unreadable:
+        return False
+    return len(levels) <= FEW and bool(levels[0] == 0)
+
+
 def read_masks(paths: tuple[Path, ...]) -> Mask:
     """(H, W) what any of the masks of an image marks. Raises Unreadable as `read_mask`, and if their sizes differ."""
     masks = [read_mask(path) for path in paths]

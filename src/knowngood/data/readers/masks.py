@@ -1,14 +1,17 @@
-"""Which files of a folder are anomaly masks, and of which picture. From names alone; never the mask of another picture.
+"""Which files of a folder are anomaly masks, and of which picture; never the mask of another picture.
 
 A mask lies in a folder named like one (`ground_truth`, `masks`, `GT`, …, in any case), at the place of its picture
 below it, or beside its picture with a suffix (`x_mask.png`, `x_GT.bmp`). Several masks of one picture are joined.
+
+Other names may be those of pictures too: the folder `Label`, `x_label.bmp` or `x.png` beside `x.jpg`. Files named so
+are masks if there is a picture to each and they look like masks: see `mask_file.looks_like_mask`.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 from knowngood.data.readers.layout import SPLITS, Parts
@@ -18,14 +21,20 @@ FOLDERS = frozenset(
     {"ground_truth", "groundtruth", "gt", "mask", "masks", "label_masks", "segmentation", "segmentations"}
 )
 SUFFIX = re.compile(r"[_\-. ](mask|gt|ground_?truth)$", re.IGNORECASE)
+MAYBE_FOLDERS = frozenset({"label", "labels", "annotation", "annotations", "seg", "labelled", "defect_masks"})
+MAYBE_SUFFIX = re.compile(r"[_\-. ](labels?|seg|segmentation|annotations?|bin|binary)$", re.IGNORECASE)
+LOOKED_AT = 8  # files of a kind of name
 
 
-def match_masks(paths: Sequence[Parts], root: str) -> tuple[list[int], dict[int, list[int]], list[int]]:
+def match_masks(
+    paths: Sequence[Parts], root: str, looks: Callable[[int], bool] = lambda i: False
+) -> tuple[list[int], dict[int, list[int]], list[int]]:
     """Sort files into pictures and masks.
 
     Args:
         paths: of image files, relative to the root, in one Unicode form.
         root: for messages.
+        looks: whether the file at a position of `paths` looks like a mask; asked of files whose names leave it open.
 
     Returns:
         The pictures; the masks of each picture that has any; and masks of which there is no picture. Positions in
@@ -54,7 +63,45 @@ def match_masks(paths: Sequence[Parts], root: str) -> tuple[list[int], dict[int,
             lonely.append(i)
         else:
             masks[owner].append(i)
-    return pictures, dict(masks), lonely
+    open_ones = _by_look(paths, pictures, by_stem, looks)
+    for i, owner in open_ones.items():
+        masks[owner].append(i)
+    return [i for i in pictures if i not in open_ones], dict(masks), lonely
+
+
+def _by_look(
+    paths: Sequence[Parts], pictures: Sequence[int], by_stem: dict[str, list[int]], looks: Callable[[int], bool]
+) -> dict[int, int]:
+    """Masks whose names may be those of pictures too, with the picture of each.
+
+    All files of a kind of name (the same folder name, suffix or file type) are masks, if each has a picture that is no
+    such file, and some of them look like masks where their pictures do not.
+    """
+    kinds: dict[tuple[str, str], dict[int, int | None]] = defaultdict(dict)
+    same: dict[tuple[Parts, str], list[int]] = defaultdict(list)
+    for i in pictures:
+        same[paths[i][:-1], PurePath(paths[i][-1]).stem].append(i)
+    for i in pictures:
+        folders, stem, suffix = paths[i][:-1], PurePath(paths[i][-1]).stem, PurePath(paths[i][-1]).suffix.lower()
+        k = next((k for k, name in enumerate(folders) if name.lower().replace(" ", "_") in MAYBE_FOLDERS), None)
+        word = MAYBE_SUFFIX.search(stem)
+        if k is not None:
+            kinds["folder", folders[k].lower()][i] = _one(_owners(paths[i], k, paths, by_stem))
+        elif word is not None and (folders, stem[: word.start()]) in same:
+            kinds["suffix", word[1].lower()][i] = _one(same[folders, stem[: word.start()]])
+        elif len(twins := [j for j in same[folders, stem] if j != i]) == 1:
+            kinds["type", suffix][i] = twins[0]
+    found: dict[int, int] = {}
+    for owners in kinds.values():
+        known = {i: owner for i, owner in owners.items() if owner is not None and owner not in owners}
+        some = list(known)[:: max(1, len(known) // LOOKED_AT)]
+        if len(known) == len(owners) and all(looks(i) and not looks(known[i]) for i in some):
+            found |= known
+    return found
+
+
+def _one(found: Sequence[int]) -> int | None:
+    return found[0] if len(found) == 1 else None
 
 
 def _splits_within(paths: Sequence[Parts]) -> dict[Parts, set[str]]:
@@ -100,20 +147,7 @@ def _tiles(paths: Sequence[Parts]) -> dict[int, int | None]:
 
 def _owner(path: Parts, k: int, paths: Sequence[Parts], by_stem: dict[str, list[int]], root: str) -> int | None:
     """The picture of a mask in the mask folder path[k]: same place below it, same stem."""
-    above, inner, name = path[:k], path[k + 1 : -1], SUFFIX.sub("", PurePath(path[-1]).stem)
-
-    def those(inner: Parts, name: str) -> list[int]:
-        """Pictures of this name whose folders below `above` end like those of the mask."""
-        found = []
-        for i in by_stem.get(name, []):
-            folders = paths[i][:-1]
-            if folders[:k] == above and folders[max(k, len(folders) - len(inner)) :] == inner:
-                found.append(i)
-        return found
-
-    found = those(inner, name) or (those(inner[:-1], inner[-1]) if inner else [])
-    tested = [i for i in found if not any(SPLITS.get(f.lower()) == "train" for f in paths[i][:-1])]
-    found = tested if len(tested) == 1 else found  # training images are normal
+    found = _owners(path, k, paths, by_stem)
     if len(found) > 1:
         first, second = ("/".join(paths[i]) for i in found[:2])
         raise DataError(
@@ -121,3 +155,23 @@ def _owner(path: Parts, k: int, paths: Sequence[Parts], by_stem: dict[str, list[
             "same name as its picture's, or name it in the column mask of a .csv manifest"
         )
     return found[0] if found else None
+
+
+def _owners(path: Parts, k: int, paths: Sequence[Parts], by_stem: dict[str, list[int]]) -> list[int]:
+    """The pictures that a mask in the mask folder path[k] may belong to."""
+    above, inner, stem = path[:k], path[k + 1 : -1], PurePath(path[-1]).stem
+    names = dict.fromkeys((SUFFIX.sub("", stem), MAYBE_SUFFIX.sub("", stem)))
+
+    def those(inner: Parts, name: str) -> list[int]:
+        """Pictures of this name whose folders below `above` end like those of the mask."""
+        found = []
+        for i in by_stem.get(name, []):
+            folders = paths[i][:-1]
+            if folders[:k] == above and folders[max(k, len(folders) - len(inner)) :] == inner and paths[i] != path:
+                found.append(i)
+        return found
+
+    found = next((some for name in names if (some := those(inner, name))), [])
+    found = found or (those(inner[:-1], inner[-1]) if inner else [])
+    tested = [i for i in found if not any(SPLITS.get(f.lower()) == "train" for f in paths[i][:-1])]
+    return tested if len(tested) == 1 else found  # training images are normal
