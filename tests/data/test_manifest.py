@@ -130,3 +130,74 @@ def test_names_are_found_however_their_accents_are_composed(folder):
 def test_numbers_beyond_64_bits_stay_text(folder):
     images = opened(folder, f"path,code\na.png,{2**70}\nb.png,{2**63}\n")
     assert images.conditions["code"].tolist() == [str(2**70), str(2**63)]
+
+
+def table(column, cells, more=None):
+    """A table of a.png, b.png, … in which one column has these cells, and `more` columns with theirs."""
+    columns = {column: cells, **(more or {})}
+    lines = [",".join(["path", *columns]), *(",".join(row) for row in zip("abü", *columns.values(), strict=True))]
+    return "\n".join([lines[0], *(line.replace(",", ".png,", 1) for line in lines[1:])])
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "labels"),
+    [
+        ("is_anomaly", "0 1 0", [0, 1, 0]),
+        ("Is Anomalous", "False True False", [0, 1, 0]),
+        ("defect", "no yes no", [0, 1, 0]),
+        ("is_good", "true false true", [0, 1, 0]),
+        ("ok", "1 0 1", [0, 1, 0]),
+        ("status", "OK NG OK", [0, 1, 0]),
+        ("result", "pass fail pass", [0, 1, 0]),
+        ("class", "good scratch crack", [0, 1, 1]),
+        ("defect_type", "none scratch none", [0, 1, 0]),
+        ("anomaly class", "good hole good", [0, 1, 0]),
+    ],
+)
+def test_a_column_that_says_what_is_normal_is_read_as_labels(folder, column, cells, labels):
+    images = opened(folder, table(column, cells.split()))
+    assert images.labels.tolist() == labels
+    assert any(finding.kind == "labels" and column in finding.reason for finding in images.rejected)
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"),
+    [
+        ("camera", "1 0 1"),
+        ("class", "7 1 0"),
+        ("class", "cat dog cat"),
+        ("light", "normal bright dark"),
+        ("note", "x y z"),
+    ],
+)
+def test_a_condition_stays_a_condition(folder, column, cells):
+    images = opened(folder, table(column, cells.split()))
+    assert np.isnan(images.labels).all()
+    assert column in images.conditions
+
+
+def test_kinds_of_defects_without_a_word_for_normal_are_refused_with_both_readings(folder):
+    with pytest.raises(DataError, match=r"two ways.*\(1\).*'defect_type' \(scratch\).*\(2\)"):
+        opened(folder, table("defect_type", ["", "scratch", ""]))
+
+
+def test_columns_that_disagree_on_what_is_normal_are_refused_and_a_label_decides(folder):
+    text = table("status", ["OK", "NG", "OK"], {"is_defect": ["0", "0", "1"]})
+    with pytest.raises(DataError, match="'status' and 'is_defect' both say what is normal, and differ"):
+        opened(folder, text)
+    decided = opened(folder, table("label", ["good", "good", "good"], {"is_defect": ["0", "0", "1"]}))
+    assert decided.labels.tolist() == [0, 0, 0]
+
+
+def test_verdicts_of_a_model_are_no_labels(folder):
+    text = table("is_anomalous", ["True", "False", "False"], {"p_value": ["0.01", "0.5", "0.7"]})
+    assert np.isnan(opened(folder, text).labels).all()
+
+
+def test_splits_are_found_in_any_case_and_other_words_stay(folder):
+    assert opened(folder, table("split", ["Train", "TESTING", "fold3"])).splits.tolist() == ["train", "test", "fold3"]
+
+
+def test_utf_16_as_spreadsheets_write_it(folder):
+    (folder / "list.csv").write_text(table("label", ["good", "bad", "good"]), encoding="utf-16")
+    assert open_images(folder / "list.csv").ids.tolist() == ["a.png", "b.png", "ü.png"]

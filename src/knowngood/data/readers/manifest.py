@@ -1,13 +1,15 @@
 """Manifests: a .csv or .parquet table with one row an image.
 
-Columns: `path` (needed; relative to the manifest; also `image_path`, `filename`, `file`, `image`), `label`, `split`,
-`mask`; every other column is a condition. A .csv is separated by commas, semicolons or tabs. Empty cells are unknown.
+Columns: `path` (needed; relative to the manifest; also `image_path`, `filename`, `file`, `image`), `label` (or another
+that says what is normal, see `label_column`), `split`, `mask`; every other column is a condition. A .csv is separated
+by commas, semicolons or tabs. Empty cells are unknown.
 A condition column of whole numbers becomes integers, of other numbers floats, anything else text; numbers with leading
 zeros ("007") and those beyond 64 bits stay text.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
 import unicodedata
@@ -23,6 +25,8 @@ from knowngood.data.labels import parse_labels
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.folder import identifier
+from knowngood.data.readers.label_column import label_column
+from knowngood.data.readers.layout import SPLITS
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
@@ -96,13 +100,22 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
     ids = np.array([identifier(files[i], root) for i in rows])  # type: ignore[arg-type]
     _refuse_repeats(ids, rows, path)
     columns = {name: [values[i] for i in rows] for name, values in columns.items()}
-    try:
-        labels = (
-            parse_labels(_label_cells(columns.pop("label")), ids) if "label" in columns else np.full(len(rows), np.nan)
-        )
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    splits = [_cell(value) or "" for value in columns.pop("split")] if "split" in columns else None
+    labels = np.full(len(rows), np.nan)
+    if "label" in columns:
+        try:
+            labels = parse_labels(_label_cells(columns.pop("label")), ids)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    else:
+        others = {
+            name: list(map(_written, values)) for name, values in columns.items() if name not in ("split", "mask")
+        }
+        found = label_column(others, str(path))
+        if found is not None:
+            labels = np.array(found.labels)
+            rejected.append(Finding(path.name, "labels", found.said, "note"))
+            columns = columns if found.kept else {name: v for name, v in columns.items() if name != found.name}
+    splits = [_split(_cell(value) or "") for value in columns.pop("split")] if "split" in columns else None
     masks, notes = (
         _masks([_cell(value) for value in columns.pop("mask")], root, ids) if "mask" in columns else (None, [])
     )
@@ -120,7 +133,7 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
 
 def _csv(path: Path) -> tuple[list[str], list[list[Any]]]:
     damage = named_damage(path, "cannot be read as a table", "expected UTF-8 text")
-    with damage, path.open(encoding="utf-8-sig", newline="") as file:
+    with damage, path.open(encoding=_encoding(path), newline="") as file:
         start = file.readline()
         file.seek(0)
         heads = {sep: next(csv.reader([start], delimiter=sep, skipinitialspace=True), []) for sep in SEPARATORS}
@@ -130,6 +143,12 @@ def _csv(path: Path) -> tuple[list[str], list[list[Any]]]:
         raise DataError(f"{path}: cannot be read as a table: it is empty")
     names = [name.strip() for name in rows[0]]
     return names, rows[1:]
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, or UTF-16 where the file says so, as spreadsheets write Unicode text."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _parquet(path: Path) -> tuple[list[str], list[list[Any]]]:
@@ -167,6 +186,16 @@ def _columns(path: Path, names: list[str], rows: list[list[Any]]) -> dict[str, l
 def _cell(value: Any) -> str | None:
     text = "" if value is None else str(value).strip()
     return None if text.lower() in _EMPTY or text == "<NA>" else text
+
+
+def _written(value: Any) -> str | None:
+    """As `_cell`, but "none" is a word."""
+    text = "" if value is None else str(value).strip()
+    return text if text.lower() == "none" else _cell(value)
+
+
+def _split(word: str) -> str:
+    return SPLITS.get(word.lower(), word)
 
 
 def _label_cells(values: list[Any]) -> list[str]:
