@@ -157,6 +157,21 @@ def test_factors_are_corrected_within_the_limits_and_1_stays_the_top() -> None:
     assert illumination.corrected(x, 5.0).flatten().tolist() == pytest.approx([2 / 13, 5 / 13, 9 / 13, 12 / 13])
 
 
+def test_a_white_ground_that_saturates_stays_white_and_a_dark_part_is_divided() -> None:
+    mean = np.full((64, 64), 0.98)
+    mean[20:40, 20:40] = 0.4
+    illumination = flat(mean)
+    brighter = torch.from_numpy(1.2 * mean).float().clamp_max(1).expand(1, 3, -1, -1)
+    assert illumination.factor(planes(brighter)[0]) == pytest.approx(1.2, rel=1e-5)
+    np.testing.assert_allclose(illumination.corrected(brighter[0], 1.2)[0], mean, atol=1e-6)
+    stained = brighter.clone()
+    stained[..., :10, :10] = 0.5  # not saturated: it stays as much darker as it is
+    np.testing.assert_allclose(illumination.corrected(stained[0], 1.2)[0, :10, :10], 0.5 / 1.2, rtol=1e-6)
+    white = brighter.clone()
+    white[..., 25:30, 25:30] = 1  # a white spot on the dark part stays at least as bright as the division says
+    np.testing.assert_allclose(illumination.corrected(white[0], 1.2)[0, 25:30, 25:30], 1 / 1.2, rtol=1e-6)
+
+
 def test_planes_are_means_of_the_largest_channel() -> None:
     images = torch.rand(2, 3, 128, 96, generator=torch.Generator().manual_seed(0))
     found = planes(images)

@@ -13,16 +13,16 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, max_pool2d
 
 from knowngood.errors import ArtifactError
 
 Floats = NDArray[np.float64]
 
 SIDE = 64  # cells a side, at most, on which illumination is compared
-FULL = 0.98  # a cell at least this bright may be saturated
+FULL = 0.98  # a value at least this bright may be saturated
 LOST = 0.05  # share of its value that saturation may cost a cell which is still used
-ENOUGH = 0.1  # least share of the cells that a selection keeps
+ENOUGH = 0.02  # least share of the cells that a selection keeps: a small part on a white ground
 LAYOUT = 0.5  # correlation of images with the mean of the others from which they share a layout
 INLIER = 3.0  # standard deviations of the residual: cells beyond are excluded from the fit
 SPREAD = 1.4826  # standard deviation of a Gaussian over its median absolute deviation
@@ -42,6 +42,7 @@ class Illumination(BaseModel):
         1 − tolerance and 1 + tolerance. A factor beyond a limit is corrected as far as the limit.
     layout: normal images show the same at the same location, and m is their mean. If not, m is a constant.
     images: how many images it was fitted on.
+    brightest: the 99 % quantile of the factors of normal images, at least 1; None in a model saved before it was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -50,6 +51,7 @@ class Illumination(BaseModel):
     high: float
     layout: bool
     images: int
+    brightest: float | None = None
     _mean: Floats | None = PrivateAttr(default=None)
 
     @classmethod
@@ -66,7 +68,8 @@ class Illumination(BaseModel):
         median = float(np.median(factors))
         least, most = np.quantile(factors / median, EXTREMES).tolist() if median > 0 else (1.0, 1.0)
         low, high = (1 - tolerance) * min(1.0, least), (1 + tolerance) * max(1.0, most)
-        return cls(low=max(low, TOLERANCE), high=high, layout=layout, images=len(planes))._with(mean * median)
+        found = cls(low=max(low, TOLERANCE), high=high, layout=layout, images=len(planes), brightest=max(1.0, most))
+        return found._with(mean * median)
 
     def factor(self, plane: Floats) -> float:
         """Illumination of an image relative to the mean, from its plane (h, w); 1 is the mean, 0 a black image."""
@@ -75,8 +78,19 @@ class Illumination(BaseModel):
         return _factor(plane, self._mean)
 
     def corrected(self, images: Tensor, factor: float) -> Tensor:
-        """Images (..., H, W) scaled to 0…1, divided by the factor within the limits; values do not rise above 1."""
-        return torch.minimum(images / min(max(factor, self.low), self.high), images.clamp_min(1))
+        """Images (..., C, H, W) scaled to 0…1, divided by the factor within the limits; values do not rise above 1.
+
+        Of a saturated value in an image brighter than normal ones only a lower bound is known, that of the division.
+        Where images share a layout and the mean normal image is above that bound, it takes the value of the mean: a
+        white ground stays white.
+        """
+        factor = min(max(factor, self.low), self.high)
+        divided = torch.minimum(images / factor, images.clamp_min(1))
+        if self.brightest is None or factor <= self.brightest or not self.layout or self._mean is None:
+            return divided
+        mean = max_pool2d(torch.from_numpy(self._mean).to(images)[None, None], 3, 1, 1)  # parts lie a little apart
+        mean = interpolate(mean, size=images.shape[-2:], mode="bilinear", align_corners=False)[0].clamp_max(1)
+        return torch.where(images >= FULL, torch.maximum(divided, mean), divided)
 
     def state(self) -> dict[str, Tensor]:
         """The mean image (h, w), float64."""
