@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ import torch
 
 from knowngood import Detector, ImageSet
 from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs, metadata
-from knowngood.runtime.conditions import encode
-from knowngood.runtime.model import fitting
+from knowngood.runtime import ExportedDetector
+from knowngood.runtime.conditions import Conditions
+from knowngood.runtime.fitting import fitting
+from knowngood.runtime.marginal import RAW
 
 RELATIVE, MAPS = 1e-4, 1e-3
 
@@ -21,7 +25,7 @@ def by_graph(
 ) -> dict[str, np.ndarray]:
     """The outputs by name, from the inputs that `knowngood.runtime` makes of X."""
     facts, graph = metadata(detector, []), DetectorGraph(detector.pipeline_).eval()
-    encoded = encode(facts["columns"], facts["strata"], conditions or {}, len(X))
+    encoded = Conditions(facts).encode(conditions or {}, len(X))
     inputs = {"alpha": torch.tensor(detector.alpha if alpha is None else alpha, dtype=torch.float64)}
     if "image" in facts:
         images = ImageSet.from_arrays(X)
@@ -32,6 +36,30 @@ def by_graph(
     with torch.no_grad():
         found = graph(**{name: inputs[name] for name in example_inputs(detector.pipeline_)})
     return {name: t.numpy() for name, t in zip(graph.outputs, found, strict=True)}
+
+
+class GraphSession:
+    """What ONNX Runtime would compute, computed by torch."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.graph, self.inputs = DetectorGraph(detector.pipeline_).eval(), example_inputs(detector.pipeline_)
+        with torch.no_grad():
+            self.graph(**self.inputs)
+
+    def get_inputs(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(name=name) for name in self.inputs]
+
+    def run(self, outputs: list[str], given: dict[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.no_grad():
+            found = self.graph(**{name: torch.from_numpy(np.array(value)) for name, value in given.items()})
+        return [dict(zip(self.graph.outputs, found, strict=True))[name].numpy() for name in outputs]
+
+
+def runtime_of(detector: Detector) -> ExportedDetector:
+    """The runtime on a file of this detector, without the exporter."""
+    session, runtime = GraphSession(detector), object.__new__(ExportedDetector)
+    runtime._use(session, json.loads(json.dumps(metadata(detector, session.graph.outputs))))
+    return runtime
 
 
 def assert_equal(
@@ -47,7 +75,7 @@ def assert_equal(
     assert table["p_value"].nunique() > 2
     for name in table.columns[5:]:
         np.testing.assert_allclose(found[name], table[name], rtol=1e-3, atol=1e-3 * table[name].abs().mean())
-    assert set(found) - {"map"} == set(table.columns) - {"id", "condition"}
+    assert set(found) - {"map", RAW} == set(table.columns) - {"id", "condition"}
     assert ("map" in found) == (detector.pipeline_.score.has_map and X.ndim > 2)
     if "map" in found:
         for mine, own in zip(found["map"], detector.anomaly_maps(X, conditions=conditions), strict=True):

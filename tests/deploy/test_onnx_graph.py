@@ -12,17 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from exported import RELATIVE, assert_equal
+from exported import RELATIVE, assert_equal, runtime_of
 from knowngood import Detector
 from knowngood.calibration import Calibration
 from knowngood.cli import main
 from knowngood.data.image_folder import write_folder
 from knowngood.data.imageset import ImageSet
 from knowngood.deploy.onnx_graph import CalibrationGraph, PixelsGraph, check_exportable, export, resized
-from knowngood.errors import SettingsError
+from knowngood.errors import DataError, SettingsError
 from knowngood.representations import Pixels
 from knowngood.runtime import ExportedDetector
+from knowngood.runtime.misfit import batch_remark
 from knowngood.scores.adjustment import LabelPenalty, prefixed
+from knowngood.scores.illumination import fit_moments, standardised
 from patch_models import TinyBackbone, holed, parts
 
 HOG = {"representation": "hog", "model": "memory_bank", "device": "cpu"}
@@ -166,6 +168,67 @@ def test_auto_on_small_pictures_of_known_kinds() -> None:
     detector = Detector(**QUICK).fit(textured(120), conditions={"kind": kinds(120)["kind"]})
     assert detector.pipeline_.settings.model.prior == "separated"
     assert_equal(detector, textured(20, 1), {"kind": kinds(20)["kind"]})
+
+
+PLAIN = {**QUICK, "representation": "pixels", "model": "vae", "conditioning": {"unknown": "infer"}}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:condition 'kind' has no value 'new'")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        HOG,
+        {**PLAIN, "score": "elbo"},
+        {**PLAIN, "score": {"name": "fusion", "scores": ["elbo", "neighbours"]}},  # each by its own rule
+    ],
+)
+def test_conditions_that_are_unknown_are_marginalised_as_the_detector_does(settings: dict[str, Any]) -> None:
+    detector = Detector(**settings).fit(textured(120), conditions={"kind": kinds(120)["kind"]})
+    runtime, new = runtime_of(detector), textured(20, 1)
+    averaged = detector.pipeline_.marginal_calibration is not None
+    assert averaged == ("conditioning" in settings) == (runtime.facts["marginal"] is not None)
+    for stated in ([None] * 20, ["a", None] * 10, ["b", "new"] * 10):
+        own = detector.detect(new, conditions={"kind": stated}, unknown="infer")
+        rows = runtime.detect(new, conditions={"kind": stated}, unknown="infer", alpha=detector.alpha)
+        found = {name: np.array([row[name] for row in rows]) for name in own}
+        size = own["anomaly_score"].abs().mean()
+        np.testing.assert_allclose(found["anomaly_score"], own["anomaly_score"], rtol=RELATIVE, atol=RELATIVE * size)
+        for name in ("p_value", "is_anomalous", "condition"):
+            assert found[name].tolist() == own[name].tolist()
+    assert "(inferred)" in found["condition"][1]
+    with pytest.raises(DataError, match=r'known: a, b. Pass unknown="infer"'):
+        runtime.detect(new, unknown="error")
+
+
+def test_a_batch_that_does_not_fit_is_said_as_the_detector_says_it() -> None:
+    detector = Detector(**HOG, alpha=0.1).fit(textured(120), conditions={"kind": kinds(120)["kind"]})
+    runtime, new = runtime_of(detector), ImageSet.from_arrays(textured(30, 0, noise=0.2))
+    for stated in ("a", "new", None):
+        images = new.replace(conditions={"kind": np.full(30, stated)})
+        table = detector.detect(images, unknown="infer")
+        found = batch_remark(list(runtime.stream(images, unknown="infer")), images.labels, runtime.facts, 0.1)
+        assert found is not None
+        assert table.attrs["batch"]["sentence"].split(":")[0].split(" (most of")[0] == found.split(":")[0]
+    good = textured(30, 0)
+    assert (
+        batch_remark(list(runtime.stream(good, conditions={"kind": "a"})), np.full(30, np.nan), runtime.facts, 0.1)
+        is None
+    )
+
+
+@pytest.mark.slow
+def test_bounds_that_are_tensors_are_used_once() -> None:
+    """The exporter loses them in the second of two equal clamps, and ONNX Runtime then refuses the graph."""
+
+    class Standardised(torch.nn.Module):
+        def forward(self, values: torch.Tensor, log_f: torch.Tensor) -> torch.Tensor:
+            return standardised(values, log_f, state)
+
+    values, log_f = torch.randn(2, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    state = fit_moments(values, log_f)
+    traced = torch.export.export(Standardised(), (values, log_f), strict=False)
+    assert sum(node.target is torch.ops.aten.clamp.Tensor for node in traced.graph.nodes) == 1
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.__main__ import main
-from knowngood.runtime.conditions import encode
-from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY, fitting
+from knowngood.runtime.conditions import Conditions
+from knowngood.runtime.fitting import fitting
+from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY
 
 IMAGE = {
     "size": [4, 6], "channels": 1, "grey": False, "colour": False, "resize": True, "dtype": "uint8", "by_type": False,
@@ -51,7 +52,8 @@ def written(path: Path, **facts: Any) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     checker.check_model(model)
     own = {"format": FORMAT, "format_version": FORMAT_VERSION, "alpha": 0.1, "calibration_items": 30, "columns": []}
-    own |= {"outputs": [name for name, _, _ in found], "strata": [[]], "image": IMAGE}
+    own |= {"outputs": [name for name, _, _ in found], "strata": [[]], "image": IMAGE, "unknown": "error"}
+    own |= {"cells": [], "cell_counts": [], "marginal": None, "threshold": 0.9, "stratum_items": [30]}
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, json.dumps(own | facts)
     path.write_bytes(model.SerializeToString())
@@ -76,7 +78,8 @@ def folder(tmp_path: Path) -> Path:
 def test_it_imports_numpy_pillow_and_onnx_runtime_alone() -> None:
     code = (
         "import sys\n"
-        "for name in ('torch', 'pandas', 'pydantic', 'scipy', 'sklearn', 'yaml', 'typer', 'onnx', 'google'):\n"
+        "for name in ('torch', 'pandas', 'pydantic', 'scipy', 'sklearn', 'yaml', 'typer', 'onnx', 'google',\n"
+        "             'flatbuffers', 'packaging'):\n"
         "    sys.modules[name] = None\n"
         "import knowngood.runtime.__main__, onnxruntime"
     )
@@ -156,25 +159,42 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
 # Conditions ----------------------------------------------------------------------------------------------------------
 
 
-def test_conditions_are_encoded_as_the_schema_does() -> None:
+def conditions_of(schema: ConditionSchema) -> Conditions:
+    columns = [{**column.model_dump(mode="json"), "code_names": column.code_names} for column in schema.columns]
+    known = {"columns": columns, "strata": schema.strata.tolist(), "cells": schema.cells, "cell_counts": schema.counts}
+    return Conditions(json.loads(json.dumps(known)))
+
+
+@pytest.mark.parametrize("lacking", [(), ("camera",), ("gain",), ("camera", "gain", "size")])
+def test_conditions_are_encoded_as_the_schema_does(lacking: tuple[str, ...]) -> None:
     rng, n = np.random.default_rng(0), 60
     given = {"camera": rng.choice(["A", "B", "10"], n), "size": rng.integers(1, 4, n), "gain": rng.normal(size=n)}
     roles: dict[str, Any] = {"camera": ("stratify", "infer"), "gain": ("model", "stratify"), "size": ("model",)}
     for kept in ({}, roles, {"gain": ()}):
         schema = ConditionSchema.fit(given, n, kept)
-        new = {name: values[::-1] for name, values in given.items()}
-        new["gain"] = np.linspace(-4, 4, n)
+        if any(column.roles and "infer" not in column.roles for column in schema.columns if column.name in lacking):
+            continue
+        new = {name: values[::-1].astype(object) for name, values in given.items()}
+        new["gain"] = np.linspace(-4, 4, n).astype(object)
+        for name in lacking:
+            new[name][::3] = None
         new = {column.name: new[column.name] for column in schema.columns}
-        columns = [{**column.model_dump(mode="json"), "code_names": column.code_names} for column in schema.columns]
-        found, own = encode(columns, schema.strata.tolist(), new, n), schema.expand(new, n)
+        found, own = conditions_of(schema).encode(new, n, "infer"), schema.expand(new, n, unknown="infer")
         np.testing.assert_array_equal(found.condition, own.c)
-        np.testing.assert_array_equal(found.stratum, own.stratum)
+        for name in ("stratum", "item", "log_weight", "known"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(own, name), name)
         assert found.label == own.label
 
 
 @pytest.mark.parametrize("given", [{}, {"camera": ["C"]}, {"camera": [None]}, {"camera": ["A"], "lens": ["x"]}])
 def test_conditions_that_are_not_known_are_refused(given: dict[str, Any]) -> None:
-    schema = ConditionSchema.fit({"camera": ["A", "B"]}, 2)
-    columns = [{**column.model_dump(mode="json"), "code_names": column.code_names} for column in schema.columns]
+    known = conditions_of(ConditionSchema.fit({"camera": ["A", "B"]}, 2))
     with pytest.raises(DataError, match=r"condition '(camera|lens)'"):
-        encode(columns, schema.strata.tolist(), given, 1)
+        known.encode(given, 1)
+
+
+def test_a_new_value_counts_as_unknown_if_it_may_be_and_that_is_said() -> None:
+    known = conditions_of(ConditionSchema.fit({"camera": ["A", "B"]}, 2))
+    with pytest.warns(UserWarning, match="condition 'camera' has no value 'C' \\(known: A, B\\)"):
+        found = known.encode({"camera": ["B", "C"]}, 2, "infer")
+    assert found.label == ["camera=B", "camera=A", "camera=B"]

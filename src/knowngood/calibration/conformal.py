@@ -176,6 +176,17 @@ def mean_excess(ordered: Floats) -> float:
     return max(abs(float(ordered[-1])), 1.0)
 
 
+def on_scale(scores: Floats, own: float, common: float) -> Floats:
+    """Scores with the threshold `own`, shifted so that `common` is theirs: above it exactly where they were above it.
+
+    Where a threshold is not finite, nothing is flagged and nothing is shifted.
+    """
+    if not math.isfinite(own) or not math.isfinite(common):
+        return scores
+    shifted = scores - (own - common)
+    return np.where(scores > own, np.maximum(shifted, np.nextafter(common, np.inf)), np.minimum(shifted, common))
+
+
 def finite_scores(values: ArrayLike) -> Floats:
     """(n,) float64; a calibration score that is not finite would make every later p-value meaningless."""
     scores = _vector(values, "calibration scores")

@@ -126,8 +126,8 @@ def score(
         from knowngood.cli.score_exported import score_exported
 
         only = {"--fdr": fdr, "--regions": regions, "--explain": explain, "--probabilities": probabilities}
-        only |= {"--unknown": unknown, "--device": device, "--resume": resume}
-        shown = {"output": output, "alpha": alpha, "maps": maps, "split": split}
+        only |= {"--device": device, "--resume": resume}
+        shown: dict[str, Any] = {"output": output, "alpha": alpha, "maps": maps, "split": split, "unknown": unknown}
         limits = bounds.over()
         score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=limits)
         return

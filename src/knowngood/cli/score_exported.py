@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.outputs import MapWriter, write_table, writing
 from knowngood.config import DataOptions, counted
-from knowngood.errors import SettingsError
+from knowngood.errors import DataError, SettingsError
+
+WHY = {
+    "--explain": "explanations compare with normal images, which are not in the file",
+    "--probabilities": "p(condition | image) is not in the file",
+    "--regions": "the threshold of the map is not in the file",
+}
 
 
 def score_exported(
@@ -21,6 +28,7 @@ def score_exported(
     alpha: float | None,
     maps: Path | None,
     split: str | None,
+    unknown: Any,
     values: dict[str, str],
     bounds: DataOptions,
 ) -> None:
@@ -31,27 +39,41 @@ def score_exported(
     """
     given = [flag for flag, value in refused.items() if value]
     if given:
-        raise SettingsError(f"{' and '.join(given)}: not of an exported model; give the folder that `train` wrote")
+        why = "; ".join(WHY[flag] for flag in given if flag in WHY)
+        what = f"{' and '.join(given)}: not of an exported model{f' ({why})' if why else ''}"
+        raise SettingsError(f"{what}; give the folder that `train` wrote")
+    if unknown not in (None, "error", "infer"):
+        raise SettingsError(f"--unknown {unknown}: expected error or infer")
     import pandas as pd
 
     from knowngood.runtime import ExportedDetector
+    from knowngood.runtime.misfit import batch_remark
 
     with writing(output, maps):
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
-        images = with_values(images, values)
-        table = pd.DataFrame(detector.detect(images, alpha=alpha))
-        write_table(table, output)
+        images, rate = with_values(images, values), detector.alpha if alpha is None else alpha
+        writer, found = MapWriter(maps) if maps is not None else None, []
+        for one in detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None):
+            if writer is not None and one.map is not None:
+                writer.add(one.row["id"], one.map)
+            found.append(one._replace(map=None))
+        table = pd.DataFrame([one.row for one in found])
         read = table["p_value"].notna()
+        reasons = table.loc[~read, ["id", "error"]].to_numpy().tolist() if not read.all() else []
+        if not read.any():
+            raise DataError(f"none of {len(table)} items can be scored; the first, {': '.join(reasons[0])}")
+        remark = batch_remark(found, images.labels, detector.facts, rate)
+        if remark is not None:
+            note(f"warning: {remark}")
+        write_table(table, output)
         tell = note if output is None else say
-        rate = detector.alpha if alpha is None else alpha
         flagged = int(table["is_anomalous"].fillna(False).sum())
         tell(f"{flagged:,} of {counted(int(read.sum()), 'image')} are anomalous at a false-alarm rate of {rate:g}")
-        for name, reason in table.loc[~read, ["id", "error"]].itertuples(index=False) if not read.all() else ():
+        for name, reason in reasons:
             note(f"not scored: {name}: {reason}")
-        if maps is not None:
-            writer, some = MapWriter(maps), images[read.to_numpy()]
-            for name, values_of in zip(some.ids, detector.anomaly_maps(some), strict=True):
-                writer.add(str(name), values_of)
+        if output is not None:
+            tell(f"table   {output}")
+        if writer is not None:
             writer.finish()
             tell(f"maps    {maps}")

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict
 
 from knowngood.config import Role, nearest
 from knowngood.data.columns import Column, explain_unknown
-from knowngood.data.combinations import count_up, find, group
+from knowngood.data.combinations import find, group
+from knowngood.data.unknown_values import filled
 from knowngood.data.values import Floats, Ints, listing
 from knowngood.errors import DataError, SettingsError
 
@@ -154,7 +155,7 @@ class ConditionSchema(BaseModel):
     @cached_property
     def cell_codes(self) -> Ints:
         """(R, columns in cells) the codes of the combinations that occurred."""
-        return np.array(self.cells, dtype=np.int64).reshape(-1, sum(column.in_cells for column in self.columns))
+        return np.array(self.cells, np.int64).reshape(len(self.cells), sum(one.in_cells for one in self.columns))
 
     @cached_property
     def strata_columns(self) -> list[Column]:
@@ -218,33 +219,13 @@ class ConditionSchema(BaseModel):
                 column is not in the schema, or lengths differ.
         """
         codes, numbers = self._read(columns, n, unknown)
-        cell_at = [i for i, column in enumerate(self.columns) if column.in_cells]
-        lacking = np.asarray((codes[:, cell_at] < 0).any(axis=1))
-        item, log_weight = np.arange(n, dtype=np.int64), np.zeros(n)
-        if lacking.any():
-            partial, which = group(codes[lacking][:, cell_at])
-            options = [self._options(row) for row in partial]
-            sizes = np.ones(n, dtype=np.int64)
-            sizes[lacking] = np.array([len(weights) for _, weights in options])[which]
-            item = np.repeat(item, sizes)
-            codes, numbers, inferred = codes[item], numbers[item], lacking[item]
-            # Rows are in item order; filling group by group keeps the cells of an item together and in their order.
-            starts = np.cumsum([0] + [len(weights) for _, weights in options])
-            pick = np.repeat(starts[which], sizes[lacking]) + count_up(sizes[lacking])
-            log_weight = np.zeros(len(item))
-            log_weight[inferred] = np.concatenate([weights for _, weights in options])[pick]
-            filled = np.concatenate([rows for rows, _ in options])[pick]
-            for k, i in enumerate(cell_at):
-                gap = inferred & (codes[:, i] < 0)
-                codes[gap, i] = filled[gap[inferred], k]
-                if self.columns[i].kind == "continuous":
-                    numbers[gap, i] = np.asarray(self.columns[i].medians)[codes[gap, i]]
+        codes, numbers, item, log_weight, known = filled(self.columns, self.cell_codes, self.counts, codes, numbers)
         return Expanded(
             c=self._vectors(codes, numbers),
             stratum=self._stratum(codes),
             item=item,
             log_weight=log_weight,
-            known=~lacking,
+            known=known,
             label=self._labels(codes, numbers),
             codes=codes,
         )
@@ -325,19 +306,6 @@ class ConditionSchema(BaseModel):
             elif column.roles:
                 parts.append([f"{column.name}={number:.4g}" for number in numbers[:, i].tolist()])
         return [", ".join(row) for row in zip(*parts, strict=True)] if parts else [""] * len(codes)
-
-    def _options(self, partial: Ints) -> tuple[Ints, Floats]:
-        """Values that may fill the gaps (−1) of one partly known cell, (K, columns), and their log weights (K,)."""
-        gap = partial < 0
-        fits = (self.cell_codes[:, ~gap] == partial[~gap]).all(axis=1)
-        cells, counts = self.cell_codes, np.asarray(self.counts, dtype=np.float64)
-        if fits.any():
-            cells, counts = cells[fits], counts[fits]
-        values, which = group(cells[:, gap])
-        weights = np.bincount(which, weights=counts)
-        rows = np.tile(partial, (len(values), 1))
-        rows[:, gap] = values
-        return rows, np.log(weights / weights.sum())
 
     def _read(self, columns: Mapping[str, ArrayLike] | None, n: int, unknown: str) -> tuple[Ints, Floats]:
         columns = columns or {}

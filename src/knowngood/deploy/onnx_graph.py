@@ -34,8 +34,10 @@ from knowngood.files import whole
 from knowngood.representations import HOG, Features, Pixels, Table
 from knowngood.representations.features import HALF_LIMIT
 from knowngood.representations.pixels import LUMINANCE, middle
+from knowngood.runtime.marginal import RAW
 from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY
 from knowngood.scores.adjustment import of_adjustment
+from knowngood.scores.fusion import FusionScore
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 LARGEST = 2**31 - 2**24  # bytes of a file; protobuf ends at 2 GiB
@@ -152,7 +154,12 @@ def metadata(detector: Detector, outputs: list[str]) -> dict[str, Any]:
         "columns": [
             {**column.model_dump(mode="json"), "code_names": list(column.code_names)} for column in schema.columns
         ],
+        "unknown": pipeline.settings.conditioning.unknown,
+        "cells": schema.cells,
+        "cell_counts": schema.counts,
+        "marginal": _marginal(pipeline),
         "strata": schema.strata.tolist(),
+        "stratum_items": known.counts.tolist(),
         "stratum_names": schema.stratum_names,
         "resize": "in the graph: antialiased bilinear",
         "card": files[CARD].decode(),
@@ -167,6 +174,23 @@ def metadata(detector: Detector, outputs: list[str]) -> dict[str, Any]:
     return facts
 
 
+def _marginal(pipeline: Pipeline) -> dict[str, Any] | None:
+    """How scores are averaged where no condition of an item is known; None where the most normal condition decides."""
+    known, score = pipeline.marginal_calibration, pipeline.score
+    if known is None:
+        return None
+    members = []
+    if isinstance(score, FusionScore):
+        tails = pipeline.state["marginal_tails"].tolist()
+        for name, inner, weight, normals in zip(score.names, score.inners, score.weights, tails, strict=True):
+            if weight:
+                facts = {"name": name, "likelihood": inner.is_likelihood, "weight": float(weight), "normals": normals}
+                members.append(facts)
+    limit = known.pooled_threshold if np.isfinite(known.pooled_threshold) else None
+    added = [adjustment.name for adjustment in pipeline.adjustments]
+    return {"normals": known.scores.tolist(), "threshold": limit, "members": members, "added": added}
+
+
 class DetectorGraph(nn.Module):
     """From the inputs of the ONNX file to its outputs, in the order of `outputs`."""
 
@@ -179,6 +203,7 @@ class DetectorGraph(nn.Module):
         self.score = score_graph(pipeline.score, pipeline.model, state)
         self.calibrate = CalibrationGraph(calibrated(pipeline))
         self.outputs: list[str] = []
+        self.averages = pipeline.marginal_calibration is not None
 
     def forward(
         self,
@@ -202,6 +227,7 @@ class DetectorGraph(nn.Module):
         if result.map is not None and image is not None:
             found["map"] = self.represent.to_image(finite(result.map.float()), image)
         found |= {name: finite(part) for name, part in result.parts.items()}
+        found |= {RAW: values} if self.averages else {}
         self.outputs = list(found)
         return tuple(found.values())
 
@@ -381,8 +407,11 @@ def _compare(data: bytes, inputs: dict[str, Tensor], expected: dict[str, Tensor]
     """Raise OutputError if the graph does not compute what the modules do."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    found = session.run(list(expected), {name: t.numpy() for name, t in inputs.items()})
+    try:
+        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        found = session.run(list(expected), {name: t.numpy() for name, t in inputs.items()})
+    except Exception as error:  # of ONNX Runtime, of many types
+        raise OutputError(f"ONNX Runtime refuses the exported graph; nothing was written: {error}") from error
     values, wanted = (np.asarray(one) for one in (found[0], expected["anomaly_score"]))
     if not np.allclose(values, wanted, rtol=AGREE, atol=AGREE):
         raise OutputError(f"the exported graph gives the scores {values}, the detector {wanted}; nothing was written")

@@ -31,6 +31,7 @@ from knowngood.scores.split_elbo import SplitElboScore
 from knowngood.scores.typicality import TypicalityScore
 
 AT_ONCE = 64  # locations whose factors are inverted at a time
+STRIPS = 4  # that a triangular matrix is stored in
 PLAIN = (  # their own code exports
     ElboScore, IWAEScore, KLScore, PriorDistanceScore, ReconstructionScore, ReconstructionProbabilityScore,
     SplitElboScore, TypicalityScore,
@@ -278,10 +279,12 @@ class GaussianGraph(PatchGraph):
 
 
 class WhiteGraph(nn.Module):
-    """`PatchGaussian.whiten` by the inverses of the Cholesky factors: ONNX solves no triangular systems."""
+    """`PatchGaussian.whiten` by the inverses of the Cholesky factors: ONNX solves no triangular systems.
+
+    The inverses are triangular, and most of a large file: they are stored in strips, without most of their zeros.
+    """
 
     mean: Tensor
-    inverse: Tensor
     basis: Tensor
     slope: Tensor
     normal: Tensor
@@ -294,22 +297,30 @@ class WhiteGraph(nn.Module):
         for each, found in zip(factors, inverse, strict=True):
             for lower, out in zip(each.split(AT_ONCE), found.split(AT_ONCE), strict=True):
                 out.copy_(torch.linalg.solve_triangular(lower.double(), unit, upper=False).mT)
-        tensors = {"mean": model.mean, "inverse": inverse, "basis": model.basis, "slope": model.slope}
+        self.ends = sorted({round(len(unit) * k / STRIPS) for k in range(1, STRIPS + 1)} - {0})
+        strips = zip([0, *self.ends], self.ends, strict=False)
+        own = {f"inverse{end}": inverse[..., :end, start:end].contiguous() for start, end in strips}
+        tensors = {"mean": model.mean, **own, "basis": model.basis, "slope": model.slope}
         self.single = len(model.mean) == 1  # then without a step that would copy all of a large tensor
         for name, tensor in {**tensors, "normal": model.mean.mean(1)}.items():
             self.register_buffer(name, tensor[0].cpu() if self.single else tensor.cpu())
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """Features (B, F, P) in cells (B,) → white patches (B, P, F)."""
-        tensors = (self.mean, self.inverse, self.slope, self.normal, self.basis)
-        mean, inverse, slope, normal, basis = tensors if self.single else (t[cell] for t in tensors)
+        tensors = (self.mean, self.slope, self.normal, self.basis)
+        mean, slope, normal, basis = tensors if self.single else (t[cell] for t in tensors)
         off = grids.transpose(1, 2) - mean  # (B, P, F)
         if basis.shape[-2]:
             context = (basis @ (grids.mean(2) - normal)[..., None])[..., 0]  # (B, T)
             off = off - (slope @ context[:, None, :, None])[..., 0]
+        strips = [getattr(self, f"inverse{end}") for end in self.ends]
         if self.single:  # one product for all images at a location
-            return (off.transpose(0, 1) @ inverse).transpose(0, 1)
-        return (off[:, :, None] @ inverse)[:, :, 0]
+            off = off.transpose(0, 1)
+            return torch.cat([off[..., :n] @ strip for n, strip in zip(self.ends, strips, strict=True)], 2).transpose(
+                0, 1
+            )
+        pairs = zip(self.ends, strips, strict=True)
+        return torch.cat([(off[:, :, None, :n] @ strip[cell])[:, :, 0] for n, strip in pairs], 2)
 
 
 class GlobalGraph(nn.Module):

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from knowngood.calibration import Calibration
+from knowngood.calibration.conformal import on_scale
 from knowngood.config import Settings
 from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.detector.added_groups import IS, memberships
@@ -257,9 +258,4 @@ def margin(pipeline: Pipeline, decisions: Decisions) -> np.ndarray:
 
 def on_common_scale(known: Calibration, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
     """Scores of another calibration, shifted so that the pooled threshold of `known` is theirs too."""
-    own, common = calibration.pooled_threshold, known.pooled_threshold
-    if not np.isfinite(own) or not np.isfinite(common):
-        return marginal
-    shifted = marginal - (own - common)
-    above = np.maximum(shifted, np.nextafter(common, np.inf))
-    return np.where(marginal > own, above, np.minimum(shifted, common))
+    return on_scale(marginal, calibration.pooled_threshold, known.pooled_threshold)

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,24 @@ from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
-from knowngood.runtime.conditions import encode
+from knowngood.runtime.conditions import Conditions, Unknown
+from knowngood.runtime.fitting import fitting
+from knowngood.runtime.marginal import RAW, decided
 
 KEY = "knowngood"  # of the metadata of the file
-FORMAT, FORMAT_VERSION = "knowngood-onnx", 1
-FIXED = ("anomaly_score", "p_value", "is_anomalous", "map")  # outputs that are no parts of the score
+FORMAT, FORMAT_VERSION = "knowngood-onnx", 2
+FIXED = ("anomaly_score", "p_value", "is_anomalous", "map", RAW)  # outputs that are no parts of the score
+ROWS = 16  # of one item, given to the graph together
+
+
+class Found(NamedTuple):
+    """What is found of an item: the columns of `detect`, the map (H, W) if asked for, its Mondrian group (−1: none),
+    and whether all its conditions were known."""
+
+    row: dict[str, Any]
+    map: np.ndarray | None
+    stratum: int
+    known: bool
 
 
 class ExportedDetector:
@@ -57,12 +70,17 @@ class ExportedDetector:
             raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error}") from None
         if written != (FORMAT, FORMAT_VERSION):
             raise ArtifactError(f"{path}: format {written}, this version reads {FORMAT_VERSION}: export it again")
-        self._inputs = {one.name for one in self.session.get_inputs()}
+        self._use(self.session, self.facts)
 
     @property
     def alpha(self) -> float:
         """The false-alarm rate of the fit."""
         return self.facts["alpha"]
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the score has an anomaly map."""
+        return "map" in self.facts["outputs"]
 
     def detect(
         self,
@@ -71,55 +89,68 @@ class ExportedDetector:
         conditions: Mapping[str, Any] | None = None,
         alpha: float | None = None,
         abstain: float | None = None,
+        unknown: Unknown | None = None,
     ) -> list[dict[str, Any]]:
         """A row an item, with the columns of `Detector.detect`; `pandas.DataFrame(rows)` makes its table.
 
         Args:
             X: a folder, an image file, a list of these files, an array (N, H, W) or (N, H, W, C); a table (N, F).
-            conditions: column → values (N,), as at the fit; those that a folder has by its layout are known.
+            conditions: column → values (N,), or one value for all, as at the fit; those that a folder has by its layout
+                are known.
             alpha: share of normal items that may be flagged; default that of the fit.
             abstain: p-value up to which a verdict is "unsure"; adds the column `verdict`.
+            unknown: "infer" marginalises conditions that are missing or new, "error" refuses; default as fitted.
 
         Raises:
             DataError: images of an array do not fit the model; a condition is missing or new; nothing can be read.
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
         """
-        level = self._level(alpha)
-        items = self._opened(X, conditions)
-        names = [name for name in self.facts["outputs"] if name not in FIXED]
-        rows = []
-        for i, found in enumerate(self._run(items, ["anomaly_score", "p_value", *names], level)):
-            broken = isinstance(found, str)
-            values = dict.fromkeys(("anomaly_score", "p_value", *names), np.nan) if broken else found
-            row = {"id": str(items.ids[i]), "anomaly_score": values["anomaly_score"], "p_value": values["p_value"]}
-            row["is_anomalous"] = None if broken else bool(values["p_value"] <= level)
-            row["condition"] = None if broken else items.label[i]
-            row |= {name: values[name] for name in names}
-            if abstain is not None:
-                row["verdict"] = None if broken else str(verdict(values["p_value"], level, abstain))
-            if broken:
-                row["error"] = found
-            rows.append(row)
+        found = self.stream(X, conditions=conditions, alpha=alpha, abstain=abstain, unknown=unknown)
+        rows = [one.row for one in found]
         if rows and all("error" in row for row in rows):
             raise DataError(f"none of {len(rows)} items can be scored; the first, {rows[0]['id']}: {rows[0]['error']}")
         return rows
 
-    def anomaly_maps(self, X: Any, *, conditions: Mapping[str, Any] | None = None) -> list[np.ndarray]:
+    def anomaly_maps(
+        self, X: Any, *, conditions: Mapping[str, Any] | None = None, unknown: Unknown | None = None
+    ) -> list[np.ndarray]:
         """Where: for each image a map (H, W) at its own size, higher is more anomalous.
 
         Raises:
             DataError: an image cannot be read. SettingsError: the score has no map.
         """
-        if "map" not in self.facts["outputs"]:
-            raise SettingsError("the score of this model has no map")
-        items, maps = self._opened(X, conditions), []
-        for i, found in enumerate(self._run(items, ["map"], self.alpha)):
-            if isinstance(found, str):
-                raise DataError(f"{items.ids[i]}: {found}")
-            maps.append(found["map"])
+        maps = []
+        for one in self.stream(X, conditions=conditions, unknown=unknown, maps=True):
+            if one.map is None:
+                raise DataError(f"{one.row['id']}: {one.row['error']}")
+            maps.append(one.map)
         return maps
 
+    def stream(
+        self,
+        X: Any,
+        *,
+        conditions: Mapping[str, Any] | None = None,
+        alpha: float | None = None,
+        abstain: float | None = None,
+        unknown: Unknown | None = None,
+        maps: bool = False,
+    ) -> Iterator[Found]:
+        """The items of `detect` one after the other, with maps if asked for: one pass, in constant memory.
+
+        Raises:
+            As `detect`, but not where nothing can be read. SettingsError: the score has no map.
+        """
+        if maps and not self.has_map:
+            raise SettingsError("the score of this model has no map")
+        level = self._level(alpha)
+        return self._found(self._opened(X, conditions, unknown), level, abstain, maps)
+
     # Inside ----------------------------------------------------------------------------------------------------------
+
+    def _use(self, session: Any, facts: dict[str, Any]) -> None:
+        self.session, self.facts, self.conditions = session, facts, Conditions(facts)
+        self._inputs = {one.name for one in session.get_inputs()}
 
     def _level(self, alpha: float | None) -> float:
         level, n = self.alpha if alpha is None else alpha, self.facts["calibration_items"]
@@ -128,43 +159,78 @@ class ExportedDetector:
             reason = f"alpha = {level:g} needs {needed} calibration items, there are {n}"
             if alpha is not None:
                 raise NotEnoughNormals(f"{reason}; ask for a larger one", missing=needed - n)
-            warnings.warn(f"{reason}: nothing is flagged", stacklevel=3)
+            warnings.warn(f"{reason}: nothing is flagged", stacklevel=4)
         return level
 
-    def _opened(self, X: Any, conditions: Mapping[str, Any] | None) -> _Items:
+    def _opened(self, X: Any, conditions: Mapping[str, Any] | None, unknown: Unknown | None) -> _Items:
+        unknown = unknown or self.facts["unknown"]
         if "image" not in self.facts:
             rows = np.asarray(X, dtype=np.float64)
             if rows.ndim != 2 or rows.shape[1] != self.facts["features"]:
                 raise DataError(f"X has shape {rows.shape}; expected a table (N, {self.facts['features']})")
             if not np.isfinite(rows).all():
                 raise DataError("the table has NaN or infinite values; give finite numbers")
-            return _Items(self, rows, np.arange(len(rows)).astype(str), conditions or {})
+            return _Items(self, rows, np.arange(len(rows)).astype(str), conditions or {}, unknown)
         images = X if isinstance(X, ImageSet) else _images(X)
-        used = {column["name"] for column in self.facts["columns"] if column["roles"]}
+        used = {column.name for column in self.conditions.columns}
         given = {name: values for name, values in images.conditions.items() if name in used} | dict(conditions or {})
-        return _Items(self, images, images.ids, given)
+        return _Items(self, images, images.ids, given, unknown)
 
-    def _run(self, items: _Items, outputs: list[str], alpha: float) -> Iterator[dict[str, Any] | str]:
-        """The outputs for each item, or why it cannot be read."""
-        for i in range(len(items.ids)):
+    def _found(self, items: _Items, level: float, abstain: float | None, maps: bool) -> Iterator[Found]:
+        names = [name for name in self.facts["outputs"] if name not in FIXED]
+        marginal = self.facts.get("marginal")
+        outputs = ["anomaly_score", "p_value", *names] + ([RAW] if marginal else []) + (["map"] if maps else [])
+        for i, name in enumerate(items.ids):
             try:
-                raw = items.read(i)
+                raw, broken = items.read(i), None
             except Unreadable as error:
-                yield error.reason
+                raw, broken = {}, error.reason
+            at, known = items.rows(i), bool(items.encoded.known[i])
+            row: dict[str, Any] = {"id": str(name)}
+            columns = ("anomaly_score", "p_value", "is_anomalous", "condition", *names)
+            if broken is not None:
+                row |= dict.fromkeys(columns, np.nan) | {"is_anomalous": None, "condition": None}
+                row |= ({} if abstain is None else {"verdict": None}) | {"error": broken}
+                yield Found(row, None, -1, known)
                 continue
-            given = {"alpha": np.array(alpha, dtype=np.float64), **raw}
-            given["condition"], given["stratum"] = items.condition[i : i + 1], items.stratum[i : i + 1]
-            found: Any = self.session.run(outputs, {name: given[name] for name in self._inputs})
-            yield {name: one[0] if one[0].ndim else one[0].item() for name, one in zip(outputs, found, strict=True)}
+            parts = [self._run(raw, items, rows, outputs, level) for rows in _some(at)]
+            values = {name: np.concatenate([part[name] for part in parts]) for name in outputs}
+            best, score, p = decided(values, items.encoded.log_weight[at], known, marginal, self.facts)
+            row |= {"anomaly_score": score, "p_value": p, "is_anomalous": p <= level}
+            row["condition"] = items.encoded.label[at.start + best] + ("" if known else " (inferred)")
+            row |= {name: float(values[name][best]) for name in names}
+            if abstain is not None:
+                row["verdict"] = str(verdict(p, level, abstain))
+            yield Found(row, values["map"][best] if maps else None, int(items.encoded.stratum[at.start + best]), known)
+
+    def _run(
+        self, raw: dict[str, np.ndarray], items: _Items, rows: slice, outputs: list[str], alpha: float
+    ) -> dict[str, Any]:
+        """The outputs (M, …) of one item under the conditions of these rows."""
+        n = rows.stop - rows.start
+        given = {name: np.repeat(one, n, axis=0) if n > 1 else one for name, one in raw.items()}
+        given["alpha"] = np.array(alpha, dtype=np.float64)
+        given["condition"], given["stratum"] = items.encoded.condition[rows], items.encoded.stratum[rows]
+        found: Any = self.session.run(outputs, {name: given[name] for name in self._inputs})
+        return dict(zip(outputs, found, strict=True))
 
 
 class _Items:
     """Items with their encoded conditions."""
 
-    def __init__(self, detector: ExportedDetector, source: Any, ids: np.ndarray, given: Mapping[str, Any]) -> None:
-        facts = detector.facts
-        self.source, self.ids, self.image = source, ids, facts.get("image")
-        self.condition, self.stratum, self.label = encode(facts["columns"], facts["strata"], given, len(ids))
+    def __init__(
+        self, detector: ExportedDetector, source: Any, ids: np.ndarray, given: Mapping[str, Any], unknown: Unknown
+    ) -> None:
+        self.source, self.ids, self.image = source, ids, detector.facts.get("image")
+        given = {
+            name: np.full(len(ids), one) if isinstance(one, str | int | float) else one for name, one in given.items()
+        }
+        self.encoded = detector.conditions.encode(given, len(ids), unknown)
+        self._starts = np.searchsorted(self.encoded.item, np.arange(len(ids) + 1))
+
+    def rows(self, i: int) -> slice:
+        """The encoded rows of one item."""
+        return slice(int(self._starts[i]), int(self._starts[i + 1]))
 
     def read(self, i: int) -> dict[str, np.ndarray]:
         """The input of one item. Raises DataError: an image does not fit the model; Unreadable: its file does not."""
@@ -179,27 +245,9 @@ class _Items:
             raise
 
 
-def fitting(image: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
-    """An image (H, W, C) in the dtype and channels that the graph takes.
-
-    Raises DataError: it does not fit the model.
-    """
-    fitted, wanted = np.dtype(facts["dtype"]), 3 if facts["grey"] else facts["channels"]
-    channels = image.shape[2]
-    if channels != wanted and not (channels == 1 and (facts["grey"] or facts["colour"])):
-        raise DataError(f"an image has {channels} channels; the model was fitted on {facts['channels']}")
-    if not facts["resize"] and list(image.shape[:2]) != list(facts["size"]):
-        height, width = facts["size"]
-        raise DataError(f"an image is {image.shape[0]}×{image.shape[1]}, the model takes {height}×{width} as it is")
-    if image.dtype.kind == fitted.kind == "f":
-        if not np.isfinite(image).all():
-            raise DataError("the image holds NaN or infinite values")
-        image = image.astype(np.float32)
-    elif image.dtype != fitted:
-        if not (facts["by_type"] and image.dtype.kind == fitted.kind == "u" and image.itemsize < fitted.itemsize):
-            raise DataError(f"an image is {image.dtype}, the model was fitted on {fitted} ({facts['rule']})")
-        image = image.astype(fitted) * fitted.type(np.iinfo(fitted).max // np.iinfo(image.dtype).max)
-    return np.repeat(image, wanted, axis=2) if channels != wanted else image
+def _some(rows: slice) -> Iterator[slice]:
+    for start in range(rows.start, rows.stop, ROWS):
+        yield slice(start, min(start + ROWS, rows.stop))
 
 
 def _images(X: Any) -> ImageSet:

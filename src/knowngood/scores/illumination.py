@@ -116,7 +116,8 @@ def standardised(values: Tensor, log_f: Tensor, state: State) -> Tensor:
     """m₀ + s₀·(S − m(f)) / s(f), (B,)."""
     mean, spread, span = (state[name].to(values) for name in ("mean", "log_variance", "span"))
     scale, low, high = span
-    powers = torch.stack([(log_f.clamp(low, high) / scale) ** k for k in range(DEGREE + 1)], 1)
+    within = log_f.clamp(low, high) / scale
+    powers = torch.stack([within**k for k in range(DEGREE + 1)], 1)
     ratio = (0.5 * (spread[0] - powers @ spread)).exp()  # s₀ / s(f)
     return mean[0] + ratio * (values - powers @ mean)
 
