@@ -163,18 +163,18 @@ class ExportedDetector:
         return level
 
     def _opened(self, X: Any, conditions: Mapping[str, Any] | None, unknown: Unknown | None) -> _Items:
-        unknown = unknown or self.facts["unknown"]
+        may: Unknown = unknown or self.facts["unknown"]
         if "image" not in self.facts:
             rows = np.asarray(X, dtype=np.float64)
             if rows.ndim != 2 or rows.shape[1] != self.facts["features"]:
                 raise DataError(f"X has shape {rows.shape}; expected a table (N, {self.facts['features']})")
             if not np.isfinite(rows).all():
                 raise DataError("the table has NaN or infinite values; give finite numbers")
-            return _Items(self, rows, np.arange(len(rows)).astype(str), conditions or {}, unknown)
+            return _Items(self, rows, np.arange(len(rows)).astype(str), conditions or {}, may)
         images = X if isinstance(X, ImageSet) else _images(X)
         used = {column.name for column in self.conditions.columns}
         given = {name: values for name, values in images.conditions.items() if name in used} | dict(conditions or {})
-        return _Items(self, images, images.ids, given, unknown)
+        return _Items(self, images, images.ids, given, may)
 
     def _found(self, items: _Items, level: float, abstain: float | None, maps: bool) -> Iterator[Found]:
         names = [name for name in self.facts["outputs"] if name not in FIXED]
