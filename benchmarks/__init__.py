@@ -51,6 +51,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.few_defects:main",
         "one, two or five known defects of a kind: others of the kind, other kinds, false alarms",
     ),
+    "reviews": (
+        "benchmarks.reviews:main",
+        "10 false alarms and 5 missed defects marked by a person: others of their kind before and after",
+    ),
     "calibration": (
         "benchmarks.calibration:main",
         "promised and measured false-alarm rates over random divisions and refits",

@@ -16,7 +16,7 @@ from knowngood import Detector
 from knowngood.cli import main
 from knowngood.data.open import open_images
 from knowngood.deploy.judged_store import JudgedStore, Judgement, Review
-from knowngood.deploy.reviews import export
+from knowngood.deploy.reviews import add_review, draw_sample, export, read_reviews
 from knowngood.errors import DataError, OutputError
 
 HEIGHT, WIDTH = 10, 12
@@ -153,3 +153,40 @@ def test_the_command_counts_and_writes_what_calibrate_and_update_take(
     assert command("reviews", tmp_path / "line-judged", "--format", "coca") == 2
     assert "did you mean 'coco'" in capsys.readouterr().err.lower()
     assert command("reviews", tmp_path / "line") == 3
+
+
+def test_reviews_from_python(store: JudgedStore) -> None:
+    table = read_reviews(store.folder)
+    assert table["number"].tolist() == [1, 2, 3, 4, 6]
+    assert table["review"].tolist() == ["good", "defect", "defect", "unsure", "good"]
+    assert table["regions"][1] == [[1, 2, 4, 6], [7, 0, 9, 3]]
+    assert table["flagged"].tolist()[:4] == [True, True, False, True]
+    assert len(read_reviews(store.folder, unreviewed=True)) == 7
+    add_review(store.folder, 7, "defect", who="ben", kind="dent", regions=[(0, 0, 5, 6)], note="deep")
+    last = read_reviews(store.folder).iloc[-1]
+    assert (last["number"], last["who"], last["kind"], last["regions"], last["note"]) == (
+        7,
+        "ben",
+        "dent",
+        [[0, 0, 5, 6]],
+        "deep",
+    )
+    add_review(store.folder, 7, None)
+    assert len(read_reviews(store.folder)) == 5
+    drawn = draw_sample(store.folder, 3, seed=0)
+    table = read_reviews(store.folder, unreviewed=True)
+    assert set(table["number"][table["sampled"]]) == set(drawn)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((1, "bad"), "verdict = 'bad'; expected good, defect, unsure"),
+        ((99, "good"), "no judged image 99"),
+        ((1, "defect", [(0, 0, HEIGHT + 1, 2)]), "is not within the picture, 10 × 12 pixels"),
+    ],
+)
+def test_a_wrong_review_is_refused(store: JudgedStore, given: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        add_review(store.folder, *given[:2], regions=given[2] if len(given) > 2 else ())
+    assert len(read_reviews(store.folder)) == 5

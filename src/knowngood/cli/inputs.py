@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from knowngood.cli.console import note
 from knowngood.config import nearest
-from knowngood.detector.versions import OF_RUN, model_at
+from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -138,25 +136,6 @@ def hidden_class(unknown: str | None, *detectors: Detector) -> str | None:
         return unknown
     note("the class gives the labels, so it is hidden from the model and inferred (--known-class shows it)")
     return unknown or "infer"
-
-
-def command_of(model: Path) -> dict[str, Any]:
-    """The record that `train` wrote beside a model; empty if there is none."""
-    with suppress(OSError, ValueError):
-        found = json.loads((run_of(model) / "command.json").read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
-
-
-def trained_on(model: Path) -> str:
-    """The data argument that `train` was given; empty if that is not recorded."""
-    return str(command_of(model).get("data", ""))
-
-
-def run_of(model: Path) -> Path:
-    """The folder of the run that wrote a model; its own, if it was saved from Python."""
-    folder = model_at(model)
-    return folder.parent if folder.name == OF_RUN else folder
 
 
 def load(model: Path, device: str | None, unknown: str | None = None) -> Detector:

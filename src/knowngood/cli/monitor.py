@@ -12,8 +12,9 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import Device, Unknown, load, open_selected, trained_on
+from knowngood.cli.inputs import Device, Unknown, load, open_selected
 from knowngood.config import VAEOptions
+from knowngood.detector.run_record import trained_on
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
 

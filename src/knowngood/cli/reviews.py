@@ -24,15 +24,23 @@ def reviews(
     layout: Annotated[
         str, typer.Option("--format", metavar="folder|coco|label-studio", help="folder: good/, anomalous/KIND/, masks")
     ] = "folder",
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="draw N more images at random to review: good ones may calibrate"),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="whose images --sample draws from")] = None,
 ) -> None:
     """Count the reviews of judged images, and write the images as data to train on or to label further."""
     from knowngood.deploy.judged_store import FILE, JudgedStore
-    from knowngood.deploy.reviews import FORMATS, export
+    from knowngood.deploy.reviews import FORMATS, draw_sample, export
 
     if layout not in FORMATS:
         raise SettingsError(f"--format {layout}: no such format{nearest(layout, list(FORMATS))}")
     if not (folder / FILE).is_file():
         raise DataError(f"{folder}: no judged images; give the folder that `serve` names as it starts: MODEL-judged")
+    if sample is not None:
+        drawn = len(draw_sample(folder, sample, model))
+        say(f"drawn    {drawn:,} at random; on the page: Review, random sample")
     with closing(JudgedStore(folder)) as store:
         table(["images", "count"], [(name, f"{n:,}") for name, n in store.counts().items()])
         if out is None:
@@ -41,4 +49,4 @@ def reviews(
     say(f"written  {out}: {written['good']:,} good, {written['defect']:,} with a defect")
     if layout == "folder":
         named = shlex.quote(str(out / "manifest.csv"))
-        say(f"next     knowngood update MODEL {named}, or train and calibrate with it")
+        say(f"next     knowngood update MODEL --reviews {shlex.quote(str(folder))}, or train with {named}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import command_of, run_of
 from knowngood.config import counted
+from knowngood.detector.run_record import command_of, run_of
 from knowngood.errors import DataError
 from knowngood.files import write_json
 

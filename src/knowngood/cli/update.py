@@ -10,18 +10,37 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, on_terminal, say
-from knowngood.cli.inputs import Anomalous, Data, Device, Holdout, Model, Normal, load, open_selected, trained_on
+from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, load, open_selected
 from knowngood.cli.outputs import say_false_alarms, writing
+from knowngood.cli.review_update import check_out, from_reviews
 from knowngood.config import VAEOptions
+from knowngood.detector.run_record import trained_on
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="a folder, manifest, .zip, .tar, idx or npz file, image, or named data set; with --reviews a folder of "
+        "judged images, default MODEL-judged",
+        show_default=False,
+    ),
+]
 
 
 @with_bounds
 def update(
     model: Model,
-    data: Data,
+    data: Data = None,
     *,
+    reviews: Annotated[
+        bool,
+        typer.Option("--reviews", help="learn from the reviews of judged images: false alarms, missed defects"),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="with --reviews: show what would come of it, and write nothing")
+    ] = False,
     calibrate_on: Annotated[
         str | None,
         typer.Option(
@@ -31,7 +50,10 @@ def update(
     old: Annotated[
         str | None,
         typer.Option(
-            "--with", metavar="OLD", help="the data that a VAE was trained on; its training goes on with both"
+            "--with",
+            metavar="OLD",
+            help="the data that a VAE was trained on; its training goes on with both. With --reviews: of any model; "
+            "default as `train` recorded it",
         ),
     ] = None,
     out: Annotated[
@@ -48,9 +70,19 @@ def update(
 
     All p-values and thresholds come from new images from then on. The former version stays: `knowngood rollback` goes
     back to it. Images that are labelled anomalous are known defects, on features; else they are not used.
+
+    With --reviews it learns from what people said of judged images: false alarms join the fit and never calibrate,
+    defects are known defects.
     """
-    if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
-        raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
+    if reviews:
+        chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
+        from_reviews(model, data, old, calibrate_on, out, device, bounds, chosen, dry_run=dry_run)
+        return
+    if dry_run:
+        raise SettingsError("--dry-run goes with --reviews")
+    if data is None:
+        raise SettingsError("no DATA given: name the new images, or --reviews to learn from reviews of judged images")
+    check_out(model, out)
     with writing(out or model_at(model)):
         detector = load(model, device)
         if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):

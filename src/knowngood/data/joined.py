@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def joined(first: Items, second: Items) -> Items:
     kinds: dict[str, object] = (
         {"rows": np.concatenate([first.rows, second.rows])}
         if isinstance(first, TableSet) and isinstance(second, TableSet)
-        else {"pixels": JoinedPixels([first.pixels, second.pixels]), "masks": None}  # type: ignore[union-attr]
+        else {"pixels": JoinedPixels([first.pixels, second.pixels]), "masks": _masks(first, second)}  # type: ignore[union-attr]
     )
     groups = [np.arange(len(some)) if some.groups is None else some.groups for some in (first, second)]
     return first.replace(
@@ -37,3 +37,10 @@ def joined(first: Items, second: Items) -> Items:
         groups=np.concatenate([groups[0], groups[0].max(initial=-1) + 1 + groups[1]]),
         **kinds,
     )
+
+
+def _masks(*sets: ImageSet) -> tuple[Any, ...] | None:
+    """Of all images of these sets; None if no set has any."""
+    if all(some.masks is None for some in sets):
+        return None
+    return tuple(mask for some in sets for mask in (some.masks or (None,) * len(some)))

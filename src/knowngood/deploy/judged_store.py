@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from knowngood.errors import ArtifactError, OutputError
 from knowngood.files import make_folder
@@ -21,7 +24,11 @@ from knowngood.files import make_folder
 Box = tuple[int, int, int, int]  # (top, left, bottom, right) in pixels, half-open
 FILE, FORMAT = "judged.sqlite", 1
 VERDICTS = ("good", "defect", "unsure")
-ORDERS = {"newest": "j.number desc", "anomalous": "j.p is null, j.p, j.score desc, j.number desc"}
+ORDERS = {
+    "newest": "j.number desc",
+    "anomalous": "j.p is null, j.p, j.score desc, j.number desc",
+    "sampled": "(select position from sample where judged = j.number), j.number desc",
+}
 _TABLES = """
 create table if not exists judged (
   number integer primary key autoincrement, key text unique not null, time text not null, source text not null,
@@ -34,13 +41,15 @@ create table if not exists reviews (
   number integer primary key autoincrement, judged integer not null, time text not null, who text not null,
   scored_by text not null, verdict text, kind text not null, regions text not null, note text not null
 );
+create table if not exists sample (position integer primary key autoincrement, judged integer unique not null);
 create index if not exists judged_p on judged (p);
 create index if not exists reviews_of on reviews (judged);
 create view if not exists latest as
   select * from reviews where number in (select max(number) from reviews group by judged) and verdict is not null;
 """
 _SELECT = """
-select j.*, l.verdict as review, l.kind, l.regions as drawn, l.note, l.who
+select j.*, l.verdict as review, l.kind, l.regions as drawn, l.note, l.who, l.number as review_number,
+l.time as review_time
 from judged j left join latest l on l.judged = j.number
 """
 
@@ -98,8 +107,9 @@ class Review(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """Which judgements: of this verdict (`flagged`, `normal`, `not read`), review (or `none`, `any`), condition value
-    (camera=B), model, version and source, between two times in ISO 8601. An empty text: all.
+    """Which judgements: of this verdict (`flagged`, `normal`, `not read`), review (or `none`, `any`, `sample` for the
+    random sample), condition value (camera=B), model, version and source, between two times in ISO 8601. An empty text:
+    all.
     """
 
     verdict: str = ""
@@ -116,6 +126,7 @@ class Filter:
         flagged = {"flagged": "flagged = 1", "normal": "flagged = 0", "not read": "flagged is null"}
         parts = [flagged.get(self.verdict, "j.verdict = :verdict")] if self.verdict else []
         reviewed = {"none": "l.verdict is null", "any": "l.verdict is not null"}
+        reviewed["sample"] = "j.number in (select judged from sample)"
         parts += [reviewed.get(self.review, "l.verdict = :review")] if self.review else []
         if self.condition:
             parts.append("instr(', ' || replace(condition, ' (inferred)', '') || ', ', ', ' || :condition || ', ')")
@@ -190,7 +201,8 @@ class JudgedStore:
             base.execute("insert into pictures values (?, ?, ?, ?, ?)", views)
             over = base.execute("select count(*) from judged").fetchone()[0] - self.most
             if over > 0:
-                oldest = "select number from judged where number not in (select judged from reviews) and number != ?"
+                oldest = """select number from judged where number not in (select judged from reviews)
+                    and number not in (select judged from sample) and number != ?"""
                 found = base.execute(f"{oldest} order by number limit ?", (number, over))
                 gone = [(row[0],) for row in found]
                 for table in ("judged", "pictures"):
@@ -260,6 +272,38 @@ class JudgedStore:
             except KeyError:  # pragma: no cover - removed meanwhile
                 continue
 
+    def sample(self, n: int, model: str, seed: int | None = None) -> list[int]:
+        """Draw n more judgements of a model at random, whatever their score, to be reviewed; their numbers in order.
+
+        They are drawn from those since the last one that was removed: older ones are there because they were reviewed,
+        and reviews are mostly of what was flagged. Fewer than n where there are no more.
+        """
+        with self._writing() as base:
+            since = """select coalesce(max(number), 0) from judged j
+                where not exists (select 1 from judged k where k.number = j.number - 1)"""
+            query = f"""select number from judged where model = ? and flagged is not null and number >= ({since})
+                and number not in (select judged from sample) order by number"""
+            found = [row[0] for row in base.execute(query, (model,))]
+            drawn = [found[i] for i in np.random.default_rng(seed).permutation(len(found))[:n].tolist()]
+            base.executemany("insert into sample (judged) values (?)", [(number,) for number in drawn])
+        return drawn
+
+    def sampled(self, model: str) -> list[int]:
+        """The numbers of a random sample of what a model judged: drawn, and reviewed in the order of the draw.
+
+        It ends before the first one that nobody reviewed, so that which ones are reviewed cannot choose among them.
+        """
+        query = """select j.number, l.verdict from sample s join judged j on j.number = s.judged
+            left join latest l on l.judged = j.number where j.model = ? order by s.position"""
+        with self._lock:
+            rows = self._base.execute(query, (model,)).fetchall()
+        return [number for number, _ in takewhile(lambda row: row[1] is not None, rows)]
+
+    def models(self) -> list[str]:
+        """The names of the models that judged."""
+        with self._lock:
+            return [row[0] for row in self._base.execute("select distinct model from judged order by model")]
+
     def counts(self) -> dict[str, int]:
         """How many were judged, flagged and reviewed, and what the reviews say."""
         says = {
@@ -272,6 +316,7 @@ class JudgedStore:
             "missed defects": "l.verdict = 'defect' and flagged = 0",
             "good, not flagged": "l.verdict = 'good' and flagged = 0",
             "unsure": "l.verdict = 'unsure'",
+            "drawn at random": "j.number in (select judged from sample)",
         }
         sums = ", ".join(f"coalesce(sum({what}), 0)" for what in says.values())
         with self._lock:

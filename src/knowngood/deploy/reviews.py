@@ -1,24 +1,122 @@
-"""Reviewed images, for training and for labelling tools: folders with masks and a manifest, COCO, Label Studio."""
+"""Reviews from Python: read them, add one, draw a random sample; and the images for training and labelling tools.
+
+    from knowngood.deploy.reviews import add_review, read_reviews
+
+    table = read_reviews("runs/parts-judged")
+    add_review("runs/parts-judged", int(table.number[0]), "good", who="ana")
+
+Formats of `export`: folders with masks and a manifest, COCO, Label Studio.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.readers.masks import FOLDERS
-from knowngood.deploy.judged_store import JudgedStore
+from knowngood.deploy.judged_store import FILE, VERDICTS, Box, Filter, JudgedStore, Review
 from knowngood.errors import DataError, OutputError
 from knowngood.files import make_folder, whole, write_json, write_text
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+COLUMNS = ("number", "time", "model", "scored_by", "source", "id", "score", "p", "flagged", "review", "kind", "note")
 DEFECT = "defect"  # the kind of one that nobody named
 _UNSAFE = re.compile(r"[^\w.-]+")
+
+
+def read_reviews(folder: str | Path, *, unreviewed: bool = False) -> DataFrame:
+    """The reviews that count, a row a judged image, the oldest first.
+
+    Columns: number, of the judged image; time; model; scored_by, its version; source; id; score; p; flagged (bool);
+    review ("good", "defect" or "unsure"); kind; note; who; regions, a list of boxes (top, left, bottom, right) in
+    pixels, half-open; sampled, whether it was drawn for the random sample.
+
+    Args:
+        folder: where judged images are kept. unreviewed: also those that nobody reviewed; `review` is then None.
+
+    Raises:
+        DataError: there are no judged images. ArtifactError: the store is damaged.
+    """
+    import pandas as pd
+
+    with _opened(folder) as store:
+        _, found = store.page(Filter(review="" if unreviewed else "any"), most=-1)
+        _, sample = store.page(Filter(review="sample"), most=-1)
+    sampled, table = {one["number"] for one in sample}, pd.DataFrame(found[::-1], columns=[*COLUMNS, "who", "drawn"])
+    table["sampled"] = table["number"].isin(sampled)
+    return table.rename(columns={"drawn": "regions"}).astype({"flagged": "boolean"})
+
+
+def add_review(
+    folder: str | Path,
+    number: int,
+    verdict: str | None,
+    *,
+    who: str = "",
+    kind: str = "",
+    regions: Sequence[Box] = (),
+    note: str = "",
+) -> None:
+    """Say of a judged image what it is: "good", "defect" or "unsure"; None takes back what was said before.
+
+    Args:
+        number: of the judged image, see `read_reviews`. kind: of a defect. regions: where it is, boxes (top, left,
+            bottom, right) in pixels, half-open.
+
+    Raises:
+        DataError: another verdict, a region beyond the image, or no such image.
+    """
+    if verdict is not None and verdict not in VERDICTS:
+        raise DataError(f"verdict = {verdict!r:.40}; expected {', '.join(VERDICTS)}, or None to take a review back")
+    with _opened(folder) as store:
+        try:
+            about = store.one(number)
+        except KeyError as error:
+            raise DataError(f"{folder}: {error.args[0]}; `read_reviews(…, unreviewed=True)` lists them") from None
+        for top, left, bottom, right in regions:
+            height, width = about["height"] or 0, about["width"] or 0
+            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+                box = (top, left, bottom, right)
+                raise DataError(f"region {box} is not within the picture, {height} × {width} pixels")
+        store.review(number, Review(verdict, who, kind, tuple(regions), note))  # type: ignore[arg-type]
+
+
+def draw_sample(folder: str | Path, n: int, model: str | None = None, seed: int | None = None) -> list[int]:
+    """Draw n more judged images at random, flagged or not, to be reviewed in this order; their numbers.
+
+    Good images of a random sample may calibrate; those that were chosen by their score may not. Review it without
+    gaps: what comes after the first one that nobody reviewed does not count.
+
+    Args:
+        model: whose; None for the only one. seed: of the draw; None draws one.
+
+    Raises:
+        DataError: there are no judged images, or those of several models.
+    """
+    with _opened(folder) as store:
+        names = store.models()
+        if model is None and len(names) != 1:
+            raise DataError(f"{folder} holds images judged by {', '.join(names) or 'none'}; name the model")
+        return store.sample(n, names[0] if model is None else model, seed)
+
+
+@contextmanager
+def _opened(folder: str | Path) -> Iterator[JudgedStore]:
+    folder = Path(folder)
+    if not (folder / FILE).is_file():
+        raise DataError(f"{folder}: no judged images; give the folder that `serve` names as it starts: MODEL-judged")
+    with closing(JudgedStore(folder)) as store:
+        yield store
 
 
 def export(store: JudgedStore, out: Path, layout: str = "folder") -> dict[str, int]:

@@ -53,6 +53,11 @@ class NormalScores(NamedTuple):
         columns: Any = [None if column[0] is None else np.concatenate(column) for column in zip(*parts, strict=True)]  # type: ignore[arg-type]
         return cls(*columns)
 
+    def of(self, some: np.ndarray) -> NormalScores:
+        """Those of some items, (n,) bool or positions."""
+        columns: Any = [None if column is None else column[some] for column in self]
+        return NormalScores(*columns)
+
 
 def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> tuple[Pipeline, list[dict[str, Any]]]:
     """The pipeline calibrated on normal items that took no part in the fit, and the most suspicious of them.

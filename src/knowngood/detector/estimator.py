@@ -19,7 +19,9 @@ from knowngood.config import Settings, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import TableSet, open_images
+from knowngood.data.conditions import ConditionSchema
 from knowngood.data.groups import grouped
+from knowngood.data.joined import joined
 from knowngood.data.open import as_columns
 from knowngood.data.readers.given import holds_images, listed
 from knowngood.data.readers.limits import Limits
@@ -84,7 +86,8 @@ class Detector(OutlierMixin, BaseEstimator):
         be guaranteed. split_: {"fit" | "select" | "calibrate": positions among the accepted normals}. about_: plain
         data on the fit; "recipe" says what "auto" chose. training_: {"history": rows that training logged, "audit":
         findings of the data audit, "suspicious": calibration items with the highest scores, to check by eye}.
-        film_: see `fit`. n_features_in_: for tables.
+        film_: see `fit`. out_of_fold_: p-values of the normal items of `fit_only` by id, each by models without its
+        fold; empty unless the calibration is cross-conformal. n_features_in_: for tables.
     """
 
     def __init__(
@@ -154,6 +157,7 @@ class Detector(OutlierMixin, BaseEstimator):
         conditions: Any = None,
         anomalies: Any = None,
         calibration_set: Any = None,
+        fit_only: Any = None,
         run_dir: str | Path | None = None,
         resume: bool = False,
         progress: bool = False,
@@ -171,6 +175,9 @@ class Detector(OutlierMixin, BaseEstimator):
             anomalies: (N,) 1 for known anomalies, 0 or NaN for normal items. Known anomalies never count as normal and
                 never calibrate; `labels` says what else they are for, `about_["labels"]` what came of it.
             calibration_set: further normal items that only calibrate, with conditions of their own (an ImageSet).
+            fit_only: further items that are learned from and never calibrate, with labels and conditions of their own:
+                images that were chosen by their score, such as false alarms, which are no sample of normal images.
+                Those labelled anomalous are known anomalies.
             run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
                 checkpoint there and ends with the same bits as if it had never stopped.
             progress: show a progress bar if the error stream is a terminal.
@@ -201,10 +208,14 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least "
                 f"{FEWEST} normal ones are needed"
             )
+        chosen = None
+        if fit_only is not None:
+            normals, labelled, chosen = self._with_chosen(normals, labelled, fit_only, settings)
         reel = Film() if film else None
         run = Run(None if run_dir is None else Path(run_dir), resume, progress, reel)
         others = calibration_set is not None
-        fitted = fit_pipeline(normals, labelled, settings, seed, run, others_calibrate=others, backbone=backbone)
+        given: dict[str, Any] = {"others_calibrate": others, "backbone": backbone, "chosen": chosen}
+        fitted = fit_pipeline(normals, labelled, settings, seed, run, **given)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
         self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
@@ -219,7 +230,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.offset_ = -limit(self.pipeline_)
         self.about_["seconds"] = round(time.perf_counter() - started, 3)
         self.training_ = {"history": fitted.history, "audit": findings, "suspicious": highest}
-        self.film_ = reel
+        self.film_, self.out_of_fold_ = reel, fitted.out_of_fold
         return self
 
     def calibrate(
@@ -620,6 +631,25 @@ class Detector(OutlierMixin, BaseEstimator):
             self.n_features_in_ = pipeline.representation.shape[0]
             if pipeline.representation.names:
                 self.feature_names_in_ = np.array(pipeline.representation.names, dtype=object)
+
+    def _with_chosen(
+        self, normals: Items, labelled: Items, fit_only: Any, settings: Settings
+    ) -> tuple[Items, Items, np.ndarray | None]:
+        """Normal items and labelled anomalies with those to be learned from beside them, and which are these normals.
+
+        Normal items that are among the others already count once, as those.
+        """
+        more, column = self._items(fit_only, None, reset=True), settings.conditioning.group
+        if column not in more.conditions:  # of these items none need have it
+            alone = settings.conditioning.model_copy(update={"group": None})
+            settings = settings.model_copy(update={"conditioning": alone})
+        more = only(measured(audited(more, settings)[0], settings), ConditionSchema(), normals.conditions)
+        good, bad = more[more.labels != 1], more[more.labels == 1]
+        good = good[~np.isin(good.digests(), normals.digests())]
+        labelled = joined(labelled, bad) if len(bad) else labelled  # type: ignore[type-var]
+        if not len(good):
+            return normals, labelled, None
+        return joined(normals, good), labelled, np.arange(len(normals) + len(good)) >= len(normals)  # type: ignore[type-var]
 
     def _to_learn_from(self, X: Any, conditions: Any) -> tuple[Items, Items]:
         """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups."""

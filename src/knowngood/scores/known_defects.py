@@ -73,3 +73,12 @@ def excess(white: Tensor, state: State) -> Tensor:
     """(...) what is added to the distances of whitened patches (..., F): 0 unless one is more like a known defect."""
     weight, reached = (state[f"defect_{name}"].to(white) for name in ("weight", "reached"))
     return weight * (likeness(white, state).amax(-1) - reached.max()).clamp_min(0)
+
+
+def without(state: State, row: int) -> State:
+    """The state as if it had not learned from one of its defects; without any of them where there is no other."""
+    kept = [i for i in range(len(state["defect_directions"])) if i != row]
+    if not kept:
+        return {name: value for name, value in state.items() if not name.startswith("defect_")}
+    rows = ("defect_directions", "defect_offsets", "defect_reached")
+    return {name: value[kept] if name in rows else value for name, value in state.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from knowngood import __version__
 from knowngood.config import PixelOptions, Settings, SharedGaussianOptions, VAEOptions
 from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, suspicious, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
+from knowngood.detector.decide import calibrated
 from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
@@ -37,6 +38,7 @@ class Fitted:
     about: dict[str, Any]
     history: list[dict[str, Any]]
     suspicious: list[dict[str, Any]]  # calibration items with the highest scores
+    out_of_fold: dict[str, float] = field(default_factory=dict)  # p-values of normals that are only fitted to, by id
 
 
 def fit_pipeline(
@@ -48,8 +50,13 @@ def fit_pipeline(
     *,
     others_calibrate: bool = False,
     backbone: Backbone | None = None,
+    chosen: np.ndarray | None = None,
 ) -> Fitted:
     """Fit everything to normal items; see `Detector.fit`.
+
+    Args:
+        chosen: (N,) normals that are fitted to and never calibrate. In a cross-conformal calibration each is scored by
+            the models without its fold: the p-values are in `out_of_fold`, by id.
 
     Raises:
         SettingsError, DataError, TrainingError: as `Detector.fit`.
@@ -63,7 +70,9 @@ def fit_pipeline(
         )
     settings, decided = unified(settings, normals, labelled)
     recipe += f"; {decided}" * bool(decided)
-    plan = make_plan(normals, labelled, settings, seed, set_aside=not others_calibrate, backbone=backbone)
+    plan = make_plan(
+        normals, labelled, settings, seed, set_aside=not others_calibrate, backbone=backbone, chosen=chosen
+    )
     recipe += checked_sentence(settings, plan.settings)
     fit, select = plan.split["fit"], plan.split["select"]
     representation: Any = represent(plan, fit, shares=shares)
@@ -86,14 +95,23 @@ def fit_pipeline(
         needed += 4 * features**2 * math.prod(grid)  # of the Gaussians of each fold
     at_once = int(settings.training.memory_gb * 2**30) // needed
     if cross:
-        tasks.append(lambda: image_statistics(plan.normals[fit], plan.encoded.stratum[fit]))
+        drawn = fit if plan.chosen is None else fit[~plan.chosen[fit]]
+        tasks.append(lambda: image_statistics(plan.normals[drawn], plan.encoded.stratum[drawn]))
     first, *others = side_by_side([lambda: learned_pipeline(plan, representation, run), *tasks], at_once)
     pipeline, learned = first
     highest: list[dict[str, Any]] = []
+    held_out: dict[str, float] = {}
     if cross:
         *scored, statistics = others
-        out_of_fold_scores = NormalScores.concat([scores for _, scores in scored])
+        parts, of_parts = zip(*scored, strict=True)
+        out_of_fold_scores = NormalScores.concat(of_parts)
+        apart = None if plan.chosen is None else plan.chosen[fit][np.concatenate(parts)]
+        aside = out_of_fold_scores if apart is None else out_of_fold_scores.of(apart)
+        out_of_fold_scores = out_of_fold_scores if apart is None else out_of_fold_scores.of(~apart)
         pipeline = replace(with_calibration(pipeline, out_of_fold_scores, "cross"), statistics=statistics)
+        if apart is not None:
+            p_values = calibrated(pipeline).p_values(aside.values, aside.strata)
+            held_out = dict(zip(map(str, aside.ids), p_values.tolist(), strict=True))
         highest = suspicious(pipeline, out_of_fold_scores)
     if isinstance(pipeline.representation, CachedFeatures):  # images that calibrate are not among the cached ones
         pipeline = replace(pipeline, representation=pipeline.representation.base)
@@ -133,8 +151,9 @@ def fit_pipeline(
         },
         "threads": torch.get_num_threads(),
         **({} if learned.labels is None else {"labels": learned.labels}),
+        **({} if chosen is None else {"fit_only": int(chosen.sum())}),
     }
-    return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), highest)
+    return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), highest, held_out)
 
 
 def learned_pipeline(

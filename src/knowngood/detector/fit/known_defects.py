@@ -50,7 +50,8 @@ def learn_defects(
 
     Returns:
         The report has "given" and "used" anomalies; "masked", how many of these by a mask; "recognised", how many the
-        others would raise; "left_out", reasons by id; "weight"; "sentence".
+        others would raise; "left_out", reasons by id; "learned", ids of those used, in the order of the state;
+        "weight"; "sentence".
 
     Raises:
         DataError: a mask does not fit its image.
@@ -114,6 +115,7 @@ def learn_defects(
     for name in state.keys() & pipeline.state.keys() - {"defect_weight"}:
         state[name] = torch.cat([pipeline.state[name].to(state[name]), state[name]])
     masked = sum(masks[i] is not None for i in known)
+    report["learned"] = [str(name) for name in images.ids[known]]
     report |= {"used": len(defects), "masked": masked, "recognised": int(recognised.sum()), "weight": WEIGHT}
     return replace(pipeline, state=pipeline.state | state), report | {"sentence": _sentence(report)}
 

@@ -257,6 +257,8 @@ def out_of_fold(
 
     normals = plan.normals[index]
     kinds = plan.schema.kinds(normals.conditions, len(index))
+    if plan.chosen is not None:  # each fold holds its share of both
+        kinds = 2 * kinds + plan.chosen[index]
     parts = folds(len(index), kinds, plan.settings.calibration.folds, plan.seed, groups=normals.groups)
     return [partial(scored, part) for part in parts]
 

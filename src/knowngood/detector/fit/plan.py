@@ -29,7 +29,8 @@ class Plan:
     that are fitted to ("fit"), held out for early stopping and the like ("select"), and that only calibrate
     ("calibrate"; none where the calibration is cross-conformal or other items calibrate). factors: (N, K) nuisance
     factors, NaN where unknown, not yet standardised. labelled: anomalies that the score or the objective may learn
-    from. shift: how the objective uses them, None for not at all.
+    from. shift: how the objective uses them, None for not at all. chosen: (N,) normals that are fitted to and never
+    calibrate, since they were chosen by their score; None where all were drawn.
     """
 
     settings: Settings
@@ -43,6 +44,7 @@ class Plan:
     shift: Shift | None = None
     ignore: IgnoreRegions | None = None
     backbone: Backbone | None = None
+    chosen: np.ndarray | None = None
 
 
 def make_plan(
@@ -53,6 +55,7 @@ def make_plan(
     *,
     set_aside: bool = True,
     backbone: Backbone | None = None,
+    chosen: np.ndarray | None = None,
 ) -> Plan:
     """Decide, and refuse what could only fail later.
 
@@ -60,6 +63,7 @@ def make_plan(
         labelled: known anomalies.
         settings: resolved.
         set_aside: whether normals calibrate; else other items will.
+        chosen: (N,) normals that never do.
 
     Raises:
         DataError, SettingsError: the settings and the data do not fit together.
@@ -70,7 +74,12 @@ def make_plan(
     if factors is not None and objective is not None:  # NaN for items that do not show theirs
         factors = np.where(shown(factors, objective.labelled_share, seed)[:, None], factors, np.nan)
     normals, labelled = only(normals, schema), only(labelled, schema)
-    split = _split(normals, schema.kinds(normals.conditions, len(normals)), settings, seed, set_aside=set_aside)
+    kinds, drawn = schema.kinds(normals.conditions, len(normals)), np.arange(len(normals))
+    if chosen is not None:
+        drawn = np.flatnonzero(~chosen)
+    split = _split(normals[drawn], kinds[drawn], settings, seed, set_aside=set_aside)
+    split = {part: drawn[at] for part, at in split.items()}
+    split["fit"] = np.union1d(split["fit"], np.setdiff1d(np.arange(len(normals)), drawn))
     schema = schema.refit(normals.conditions, len(normals), split["fit"])
     settings = with_checked(settings, schema, objective)
     width = schema.width if objective is None or objective.conditional else 0
@@ -87,6 +96,7 @@ def make_plan(
         shift=_shift(settings, objective, labelled),
         ignore=ignore,
         backbone=backbone,
+        chosen=chosen,
     )
 
 

@@ -1,0 +1,81 @@
+"""`knowngood update --reviews`: from what people said of judged images to a new version."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from knowngood.cli.bounds import Bounds
+from knowngood.cli.console import note, on_terminal, say, table
+from knowngood.cli.inputs import load, open_selected
+from knowngood.cli.keep_options import beside
+from knowngood.cli.outputs import say_false_alarms, writing
+from knowngood.detector.versions import model_at, versions
+from knowngood.errors import DataError, KnowngoodError, SettingsError
+
+
+def check_out(model: Path, out: Path | None) -> None:
+    """Refuse a folder that holds something else."""
+    if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
+        raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
+
+
+def from_reviews(
+    model: Path,
+    judged: str | None,
+    old: str | None,
+    calibrate_on: str | None,
+    out: Path | None,
+    device: str | None,
+    bounds: Bounds,
+    chosen: dict[str, Any],
+    *,
+    dry_run: bool,
+) -> None:
+    """Learn from the reviews in a folder of judged images, print what came of it, and save a version.
+
+    Raises:
+        DataError: there are no reviews. NotEnoughNormals: nothing may calibrate.
+    """
+    check_out(model, out)
+    from knowngood.data.readers.limits import Limits
+    from knowngood.deploy.judged_store import FILE, JudgedStore
+    from knowngood.deploy.review_update import learn_reviews
+    from knowngood.deploy.reviewed_images import reviewed_images
+    from knowngood.deploy.served_models import name_of
+    from knowngood.detector.run_record import training_images
+
+    folder = beside(model) if judged is None else Path(judged)
+    if not (folder / FILE).is_file():
+        raise DataError(f"{folder}: no judged images; name the folder that `serve` keeps them in: --reviews FOLDER")
+    with writing(None if dry_run else out or model_at(model)), closing(JudgedStore(folder)) as store:
+        detector = load(model, device)
+        options = bounds.over(detector.pipeline_.settings.data)
+        limits = Limits.of(options)
+        reviewed = reviewed_images(store, name_of(model), limits)
+        if old is not None:
+            known = open_selected(old, **chosen, data_options=options)
+        else:
+            try:
+                known = training_images(model, limits)
+            except KnowngoodError as error:
+                warnings.warn(f"the images that the model was trained on are not there any more: {error}", stacklevel=2)
+                known = None
+        others = None if calibrate_on is None else open_selected(calibrate_on, data_options=options)
+        if others is not None:
+            others = others[others.labels != 1]
+        done = learn_reviews(detector, reviewed, old=known, calibration_set=others, progress=on_terminal())
+        headings = ["reviewed images", "images", "flagged before", "after", "held out"]
+        table(headings, [["-" if cell is None else cell for cell in row] for row in done.rows])
+        for sentence in done.sentences:
+            say(sentence)
+        say_false_alarms(done.detector)
+        if dry_run:
+            note("nothing was written (--dry-run)")
+            return
+        place = done.detector.save(out or model_at(model))
+    say(f"model   {place}, version {max(one.number for one in versions(place))}")
+    note(f"`knowngood rollback {shlex.quote(str(place))}` goes back to the former version")

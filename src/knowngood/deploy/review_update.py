@@ -1,0 +1,277 @@
+"""From reviews to a new version of a model: which images join the fit, which may calibrate, and what came of it.
+
+People review mostly what was flagged. Images that were chosen by their score are no random sample of normal ones: a
+model that calibrates on false alarms has far too high thresholds, and one that calibrates on images that were not
+flagged has too low ones. So what a reviewed image does depends on how it came to be reviewed:
+
+- Good images that were chosen join the fit and never calibrate. The images that calibrate are those drawn before,
+  scored by models that have the chosen images too, fold by fold. The chosen images follow from the former model, which
+  saw the calibration images and no new one: they are what is unlike those. So they should lower the scores of
+  calibration images no more than those of new ones, and p-values err on the large side. This is an argument on the
+  direction of the error, no proof; the benchmark `reviews` measures it.
+- Good images of the random sample (`JudgedStore.sampled`) were drawn whatever their score. They join the fit and
+  calibrate like any normal image, or calibrate alone where the training images are not at hand.
+- Defects are known defects, in every fold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from knowngood.calibration import minimum_normals
+from knowngood.data import ImageSet
+from knowngood.data.joined import joined
+from knowngood.deploy.reviewed_images import Reviewed
+from knowngood.detector.decide import calibrated
+from knowngood.detector.estimator import Detector
+from knowngood.detector.fit import happened
+from knowngood.detector.fit.inputs import measured, only
+from knowngood.detector.pipeline import Items, Pipeline
+from knowngood.detector.results import decided, flagged
+from knowngood.detector.update import check_old, check_updatable
+from knowngood.errors import DataError, NotEnoughNormals
+from knowngood.scores.known_defects import without
+
+
+class Row(NamedTuple):
+    """How many of some images are flagged, by the former version and by the new one.
+
+    after: optimistic, since the new version learned from these images. held_out: by models that did not learn from the
+    image; None where there are none.
+    """
+
+    what: str
+    images: int
+    before: int
+    after: int
+    held_out: int | None
+
+
+class ReviewUpdate(NamedTuple):
+    """A detector that learned from reviews, not saved yet; what came of it, as rows and as sentences."""
+
+    detector: Detector
+    rows: list[Row]
+    sentences: list[str]
+
+    def record(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"rows": [row._asdict() for row in self.rows], "sentences": self.sentences}
+
+
+def learn_reviews(
+    detector: Detector,
+    reviewed: Reviewed,
+    *,
+    old: ImageSet | None = None,
+    calibration_set: ImageSet | None = None,
+    progress: bool = False,
+) -> ReviewUpdate:
+    """A detector that learned from reviewed images; the given one stays as it is.
+
+    With the images that it was fitted to it is fitted anew, as before, to those and the reviewed ones. Without them it
+    is updated (see `Detector.update`), and other images have to calibrate: `calibration_set`, or the random sample.
+
+    Args:
+        old: the images that the detector was fitted to.
+        calibration_set: normal images that calibrate, and that nobody chose by their score.
+
+    Raises:
+        DataError: no image can be learned from; `old` is other data.
+        NotEnoughNormals: no images, or too few, may calibrate. SettingsError: the model takes no new images.
+    """
+    pipeline, images = detector.pipeline_, reviewed.images
+    good = (images.labels == 0) & _conditions_known(pipeline, images)
+    defects, drawn = images.labels == 1, good & reviewed.sampled
+    chosen, sample = good & ~drawn, images[drawn]
+    counts = {"chosen": int(chosen.sum()), "sampled": len(sample), "defects": int(defects.sum())}
+    counts["left_out"] = len(images) - sum(counts.values())
+    apart = calibration_set is None and (old is None or pipeline.calibrated_by == "set")
+    if apart:
+        calibration_set = _calibrating(pipeline, sample, old is not None)
+    if old is None:
+        fit = images[chosen | defects] if apart else images[good | defects]
+        new = _updated(detector, fit, calibration_set, progress)
+    else:
+        joining = sample[:0] if apart else sample
+        new = _refitted(detector, old, joining, images[chosen | defects], calibration_set, progress)
+    before, after, held_out = _flags(pipeline, images), _flags(new.pipeline_, images), _held_out(new, images)
+    groups = {
+        "false alarms: good, flagged": chosen & before,
+        "good, not flagged": chosen & ~before,
+        "missed: defects, not flagged": defects & ~before,
+        "found: defects, flagged": defects & before,
+        "good, of the random sample": drawn,
+    }
+    rows = []
+    for what, some in groups.items():
+        known = [held_out[name] for name in images.ids[some] if name in held_out]
+        apart_rate = sum(known) if len(known) == some.sum() else None
+        if some.any():
+            rows.append(Row(what, int(some.sum()), int(before[some].sum()), int(after[some].sum()), apart_rate))
+    learned = {*detector.about_.get("reviews", {}).get("learned", ()), *new.about_.get("labels", {}).get("learned", ())}
+    about = {**counts, "latest": reviewed.latest, "learned": sorted(learned), "labels_before": _labels_before(detector)}
+    entry = happened("reviews", len(images) - counts["left_out"])
+    new.about_ = {**new.about_, "reviews": about, "history": [*detector.about_["history"], entry]}
+    return ReviewUpdate(new, rows, _sentences(detector, new, counts))
+
+
+def _calibrating(pipeline: Pipeline, sample: ImageSet, refits: bool) -> ImageSet:
+    """The random sample, where no other images may calibrate.
+
+    Raises:
+        NotEnoughNormals: it is too small.
+    """
+    needed = minimum_normals(pipeline.level())
+    if len(sample) >= needed:
+        return sample
+    why = "the images that the model was trained on are not at hand (--with DATA, old=…)"
+    if refits:
+        why = "the model was calibrated on images that were given apart, which are not at hand"
+    raise NotEnoughNormals(
+        f"no images may calibrate: {why}, and images that people chose to review are no sample of normal ones. Give "
+        f"normal images that nobody chose by their score (--calibrate-on DATA, calibration_set=…), or review a random "
+        f"sample: {len(sample)} good images of it were reviewed, alpha = {pipeline.settings.alpha:g} needs {needed}",
+        missing=needed - len(sample),
+    )
+
+
+def _refitted(
+    detector: Detector,
+    old: ImageSet,
+    sample: ImageSet,
+    chosen: ImageSet,
+    calibration_set: ImageSet | None,
+    progress: bool,
+) -> Detector:
+    """A detector fitted as the given one was, to its images, the sample, and those that never calibrate."""
+    pipeline, settings = detector.pipeline_, detector.pipeline_.settings
+    if old.splits is not None and "train" in old.splits:
+        old = old[old.splits == "train"]
+    if pipeline.fitted_to is not None:
+        new = np.concatenate([sample.digests(), chosen.digests()])
+        fitted_to = np.setdiff1d(pipeline.fitted_to, new)
+        check_old(replace(pipeline, fitted_to=fitted_to), old)
+        if pipeline.calibrated_by == "cross":  # it was fitted to all that it was given
+            old = old[np.isin(old.digests(), fitted_to) | (old.labels == 1)]
+    if _labels_before(detector) == "ignore":
+        old, settings = old[old.labels != 1], settings.model_copy(update={"labels": "auto"})
+    factors = getattr(getattr(settings.model, "objective", None), "factors", ())
+    old = _columns(old, pipeline, {*factors, settings.conditioning.group or ""})
+    seed = settings.model_copy(update={"random_state": detector.about_["seed"]})
+    every = joined(old, _columns(sample, pipeline)) if len(sample) else old
+    new = Detector.from_settings(seed)
+    return new.fit(every, fit_only=chosen if len(chosen) else None, calibration_set=calibration_set, progress=progress)
+
+
+def _updated(detector: Detector, images: ImageSet, calibration_set: ImageSet | None, progress: bool) -> Detector:
+    """A detector that took the reviewed images, without those that it was fitted to."""
+    check_updatable(detector.pipeline_, old=False)
+    known = detector.about_.get("reviews", {}).get("learned", ())
+    fitted_to = detector.pipeline_.fitted_to
+    seen = np.isin(images.ids, list(known))
+    seen |= np.zeros(len(images), bool) if fitted_to is None else np.isin(images.digests(), fitted_to)
+    images = images[~seen]
+    if not (images.labels == 0).any():
+        raise DataError(
+            f"{images.name}: no good image that is new to the model and may join its fit; review more, or give the "
+            "images that it was trained on by --with DATA (old=…)"
+        )
+    new = Detector.from_settings(detector.pipeline_.settings)
+    new.__dict__.update(detector.__dict__)
+    return new.update(images, calibration_set=calibration_set, progress=progress)
+
+
+def _labels_before(detector: Detector) -> str:
+    """What labels of the training images are used for; after reviews were learned from, as before them."""
+    labels = detector.pipeline_.settings.labels
+    before = detector.about_.get("reviews", {}).get("labels_before", labels)
+    return before if isinstance(before, str) else "auto"
+
+
+def _items(pipeline: Pipeline, images: ImageSet) -> Items:
+    """The images with the columns that the model knows, measured ones too."""
+    further = {column for group in pipeline.added for column in group.values}
+    return measured(only(images, pipeline.schema, further), pipeline.settings, pipeline.schema)
+
+
+def _columns(images: ImageSet, pipeline: Pipeline, further: Collection[str] = ()) -> ImageSet:
+    """The images with the columns of the schema, and further ones."""
+    kept = only(images, pipeline.schema, further)
+    assert isinstance(kept, ImageSet)
+    return kept
+
+
+def _conditions_known(pipeline: Pipeline, images: ImageSet) -> np.ndarray:
+    """(N,) whether all conditions of an image are known, and occurred together among those fitted to."""
+    schema, items = pipeline.schema, _items(pipeline, images)
+    if not schema.columns:
+        return np.ones(len(images), dtype=bool)
+    if any(column.name not in items.conditions for column in schema.columns):
+        return np.zeros(len(images), dtype=bool)
+    known = np.asarray(~np.isnan(schema.encode_or_nan(items.conditions, len(items))).any(axis=1))
+    some = items[known]
+    known[known] = schema.expand(some.conditions, len(some)).stratum >= 0
+    return known
+
+
+def _flags(pipeline: Pipeline, images: ImageSet) -> np.ndarray:
+    """(N,) bool."""
+    return flagged(decided(pipeline, _items(pipeline, images), "infer").joint_p_values, pipeline.settings.alpha)
+
+
+def _held_out(detector: Detector, images: ImageSet) -> dict[str, bool]:
+    """Whether an image is flagged by models that did not learn from it, by id; not of all images it is known.
+
+    A good one by the models without its fold. A defect by the model that has all others, which is exact: what is
+    learned of one does not depend on the others. One that could not be learned from by the model as it is.
+    """
+    pipeline, alpha = detector.pipeline_, detector.pipeline_.settings.alpha
+    found = {name: p <= alpha for name, p in getattr(detector, "out_of_fold_", {}).items()}
+    report = detector.about_.get("labels", {})
+    if "learned" not in report and "left_out" not in report:
+        return found
+    learned: list[str] = report.get("learned", [])
+    first = len(pipeline.state["defect_directions"]) - len(learned) if learned else 0
+    for i in np.flatnonzero(images.labels == 1).tolist():
+        name, state = str(images.ids[i]), pipeline.state
+        if name in learned:
+            state = without(state, first + learned.index(name))
+        elif name not in report["left_out"]:
+            continue
+        found[name] = bool(_flags(replace(pipeline, state=state), images[[i]])[0])
+    return found
+
+
+def _sentences(before: Detector, after: Detector, counts: dict[str, int]) -> list[str]:
+    """What was learned from, what calibrates, and what the numbers mean."""
+    sentences = [
+        f"{counts['chosen']:,} good images were reviewed by choice: they join the fit and never calibrate, since "
+        "images that people choose by their verdict are no random sample of normal ones."
+    ]
+    if counts["sampled"]:
+        sentences.append(f"{counts['sampled']:,} good images of the random sample calibrate.")
+    if counts["left_out"]:
+        sentences.append(f"{counts['left_out']:,} good images are left out: a condition of them is unknown or new.")
+    if "labels" in after.about_ and counts["defects"]:
+        report = after.about_["labels"]
+        sentences.append(report["sentence"])
+        reasons = Counter(report.get("left_out", {}).values())
+        sentences += [f"{n} labelled image{'s' * (n > 1)} not learned from: {why}." for why, n in reasons.items()]
+    shares = []
+    for pipeline in (before.pipeline_, after.pipeline_):
+        calibration = calibrated(pipeline)
+        p_values = calibration.p_values(calibration.scores, calibration.strata)
+        shares.append(f"{int((p_values <= pipeline.level()).sum()):,} of {len(calibration):,}")
+    sentences.append(
+        f"Of the images that calibrate {shares[0]} were flagged before and {shares[1]} are now; alpha fixes this share."
+    )
+    sentences.append(
+        "'after' counts images that were learned from, and is optimistic; 'held out' is by models without the image."
+    )
+    return sentences

@@ -1,0 +1,203 @@
+"""Reviews become a new version: false alarms join the fit alone, a random sample calibrates, defects are known ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from judged_parts import SIDE, SPOT, pictures, png
+from knowngood import Detector
+from knowngood.cli import main
+from knowngood.deploy.judged_store import JudgedStore, Judgement, Review
+from knowngood.deploy.review_update import learn_reviews
+from knowngood.deploy.reviewed_images import reviewed_images
+from knowngood.detector.run_record import training_images
+from knowngood.detector.versions import versions
+from knowngood.errors import DataError, NotEnoughNormals
+
+N, ALPHA = 30, 0.1  # 9 images have to calibrate
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::knowngood.errors.BatchWarning")]
+
+
+def stripes(n: int, seed: int) -> np.ndarray:
+    """Good pictures of another kind, which a model of discs flags."""
+    images = pictures(n, seed).astype(float)
+    images[:, :, 4::9] += 40
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def faint(n: int, seed: int) -> np.ndarray:
+    """Pictures with a weak spot."""
+    images = pictures(n, seed).astype(float)
+    images[:, SPOT[0] : SPOT[2], SPOT[1] : SPOT[3]] -= 45
+    return images.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run: a model of 30 discs, and the record of the training."""
+    folder = tmp_path_factory.mktemp("loop")
+    (folder / "good").mkdir()
+    for i, picture in enumerate(pictures(N, 0)):
+        (folder / "good" / f"{i:02d}.png").write_bytes(png(picture))
+    detector = Detector({"name": "features", "image_size": 32, "align": "none"}, "patch_gaussian", alpha=ALPHA)
+    detector.fit(str(folder / "good")).save(folder / "parts" / "model")
+    (folder / "parts" / "command.json").write_text(json.dumps({"data": str(folder / "good")}))
+    return folder / "parts"
+
+
+def add(store: JudgedStore, images: np.ndarray, *reviews: Review, flagged: bool = True, **more: Any) -> list[int]:
+    """Judged images, each with these reviews."""
+    row = {"anomaly_score": 1.0, "p_value": 0.02, "is_anomalous": flagged, "condition": "all", "error": None}
+    given: dict[str, Any] = {"source": "api", "model": "parts", "scored_by": "m1", "suffix": ".png", "conditions": {}}
+    first = store.counts()["judged"]
+    judged = [
+        Judgement(
+            key=f"{first + i}", row={**row, "id": f"{i}.png"}, picture=png(one), size=(SIDE, SIDE), **given, **more
+        )
+        for i, one in enumerate(images)
+    ]
+    numbers = store.add(judged)
+    for number in numbers:
+        for review in reviews:
+            store.review(number, review)
+    return numbers
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JudgedStore]:
+    with closing(JudgedStore(tmp_path / "judged")) as store:
+        yield store
+
+
+def flagged(detector: Detector, images: np.ndarray) -> float:
+    return float((detector.predict(images) < 0).mean())
+
+
+def test_false_alarms_join_the_fit_and_do_not_calibrate(run: Path, store: JudgedStore) -> None:
+    detector = Detector.load(run)
+    others = stripes(20, 8)
+    assert flagged(detector, others) == 1
+    add(store, stripes(10, 7), Review("good"))
+    add(store, faint(5, 6), Review("defect", kind="stain", regions=(SPOT,)), flagged=False)
+    add(store, pictures(3, 5), Review("unsure"))
+    done = learn_reviews(detector, reviewed_images(store, "parts"), old=training_images(run))
+    new = done.detector
+    assert len(new.pipeline_.calibration) == N  # type: ignore[arg-type]
+    assert new.pipeline_.calibrated_by == "cross"
+    assert new.about_["data"]["normals"] == N + 10
+    rows = {row.what: row for row in done.rows}
+    alarms = rows["false alarms: good, flagged"]
+    assert (alarms.images, alarms.before, alarms.after) == (10, 10, 0)
+    assert alarms.held_out is not None
+    assert sum(row.images for row in done.rows) == 15
+    assert flagged(new, others) < 0.3
+    assert flagged(new, pictures(100, 9)) <= ALPHA + 0.1
+    assert flagged(new, faint(20, 4)) >= flagged(detector, faint(20, 4))
+    assert new.about_["labels"]["given"] == 5
+    assert [one["what"] for one in new.about_["history"]] == ["fit", "reviews"]
+    assert flagged(detector, others) == 1  # the former one stays as it was
+
+
+def test_without_the_training_images_only_a_random_sample_may_calibrate(run: Path, store: JudgedStore) -> None:
+    detector = Detector.load(run)
+    add(store, stripes(6, 7), Review("good"))
+    add(store, pictures(20, 11), flagged=False)
+    with pytest.raises(NotEnoughNormals, match=r"0 good images of it were reviewed, alpha = 0\.1 needs 9") as refused:
+        learn_reviews(detector, reviewed_images(store, "parts"))
+    assert refused.value.missing == 9
+    for number in store.sample(14, "parts", seed=0):
+        store.review(number, Review("good"))
+    reviewed = reviewed_images(store, "parts")
+    done = learn_reviews(detector, reviewed)
+    assert len(done.detector.pipeline_.calibration) == reviewed.sampled.sum() == 14  # type: ignore[arg-type]
+    assert done.detector.about_["reviews"]["sampled"] == 14
+    fitted_to = done.detector.pipeline_.fitted_to
+    assert fitted_to is not None
+    np.testing.assert_array_equal(np.isin(reviewed.images.digests(), fitted_to), ~reviewed.sampled)
+    with pytest.raises(DataError, match="no good image that is new to the model"):
+        learn_reviews(done.detector, reviewed)
+
+
+def test_a_random_sample_joins_the_images_that_calibrate(run: Path, store: JudgedStore) -> None:
+    add(store, pictures(12, 11), flagged=False)
+    for number in store.sample(12, "parts", seed=0):
+        store.review(number, Review("good"))
+    done = learn_reviews(Detector.load(run), reviewed_images(store, "parts"), old=training_images(run))
+    assert len(done.detector.pipeline_.calibration) == N + 12  # type: ignore[arg-type]
+    assert [row.what for row in done.rows] == ["good, of the random sample"]
+
+
+def test_the_sample_ends_before_the_first_that_nobody_reviewed(store: JudgedStore) -> None:
+    add(store, pictures(30, 1))
+    first, second, third = store.sample(3, "parts", seed=1)
+    assert store.sampled("parts") == []
+    store.review(third, Review("good"))
+    assert store.sampled("parts") == []  # whoever reviews what looks good first chooses
+    store.review(first, Review("good"))
+    assert store.sampled("parts") == [first]
+    store.review(second, Review("unsure"))
+    assert store.sampled("parts") == [first, second, third]
+    assert len({*store.sample(99, "parts"), first, second, third}) == 30
+    assert store.sample(5, "parts") == []
+
+
+def test_the_sample_is_of_what_is_there_whole(tmp_path: Path) -> None:
+    """Beyond `most` the oldest ones that nobody reviewed go: those that stay are there since they were reviewed."""
+    with closing(JudgedStore(tmp_path, most=10)) as store:
+        old = add(store, pictures(5, 1))
+        store.review(old[1], Review("good"))
+        late = add(store, pictures(9, 2))
+        assert set(store.sample(99, "parts")) == set(late)
+
+
+def test_a_picture_counts_once_by_its_latest_review(store: JudgedStore) -> None:
+    image = pictures(1, 3)
+    first = add(store, image, Review("good"))[0]
+    add(store, image, Review("defect", regions=(SPOT,)))
+    found = reviewed_images(store, "parts").images
+    assert found.labels.tolist() == [1]
+    assert found.mask(0)[SPOT[0] : SPOT[2], SPOT[1] : SPOT[3]].all()  # type: ignore[index]
+    store.review(first, Review("good"))
+    assert reviewed_images(store, "parts").images.labels.tolist() == [0]
+    with closing(JudgedStore(store.folder / "empty")) as empty:
+        add(empty, image)
+        with pytest.raises(DataError, match="nothing that 'parts' judged was reviewed"):
+            reviewed_images(empty, "line")
+
+
+def command(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+def test_the_command_shows_what_would_come_of_it_writes_a_version_and_goes_back(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "parts"
+    Detector.load(run).save(model / "model")
+    (model / "command.json").write_text((run / "command.json").read_text())
+    assert command("update", model, "--reviews") == 3
+    assert "no judged images" in capsys.readouterr().err
+    with closing(JudgedStore(tmp_path / "parts-judged")) as store:
+        add(store, stripes(10, 7), Review("good"))
+    assert command("update", model, "--reviews", "--dry-run") == 0
+    shown = capsys.readouterr()
+    assert "false alarms: good, flagged  10" in shown.out
+    assert "never calibrate" in shown.out
+    assert "nothing was written" in shown.err
+    assert [one.number for one in versions(model)] == [1]
+    assert command("update", model, "--reviews", tmp_path / "parts-judged") == 0
+    assert [one.what for one in versions(model)] == ["fit", "reviews"]
+    assert command("rollback", model) == 0
+    assert [one.in_use for one in versions(model)] == [True, False]
+    capsys.readouterr()
+    assert command("update", model) == 2
+    assert "--reviews" in capsys.readouterr().err
