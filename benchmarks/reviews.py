@@ -67,10 +67,10 @@ def main(
     kinds: tuple[str, ...] = ("blotch", "blur"),
     ways: tuple[str, ...] = WAYS,
     repeats: int = 5,
-    normals: int = 150,
+    normals: int = 100,
     false_alarms: int = 10,
     missed: int = 5,
-    size: int = 256,
+    size: int = 192,
     out: Path = Path("out/benchmarks/reviews"),
 ) -> list[Row]:
     """Alarm rates before and after, means and standard deviations over repeats. Prints a table.
@@ -109,7 +109,7 @@ def main(
                     normal, chosen = joined(fitted, marked[marked.labels == 0]), marked[marked.labels == 1]
                 after = Detector(**settings).fit(normal, fit_only=chosen, backbone=backbone)
                 rates[way] = [alarms(after, some) for some in tests]
-                learned = len(after.about_["labels"]["learned"]) if "labels" in after.about_ else 0
+                learned = after.about_.get("labels", {}).get("used", 0)
                 seconds = time.perf_counter() - started
                 print(f"{light}, {kind}, {repeat + 1}/{repeats}, {way}: {seconds:.0f} s", file=sys.stderr)
                 for what, old, new in zip(JUDGED, rates["before"], rates[way], strict=True):

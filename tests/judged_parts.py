@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -36,3 +37,21 @@ def save_model(folder: Path) -> Path:
     detector = Detector(features, "patch_gaussian", alpha=0.1)
     detector.fit(pictures(60, 0), conditions={"camera": np.repeat(["A", "B"], 30)})
     return detector.save(folder)
+
+
+def stripes(n: int, seed: int) -> np.ndarray:
+    """Good pictures of another kind, which a model of discs flags."""
+    images = pictures(n, seed).astype(float)
+    images[:, :, 4::9] += 40
+    return images.clip(0, 255).astype(np.uint8)
+
+
+def save_run(folder: Path, n: int = 30) -> Path:
+    """A run as `train` leaves it: a model of n discs at alpha = .1, the record of the training, and the pictures."""
+    (folder / "good").mkdir(parents=True)
+    for i, picture in enumerate(pictures(n, 0)):
+        (folder / "good" / f"{i:02d}.png").write_bytes(png(picture))
+    detector = Detector({"name": "features", "image_size": 32, "align": "none"}, "patch_gaussian", alpha=0.1)
+    detector.fit(str(folder / "good")).save(folder / "parts" / "model")
+    (folder / "parts" / "command.json").write_text(json.dumps({"data": str(folder / "good")}))
+    return folder / "parts"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from judged_parts import SIDE, SPOT, pictures, png, save_model
+from judged_parts import SIDE, SPOT, pictures, png, save_model, save_run, stripes
 from knowngood.deploy.judged_store import Filter, JudgedStore, Judgement
 
 pytest.importorskip("fastapi")
@@ -334,6 +334,47 @@ def test_the_line_and_the_models(opened: Open, url: str, store: JudgedStore, mod
     expect(card).to_contain_text("camera: A, B")
     card.get_by_text("Model card").click()
     expect(card.locator("pre")).to_contain_text("# Anomaly detector")
+
+
+def test_the_model_learns_from_reviews_and_goes_back(opened: Open, store: JudgedStore, tmp_path: Path) -> None:
+    import httpx
+
+    from knowngood.deploy.served_models import load_models
+
+    models = load_models([str(save_run(tmp_path))])
+    with served(models, store=store) as url:
+        for i, picture in enumerate([*stripes(6, 7), *pictures(3, 8)]):
+            answer = httpx.post(f"{url}v1/score", files=[("images", (f"{i}.png", png(picture)))], timeout=60)
+            assert answer.json()["rows"][0]["is_anomalous"] is (i < 6)
+        page = opened(url, "models")
+        part = page.get_by_role("group", name="Reviews of parts")
+        expect(part).to_contain_text("This version knows all reviews.")
+        expect(part.get_by_role("button")).to_have_count(0)
+        page.get_by_role("link", name="Gallery").click()
+        expect(page.locator(".wall figure")).to_have_count(9)
+        page.locator(".wall button").nth(3).click()
+        for i in range(4, 10):  # the six that are flagged
+            expect(page.locator("dialog .head output")).to_have_text(f"{i} of 9")
+            page.keyboard.press("f")
+            expect(page.locator("dialog .reviewed")).to_contain_text("False alarm")
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Draw a random sample").click()
+        expect(page.locator("#shown")).to_contain_text("9 of 9, 9 drawn now")
+        assert page.locator("#filters").get_by_label("Review").input_value() == "sample"
+        page.get_by_role("link", name="Models").click()
+        page.reload()
+        before = models.named(None).mark
+        part.get_by_role("button", name="Learn from 6 reviews").click()
+        expect(part.get_by_role("button", name="Learning …")).to_be_disabled()
+        expect(part).to_contain_text("This version knows all reviews.", timeout=60_000)
+        assert models.named(None).mark != before
+        cells = part.locator("tbody tr").first.locator("th, td").all_inner_texts()
+        assert cells[:4] == ["false alarms: good, flagged", "6", "6", "0"]
+        expect(part).to_contain_text("never calibrate")
+        part.get_by_role("button", name="Back to the former version").click()
+        expect(part.get_by_role("button", name="Learn from 6 reviews")).to_be_visible()
+        assert models.named(None).mark == before
 
 
 def test_a_key_is_asked_for_and_kept_in_this_tab(opened: Open, models: Any, store: JudgedStore, tmp_path: Path) -> None:

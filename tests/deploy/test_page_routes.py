@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -223,3 +224,26 @@ def test_watch_keeps_what_it_judged_once(models: ServedModels, store: JudgedStor
     assert (total, items[0]["source"], items[0]["id"], items[0]["verdict"]) == (1, "watch", "a.png", "anomalous")
     assert store.picture(items[0]["number"])["bytes"] == (folder / "a.png").read_bytes()
     assert items[0]["regions"]
+
+
+def test_learning_is_refused_where_nothing_is_new_and_its_failure_is_told(
+    client: TestClient, models: ServedModels, store: JudgedStore
+) -> None:
+    """This model was saved from Python: nothing says what it was trained on, and nobody drew a random sample."""
+    assert client.post("/page/models/parts/learn").status_code == 409
+    judge(client, files(1, spot=True))
+    client.post("/page/judged/1/review", json={"verdict": "good"})
+    started = client.post("/page/models/parts/learn")
+    assert started.json()["new"] == 1
+    for thread in threading.enumerate():
+        if thread.name == "reviews":
+            thread.join()
+    state = client.get("/page/models").json()["models"][0]["reviews"]
+    assert (state["running"], state["new"], state["learned"]) == (False, 1, None)
+    assert "0 good images of it were reviewed" in state["error"]
+    assert client.post("/page/models/line/learn").status_code == 404
+    assert client.post("/page/models/parts/rollback").status_code == 409
+    assert client.post("/page/sample", json={"model": "parts", "images": 20}).json() == {"drawn": 1}
+    assert client.post("/page/sample", json={"model": "parts", "images": 20}).json() == {"drawn": 0}
+    assert client.post("/page/sample", json={"model": "parts", "images": 1}).status_code == 422
+    assert client.post("/page/models/parts/learn", headers={"sec-fetch-site": "cross-site"}).status_code == 403

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from judged_parts import SIDE, SPOT, pictures, png
+from judged_parts import SIDE, SPOT, pictures, png, save_run, stripes
 from knowngood import Detector
 from knowngood.cli import main
 from knowngood.deploy.judged_store import JudgedStore, Judgement, Review
@@ -25,13 +24,6 @@ N, ALPHA = 30, 0.1  # 9 images have to calibrate
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::knowngood.errors.BatchWarning")]
 
 
-def stripes(n: int, seed: int) -> np.ndarray:
-    """Good pictures of another kind, which a model of discs flags."""
-    images = pictures(n, seed).astype(float)
-    images[:, :, 4::9] += 40
-    return images.clip(0, 255).astype(np.uint8)
-
-
 def faint(n: int, seed: int) -> np.ndarray:
     """Pictures with a weak spot."""
     images = pictures(n, seed).astype(float)
@@ -41,15 +33,7 @@ def faint(n: int, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run: a model of 30 discs, and the record of the training."""
-    folder = tmp_path_factory.mktemp("loop")
-    (folder / "good").mkdir()
-    for i, picture in enumerate(pictures(N, 0)):
-        (folder / "good" / f"{i:02d}.png").write_bytes(png(picture))
-    detector = Detector({"name": "features", "image_size": 32, "align": "none"}, "patch_gaussian", alpha=ALPHA)
-    detector.fit(str(folder / "good")).save(folder / "parts" / "model")
-    (folder / "parts" / "command.json").write_text(json.dumps({"data": str(folder / "good")}))
-    return folder / "parts"
+    return save_run(tmp_path_factory.mktemp("loop"), N)
 
 
 def add(store: JudgedStore, images: np.ndarray, *reviews: Review, flagged: bool = True, **more: Any) -> list[int]:
@@ -134,17 +118,19 @@ def test_a_random_sample_joins_the_images_that_calibrate(run: Path, store: Judge
     assert [row.what for row in done.rows] == ["good, of the random sample"]
 
 
-def test_the_sample_ends_before_the_first_that_nobody_reviewed(store: JudgedStore) -> None:
-    add(store, pictures(30, 1))
-    first, second, third = store.sample(3, "parts", seed=1)
-    assert store.sampled("parts") == []
-    store.review(third, Review("good"))
-    assert store.sampled("parts") == []  # whoever reviews what looks good first chooses
-    store.review(first, Review("good"))
-    assert store.sampled("parts") == [first]
-    store.review(second, Review("unsure"))
-    assert store.sampled("parts") == [first, second, third]
-    assert len({*store.sample(99, "parts"), first, second, third}) == 30
+def test_a_draw_counts_once_all_of_it_is_reviewed(store: JudgedStore) -> None:
+    chosen = add(store, pictures(3, 2), Review("good"))  # before the draw, as what was flagged is
+    add(store, pictures(27, 1))
+    draw = store.sample(12, "parts", seed=1)
+    for number in draw[:11]:
+        store.review(number, Review("good"))
+        assert store.sampled("parts") == []
+    store.review(draw[11], Review("unsure"))
+    assert store.sampled("parts") == draw
+    second = store.sample(99, "parts", seed=1)
+    assert {*draw, *second} == set(range(1, 31))
+    assert store.sampled("parts") == draw
+    assert set(chosen) <= {*draw, *second}
     assert store.sample(5, "parts") == []
 
 

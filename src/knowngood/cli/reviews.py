@@ -26,7 +26,7 @@ def reviews(
     ] = "folder",
     sample: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="draw N more images at random to review: good ones may calibrate"),
+        typer.Option(min=10, metavar="N", help="draw N more images at random to review: good ones may calibrate"),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="whose images --sample draws from")] = None,
 ) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -41,7 +40,9 @@ create table if not exists reviews (
   number integer primary key autoincrement, judged integer not null, time text not null, who text not null,
   scored_by text not null, verdict text, kind text not null, regions text not null, note text not null
 );
-create table if not exists sample (position integer primary key autoincrement, judged integer unique not null);
+create table if not exists sample (
+  position integer primary key autoincrement, judged integer unique not null, draw integer not null
+);
 create index if not exists judged_p on judged (p);
 create index if not exists reviews_of on reviews (judged);
 create view if not exists latest as
@@ -285,24 +286,32 @@ class JudgedStore:
                 and number not in (select judged from sample) order by number"""
             found = [row[0] for row in base.execute(query, (model,))]
             drawn = [found[i] for i in np.random.default_rng(seed).permutation(len(found))[:n].tolist()]
-            base.executemany("insert into sample (judged) values (?)", [(number,) for number in drawn])
+            draw = 1 + base.execute("select coalesce(max(draw), 0) from sample").fetchone()[0]
+            base.executemany("insert into sample (judged, draw) values (?, ?)", [(number, draw) for number in drawn])
         return drawn
 
     def sampled(self, model: str) -> list[int]:
-        """The numbers of a random sample of what a model judged: drawn, and reviewed in the order of the draw.
+        """The numbers of a random sample of what a model judged: all draws of which every image was reviewed.
 
-        It ends before the first one that nobody reviewed, so that which ones are reviewed cannot choose among them.
+        Of a draw that is reviewed in part none counts: what is reviewed first, or was before, is mostly what was
+        flagged.
         """
-        query = """select j.number, l.verdict from sample s join judged j on j.number = s.judged
-            left join latest l on l.judged = j.number where j.model = ? order by s.position"""
+        query = """select s.judged from sample s join judged j on j.number = s.judged where j.model = ? and s.draw not in
+            (select draw from sample where judged not in (select judged from latest)) order by s.position"""
         with self._lock:
-            rows = self._base.execute(query, (model,)).fetchall()
-        return [number for number, _ in takewhile(lambda row: row[1] is not None, rows)]
+            return [row[0] for row in self._base.execute(query, (model,))]
 
     def models(self) -> list[str]:
         """The names of the models that judged."""
         with self._lock:
             return [row[0] for row in self._base.execute("select distinct model from judged order by model")]
+
+    def count_reviews(self, model: str, after: int = 0) -> int:
+        """How many images of a model were reviewed as good or as a defect, by reviews with a number above `after`."""
+        query = """select count(*) from latest l join judged j on j.number = l.judged
+            where j.model = ? and l.number > ? and l.verdict != 'unsure' and j.flagged is not null"""
+        with self._lock:
+            return int(self._base.execute(query, (model, after)).fetchone()[0])
 
     def counts(self) -> dict[str, int]:
         """How many were judged, flagged and reviewed, and what the reviews say."""

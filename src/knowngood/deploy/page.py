@@ -21,6 +21,8 @@ from knowngood.deploy.judged_store import ORDERS, VERDICTS, Box, Filter, JudgedS
 from knowngood.deploy.judgement import Asked
 from knowngood.deploy.line import Line
 from knowngood.deploy.queue import Queue
+from knowngood.deploy.review_job import ReviewJob
+from knowngood.deploy.review_routes import review_routes
 from knowngood.deploy.served_models import ServedModel, ServedModels
 from knowngood.deploy.views import as_images, coloured, drawn, large
 
@@ -57,6 +59,9 @@ def page_routes(
     routes = APIRouter(include_in_schema=False)
     own = [*allowed, Depends(_same_site)]
     line = None if store is None else Line(store)
+    job = None if store is None else ReviewJob(models, store)
+    if store is not None and job is not None:
+        routes.include_router(review_routes(models, store, job, own))
 
     def kept() -> JudgedStore:
         if store is None:
@@ -89,7 +94,10 @@ def page_routes(
 
     @routes.get("/page/models", dependencies=own)
     def list_models() -> dict[str, Any]:
-        each = [{**model.describe(), "card": model.detector.card_} for model in models.values()]
+        each = [
+            {**model.describe(), "card": model.detector.card_, "reviews": None if job is None else job.state(model)}
+            for model in models.values()
+        ]
         return {"models": each, "keeps": store is not None, "folder": str(store.folder.absolute()) if store else None}
 
     @routes.post("/page/judge", dependencies=own)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,10 +58,6 @@ class ReviewUpdate(NamedTuple):
     detector: Detector
     rows: list[Row]
     sentences: list[str]
-
-    def record(self) -> dict[str, Any]:
-        """Plain data."""
-        return {"rows": [row._asdict() for row in self.rows], "sentences": self.sentences}
 
 
 def learn_reviews(
@@ -117,8 +113,10 @@ def learn_reviews(
     learned = {*detector.about_.get("reviews", {}).get("learned", ()), *new.about_.get("labels", {}).get("learned", ())}
     about = {**counts, "latest": reviewed.latest, "learned": sorted(learned), "labels_before": _labels_before(detector)}
     entry = happened("reviews", len(images) - counts["left_out"])
+    sentences = _sentences(detector, new, counts)
+    about |= {"rows": [row._asdict() for row in rows], "sentences": sentences}
     new.about_ = {**new.about_, "reviews": about, "history": [*detector.about_["history"], entry]}
-    return ReviewUpdate(new, rows, _sentences(detector, new, counts))
+    return ReviewUpdate(new, rows, sentences)
 
 
 def _calibrating(pipeline: Pipeline, sample: ImageSet, refits: bool) -> ImageSet:

@@ -92,10 +92,10 @@ def add_review(
 
 
 def draw_sample(folder: str | Path, n: int, model: str | None = None, seed: int | None = None) -> list[int]:
-    """Draw n more judged images at random, flagged or not, to be reviewed in this order; their numbers.
+    """Draw n more judged images at random, flagged or not, to be reviewed; their numbers.
 
-    Good images of a random sample may calibrate; those that were chosen by their score may not. Review it without
-    gaps: what comes after the first one that nobody reviewed does not count.
+    Good images of a random sample may calibrate; those that were chosen by their score may not. A draw counts once all
+    of its images are reviewed. Take 10 or more: of a draw of one, that the image is reviewed already would choose.
 
     Args:
         model: whose; None for the only one. seed: of the draw; None draws one.

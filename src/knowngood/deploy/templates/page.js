@@ -399,7 +399,7 @@ const load = async (more = false) => {
   const select = by("filters").elements.condition, value = select.value;
   select.replaceChildren(h("option", { value: "" }, "all"), ...found.conditions.map(one => h("option", { selected: one === value }, one)));
   by("values").hidden = !found.conditions.length;
-  by("shown").textContent = `${state.items.length.toLocaleString("en")} of ${found.total.toLocaleString("en")}`;
+  by("shown").textContent = `${state.items.length.toLocaleString("en")} of ${found.total.toLocaleString("en")}${state.drawn ?? ""}`;
   by("more").hidden = state.items.length >= found.total;
   const focused = document.activeElement?.closest?.(".wall figure")?.dataset.number;
   const there = new Map([...by("wall").querySelectorAll("figure")].map(node => [`${node.dataset.number} ${node.dataset.review}`, node]));
@@ -491,6 +491,38 @@ const loadLine = async () => {
 
 // Models --------------------------------------------------------------------------------------------------------------
 
+const learner = ({ name, reviews: { new: unlearned, running, error, learned } }) => {
+  const act = what => async event => {
+    event.target.disabled = true;
+    try {
+      await post(`page/models/${encodeURIComponent(name)}/${what}`, {});
+      await loadModels();
+    } catch (refusal) { event.target.disabled = false; tell(refusal); }
+  };
+  const status = running ? "Learning. This takes minutes; the version in use goes on judging." : error ? `Not learned: ${error}.` :
+    unlearned ? `${plural(unlearned, "review")} since this version.` : "This version knows all reviews.";
+  const cells = row => [row.images, row.before, row.after, row.held_out ?? "–"].map(value => h("td", {}, String(value)));
+  return h("div", { class: "learn", role: "group", "aria-label": `Reviews of ${name}` }, h("h3", {}, "Reviews"),
+    h("p", { role: "status" }, status),
+    h("p", { class: "row" },
+      (unlearned > 0 || running) && h("button", { type: "button", class: "first", disabled: running, onclick: act("learn") }, running ? "Learning …" : `Learn from ${plural(unlearned, "review")}`),
+      learned && h("button", { type: "button", disabled: running, onclick: act("rollback") }, "Back to the former version")),
+    learned && [h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Reviewed images before and after" }, h("table", {}, h("caption", { class: "small" }, "Flagged among the images that this version learned from"),
+      h("thead", {}, h("tr", {}, ["", "images", "before", "after", "held out"].map(text => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, learned.rows.map(row => h("tr", {}, h("th", { scope: "row" }, row.what), cells(row)))))),
+      h("ul", { class: "small" }, learned.sentences.map(text => h("li", {}, text)))]);
+};
+const drawSample = async () => {
+  const model = state.models.length === 1 ? state.models[0].name : by("of").elements.model.value;
+  try {
+    const { drawn } = await post("page/sample", { model, images: 20 });
+    by("filters").elements.review.value = "sample";
+    by("filters").elements.order.value = "sampled";
+    state.items = [];
+    state.drawn = drawn ? `, ${drawn} drawn now` : ", no more to draw from";
+    await load();
+  } catch (error) { tell(error); }
+};
 const loadModels = async () => {
   const { models, keeps, folder } = await json("page/models");
   clear();
@@ -501,8 +533,10 @@ const loadModels = async () => {
     const conditions = Object.entries(one.conditions).map(([name, known]) => `${name}: ${Array.isArray(known) ? known.join(", ") : known}`).join("; ") || "none";
     const facts = { version: one.version ?? "–", fingerprint: one.scored_by, loaded: local(one.loaded), recipe: `${one.representation}, ${one.model}, ${one.score}`, "false-alarm rate α": number(one.alpha), "calibration items": number(one.calibration_items, 8), conditions };
     return h("section", { class: "card box" }, h("h2", {}, one.name), h("table", { class: "pairs" }, h("tbody", {}, Object.entries(facts).map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value))))),
-      h("details", {}, h("summary", {}, "Model card"), h("pre", { tabindex: 0 }, one.card)));
+      one.reviews && learner(one), h("details", {}, h("summary", {}, "Model card"), h("pre", { tabindex: 0 }, one.card)));
   }));
+  clearTimeout(state.learning);
+  if (models.some(one => one.reviews?.running)) state.learning = setTimeout(() => loadModels().catch(tell), 1000);
   by("of").elements.model.replaceChildren(...models.map(one => h("option", {}, one.name)));
   by("of-model").hidden = models.length < 2;
 };
@@ -565,8 +599,9 @@ for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, eve
 });
 addEventListener("paste", event => { if (event.clipboardData.files.length) judge([...event.clipboardData.files]); });
 for (const form of [by("filters"), by("of"), by("asked")]) form.addEventListener("submit", event => event.preventDefault());
-by("filters").addEventListener("change", () => { state.items = []; load().catch(tell); });
+by("filters").addEventListener("change", () => { state.items = []; state.drawn = ""; load().catch(tell); });
 by("of").addEventListener("change", () => loadLine().catch(tell));
+by("draw").addEventListener("click", drawSample);
 by("more").addEventListener("click", () => load(true).catch(tell));
 by("open").addEventListener("close", () => {
   by("wall").querySelector(`[data-number="${state.open.number}"] button`)?.focus();
