@@ -296,8 +296,9 @@ class JudgedStore:
         Of a draw that is reviewed in part none counts: what is reviewed first, or was before, is mostly what was
         flagged.
         """
-        query = """select s.judged from sample s join judged j on j.number = s.judged where j.model = ? and s.draw not in
-            (select draw from sample where judged not in (select judged from latest)) order by s.position"""
+        query = """select s.judged from sample s join judged j on j.number = s.judged where j.model = ?
+            and s.draw not in (select draw from sample where judged not in (select judged from latest))
+            order by s.position"""
         with self._lock:
             return [row[0] for row in self._base.execute(query, (model,))]
 
