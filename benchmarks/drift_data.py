@@ -32,13 +32,13 @@ from benchmarks import light
 from benchmarks.inspection_data import inspection_set
 from benchmarks.protocols import Form
 from benchmarks.runner import open_whole
-from benchmarks.synthetic_defects import synthesize
 from knowngood.data import ImageSet
 from knowngood.data.datasets.factors import SHAPES, factor_rows, render
 from knowngood.data.datasets.part_picture import LOCAL, picture
 from knowngood.data.datasets.part_shapes import PRODUCTS
 from knowngood.data.datasets.parts import RANGES, PartOptions
 from knowngood.errors import DataError
+from knowngood.evaluation.synthetic_defects import synthesize
 
 Values = dict[str, np.ndarray]
 Interval = tuple[float, float]

@@ -16,6 +16,7 @@ import typer
 from knowngood import __version__
 from knowngood.cli import (
     calibrate,
+    compare,
     data,
     demo,
     evaluate,
@@ -70,7 +71,15 @@ def build_app() -> typer.Typer:
     app.command()(demo.demo)
     app.command()(inspect.inspect)
     app.command(cls=SettingsCommand)(train.train)
-    others = (score.score, evaluate.evaluate, calibrate.calibrate, update.update, monitor.monitor, figure.figure)
+    others = (
+        score.score,
+        evaluate.evaluate,
+        compare.compare,
+        calibrate.calibrate,
+        update.update,
+        monitor.monitor,
+        figure.figure,
+    )
     for command in (*others, serve.serve, watch.watch, reviews.reviews, export.export, info.info, info.rollback):
         app.command()(command)
     app.add_typer(data.app, name="data")

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.defect_kinds import KINDS, LARGEST, SMALLEST, Floats, foreign
 from knowngood.config import nearest
 from knowngood.data import ImageSet
 from knowngood.errors import DataError, SettingsError
+from knowngood.evaluation.defect_kinds import KINDS, LARGEST, SMALLEST, Floats, foreign
 from knowngood.representations.pixels import Pixels
 
 Mask = NDArray[np.bool_]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 
-from benchmarks.defect_kinds import KINDS, LARGEST, SMALLEST
-from benchmarks.synthetic_defects import VISIBLE, defective, synthesize, visible
 from knowngood.data import ImageSet
 from knowngood.errors import DataError, SettingsError
+from knowngood.evaluation.defect_kinds import KINDS, LARGEST, SMALLEST
+from knowngood.evaluation.synthetic_defects import VISIBLE, defective, synthesize, visible
 
 TYPES = ["grey", "colour", "float32", "float64", "uint16"]
 
