@@ -63,21 +63,23 @@ class Remembered:
 
 def main(
     source: str = "tile",
-    lights: tuple[str, ...] = ("brighter", "gamma"),
-    kinds: tuple[str, ...] = ("blotch", "blur"),
-    ways: tuple[str, ...] = WAYS,
+    lights: tuple[str, ...] = ("brighter",),
+    kinds: tuple[str, ...] = ("blur",),
+    ways: tuple[str, ...] = WAYS[:1],
     repeats: int = 5,
-    normals: int = 100,
+    normals: int = 60,
+    held_out: int = 60,
     false_alarms: int = 10,
     missed: int = 5,
-    size: int = 192,
+    size: int = 128,
     out: Path = Path("out/benchmarks/reviews"),
 ) -> list[Row]:
     """Alarm rates before and after, means and standard deviations over repeats. Prints a table.
 
     Args:
         lights, kinds: corruptions of the normal images, at full strength, and kinds of synthetic defects, in pairs.
-        normals: images to fit to, evenly spaced. size: of the sides of images. out: for the table of all repeats.
+        normals: images to fit to, evenly spaced. held_out: images of each half, at most.
+        size: of the sides of images. out: for the table of all repeats.
 
     Raises:
         SettingsError: an unknown way, or lights and kinds that are no pairs. DataError: the data are missing.
@@ -92,13 +94,13 @@ def main(
     features = {"name": "features", "backbone": "own", "image_size": size}
     settings: dict[str, Any] = {"representation": features, "calibration": {"method": "cross"}}
     fitted = parts.train[np.linspace(0, len(parts.train) - 1, min(normals, len(parts.train))).astype(int)]
-    backbone, held_out = Remembered(), parts.test[parts.labels == 0]
+    backbone, good = Remembered(), parts.test[parts.labels == 0]
     before = Detector(**settings).fit(fitted, backbone=backbone)
     rows: list[Row] = []
     for light, kind in zip(lights, kinds, strict=True):
         for repeat in range(repeats):
-            order = np.random.default_rng(repeat).permutation(len(held_out))
-            reviewed, judged = (held_out[np.sort(half)] for half in np.array_split(order, 2))
+            order = np.random.default_rng(repeat).permutation(len(good))
+            reviewed, judged = (good[np.sort(half[:held_out])] for half in np.array_split(order, 2))
             marked = marks(before, reviewed, light, kind, false_alarms, missed, repeat)
             tests = judged_sets(judged, light, kind, repeat)
             rates = {"before": [alarms(before, some) for some in tests]}

@@ -140,7 +140,7 @@ def _cards(
         picture = as_picture(image)
         if masks is not None:
             whole = reduced(masks[i][..., None].astype(float), PICTURE)[..., 0] > 0.25
-            edge = whole & ~binary_erosion(whole)
+            edge = whole & ~np.asarray(binary_erosion(whole), dtype=bool)
             for y, x in np.argwhere(edge).tolist():
                 picture.putpixel((x, y), OUTLINE)
         said = [(name, bool(values[i])) for name, values in flags if values is not None]
