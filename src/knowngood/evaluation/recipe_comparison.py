@@ -206,7 +206,8 @@ def _stability(
         rest = np.setdiff1d(np.arange(len(fitted)), part)
         model = Detector.from_settings(settings).fit(fitted[rest], calibration_set=held_out)
         scores.append(np.concatenate([_judged(model, some)[0] for some in (held_out, synthetic)]))
-    return float(np.mean([spearmanr(a, b)[0] for a, b in combinations(scores, 2)]))
+    found: list[Any] = [spearmanr(a, b)[0] for a, b in combinations(scores, 2)]
+    return float(np.mean(found))
 
 
 def _auroc(normal: np.ndarray, anomalous: np.ndarray) -> float:

@@ -94,7 +94,9 @@ def render_comparison(comparison: Comparison, *, title: str, command: str = "") 
         lead = "Images labelled anomalous, which no recipe was fitted to."
         galleries.append({"title": "Labelled", "lead": lead, "cards": _cards(comparison.labelled, told, at)})
     alarms = [(one.name, one.flagged) for one in recipes]
-    any_flag = np.any([one.flagged for one in recipes], axis=0) if recipes else np.zeros(0, bool)
+    any_flag = np.zeros(len(comparison.held_out), dtype=bool)
+    for _, values in alarms:
+        any_flag |= False if values is None else values
     galleries.append(
         {
             "title": "False alarms",
