@@ -13,6 +13,7 @@ import pytest
 from judged_parts import SIDE, SPOT, pictures, png, save_run, stripes
 from knowngood import Detector
 from knowngood.cli import main
+from knowngood.data import ImageSet
 from knowngood.deploy.judged_store import JudgedStore, Judgement, Review
 from knowngood.deploy.review_update import learn_reviews
 from knowngood.deploy.reviewed_images import reviewed_images
@@ -40,11 +41,10 @@ def add(store: JudgedStore, images: np.ndarray, *reviews: Review, flagged: bool 
     """Judged images, each with these reviews."""
     row = {"anomaly_score": 1.0, "p_value": 0.02, "is_anomalous": flagged, "condition": "all", "error": None}
     given: dict[str, Any] = {"source": "api", "model": "parts", "scored_by": "m1", "suffix": ".png", "conditions": {}}
+    given |= more
     first = store.counts()["judged"]
     judged = [
-        Judgement(
-            key=f"{first + i}", row={**row, "id": f"{i}.png"}, picture=png(one), size=(SIDE, SIDE), **given, **more
-        )
+        Judgement(key=f"{first + i}", row={**row, "id": f"{i}.png"}, picture=png(one), size=(SIDE, SIDE), **given)
         for i, one in enumerate(images)
     ]
     numbers = store.add(judged)
@@ -156,6 +156,33 @@ def test_a_picture_counts_once_by_its_latest_review(store: JudgedStore) -> None:
         add(empty, image)
         with pytest.raises(DataError, match="nothing that 'parts' judged was reviewed"):
             reviewed_images(empty, "line")
+
+
+def test_good_images_of_unknown_conditions_are_left_out(store: JudgedStore) -> None:
+    cameras = np.repeat(["A", "B"], 30)
+    old = ImageSet.from_arrays(pictures(60, 0), np.zeros(60), {"camera": cameras})
+    detector = Detector("hog", "memory_bank", alpha=ALPHA).fit(old)
+    for seed, camera in enumerate(["A", "B", "C", None]):
+        add(store, pictures(3, 20 + seed), Review("good"), conditions={"camera": camera} if camera else {})
+    done = learn_reviews(detector, reviewed_images(store, "parts"), old=old)
+    assert done.detector.about_["reviews"] | {"chosen": 6, "left_out": 6} == done.detector.about_["reviews"]
+    assert done.detector.pipeline_.schema.columns[0].values == ("A", "B")
+    assert len(done.detector.pipeline_.calibration) == 60  # type: ignore[arg-type]
+    assert any("6 good images are left out" in sentence for sentence in done.sentences)
+    assert "- 6 of these, chosen by their score, never calibrate" in done.detector.card_
+    assert "from 6 reviewed images" in done.detector.card_
+
+
+def test_a_model_calibrated_apart_needs_such_images_again(store: JudgedStore) -> None:
+    old = ImageSet.from_arrays(pictures(40, 0))
+    detector = Detector("hog", "memory_bank", alpha=ALPHA).fit(old).calibrate(pictures(20, 1))
+    add(store, stripes(4, 2), Review("good"))
+    reviewed = reviewed_images(store, "parts")
+    with pytest.raises(NotEnoughNormals, match="calibrated on images that were given apart"):
+        learn_reviews(detector, reviewed, old=old)
+    done = learn_reviews(detector, reviewed, old=old, calibration_set=ImageSet.from_arrays(pictures(20, 1)))
+    assert done.detector.pipeline_.calibrated_by == "set"
+    assert len(done.detector.pipeline_.calibration) == 20  # type: ignore[arg-type]
 
 
 def command(*words: str | Path) -> int:

@@ -39,6 +39,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "",
         "## Data",
         f"- {_parts(pipeline, data)}; {data['known_anomalies']} known anomalies",
+        *([f"- {about['fit_only']} of these, chosen by their score, never calibrate"] if "fit_only" in about else []),
         f"- input: {MEANING.get(kind, kind)}, {shape}{f'; {rule}' if rule else ''}",
         f"- fingerprint: `{data['fingerprint']}`",
         f"- conditions: {_conditions(pipeline)}",
@@ -65,6 +66,11 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
             f"Updated {one['at']} with {one['items']} new normal items."
             for one in about["history"]
             if one["what"] == "update"
+        ),
+        *(
+            f"Learned {one['at']} from {one['items']} reviewed images."
+            for one in about["history"]
+            if one["what"] == "reviews"
         ),
         f"Made {about['history'][0]['at']} with knowngood {versions['knowngood']}, torch {versions['torch']}, "
         f"Python {versions['python']}.",
