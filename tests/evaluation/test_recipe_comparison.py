@@ -120,6 +120,7 @@ def test_the_command_takes_presets_and_files_and_leaves_the_test_split_alone(
     assert int(counts[1]) + int(counts[2]) == 30  # of the split train alone
     assert CAUTION in shown.out
     assert "the split test is left alone" in shown.err
+    assert re.search(r"^bank  .* of [78] ", shown.out, re.MULTILINE)
     assert page.stat().st_size > 10_000
     assert "Labelled" not in page.read_text()
     assert command(*words, "--split", "test") == 0

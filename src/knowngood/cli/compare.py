@@ -54,7 +54,9 @@ def compare(
     All recipes are fitted to the same normal images and judge the same others. Synthetic defects are drawn on good
     images; they are not real ones.
     """
-    named = {name.strip(): _settings(name.strip()) for name in recipes.split(",") if name.strip()}
+    given = [name.strip() for name in recipes.split(",") if name.strip()]
+    short = [Path(name).stem if Path(name).is_file() else name for name in given]  # unless two are the same
+    named = dict(zip(short if len(set(short)) == len(short) else given, map(_settings, given), strict=True))
     with writing(report):
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=bounds.over())
         if (normal or anomalous or holdout) and "class" in images.conditions:
