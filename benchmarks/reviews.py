@@ -1,11 +1,11 @@
 """`python -m benchmarks reviews`: what a model learns from 10 marked false alarms and 5 marked missed defects.
 
 On the dev form of an inspection set, so that no test image is looked at: normal images are training images, and
-defects are drawn on held-out training images. Half of the held-out images are reviewed, the other half are judged, anew
+defects are drawn on held-out training images. Some of the held-out images are reviewed, others are judged, drawn anew
 in each repeat. False alarms come from another light: held-out normal images under a corruption of full strength. Of
 those that the model flags 10 are marked as good; of the defects of one kind that it misses 5 are marked, with the box
 around each, as a person draws it. The model learns from the marks as `knowngood update --reviews` does. Judged are
-images of the other half: in the other light, as they are, with defects of the kind, and with defects of other kinds.
+the others: in the other light, as they are, with defects of the kind, and with defects of other kinds.
 
 Ways: "fit-only" is the product: what was chosen by its score never calibrates. "calibrating" adds the false alarms to
 the normal images, as if they had been drawn: what a retraining without that care does.
@@ -68,7 +68,8 @@ def main(
     ways: tuple[str, ...] = WAYS[:1],
     repeats: int = 5,
     normals: int = 60,
-    held_out: int = 60,
+    reviewed: int = 100,
+    judged: int = 60,
     false_alarms: int = 10,
     missed: int = 5,
     size: int = 128,
@@ -78,7 +79,7 @@ def main(
 
     Args:
         lights, kinds: corruptions of the normal images, at full strength, and kinds of synthetic defects, in pairs.
-        normals: images to fit to, evenly spaced. held_out: images of each half, at most.
+        normals: images to fit to, evenly spaced. reviewed, judged: held-out images, at most.
         size: of the sides of images. out: for the table of all repeats.
 
     Raises:
@@ -100,9 +101,9 @@ def main(
     for light, kind in zip(lights, kinds, strict=True):
         for repeat in range(repeats):
             order = np.random.default_rng(repeat).permutation(len(good))
-            reviewed, judged = (good[np.sort(half[:held_out])] for half in np.array_split(order, 2))
-            marked = marks(before, reviewed, light, kind, false_alarms, missed, repeat)
-            tests = judged_sets(judged, light, kind, repeat)
+            seen, others = good[np.sort(order[judged:][:reviewed])], good[np.sort(order[:judged])]
+            marked = marks(before, seen, light, kind, false_alarms, missed, repeat)
+            tests = judged_sets(others, light, kind, repeat)
             rates = {"before": [alarms(before, some) for some in tests]}
             for way in ways:
                 started = time.perf_counter()
@@ -114,6 +115,10 @@ def main(
                 learned = after.about_.get("labels", {}).get("used", 0)
                 seconds = time.perf_counter() - started
                 print(f"{light}, {kind}, {repeat + 1}/{repeats}, {way}: {seconds:.0f} s", file=sys.stderr)
+                print(
+                    ", ".join(f"{old:.3f} to {new:.3f}" for old, new in zip(rates["before"], rates[way], strict=True)),
+                    file=sys.stderr,
+                )
                 for what, old, new in zip(JUDGED, rates["before"], rates[way], strict=True):
                     heading = {"light": light, "kind": kind, "way": way, "repeat": repeat, "judged": what}
                     rows.append(heading | {"before": old, "after": new, "learned": learned})
