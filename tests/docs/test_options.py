@@ -22,6 +22,7 @@ OBJECTIVES = choices(VAEOptions, "objective")
 PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHERS = {
+    "deployment.md": {"--rm", "--read-only", "--tmpfs", "--network", "--build", "--now", "--offline"},
     "export.md": {"--no-deps"},
     "plugins.md": {"--quantile", "--score-quantile"},
     "backbones.md": {"--local-dir"},

@@ -22,6 +22,7 @@ from knowngood.cli import (
     evaluate,
     export,
     figure,
+    hub,
     info,
     inspect,
     monitor,
@@ -80,7 +81,17 @@ def build_app() -> typer.Typer:
         monitor.monitor,
         figure.figure,
     )
-    for command in (*others, serve.serve, watch.watch, reviews.reviews, export.export, info.info, info.rollback):
+    for command in (
+        *others,
+        serve.serve,
+        watch.watch,
+        reviews.reviews,
+        export.export,
+        info.info,
+        info.rollback,
+        hub.push,
+        hub.pull,
+    ):
         app.command()(command)
     app.add_typer(data.app, name="data")
     return app
