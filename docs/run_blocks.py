@@ -1,0 +1,167 @@
+"""Runs the code blocks of the pages, in order, each page in a folder of its own with small generated parts.
+
+    python docs/run_blocks.py             # all pages; those that did not change since they last ran are left out
+    python docs/run_blocks.py docs/guide/inspection.md
+
+A line before a block says what is special about it; it is not shown:
+
+    <!-- file: ignore.yaml -->            the block is the content of a file
+    <!-- quick: --epochs 1 -->            options that are added to `knowngood train` in the block
+    <!-- needs plugin -->                 run with the example plug-in
+    <!-- not run: REASON -->              such as what never ends, or takes hours
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CACHE = ROOT / "out" / "docs-cache"
+BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>bash|python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
+ENDS = {"monitor": (0, 5)}  # exit statuses that are fine; of all others 0
+KEPT = re.compile(r"pip |make |python -m benchmarks|hf |curl |git ")  # lines that need a mark, to be left out
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: bash, python or yaml, with the note before it."""
+
+    kind: str
+    text: str
+    note: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of a page that are run or written."""
+    found = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return [Block(one["kind"], one["text"], one["note"] or "") for one in found]
+
+
+def prepared(folder: Path) -> Path:
+    """The base folder: generated parts as the pages call them, and a model of them."""
+    from workspace import prepare
+
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        os.chdir(folder)
+        prepare(run_command)
+        (folder / "ready").touch()
+    return folder
+
+
+def run_command(line: str) -> None:
+    """A command line of knowngood, or of Python, in this process or below it.
+
+    Raises:
+        RuntimeError: it ends with another status than 0.
+    """
+    from knowngood.cli import main
+
+    words = shlex.split(line, comments=True)
+    if words[:1] != ["knowngood"]:
+        subprocess.run(["bash", "-ec", line], check=True, capture_output=True, text=True)
+        return
+    status: Any = 0
+    try:
+        main(words[1:])
+    except SystemExit as end:
+        status = end.code or 0
+    if status not in ENDS.get(words[1], (0,)):
+        raise RuntimeError(f"exit status {status}: {line}")
+
+
+def run_block(block: Block, names: dict[str, Any]) -> None:
+    """One block, in the folder at hand; Python blocks of a page share their names."""
+    what, _, value = block.note.partition(": ")
+    if block.kind == "yaml":
+        name = value if what == "file" else re.match(r"# (\S+\.yaml)", block.text)
+        if name:
+            Path(name if isinstance(name, str) else name[1]).write_text(block.text, encoding="utf-8")
+        return
+    if block.kind == "python":
+        exec(compile(block.text, "<block>", "exec"), names)
+        return
+    for line in block.text.replace("\\\n", " ").splitlines():
+        if KEPT.match(line):
+            raise RuntimeError(f"mark the block with '<!-- not run: REASON -->', or take this line out of it: {line}")
+        if line.strip() and not line.startswith("#"):
+            quick = f" {value}" if what == "quick" and line.startswith("knowngood train") else ""
+            run_command(re.sub(r"\s+#.*", "", line) + quick)
+
+
+def run_page(page: Path, base: Path) -> tuple[float, list[str], str]:
+    """Seconds, the reasons of what is left out, and the error with what was printed before it."""
+    os.environ.pop("KNOWNGOOD_DATA", None)
+    started, left, error, printed = time.perf_counter(), [], "", StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(base, folder, dirs_exist_ok=True)
+        os.chdir(folder)
+        names: dict[str, Any] = {"__name__": "page"}
+        for block in blocks(page):
+            what, _, why = block.note.partition(": ")
+            if what == "not run" or what == "needs plugin":
+                left.append(why or "run by tests/plugins")
+                continue
+            try:
+                with redirect_stdout(printed), redirect_stderr(printed):
+                    run_block(block, names)
+            except BaseException as problem:
+                said = getattr(problem, "stderr", "") or ""
+                error = f"{block.text}\n{printed.getvalue()[-1500:]}\n{said}{type(problem).__name__}: {problem}"
+                break
+        os.chdir(ROOT)
+    return round(time.perf_counter() - started, 1), left, error
+
+
+def digest(*paths: Path) -> str:
+    """Of the content of files."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(paths))).hexdigest()
+
+
+def main() -> int:
+    """Run pages; the exit status is 1 if a block fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path)
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    pages = [page.resolve() for page in given.pages] or [page for page in pages if "notebooks" not in page.parts]
+    source = digest(*(ROOT / "src").rglob("*.py"), *(ROOT / "docs").glob("*.py"))
+    base, memory = CACHE / f"parts-{source[:12]}", CACHE / "blocks.json"
+    known = json.loads(memory.read_text()) if memory.exists() else {}
+    wanted = {page: f"{source}{digest(page)}" for page in pages if blocks(page)}
+    todo = [page for page, mark in wanted.items() if given.pages or known.get(page.name) != mark]
+    failed = 0
+    prepared(base)
+    with ProcessPoolExecutor(given.jobs) as pool:
+        for page, (seconds, left, error) in zip(todo, pool.map(run_page, todo, [base] * len(todo)), strict=True):
+            print(f"{seconds:6.1f} s  {page.relative_to(ROOT)}" + "".join(f"; not run: {why}" for why in left), flush=True)
+            if error:
+                failed += 1
+                print(f"FAILS {page.relative_to(ROOT)}\n{error}\n", flush=True)
+            else:
+                known[page.name] = wanted[page]
+    memory.write_text(json.dumps(known))
+    print(f"{len(todo)} pages run, {len(wanted) - len(todo)} as before, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
