@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench paper clean
+.PHONY: demo test check docs dist bench paper clean
 
 demo: .venv/installed  ## an unknown handwritten digit, and defects of generated parts with maps: out/demo/report.html, out/demo/parts/report.html
 	$(BIN)/knowngood demo --out out/demo
@@ -16,6 +16,14 @@ check: .venv/installed-dev  ## lint, format, types, security; known weaknesses o
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive src
 	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("https://pypi.org", timeout=5)' 2>/dev/null; \
 	  then $(BIN)/pip-audit --skip-editable; else echo "pip-audit: no network, left out"; fi
+
+docs: .venv/installed-docs  ## run the code blocks of the pages and build the site: out/docs/index.html
+	$(BIN)/python docs/run_blocks.py --jobs 2
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs out/docs
+	$(BIN)/python docs/check_site.py out/docs
+
+dist: .venv/bin/python  ## wheel and sdist; the wheel in a bare environment; SBOM and licences of what it brings
+	$(PYTHON) tools/dist.py
 
 bench: .venv/installed  ## speed of training and scoring against bare torch and the machine's matmul rate
 	$(BIN)/python -m benchmarks speed
@@ -34,6 +42,10 @@ paper: .venv/installed  ## the dCVAE paper's methods side by side
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs,formats,align,export,serve,line]"
 	@touch $@
 
 clean:

@@ -1,7 +1,7 @@
 """How Sphinx makes the site: `make docs`.
 
-Pages are plain Markdown that a code host shows as well, so what only the site needs is here: the order of the pages, and
-where links lead that leave the folder of the docs.
+Pages are plain Markdown that a code host shows as well, so what only the site needs is beside them: the order of the
+pages, and where links lead that leave the folder of the docs.
 """
 
 from __future__ import annotations

@@ -7,8 +7,12 @@ A line before a block says what is special about it; it is not shown:
 
     <!-- file: ignore.yaml -->            the block is the content of a file
     <!-- quick: --epochs 1 -->            options that are added to `knowngood train` in the block
-    <!-- needs plugin -->                 run with the example plug-in
-    <!-- not run: REASON -->              such as what never ends, or takes hours
+    <!-- quick: size=256 => size=64 -->   a text of the block that is replaced
+    <!-- needs plugin -->                 run in a process that finds the example plug-in
+    <!-- not run: REASON -->
+
+So that the whole takes minutes, features are computed at about 128² pixels an image, not at 384² as by default. Lines
+that install, serve or take hours are left out and named; `make dist` and the tests run these.
 """
 
 from __future__ import annotations
@@ -34,8 +38,17 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "out" / "docs-cache"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>bash|python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
+SIDE = 128  # pixels
 ENDS = {"monitor": (0, 5)}  # exit statuses that are fine; of all others 0
-KEPT = re.compile(r"pip |make |python -m benchmarks|hf |curl |git ")  # lines that need a mark, to be left out
+LEFT = {
+    "pip ": "installs",
+    "make ": "installs",
+    "hf ": "needs a network",
+    "curl ": "needs a server",
+    "knowngood serve": "runs until it is stopped",
+    "knowngood watch": "runs until it is stopped",
+    "python -m benchmarks": "takes long, or needs data",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,13 @@ def blocks(page: Path) -> list[Block]:
     return [Block(one["kind"], one["text"], one["note"] or "") for one in found]
 
 
+def make_small() -> None:
+    """Features of fewer pixels by default."""
+    from knowngood.representations import features, tiled
+
+    features.AREA, tiled.LEAST_SEEN = SIDE * SIDE, SIDE
+
+
 def prepared(folder: Path) -> Path:
     """The base folder: generated parts as the pages call them, and a model of them."""
     from workspace import prepare
@@ -61,6 +81,7 @@ def prepared(folder: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         os.chdir(folder)
+        make_small()
         prepare(run_command)
         (folder / "ready").touch()
     return folder
@@ -87,47 +108,69 @@ def run_command(line: str) -> None:
         raise RuntimeError(f"exit status {status}: {line}")
 
 
-def run_block(block: Block, names: dict[str, Any]) -> None:
-    """One block, in the folder at hand; Python blocks of a page share their names."""
+def run_block(block: Block, names: dict[str, Any]) -> set[str]:
+    """One block, in the folder at hand; Python blocks of a page share their names. Gives why lines were left out."""
     what, _, value = block.note.partition(": ")
+    if what == "not run":
+        return {value}
     if block.kind == "yaml":
-        name = value if what == "file" else re.match(r"# (\S+\.yaml)", block.text)
+        name = value if what == "file" else "".join(re.findall(r"^# (\S+\.yaml)", block.text)[:1])
         if name:
-            Path(name if isinstance(name, str) else name[1]).write_text(block.text, encoding="utf-8")
-        return
+            Path(name).write_text(block.text, encoding="utf-8")
+        return set()
+    if what == "needs plugin":
+        run_with_plugin(block.text)
+        return set()
     if block.kind == "python":
         exec(compile(block.text, "<block>", "exec"), names)
-        return
-    for line in block.text.replace("\\\n", " ").splitlines():
-        if KEPT.match(line):
-            raise RuntimeError(f"mark the block with '<!-- not run: REASON -->', or take this line out of it: {line}")
-        if line.strip() and not line.startswith("#"):
-            quick = f" {value}" if what == "quick" and line.startswith("knowngood train") else ""
+        return set()
+    old, changed, new = value.partition(" => ")
+    text = block.text.replace(old, new) if changed else block.text
+    left = set()
+    for line in text.replace("\\\n", " ").splitlines():
+        why = next((why for start, why in LEFT.items() if line.startswith(start)), "")
+        if why:
+            left.add(why)
+        elif line.strip() and not line.startswith("#"):
+            own = re.search(r"--out (runs/parts)\b", line)
+            if own and line.startswith("knowngood train"):
+                shutil.rmtree(own[1], ignore_errors=True)  # the page makes the model itself
+            quick = f" {value}" if what == "quick" and not changed and line.startswith("knowngood train") else ""
             run_command(re.sub(r"\s+#.*", "", line) + quick)
+    return left
+
+
+def run_with_plugin(program: str) -> None:
+    """A program in a process that finds the example plug-in beside the library."""
+    with tempfile.TemporaryDirectory() as target:
+        source = Path(target) / "source"
+        shutil.copytree(ROOT / "docs" / "guide" / "plugin_example", source)
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", target]
+        subprocess.run([*pip, str(source)], check=True, capture_output=True, text=True)
+        path = os.pathsep.join([target, *sys.path])
+        environment = {**os.environ, "PYTHONPATH": path}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
 
 
 def run_page(page: Path, base: Path) -> tuple[float, list[str], str]:
-    """Seconds, the reasons of what is left out, and the error with what was printed before it."""
+    """Seconds, why lines were left out, and the error with what was printed before it."""
     os.environ.pop("KNOWNGOOD_DATA", None)
-    started, left, error, printed = time.perf_counter(), [], "", StringIO()
+    started, left, error, printed = time.perf_counter(), set[str](), "", StringIO()
+    make_small()
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(base, folder, dirs_exist_ok=True)
         os.chdir(folder)
         names: dict[str, Any] = {"__name__": "page"}
         for block in blocks(page):
-            what, _, why = block.note.partition(": ")
-            if what == "not run" or what == "needs plugin":
-                left.append(why or "run by tests/plugins")
-                continue
             try:
                 with redirect_stdout(printed), redirect_stderr(printed):
-                    run_block(block, names)
+                    left |= run_block(block, names)
             except BaseException as problem:
                 said = getattr(problem, "stderr", "") or ""
                 error = f"{block.text}\n{printed.getvalue()[-1500:]}\n{said}{type(problem).__name__}: {problem}"
                 break
         os.chdir(ROOT)
-    return round(time.perf_counter() - started, 1), left, error
+    return round(time.perf_counter() - started, 1), sorted(left), error
 
 
 def digest(*paths: Path) -> str:
@@ -152,7 +195,10 @@ def main() -> int:
     prepared(base)
     with ProcessPoolExecutor(given.jobs) as pool:
         for page, (seconds, left, error) in zip(todo, pool.map(run_page, todo, [base] * len(todo)), strict=True):
-            print(f"{seconds:6.1f} s  {page.relative_to(ROOT)}" + "".join(f"; not run: {why}" for why in left), flush=True)
+            print(
+                f"{seconds:6.1f} s  {page.relative_to(ROOT)}" + "".join(f"; left out: {why}" for why in left),
+                flush=True,
+            )
             if error:
                 failed += 1
                 print(f"FAILS {page.relative_to(ROOT)}\n{error}\n", flush=True)

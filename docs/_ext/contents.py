@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 PAGES: dict[str, list[str]] = {
-    "index": ["start/README", "guide/README", "notebooks/README", "methods/README", "reference/README", "develop/README"],
+    "index": [
+        "start/README",
+        "guide/README",
+        "notebooks/README",
+        "methods/README",
+        "reference/README",
+        "develop/README",
+    ],
     "start/README": ["start/compared", "start/install", "start/own-parts", "start/x-rays", "start/python"],
     "guide/README": [
         *("guide/recipes", "guide/inspection", "guide/data", "guide/your-images", "guide/conditions"),

@@ -48,10 +48,18 @@ def _table(model: type[BaseModel], path: tuple[str, ...]) -> str:
     flags = {
         option.field: option.flag
         for option in setting_options()
-        if option.path == path and any(owner is model.model_fields.get(option.field) for owner in option.owners.values())
+        if option.path == path
+        and any(owner is model.model_fields.get(option.field) for owner in option.owners.values())
     }
     rows = [
-        (code(field), code(flags.get(field, "")), type_text(info.annotation), _default(info), range_text(info), info.description or "")
+        (
+            code(field),
+            code(flags.get(field, "")),
+            type_text(info.annotation),
+            _default(info),
+            range_text(info),
+            info.description or "",
+        )
         for field, info in model.model_fields.items()
         if field != "name"
     ]
@@ -73,7 +81,9 @@ def range_text(info: FieldInfo) -> str:
     """The bounds of a number, such as > 0, < 1."""
     found = []
     for rule in [*info.metadata, *_rules(info.annotation)]:
-        found += [f"{sign} {getattr(rule, name):g}" for name, sign in SIGNS.items() if getattr(rule, name, None) is not None]
+        found += [
+            f"{sign} {getattr(rule, name):g}" for name, sign in SIGNS.items() if getattr(rule, name, None) is not None
+        ]
         found += [f"at least {rule.min_length}" for _ in "1" if getattr(rule, "min_length", None)]
     return code(", ".join(dict.fromkeys(found)))
 
@@ -95,7 +105,9 @@ def type_text(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(filter(None, map(type_text, get_args(annotation)))))
     if origin is tuple:
         inside = [part for part in get_args(annotation) if part is not Ellipsis]
-        return ("list of " if len(inside) < 2 else f"{len(inside)} of ") + (type_text(inside[0]) if inside else "values")
+        return ("list of " if len(inside) < 2 else f"{len(inside)} of ") + (
+            type_text(inside[0]) if inside else "values"
+        )
     if origin in (dict, list) or getattr(origin, "__name__", "") in ("Mapping", "Sequence"):
         return "mapping" if origin is not list else "list"
     words = {int: "whole number", float: "number", bool: "yes or no", str: "text", Path: "path", type(None): ""}

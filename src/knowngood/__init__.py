@@ -8,14 +8,16 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet as ImageSet
     from knowngood.data import open_images as open_images
     from knowngood.detector.estimator import Detector as Detector
+    from knowngood.evaluation.results_view import view as view
 
 _LAZY = {
     "Detector": "knowngood.detector.estimator",
     "ImageSet": "knowngood.data",
     "open_images": "knowngood.data",
+    "view": "knowngood.evaluation.results_view",
 }
 
-__all__ = ["Detector", "ImageSet", "__version__", "open_images"]
+__all__ = ["Detector", "ImageSet", "__version__", "open_images", "view"]
 
 
 def __getattr__(name: str) -> object:

@@ -36,6 +36,10 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Floats:
 
     Raises:
         DataError: a score is NaN, or a calibration score is not finite.
+
+    Example:
+        >>> p_values([1, 2, 3, 4], [2.5, 9]).tolist()
+        [0.6, 0.2]
     """
     ordered = sorted_scores(calibration)
     at_least = len(ordered) - np.searchsorted(ordered, judged_scores(scores), side="left")
@@ -112,6 +116,16 @@ def benjamini_hochberg(p: ArrayLike, q: float) -> NDArray[np.bool_]:
     Args:
         p: (m,) p-values.
         q: false-discovery rate in (0, 1).
+
+    Returns:
+        (m,) bool, in the order of `p`.
+
+    Raises:
+        SettingsError: q is not inside (0, 1).
+
+    Example:
+        >>> benjamini_hochberg([0.001, 0.5, 0.02], 0.1).tolist()
+        [True, False, True]
     """
     from scipy import stats
 
@@ -128,6 +142,13 @@ def verdict(p: ArrayLike, alpha: float, abstain: float | None = None) -> NDArray
     """'anomalous' where p ≤ α, 'unsure' where α < p ≤ abstain, else 'normal'.
 
     `abstain` is the share of normals sent to a person or an alarm together; None never abstains.
+
+    Raises:
+        SettingsError: `abstain` is not above α and below 1.
+
+    Example:
+        >>> verdict([0.01, 0.08, 0.6], 0.05, 0.1).tolist()
+        ['anomalous', 'unsure', 'normal']
     """
     if abstain is not None and not alpha < abstain < 1:
         raise SettingsError(f"abstain = {abstain!r} with alpha = {alpha!r}; expected a p-value above alpha and below 1")
@@ -150,6 +171,9 @@ def surprise(calibration: ArrayLike, scores: ArrayLike) -> Floats:
 
     Returns:
         (m,) values ≥ 0; about −log p.
+
+    Raises:
+        NotEnoughNormals: there is no calibration score.
     """
     ordered = np.sort(finite_scores(calibration))
     scores = judged_scores(scores)

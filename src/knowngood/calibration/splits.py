@@ -38,6 +38,9 @@ def split_normals(
 
     Returns:
         {"fit", "select", "calibrate"}: sorted positions in 0…n−1, disjoint, all of them together.
+
+    Raises:
+        DataError: n is 0. SettingsError: fractions below 0, or with a sum of 1 or more.
     """
     if n < 1:
         raise DataError("no normal items to split; a model is fitted on images with label 0 or none")
@@ -76,6 +79,9 @@ def folds(
 
     Returns:
         k arrays of sorted positions in 0…n−1, disjoint, all of them together, none empty.
+
+    Raises:
+        DataError: n is 0. SettingsError: k is below 2.
     """
     if n < 1:
         raise DataError("no normal items to share out over folds; a model is fitted on images with label 0 or none")

@@ -59,7 +59,11 @@ def parse(annotation: Any, value: Any) -> Any:
 
 
 def read_settings(path: str | Path, **overrides: Any) -> Settings:
-    """Settings from a YAML file, with `overrides` on top."""
+    """Settings from a YAML file, with `overrides` on top.
+
+    Raises:
+        SettingsError: the file cannot be read or is no YAML mapping; else as `parse_settings`.
+    """
     try:
         loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:

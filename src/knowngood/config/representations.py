@@ -62,6 +62,8 @@ class BackboneOptions(Options):
 
 
 class LiteOptions(BackboneOptions):
+    """What the EfficientNet-Lite networks have in common."""
+
     implementation = "knowngood.representations.backbones.efficientnet_lite:load_lite"
     restore = "knowngood.representations.backbones.efficientnet_lite:restore_lite"
     blocks: tuple[int, ...] = Field(default=(3, 6, 14), description="blocks whose outputs are used, counted from 0")

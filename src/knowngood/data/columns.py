@@ -44,6 +44,9 @@ class Column(BaseModel):
         Args:
             rows: positions of the items that mean, std, edges and medians are learned from; None for all. The kind of
                 the column and the values of a categorical one are those of all items.
+
+        Raises:
+            DataError: there are no items, or a value is missing.
         """
         array = as_array(name, data, n)
         if not roles:

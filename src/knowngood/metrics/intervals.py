@@ -25,6 +25,9 @@ def bootstrap_interval(
 
     Returns:
         (low, high).
+
+    Raises:
+        SettingsError: `level` is no probability. DataError: as `metrics.roc_auc`.
     """
     if not 0 < level < 1:
         raise SettingsError(f"level = {level!r}; expected a probability above 0 and below 1, such as .95")

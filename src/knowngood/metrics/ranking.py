@@ -17,13 +17,23 @@ Floats = NDArray[np.float64]
 
 
 class RocCurve(NamedTuple):
+    """The points of a ROC curve, from the highest threshold to the lowest."""
+
     fpr: Floats  # (K,) share of normal items flagged, from 0 to 1
     tpr: Floats  # (K,) share of anomalous items flagged, from 0 to 1
     thresholds: Floats  # (K,) falling; items with score ≥ threshold are flagged; the first is +inf
 
 
 def roc_auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """P(anomalous item scores above a normal one), ties half. Raises DataError unless both classes are there."""
+    """P(anomalous item scores above a normal one), ties half. Raises DataError unless both classes are there.
+
+    Args:
+        labels: (N,) 0 normal, 1 anomalous, NaN unknown and left out. scores: (N,) higher is more anomalous.
+
+    Example:
+        >>> roc_auc([0, 0, 1], [0.1, 0.4, 0.9])
+        1.0
+    """
     from sklearn.metrics import roc_auc_score
 
     labels, scores = labelled(labels, scores)
@@ -47,7 +57,11 @@ def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
 
 
 def fpr_at_tpr(labels: ArrayLike, scores: ArrayLike, tpr: float = 0.95) -> float:
-    """Share of normal items flagged at the highest threshold that flags at least `tpr` of the anomalous ones."""
+    """Share of normal items flagged at the highest threshold that flags at least `tpr` of the anomalous ones.
+
+    Raises:
+        SettingsError: `tpr` is not above 0 and up to 1. DataError: as `roc_auc`.
+    """
     if not 0 < tpr <= 1:
         raise SettingsError(f"tpr = {tpr!r}; expected a share above 0 and up to 1, such as .95")
     curve = roc_curve(labels, scores)

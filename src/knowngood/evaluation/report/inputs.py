@@ -104,8 +104,8 @@ def report_inputs(
         title=title,
         command=command,
         settings=detector.pipeline_.settings.model_dump(mode="json"),
-        most=_cards(detector, evaluation, most),
-        least=_cards(detector, evaluation, least),
+        most=cards(detector, evaluation, most),
+        least=cards(detector, evaluation, least),
         model_figures=_model_figures(detector, evaluation, classes, scored.scored),
         history=detector.training_.get("history", ()),
         best_step=about.get("training", {}).get("best_step"),
@@ -126,7 +126,8 @@ def most_and_least(scores: np.ndarray, count: int = GALLERY) -> tuple[np.ndarray
     return order[:count], order[count:][::-1][:count]
 
 
-def _cards(detector: Detector, evaluation: Evaluation, index: np.ndarray) -> list[Card]:
+def cards(detector: Detector, evaluation: Evaluation, index: np.ndarray) -> list[Card]:
+    """The images at these positions with what their model shows of them; none of tables."""
     from knowngood.evaluation.figures.subject import Subject
     from knowngood.evaluation.figures.tiles import reduced
     from knowngood.representations import Table

@@ -130,6 +130,8 @@ class Objective(nn.Module):
 
 
 class ElboTerms(NamedTuple):
+    """What a VAE's loss is made of, for a batch of B items and D dimensions."""
+
     z: Tensor  # (B, D), one draw from the posterior
     posterior: DiagonalGaussian
     reconstruction: Tensor  # (B,) −log p(x|z,c), summed over pixels
