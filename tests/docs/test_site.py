@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from knowngood import errors
+from knowngood.data import PixelSource
+from knowngood.representations.base import Representation
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -21,6 +23,7 @@ FACES = (
     *("knowngood.scores", "knowngood.models.objectives", "knowngood.data", "knowngood.representations"),
     "knowngood.config",
 )
+PROTOCOLS = (PixelSource, Representation)  # explain what a class does by them
 AUTOMATIC = re.compile(r"\w+\(\w+(: [^)]*)?(, \w+[^)]*)*\)$")  # the docstring that dataclass and NamedTuple make
 NUMBER = re.compile(r"[-−]?\d*\.\d{2,}[\d.,/%±–− ]*")  # a cell of results, such as .963, 1.000 / .944
 COMMAND = re.compile(
@@ -77,7 +80,7 @@ def test_the_public_face_is_explained() -> None:
 def explained(one: type, name: str) -> bool:
     """Whether a member, or what it overrides, has a docstring."""
     attribute = name.rpartition(".")[2]
-    return any(getattr(vars(above).get(attribute), "__doc__", None) for above in one.__mro__)
+    return any(getattr(vars(above).get(attribute), "__doc__", None) for above in (*one.__mro__, *PROTOCOLS))
 
 
 @pytest.mark.slow

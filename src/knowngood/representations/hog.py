@@ -85,6 +85,7 @@ class HOG(Fitted):
         self.pixels.check(shape, dtype)
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
+        """The image of which HOG is computed, as `Pixels.prepare`."""
         return self.pixels.prepare(image)
 
     def read(
