@@ -190,7 +190,7 @@ def main() -> int:
     base, memory = CACHE / f"parts-{source[:12]}", CACHE / "blocks.json"
     known = json.loads(memory.read_text()) if memory.exists() else {}
     wanted = {page: f"{source}{digest(page)}" for page in pages if blocks(page)}
-    todo = [page for page, mark in wanted.items() if given.pages or known.get(page.name) != mark]
+    todo = [page for page, mark in wanted.items() if given.pages or known.get(str(page)) != mark]
     failed = 0
     prepared(base)
     with ProcessPoolExecutor(given.jobs) as pool:
@@ -203,8 +203,8 @@ def main() -> int:
                 failed += 1
                 print(f"FAILS {page.relative_to(ROOT)}\n{error}\n", flush=True)
             else:
-                known[page.name] = wanted[page]
-    memory.write_text(json.dumps(known))
+                known[str(page)] = wanted[page]
+                memory.write_text(json.dumps(known))
     print(f"{len(todo)} pages run, {len(wanted) - len(todo)} as before, {failed} failed")
     return 1 if failed else 0
 
