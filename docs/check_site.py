@@ -36,7 +36,7 @@ class Page(HTMLParser):
 
 def problems(site: Path) -> list[str]:
     """In words, what is wrong with the pages of a folder."""
-    pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
+    pages = {path.resolve(): Page(path) for path in site.rglob("*.html") if "_static" not in path.parts}
     found = []
     for path, page in pages.items():
         name = path.relative_to(site.resolve())

@@ -74,6 +74,7 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "inherited-members": False}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
+napoleon_custom_sections = [("Class attributes", "params_style")]
 default_role = "literal"
 maximum_signature_line_length = 100
 

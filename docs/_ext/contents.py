@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 PAGES: dict[str, list[str]] = {
@@ -44,6 +45,10 @@ PAGES: dict[str, list[str]] = {
         *("develop/changelog",),
     ],
 }
+
+
+DOCS = Path(__file__).parents[1]
+PAGES = {page: [one for one in below if (DOCS / f"{one}.md").exists()] for page, below in PAGES.items()}
 
 
 def _with_contents(app: Any, docname: str, source: list[str]) -> None:
