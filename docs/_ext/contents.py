@@ -16,7 +16,14 @@ PAGES: dict[str, list[str]] = {
     ],
     "start/README": ["start/compared", "start/install", "start/own-parts", "start/x-rays", "start/python"],
     "guide/README": [
-        *("guide/recipes", "guide/inspection", "guide/data", "guide/your-images", "guide/conditions"),
+        *(
+            "guide/recipes",
+            "guide/comparing",
+            "guide/inspection",
+            "guide/data",
+            "guide/your-images",
+            "guide/conditions",
+        ),
         *("guide/calibration", "guide/alpha", "guide/few-images", "guide/large-pictures", "guide/backbones"),
         *("guide/report", "guide/review", "guide/monitoring", "guide/serving", "guide/export", "guide/scaling-out"),
         *("guide/command-line", "guide/saved-models", "guide/plugins", "guide/generated-parts", "guide/lineage"),

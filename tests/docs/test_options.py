@@ -26,6 +26,8 @@ OF_OTHERS = {
     "export.md": {"--no-deps"},
     "plugins.md": {"--quantile", "--score-quantile"},
     "backbones.md": {"--local-dir"},
+    "install.md": {"--index-url"},
+    "plugin.md": {"--no-deps", "--no-build-isolation", "--target"},
 }  # by page
 
 
