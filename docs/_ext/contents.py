@@ -25,7 +25,8 @@ PAGES: dict[str, list[str]] = {
             "guide/conditions",
         ),
         *("guide/calibration", "guide/alpha", "guide/few-images", "guide/large-pictures", "guide/backbones"),
-        *("guide/report", "guide/review", "guide/monitoring", "guide/serving", "guide/export", "guide/scaling-out"),
+        *("guide/report", "guide/review", "guide/monitoring", "guide/serving", "guide/export", "guide/deployment"),
+        *("guide/scaling-out",),
         *("guide/command-line", "guide/saved-models", "guide/plugins", "guide/generated-parts", "guide/lineage"),
         *("guide/security", "guide/words"),
     ],
@@ -56,6 +57,10 @@ PAGES: dict[str, list[str]] = {
 
 DOCS = Path(__file__).parents[1]
 PAGES = {page: [one for one in below if (DOCS / f"{one}.md").exists()] for page, below in PAGES.items()}
+_NAMED = {one for below in PAGES.values() for one in below} | set(PAGES)
+PAGES["guide/README"] += sorted(  # pages that have no place of their own come last
+    one for one in (f"guide/{path.stem}" for path in (DOCS / "guide").glob("*.md")) if one not in _NAMED
+)
 
 
 def _with_contents(app: Any, docname: str, source: list[str]) -> None:
