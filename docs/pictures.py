@@ -31,7 +31,7 @@ def main() -> None:
     figure = style.new_figure(9, 3.6)
     for axes, row, values in zip(figure.subplots(1, len(rows)), rows, maps, strict=True):
         axes.imshow(test.read(row))
-        axes.imshow(np.clip((values - low) / (high - low), 0, 1), cmap=style.HEAT, vmin=0, vmax=1)
+        axes.imshow(style.heat(np.clip((values - low) / (high - low), 0, 1)))
         for one in regions[regions.id == test.ids[row]].itertuples():
             corner, width, height = (one.left - 0.5, one.top - 0.5), one.right - one.left, one.bottom - one.top
             axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=1.2))

@@ -11,9 +11,8 @@ import pytest
 
 from benchmarks.__main__ import keyword_arguments
 from knowngood.cli import main
-from knowngood.cli.console import tracked
+from knowngood.cli.map_files import file_names
 from knowngood.cli.options import setting_options, settings_from
-from knowngood.cli.outputs import file_names
 from knowngood.config import (
     CVAE,
     DCVAE,
@@ -494,23 +493,3 @@ def test_map_names_are_unique_and_stay_inside() -> None:
     assert names[0] == "good/a.png"
     assert len({name.lower() for name in names}) == len(ids)
     assert not any(name.startswith(("/", "..")) for name in names)
-
-
-# Progress ------------------------------------------------------------------------------------------------------------
-
-
-class Batch:
-    def __init__(self, n: int) -> None:
-        self.index = range(n)
-
-
-@pytest.mark.parametrize("watched", [False, True])
-def test_batches_pass_through_progress(
-    watched: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("knowngood.cli.console.on_terminal", lambda: watched)
-    batches = [Batch(3), Batch(2)]
-    assert list(tracked(iter(batches), 5, "scoring")) == batches  # type: ignore[arg-type]
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert watched or printed.err == ""

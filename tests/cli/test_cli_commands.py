@@ -137,7 +137,8 @@ def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Pat
     from knowngood import Detector
     from knowngood.data import open_images
 
-    assert run("score", trained, parts / "test", "--output", tmp_path / "r.csv", "--maps", tmp_path / "maps") == 0
+    words = "--maps", tmp_path / "maps", "--maps-format", "raw"
+    assert run("score", trained, parts / "test", "--output", tmp_path / "r.csv", *words) == 0
     index = json.loads((tmp_path / "maps" / "maps.json").read_text(encoding="utf-8"))
     assert len(index["maps"]) == 20
     images = open_images(parts / "test")
@@ -147,6 +148,32 @@ def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Pat
         assert grey.dtype == np.uint16
         assert grey.shape == (12, 16)
         np.testing.assert_allclose(index["offset"] + grey * index["scale"], values, atol=index["scale"])
+
+
+@pytest.mark.slow
+def test_score_maps_are_coloured_where_they_are_above_the_threshold(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pandas as pd
+
+    words = "--maps", tmp_path / "maps", "--regions", tmp_path / "regions.csv"
+    assert run("score", trained, parts / "test", "--output", tmp_path / "r.csv", *words) == 0
+    assert "Colour begins at the threshold of the map" in capsys.readouterr().err
+    index = json.loads((tmp_path / "maps" / "maps.json").read_text(encoding="utf-8"))
+    assert (tmp_path / "maps" / "legend.png").stat().st_size > 0
+    images, found = open_images(parts / "test"), pd.read_csv(tmp_path / "regions.csv")
+    for i, (name, values) in enumerate(
+        zip(images.ids, Detector.load(trained / "model").anomaly_maps(images), strict=True)
+    ):
+        with Image.open(tmp_path / "maps" / index["maps"][name]) as picture:
+            assert "threshold of the map" in picture.info["Description"]
+            drawn = np.asarray(picture)
+        changed = (drawn != images.read(i)).any(axis=2)
+        above = values > index["colour_begins"][name]
+        assert changed[above].all()
+        assert changed.any() == above.any() == (name in set(found["id"]))
+    assert run("score", trained, parts, "--maps", tmp_path / "m", "--maps-format", "rww") == 2
+    assert "did you mean 'raw'?" in capsys.readouterr().err
 
 
 @pytest.mark.slow

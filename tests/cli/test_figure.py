@@ -262,7 +262,7 @@ def test_maps_of_the_most_anomalous_images_come_with_the_evaluation(home: Path) 
     assert set(mapped.maps) == set(plain.table["id"][np.argsort(-scores)[:200]])
     some = mapped.table["id"].tolist().index(next(iter(mapped.maps)))
     expected = detector.anomaly_maps(images[[some]])[0]
-    assert mapped.maps[str(images.ids[some])] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert mapped.maps[str(images.ids[some])].values == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_latent_figures_of_another_model_are_refused_with_a_way_out(home: Path) -> None:

@@ -59,7 +59,7 @@ def store(tmp_path: Path):
 
 
 def test_folders_and_manifest_are_read_again(store: JudgedStore, tmp_path: Path) -> None:
-    assert export(store, tmp_path / "out") == {"good": 1, "defect": 2}
+    assert export(store, tmp_path / "out") == {"good": 1, "defect": 2, "repeated": 0}
     expected = {
         "good/000001-a.png": (0, 0.0, "A"),
         "anomalous/deep_scratch/000002-b.png": (1, 1.0, "B"),
@@ -78,6 +78,21 @@ def test_folders_and_manifest_are_read_again(store: JudgedStore, tmp_path: Path)
         drawn = np.zeros((HEIGHT, WIDTH), bool)
         drawn[1:4, 2:6] = drawn[7:9, 0:3] = True
         np.testing.assert_array_equal(np.squeeze(mask), drawn)
+
+
+def test_of_a_picture_judged_twice_the_last_review_counts(tmp_path: Path) -> None:
+    with closing(JudgedStore(tmp_path / "judged")) as store:
+        first = add(store, 0, "a.png", Review("good"))
+        one = {**store.picture(first), **store.one(first)}
+        about = {"source": "page", "model": "line", "scored_by": "m2", "suffix": ".png", "size": (HEIGHT, WIDTH)}
+        again = Judgement(key="again", row=one["row"], picture=one["bytes"], conditions=one["conditions"], **about)
+        elsewhere = Judgement(key="B", row=one["row"], picture=one["bytes"], conditions={"camera": "B"}, **about)
+        second, third = store.add([again, elsewhere])
+        store.review(second, Review("defect", kind="scratch"))
+        store.review(third, Review("good"))
+        assert export(store, tmp_path / "out") == {"good": 1, "defect": 1, "repeated": 1}
+        store.review(first, Review("good"))  # said once more: now it is the last
+        assert export(store, tmp_path / "out2") == {"good": 2, "defect": 0, "repeated": 1}
 
 
 def test_coco(store: JudgedStore, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from knowngood import Detector
+from knowngood.calibration import Region
 from knowngood.config import MemoryBankOptions, PatchGaussianOptions
 from knowngood.data import ImageSet
 from knowngood.detector.explain import Explanation, ImageFactor, Nearest, ReferenceIndex
+from knowngood.detector.explain.appearance import Difference
 from knowngood.detector.explain.deviations import feature_names
 from knowngood.detector.explain.explanation import WordCount
 from knowngood.detector.explain.reference import code_size, groups_of, model_codes
@@ -80,7 +82,7 @@ def test_the_peak_is_where_the_defect_is(kind: str, request: pytest.FixtureReque
         assert max(abs(a - b) for a, b in zip(one.peak, CENTRE, strict=True)) <= 6
         assert one.map is not None
         assert one.map[one.peak] == np.nanmax(one.map)
-        assert f"at row {one.peak[0]} and column {one.peak[1]} of 24×32" in " ".join(one.sentences)
+        assert "32 × 24 pixels" in one.sentences[1]
 
 
 @pytest.mark.slow
@@ -202,6 +204,7 @@ def index_of(codes: np.ndarray, group: np.ndarray | None = None, held_out_distan
         np.full((n, 2), 0.5, np.float32),
         np.zeros((2, 1, 2, 2), np.float16),
         np.asarray(held_out_distances, np.float32),
+        np.zeros((2, 2, 2, 2, 2), np.float16),
     )
 
 
@@ -384,23 +387,23 @@ def made(**more: Any) -> Explanation:
 def test_a_count_that_is_off_is_said_with_its_place() -> None:
     one = made(count=WordCount(3, 0.021, 0.03, -6.2, (40, 12)))
     expected = (
-        "The counts are off: patches like that at row 40 and column 12 cover 2.1 % of the image, in normal images "
-        "3.0 % (6.2 standard deviations less)."
+        "There is less of one kind of surface like that at x = 12, y = 40: 2.1 % of the image, 3.0 % in normal images. "
+        "Something may be missing, extra or of another kind."
     )
     assert expected in sentences(one, 0.05)
-    assert "fewer patches of one kind than normal" in summary(one).lower()
-    assert "one kind of patch covers" in " ".join(sentences(made(count=WordCount(3, 0.021, 0.03, 6.2)), 0.05))
-    assert "counts" not in " ".join(sentences(made(count=WordCount(3, 0.021, 0.03, -2.0)), 0.05))
+    assert "less of one kind of surface than normal" in summary(one).lower()
+    assert "more of one kind of surface:" in " ".join(sentences(made(count=WordCount(3, 0.021, 0.03, 6.2)), 0.05))
+    assert "surface" not in " ".join(sentences(made(count=WordCount(3, 0.021, 0.03, -2.0)), 0.05))
 
 
 @pytest.mark.parametrize(
     ("peak", "words"),
     [
-        ((0, 0), "at the upper left corner"),
-        ((15, 30), "in the centre"),
-        ((29, 59), "at the lower right corner"),
-        ((29, 30), "at the lower side"),
-        ((15, 59), "at the right side"),
+        ((0, 0), "upper left"),
+        ((15, 30), "centre"),
+        ((29, 59), "lower right"),
+        ((29, 30), "bottom"),
+        ((15, 59), "right"),
     ],
 )
 def test_locations_in_words(peak: tuple[int, int], words: str) -> None:
@@ -410,22 +413,65 @@ def test_locations_in_words(peak: tuple[int, int], words: str) -> None:
 def test_sentences_of_one_image() -> None:
     brightness = ImageFactor("brightness", 0.41, 0.5, 0.45, 0.55, True)
     near = tuple(Nearest(name, 1.0) for name in "abcd")
-    one = made(peak=(0, 0), image_factors=(brightness,), nearest=near, farther_than=1.0, condition="camera=A")
+    about = {"image_factors": (brightness,), "nearest": near, "farther_than": 1.0, "condition": "camera=A"}
+    one = made(peak=(0, 0), compared=(0, 332), **about)
     texts = sentences(one, 0.05)
-    assert texts[0] == "Anomalous, p = .003: 0.3 % of normal images have a p-value this small."
-    assert "It is 18 % darker than the median normal image of camera=A (the model accounts for that)." in texts
+    assert texts[0] == (
+        "Anomalous: further from normal than each of the 332 normal images it is compared with (p = .003)."
+    )
+    assert texts[1] == "Most unusual in the upper left, at x = 0, y = 0 of 60 × 30 pixels."
+    darker = "As a whole it is 18 % darker than the median normal image"
+    assert f"{darker} of camera=A (the model accounts for that)." in texts
     assert texts[-1] == (
-        "The nearest normal images are a, b and c; the first is farther away than that of all held-out normal images."
+        "The normal images most like it are a, b and c; all held-out normal images are closer to the one most like "
+        "them."
     )
     harmless = made(image_factors=(brightness._replace(explained_away=False, declared_harmless=True),))
-    assert "It is 18 % darker than the median normal image (declared harmless)." in sentences(harmless, 0.05)
+    assert f"{darker} (declared harmless)." in sentences(harmless, 0.05)
     assert summary(one) == (
-        "Peak at the upper left corner; 18 % darker than the median normal image (the model accounts for that); "
+        "Upper left, at x = 0, y = 0; 18 % darker than the median normal image (the model accounts for that); "
         "nearest normal image a."
     )
-    assert sentences(made(is_anomalous=False, p_value=0.4), 0.05)[0] == (
-        "Not anomalous at a false-alarm rate of 5.0 %, p = .4."
+    assert sentences(made(is_anomalous=False, p_value=0.4, compared=(39, 99)), 0.05)[0] == (
+        "Not anomalous at a false-alarm rate of 5.0 %: 39 of the 99 normal images it is compared with are as far from "
+        "normal (p = .4)."
     )
+
+
+def test_the_area_and_what_differs_there_in_words() -> None:
+    regions = tuple(Region(i, 9, 2.0, (20, 50), (18, 46, 24, 58), (20.0, 50.0), 1.0, 0.004) for i in (1, 2, 3))
+    darker = Difference("darker", 0.23, -0.38, -6.0)
+    about = {"peak": (20, 50), "regions": regions, "view_box": (0.6, 0.7, 0.8, 0.9)}
+    one = made(**about, differences=(darker, Difference("colour", 0.1, 0.2, 5.0, "redder")))
+    assert sentences(one, 0.05)[1:] == (
+        "Lower right, 12 × 6 px at x = 46, y = 18 of 60 × 30 pixels (p = .004), and 2 areas more.",
+        "23 % of that area is darker than in normal images, by 38 % on average.",
+        "10 % of that area has another colour than in normal images: redder.",
+    )
+    assert summary(one) == (
+        "Lower right, 12 × 6 px at x = 46, y = 18: 38 % darker, another colour (redder); 2 areas more."
+    )
+    assert "do not stand out" in sentences(made(**about), 0.05)[2]
+    assert json.loads(json.dumps(one.to_record()))["differences"][0]["change"] == -0.38
+
+
+def test_the_number_of_normal_images_is_that_of_the_p_value(by_pixels: Detector) -> None:
+    n = len(by_pixels.pipeline_.calibration or ())
+    for one in by_pixels.explain(np.concatenate([normal(6, 9), spotted(1)]), others=True):
+        assert one.compared is not None
+        higher, compared = one.compared
+        assert compared == n
+        assert one.p_value == pytest.approx((1 + higher) / (n + 1))
+
+
+def test_a_spot_is_brighter_and_a_normal_image_does_not_stand_out(by_features: Detector) -> None:
+    one = by_features.explain(spotted(1))[0]
+    kinds = {difference.kind: difference for difference in one.differences}
+    assert "brighter" in kinds
+    expected = 255 / normal(60)[:, *SPOT].mean() - 1
+    assert kinds["brighter"].change == pytest.approx(expected, rel=0.2)
+    assert "darker" not in kinds
+    assert not any(one.differences for one in by_features.explain(normal(5, 7), others=True))
 
 
 def test_a_small_change_is_not_reported_however_rare() -> None:
@@ -439,5 +485,6 @@ def test_the_figure_has_five_panels(by_features: Detector) -> None:
     one = by_features.explain(spotted(1))[0]
     figure = drawn(one, {one.nearest[0].id: spotted(1)[0][..., None]})
     assert [axes.get_title() for axes in figure.axes] == [
-        "image", "mean normal image", "anomaly map", "features at the peak of the map", "nearest normal images",
+        "image", "unusual, in colour", "that area, as the model sees it", "the same place in the mean normal image",
+        "nearest normal images",
     ]  # fmt: skip

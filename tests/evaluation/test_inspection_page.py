@@ -15,8 +15,8 @@ import pytest
 from html_page import HOSTILE, Page
 from PIL import Image
 
+from knowngood.calibration.map_scale import MapScale
 from knowngood.errors import DataError, SettingsError
-from knowngood.evaluation.figures.triptych import map_limits
 from knowngood.evaluation.report import (
     Card,
     Inspected,
@@ -28,6 +28,7 @@ from knowngood.evaluation.report import (
 from knowngood.evaluation.report.inspection_page import map_uri
 
 RNG = np.random.default_rng(0)
+SCALE = MapScale(1.0, 3.0, alpha=0.05)
 
 
 def table(**more: Any) -> pd.DataFrame:
@@ -44,7 +45,7 @@ def table(**more: Any) -> pd.DataFrame:
 
 def item(name: str, **more: Any) -> Inspected:
     image = RNG.integers(0, 255, (12, 16, 3)).astype(np.uint8)
-    facts: dict[str, Any] = {"image": image, "map": RNG.normal(size=(6, 8)), "size": (24, 32), **more}
+    facts: dict[str, Any] = {"image": image, "map": RNG.normal(size=(6, 8)), "scale": SCALE, "size": (24, 32), **more}
     return Inspected(id=name, **facts)
 
 
@@ -136,22 +137,21 @@ def test_the_same_page_has_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_colour_begins_above_normal_images_and_is_full_at_flagged_peaks() -> None:
-    passed = np.linspace(0, 1, 1001).reshape(7, 143)
-    flagged = [np.full((2, 2), 0.1), np.full((2, 2), 0.1), np.full((2, 2), 0.1)]
-    for values, top in zip(flagged, (3.0, 5.0, 50.0), strict=True):
-        values[0, 0] = top
-    low, high = map_limits([(passed, False), *((one, True) for one in flagged), (None, True)])
-    assert low == pytest.approx(0.95)
-    assert high == 5.0
-    assert map_limits([(np.array([[0.0, 1.0, 2.0, 9.0, 3.0]]), True)]) == (2.0, 9.0)
-    assert map_limits([(np.full((2, 2), np.nan), True)]) == (0.0, 1.0)
-    assert map_limits([(np.zeros((2, 2)), False)]) == (0.0, 1.0)
+def test_the_threshold_is_named_in_the_legend() -> None:
+    assert "the threshold of the map, 1, which at most 5 % of normal images exceed" in " ".join(
+        Page(page()).texts["span"]
+    )
+
+
+def test_links_lead_to_the_report_and_to_the_picture_of_an_explanation() -> None:
+    items = [item("a", link="a%20b.png"), item("b")]
+    found = Page(render_inspection(items, table(), alpha=0.05, title="t", links=[("The report", "r.html")]))
+    assert [one["href"] for one in found.all("a")] == ["r.html", "a%20b.png"]
 
 
 def test_a_map_is_transparent_below_and_full_above() -> None:
     values = np.array([[0.0, 1.0, np.nan], [2.0, 5.0, 3.0]])
-    data = base64.b64decode(map_uri(values, (1.0, 3.0)).partition(",")[2])
+    data = base64.b64decode(map_uri(values, SCALE).partition(",")[2])
     picture = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
     assert picture.shape == (2, 3, 4)
     assert (picture[0, :, 3] == 0).all()
@@ -164,13 +164,16 @@ def test_a_map_is_transparent_below_and_full_above() -> None:
 def test_a_report_without_reconstructions_shows_maps() -> None:
     image, values = RNG.random((20, 30, 3)), RNG.random((20, 30))
     inputs = ReportInputs(
-        table=table(), alpha=0.05, most=[Card("c", image, map=values)], least=[Card("a", image, map=values)]
+        table=table(),
+        alpha=0.05,
+        most=[Card("c", image, map=values, scale=SCALE)],
+        least=[Card("a", image, map=values, scale=SCALE)],
     )
     text = render(inputs)
     assert "anomaly map" in Page(text).texts["span"]
     assert "reconstruction" not in Page(text).texts["span"]
     with pytest.raises(DataError, match="height and width"):
-        render(ReportInputs(table=table(), alpha=0.05, most=[Card("c", image, map=values.T)]))
+        render(ReportInputs(table=table(), alpha=0.05, most=[Card("c", image, map=values.T, scale=SCALE)]))
 
 
 @pytest.mark.slow
@@ -213,7 +216,13 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert 8 <= column <= 14
     assert len(cards((out / "inspection.html").read_text(encoding="utf-8"))) == 2
     assert pd.read_csv(tmp_path / "s.csv")["explanation"].notna().all()
-    assert run("evaluate", tmp_path / "model", parts, "--inspect", tmp_path / "i.html") == 0
+    inside = Page((out / "inspection.html").read_text(encoding="utf-8"))
+    assert {one["href"] for one in inside.all("a")} == {one["picture"] for one in said}
+    report = tmp_path / "new folder" / "r.html"
+    assert run("evaluate", tmp_path / "model", parts, "--inspect", tmp_path / "i.html", "--report", report) == 0
+    links = [one["href"] for one in Page(report.read_text(encoding="utf-8")).all("a") if one["href"][0] != "#"]
+    assert links == ["../i.html", "../model"]
+    assert [one["href"] for one in Page((tmp_path / "i.html").read_text()).all("a")] == ["new%20folder/r.html"]
     assert len(cards((tmp_path / "i.html").read_text(encoding="utf-8"))) == 4
     assert run("score", tmp_path / "model", bad, "--good", parts) == SettingsError.exit_code
     capsys.readouterr()

@@ -116,7 +116,35 @@ def test_progress_is_shown_on_a_terminal_only(monkeypatch, terminal, wanted):
     line.close()
     text = screen.getvalue()
     if terminal and wanted:
-        assert all(part in text for part in ("50 %", "4,321 images/s", "model 0.3333", "kl 12.5"))
+        assert all(part in text for part in ("50 %", "left", "4,321 images/s", "model 0.3333", "kl 12.5"))
         assert "77" not in text
     else:
         assert text == ""
+
+
+@pytest.mark.slow
+def test_on_a_narrow_terminal_the_time_left_is_not_cut(monkeypatch):
+    screen = Screen(True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    line = Line(100_000, True)
+    row = {f"loss/term_with_a_long_name_{i}": 1234.5678 for i in range(9)}
+    line.show({**row, "step": 99_000, "epoch": 123, "split": "train", "images_per_s": 123456.0})
+    line.close()
+    assert all(part in screen.getvalue() for part in ("epoch 123", "99 %", "left", "123,456 images/s"))
+
+
+def test_elsewhere_there_is_a_line_every_half_minute(monkeypatch):
+    screen, now = Screen(False), [0.0]
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("knowngood.training.log.time.monotonic", lambda: now[0])
+    line = Line(100, True)
+    for step in range(1, 71):
+        now[0] += 1
+        line.show({"step": step, "epoch": 2, "split": "train", "loss/model": 0.25, "images_per_s": 400.0})
+    line.close()
+    assert screen.getvalue().splitlines() == [
+        "epoch 2: 30 %, 70 s left, 400 images/s, model 0.25",
+        "epoch 2: 60 %, 40 s left, 400 images/s, model 0.25",
+    ]

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from knowngood.calibration.batch import Misfit, misfit
+    from knowngood.calibration.batch import Misfit, misfit, misfit_words
     from knowngood.calibration.conformal import (
         alarm_rank,
         benjamini_hochberg,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from knowngood.calibration.state import Calibration
 
 _LAZY = {
-    "batch": ("Misfit", "misfit"),
+    "batch": ("Misfit", "misfit", "misfit_words"),
     "conformal": (
         "alarm_rank", "benjamini_hochberg", "false_alarm_interval", "mean_excess", "minimum_normals", "p_values",
         "surprise", "threshold", "verdict",
@@ -43,8 +43,8 @@ _MODULE = {name: module for module, names in _LAZY.items() for name in names}
 __all__ = [
     "Alarm", "Calibration", "DriftMonitor", "Misfit", "OnlineRanks", "Region", "Wealth", "alarm_rank",
     "benjamini_hochberg", "false_alarm_interval", "find_regions", "folds", "largest_value", "log_wealth", "mean_excess",
-    "minimum_normals", "misfit", "one_of_each", "p_values", "regions_table", "split_normals", "surprise", "threshold",
-    "verdict",
+    "minimum_normals", "misfit", "misfit_words", "one_of_each", "p_values", "regions_table", "split_normals",
+    "surprise", "threshold", "verdict",
 ]  # fmt: skip
 
 

@@ -29,6 +29,24 @@ class Misfit(NamedTuple):
     groups: tuple[int, ...]
 
 
+def misfit_words(found: Misfit, what: str, items: str, alpha: float) -> str:
+    """'24 of 37 images are flagged at alpha = 0.05, of as many normal ones 0.65 would be on average'.
+
+    Args:
+        what: the items that count, 'images labelled normal'. items: all of them, 'images'.
+    """
+    if found.flagged < 2 * found.expected:
+        return (
+            f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items}, normal ones score "
+            "higher than half of them"
+        )
+    usual = f"{found.expected:.2g}" if found.expected < 10 else f"{found.expected:,.0f}"
+    return (
+        f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, of as many normal ones {usual} "
+        "would be on average"
+    )
+
+
 def misfit(p: ArrayLike, normals: ArrayLike, alpha: float, groups: ArrayLike | None = None) -> Misfit | None:
     """What is wrong with a batch of m items as a whole, or None if it may be like the calibration items.
 

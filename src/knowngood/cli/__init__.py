@@ -19,6 +19,7 @@ from knowngood.cli import (
     compare,
     data,
     demo,
+    doctor,
     evaluate,
     export,
     figure,
@@ -35,7 +36,10 @@ from knowngood.cli import (
 )
 from knowngood.cli.console import fail, note, say
 from knowngood.cli.settings_help import SettingsCommand
+from knowngood.data.progress import reporting
 from knowngood.errors import Interrupted, KnowngoodError
+
+UNBOUNDED = {"serve", "watch"}  # commands that have no end to count towards
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,6 +77,7 @@ def build_app() -> typer.Typer:
     app.command()(inspect.inspect)
     app.command(cls=SettingsCommand)(train.train)
     others = (
+        doctor.doctor,
         score.score,
         evaluate.evaluate,
         compare.compare,
@@ -118,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         warnings.showwarning = show
     try:
-        with _interruptible():
+        with _interruptible(), reporting(not {*arguments} & UNBOUNDED):
             build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
     except Interrupted as end:
         note("interrupted")

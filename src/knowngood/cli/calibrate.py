@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
-from knowngood.cli.console import note, say, table
+from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import (
     Anomalous,
     Data,
@@ -52,6 +52,7 @@ def calibrate(
             help="keep the present calibration and add this group to it: camera=B; repeatable",
         ),
     ] = None,
+    as_json: AsJson = False,
     device: Device = None,
     bounds: Bounds,
 ) -> None:
@@ -64,7 +65,7 @@ def calibrate(
     group = as_values(as_group) or None
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
-    with writing(out or model_at(model)):
+    with for_machines(as_json), writing(out or model_at(model)):
         detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
@@ -97,6 +98,9 @@ def calibrate(
         table(["Mondrian group", "images", f"flagged at α = {detector.alpha:g}: anomaly_score above"], rows)
         say_false_alarms(detector)
         say(f"model   {folder}")
+        record = {"model": folder, "data": data, "images": len(normals), "alpha": detector.alpha}
+        record["groups"] = [{"group": name, "images": n, "flagged_above": above} for name, n, above in groups]
+        emit(record)
 
 
 def _lost(detector: Detector, group: dict[str, str] | None) -> str:

@@ -1,23 +1,63 @@
-"""What the commands print: tables and lines, coloured on a terminal and plain everywhere else."""
+"""What the commands print: tables and lines, coloured on a terminal and plain everywhere else; or JSON for machines."""
 
 from __future__ import annotations
 
+import json
+import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
-if TYPE_CHECKING:
-    from knowngood.detector.results import Detected
+import typer
+
+from knowngood.files import write_json
+
+# What a command is for goes to stdout; when that is JSON, lines for people go beside the messages.
+_for_machines: ContextVar[bool] = ContextVar("for_machines", default=False)
+
+STDOUT = Path("-")  # in place of a file
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="print the results as JSON on stdout; lines for people go to stderr")
+]
 
 
-def on_terminal() -> bool:
-    """Whether a person is watching: progress bars are drawn only then."""
-    return sys.stderr.isatty()
+def coloured(stream: TextIO) -> bool:
+    """Whether a stream takes colours: a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def for_machines(wanted: bool) -> Iterator[None]:
+    """Within, stdout is left to `emit`."""
+    token = _for_machines.set(wanted)
+    try:
+        yield
+    finally:
+        _for_machines.reset(token)
+
+
+def emit(record: Any) -> None:
+    """The results as JSON on stdout, if that was asked for. What is no finite number is null."""
+    if _for_machines.get():
+        print(json.dumps(_plain(record), indent=1, ensure_ascii=False))
+
+
+def write_records(path: Path, records: Any) -> None:
+    """The results as JSON in a file, or alone on stdout where that is asked for."""
+    if path == STDOUT:
+        emit(records)
+    else:
+        write_json(path, records)
 
 
 def say(text: str = "") -> None:
     """One line of result, on stdout."""
-    print(text)
+    print(text, file=sys.stderr if _for_machines.get() else sys.stdout)
 
 
 def note(text: str) -> None:
@@ -27,14 +67,15 @@ def note(text: str) -> None:
 
 def fail(text: str) -> None:
     """One readable block on stderr; further lines are indented under the first."""
-    head = "\033[1;31merror:\033[0m" if sys.stderr.isatty() else "error:"
+    head = "\033[1;31merror:\033[0m" if coloured(sys.stderr) else "error:"
     print(f"{head} " + "\n       ".join(text.splitlines() or [""]), file=sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """A table on stdout. Off a terminal: columns padded with blanks, no lines, nothing cut."""
     cells = [[str(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    stream = sys.stderr if _for_machines.get() else sys.stdout
+    if stream.isatty():
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -42,26 +83,22 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
         drawn = Table(*columns, title=title, title_justify="left")
         for row in cells:
             drawn.add_row(*(Text(cell) for cell in row))
-        Console().print(drawn)
+        Console(file=stream).print(drawn)
         return
     widths = [max(len(cell) for cell in column) for column in zip(columns, *cells, strict=True)]
     if title:
-        print(title)
+        print(title, file=stream)
     for row in [list(columns), *cells]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=stream)
 
 
-def tracked(batches: Iterable[Detected], total: int, what: str) -> Iterator[Detected]:
-    """The same batches, with a bar of items done and time left on stderr while a person watches."""
-    if not on_terminal():
-        yield from batches
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch.index))
+def _plain(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

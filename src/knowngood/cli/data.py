@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from knowngood.cli.console import say, table
+from knowngood.cli.completion import data_sets
+from knowngood.cli.console import AsJson, emit, for_machines, say, table
 from knowngood.cli.inputs import Data
 from knowngood.config import counted
 
@@ -15,17 +16,24 @@ app = typer.Typer(help="Named data sets.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_() -> None:
+def list_(*, as_json: AsJson = False) -> None:
     """List the data sets that can be given by name, such as mnist."""
     from knowngood.data import describe_datasets
 
-    columns = ["name", "images", "shape", "classes", "licence", "where"]
-    table(columns, [[record[column] for column in columns] for record in describe_datasets()])
+    columns, known = ["name", "images", "shape", "classes", "licence", "where"], describe_datasets()
+    with for_machines(as_json):
+        table(columns, [[record[column] for column in columns] for record in known])
+        emit(known)
 
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="a name that `data list` shows", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="a name that `data list` shows", show_default=False, autocompletion=data_sets
+        ),
+    ],
 ) -> None:
     """Find or download a data set, check it, and say what it holds."""
     from knowngood.data import open_dataset

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knowngood.cli.console import on_terminal, say
+from knowngood.cli.console import say
 from knowngood.config import parse_settings
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _report(out: Path, title: str, settings: dict[str, Any], train: ImageSet, te
     from knowngood.evaluation.report import report_inputs, write_report
 
     detector = Detector.from_settings(parse_settings(settings))
-    detector.fit(train[train.labels == 0], progress=on_terminal())
+    detector.fit(train[train.labels == 0], progress=True)
     model = detector.save(out / "model")
     evaluation = evaluate(detector, test)
     names["classes"] = np.array(names["classes"])

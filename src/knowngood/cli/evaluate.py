@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
-from knowngood.cli.console import note, say, table
+from knowngood.cli.console import STDOUT, emit, for_machines, note, say, table
 from knowngood.cli.inputs import (
     Alpha,
     Anomalous,
@@ -28,8 +28,9 @@ from knowngood.cli.inputs import (
     open_selected,
     with_values,
 )
-from knowngood.cli.outputs import this_command, writing
+from knowngood.cli.outputs import link, this_command, writing
 from knowngood.config import counted
+from knowngood.detector.versions import model_at
 from knowngood.files import write_json
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def evaluate(
         typer.Option(metavar="FILE", help="write an inspection page: images with their maps, one HTML file"),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="write the metrics to this file")
+        Path | None, typer.Option("--json", metavar="FILE", help="write the metrics to this file; -: to stdout, alone")
     ] = None,
     device: Device = None,
     bounds: Bounds,
 ) -> None:
     """Measure a model on labelled images: AUROC with its interval, average precision, false alarms, detections."""
-    with writing(report, inspect, json_file):
+    alone = json_file == STDOUT
+    with for_machines(alone), writing(report, inspect, None if alone else json_file):
         detector = load(model, device, unknown)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
@@ -80,20 +82,33 @@ def evaluate(
         if json_file:
             record = {"model": str(model), "data": data, "split": split, "alpha": found.alpha, **found.metrics}
             record["batch"] = found.table.attrs.get("batch")
-            write_json(json_file, record)
-            say(f"metrics {json_file}")
+            if alone:
+                emit(record)
+            else:
+                write_json(json_file, record)
+                say(f"metrics {json_file}")
         title = f"{images.variant or images.name}" + (f", {holdout} held out" if holdout else "")
         if report:
             from knowngood.evaluation.report import report_inputs, write_report
 
-            write_report(report, report_inputs(detector, found, title=title, command=this_command(), classes=classes))
+            files = {
+                "all images with their maps": inspect,
+                "metrics as JSON": None if alone else json_file,
+                "the model": model_at(model),
+            }
+            links = [(words, link(place, report)) for words, place in files.items() if place is not None]
+            about = {"title": title, "command": this_command(), "classes": classes, "links": links}
+            write_report(report, report_inputs(detector, found, **about))
             say(f"report  {report}")
         if inspect:
             from knowngood.evaluation.report import inspected, write_inspection
 
             explanations = found.table.attrs["explanations"]
-            items = inspected(detector, images, found.table, explanations, unknown=unknown, maps=found.maps)  # type: ignore[arg-type]
-            write_inspection(inspect, items, found.table, alpha=found.alpha, title=title, command=this_command())
+            asked: dict[str, Any] = {"unknown": unknown, "alpha": alpha, "maps": found.maps}
+            items = inspected(detector, images, found.table, explanations, **asked)
+            links = [("The report", link(report, inspect))] if report else []
+            about = {"alpha": found.alpha, "title": title, "command": this_command(), "links": links}
+            write_inspection(inspect, items, found.table, **about)
             say(f"images  {inspect}")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from knowngood.cli import completion
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import say, table
 from knowngood.cli.inputs import (
@@ -38,9 +39,15 @@ MOVING = ".gif"
 
 @with_bounds
 def figure(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="its name; without one, list them")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="its name; without one, list them", autocompletion=completion.figures),
+    ] = None,
     model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="MODEL", help="a folder that `train` wrote", show_default=False, autocompletion=completion.models
+        ),
     ] = None,
     data: Annotated[
         str | None,
@@ -48,6 +55,7 @@ def figure(
             metavar="DATA",
             help="images: a folder, manifest, idx or npz file, or named data set; `loss` needs none",
             show_default=False,
+            autocompletion=completion.data_sets,
         ),
     ] = None,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from knowngood.cli import completion
 from knowngood.cli.console import note
 from knowngood.config import nearest
 from knowngood.detector.versions import model_at
@@ -22,15 +23,24 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="a folder, manifest, .zip, .tar, idx or npz file, image, or named data set",
+        help="a folder, manifest, .zip, .tar, idx or npz file, image, video, or named data set",
         show_default=False,
+        autocompletion=completion.data_sets,
     ),
 ]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="a folder that `train` wrote", show_default=False)]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="a folder that `train` wrote", show_default=False, autocompletion=completion.models
+    ),
+]
 Scorer = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL", help="a folder that `train` wrote, or a file that `export` wrote", show_default=False
+        metavar="MODEL",
+        help="a folder that `train` wrote, or a file that `export` wrote",
+        show_default=False,
+        autocompletion=completion.models,
     ),
 ]
 Normal = Annotated[

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
-from knowngood.cli.console import say, table
+from knowngood.cli.console import STDOUT, for_machines, say, table, write_records
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, load, open_selected
 from knowngood.cli.suspicious import list_suspicious
 from knowngood.config import counted
 from knowngood.errors import DataError, SettingsError
-from knowngood.files import write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
@@ -49,7 +48,8 @@ def inspect(
         typer.Option(help="share of unreadable files to set aside; default .01, 0 when strict", min=0, max=1),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="write every finding to this file", metavar="FILE")
+        Path | None,
+        typer.Option("--json", help="write every finding to this file; -: to stdout, alone", metavar="FILE"),
     ] = None,
     bounds: Bounds,
 ) -> None:
@@ -61,11 +61,26 @@ def inspect(
     With --suspicious list the normal images that look most anomalous instead. Anomalies among the images that calibrate
     make a model miss others; it suffices to check those with the highest scores.
     """
+    with for_machines(json_file == STDOUT):
+        _inspect(data, (normal, anomalous, holdout), suspicious, model, most, strict, tolerance, json_file, bounds)
+
+
+def _inspect(
+    data: str,
+    classes: tuple[str | None, str | None, str | None],
+    suspicious: bool,
+    model: Path | None,
+    most: int,
+    strict: bool,
+    tolerance: float | None,
+    json_file: Path | None,
+    bounds: Bounds,
+) -> None:
     if model is not None and not suspicious:
         raise SettingsError("--model goes with --suspicious; add that, or leave --model out")
     detector = None if model is None else load(model, None)
     options = bounds.over(None if detector is None else detector.pipeline_.settings.data)
-    chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
+    chosen = dict(zip(("normal", "anomalous", "holdout"), classes, strict=True))
     images = open_selected(data, **chosen, strict=strict, data_options=options)
     if suspicious:
         list_suspicious(images, data, model, detector, most, json_file)
@@ -74,7 +89,7 @@ def inspect(
 
     found = audit(images)
     if json_file:
-        write_json(json_file, found.to_records())
+        write_records(json_file, found.to_records())
     say(f"{images.variant or images.name}: {counted(len(found.images), 'readable image')}")
     for line in _understood(found.images):
         say(line)

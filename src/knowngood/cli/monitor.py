@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
-from knowngood.cli.console import note, say, table
+from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import Device, Unknown, load, open_selected
 from knowngood.config import VAEOptions
 from knowngood.detector.run_record import trained_on
@@ -56,6 +57,7 @@ def monitor(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="draw the evidence: .png, .svg or .pdf")
     ] = None,
     unknown: Unknown = None,
+    as_json: AsJson = False,
     device: Device = None,
     bounds: Bounds,
 ) -> None:
@@ -63,6 +65,19 @@ def monitor(
 
     Exit status 5 if there is drift, 0 if not: for a cron job.
     """
+    with for_machines(as_json):
+        _monitor(sources, threshold, state, out, unknown, device, bounds)
+
+
+def _monitor(
+    sources: list[str],
+    threshold: float | None,
+    state: Path | None,
+    out: Path | None,
+    unknown: str | None,
+    device: str | None,
+    bounds: Bounds,
+) -> None:
     if out is not None and out.suffix.lower() not in FORMATS:
         raise SettingsError(f"--out {out}: unknown format '{out.suffix}'; known: {', '.join(FORMATS)}")
     model = Path(sources[0]) if _is_model(Path(sources[0])) else None
@@ -133,6 +148,7 @@ def monitor(
         save(drawn(drift), out)
         say(f"figure   {out}")
     alarm = drift.alarm
+    emit(_record(drift, new, items.left_out))
     if alarm is None:
         say(f"quiet    evidence {_number(drift.evidence)} of {drift.threshold:g}")
         return
@@ -142,6 +158,17 @@ def monitor(
     for line in _next(model, detector, state):
         say(line)
     raise typer.Exit(DRIFT)
+
+
+def _record(drift: DriftMonitor, new: int, left_out: dict[str, int]) -> dict[str, Any]:
+    """What the test says, for machines; evidence as a power of 10, since it may be larger than a number can be."""
+    groups = [
+        {"condition": name, "items": one.count, "log10_evidence": one.won / math.log(10)}
+        for name, one in drift.groups.items()
+    ]
+    said = None if drift.alarm is None else asdict(drift.alarm)
+    record = {"drift": drift.alarm is not None, "new": new, "items": drift.count, "left_out": left_out}
+    return {**record, "log10_evidence": drift.evidence, "threshold": drift.threshold, "groups": groups, "alarm": said}
 
 
 def _next(model: Path | None, detector: Detector | None, state: Path | None) -> list[str]:

@@ -20,7 +20,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from knowngood.cli import placement
+from knowngood.cli import completion, placement
 from knowngood.config import Options, Settings, choices
 from knowngood.config.parsing import group
 from knowngood.config.presets import preset_names
@@ -94,7 +94,10 @@ class SettingOption:
         flags = [self.switch, *ALIASES.get(self.parameter, ())]
         if bool not in self.kinds and self.path and self.unique and any(self.owners):
             flags.append(flag(f"{self.path[-1]}_{self.field}"))
-        return Annotated[base | None, typer.Option(*flags, help=self.help, metavar=self.metavar, show_default=False)]
+        names = [*literals(self.kinds), *self.family]
+        complete = completion.one_of(names) if names and base is str else None
+        shown = {"help": self.help, "metavar": self.metavar, "show_default": False, "autocompletion": complete}
+        return Annotated[base | None, typer.Option(*flags, **shown)]
 
     def parse(self, value: Any) -> Any:
         """The plain value that the settings model validates."""
@@ -155,7 +158,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
     own = inspect.signature(command, eval_str=True)
-    preset = typer.Option(help=f"start from named settings: {', '.join(preset_names())}", metavar="NAME")
+    about = f"start from named settings: {', '.join(preset_names())}"
+    preset = typer.Option(help=about, metavar="NAME", autocompletion=completion.presets)
     config = typer.Option(help="YAML file of settings, over the preset", metavar="FILE")
     gpu = typer.Option("--gpu", help="short for --device gpu")
     help_all = typer.Option("--help-all", callback=show_all, is_eager=True, help="list every option and stop")

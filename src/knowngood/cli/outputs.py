@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+from urllib.parse import quote
 
 from knowngood.cli.console import say
+from knowngood.cli.map_files import file_names
+from knowngood.data.progress import track
 from knowngood.files import LOCK, locked, whole, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from knowngood.data import ImageSet
@@ -88,67 +88,30 @@ def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
     return safe
 
 
-class MapWriter:
-    """16-bit grey PNGs of anomaly maps on one scale, and the scale itself in maps.json.
+def write_explanations(folder: Path, explanations: Sequence[Explanation], *sources: ImageSet) -> dict[str, str]:
+    """A PNG for each explanation, and explanations.json. The nearest normal images are drawn if a source has them.
 
-    A scale is known when the last map is; until then maps wait in a file beside the images, not in memory.
+    Returns the names of the PNGs by the id of the image.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ids: list[str] = []
-        self.shapes: list[tuple[int, int]] = []
-        folder.mkdir(parents=True, exist_ok=True)
-        self._waiting = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._smallest, self._largest = math.inf, -math.inf
-
-    def add(self, name: str, values: np.ndarray) -> None:
-        """The map (H, W) of the next image."""
-        import numpy as np
-
-        self.ids.append(name)
-        self.shapes.append(values.shape)
-        values = np.asarray(values, np.float32)
-        self._smallest = min(self._smallest, float(np.nanmin(values)))
-        self._largest = max(self._largest, float(np.nanmax(values)))
-        self._waiting.write(values.tobytes())
-
-    def finish(self) -> None:
-        """Write the images, one a map; ignored regions, where a map is NaN, get the lowest value."""
-        import numpy as np
-        from PIL import Image
-
-        from knowngood.deploy.map_png import grey_levels, scale_of
-
-        self._waiting.seek(0)
-        offset, scale = self._smallest if self.shapes else 0.0, scale_of(self._smallest, self._largest)
-        names = file_names(self.ids)
-        for name, (height, width) in zip(names, self.shapes, strict=True):
-            values = np.frombuffer(self._waiting.read(4 * height * width), np.float32).reshape(height, width)
-            with whole(self.folder / name) as draft:
-                Image.fromarray(grey_levels(values, offset, scale)).save(draft)
-        self._waiting.close()
-        index = {
-            "offset": offset,
-            "scale": scale,
-            "meaning": "anomaly = offset + scale * grey level",
-            "maps": dict(zip(self.ids, names, strict=True)),
-        }
-        write_json(self.folder / "maps.json", index)
-
-
-def write_explanations(folder: Path, explanations: Sequence[Explanation], *sources: ImageSet) -> None:
-    """A PNG for each explanation, and explanations.json. The nearest normal images are drawn if a source has them."""
     from knowngood.evaluation.figures import style
     from knowngood.evaluation.figures.explanation import explanation
     from knowngood.evaluation.report.inspection_page import pictures
 
     names = file_names([one.id for one in explanations])
-    for one, name in zip(explanations, names, strict=True):
+    for one, name in track(list(zip(explanations, names, strict=True)), "pictures", len(names)):
         ids = [near.id for near in (*one.nearest, *one.lookalikes[:1])]
         style.save(explanation(one, pictures(ids, *sources)), folder / name)
     records = [{**one.to_record(), "picture": name} for one, name in zip(explanations, names, strict=True)]
     write_json(folder / "explanations.json", records)
+    return {one.id: name for one, name in zip(explanations, names, strict=True)}
+
+
+def link(place: Path, page: Path) -> str:
+    """The address of a file as a page names it that lies at `page`: relative, if both are on one drive."""
+    try:
+        return quote(Path(os.path.relpath(place.resolve(), page.resolve().parent)).as_posix())
+    except ValueError:
+        return place.resolve().as_uri()
 
 
 def say_false_alarms(detector: Detector) -> None:
@@ -162,16 +125,3 @@ def say_false_alarms(detector: Detector) -> None:
 def this_command() -> str:
     """The command line that runs."""
     return shlex.join(["knowngood", *sys.argv[1:]])
-
-
-def file_names(ids: list[str]) -> list[str]:
-    """A PNG path below a folder for each image id: its own path where that is unique and stays inside."""
-    names = []
-    for i, text in enumerate(ids):
-        path = PurePosixPath(text.replace("\\", "/"))
-        inside = not path.is_absolute() and ".." not in path.parts and ":" not in text and path.name
-        names.append(str(path.with_suffix(".png")) if inside else f"{i:06d}.png")
-    seen: dict[str, int] = {}
-    for name in names:
-        seen[name.lower()] = seen.get(name.lower(), 0) + 1
-    return [name if seen[name.lower()] == 1 else f"{i:06d}-{PurePosixPath(name).name}" for i, name in enumerate(names)]

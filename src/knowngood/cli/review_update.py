@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from knowngood.cli.bounds import Bounds
-from knowngood.cli.console import note, on_terminal, say, table
+from knowngood.cli.console import emit, note, say, table
 from knowngood.cli.inputs import load, open_selected
 from knowngood.cli.keep_options import beside
 from knowngood.cli.outputs import say_false_alarms, writing
@@ -67,7 +67,7 @@ def from_reviews(
         others = None if calibrate_on is None else open_selected(calibrate_on, data_options=options)
         if others is not None:
             others = others[others.labels != 1]
-        done = learn_reviews(detector, reviewed, old=known, calibration_set=others, progress=on_terminal())
+        done = learn_reviews(detector, reviewed, old=known, calibration_set=others, progress=True)
         headings = ["reviewed images", "images", "flagged before", "after", "held out"]
         table(headings, [["-" if cell is None else cell for cell in row] for row in done.rows])
         for sentence in done.sentences:
@@ -77,5 +77,7 @@ def from_reviews(
             note("nothing was written (--dry-run)")
             return
         place = done.detector.save(out or model_at(model))
-    say(f"model   {place}, version {max(one.number for one in versions(place))}")
+    number = max(one.number for one in versions(place))
+    say(f"model   {place}, version {number}")
+    emit({"model": place, "version": number, "rows": done.rows, "sentences": done.sentences})
     note(f"`knowngood rollback {shlex.quote(str(place))}` goes back to the former version")

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from knowngood.cli.console import say, table
-from knowngood.config import nearest
+from knowngood.cli.console import AsJson, emit, for_machines, say, table
+from knowngood.config import counted, nearest
 from knowngood.errors import DataError, SettingsError
 
 
@@ -29,6 +29,7 @@ def reviews(
         typer.Option(min=10, metavar="N", help="draw N more images at random to review: good ones may calibrate"),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="whose images --sample draws from")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Count the reviews of judged images, and write the images as data to train on or to label further."""
     from knowngood.deploy.judged_store import FILE, JudgedStore
@@ -38,15 +39,20 @@ def reviews(
         raise SettingsError(f"--format {layout}: no such format{nearest(layout, list(FORMATS))}")
     if not (folder / FILE).is_file():
         raise DataError(f"{folder}: no judged images; give the folder that `serve` names as it starts: MODEL-judged")
-    if sample is not None:
-        drawn = len(draw_sample(folder, sample, model))
-        say(f"drawn    {drawn:,} at random; on the page: Review, random sample")
-    with closing(JudgedStore(folder)) as store:
-        table(["images", "count"], [(name, f"{n:,}") for name, n in store.counts().items()])
+    with for_machines(as_json), closing(JudgedStore(folder)) as store:
+        if sample is not None:
+            drawn = len(draw_sample(folder, sample, model))
+            say(f"drawn    {drawn:,} at random; on the page: Review, random sample")
+        counts = store.counts()
+        table(["images", "count"], [(name, f"{n:,}") for name, n in counts.items()])
         if out is None:
+            emit(counts)
             return
         written = export(store, out, layout)
-    say(f"written  {out}: {written['good']:,} good, {written['defect']:,} with a defect")
-    if layout == "folder":
-        named = shlex.quote(str(out / "manifest.csv"))
-        say(f"next     knowngood update MODEL --reviews {shlex.quote(str(folder))}, or train with {named}")
+        say(f"written  {out}: {written['good']:,} good, {written['defect']:,} with a defect")
+        if written["repeated"]:
+            say(f"left out {counted(written['repeated'], 'picture')} judged more than once: the last review counts")
+        if layout == "folder":
+            named = shlex.quote(str(out / "manifest.csv"))
+            say(f"next     knowngood update MODEL --reviews {shlex.quote(str(folder))}, or train with {named}")
+        emit({**counts, "written": {"folder": out, **written}})

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from knowngood import __version__
 from knowngood.cli.bounds import Bounds, with_bounds
-from knowngood.cli.console import note, say, tracked
+from knowngood.cli.console import note, say
 from knowngood.cli.inputs import (
     ALL,
     Alpha,
@@ -26,7 +27,8 @@ from knowngood.cli.inputs import (
     open_selected,
     with_values,
 )
-from knowngood.cli.outputs import MapWriter, this_command, write_explanations, write_table, write_tables, writing
+from knowngood.cli.map_files import check_format, map_writer
+from knowngood.cli.outputs import this_command, write_explanations, write_table, write_tables, writing
 from knowngood.config import counted
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import DataError, Interrupted, SettingsError
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from knowngood.calibration import Region
+    from knowngood.cli.map_files import OverlayWriter, RawWriter
     from knowngood.cli.scored_rows import ScoredRows
     from knowngood.data import ImageSet
     from knowngood.data.columns import Column
@@ -66,9 +69,16 @@ def score(
     maps: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="write anomaly maps: 16-bit grey PNG of the image's size, offset and scale in maps.json"
+            metavar="DIR", help="write anomaly maps: a PNG of each image with what is above the threshold in colour"
         ),
     ] = None,
+    maps_format: Annotated[
+        str,
+        typer.Option(
+            metavar="overlay|raw",
+            help="overlay: colour over the image; raw: 16-bit grey, its scale in maps.json",
+        ),
+    ] = "overlay",
     regions: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="write anomalous regions, one a row: .csv, .parquet or .json"),
@@ -112,6 +122,7 @@ def score(
             raise SettingsError(f"{flag} {file}: unknown format '{file.suffix}'; known: {', '.join(FORMATS)}")
         if file is not None and file.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
             raise SettingsError(f"{flag} {file}: parquet needs pyarrow: pip install pyarrow")
+    check_format(maps_format)
     if normals is not None and explain is None:
         raise SettingsError("--normals shows normal images beside explanations; give --explain DIR with it")
     apart = [f for f, place in (("--maps", maps), ("--regions", regions), ("--explain", explain)) if place is not None]
@@ -127,7 +138,8 @@ def score(
 
         only = {"--fdr": fdr, "--regions": regions, "--explain": explain, "--probabilities": probabilities}
         only |= {"--device": device, "--resume": resume}
-        shown: dict[str, Any] = {"output": output, "alpha": alpha, "maps": maps, "split": split, "unknown": unknown}
+        shown: dict[str, Any] = {"output": output, "alpha": alpha, "split": split, "unknown": unknown}
+        shown |= {"maps": maps, "maps_format": maps_format}
         limits = bounds.over()
         score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=limits)
         return
@@ -154,7 +166,8 @@ def score(
         rows = _rows(detector, images, output, {"model": mark, **asked}, apart=bool(apart), resume=resume)
         keep = True
         try:
-            _score(detector, images, rows, mark, output, maps, regions, explain, probabilities, sources, **asked)
+            writer = None if maps is None else map_writer(maps, maps_format, images.ids.tolist())
+            _score(detector, images, rows, mark, output, writer, regions, explain, probabilities, sources, **asked)
             keep = False
         except DataError:
             keep = rows.done < len(images)  # else none of them could be scored
@@ -212,7 +225,7 @@ def _score(
     rows: ScoredRows,
     mark: str,
     output: Path | None,
-    maps: Path | None,
+    writer: OverlayWriter | RawWriter | None,
     regions: Path | None,
     explain: Path | None,
     probabilities: Path | None,
@@ -231,7 +244,6 @@ def _score(
     from knowngood.detector.results import flagged
     from knowngood.evaluation.scored_by import MARK
 
-    writer = MapWriter(maps) if maps is not None else None
     small = None
     if explain is not None and detector.pipeline_.score.has_map:
         from knowngood.evaluation.evaluate import TopMaps
@@ -280,8 +292,10 @@ def _score(
     if output is not None:
         tell(f"table   {output}")
     if writer is not None:
-        writer.finish()
-        tell(f"maps    {maps}")
+        meaning = writer.finish()
+        tell(f"maps    {writer.folder}")
+        if meaning:
+            note(meaning)
     read = ~np.isnan(decisions.p_values)
     if probabilities is not None:
         columns = detector.condition_probabilities(images[read]).set_index("id")
@@ -293,11 +307,13 @@ def _score(
         write_table(found, regions)
         tell(f"regions {regions}: {len(found):,} in {counted(found['id'].nunique(), 'image')}")
     if explain is not None and table is not None:
-        write_explanations(explain, explanations, *sources, images)
+        pictures = write_explanations(explain, explanations, *sources, images)
+        links = {name: quote(picture) for name, picture in pictures.items()}
         from knowngood.evaluation.report import inspected, write_inspection
 
         kept, scored = {} if small is None else small.maps, table[: len(images)][read]
-        items = inspected(detector, images[read], scored, explanations, unknown=unknown, maps=kept, sources=sources)
+        seen = {"unknown": unknown, "alpha": alpha, "maps": kept, "links": links, "sources": sources}
+        items = inspected(detector, images[read], scored, explanations, **seen)
         words = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
         write_inspection(explain / "inspection.html", items, scored, **words)  # type: ignore[arg-type]
         tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")
@@ -307,7 +323,7 @@ def _one_pass(
     detector: Detector,
     images: ImageSet,
     rows: ScoredRows,
-    writer: MapWriter | None,
+    writer: OverlayWriter | RawWriter | None,
     small: TopMaps | None,
     *,
     alpha: float | None,
@@ -324,15 +340,16 @@ def _one_pass(
     batches = detector.stream(images, unknown=unknown, alpha=alpha, maps=mapped, regions=regions, start=start)
     try:
         with deferred() as asked_to_end:
-            for batch in tracked(batches, len(images) - start, "scoring"):
-                scores = batch.decisions.anomaly_score
-                for name, score, values, some in zip(batch.items.ids, scores, batch.maps, batch.regions, strict=True):
-                    if values is not None and writer is not None:
-                        writer.add(str(name), values)
-                    if values is not None and small is not None:
-                        small.add(str(name), float(score), values)
-                    if some is not None:
-                        located.append((str(name), some))
+            for batch in batches:
+                scores, names = batch.decisions.anomaly_score, [str(name) for name in batch.items.ids]
+                for i, (name, values, scale) in enumerate(zip(names, batch.maps, batch.scales, strict=True)):
+                    if values is None or scale is None:
+                        continue
+                    if writer is not None:
+                        writer.add(name, batch.items.read(i), values, scale)  # type: ignore[union-attr]
+                    if small is not None:
+                        small.add(name, float(scores[i]), values, scale)
+                located += [(name, some) for name, some in zip(names, batch.regions, strict=True) if some is not None]
                 rows.add(batch.decisions)
                 if asked_to_end():
                     break

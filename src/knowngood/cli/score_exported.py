@@ -8,14 +8,16 @@ from typing import Any
 
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
-from knowngood.cli.outputs import MapWriter, write_table, writing
+from knowngood.cli.map_files import map_writer
+from knowngood.cli.outputs import write_table, writing
 from knowngood.config import DataOptions, counted
+from knowngood.data.progress import track
 from knowngood.errors import DataError, SettingsError
 
 WHY = {
     "--explain": "explanations compare with normal images, which are not in the file",
     "--probabilities": "p(condition | image) is not in the file",
-    "--regions": "the threshold of the map is not in the file",
+    "--regions": "their p-values need the calibration of the maps, which is not in the file",
 }
 
 
@@ -27,6 +29,7 @@ def score_exported(
     output: Path | None,
     alpha: float | None,
     maps: Path | None,
+    maps_format: str,
     split: str | None,
     unknown: Any,
     values: dict[str, str],
@@ -53,10 +56,11 @@ def score_exported(
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
         images, rate = with_values(images, values), detector.alpha if alpha is None else alpha
-        writer, found = MapWriter(maps) if maps is not None else None, []
-        for one in detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None):
+        writer, found = map_writer(maps, maps_format, images.ids.tolist()) if maps is not None else None, []
+        stream = detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None)
+        for i, one in enumerate(track(stream, "scoring", len(images))):
             if writer is not None and one.map is not None:
-                writer.add(one.row["id"], one.map)
+                writer.add(one.row["id"], images.read(i), one.map, detector.map_scale(one.map))
             found.append(one._replace(map=None))
         table = pd.DataFrame([one.row for one in found])
         read = table["p_value"].notna()
@@ -75,5 +79,7 @@ def score_exported(
         if output is not None:
             tell(f"table   {output}")
         if writer is not None:
-            writer.finish()
+            meaning = writer.finish()
             tell(f"maps    {maps}")
+            if meaning:
+                note(meaning)

@@ -10,6 +10,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from knowngood.cli.console import coloured
 from knowngood.cli.options import SettingOption, default_of, literals, setting_options
 from knowngood.config import Settings
 from knowngood.config.parsing import group
@@ -93,7 +94,7 @@ def _names(option: SettingOption) -> list[str]:
 
 def _panel(title: str, rows: Sequence[Row], *, short: bool = False) -> list[str]:
     """Rows under a heading; in a `short` one each has one line, cut at a word."""
-    lines = ["", f"\033[1m{title}\033[0m" if sys.stdout.isatty() else title]
+    lines = ["", f"\033[1m{title}\033[0m" if coloured(sys.stdout) else title]
     for name, what in rows:
         start = f"  {name} ".ljust(COLUMN)
         room = max(20, _width() - (len(start) if short else COLUMN))

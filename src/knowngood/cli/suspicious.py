@@ -7,18 +7,16 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knowngood.cli.console import note, say, table
+from knowngood.cli.console import note, say, table, write_records
 from knowngood.config import counted
 from knowngood.detector.run_record import command_of, run_of
 from knowngood.errors import DataError
-from knowngood.files import write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
 
 OUT = ("--out", "--outdir")  # options of `train`
-PHOTOGRAPH = 64  # pixels from which on features are fitted, as by "auto"
 
 
 def list_suspicious(
@@ -37,7 +35,7 @@ def list_suspicious(
     else:
         records, where = _of_model(model, detector, normals)
     if json_file:
-        write_json(json_file, records)
+        write_records(json_file, records)
     say(f"{images.variant or images.name}: {counted(len(normals), 'normal image')}, {where}")
     rows = [(str(i), one["id"], f"{one['anomaly_score']:.5g}") for i, one in enumerate(records[:most], start=1)]
     table(["rank", "image", "score"], rows)
@@ -50,6 +48,7 @@ def list_suspicious(
 def _of_folds(normals: ImageSet) -> list[dict[str, Any]]:
     """Scores of all normal images by models refitted without them; these take seconds to fit."""
     from knowngood.detector.estimator import Detector
+    from knowngood.detector.fit.auto import PHOTOGRAPH
 
     train = normals.split("train") if normals.splits is not None and "train" in normals.splits else normals
     photographs = min(int(train.shapes()[:, :2].min()), PHOTOGRAPH) == PHOTOGRAPH

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood import __version__
-from knowngood.cli.console import note, say
+from knowngood.cli.completion import data_sets
+from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import say_false_alarms, this_command, writing
@@ -32,7 +33,10 @@ def train(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="DATA", help="a folder, manifest, idx or npz file, or named data set", show_default=False
+            metavar="DATA",
+            help="a folder, manifest, archive, idx or npz file, video, or named data set",
+            show_default=False,
+            autocompletion=data_sets,
         ),
     ] = None,
     *,
@@ -65,6 +69,11 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint in the output folder")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="say what would be read, which recipe is taken and how long it takes; stop"),
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Learn what normal images look like, calibrate, and save the model; the rest is chosen by the data.
 
@@ -76,18 +85,15 @@ def train(
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, _method(settings), resume)
-    with writing(folder, folder / OF_RUN):
+    if dry_run:
+        with for_machines(as_json):
+            _dry_run(source, chosen, settings, train_size, condition or [], folder)
+        return
+    with for_machines(as_json), writing(folder, folder / OF_RUN):
         settings = _checked(settings, chosen, num_generated_image, film)
-        images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
-        labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
-        images, normals = _to_train_on(images, settings, train_size, condition or [])
-        if any(chosen.values()):
-            if "unknown" not in settings.conditioning.model_fields_set:
-                inferring = settings.conditioning.model_copy(update={"unknown": "infer"})
-                settings = settings.model_copy(update={"conditioning": inferring})
-        else:
-            _mention_classes(normals)
+        images, normals, settings, labelled = _opened(source, chosen, settings, train_size, condition or [])
 
+        from knowngood.detector.card import false_alarms
         from knowngood.detector.estimator import Detector
 
         note(f"found {counted(len(normals), 'normal image')}; output in {folder}")
@@ -110,6 +116,9 @@ def train(
         say(f"trained {method} on {counted(used, 'normal image')} of {images.variant or images.name}{given}")
         say_false_alarms(detector)
         say(f"model   {folder / 'model'}")
+        record = {"model": folder / "model", "data": source, "normals": used, "recipe": detector.about_["recipe"]}
+        record |= {"conditions": conditions.split(", ") if conditions else [], "alpha": detector.alpha}
+        emit({**record, "false_alarms": false_alarms(detector.pipeline_), "seconds": detector.about_["seconds"]})
         if (folder / "run").exists():
             say(f"log     {folder / 'run'}")
         if detector.film_ is not None:
@@ -134,6 +143,50 @@ def train(
             say(f"next    knowngood evaluate {shlex.join([*words, '--report', str(folder / 'report.html')])}")
         else:
             say(f"next    knowngood score {shlex.quote(str(folder))} NEW_IMAGES --output results.csv")
+
+
+def _opened(
+    source: str, chosen: dict[str, str | None], settings: Settings, train_size: int | None, columns: list[str]
+) -> tuple[ImageSet, ImageSet, Settings, bool]:
+    """What the fit is given, the normal images of it, the settings for these, and whether both labels are there."""
+    images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
+    labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
+    images, normals = _to_train_on(images, settings, train_size, columns)
+    if any(chosen.values()):
+        if "unknown" not in settings.conditioning.model_fields_set:
+            inferring = settings.conditioning.model_copy(update={"unknown": "infer"})
+            settings = settings.model_copy(update={"conditioning": inferring})
+    else:
+        _mention_classes(normals)
+    return images, normals, settings, labelled
+
+
+def _dry_run(
+    source: str,
+    chosen: dict[str, str | None],
+    settings: Settings,
+    train_size: int | None,
+    columns: list[str],
+    folder: Path,
+) -> None:
+    """Say what `train` would do; nothing is written."""
+    from knowngood.cli.dry_run import about, describe, estimate, lines
+    from knowngood.detector.fit.auto import resolve
+    from knowngood.detector.fit.inputs import measured
+
+    images, normals, settings, _ = _opened(source, chosen, _checked(settings, chosen, 0, False), train_size, columns)
+    some: Any = measured(normals, settings)
+    resolved, recipe = resolve(settings, some)
+    found = describe(images, some)
+    for line in lines(found):
+        say(line)
+    say(f"recipe  {recipe}")
+    seconds = estimate(resolved, some)
+    say(f"time    {about(seconds)}, by a fit to a few of the images")
+    say(f"output  {folder}; nothing was written")
+    emit(
+        {**found, "recipe": recipe, "settings": resolved.model_dump(mode="json"), "seconds": seconds, "output": folder}
+    )
 
 
 def _method(settings: Settings) -> str:

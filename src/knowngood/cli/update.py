@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
-from knowngood.cli.console import note, on_terminal, say
+from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, load, open_selected
 from knowngood.cli.outputs import say_false_alarms, writing
 from knowngood.cli.review_update import check_out, from_reviews
@@ -63,6 +63,7 @@ def update(
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
+    as_json: AsJson = False,
     device: Device = None,
     bounds: Bounds,
 ) -> None:
@@ -74,15 +75,31 @@ def update(
     With --reviews it learns from what people said of judged images: false alarms join the fit and never calibrate,
     defects are known defects.
     """
-    if reviews:
-        chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
-        from_reviews(model, data, old, calibrate_on, out, device, bounds, chosen, dry_run=dry_run)
-        return
-    if dry_run:
-        raise SettingsError("--dry-run goes with --reviews")
-    if data is None:
-        raise SettingsError("no DATA given: name the new images, or --reviews to learn from reviews of judged images")
-    check_out(model, out)
+    with for_machines(as_json):
+        if reviews:
+            chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
+            from_reviews(model, data, old, calibrate_on, out, device, bounds, chosen, dry_run=dry_run)
+            return
+        if dry_run:
+            raise SettingsError("--dry-run goes with --reviews")
+        if data is None:
+            raise SettingsError(
+                "no DATA given: name the new images, or --reviews to learn from reviews of judged images"
+            )
+        check_out(model, out)
+        _update(model, data, calibrate_on, old, out, (normal, anomalous, holdout), device, bounds)
+
+
+def _update(
+    model: Path,
+    data: str,
+    calibrate_on: str | None,
+    old: str | None,
+    out: Path | None,
+    classes: tuple[str | None, str | None, str | None],
+    device: str | None,
+    bounds: Bounds,
+) -> None:
     with writing(out or model_at(model)):
         detector = load(model, device)
         if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
@@ -92,16 +109,15 @@ def update(
                 f"it was trained on too: {shlex.join(words)}"
             )
         options = bounds.over(detector.pipeline_.settings.data)
+        chosen = dict(zip(("normal", "anomalous", "holdout"), classes, strict=True))
         new, known, others = (
-            None
-            if source is None
-            else open_selected(source, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
+            None if source is None else open_selected(source, **chosen, data_options=options)
             for source in (data, old, calibrate_on)
         )
         assert new is not None
         if others is not None:
             others = others[others.labels != 1]
-        detector.update(new, calibration_set=others, old=known, progress=on_terminal())
+        detector.update(new, calibration_set=others, old=known, progress=True)
         folder = detector.save(out or model_at(model))
     taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
     assert calibration is not None
@@ -113,3 +129,4 @@ def update(
         note(detector.about_["labels"]["sentence"])
     note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
     say(f"model   {folder}")
+    emit({"model": folder, "data": data, "taken": taken, "normals": data_of["normals"], "calibrate": len(calibration)})

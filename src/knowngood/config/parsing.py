@@ -125,7 +125,7 @@ def _explain(item: Any) -> str:
     if item["type"] == "extra_forbidden":
         known = [name for name in model.model_fields if name != "name"]
         if model is Settings:
-            return f"unknown setting '{path[-1]}'" + _moved(path[-1]) + nearest(path[-1], known)
+            return f"unknown setting '{path[-1]}'" + (_moved(path[-1]) or nearest(path[-1], known))
         name = model.model_fields["name"].default if "name" in model.model_fields else None
         owner = f"{path[-2]} '{name}'" if name else path[-2]
         return f"{owner} has no option '{path[-1]}'" + nearest(path[-1], known)
@@ -151,6 +151,11 @@ def _moved(name: str) -> str:
         for choice, option in choices(Settings, field).items():
             if name in option.model_fields:
                 return f"; it is an option of {field} '{choice}': {field}={{'name': '{choice}', '{name}': …}}"
+            for inner in option.model_fields:
+                for part, further in choices(option, inner).items():
+                    if name in further.model_fields:
+                        place = f"{{'name': '{choice}', '{inner}': {{'name': '{part}', '{name}': …}}}}"
+                        return f"; it is an option of {inner} '{part}': {field}={place}"
     return ""
 
 

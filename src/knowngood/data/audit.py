@@ -19,6 +19,7 @@ from knowngood.data.groups import pixel_digest
 from knowngood.data.imageset import ImageSet, Marks
 from knowngood.data.near_copies import SIDE, near_copies, signature
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
+from knowngood.data.progress import track
 from knowngood.data.readers.files import read_with_header
 from knowngood.data.readers.mask_file import read_masks
 from knowngood.data.values import text_of
@@ -84,7 +85,8 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
         looks = [_look(images, i) for i in range(len(images))]
     else:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            looks = list(pool.map(lambda i: _look(images, i), range(len(images))))
+            found = pool.map(lambda i: _look(images, i), range(len(images)))
+            looks = list(track(found, "looking at images", len(images)))
     findings = list(images.rejected)
     for name, look in zip(images.ids.tolist(), looks, strict=True):
         if look.kind:

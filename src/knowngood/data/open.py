@@ -25,6 +25,8 @@ from knowngood.data.readers.idx import labels_beside, read_pair
 from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.manifest import read_manifest
 from knowngood.data.readers.npz import read_npz
+from knowngood.data.readers.video import SUFFIXES as VIDEOS
+from knowngood.data.readers.video import read_video, video_of
 from knowngood.errors import DataError, SettingsError
 
 
@@ -72,8 +74,9 @@ def open_images(
             (N, C, H, W); a Pillow image; a list or iterator of pictures, or of paths; a DataFrame with a column of
             paths; the name of a data set; or a path: a folder (plain, one sub-folder a class, train/test splits, MVTec
             layout, idx files), a .zip or .tar of one, a .csv or .parquet manifest, an idx file (its labels are found
-            beside it), an .npz like those of MedMNIST or of dSprites, an .npy array, one image file, or a path that a
-            reader of another package takes (see `Reader`). A path that exists wins over a data set of the same name.
+            beside it), an .npz like those of MedMNIST or of dSprites, an .npy array, one image file, a video file
+            (`clip.mp4/step=25` takes every 25th frame), or a path that a reader of another package takes (see
+            `Reader`). A path that exists wins over a data set of the same name.
         conditions: column → N values, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
@@ -104,6 +107,9 @@ def open_images(
 
 def _open_path(source: str | Path, limits: Limits) -> ImageSet:
     path = Path(os.path.expanduser(source))
+    video = None if path.is_dir() else video_of(str(path))
+    if video is not None and video[0].is_file():
+        return read_video(*video, limits)
     if not os.path.exists(path):
         if isinstance(source, str) and is_dataset(source):
             return open_dataset(source)
@@ -134,7 +140,7 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
     more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
     raise DataError(
         f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx, .npz, .npy"
-        f"{more}, or an image ({', '.join(sorted(SUFFIXES))})"
+        f"{more}, a video ({', '.join(VIDEOS)}), or an image ({', '.join(sorted(SUFFIXES))})"
     )
 
 

@@ -65,7 +65,8 @@ class Judgement:
             sentences of an explanation, if there is one.
         reference: the group of normal images that it is compared with, for `ReferenceIndex.mean_image`.
         size: (H, W). picture: the file as it came. suffix: of its name, such as .png. thumbnail: a PNG or JPEG.
-        map: a grey PNG, anomaly = offset + factor · level with scale = (offset, factor).
+        map: a grey PNG, anomaly = offset + factor · level. scale: (offset, factor, value where its colour begins, value
+            where it is full, what that means in words).
     """
 
     key: str
@@ -83,7 +84,12 @@ class Judgement:
     size: tuple[int, int] | None = None
     thumbnail: bytes | None = None
     map: bytes | None = None
-    scale: tuple[float, float] = (0.0, 1.0)
+    scale: tuple[float | str, ...] = (0.0, 1.0, 0.0, 1.0, "")
+
+    @property
+    def legend(self) -> str:
+        """What the colours of the map mean; empty without a map."""
+        return "" if self.map is None else str(self.scale[-1])
 
     @property
     def verdict(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from knowngood.calibration.map_scale import MapScale
 from knowngood.data import ImageSet
 from knowngood.data.itemset import numbered
 from knowngood.data.pixel_source import JoinedPixels
@@ -39,12 +40,12 @@ class Asked:
 
 
 class Kept(NamedTuple):
-    """Of an image that was read. alpha: of the verdict. map: (H, W), where the score has one; limits: values where its
-    colour begins and is full. regions: boxes of it. reference: the group of normal images that it is compared with."""
+    """Of an image that was read. alpha: of the verdict. map: (H, W), where the score has one; scale: of its colours.
+    regions: boxes of it. reference: the group of normal images that it is compared with."""
 
     alpha: float
     map: np.ndarray | None
-    limits: tuple[float, float]
+    scale: MapScale | None
     regions: tuple[tuple[int, int, int, int], ...]
     reference: int | None
 
@@ -131,26 +132,17 @@ def _explain(model: ServedModel, batch: Detected, asked: Asked, rows: list[Row])
 
 def _kept(model: ServedModel, batch: Detected, asked: Asked) -> Iterator[Kept | None]:
     """What is kept of each image of this batch; None of one that cannot be read."""
-    pipeline, calibration = model.detector.pipeline_, model.detector.pipeline_.map_calibration
+    pipeline = model.detector.pipeline_
     groups = None if pipeline.reference is None else groups_of(pipeline)
     for i, values in enumerate(batch.maps):
         stratum = int(batch.decisions.best.stratum[i])
         if i in batch.decisions.errors:
             yield None
             continue
-        limits = 0.0, 1.0
-        if values is not None:
-            found = math.inf if calibration is None else calibration.threshold(asked.alpha, stratum)
-            limits = (0.5 * found, 2 * found) if 0 < found < math.inf else _own_limits(values)
         boxes = tuple(region.box for region in batch.regions[i] or ())
         reference = None if groups is None else int(group_of(groups, np.array([stratum]))[0])
-        yield Kept(model.detector.alpha if asked.alpha is None else asked.alpha, values, limits, boxes, reference)
-
-
-def _own_limits(values: np.ndarray) -> tuple[float, float]:
-    """From the median of a map to its largest value; ignored regions are NaN."""
-    low, high = (float(each(values)) for each in (np.nanmedian, np.nanmax))
-    return (low, high) if high > low else (low, low + 1)
+        alpha = model.detector.alpha if asked.alpha is None else asked.alpha
+        yield Kept(alpha, values, batch.scales[i], boxes, reference)
 
 
 def _without_nan(value: Any) -> Any:

@@ -52,7 +52,7 @@ class Observed:
                 await answer(scope, receive, answered)
         finally:
             seconds = time.perf_counter() - started
-            path = getattr(scope.get("route"), "path", "other")
+            path = _path(scope)
             self.metrics.answered(path, status, seconds)
             if path not in ("/healthz", "/readyz", "/metrics", "/page/state"):
                 event(
@@ -64,6 +64,14 @@ class Observed:
                     seconds=round(seconds, 4),
                     **facts,
                 )
+
+
+def _path(scope: Scope) -> str:
+    """The path of the route that answered, without values in it; "other" where there is none."""
+    if "route" in scope:
+        return scope["route"].path
+    known = {getattr(route, "path", None) for route in getattr(scope.get("app"), "routes", ())}
+    return str(scope["path"]) if scope["path"] in known else "other"
 
 
 class BodyLimit:

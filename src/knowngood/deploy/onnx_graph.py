@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from knowngood import __version__
 from knowngood.calibration import Calibration
 from knowngood.calibration.conformal import sorted_scores
+from knowngood.calibration.map_scale import scale_of
 from knowngood.deploy.onnx_scores import check_score, score_graph
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
@@ -150,6 +151,7 @@ def metadata(detector: Detector, outputs: list[str]) -> dict[str, Any]:
         "alpha": pipeline.settings.alpha,
         "calibration_items": len(known),
         "threshold": known.pooled_threshold if np.isfinite(known.pooled_threshold) else None,
+        "map_scale": None if pipeline.map_calibration is None else scale_of(pipeline.map_calibration)._asdict(),
         "outputs": outputs,
         "columns": [
             {**column.model_dump(mode="json"), "code_names": list(column.code_names)} for column in schema.columns

@@ -126,7 +126,8 @@ def page_routes(
 
     @routes.get("/page/judged/{number}", dependencies=own)
     def one(number: int) -> dict[str, Any]:
-        return found(number)
+        seen = found(number, picture=True)
+        return {**found(number), "legend": str(seen["scale"][-1]) if seen["map"] else ""}
 
     @routes.get("/page/judged/{number}/{view}", dependencies=own)
     def view(number: int, view: str) -> Response:

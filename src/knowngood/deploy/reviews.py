@@ -11,7 +11,9 @@ Formats of `export`: folders with masks and a manifest, COCO, Label Studio.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -122,23 +124,38 @@ def _opened(folder: str | Path) -> Iterator[JudgedStore]:
 def export(store: JudgedStore, out: Path, layout: str = "folder") -> dict[str, int]:
     """Write what was reviewed as good or as a defect to a new or empty folder; how many of each.
 
-    What nobody is sure of, and what could not be read, is left out.
+    What nobody is sure of, and what could not be read, is left out. Of a picture that was judged several times under
+    the same conditions the last review counts; `repeated` says how many were left out for that.
 
     Raises:
         DataError: nothing was reviewed. OutputError: the folder is not empty, or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} is not empty; give a new folder, so that nothing in it is mixed with older reviews")
-    counts = {"good": 0, "defect": 0}
+    counts = {"good": 0, "defect": 0, "repeated": 0}
+    last: dict[str, int] = {}
+    for record in store.reviewed():
+        if record["flagged"] is not None:
+            last[_content(record)] = max(last.get(_content(record), 0), record["review_number"])
     kept: list[dict[str, Any]] = []
     for record in store.reviewed():
-        if record["review"] in counts and record["flagged"] is not None:
+        if record["flagged"] is None:
+            continue
+        if record["review_number"] < last[_content(record)]:
+            counts["repeated"] += 1
+        elif record["review"] in counts:
             counts[record["review"]] += 1
             kept.append(_written(record, out, in_folders=layout == "folder"))
     if not kept:
         raise DataError(f"{store.folder}: nothing was reviewed as good or as a defect; review images on the page first")
     FORMATS[layout](kept, out)
     return counts
+
+
+def _content(record: dict[str, Any]) -> str:
+    """What two judgements of the same picture have in common: its file and its conditions."""
+    conditions = json.dumps(record["conditions"], sort_keys=True, ensure_ascii=False)
+    return f"{hashlib.sha256(record['bytes']).hexdigest()} {conditions}"
 
 
 def _written(record: dict[str, Any], out: Path, *, in_folders: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from knowngood.calibration.map_scale import MapScale, legend
 from knowngood.data import ImageSet
 from knowngood.data.findings import Unreadable
 from knowngood.data.itemset import numbered
@@ -27,7 +28,7 @@ from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import scale_of
 from knowngood.deploy.served_models import ServedModel
 from knowngood.errors import OutputError
-from knowngood.evaluation.figures.tiles import reduced
+from knowngood.evaluation.figures.tiles import reduced, reduced_map
 from knowngood.evaluation.report.inspection_page import as_picture, map_png
 
 THUMBNAIL, MAP, LARGE = 320, 256, 1600  # pixels of the longer side
@@ -53,18 +54,18 @@ def keep(
         kept: Kept | None = row.pop("kept", None)
         one = _judgement(model, images, i, row, kept, source, uuid.uuid4().hex if keys is None else keys[i])
         view = {"number": _number(store, one), "verdict": one.verdict, "size": one.size}
-        view |= {"regions": one.regions, "reference": one.reference, "map": None}
+        view |= {"regions": one.regions, "reference": one.reference, "map": None, "legend": one.legend}
         if one.map is not None and view["number"] is None:
             view["map"] = base64.b64encode(coloured(one.map, one.scale)).decode()
         views.append(view)
     return views
 
 
-def coloured(levels: bytes, scale: Sequence[float]) -> bytes:
-    """A kept map as a PNG of colours, transparent where it is low; scale: offset, factor, begin and end of colour."""
-    offset, factor, *limits = scale
+def coloured(levels: bytes, scale: Sequence[Any]) -> bytes:
+    """A kept map as a PNG of colours; scale: as `Judgement` has it."""
+    offset, factor, begins, full = scale[:4]
     with Image.open(io.BytesIO(levels)) as picture:
-        return map_png(offset + factor * np.asarray(picture, float), (limits[0], limits[1]))
+        return map_png(offset + factor * np.asarray(picture, float), MapScale(begins, full))
 
 
 def drawn(image: np.ndarray, most: int) -> Drawn:
@@ -113,9 +114,10 @@ def _judgement(
             facts |= {"size": image.shape[:2], "thumbnail": drawn(image, THUMBNAIL)[1]}
         except Unreadable:  # gone meanwhile
             pass
-        if kept.map is not None:
-            levels, offset, factor = _levels(reduced(kept.map[..., None], MAP)[..., 0])
-            facts |= {"map": levels, "scale": (offset, factor, *kept.limits)}
+        if kept.map is not None and kept.scale is not None:
+            levels, offset, factor = _levels(reduced_map(kept.map, MAP))
+            scale = offset, factor, kept.scale.begins, kept.scale.full, legend([kept.scale])
+            facts |= {"map": levels, "scale": scale}
     suffix = path.suffix.lower()
     return Judgement(
         key=key,

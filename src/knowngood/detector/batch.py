@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowngood.calibration import misfit
+from knowngood.calibration import misfit, misfit_words
 from knowngood.data import ImageSet
 from knowngood.detector.decide import Decisions, calibrated
 from knowngood.detector.image_statistics import CAUSES, Change
@@ -51,13 +51,7 @@ def batch_remark(
     remark |= {"alpha": alpha, "labelled": labelled, "groups": names, "changes": [one._asdict() for one in changes]}
     remark["unseen"] = [one.name for one in unseen]
     what = f"{items.items} labelled normal" if labelled else items.items
-    start = (
-        f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, {found.expected:.3g} expected"
-    )
-    if found.flagged < 2 * found.expected:
-        start = (
-            f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items.items}, 50% expected"
-        )
+    start = misfit_words(found, what, items.items, alpha)
     start += f" (most of all {', '.join(names[:NAMED])})" if names else ""
     cause = _cause(items, found.flagged, found.items, labelled, seen, unseen)
     return {

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from knowngood.calibration import Calibration, largest_value, minimum_normals, one_of_each
-from knowngood.config import FeatureOptions, Settings
+from knowngood.config import Settings
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.progress import track
 from knowngood.detector.added_groups import AddedGroup
 from knowngood.detector.decide import (
     calibrated,
@@ -88,9 +89,9 @@ def add_group(pipeline: Pipeline, normals: Items, values: dict[str, str], unknow
     reading = replace(pipeline, added=(pending,))
     scores, maps, mismatch = [], [], []
     locates = pipeline.map_calibration is not None
-    for batch in score_batches(
-        reading, normals.annotate(None, columns), unknown=unknown, maps=locates, alternatives=True
-    ):
+    stated = normals.annotate(None, columns)
+    batches = score_batches(reading, stated, unknown=unknown, maps=locates, alternatives=True)
+    for batch in track(batches, "calibration", len(normals), size=lambda batch: len(batch.items)):
         refuse_unread(batch.items, batch.errors)
         decisions = decide(replace(pipeline, added=()), batch)
         scores.append(np.where(decisions.anomaly_score < BEYOND, decisions.anomaly_score, np.inf))  # inf is refused
@@ -162,14 +163,15 @@ def check_unfitted(pipeline: Pipeline, normals: Items) -> None:
 
 
 def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
-    """Scores of normal items whose conditions are known; of features the maps too, so that regions can be found.
+    """Scores of normal items whose conditions are known; where there are maps their largest values too, for regions.
 
     Raises:
         DataError: an item cannot be read, or lacks a condition.
     """
     values, strata, maps, mismatch, stated = [], [], [], [], []
-    locates = isinstance(pipeline.settings.representation, FeatureOptions)
-    for batch in score_batches(pipeline, normals, unknown="error", maps=locates, alternatives=True):
+    locates = pipeline.score.has_map and isinstance(normals, ImageSet)
+    batches = score_batches(pipeline, normals, unknown="error", maps=locates, alternatives=True)
+    for batch in track(batches, "calibration", len(normals), size=lambda batch: len(batch.items)):
         refuse_unread(batch.items, batch.errors)
         scores = whole_scores(pipeline, batch) if pipeline.checked else batch.values
         values.append(np.where(scores < BEYOND, scores, np.inf))  # refused: a normal item cannot overflow

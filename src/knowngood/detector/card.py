@@ -82,15 +82,26 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
 def false_alarms(pipeline: Pipeline) -> str:
     """How many normal items will be flagged, in one line; of the group with the fewest calibration items.
 
-    Empty where nothing can be flagged.
+    Where all groups are too small for a rate of their own, of all together. Empty where nothing can be flagged.
     """
     rows = [row for row in _groups(pipeline) if row["false_alarm_low"] is not None]
     if not rows:
-        return ""
+        return _together(pipeline)
     row, alpha = min(rows, key=lambda row: row["normals"]), pipeline.level()
     asked = f"{100 * alpha:g}%" + ", half of alpha, by p_value alone" * bool(pipeline.checked)
     of = f", the smallest of {len(rows)} Mondrian groups" if len(rows) > 1 else ""
     return f"{_range(pipeline, row)} of normal items, asked for {asked} (95 % interval{_with(row)}{of})"
+
+
+def _together(pipeline: Pipeline) -> str:
+    """The same of the calibration items of all groups together; empty where these are too few too."""
+    n, alpha = len(pipeline.calibration or ()), pipeline.level()
+    if n < minimum_normals(alpha):
+        return ""
+    low, high = false_alarm_interval(n, alpha)
+    row = {"false_alarm_low": low, "false_alarm_high": high, "normals": n}
+    why = f", all {len(_groups(pipeline))} Mondrian groups together: each is too small for a rate of its own"
+    return f"{_range(pipeline, row)} of normal items, asked for {100 * alpha:g}% (95 % interval{_with(row)}{why})"
 
 
 def _groups(pipeline: Pipeline) -> list[dict[str, Any]]:

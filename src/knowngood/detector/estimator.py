@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.data.groups import grouped
 from knowngood.data.joined import joined
 from knowngood.data.open import as_columns
+from knowngood.data.progress import reporting
 from knowngood.data.readers.given import holds_images, listed
 from knowngood.data.readers.limits import Limits
 from knowngood.data.tableset import check_rows
@@ -53,6 +56,19 @@ if TYPE_CHECKING:
 
 FEWEST = 2
 EXPLAINED = 20  # images, unless more are asked for
+
+
+def _checked(init: Callable[..., None]) -> Callable[..., None]:
+    """`__init__` that refuses a parameter that there is not with the one that was meant."""
+    known = inspect.signature(init).parameters
+
+    @wraps(init)
+    def checked(self: Detector, *given: Any, **named: Any) -> None:
+        for name in named.keys() - known.keys():
+            parse_settings({name: named[name]})  # raises
+        init(self, *given, **named)
+
+    return checked
 
 
 class Detector(OutlierMixin, BaseEstimator):
@@ -90,6 +106,7 @@ class Detector(OutlierMixin, BaseEstimator):
         fold; empty unless the calibration is cross-conformal. n_features_in_: for tables.
     """
 
+    @_checked
     def __init__(
         self,
         representation: Any = "auto",
@@ -180,7 +197,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 Those labelled anomalous are known anomalies.
             run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
                 checkpoint there and ends with the same bits as if it had never stopped.
-            progress: show a progress bar if the error stream is a terminal.
+            progress: show how far it is on the error stream: a bar on a terminal or in a notebook, else a line every
+                half minute.
             film: keep reconstructions of some held-out images as a VAE on pixels is trained, in `film_`.
             backbone: of your own, with representation={"name": "features", "backbone": "own"}.
 
@@ -215,7 +233,8 @@ class Detector(OutlierMixin, BaseEstimator):
         run = Run(None if run_dir is None else Path(run_dir), resume, progress, reel)
         others = calibration_set is not None
         given: dict[str, Any] = {"others_calibrate": others, "backbone": backbone, "chosen": chosen}
-        fitted = fit_pipeline(normals, labelled, settings, seed, run, **given)
+        with reporting(progress):
+            fitted = fit_pipeline(normals, labelled, settings, seed, run, **given)
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
         self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
@@ -314,7 +333,8 @@ class Detector(OutlierMixin, BaseEstimator):
         known, labelled = (None, marked) if old is None else self._to_learn_from(old, old_conditions)
         labelled = labelled if len(labelled) else None
         others = None if calibration_set is None else self._items(calibration_set, None, groups=True)
-        done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
+        with reporting(progress):
+            done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
         self.pipeline_, data = done.pipeline, self.about_["data"]
         counts = done.counts or {name: data[name] + done.taken for name in ("normals", "fit")}
         counts["calibrate"] = len(self.pipeline_.calibration or ())
@@ -520,7 +540,7 @@ class Detector(OutlierMixin, BaseEstimator):
             min_area: regions of fewer pixels are left out.
 
         Raises:
-            SettingsError: the model is not on features.
+            SettingsError: the score has no map.
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
             DataError: an image cannot be read.
         """

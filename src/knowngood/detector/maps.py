@@ -11,6 +11,7 @@ from knowngood.calibration import Calibration, Region, find_regions
 from knowngood.data import ImageSet
 from knowngood.detector.decide import Decisions
 from knowngood.detector.ignored import Ignored, filled, moved
+from knowngood.detector.map_scale import calibration_of
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored, cells_of
 from knowngood.errors import SettingsError
@@ -55,9 +56,9 @@ def image_regions(
     pipeline: Pipeline, decisions: Decisions, i: int, one: np.ndarray, alpha: float | None, min_area: int = 1
 ) -> list[Region]:
     """Regions of the map of image i: connected pixels above what few normal images of its group exceed anywhere."""
-    known, stratum, group = check_regions(pipeline), int(decisions.best.stratum[i]), int(decisions.group[i])
-    if group >= 0:
-        known, stratum = pipeline.added[group].maps or known, -1
+    check_regions(pipeline)
+    known, stratum = calibration_of(pipeline, int(decisions.best.stratum[i]), int(decisions.group[i]))
+    assert known is not None
     return find_regions(one, known.threshold(alpha, stratum), min_area=min_area, maxima=known.reference(alpha, stratum))
 
 
@@ -65,7 +66,7 @@ def check_regions(pipeline: Pipeline) -> Calibration:
     """The calibration of maps; SettingsError if this model has none."""
     check_maps(pipeline)
     if pipeline.map_calibration is None:
-        raise SettingsError("regions need representation 'features'; fit with it, or take anomaly_maps")
+        raise SettingsError("maps of this model have no threshold; calibrate it on normal images, or take anomaly_maps")
     return pipeline.map_calibration
 
 

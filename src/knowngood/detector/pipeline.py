@@ -34,7 +34,7 @@ class Pipeline:
     """Representation → model → score → calibration, each fitted.
 
     settings: resolved; no choice is "auto". marginal_calibration: of scores with the conditions marginalised.
-    map_calibration: of the largest values of anomaly maps, on features. mismatch_calibrations: of the mismatch with the
+    map_calibration: of the largest values of anomaly maps. mismatch_calibrations: of the mismatch with the
     stated conditions where they are checked, then of each checked column if there are several. calibrated_by: how its
     images were chosen: set aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what
     the objective keeps. reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the

@@ -13,6 +13,7 @@ from torch import Tensor
 from knowngood.errors import ArtifactError
 
 PREFIX = "reference."
+ENOUGH = 8  # normal images from which on a mean, quantiles and standard deviations are reported
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,8 @@ class ReferenceIndex:
         image_factors: (M, 2) float32, brightness and contrast of the first M of them as the model sees them.
         mean_images: (G + 1, C, H, W) float16, scaled and reduced: the mean of these M images by group, of all last.
         held_out_distances: (A,) float32, distances of held-out normal images to the nearest of these of their group.
+        appearance: (2, G + 1, K, H, W) float16, mean and standard deviation of the quantities of `appearance` at each
+            pixel of these M images, likewise by group.
     """
 
     ids: tuple[str, ...]
@@ -34,6 +37,7 @@ class ReferenceIndex:
     image_factors: np.ndarray
     mean_images: np.ndarray
     held_out_distances: np.ndarray
+    appearance: np.ndarray
 
     def nearest(self, code: np.ndarray, group: int, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and distances of the images with the codes nearest to a code (K,), nearest first.
@@ -48,9 +52,24 @@ class ReferenceIndex:
 
     def mean_image(self, group: int) -> np.ndarray:
         """(C, H, W) float32 mean of the images of a group, or of all if it has none."""
+        return self.mean_images[self._row(group)].astype(np.float32)
+
+    def appearance_of(self, group: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """Mean and standard deviation (K, H, W) at each pixel of the images of a group, or of all; how many these are.
+
+        A group of fewer images than tell how much they vary stands for all.
+        """
+        measured, row = self.group[: len(self.image_factors)], self._row(group)
+        if row >= 0 and (measured == group).sum() < ENOUGH:
+            row = -1
+        mean, spread = (values[row].astype(np.float32) for values in self.appearance)
+        return mean, spread, int((measured == group).sum()) if row >= 0 else len(measured)
+
+    def _row(self, group: int) -> int:
+        """Where the images of a group have their means; −1 for those of all, if it has none."""
         measured = self.group[: len(self.image_factors)]
         own = 0 <= group < len(self.mean_images) - 1 and bool((measured == group).any())
-        return self.mean_images[group if own else -1].astype(np.float32)
+        return group if own else -1
 
     def factors_of(self, group: int) -> np.ndarray:
         """(m, 2) brightness and contrast of the images of a group, or of all if it has none."""
@@ -59,7 +78,7 @@ class ReferenceIndex:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """The arrays, for safetensors; the ids are kept in the JSON."""
-        names = ("codes", "group", "image_factors", "mean_images", "held_out_distances")
+        names = ("codes", "group", "image_factors", "mean_images", "held_out_distances", "appearance")
         return {PREFIX + name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in names}
 
     @classmethod
@@ -70,6 +89,8 @@ class ReferenceIndex:
             ArtifactError: codes and ids differ in number.
         """
         arrays: dict[str, Any] = {k.removeprefix(PREFIX): v.numpy() for k, v in tensors.items() if k.startswith(PREFIX)}
+        if "appearance" not in arrays:
+            raise ArtifactError("reference index: no appearance of normal images in it; the model is damaged")
         if len(arrays["codes"]) != len(ids):
             raise ArtifactError(f"reference index: {len(ids)} ids and {len(arrays['codes'])} codes; model damaged")
         return cls(tuple(ids), **arrays)

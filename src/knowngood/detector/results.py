@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from knowngood.calibration import Region, benjamini_hochberg, verdict
+from knowngood.calibration.map_scale import MapScale
 from knowngood.data.columns import Column
 from knowngood.data.findings import UNUSABLE
+from knowngood.data.progress import track
 from knowngood.detector.decide import Decisions, condition_names, decide
 from knowngood.detector.explain.explanation import Explanation
+from knowngood.detector.map_scale import map_scales
 from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown
 from knowngood.detector.scoring import score_batches
@@ -26,7 +29,7 @@ class Detected(NamedTuple):
     """A batch of N items, scored.
 
     index: (N,) positions in the whole set. table: rows as `Detector.detect` gives them. maps: (H, W) each, None for an
-    image that cannot be read or where maps were not asked for; regions: likewise.
+    image that cannot be read or where maps were not asked for; scales: how these are coloured; regions: likewise.
     """
 
     index: np.ndarray
@@ -34,6 +37,7 @@ class Detected(NamedTuple):
     decisions: Decisions
     table: DataFrame
     maps: list[np.ndarray | None]
+    scales: list[MapScale | None]
     regions: list[list[Region] | None]
 
 
@@ -63,7 +67,8 @@ def detected(
     level, columns = pipeline.settings.alpha if alpha is None else alpha, pipeline.checked_columns
     unread, reason = 0, ""
     located = maps or regions
-    for batch in score_batches(pipeline, items, unknown=unknown, maps=located, start=start, alternatives=True):
+    batches = score_batches(pipeline, items, unknown=unknown, maps=located, start=start, alternatives=True)
+    for batch in track(batches, "scoring", len(items) - start, size=lambda batch: len(batch.items)):
         decisions = decide(pipeline, batch, alpha)
         n = len(batch.items)
         pictures: list[np.ndarray | None] = [None] * n
@@ -74,9 +79,9 @@ def detected(
         for i, why in decisions.errors.items():
             unread, reason = unread + 1, reason or f"{batch.items.ids[i]}: {why}"
         index = np.arange(batch.first, batch.first + n)
-        yield Detected(
-            index, batch.items, decisions, table_of(batch.items, decisions, level, checked=columns), pictures, found
-        )
+        table = table_of(batch.items, decisions, level, checked=columns)
+        scales = map_scales(pipeline, decisions, pictures, alpha)
+        yield Detected(index, batch.items, decisions, table, pictures, scales, found)
     if unread and unread == len(items):
         raise DataError(f"none of {len(items)} items can be scored; the first, {reason}")
 

@@ -7,22 +7,30 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from heapq import heappush, heappushpop
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from knowngood.evaluation.figures.tiles import reduced
+from knowngood.evaluation.figures.tiles import reduced_map
 from knowngood.evaluation.results import Results, check_both
 from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from knowngood.calibration.map_scale import MapScale
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
     from knowngood.detector.pipeline import Unknown
 
 MOST, MAP = 200, 180  # anomaly maps kept, and pixels of their longer side
+
+
+class SmallMap(NamedTuple):
+    """A reduced anomaly map (h, w) of an image, and how it is coloured."""
+
+    values: np.ndarray
+    scale: MapScale
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Evaluation:
     alpha: float
     unknown: Unknown | None
     seconds: float
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
+    maps: dict[str, SmallMap] = field(default_factory=dict)
 
 
 def evaluate(
@@ -70,7 +78,7 @@ def evaluate(
     labels = images.labels
     check_both(labels, images.name)
     started = time.perf_counter()
-    kept: dict[str, np.ndarray] = {}
+    kept: dict[str, SmallMap] = {}
     if maps:
         table, kept = _detect_with_maps(detector, images, alpha=alpha, unknown=unknown)
         if explain:
@@ -113,26 +121,26 @@ class TopMaps:
     """Reduced anomaly maps of the images that score highest, as many as an inspection page shows."""
 
     def __init__(self) -> None:
-        self._kept: list[tuple[float, int, str, np.ndarray]] = []  # a heap, the smallest first
+        self._kept: list[tuple[float, int, str, SmallMap]] = []  # a heap, the smallest first
         self._count = count()
 
-    def add(self, name: str, score: float, values: np.ndarray) -> None:
+    def add(self, name: str, score: float, values: np.ndarray, scale: MapScale) -> None:
         """The map (H, W) of the next image."""
         full = len(self._kept) == MOST
         if full and score <= self._kept[0][0]:
             return
-        entry = (score, next(self._count), name, reduced(values[..., None], MAP)[..., 0])
+        entry = (score, next(self._count), name, SmallMap(reduced_map(values, MAP), scale))
         (heappushpop if full else heappush)(self._kept, entry)
 
     @property
-    def maps(self) -> dict[str, np.ndarray]:
+    def maps(self) -> dict[str, SmallMap]:
         """By the id of the image."""
-        return {name: values for _, _, name, values in self._kept}
+        return {name: small for _, _, name, small in self._kept}
 
 
 def _detect_with_maps(
     detector: Detector, images: ImageSet, *, alpha: float | None, unknown: Unknown | None
-) -> tuple[DataFrame, dict[str, np.ndarray]]:
+) -> tuple[DataFrame, dict[str, SmallMap]]:
     """The table of `Detector.detect` and the maps of `TopMaps`, in one pass in which one batch of maps is held."""
     import pandas as pd
 
@@ -144,9 +152,10 @@ def _detect_with_maps(
     for batch in detector.stream(images, unknown=unknown, alpha=alpha, maps=True):
         tables.append(batch.table)
         decisions.append(batch.decisions)
-        for name, score, values in zip(batch.table["id"], batch.table["anomaly_score"], batch.maps, strict=True):
-            if values is not None:
-                top.add(str(name), score, values)
+        columns = batch.table["id"], batch.table["anomaly_score"], batch.maps, batch.scales
+        for name, score, values, scale in zip(*columns, strict=True):
+            if values is not None and scale is not None:
+                top.add(str(name), score, values, scale)
     table = with_rejected(pd.concat(tables, ignore_index=True), images)
     return with_remark(table, detector.pipeline_, images, Decisions.concat(decisions), alpha), top.maps
 

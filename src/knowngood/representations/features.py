@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from knowngood.config import FeatureOptions, loaded
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
+from knowngood.data.progress import track
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations.alignment.pose import Pose, Posed, PosedPixels, crop_size, unposed
 from knowngood.representations.alignment.references import References, unchanged
@@ -455,7 +456,8 @@ def cached_features(
         return (np.empty(shape, dtype) if in_memory else _in_file(shape, dtype)).transpose(0, 3, 1, 2)
 
     grids = new(np.dtype(representation.stored))
-    for start in range(0, len(images), CACHED):
+    starts = range(0, len(images), CACHED)
+    for start in track(starts, "features", len(images), size=lambda start: min(CACHED, len(images) - start)):
         index = np.arange(start, min(start + CACHED, len(images)))
         part, errors, transforms = representation.read_and_locate(images, index, workers)
         raise_first(images.ids, errors)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from knowngood.calibration import minimum_normals, misfit
+from knowngood.calibration import minimum_normals, misfit, misfit_words
 from knowngood.runtime.model import Found
 
 SHARED, INFERRED = -1, -2  # groups whose calibration items are those of others too
@@ -34,11 +34,7 @@ def batch_remark(found: Sequence[Found], labels: np.ndarray, facts: Mapping[str,
     if wrong is None:
         return None
     what = "images labelled normal" if labelled else "images"
-    start = (
-        f"{wrong.flagged:,} of {wrong.items:,} {what} are flagged at alpha = {alpha:g}, {wrong.expected:.3g} expected"
-    )
-    if wrong.flagged < 2 * wrong.expected:
-        start = f"{wrong.items:,} {what} score higher than {wrong.rank:.0%} of the calibration images, 50% expected"
+    start = misfit_words(wrong, what, "images", alpha)
     cause = "" if labelled else f"{'most' if 2 * wrong.flagged > wrong.items else 'many'} are anomalous, or "
     return (
         f"{start}: {cause}the images changed since calibration; score them by the model to see how, or calibrate it on "

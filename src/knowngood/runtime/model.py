@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from knowngood.calibration.conformal import minimum_normals, verdict
+from knowngood.calibration.map_scale import MapScale, own_scale
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
@@ -145,6 +146,11 @@ class ExportedDetector:
             raise SettingsError("the score of this model has no map")
         level = self._level(alpha)
         return self._found(self._opened(X, conditions, unknown), level, abstain, maps)
+
+    def map_scale(self, values: np.ndarray) -> MapScale:
+        """How a map (H, W) is coloured: by the threshold of maps of all conditions together."""
+        facts = self.facts.get("map_scale")
+        return own_scale(values) if facts is None else MapScale(**facts)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 

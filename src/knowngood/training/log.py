@@ -7,6 +7,7 @@ import importlib.util
 import math
 import platform
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 import knowngood
+from knowngood.data.progress import BAR, EVERY, busy, in_words, live, shown_live
 from knowngood.files import explained, whole, write_json
 from knowngood.training.engine import Engine
 
 Row = dict[str, Any]
+TAKEN = 50  # characters of a line of progress, with the time left
 
 
 class Meter:
@@ -137,35 +140,45 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
 
 
 class Line:
-    """A progress line on standard error, redrawn with each logged row; nothing where that is not a terminal."""
+    """How far a training is, redrawn with each logged row; where nothing can be redrawn, a line every half minute."""
 
     def __init__(self, total_steps: int, wanted: bool) -> None:
-        self.bar = None
-        if not (wanted and sys.stderr.isatty()):
+        self.total, self.wanted, self.bar = total_steps, wanted and not busy(), None
+        self.started = self.said = time.monotonic()
+        if not self.wanted or not shown_live():
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
+            BarColumn(BAR),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("{task.fields[terms]}"),
-            TextColumn("{task.fields[speed]} images/s"),
             TimeRemainingColumn(),
+            TextColumn("left  {task.fields[rest]}"),
         )
-        self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self.task = self.bar.add_task("", total=total_steps, epoch=0, terms="", speed="–")
+        self.bar = live(*columns)
+        self.task = self.bar.add_task("", total=total_steps, epoch=0, rest="")
         self.bar.start()
 
     def show(self, row: dict[str, Any]) -> None:
-        if self.bar is None:
+        speed, epoch = f"{row['images_per_s']:,.0f}", int(row["epoch"])
+        if self.bar is not None:
+            rest, room = f"{speed} images/s  {_terms(row)}", self.bar.console.width - TAKEN  # the end is cut
+            rest = rest if len(rest) <= room else f"{rest[: room - 1]}…"
+            self.bar.update(self.task, completed=row["step"], epoch=epoch, rest=rest)
             return
-        shown = {k: v for k, v in row.items() if k not in ("step", "epoch", "split", "lr", "images_per_s")}
-        terms = "  ".join(f"{k.removeprefix('loss/')} {v:.4g}" for k, v in shown.items() if "gradient" not in k)
-        speed = f"{row['images_per_s']:,.0f}"
-        self.bar.update(self.task, completed=row["step"], epoch=int(row["epoch"]), terms=terms, speed=speed)
+        now = time.monotonic()
+        if self.wanted and now - self.said >= EVERY:
+            self.said = now
+            left = (now - self.started) * (self.total - row["step"]) / max(row["step"], 1)
+            done = f"{row['step'] / self.total:.0%}".replace("%", " %")
+            print(f"epoch {epoch}: {done}, {in_words(left)} left, {speed} images/s, {_terms(row)}", file=sys.stderr)
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+def _terms(row: dict[str, Any]) -> str:
+    shown = {k: v for k, v in row.items() if k not in ("step", "epoch", "split", "lr", "images_per_s")}
+    return "  ".join(f"{k.removeprefix('loss/')} {v:.4g}" for k, v in shown.items() if "gradient" not in k)

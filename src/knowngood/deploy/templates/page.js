@@ -132,7 +132,7 @@ class Shown {
         (item.regions ?? []).length > 0 && h("button", { type: "button", onclick: () => this.keepFound() }, "Keep found regions ", h("kbd", {}, "k")),
         this.mode = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.toggle() }, "Draw a region"),
         h("button", { type: "button", onclick: () => { this.drawn = []; this.draw(); } }, "Remove drawn"),
-      ])];
+      ]), item.mapURL !== null && item.legend && h("p", { class: "legend small" }, h("span", { class: "heat", "aria-hidden": "true" }), item.legend)];
   }
 
   regionWords() {

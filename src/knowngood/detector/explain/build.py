@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,17 +10,19 @@ import numpy as np
 import torch
 
 from knowngood.data import ImageSet
-from knowngood.detector.decide import Decisions, condition_names
+from knowngood.data.progress import track
+from knowngood.detector.decide import Decisions, calibrated, condition_names
 from knowngood.detector.explain.deviations import deviations
 from knowngood.detector.explain.explanation import Explanation, Fields
-from knowngood.detector.explain.reference import comparison, model_codes, of_group, scaled_images
+from knowngood.detector.explain.reference import appearance, comparison, model_codes, of_group, scaled_images
 from knowngood.detector.explain.words import sentences, summary
+from knowngood.detector.map_scale import map_scale
 from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import Scored, one_row_each, score_rows
 from knowngood.detector.stated_conditions import wrong_words
 
-AT_ONCE = 16  # images
+AT_ONCE = 8  # images
 
 
 @torch.no_grad()
@@ -54,7 +57,8 @@ def explain(
     rows = np.flatnonzero(~np.isnan(score) & (flagged | others))
     chosen = rows[np.argsort(-score[rows], kind="stable")][:most]
     explanations = []
-    for start in range(0, len(chosen), AT_ONCE):
+    starts = range(0, len(chosen), AT_ONCE)
+    for start in track(starts, "explanations", len(chosen), size=lambda start: min(AT_ONCE, len(chosen) - start)):
         at = chosen[start : start + AT_ONCE].tolist()
         some = images[np.array(at)]
         alike = lookalikes(pipeline, some, decisions, at, wrong[at])
@@ -64,6 +68,7 @@ def explain(
                 anomaly_score=float(score[i]),
                 p_value=float(decisions.p_values[i]),
                 is_anomalous=bool(flagged[i]),
+                compared=compared_with(pipeline, decisions, i, alpha),
                 condition=names[i],
                 p_condition=None if p_condition is None or np.isnan(p_condition[i]) else float(p_condition[i]),
                 misfit=str(words[i]),
@@ -72,6 +77,19 @@ def explain(
             )
             explanations.append(replace(one, sentences=sentences(one, alpha), summary=summary(one)))
     return explanations
+
+
+def compared_with(pipeline: Pipeline, decisions: Decisions, i: int, alpha: float) -> tuple[int, int] | None:
+    """How many of how many normal images score at least as high as image i, as its p-value says; None if unknown."""
+    group, stratum, p = int(decisions.group[i]), int(decisions.best.stratum[i]), float(decisions.p_values[i])
+    own, hidden = calibrated(pipeline), pipeline.marginal_calibration
+    sizes = [len(pipeline.added[group].calibration)] if group >= 0 else []
+    sizes += [len(own.reference(pipeline.level(alpha), stratum)), *([] if hidden is None else [len(hidden)]), len(own)]
+    for n in sizes:
+        higher = p * (n + 1) - 1
+        if abs(higher - round(higher)) < 1e-6:
+            return round(higher), n
+    return None
 
 
 def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[int], alpha: float) -> Iterator[Fields]:
@@ -86,10 +104,13 @@ def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[
         deviating += deviations(pipeline, rows, None if grids is None else grids[rows.at])
     _place_words(pipeline, scored, [deviation for _, deviation in deviating])
     for k, (code, deviation) in enumerate(deviating):
-        compared = comparison(pipeline, code, int(best.stratum[k]), pictures[k])
+        stratum, grid = int(best.stratum[k]), None if grids is None else grids[k]
+        compared = comparison(pipeline, code, stratum, pictures[k])
+        scale = located[k].get("scale")
+        looks = appearance(pipeline, stratum, pictures[k], grid, math.inf if scale is None else scale.begins)
         picture = np.moveaxis(pictures[k].numpy(), 0, -1)
         facts: Fields = {"image": images.read(k), "model_input": picture, "missing": {}}
-        for part in (deviation, compared, located[k]):
+        for part in (deviation, compared, located[k], looks):
             facts["missing"] |= part.pop("missing", {})
             facts |= part
         yield facts
@@ -136,4 +157,5 @@ def _location(pipeline: Pipeline, values: np.ndarray | None, decisions: Decision
         return {"missing": {"map": f"the score '{pipeline.score.options.name}' has no map"}}
     peak = None if np.isnan(values).all() else divmod(int(np.nanargmax(values)), values.shape[1])
     regions = [] if pipeline.map_calibration is None else image_regions(pipeline, decisions, i, values, alpha)
-    return {"map": values, "peak": peak, "regions": tuple(regions)}
+    scale = map_scale(pipeline, decisions, i, values, alpha)
+    return {"map": values, "scale": scale, "peak": peak, "regions": tuple(regions)}

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from knowngood.config import LiteOptions
-from knowngood.detector.explain.explanation import ENOUGH, TOP, Component, Fields, Latent, WordCount
+from knowngood.detector.explain.explanation import TOP, Component, Fields, Latent, WordCount
 from knowngood.detector.explain.reference import model_codes
 from knowngood.detector.pipeline import Pipeline
-from knowngood.detector.reference_index import ReferenceIndex
+from knowngood.detector.reference_index import ENOUGH, ReferenceIndex
 from knowngood.detector.scoring import Rows
 from knowngood.models.likelihoods import GaussianLikelihood
 from knowngood.models.patch_gaussian import PatchGaussian

@@ -9,12 +9,13 @@ import numpy as np
 
 if TYPE_CHECKING:
     from knowngood.calibration import Region
+    from knowngood.calibration.map_scale import MapScale
+    from knowngood.detector.explain.appearance import Difference
 
 Fields = dict[str, Any]  # of an `Explanation`
 
 NOTABLE = 0.03  # change of an image factor that is reported
 TOP = 5  # components, latent dimensions, and nearest images
-ENOUGH = 8  # normal images from which on a mean and quantiles are reported
 
 
 class Component(NamedTuple):
@@ -88,6 +89,9 @@ class Explanation:
         peak: (row, column) of the largest value of the map, in pixels of the image.
         components: features or orientations that deviate most at the peak of the map on the model's grid (of the
             residual, without a map), by |deviation|; none for a VAE on pixels and for memory_bank.
+        compared: how many of how many normal images have at least this score, from the p-value; None if not known.
+        differences: how pixels of the most anomalous region differ from normal images at the same place, see
+            `Difference`. view_box: (top, left, bottom, right) of that region in `model_input`, as shares of its sides.
         count: the kind of patch whose share of the image deviates most, for patch_gaussian.
         latents: dimensions with the largest KL divergence, for a VAE.
         image_factors: brightness and contrast, compared with normal images under these conditions.
@@ -95,7 +99,7 @@ class Explanation:
             closer to their nearest one (None if not known).
         p_condition: as in the table. misfit: "wrong for product: looks like B", if that is the verdict. lookalikes:
             normal images of that condition with the nearest codes; lookalike_image: (h, w, C) the mean of such images.
-        regions: of the map, with boxes and p-values, where the maps are calibrated.
+        scale: how the map is coloured. regions: of the map, above its threshold, with boxes and p-values.
         missing: name of an attribute that is not available → why.
         sentences: all of it in words, the verdict first. summary: one sentence for a table.
     """
@@ -111,8 +115,12 @@ class Explanation:
     residual: np.ndarray | None = None
     mean_image: np.ndarray | None = None
     map: np.ndarray | None = None
+    scale: MapScale | None = None
     peak: tuple[int, int] | None = None
     components: tuple[Component, ...] = ()
+    compared: tuple[int, int] | None = None
+    differences: tuple[Difference, ...] = ()
+    view_box: tuple[float, float, float, float] | None = None
     count: WordCount | None = None
     latents: tuple[Latent, ...] = ()
     image_factors: tuple[ImageFactor, ...] = ()
@@ -136,7 +144,9 @@ class Explanation:
         record = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in skipped}
         return record | {
             "peak": None if self.peak is None else list(self.peak),
+            "scale": None if self.scale is None else self.scale._asdict(),
             "components": [one._asdict() for one in self.components],
+            "differences": [one._asdict() for one in self.differences],
             "count": None if self.count is None else self.count._asdict(),
             "latents": [one._asdict() for one in self.latents],
             "image_factors": [

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from knowngood.data import ImageSet
 from knowngood.data.image_factors import MEASURES
-from knowngood.detector.explain.explanation import ENOUGH, TOP, Fields, ImageFactor, Nearest
+from knowngood.detector.explain.appearance import Appearance, differences, quantities
+from knowngood.detector.explain.explanation import TOP, Fields, ImageFactor, Nearest
 from knowngood.detector.pipeline import Pipeline
-from knowngood.detector.reference_index import ReferenceIndex
+from knowngood.detector.reference_index import ENOUGH, ReferenceIndex
 from knowngood.detector.scoring import READERS, one_row_each
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
@@ -25,8 +27,8 @@ MOST = 5000  # images kept
 VALUES = 1 << 25  # of all codes kept
 MEASURED = 500  # images whose pixels are read, and held-out images
 REDUCED = 768  # pixels of the longer side of images that are seen in tiles
-SIDE = 128  # pixels of the longer side of a mean image
-GROUPS = 32  # with a mean image of their own, at most
+SIDE, SMALL_SIDE = 192, 128  # pixels of the longer side of a mean image; of more than `FEW` groups
+FEW, GROUPS = 8, 32  # groups; with a mean image of their own, at most
 FACTORS = ("brightness", "contrast")
 AT_ONCE = 8
 HALF_LIMIT = 6e4  # float16 ends at 65,504
@@ -47,7 +49,8 @@ def reference_index(pipeline: Pipeline, fit_images: ImageSet, held_out_images: I
     images, groups = fit_images[rows], groups_of(pipeline)
     codes, group = codes_of(pipeline, images, groups)
     half = float(np.abs(codes).max(initial=0)) < HALF_LIMIT
-    factors, means = _measured(pipeline, images[: min(len(images), MEASURED)], group, int(groups.max()) + 1)
+    measured = images[: min(len(images), MEASURED)]
+    factors, means, appearance = _measured(pipeline, measured, group, int(groups.max()) + 1)
     index = ReferenceIndex(
         ids=tuple(str(name) for name in images.ids),
         codes=codes.astype(np.float16 if half else np.float32),
@@ -55,6 +58,7 @@ def reference_index(pipeline: Pipeline, fit_images: ImageSet, held_out_images: I
         image_factors=factors,
         mean_images=means,
         held_out_distances=np.zeros(0, np.float32),
+        appearance=appearance,
     )
     if not len(held_out_images):
         return index
@@ -129,23 +133,36 @@ def factors_of(x: Tensor) -> np.ndarray:
     return np.stack([MEASURES[name](values) for name in FACTORS], axis=1).astype(np.float32)
 
 
-def _measured(pipeline: Pipeline, images: ImageSet, group: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image factors (M, 2), and mean images (G + 1, C, H, W) by group; G is 0 if there are too many groups."""
-    count = count if count <= GROUPS else 0
-    factors, total, counts = [], None, np.zeros(count + 1)
+def _measured(
+    pipeline: Pipeline, images: ImageSet, group: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image factors (M, 2); mean images (G + 1, C, H, W) by group; mean and standard deviation (2, G + 1, K, H, W) of
+    the quantities of their appearance. G is 0 if there are too many groups.
+    """
+    side, count = SIDE if count <= FEW else SMALL_SIDE, count if count <= GROUPS else 0
+    factors, counts = [], np.zeros(count + 1)
+    total: Any = 0.0
+    sums: Any = 0.0
+    squares: Any = 0.0
     for start in range(0, len(images), AT_ONCE):
         x = scaled_images(pipeline, images[start : start + AT_ONCE])
         factors.append(factors_of(x))
-        share = min(1.0, SIDE / max(x.shape[2:]))
-        small = interpolate(x, size=[max(1, round(side * share)) for side in x.shape[2:]], mode="area").numpy()
-        total = np.zeros((count + 1, *small.shape[1:])) if total is None else total
-        for one, own in zip(small, group[start : start + AT_ONCE].tolist(), strict=False):
-            for g in {own if 0 <= own < count else count, count}:
-                total[g] += one
-                counts[g] += 1
-    assert total is not None
-    means = total / np.maximum(counts, 1)[:, None, None, None]
-    return np.concatenate(factors), means.astype(np.float16)
+        for one, own in zip(reduced(x, side), group[start : start + AT_ONCE].tolist(), strict=False):
+            mine = np.zeros((count + 1, 1, 1, 1))
+            mine[[own if 0 <= own < count else count, count]] = 1
+            values = quantities(one)
+            counts += mine[:, 0, 0, 0]
+            total, sums, squares = total + mine * one, sums + mine * values, squares + mine * values**2
+    counts = np.maximum(counts, 1)[:, None, None, None]
+    mean = sums / counts
+    spread = np.sqrt(np.maximum(squares / counts - mean**2, 0))
+    return np.concatenate(factors), (total / counts).astype(np.float16), np.stack([mean, spread]).astype(np.float16)
+
+
+def reduced(x: Tensor, most: int) -> np.ndarray:
+    """Images (N, C, h, w) with at most so many pixels on the longer side, by means over areas."""
+    share = min(1.0, most / max(x.shape[2:]))
+    return interpolate(x, size=[max(1, round(side * share)) for side in x.shape[2:]], mode="area").numpy()
 
 
 def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) -> Fields:
@@ -164,6 +181,33 @@ def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) ->
         return {**found, "missing": {"image_factors": why}}
     each = zip(FACTORS, factors_of(x[None])[0].tolist(), normal.T.astype(np.float64), strict=True)
     return {**found, "image_factors": tuple(_factor(pipeline, *one) for one in each)}
+
+
+def appearance(pipeline: Pipeline, stratum: int, x: Tensor, values: np.ndarray | None, begins: float) -> Fields:
+    """How the most anomalous region of an image looks, whose scaled pixels are x (C, h, w), against normal images.
+
+    Args:
+        values: (a, b) its anomaly map over these pixels. begins: the threshold of the map. Where nothing is above it,
+            the region is what lies above the middle of the median and the largest value.
+    """
+    reference = pipeline.reference
+    if reference is None or values is None or np.isnan(values).all():
+        return {"missing": {"differences": NO_INDEX if reference is None else "the score has no map"}}
+    group = int(group_of(groups_of(pipeline), np.array([stratum]))[0])
+    mean, spread, n = reference.appearance_of(group)
+    if n < ENOUGH:
+        return {"missing": {"differences": f"{n} normal images, too few to tell how much they vary"}}
+    low = float(np.nanmin(values))
+    grid = torch.from_numpy(np.nan_to_num(values, nan=low).astype(np.float32))[None, None]
+    fine = interpolate(grid, size=mean.shape[1:], mode="bilinear", align_corners=False)[0, 0].numpy()
+    level = begins if fine.max() > begins else (float(np.median(fine)) + float(fine.max())) / 2
+    labels, _ = ndimage.label(fine > level, np.ones((3, 3)))  # type: ignore[misc]
+    region = labels == labels[np.unravel_index(int(fine.argmax()), fine.shape)]
+    small = interpolate(x[None], size=mean.shape[1:], mode="area")[0].numpy()
+    rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
+    height, width = region.shape
+    box = rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
+    return {"differences": differences(small, region, Appearance(mean, spread)), "view_box": tuple(map(float, box))}
 
 
 def of_group(

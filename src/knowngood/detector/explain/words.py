@@ -1,23 +1,24 @@
-"""An explanation in plain words."""
+"""An explanation in words that are used on a line: what, where, how unusual, and compared with what."""
 
 from __future__ import annotations
 
 from knowngood.data.image_factors import MEASURES
+from knowngood.detector.explain.appearance import Difference
 from knowngood.detector.explain.explanation import Explanation, ImageFactor
 
 FAR = 0.95  # share of held-out normal images that are closer to their nearest one
-SLIGHT = 0.02  # of the range of values: a smaller difference is not reported
 NAMED = 3  # nearest images
 COUNTED = 4.0  # standard deviations from which the share of a kind of patch is reported
+TOLD = 2  # differences in a summary
 
 
 def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
-    """Verdict, peak, regions, what deviates there, image factors, and the nearest normal images."""
-    texts = [_verdict(one, alpha), _peak(one), _regions(one), _deviation(one), _count(one)]
+    """Verdict, where, how it looks there, counts, brightness and contrast, and the nearest normal images."""
+    texts = [_verdict(one, alpha), _place(one), *_differences(one), _count(one)]
     outside = [factor for factor in one.image_factors if factor.outside_normal_range]
     texts += [_factor(factor, one.condition) for factor in outside]
     if one.image_factors and not outside:
-        texts.append("Its brightness and contrast are in the normal range.")
+        texts.append("Brightness and contrast of the image as a whole are in the normal range.")
     texts.append(_nearest(one))
     return tuple(text for text in texts if text)
 
@@ -25,12 +26,11 @@ def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
 def summary(one: Explanation) -> str:
     """One short sentence for a table."""
     parts = [one.misfit] if one.misfit else []
-    parts += [] if one.peak is None else [f"peak {where(one)}"]
-    if one.regions:
-        n = len(one.regions)
-        parts.append(f"{n} region{'s' * (n != 1)} above the threshold")
+    parts += [] if one.peak is None else [_where(one) + _looks(one)]
+    if len(one.regions) > 1:
+        parts.append(f"{_areas(len(one.regions) - 1)} more")
     if one.count is not None and abs(one.count.deviation) >= COUNTED:
-        parts.append(f"{'more' if one.count.deviation > 0 else 'fewer'} patches of one kind than normal")
+        parts.append(f"{'more' if one.count.deviation > 0 else 'less'} of one kind of surface than normal")
     parts += [change(factor) + _accounted(factor) for factor in one.image_factors if factor.outside_normal_range]
     if one.nearest:
         parts.append(f"nearest normal image {one.nearest[0].id}")
@@ -41,14 +41,17 @@ def summary(one: Explanation) -> str:
 
 
 def where(one: Explanation) -> str:
-    """The peak in words: 'at the lower left corner'."""
+    """In which ninth of the image: 'upper left', 'top', 'centre'; of the most anomalous region, else of the peak."""
     assert one.peak is not None
     height, width = one.image.shape[:2]
-    row = ("upper", "", "lower")[min(2, 3 * one.peak[0] // height)]
-    column = ("left", "", "right")[min(2, 3 * one.peak[1] // width)]
-    if not row and not column:
-        return "in the centre"
-    return f"at the {row} {column} corner" if row and column else f"at the {row or column} side"
+    row, column = one.peak
+    if one.regions:
+        top, left, bottom, right = one.regions[0].box
+        row, column = (top + bottom - 1) / 2, (left + right - 1) / 2
+    down, across = min(2, int(3 * row // height)), min(2, int(3 * column // width))
+    if down == 1 or across == 1:
+        return {(1, 1): "centre", (0, 1): "top", (2, 1): "bottom", (1, 0): "left", (1, 2): "right"}[down, across]
+    return f"{('upper', '', 'lower')[down]} {('left', '', 'right')[across]}"
 
 
 def percent(share: float) -> str:
@@ -63,6 +66,50 @@ def change(factor: ImageFactor) -> str:
     return f"{percent(factor.change)} {words[factor.name][factor.change <= 0]} than the median normal image"
 
 
+def short(difference: Difference) -> str:
+    """'38 % darker', 'another colour (redder)', 'edges where normal images have none'."""
+    if difference.kind in ("darker", "brighter"):
+        times = f"{1 + difference.change:.1f} times as bright"
+        return f"{_amount(difference.change)} {difference.kind}" if difference.change < 1 else times
+    if difference.kind == "colour":
+        return f"another colour ({difference.hue})"
+    if difference.kind == "more contrast":
+        return "edges or texture where normal images are smoother"
+    return "smoother than normal images"
+
+
+def _differences(one: Explanation) -> list[str]:
+    """How pixels of the most anomalous area differ from normal images at the same place."""
+    if one.view_box is None:
+        return []
+    if not one.differences:
+        return ["Brightness, colour and contrast there do not stand out from how normal images vary."]
+    return [_difference(difference) for difference in one.differences]
+
+
+def _difference(one: Difference) -> str:
+    share = percent(one.share)
+    if one.kind in ("darker", "brighter"):
+        by = f"by {_amount(one.change)}" if one.change < 1 else f"{1 + one.change:.1f} times as bright"
+        return f"{share} of that area is {one.kind} than in normal images, {by} on average."
+    if one.kind == "colour":
+        return f"{share} of that area has another colour than in normal images: {one.hue}."
+    if one.kind == "more contrast":
+        return (
+            f"{share} of that area has edges or texture where normal images are smoother: the local contrast is "
+            f"{1 + one.change:.1f} times theirs."
+        )
+    return (
+        f"{share} of that area lacks edges or texture that normal images have there: the local contrast is "
+        f"{_amount(one.change)} less."
+    )
+
+
+def _amount(change: float) -> str:
+    """A change as '38 %'."""
+    return f"{100 * abs(change):.0f} %"
+
+
 def _verdict(one: Explanation, alpha: float) -> str:
     p = _p(one.p_value)
     if one.misfit and one.p_condition is not None:
@@ -70,9 +117,14 @@ def _verdict(one: Explanation, alpha: float) -> str:
             f"{one.misfit[0].upper()}{one.misfit[1:]}, {_p(one.p_condition)}: {percent(one.p_condition)} of normal "
             f"images of {one.condition} fit it this badly. By itself it is not anomalous, {p}."
         )
-    if one.is_anomalous:
-        return f"Anomalous, {p}: {percent(one.p_value)} of normal images have a p-value this small."
-    return f"Not anomalous at a false-alarm rate of {percent(alpha)}, {p}."
+    word = "Anomalous" if one.is_anomalous else f"Not anomalous at a false-alarm rate of {percent(alpha)}"
+    if one.compared is None:
+        return f"{word}: {percent(one.p_value)} of normal images have a p-value this small ({p})."
+    higher, n = one.compared
+    if not higher:
+        return f"{word}: further from normal than each of the {n:,} normal images it is compared with ({p})."
+    verb = "is" if higher == 1 else "are"
+    return f"{word}: {higher:,} of the {n:,} normal images it is compared with {verb} as far from normal ({p})."
 
 
 def _p(value: float) -> str:
@@ -80,54 +132,49 @@ def _p(value: float) -> str:
     return f"p = {value:.2g}".replace("= 0.", "= .")
 
 
-def _peak(one: Explanation) -> str:
+def _place(one: Explanation) -> str:
     if one.peak is None:
         return ""
-    (row, column), (height, width) = one.peak, one.image.shape[:2]
-    return f"The anomaly map is largest {where(one)}, at row {row} and column {column} of {height}×{width} pixels."
-
-
-def _regions(one: Explanation) -> str:
+    height, width = one.image.shape[:2]
     if not one.regions:
-        return ""
-    n, first = len(one.regions), one.regions[0]
-    top, left, bottom, right = first.box
-    lead = "One region of the map is" if n == 1 else f"{n} regions of the map are"
-    which = "It spans" if n == 1 else "The most anomalous one spans"
-    p = "" if first.p_value is None else f", {_p(first.p_value)}"
-    span = f"rows {top} to {bottom - 1} and columns {left} to {right - 1}"
-    return f"{lead} above the threshold. {which} {span}{p}."
+        row, column = one.peak
+        at = f"Most unusual in the {where(one)}, at x = {column}, y = {row} of {width} × {height} pixels"
+        return f"{at}; nowhere is its map above the threshold." if one.scale is not None else f"{at}."
+    first, more = one.regions[0], len(one.regions) - 1
+    p = "" if first.p_value is None else f" ({_p(first.p_value)})"
+    others = f", and {_areas(more)} more" if more else ""
+    text = _where(one)
+    return f"{text[0].upper()}{text[1:]} of {width} × {height} pixels{p}{others}."
 
 
-def _deviation(one: Explanation) -> str:
-    if one.components:
-        first = one.components[0]
-        side = "above" if first.deviation > 0 else "below"
-        return (
-            f"There, {first.name} deviates most: it is {abs(first.deviation):.1f} standard deviations {side} its "
-            "expected value."
-        )
-    if one.residual is None or one.reconstruction is None:
-        return ""
-    delta = one.residual.mean(-1)
-    largest = float(delta.reshape(-1)[abs(delta).argmax()])
-    if abs(largest) < SLIGHT:
-        return ""
-    side = "brighter" if largest > 0 else "darker"
-    return f"The largest difference from its reconstruction is {percent(largest)} of the range of values, {side}."
+def _where(one: Explanation) -> str:
+    """'upper left, 34 × 20 px at x = 120, y = 88'."""
+    assert one.peak is not None
+    if not one.regions:
+        return f"{where(one)}, at x = {one.peak[1]}, y = {one.peak[0]}"
+    top, left, bottom, right = one.regions[0].box
+    return f"{where(one)}, {right - left} × {bottom - top} px at x = {left}, y = {top}"
+
+
+def _looks(one: Explanation) -> str:
+    """': 38 % darker, another colour (redder)'."""
+    words = [short(difference) for difference in one.differences[:TOLD]]
+    return f": {', '.join(words)}" if words else ""
+
+
+def _areas(n: int) -> str:
+    return f"{n} area{'s' * (n != 1)}"
 
 
 def _count(one: Explanation) -> str:
     count = one.count
     if count is None or abs(count.deviation) < COUNTED:
         return ""
-    which = "One kind of patch covers"
-    if count.place is not None:
-        which = f"Patches like that at row {count.place[0]} and column {count.place[1]} cover"
+    like = "" if count.place is None else f" like that at x = {count.place[1]}, y = {count.place[0]}"
     side = "more" if count.deviation > 0 else "less"
     return (
-        f"The counts are off: {which[0].lower()}{which[1:]} {percent(count.share)} of the image, in normal images "
-        f"{percent(count.normal)} ({abs(count.deviation):.1f} standard deviations {side})."
+        f"There is {side} of one kind of surface{like}: {percent(count.share)} of the image, {percent(count.normal)} "
+        "in normal images. Something may be missing, extra or of another kind."
     )
 
 
@@ -135,7 +182,7 @@ def _factor(factor: ImageFactor, condition: str) -> str:
     given = [part for part in condition.split(", ") if part not in ("", "all") and part.split("=")[0] not in MEASURES]
     of = f" of {', '.join(given)}" if given else ""
     verb = "It is" if factor.name == "brightness" else "It has"
-    return f"{verb} {change(factor)}{of}{_accounted(factor)}."
+    return f"As a whole {verb.lower()} {change(factor)}{of}{_accounted(factor)}."
 
 
 def _accounted(factor: ImageFactor) -> str:
@@ -148,12 +195,12 @@ def _nearest(one: Explanation) -> str:
     if not one.nearest:
         return ""
     *names, last = [near.id for near in one.nearest[:NAMED]]
-    text = f"The nearest normal image is {last}"
+    text = f"The normal image most like it is {last}"
     if names:
-        text = f"The nearest normal images are {', '.join(names)} and {last}"
+        text = f"The normal images most like it are {', '.join(names)} and {last}"
     if one.farther_than is not None and one.farther_than >= FAR:
         share = "all" if one.farther_than == 1 else f"{percent(one.farther_than)} of"
-        text += f"; the first is farther away than that of {share} held-out normal images"
+        text += f"; {share} held-out normal images are closer to the one most like them"
     if one.lookalikes:
         text += f"; the nearest of what it looks like is {one.lookalikes[0].id}"
     return text + "."

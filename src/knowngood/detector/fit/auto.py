@@ -97,7 +97,7 @@ def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
     if vae or side < SMALLEST_HOG:
         return PixelOptions(), "a VAE is asked for" if vae else f"images of {side} px are too small for HOG"
     if side >= PHOTOGRAPH and channels <= {1, 3}:
-        return FeatureOptions(), f"photographs of {side} px and more"
+        return FeatureOptions(), f"photographs of {side} px (from {PHOTOGRAPH} px on the shorter side)"
     if side >= PHOTOGRAPH:
         return HOGOptions(image_size=PHOTOGRAPH), f"images of {max(channels)} channels"
     return HOGOptions(), f"pictures of {side} px"
@@ -175,7 +175,7 @@ def _check_kind(representation: str, normals: Items) -> None:
 
 
 def _sentence(settings: Settings, normals: Items, why: str) -> str:
-    """'209 normal items, photographs of 64 px and more: representation features, model patch_gaussian, …'."""
+    """'209 normal items, photographs of 256 px (from 64 px on the shorter side): representation features, …'."""
     choices: list[Any] = [settings.representation, settings.model, settings.score]
     representation, model, score = choices
     named = " + ".join(one.name for one in score.scores) if isinstance(score, Fusion) else score.name

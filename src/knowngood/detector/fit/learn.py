@@ -31,6 +31,7 @@ from knowngood.config import (
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import Standardised, targets
+from knowngood.data.progress import track
 from knowngood.data.regions.blanked import blanked
 from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
@@ -270,11 +271,14 @@ def side_by_side(tasks: Sequence[Callable[[], Any]], most: int) -> list[Any]:
     """
     threads = torch.get_num_threads()
     at_once = min(threads, len(tasks), most)
+    if len(tasks) == 1:
+        return [tasks[0]()]
     if at_once < 2:
-        return [task() for task in tasks]
+        return [task() for task in track(tasks, "fit and calibration", len(tasks), "steps")]
     pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        return [one.result() for one in [pool.submit(task) for task in tasks]]
+        waiting = [pool.submit(task) for task in tasks]
+        return [one.result() for one in track(waiting, "fit and calibration", len(waiting), "steps")]
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

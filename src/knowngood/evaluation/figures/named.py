@@ -26,10 +26,10 @@ def triptychs(subject: Subject, *, items: list[str] | None = None, most: int = 6
     else:
         images = subject.chosen(items)
     rows = table.set_index("id").loc[images.ids]
-    pairs, maps = subject.pairs(images)
+    pairs, scales = subject.pairs(images)
     values = zip(images.ids, rows["anomaly_score"], rows["p_value"], strict=True)
     captions = [f"{name}: score {score:.4g}, p = {p:.2g}" for name, score, p in values]
-    return triptych.triptychs(pairs, captions, maps=maps)
+    return triptych.triptychs(pairs, captions, scales)
 
 
 def histogram(subject: Subject, *, bins: int = 40) -> Figure:

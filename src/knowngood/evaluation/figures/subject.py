@@ -13,11 +13,12 @@ from knowngood.config import Elbo, nearest
 from knowngood.data import ImageSet
 from knowngood.data.select import natural
 from knowngood.errors import DataError, SettingsError
-from knowngood.evaluation.figures.tiles import reduced
+from knowngood.evaluation.figures.tiles import map_of_size
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from knowngood.calibration.map_scale import MapScale
     from knowngood.data.conditions import Expanded
     from knowngood.detector.estimator import Detector
     from knowngood.detector.pipeline import Pipeline, Unknown
@@ -155,22 +156,25 @@ class Subject:
         a = np.sqrt(np.square(x - y).sum((1, 2, 3), dtype=float))
         return x, Reconstructed(y, np.concatenate(e), a, self._texts(taken, detector))
 
-    def pairs(self, images: ImageSet) -> tuple[list[tuple[np.ndarray, np.ndarray]], bool]:
-        """Each image with its reconstruction; for a model without, with its anomaly map (True); none without maps."""
-        from knowngood.evaluation.figures.explanation import displayed
+    def pairs(self, images: ImageSet) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[MapScale]]:
+        """Each image with its reconstruction; of a model without, with its anomaly map, and the scales of the maps."""
+        from knowngood.evaluation.figures.triptych import displayed, thinned
 
         pipeline = self.detector.pipeline_
         if makes_images(pipeline):
             inputs, made = self.reconstructed(images)
-            return list(zip(inputs, made.images, strict=True)), False
+            return list(zip(inputs, made.images, strict=True)), []
+        found, scales = [], []
         if not pipeline.score.has_map:
-            return [], True
-        found = []
-        for i in range(len(images)):
-            values = self.detector.anomaly_maps(self.visible(images[[i]]), unknown=self.unknown)[0]
-            shown = displayed(images.read(i))
-            found.append((shown, reduced(values[..., None], max(shown.shape))[..., 0]))
-        return found, True
+            return found, scales
+        for batch in self.detector.stream(self.visible(images), unknown=self.unknown, maps=True):
+            for i, (values, scale) in enumerate(zip(batch.maps, batch.scales, strict=True)):
+                if values is None or scale is None:
+                    raise DataError(f"{batch.items.ids[i]}: {batch.decisions.errors.get(i)}")
+                shown = displayed(thinned(batch.items.read(i)))  # type: ignore[union-attr]
+                found.append((shown, map_of_size(values, shown.shape[:2])))
+                scales.append(scale)
+        return found, scales
 
     @torch.no_grad()
     def decoded(self, z: np.ndarray, c: np.ndarray | None) -> np.ndarray:

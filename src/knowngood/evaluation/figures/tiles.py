@@ -75,3 +75,19 @@ def reduced(images: np.ndarray, most: int) -> np.ndarray:
     small = np.moveaxis(interpolate(from_numpy(flat.copy()), size=size, mode="area").numpy(), 1, -1)
     small = small.round() if images.dtype.kind in "iu" else small
     return small.reshape(*images.shape[:-3], *size, channels).astype(images.dtype)
+
+
+def reduced_map(values: np.ndarray, most: int) -> np.ndarray:
+    """A map (H, W) with at most `most` pixels on the longer side, by the largest value of each area."""
+    share = most / max(values.shape)
+    return values if share >= 1 else map_of_size(values, [max(1, round(side * share)) for side in values.shape])
+
+
+def map_of_size(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The same with exactly this height and width, neither larger than those of the map."""
+    from torch import from_numpy
+    from torch.nn.functional import adaptive_max_pool2d
+
+    filled = from_numpy(np.nan_to_num(values.astype(np.float32), nan=-np.inf))
+    small = adaptive_max_pool2d(filled[None, None], list(size))[0, 0].numpy()
+    return np.where(np.isneginf(small), np.nan, small)

@@ -6,12 +6,14 @@ three, otherwise the mean over the channels.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from knowngood.calibration.map_scale import MapScale, legend
 from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PANELS = ("input", "reconstruction", "difference")
+LARGEST = 512  # pixels of the longer side of an image that is drawn
 MAP_PANELS = ("input", "anomaly map", "map over input")
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -73,16 +76,15 @@ def panels(
     return [np.round(255 * panel).astype(np.uint8) for panel in shown]
 
 
-def map_panels(image: np.ndarray, values: np.ndarray, *, limits: tuple[float, float]) -> list[np.ndarray]:
-    """Three (H, W, 3) uint8 pictures: an image in 0…1, its anomaly map (H, W) between `limits`, and the map over it.
+def map_panels(image: np.ndarray, values: np.ndarray, *, scale: MapScale) -> list[np.ndarray]:
+    """Three (H, W, 3) uint8 pictures: an image in 0…1, its anomaly map (H, W) on its scale, and the map over it.
 
     Raises:
         DataError: the map has another height or width.
     """
     if values.shape != image.shape[:2]:
         raise DataError(f"the image is {image.shape}, its map {values.shape}; they must agree in height and width")
-    share = np.nan_to_num((values - limits[0]) / (limits[1] - limits[0]), nan=0.0)
-    coloured = style.HEAT(np.clip(share, 0, 1))
+    coloured = style.heat(scale.share(values))
     picture, alpha = as_rgb(image, (0.0, 1.0)), coloured[..., 3:]
     plain = np.ones_like(picture)
     shown = [picture, *(alpha * coloured[..., :3] + (1 - alpha) * under for under in (plain, picture))]
@@ -113,44 +115,21 @@ def side_by_side(pictures: Sequence[np.ndarray], *, smallest: int = 96, largest:
     return strip
 
 
-def strips(pairs: Sequence[Pair], *, maps: bool, flagged: Sequence[bool] | None = None) -> Strips:
-    """The panels of (image, reconstruction), or of (image, anomaly map) where `maps`, on one scale for all.
-
-    Args:
-        flagged: of each image; the scale of maps depends on it, see `map_limits`.
+def strips(pairs: Sequence[Pair], scales: Sequence[MapScale] = ()) -> Strips:
+    """The panels of (image, reconstruction), or of (image, anomaly map) where the `scales` of the maps are given.
 
     Raises:
         DataError: shapes that differ within a pair.
     """
-    if maps:
-        flags = [False] * len(pairs) if flagged is None else flagged
-        low, high = limits = map_limits([(values, flag) for (_, values), flag in zip(pairs, flags, strict=True)])
-        scale = f"anomaly map: transparent up to {low:.3g}, full colour from {high:.3g}"
-        return Strips([map_panels(*pair, limits=limits) for pair in pairs], MAP_PANELS, scale)
+    if scales:
+        panels_of = [map_panels(*pair, scale=scale) for pair, scale in zip(pairs, scales, strict=True)]
+        return Strips(panels_of, MAP_PANELS, legend(scales))
     limits, full = value_range(image for image, _ in pairs), difference_limit(pairs)
     scale = describe_difference(pairs[0][0], full) if pairs else ""
     return Strips([panels(*pair, limits=limits, full=full) for pair in pairs], PANELS, scale)
 
 
-def map_limits(maps: Sequence[tuple[np.ndarray | None, bool]]) -> tuple[float, float]:
-    """Values where colour begins and where it is full, one scale for all maps; each with whether it is flagged.
-
-    It begins above 95 % of the values of images that are not flagged (above half of all values, if there are none), and
-    is full at the median of the largest values of flagged images.
-    """
-    read = [(values[~np.isnan(values)], flagged) for values, flagged in maps if values is not None]
-    known = [(values, flagged) for values, flagged in read if values.size]
-    if not known:
-        return 0.0, 1.0
-    everyone = [values for values, _ in known]
-    passed = [values for values, flagged in known if not flagged]
-    high_ones = [values for values, flagged in known if flagged] or everyone
-    low = float(np.quantile(np.concatenate(passed or everyone), 0.95 if passed else 0.5))
-    high = float(np.median([values.max() for values in high_ones]))
-    return low, high if high > low else low + 1.0
-
-
-def triptychs(pairs: Sequence[Pair], captions: Sequence[str], *, maps: bool = False) -> Figure:
+def triptychs(pairs: Sequence[Pair], captions: Sequence[str], scales: Sequence[MapScale] = ()) -> Figure:
     """One row of panels for each pair, see `strips`.
 
     Raises:
@@ -159,7 +138,7 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str], *, maps: bool = Fa
     if not pairs:
         raise DataError("triptychs: no pair of image and reconstruction given")
     figure = style.new_figure(4.6, 1.45 * len(pairs) + 0.5)
-    drawn = strips(pairs, maps=maps)
+    drawn = strips(pairs, scales)
     grid = figure.subplots(len(pairs), 3, squeeze=False)
     for row, three, caption in zip(grid, drawn.panels, captions, strict=True):
         for axes, panel in zip(row, three, strict=True):
@@ -171,7 +150,7 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str], *, maps: bool = Fa
         text.set_in_layout(False)
     for axes, name in zip(grid[-1], drawn.names, strict=True):
         axes.text(0.5, -0.06, name, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=style.MUTED)
-    figure.supxlabel(drawn.scale, fontsize=8, color=style.MUTED)
+    figure.supxlabel(textwrap.fill(drawn.scale, 62), fontsize=8, color=style.MUTED)
     return figure
 
 
@@ -188,6 +167,23 @@ def _channels(image: np.ndarray) -> np.ndarray:
     if values.ndim not in (2, 3):
         raise DataError(f"triptych: an image has shape (H, W) or (H, W, C), not {values.shape}")
     return values[..., None] if values.ndim == 2 else values
+
+
+def thinned(image: np.ndarray) -> np.ndarray:
+    """Every n-th row and column of an image (H, W, C), so that the longer side has less than 1,024 pixels."""
+    step = max(1, max(image.shape[:2]) // LARGEST)
+    return image[::step, ::step]
+
+
+def displayed(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, C) of any type as (H, W, 3) in 0…1, integers over their range."""
+    if image.dtype == np.uint8:
+        return as_rgb(image, (0.0, 255.0))
+    values = image[np.isfinite(image)] if image.dtype.kind == "f" else image
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
+    if image.dtype.kind == "f" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return as_rgb(image, (low, high if high > low else low + 1))
 
 
 def as_rgb(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:

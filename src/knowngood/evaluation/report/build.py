@@ -66,6 +66,7 @@ def render(inputs: ReportInputs) -> str:
         "suspicious": list(inputs.suspicious)[:MOST_SUSPICIOUS],
         "audit_summary": _audit_summary(inputs.audit),
         "command": inputs.command,
+        "links": inputs.links,
         "settings": flattened(inputs.settings),
         "environment": flattened(inputs.environment),
         **gallery(inputs),

@@ -32,9 +32,10 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
     rows = positions(inputs, [item.id for item in shown])
     maps = any(item.map is not None for item in shown)
     pairs: Any = [(item.image, item.map if maps else item.reconstruction) for item in shown]
-    if any(other is None for _, other in pairs):
-        raise DataError("report: every card of a gallery needs a reconstruction, or every one a map")
-    drawn = strips(pairs, maps=maps, flagged=inputs.flagged[[rows[item.id] for item in shown]].tolist())
+    scales: Any = [item.scale for item in shown] if maps else []
+    if any(other is None for _, other in pairs) or None in scales:
+        raise DataError("report: every card of a gallery needs a reconstruction, or every one a map with its scale")
+    drawn = strips(pairs, scales)
     cards = []
     for item, panels in zip(shown, drawn.panels, strict=True):
         picture = side_by_side(panels)

@@ -16,6 +16,7 @@ from knowngood.metrics import bootstrap_interval, roc_auc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from knowngood.calibration.map_scale import MapScale
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
 
@@ -26,7 +27,7 @@ LARGEST = 160  # pixels of a gallery panel's longer side
 
 @dataclass(frozen=True)
 class Card:
-    """An image of the gallery with its reconstruction, or with its anomaly map (H, W). A gallery has one kind alone.
+    """An image of the gallery with its reconstruction, or its anomaly map (H, W) and scale; a gallery has one kind.
 
     Image and reconstruction are (H, W) or (H, W, C), on one scale of values; with a map the image is in 0…1. `id` names
     the row of the table that the card shows: score, p-value, verdict, label and condition.
@@ -36,6 +37,7 @@ class Card:
     image: np.ndarray
     reconstruction: np.ndarray | None = None
     map: np.ndarray | None = None
+    scale: MapScale | None = None
 
 
 @dataclass(kw_only=True)
@@ -52,6 +54,7 @@ class ReportInputs(Results):
         best_step: the step whose weights were kept.
         audit: findings as records: `path_or_id`, `kind`, `reason`, `severity`.
         suspicious: calibration images with the highest scores as records: `id`, `anomaly_score`.
+        links: (words, address) of further files.
         environment: versions, device, seed, fingerprint: name → value.
         metrics: `auroc`, `auroc_interval` (low, high), and any other named floats. If empty, the AUROC and its interval
             are computed if there are labels of both kinds.
@@ -67,6 +70,7 @@ class ReportInputs(Results):
     best_step: int | None = None
     audit: Sequence[Mapping[str, Any]] = ()
     suspicious: Sequence[Mapping[str, Any]] = ()
+    links: Sequence[tuple[str, str]] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -86,11 +90,13 @@ def report_inputs(
     normal_name: str = "normal",
     anomalous_name: str = "anomalous",
     classes: np.ndarray | None = None,
+    links: Sequence[tuple[str, str]] = (),
 ) -> ReportInputs:
     """All that a report of this evaluation shows.
 
     Args:
         classes: (N,) what each image is, for the reader alone: the model need not have seen it.
+        links: (words, address) of further files.
     """
     about, table, images = detector.about_, evaluation.table, evaluation.images
     if classes is not None:
@@ -103,6 +109,7 @@ def report_inputs(
         **vars(scored),
         title=title,
         command=command,
+        links=links,
         settings=detector.pipeline_.settings.model_dump(mode="json"),
         most=cards(detector, evaluation, most),
         least=cards(detector, evaluation, least),
@@ -129,17 +136,20 @@ def most_and_least(scores: np.ndarray, count: int = GALLERY) -> tuple[np.ndarray
 def cards(detector: Detector, evaluation: Evaluation, index: np.ndarray) -> list[Card]:
     """The images at these positions with what their model shows of them; none of tables."""
     from knowngood.evaluation.figures.subject import Subject
-    from knowngood.evaluation.figures.tiles import reduced
+    from knowngood.evaluation.figures.tiles import reduced, reduced_map
     from knowngood.representations import Table
 
     if not len(index) or isinstance(detector.pipeline_.representation, Table):
         return []
     images: ImageSet = evaluation.images[index]
-    pairs, maps = Subject({"model": detector}, images, unknown=evaluation.unknown).pairs(images)
+    pairs, scales = Subject({"model": detector}, images, unknown=evaluation.unknown).pairs(images)
     named = zip(images.ids.tolist(), pairs, strict=bool(pairs))
-    if not maps:
+    if not scales:
         return [Card(name, image, reconstruction=made) for name, (image, made) in named]
-    return [Card(n, reduced(image, LARGEST), map=reduced(v[..., None], LARGEST)[..., 0]) for n, (image, v) in named]
+    return [
+        Card(name, reduced(image, LARGEST), map=reduced_map(values, LARGEST), scale=scale)
+        for (name, (image, values)), scale in zip(named, scales, strict=True)
+    ]
 
 
 def _model_figures(

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from knowngood.evaluation.evaluate import MAP, MOST
+from knowngood.calibration.map_scale import MapScale, legend
+from knowngood.data.progress import track
+from knowngood.evaluation.evaluate import MAP, MOST, SmallMap
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.explanation import displayed
-from knowngood.evaluation.figures.tiles import reduced
-from knowngood.evaluation.figures.triptych import map_limits
+from knowngood.evaluation.figures.tiles import reduced, reduced_map
+from knowngood.evaluation.figures.triptych import displayed, thinned
 from knowngood.evaluation.report.build import templates, write_page
 from knowngood.evaluation.report.gallery import data_uri, positions, row_facts
 from knowngood.evaluation.report.inputs import ReportInputs
-from knowngood.evaluation.report.words import count, number, percent
+from knowngood.evaluation.report.words import count, percent
 from knowngood.evaluation.results import joint_p_values
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from knowngood.detector.explain import Explanation
     from knowngood.detector.pipeline import Unknown
 
-PICTURE = 360  # pixels of the longer side
+PICTURE = 480  # pixels of the longer side
 AT_ONCE = 8  # images whose maps are made together
 LEVELS = 64  # colours of a map
 
@@ -44,18 +45,21 @@ class Inspected:
         id: of its row in the table.
         image: (h, w, C), of any type; reduced beforehand, since it goes into the page as it is.
         map: (a, b) over the whole image, higher is more anomalous, NaN where a region is ignored; None: no map.
+        scale: how the map is coloured.
         size: (H, W) of the image before it was reduced, in whose pixels the boxes are.
         sentences: its explanation.
-        boxes: (top, left, bottom, right) of regions, half-open.
+        boxes: (top, left, bottom, right) of regions, half-open. link: to a picture that explains it.
         examples: of an image that is wrong for its condition, what it should be and what it looks like: words, picture.
     """
 
     id: str
     image: np.ndarray
     map: np.ndarray | None = None
+    scale: MapScale | None = None
     size: tuple[int, int]
     sentences: Sequence[str] = ()
     boxes: Sequence[tuple[int, int, int, int]] = ()
+    link: str = ""
     examples: Sequence[tuple[str, np.ndarray]] = ()
 
 
@@ -66,8 +70,10 @@ def inspected(
     explanations: Sequence[Explanation] = (),
     *,
     unknown: Unknown | None = None,
+    alpha: float | None = None,
     most: int = MOST,
-    maps: Mapping[str, np.ndarray] | None = None,
+    maps: Mapping[str, SmallMap] | None = None,
+    links: Mapping[str, str] | None = None,
     sources: Sequence[ImageSet] = (),
 ) -> list[Inspected]:
     """The `most` images with the smallest p-values, of equals those with the larger score, each with its map.
@@ -75,27 +81,32 @@ def inspected(
     Args:
         table: of `Detector.detect` for these images; rows without a score are skipped.
         explanations: of some of them.
-        maps: reduced maps of some by id, see `TopMaps`; those that are missing are computed.
+        maps: reduced maps of some by id, see `TopMaps`; those that are missing are computed. links: of some by id.
         sources: where normal images may be found by id; else the means of such images are shown.
     """
     rows, explained = by_p_value(table)[:most], {one.id: one for one in explanations}
     items = []
-    for start in range(0, len(rows), AT_ONCE):
+    starts = range(0, len(rows), AT_ONCE)
+    for start in track(starts, "maps", len(rows), size=lambda start: min(AT_ONCE, len(rows) - start)):
         some = images[rows[start : start + AT_ONCE]]
         known = {name: maps[name] for name in some.ids.tolist() if name in maps} if maps else {}
         missing = np.flatnonzero([name not in known for name in some.ids.tolist()])
         if detector.pipeline_.score.has_map and len(missing):
-            made = detector.anomaly_maps(some[missing], unknown=unknown)
-            known |= {str(some.ids[i]): reduced(v[..., None], MAP)[..., 0] for i, v in zip(missing, made, strict=True)}
+            for batch in detector.stream(some[missing], unknown=unknown, alpha=alpha, maps=True):
+                for one, values, scale in zip(batch.items.ids.tolist(), batch.maps, batch.scales, strict=True):
+                    if values is not None and scale is not None:
+                        known[one] = SmallMap(reduced_map(values, MAP), scale)
         for i, name in enumerate(some.ids.tolist()):
-            image, one = some.read(i), explained.get(name)
+            image, one, small = some.read(i), explained.get(name), known.get(name)
             items.append(
                 Inspected(
                     id=name,
                     image=reduced(image, PICTURE),
-                    map=known.get(name),
+                    map=None if small is None else small.values,
+                    scale=None if small is None else small.scale,
                     size=(image.shape[0], image.shape[1]),
                     sentences=() if one is None else one.sentences[1:],
+                    link=(links or {}).get(name, ""),
                     boxes=() if one is None else tuple(region.box for region in one.regions),
                     examples=() if one is None else _examples(one, sources),
                 )
@@ -126,6 +137,7 @@ def render_inspection(
     alpha: float,
     title: str,
     command: str = "",
+    links: Sequence[tuple[str, str]] = (),
     normal_name: str = "normal",
     anomalous_name: str = "anomalous",
 ) -> str:
@@ -144,18 +156,18 @@ def render_inspection(
     rows = positions(inputs, [item.id for item in items])
     p, score, flagged = joint_p_values(table), inputs.scores, inputs.flagged
     order = sorted(items, key=lambda item: (p[rows[item.id]], -score[rows[item.id]]))
-    limits = map_limits([(item.map, bool(flagged[rows[item.id]])) for item in order])
     cards = [
         {
             **row_facts(inputs, rows[item.id]),
             "id": item.id,
             "picture": picture_uri(item.image),
-            "map": None if item.map is None else map_uri(item.map, limits),
+            "map": None if item.map is None or item.scale is None else map_uri(item.map, item.scale),
             "height": item.size[0],
             "width": item.size[1],
             "pixelated": max(item.size) <= 96,
             "boxes": [(left, top, right - left, bottom - top) for top, left, bottom, right in item.boxes],
             "sentences": list(item.sentences),
+            "link": item.link,
             "examples": [(words, picture_uri(picture)) for words, picture in item.examples],
             "p_value": f"{p[rows[item.id]]:.6g}",
             "score_value": f"{score[rows[item.id]]:.9g}",
@@ -179,8 +191,8 @@ def render_inspection(
         "mapped": any(card["map"] for card in cards),
         "boxed": any(card["boxes"] for card in cards),
         "lead": lead,
-        "low": number(limits[0], 3),
-        "high": number(limits[1], 3),
+        "links": links,
+        "legend": legend(item.scale for item in order),
         "command": command,
     }
     return templates().get_template("inspection.html.j2").render(about)
@@ -193,19 +205,18 @@ def picture_uri(image: np.ndarray) -> str:
 
 def as_picture(image: np.ndarray) -> Image.Image:
     """An image (h, w, C) of any type as RGBA."""
-    return Image.fromarray(np.round(255 * displayed(image)).astype(np.uint8)).convert("RGBA")
+    return Image.fromarray(np.round(255 * displayed(thinned(image))).astype(np.uint8)).convert("RGBA")
 
 
-def map_uri(values: np.ndarray, limits: tuple[float, float]) -> str:
+def map_uri(values: np.ndarray, scale: MapScale) -> str:
     """A map as `map_png` draws it, in the page."""
-    return f"data:image/png;base64,{base64.b64encode(map_png(values, limits)).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(map_png(values, scale)).decode()}"
 
 
-def map_png(values: np.ndarray, limits: tuple[float, float]) -> bytes:
-    """A map (a, b) as a PNG with transparency: transparent at the lower limit and below, and where it is NaN."""
-    share = (np.nan_to_num(values.astype(float), nan=limits[0]) - limits[0]) / (limits[1] - limits[0])
-    level = np.round(np.clip(share, 0, 1) * (LEVELS - 1)).astype(np.uint8)
-    colours = np.round(255 * np.asarray(style.HEAT(np.linspace(0, 1, LEVELS)))).astype(np.uint8)
+def map_png(values: np.ndarray, scale: MapScale) -> bytes:
+    """A map (a, b) as a PNG with transparency: transparent up to where its colour begins, and where it is NaN."""
+    level = np.ceil(scale.share(values) * (LEVELS - 1)).astype(np.uint8)
+    colours = np.round(255 * style.heat(np.linspace(0, 1, LEVELS))).astype(np.uint8)
     picture = Image.frombytes("P", level.shape[::-1], level.tobytes())
     picture.putpalette(colours[:, :3].reshape(-1).tobytes())
     buffer = io.BytesIO()

@@ -22,6 +22,7 @@ from torch.nn.functional import grid_sample, interpolate
 
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import PixelSource
+from knowngood.data.progress import track
 from knowngood.errors import ArtifactError, DataError
 from knowngood.representations.alignment.warping import Floats, Quality, Size, inverse, rotation
 
@@ -126,7 +127,7 @@ class Pose(BaseModel):
             DataError: an image cannot be read; with `needed`, too few images show one part on a plain background.
         """
         index = np.unique(np.linspace(0, len(images) - 1, PROBED).astype(int))
-        seen = [foreground(images.read(int(i))) for i in index]
+        seen = [foreground(images.read(int(i))) for i in track(index, "looking for parts", len(index))]
         as_they_lie = 0.0 if needed else _agreement(_whole(seen))
         if as_they_lie >= IN_PLACE:
             return None
@@ -148,7 +149,7 @@ class Pose(BaseModel):
         draft._mean = _standard(start)
         found: list[_Match] = []
         for _ in range(ROUNDS):
-            found = [draft._match(one) for one in parts]
+            found = [draft._match(one) for one in track(parts, "positions of parts", len(parts))]
             kept = [match for match in found if match.after >= FLOOR * np.median([m.after for m in found])]
             draft._mean = _standard(np.mean([match.square for match in kept], axis=0))
         if not needed and _agreement([match.square for match in found]) < as_they_lie + GAIN:

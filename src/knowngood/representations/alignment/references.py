@@ -17,6 +17,7 @@ from torch import Tensor
 from knowngood.config import FeatureOptions
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
+from knowngood.data.progress import track
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations.alignment.registration import Registration, grey
 from knowngood.representations.alignment.warping import Quality, Size, Transform, warp
@@ -173,7 +174,7 @@ def _plane(image: np.ndarray) -> NDArray[np.float64]:
 
 def _images(images: ImageSet, pixels: Pixels, index: np.ndarray) -> Iterator[np.ndarray]:
     """Those at `index`, scaled: (H, W, C) float32. Raises DataError if one cannot be read."""
-    for part in np.split(index, range(AT_ONCE, len(index), AT_ONCE)):
+    for part in track(np.split(index, range(AT_ONCE, len(index), AT_ONCE)), "alignment", len(index), size=len):
         prepared, errors = pixels.read(images, part)
         raise_first(images.ids, errors)
         yield from pixels.scale(torch.from_numpy(prepared)).permute(0, 2, 3, 1).numpy()

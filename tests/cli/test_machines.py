@@ -1,0 +1,234 @@
+"""What machines and shells get of the command line: JSON alone on stdout, colours only where wanted, completion."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from knowngood import Detector
+from knowngood.cli import completion, console, main
+
+
+def run(*words: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(word) for word in words])
+    return int(left.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pictures = np.random.default_rng(0).integers(0, 99, (60, 8, 8), np.uint8)
+    detector = Detector("hog", "memory_bank", calibration={"method": "split", "fraction": 0.5})
+    return detector.fit(pictures).save(tmp_path_factory.mktemp("machines") / "model")
+
+
+@pytest.fixture
+def normals(tmp_path: Path) -> Path:
+    path = tmp_path / "new.npz"
+    pictures = np.random.default_rng(5).integers(0, 99, (40, 8, 8), np.uint8)
+    np.savez(path, images=pictures, labels=np.repeat([0, 1], 20))
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_info_and_rollback(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", model, "--json") == 0
+    record = said(capsys)
+    assert record["versions"] == [{**record["versions"][0], "version": 1, "made_by": "fit", "in_use": True}]
+    assert record["settings"]["model"]["name"] == "memory_bank"
+    assert record["alpha"] == 0.05
+    assert run("info", model) == 0
+    assert capsys.readouterr().out.startswith("# Anomaly detector")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_calibrate_update_and_monitor(
+    model: Path, normals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("calibrate", model, normals, "--normal", "0-1", "--out", tmp_path / "m", "--json") == 0
+    record = said(capsys)
+    assert record["images"] == 40
+    assert record["groups"][0]["images"] == 40
+    assert run("update", tmp_path / "m", normals, "--normal", "0-1", "--json") == 0
+    record = said(capsys)
+    assert (record["taken"], record["calibrate"]) == (20, 20)
+    results = tmp_path / "r.csv"
+    results.write_text("id,anomaly_score\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
+    assert run("monitor", results, "--json") == 0
+    record = said(capsys)
+    assert (record["drift"], record["items"], record["alarm"]) == (False, 50, None)
+    results.write_text("id,anomaly_score\n" + "".join(f"{i},{i % 7 + 100 * (i > 60)}\n" for i in range(120)))
+    assert run("monitor", results, "--json") == 5
+    assert said(capsys)["alarm"]["change"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_dash_in_place_of_a_file_is_stdout_alone(
+    model: Path, normals: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", model, normals, "--normal", "0", "--json", "-") == 0
+    record = said(capsys)
+    assert 0 <= record["auroc"] <= 1
+    assert run("inspect", normals, "--json", "-") == 0
+    assert isinstance(said(capsys), list)
+    assert not Path("-").exists()
+
+
+def test_data_sets_and_reviews(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("data", "list", "--json") == 0
+    assert "digits" in [one["name"] for one in said(capsys)]
+
+
+def test_numbers_that_json_does_not_know_are_null(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.for_machines(True):
+        console.say("for people")
+        console.emit({"a": float("inf"), "b": np.float64("nan"), "c": np.int64(3), "d": (Path("x"), True)})
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"a": None, "b": None, "c": 3, "d": ["x", True]}
+    assert printed.err == "for people\n"
+    console.emit({"a": 1})
+    assert capsys.readouterr().out == ""
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("variables", "colour"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
+def test_colours_can_be_switched_off(variables: dict[str, str], colour: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    console.fail("wrong")
+    assert ("\033[" in screen.getvalue()) == colour
+
+
+# Completion ----------------------------------------------------------------------------------------------------------
+
+
+def test_names_and_paths_are_completed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digital").mkdir()
+    (tmp_path / "a.csv").touch()
+    (tmp_path / ".hidden").touch()
+    monkeypatch.chdir(tmp_path)
+    assert completion.data_sets("digi") == ["digits", "digital/"]
+    assert completion.data_sets("a.") == ["a.csv"]
+    assert not [one for one in completion.data_sets("") if one.startswith(".")]
+    assert completion.data_sets("none/such/") == []
+    assert completion.models(f"{model.parent}/") == [f"{model}/"]
+    assert completion.models("") == []  # no folder here holds a model or leads to one
+    assert "paper-mlp" in completion.presets("paper")
+    assert completion.figures("viol") == ["violin"]
+
+
+def test_the_shell_asks_and_is_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def complete(words: str) -> list[str]:
+        monkeypatch.setenv("_KNOWNGOOD_COMPLETE", "complete_zsh")
+        monkeypatch.setenv("_TYPER_COMPLETE_ARGS", words)
+        run()
+        return capsys.readouterr().out.split('"')
+
+    monkeypatch.setattr(sys, "argv", ["knowngood"])
+    assert "mnist" in complete("knowngood train mni")
+    assert "memory_bank" in complete("knowngood train digits --model memory")
+    assert "dcvae" in complete("knowngood train digits --objective dc")
+
+
+# Doctor --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_doctor_says_what_is_there_and_how_fast(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from knowngood.cli import doctor
+
+    monkeypatch.setattr(doctor, "LEAST", 0.01)
+    assert run("doctor", "--json") == 0
+    record = said(capsys)
+    assert record["problems"] == []
+    assert record["weights"] == "present"
+    assert record["versions"]["torch"]
+    for one in record["speed"].values():
+        assert one["ratio"] == pytest.approx(one["value"] / one["reference"])
+    assert run("doctor", "--no-speed") == 0
+    printed = capsys.readouterr().out
+    assert "speed" not in printed
+    assert "the HTTP server and its page" in printed
+
+
+def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from knowngood.cli import doctor
+
+    monkeypatch.setattr(doctor, "_there", lambda module: module != "onnxscript")
+    monkeypatch.setattr(doctor, "_weights", lambda: "MISSING: no file")
+    monkeypatch.chdir(tmp_path)
+    assert run("doctor", "--no-speed") == 4
+    printed = capsys.readouterr()
+    line = next(line for line in printed.out.splitlines() if line.startswith("export"))
+    assert "no " in line
+    assert line.endswith('pip install "knowngood[export]"')
+    assert "problem: weights of the default backbone: MISSING: no file" in printed.err
+    states = {one["place"]: one["state"] for one in doctor._folders()}
+    assert states["runs"] == "will be made"
+    assert states["working folder"] == "writable"
+
+
+def test_the_doctor_knows_every_extra_of_the_package() -> None:
+    import tomllib
+
+    from knowngood.cli.doctor import EXTRAS
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    known = set(project["project"]["optional-dependencies"]) - {"dev", "docs"}
+    assert {one.name for one in EXTRAS} == known
+
+
+# Dry run -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["memory_bank", "vae"])
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("train", "digits", "--normal", "0-1", "--representation", "hog", "--model", kind, "--dry-run")
+    assert run(*words, "--json") == 0
+    record = said(capsys)
+    assert record["sizes"] == [[8, 8]]
+    assert record["conditions"] == {"class": 2}
+    assert f"model {kind}" in record["recipe"]
+    assert 0 < record["seconds"] < 3600
+    assert not list(tmp_path.iterdir())
+    assert run(*words) == 0
+    printed = capsys.readouterr().out
+    assert "nothing was written" in printed
+    assert f"read    {record['normal']} normal images of 8 × 8 px, 1 channels" in printed
+
+
+def test_a_typo_is_answered_in_python_too() -> None:
+    with pytest.raises(ValueError, match=r"unknown setting 'alhpa'; did you mean 'alpha'\?"):
+        Detector(alhpa=0.1)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"'beta'; it is an option of objective 'beta_vae': model=\{'name': 'vae'"):
+        Detector(beta=2)  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match=r"model 'vae' has no option 'latnt_dim'; did you mean 'latent_dim'\?"):
+        Detector(model={"name": "vae", "latnt_dim": 3}).fit(np.zeros((10, 8, 8)))
