@@ -41,6 +41,7 @@ EXTRAS = (
     Extra("export", "writing a model as an ONNX file", ("onnx", "onnxscript", "onnxruntime")),
     Extra("serve", "the HTTP server and its page", ("fastapi", "uvicorn", "prometheus_client", "python_multipart")),
     Extra("line", "MQTT and OPC UA", ("paho.mqtt", "asyncua")),
+    Extra("hub", "models to and from the hub of Hugging Face", ("huggingface_hub",)),
     Extra("tensorboard", "curves of training in TensorBoard", ("tensorboard",)),
 )
 # One thread of an AMD EPYC, by the time of the processor, so that what else ran does not count.
