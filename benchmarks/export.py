@@ -1,11 +1,12 @@
-"""Exported models against the models themselves: scores, p-values, verdicts and maps of new images, five ways.
+"""Exported models against the models themselves: scores, p-values, verdicts and maps of new images, by every way.
 
-The ways: the detector in memory; saved and loaded; `knowngood score` on the saved model; `knowngood score` on the ONNX
-file; `knowngood.runtime`. Every case is a model that `auto` can choose, or one of its parts that a person can.
+The ways: the saved detector; `knowngood score` on the saved model; over HTTP; in a watched folder; `knowngood score` on
+the ONNX file; `knowngood.runtime`. Every case is a model that `auto` can choose, or one of its parts that a person can.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import tempfile
@@ -130,6 +131,49 @@ def prepared(case: Case, folder: Path) -> float:
     return float(done.read_text(encoding="utf-8"))
 
 
+def by_http(model: Path, new: Path) -> Any:
+    """The table that the server answers with."""
+    import pandas as pd
+    from starlette.testclient import TestClient
+
+    from knowngood.data import open_images
+    from knowngood.deploy.served_models import load_models
+    from knowngood.deploy.server import create_app
+
+    models, images = load_models([str(model)]), open_images(new)
+    files = [("images", (name, (new / name).read_bytes())) for name in images.ids.tolist()]
+    known = {name: values.tolist() for name, values in images.conditions.items()}
+    given = {name: values for name, values in known.items() if name in models.named(None).columns}
+    with TestClient(create_app(models)) as client:
+        answer = client.post("/v1/score", files=files, data={"conditions": json.dumps(given)} if given else {})
+    answer.raise_for_status()
+    return pd.DataFrame(answer.json()["rows"])
+
+
+def by_watch(model: Path, new: Path, state: Path) -> Any:
+    """The table of a watched folder; where there are kinds, of one for each."""
+    import pandas as pd
+
+    from knowngood.data import open_images
+    from knowngood.deploy.delivery import Delivery
+    from knowngood.deploy.outbox import Outbox
+    from knowngood.deploy.served_models import load_models
+    from knowngood.deploy.watch import Watch
+
+    models, images, rows = load_models([str(model)]), open_images(new), []
+    own = [name for name in images.conditions if name in models.named(None).columns]
+    for k, folder in enumerate([one for one in sorted(new.iterdir()) if one.is_dir()] or [new]):
+        delivery, now = Delivery(Outbox(state / f"{k}.sqlite"), []), itertools.count()
+        watch = Watch(
+            folder, models, delivery, conditions=dict.fromkeys(own, folder.name), clock=lambda now=now: next(now)
+        )
+        found = [one.row for _ in range(2) for one in watch.step()]
+        prefix = "" if folder == new else f"{folder.name}/"
+        rows += [{**row, "id": prefix + row["id"]} for row in found]
+        delivery.close()
+    return pd.DataFrame(rows).sort_values("id", ignore_index=True)
+
+
 def compared(case: Case, folder: Path) -> dict[str, Any]:
     """Score new pictures by every way; the largest differences from the detector."""
     import pandas as pd
@@ -147,10 +191,11 @@ def compared(case: Case, folder: Path) -> dict[str, Any]:
         build_app()(["score", str(model), str(new), "-o", str(output)], standalone_mode=False)
         return pd.read_csv(output)
 
-    own = detector.detect(new)
+    own, place = detector.detect(new), Path(tempfile.mkdtemp(dir=folder))
     ways: dict[str, Callable[[], pd.DataFrame]] = {
-        "saved": lambda: Detector.load(saved).detect(new),
         "CLI": lambda: by_command(saved),
+        "HTTP": lambda: by_http(saved, new),
+        "watch": lambda: by_watch(saved, new, place),
         "CLI, ONNX": lambda: by_command(file),
         "runtime": lambda: pd.DataFrame(runtime.detect(new)),
     }
