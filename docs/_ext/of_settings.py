@@ -17,7 +17,7 @@ from knowngood.config import Options, Settings, choices
 from knowngood.config.parsing import group
 
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
-TITLES = ("option", "on the command line", "type", "default", "range", "meaning")
+TITLES = ("option", "value", "default", "meaning")
 
 
 def settings() -> str:
@@ -53,17 +53,22 @@ def _table(model: type[BaseModel], path: tuple[str, ...]) -> str:
     }
     rows = [
         (
-            code(field),
-            code(flags.get(field, "")),
-            type_text(info.annotation),
+            " ".join(map(code, filter(None, (field, flags.get(field))))),
+            _value(model, field, info),
             _default(info),
-            range_text(info),
             info.description or "",
         )
         for field, info in model.model_fields.items()
         if field != "name"
     ]
     return table(TITLES, rows) if rows else "No options."
+
+
+def _value(model: type[BaseModel], field: str, info: FieldInfo) -> str:
+    """What it may be: the names of a choice, or a type with its range."""
+    names = [code(name) for name in choices(model, field)]
+    words = [word for word in type_text(info.annotation).split(" or ") if not names or word not in ("choice", "list")]
+    return ", ".join(filter(None, [" or ".join(words), *names, range_text(info)]))
 
 
 def _default(info: FieldInfo) -> str:
@@ -85,7 +90,7 @@ def range_text(info: FieldInfo) -> str:
             f"{sign} {getattr(rule, name):g}" for name, sign in SIGNS.items() if getattr(rule, name, None) is not None
         ]
         found += [f"at least {rule.min_length}" for _ in "1" if getattr(rule, "min_length", None)]
-    return code(", ".join(dict.fromkeys(found)))
+    return ", ".join(map(code, dict.fromkeys(found)))
 
 
 def _rules(annotation: Any) -> Iterator[Any]:
@@ -105,9 +110,9 @@ def type_text(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(filter(None, map(type_text, get_args(annotation)))))
     if origin is tuple:
         inside = [part for part in get_args(annotation) if part is not Ellipsis]
-        return ("list of " if len(inside) < 2 else f"{len(inside)} of ") + (
-            type_text(inside[0]) if inside else "values"
-        )
+        many = type_text(inside[0]) if inside else ""
+        count = {2: "two ", 3: "three "}.get(len(inside), "several ")
+        return count + (f"{many}s" if many in ("number", "whole number", "text") else "values")
     if origin in (dict, list) or getattr(origin, "__name__", "") in ("Mapping", "Sequence"):
         return "mapping" if origin is not list else "list"
     words = {int: "whole number", float: "number", bool: "yes or no", str: "text", Path: "path", type(None): ""}
