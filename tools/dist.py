@@ -24,7 +24,8 @@ from knowngood import Detector
 print(Detector("hog", "memory_bank").fit("digits").detect("digits").is_anomalous.mean())
 """
 MISSING = {
-    "export": "from knowngood.deploy.onnx_graph import export; export(None, 'a.onnx')",
+    "export": "from knowngood import Detector; from knowngood.deploy.onnx_graph import export; "
+    "export(Detector('hog', 'memory_bank').fit('digits'), 'a.onnx')",
     "serve": "import sys; from knowngood.cli import main; main(['serve', 'nothing'])",
 }
 PACKAGES, IMPORT, HELP = 40, 0.3, 0.5  # at most: packages of the environment, seconds
