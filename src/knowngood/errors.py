@@ -55,6 +55,12 @@ class OutputError(KnowngoodError, OSError):
     exit_code = 4
 
 
+class StoreError(KnowngoodError):
+    """An object store does not answer. Nothing is known of its objects, so none is set aside: the run ends."""
+
+    exit_code = 4
+
+
 class Interrupted(BaseException):
     """A command was asked to end, by SIGTERM or Ctrl-C. Its exit status is 128 + the signal's number."""
 

@@ -25,6 +25,7 @@ from knowngood.cli.inputs import (
     hidden_class,
     keep_split,
     load,
+    note_pace,
     open_selected,
     with_values,
 )
@@ -78,6 +79,7 @@ def evaluate(
 
         mapped = inspect is not None and detector.pipeline_.score.has_map
         found = measured(detector, images, alpha=alpha, unknown=unknown, explain=inspect is not None, maps=mapped)  # type: ignore[arg-type]
+        note_pace(images, found.seconds)
         _print(found)
         if json_file:
             record = {"model": str(model), "data": data, "split": split, "alpha": found.alpha, **found.metrics}

@@ -23,7 +23,7 @@ Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
-        help="a folder, manifest, .zip, .tar, idx or npz file, image, video, or named data set",
+        help="a folder, manifest, .zip, .tar, idx, npz or parquet file, image, video, URL (s3://…), or named data set",
         show_default=False,
         autocompletion=completion.data_sets,
     ),
@@ -112,6 +112,12 @@ def open_selected(
     if normal or anomalous or holdout:
         images = select(images, normal=normal, anomalous=anomalous, holdout=holdout)
     return images
+
+
+def note_pace(images: ImageSet, seconds: float) -> None:
+    """Of images that are fetched: what limited a run of so many seconds, on stderr."""
+    if (pace := getattr(images.pixels, "pace", None)) is not None:
+        note(pace.sentence(seconds))
 
 
 def keep_split(images: ImageSet, name: str | None, default: str = "test") -> tuple[ImageSet, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from knowngood import __version__
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
+from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import (
     ALL,
     Alpha,
@@ -24,6 +26,7 @@ from knowngood.cli.inputs import (
     as_values,
     keep_split,
     load,
+    note_pace,
     open_selected,
     with_values,
 )
@@ -58,9 +61,14 @@ def score(
     model: Scorer,
     data: Data,
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help=".csv, .parquet or .json; default: CSV on stdout"),
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help=".csv, .parquet or .json, or a URL of an object store (s3://bucket/results/); default: CSV on stdout",
+        ),
     ] = None,
     alpha: Alpha = None,
     fdr: Annotated[
@@ -107,6 +115,17 @@ def score(
     as_condition: As = None,
     unknown: Unknown = None,
     device: Device = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ADDRESS",
+            help="score on a Ray cluster; --output is then a folder or URL for parquet parts",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="with --cluster: so many workers; default one for each CPU")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="with --cluster: threads of each worker")] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with an unfinished run into this --output: FILE.unfinished")
     ] = False,
@@ -117,6 +136,16 @@ def score(
     What is scored is kept in FILE.unfinished until the output FILE is whole. If the run is interrupted, the same
     command with --resume goes on after the last batch and ends with the same bytes.
     """
+    if cluster is not None:
+        asked = {"--fdr": fdr, "--maps": maps, "--regions": regions, "--explain": explain, "--normals": normals}
+        _score_on_cluster(
+            model, data, to, {**asked, "--probabilities": probabilities}, address=cluster, workers=workers,
+            threads=threads, resume=resume, alpha=alpha, unknown=unknown, device=device, split=split,
+            values=as_values(as_condition), bounds=bounds,
+        )  # fmt: skip
+        return
+    place = Destination.of(to)
+    output = place.path
     for flag, file in (("--output", output), ("--regions", regions), ("--probabilities", probabilities)):
         if file is not None and file.suffix.lower() not in FORMATS:
             raise SettingsError(f"{flag} {file}: unknown format '{file.suffix}'; known: {', '.join(FORMATS)}")
@@ -167,13 +196,40 @@ def score(
         keep = True
         try:
             writer = None if maps is None else map_writer(maps, maps_format, images.ids.tolist())
-            _score(detector, images, rows, mark, output, writer, regions, explain, probabilities, sources, **asked)
+            _score(detector, images, rows, mark, place, writer, regions, explain, probabilities, sources, **asked)
             keep = False
         except DataError:
             keep = rows.done < len(images)  # else none of them could be scored
             raise
         finally:
             rows.close(keep=keep and rows.done > 0)
+
+
+def _score_on_cluster(
+    model: Path,
+    data: str,
+    output: str | None,
+    others: dict[str, Any],
+    *,
+    device: str | None,
+    split: str | None,
+    values: dict[str, str],
+    bounds: Bounds,
+    **how: Any,
+) -> None:
+    """What `--cluster` does with these options; the others it does not take."""
+    from knowngood.cli.score_cluster import score_on_cluster
+
+    given = [flag for flag, value in others.items() if value is not None]
+    if output is None:
+        raise SettingsError("--cluster writes parts of the table: give a folder or a URL by --output")
+    if given:
+        raise SettingsError(f"--cluster takes no {' and no '.join(given)}; leave it out, or score on one machine")
+    detector = load(model, device, how["unknown"])
+    options = bounds.over(detector.pipeline_.settings.data)
+    images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
+    images = with_values(images, values)
+    score_on_cluster(detector, images, model, output, mark=fingerprint(in_use(model)), **how)
 
 
 def _check_finished(detector: Detector, images: ImageSet, model: Path, output: Path) -> None:
@@ -224,7 +280,7 @@ def _score(
     images: ImageSet,
     rows: ScoredRows,
     mark: str,
-    output: Path | None,
+    place: Destination,
     writer: OverlayWriter | RawWriter | None,
     regions: Path | None,
     explain: Path | None,
@@ -244,7 +300,8 @@ def _score(
     from knowngood.detector.results import flagged
     from knowngood.evaluation.scored_by import MARK
 
-    small = None
+    output = place.path
+    small, started = None, time.perf_counter()
     if explain is not None and detector.pipeline_.score.has_map:
         from knowngood.evaluation.evaluate import TopMaps
 
@@ -252,6 +309,7 @@ def _score(
     located = _one_pass(
         detector, images, rows, writer, small, alpha=alpha, unknown=unknown, regions=regions is not None
     )
+    note_pace(images, time.perf_counter() - started)
     decisions, rate = rows.joined(), detector.alpha if alpha is None else alpha
     if len(decisions.errors) == len(images):  # some of them in the run before
         raise DataError(f"none of {len(images)} items can be scored; the first, {images.ids[0]}: {decisions.errors[0]}")
@@ -290,7 +348,7 @@ def _score(
         if len(unread) > SHOWN:
             note(f"not scored: {len(unread) - SHOWN:,} more")
     if output is not None:
-        tell(f"table   {output}")
+        tell(f"table   {place.deliver()}")
     if writer is not None:
         meaning = writer.finish()
         tell(f"maps    {writer.folder}")

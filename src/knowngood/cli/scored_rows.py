@@ -14,6 +14,7 @@ import numpy as np
 
 from knowngood.data.conditions import Expanded
 from knowngood.data.pixel_source import FilePixels
+from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.detector.decide import Decisions
 from knowngood.detector.pipeline import Items
 from knowngood.detector.stated_conditions import Stated
@@ -148,12 +149,15 @@ class ScoredRows:
 
 def data_digest(items: Items) -> str:
     """SHA-256 over ids, labels, conditions and the content of items; of files that lie on disk, size and time stand for
-    the content.
+    the content, of objects in a store size and version.
     """
     pixels: Any = getattr(items, "pixels", None)
     digest = hashlib.sha256()
     for name in items.ids.tolist():
         digest.update(f"{name}\n".encode("utf-8", "surrogatepass"))
+    if isinstance(pixels, FetchedPixels):
+        digest.update("\n".join(pixels.stamps()).encode("utf-8", "surrogatepass"))
+        return _with_columns(digest, items)
     if not isinstance(pixels, FilePixels) or pixels.owner is not None:
         digest.update(items.fingerprint().encode())
         return digest.hexdigest()
@@ -163,6 +167,10 @@ def data_digest(items: Items) -> str:
             digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
         except OSError:
             digest.update(b"missing\n")
+    return _with_columns(digest, items)
+
+
+def _with_columns(digest: Any, items: Items) -> str:
     digest.update(items.labels.tobytes())
     for column, values in sorted(items.conditions.items()):
         digest.update(f"{column}\n{values.tolist()}\n".encode("utf-8", "surrogatepass"))

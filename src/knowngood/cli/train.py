@@ -16,6 +16,7 @@ from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import say_false_alarms, this_command, writing
+from knowngood.cli.train_each import train_each
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
 from knowngood.detector.versions import OF_RUN
 from knowngood.errors import DataError, Interrupted, SettingsError
@@ -34,7 +35,7 @@ def train(
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="a folder, manifest, archive, idx or npz file, video, or named data set",
+            help="a folder, manifest, archive, idx, npz or parquet file, video, URL (s3://…), or named data set",
             show_default=False,
             autocompletion=data_sets,
         ),
@@ -66,6 +67,16 @@ def train(
     film: Annotated[
         bool, typer.Option("--film", help="write a GIF of reconstructions of held-out images during the training")
     ] = False,
+    each: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="a model for each value of this column, such as product, in OUT/<value>"),
+    ] = None,
+    fits: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="with --each: fits at a time; default one for each CPU")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="local|ADDRESS", help="with --each: fit on a Ray cluster; default processes")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on from the last checkpoint in the output folder")
     ] = False,
@@ -82,6 +93,8 @@ def train(
     or --labels names them. Written are OUT/model (give OUT or this folder to `score`, `evaluate` and `info`), OUT/run
     (log, checkpoints, film) and OUT/command.json.
     """
+    if each is None and (fits or cluster):
+        raise SettingsError("--fits and --cluster are for many fits: give --each COLUMN with them")
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     folder = _output_folder(out, prefix, source, _method(settings), resume)
@@ -91,12 +104,21 @@ def train(
         return
     with for_machines(as_json), writing(folder, folder / OF_RUN):
         settings = _checked(settings, chosen, num_generated_image, film)
+        if each is not None:
+            if film or num_generated_image or train_size or condition:
+                raise SettingsError("--each takes no --film, --num-generated-image, --train-size and --condition")
+            images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
+            train_each(images, settings, each, folder, workers=fits, address=cluster)
+            return
         images, normals, settings, labelled = _opened(source, chosen, settings, train_size, condition or [])
 
         from knowngood.detector.card import false_alarms
         from knowngood.detector.estimator import Detector
 
         note(f"found {counted(len(normals), 'normal image')}; output in {folder}")
+        if hasattr(images.pixels, "kept"):
+            size = f"{settings.data.cache_gb:g} GB"
+            note(f"copies of up to {size} are kept in a temporary folder until the end (--cache-gb)")
         detector = Detector.from_settings(settings)
         try:
             detector.fit(images, run_dir=folder / "run", resume=resume, progress=True, film=film)

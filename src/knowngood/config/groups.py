@@ -133,6 +133,12 @@ class DataOptions(Group):
     max_unpacked_gb: PositiveFloat = Field(
         default=4.0, description="size of an archive or .npz, unpacked, above which it is not read"
     )
+    cache_gb: float = Field(
+        default=10.0,
+        ge=0,
+        description="fit on an object store, tar shards or parquet: size of the copies that are kept in a temporary "
+        "folder, as images are read several times; what is beyond is fetched again",
+    )
 
 
 class TrainingOptions(Group):

@@ -20,8 +20,8 @@ from knowngood.data.imageset import ImageSet, Marks
 from knowngood.data.near_copies import SIDE, near_copies, signature
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.progress import track
-from knowngood.data.readers.files import read_with_header
 from knowngood.data.readers.mask_file import read_masks
+from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.data.values import text_of
 from knowngood.errors import DataError
 
@@ -84,6 +84,7 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
     if isinstance(images.pixels, ArrayPixels):
         looks = [_look(images, i) for i in range(len(images))]
     else:
+        images.expect(np.arange(len(images)))
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             found = pool.map(lambda i: _look(images, i), range(len(images)))
             looks = list(track(found, "looking at images", len(images)))
@@ -128,8 +129,8 @@ class _Look(NamedTuple):
 
 def _look(images: ImageSet, i: int) -> _Look:
     try:
-        if isinstance(images.pixels, FilePixels):
-            header, image = read_with_header(images.pixels.paths[i], images.pixels.limits)
+        if isinstance(images.pixels, FilePixels | FetchedPixels):
+            header, image = images.pixels.read_with_header(i)
             note = "; ".join(header.notes)
         else:
             image, note = images.read(i), ""

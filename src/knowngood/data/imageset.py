@@ -106,6 +106,11 @@ class ImageSet(ItemSet):
         """Image i: (H, W, C), native dtype. Raises `Unreadable` (a DataError) for a damaged file."""
         return self.pixels.read(i)
 
+    def expect(self, index: np.ndarray) -> None:
+        """Say which images (M,) are read next, in that order: what comes from afar is fetched meanwhile."""
+        if (announced := getattr(self.pixels, "expect", None)) is not None:
+            announced(index)
+
     def mask(self, i: int) -> np.ndarray | None:
         """Anomaly mask of image i, (H, W) bool, or None. See `read_mask` for which pixels count."""
         marks = None if self.masks is None else self.masks[i]

@@ -25,6 +25,10 @@ from knowngood.data.readers.idx import labels_beside, read_pair
 from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.manifest import read_manifest
 from knowngood.data.readers.npz import read_npz
+from knowngood.data.readers.parquet_images import image_column, read_parquet_images
+from knowngood.data.readers.tar_shards import read_shards
+from knowngood.data.stores.address import is_url
+from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.data.readers.video import SUFFIXES as VIDEOS
 from knowngood.data.readers.video import read_video, video_of
 from knowngood.errors import DataError, SettingsError
@@ -72,37 +76,51 @@ def open_images(
     Args:
         source: an ImageSet; a NumPy array (N, H, W) or (N, H, W, C), or (H, W, 3), one picture; a torch tensor
             (N, C, H, W); a Pillow image; a list or iterator of pictures, or of paths; a DataFrame with a column of
-            paths; the name of a data set; or a path: a folder (plain, one sub-folder a class, train/test splits, MVTec
-            layout, idx files), a .zip or .tar of one, a .csv or .parquet manifest, an idx file (its labels are found
-            beside it), an .npz like those of MedMNIST or of dSprites, an .npy array, one image file, a video file
-            (`clip.mp4/step=25` takes every 25th frame), or a path that a reader of another package takes (see
-            `Reader`). A path that exists wins over a data set of the same name.
+            paths; the name of a data set; a path: a folder (plain, one sub-folder a class, train/test splits, MVTec
+            layout, idx files, tar shards, parquet files with images), a .zip or .tar of one, a .csv or .parquet
+            manifest, a .parquet file with images, an idx file (its labels are found beside it), an .npz like those of
+            MedMNIST or of dSprites, an .npy array, one image file, a video file (`clip.mp4/step=25` takes every 25th
+            frame), or a path that a reader of another package takes (see `Reader`); or a URL of an object store
+            (s3://, gs://, az://) with a folder, tar shards, parquet files or a .csv manifest. A path that exists wins
+            over a data set of the same name.
         conditions: column → N values, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
         limits: bounds on what is decoded and unpacked.
 
     Raises:
-        DataError: nothing there, nothing in it, or not readable; names what was expected.
+        DataError: nothing there, nothing in it, or not readable; names what was expected. StoreError: an object store
+            does not answer.
     """
     source = listed(source)
     if isinstance(source, (list, tuple)) and not holds_images(source):
         source = np.asarray(source)
     if isinstance(source, ImageSet):
         images = source
+    elif is_url(source):
+        images = _open_url(source, limits or Limits())
     elif isinstance(source, str | Path):
         with named_damage(source, "cannot be read", "it may be damaged: copy, save or download it again"):
             images = _open_path(source, limits or Limits())
     else:
         given = read_given(source)
         images = ImageSet.from_arrays(source) if given is None else given
-    if limits is not None and isinstance(images.pixels, FilePixels):
+    if limits is not None and isinstance(images.pixels, FilePixels | FetchedPixels):
         images = images.replace(pixels=images.pixels.allowing(limits))
     serious = [finding for finding in images.rejected if finding.severity == "error"]
     if strict and serious:
         lines = "\n".join(f"  {finding}" for finding in serious[:20])
         raise DataError(f"{images.name}: {len(serious)} files cannot be used (strict):\n{lines}")
     return images.annotate(labels, as_columns(conditions))
+
+
+def _open_url(url: str, limits: Limits) -> ImageSet:
+    from knowngood.data.readers.object_folder import read_url
+
+    scheme, _, path = url.partition("://")
+    if scheme == "file":
+        return open_images(Path(path), limits=limits)
+    return read_url(url, limits)
 
 
 def _open_path(source: str | Path, limits: Limits) -> ImageSet:
@@ -127,7 +145,7 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
                 )
             return images
     if path.is_dir():
-        return _idx_folder(path) or read_folder(path)
+        return _shards(path) or _idx_folder(path) or read_folder(path)
     if path.suffix.lower() == ".npz":
         return read_dsprites(path) if is_dsprites(path) else read_npz(path, limits=limits)
     if is_archive(path):
@@ -144,6 +162,25 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
     )
 
 
+def _shards(folder: Path) -> ImageSet | None:
+    """A folder of nothing but tar files, or of parquet files with images; None if it holds anything else."""
+    files: list[Path] = []
+    for base, _, names in os.walk(folder):
+        files += [Path(base, name) for name in names if not name.startswith(".")]
+        suffixes = {path.suffix.lower() for path in files}
+        if len(suffixes) > 1 or not suffixes <= {".tar", ".parquet"}:
+            return None
+    if not files or (suffixes == {".parquet"} and image_column(min(files)) is None):
+        return None
+    return (read_shards if suffixes == {".tar"} else read_parquet_images)(sorted(files), folder)
+
+
+def _table(path: Path) -> ImageSet:
+    if path.suffix.lower() == ".parquet" and image_column(path) is not None:
+        return read_parquet_images([path], path)
+    return read_manifest(path)
+
+
 def _npy(path: Path) -> ImageSet:
     with named_damage(path, "cannot be read as .npy", "expected an array of numbers that `numpy.save` wrote"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -151,7 +188,7 @@ def _npy(path: Path) -> ImageSet:
 
 
 _BUILT_IN = (
-    Reader("manifest", (".csv", ".parquet"), read_manifest),
+    Reader("manifest", (".csv", ".parquet"), _table),
     Reader("npy", (".npy",), _npy),
 )
 

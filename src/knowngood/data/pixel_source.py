@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from knowngood.data.readers.files import read_header, read_image
+from knowngood.data.readers.files import read_header, read_image, read_with_header
 from knowngood.data.readers.header import Header
 from knowngood.data.readers.limits import Limits
 
@@ -120,6 +120,10 @@ class FilePixels:
 
     def read(self, i: int) -> np.ndarray:
         return read_image(self.paths[i], self.limits)
+
+    def read_with_header(self, i: int) -> tuple[Header, np.ndarray]:
+        """Header and pixels of image i. Raises Unreadable."""
+        return read_with_header(self.paths[i], self.limits)
 
     def take(self, indices: np.ndarray) -> FilePixels:
         return FilePixels(tuple(self.paths[int(i)] for i in indices), self.limits, self.owner)

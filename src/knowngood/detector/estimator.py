@@ -28,6 +28,7 @@ from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
 from knowngood.data.readers.given import holds_images, listed
 from knowngood.data.readers.limits import Limits
+from knowngood.data.stores.fetched_pixels import kept_local
 from knowngood.data.tableset import check_rows
 from knowngood.detector import latents, model_folder
 from knowngood.detector.added_groups import IS, checked_values, explain_others, ignored_values, memberships
@@ -213,7 +214,8 @@ class Detector(OutlierMixin, BaseEstimator):
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        items, findings = audited(self._items(X, conditions, anomalies, reset=True), settings)
+        items = kept_local(self._items(X, conditions, anomalies, reset=True), settings.data.cache_gb)
+        items, findings = audited(items, settings)
         roles = settings.conditioning.roles or {}
         asked = {*(as_columns(conditions) or {}), *roles} - {name for name, given in roles.items() if not given}
         items, identifiers = without_identifiers(items, asked)
@@ -462,18 +464,21 @@ class Detector(OutlierMixin, BaseEstimator):
         maps: bool = False,
         regions: bool = False,
         start: int = 0,
+        refuse: bool = True,
     ) -> Iterator[Detected]:
         """The same a batch at a time, in constant memory, with maps and regions if asked for: one pass over the images.
 
         Args:
             start: position of the first item to score.
+            refuse: raise at the end if not one item can be read.
 
         Raises:
-            SettingsError: the model has no maps, or no regions.
+            SettingsError: the model has no maps, or no regions. DataError: not one item can be read.
         """
         self._check_alpha(alpha)
         items = self._asked(X, conditions, unknown)
-        return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, maps=maps, regions=regions, start=start)
+        located = {"maps": maps, "regions": regions}
+        return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, **located, start=start, refuse=refuse)
 
     def explain(
         self,

@@ -51,11 +51,13 @@ def detected(
     regions: bool = False,
     min_area: int = 1,
     start: int = 0,
+    refuse: bool = True,
 ) -> Iterator[Detected]:
     """Score items a batch at a time: decisions, and maps and regions if asked for. One pass over the images.
 
     Args:
         start: the first item to score, at which a batch begins.
+        refuse: raise at the end if not one item can be read.
 
     Raises:
         SettingsError: the model has no maps or no regions. DataError: not one item can be read.
@@ -82,7 +84,7 @@ def detected(
         table = table_of(batch.items, decisions, level, checked=columns)
         scales = map_scales(pipeline, decisions, pictures, alpha)
         yield Detected(index, batch.items, decisions, table, pictures, scales, found)
-    if unread and unread == len(items):
+    if refuse and unread and unread == len(items):
         raise DataError(f"none of {len(items)} items can be scored; the first, {reason}")
 
 

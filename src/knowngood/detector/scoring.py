@@ -99,6 +99,8 @@ def score_batches(
     beyond = 0
     size, at_once = items_at_once(pipeline), rows_at_once(pipeline.representation.shape)
     for first in range(start, len(items), size):
+        if isinstance(items, ImageSet):
+            items.expect(np.arange(first, min(first + 2 * size, len(items))))
         part = items[first : first + size]
         expanded = expand(pipeline, part, unknown, alternatives=alternatives)
         batch = None

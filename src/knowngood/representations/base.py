@@ -116,6 +116,8 @@ def prepare_all(items: Any, representation: Representation, workers: int = 0) ->
     Raises:
         DataError: an item cannot be read or does not fit; names the first one and how many there are.
     """
+    if hasattr(items, "expect"):
+        items.expect(np.arange(len(items)))
     native, errors = representation.read(items, None, workers=workers)
     raise_first(items.ids, errors)
     return native

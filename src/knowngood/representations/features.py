@@ -456,6 +456,7 @@ def cached_features(
         return (np.empty(shape, dtype) if in_memory else _in_file(shape, dtype)).transpose(0, 3, 1, 2)
 
     grids = new(np.dtype(representation.stored))
+    images.expect(np.arange(len(images)))
     starts = range(0, len(images), CACHED)
     for start in track(starts, "features", len(images), size=lambda start: min(CACHED, len(images) - start)):
         index = np.arange(start, min(start + CACHED, len(images)))

@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from knowngood.data.findings import Finding, Unreadable, printable
-from knowngood.data.imageset import ImageSet
+from knowngood.data.imageset import ImageSet, Marks
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import SUFFIXES, is_image, unread_reason
-from knowngood.data.readers.layout import class_word, places
+from knowngood.data.readers.layout import Place, class_word, places
 from knowngood.data.readers.mask_file import looks_like_mask, read_masks
 from knowngood.data.readers.masks import match_masks
 from knowngood.errors import DataError
@@ -41,42 +43,88 @@ def read_folder(folder: str | Path) -> ImageSet:
     """
     root = Path(folder)
     files, rejected = _walk(root)
-    parts = [
-        tuple(unicodedata.normalize("NFC", printable(part)) for part in path.relative_to(root).parts) for path in files
-    ]
-    pictures, masks_of, lonely = match_masks(parts, str(root), lambda i: looks_like_mask(files[i]))
-    found = places([parts[i] for i in pictures], str(root))
-    kept = [(i, place) for i, place in zip(pictures, found, strict=True) if place.aside is None]
-    asides = [(i, place.aside) for i, place in zip(pictures, found, strict=True) if place.aside is not None]
-    rejected += [Finding(identifier(files[i], root), "set-aside", why, "warning") for i, why in asides]
-    without = "is a mask by its name and folder, but no image has its name"
-    of_those = [mask for i, _ in asides for mask in masks_of.pop(i, [])]
-    rejected += [Finding(identifier(files[i], root), "mask-without-image", without, "warning") for i in lonely]
-    rejected += [
-        Finding(identifier(files[i], root), "set-aside", "is the mask of an image that is set aside", "warning")
-        for i in of_those
-    ]
-    if not kept:
-        listed = f" ({len(rejected)} other files, such as {rejected[0].path_or_id})" if rejected else ""
-        raise DataError(f"{root}: no images in it{listed}; expected files named {', '.join(sorted(SUFFIXES))}")
-    images = [i for i, _ in kept]
-    masks = tuple(tuple(files[m] for m in masks_of[i]) if i in masks_of else None for i in images)
-    assert len(files) == len(images) + len(asides) + len(lonely) + len(of_those) + sum(map(len, masks_of.values()))
-    columns = {"product": [place.product for _, place in kept], "class": [place.name for _, place in kept]}
-    splits = [place.split for _, place in kept]
-    labels = _labels(columns["class"])
-    if not np.isfinite(labels).any():
-        labels = _by_mask(masks) if masks_of else labels
+    found = arranged(
+        [path.relative_to(root).parts for path in files], str(root), rejected, lambda i: looks_like_mask(files[i])
+    )
+    images = [i for i, _ in found.images]
+    masks = tuple(tuple(files[m] for m in of) if of else None for of in found.masks)
+    labels = found.labels
+    if not np.isfinite(labels).any() and any(masks):
+        labels = by_mask(masks)
     return ImageSet(
         pixels=FilePixels(tuple(files[i] for i in images)),
         ids=np.array([identifier(files[i], root) for i in images]),
         labels=labels,
-        conditions={name: np.array(values, dtype=object) for name, values in columns.items() if any(values)},
-        splits=np.array(splits) if all(splits) else None,
-        masks=masks if masks_of or lonely else None,
+        conditions=found.conditions,
+        splits=found.splits,
+        masks=masks if found.marked else None,
         name=printable(root.resolve().name),
-        rejected=tuple(rejected),
+        rejected=tuple(found.rejected),
     )
+
+
+class Arranged(NamedTuple):
+    """N images of a layout. images: the position of each among the paths, and its place. masks: those of its masks.
+
+    labels: (N,) by the names of classes. marked: the source has masks. rejected: what is no image of the layout.
+    """
+
+    images: list[tuple[int, Place]]
+    masks: list[list[int]]
+    labels: np.ndarray
+    marked: bool
+    rejected: list[Finding]
+
+    @property
+    def conditions(self) -> dict[str, np.ndarray]:
+        columns = {"product": [place.product for _, place in self.images], "class": self.classes}
+        return {name: np.array(values, dtype=object) for name, values in columns.items() if any(values)}
+
+    @property
+    def classes(self) -> list[str | None]:
+        return [place.name for _, place in self.images]
+
+    @property
+    def splits(self) -> np.ndarray | None:
+        splits = [place.split for _, place in self.images]
+        return np.array(splits) if all(splits) else None
+
+
+def arranged(
+    paths: Sequence[tuple[str, ...]],
+    root: str,
+    rejected: Sequence[Finding] = (),
+    looks: Callable[[int], bool] = lambda i: False,
+) -> Arranged:
+    """What the paths of image files below a root say; see the module's page for the layouts.
+
+    Args:
+        paths: of images and masks, in parts, relative to the root.
+        root: for messages. rejected: what was set aside before. looks: see `match_masks`.
+
+    Raises:
+        DataError: no image is among them, or the layout can be read in two ways.
+    """
+    parts = [tuple(unicodedata.normalize("NFC", printable(part)) for part in path) for path in paths]
+    names = [printable("/".join(path)) for path in paths]
+    pictures, masks_of, lonely = match_masks(parts, root, looks)
+    found = places([parts[i] for i in pictures], root)
+    kept = [(i, place) for i, place in zip(pictures, found, strict=True) if place.aside is None]
+    asides = [(i, place.aside) for i, place in zip(pictures, found, strict=True) if place.aside is not None]
+    rejected = [*rejected, *(Finding(names[i], "set-aside", why, "warning") for i, why in asides)]
+    without = "is a mask by its name and folder, but no image has its name"
+    of_those = [mask for i, _ in asides for mask in masks_of.pop(i, [])]
+    rejected += [Finding(names[i], "mask-without-image", without, "warning") for i in lonely]
+    rejected += [
+        Finding(names[i], "set-aside", "is the mask of an image that is set aside", "warning") for i in of_those
+    ]
+    if not kept:
+        listed = f" ({len(rejected)} other files, such as {rejected[0].path_or_id})" if rejected else ""
+        raise DataError(f"{root}: no images in it{listed}; expected files named {', '.join(sorted(SUFFIXES))}")
+    masks = [masks_of.get(i, []) for i, _ in kept]
+    assert len(paths) == len(kept) + len(asides) + len(lonely) + len(of_those) + sum(map(len, masks))
+    labels = labels_of([place.name for _, place in kept])
+    return Arranged(kept, masks, labels, bool(masks_of or lonely), rejected)
 
 
 def identifier(path: Path, root: Path) -> str:
@@ -121,8 +169,8 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
     return sorted(found, key=lambda path: path.relative_to(root).parts), rejected
 
 
-def _labels(classes: list[str | None]) -> np.ndarray:
-    """(N,) labels from the names of classes."""
+def labels_of(classes: list[str | None]) -> np.ndarray:
+    """(N,) labels from the names of classes: 0 normal, 1 anomalous, NaN unknown."""
     names = [name for name in dict.fromkeys(classes) if name is not None]
     words = {name: class_word(name) for name in names}
     if 0.0 not in words.values():  # "1_bad" and "ok parts" count where no name is a label as a whole
@@ -132,13 +180,13 @@ def _labels(classes: list[str | None]) -> np.ndarray:
     return np.array([np.nan if name is None else labels[name] for name in classes], dtype=np.float64)
 
 
-def _by_mask(masks: tuple[tuple[Path, ...] | None, ...]) -> np.ndarray:
+def by_mask(masks: Sequence[Marks | None]) -> np.ndarray:
     """(N,) labels of images of which nothing else is known: a mask that is not empty shows an anomaly."""
     labels = np.full(len(masks), np.nan)
-    for i, paths in enumerate(masks):
-        if paths is not None:
+    for i, marks in enumerate(masks):
+        if marks is not None:
             try:
-                labels[i] = float(read_masks(paths).any())
+                labels[i] = float((marks() if callable(marks) else read_masks(marks)).any())
             except Unreadable:  # named by the audit
                 labels[i] = 1.0
     return labels

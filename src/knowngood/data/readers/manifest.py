@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import os
 import unicodedata
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import numpy as np
 from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet
 from knowngood.data.labels import parse_labels
-from knowngood.data.pixel_source import FilePixels
+from knowngood.data.pixel_source import FilePixels, PixelSource
 from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.folder import identifier
 from knowngood.data.readers.label_column import label_column
@@ -31,6 +32,8 @@ from knowngood.errors import DataError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from knowngood.data.stores.address import Address
 
 PATHS = ("path", "image_path", "filename", "file_name", "file", "image")
 SEPARATORS = (",", ";", "\t")
@@ -100,40 +103,89 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
     ids = np.array([identifier(files[i], root) for i in rows])  # type: ignore[arg-type]
     _refuse_repeats(ids, rows, path)
     columns = {name: [values[i] for i in rows] for name, values in columns.items()}
-    labels = np.full(len(rows), np.nan)
-    if "label" in columns:
-        try:
-            labels = parse_labels(_label_cells(columns.pop("label")), ids)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from None
-    else:
-        others = {
-            name: list(map(_written, values)) for name, values in columns.items() if name not in ("split", "mask")
-        }
-        found = label_column(others, str(path))
-        if found is not None:
-            labels = np.array(found.labels)
-            rejected.append(Finding(path.name, "labels", found.said, "note"))
-            columns = columns if found.kept else {name: v for name, v in columns.items() if name != found.name}
-    splits = [_split(_cell(value) or "") for value in columns.pop("split")] if "split" in columns else None
     masks, notes = (
         _masks([_cell(value) for value in columns.pop("mask")], root, ids) if "mask" in columns else (None, [])
     )
+    pixels = FilePixels(tuple(files[i] for i in rows))  # type: ignore[arg-type]
+    found = described(str(path), columns, pixels, ids)
+    return found.replace(masks=masks, name=path.stem, rejected=(*rejected, *found.rejected, *notes))
+
+
+def described(
+    where: str,
+    columns: Mapping[str, list[Any]],
+    pixels: PixelSource,
+    ids: np.ndarray,
+    labels: np.ndarray | None = None,
+) -> ImageSet:
+    """Images with what the columns of a table say: `label`, `split`, and every other column as a condition.
+
+    Args:
+        where: for messages. columns: name → a cell for each of the N images. ids: (N,), unique. labels: (N,); default
+            by the column that says them.
+
+    Raises:
+        DataError: an unknown label word, or a column that may say what is normal and does not.
+    """
+    columns, notes = dict(columns), []
+    if labels is None and "label" in columns:
+        try:
+            labels = parse_labels(_label_cells(columns.pop("label")), ids)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+    elif labels is None:
+        others = {name: list(map(_written, values)) for name, values in columns.items() if name != "split"}
+        found = label_column(others, where)
+        if found is not None:
+            labels = np.array(found.labels)
+            notes.append(Finding(PurePath(where).name, "labels", found.said, "note"))
+            columns = columns if found.kept else {name: v for name, v in columns.items() if name != found.name}
+    splits = [_split(_cell(value) or "") for value in columns.pop("split")] if "split" in columns else None
     return ImageSet(
-        pixels=FilePixels(tuple(files[i] for i in rows)),  # type: ignore[arg-type]
+        pixels=pixels,
         ids=ids,
-        labels=labels,
+        labels=np.full(len(ids), np.nan) if labels is None else labels,
         conditions={name: _typed(values) for name, values in columns.items()},
         splits=np.array(splits) if splits is not None else None,
-        masks=masks,
-        name=path.stem,
-        rejected=(*rejected, *notes),
+        rejected=tuple(notes),
     )
 
 
-def _csv(path: Path) -> tuple[list[str], list[list[Any]]]:
+def read_remote_manifest(address: Address) -> ImageSet:
+    """Images of an object store named in a .csv beside them. Which of them exist is known when they are read.
+
+    Raises:
+        DataError: as `read_manifest`. StoreError: the store does not answer.
+    """
+    from knowngood.data.stores.address import Address
+    from knowngood.data.stores.blobs import Objects
+    from knowngood.data.stores.fetched_pixels import FetchedPixels
+
+    path = Path(address.name)
+    names, rows = _csv(path, io.StringIO(address.read().decode("utf-8-sig", "replace"), newline=""))
+    columns = _columns(path, names, rows)
+    key = path_column(columns)
+    if key is None or not rows:
+        raise DataError(f"{address}: no column 'path' (or {', '.join(PATHS[1:])}), or no rows")
+    columns.pop("", None)
+    given = [_cell(value) for value in columns.pop(key)]
+    keep = [i for i, value in enumerate(given) if value is not None]
+    missing = [i for i, value in enumerate(given) if value is None]
+    rejected = [Finding(f"{path.name} row {i + 1}", "missing", "has no path", "error") for i in missing]
+    ids = np.array([str(given[i]).replace("\\", "/").removeprefix("./") for i in keep])
+    _refuse_repeats(ids, np.array(keep), path)
+    if columns.pop("mask", None) is not None:
+        rejected.append(Finding(path.name, "ignored", "masks of a manifest at a URL are not read", "warning"))
+    root = Address(address.scheme, address.path.rpartition("/")[0])
+    pixels = FetchedPixels(Objects(root, ids.tolist(), [""] * len(ids)))
+    chosen = {name: [values[i] for i in keep] for name, values in columns.items()}
+    found = described(str(address), chosen, pixels, ids)
+    return found.replace(name=path.stem, rejected=(*rejected, *found.rejected))
+
+
+def _csv(path: Path, given: io.StringIO | None = None) -> tuple[list[str], list[list[Any]]]:
     damage = named_damage(path, "cannot be read as a table", "expected UTF-8 text")
-    with damage, path.open(encoding=_encoding(path), newline="") as file:
+    with damage, given or path.open(encoding=_encoding(path), newline="") as file:
         start = file.readline()
         file.seek(0)
         heads = {sep: next(csv.reader([start], delimiter=sep, skipinitialspace=True), []) for sep in SEPARATORS}

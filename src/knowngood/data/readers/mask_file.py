@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,11 @@ def looks_like_mask(path: Path) -> bool:
 
 def read_masks(paths: tuple[Path, ...]) -> Mask:
     """(H, W) what any of the masks of an image marks. Raises Unreadable as `read_mask`, and if their sizes differ."""
-    masks = [read_mask(path) for path in paths]
+    return joined_masks(paths, [read_mask(path) for path in paths])
+
+
+def joined_masks(paths: Sequence[Path], masks: Sequence[Mask]) -> Mask:
+    """(H, W) what any of the masks marks. Raises Unreadable: their sizes differ."""
     for path, mask in zip(paths, masks, strict=True):
         if mask.shape != masks[0].shape:
             reason = f"is {mask.shape[0]}×{mask.shape[1]}, {paths[0].name} of the same image is {masks[0].shape}"

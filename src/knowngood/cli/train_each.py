@@ -1,0 +1,45 @@
+"""`knowngood train … --each COLUMN`: a model for each value of a column, many fits beside each other."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from knowngood.cli.console import note, say, table
+from knowngood.config import Settings, counted
+from knowngood.errors import DataError
+
+if TYPE_CHECKING:
+    from knowngood.data import ImageSet
+
+
+def train_each(
+    images: ImageSet, settings: Settings, column: str, folder: Path, *, workers: int | None, address: str | None
+) -> None:
+    """Fit the models and say what came of each.
+
+    Raises:
+        DataError: there is no such column; or products could not be fitted, once all others are.
+    """
+    from knowngood.deploy.fleet import fit_each, products
+
+    some = products(images, column, folder)
+    workers = workers or max(
+        1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    note(f"{counted(len(some), 'product')}, {counted(workers, 'fit')} at a time; output in {folder}")
+    found, started = [], time.perf_counter()
+    for one in fit_each(some, settings, workers=workers, address=address):
+        found.append(one)
+        left = (time.perf_counter() - started) / len(found) * (len(some) - len(found))
+        outcome = f"not fitted: {one.error.splitlines()[0]}" if one.error else f"{one.images:,} images"
+        note(f"{len(found):,} of {len(some):,}, about {left:,.0f} s left: {one.name}: {outcome}")
+    found.sort(key=lambda one: one.name)
+    table([column, "images", "false alarms"], [[one.name, one.images, one.alarms] for one in found if not one.error])
+    say(f"models  {folder}")
+    failed = [one for one in found if one.error]
+    if failed:
+        lines = "\n".join(f"{one.name}: {one.error}" for one in failed)
+        raise DataError(f"{len(failed)} of {len(found)} products have no model; the same command fits them:\n{lines}")

@@ -1,0 +1,106 @@
+"""Encoded images in a column of parquet files, read a row group at a time."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knowngood.data.findings import Unreadable
+from knowngood.data.readers.damage import named_damage
+from knowngood.data.stores.address import Address
+
+GROUPS = 2  # row groups that are held
+
+
+class ParquetRows:
+    """Images of a column `column`: binary, or a struct with `bytes`, as Hugging Face datasets write them.
+
+    groups: for each row group of all files the file, its number in it, and the rows before it.
+    """
+
+    def __init__(
+        self, root: str, files: Sequence[Path | Address], column: str, names: Sequence[str],
+        groups: Sequence[tuple[int, int, int]], stamps: Sequence[str],
+    ) -> None:  # fmt: skip
+        self.root, self.files, self.column, self.names = root, tuple(files), column, list(names)
+        self.groups, self.stamps = list(groups), tuple(stamps)
+        self.starts = np.array([start for _, _, start in groups], np.int64)
+        self.remote = any(isinstance(file, Address) for file in files)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._held: OrderedDict[int, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_lock", "_held", "_process")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, k: int) -> str:
+        return self.names[k]
+
+    def stamp(self, k: int) -> str:
+        return f"{self.stamps[self.groups[self._group(k)][0]]} {k}"
+
+    def fetch(self, k: int) -> bytes:
+        group = self._group(k)
+        value = self._values(group)[k - int(self.starts[group])].as_py()
+        if value is None:
+            raise Unreadable(Path(self.names[k]), "missing", f"has no bytes in column '{self.column}'")
+        return value
+
+    def _group(self, k: int) -> int:
+        return int(np.searchsorted(self.starts, k, side="right")) - 1
+
+    def _values(self, group: int) -> Any:
+        """The column of a row group; those used last are held."""
+        if self._process != os.getpid():
+            self._begin()
+        with self._lock:
+            if group not in self._held:
+                file, number, _ = self.groups[group]
+                with parquet_file(self.files[file]) as opened:
+                    column = opened.read_row_group(number, columns=[self.column]).column(0).combine_chunks()
+                self._held[group] = column.field("bytes") if "bytes" in names_of(column.type) else column
+                while len(self._held) > GROUPS:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(group)
+            return self._held[group]
+
+
+class parquet_file:
+    """Within, an open `pyarrow.parquet.ParquetFile`. Raises DataError: it is damaged, or pyarrow is missing."""
+
+    def __init__(self, file: Path | Address) -> None:
+        self.file = file
+
+    def __enter__(self) -> Any:
+        import pyarrow.parquet as pq
+
+        damage = named_damage(str(self.file), "cannot be read as parquet", "save or download it again")
+        with damage:
+            source = self.file.fs.open(self.file.path, "rb") if isinstance(self.file, Address) else str(self.file)
+            self.opened = pq.ParquetFile(source)
+        return self.opened
+
+    def __exit__(self, *_: object) -> None:
+        self.opened.close(force=True)
+
+
+def names_of(type_: Any) -> list[str]:
+    """The names of the fields of a struct; of another type none."""
+    import pyarrow as pa
+
+    return [type_.field(i).name for i in range(type_.num_fields)] if pa.types.is_struct(type_) else []

@@ -1,0 +1,141 @@
+"""A model for each product: many fits beside each other, by processes of this machine or by Ray."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from knowngood.config import Settings
+from knowngood.errors import DataError, KnowngoodError
+from knowngood.files import write_json
+
+if TYPE_CHECKING:
+    from knowngood.data import ImageSet
+
+DONE = "fitted.json"  # in the folder of a product, once its model is saved
+RETRIES = 3  # of a fit whose process dies
+
+
+class Product(NamedTuple):
+    """What is fitted. name: the value of the column. folder: gets `model` and, of a network, `run`."""
+
+    name: str
+    images: ImageSet
+    folder: Path
+
+
+class Fitted(NamedTuple):
+    """What came of a product. images: normal ones it was fitted to. error: why there is no model, else empty."""
+
+    name: str
+    images: int
+    alarms: str
+    error: str = ""
+
+
+def products(images: ImageSet, column: str, folder: Path) -> list[Product]:
+    """The images of each value of a column, without the column; in the order of the values.
+
+    Raises:
+        DataError: there is no such column, images lack a value, or two values would have one folder.
+    """
+    if column not in images.conditions:
+        known = ", ".join(images.conditions) or "none"
+        raise DataError(f"--each {column}: the data have no such column; their columns are: {known}")
+    texts = np.array([str(value) for value in images.conditions[column]])
+    missing = sum(value is None or value != value for value in images.conditions[column])
+    if missing:
+        raise DataError(f"--each {column}: {missing:,} images have no {column}; give them one, or leave them out")
+    names = sorted(set(texts.tolist()))
+    folders = {name: re.sub(r"[^\w.-]", "_", name).strip(".") or "_" for name in names}
+    if len({one.lower() for one in folders.values()}) < len(names):
+        raise DataError(f"--each {column}: two values would have one folder; rename one of: {', '.join(names[:10])}")
+    others = {name: values for name, values in images.conditions.items() if name != column}
+    rest = images.replace(conditions=others)
+    return [
+        Product(name, rest[texts == name].replace(name=f"{images.name}, {name}"), folder / folders[name])
+        for name in names
+    ]
+
+
+def fit_each(
+    some: Iterable[Product], settings: Settings, *, workers: int, threads: int = 1, address: str | None = None
+) -> Iterator[Fitted]:
+    """Fit a model to each product that has none yet; yields what came of each, in any order.
+
+    A product whose data are refused is named, and the others go on. One that was fitted before, in the same folder, is
+    not fitted again.
+
+    Args:
+        workers: fits beside each other, each with so many threads. address: of a Ray cluster, or "local"; None:
+            processes of this machine.
+
+    Raises:
+        SettingsError: Ray is not there.
+    """
+    waiting = []
+    for one in some:
+        if (before := fitted_before(one.folder)) is None:
+            waiting.append(one)
+        else:
+            yield before
+    if address is not None:
+        yield from _by_ray(waiting, settings, workers, threads, address)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, max(1, len(waiting))), mp_context=context) as pool:
+        futures = {pool.submit(fit_one, one, settings, threads): one for one in waiting}
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    yield Fitted(futures[future].name, 0, "", "its process was killed; the same command goes on")
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def fit_one(product: Product, settings: Settings, threads: int = 1) -> Fitted:
+    """Fit and save the model of a product. An error of the library is in the result."""
+    import torch
+
+    from knowngood.detector.card import false_alarms
+    from knowngood.detector.estimator import Detector
+
+    torch.set_num_threads(threads)
+    run = product.folder / "run"
+    try:
+        detector = Detector.from_settings(settings).fit(product.images, run_dir=run, resume=True)
+        detector.save(product.folder / "model")
+    except KnowngoodError as error:
+        return Fitted(product.name, 0, "", str(error))
+    found = Fitted(product.name, int(detector.about_["data"]["normals"]), false_alarms(detector.pipeline_))
+    write_json(product.folder / DONE, found._asdict())
+    return found
+
+
+def fitted_before(folder: Path) -> Fitted | None:
+    """What came of a product that was fitted by an earlier run; None if it was not."""
+    try:
+        return Fitted(**json.loads((folder / DONE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _by_ray(some: list[Product], settings: Settings, workers: int, threads: int, address: str) -> Iterator[Fitted]:
+    from knowngood.deploy.ray_data import cluster
+
+    with cluster(address, workers * threads) as ray:
+        fit = ray.remote(num_cpus=threads, max_retries=RETRIES)(fit_one)
+        waiting = [fit.remote(one, settings, threads) for one in some]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            yield from ray.get(done)

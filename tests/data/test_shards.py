@@ -1,0 +1,221 @@
+"""Images in tar shards and parquet files: the same pixels and labels as from a folder; what cannot be read is named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+
+from knowngood import Detector, open_images
+from knowngood.data.stores.ahead import Ahead
+from knowngood.data.stores.fetched_pixels import FetchedPixels, kept_local
+from knowngood.errors import DataError
+from stores import pictures, png, write_files, write_parquet, write_tar
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    found = {f"good/{i:03d}.png": png(one) for i, one in enumerate(pictures(24))}
+    return found | {f"scratch/{i:03d}.png": png(255 - one) for i, one in enumerate(pictures(4, 1))}
+
+
+def test_shards_are_read_as_the_folder_they_were_packed_from(tmp_path, files):
+    folder = open_images(write_files(tmp_path / "folder", files))
+    names = list(files)
+    for k, part in enumerate((names[:10], names[10:])):
+        write_tar(tmp_path / "shards" / f"train-{k:04d}.tar", {name: files[name] for name in part})
+    shards = open_images(tmp_path / "shards")
+    assert shards.ids.tolist() == folder.ids.tolist()
+    assert shards.conditions["class"].tolist() == folder.conditions["class"].tolist()
+    np.testing.assert_array_equal(shards.labels, folder.labels)
+    assert set(shards.splits) == {"train"}
+    assert all(np.array_equal(shards.read(i), folder.read(i)) for i in range(len(folder)))
+    np.testing.assert_array_equal(shards.shapes(), folder.shapes())
+
+
+def test_samples_of_a_shard_have_classes_and_conditions_beside_them(tmp_path, files):
+    contents = [content for name, content in files.items() if name < "h"][:4]
+    members: dict[str, bytes] = {}
+    for i, content in enumerate(contents):
+        members |= {
+            f"{i}.png": content,
+            f"{i}.cls": b"ok" if i else b"dent",
+            f"{i}.json": b'{"camera": "A", "box": [1]}',
+        }
+    images = open_images(write_tar(tmp_path / "shards" / "0.tar", members).parent)
+    assert images.labels.tolist() == [1, 0, 0, 0]
+    assert images.conditions["camera"].tolist() == ["A"] * 4
+    assert list(images.conditions) == ["camera", "class"]
+
+
+def test_members_of_one_name_in_two_shards_are_told_apart(tmp_path, files):
+    content = files["good/000.png"]
+    for k in "ab":
+        write_tar(tmp_path / f"{k}.tar", {"0.png": content})
+    assert open_images(tmp_path).ids.tolist() == ["a.tar/0.png", "b.tar/0.png"]
+
+
+def test_masks_in_shards_mark_as_in_a_folder(tmp_path, files):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[2:5, 3:9] = 255
+    content = files["good/000.png"]
+    layout = {"train/good/0.png": content, "test/good/1.png": content, "test/scratch/2.png": content}
+    write_tar(tmp_path / "s" / "0.tar", {**layout, "ground_truth/scratch/2_mask.png": png(mask)})
+    images = open_images(tmp_path / "s")
+    at = images.ids.tolist().index("test/scratch/2.png")
+    np.testing.assert_array_equal(images.mask(at), mask > 0)
+    assert images.labels[at] == 1
+    assert len(images) == 3
+
+
+@pytest.mark.parametrize("damage", ["compressed", "cut"])
+def test_a_shard_that_cannot_be_read_is_named(tmp_path, files, damage):
+    path = write_tar(tmp_path / "bad.tar", {"0.png": files["good/000.png"]})
+    if damage == "compressed":
+        path.unlink()
+        with tarfile.open(path, "w:gz"):
+            pass
+    else:
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"bad\.tar"):
+        open_images(tmp_path)
+
+
+def test_a_member_that_is_cut_off_is_set_aside_by_name(tmp_path, files):
+    contents = {f"{i}.png": content for i, content in enumerate(list(files.values())[:3])}
+    images = open_images(write_tar(tmp_path / "s" / "0.tar", {**contents, "bad.png": b"no image"}).parent)
+    detector = Detector("hog", "memory_bank").fit(pictures(24))
+    found = detector.detect(images).set_index("id")
+    assert found["error"].notna().tolist() == [False, False, False, True]
+    assert found.loc["bad.png", "error"]
+
+
+def test_parquet_of_hugging_face_has_classes_paths_and_pixels(tmp_path, files):
+    folder = open_images(write_files(tmp_path / "folder", files))
+    labels = [int(name.startswith("scratch")) for name in files]
+    write_parquet(tmp_path / "data" / "train-00000-of-00001.parquet", files, labels, ("good", "scratch"))
+    for source in (tmp_path / "data", tmp_path / "data" / "train-00000-of-00001.parquet"):
+        images = open_images(source)
+        assert images.ids.tolist() == folder.ids.tolist()
+        assert images.conditions["class"].tolist() == folder.conditions["class"].tolist()
+        np.testing.assert_array_equal(images.labels, folder.labels)
+        assert set(images.splits) == {"train"}
+        order = np.random.default_rng(0).permutation(len(images))  # across row groups
+        assert all(np.array_equal(images.read(i), folder.read(i)) for i in order)
+
+
+def test_parquet_of_bytes_alone_is_numbered(tmp_path, files):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    contents = list(files.values())[:3]
+    table = pa.table({"picture": [*contents, None], "camera": ["A", "B", "A", "A"], "label": ["good", "bad", "", ""]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    images = open_images(tmp_path / "a.parquet")
+    assert images.ids.tolist() == ["0", "1", "2", "3"]
+    assert images.conditions["camera"].tolist() == ["A", "B", "A", "A"]
+    assert images.labels[:2].tolist() == [0, 1]
+    with pytest.raises(DataError, match="has no bytes"):
+        images.read(3)
+
+
+def test_a_parquet_manifest_is_still_a_manifest(tmp_path, files):
+    import pandas as pd
+
+    write_files(tmp_path, {"0.png": files["good/000.png"]})
+    pd.DataFrame({"path": ["0.png"]}).to_parquet(tmp_path / "m.parquet")
+    assert open_images(tmp_path / "m.parquet").ids.tolist() == ["0.png"]
+
+
+def test_a_model_fitted_to_shards_is_the_one_fitted_to_files(tmp_path, files):
+    good = {name: content for name, content in files.items() if name.startswith("good")}
+    folder, shards = write_files(tmp_path / "f", good), write_tar(tmp_path / "s" / "0.tar", good).parent
+    write_parquet(tmp_path / "p" / "0.parquet", good)
+    new = pictures(9, 3)
+    one, *others = (Detector("hog", "memory_bank").fit(place) for place in (folder, shards, tmp_path / "p"))
+    for other in others:
+        np.testing.assert_array_equal(one.score_samples(new), other.score_samples(new))
+
+
+def test_what_is_expected_is_loaded_ahead_in_order_and_within_memory():
+    loaded: list[int] = []
+    ahead = Ahead(lambda k: loaded.append(k) or np.zeros(k, np.uint8), lambda found: 10, threads=1, memory=50)
+    ahead.expect(range(100))
+    assert [len(ahead.take(k)) for k in range(3)] == [0, 1, 2]
+    ahead.take(3)
+    assert loaded == sorted(loaded)
+    assert len(loaded) <= 3 + 1 + 5 + 1
+    assert len(ahead.take(77)) == 77  # not in turn: loaded at once
+
+
+def test_an_error_of_loading_is_raised_where_it_is_taken():
+    def load(k: int) -> int:
+        if k == 1:
+            raise DataError("one")
+        return k
+
+    ahead = Ahead(load, lambda found: 1, threads=2, memory=10)
+    ahead.expect([0, 1, 2])
+    assert ahead.take(0) == 0
+    with pytest.raises(DataError, match="one"):
+        ahead.take(1)
+    assert ahead.take(2) == 2
+
+
+class Counted:
+    """Blobs that count how often each is fetched."""
+
+    remote, root = True, "counted"
+
+    def __init__(self, contents: list[bytes]) -> None:
+        self.contents, self.fetched = contents, [0] * len(contents)
+
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    def name(self, k: int) -> str:
+        return f"{k}.png"
+
+    def stamp(self, k: int) -> str:
+        return str(k)
+
+    def fetch(self, k: int) -> bytes:
+        self.fetched[k] += 1
+        return self.contents[k]
+
+
+def test_local_copies_are_bounded_and_gone_at_the_end(files):
+    contents = list(files.values())[:10]
+    size = sum(map(len, contents[:5]))
+    from knowngood.data import ImageSet
+
+    blobs = Counted(contents)
+    images = ImageSet(FetchedPixels(blobs), np.arange(10).astype(str), np.zeros(10), {})
+    kept = kept_local(images, size / 1e9)
+    for _ in range(3):
+        for i in range(10):
+            kept.read(i)
+    assert blobs.fetched[:5] == [1] * 5
+    assert blobs.fetched.count(3) >= 4  # one small image more may fit
+    copies = kept.pixels.copies
+    assert sum(file.stat().st_size for file in copies.folder.iterdir()) <= size
+    folder = copies.folder
+    del kept, copies
+    assert not folder.exists()
+
+
+def test_fetched_pixels_can_be_sent_to_other_processes(files):
+    pixels = FetchedPixels(Counted(list(files.values())[:4])).take(np.array([2, 0]))
+    pixels.expect(np.arange(2))
+    sent = pickle.loads(pickle.dumps(pixels))
+    assert np.array_equal(sent.read(0), pixels.read(0))
+    assert len(sent) == 2
+
+
+def test_json_beside_an_image_must_be_an_object(tmp_path, files):
+    write_tar(tmp_path / "0.tar", {"0.png": files["good/000.png"], "0.json": json.dumps([1]).encode()})
+    with pytest.raises(DataError, match=r"0\.json: holds a list"):
+        open_images(tmp_path)
