@@ -95,6 +95,14 @@ class TwoPlayers(Objective):
         return losses, {"error": error, "kl": kl}
 
 
+class Plain(Objective):
+    """The squared error of what is decoded from the mean code: no noise, so that a batch can be cut in two."""
+
+    def loss(self, model, batch, ctx):
+        decoded = model.decode(model.encode(batch.x, batch.c).mean, batch.c)
+        return {"model": (model.likelihood.mean(decoded) - batch.x).square().flatten(1).sum(1).mean()}, {}
+
+
 class Overfits(VAEObjective):
     """A loss that has its minimum where the first weight is 1, and drives that weight on and on when training."""
 

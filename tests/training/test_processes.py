@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from knowngood.training.state import read_state
+from training_helpers import Plain, TwoPlayers, model, options, source, trained
+
 pytestmark = pytest.mark.slow
 
 WORKER = """
@@ -20,7 +23,7 @@ WORKER = """
     sys.path.insert(0, sys.argv[2])
     import torch
     from safetensors.torch import save_file
-    from training_helpers import TwoPlayers, model, same_bits, options, source, trained
+    from training_helpers import Plain, TwoPlayers, model, same_bits, options, source, trained
     from knowngood.models.objectives import Context
     from knowngood.training.engine import make_engine
     from knowngood.training.loop import Run
@@ -58,6 +61,20 @@ WORKER = """
     resumed, _ = trained(TwoPlayers(), model=model(), resume=True, **again)
     tensors["resumed alike"] = torch.tensor(same_bits(both, resumed))
     tensors |= {f"weights/{name}": t for name, t in both.items()}
+
+    plain = Run(model(), Plain(), source(100), chosen, engine, 0)
+    batch, _ = next(iter(plain.batches()))
+    losses, _ = plain.objective.loss(plain.model, batch, None)
+    tensors |= {f"joined/{i}": g.contiguous() for i, g in enumerate(plain.gradients(losses)["model"])}
+    tensors["joined index"] = batch.index
+
+    here = {**again, "run_dir": sys.argv[1] + "/two"}
+    try:
+        trained(TwoPlayers(), model=model(), on_step=stop, **here)
+    except KeyboardInterrupt:
+        pass
+    more, _ = trained(TwoPlayers(), model=model(), resume=True, **{**again, "run_dir": sys.argv[1] + "/one"})
+    tensors |= {f"more/{name}": t for name, t in more.items()}
     save_file(tensors, f"{sys.argv[1]}/{rank}.safetensors")
     if child:
         assert os.waitpid(child, 0)[1] == 0
@@ -65,9 +82,21 @@ WORKER = """
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict[str, torch.Tensor]]:
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder) -> list[dict[str, torch.Tensor]]:
     """What two gloo processes on the CPU saw."""
-    folder = tmp_path_factory.mktemp("ranks")
+    one = {"options": options(epochs=4, patience=50), "data": source(100), "held_out": source(30, seed=1)}
+
+    def stop(done: int) -> None:
+        if done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(TwoPlayers(), model=model(), on_step=stop, run_dir=folder / "one", **one)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -104,3 +133,35 @@ def test_processes_end_with_the_same_weights(ranks):
 
 def test_a_run_of_two_processes_resumes_with_the_same_bits(ranks):
     assert all(rank["resumed alike"] for rank in ranks)
+
+
+def test_the_gradient_is_that_of_one_process_on_the_joined_batch(ranks):
+    trainee, objective, data = model(), Plain(), source(100)
+    batch = data.batch(torch.cat([rank["joined index"] for rank in ranks]))
+    losses, _ = objective.loss(trainee, batch, None)
+    alone = torch.autograd.grad(losses["model"], list(trainee.parameters()), allow_unused=True)
+    compared = 0
+    for i, gradient in enumerate(alone):
+        for rank in ranks:
+            if gradient is not None:
+                torch.testing.assert_close(rank[f"joined/{i}"], gradient, rtol=0, atol=1e-6)
+                compared += 1
+    assert compared > 4
+
+
+def test_a_run_of_one_process_goes_on_in_two(ranks):
+    names = [name for name in ranks[0] if name.startswith("more/")]
+    assert names
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in names)
+
+
+def test_a_run_of_two_processes_goes_on_in_one(ranks, folder):
+    before = read_state(folder / "two")
+    assert before["processes"] == 2
+    one = {"options": options(epochs=4, patience=50), "data": source(100), "held_out": source(30, seed=1)}
+    _, history = trained(TwoPlayers(), model=model(), resume=True, run_dir=folder / "two", **one)
+    after = read_state(folder / "two")
+    assert after["processes"] == 1
+    assert after["step"] == after["finished"] * 16  # 4 epochs of 4 batches, of which two were seen at a time
+    steps = [row["step"] for row in history.steps if row["step"] > 2 * before["step"]]
+    assert steps[0] > 2 * before["step"]

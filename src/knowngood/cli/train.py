@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import say_false_alarms, this_command, writing
+from knowngood.cli.processes import follows
 from knowngood.cli.train_each import train_each
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
 from knowngood.detector.versions import OF_RUN
@@ -97,12 +99,16 @@ def train(
         raise SettingsError("--fits and --cluster are for many fits: give --each COLUMN with them")
     source = _one_source(data, task)
     chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
-    folder = _output_folder(out, prefix, source, _method(settings), resume)
+    several = settings.training.devices * settings.training.nodes > 1
+    if several and out is None:
+        raise SettingsError("several processes (--devices, --nodes) need --out DIR: they write to one folder")
+    following = several and follows()
+    folder = out if following and out else _output_folder(out, prefix, source, _method(settings), resume)
     if dry_run:
         with for_machines(as_json):
             _dry_run(source, chosen, settings, train_size, condition or [], folder)
         return
-    with for_machines(as_json), writing(folder, folder / OF_RUN):
+    with for_machines(as_json), nullcontext() if following else writing(folder, folder / OF_RUN):
         settings = _checked(settings, chosen, num_generated_image, film)
         if each is not None:
             if film or num_generated_image or train_size or condition:
@@ -127,6 +133,8 @@ def train(
                 f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped"
             )
             raise
+        if following:  # the first process writes and tells
+            return
         note(detector.about_["recipe"])
         detector.save(folder / OF_RUN)
         _mention_findings(detector)

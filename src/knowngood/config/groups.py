@@ -160,7 +160,10 @@ class TrainingOptions(Group):
         description="early stopping: evaluations without improvement, of about 50 on held-out normals; null: train to "
         "the end and keep the last weights",
     )
-    devices: PositiveInt = Field(default=1, description="processes, one a device; their gradients are averaged")
+    devices: PositiveInt = Field(
+        default=1, description="processes of a machine, one a device; their gradients are averaged"
+    )
+    nodes: PositiveInt = Field(default=1, description="machines, as torchrun or SLURM start them; devices on each")
     precision: Literal["auto", "float32", "bf16"] = Field(
         default="auto", description="auto: bf16 where the hardware has matrix units for it"
     )

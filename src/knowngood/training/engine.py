@@ -88,11 +88,11 @@ def make_engine(options: TrainingOptions, device: str = "auto") -> Engine:
 
     Raises SettingsError: the device is not there, or there are fewer than asked for.
     """
-    return _engine(device, options.devices, options.precision)
+    return _engine(device, options.devices, options.nodes, options.precision)
 
 
 @lru_cache(maxsize=8)
-def _engine(device: str, devices: int, precision: str) -> Engine:
+def _engine(device: str, devices: int, nodes: int, precision: str) -> Engine:
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.precision import MixedPrecision, Precision
 
@@ -101,7 +101,7 @@ def _engine(device: str, devices: int, precision: str) -> Engine:
         raise SettingsError(f"devices = {devices}: this machine has {torch.cuda.device_count()}")
     bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(kind))
     plugin = MixedPrecision("bf16-mixed", kind) if bf16 else Precision()
-    fabric = Fabric(accelerator=kind, devices=devices, plugins=[plugin])
+    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, plugins=[plugin])
     fabric.launch()
     return Engine(fabric, bf16)
 

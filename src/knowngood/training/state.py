@@ -28,7 +28,12 @@ NAME = "checkpoint.safetensors"
 VERSION = 1
 _ANEW = "remove it to start the run anew"
 COUNTERS = ("step", "images_seen", "timed_images", "seconds", "stopped_early")
-FREE = {"workers", "memory_gb"}  # options that do not change what is learned: a run may be resumed with others
+FREE = {
+    "workers",
+    "memory_gb",
+    "devices",
+    "nodes",
+}  # options that do not change what is learned: a run may be resumed with others
 
 
 class RunState:
@@ -85,12 +90,16 @@ class RunState:
         tensors |= {f"random/{name}": self.engine.gathered(t) for name, t in self._random().items()}
         if self.engine.leads:
             about = {"best": best, "rows": rows, "finished": finished, "identity": identity, "unlogged": unlogged}
+            about["processes"] = self.engine.processes
             write_checkpoint(folder, tensors, {**{name: getattr(self, name) for name in COUNTERS}, **about})
         self.engine.fabric.barrier()
 
     def load(self, folder: Path, identity: dict[str, Any]) -> tuple[int, list[Any]]:
         """Go on from the checkpoint in `folder`, if there is one; returns how many logged rows belong to it, and what
         the meter held.
+
+        With another number of processes a step is another number of batches: the run goes on after the batches that
+        were seen, of which some less than a step may be seen again. Processes that are new draw noise of their own.
 
         Raises SettingsError: the checkpoint is of a run with other settings, data or seed.
         """
@@ -113,9 +122,17 @@ class RunState:
         for player in self.players:
             prefix = f"optimiser/{player.name}/"
             player.restore({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        self._set_random({name: tensors[f"random/{name}"][self.engine.rank].clone() for name in self._random()})
+        drawn = {name: tensors[f"random/{name}"] for name in self._random()}
+        if all(self.engine.rank < len(states) for states in drawn.values()):
+            self._set_random({name: states[self.engine.rank].clone() for name, states in drawn.items()})
         for name in COUNTERS:
             setattr(self, name, state[name])
+        processes = state.get("processes", self.engine.processes)
+        if processes != self.engine.processes:
+            self.step = self.step * processes // self.engine.processes
+            if self.best is not None and self.best.step:
+                self.best.step = max(1, self.best.step * processes // self.engine.processes)
+            return state["rows"], []
         return state["rows"], state.get("unlogged", [])
 
     def _kept(self) -> dict[str, Tensor]:
