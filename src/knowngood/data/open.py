@@ -27,10 +27,10 @@ from knowngood.data.readers.manifest import read_manifest
 from knowngood.data.readers.npz import read_npz
 from knowngood.data.readers.parquet_images import image_column, read_parquet_images
 from knowngood.data.readers.tar_shards import read_shards
-from knowngood.data.stores.address import is_url
-from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.data.readers.video import SUFFIXES as VIDEOS
 from knowngood.data.readers.video import read_video, video_of
+from knowngood.data.stores.address import is_url
+from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.errors import DataError, SettingsError
 
 
