@@ -44,8 +44,8 @@ NUMBERS_HERE = (
     "inspection_tray.py",
     "inspection_views.py",
     "inspection_baselines.py",
-    "synthetic_defects.py",
-    "defect_kinds.py",
+    "../src/knowngood/evaluation/synthetic_defects.py",
+    "../src/knowngood/evaluation/defect_kinds.py",
 )
 QUICK_TRAIN, QUICK_TEST = 100, 24  # images of a product, and test images of each label
 

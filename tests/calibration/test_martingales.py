@@ -115,8 +115,7 @@ def streams(count: int, n: int, length: int, shift: float = 0.0, after: int = 0,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("n", [19, 100])
+@pytest.mark.parametrize(("n", "groups"), [(19, 3), (100, 1)])
 def test_false_alarms_are_as_rare_as_promised(n: int, groups: int) -> None:
     alarms = sum(monitor.alarm is not None for monitor in streams(60, n, 500, groups=groups))
     assert alarms <= stats.binom.ppf(0.999, 60, 0.1)

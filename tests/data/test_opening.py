@@ -180,7 +180,7 @@ def test_a_reader_of_another_package_comes_before_the_built_in_ones_and_may_take
 def test_files_that_no_reader_takes_are_refused_with_the_suffixes_of_all(tmp_path, monkeypatch):
     register(monkeypatch, Reader("raw", (".raw8",), raw))
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(DataError, match=r"not a source of images; .*\.npy, \.raw8 \(raw\), or an image"):
+    with pytest.raises(DataError, match=r"not a source of images; .*\.npy, \.raw8 \(raw\), a video .*or an image"):
         open_images(tmp_path / "a.txt")
 
 

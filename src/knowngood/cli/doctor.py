@@ -41,6 +41,8 @@ EXTRAS = (
     Extra("export", "writing a model as an ONNX file", ("onnx", "onnxscript", "onnxruntime")),
     Extra("serve", "the HTTP server and its page", ("fastapi", "uvicorn", "prometheus_client", "python_multipart")),
     Extra("line", "MQTT and OPC UA", ("paho.mqtt", "asyncua")),
+    Extra("stream", "object stores: s3://, gs://, az://; tar shards and parquet there", ("fsspec", "s3fs", "pyarrow")),
+    Extra("cluster", "scoring and fits on a Ray cluster", ("ray",)),
     Extra("hub", "models to and from the hub of Hugging Face", ("huggingface_hub",)),
     Extra("tensorboard", "curves of training in TensorBoard", ("tensorboard",)),
 )

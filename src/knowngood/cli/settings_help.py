@@ -19,6 +19,8 @@ WIDTH = 100  # columns, fewer on a narrower terminal
 COLUMN = 26  # where descriptions begin
 Row = tuple[str, str]
 
+LESSER = ("with --", "short for --")  # what belongs to another option, or is one: for `--help-all`
+
 
 class SettingsCommand(TyperCommand):
     """A command whose `--help` names the choices in one screen and leaves their options to `--help-all`."""
@@ -35,7 +37,8 @@ class SettingsCommand(TyperCommand):
             ]
         text = [*_head(ctx, (self.help or "").split("\n\n")[:1])]
         text += _panel("Choices; each brings options of its own, which --help-all lists", rows, short=True)
-        text += _panel("Data and output", _own(ctx, settings), short=True)
+        rows = [row for row in _own(ctx, settings) if not row[1].startswith(LESSER)]
+        text += _panel("Data and output", rows, short=True)
         formatter.write("\n".join(text))
 
     def every_option(self, ctx: Any) -> str:

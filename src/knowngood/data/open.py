@@ -125,8 +125,8 @@ def _open_url(url: str, limits: Limits) -> ImageSet:
 
 def _open_path(source: str | Path, limits: Limits) -> ImageSet:
     path = Path(os.path.expanduser(source))
-    video = None if path.is_dir() else video_of(str(path))
-    if video is not None and video[0].is_file():
+    video = None if os.path.isdir(path) else video_of(str(path))
+    if video is not None and os.path.isfile(video[0]):
         return read_video(*video, limits)
     if not os.path.exists(path):
         if isinstance(source, str) and is_dataset(source):
