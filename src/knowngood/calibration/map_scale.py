@@ -71,5 +71,5 @@ def legend(scales: Iterable[MapScale | None]) -> str:
 
 
 def _span(values: list[float]) -> str:
-    low, high = (f"{each(values):.3g}" for each in (min, max))
+    low, high = (f"{each(values):,.0f}" if each(values) >= 100 else f"{each(values):.3g}" for each in (min, max))
     return low if low == high else f"{low} to {high} by condition"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NEAREST = 3  # normal images drawn
 WIDE = 96  # characters of a line of text
-HEADING, LINE, PICTURES = 0.45, 0.165, 3.4  # inches
+HEADING, LINE, PICTURES = 0.45, 0.165, 3.6  # inches
 LONGEST = 24  # characters of an id
 MARGIN, SMALLEST = 2.0, 24  # of an enlarged area: its side over that of the region; pixels
 _TITLE: dict[str, Any] = {"fontsize": 9, "color": style.INK}
