@@ -136,7 +136,7 @@ def marks(
     Raises:
         DataError: there are too few of them.
     """
-    rng, good = np.random.default_rng(seed), lit(images, light)
+    rng, good = np.random.default_rng(seed), illuminated(images, light)
     bad, masks = defective(images, seed, kinds=[kind])
     bad = bad.replace(conditions={}, masks=tuple(partial(boxed, mask) for mask in masks))
     found = []
@@ -160,10 +160,10 @@ def judged_sets(images: ImageSet, light: str, kind: str, seed: int) -> list[Imag
     """What is judged, in the order of `JUDGED`."""
     others = [name for name in KINDS if name != kind]
     drawn = (defective(images, seed, kinds=some)[0].replace(conditions={}) for some in ([kind], others))
-    return [lit(images, light), images, *drawn]
+    return [illuminated(images, light), images, *drawn]
 
 
-def lit(images: ImageSet, light: str) -> ImageSet:
+def illuminated(images: ImageSet, light: str) -> ImageSet:
     """The images in another light."""
     changed = np.stack([corrupted(images.read(i), light, 5) for i in range(len(images))])
     return ImageSet.from_arrays(changed, np.zeros(len(images)), ids=[f"{light}-{name}" for name in images.ids])

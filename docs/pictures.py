@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.patches import Rectangle
 
 from knowngood import Detector, open_images
 from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.explanation import mapped
 
 SHOWN = ("good", "scratch", "crack", "stain", "missing_hole")
 
@@ -24,17 +24,10 @@ def main() -> None:
     table = detector.detect(test)
     kinds = [name.split("/")[1] for name in test.ids]
     rows = [kinds.index(kind) for kind in SHOWN]
-    maps, regions = detector.anomaly_maps(test[np.array(rows)]), detector.regions(test[np.array(rows)])
-    calm = detector.anomaly_maps(train)
-    low = max(float(np.nanmax(one)) for one in calm)
-    high = max(2 * low, float(np.median([np.nanmax(one) for one in maps[1:]])))
+    found = {one.id: one for one in detector.explain(test[np.array(rows)], others=True)}
     figure = style.new_figure(9, 3.6)
-    for axes, row, values in zip(figure.subplots(1, len(rows)), rows, maps, strict=True):
-        axes.imshow(test.read(row))
-        axes.imshow(style.heat(np.clip((values - low) / (high - low), 0, 1)))
-        for one in regions[regions.id == test.ids[row]].itertuples():
-            corner, width, height = (one.left - 0.5, one.top - 0.5), one.right - one.left, one.bottom - one.top
-            axes.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=1.2))
+    for axes, row in zip(figure.subplots(1, len(rows)), rows, strict=True):
+        axes.imshow(mapped(found[test.ids[row]]))
         verdict = "anomalous" if table.is_anomalous[row] else "normal"
         axes.set_title(f"{verdict}, p = {table.p_value[row]:.2g}", fontsize=9, color=style.INK)
         axes.set_xlabel(kinds[row].replace("_", " "), fontsize=9, color=style.MUTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -140,7 +141,8 @@ class Dying(Scorer):
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_row(model, data, tmp_path):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import tests
     images = open_images(data)
     parts, asked = ScoredParts.at(tmp_path / "out"), Asked(None, None, "0" * 16)
     how = {"size": SIZE, "address": "local", "workers": 2}

@@ -40,10 +40,10 @@ def misfit_words(found: Misfit, what: str, items: str, alpha: float) -> str:
             f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items}, normal ones score "
             "higher than half of them"
         )
-    usual = f"{found.expected:.2g}" if found.expected < 10 else f"{found.expected:,.0f}"
+    expected = f"{found.expected:.2g}" if found.expected < 10 else f"{found.expected:,.0f}"
     return (
-        f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, of as many normal ones {usual} "
-        "would be on average"
+        f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, of as many normal ones "
+        f"{expected} would be on average"
     )
 
 

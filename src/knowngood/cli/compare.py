@@ -66,7 +66,7 @@ def compare(
         from knowngood.evaluation.recipe_comparison import compare as compared
         from knowngood.evaluation.report.comparison_page import CAUTION, HEADINGS, kinds_of, rows_of, write_comparison
 
-        found = compared(to_fit, named, labelled=labelled, folds_of=folds, seed=seed, told=note)
+        found = compared(to_fit, named, labelled=labelled, folds_of=folds, seed=seed, announce=note)
         say(f"{found.fitted:,} normal images are fitted to, {len(found.held_out):,} are held out; the same for all")
         table(HEADINGS, rows_of(found))
         measured = [one.name for one in found.recipes if not one.refused]

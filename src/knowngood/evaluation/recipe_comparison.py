@@ -85,7 +85,7 @@ def compare(
     labelled: ImageSet | None = None,
     folds_of: int = 3,
     seed: int = 0,
-    told: Callable[[str], None] = lambda text: None,
+    announce: Callable[[str], None] = lambda text: None,
 ) -> Comparison:
     """Measure recipes on the same images.
 
@@ -93,7 +93,7 @@ def compare(
         images: normal images; labelled anomalies among them are left out.
         recipes: settings by name. labelled: images labelled anomalous, to be judged; never fitted to.
         folds_of: models for the stability, each without one fold; 0 leaves it out.
-        seed: of the division and of the synthetic defects. told: called with a line about each step.
+        seed: of the division and of the synthetic defects. announce: called with a line about each step.
 
     Raises:
         DataError: too few normal images. SettingsError: no recipe.
@@ -115,7 +115,7 @@ def compare(
     judged = (held_out, synthetic, labelled)
     found = []
     for name, settings in recipes.items():
-        told(name)
+        announce(name)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
