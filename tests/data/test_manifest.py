@@ -167,6 +167,7 @@ def test_a_column_that_says_what_is_normal_is_read_as_labels(folder, column, cel
         ("class", "7 1 0"),
         ("class", "cat dog cat"),
         ("light", "normal bright dark"),
+        ("light", "normal normal normal"),
         ("note", "x y z"),
     ],
 )

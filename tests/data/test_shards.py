@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from knowngood import Detector, open_images
+from knowngood.data.findings import Unreadable
 from knowngood.data.stores.ahead import Ahead
 from knowngood.data.stores.fetched_pixels import FetchedPixels, kept_local
 from knowngood.errors import DataError
@@ -219,3 +220,33 @@ def test_json_beside_an_image_must_be_an_object(tmp_path, files):
     write_tar(tmp_path / "0.tar", {"0.png": files["good/000.png"], "0.json": json.dumps([1]).encode()})
     with pytest.raises(DataError, match=r"0\.json: holds a list"):
         open_images(tmp_path)
+
+
+def test_a_shard_that_is_cut_or_damaged_at_a_header_says_so(tmp_path, files):
+    whole = write_tar(tmp_path / "a.tar", files).read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        start = tar.getmembers()[2].offset
+    for content in (whole[:start], whole[: start + 100], whole[:start] + b"\xff" * 512 + whole[start + 512 :]):
+        (tmp_path / "a.tar").write_bytes(content)
+        images = open_images(tmp_path)
+        assert len(images) == 2
+        assert [(one.kind, one.severity) for one in images.rejected] == [("truncated", "error")]
+        assert "after 2 images" in images.rejected[0].reason
+
+
+def test_a_damaged_row_group_sets_its_images_aside_by_name(tmp_path, files):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"image": pa.array(list(files.values()), pa.binary())})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, row_group_size=2, compression="none")
+    found = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    start = found.dictionary_page_offset or found.data_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+    images = open_images(tmp_path)
+    assert images.read(0).ndim == 3
+    with pytest.raises(Unreadable, match="row group 1 is damaged"):
+        images.read(2)

@@ -12,7 +12,7 @@ from knowngood.cli import main
 from knowngood.config import parse_settings
 from knowngood.data import ImageSet
 from knowngood.deploy.fleet import Fitted, fit_each, fit_one, fitted_before, products
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
 from stores import pictures, png, ray_answers, write_files
 
 SETTINGS = {"representation": "hog", "model": "memory_bank"}
@@ -77,6 +77,27 @@ def test_a_product_that_is_refused_is_named_and_one_that_is_there_stays(tmp_path
 
     monkeypatch.setattr("knowngood.deploy.fleet.fit_one", never)
     assert [one.name for one in fit_each(some[:1], parse_settings(SETTINGS), workers=1)] == ["a"]
+
+
+def test_the_model_of_other_images_or_settings_is_not_taken_for_this_one(tmp_path):
+    one, _ = products(images("a", "b"), "product", tmp_path)
+    settings = parse_settings(SETTINGS)
+    assert not fit_one(one, settings).error
+    fewer, other = one._replace(images=one.images[1:]), settings.model_copy(update={"alpha": 0.2})
+    for product, chosen in ((fewer, settings), (one, other)):
+        with pytest.raises(SettingsError, match="other images or settings"):
+            list(fit_each([product], chosen, workers=1))
+
+
+def test_an_error_of_any_kind_ends_the_fit_of_its_product_alone(tmp_path, monkeypatch, capsys):
+    one, _ = products(images("a", "b"), "product", tmp_path)
+
+    def failing(*_: object, **__: object) -> None:
+        raise RuntimeError("of a library")
+
+    monkeypatch.setattr(Detector, "fit", failing)
+    assert fit_one(one, parse_settings(SETTINGS)).error == "RuntimeError: of a library"
+    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.slow

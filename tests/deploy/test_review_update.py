@@ -143,6 +143,16 @@ def test_the_sample_is_of_what_is_there_whole(tmp_path: Path) -> None:
         assert set(store.sample(99, "parts")) == set(late)
 
 
+def test_a_judgement_that_comes_twice_hides_none_from_the_sample(store: JudgedStore) -> None:
+    numbers = add(store, pictures(6, 1))
+    given: dict[str, Any] = {"source": "api", "model": "parts", "scored_by": "m1", "suffix": ".png", "conditions": {}}
+    row = {"id": "0.png", "anomaly_score": 1.0, "p_value": 0.02, "is_anomalous": True, "condition": "all"}
+    again = Judgement(key="0", row={**row, "error": None}, picture=b"", size=(SIDE, SIDE), **given)
+    assert store.add([again]) == numbers[:1]
+    numbers += add(store, pictures(2, 2))
+    assert sorted(store.sample(99, "parts")) == numbers
+
+
 def test_a_picture_counts_once_by_its_latest_review(store: JudgedStore) -> None:
     image = pictures(1, 3)
     first = add(store, image, Review("good"))[0]

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from judged_parts import pictures
-from knowngood import Detector
+from knowngood import Detector, open_images
 from knowngood.calibration import folds, split_normals
 from knowngood.cli import main
 from knowngood.config import parse_settings
@@ -127,3 +127,16 @@ def test_the_command_takes_presets_and_files_and_leaves_the_test_split_alone(
     assert "of the split test" in capsys.readouterr().err
     assert command("compare", tmp_path / "parts", "--recipes", "shape") == 2
     assert "did you mean 'shapes'" in capsys.readouterr().err.lower()
+
+
+def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
+    for i, image in enumerate(pictures(40, 0)):
+        Image.fromarray(image).save(tmp_path / f"{i:02d}.png")
+    for name in ("03", "17"):
+        (tmp_path / f"{name}.png").write_bytes((tmp_path / f"{name}.png").read_bytes()[:60])
+    said: list[str] = []
+    found = compare(open_images(tmp_path), {"hog": parse_settings(BANK)}, folds_of=0, announce=said.append)
+    assert said[0] == "2 of 40 images cannot be read, and are left out"
+    assert found.fitted + len(found.held_out) == 38
+    assert found.recipes[0].scores is not None
+    assert np.isfinite(found.recipes[0].scores).all()

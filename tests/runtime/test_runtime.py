@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -7,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
+from knowngood import cli
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.stores.address import Address
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.__main__ import main
 from knowngood.runtime.conditions import Conditions
 from knowngood.runtime.fitting import fitting
 from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY
+from stores import upload
 
 IMAGE = {
     "size": [4, 6], "channels": 1, "grey": False, "colour": False, "resize": True, "dtype": "uint8", "by_type": False,
@@ -198,3 +203,21 @@ def test_a_new_value_counts_as_unknown_if_it_may_be_and_that_is_said() -> None:
     with pytest.warns(UserWarning, match="condition 'camera' has no value 'C' \\(known: A, B\\)"):
         found = known.encode({"camera": ["B", "C"]}, 2, "infer")
     assert found.label == ["camera=B", "camera=A", "camera=B"]
+
+
+def test_objects_of_a_store_are_scored_as_files_and_the_table_goes_to_the_store(
+    exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("bright.png", "colour.png", "dark.png")  # the one in colour does not fit
+    url = upload("memory://exported/new", {name: (folder / name).read_bytes() for name in names})
+    with pytest.raises(SystemExit) as left:
+        cli.main(["score", str(exported), url, "-o", "memory://exported/results/r.csv"])
+    assert left.value.code == 0
+    table = pd.read_csv(io.BytesIO(Address.of("memory://exported/results/r.csv").read()))
+    here = {row["id"].rpartition("/")[2]: row for row in ExportedDetector(exported).detect(folder)}
+    assert table["id"].tolist() == list(names)
+    for row in table.to_dict("records"):
+        assert row["anomaly_score"] == pytest.approx(here[row["id"]]["anomaly_score"], nan_ok=True)
+    assert "channels" in table.set_index("id")["error"]["colour.png"]
+    assert not list(tmp_path.glob("r-*.csv"))

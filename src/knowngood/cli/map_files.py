@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,8 @@ class OverlayWriter:
         self._names = dict(zip(ids, file_names(ids), strict=True))
         make_folder(folder)
 
-    def add(self, name: str, image: np.ndarray, values: np.ndarray, scale: MapScale) -> None:
-        """The image (H, W, C) and map (H, W) of the next image; written at once."""
+    def add(self, name: str, image: Callable[[], np.ndarray], values: np.ndarray, scale: MapScale) -> None:
+        """What reads the next image (H, W, C), and its map (H, W); written at once."""
         from PIL import Image
         from PIL.PngImagePlugin import PngInfo
 
@@ -42,7 +42,7 @@ class OverlayWriter:
         about = PngInfo()
         about.add_text("Description", legend([scale]))
         with whole(self.folder / self._names[name]) as draft:
-            Image.fromarray(overlay(image, values, scale)).save(draft, pnginfo=about)
+            Image.fromarray(overlay(image(), values, scale)).save(draft, pnginfo=about)
 
     def finish(self) -> str:
         """Write maps.json and legend.png; what the colours mean, in words."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -167,7 +168,7 @@ def score(
 
         only = {"--fdr": fdr, "--regions": regions, "--explain": explain, "--probabilities": probabilities}
         only |= {"--device": device, "--resume": resume}
-        shown: dict[str, Any] = {"output": output, "alpha": alpha, "split": split, "unknown": unknown}
+        shown: dict[str, Any] = {"place": place, "alpha": alpha, "split": split, "unknown": unknown}
         shown |= {"maps": maps, "maps_format": maps_format}
         limits = bounds.over()
         score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=limits)
@@ -259,7 +260,8 @@ def _rows(
     detector: Detector, images: ImageSet, output: Path | None, asked: dict[str, Any], *, resume: bool, apart: bool
 ) -> ScoredRows:
     """Where the decisions are kept: beside the output, if nothing but the table is asked for."""
-    from knowngood.cli.scored_rows import ScoredRows, data_digest
+    from knowngood.cli.scored_rows import ScoredRows
+    from knowngood.data.content_digest import data_digest
     from knowngood.detector.scoring import items_at_once
 
     if output is None or (output.exists() and not output.is_file()):  # not beside a device or a pipe
@@ -404,7 +406,7 @@ def _one_pass(
                     if values is None or scale is None:
                         continue
                     if writer is not None:
-                        writer.add(name, batch.items.read(i), values, scale)  # type: ignore[union-attr]
+                        writer.add(name, partial(batch.items.read, i), values, scale)  # type: ignore[union-attr]
                     if small is not None:
                         small.add(name, float(scores[i]), values, scale)
                 located += [(name, some) for name, some in zip(names, batch.regions, strict=True) if some is not None]

@@ -39,7 +39,7 @@ def score_on_cluster(
     Raises:
         SettingsError: the output holds another run, or Ray is not there. DataError: none of the images can be scored.
     """
-    from knowngood.cli.scored_rows import data_digest
+    from knowngood.data.content_digest import data_digest
     from knowngood.deploy.ray_data import Asked, part_size, score_parts
     from knowngood.deploy.scored_parts import DONE, ScoredParts
     from knowngood.detector.batch import batch_remark, warn_of_batch

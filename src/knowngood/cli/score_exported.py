@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from knowngood.cli.console import note, say
+from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import map_writer
 from knowngood.cli.outputs import write_table, writing
@@ -26,7 +28,7 @@ def score_exported(
     data: str,
     refused: Mapping[str, object],
     *,
-    output: Path | None,
+    place: Destination,
     alpha: float | None,
     maps: Path | None,
     maps_format: str,
@@ -52,6 +54,7 @@ def score_exported(
     from knowngood.runtime import ExportedDetector
     from knowngood.runtime.misfit import batch_remark
 
+    output = place.path
     with writing(output, maps):
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
@@ -60,7 +63,7 @@ def score_exported(
         stream = detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None)
         for i, one in enumerate(track(stream, "scoring", len(images))):
             if writer is not None and one.map is not None:
-                writer.add(one.row["id"], images.read(i), one.map, detector.map_scale(one.map))
+                writer.add(one.row["id"], partial(images.read, i), one.map, detector.map_scale(one.map))
             found.append(one._replace(map=None))
         table = pd.DataFrame([one.row for one in found])
         read = table["p_value"].notna()
@@ -77,7 +80,7 @@ def score_exported(
         for name, reason in reasons:
             note(f"not scored: {name}: {reason}")
         if output is not None:
-            tell(f"table   {output}")
+            tell(f"table   {place.deliver()}")
         if writer is not None:
             meaning = writer.finish()
             tell(f"maps    {maps}")

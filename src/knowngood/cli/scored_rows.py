@@ -13,10 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from knowngood.data.conditions import Expanded
-from knowngood.data.pixel_source import FilePixels
-from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.detector.decide import Decisions
-from knowngood.detector.pipeline import Items
 from knowngood.detector.stated_conditions import Stated
 from knowngood.errors import ArtifactError, SettingsError
 from knowngood.files import explained, make_folder
@@ -145,36 +142,6 @@ class ScoredRows:
                     f"--resume: {self.path} holds an unfinished run with another {name} ({was}; this one has {now}); "
                     f"resume with the same, {anew}"
                 )
-
-
-def data_digest(items: Items) -> str:
-    """SHA-256 over ids, labels, conditions and the content of items; of files that lie on disk, size and time stand for
-    the content, of objects in a store size and version.
-    """
-    pixels: Any = getattr(items, "pixels", None)
-    digest = hashlib.sha256()
-    for name in items.ids.tolist():
-        digest.update(f"{name}\n".encode("utf-8", "surrogatepass"))
-    if isinstance(pixels, FetchedPixels):
-        digest.update("\n".join(pixels.stamps()).encode("utf-8", "surrogatepass"))
-        return _with_columns(digest, items)
-    if not isinstance(pixels, FilePixels) or pixels.owner is not None:
-        digest.update(items.fingerprint().encode())
-        return digest.hexdigest()
-    for path in pixels.paths:
-        try:
-            found = path.stat()
-            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(b"missing\n")
-    return _with_columns(digest, items)
-
-
-def _with_columns(digest: Any, items: Items) -> str:
-    digest.update(items.labels.tobytes())
-    for column, values in sorted(items.conditions.items()):
-        digest.update(f"{column}\n{values.tolist()}\n".encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def _line(record: dict[str, Any]) -> bytes:

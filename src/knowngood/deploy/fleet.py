@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from knowngood.config import Settings
-from knowngood.errors import DataError, KnowngoodError
+from knowngood.data.content_digest import data_digest
+from knowngood.errors import DataError, KnowngoodError, SettingsError
 from knowngood.files import write_json
 
 if TYPE_CHECKING:
@@ -74,19 +77,19 @@ def fit_each(
     A product whose data are refused is named, and the others go on. One that was fitted before, in the same folder, is
     not fitted again.
 
+    A product that fails, for whatever reason, is named too.
+
     Args:
         workers: fits beside each other, each with so many threads. address: of a Ray cluster, or "local"; None:
             processes of this machine.
 
     Raises:
-        SettingsError: Ray is not there.
+        SettingsError: Ray is not there; a folder has the model of other images or settings.
     """
-    waiting = []
-    for one in some:
-        if (before := fitted_before(one.folder)) is None:
-            waiting.append(one)
-        else:
-            yield before
+    some = list(some)
+    before = [fitted_before(one.folder, _digest(one, settings)) for one in some]
+    waiting = [one for one, found in zip(some, before, strict=True) if found is None]
+    yield from (found for found in before if found is not None)
     if address is not None:
         yield from _by_ray(waiting, settings, workers, threads, address)
         return
@@ -104,7 +107,7 @@ def fit_each(
 
 
 def fit_one(product: Product, settings: Settings, threads: int = 1) -> Fitted:
-    """Fit and save the model of a product. An error of the library is in the result."""
+    """Fit and save the model of a product. An error is in the result: one product must not end the fits of others."""
     import torch
 
     from knowngood.detector.card import false_alarms
@@ -115,19 +118,40 @@ def fit_one(product: Product, settings: Settings, threads: int = 1) -> Fitted:
     try:
         detector = Detector.from_settings(settings).fit(product.images, run_dir=run, resume=True)
         detector.save(product.folder / "model")
+        found = Fitted(product.name, int(detector.about_["data"]["normals"]), false_alarms(detector.pipeline_))
+        write_json(product.folder / DONE, found._asdict() | {"of": _digest(product, settings)})
     except KnowngoodError as error:
         return Fitted(product.name, 0, "", str(error))
-    found = Fitted(product.name, int(detector.about_["data"]["normals"]), false_alarms(detector.pipeline_))
-    write_json(product.folder / DONE, found._asdict())
+    except Exception as error:
+        traceback.print_exc()
+        return Fitted(product.name, 0, "", f"{type(error).__name__}: {error}")
     return found
 
 
-def fitted_before(folder: Path) -> Fitted | None:
-    """What came of a product that was fitted by an earlier run; None if it was not."""
+def fitted_before(folder: Path, of: str | None = None) -> Fitted | None:
+    """What came of a product that was fitted by an earlier run; None if it was not.
+
+    Raises:
+        SettingsError: it was fitted to other images or with other settings than `of` stands for.
+    """
     try:
-        return Fitted(**json.loads((folder / DONE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        record = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        fitted_to = record.pop("of")
+        found = Fitted(**record)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+    if of is not None and fitted_to != of:
+        raise SettingsError(
+            f"{folder} holds the model of other images or settings; give another --out, or remove the folder to fit "
+            "it again"
+        )
+    return found
+
+
+def _digest(product: Product, settings: Settings) -> str:
+    """Of the images and the settings of a fit, but for the device."""
+    chosen = settings.model_dump_json(exclude={"device"})
+    return hashlib.sha256(f"{data_digest(product.images)} {chosen}".encode()).hexdigest()
 
 
 def _by_ray(some: list[Product], settings: Settings, workers: int, threads: int, address: str) -> Iterator[Fitted]:
@@ -135,7 +159,11 @@ def _by_ray(some: list[Product], settings: Settings, workers: int, threads: int,
 
     with cluster(address, workers * threads) as ray:
         fit = ray.remote(num_cpus=threads, max_retries=RETRIES)(fit_one)
-        waiting = [fit.remote(one, settings, threads) for one in some]
+        asked = {fit.remote(one, settings, threads): one.name for one in some}
+        waiting = list(asked)
         while waiting:
-            done, waiting = ray.wait(waiting)
-            yield from ray.get(done)
+            (done,), waiting = ray.wait(waiting)
+            try:
+                yield ray.get(done)
+            except ray.exceptions.RayError as error:  # its worker died too often
+                yield Fitted(asked[done], 0, "", f"{type(error).__name__}; the same command goes on")

@@ -200,9 +200,11 @@ class JudgedStore:
         }
         marks = ", ".join(f":{name}" for name in facts)
         with self._writing() as base:
-            added = base.execute(f"insert or ignore into judged ({', '.join(facts)}) values ({marks})", facts)
-            if not added.rowcount:
-                return int(base.execute("select number from judged where key = ?", (one.key,)).fetchone()[0])
+            # An insert that is ignored would use up a number, and a number that is missing means a removal.
+            before = base.execute("select number from judged where key = ?", (one.key,)).fetchone()
+            if before is not None:
+                return int(before[0])
+            added = base.execute(f"insert into judged ({', '.join(facts)}) values ({marks})", facts)
             number = int(added.lastrowid or 0)
             views = number, one.picture, one.thumbnail, one.map, _text(one.scale)
             base.execute("insert into pictures values (?, ?, ?, ?, ?)", views)

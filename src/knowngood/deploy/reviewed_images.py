@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -49,7 +50,8 @@ def reviewed_images(store: JudgedStore, model: str, limits: Limits | None = None
         if record["review"] not in ("good", "defect"):
             continue
         picture = record.pop("bytes")
-        before = of_content.get(picture)
+        content = hashlib.sha256(picture).digest()
+        before = of_content.get(content)
         if before is None:
             record["path"] = Path(owner.name, f"{record['number']:06d}{record['suffix']}")
             record["path"].write_bytes(picture)
@@ -57,7 +59,7 @@ def reviewed_images(store: JudgedStore, model: str, limits: Limits | None = None
             record["path"] = before["path"]
         both = [record] if before is None else [before, record]
         sampled = any(one["number"] in sample or one.get("sampled") for one in both)
-        of_content[picture] = max(both, key=lambda one: one["review_number"]) | {"sampled": sampled}
+        of_content[content] = max(both, key=lambda one: one["review_number"]) | {"sampled": sampled}
     records = list(of_content.values())
     if not records:
         raise DataError(f"{store.folder}: nothing that '{model}' judged was reviewed as good or as a defect yet")

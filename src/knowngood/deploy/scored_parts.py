@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knowngood.data.stores.address import Address, is_url
+from knowngood.data.stores.address import Address, is_url, refused
 from knowngood.errors import ArtifactError, OutputError, SettingsError
 from knowngood.files import explained, make_folder, whole
 
@@ -55,6 +55,8 @@ class ScoredParts:
             return {str(name).rpartition("/")[2] for name in self.place.fs.ls(self.place.path, detail=False)}
         except FileNotFoundError:
             return set()
+        except Exception as error:  # its message may hold a signed URL
+            raise refused(str(self.place), "listed", error) from None
 
     def firsts(self) -> set[int]:
         """The first items of the parts that are there."""

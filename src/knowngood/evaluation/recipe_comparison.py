@@ -20,6 +20,7 @@ import numpy as np
 from knowngood.calibration import folds, one_of_each, split_normals
 from knowngood.config import Settings
 from knowngood.data import ImageSet
+from knowngood.data.audit import audit
 from knowngood.data.groups import grouped
 from knowngood.detector.estimator import Detector
 from knowngood.errors import DataError, KnowngoodError, SettingsError
@@ -102,7 +103,8 @@ def compare(
         raise SettingsError("no recipe to compare; name presets, files of settings, or auto")
     if folds_of == 1:
         raise SettingsError("1 fold leaves nothing to fit to; expected 0, or 2 and more")
-    normals = grouped(images[images.labels != 1], None)
+    normals = grouped(_readable(images[images.labels != 1], announce), None)
+    labelled = labelled if labelled is None or not len(labelled) else _readable(labelled, announce)
     if len(normals) < FEWEST:
         raise DataError(f"{images.name}: {len(normals)} normal images; a comparison needs at least {FEWEST}")
     split = split_normals(len(normals), groups=normals.groups, select=0, calibrate=HELD_OUT, seed=seed)
@@ -124,6 +126,13 @@ def compare(
             found.append(Compared(name=name, refused=str(error)))
     alpha = {name: settings.alpha for name, settings in recipes.items()}
     return Comparison(found, len(fitted), held_out, synthetic, labelled, alpha)
+
+
+def _readable(images: ImageSet, announce: Callable[[str], None]) -> ImageSet:
+    found = audit(images).images
+    if len(found) < len(images):
+        announce(f"{len(images) - len(found):,} of {len(images):,} images cannot be read, and are left out")
+    return found
 
 
 def draw(images: ImageSet, seed: int) -> Synthetic:

@@ -15,7 +15,7 @@ from knowngood.calibration.conformal import minimum_normals, verdict
 from knowngood.calibration.map_scale import MapScale, own_scale
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
-from knowngood.data.pixel_source import FilePixels
+from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime.conditions import Conditions, Unknown
 from knowngood.runtime.fitting import fitting
@@ -246,9 +246,9 @@ class _Items:
         try:
             return {"image": fitting(image, self.image)[None]}
         except DataError as error:
-            if isinstance(self.source.pixels, FilePixels):
-                raise Unreadable(Path(str(self.ids[i])), "unsupported", str(error)) from None
-            raise
+            if isinstance(self.source.pixels, ArrayPixels):
+                raise
+            raise Unreadable(Path(str(self.ids[i])), "unsupported", str(error)) from None
 
 
 def _some(rows: slice) -> Iterator[slice]:

@@ -44,7 +44,7 @@ def label_column(columns: Mapping[str, Sequence[str | None]], table: str) -> Lab
     """The column that says which rows are normal; None if no column does. Cells (N,): text, None if empty.
 
     - a name such as `is_anomaly`, `defect`, `ok`: 0 and 1, true and false, yes and no, or words such as "good";
-    - a column of label words only, "OK" and "NG";
+    - a column of words for normal and for anomalous only, "OK" and "NG";
     - `class`, `defect_type` and the like, with a word for normal ("good", "none") among its values: all others are
       anomalous.
 
@@ -77,7 +77,7 @@ def _read(name: str, cells: Sequence[str | None], table: str) -> LabelColumn | N
         known = {value: words[value] if flags[value] is None else flags[value] for value in values}
         if all(label is not None for label in known.values()):
             return _column(name, cells, {value: label for value, label in known.items() if label is not None})
-    if all(label is not None for label in words.values()):
+    if {0.0, 1.0} <= set(words.values()) and None not in words.values():  # of one word alone it may be a condition
         return _column(name, cells, {value: label for value, label in words.items() if label is not None})
     if not (KIND_NAME.fullmatch(key) or ANOMALOUS_NAME.fullmatch(key)):
         return None

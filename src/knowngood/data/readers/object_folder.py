@@ -24,7 +24,6 @@ from knowngood.data.stores.address import Address
 from knowngood.data.stores.blobs import Objects
 from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask
 
-TABLES = (".csv", ".parquet")
 NOT_LISTED = ("Thumbs.db", "desktop.ini")
 
 

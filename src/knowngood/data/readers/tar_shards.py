@@ -8,6 +8,7 @@ they say in a folder. A shard named train-0000.tar or test-0000.tar says the spl
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from knowngood.config import counted
 from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.damage import named_damage
@@ -122,7 +124,8 @@ def _indexed(file: Path | Address) -> Index:
         else:
             found = file.stat()
             stamp, opened = f"{file.name} {found.st_size} {found.st_mtime_ns}", stack.enter_context(file.open("rb"))
-        for member in stack.enter_context(tarfile.open(fileobj=opened, mode="r:")):
+        tar = stack.enter_context(tarfile.open(fileobj=opened, mode="r:"))
+        for member in tar:
             path = Path(member.name)
             suffix, name = path.suffix.lower(), member.name.removeprefix("./")
             if not member.isfile() or any(part.startswith(".") for part in Path(name).parts):
@@ -139,6 +142,13 @@ def _indexed(file: Path | Address) -> Index:
                 others.append(Finding(printable(name), "unsupported", reason, "error"))
             elif suffix != ".txt":
                 others.append(Finding(printable(name), "ignored", "is not an image by its name", "note"))
+        # tarfile stops without an error at a header that is cut or damaged. Where the data of the last member are cut,
+        # that is found as it is read.
+        if tar.offset <= opened.seek(0, os.SEEK_END):
+            opened.seek(tar.offset)
+            if opened.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                reason = f"is cut or damaged after {counted(len(images), 'image')}: what follows is not read"
+                others.append(Finding(printable(str(file)), "truncated", reason, "error"))
     return Index(images, beside, others, stamp)
 
 

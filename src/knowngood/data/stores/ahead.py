@@ -56,8 +56,8 @@ class Ahead(Generic[T]):
             self._start()
         with self._lock:
             future = self._futures.get(key)
-            if future is None and self._queue and self._queue[0] == key:
-                self._queue.popleft()
+            if future is None and key in self._queue:
+                self._queue.remove(key)
         try:
             return self.load(key) if future is None else future.result()
         finally:

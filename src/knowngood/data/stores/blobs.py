@@ -6,9 +6,9 @@ All can be pickled for worker processes.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from knowngood.data.stores.address import Address, refused
 from knowngood.errors import DataError
 
 WAITS = (0.2, 1.0)  # seconds before a store is asked again
+T = TypeVar("T")
 
 
 class Blobs(Protocol):
@@ -84,6 +85,8 @@ class Members:
 
     def fetch(self, k: int) -> bytes:
         file, start, size = self.files[self.of[k]], int(self.starts[k]), int(self.sizes[k])
+        if not size:
+            raise Unreadable(Path(self.names[k]), "empty", "is empty")
         if isinstance(file, Address):
             found = ranged(file, self.names[k], start, start + size)
         else:
@@ -104,9 +107,14 @@ def ranged(address: Address, name: str, start: int | None = None, end: int | Non
     Raises:
         Unreadable: the object is not there, or may not be read. StoreError: the store does not answer.
     """
+    return patiently(address, name, lambda: address.fs.cat_file(address.path, start=start, end=end))
+
+
+def patiently(address: Address, name: str, read: Callable[[], T]) -> T:
+    """What `read` gives of an object; a store that does not answer is asked three times. Errors as in `ranged`."""
     for wait in (*WAITS, None):
         try:
-            return address.fs.cat_file(address.path, start=start, end=end)
+            return read()
         except Exception as error:
             found = refused(str(address), "read", error)
             if isinstance(found, DataError):

@@ -6,6 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.damage import named_damage
 from knowngood.data.stores.address import Address
+from knowngood.data.stores.blobs import patiently
+from knowngood.errors import DataError
 
 GROUPS = 2  # row groups that are held
 
@@ -56,7 +59,7 @@ class ParquetRows:
 
     def fetch(self, k: int) -> bytes:
         group = self._group(k)
-        value = self._values(group)[k - int(self.starts[group])].as_py()
+        value = self._values(group, self.names[k])[k - int(self.starts[group])].as_py()
         if value is None:
             raise Unreadable(Path(self.names[k]), "missing", f"has no bytes in column '{self.column}'")
         return value
@@ -64,20 +67,39 @@ class ParquetRows:
     def _group(self, k: int) -> int:
         return int(np.searchsorted(self.starts, k, side="right")) - 1
 
-    def _values(self, group: int) -> Any:
-        """The column of a row group; those used last are held."""
+    def _values(self, group: int, name: str) -> Any:
+        """The column of a row group; those used last are held.
+
+        Raises:
+            Unreadable: of the image `name`: the group is damaged, or may not be read. StoreError: no answer.
+        """
         if self._process != os.getpid():
             self._begin()
         with self._lock:
             if group not in self._held:
-                file, number, _ = self.groups[group]
-                with parquet_file(self.files[file]) as opened:
-                    column = opened.read_row_group(number, columns=[self.column]).column(0).combine_chunks()
+                number, file = self.groups[group][1], self.files[self.groups[group][0]]
+                read = partial(self._read, file, number)
+                try:
+                    column = patiently(file, name, read) if isinstance(file, Address) else read()
+                except DataError as error:
+                    raise Unreadable(Path(name), "unreadable", str(error)) from None
                 self._held[group] = column.field("bytes") if "bytes" in names_of(column.type) else column
                 while len(self._held) > GROUPS:
                     self._held.popitem(last=False)
             self._held.move_to_end(group)
             return self._held[group]
+
+    def _read(self, file: Path | Address, number: int) -> Any:
+        import pyarrow as pa
+
+        with parquet_file(file) as opened:
+            try:
+                return opened.read_row_group(number, columns=[self.column]).column(0).combine_chunks()
+            except Exception as error:
+                of_arrow = isinstance(error, pa.ArrowException) or type(error) is OSError
+                if isinstance(file, Address) and not of_arrow:
+                    raise  # of the store
+                raise DataError(f"{file}: row group {number} is damaged; save or download it again") from None
 
 
 class parquet_file:
