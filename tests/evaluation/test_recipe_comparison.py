@@ -140,3 +140,9 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> 
     assert found.fitted + len(found.held_out) == 38
     assert found.recipes[0].scores is not None
     assert np.isfinite(found.recipes[0].scores).all()
+
+
+def test_a_recipe_that_can_flag_nothing_says_so() -> None:
+    few = {**BANK, "alpha": 0.05, "calibration": {"method": "split"}}
+    found = compare(ImageSet.from_arrays(pictures(40, 0)), {"few": parse_settings(few)}, folds_of=0)
+    assert "nothing is flagged" in found.recipes[0].recipe or "nothing can be flagged" in found.recipes[0].recipe

@@ -30,7 +30,7 @@ class Misfit(NamedTuple):
 
 
 def misfit_words(found: Misfit, what: str, items: str, alpha: float) -> str:
-    """'24 of 37 images are flagged at alpha = 0.05, of as many normal ones 0.65 would be on average'.
+    """'24 of 37 images are flagged at alpha = 0.05, of as many normal ones 0.65 would be on average, …'.
 
     Args:
         what: the items that count, 'images labelled normal'. items: all of them, 'images'.
@@ -43,7 +43,7 @@ def misfit_words(found: Misfit, what: str, items: str, alpha: float) -> str:
     expected = f"{found.expected:.2g}" if found.expected < 10 else f"{found.expected:,.0f}"
     return (
         f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, of as many normal ones "
-        f"{expected} would be on average"
+        f"{expected} would be on average, by the number of calibration items"
     )
 
 

@@ -260,6 +260,8 @@ def _sentences(before: Detector, after: Detector, counts: dict[str, int]) -> lis
         report = after.about_["labels"]
         sentences.append(report["sentence"])
         reasons = Counter(report.get("left_out", {}).values())
+        if not report.get("learned") and counts["chosen"]:
+            sentences.append("What is judged otherwise now is so by the good images alone.")
         sentences += [f"{n} labelled image{'s' * (n > 1)} not learned from: {why}." for why, n in reasons.items()]
     shares = []
     for pipeline in (before.pipeline_, after.pipeline_):

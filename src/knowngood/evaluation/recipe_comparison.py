@@ -45,10 +45,11 @@ class Synthetic:
 class Compared:
     """What was measured of a recipe, or the reason why it could not be, in `refused`.
 
-    recipe: what it became. false_alarms: flagged of the held-out normal images, with a 95 % Clopper–Pearson interval.
-    stability: mean Spearman correlation of the scores of held-out images by models without each fold, from −1 to 1.
-    synthetic_auroc: against the held-out normal images; synthetic_flagged: (M,) bool. labelled_auroc, labelled_flagged:
-    likewise of labelled images; None without any. fit_seconds. image_ms: to score one image.
+    recipe: what it became, and its warnings. false_alarms: flagged of the held-out normal images, with a 95 %
+    Clopper–Pearson interval. stability: mean Spearman correlation of the scores of held-out images by models without
+    each fold, from −1 to 1. synthetic_auroc: against the held-out normal images; synthetic_flagged: (M,) bool.
+    labelled_auroc, labelled_flagged: likewise of labelled images; None without any. fit_seconds. image_ms: to score one
+    image.
     """
 
     name: str
@@ -167,11 +168,14 @@ def _measured(
     from scipy.stats import binomtest
 
     started = time.perf_counter()
-    detector = Detector.from_settings(settings).fit(fitted)
-    fit_seconds = time.perf_counter() - started
-    started = time.perf_counter()
-    scores, flagged = _judged(detector, held_out)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        detector = Detector.from_settings(settings).fit(fitted)
+        fit_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        scores, flagged = _judged(detector, held_out)
     image_ms = 1000 * (time.perf_counter() - started) / len(held_out)
+    remarks = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
     drawn, drawn_flagged = _judged(detector, synthetic.images)
     interval = binomtest(int(flagged.sum()), len(flagged)).proportion_ci(0.95, "exact")
     real: dict[str, Any] = {}
@@ -180,7 +184,7 @@ def _measured(
         real = {"labelled_auroc": _auroc(scores, values), "labelled_flagged": real_flagged}
     return Compared(
         name=name,
-        recipe=detector.about_["recipe"],
+        recipe=". ".join([detector.about_["recipe"], *remarks]),
         false_alarms=int(flagged.sum()),
         interval=(float(interval.low), float(interval.high)),
         stability=_stability(settings, fitted, parts, held_out, synthetic.images) if parts else None,
