@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import reviews
-from benchmarks.reviews import boxed, lit, main, markdown, marks
+from benchmarks.reviews import boxed, illuminated, main, markdown, marks
 from judged_parts import pictures
 from knowngood.data import ImageSet
 from knowngood.errors import DataError, SettingsError
@@ -31,7 +31,7 @@ def test_marked_are_flagged_normal_images_and_missed_defects(monkeypatch: pytest
     assert [found.mask(i) is None for i in range(10)] == [True] * 6 + [False] * 4
     with pytest.raises(DataError, match="10 of 20 images are flagged; 11 needed"):
         marks(None, images, "brighter", "hole", 11, 4, 0)  # type: ignore[arg-type]
-    assert lit(images, "brighter").read(0).mean() > images.read(0).mean()
+    assert illuminated(images, "brighter").read(0).mean() > images.read(0).mean()
 
 
 def test_the_table_has_means_and_standard_deviations() -> None:

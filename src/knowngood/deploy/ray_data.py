@@ -160,7 +160,7 @@ class _Worker:
     """A scorer of any class, with its large arguments taken from the object store."""
 
     def __init__(self, scorer: type[Scorer], files: Any, images: Any, *rest: Any) -> None:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
 
         given = [ray.get(one) if isinstance(one, ray.ObjectRef) else one for one in (files, images)]
         self.scorer = scorer(*given, *rest)
@@ -194,9 +194,9 @@ def cluster(address: str, cpus: int | None = None) -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        import ray
-        import ray.data
-        from ray.exceptions import RayTaskError
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
+        from ray.exceptions import RayTaskError  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise SettingsError("--cluster needs Ray: pip install 'knowngood[cluster]'") from None
     quiet = {"logging_level": "error", "log_to_driver": False}
