@@ -19,22 +19,22 @@ def commands() -> str:
 
 
 def _of(command: Any, name: str) -> Iterator[str]:
-    below = getattr(command, "commands", {})
+    context = typer.Context(command, info_name=name)
+    names = list(getattr(command, "commands", ()))
     yield f"## {name}"
     if command.help:
         yield _prose(command.help)
     params = [param for param in command.params if param.name not in _generated(command)]
-    if not below:
+    if not names:
         words = [param.metavar or param.name.upper() for param in params if param.param_type_name == "argument"]
         yield f"```text\n{' '.join([name, *words, '[OPTIONS]'])}\n```"
     if params:
-        context = typer.Context(command)
         shown = [param for param in params if not getattr(param, "hidden", False)]
         yield table(("argument or option", "meaning"), [_row(param, context) for param in shown])
     if len(params) < len(command.params):
         yield "Also all [settings](settings.md)."
-    for word, one in below.items():
-        yield from _of(one, f"{name} {word}")
+    for word in names:
+        yield from _of(command.resolve_command(context, [word])[1], f"{name} {word}")
 
 
 def _generated(command: Any) -> set[str]:

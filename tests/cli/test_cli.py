@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from benchmarks.__main__ import keyword_arguments
-from knowngood.cli import main
+from knowngood.cli import build_app, main
+from knowngood.cli.lazy import COMMANDS
 from knowngood.cli.map_files import file_names
 from knowngood.cli.options import setting_options, settings_from
 from knowngood.config import (
@@ -68,6 +70,38 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 # Start-up ------------------------------------------------------------------------------------------------------------
+
+
+def loaded(program: str, names: tuple[str, ...]) -> list[str]:
+    """Which of these modules a program of its own has imported at its end."""
+    code = f"import sys\n{program}\nprint('LOADED', *[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import knowngood",
+        "from knowngood.cli import main\ntry: main(['--help'])\nexcept SystemExit as left: assert not left.code",
+        "import knowngood.cli.score, knowngood.cli.serve, knowngood.cli.info",
+    ],
+)
+def test_what_is_asked_first_imports_no_models_of_settings_either(program: str) -> None:
+    assert loaded(program, (*HEAVY, "pydantic", "yaml", "rich")) == []
+
+
+def test_the_help_knows_each_command_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    app: Any = typer.main.get_command(build_app())
+    context = typer.Context(app)
+    for name, place in COMMANDS.items():
+        command = app.resolve_command(context, [name])[1]
+        assert (command.name, bool(command.help)) == (name, True)
+        assert len(place.help) <= 45  # columns that completion has for it
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown and place.help.rstrip(".") in shown for name, place in COMMANDS.items())
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from knowngood.config import Options
-from knowngood.config.plugins import plugins
+from knowngood.config.installed import plugins
 
 OBJECTIVE = '''
 from typing import Literal
@@ -58,6 +58,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from knowngood.config import parse_settings
     from knowngood.cli.options import setting_options, settings_from
+    setting_options()
 settings = parse_settings({"model": {"name": "vae", "objective": "my_objective"}, "score": ["my_score", "elbo"]})
 typed = settings_from({"strength": "2", "depth": "5"})
 implied = settings_from({"objective": "my_objective", "beta": "3", "score_epochs": "7", "epochs": "9"})
@@ -149,8 +150,9 @@ class Mine(Options):
 
 def test_entry_points_are_loaded_in_the_order_of_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     points = [Point("z", Mine), Point("b", ImportError("no torch here")), Point("a", Mine)]
-    module = sys.modules["knowngood.config.plugins"]  # the package has a function of this name
-    monkeypatch.setattr(module, "entry_points", lambda group: points if group == "knowngood.t" else [])
+    monkeypatch.setattr(
+        "knowngood.config.installed.entry_points", lambda group: points if group == "knowngood.t" else []
+    )
     plugins.cache_clear()
     try:
         with pytest.warns(UserWarning, match=r"plug-in 'b' \(package:b\) cannot be loaded: no torch here"):

@@ -96,7 +96,8 @@ def test_the_page_of_scores_has_every_score() -> None:
 
 def flags_of(command: Any) -> set[str]:
     found = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)}
-    return found.union(*map(flags_of, getattr(command, "commands", {}).values()))
+    context, names = typer.Context(command), getattr(command, "commands", ())
+    return found.union(*(flags_of(command.resolve_command(context, [name])[1]) for name in names))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -14,28 +14,8 @@ from typing import Annotated
 import typer
 
 from knowngood import __version__
-from knowngood.cli import (
-    calibrate,
-    compare,
-    data,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    figure,
-    hub,
-    info,
-    inspect,
-    monitor,
-    reviews,
-    score,
-    serve,
-    train,
-    update,
-    watch,
-)
 from knowngood.cli.console import fail, note, say
-from knowngood.cli.settings_help import SettingsCommand
+from knowngood.cli.lazy import LazyGroup
 from knowngood.data.progress import reporting
 from knowngood.errors import Interrupted, KnowngoodError
 
@@ -62,7 +42,7 @@ def _knowngood(
 
 
 def build_app() -> typer.Typer:
-    """All commands. Off a terminal the help is plain text too."""
+    """All commands, see `lazy`. Off a terminal the help is plain text too."""
     app = typer.Typer(
         rich_markup_mode="rich" if sys.stdout.isatty() else None,
         pretty_exceptions_enable=False,
@@ -72,33 +52,7 @@ def build_app() -> typer.Typer:
             "token_normalize_func": lambda token: token.replace("_", "-"),
         },
     )
-    app.callback()(_knowngood)
-    app.command()(demo.demo)
-    app.command()(inspect.inspect)
-    app.command(cls=SettingsCommand)(train.train)
-    others = (
-        doctor.doctor,
-        score.score,
-        evaluate.evaluate,
-        compare.compare,
-        calibrate.calibrate,
-        update.update,
-        monitor.monitor,
-        figure.figure,
-    )
-    for command in (
-        *others,
-        serve.serve,
-        watch.watch,
-        reviews.reviews,
-        export.export,
-        info.info,
-        info.rollback,
-        hub.push,
-        hub.pull,
-    ):
-        app.command()(command)
-    app.add_typer(data.app, name="data")
+    app.callback(cls=LazyGroup)(_knowngood)
     return app
 
 

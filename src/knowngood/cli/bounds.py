@@ -5,15 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knowngood.cli.options import flag
-from knowngood.config import DataOptions, parse_settings
+from knowngood.config.bounds import BOUNDS
 
-NAMES = ("max_pixels", "max_pages", "max_unpacked_gb")
-KINDS = {"max_unpacked_gb": float}
+if TYPE_CHECKING:
+    from knowngood.config import DataOptions
 
 
 class Bounds(dict[str, float]):
@@ -25,7 +24,9 @@ class Bounds(dict[str, float]):
         Raises:
             SettingsError: a bound is not above 0.
         """
-        below = (options or DataOptions()).model_dump(include={*NAMES})
+        from knowngood.config import DataOptions, parse_settings
+
+        below = (options or DataOptions()).model_dump(include={*BOUNDS})
         return parse_settings({"data": {**below, **self}}).data
 
 
@@ -34,17 +35,18 @@ def with_bounds(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**arguments: Any) -> None:
-        given = {name: arguments.pop(name) for name in NAMES}
+        given = {name: arguments.pop(name) for name in BOUNDS}
         command(**arguments, bounds=Bounds({name: value for name, value in given.items() if value is not None}))
 
     def parameter(name: str) -> inspect.Parameter:
-        field = DataOptions.model_fields[name]
-        text = f"{field.description}; default that of MODEL, else {field.default:,}"
-        annotation = Annotated[KINDS.get(name, int) | None, typer.Option(flag(name), help=text)]
+        bound = BOUNDS[name]
+        text = f"{bound.description}; default that of MODEL, else {bound.default:,}"
+        kind: Any = type(bound.default)
+        annotation = Annotated[kind | None, typer.Option("--" + name.replace("_", "-"), help=text)]
         return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
 
     own = inspect.signature(command, eval_str=True)
     kept = [one for one in own.parameters.values() if one.name != "bounds"]
-    run.__signature__ = own.replace(parameters=[*kept, *map(parameter, NAMES)])  # type: ignore[attr-defined]
+    run.__signature__ = own.replace(parameters=[*kept, *map(parameter, BOUNDS)])  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run

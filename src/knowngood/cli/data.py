@@ -12,7 +12,7 @@ from knowngood.cli.console import AsJson, emit, for_machines, say, table
 from knowngood.cli.inputs import Data
 from knowngood.config import counted
 
-app = typer.Typer(help="Named data sets.", no_args_is_help=True)
+app = typer.Typer(help="Named data sets.", no_args_is_help=True, add_completion=False)
 
 
 @app.command("list")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood.cli.console import say
-from knowngood.config import parse_settings
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
@@ -46,6 +45,7 @@ def _report(out: Path, title: str, settings: dict[str, Any], train: ImageSet, te
     import numpy as np
 
     from knowngood import Detector
+    from knowngood.config import parse_settings
     from knowngood.evaluation.evaluate import evaluate
     from knowngood.evaluation.report import report_inputs, write_report
 

@@ -14,7 +14,6 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import Device, Unknown, load, open_selected
-from knowngood.config import VAEOptions
 from knowngood.detector.run_record import trained_on
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
@@ -173,6 +172,8 @@ def _record(drift: DriftMonitor, new: int, left_out: dict[str, int]) -> dict[str
 
 def _next(model: Path | None, detector: Detector | None, state: Path | None) -> list[str]:
     """What to do after an alarm."""
+    from knowngood.config import VAEOptions
+
     name = "MODEL" if model is None else shlex.quote(str(model))
     again = (
         "the test needs a new state then" if state is None else f"then begin a new state: rm {shlex.quote(str(state))}"

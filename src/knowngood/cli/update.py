@@ -13,7 +13,6 @@ from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, load, open_selected
 from knowngood.cli.outputs import say_false_alarms, writing
 from knowngood.cli.review_update import check_out, from_reviews
-from knowngood.config import VAEOptions
 from knowngood.detector.run_record import trained_on
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
@@ -100,6 +99,8 @@ def _update(
     device: str | None,
     bounds: Bounds,
 ) -> None:
+    from knowngood.config import VAEOptions
+
     with writing(out or model_at(model)):
         detector = load(model, device)
         if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):

@@ -4,80 +4,90 @@ A choice (representation, model, objective, score, ...) is a union of small opti
 names the class that carries it out, so the union is the registry. A plain string stands for a choice with its defaults.
 """
 
-from knowngood.config.base import Group, Options, implementation, loaded
-from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Role, TrainingOptions
-from knowngood.config.models import (
-    MemoryBankOptions,
-    ModelOptions,
-    PatchGaussianOptions,
-    SharedGaussianOptions,
-    VAEOptions,
-)
-from knowngood.config.nets import (
-    MLP,
-    Bernoulli,
-    Conv,
-    EluPool,
-    Gaussian,
-    LikelihoodOptions,
-    NetOptions,
-    StridedBatchNorm,
-)
-from knowngood.config.objectives import (
-    CVAE,
-    DANVAE,
-    DCVAE,
-    DIPVAE,
-    RFVAE,
-    TCVAE,
-    VAE,
-    BetaVAE,
-    CorEx,
-    FactorVAE,
-    InfoVAE,
-    ObjectiveOptions,
-    TCOptions,
-)
-from knowngood.config.parsing import choices, counted, nearest, parse, parse_settings, read_settings
-from knowngood.config.plugins import plugins
-from knowngood.config.representations import (
-    BackboneOptions,
-    EfficientNetLite0,
-    EfficientNetLite1,
-    EfficientNetLite2,
-    FeatureOptions,
-    HOGOptions,
-    ImageOptions,
-    LiteOptions,
-    ONNXBackbone,
-    OwnBackbone,
-    PixelOptions,
-    RepresentationOptions,
-    TableOptions,
-    TransformersBackbone,
-)
-from knowngood.config.scores import (
-    IWAE,
-    KL,
-    Elbo,
-    Fusion,
-    Gradient,
-    GradientMap,
-    InputComplexity,
-    LikelihoodRegret,
-    Mahalanobis,
-    Neighbours,
-    PatchDistance,
-    PriorDistance,
-    Reconstruction,
-    ReconstructionProbability,
-    Restoration,
-    ScoreChoice,
-    ScoreOptions,
-    SplitElbo,
-    Typicality,
-)
-from knowngood.config.settings import Settings, Shift
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from knowngood.config.base import Group, Options, implementation, loaded
+    from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, Role, TrainingOptions
+    from knowngood.config.installed import plugins
+    from knowngood.config.models import (
+        MemoryBankOptions,
+        ModelOptions,
+        PatchGaussianOptions,
+        SharedGaussianOptions,
+        VAEOptions,
+    )
+    from knowngood.config.nets import (
+        MLP,
+        Bernoulli,
+        Conv,
+        EluPool,
+        Gaussian,
+        LikelihoodOptions,
+        NetOptions,
+        StridedBatchNorm,
+    )
+    from knowngood.config.objectives import (
+        CVAE,
+        DANVAE,
+        DCVAE,
+        DIPVAE,
+        RFVAE,
+        TCVAE,
+        VAE,
+        BetaVAE,
+        CorEx,
+        FactorVAE,
+        InfoVAE,
+        ObjectiveOptions,
+        TCOptions,
+    )
+    from knowngood.config.parsing import choices, parse, parse_settings, read_settings
+    from knowngood.config.representations import (
+        BackboneOptions,
+        EfficientNetLite0,
+        EfficientNetLite1,
+        EfficientNetLite2,
+        FeatureOptions,
+        HOGOptions,
+        ImageOptions,
+        LiteOptions,
+        ONNXBackbone,
+        OwnBackbone,
+        PixelOptions,
+        RepresentationOptions,
+        TableOptions,
+        TransformersBackbone,
+    )
+    from knowngood.config.scores import (
+        IWAE,
+        KL,
+        Elbo,
+        Fusion,
+        Gradient,
+        GradientMap,
+        InputComplexity,
+        LikelihoodRegret,
+        Mahalanobis,
+        Neighbours,
+        PatchDistance,
+        PriorDistance,
+        Reconstruction,
+        ReconstructionProbability,
+        Restoration,
+        ScoreChoice,
+        ScoreOptions,
+        SplitElbo,
+        Typicality,
+    )
+    from knowngood.config.settings import Settings, Shift
+    from knowngood.config.words import counted, nearest
+
+_MODULES = (
+    "words", "installed", "base", "groups", "nets", "objectives", "models", "representations", "scores", "settings",
+    "parsing",
+)  # fmt: skip
 
 __all__ = [
     "CVAE", "DANVAE", "DCVAE", "DIPVAE", "IWAE", "KL", "MLP", "RFVAE", "TCVAE", "VAE", "BackboneOptions",
@@ -93,3 +103,12 @@ __all__ = [
     "TransformersBackbone", "Typicality", "VAEOptions", "choices", "counted", "implementation", "loaded", "nearest",
     "parse", "parse_settings", "plugins", "read_settings",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    # pydantic takes a third of a second; what only needs words does without.
+    for module in _MODULES if name in __all__ else ():
+        found = vars(import_module(f"knowngood.config.{module}"))
+        if name in found:
+            return found[name]
+    raise AttributeError(f"module 'knowngood.config' has no attribute '{name}'")

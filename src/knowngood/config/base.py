@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAda
 from pydantic_core import CoreSchema
 from pydantic_core.core_schema import no_info_plain_validator_function
 
-from knowngood.config.plugins import plugins
+from knowngood.config.installed import plugins
 
 
 class Options(BaseModel):

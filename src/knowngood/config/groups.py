@@ -9,9 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from knowngood.config.base import Group
+from knowngood.config.bounds import BOUNDS
 
 Role = Literal["model", "stratify", "infer"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _bound(name: str) -> Any:
+    return Field(default=BOUNDS[name].default, description=BOUNDS[name].description)
 
 
 def _regions(value: Any) -> Any:
@@ -125,14 +130,9 @@ class DataOptions(Group):
         default=None, ge=0, le=1, description="share of unreadable files to set aside; default .01, 0 when strict"
     )
     strict: bool = Field(default=False, description="any unreadable file stops the run")
-    max_pixels: PositiveInt = Field(
-        default=178_956_970,
-        description="height × width above which a picture is not decoded, times its channels if there are more than 4",
-    )
-    max_pages: PositiveInt = Field(default=4096, description="pages of a TIFF above which it is not read")
-    max_unpacked_gb: PositiveFloat = Field(
-        default=4.0, description="size of an archive or .npz, unpacked, above which it is not read"
-    )
+    max_pixels: PositiveInt = _bound("max_pixels")
+    max_pages: PositiveInt = _bound("max_pages")
+    max_unpacked_gb: PositiveFloat = _bound("max_unpacked_gb")
     cache_gb: float = Field(
         default=10.0,
         ge=0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -14,9 +13,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from knowngood.config.base import Family, Group, Options
 from knowngood.config.scores import fused
 from knowngood.config.settings import Settings
+from knowngood.config.words import nearest
 from knowngood.errors import SettingsError
-
-NEAREST = 5  # names listed, of many
 
 
 @cache
@@ -73,29 +71,6 @@ def read_settings(path: str | Path, **overrides: Any) -> Settings:
     if not isinstance(loaded, dict):
         raise SettingsError(f"{path}: expected 'name: value' lines, found a {type(loaded).__name__}")
     return parse_settings({**loaded, **overrides})
-
-
-def counted(n: int, noun: str) -> str:
-    """The number and the noun, in the plural unless it is one: "1 image", "1,200 images"."""
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
-
-
-def nearest(name: str, known: list[str], most: int = 20) -> str:
-    """'; did you mean …?' and the known names, for error messages. Of names equally near the first is meant.
-
-    Of more than `most` names the five nearest are listed.
-    """
-
-    def alike(other: str) -> float:
-        return difflib.SequenceMatcher(None, other, name).ratio()
-
-    if not known:
-        return "; there are none"
-    ordered = sorted(known, key=alike, reverse=True)
-    hint = f"; did you mean '{ordered[0]}'?" if alike(ordered[0]) >= 0.5 else ""
-    if len(known) <= most:
-        return f"{hint} (known: {', '.join(known)})"
-    return f"{hint} (nearest of {len(known):,}: {', '.join(ordered[:NEAREST])})"
 
 
 def _walk(loc: tuple[Any, ...]) -> tuple[list[str], type[BaseModel], dict[str, type[Options]]]:
