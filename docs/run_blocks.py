@@ -97,7 +97,9 @@ def run_command(line: str) -> None:
 
     words = shlex.split(line, comments=True)
     if words[:1] != ["knowngood"]:
-        subprocess.run(["bash", "-ec", line], check=True, capture_output=True, text=True)
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # `python` is this one
+        environment = {**os.environ, "PATH": path}
+        subprocess.run(["bash", "-ec", line], check=True, capture_output=True, text=True, env=environment)
         return
     status: Any = 0
     try:
