@@ -1,4 +1,4 @@
-"""The site: every page has its place, the public face is explained, pictures have credits, tables have a command."""
+"""The site: every page has its place, the public face is explained, pictures have credits."""
 
 from __future__ import annotations
 
@@ -25,11 +25,6 @@ FACES = (
 )
 PROTOCOLS = (PixelSource, Representation)  # explain what a class does by them
 AUTOMATIC = re.compile(r"\w+\(\w+(: [^)]*)?(, \w+[^)]*)*\)$")  # the docstring that dataclass and NamedTuple make
-NUMBER = re.compile(r"[-−]?\d*\.\d{2,}[\d.,/%±–− ]*")  # a cell of results, such as .963, 1.000 / .944
-COMMAND = re.compile(
-    r"python -m benchmarks|benchmarks\.md|knowngood \w+|^    python |`test_\w+\.py::|```python", re.MULTILINE
-)
-ROW = re.compile(r"^\|.*$", re.MULTILINE)
 
 
 def contents() -> dict[str, list[str]]:
@@ -109,15 +104,3 @@ def test_no_picture_of_the_first_screen_is_for_private_use_alone() -> None:
     assert shown == ["docs/images/washers.jpg"]
     assert "MVTec Software" not in text
     assert len(text.encode()) <= 5_200
-
-
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: str(page.relative_to(DOCS)))
-def test_a_table_of_results_has_a_command_in_its_section(page: Path) -> None:
-    sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    tables = [one for one in sections if any(results(row) for row in ROW.findall(one))]
-    assert [one.splitlines()[0] for one in tables if not COMMAND.search(one)] == []
-
-
-def results(row: str) -> bool:
-    """Whether a row of a table has two results or more."""
-    return sum(bool(NUMBER.fullmatch(cell.strip())) for cell in row.split("|")) >= 2
