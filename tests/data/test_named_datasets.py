@@ -293,38 +293,51 @@ def test_damaged_cifar_is_refused(root, damage, said):
         open_dataset("cifar10")
 
 
-# Downloads, without a network: pooch copies from local addresses ------------------------------------------------------
+# Downloads, without a network: file:// addresses ----------------------------------------------------------------------
 
 
-def fake_retrieve(url, known_hash, fname, path):
-    """Stands for pooch.retrieve: the address is a local path, the checksum must match."""
-    data = Path(url).read_bytes()  # raises as a dead address would
-    if known_hash != "md5:" + hashlib.md5(data).hexdigest():
-        raise ValueError("hash differs")
-    path.mkdir(parents=True, exist_ok=True)
-    (path / fname).write_bytes(data)
-    return str(path / fname)
-
-
-def test_a_download_tries_each_address_and_checks_the_sum(root, monkeypatch):
-    monkeypatch.setattr("pooch.retrieve", fake_retrieve)
+def test_a_download_tries_each_address_and_checks_the_sum(root):
     working = root.parent / "official"
     working.write_bytes(b"data")
-    remote = Remote("a.gz", (str(root / "dead"), str(working)), "md5:" + hashlib.md5(b"data").hexdigest())
+    remote = Remote("a.gz", ((root / "dead").as_uri(), working.as_uri()), "md5:" + hashlib.md5(b"data").hexdigest())
     assert fetch("set", remote).read_bytes() == b"data"
     assert fetch("set", remote).parent == downloads.cache_folder() / "set"
-    with pytest.raises(DataError, match=r"could not download a\.gz.*hash differs.*Put the file into .*cache/set"):
-        fetch("set", replace(remote, checksum="md5:" + "0" * 32))
+    other = replace(remote, checksum="md5:" + "0" * 32)
+    with pytest.raises(DataError, match=r"not download a\.gz.*checksum is not md5:0.*Put the file into .*cache/set"):
+        fetch("set", other)
+    assert fetch("set", replace(remote, urls=())).read_bytes() == b"data"  # the right one is still there
+    (downloads.cache_folder() / "set" / "a.gz").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="could not download"):
+        fetch("set", replace(remote, urls=()))
+    assert fetch("set", remote).read_bytes() == b"data"
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "folder"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/x"}, "/x/knowngood"),
+        ("linux", {}, "/home/me/.cache/knowngood"),
+        ("darwin", {}, "/home/me/Library/Caches/knowngood"),
+        ("win32", {"LOCALAPPDATA": "/l"}, "/l/knowngood/Cache"),
+        ("linux", {"KNOWNGOOD_CACHE": "/mine", "XDG_CACHE_HOME": "/x"}, "/mine"),
+    ],
+)
+def test_downloads_lie_where_the_platform_keeps_them(platform, variables, folder, monkeypatch):
+    for name in ("KNOWNGOOD_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/me", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(downloads.sys, "platform", platform)
+    assert downloads.cache_folder() == Path(folder)
 
 
 def test_a_dataset_that_is_not_here_is_downloaded(root, monkeypatch):
     write_mnist(root.parent / "official")
-    monkeypatch.setattr("pooch.retrieve", fake_retrieve)
     entry = datasets._DATASETS["mnist"]
     files = tuple(
         replace(
             remote,
-            urls=(str(root.parent / "official" / remote.file),),
+            urls=((root.parent / "official" / remote.file).as_uri(),),
             checksum="md5:" + hashlib.md5((root.parent / "official" / remote.file).read_bytes()).hexdigest(),
         )
         for remote in entry.files

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
-from knowngood.config import VAE
+from knowngood.config import VAE, TrainingOptions
 from knowngood.errors import SettingsError, TrainingError
 from knowngood.models.objectives import Objective
 from knowngood.training import train
@@ -184,6 +186,12 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     make_engine.__globals__["_engine"].cache_clear()
     with pytest.raises(SettingsError, match="device = 'gpu': this machine has none"):
         trained(device="gpu")
+
+
+def test_several_processes_without_their_extra_are_refused_by_its_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning_fabric", None)  # as if it were not installed
+    with pytest.raises(SettingsError, match=r"devices = 3, nodes = 1.*pip install 'knowngood\[distributed\]'"):
+        make_engine(TrainingOptions(devices=3), "cpu")
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):

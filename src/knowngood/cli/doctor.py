@@ -17,7 +17,7 @@ import typer
 from knowngood import __version__
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "lightning-fabric", "matplotlib")
+PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "matplotlib")
 
 
 class Extra(NamedTuple):
@@ -43,6 +43,7 @@ EXTRAS = (
     Extra("line", "MQTT and OPC UA", ("paho.mqtt", "asyncua")),
     Extra("stream", "object stores: s3://, gs://, az://; tar shards and parquet there", ("fsspec", "s3fs", "pyarrow")),
     Extra("cluster", "scoring and fits on a Ray cluster", ("ray",)),
+    Extra("distributed", "training a network on several devices or machines", ("lightning_fabric",)),
     Extra("hub", "models to and from the hub of Hugging Face", ("huggingface_hub",)),
     Extra("tensorboard", "curves of training in TensorBoard", ("tensorboard",)),
 )

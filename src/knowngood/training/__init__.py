@@ -1,4 +1,4 @@
-"""The training loop on lightning-fabric: data on the device or streamed, samplers, players, averages, checkpoints."""
+"""The training loop: data on the device or streamed, samplers, players, averages, checkpoints."""
 
 from knowngood.models.base import BatchSource
 from knowngood.training.loop import History, train

@@ -1,4 +1,4 @@
-"""Where training runs: device, precision and processes, by lightning-fabric; and the compiler."""
+"""Where training runs: device, precision and processes (several of them by lightning-fabric); and the compiler."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from knowngood.config import TrainingOptions
 from knowngood.errors import SettingsError
 
-if TYPE_CHECKING:  # imported where a run starts: what only scores need not load it
+if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 COMPILED = ("encode", "decode")
@@ -24,22 +24,32 @@ LARGEST_DYNAMIC_BLOCK = 31 << 20  # bytes; glibc adapts to blocks below 32 MB
 
 
 class Engine:
-    """A launched Fabric, reduced to what the loop needs.
+    """Device, precision and processes, as far as the loop needs them.
 
     The objective is never wrapped for data parallelism: each process computes its own gradients, and `mean_` makes
     them the mean over processes, whichever player they belong to.
+
+    fabric: the launched processes; None: this one alone.
     """
 
-    def __init__(self, fabric: Fabric, bf16: bool) -> None:
-        self.fabric, self.bf16 = fabric, bf16
-        self.device: torch.device = fabric.device
-        self.rank: int = fabric.global_rank
-        self.processes: int = fabric.world_size
-        self.leads: bool = fabric.is_global_zero  # this process writes files and shows progress
+    def __init__(self, device: torch.device, bf16: bool, fabric: Fabric | None = None) -> None:
+        self.device, self.bf16, self._fabric = device, bf16, fabric
+        self.rank: int = fabric.global_rank if fabric else 0
+        self.processes: int = fabric.world_size if fabric else 1
+        self.leads = self.rank == 0  # this process writes files and shows progress
 
     @cached_property
     def cuda_devices(self) -> list[int]:
         return [self.device.index or 0] if self.device.type == "cuda" else []
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Within, matrices are multiplied in bf16 where that was chosen."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self._fabric is not None:
+            self._fabric.barrier()
 
     def mean_(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over processes, all in one exchange.
@@ -64,7 +74,8 @@ class Engine:
 
     def gathered(self, t: Tensor) -> Tensor:
         """(processes, *t.shape): every process's tensor, the same everywhere, on the CPU."""
-        return self.fabric.all_gather(t).reshape(self.processes, *t.shape).cpu()  # pyright: ignore[reportAttributeAccessIssue]
+        every: Any = t if self._fabric is None else self._fabric.all_gather(t)
+        return every.reshape(self.processes, *t.shape).cpu()
 
 
 def torch_device(name: str) -> torch.device:
@@ -86,24 +97,30 @@ def torch_device(name: str) -> torch.device:
 def make_engine(options: TrainingOptions, device: str = "auto") -> Engine:
     """The engine of these options on a device ("auto", "cpu", "gpu", "cuda" or "mps"), its processes launched.
 
-    Raises SettingsError: the device is not there, or there are fewer than asked for.
+    Raises SettingsError: the device is not there, there are fewer than asked for, or several processes lack the extra
+    `distributed`.
     """
     return _engine(device, options.devices, options.nodes, options.precision)
 
 
 @lru_cache(maxsize=8)
 def _engine(device: str, devices: int, nodes: int, precision: str) -> Engine:
-    from lightning_fabric import Fabric
-    from lightning_fabric.plugins.precision import MixedPrecision, Precision
-
     kind = torch_device(device).type
     if kind == "cuda" and devices > torch.cuda.device_count():
         raise SettingsError(f"devices = {devices}: this machine has {torch.cuda.device_count()}")
     bf16 = precision == "bf16" or (precision == "auto" and bf16_pays(kind))
-    plugin = MixedPrecision("bf16-mixed", kind) if bf16 else Precision()
-    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, plugins=[plugin])
+    if devices * nodes == 1:
+        return Engine(torch.device(kind, 0) if kind == "cuda" else torch.device(kind), bf16)
+    try:
+        from lightning_fabric import Fabric
+    except ImportError:
+        raise SettingsError(
+            f"training in several processes (devices = {devices}, nodes = {nodes}) needs lightning-fabric: "
+            "pip install 'knowngood[distributed]'"
+        ) from None
+    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
     fabric.launch()
-    return Engine(fabric, bf16)
+    return Engine(fabric.device, bf16, fabric)
 
 
 def bf16_pays(kind: str) -> bool:

@@ -69,7 +69,7 @@ class HeldOut:
         for position, (batch, second) in enumerate(paired(self.source, self.rows)):
             self.generator.manual_seed(self.seed + position * self.engine.processes + self.engine.rank)
             ctx = Context(total_steps, total_steps, self.generator, len(self.source), facts.stratum_counts, second)
-            with self.engine.fabric.autocast():
+            with self.engine.autocast():
                 losses, terms = self.objective.training_loss(model, in_layout(batch, layout), ctx)  # type: ignore[arg-type]
             for name, value in step_values(losses, terms).items():
                 sums[name] = sums.get(name, 0) + value.float() * len(batch.x)

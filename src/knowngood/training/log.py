@@ -133,7 +133,6 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "numpy": version("numpy"),
-        "lightning-fabric": version("lightning-fabric"),
     }
     machine = {"platform": platform.platform(), "threads": torch.get_num_threads()}
     write_json(folder / "run.json", {**record, "versions": versions, "machine": machine})

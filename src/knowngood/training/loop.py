@@ -1,4 +1,4 @@
-"""The training loop: batches in, gradients by player, weights out. Devices and processes are Fabric's."""
+"""The training loop: batches in, gradients by player, weights out. Devices and processes are those of `engine`."""
 
 from __future__ import annotations
 
@@ -269,7 +269,7 @@ class Run:
     def _step(self, batch: Batch, second: Batch | None, anomalies: Batch | None) -> None:
         state, facts = self.state, self.source.facts
         ctx = Context(state.step, self.total, state.noise, len(self.source), facts.stratum_counts, second, anomalies)
-        with self.engine.fabric.autocast():
+        with self.engine.autocast():
             losses, terms = self.objective.training_loss(self.model, batch, ctx)  # type: ignore[arg-type]
         values = step_values(losses, terms)
         gradients = self.gradients(losses)

@@ -92,7 +92,7 @@ class RunState:
             about = {"best": best, "rows": rows, "finished": finished, "identity": identity, "unlogged": unlogged}
             about["processes"] = self.engine.processes
             write_checkpoint(folder, tensors, {**{name: getattr(self, name) for name in COUNTERS}, **about})
-        self.engine.fabric.barrier()
+        self.engine.barrier()
 
     def load(self, folder: Path, identity: dict[str, Any]) -> tuple[int, list[Any]]:
         """Go on from the checkpoint in `folder`, if there is one; returns how many logged rows belong to it, and what
