@@ -48,7 +48,16 @@ LEFT = {
     "knowngood serve": "runs until it is stopped",
     "knowngood watch": "runs until it is stopped",
     "python -m benchmarks": "takes long, or needs data",
+    "docker ": "needs Docker",
+    "MODELS=": "needs Docker",
+    "sudo ": "needs systemd",
+    "systemd-": "needs systemd",
+    "knowngood push": "needs a network",
+    "knowngood pull": "needs a network",
+    "torchrun": "needs several devices",
+    "srun": "needs several devices",
 }
+STORE = re.compile(r"\b(s3|ray)://")
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,7 @@ def run_block(block: Block, names: dict[str, Any]) -> set[str]:
     left = set()
     for line in text.replace("\\\n", " ").splitlines():
         why = next((why for start, why in LEFT.items() if line.startswith(start)), "")
+        why = "needs an object store or a cluster" if STORE.search(line) else "" if " --once" in line else why
         if why:
             left.add(why)
         elif line.startswith("knowngood data write") and Path(re.sub(r"\s+#.*", "", line).split()[-1]).exists():

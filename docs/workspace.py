@@ -42,6 +42,16 @@ def prepare(command: Callable[[str], None]) -> None:
     shutil.rmtree("written")
     command("knowngood train parts --align none --out runs/parts")  # so that it can be exported
     command("knowngood calibrate runs/parts today-normal")  # a second version
+    _reviews(command)
+
+
+def _reviews(command: Callable[[str], None]) -> None:
+    """`runs/parts-judged`: what was judged today; one image is reviewed."""
+    from knowngood.deploy.reviews import add_review, read_reviews
+
+    command("knowngood watch runs/parts today --once --state watched.sqlite --keep runs/parts-judged")
+    judged = read_reviews("runs/parts-judged", unreviewed=True)
+    add_review("runs/parts-judged", int(judged.number[0]), "good")
 
 
 def _known_defects(defects: list[Path]) -> None:

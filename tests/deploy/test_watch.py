@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -249,3 +250,18 @@ def test_killed_again_and_again_every_picture_is_in_the_output_once(place: Path,
     with sqlite3.connect(base) as results:
         found = results.execute("select id, p_value from results order by id").fetchall()
     assert found == sorted((row["id"], float(row["p_value"])) for row in rows)
+
+
+def test_once_judges_what_is_there_and_ends(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def once() -> list[str]:
+        words = ["watch", place / "model", tmp_path / "new", "--once", "--interval", "0.01", "--as", "camera=A"]
+        with suppress(SystemExit):
+            main([str(word) for word in words])
+        return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+
+    (tmp_path / "new").mkdir()
+    assert once() == []
+    for i in range(3):
+        (tmp_path / "new" / f"{i}.png").write_bytes(picture(i))
+    assert sorted(once()) == ["0.png", "1.png", "2.png"]
+    assert once() == []

@@ -35,6 +35,7 @@ def watch(
     as_condition: As = None,
     unknown: Unknown = None,
     interval: Annotated[float, typer.Option(min=0.01, help="seconds between looks at the folder")] = 0.2,
+    once: Annotated[bool, typer.Option("--once", help="judge what is there, and end")] = False,
     keep: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="keep the pictures for the page of `serve`: MODEL-judged")
     ] = None,
@@ -74,6 +75,8 @@ def watch(
                 for one in watched.step():
                     say(_line(one.row, one.seconds))
                     sys.stdout.flush()
+                if once and not watched.waits:
+                    break
                 time.sleep(interval)
 
 

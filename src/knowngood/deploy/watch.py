@@ -92,6 +92,11 @@ class Watch:
         self._waiting: dict[str, Waiting] = {}
         self._scans, self._last, self._told = 0, time.time(), dict[str, str]()
 
+    @property
+    def waits(self) -> bool:
+        """Whether files are there that are not judged yet."""
+        return bool(self._waiting)
+
     def step(self) -> Iterator[Judged]:
         """Scan once, and judge what is whole.
 
