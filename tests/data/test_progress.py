@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from knowngood.data import progress
-from knowngood.data.progress import busy, in_words, reporting, track
+from knowngood.data.progress import busy, counting, in_words, reporting, track
 
 
 class Clock:
@@ -34,13 +34,14 @@ def passed(clock: Clock, seconds: float, n: int = 100, **more: object) -> None:
         clock.now += seconds
 
 
-def test_a_line_every_half_minute_with_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_soon_and_every_half_minute_with_the_time_left(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with reporting():
         passed(clock, 1.0)
     assert capsys.readouterr().err.splitlines() == [
-        "scoring: 30 of 100 images, 70 s left",
-        "scoring: 60 of 100 images, 40 s left",
-        "scoring: 90 of 100 images, 10 s left",
+        "scoring: 5 of 100 images, 2 min left",
+        "scoring: 35 of 100 images, 65 s left",
+        "scoring: 65 of 100 images, 35 s left",
+        "scoring: 95 of 100 images, 5 s left",
     ]
 
 
@@ -58,6 +59,20 @@ def test_items_that_stand_for_several_images_count_as_these(clock: Clock, capsys
         for _ in track([[1] * 8, [2] * 8, [3] * 4], "maps", 20, size=len):
             clock.now += 40.0
     assert capsys.readouterr().err.splitlines()[0] == "maps: 8 of 20 images, 60 s left"
+
+
+def test_work_that_is_no_loop_is_counted(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with reporting(), counting("models", 4, "models") as advance:
+        passed(clock, 40.0, n=1)  # within
+        advance(1)
+        clock.now += 60.0
+        advance(2)
+    assert capsys.readouterr().err.splitlines() == [
+        "models: 1 of 4 models, 2 min left",
+        "models: 3 of 4 models, 33 s left",
+    ]
+    with counting("models", 4, "models") as advance:
+        advance(1)
 
 
 def test_of_loops_within_loops_the_outermost_is_shown(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:

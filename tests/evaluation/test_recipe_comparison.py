@@ -115,6 +115,7 @@ def test_the_command_takes_presets_and_files_and_leaves_the_test_split_alone(
     words = ("compare", tmp_path / "parts", "--recipes", tmp_path / "bank.yaml", "--folds", "0")
     assert command(*words, "--report", page) == 0
     shown = capsys.readouterr()
+    assert shown.out.splitlines()[-2].startswith("time    ")
     counts = re.search(r"(\d+) normal images are fitted to, (\d+) are held out", shown.out)
     assert counts is not None
     assert int(counts[1]) + int(counts[2]) == 30  # of the split train alone

@@ -145,6 +145,7 @@ def test_elsewhere_there_is_a_line_every_half_minute(monkeypatch):
         line.show({"step": step, "epoch": 2, "split": "train", "loss/model": 0.25, "images_per_s": 400.0})
     line.close()
     assert screen.getvalue().splitlines() == [
-        "epoch 2: 30 %, 70 s left, 400 images/s, model 0.25",
-        "epoch 2: 60 %, 40 s left, 400 images/s, model 0.25",
+        "epoch 2: 5 %, 2 min left, 400 images/s, model 0.25",
+        "epoch 2: 35 %, 65 s left, 400 images/s, model 0.25",
+        "epoch 2: 65 %, 35 s left, 400 images/s, model 0.25",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, open_selected
 from knowngood.cli.outputs import this_command, writing
 from knowngood.config import nearest
+from knowngood.data.progress import in_words
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ def compare(
         from knowngood.evaluation.recipe_comparison import compare as compared
         from knowngood.evaluation.report.comparison_page import CAUTION, HEADINGS, kinds_of, rows_of, write_comparison
 
+        started = time.monotonic()
         found = compared(to_fit, named, labelled=labelled, folds_of=folds, seed=seed, announce=note)
         say(f"{found.fitted:,} normal images are fitted to, {len(found.held_out):,} are held out; the same for all")
         table(HEADINGS, rows_of(found))
@@ -76,6 +79,7 @@ def compare(
             if one.recipe:
                 note(f"{one.name}: {one.recipe}")
         say(CAUTION)
+        say(f"time    {in_words(time.monotonic() - started)}")
         if report is not None:
             title = images.variant or images.name
             say(f"report  {write_comparison(report, found, title=title, command=this_command())}")

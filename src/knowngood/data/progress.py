@@ -1,4 +1,5 @@
-"""How far a long run is: a bar with the time left on a terminal or in a notebook, elsewhere a line every half minute.
+"""How far a long run is: a bar with the time left on a terminal or in a notebook; elsewhere a line after 5 seconds, and
+one every half minute.
 
 Loops over items pass through `track`. They say nothing unless `reporting` is on, as the command line and
 `fit(progress=True)` have it. Of loops within loops the outermost is shown.
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 AFTER = 1.0  # seconds that a loop takes before it is shown
+FIRST = 5.0  # seconds to the first line
 EVERY = 30.0  # seconds from line to line
 BAR = 16  # characters
 
@@ -25,11 +27,12 @@ class Reporter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.busy = clock, False
+        self.said = clock() - EVERY + FIRST
         self._bar: Any = None
 
     def begin(self, what: str, total: int, unit: str) -> None:
         self.what, self.total, self.unit, self.done = what, total, unit, 0
-        self.started = self.said = self.clock()
+        self.started = self.clock()
         self.busy = True
 
     def advance(self, n: int) -> None:
@@ -96,15 +99,22 @@ def track(
     Args:
         what: what is done, in a word or two. total: in `unit`s, of which each item has `size(item)`.
     """
+    with counting(what, total, unit) as advance:
+        for item in items:
+            yield item
+            advance(size(item))
+
+
+@contextmanager
+def counting(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """As `track`, for work that is no loop: what it gives is called with how many `unit`s were done."""
     reporter = _current.get()
     if reporter is None or reporter.busy or not total:
-        yield from items
+        yield lambda n: None
         return
     reporter.begin(what, total, unit)
     try:
-        for item in items:
-            yield item
-            reporter.advance(size(item))
+        yield reporter.advance
     finally:
         reporter.end()
 

@@ -198,8 +198,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 Those labelled anomalous are known anomalies.
             run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
                 checkpoint there and ends with the same bits as if it had never stopped.
-            progress: show how far it is on the error stream: a bar on a terminal or in a notebook, else a line every
-                half minute.
+            progress: show how far it is on the error stream: a bar on a terminal or in a notebook, else a line after
+                5 seconds and every half minute.
             film: keep reconstructions of some held-out images as a VAE on pixels is trained, in `film_`.
             backbone: of your own, with representation={"name": "features", "backbone": "own"}.
 

@@ -22,6 +22,7 @@ from knowngood.config import Settings
 from knowngood.data import ImageSet
 from knowngood.data.audit import audit
 from knowngood.data.groups import grouped
+from knowngood.data.progress import counting
 from knowngood.detector.estimator import Detector
 from knowngood.errors import DataError, KnowngoodError, SettingsError
 from knowngood.evaluation.defect_kinds import KINDS
@@ -116,15 +117,17 @@ def compare(
     synthetic = draw(held_out, seed)
     parts = folds(len(fitted), None, folds_of, seed, groups=fitted.groups) if folds_of else []
     judged = (held_out, synthetic, labelled)
-    found = []
-    for name, settings in recipes.items():
-        announce(name)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found.append(_measured(name, settings, fitted, parts, *judged))
-        except KnowngoodError as error:
-            found.append(Compared(name=name, refused=str(error)))
+    found, models = [], 1 + len(parts)  # of each recipe
+    with counting("models", models * len(recipes), "models") as advance:
+        for name, settings in recipes.items():
+            announce(name)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found.append(_measured(name, settings, fitted, parts, *judged, advance))
+            except KnowngoodError as error:
+                found.append(Compared(name=name, refused=str(error)))
+                advance(models)
     alpha = {name: settings.alpha for name, settings in recipes.items()}
     return Comparison(found, len(fitted), held_out, synthetic, labelled, alpha)
 
@@ -164,7 +167,9 @@ def _measured(
     held_out: ImageSet,
     synthetic: Synthetic,
     labelled: ImageSet | None,
+    advance: Callable[[int], None],
 ) -> Compared:
+    """advance: called after each model."""
     from scipy.stats import binomtest
 
     started = time.perf_counter()
@@ -177,6 +182,7 @@ def _measured(
     image_ms = 1000 * (time.perf_counter() - started) / len(held_out)
     remarks = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
     drawn, drawn_flagged = _judged(detector, synthetic.images)
+    advance(1)
     interval = binomtest(int(flagged.sum()), len(flagged)).proportion_ci(0.95, "exact")
     real: dict[str, Any] = {}
     if labelled is not None and len(labelled):
@@ -187,7 +193,7 @@ def _measured(
         recipe=". ".join([detector.about_["recipe"], *remarks]),
         false_alarms=int(flagged.sum()),
         interval=(float(interval.low), float(interval.high)),
-        stability=_stability(settings, fitted, parts, held_out, synthetic.images) if parts else None,
+        stability=_stability(settings, fitted, parts, held_out, synthetic.images, advance) if parts else None,
         synthetic_auroc=_auroc(scores, drawn),
         synthetic_flagged=drawn_flagged,
         flagged=flagged,
@@ -206,7 +212,12 @@ def _judged(detector: Detector, images: ImageSet) -> tuple[np.ndarray, np.ndarra
 
 
 def _stability(
-    settings: Settings, fitted: ImageSet, parts: list[Any], held_out: ImageSet, synthetic: ImageSet
+    settings: Settings,
+    fitted: ImageSet,
+    parts: list[Any],
+    held_out: ImageSet,
+    synthetic: ImageSet,
+    advance: Callable[[int], None],
 ) -> float:
     """The mean rank correlation of scores of held-out images and of defects, by models without each fold.
 
@@ -219,6 +230,7 @@ def _stability(
         rest = np.setdiff1d(np.arange(len(fitted)), part)
         model = Detector.from_settings(settings).fit(fitted[rest], calibration_set=held_out)
         scores.append(np.concatenate([_judged(model, some)[0] for some in (held_out, synthetic)]))
+        advance(1)
     found: list[Any] = [spearmanr(a, b)[0] for a, b in combinations(scores, 2)]
     return float(np.mean(found))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import knowngood
-from knowngood.data.progress import BAR, EVERY, busy, in_words, live, shown_live
+from knowngood.data.progress import BAR, EVERY, FIRST, busy, in_words, live, shown_live
 from knowngood.files import explained, whole, write_json
 from knowngood.training.engine import Engine
 
@@ -139,11 +139,12 @@ def write_run(folder: Path, record: dict[str, Any]) -> None:
 
 
 class Line:
-    """How far a training is, redrawn with each logged row; where nothing can be redrawn, a line every half minute."""
+    """How far a training is, redrawn with each logged row; where nothing can be redrawn, a line now and then."""
 
     def __init__(self, total_steps: int, wanted: bool) -> None:
         self.total, self.wanted, self.bar = total_steps, wanted and not busy(), None
-        self.started = self.said = time.monotonic()
+        self.started = time.monotonic()
+        self.said = self.started - EVERY + FIRST
         if not self.wanted or not shown_live():
             return
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
