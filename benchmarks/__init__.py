@@ -59,7 +59,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "benchmarks.calibration:main",
         "promised and measured false-alarm rates over random divisions and refits",
     ),
-    "export": ("benchmarks.export:main", "exported models against the models themselves, five ways of scoring"),
+    "export": ("benchmarks.export:main", "exported models against the models themselves, seven ways of scoring"),
+    "precision": ("benchmarks.precision:main", "an exported model in fp32, fp16, int8: size, speed, ranking, verdicts"),
     "fuzz": ("benchmarks.fuzz.run:main", "mutated pictures, archives, manifests and models: each is read or refused"),
     "kill": (
         "benchmarks.kill:main",
@@ -67,6 +68,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "many": ("benchmarks.many:main", "a million small images scored in one run: memory, pace, open files"),
     "serve": ("benchmarks.serve:main", "the HTTP server under load: errors, throughput, latencies"),
+    "watch": ("benchmarks.watch:main", "files arrive while the watching process is killed: each judged once"),
+    "start": ("benchmarks.start:main", "server and runtime from start to first verdict: seconds and memory"),
     "monitor": ("benchmarks.monitor:main", "monitor of drift: false alarms of streams, and delays after a shift"),
     "disentanglement": (
         "benchmarks.disentanglement:main",

@@ -1,7 +1,7 @@
 """Exported models against the models themselves: scores, p-values, verdicts and maps of new images, by every way.
 
-The ways: the saved detector; `knowngood score` on the saved model; over HTTP; in a watched folder; `knowngood score` on
-the ONNX file; `knowngood.runtime`. Every case is a model that `auto` can choose, or one of its parts that a person can.
+The ways: the saved detector; on the saved model and on the ONNX file `knowngood score`, HTTP and a watched folder;
+`knowngood.runtime`. Every case is a model that `auto` can choose, or one of its parts that a person can.
 """
 
 from __future__ import annotations
@@ -163,6 +163,7 @@ def by_watch(model: Path, new: Path, state: Path) -> Any:
     models, images, rows = load_models([str(model)]), open_images(new), []
     own = [name for name in images.conditions if name in models.named(None).columns]
     for k, folder in enumerate([one for one in sorted(new.iterdir()) if one.is_dir()] or [new]):
+        state.mkdir(parents=True, exist_ok=True)
         delivery, now = Delivery(Outbox(state / f"{k}.sqlite"), []), itertools.count()
         watch = Watch(
             folder, models, delivery, conditions=dict.fromkeys(own, folder.name), clock=lambda now=now: next(now)
@@ -197,6 +198,8 @@ def compared(case: Case, folder: Path) -> dict[str, Any]:
         "HTTP": lambda: by_http(saved, new),
         "watch": lambda: by_watch(saved, new, place),
         "CLI, ONNX": lambda: by_command(file),
+        "HTTP, ONNX": lambda: by_http(file, new),
+        "watch, ONNX": lambda: by_watch(file, new, place / "onnx"),
         "runtime": lambda: pd.DataFrame(runtime.detect(new)),
     }
     row: dict[str, Any] = {"case": case.name, "MB": file.stat().st_size / 1e6, "export s": seconds}

@@ -30,7 +30,7 @@ from knowngood import Detector, ImageSet
 from knowngood.config import counted
 from knowngood.data.pixel_source import FilePixels
 from knowngood.deploy.judgement import Asked, judged
-from knowngood.deploy.served_models import ServedModel
+from knowngood.deploy.served_models import load_model
 
 TRAINED = 200  # images
 BATCH = 32
@@ -84,7 +84,7 @@ def main(
 
 def in_process(model: Path, files: list[Path], seconds: float) -> float:
     """Images a second without a server."""
-    loaded_model, n, done = ServedModel.load(model), len(files), 0
+    loaded_model, n, done = load_model(model), len(files), 0
     images = ImageSet(FilePixels(tuple(files)), np.arange(n).astype(str), np.full(n, np.nan), {})
     judged(loaded_model, images, Asked())
     started = time.perf_counter()

@@ -42,7 +42,8 @@ def main(
     Args:
         minutes: in all, shared by the targets.
         cases: stop a target after so many; 0: by time alone.
-        targets: pictures, masks, archives, manifests, training, folders, results, models-hog, models-vae.
+        targets: pictures, masks, archives, manifests, training, folders, results, models-hog, models-vae,
+            requests.
     """
     table = {}
     for name in targets:

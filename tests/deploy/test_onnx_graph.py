@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch.nn.functional import interpolate
 
 from exported import RELATIVE, assert_equal, runtime_of
@@ -136,6 +137,38 @@ def test_features_of_two_products(located: Detector) -> None:
     new = np.concatenate([parts(8, 2), holed(parts(4, 3)), parts(8, 4, "bars")])
     found = assert_equal(located, new, {"product": np.repeat(["disc", "bars"], [12, 8])})
     assert "global" in found
+
+
+@pytest.mark.parametrize("product", [None, np.repeat(["disc", "bars"], 30)])
+def test_regions_to_ignore(product: Any, tmp_path: Path) -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[10:20, 4:16] = True
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    train = np.concatenate([parts(30), parts(30, 1, "disc" if product is None else "bars")])
+    model = {"name": "patch_gaussian", "neighbours": 60}
+    detector = Detector(representation=FEATURES, model=model, device="cpu", data={"ignore": str(tmp_path / "mask.png")})
+    known = None if product is None else {"product": product}
+    detector.fit(train, backbone=TinyBackbone(), conditions=known)
+    assert detector.pipeline_.model.ignored.any()  # type: ignore[union-attr, operator]
+    new = np.concatenate([parts(6, 2), holed(parts(4, 3)), holed(parts(4, 4), 2, 20)])
+    found = assert_equal(detector, new, None if product is None else {"product": np.repeat("disc", 14)})
+    assert np.isnan(found["map"][:, mask]).all()
+    assert not np.isnan(found["map"][:, ~mask]).any()
+    assert found["is_anomalous"][10:].all()
+    larger = np.repeat(np.repeat(new, 2, 1), 2, 2)  # the mask takes the nearest pixel
+    assert_equal(detector, larger, None if product is None else {"product": np.repeat("disc", 14)})
+
+
+def test_regions_that_are_no_constant_are_refused_by_name() -> None:
+    corner = [[(0, 0), (0.4, 0), (0.4, 0.4)]]
+    product = {"product": np.repeat(["disc", "bars"], 20)}
+    for regions, what in (({"disc": corner}, "by condition"), (corner, "as polygons")):
+        detector = Detector(
+            representation=FEATURES, model={"name": "patch_gaussian", "neighbours": 0}, data={"ignore": regions}
+        )
+        detector.fit(np.concatenate([parts(20), parts(20, 1, "bars")]), backbone=TinyBackbone(), conditions=product)
+        with pytest.raises(SettingsError, match=f"data.ignore {what}"):
+            check_exportable(detector.pipeline_)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from knowngood.evaluation.conditions import ConditionRow
 from knowngood.evaluation.figures import losses, style
 from knowngood.evaluation.figures.decoded import samples
 from knowngood.evaluation.figures.false_alarms import calibration, false_alarm_rates
+from knowngood.evaluation.figures.pixels import value_range
 from knowngood.evaluation.figures.separation import roc, score_histogram, scores_by_class
 from knowngood.evaluation.figures.triptych import (
     describe_difference,
@@ -28,7 +29,6 @@ from knowngood.evaluation.figures.triptych import (
     panels,
     side_by_side,
     triptychs,
-    value_range,
 )
 from knowngood.metrics import roc_auc
 

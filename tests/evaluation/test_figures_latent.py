@@ -12,9 +12,10 @@ from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.decoded import interpolation, manifold, samples, traversal
 from knowngood.evaluation.figures.latent import correlation, kl, latent, project, spread_apart
+from knowngood.evaluation.figures.pixels import reduced
 from knowngood.evaluation.figures.reconstruction import film_frames, reconstructions
 from knowngood.evaluation.figures.subject import Reconstructed
-from knowngood.evaluation.figures.tiles import gap_of, mosaic, reduced
+from knowngood.evaluation.figures.tiles import gap_of, mosaic
 from knowngood.training.film import Film
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from knowngood.calibration.map_scale import MapScale
 from knowngood.evaluation.figures.overlay import colour_bar, overlay
-from knowngood.evaluation.figures.tiles import reduced_map
+from knowngood.evaluation.figures.pixels import reduced_map
 
 SCALE = MapScale(1.0, 2.0)
 

@@ -25,7 +25,7 @@ from stores import upload
 
 IMAGE = {
     "size": [4, 6], "channels": 1, "grey": False, "colour": False, "resize": True, "dtype": "uint8", "by_type": False,
-    "low": 0.0, "high": 255.0, "rule": "uint8",
+    "low": 0.0, "high": 255.0, "rule": "uint8", "ignored": None,
 }  # fmt: skip
 
 
@@ -134,6 +134,7 @@ def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.Ca
     [
         ({}, np.zeros((4, 6, 3), np.uint8), "3 channels"),
         ({}, np.zeros((4, 6, 1), np.uint16), "uint16, the model was fitted on uint8"),
+        ({"ignored": [40, 60]}, np.zeros((8, 6, 1), np.uint8), "60 × 40 pixels .*, the image 6 × 8"),
         ({"resize": False}, np.zeros((5, 6, 1), np.uint8), "5×6, the model takes 4×6"),
         ({"dtype": "float32"}, np.full((4, 6, 1), np.nan), "NaN or infinite"),
     ],

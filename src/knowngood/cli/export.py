@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from knowngood.cli.console import say
-from knowngood.cli.inputs import Model, load
+from knowngood.cli.inputs import Model, load, open_selected
 from knowngood.cli.outputs import writing
 from knowngood.errors import SettingsError
 
@@ -16,6 +16,15 @@ from knowngood.errors import SettingsError
 def export(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write", show_default=False)],
+    *,
+    precision: Annotated[
+        str,
+        typer.Option(metavar="fp32|fp16|int8", help="fp16: half the file; int8: 8-bit convolutions; both need --data"),
+    ] = "fp32",
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NORMAL", help="normal images that the model was not fitted to: they calibrate the graph"),
+    ] = None,
 ) -> None:
     """Write a model as one ONNX file: from raw pixels to score, p-value and map, with the model's own verdicts.
 
@@ -28,5 +37,7 @@ def export(
         detector = load(model, None)
         from knowngood.deploy.onnx_graph import export as write
 
-        write(detector, out)
-    say(f"graph   {out}, {out.stat().st_size / 1e6:,.1f} MB, compared with the model on images of noise")
+        normals = None if data is None else open_selected(data, data_options=detector.pipeline_.settings.data)
+        write(detector, out, precision=precision, normals=None if normals is None else normals[normals.labels != 1])
+    how = "compared with the model on images of noise" if precision == "fp32" else f"{precision}, calibrated on {data}"
+    say(f"graph   {out}, {out.stat().st_size / 1e6:,.1f} MB, {how}")

@@ -21,9 +21,9 @@ MOST = 10_000
 
 
 def beside(model: Path) -> Path:
-    """Where judged images are kept by default: runs/parts-judged for runs/parts and for its folder `model`."""
+    """Where judged images are kept by default: runs/parts-judged for runs/parts, its folder `model`, and parts.onnx."""
     whole = model.resolve()
-    whole = whole.parent if whole.name == OF_RUN else whole
+    whole = whole.parent if whole.name == OF_RUN else whole.with_suffix("") if whole.is_file() else whole
     return whole.with_name(f"{whole.name}-judged")
 
 

@@ -50,7 +50,12 @@ def from_reviews(
 
     folder = beside(model) if judged is None else Path(judged)
     if not (folder / FILE).is_file():
-        raise DataError(f"{folder}: no judged images; name the folder that `serve` keeps them in: --reviews FOLDER")
+        named, place = shlex.quote(str(model)), shlex.quote(str(folder))
+        raise DataError(
+            f"{folder}: no judged images, so there are no reviews yet. `knowngood serve {named}` keeps what it judges "
+            f"there, as does `knowngood watch {named} INCOMING --keep {place}`; review on the server's page. They are "
+            "elsewhere: --reviews FOLDER"
+        )
     with writing(None if dry_run else out or model_at(model)), closing(JudgedStore(folder)) as store:
         detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)

@@ -13,6 +13,8 @@ from knowngood.cli.console import AsJson, emit, for_machines, say, table
 from knowngood.config import counted, nearest
 from knowngood.errors import DataError, SettingsError
 
+LISTED = ("number", "time", "id", "verdict", "p", "score", "review")
+
 
 def reviews(
     folder: Annotated[
@@ -29,10 +31,17 @@ def reviews(
         typer.Option(min=10, metavar="N", help="draw N more images at random to review: good ones may calibrate"),
     ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="whose images --sample draws from")] = None,
+    listed: Annotated[
+        int | None,
+        typer.Option("--list", min=1, metavar="N", help="the latest N judged images with their numbers"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count the reviews of judged images, and write the images as data to train on or to label further."""
-    from knowngood.deploy.judged_store import FILE, JudgedStore
+    """Count the reviews of judged images, and write the images as data to train on or to label further.
+
+    People review on the page of `serve`; from Python `knowngood.deploy.reviews.add_review(FOLDER, NUMBER, VERDICT)`.
+    """
+    from knowngood.deploy.judged_store import FILE, Filter, JudgedStore
     from knowngood.deploy.reviews import FORMATS, draw_sample, export
 
     if layout not in FORMATS:
@@ -43,6 +52,12 @@ def reviews(
         if sample is not None:
             drawn = len(draw_sample(folder, sample, model))
             say(f"drawn    {drawn:,} at random; on the page: Review, random sample")
+        if listed is not None:
+            _, found = store.page(Filter(), most=listed)
+            rows = [{name: one[name] for name in LISTED} for one in found]
+            table(list(LISTED), [["-" if row[name] is None else row[name] for name in LISTED] for row in rows])
+            emit({"judged": rows})
+            return
         counts = store.counts()
         table(["images", "count"], [(name, f"{n:,}") for name, n in counts.items()])
         if out is None:

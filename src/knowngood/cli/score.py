@@ -300,7 +300,7 @@ def _score(
     from knowngood.data.findings import UNUSABLE
     from knowngood.detector.batch import batch_remark, warn_of_batch
     from knowngood.detector.results import flagged
-    from knowngood.evaluation.scored_by import MARK
+    from knowngood.detector.versions import MARK
 
     output = place.path
     small, started = None, time.perf_counter()
@@ -391,7 +391,7 @@ def _one_pass(
     regions: bool,
 ) -> list[tuple[str, list[Region]]]:
     """Keep decisions and maps where they are collected; the regions of each readable image."""
-    from knowngood.training.interruption import deferred
+    from knowngood.data.interruption import deferred
 
     located = []
     start, mapped = rows.done, writer is not None or small is not None

@@ -26,7 +26,9 @@ NEEDED = ("fastapi", "uvicorn", "prometheus_client", "python_multipart")
 def serve(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="folders that `train` wrote; NAME=FOLDER gives one a name"),
+        typer.Argument(
+            metavar="MODEL...", help="folders that `train` wrote, or files that `export` wrote; NAME=PATH gives a name"
+        ),
     ],
     *,
     host: Annotated[str, typer.Option(help="the address to listen on; default: this machine alone")] = "127.0.0.1",

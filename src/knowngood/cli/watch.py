@@ -12,10 +12,9 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
-from knowngood.cli.inputs import Alpha, As, Device, Model, Unknown, as_values
+from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, as_values
 from knowngood.cli.keep_options import MOST, KeepMost, kept
 from knowngood.cli.sink_options import To, opened
-from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, Interrupted, SettingsError
 
 STATE = ".knowngood-watch.sqlite"
@@ -23,7 +22,7 @@ STATE = ".knowngood-watch.sqlite"
 
 @with_bounds
 def watch(
-    model: Model,
+    model: Scorer,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="where pictures arrive, in subfolders too")],
     *,
     to: To = None,
@@ -50,16 +49,17 @@ def watch(
     """
     if unknown not in (None, "error", "infer"):
         raise SettingsError(f"--unknown {unknown}: expected error or infer")
-    model_at(model)
+    from knowngood.deploy.served_models import check_model, load_models
+
+    check_model(model)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
+    from knowngood.data.interruption import deferred
     from knowngood.data.readers.limits import Limits
     from knowngood.deploy.judgement import Asked
     from knowngood.deploy.logs import write_logs
-    from knowngood.deploy.served_models import load_models
     from knowngood.deploy.watch import Watch
-    from knowngood.training.interruption import deferred
 
     write_logs(sys.stderr)
     models = load_models([str(model)], device or "cpu")

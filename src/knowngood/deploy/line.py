@@ -10,7 +10,6 @@ import numpy as np
 from knowngood.calibration.drift import DriftMonitor
 from knowngood.deploy.judged_store import Filter, JudgedStore
 from knowngood.deploy.served_models import ServedModel
-from knowngood.evaluation.score_stream import group_names, reference_of
 
 BINS, SPANS, SHOWN = 20, 40, 6  # of p-values, of the time, and groups of the drift
 
@@ -33,7 +32,7 @@ class Line:
         return {
             "count": len(rows),
             "flagged": int(flagged.sum()),
-            "alpha": model.detector.alpha,
+            "alpha": model.alpha,
             "p_values": np.histogram(p, BINS, (0, 1))[0].tolist(),
             "rates": [
                 {
@@ -49,16 +48,14 @@ class Line:
 
     def _drift(self, model: ServedModel, source: str) -> dict[str, Any]:
         """Everything that this version judged, in its order, compared with its calibration items."""
-        pipeline = model.detector.pipeline_
-        if pipeline.calibration is None:
+        reference = model.drift_reference()
+        if reference is None:
             return {}
-        reference = reference_of(pipeline, "anomaly_score", np.zeros(0))
         with self._lock:
             monitor, last = self._monitors.get((model.mark, source), (DriftMonitor(references=reference.ranks), 0))
             rows = self.store.series(Filter(model=model.name, scored_by=model.mark, source=source), last)
             if rows:
-                texts = [row["condition"] or "" for row in rows]
-                groups = group_names(texts, pipeline.schema, [group.name for group in pipeline.added])
+                groups = model.groups_of([row["condition"] or "" for row in rows])
                 names, times = ([row[column] for row in rows] for column in ("id", "time"))
                 monitor.update(
                     [row["score"] for row in rows],

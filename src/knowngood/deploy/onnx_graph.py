@@ -6,11 +6,15 @@ model, score and calibration, and its metadata says how conditions become its in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +27,15 @@ from knowngood import __version__
 from knowngood.calibration import Calibration
 from knowngood.calibration.conformal import sorted_scores
 from knowngood.calibration.map_scale import scale_of
+from knowngood.data import ImageSet
+from knowngood.data.readers.limits import Limits
+from knowngood.data.regions.ignore import Outlines, Painted
+from knowngood.deploy.onnx_precision import check_precision, divided, graph_scores, reduced
 from knowngood.deploy.onnx_scores import check_score, score_graph
+from knowngood.detector.calibrate import with_calibration
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
+from knowngood.detector.ignored import Ignored
 from knowngood.detector.model_folder import CARD, pack
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import BEYOND
@@ -35,6 +45,8 @@ from knowngood.files import whole
 from knowngood.representations import HOG, Features, Pixels, Table
 from knowngood.representations.features import HALF_LIMIT
 from knowngood.representations.pixels import LUMINANCE, middle
+from knowngood.runtime import ExportedDetector
+from knowngood.runtime.calibration import calibration_facts
 from knowngood.runtime.marginal import RAW
 from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY
 from knowngood.scores.adjustment import of_adjustment
@@ -46,7 +58,7 @@ AGREE = 1e-3  # relative, of scores of the graph and of the detector on noise, a
 EXAMPLES = 2
 
 
-def export(detector: Detector, path: str | Path) -> Path:
+def export(detector: Detector, path: str | Path, *, precision: str = "fp32", normals: ImageSet | None = None) -> Path:
     """Write a fitted detector as an ONNX file: the same scores, p-values and maps without torch.
 
     Inputs, for B items: `image` (B, H, W, C) raw pixels in the dtype of the fit, or `rows` (B, F) float64; `condition`
@@ -56,15 +68,42 @@ def export(detector: Detector, path: str | Path) -> Path:
 
     Before the file gets its name, the graph is compared with the detector on images of noise.
 
+    Args:
+        precision: "fp32"; "fp16" stores large tensors in half precision; "int8" computes convolutions in 8 bits.
+        normals: images that the model was not fitted to. The graph in another precision is calibrated on them.
+
     Raises:
         SettingsError: some part of the model cannot be exported, or the extra `export` is not installed.
         OutputError: the file cannot be written, or the graph disagrees with the detector.
+        DataError, NotEnoughNormals: `normals` cannot calibrate.
+    """
+    check_exportable(detector.pipeline_)
+    check_precision(detector.pipeline_, precision, normals)
+    if normals is None:
+        return _written(graph_of(detector), Path(path))
+    import onnx
+
+    ranges, others = divided(detector.pipeline_, precision, normals)
+    with tempfile.TemporaryDirectory(prefix="knowngood-") as folder:
+        whole_graph, draft = Path(folder, "fp32.onnx"), Path(folder, "draft.onnx")
+        runtime = ExportedDetector(_written(graph_of(detector, precision), whole_graph))
+        _written(reduced(onnx.load(whole_graph), precision, runtime, ranges), draft)
+        scores = graph_scores(ExportedDetector(draft), others)
+        detector = copy(detector)
+        detector.pipeline_ = with_calibration(detector.pipeline_, scores, "set")
+        model = reduced(graph_of(detector, precision, others), precision, runtime, ranges)
+    return _written(model, Path(path))
+
+
+def graph_of(detector: Detector, precision: str = "fp32", calibrated_on: ImageSet | None = None) -> Any:
+    """The ONNX model of a detector, in fp32 and compared with it, with its metadata.
+
+    Args:
+        precision: it will be in; then it has the raw score as an output, too. calibrated_on: its own images, if any.
     """
     pipeline = detector.pipeline_
-    check_exportable(pipeline)
-    path = Path(path)
     inputs = example_inputs(pipeline)
-    graph = DetectorGraph(pipeline).eval()
+    graph = DetectorGraph(pipeline, raw=precision != "fp32").eval()
     with torch.no_grad():
         expected = graph(**inputs)  # and fills caches that must hold no traced tensors
     names = [*graph.outputs]
@@ -83,11 +122,15 @@ def export(detector: Detector, path: str | Path) -> Path:
     model = program.model_proto
     model.producer_name, model.producer_version = "knowngood", __version__
     entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(metadata(detector, names), ensure_ascii=False)
-    data = model.SerializeToString()
-    _compare(data, inputs, dict(zip(names, expected, strict=True)))
+    facts = metadata(detector, names, precision, calibrated_on)
+    entry.key, entry.value = KEY, json.dumps(facts, ensure_ascii=False)
+    _compare(model.SerializeToString(), inputs, dict(zip(names, expected, strict=True)))
+    return model
+
+
+def _written(model: Any, path: Path) -> Path:
     with whole(path) as part:
-        part.write_bytes(data)
+        part.write_bytes(model.SerializeToString())
     return path
 
 
@@ -102,7 +145,7 @@ def check_exportable(pipeline: Pipeline) -> None:
         "data.tile (large images are seen in tiles); fit with tile='none'": (
             getattr(representation, "tiling", None) is not None
         ),
-        "data.ignore (regions to ignore); fit without it": pipeline.ignore is not None,
+        **_ignored_refused(pipeline),
         "conditioning.check (stated conditions are checked); fit without it": bool(pipeline.checked),
         "conditioning.measure (image factors as conditions); fit without it": bool(settings.conditioning.measure),
         "a calibration with added groups (calibrate --as); calibrate on the images of one group": bool(pipeline.added),
@@ -138,20 +181,59 @@ def check_exportable(pipeline: Pipeline) -> None:
         raise SettingsError(f"export needs {error.name}: pip install 'knowngood[export]'") from None
 
 
-def metadata(detector: Detector, outputs: list[str]) -> dict[str, Any]:
-    """What the file says of itself, for `knowngood.runtime` and for people."""
+def _ignored_refused(pipeline: Pipeline) -> dict[str, bool]:
+    """Regions to ignore that are no constant of the graph."""
+    regions, pixels = pipeline.ignore, _pixels(pipeline.representation)
+    if regions is None or pixels is None:
+        return {}
+    drawn = any(isinstance(area, Outlines) for area in regions.areas.values())
+    return {
+        "data.ignore by condition (regions that depend on it); export a model for each": regions.column is not None,
+        "data.ignore as polygons (of pictures of any size); fit with a mask: an image of the size of the pictures, in "
+        "which white is ignored": drawn and pixels.resize,
+    }
+
+
+def ignored_mask(pipeline: Pipeline) -> np.ndarray | None:
+    """(H, W) True where pictures are ignored; pictures of other sizes of these proportions take its nearest pixel."""
+    if Ignored.of_model(pipeline.ignore, pipeline.schema, pipeline.model) is None:
+        return None
+    assert pipeline.ignore is not None
+    (area,) = pipeline.ignore.areas.values()
+    pixels = _pixels(pipeline.representation)
+    assert pixels is not None
+    return area.whole if isinstance(area, Painted) else area.mask(*pixels.size)
+
+
+def metadata(
+    detector: Detector, outputs: list[str], precision: str = "fp32", calibrated_on: ImageSet | None = None
+) -> dict[str, Any]:
+    """What the file says of itself, for `knowngood.runtime` and for people; see `graph_of`."""
     pipeline = detector.pipeline_
     known, pixels, schema = calibrated(pipeline), _pixels(pipeline.representation), pipeline.schema
     files = pack(pipeline, detector.about_, detector.training_, detector.card_)
+    settings, maps = pipeline.settings, pipeline.map_calibration
+    card, own = files[CARD].decode(), hashlib.sha256(files[CONFIG])  # as `versions.fingerprint`
+    if calibrated_on is not None:
+        own.update(precision.encode() + known.scores.tobytes())
+        card += f"\n## Exported in {precision}\n\nThe graph is calibrated on {len(known)} normal images of "
+        card += f"{calibrated_on.name} that it scored itself; the calibration described above does not apply.\n"
     facts: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": {"knowngood": __version__, "torch": torch.__version__},
         "model_sha256": json.loads(files[CONFIG])["sha256"][CONFIG],
+        "fingerprint": own.hexdigest()[:16],
+        "precision": precision,
+        "recipe": {part: getattr(settings, part).name for part in ("representation", "model", "score")},
+        "limits": asdict(Limits.of(settings.data)),
         "alpha": pipeline.settings.alpha,
         "calibration_items": len(known),
         "threshold": known.pooled_threshold if np.isfinite(known.pooled_threshold) else None,
-        "map_scale": None if pipeline.map_calibration is None else scale_of(pipeline.map_calibration)._asdict(),
+        "calibration": _facts(known),
+        "calibrated_by": pipeline.calibrated_by,
+        "map_calibration": None if maps is None else _facts(maps),
+        "map_scale": None if maps is None else scale_of(maps)._asdict(),
         "outputs": outputs,
         "columns": [
             {**column.model_dump(mode="json"), "code_names": list(column.code_names)} for column in schema.columns
@@ -164,16 +246,20 @@ def metadata(detector: Detector, outputs: list[str]) -> dict[str, Any]:
         "stratum_items": known.counts.tolist(),
         "stratum_names": schema.stratum_names,
         "resize": "in the graph: antialiased bilinear",
-        "card": files[CARD].decode(),
+        "card": card,
     }
     if pixels is not None:
-        facts["image"] = {
-            name: getattr(pixels, name)
-            for name in ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule")
-        }
+        names = ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule")
+        mask = ignored_mask(pipeline)
+        facts["image"] = {name: getattr(pixels, name) for name in names}
+        facts["image"]["ignored"] = None if mask is None else list(mask.shape)
     else:
         facts["names"], facts["features"] = list(pipeline.representation.names), pipeline.representation.shape[0]  # type: ignore[union-attr]
     return facts
+
+
+def _facts(known: Calibration) -> dict[str, Any]:
+    return calibration_facts(known.scores, known.strata, known.stratum_names, known.alpha)
 
 
 def _marginal(pipeline: Pipeline) -> dict[str, Any] | None:
@@ -196,16 +282,18 @@ def _marginal(pipeline: Pipeline) -> dict[str, Any] | None:
 class DetectorGraph(nn.Module):
     """From the inputs of the ONNX file to its outputs, in the order of `outputs`."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, raw: bool = False) -> None:
         super().__init__()
         representation, state = pipeline.representation, pipeline.state
         graphs: Any = {Pixels: PixelsGraph, HOG: HOGGraph, Features: FeaturesGraph, Table: TableGraph}
         self.model, self.adjustments, self.state = pipeline.model, pipeline.adjustments, state
         self.represent = graphs[type(representation)](representation)
+        mask = ignored_mask(pipeline)
+        self.ignored = None if mask is None else IgnoredGraph(mask, _pixels(representation).low)  # type: ignore[union-attr]
         self.score = score_graph(pipeline.score, pipeline.model, state)
         self.calibrate = CalibrationGraph(calibrated(pipeline))
         self.outputs: list[str] = []
-        self.averages = pipeline.marginal_calibration is not None
+        self.raw = raw or pipeline.marginal_calibration is not None
 
     def forward(
         self,
@@ -217,7 +305,8 @@ class DetectorGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         raw = rows if image is None else image
         assert raw is not None
-        x = self.represent(raw)
+        hidden = None if self.ignored is None else self.ignored.mask(raw)
+        x = self.represent(raw if hidden is None else self.ignored(raw, hidden))  # type: ignore[misc]
         stratum = torch.zeros_like(raw.flatten(1)[:, 0], dtype=torch.int64) if stratum is None else stratum
         result = self.score(x, condition, stratum)
         for adjustment in self.adjustments:
@@ -227,9 +316,10 @@ class DetectorGraph(nn.Module):
         anomaly_score, p = self.calibrate(values, stratum, alpha)
         found = {"anomaly_score": anomaly_score, "p_value": p, "is_anomalous": p <= alpha}
         if result.map is not None and image is not None:
-            found["map"] = self.represent.to_image(finite(result.map.float()), image)
+            whole = self.represent.to_image(finite(result.map.float()), image)
+            found["map"] = whole if hidden is None else whole.masked_fill(hidden, torch.nan)
         found |= {name: finite(part) for name, part in result.parts.items()}
-        found |= {RAW: values} if self.averages else {}
+        found |= {RAW: values} if self.raw else {}
         self.outputs = list(found)
         return tuple(found.values())
 
@@ -237,6 +327,28 @@ class DetectorGraph(nn.Module):
 def finite(values: Tensor) -> Tensor:
     """As in `detector.scoring`: what overflowed is as anomalous as can be."""
     return values.nan_to_num(BEYOND, BEYOND, BEYOND).clamp(-BEYOND, BEYOND)
+
+
+class IgnoredGraph(nn.Module):
+    """Pictures (B, H, W, C) whose ignored pixels have one value, as `Blanked` has them."""
+
+    whole: Tensor
+
+    def __init__(self, whole: np.ndarray, fill: float) -> None:
+        super().__init__()
+        self.fill = fill
+        self.register_buffer("whole", torch.from_numpy(whole.copy()))
+
+    def forward(self, image: Tensor, hidden: Tensor) -> Tensor:
+        return torch.where(hidden[None, :, :, None], torch.tensor(self.fill, dtype=image.dtype), image)
+
+    def mask(self, image: Tensor) -> Tensor:
+        """(H, W), as `Painted.mask`."""
+        at = [
+            torch.div((2 * torch.arange(n) + 1) * m, 2 * n, rounding_mode="floor")
+            for n, m in zip(image.shape[1:3], self.whole.shape, strict=True)
+        ]
+        return self.whole[at[0]][:, at[1]]
 
 
 class PixelsGraph(nn.Module):

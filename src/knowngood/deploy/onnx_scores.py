@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from knowngood.calibration import Calibration, mean_excess
+from knowngood.detector.ignored import filled
 from knowngood.errors import SettingsError
 from knowngood.models.base import Condition, Model
 from knowngood.models.distributions import wide
@@ -192,10 +193,21 @@ class NeighboursGraph(nn.Module):
 
 
 class PatchGraph(nn.Module):
-    """What both graphs of `PatchDistanceScore` share: distances (B, h, w) to a value and a map. Nothing is ignored."""
+    """What both graphs of `PatchDistanceScore` share: distances (B, h, w) to a value and a map.
 
-    def __init__(self, score: PatchDistanceScore, grid: tuple[int, ...], state: State) -> None:
+    hidden: (h, w) locations that are ignored, the same in every cell.
+    """
+
+    hidden: Tensor | None
+    share: Tensor | None
+
+    def __init__(
+        self, score: PatchDistanceScore, grid: tuple[int, ...], state: State, hidden: Tensor | None = None
+    ) -> None:
         super().__init__()
+        counted, sigma = None if hidden is None else (~hidden).double(), score.options.smoothing
+        self.register_buffer("hidden", hidden)
+        self.register_buffer("share", None if counted is None else smooth(counted[None], sigma).clamp_min(1e-12)[0])
         self.pooling = score.options.pooling
         for name in ("location_mean", "location_spread", "pooled_moments", "global_moments", "counts_moments"):
             self.register_buffer(name, state[name].double() if name in state else None)
@@ -204,12 +216,15 @@ class PatchGraph(nn.Module):
             self.register_buffer(name, matrix.contiguous())
 
     def smoothed(self, maps: Tensor) -> Tensor:
-        return self.down @ maps @ self.across.t()  # type: ignore[operator]
+        if self.hidden is None:
+            return self.down @ maps @ self.across.t()  # type: ignore[operator]
+        return self.down @ maps.masked_fill(self.hidden, 0) @ self.across.t() / self.share  # type: ignore[operator]
 
     def pooled(self, maps: Tensor, cell: Tensor) -> Tensor:
         if self.location_mean is not None:
             maps = (maps - self.location_mean[cell]) / self.location_spread[cell]  # type: ignore[index]
-        return pool(self.smoothed(maps), self.pooling)
+        hidden = None if self.hidden is None else self.hidden.expand(maps.shape)
+        return pool(self.smoothed(maps), self.pooling, hidden)
 
 
 class BankGraph(PatchGraph):
@@ -232,9 +247,12 @@ class GaussianGraph(PatchGraph):
     numbers: Tensor
     range: Tensor
     slope: Tensor | None
+    near: Tensor | None
 
     def __init__(self, score: PatchDistanceScore, model: PatchGaussian, state: State) -> None:
-        super().__init__(score, model.shape[1:], state)
+        hidden = model.ignored_grid[0] if bool(model.ignored.any()) else None
+        super().__init__(score, model.shape[1:], state, hidden)
+        self.register_buffer("near", None if hidden is None else nearest_counted(hidden))
         self.fine, self.grid = WhiteGraph(model), model.shape[1:]
         members: dict[str, Any] = {"global": GlobalGraph, "counts": WordsGraph}
         self.names = model.image_members  # no keys of a ModuleDict: "global" is a word of the code that torch makes
@@ -271,7 +289,10 @@ class GaussianGraph(PatchGraph):
         for name, member in zip(self.names, self.members, strict=True):
             parts[name] = self.standardised(member(grids, cell), name, cell)
             values = values + (parts[name] - EXCESS).clamp_min(0)
-        return ScoreResult(values, self.smoothed(maps), parts)
+        shown = self.smoothed(maps)
+        if self.near is not None:
+            shown = shown.flatten(1)[:, self.near].unflatten(1, self.grid)
+        return ScoreResult(values, shown, parts)
 
     def standardised(self, values: Tensor, kind: str, cell: Tensor) -> Tensor:
         mean, spread = getattr(self, f"{kind}_moments")[cell].unbind(1)
@@ -288,6 +309,7 @@ class WhiteGraph(nn.Module):
     basis: Tensor
     slope: Tensor
     normal: Tensor
+    counted: Tensor | None
 
     def __init__(self, model: PatchGaussian) -> None:
         super().__init__()
@@ -302,7 +324,10 @@ class WhiteGraph(nn.Module):
         own = {f"inverse{end}": inverse[..., :end, start:end].contiguous() for start, end in strips}
         tensors = {"mean": model.mean, **own, "basis": model.basis, "slope": model.slope}
         self.single = len(model.mean) == 1  # then without a step that would copy all of a large tensor
-        for name, tensor in {**tensors, "normal": model.mean.mean(1)}.items():
+        counted = counted_of(model)
+        tensors["normal"] = ((model.mean.cpu() * counted[:, None]).sum(1) / counted.sum()).float()
+        self.register_buffer("counted", None if bool(counted.all()) else (counted / counted.sum()).float())
+        for name, tensor in tensors.items():
             self.register_buffer(name, tensor[0].cpu() if self.single else tensor.cpu())
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
@@ -311,7 +336,8 @@ class WhiteGraph(nn.Module):
         mean, slope, normal, basis = tensors if self.single else (t[cell] for t in tensors)
         off = grids.transpose(1, 2) - mean  # (B, P, F)
         if basis.shape[-2]:
-            context = (basis @ (grids.mean(2) - normal)[..., None])[..., 0]  # (B, T)
+            mean_grid = grids.mean(2) if self.counted is None else grids @ self.counted
+            context = (basis @ (mean_grid - normal)[..., None])[..., 0]  # (B, T)
             off = off - (slope @ context[:, None, :, None])[..., 0]
         strips = [getattr(self, f"inverse{end}") for end in self.ends]
         if self.single:  # one product for all images at a location
@@ -331,11 +357,13 @@ class GlobalGraph(nn.Module):
         assert model.coarse is not None
         self.white = WhiteGraph(model.coarse)
         every = each_location(model)
+        self.register_buffer("counted", counted_of(model.coarse))
         self.register_buffer("coarsen", model.coarsen(every, torch.zeros(len(every), dtype=torch.int64)).flatten(1))
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """(B,) of features (B, F, P) in cells (B,)."""
-        return 0.5 * self.white(grids @ self.coarsen, cell).square().sum(2).double().mean(1)  # type: ignore[operator]
+        squares = self.white(grids @ self.coarsen, cell).square().sum(2).double()  # type: ignore[operator]
+        return 0.5 * (squares @ self.counted) / self.counted.sum()  # type: ignore[operator]
 
 
 class WordsGraph(nn.Module):
@@ -348,10 +376,13 @@ class WordsGraph(nn.Module):
         self.words, unit = words, torch.eye(len(words.words), dtype=torch.float64)
         roots = [torch.linalg.solve_triangular(words.root(k).cpu(), unit, upper=False) for k in range(len(words.mean))]
         self.register_buffer("inverse", torch.stack(roots))
+        counted = counted_of(model)
+        self.register_buffer("counted", None if bool(counted.all()) else counted.nonzero()[:, 0])
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """(B,) of features (B, F, P) in cells (B,)."""
         words = self.words
+        grids = grids if self.counted is None else grids[:, :, self.counted]  # type: ignore[index]
         rows = (grids.transpose(1, 2) - words.centre) @ words.basis
         squares = words.words.square().sum(1) - 2 * rows @ words.words.t() + rows.square().sum(2, keepdim=True)
         shares = (-squares.clamp_min(0) / words.temperature).softmax(2).double().mean(1)
@@ -383,6 +414,17 @@ class PatchBankGraph(nn.Module):
         squares = compared.amin(2) + rows.square().sum(2)
         weighted = self.weight[cell][:, None] * squares.clamp_min(0)  # type: ignore[index]
         return weighted.double() @ self.spread  # type: ignore[operator]
+
+
+def counted_of(model: PatchGaussian) -> Tensor:
+    """(P,) float64: 1 where a location counts, 0 where it is ignored; exported models have one mask for all cells."""
+    return (~model.ignored[0]).double().cpu()
+
+
+def nearest_counted(hidden: Tensor) -> Tensor:
+    """(P,) for each location of (h, w) the nearest that is not hidden, as `detector.ignored.filled` takes it."""
+    places = np.arange(hidden.numel(), dtype=np.float32).reshape(hidden.shape)
+    return torch.from_numpy(filled(np.where(hidden.cpu().numpy(), np.nan, places)).astype(np.int64).reshape(-1))
 
 
 def each_location(model: PatchGaussian) -> Tensor:

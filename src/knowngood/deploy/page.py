@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 
+import knowngood
 from knowngood import __version__
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.limits import Limits
@@ -95,7 +96,7 @@ def page_routes(
     @routes.get("/page/models", dependencies=own)
     def list_models() -> dict[str, Any]:
         each = [
-            {**model.describe(), "card": model.detector.card_, "reviews": None if job is None else job.state(model)}
+            {**model.describe(), "card": model.card, "reviews": None if job is None else job.state(model)}
             for model in models.values()
         ]
         return {"models": each, "keeps": store is not None, "folder": str(store.folder.absolute()) if store else None}
@@ -106,10 +107,10 @@ def page_routes(
 
     @routes.get("/page/normal/{name}/{reference}", dependencies=own)
     def normal(name: str, reference: int) -> Response:
-        index = named(name).detector.pipeline_.reference
-        if index is None:
+        image = named(name).normal_image(reference)
+        if image is None:
             raise HTTPException(404, "this model keeps no normal image to compare with")
-        return _picture(*drawn(np.moveaxis(index.mean_image(reference), 0, -1), 640), headers={})
+        return _picture(*drawn(image, 640), headers={})
 
     @routes.get("/page/state", dependencies=own)
     def state() -> dict[str, Any]:
@@ -154,6 +155,8 @@ def page_routes(
         model = named(about["model"])
         if about["why"]:
             return {"why": about["why"], "scored_by": about["scored_by"]}
+        if not model.explains:
+            raise HTTPException(409, model.lacks("explain"))
         record = await run_in_threadpool(found, number, True)
         with queue.place(), as_images({**about, **record}, limits or model.limits) as images:
             row = (await queue.score(model, images, Asked(unknown="infer", explain=True)))[0]
@@ -186,8 +189,8 @@ def page_routes(
 @cache
 def _file(name: str) -> str:
     """A template of this package; style sheets may include those of the reports."""
-    places = [("knowngood.deploy", "templates"), ("knowngood.evaluation.report", "templates")]
-    loader = ChoiceLoader([PackageLoader(*place) for place in places])
+    package = Path(knowngood.__file__).parent  # by path: the package of the reports would import its plots
+    loader = FileSystemLoader([package / "deploy" / "templates", package / "evaluation" / "report" / "templates"])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     if name.endswith(".js"):
         return loader.get_source(environment, name)[0]

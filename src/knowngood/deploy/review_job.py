@@ -9,10 +9,8 @@ from typing import Any
 
 from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.logs import event
-from knowngood.deploy.review_update import learn_reviews
 from knowngood.deploy.reviewed_images import reviewed_images
 from knowngood.deploy.served_models import ServedModel, ServedModels, exchange
-from knowngood.detector.run_record import training_images
 from knowngood.detector.versions import in_use, model_at
 from knowngood.errors import ArtifactError, DataError, KnowngoodError
 from knowngood.files import LOCK, locked
@@ -29,23 +27,28 @@ class ReviewJob:
         self._lock, self._running = threading.Lock(), ""
         self._errors: dict[str, str] = {}
 
-    def state(self, model: ServedModel) -> dict[str, Any]:
+    def state(self, model: ServedModel) -> dict[str, Any] | None:
         """new: reviews that the version in use did not learn from. running. error: of the last attempt, or None.
 
         learned: what came of the reviews that the version in use learned from, with `rows` and `sentences`, or None.
+        All of it None of a model that does not learn.
         """
-        learned = model.detector.about_.get("reviews")
+        if not model.learns:
+            return None
+        learned = model.learned
         new = self.store.count_reviews(model.name, after=0 if learned is None else learned["latest"])
         running = self._running == model.name
         return {"new": new, "running": running, "error": self._errors.get(model.name), "learned": learned}
 
     def start(self, name: str) -> None:
-        """Begin. Raises DataError: there is no new review, or it runs already."""
+        """Begin. Raises DataError: there is no new review, or it runs already, or the model does not learn."""
         model = self.models.named(name)
+        if not model.learns:
+            raise DataError(model.lacks("learn"))
         with self._lock:
             if self._running:
                 raise DataError(f"'{self._running}' learns from its reviews just now; wait until it has finished")
-            if not self.state(model)["new"]:
+            if not (self.state(model) or {})["new"]:
                 raise DataError(f"'{name}': this version has learned from all reviews already")
             self._running = name
             self._errors.pop(name, None)
@@ -64,6 +67,11 @@ class ReviewJob:
             self._running = ""
 
     def _learn(self, model: ServedModel) -> None:
+        from knowngood.deploy.review_update import learn_reviews
+        from knowngood.deploy.served_folder import FolderModel
+        from knowngood.detector.run_record import training_images
+
+        assert isinstance(model, FolderModel)
         try:
             old = training_images(model.path, model.limits)
         except KnowngoodError as error:  # moved or gone: a random sample may do

@@ -34,7 +34,7 @@ def review_routes(models: ServedModels, store: JudgedStore, job: ReviewJob, own:
             raise HTTPException(404, error.args[0]) from None
 
     @routes.post("/page/models/{name}/learn", dependencies=own)
-    def learn(name: str) -> dict[str, Any]:
+    def learn(name: str) -> dict[str, Any] | None:
         """Begin to learn from the reviews of a model."""
         try:
             job.start(named(name).name)
@@ -45,7 +45,10 @@ def review_routes(models: ServedModels, store: JudgedStore, job: ReviewJob, own:
     @routes.post("/page/models/{name}/rollback", dependencies=own)
     def go_back(name: str) -> dict[str, Any]:
         """Take the version before the one in use into use."""
-        rollback(named(name).path)
+        model = named(name)
+        if not model.learns:
+            raise HTTPException(409, model.lacks("roll back"))
+        rollback(model.path)
         return exchange(models, name).describe()
 
     @routes.post("/page/sample", dependencies=own)

@@ -62,7 +62,10 @@ def reviewed_images(store: JudgedStore, model: str, limits: Limits | None = None
         of_content[content] = max(both, key=lambda one: one["review_number"]) | {"sampled": sampled}
     records = list(of_content.values())
     if not records:
-        raise DataError(f"{store.folder}: nothing that '{model}' judged was reviewed as good or as a defect yet")
+        raise DataError(
+            f"{store.folder}: nothing that '{model}' judged was reviewed as good or as a defect yet; review images on "
+            "the page of `knowngood serve`, or from Python: knowngood.deploy.reviews.add_review"
+        )
     columns = dict.fromkeys(name for one in records for name in one["conditions"])
     images = ImageSet(
         FilePixels(tuple(one["path"] for one in records), limits, owner),

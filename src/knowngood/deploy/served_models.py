@@ -1,70 +1,110 @@
-"""Saved models in use by a service: by name, and exchanged for a new version while requests go on."""
+"""Models in use by a service: by name, and exchanged for a new version while requests go on."""
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from knowngood.config import nearest
-from knowngood.data.readers.limits import Limits
 from knowngood.deploy.logs import event
-from knowngood.detector.estimator import Detector
-from knowngood.detector.versions import OF_RUN, fingerprint, in_use, model_at
+from knowngood.detector.versions import OF_RUN, model_at
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.representations import Table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from knowngood.data import ImageSet
+    from knowngood.data.readers.limits import Limits
+    from knowngood.deploy.judgement import Asked, Row
+    from knowngood.evaluation.drift_reference import Reference
+
+EXPORTED = ".onnx"  # suffix of what `knowngood export` writes
+LACKING = {
+    "explain": "cannot explain: explanations compare with normal images",
+    "learn": "does not learn from reviews: that needs the model and its training images",
+    "roll back": "has no versions to go back to",
+}
 
 
 @dataclass(frozen=True, eq=False)
-class ServedModel:
-    """A version of a saved model, loaded; it never changes.
+class ServedModel(ABC):
+    """A version of a model, loaded; it never changes.
 
-    path: the model folder as it was given. folder: of the version. mark: the fingerprint of the version, which tables
-    of `knowngood score` have as `scored_by`.
+    path: as it was given. mark: the fingerprint of the version, which tables of `knowngood score` have as `scored_by`.
+    explains, learns: whether it can say why, and make a new version from reviews.
     """
 
     name: str
     path: Path
-    folder: Path
     mark: str
-    detector: Detector
     loaded: str
 
-    @classmethod
-    def load(cls, path: Path, name: str | None = None, device: str = "cpu") -> ServedModel:
-        """The version in use of the model at `path`.
-
-        Raises:
-            ArtifactError: there is none, or it is damaged. SettingsError: it is none of images.
-        """
-        folder = in_use(path)
-        mark = fingerprint(folder)
-        detector = Detector.load(folder, device=device)
-        if isinstance(detector.pipeline_.representation, Table):
-            raise SettingsError(f"{path}: this model was fitted to a table; expected a model of images")
-        name, now = name or name_of(path), datetime.now(UTC).isoformat(timespec="seconds")
-        if math.isinf(detector.offset_):
-            why = "nothing is flagged: too few calibration images for this alpha"
-            event(why, logging.WARNING, model=name, alpha=detector.alpha)
-        return cls(name, path, folder, mark, detector, now)
+    explains: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
 
     @property
+    @abstractmethod
+    def version(self) -> int | None:
+        """Its number, if it is one of several."""
+
+    @property
+    @abstractmethod
+    def alpha(self) -> float:
+        """The false-alarm rate of the fit."""
+
+    @property
+    @abstractmethod
+    def card(self) -> str:
+        """The model card, Markdown."""
+
+    @property
+    def learned(self) -> dict[str, Any] | None:
+        """What came of the reviews that this version learned from, if it did."""
+        return None
+
+    @property
+    @abstractmethod
     def columns(self) -> list[str]:
         """The condition columns that images may have."""
-        pipeline = self.detector.pipeline_
-        measured = pipeline.settings.conditioning.measure
-        known = [column.name for column in pipeline.schema.columns if column.name not in measured]
-        return list(dict.fromkeys([*known, *(name for group in pipeline.added for name in group.values)]))
 
     @property
+    @abstractmethod
     def limits(self) -> Limits:
         """How large a file may be once decoded, by the settings of the model."""
-        return Limits.of(self.detector.pipeline_.settings.data)
+
+    @abstractmethod
+    def about(self) -> dict[str, Any]:
+        """Plain data: representation, model, score, calibration_items, conditions, groups, maps, runs_on."""
+
+    @abstractmethod
+    def judged(self, images: ImageSet, asked: Asked) -> list[Row]:
+        """See `judgement.judged`."""
+
+    @abstractmethod
+    def normal_image(self, reference: int) -> np.ndarray | None:
+        """(H, W, C) the mean of the normal images in a group, if it has any."""
+
+    @abstractmethod
+    def drift_reference(self) -> Reference | None:
+        """What its scores are compared with to find drift; None if it is not calibrated."""
+
+    @abstractmethod
+    def groups_of(self, conditions: list[str]) -> list[str]:
+        """The Mondrian group of each item by the text of its condition."""
+
+    @abstractmethod
+    def is_changed(self) -> bool:
+        """Whether another version is in use on the disk."""
+
+    @abstractmethod
+    def loaded_again(self) -> ServedModel:
+        """The version that is in use on the disk now. Raises ArtifactError: it cannot be loaded."""
 
     def check_column(self, name: str) -> None:
         """Raise DataError for a condition that the model does not have."""
@@ -74,34 +114,20 @@ class ServedModel:
 
     def describe(self) -> dict[str, Any]:
         """Plain data: what it is, what it expects and what it guarantees."""
-        pipeline, settings = self.detector.pipeline_, self.detector.pipeline_.settings
-        columns = [column for column in pipeline.schema.columns if column.name in self.columns]
-        numbered = self.folder.name.isdecimal()
-        parts: dict[str, Any] = {part: getattr(settings, part) for part in ("representation", "model", "score")}
-        return {
-            "name": self.name,
-            "version": int(self.folder.name) if numbered else None,
-            "scored_by": self.mark,
-            "loaded": self.loaded,
-            **{part: options.name for part, options in parts.items()},
-            "alpha": settings.alpha,
-            "calibration_items": len(pipeline.calibration or ()),
-            "conditions": {
-                column.name: list(column.values) if column.kind == "categorical" else "a number"
-                for column in columns
-                if column.roles
-            },
-            "groups": [dict(group.values) for group in pipeline.added],
-            "maps": bool(pipeline.score.has_map),
-        }
+        own = {"name": self.name, "version": self.version, "scored_by": self.mark, "loaded": self.loaded}
+        return {**own, "alpha": self.alpha, **self.about(), "explains": self.explains, "learns": self.learns}
+
+    def lacks(self, what: str) -> str:
+        """Why an exported file cannot do this (a key of `LACKING`), and what can."""
+        return f"'{self.name}' is an exported file, which {LACKING[what]}; serve the folder that `train` wrote"
 
 
 class ServedModels(Mapping[str, ServedModel]):
     """Models by name. A reader gets the version of that moment and may keep it for as long as it works."""
 
-    def __init__(self, models: list[ServedModel], device: str = "cpu") -> None:
+    def __init__(self, models: list[ServedModel]) -> None:
         self._models = {model.name: model for model in models}
-        self._device, self._lock = device, threading.Lock()
+        self._lock = threading.Lock()
         for name in self._models:
             if [model.name for model in models].count(name) > 1:
                 paths = " and ".join(str(model.path) for model in models if model.name == name)
@@ -135,28 +161,52 @@ class ServedModels(Mapping[str, ServedModel]):
             ArtifactError: it cannot be loaded. The former version stays.
         """
         with self._lock:
-            old = self[name]
-            self._models[name] = ServedModel.load(old.path, name, self._device)
+            self._models[name] = self[name].loaded_again()
         return self[name]
 
     def changed(self) -> list[str]:
         """The names of models of which another version is in use on the disk."""
-        found = []
-        for name, model in self.items():
-            try:
-                folder = in_use(model.path)
-                mark = fingerprint(folder)
-            except (ArtifactError, OSError):  # half-way through a copy
-                continue
-            if mark and (mark, folder) != (model.mark, model.folder):
-                found.append(name)
-        return found
+        return [name for name, model in self.items() if model.is_changed()]
 
 
 def name_of(path: Path) -> str:
     """What a model is called if no name is given: its folder, or that of its run."""
     whole = path.resolve()
     return whole.parent.name if whole.name == OF_RUN else whole.name
+
+
+def now() -> str:
+    """The time in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a path names a file that `knowngood export` writes, and no model folder."""
+    return path.suffix.lower() == EXPORTED and not path.is_dir()
+
+
+def check_model(path: Path) -> None:
+    """Raise ArtifactError if there is no model folder and no exported file; nothing heavy is loaded for it."""
+    if not is_exported(path):
+        model_at(path)
+    elif not path.is_file():
+        raise ArtifactError(f"{path}: no such file; `knowngood export MODEL {path.name}` writes one")
+
+
+def load_model(path: Path, name: str | None = None, device: str = "cpu") -> ServedModel:
+    """The model in a folder, or in an exported file: then torch is not imported.
+
+    Raises:
+        ArtifactError: there is no usable one. SettingsError: it is none of images.
+    """
+    check_model(path)
+    if is_exported(path):
+        from knowngood.deploy.served_file import FileModel
+
+        return FileModel.load(path, name, device)
+    from knowngood.deploy.served_folder import FolderModel
+
+    return FolderModel.load(path, name, device)
 
 
 def load_models(words: list[str], device: str = "cpu") -> ServedModels:
@@ -169,17 +219,15 @@ def load_models(words: list[str], device: str = "cpu") -> ServedModels:
     for word in words:
         name, equals, path = word.partition("=")
         named = bool(equals) and not Path(word).exists()
-        place = Path(path if named else word)
-        model_at(place)
-        models.append(ServedModel.load(place, name if named else None, device))
-    return ServedModels(models, device)
+        models.append(load_model(Path(path if named else word), name if named else None, device))
+    return ServedModels(models)
 
 
 def exchange(models: ServedModels, name: str) -> ServedModel:
     """Take the version of a model that is in use on the disk into use here, and log it. Raises ArtifactError."""
     before = models[name].mark
     model = models.reload(name)
-    event("model", model=name, before=before, scored_by=model.mark, version=model.folder.name)
+    event("model", model=name, before=before, scored_by=model.mark, version=model.version)
     return model
 
 

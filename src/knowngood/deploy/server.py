@@ -160,6 +160,8 @@ async def _answer(
                 model = models.named(form.model)
             except KeyError as error:
                 raise refused(error.args[0], 404 if form.model else 422) from None
+            if form.asked.explain and not model.explains and source != "page":
+                raise refused(model.lacks("explain"))
             for column in form.conditions:
                 model.check_column(column)
             given = form, model.limits, options.limits
@@ -170,7 +172,8 @@ async def _answer(
             facts |= {"model": model.name, "scored_by": model.mark, "images": len(upload.names)}
             event("accepted", request_id=request.state.request_id)
             shown = source == "page"
-            asked = replace(form.asked, keep=shown or options.store is not None)
+            explained = form.asked.explain and model.explains
+            asked = replace(form.asked, explain=explained, keep=shown or options.store is not None)
             judged = iter(await queue.score(model, images, asked) if len(images) else ())
             each = enumerate(upload.names)
             rows = [

@@ -28,8 +28,7 @@ from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import scale_of
 from knowngood.deploy.served_models import ServedModel
 from knowngood.errors import OutputError
-from knowngood.evaluation.figures.tiles import reduced, reduced_map
-from knowngood.evaluation.report.inspection_page import as_picture, map_png
+from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced, reduced_map
 
 THUMBNAIL, MAP, LARGE = 320, 256, 1600  # pixels of the longer side
 SMALL = 96  # up to this every pixel counts

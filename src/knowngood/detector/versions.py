@@ -21,6 +21,7 @@ from knowngood.errors import ArtifactError
 from knowngood.files import explained, flush, make_folder, part_of, remove_stale, write_json
 
 CONFIG, CURRENT, VERSIONS, OF_RUN = "config.json", "current.json", "versions", "model"
+MARK = "scored_by"  # of tables, the fingerprint: column of JSON, metadata of parquet; CSV needs a column of every row
 _NAME = re.compile(r"\d{4,9}")
 
 

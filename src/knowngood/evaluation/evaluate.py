@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from knowngood.evaluation.figures.tiles import reduced_map
+from knowngood.evaluation.figures.pixels import reduced_map
 from knowngood.evaluation.results import Results, check_both
 from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
 

@@ -11,8 +11,7 @@ from PIL import Image
 from knowngood.data import open_images
 from knowngood.data.open import as_columns
 from knowngood.evaluation.evaluate import Evaluation, results
-from knowngood.evaluation.figures.tiles import reduced
-from knowngood.evaluation.figures.triptych import as_rgb, value_range
+from knowngood.evaluation.figures.pixels import as_rgb, reduced, value_range
 from knowngood.evaluation.report.build import templates
 from knowngood.evaluation.report.gallery import data_uri, gallery, row_facts
 from knowngood.evaluation.report.inputs import ReportInputs, cards, most_and_least

@@ -19,13 +19,12 @@ from knowngood.data.conditions import ConditionSchema
 from knowngood.data.readers.damage import named_damage
 from knowngood.detector.decide import on_common_scale
 from knowngood.errors import DataError
-from knowngood.evaluation.results import INFERRED
+from knowngood.evaluation.drift_reference import Reference, by_scores, group_names
 
 if TYPE_CHECKING:
     from knowngood.detector.pipeline import Pipeline
 
 MEASURES = ("anomaly_score", "p_value")
-HIDDEN = "condition inferred"  # the group of items with unknown conditions: which condition fits best depends on scores
 OFF_GRID = 0.25  # of a step between two p-values, that rounding in a log may have moved one
 
 
@@ -43,14 +42,6 @@ class ScoreStream(NamedTuple):
     measure: str
     left_out: dict[str, int]
     p_values: np.ndarray | None = None
-
-
-class Reference(NamedTuple):
-    """What a stream is compared with beside itself: ranks by group, a sentence that says so, and a fingerprint."""
-
-    ranks: dict[str, OnlineRanks | np.ndarray]
-    sentence: str
-    fingerprint: str
 
 
 def read_results(path: Path) -> pd.DataFrame | None:
@@ -146,32 +137,6 @@ def score_stream(
     return ScoreStream(values, groups, ids, times, measure, {why: n for why, n in left_out.items() if n}, p)
 
 
-def group_names(texts: list[str], schema: ConditionSchema | None = None, added: Sequence[str] = ()) -> list[str]:
-    """The Mondrian group of each item by the text of its condition; of a model by its schema, else the text itself."""
-    known = {text: _group(text, schema, added) for text in set(texts)}
-    return [known[text] for text in texts]
-
-
-def _group(text: str, schema: ConditionSchema | None, added: Sequence[str]) -> str:
-    if text.endswith(INFERRED):
-        return HIDDEN
-    for name in added:  # it stands last; the item was compared with this group
-        if text == name or text.endswith(f", {name}"):
-            return name
-    if schema is None or text in schema.stratum_names:
-        return text or "all"
-    if schema.n_strata == 1:
-        return schema.stratum_names[0]
-    columns, parts = [column for column in schema.columns if column.roles], text.split(", ")
-    if len(parts) == len(columns):  # the columns that no group is made of are written too
-        values = {c.name: [part.partition("=")[2]] for c, part in zip(columns, parts, strict=True)}
-        try:
-            return schema.stratum_names[int(schema.expand(values, 1).stratum[0])]
-        except DataError:
-            pass
-    return text or "all"
-
-
 def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:
     """What a stream is compared with, so that calibration items and stream are exchangeable while nothing changes.
 
@@ -188,24 +153,11 @@ def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:
     digest = hashlib.sha256(text + calibration.scores.tobytes() + calibration.strata.tobytes())
     for group in pipeline.added:
         digest.update(group.name.encode() + group.calibration.scores.tobytes())
-    if pipeline.calibrated_by == "cross":
-        return Reference(
-            {},
-            "the calibration is cross-conformal: its scores come from models of other folds, so the stream is compared "
-            "with itself only, and a change before its first item is not seen; `knowngood calibrate MODEL DATA` on new "
-            "normal images gives a reference",
-            digest.hexdigest(),
-        )
+    if measure == "anomaly_score" or pipeline.calibrated_by == "cross":
+        added = {group.name: group.calibration for group in pipeline.added}
+        own = {name: on_common_scale(calibration, one, one.scores) for name, one in added.items()}
+        return by_scores(calibration, pipeline.calibrated_by, own)._replace(fingerprint=digest.hexdigest())
     names = calibration.stratum_names
-    if measure == "anomaly_score":
-        scores = calibration.anomaly_score(calibration.scores, calibration.strata)
-        ranks: dict[str, Any] = {name: scores[calibration.strata == s] for s, name in enumerate(names)}
-        ranks = {name: some for name, some in ranks.items() if len(some)}
-        for group in pipeline.added:
-            ranks[group.name] = on_common_scale(calibration, group.calibration, group.calibration.scores)
-        count = len(calibration) + sum(len(group.calibration) for group in pipeline.added)
-        sentence = f"compared with {count:,} calibration items, each group with its own, and the stream so far"
-        return Reference(ranks, sentence, digest.hexdigest())
     usable = {name: n for s, name in enumerate(names) if (n := _distinct(calibration, s))}
     usable |= {group.name: n for group in pipeline.added if (n := _distinct(group.calibration, 0))}
     for n in set(usable.values()) if len(names) == 1 and not pipeline.added else ():

@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from knowngood.calibration.conformal import TIE
-from knowngood.detector.versions import fingerprint, in_use, versions
+from knowngood.detector.versions import MARK, fingerprint, in_use, versions
 from knowngood.evaluation.score_stream import OFF_GRID, score_stream
 
 if TYPE_CHECKING:
     from knowngood.calibration import Calibration
     from knowngood.detector.pipeline import Pipeline
 
-MARK = "scored_by"  # column of JSON, metadata of parquet; CSV has no place for it but a column of every row
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 MARGIN = 4 * TIE  # of a score's size: what rounding of scores may change
 

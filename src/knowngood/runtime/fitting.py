@@ -22,6 +22,13 @@ def fitting(image: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
     if not facts["resize"] and list(image.shape[:2]) != list(facts["size"]):
         height, width = facts["size"]
         raise DataError(f"an image is {image.shape[0]}×{image.shape[1]}, the model takes {height}×{width} as it is")
+    if facts["ignored"] is not None:
+        (height, width), (own_height, own_width) = image.shape[:2], facts["ignored"]
+        if abs(own_width * height - own_height * width) >= max(height, width, own_height, own_width):
+            raise DataError(
+                f"the mask to ignore is {own_width} × {own_height} pixels (width × height), the image "
+                f"{width} × {height}: other proportions"
+            )
     if image.dtype.kind == fitted.kind == "f":
         if not np.isfinite(image).all():
             raise DataError("the image holds NaN or infinite values")

@@ -22,7 +22,7 @@ from knowngood.runtime.fitting import fitting
 from knowngood.runtime.marginal import RAW, decided
 
 KEY = "knowngood"  # of the metadata of the file
-FORMAT, FORMAT_VERSION = "knowngood-onnx", 2
+FORMAT, FORMAT_VERSION = "knowngood-onnx", 3
 FIXED = ("anomaly_score", "p_value", "is_anomalous", "map", RAW)  # outputs that are no parts of the score
 ROWS = 16  # of one item, given to the graph together
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from knowngood.config import TrainingOptions
+from knowngood.data.interruption import deferred
 from knowngood.errors import TrainingError
 from knowngood.models.base import Batch, BatchSource
 from knowngood.models.objectives.base import Context, Objective
 from knowngood.training.engine import Engine, compiled, keep_freed_memory, make_engine
 from knowngood.training.evaluation import HeldOut, in_layout, make_samplers, paired, step_values
-from knowngood.training.interruption import deferred
 from knowngood.training.log import Line, Meter, Row, RunLog, means, not_finite, write_run
 from knowngood.training.memory import out_of_memory
 from knowngood.training.optimisers import rate

@@ -96,8 +96,9 @@ class Shown {
       h("p", { class: "small" }, [condition, item.alpha && `false-alarm rate ${number(item.alpha)}`, item.time && local(item.time), SOURCES[item.source],
         model && model.scored_by !== item.scored_by ? "judged by another version of the model" : `model ${item.model}`].filter(Boolean).join(" · ")));
     const parts = [verdict, h("div", { class: "picture" }, unread && !item.pictureURL ? h("p", { class: "card box" }, "There is no picture to show.") : this.stageOf())];
-    if (!unread) parts.push(h("section", { class: "card box reason" }, h("h3", {}, "Reasons"), this.why,
-      (item.why ?? []).length || !item.number ? null : this.ask = h("button", { type: "button", onclick: () => this.explain() }, "Why?")));
+    const explains = model?.explains && item.number, reasons = (item.why ?? []).length;
+    if (!unread && (reasons || explains)) parts.push(h("section", { class: "card box reason" }, h("h3", {}, "Reasons"), this.why,
+      reasons || !explains ? null : this.ask = h("button", { type: "button", onclick: () => this.explain() }, "Why?")));
     if (item.number && !unread) parts.push(this.reviewer());
     if (model && item.reference !== null && item.reference !== undefined && !unread) {
       parts.splice(2, 0, h("section", { class: "card box good-one" }, h("h3", {}, "What good looks like"), h("figure", {},
@@ -531,7 +532,7 @@ const loadModels = async () => {
   for (const view of ["gallery", "line"]) document.querySelector(`nav a[href="#${view}"]`).hidden = !keeps;
   by("cards").replaceChildren(...models.map(one => {
     const conditions = Object.entries(one.conditions).map(([name, known]) => `${name}: ${Array.isArray(known) ? known.join(", ") : known}`).join("; ") || "none";
-    const facts = { version: one.version ?? "–", fingerprint: one.scored_by, loaded: local(one.loaded), recipe: `${one.representation}, ${one.model}, ${one.score}`, "false-alarm rate α": number(one.alpha), "calibration items": number(one.calibration_items, 8), conditions };
+    const facts = { version: one.version ?? "–", fingerprint: one.scored_by, loaded: local(one.loaded), recipe: `${one.representation}, ${one.model}, ${one.score}`, "false-alarm rate α": number(one.alpha), "calibration items": number(one.calibration_items, 8), conditions, ...(one.learns ? {} : { "exported file": "judges alone; explanations and learning from reviews need the model folder" }) };
     return h("section", { class: "card box" }, h("h2", {}, one.name), h("table", { class: "pairs" }, h("tbody", {}, Object.entries(facts).map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value))))),
       one.reviews && learner(one), h("details", {}, h("summary", {}, "Model card"), h("pre", { tabindex: 0 }, one.card)));
   }));

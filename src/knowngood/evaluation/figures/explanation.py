@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from knowngood.calibration.map_scale import legend
 from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.overlay import overlay
-from knowngood.evaluation.figures.tiles import map_of_size
-from knowngood.evaluation.figures.triptych import as_rgb, displayed, thinned
+from knowngood.evaluation.figures.pixels import as_rgb, displayed, map_of_size, thinned
 
 if TYPE_CHECKING:
     from knowngood.detector.explain import Explanation

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from knowngood.calibration.map_scale import MapScale
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.triptych import displayed
+from knowngood.evaluation.figures.pixels import displayed, heat
 
 THIN = 400  # pixels of the longer side for each pixel of an outline
 
@@ -23,7 +23,7 @@ def overlay(image: np.ndarray, values: np.ndarray, scale: MapScale) -> np.ndarra
     from scipy import ndimage
 
     share = scale.share(values)
-    colours, above, picture = style.heat(share), share > 0, displayed(image)
+    colours, above, picture = heat(share), share > 0, displayed(image)
     alpha = colours[..., 3:]
     picture = alpha * colours[..., :3] + (1 - alpha) * picture
     if above.any():
@@ -38,7 +38,7 @@ def colour_bar(words: str) -> Figure:
     """The colours of maps from where they begin to where they are full, with what that means in words."""
     figure = style.new_figure(6.4, 0.95)
     axes = figure.subplots()
-    axes.imshow(style.heat(np.linspace(1e-6, 1, 256)[None]), aspect="auto", extent=(0, 1, 0, 1))
+    axes.imshow(heat(np.linspace(1e-6, 1, 256)[None]), aspect="auto", extent=(0, 1, 0, 1))
     style.bare(axes, frame=True)
     axes.set_xlabel(textwrap.fill(words, 100), fontsize=8, color=style.INK)
     return figure

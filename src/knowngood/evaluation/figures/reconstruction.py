@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.pixels import as_rgb, reduced, value_range
 from knowngood.evaluation.figures.subject import Reconstructed, Subject, spread
-from knowngood.evaluation.figures.tiles import LARGEST, draw_tiles, reduced
-from knowngood.evaluation.figures.triptych import as_rgb, value_range
+from knowngood.evaluation.figures.tiles import LARGEST, draw_tiles
 from knowngood.training.film import Film
 
 

@@ -37,16 +37,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 # Signed differences: blue below, white at zero, vermillion above; an odd number of steps makes zero pure white.
 DIFFERENCE = LinearSegmentedColormap.from_list("difference", ["#00405f", NORMAL, PAPER, ANOMALOUS, "#6e2f00"], N=257)
 
-# Anomaly maps over images, from their threshold on: orange to dark red; up to it nothing, so that the image stays.
-HEAT = LinearSegmentedColormap.from_list("heat", ["#f0a03060", "#f0a03090", "#d55e00b0", "#7a0019c8"])
 OUTLINE = "#7a0019"
-
-
-def heat(share: np.ndarray) -> np.ndarray:
-    """(H, W, 4) colours in 0…1 of a map as `MapScale.share` gives it (H, W): transparent where it is 0."""
-    colours = np.asarray(HEAT(share))
-    colours[share <= 0, 3] = 0
-    return colours
 
 
 _SVG_DPI = 150  # of what is drawn as pixels in an SVG

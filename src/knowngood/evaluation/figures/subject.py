@@ -13,7 +13,7 @@ from knowngood.config import Elbo, nearest
 from knowngood.data import ImageSet
 from knowngood.data.select import natural
 from knowngood.errors import DataError, SettingsError
-from knowngood.evaluation.figures.tiles import map_of_size
+from knowngood.evaluation.figures.pixels import map_of_size
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -158,7 +158,7 @@ class Subject:
 
     def pairs(self, images: ImageSet) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[MapScale]]:
         """Each image with its reconstruction; of a model without, with its anomaly map, and the scales of the maps."""
-        from knowngood.evaluation.figures.triptych import displayed, thinned
+        from knowngood.evaluation.figures.pixels import displayed, thinned
 
         pipeline = self.detector.pipeline_
         if makes_images(pipeline):

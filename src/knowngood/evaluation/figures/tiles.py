@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.triptych import as_rgb
+from knowngood.evaluation.figures.pixels import as_rgb, reduced
 
 LARGEST = 96  # pixels of a tile's longer side: a tile is less than an inch wide
 
@@ -60,34 +60,3 @@ def draw_tiles(
 def tile_inches(count: int, room: float) -> float:
     """How large to draw each of `count` tiles side by side in `room` inches."""
     return float(np.clip(room / max(count, 1), 0.3, 0.62))
-
-
-def reduced(images: np.ndarray, most: int) -> np.ndarray:
-    """(..., H, W, C) with at most `most` pixels on the longer side, by means over areas; the same type."""
-    from torch import from_numpy
-    from torch.nn.functional import interpolate
-
-    height, width, channels = images.shape[-3:]
-    if max(height, width) <= most:
-        return images
-    size = [max(1, round(side * most / max(height, width))) for side in (height, width)]
-    flat = np.moveaxis(images.reshape(-1, height, width, channels).astype(np.float64), -1, 1)
-    small = np.moveaxis(interpolate(from_numpy(flat.copy()), size=size, mode="area").numpy(), 1, -1)
-    small = small.round() if images.dtype.kind in "iu" else small
-    return small.reshape(*images.shape[:-3], *size, channels).astype(images.dtype)
-
-
-def reduced_map(values: np.ndarray, most: int) -> np.ndarray:
-    """A map (H, W) with at most `most` pixels on the longer side, by the largest value of each area."""
-    share = most / max(values.shape)
-    return values if share >= 1 else map_of_size(values, [max(1, round(side * share)) for side in values.shape])
-
-
-def map_of_size(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """The same with exactly this height and width, neither larger than those of the map."""
-    from torch import from_numpy
-    from torch.nn.functional import adaptive_max_pool2d
-
-    filled = from_numpy(np.nan_to_num(values.astype(np.float32), nan=-np.inf))
-    small = adaptive_max_pool2d(filled[None, None], list(size))[0, 0].numpy()
-    return np.where(np.isneginf(small), np.nan, small)

@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from knowngood.calibration.map_scale import MapScale, legend
 from knowngood.errors import DataError
 from knowngood.evaluation.figures import style
+from knowngood.evaluation.figures.pixels import as_rgb, channels_of, heat, value_range
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PANELS = ("input", "reconstruction", "difference")
-LARGEST = 512  # pixels of the longer side of an image that is drawn
 MAP_PANELS = ("input", "anomaly map", "map over input")
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -34,26 +34,13 @@ class Strips(NamedTuple):
     scale: str
 
 
-def value_range(images: Iterable[np.ndarray]) -> tuple[float, float]:
-    """Values shown as black and white: 0 and 1 if all lie there, else 0 (or the minimum, if below) and the maximum."""
-    low, high = 0.0, 0.0
-    for image in images:
-        values = np.asarray(image, float)
-        values = values[np.isfinite(values)]
-        if values.size:
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-    if low >= -0.01 and high <= 1.01:
-        return 0.0, 1.0
-    return low, high if high > low else low + 1.0
-
-
 def difference(image: np.ndarray, reconstruction: np.ndarray) -> np.ndarray:
     """(H, W): image − reconstruction for one channel; its root mean square over several, which has no sign.
 
     Raises:
         DataError: the two shapes differ.
     """
-    x, y = _channels(image), _channels(reconstruction)
+    x, y = channels_of(image), channels_of(reconstruction)
     if x.shape != y.shape:
         raise DataError(f"triptych: the image is {x.shape}, its reconstruction {y.shape}; they must agree (H, W, C)")
     delta = np.nan_to_num(x - y)
@@ -84,7 +71,7 @@ def map_panels(image: np.ndarray, values: np.ndarray, *, scale: MapScale) -> lis
     """
     if values.shape != image.shape[:2]:
         raise DataError(f"the image is {image.shape}, its map {values.shape}; they must agree in height and width")
-    coloured = style.heat(scale.share(values))
+    coloured = heat(scale.share(values))
     picture, alpha = as_rgb(image, (0.0, 1.0)), coloured[..., 3:]
     plain = np.ones_like(picture)
     shown = [picture, *(alpha * coloured[..., :3] + (1 - alpha) * under for under in (plain, picture))]
@@ -156,40 +143,6 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str], scales: Sequence[M
 
 def describe_difference(image: np.ndarray, full: float) -> str:
     """What the colours of the difference mean, with their scale."""
-    if _channels(image).shape[-1] == 1:
+    if channels_of(image).shape[-1] == 1:
         return f"difference: blue darker, orange brighter than the reconstruction; full colour at ±{full:.3g}"
     return f"difference: root mean square over the channels; full colour at {full:.3g}"
-
-
-def _channels(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) float64."""
-    values = np.asarray(image, float)
-    if values.ndim not in (2, 3):
-        raise DataError(f"triptych: an image has shape (H, W) or (H, W, C), not {values.shape}")
-    return values[..., None] if values.ndim == 2 else values
-
-
-def thinned(image: np.ndarray) -> np.ndarray:
-    """Every n-th row and column of an image (H, W, C), so that the longer side has less than 1,024 pixels."""
-    step = max(1, max(image.shape[:2]) // LARGEST)
-    return image[::step, ::step]
-
-
-def displayed(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, C) of any type as (H, W, 3) in 0…1, integers over their range."""
-    if image.dtype == np.uint8:
-        return as_rgb(image, (0.0, 255.0))
-    values = image[np.isfinite(image)] if image.dtype.kind == "f" else image
-    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 1.0)
-    if image.dtype.kind == "f" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    return as_rgb(image, (low, high if high > low else low + 1))
-
-
-def as_rgb(image: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
-    """An image as (H, W, 3) in 0..1, its values between `limits`."""
-    values = np.clip((np.nan_to_num(_channels(image)) - limits[0]) / (limits[1] - limits[0]), 0, 1)
-    channels = values.shape[-1]
-    if channels in (3, 4):
-        return values[..., :3]
-    return np.repeat(values.mean(-1, keepdims=True), 3, axis=-1)

@@ -9,11 +9,10 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from knowngood.data import ImageSet
-from knowngood.evaluation.figures.tiles import reduced
+from knowngood.evaluation.figures.pixels import as_picture, reduced
 from knowngood.evaluation.recipe_comparison import Compared, Comparison
 from knowngood.evaluation.report.build import templates, write_page
 from knowngood.evaluation.report.gallery import data_uri
-from knowngood.evaluation.report.inspection_page import as_picture
 from knowngood.evaluation.report.words import percent
 
 PICTURE, MOST = 220, 48

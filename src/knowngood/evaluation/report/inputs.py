@@ -135,8 +135,8 @@ def most_and_least(scores: np.ndarray, count: int = GALLERY) -> tuple[np.ndarray
 
 def cards(detector: Detector, evaluation: Evaluation, index: np.ndarray) -> list[Card]:
     """The images at these positions with what their model shows of them; none of tables."""
+    from knowngood.evaluation.figures.pixels import reduced, reduced_map
     from knowngood.evaluation.figures.subject import Subject
-    from knowngood.evaluation.figures.tiles import reduced, reduced_map
     from knowngood.representations import Table
 
     if not len(index) or isinstance(detector.pipeline_.representation, Table):

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from knowngood.calibration.map_scale import MapScale, legend
 from knowngood.data.progress import track
 from knowngood.evaluation.evaluate import MAP, MOST, SmallMap
-from knowngood.evaluation.figures import style
-from knowngood.evaluation.figures.tiles import reduced, reduced_map
-from knowngood.evaluation.figures.triptych import displayed, thinned
+from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced, reduced_map
 from knowngood.evaluation.report.build import templates, write_page
 from knowngood.evaluation.report.gallery import data_uri, positions, row_facts
 from knowngood.evaluation.report.inputs import ReportInputs
@@ -34,7 +30,6 @@ if TYPE_CHECKING:
 
 PICTURE = 480  # pixels of the longer side
 AT_ONCE = 8  # images whose maps are made together
-LEVELS = 64  # colours of a map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,25 +198,9 @@ def picture_uri(image: np.ndarray) -> str:
     return data_uri(as_picture(image))
 
 
-def as_picture(image: np.ndarray) -> Image.Image:
-    """An image (h, w, C) of any type as RGBA."""
-    return Image.fromarray(np.round(255 * displayed(thinned(image))).astype(np.uint8)).convert("RGBA")
-
-
 def map_uri(values: np.ndarray, scale: MapScale) -> str:
     """A map as `map_png` draws it, in the page."""
     return f"data:image/png;base64,{base64.b64encode(map_png(values, scale)).decode()}"
-
-
-def map_png(values: np.ndarray, scale: MapScale) -> bytes:
-    """A map (a, b) as a PNG with transparency: transparent up to where its colour begins, and where it is NaN."""
-    level = np.ceil(scale.share(values) * (LEVELS - 1)).astype(np.uint8)
-    colours = np.round(255 * style.heat(np.linspace(0, 1, LEVELS))).astype(np.uint8)
-    picture = Image.frombytes("P", level.shape[::-1], level.tobytes())
-    picture.putpalette(colours[:, :3].reshape(-1).tobytes())
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True, transparency=colours[:, 3].tobytes())
-    return buffer.getvalue()
 
 
 def by_p_value(table: DataFrame) -> np.ndarray:
