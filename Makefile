@@ -17,7 +17,8 @@ check: .venv/installed-dev  ## lint, format, types, security; known weaknesses o
 	@if $(BIN)/python -c 'import urllib.request as u; u.urlopen("https://pypi.org", timeout=5)' 2>/dev/null; \
 	  then $(BIN)/pip-audit --skip-editable; else echo "pip-audit: no network, left out"; fi
 
-docs: .venv/installed-docs  ## run the code blocks of the pages and build the site: out/docs/index.html
+docs: .venv/installed-docs  ## run the code blocks of the pages and build the site: out/docs/index.html; SCREENSHOTS=1 draws these anew
+	$(if $(SCREENSHOTS),$(BIN)/python docs/screenshots.py)
 	$(BIN)/python docs/run_blocks.py --jobs 2
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs out/docs
 	$(BIN)/python docs/check_site.py out/docs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -24,3 +27,14 @@ def test_parameters_are_the_settings():
 
 def test_parameters_are_described():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_labels_in_y_are_ignored_with_a_warning():
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    detector = Detector("table", "memory_bank")
+    with pytest.warns(UserWarning, match=r"the 4 items with y = -1 count as normal.*anomalies=\(y == -1\)"):
+        detector.fit(rows, np.repeat([1, -1], [56, 4]))
+    assert detector.about_["data"]["normals"] == 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.fit(rows, np.ones(60))

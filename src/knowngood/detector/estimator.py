@@ -40,7 +40,7 @@ from knowngood.detector.decide import limit, margin
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline, happened
-from knowngood.detector.fit.inputs import audited, measured, only, varying, without_identifiers
+from knowngood.detector.fit.inputs import audited, measured, only, varying, warn_of_labels, without_identifiers
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
@@ -187,7 +187,7 @@ class Detector(OutlierMixin, BaseEstimator):
         Args:
             X: items, see the class. All are audited. Of a source with a split "train" only that is fitted to; what is
                 labelled anomalous is kept out like known `anomalies`.
-            y: ignored, as scikit-learn's outlier detectors do.
+            y: ignored, as scikit-learn's outlier detectors do; with a warning if it is −1 for some.
             conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,). An
                 ImageSet brings its own columns.
             anomalies: (N,) 1 for known anomalies, 0 or NaN for normal items. Known anomalies never count as normal and
@@ -210,6 +210,7 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         started = time.perf_counter()
         settings = parse_settings(self.get_params(deep=False))
+        warn_of_labels(y)
         if resume and run_dir is None:
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
         seed = settings.random_state

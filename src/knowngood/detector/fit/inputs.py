@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
+from typing import Any
 
-from knowngood.config import Settings
+import numpy as np
+
+from knowngood.config import Settings, counted
 from knowngood.data import ImageSet
 from knowngood.data.audit import audit
 from knowngood.data.columns import identifies
@@ -99,3 +103,14 @@ def fit_conditions(normals: Items, settings: Settings, objective: Objective | No
         known = ", ".join(normals.conditions) or "none"
         raise DataError(f"roles name the condition '{missing[0]}', which the data do not have (they have: {known})")
     return ConditionSchema.fit({name: normals.conditions[name] for name in roles}, len(normals), roles)
+
+
+def warn_of_labels(y: Any) -> None:
+    """Say that `fit` ignores y, where it marks anomalies as scikit-learn's outlier detectors do: by −1 beside 1."""
+    if y is not None and np.ndim(y) == 1 and set(np.unique(np.asarray(y)).tolist()) == {-1, 1}:
+        n = int((np.asarray(y) == -1).sum())
+        warnings.warn(
+            f"y is ignored, as by every outlier detector: the {counted(n, 'item')} with y = -1 count as normal. Fit to "
+            "normal items alone, or name the others by anomalies=(y == -1)",
+            stacklevel=3,
+        )
