@@ -32,9 +32,9 @@ from benchmarks.inspection_views import viewed
 from benchmarks.picks import patient
 from benchmarks.protocols import Form, check_form
 from benchmarks.runner import open_whole
+from benchmarks.synthetic_defects import defective
 from knowngood.data import ImageSet
 from knowngood.errors import DataError
-from knowngood.evaluation.synthetic_defects import defective
 from knowngood.representations.pixels import Pixels
 
 FOLDERS = {"bottle": "mvtec/bottle", "tile": "magnetic-tile", "x-ray": "chest-xray-224"}

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks.corruption_kinds import corrupted
 from benchmarks.inspection_data import inspection_set
+from benchmarks.synthetic_defects import defective
 from benchmarks.tables import write_csv
 from knowngood import Detector
 from knowngood.config.representations import EfficientNetLite0
@@ -34,7 +35,6 @@ from knowngood.data import ImageSet
 from knowngood.data.joined import joined
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.defect_kinds import KINDS
-from knowngood.evaluation.synthetic_defects import defective
 from knowngood.representations.backbones.efficientnet_lite import load_lite
 
 Row = dict[str, Any]

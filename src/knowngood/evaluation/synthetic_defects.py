@@ -6,17 +6,12 @@ a defect; the mask is where it can be seen.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from knowngood.config import nearest
-from knowngood.data import ImageSet
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.defect_kinds import KINDS, LARGEST, SMALLEST, Floats, foreign
-from knowngood.representations.pixels import Pixels
 
 Mask = NDArray[np.bool_]
 
@@ -63,59 +58,6 @@ def synthesize(
     raise DataError("no defect could be seen on this image: it may hold too few different values")
 
 
-def defective(
-    images: ImageSet,
-    seed: int = 0,
-    *,
-    copies: int = 1,
-    kinds: Sequence[str] | None = None,
-    size: tuple[int, int] | None = None,
-) -> tuple[ImageSet, list[Mask]]:
-    """Synthetic defects on `copies` copies of each image, in memory, and their masks.
-
-    An image's defects follow from the seed, its id and the ids of the set, not from the order of the images. All kinds
-    are drawn equally often, but for one (and for those that an image does not show, see `synthesize`). Textures of
-    "foreign" come from another image of the set or are made.
-
-    Args:
-        images: normal images of one shape and type; with `size` of any size.
-        kinds: names of `KINDS`; default all.
-        size: (height, width) to which images are brought first: antialiased bilinear, floats become float32.
-
-    Returns:
-        N × copies images: those of image 0, then of image 1, …. Labels are 1; conditions are copied, but "class" is
-        "synthetic" and "kind" names the kind; ids are "<id>+<number of the copy>"; masks (H, W), one an image.
-
-    Raises:
-        DataError: no images, different shapes or types without a way out, or see `synthesize`.
-        SettingsError: an unknown kind, no kinds, or fewer than one copy.
-    """
-    chosen = [_known(kind) for kind in (KINDS if kinds is None else kinds)]
-    if copies < 1 or not chosen:
-        raise SettingsError(f"copies = {copies}, kinds = {chosen}; expected at least one of each")
-    normal = _read(images, size)
-    keys = [_key(seed, str(name)) for name in images.ids]
-    order = sorted(range(len(images)), key=lambda i: keys[i])
-    rank = np.empty(len(images), dtype=np.int64)
-    rank[order] = np.arange(len(images))
-    made = np.empty((len(images) * copies, *normal.shape[1:]), dtype=normal.dtype)
-    masks: list[Mask] = []
-    found: list[str] = []
-    for i in range(len(images)):
-        other = normal[order[(rank[i] + 1) % len(order)]]
-        for copy in range(copies):
-            rng = np.random.default_rng([keys[i], copy])
-            kind = chosen[(int(rank[i]) * copies + copy) % len(chosen)]
-            texture = other if len(images) > 1 and rng.random() < 0.5 else None
-            made[len(masks)], mask, name = synthesize(normal[i], rng, kind, texture)
-            masks.append(mask)
-            found.append(name)
-    repeated = {column: np.repeat(values, copies) for column, values in images.conditions.items()}
-    conditions = {**repeated, "class": np.full(len(masks), "synthetic"), "kind": np.array(found)}
-    ids = [f"{name}+{copy}" for name in images.ids for copy in range(copies)]
-    return ImageSet.from_arrays(made, np.ones(len(masks)), conditions, ids, f"{images.name}, synthetic defects"), masks
-
-
 # Values and masks -----------------------------------------------------------------------------------------------------
 
 
@@ -159,25 +101,3 @@ def _known(kind: str) -> str:
     if kind not in KINDS:
         raise SettingsError(f"kind = '{kind}'{nearest(kind, list(KINDS))}")
     return kind
-
-
-def _key(seed: int, name: str) -> int:
-    """A number that follows from the seed and a name alone."""
-    text = f"{seed}\n{name}".encode("utf-8", "backslashreplace")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
-
-
-def _read(images: ImageSet, size: tuple[int, int] | None) -> np.ndarray:
-    """(N, H, W, C)."""
-    if len(images) == 0:
-        raise DataError(f"{images.name}: there are no images to draw defects on")
-    found = [images.read(i) for i in range(len(images))]
-    if size is not None:
-        channels, dtype = found[0].shape[2], found[0].dtype.name
-        to = Pixels(size=size, channels=channels, resize=True, low=0, high=1, dtype=dtype, rule="as they are")
-        found = [to.prepare(image).transpose(1, 2, 0) for image in found]
-    kinds = {(image.shape, image.dtype.name) for image in found}
-    if len(kinds) > 1:
-        way_out = "" if size else "; pass size=(height, width) to bring them to one size"
-        raise DataError(f"{images.name}: images of {len(kinds)} shapes and types: {sorted(kinds)[:3]}{way_out}")
-    return np.stack(found)
