@@ -43,7 +43,7 @@ def test_of_digits_the_likeliest_is_right_as_often_as_is_said(tmp_path) -> None:
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(images))
     train, test = order[:750], order[750:]
-    detector = Detector.from_preset("known-kinds", training={"epochs": 20})
+    detector = Detector.from_preset("known-kinds", training={"epochs": 8})
     detector.fit(images[train], conditions={"class": digit[train].astype(str)})
     assert detector.pipeline_.state["condition_temperature"] > 1
     found = detector.condition_probabilities(images[test]).set_index("id")

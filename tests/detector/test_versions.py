@@ -89,7 +89,8 @@ def test_nothing_else_is_overwritten(tmp_path: Path) -> None:
 SAVE = """
 import os, signal, sys
 from pathlib import Path
-calls, fatal = 0, int(sys.argv[2])
+from knowngood.detector.versions import save_version
+calls, fatal = 0, 0
 def counted(function):
     def call(*args, **kwargs):
         global calls
@@ -101,28 +102,42 @@ def counted(function):
 for name in ("rename", "replace", "fsync", "open"):
     setattr(os, name, counted(getattr(os, name)))
 Path.write_bytes, Path.mkdir = counted(Path.write_bytes), counted(Path.mkdir)
-from knowngood.detector.versions import save_version
-save_version(sys.argv[1], {"config.json": b"{}", "weights.safetensors": b"new"})
+for line in sys.stdin:  # a process for each request: which folder, and the call that is its last
+    folder, fatal = line.split()[0], int(line.split()[1])
+    pid = os.fork()
+    if not pid:
+        save_version(folder, {"config.json": b"{}", "weights.safetensors": b"new"})
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
 @pytest.mark.slow
 def test_killed_at_any_call_there_is_the_old_model_or_the_new_one(tmp_path: Path) -> None:
     seen = set()
-    for fatal in range(1, 99):
-        folder = tmp_path / str(fatal)
-        save_version(folder, files("old"))
-        done = subprocess.run([sys.executable, "-c", SAVE, str(folder), str(fatal)], check=False)
-        seen.add(content(folder))
-        assert content(folder) in ("old", "new")
-        again = [sys.executable, "-c", SAVE, str(folder), "0"]  # not killed; another process, as in life
-        subprocess.run(again, check=True)
-        assert content(folder) == "new"
-        left = [path.name for path in folder.rglob("*") if path.name.startswith(".")]
-        assert left == []
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL
+    words, pipe = [sys.executable, "-c", SAVE], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+
+        def saved(folder: Path, fatal: int) -> int:
+            """The exit status of a process that saves, killed at this call; 0: not killed."""
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{folder} {fatal}\n")
+            return int(process.stdout.readline())
+
+        for fatal in range(1, 99):
+            folder = tmp_path / str(fatal)
+            save_version(folder, files("old"))
+            status = saved(folder, fatal)
+            seen.add(content(folder))
+            assert content(folder) in ("old", "new")
+            assert saved(folder, 0) == 0  # another process, as in life
+            assert content(folder) == "new"
+            left = [path.name for path in folder.rglob("*") if path.name.startswith(".")]
+            assert left == []
+            if status == 0:
+                break
+            assert status == -signal.SIGKILL
     assert seen == {"old", "new"}
     assert 8 < fatal < 98
     assert sorted(os.listdir(folder / "versions")) == ["0001", "0002", "0003"]
