@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -139,25 +140,6 @@ class Dying(Scorer):
         return found
 
 
-@pytest.mark.slow
-def test_a_worker_that_is_killed_costs_no_row(model, data, tmp_path):
-    ray = pytest.importorskip("ray")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import tests
-    images = open_images(data)
-    parts, asked = ScoredParts.at(tmp_path / "out"), Asked(None, None, "0" * 16)
-    how = {"size": SIZE, "address": "local", "workers": 2}
-    try:
-        told = list(score_parts(model, images, parts, asked, **how, there=set(), scorer=Dying))
-    except Exception as error:
-        ray_answers(error)
-        raise
-    assert (tmp_path / "died").exists()
-    assert sorted(one.first for one in told) == list(range(0, N, SIZE))
-    found = parts.table()
-    assert found["id"].tolist() == images.ids.tolist()
-    np.testing.assert_array_equal(found["anomaly_score"], Detector.load(model).detect(images)["anomaly_score"][:N])
-
-
 def in_process(model, images, parts, asked, *, size, there, last=None, **_):
     """As `score_parts`, without a cluster; interrupted before the part `last`."""
     files = {path.name: path.read_bytes() for path in in_use(model).iterdir()}
@@ -170,8 +152,12 @@ def in_process(model, images, parts, asked, *, size, there, last=None, **_):
 
 
 @pytest.mark.slow
-def test_the_command_goes_on_with_an_interrupted_run_on_a_local_cluster(model, data, tmp_path, capsys, monkeypatch):
-    pytest.importorskip("ray")
+def test_an_interrupted_run_goes_on_and_a_worker_that_is_killed_costs_no_row(
+    model, data, tmp_path, capsys, monkeypatch
+):
+    """By the command, on a local cluster."""
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # a worker cannot import tests
     monkeypatch.setattr("knowngood.deploy.ray_data.PART", 1)
     monkeypatch.setattr("knowngood.detector.scoring.MOST_ROWS", 4)
     words = ("score", model, data, "--cluster", "local", "--workers", "1", "--output", tmp_path / "out")
@@ -182,9 +168,13 @@ def test_the_command_goes_on_with_an_interrupted_run_on_a_local_cluster(model, d
     assert parts.firsts() == {0}
     assert "--resume goes on" in capsys.readouterr().err
     assert run(*words) == 2
+    monkeypatch.setattr("knowngood.deploy.ray_data.score_parts", partial(score_parts, scorer=Dying))
     code, said = run(*words, "--resume"), capsys.readouterr()
     ray_answers(said.err)
     assert code == 0, said.err
+    assert (tmp_path / "died").exists()
+    told = json.loads((tmp_path / "out" / DONE).read_text())["this run"]
+    assert (told["scored"], told["unreadable"], told["set aside"]) == (N - 16 - 1, 1, 1)  # each is told once
     assert "2 more could not be scored" in said.out
     whole, found = Detector.load(model).detect(open_images(data)), parts.table()
     assert len(found) == len(whole) == N + 1  # scored + set aside
