@@ -7,7 +7,7 @@ demo: .venv/installed  ## an unknown handwritten digit, and defects of generated
 	$(BIN)/knowngood demo --out out/demo
 
 test: .venv/installed-dev  ## the whole test-suite; KNOWNGOOD_DATA=FOLDER adds the tests on real data sets
-	$(BIN)/python -m pytest -n auto
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto  # compiled once, not by every worker
 
 check: .venv/installed-dev  ## lint, format, types, security; known weaknesses of dependencies where there is a network
 	$(BIN)/ruff check .
