@@ -108,6 +108,12 @@ def html(full) -> str:
     return render(full)
 
 
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Figures are made and not drawn, where a test reads nothing in them."""
+    monkeypatch.setattr("knowngood.evaluation.report.sections.to_svg", lambda figure, name: "<svg></svg>")
+
+
 def said(inputs: ReportInputs) -> str:
     verdict = judge(inputs)
     return "\n".join([verdict.headline, *(text for _, text in verdict.statements)])
@@ -267,6 +273,7 @@ def test_a_rate_within_the_request_is_never_called_broken():
         assert phrase in said(ReportInputs(table=table, alpha=0.05, calibration=calibration))
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_verdict_names_the_groups_without_a_guarantee_of_their_own():
     table = make_table(strata=("camera=0", "camera=1", "camera=2"))
@@ -281,6 +288,7 @@ def test_verdict_names_the_groups_without_a_guarantee_of_their_own():
     assert ">shared</td>" in render(inputs)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "alpha"), [(12, 0.05), (98, 0.01), (998, 0.001)])
 def test_too_few_normals_are_reported_with_the_number_that_is_missing(n, alpha):
@@ -297,6 +305,7 @@ def test_too_few_normals_are_reported_with_the_number_that_is_missing(n, alpha):
     assert judge(inputs).tone == "bad"
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_without_labels_nothing_is_claimed_about_anomalies():
     table = make_table().drop(columns="label")
@@ -310,6 +319,7 @@ def test_without_labels_nothing_is_claimed_about_anomalies():
     assert "None were given." in page
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_nothing_flagged_is_said_in_words():
     inputs = ReportInputs(table=make_table(alarms=0, found=0), alpha=0.05, calibration=ONE)
@@ -319,6 +329,7 @@ def test_nothing_flagged_is_said_in_words():
     assert "flagged</td>" not in render(inputs)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_unknown_labels_count_nowhere_and_unread_images_are_named():
     table = make_table(100, 20, alarms=4, found=10)
@@ -367,6 +378,7 @@ def test_errors_of_the_audit_reach_the_verdict(full):
     assert judge(inputs).tone == "warn"
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_only_table_and_alpha_are_needed():
     page = render(ReportInputs(table=make_table(1, 0, alarms=0, found=0).drop(columns="condition"), alpha=0.2))
@@ -375,6 +387,7 @@ def test_only_table_and_alpha_are_needed():
     assert "is not recorded" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_inputs_name_what_is_wrong():
     table = make_table(3, 1, alarms=0, found=0)
@@ -410,6 +423,7 @@ def test_secondary_figures_are_folded(html):
     assert "A column shares one code: in it the condition alone differs." in html
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_without_figures_of_the_model_there_is_no_section_for_it(full):
     page = render(ReportInputs(table=full.table, alpha=0.05))
@@ -418,16 +432,20 @@ def test_without_figures_of_the_model_there_is_no_section_for_it(full):
 
 
 @pytest.mark.slow
-def test_scores_go_by_class_where_it_is_known_and_by_condition_where_not():
+def test_scores_go_by_class_where_it_is_known():
     table = make_table(60, 20, alarms=2, found=9, strata=("camera=10", "camera=9"))
-    page = render(ReportInputs(table=table, alpha=0.05))
-    assert "Scores by condition</h3>" in page
     classes = [f"kind {i % 3}" for i in range(80)]
     page = render(ReportInputs(table=table.assign(**{"class": classes}), alpha=0.05, normal_name="sound"))
     assert "Scores by class</h3>" in page
     assert "Scores by condition</h3>" not in page
     assert [int(n) for n in re.findall(r">kind \d \(n = (\d+)\)</text>", page)] == [20, 20, 20, 7, 7, 6]
     assert ">sound</text>" in page
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_scores_go_by_condition_where_no_class_is_known_and_by_neither_where_there_is_one():
+    table = make_table(60, 20, alarms=2, found=9, strata=("camera=10", "camera=9"))
+    assert "Scores by condition</h3>" in render(ReportInputs(table=table, alpha=0.05))
     one = make_table(20, 5, alarms=1, found=2)
     assert "Scores by" not in render(ReportInputs(table=one.assign(**{"class": "a"}), alpha=0.05))
 
@@ -442,8 +460,16 @@ def test_62_classes_are_folded_and_the_page_stays_light():
     names = [int(name) for name in re.findall(r">(\d+) \(n = \d+\)</text>", page)]
     assert names[:62] == list(range(62))
     assert len(page) < 1_500_000
-    many = table.assign(**{"class": [f"{i % 101}" for i in range(len(table))]})
-    assert "Scores by class" not in render(ReportInputs(table=many, alpha=0.05))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_more_classes_than_can_be_told_apart_are_not_drawn():
+    table = make_table(620, 60, alarms=10, found=30)
+    pages = [
+        render(ReportInputs(table=table.assign(**{"class": [f"{i % n}" for i in range(680)]}), alpha=0.05))
+        for n in (100, 101)
+    ]
+    assert ["Scores by class" in page for page in pages] == [True, False]
 
 
 # Expected false alarms ---------------------------------------------------------------------------------------------
@@ -486,6 +512,7 @@ def test_most_and_least_are_disjoint_ordered_and_never_unread():
     assert least.tolist() == [3]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_cards_tell_misses_and_false_alarms():
     table = make_table(3, 2, alarms=1, found=1)
@@ -496,6 +523,7 @@ def test_cards_tell_misses_and_false_alarms():
     assert page.count("label: scratched</span>") == 2
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_pictures_are_real_and_photographs_stay_small(full):
     rng = np.random.default_rng(0)
@@ -510,6 +538,7 @@ def test_pictures_are_real_and_photographs_stay_small(full):
     assert len(source) < 150_000
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.slow
 def test_long_tables_are_capped_with_a_note_and_every_number_is_json():
     n = 6_000
