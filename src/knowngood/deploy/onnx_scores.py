@@ -24,7 +24,7 @@ from knowngood.scores.iwae import IWAEScore
 from knowngood.scores.kl import KLScore
 from knowngood.scores.known_defects import excess
 from knowngood.scores.neighbours import NeighboursScore
-from knowngood.scores.patch_distance import EXCESS, PatchDistanceScore, pool, smooth
+from knowngood.scores.patch_distance import EXCESS, PatchDistanceScore, length, pool, smooth
 from knowngood.scores.prior_distance import PriorDistanceScore
 from knowngood.scores.reconstruction import ReconstructionScore
 from knowngood.scores.reconstruction_probability import ReconstructionProbabilityScore
@@ -208,17 +208,21 @@ class PatchGraph(nn.Module):
         counted, sigma = None if hidden is None else (~hidden).double(), score.options.smoothing
         self.register_buffer("hidden", hidden)
         self.register_buffer("share", None if counted is None else smooth(counted[None], sigma).clamp_min(1e-12)[0])
+        self.sigma = sigma
         self.pooling = score.options.pooling
         for name in ("location_mean", "location_spread", "pooled_moments", "global_moments", "counts_moments"):
             self.register_buffer(name, state[name].double() if name in state else None)
-        for name, n in zip(("down", "across"), grid, strict=True):  # ONNX Runtime has no convolution in float64
-            matrix = smooth(torch.eye(n, dtype=torch.float64)[:, :, None], score.options.smoothing)[:, :, 0].t()
-            self.register_buffer(name, matrix.contiguous())
+        if sigma:
+            for name, n in zip(("down", "across"), grid, strict=True):  # ONNX Runtime has no convolution in float64
+                matrix = smooth(torch.eye(n, dtype=torch.float64)[:, :, None], sigma)[:, :, 0].t()
+                self.register_buffer(name, matrix.contiguous())
 
     def smoothed(self, maps: Tensor) -> Tensor:
-        if self.hidden is None:
-            return self.down @ maps @ self.across.t()  # type: ignore[operator]
-        return self.down @ maps.masked_fill(self.hidden, 0) @ self.across.t() / self.share  # type: ignore[operator]
+        maps = maps if self.hidden is None else maps.masked_fill(self.hidden, 0)
+        if not self.sigma:
+            return maps
+        maps = self.down @ maps @ self.across.t()  # type: ignore[operator]
+        return maps if self.share is None else maps / self.share
 
     def pooled(self, maps: Tensor, cell: Tensor) -> Tensor:
         if self.location_mean is not None:
@@ -289,7 +293,7 @@ class GaussianGraph(PatchGraph):
         for name, member in zip(self.names, self.members, strict=True):
             parts[name] = self.standardised(member(grids, cell), name, cell)
             values = values + (parts[name] - EXCESS).clamp_min(0)
-        shown = self.smoothed(maps)
+        shown = length(self.smoothed(maps))
         if self.near is not None:
             shown = shown.flatten(1)[:, self.near].unflatten(1, self.grid)
         return ScoreResult(values, shown, parts)

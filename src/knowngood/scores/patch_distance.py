@@ -29,10 +29,11 @@ NOTHING = 1e-9  # a share that is zero but for rounding
 
 
 class PatchDistanceScore(Score):
-    """Distances of patches, standardised per location, smoothed and pooled.
+    """Distances of patches, standardised per location and pooled.
 
-    The distance is half the squared Mahalanobis distance of `patch_gaussian`, or that to the nearest patch of a
-    `memory_bank`. A pooled value v sees a few anomalous locations. Where the model has a coarse grid, g is the mean of
+    The distance is half the squared Mahalanobis distance of `patch_gaussian` plus its weighted squared distance to the
+    nearest normal patches, or that to the nearest patch of a `memory_bank`. Maps show lengths: √(2d) for
+    `patch_gaussian`, whose Gaussian alone makes that the Mahalanobis distance. A pooled value v sees a few anomalous locations. Where the model has a coarse grid, g is the mean of
     the distances there, large where much of the image is anomalous by little; where it has visual words, w is the
     distance of their shares, large where a part is missing, too many or of another kind. The score is then
     z(v) + max(0, z(g) − 1) + max(0, z(w) − 1), z in standard deviations of normal images. z(g) is the part `global`,
@@ -101,8 +102,10 @@ class PatchDistanceScore(Score):
             for name, distance in zip(model.image_members, model.image_distances(x, cell).unbind(1), strict=True):
                 parts[name] = _standardised(distance, state[f"{name}_moments"], cell)
                 values = values + (parts[name] - EXCESS).clamp_min(0)
-        hidden = ignored[cell]
-        shown = self._smoothed(maps, hidden).masked_fill(hidden, math.nan) if want_map else None
+        hidden, shown = ignored[cell], None
+        if want_map:
+            shown = self._smoothed(maps, hidden).masked_fill(hidden, math.nan)
+            shown = shown if isinstance(model, MemoryBank) else length(shown)
         return ScoreResult(values, shown, parts)
 
     def _pooled(self, state: State, maps: Tensor, cell: Tensor, ignored: Tensor) -> Tensor:
@@ -187,6 +190,11 @@ def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tenso
     spread = ((flat - mean).square() * counts).sum(1, keepdim=True).div(n).sqrt().clamp_min(1e-12)
     temperature = spread / (2 * n.clamp_min(2).log()).sqrt()
     return (temperature * ((low / temperature).logsumexp(1, keepdim=True) - n.log()))[:, 0]
+
+
+def length(distances: Tensor) -> Tensor:
+    """√(2d) of halved squared distances d. Enlarged as lengths, maps are sharper at the border of a defect."""
+    return (2 * distances).clamp_min(0).sqrt()
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
