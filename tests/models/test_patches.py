@@ -208,6 +208,26 @@ def test_leave_one_out_is_fitting_without_the_image(n: int, grid: int) -> None:
             torch.testing.assert_close(globally, without.global_distances(own, cell), rtol=0.02, atol=1e-3)
 
 
+@pytest.mark.parametrize("n", [10, 20])
+def test_with_few_images_the_coarse_grid_is_refitted_without_each(n: int) -> None:
+    """With the product's features and shrinkage, where the formula gives a fraction of it."""
+    generator = torch.Generator().manual_seed(n)
+    mixing = torch.randn(176, 176, generator=generator) * torch.linspace(1, 0.02, 176)
+    x = torch.einsum("gf,nfhw->nghw", mixing, torch.randn(n, 176, 4, 4, generator=generator))
+    options = PatchGaussianOptions(neighbours=0, words=0)
+    model = PatchGaussian(options, x.shape[1:]).fit_grids(x, one_cell(x))
+    found = model.global_distances(x, one_cell(x), leave_one_out=True)
+    for i in (0, n - 1):
+        rest = x[torch.arange(n) != i]
+        without = PatchGaussian(PatchGaussianOptions(neighbours=0, words=0), x.shape[1:]).fit_grids(
+            rest, one_cell(rest)
+        )
+        torch.testing.assert_close(found[i : i + 1], without.global_distances(x[i : i + 1], one_cell(x[:1])))
+    assert model.coarse is not None
+    formula = model.coarse.leave_one_out(model.coarsen(x, one_cell(x)), one_cell(x)).mean((1, 2))
+    assert float(formula.mean()) < 0.8 * float(found.mean())
+
+
 def test_the_coarse_grid_is_the_same_model_of_averaged_features() -> None:
     x = features(40)
     model = fitted(x, global_grid=2)

@@ -33,12 +33,12 @@ class PatchDistanceScore(Score):
 
     The distance is half the squared Mahalanobis distance of `patch_gaussian` plus its weighted squared distance to the
     nearest normal patches, or that to the nearest patch of a `memory_bank`. Maps show lengths: √(2d) for
-    `patch_gaussian`, whose Gaussian alone makes that the Mahalanobis distance. A pooled value v sees a few anomalous locations. Where the model has a coarse grid, g is the mean of
-    the distances there, large where much of the image is anomalous by little; where it has visual words, w is the
-    distance of their shares, large where a part is missing, too many or of another kind. The score is then
-    z(v) + max(0, z(g) − 1) + max(0, z(w) − 1), z in standard deviations of normal images. z(g) is the part `global`,
-    z(w) the part `counts`. Where known defects were learned from, the distances of patches that look like them are
-    larger, see `known_defects.excess`.
+    `patch_gaussian`, whose Gaussian alone makes that the Mahalanobis distance. A pooled value v sees a few anomalous
+    locations. Where the model has a coarse grid, g is the mean of the distances there, large where much of the image is
+    anomalous by little; where it has visual words, w is the distance of their shares, large where a part is missing,
+    too many or of another kind. The score is then z(v) + max(0, z(g) − 1) + max(0, z(w) − 1), z in standard deviations
+    of normal images. z(g) is the part `global`, z(w) the part `counts`. Where known defects were learned from, the
+    distances of patches that look like them are larger, see `known_defects.excess`.
 
     State: `location_mean`, `location_spread` (K, h, w) for K cells; with a coarse grid or words
     `pooled_moments`, `global_moments` and `counts_moments` (K, 2), mean and standard deviation of v, g and w over
@@ -51,7 +51,7 @@ class PatchDistanceScore(Score):
         """From normal images that the model was fitted to, each as if it had been left out: 300 a cell at most."""
         if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.image_members):
             return {}
-        maps, cells, whole = [], [], []
+        maps, cells, grids = [], [], []
         kept = evenly(batches, IMAGES * len(model.ignored))
         assert kept is not None
         for rows in torch.arange(len(kept.x), device=kept.x.device).split(AT_ONCE):
@@ -59,7 +59,7 @@ class PatchDistanceScore(Score):
             x, cell = model.given(batch.x, batch.c)
             cells.append(cell)
             maps.append(model.leave_one_out(x, cell))
-            whole.append(model.image_distances(x, cell, leave_one_out=True))
+            grids.append(x)
         cell, ignored = torch.cat(cells), model.ignored_grid
         plain = torch.cat(maps)
         state: State = {}
@@ -67,7 +67,8 @@ class PatchDistanceScore(Score):
             state = location_statistics(plain, cell, ignored)
         if model.image_members:
             pooled = self._pooled(state, plain, cell, ignored)
-            members = zip(model.image_members, torch.cat(whole).unbind(1), strict=True)
+            whole = model.image_distances(torch.cat(grids), cell, leave_one_out=True)
+            members = zip(model.image_members, whole.unbind(1), strict=True)
             for name, values in (("pooled", pooled), *members):
                 state[f"{name}_moments"] = _moments(values, cell, len(ignored))
         return state
