@@ -205,7 +205,7 @@ def test_leave_one_out_is_fitting_without_the_image(n: int, grid: int) -> None:
         torch.testing.assert_close(found[i : i + 1], without.distances(own, cell), rtol=0.02, atol=1e-3)
         if grid and n > 8:
             globally = model.global_distances(x, one_cell(x), leave_one_out=True)[i : i + 1]
-            torch.testing.assert_close(globally, without.global_distances(own, cell), rtol=0.02, atol=1e-3)
+            torch.testing.assert_close(globally, without.global_distances(own, cell), rtol=0.03, atol=1e-3)
 
 
 @pytest.mark.parametrize("n", [10, 20])

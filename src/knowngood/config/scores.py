@@ -87,7 +87,9 @@ class PatchDistance(ScoreOptions):
     pooling: Literal["top", "max", "soft"] = Field(
         default="top", description="score of an image from its map: mean of the top 2 %, the maximum, or a soft maximum"
     )
-    smoothing: float = Field(default=0.0, ge=0, description="σ of a Gaussian over the anomaly map, in locations; 0: none")
+    smoothing: float = Field(
+        default=0.0, ge=0, description="σ of a Gaussian over the anomaly map, in locations; 0: none"
+    )
 
 
 class IWAE(ScoreOptions):

@@ -29,7 +29,7 @@ IMAGES_EACH = 32  # normal images of a cell for each number of its context, at l
 FLOOR = 1e-3  # standard deviation by which mean features are standardised, at least
 SAMPLED, FOLDS = 16, 3  # locations, and parts of the images, by which the likeness of cells is chosen
 LEAST_VARIANCE = 1e-6  # of a principal component that is one
-FEW = 64  # images of a cell below which the coarse grid is refitted without each
+FEW, REFITS = 64, 32  # images of a cell below which the coarse grid is refitted without some; how often at most
 AT_ONCE = 32  # images made coarse at a time
 
 
@@ -173,13 +173,16 @@ class PatchGaussian(Model):
         return self.fit_grids(*self.given(whole.x, whole.c))
 
     @torch.no_grad()
-    def fit_grids(self, x: Tensor, cell: Tensor) -> Self:
-        """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time."""
+    def fit_grids(self, x: Tensor, cell: Tensor, likeness: Tensor | None = None) -> Self:
+        """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time.
+
+        likeness: of several cells, if it is known.
+        """
         grids = x.flatten(2)  # (N, F, P)
         cells = [_rows(grids, cell == k) for k in range(len(self.images))]
         self.images.copy_(torch.tensor([len(some) for some in cells]))
         if len(cells) > 1:
-            self.likeness.fill_(self._likeness(cells))
+            self.likeness.fill_(self._likeness(cells) if likeness is None else likeness)
         averages = [average(some, self.ignored[k]) for k, some in enumerate(cells)]
         averages = [some - some.mean(0) for some in averages]
         self.directions = principal(torch.cat(averages).double(), self._most_context()).float()
@@ -462,18 +465,22 @@ class PatchGaussian(Model):
         return gaussian + self.bank.nearest(x, cell, self.ignored, leave_one_out=True)
 
     def refitted(self, x: Tensor, cell: Tensor) -> Tensor:
-        """(B, h, w): distances of the images fitted to, each by a Gaussian that was refitted without it.
+        """(B, h, w): distances of images fitted to, by Gaussians refitted without them, but for `likeness`.
 
-        The formula of `leave_one_out` leaves an image in the mean covariance of all locations. With few images that
-        counts: by the coarse grid of 10 it is a quarter of what new normal images have, of 50 nine tenths.
+        Of each cell every 32nd image is left out at a time: one, if there are no more. The formula of `leave_one_out`
+        leaves an image in the mean covariance of all locations. With few images that counts: by the coarse grid of 10
+        it is a quarter of what new normal images have, of 50 nine tenths.
         """
-        out, number = [], torch.arange(len(x), device=x.device)
-        for i in range(len(x)):
+        out, part = torch.empty(len(x), *self.shape[1:], dtype=torch.float64, device=x.device), torch.empty_like(cell)
+        for k in cell.unique().tolist():
+            part[cell == k] = torch.arange(int((cell == k).sum()), device=x.device) % REFITS
+        for i in part.unique().tolist():
+            rest = part != i
             other = PatchGaussian(self.options, self.shape, self.keys.tolist(), self.continuous.tolist()).to(x.device)
             other.ignored.copy_(self.ignored)
-            other.fit_grids(x[number != i], cell[number != i])
-            out.append(other.distances(x[i : i + 1], cell[i : i + 1]))
-        return torch.cat(out)
+            other.fit_grids(x[rest], cell[rest], self.likeness)
+            out[~rest] = other.distances(x[~rest], cell[~rest])
+        return out
 
     def _refits_pay(self, cell: Tensor) -> bool:
         """Whether a cell has few images, of which nearly all are among images in cells (B,)."""
