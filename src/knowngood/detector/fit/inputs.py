@@ -107,8 +107,9 @@ def fit_conditions(normals: Items, settings: Settings, objective: Objective | No
 
 def warn_of_labels(y: Any) -> None:
     """Say that `fit` ignores y, where it marks anomalies as scikit-learn's outlier detectors do: by −1 beside 1."""
-    if y is not None and np.ndim(y) == 1 and set(np.unique(np.asarray(y)).tolist()) == {-1, 1}:
-        n = int((np.asarray(y) == -1).sum())
+    labels = np.zeros(0) if y is None else np.asarray(y)
+    if labels.ndim == 1 and set(np.unique(labels).tolist()) == {-1, 1}:
+        n = int((labels == -1).sum())
         warnings.warn(
             f"y is ignored, as by every outlier detector: the {counted(n, 'item')} with y = -1 count as normal. Fit to "
             "normal items alone, or name the others by anomalies=(y == -1)",
