@@ -12,6 +12,11 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "detection accuracy on every track, with baselines",
     ),
     "speed": ("benchmarks.speed:main", "speed of training and scoring, compared with a bare torch loop"),
+    "peers": ("benchmarks.peers:main", "speed beside Pythae and PyOD: training, time to the same ELBO, scoring"),
+    "growth": (
+        "benchmarks.growth:main",
+        "how the cost of fit and score grows with images, pixels, D, batch, conditions, bank",
+    ),
     "lineage": ("benchmarks.lineage:main", "one normal class: 1,000 to train on, 1,000 + 1,000 to test"),
     "one-vs-rest": ("benchmarks.one_vs_rest:main", "each class in turn is normal, all others are anomalous"),
     "leave-one-out": ("benchmarks.leave_one_out:main", "one class held out as the anomaly, the class inferred at test"),
