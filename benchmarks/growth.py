@@ -59,30 +59,28 @@ def _sides(settings: dict[str, Any], images: int) -> Callable[[int], Case]:
 
 
 PARTS: dict[str, Part] = {
-    "images, features": Part("images", (25, 50, 100, 200, 400), lambda n: Case(FEATURES, n, 128, scored=n)),
-    "images, VAE": Part("images", (500, 1000, 2000, 4000, 8000), lambda n: Case(VAE, n, 28, scored=n)),
-    "images, HOG and neighbours": Part(
-        "images", (250, 500, 1000, 2000, 4000), lambda n: Case(BANK, n, 28, scored=1000)
-    ),
-    "pixels, features": Part(
+    "images-features": Part("images", (25, 50, 100, 200, 400), lambda n: Case(FEATURES, n, 128, scored=n)),
+    "images-vae": Part("images", (500, 1000, 2000, 4000, 8000), lambda n: Case(VAE, n, 28, scored=n)),
+    "images-hog": Part("images", (250, 500, 1000, 2000, 4000), lambda n: Case(BANK, n, 28, scored=1000)),
+    "pixels-features": Part(
         "side, squared",
         (64, 96, 128, 192, 256),
         lambda side: Case(merged(FEATURES, {"representation": {"image_size": side}}), 25, side),
     ),
-    "pixels, VAE": Part("side, squared", (16, 28, 40, 56, 80), _sides(VAE, 1000)),
-    "latent dimensions, VAE": Part(
+    "pixels-vae": Part("side, squared", (16, 28, 40, 56, 80), _sides(VAE, 1000)),
+    "latent-vae": Part(
         "D", (8, 16, 32, 64, 128), lambda d: Case(merged(VAE, {"model": {"latent_dim": d}}), 2000, 28, scored=2000)
     ),
-    "batch, VAE": Part(
+    "batch-vae": Part(
         "batch", (16, 32, 64, 128, 256), lambda b: Case(merged(VAE, {"training": {"batch_size": b}}), 4000, 28)
     ),
-    "unknown conditions, features": Part("conditions", (1, 2, 4, 8), lambda k: Case(FEATURES, 25 * k, 128, k)),
-    "unknown conditions, CVAE": Part(
+    "conditions-features": Part("conditions", (1, 2, 4, 8), lambda k: Case(FEATURES, 25 * k, 128, k)),
+    "conditions-cvae": Part(
         "conditions",
         (1, 2, 4, 8),
         lambda k: Case(merged(VAE, {"model": {"objective": "cvae" if k > 1 else "vae"}}), 2000, 28, k, 1000),
     ),
-    "rows of the patch bank": Part(
+    "bank-features": Part(
         "rows",
         (250, 500, 1000, 2000, 4000),
         lambda rows: Case(merged(FEATURES, {"model": {"name": "patch_gaussian", "neighbours": rows}}), 100, 128),

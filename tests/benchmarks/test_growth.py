@@ -29,7 +29,7 @@ def test_the_exponent_of_a_power_is_the_power(power: float) -> None:
 
 
 def test_sides_are_stated_as_pixels() -> None:
-    (line,) = lines(rows("pixels, VAE"))
+    (line,) = lines(rows("pixels-vae"))
     assert line[1] == "16, 28, 40, 56, 80"
     assert line[5] == "1.00"  # cost ~ side² is linear in pixels
 
@@ -41,5 +41,5 @@ def test_a_panel_a_part(tmp_path: Path) -> None:
 
 
 def test_unknown_parts_are_refused() -> None:
-    with pytest.raises(SettingsError, match=r"parts has no 'colour'; known: images, features"):
+    with pytest.raises(SettingsError, match=r"parts has no 'colour'; known: images-features"):
         main(parts=("colour",))
