@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +32,17 @@ def png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def save_model(folder: Path) -> Path:
-    """A calibrated model of 60 good pictures of cameras A and B."""
+@cache
+def detector_of_two_cameras() -> Detector:
+    """Calibrated, of 60 good pictures of cameras A and B; one for all tests of a process, which only save it."""
     features = {"name": "features", "image_size": 64, "align": "none"}
     detector = Detector(features, "patch_gaussian", alpha=0.1)
-    detector.fit(pictures(60, 0), conditions={"camera": np.repeat(["A", "B"], 30)})
-    return detector.save(folder)
+    return detector.fit(pictures(60, 0), conditions={"camera": np.repeat(["A", "B"], 30)})
+
+
+def save_model(folder: Path) -> Path:
+    """A calibrated model of 60 good pictures of cameras A and B."""
+    return detector_of_two_cameras().save(folder)
 
 
 def stripes(n: int, seed: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from knowngood.cli import main
 from knowngood.deploy.judged_store import JudgedStore
 
 SIDE = 12
-REQUESTS, THREADS = 800, 16
+REQUESTS, THREADS = 240, 16
 
 
 def run(*words: str | Path) -> int:

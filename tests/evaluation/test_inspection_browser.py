@@ -17,8 +17,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs the program chromium")]
 
 
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
-def page(tmp_path: Path):
+def page(browser, tmp_path: Path):
     names = list("abcd")
     table = pd.DataFrame({"id": names, "anomaly_score": [4.0, 3.0, 2.0, 1.0], "p_value": [0.01, 0.02, 0.03, 0.9]})
     table["is_anomalous"], table["condition"] = table["p_value"] < 0.05, "all"
@@ -35,15 +43,13 @@ def page(tmp_path: Path):
         for name in names
     ]
     path = write_inspection(tmp_path / "i.html", items, table, alpha=0.05, title="t")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1000, "height": 600})
-        wrong: list[str] = []
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.goto(path.as_uri())
-        yield page
-        browser.close()
-        assert not wrong
+    page = browser.new_page(viewport={"width": 1000, "height": 600})
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(path.as_uri())
+    yield page
+    page.close()
+    assert not wrong
 
 
 def test_a_picture_fills_the_window_and_keys_go_to_the_next(page) -> None:
