@@ -29,6 +29,7 @@ def test_predictions_are_of_items_that_the_regression_has_not_seen() -> None:
     assert dan_vae.r2(noise, np.full(200, noise.mean())) == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_the_table_is_a_mean_over_seeds_and_is_drawn(tmp_path: Path) -> None:
     rows = [
         row(model, size, share, dark, seed, auroc=0.6 + 0.2 * seed)

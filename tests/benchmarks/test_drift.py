@@ -127,6 +127,7 @@ def test_numbers_compare_drifted_images_with_drifted_ones() -> None:
     assert found == {"factor": 1, "defect": 0, "false_alarms": 1, "in_range": pytest.approx(1 / 20)}
 
 
+@pytest.mark.slow
 def test_a_second_run_measures_nothing_again_and_what_does_not_apply_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

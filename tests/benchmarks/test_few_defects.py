@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.few_defects import Seen, Subject, compared, markdown
@@ -17,6 +18,7 @@ from knowngood.scores.known_defects import likeness
 from patch_models import TinyBackbone, holed, parts
 
 
+@pytest.mark.slow
 def test_scores_from_kept_likenesses_are_those_of_the_product() -> None:
     normals = ImageSet.from_arrays(parts(30))
     options = {"name": "features", "backbone": {"name": "own"}, "stride": 4, "average": 1, "image_size": 32}

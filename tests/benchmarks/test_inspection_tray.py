@@ -39,6 +39,7 @@ def test_in_mixed_trays_no_location_is_wrong_but_between_the_slots() -> None:
     assert between.any()
 
 
+@pytest.mark.slow
 def test_sets_follow_from_name_form_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in (("TRAIN", 3), ("GOOD", 2), ("EACH", 1)):
         monkeypatch.setattr(inspection_tray, name, count)

@@ -29,6 +29,7 @@ def test_a_set_that_occurs_twice_gives_different_images_and_the_seed_draws_them(
     assert drawn(["a", "b", "a"], sets, 5, 1)[0].train.tolist() != first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("apart", "gain"), [(0.0, -0.02), (8.0, 0.02)])
 def test_conditions_pay_where_groups_differ_and_cost_little_where_they_do_not(apart: float, gain: float) -> None:
     found = {method: measure([group(0, 0.0), group(1, apart)], method) for method in ("conditioned", "pooled", "alone")}

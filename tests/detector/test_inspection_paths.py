@@ -238,6 +238,7 @@ def test_a_surface_without_positions_has_one_gaussian(tmp_path: Path) -> None:
     assert fitted_to(large(20), **options).pipeline_.settings.model.name == "patch_gaussian"  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path) -> None:
     """On the command's path: fit, table, maps over the image as it lies, saved and loaded."""
     images, _, _ = lying(24)

@@ -99,6 +99,7 @@ def fitted_parts() -> tuple[Any, Any]:
     return made.pipeline_, lambda labelled, seed=0: learn_defects(made.pipeline_, images, labelled, grids, seed)
 
 
+@pytest.mark.slow
 def test_one_marked_defect_raises_its_like_and_nothing_is_lowered(
     fitted_parts: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_the_defect_of_an_empty_or_hidden_mask_is_the_farthest_patches() -> None
     assert defect_locations(mask, values).nonzero()[:, 0].tolist() == [3]
 
 
+@pytest.mark.slow
 def test_false_alarms_stay_and_the_model_is_saved_with_what_it_learned(tmp_path: Path) -> None:
     normal, (odd, masks) = parts(60), striped(1, seed=1)
     labelled = with_masks(
@@ -218,6 +220,7 @@ def test_a_mask_of_another_size_is_refused(fitted_parts: tuple[Any, Any], tmp_pa
         fitted_parts[1](with_masks(parts(2), np.ones((2, 16, 32), dtype=bool), tmp_path), 0)
 
 
+@pytest.mark.slow
 def test_five_normal_images_and_a_defect_are_enough_to_fit(tmp_path: Path) -> None:
     normal, (odd, masks) = parts(5), striped(1, seed=1)
     both = with_masks(np.concatenate([normal, odd]), np.concatenate([np.zeros((5, 32, 32), bool), masks]), tmp_path)

@@ -180,6 +180,7 @@ def test_new_images_of_one_kind_go_to_its_group(tmp_path: Path) -> None:
         detector.update(images(20).annotate(None, {"camera": ["C"] * 20}))
 
 
+@pytest.mark.slow
 def test_an_update_takes_known_defects_beside_those_before() -> None:
     options = {"name": "features", "backbone": {"name": "own"}, "stride": 4, "average": 1, "image_size": 32}
     model = {"name": "patch_gaussian", "context": 0, "neighbours": 0}

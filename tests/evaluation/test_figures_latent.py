@@ -145,6 +145,7 @@ def test_manifold_places_positions_where_the_axes_say():
     assert "z0 (2.00 nats), in prior standard deviations" in words(figure)
 
 
+@pytest.mark.slow
 def test_manifold_of_ten_conditions_is_wider_than_high_with_tiles_that_can_be_seen():
     figure = manifold(stand_in(kl=np.ones(2), names=list("abcdefghij"), size=8), steps=7)
     width, height = figure.get_size_inches()

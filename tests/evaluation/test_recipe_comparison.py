@@ -130,6 +130,7 @@ def test_the_command_takes_presets_and_files_and_leaves_the_test_split_alone(
     assert "did you mean 'shapes'" in capsys.readouterr().err.lower()
 
 
+@pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
     for i, image in enumerate(pictures(40, 0)):
         Image.fromarray(image).save(tmp_path / f"{i:02d}.png")

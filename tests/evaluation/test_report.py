@@ -442,6 +442,7 @@ def test_scores_go_by_class_where_it_is_known():
     assert ">sound</text>" in page
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_scores_go_by_condition_where_no_class_is_known_and_by_neither_where_there_is_one():
     table = make_table(60, 20, alarms=2, found=9, strata=("camera=10", "camera=9"))
@@ -462,6 +463,7 @@ def test_62_classes_are_folded_and_the_page_stays_light():
     assert len(page) < 1_500_000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("undrawn")
 def test_more_classes_than_can_be_told_apart_are_not_drawn():
     table = make_table(620, 60, alarms=10, found=30)
