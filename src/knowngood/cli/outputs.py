@@ -1,17 +1,17 @@
-"""What `score` writes beside its table: anomaly maps, explanations, and the inspection page."""
+"""What commands write, under a lock, and what they say of it: tables, explanations, links."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import quote
 
-from knowngood.cli.console import say
+from knowngood.cli.console import note, say
 from knowngood.cli.map_files import file_names
 from knowngood.data.progress import track
 from knowngood.files import LOCK, locked, whole, write_json
@@ -19,9 +19,13 @@ from knowngood.files import LOCK, locked, whole, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
+    from knowngood.cli.destination import Destination
+    from knowngood.cli.map_files import OverlayWriter, RawWriter
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
+
+SHOWN = 10  # files that could not be scored
 
 
 @contextmanager
@@ -112,6 +116,25 @@ def link(place: Path, page: Path) -> str:
         return quote(Path(os.path.relpath(place.resolve(), page.resolve().parent)).as_posix())
     except ValueError:
         return place.resolve().as_uri()
+
+
+def note_unread(unread: Sequence[tuple[str, str]]) -> None:
+    """Names of images that could not be scored, with the reason; the first ones of many."""
+    for name, reason in unread[:SHOWN]:
+        note(f"not scored: {name}: {reason}")
+    if len(unread) > SHOWN:
+        note(f"not scored: {len(unread) - SHOWN:,} more")
+
+
+def tell_written(tell: Callable[[str], None], place: Destination, writer: OverlayWriter | RawWriter | None) -> None:
+    """Deliver the table and finish the maps, and say where they are."""
+    if place.path is not None:
+        tell(f"table   {place.deliver()}")
+    if writer is not None:
+        meaning = writer.finish()
+        tell(f"maps    {writer.folder}")
+        if meaning:
+            note(meaning)
 
 
 def say_false_alarms(detector: Detector) -> None:

@@ -32,7 +32,15 @@ from knowngood.cli.inputs import (
     with_values,
 )
 from knowngood.cli.map_files import check_format, map_writer
-from knowngood.cli.outputs import this_command, write_explanations, write_table, write_tables, writing
+from knowngood.cli.outputs import (
+    note_unread,
+    tell_written,
+    this_command,
+    write_explanations,
+    write_table,
+    write_tables,
+    writing,
+)
 from knowngood.config import counted
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import DataError, Interrupted, SettingsError
@@ -52,7 +60,6 @@ if TYPE_CHECKING:
     from knowngood.evaluation.evaluate import TopMaps
 
 EXPLAINED = 20  # images at most
-SHOWN = 10  # files that could not be scored
 FORMATS = (".csv", ".parquet", ".json")
 UNFINISHED = ".unfinished"
 
@@ -345,17 +352,8 @@ def _score(
     tell(f"{flags.sum():,} of {counted(len(images) - len(decisions.errors), 'image')} are anomalous {how}{wrong}")
     if unread:
         tell(f"{len(unread):,} more could not be scored: see the column error")
-        for name, reason in unread[:SHOWN]:
-            note(f"not scored: {name}: {reason}")
-        if len(unread) > SHOWN:
-            note(f"not scored: {len(unread) - SHOWN:,} more")
-    if output is not None:
-        tell(f"table   {place.deliver()}")
-    if writer is not None:
-        meaning = writer.finish()
-        tell(f"maps    {writer.folder}")
-        if meaning:
-            note(meaning)
+        note_unread(unread)
+    tell_written(tell, place, writer)
     read = ~np.isnan(decisions.p_values)
     if probabilities is not None:
         columns = detector.condition_probabilities(images[read]).set_index("id")

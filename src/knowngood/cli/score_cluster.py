@@ -113,6 +113,5 @@ def _decisions(found: list[ScoredPart]) -> Any:
         np.concatenate([np.asarray(getattr(one, name)) for one in found])
         for name in ("p_values", "stratum", "known", "group")
     )
-    n, none = len(p), np.empty((len(p), 0), np.int64)
-    best = Expanded(none.astype(np.float32), stratum, np.arange(n), np.zeros(n), known, [""] * n, none)
-    return Decisions(np.full(n, np.nan), p, {}, best, np.arange(n), {}, group)
+    best = Expanded.kept(stratum, known)
+    return Decisions(np.full(len(p), np.nan), p, {}, best, np.arange(len(p)), {}, group)

@@ -11,7 +11,7 @@ from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import map_writer
-from knowngood.cli.outputs import write_table, writing
+from knowngood.cli.outputs import note_unread, tell_written, write_table, writing
 from knowngood.config import DataOptions, counted
 from knowngood.data.progress import track
 from knowngood.errors import DataError, SettingsError
@@ -77,12 +77,5 @@ def score_exported(
         tell = note if output is None else say
         flagged = int(table["is_anomalous"].fillna(False).sum())
         tell(f"{flagged:,} of {counted(int(read.sum()), 'image')} are anomalous at a false-alarm rate of {rate:g}")
-        for name, reason in reasons:
-            note(f"not scored: {name}: {reason}")
-        if output is not None:
-            tell(f"table   {place.deliver()}")
-        if writer is not None:
-            meaning = writer.finish()
-            tell(f"maps    {maps}")
-            if meaning:
-                note(meaning)
+        note_unread(reasons)
+        tell_written(tell, place, writer)

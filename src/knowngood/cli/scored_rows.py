@@ -86,7 +86,12 @@ class ScoredRows:
 
     def joined(self) -> Decisions:
         """All decisions, with numbers only: no words for conditions, no parts."""
-        return Decisions.concat([batch._replace(parts={}, best=_numbers(batch.best)) for batch in self.batches()])
+        return Decisions.concat(
+            [
+                batch._replace(parts={}, best=Expanded.kept(batch.best.stratum, batch.best.known))
+                for batch in self.batches()
+            ]
+        )
 
     def close(self, keep: bool) -> None:
         """Close the file, and remove it unless it is kept for another run to go on with."""
@@ -149,31 +154,15 @@ def _line(record: dict[str, Any]) -> bytes:
     return json.dumps({**record, "sha256": digest}).encode() + b"\n"
 
 
-def _numbers(best: Expanded) -> Expanded:
-    n = len(best.stratum)
-    none = np.empty((n, 0), np.int64)
-    return Expanded(none.astype(np.float32), best.stratum, np.arange(n), np.zeros(n), best.known, [""] * n, none)
-
-
 def _decisions(record: dict[str, Any]) -> Decisions:
     columns = {name: np.array(values, dtype=dtype) for name, (dtype, values) in record["columns"].items()}
-    n = len(record["conditions"])
-    best = Expanded(
-        c=np.empty((n, 0), np.float32),
-        stratum=columns["stratum"],
-        item=np.arange(n),
-        log_weight=np.zeros(n),
-        known=columns["known"],
-        label=record["conditions"],
-        codes=np.empty((n, 0), np.int64),
-    )
     stated = {name: columns[f"stated/{name}"] for name in Stated._fields if f"stated/{name}" in columns}
     return Decisions(
         anomaly_score=columns["anomaly_score"],
         p_values=columns["p_value"],
         parts={name.removeprefix("parts/"): part for name, part in columns.items() if name.startswith("parts/")},
-        best=best,
-        row=np.arange(n),
+        best=Expanded.kept(columns["stratum"], columns["known"], record["conditions"]),
+        row=np.arange(len(record["conditions"])),
         errors={int(i): why for i, why in record["errors"].items()},
         group=columns["group"],
         stated=Stated(**stated) if stated else None,

@@ -51,6 +51,14 @@ class Expanded:
     codes: Ints
     stated: Ints | None = None
 
+    @staticmethod
+    def kept(stratum: Ints, known: NDArray[np.bool_], label: list[str] | None = None) -> Expanded:
+        """A row an item, with what is kept of items that were scored: no vectors and codes, no texts unless given."""
+        n = len(stratum)
+        none = np.empty((n, 0), np.int64)
+        texts = [""] * n if label is None else label
+        return Expanded(none.astype(np.float32), stratum, np.arange(n), np.zeros(n), known, texts, none)
+
     def take(self, rows: NDArray[np.integer]) -> Expanded:
         """The given rows (K,) as K items of one row each, for example the condition chosen for each item.
 
