@@ -67,7 +67,7 @@ def score_exported(
             found.append(one._replace(map=None))
         table = pd.DataFrame([one.row for one in found])
         read = table["p_value"].notna()
-        reasons = table.loc[~read, ["id", "error"]].to_numpy().tolist() if not read.all() else []
+        reasons: list[Any] = table.loc[~read, ["id", "error"]].to_numpy().tolist() if not read.all() else []
         if not read.any():
             raise DataError(f"none of {len(table)} items can be scored; the first, {': '.join(reasons[0])}")
         remark = batch_remark(found, images.labels, detector.facts, rate)
