@@ -24,7 +24,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHERS = {
     "deployment.md": {"--rm", "--read-only", "--tmpfs", "--network", "--build", "--now", "--offline"},
     "export.md": {"--no-deps"},
-    "plugins.md": {"--quantile", "--score-quantile"},
+    "plugins.md": {"--quantile", "--score-quantile", "--share"},
     "backbones.md": {"--local-dir"},
     "install.md": {"--index-url"},
     "plugin.md": {"--no-deps", "--no-build-isolation", "--target"},

@@ -84,3 +84,38 @@ def test_the_score_of_the_example_is_an_option_of_the_command_line(environment: 
     shown = run(["-m", "knowngood", "train", "--help-all"], environment)
     assert "median_residual" in shown
     assert "--quantile" in shown
+    assert "annealed" in shown
+    assert "--share" in shown
+
+
+OBJECTIVE = """
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from knowngood import Detector
+from knowngood.config import VAEOptions, choices
+from knowngood.models.objectives import Objective, elbo_terms
+
+images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+model = {"name": "vae", "objective": {"name": "annealed", "share": 0.5}, "net": {"name": "mlp", "hidden": [16]}}
+detector = Detector("pixels", model, training={"epochs": 1}).fit(images)
+vae = detector.pipeline_.model
+batch = SimpleNamespace(x=torch.rand(6, 1, 8, 8), c=None, stratum=torch.zeros(6, dtype=torch.int64))
+objective = choices(VAEOptions, "objective")["annealed"](share=0.5).build()
+found = {}
+for step in (0, 25, 50, 100):
+    context = SimpleNamespace(step=step, total_steps=100, generator=torch.Generator().manual_seed(0))
+    losses, terms = objective.loss(vae, batch, context)
+    rest = losses["model"] - terms["reconstruction"].mean()
+    found[step] = float(rest / terms["kl"].mean())
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_objective_of_the_example_weighs_the_kl_by_the_step(environment: dict[str, str]) -> None:
+    found = json.loads(run(["-c", OBJECTIVE], environment).splitlines()[-1])
+    assert list(found.values()) == pytest.approx([0, 0.5, 1, 1], abs=1e-4)

@@ -1,1 +1,1 @@
-"""An anomaly score for knowngood: a quantile of the absolute residual."""
+"""For knowngood: a quantile of the absolute residual as anomaly score, and a VAE with an annealed KL."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from knowngood.config import ScoreOptions
+from knowngood.config import Options, ScoreOptions
 
 
 class MedianResidual(ScoreOptions):
@@ -14,3 +14,11 @@ class MedianResidual(ScoreOptions):
     models = ("vae",)
     name: Literal["median_residual"] = "median_residual"
     quantile: float = Field(default=0.5, gt=0, lt=1, description="of |x − x̂|; .5 is the median")
+
+
+class Annealed(Options):
+    """A VAE whose KL term grows from 0 to its full weight (Bowman et al. 2016, arXiv:1511.06349)."""
+
+    implementation = "median_residual.objective:AnnealedObjective"
+    name: Literal["annealed"] = "annealed"
+    share: float = Field(default=0.5, gt=0, le=1, description="of all steps, in which the weight of the KL grows to 1")
