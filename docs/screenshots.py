@@ -25,6 +25,7 @@ from PIL import Image
 IMAGES = Path(__file__).parent / "images"
 PARTS = "generated-parts/products=washer,number=150,size=128"
 KINDS = ("missing_hole", "scratch", "crack", "stain")
+DRAWN = "() => [...document.images].every(one => one.complete || one.getBoundingClientRect().top > innerHeight)"
 WINDOW = {"width": 1440, "height": 900}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -64,7 +65,7 @@ def served(model: str, folder: str) -> Iterator[str]:
 
 def shot(page: Any, name: str) -> None:
     """The window as a JPEG file of the guide."""
-    page.wait_for_load_state("networkidle")
+    page.wait_for_function(DRAWN)
     page.screenshot(path=IMAGES / f"{name}.jpg", type="jpeg", quality=82)
     print(IMAGES / f"{name}.jpg")
 
