@@ -88,6 +88,14 @@ def test_mvtec_layout_matches_masks_by_exact_stem(tmp_path):
     assert [(f.path_or_id, f.kind, f.severity) for f in images.rejected] == [("license.txt", "ignored", "note")]
 
 
+def test_a_manifest_in_a_folder_is_named_since_it_was_not_read(tmp_path):
+    mvtec(tmp_path)
+    (tmp_path / "manifest.csv").write_text("path,camera\n")
+    (finding,) = [one for one in open_images(tmp_path).rejected if one.path_or_id == "manifest.csv"]
+    assert finding.severity == "note"
+    assert f"give {tmp_path / 'manifest.csv'} in place of the folder" in finding.reason
+
+
 def test_mvtec_mask_without_an_image_is_found(tmp_path):
     mvtec(tmp_path)
     write(tmp_path, "ground_truth/crack/007_mask.png")

@@ -32,6 +32,7 @@ from knowngood.data.readers.mask_file import looks_like_mask, read_masks
 from knowngood.data.readers.masks import match_masks
 from knowngood.errors import DataError
 
+MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
 RESULTS = ("maps.json", "inspection.html")  # what `knowngood score` writes beside pictures
 
 
@@ -165,7 +166,10 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
             elif (reason := unread_reason(path)) is not None:
                 rejected.append(Finding(identifier(path, root), "unsupported", reason, "error"))
             else:
-                rejected.append(Finding(identifier(path, root), "ignored", "is not an image by its name", "note"))
+                reason = "is not an image by its name"
+                if name == MANIFEST:
+                    reason = f"was not read: give {path} in place of the folder to use its columns, such as conditions"
+                rejected.append(Finding(identifier(path, root), "ignored", reason, "note"))
     return sorted(found, key=lambda path: path.relative_to(root).parts), rejected
 
 
