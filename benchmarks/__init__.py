@@ -73,6 +73,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "many": ("benchmarks.many:main", "a million small images scored in one run: memory, pace, open files"),
     "serve": ("benchmarks.serve:main", "the HTTP server under load: errors, throughput, latencies"),
+    "soak": ("benchmarks.soak:main", "the server under steady load: its memory over time"),
     "watch": ("benchmarks.watch:main", "files arrive while the watching process is killed: each judged once"),
     "start": ("benchmarks.start:main", "server and runtime from start to first verdict: seconds and memory"),
     "monitor": ("benchmarks.monitor:main", "monitor of drift: false alarms of streams, and delays after a shift"),

@@ -45,6 +45,13 @@ class Answered(NamedTuple):
     refused: int
 
 
+class Server(NamedTuple):
+    """A server in a process of its own."""
+
+    url: str
+    pid: int
+
+
 def main(
     requests: int = 300,
     clients: tuple[int, ...] = (1, 4, 16),
@@ -67,7 +74,7 @@ def main(
             Image.fromarray(picture).save(files[-1])
         alone = in_process(folder / "model", files, seconds=3.0)
         rows = []
-        with served(folder / "model") as url:
+        with served(folder / "model") as (url, _):
             body = form([file.read_bytes() for file in files[:images]])
             loaded(url, body, 10, 1)  # warm
             for n in clients:
@@ -94,8 +101,8 @@ def in_process(model: Path, files: list[Path], seconds: float) -> float:
 
 
 @contextmanager
-def served(model: Path) -> Iterator[str]:
-    """Within, the command serves this model at the address given."""
+def served(model: Path) -> Iterator[Server]:
+    """Within, the command serves this model."""
     command = [sys.executable, "-m", "knowngood", "serve", str(model), "--port", "0", "--batch", str(BATCH)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ)) as server:
         assert server.stderr is not None
@@ -103,7 +110,7 @@ def served(model: Path) -> Iterator[str]:
             url = json.loads(server.stderr.readline())["url"]
             log = threading.Thread(target=server.stderr.readlines)
             log.start()
-            yield url
+            yield Server(url, server.pid)
         finally:
             server.terminate()
         log.join()

@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks.tables import print_table, write_csv
 from knowngood import Detector
 from knowngood.cli.console import note
+from knowngood.deploy.onnx_graph import export
 
 SIDE, TRAINED = 24, 200
 STARTING = 0.25  # share of kills before the first verdict
@@ -34,17 +35,25 @@ PATIENCE = 120.0  # seconds without a new row, after which what is missing is lo
 
 
 def main(
-    files: int = 10_000, kills: int = 20, seed: int = 0, out: Path = Path("out/benchmarks/watch")
+    files: int = 10_000,
+    kills: int = 20,
+    seed: int = 0,
+    exported: bool = False,
+    out: Path = Path("out/benchmarks/watch"),
 ) -> dict[str, Any]:
-    """Rows and kills. Prints the table."""
+    """Rows and kills. Prints the table.
+
+    Args:
+        exported: the process judges by an exported file; expected are the p-values of the model.
+    """
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory(prefix="watch-") as place:
         root = Path(place)
         incoming, csv_file, table = root / "incoming", root / "results.csv", root / "results.db"
         incoming.mkdir()
         detector = Detector("hog", "memory_bank", alpha=0.1).fit(np.stack([digit(rng) for _ in range(TRAINED)]))
-        detector.save(root / "model")
-        command = [sys.executable, "-m", "knowngood", "watch", str(root / "model"), str(incoming)]
+        model = export(detector, root / "model.onnx") if exported else detector.save(root / "model")
+        command = [sys.executable, "-m", "knowngood", "watch", str(model), str(incoming)]
         command += ["--to", str(csv_file), "--to", f"sqlite:///{table}", "--interval", "0.05"]
         pictures, started, starting = np.stack([digit(rng) for _ in range(files)]), time.monotonic(), 0
         parts = np.array_split(np.arange(files), kills + 1)

@@ -263,6 +263,31 @@ def test_the_page_of_the_api_needs_nothing_from_elsewhere(client: TestClient) ->
     assert set(example["rows"][0]) <= set(answer["rows"][0])
 
 
+def test_every_status_is_documented(models: ServedModels, tmp_path: Path) -> None:
+    key = add_key(tmp_path / "keys", "camera")
+    with TestClient(create_app(models, ServerOptions(keys=read_keys(tmp_path / "keys"), body=5000))) as client:
+        paths, own = client.get("/openapi.json").json()["paths"], {"Authorization": f"Bearer {key}"}
+        form = {"Content-Type": "multipart/form-data; boundary=b"}
+        asked: list[tuple[int, str, str, dict[str, Any]]] = [
+            (400, "post", "/v1/score", {"content": b"--b no form", "headers": {**own, **form}}),
+            (401, "post", "/v1/score", {}),
+            (404, "post", "/v1/explain", {"files": files(1), "data": {"model": "x"}, "headers": own}),
+            (413, "post", "/v1/score", {"files": [("images", ("a.png", bytes(6000)))], "headers": own}),
+            (422, "post", "/v1/score", {"files": files(1), "headers": own}),
+            (401, "get", "/v1/models", {}),
+            (401, "get", "/metrics", {}),
+            (404, "post", "/v1/models/x/reload", {"headers": own}),
+        ]
+        for status, method, path, request in asked:
+            answer = client.request(method, path, **request)
+            assert answer.status_code == status, answer.text
+            documented = paths[path.replace("/x/", "/{name}/")][method]["responses"]
+            assert str(status) in documented
+            assert isinstance(answer.json()["detail"], str)
+        plain = paths["/metrics"]["get"]["responses"]["200"]["content"]
+        assert list(plain) == ["text/plain"]
+
+
 def test_every_answer_goes_to_the_sinks_without_pictures(models: ServedModels) -> None:
     kept: list[dict[str, Any]] = []
     with TestClient(create_app(models, ServerOptions(sink=kept.extend))) as client:

@@ -23,7 +23,8 @@ PAGES = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 OF_OTHERS = {
     "deployment.md": {"--rm", "--read-only", "--tmpfs", "--network", "--build", "--now", "--offline"},
-    "export.md": {"--no-deps"},
+    "export.md": {"--no-deps", "--onnx", "--save"},
+    "serving.md": {"--max-time", "--exclude-checks"},
     "plugins.md": {"--quantile", "--score-quantile", "--share"},
     "backbones.md": {"--local-dir"},
     "install.md": {"--index-url"},

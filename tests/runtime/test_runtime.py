@@ -59,6 +59,7 @@ def written(path: Path, **facts: Any) -> Path:
     own = {"format": FORMAT, "format_version": FORMAT_VERSION, "alpha": 0.1, "calibration_items": 30, "columns": []}
     own |= {"outputs": [name for name, _, _ in found], "strata": [[]], "image": IMAGE, "unknown": "error"}
     own |= {"cells": [], "cell_counts": [], "marginal": None, "threshold": 0.9, "stratum_items": [30]}
+    own |= {"fingerprint": 16 * "0"}
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, json.dumps(own | facts)
     path.write_bytes(model.SerializeToString())
@@ -204,6 +205,13 @@ def test_a_new_value_counts_as_unknown_if_it_may_be_and_that_is_said() -> None:
     with pytest.warns(UserWarning, match="condition 'camera' has no value 'C' \\(known: A, B\\)"):
         found = known.encode({"camera": ["B", "C"]}, 2, "infer")
     assert found.label == ["camera=B", "camera=A", "camera=B"]
+
+
+def test_a_table_says_which_version_scored_it(exported: Path, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(["score", str(exported), str(folder), "-o", str(tmp_path / "rows.json")])
+    assert left.value.code == 0
+    assert {row["scored_by"] for row in json.loads((tmp_path / "rows.json").read_text())} == {"0" * 16}
 
 
 def test_objects_of_a_store_are_scored_as_files_and_the_table_goes_to_the_store(

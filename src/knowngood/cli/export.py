@@ -19,7 +19,7 @@ def export(
     *,
     precision: Annotated[
         str,
-        typer.Option(metavar="fp32|fp16|int8", help="fp16: half the file; int8: 8-bit convolutions; both need --data"),
+        typer.Option(metavar="fp32|fp16", help="fp16: half the file; it needs --data"),
     ] = "fp32",
     data: Annotated[
         str | None,

@@ -11,9 +11,10 @@ from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import map_writer
-from knowngood.cli.outputs import note_unread, tell_written, write_table, writing
+from knowngood.cli.outputs import note_unread, tell_written, write_tables, writing
 from knowngood.config import DataOptions, counted
 from knowngood.data.progress import track
+from knowngood.detector.versions import MARK
 from knowngood.errors import DataError, SettingsError
 
 WHY = {
@@ -73,7 +74,7 @@ def score_exported(
         remark = batch_remark(found, images.labels, detector.facts, rate)
         if remark is not None:
             note(f"warning: {remark}")
-        write_table(table, output)
+        write_tables([table], output, {MARK: detector.facts["fingerprint"]})
         tell = note if output is None else say
         flagged = int(table["is_anomalous"].fillna(False).sum())
         tell(f"{flagged:,} of {counted(int(read.sum()), 'image')} are anomalous at a false-alarm rate of {rate:g}")

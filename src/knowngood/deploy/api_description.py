@@ -46,12 +46,21 @@ _FORM = {
     },
 }
 _ERRORS = {
+    400: "the body is no multipart form",
     401: "no key, or a wrong one",
     404: "there is no such model",
     413: "the body is too large",
     422: "a field is wrong, or no image can be read (then with rows)",
     503: "too much is waiting: try again after `Retry-After` seconds",
 }
+
+
+_REFUSAL = {
+    "type": "object",
+    "required": ["detail"],
+    "properties": {"detail": {"type": "string"}, "request_id": {"type": "string"}},
+}
+LOCKED = {401: _ERRORS[401]}
 
 
 def judging(path: str, *, explain: bool) -> dict[str, Any]:
@@ -70,12 +79,17 @@ def judging(path: str, *, explain: bool) -> dict[str, Any]:
         },
         "responses": {
             200: {"description": "a row an image", "content": {"application/json": {"example": example}}},
-            **{
-                status: {
-                    "description": why,
-                    "content": {"application/json": {"example": {"detail": why, "request_id": "4f0c"}}},
-                }
-                for status, why in _ERRORS.items()
-            },
+            **refusals(_ERRORS),
         },
+    }
+
+
+def refusals(reasons: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Answers that refuse, by status."""
+    return {
+        status: {
+            "description": why,
+            "content": {"application/json": {"schema": _REFUSAL, "example": {"detail": why, "request_id": "4f0c"}}},
+        }
+        for status, why in reasons.items()
     }

@@ -13,7 +13,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from knowngood.calibration.map_scale import scale_of
 from knowngood.data import ImageSet
 from knowngood.data.readers.limits import Limits
 from knowngood.data.regions.ignore import Outlines, Painted
-from knowngood.deploy.onnx_precision import check_precision, divided, graph_scores, reduced
+from knowngood.deploy.onnx_precision import check_precision, graph_scores, halved
 from knowngood.deploy.onnx_scores import check_score, score_graph
 from knowngood.detector.calibrate import with_calibration
 from knowngood.detector.decide import calibrated
@@ -69,7 +68,7 @@ def export(detector: Detector, path: str | Path, *, precision: str = "fp32", nor
     Before the file gets its name, the graph is compared with the detector on images of noise.
 
     Args:
-        precision: "fp32"; "fp16" stores large tensors in half precision; "int8" computes convolutions in 8 bits.
+        precision: "fp32", or "fp16": large tensors are stored in half precision, and computed with in single.
         normals: images that the model was not fitted to. The graph in another precision is calibrated on them.
 
     Raises:
@@ -81,18 +80,12 @@ def export(detector: Detector, path: str | Path, *, precision: str = "fp32", nor
     check_precision(detector.pipeline_, precision, normals)
     if normals is None:
         return _written(graph_of(detector), Path(path))
-    import onnx
-
-    ranges, others = divided(detector.pipeline_, precision, normals)
     with tempfile.TemporaryDirectory(prefix="knowngood-") as folder:
-        whole_graph, draft = Path(folder, "fp32.onnx"), Path(folder, "draft.onnx")
-        runtime = ExportedDetector(_written(graph_of(detector, precision), whole_graph))
-        _written(reduced(onnx.load(whole_graph), precision, runtime, ranges), draft)
-        scores = graph_scores(ExportedDetector(draft), others)
-        detector = copy(detector)
-        detector.pipeline_ = with_calibration(detector.pipeline_, scores, "set")
-        model = reduced(graph_of(detector, precision, others), precision, runtime, ranges)
-    return _written(model, Path(path))
+        draft = _written(halved(graph_of(detector, precision)), Path(folder, "draft.onnx"))
+        scores = graph_scores(ExportedDetector(draft), normals)
+    other = object.__new__(type(detector))  # a copy would be one of what is saved, which holds no backbone of the user
+    vars(other).update(vars(detector), pipeline_=with_calibration(detector.pipeline_, scores, "set"))
+    return _written(halved(graph_of(other, precision, normals)), Path(path))
 
 
 def graph_of(detector: Detector, precision: str = "fp32", calibrated_on: ImageSet | None = None) -> Any:
@@ -381,7 +374,7 @@ class PixelsGraph(nn.Module):
             maps = maps[middle(pixels.pad, pixels.crop or pixels.size)]
         if pixels.crop:
             maps = F.pad(maps, margins(pixels.size, pixels.crop))
-        return _interpolated(maps[:, None], image.shape[1:3])[:, 0] if pixels.resize else maps
+        return resized(maps, image.shape[1:3]) if pixels.resize else maps
 
 
 class HOGGraph(nn.Module):
@@ -406,7 +399,8 @@ class FeaturesGraph(nn.Module):
         self.features, self.pixels, self.net = features, PixelsGraph(features.pixels), features.backbone
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.features.on_grid(list(self.net.features(self.pixels(image).expand(-1, 3, -1, -1))))
+        maps = list(self.net.features(self.pixels(image).expand(-1, 3, -1, -1)))
+        x = self.features.on_grid(maps, resized)
         if self.features.stored == "float32":
             return x
         fits = x.abs().amax((1, 2, 3), keepdim=True) <= HALF_LIMIT
@@ -456,10 +450,11 @@ class CalibrationGraph(nn.Module):
 # Images --------------------------------------------------------------------------------------------------------------
 
 
-def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """`interpolate`, bilinear and antialiased, of (B, C, H, W), with its rounding; ONNX Runtime's is off by 2e-3.
+def resized(x: Tensor, size: Any) -> Tensor:
+    """`interpolate`, bilinear and antialiased, of (…, H, W), with its rounding: a product with a matrix for each side.
 
-    Integers are rounded after it, so that what is off by that little changes one value in a hundred by a whole level.
+    The operator of ONNX Runtime is off by 2e-3, and that of OpenVINO by a fifth. Where integers are rounded after it,
+    what is off by 2e-3 changes one value in a hundred by a whole level.
     """
     down, across = (_weights(n, m) for n, m in zip(x.shape[-2:], size, strict=True))
     return down @ (x @ across.t())
@@ -473,10 +468,6 @@ def _weights(n: int, m: int) -> Tensor:
     apart = ((position - centre[:, None]).double() + 0.5) * (1 / scale.clamp_min(1)).double()
     weights = (1 - apart.float().abs()).clamp_min(0)
     return weights / weights.sum(1, keepdim=True)
-
-
-def _interpolated(x: Tensor, size: Any) -> Tensor:
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)
 
 
 def _upsampled(maps: Tensor, size: Any) -> Tensor:

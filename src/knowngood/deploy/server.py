@@ -14,11 +14,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from knowngood import __version__
 from knowngood.data.readers.limits import Limits
-from knowngood.deploy.api_description import ABOUT, judging
+from knowngood.deploy.api_description import ABOUT, LOCKED, judging, refusals
 from knowngood.deploy.api_page import PAGE, POLICY
 from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.judgement import Row, for_sinks
@@ -90,12 +90,19 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
         """The same, and why: where, against what, and how the image compares with normal ones."""
         return await _answer(request, models, queue, options, metrics, explain=True)
 
-    @app.get("/v1/models", dependencies=allowed, summary="List the models")
+    @app.get("/v1/models", dependencies=allowed, summary="List the models", responses=refusals(LOCKED))
     async def list_models() -> dict[str, Any]:
         """The models, their versions, conditions and false-alarm rates."""
         return {"models": [model.describe() for model in models.values()]}
 
-    @app.post("/v1/models/{name}/reload", dependencies=allowed, summary="Take a new version of a model into use")
+    absent = {404: "there is no such model", 409: "the new version cannot be loaded; the former one stays"}
+
+    @app.post(
+        "/v1/models/{name}/reload",
+        dependencies=allowed,
+        summary="Take a new version of a model into use",
+        responses=refusals(LOCKED | absent),
+    )
     async def reload(name: str) -> dict[str, Any]:
         """Load the version that is in use on the disk. Requests that were accepted keep the one they began with."""
         if name not in models:
@@ -111,11 +118,17 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
     async def healthy() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/readyz", summary="Whether the server takes images")
+    @app.get("/readyz", summary="Whether the server takes images", responses={503: {"description": "it is closing"}})
     async def ready() -> Response:
         return JSONResponse({"status": "closing" if queue.closing else "ready"}, 503 if queue.closing else 200)
 
-    @app.get("/metrics", dependencies=allowed, summary="Counts for Prometheus")
+    @app.get(
+        "/metrics",
+        dependencies=allowed,
+        summary="Counts for Prometheus",
+        response_class=PlainTextResponse,
+        responses=refusals(LOCKED),
+    )
     async def counts() -> Response:
         versions = [(model.name, model.mark) for model in models.values()]
         return Response(metrics.text(queue.held, versions), media_type="text/plain; version=0.0.4; charset=utf-8")

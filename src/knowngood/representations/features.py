@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -33,10 +33,11 @@ from knowngood.representations.alignment.references import References, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone
 from knowngood.representations.base import Fitted, raise_first
-from knowngood.representations.pixels import Pixels, upsampled
+from knowngood.representations.pixels import Pixels, resized, upsampled
 from knowngood.representations.tiled import Tiling, alike, median_size
 
 AREA = 384 * 384  # pixels of a resized image, about, if no image_size is given
+Resample = Callable[[Tensor, tuple[int, int]], Tensor]
 HALF_LIMIT = 6e4  # float16 ends at 65,504
 ROUNDING = 0.01  # of a feature's spread that rounding to float16 may cost
 PROBED, PROBED_LARGE = 3, 8  # training images from which widths and dtype are determined; of those in tiles
@@ -387,13 +388,16 @@ class Features(Fitted):
         return maps
 
     @torch.no_grad()
-    def on_grid(self, maps: list[Tensor]) -> Tensor:
-        """Maps (B, F_i, h_i, w_i) → averaged, resampled and concatenated: (B, F, h, w) float32."""
+    def on_grid(self, maps: list[Tensor], resample: Resample = resized) -> Tensor:
+        """Maps (B, F_i, h_i, w_i) → averaged, resampled and concatenated: (B, F, h, w) float32.
+
+        `resample` brings maps to a size, by antialiased bilinear interpolation.
+        """
         side, on_grid = self.options.average, []
         for m in maps:
             m = F.avg_pool2d(m.float(), side, 1, side // 2, count_include_pad=False) if side > 1 else m.float()
             if tuple(m.shape[-2:]) != self.grid:
-                m = F.interpolate(m, size=self.grid, mode="bilinear", align_corners=False, antialias=True)
+                m = resample(m, self.grid)
             on_grid.append(m)
         return torch.cat(on_grid, dim=1)
 

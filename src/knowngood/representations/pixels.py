@@ -203,7 +203,7 @@ class Pixels(Fitted):
             x = (x @ np.array(LUMINANCE, x.dtype))[..., None] if luminance else x
             y = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
             if y.shape[-2:] != self.size:
-                y = _resized(y, self.size)
+                y = resized(y, self.size)
             planes = y.numpy()
             if dtype.kind != "f":
                 planes = planes.round().clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -294,7 +294,7 @@ class Pixels(Fitted):
         source = (int(source_shape[0]), int(source_shape[1]))
         if source != self.size:
             flat = torch.from_numpy(np.ascontiguousarray(map).reshape(-1, 1, *self.size))
-            map = _resized(flat, source).numpy().reshape(*map.shape[:-2], *source)
+            map = resized(flat, source).numpy().reshape(*map.shape[:-2], *source)
         return np.array(map, copy=True, order="C")
 
 
@@ -316,7 +316,7 @@ def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32) if dtype.kind == "f" else dtype
 
 
-def _resized(x: Tensor, size: Size) -> Tensor:
+def resized(x: Tensor, size: Size) -> Tensor:
     return interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
