@@ -25,7 +25,8 @@ from PIL import Image
 IMAGES = Path(__file__).parent / "images"
 PARTS = "generated-parts/products=washer,number=150,size=128"
 KINDS = ("missing_hole", "scratch", "crack", "stain")
-DRAWN = "() => [...document.images].every(one => one.complete || one.getBoundingClientRect().top > innerHeight)"
+DRAWN = """() => [...document.images].every(
+  one => one.complete || one.offsetParent === null || one.getBoundingClientRect().top > innerHeight)"""
 WINDOW = {"width": 1440, "height": 900}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
