@@ -84,7 +84,7 @@ def export(detector: Detector, path: str | Path, *, precision: str = "fp32", nor
         draft = _written(halved(graph_of(detector, precision)), Path(folder, "draft.onnx"))
         scores = graph_scores(ExportedDetector(draft), normals)
     other = object.__new__(type(detector))  # a copy would be one of what is saved, which holds no backbone of the user
-    vars(other).update(vars(detector), pipeline_=with_calibration(detector.pipeline_, scores, "set"))
+    other.__dict__.update(vars(detector), pipeline_=with_calibration(detector.pipeline_, scores, "set"))
     return _written(halved(graph_of(other, precision, normals)), Path(path))
 
 
