@@ -125,7 +125,8 @@ def training(x: np.ndarray, repetitions: int) -> list[Row]:
 
 def beside(what: str, ours: Callable[[], float], theirs: Callable[[], float], repetitions: int) -> Row:
     """How many times as fast ours is: the median of seconds of theirs ÷ ours, in turn, after a first of each."""
-    theirs(), ours()
+    theirs()
+    ours()
     ratios = [theirs() / ours() for _ in range(repetitions)]
     said = f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
     return {"what": what, "ratio": median(ratios), "low": min(ratios), "high": max(ratios), "said": said}
@@ -171,10 +172,10 @@ def pythae_seconds(name: str, x: np.ndarray) -> float:
 
 def pythae_run(name: str, x: np.ndarray, epochs: int, look: Callable[[bool, Any], None]) -> None:
     """Pythae's trainer with its defaults. `look` is called at the begin (True) and end (False) of each epoch."""
-    import pythae.models as models
-    from pythae.data.datasets import BaseDataset
-    from pythae.trainers import AdversarialTrainer, AdversarialTrainerConfig, BaseTrainer, BaseTrainerConfig
-    from pythae.trainers.training_callbacks import TrainingCallback
+    import pythae.models as models  # pyright: ignore[reportMissingImports]
+    import pythae.trainers as trainers  # pyright: ignore[reportMissingImports]
+    from pythae.data.datasets import BaseDataset  # pyright: ignore[reportMissingImports]
+    from pythae.trainers.training_callbacks import TrainingCallback  # pyright: ignore[reportMissingImports]
 
     class Look(TrainingCallback):
         def on_epoch_begin(self, training_config: Any, **kwargs: Any) -> None:
@@ -193,9 +194,9 @@ def pythae_run(name: str, x: np.ndarray, epochs: int, look: Callable[[bool, Any]
     silence = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(silence), redirect_stderr(silence):
         logging.disable()
-        make = AdversarialTrainerConfig if adversarial else BaseTrainerConfig
+        make = trainers.AdversarialTrainerConfig if adversarial else trainers.BaseTrainerConfig
         config = make(output_dir=folder, num_epochs=epochs, per_device_train_batch_size=64, no_cuda=True)
-        trainer = AdversarialTrainer if adversarial else BaseTrainer
+        trainer = trainers.AdversarialTrainer if adversarial else trainers.BaseTrainer
         trainer(model=model, train_dataset=data, training_config=config, callbacks=[Look()]).train()
         logging.disable(logging.NOTSET)
 
@@ -269,7 +270,7 @@ def generator(seed: int) -> torch.Generator:
 
 def scoring(x: np.ndarray, held_out: np.ndarray, repetitions: int) -> list[Row]:
     """`Detector.score_samples` beside PyOD's VAE with the same layers, both by reconstruction."""
-    from pyod.models.vae import VAE
+    from pyod.models.vae import VAE  # pyright: ignore[reportMissingImports]
 
     flat = held_out.reshape(len(held_out), -1).astype(np.float32) / 255
     theirs = VAE(

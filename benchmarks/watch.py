@@ -100,8 +100,8 @@ def main(
 def digit(rng: np.random.Generator) -> np.ndarray:
     """(24, 24) uint8: a digit somewhere near the middle, with noise."""
     picture = Image.new("L", (SIDE, SIDE))
-    where = tuple(float(value) for value in rng.uniform(4, 8, 2))
-    ImageDraw.Draw(picture).text(where, str(rng.integers(10)), fill=220, font=ImageFont.load_default(14))
+    x, y = rng.uniform(4, 8, 2).tolist()
+    ImageDraw.Draw(picture).text((x, y), str(rng.integers(10)), fill=220, font=ImageFont.load_default(14))
     return (np.asarray(picture, float) + rng.normal(20, 8, (SIDE, SIDE))).clip(0, 255).astype(np.uint8)
 
 

@@ -97,7 +97,7 @@ def graph_scores(runtime: ExportedDetector, images: ImageSet) -> NormalScores:
             "stratum": encoded.stratum[i : i + 1],
         }
         found = runtime.session.run(names, {name: every[name] for name in inputs})
-        values.append(found[0][0])
-        maps += [largest_value(one[0]) for one in found[1:]]
+        values.append(np.asarray(found[0])[0])
+        maps += [largest_value(np.asarray(one)[0]) for one in found[1:]]
     largest = np.array(maps) if maps else None
     return NormalScores(images.ids, np.array(values), encoded.stratum, None, largest, images.groups, None)
