@@ -32,6 +32,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +209,8 @@ def main() -> int:
     todo = [page for page, mark in wanted.items() if given.pages or known.get(str(page)) != mark]
     failed = 0
     prepared(base)
-    with ProcessPoolExecutor(given.jobs) as pool:
+    # Forked workers would wait for ever: the threads of torch that made the base are not theirs.
+    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
         for page, (seconds, left, error) in zip(todo, pool.map(run_page, todo, [base] * len(todo)), strict=True):
             print(
                 f"{seconds}  {page.relative_to(ROOT)}" + "".join(f"; left out: {why}" for why in left),
