@@ -29,7 +29,8 @@ from benchmarks.tables import print_table, write_csv
 from knowngood import Detector, ImageSet
 from knowngood.config import counted
 from knowngood.data.pixel_source import FilePixels
-from knowngood.deploy.judgement import Asked, judged
+from knowngood.deploy.judgement import Asked
+from knowngood.deploy.served_model import judged
 from knowngood.deploy.served_models import load_model
 
 TRAINED = 200  # images

@@ -61,11 +61,11 @@ def main(
                 time.sleep(EVERY)
             for thread in threads:
                 thread.join()
-    settled = memory[int(len(memory) * WARM) :]
+    steady = memory[int(len(memory) * WARM) :]
     found: dict[str, Any] = {"minutes": minutes, "requests": sum(statuses.values())}
     found |= {f"status {status}": count for status, count in sorted(statuses.items())}
-    found |= {"MB settled": settled[0], "MB at the end": settled[-1], "most MB": max(settled)}
-    found["change %"] = 100 * (settled[-1] / settled[0] - 1)
+    found |= {"MB after warm-up": steady[0], "MB at the end": steady[-1], "most MB": max(steady)}
+    found["change %"] = 100 * (steady[-1] / steady[0] - 1)
     shown = [f"{value:.1f}" if isinstance(value, float) else f"{value:,}" for value in found.values()]
     print_table(list(found), [shown], "a server under steady load")
     write_csv(out / "soak.csv", [found])

@@ -20,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.fuzz.targets import TARGETS, Fault, Target
+from benchmarks.fuzz import targets, uploads
+from benchmarks.fuzz.targets import Fault, Target
 from knowngood.errors import KnowngoodError
 
+TARGETS = {**targets.TARGETS, "requests": uploads.requests}
 LIMIT = 10.0  # seconds a case may take
 PREPARED = 600.0  # seconds within which a process is ready
 MEMORY = 4 << 30  # bytes that a case may take

@@ -365,13 +365,6 @@ def models(representation: str, model: str) -> Target:
     return Target(make, check)
 
 
-def requests() -> Target:
-    """Requests to the server; see `uploads`."""
-    from benchmarks.fuzz.uploads import requests
-
-    return requests()
-
-
 TARGETS: dict[str, Callable[[], Target]] = {
     "pictures": folder_of_pictures,
     "masks": mask_files,
@@ -382,5 +375,4 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "results": results,
     "models-hog": lambda: models("hog", "memory_bank"),
     "models-vae": lambda: models("table", "vae"),
-    "requests": requests,
 }

@@ -7,8 +7,7 @@ import signal
 import numpy as np
 import pytest
 
-from benchmarks.fuzz.run import LIMIT, outcome_of
-from benchmarks.fuzz.targets import TARGETS
+from benchmarks.fuzz.run import LIMIT, TARGETS, outcome_of
 
 CASES = 50
 

@@ -173,8 +173,8 @@ def test_an_interrupted_run_goes_on_and_a_worker_that_is_killed_costs_no_row(
     ray_answers(said.err)
     assert code == 0, said.err
     assert (tmp_path / "died").exists()
-    told = json.loads((tmp_path / "out" / DONE).read_text())["this run"]
-    assert (told["scored"], told["unreadable"], told["set aside"]) == (N - 16 - 1, 1, 1)  # each is told once
+    counts = json.loads((tmp_path / "out" / DONE).read_text())["this run"]
+    assert (counts["scored"], counts["unreadable"], counts["set aside"]) == (N - 16 - 1, 1, 1)  # each is counted once
     assert "2 more could not be scored" in said.out
     whole, found = Detector.load(model).detect(open_images(data)), parts.table()
     assert len(found) == len(whole) == N + 1  # scored + set aside

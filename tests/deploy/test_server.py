@@ -29,7 +29,8 @@ from knowngood.deploy import queue as queues
 from knowngood.deploy.judgement import Asked
 from knowngood.deploy.keys import add_key, read_keys
 from knowngood.deploy.logs import JsonLines
-from knowngood.deploy.served_models import ServedModel, ServedModels, exchange_changed, load_models
+from knowngood.deploy.served_model import ServedModel
+from knowngood.deploy.served_models import ServedModels, exchange_changed, load_models
 from knowngood.deploy.server import ServerOptions, create_app
 from knowngood.errors import SettingsError
 

@@ -21,9 +21,7 @@ SETTINGS = "knowngood.cli.settings_help:SettingsCommand"
 COMMANDS = {
     "demo": Place("demo:demo", "Find an unknown digit, defects of parts."),
     "inspect": Place("inspect:inspect", "List what is wrong with the data."),
-    "train": Place(
-        "train:train", "Learn from normal images; save a model.", "knowngood.cli.settings_help:SettingsCommand"
-    ),
+    "train": Place("train:train", "Learn from normal images; save a model.", SETTINGS),
     "doctor": Place("doctor:doctor", "Check the installation; measure speed."),
     "score": Place("score:score", "Score images: p-values, verdicts, maps."),
     "evaluate": Place("evaluate:evaluate", "Measure a model on labelled images."),

@@ -45,7 +45,7 @@ def from_reviews(
     from knowngood.deploy.judged_store import FILE, JudgedStore
     from knowngood.deploy.review_update import learn_reviews
     from knowngood.deploy.reviewed_images import reviewed_images
-    from knowngood.deploy.served_models import name_of
+    from knowngood.deploy.served_model import name_of
     from knowngood.detector.run_record import training_images
 
     folder = beside(model) if judged is None else Path(judged)

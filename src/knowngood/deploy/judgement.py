@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +12,9 @@ from knowngood.calibration.map_scale import MapScale
 from knowngood.data import ImageSet
 from knowngood.data.itemset import numbered
 from knowngood.data.pixel_source import JoinedPixels
-from knowngood.detector.versions import MARK
 from knowngood.runtime.conditions import Unknown
 
-if TYPE_CHECKING:
-    from knowngood.deploy.served_models import ServedModel
-
 Row = dict[str, Any]
-EXTRA = ("map", "explanation", "kept", "view")  # of a row, beside what the command line writes
 
 
 @dataclass(frozen=True)
@@ -47,19 +39,6 @@ class Kept(NamedTuple):
     reference: int | None
 
 
-def judged(model: ServedModel, images: ImageSet, asked: Asked) -> list[Row]:
-    """A row an image, as `knowngood score` writes it, with `error` (None if it was read) and what else was asked for.
-
-    Unlike the command line it warns of no batch: the images of a request are few.
-
-    Raises:
-        SettingsError, DataError: as `Detector.detect`, but not where no image can be read.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return model.judged(images, asked)
-
-
 def joined(sets: list[ImageSet]) -> ImageSet:
     """The images of several sets as one, numbered; a condition that a set lacks is unknown there."""
     if len(sets) == 1:
@@ -70,12 +49,6 @@ def joined(sets: list[ImageSet]) -> ImageSet:
     }
     pixels = JoinedPixels([some.pixels for some in sets])
     return ImageSet(pixels, numbered(len(pixels)), np.full(len(pixels), np.nan), columns, name=sets[0].name)
-
-
-def for_sinks(rows: Iterable[Row], model: ServedModel) -> list[Row]:
-    """Rows with the time, the model and its version, and without pictures."""
-    about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "model": model.name, MARK: model.mark}
-    return [{**{name: row[name] for name in row if name not in EXTRA}, **about} for row in rows]
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from knowngood.calibration.drift import DriftMonitor
 from knowngood.deploy.judged_store import Filter, JudgedStore
-from knowngood.deploy.served_models import ServedModel
+from knowngood.deploy.served_model import ServedModel
 
 BINS, SPANS, SHOWN = 20, 40, 6  # of p-values, of the time, and groups of the drift
 

@@ -24,7 +24,8 @@ from knowngood.deploy.line import Line
 from knowngood.deploy.queue import Queue
 from knowngood.deploy.review_job import ReviewJob
 from knowngood.deploy.review_routes import review_routes
-from knowngood.deploy.served_models import ServedModel, ServedModels
+from knowngood.deploy.served_model import ServedModel
+from knowngood.deploy.served_models import ServedModels
 from knowngood.deploy.views import as_images, coloured, drawn, large
 
 POLICY = (

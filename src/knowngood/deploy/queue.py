@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from knowngood.data import ImageSet
-from knowngood.deploy.judgement import Asked, Row, joined, judged
-from knowngood.deploy.served_models import ServedModel
+from knowngood.deploy.judgement import Asked, Row, joined
+from knowngood.deploy.served_model import ServedModel, judged
 from knowngood.errors import KnowngoodError
 
 

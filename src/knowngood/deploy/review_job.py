@@ -10,7 +10,8 @@ from typing import Any
 from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.logs import event
 from knowngood.deploy.reviewed_images import reviewed_images
-from knowngood.deploy.served_models import ServedModel, ServedModels, exchange
+from knowngood.deploy.served_model import ServedModel
+from knowngood.deploy.served_models import ServedModels, exchange
 from knowngood.detector.versions import in_use, model_at
 from knowngood.errors import ArtifactError, DataError, KnowngoodError
 from knowngood.files import LOCK, locked

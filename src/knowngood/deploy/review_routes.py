@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.review_job import ReviewJob
-from knowngood.deploy.served_models import ServedModel, ServedModels, exchange
+from knowngood.deploy.served_model import ServedModel
+from knowngood.deploy.served_models import ServedModels, exchange
 from knowngood.detector.versions import rollback
 from knowngood.errors import DataError
 

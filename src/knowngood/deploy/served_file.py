@@ -16,7 +16,7 @@ from knowngood.data.readers.limits import Limits
 from knowngood.deploy.judgement import Asked, Kept, Row, plain
 from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import map_record
-from knowngood.deploy.served_models import ServedModel, now
+from knowngood.deploy.served_model import ServedModel, now
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.evaluation.drift_reference import Reference, by_scores, group_names
 from knowngood.runtime import ExportedDetector

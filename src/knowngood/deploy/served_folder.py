@@ -16,7 +16,7 @@ from knowngood.data.readers.limits import Limits
 from knowngood.deploy.judgement import Asked, Kept, Row, plain
 from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import map_record
-from knowngood.deploy.served_models import ServedModel, name_of, now
+from knowngood.deploy.served_model import ServedModel, name_of, now
 from knowngood.detector.estimator import Detector
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.explain.reference import group_of, groups_of

@@ -21,13 +21,14 @@ from knowngood.data.readers.limits import Limits
 from knowngood.deploy.api_description import ABOUT, LOCKED, judging, refusals
 from knowngood.deploy.api_page import PAGE, POLICY
 from knowngood.deploy.judged_store import JudgedStore
-from knowngood.deploy.judgement import Row, for_sinks
+from knowngood.deploy.judgement import Row
 from knowngood.deploy.keys import owner_of
 from knowngood.deploy.logs import event
 from knowngood.deploy.metrics import Metrics
 from knowngood.deploy.middleware import BodyLimit, Observed
 from knowngood.deploy.page import page_routes
 from knowngood.deploy.queue import Full, Queue
+from knowngood.deploy.served_model import for_sinks
 from knowngood.deploy.served_models import ServedModels, exchange, exchange_changed
 from knowngood.deploy.uploads import read_form, refused, uploaded
 from knowngood.deploy.views import keep

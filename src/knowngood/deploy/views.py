@@ -26,7 +26,7 @@ from knowngood.deploy.judged_store import JudgedStore, Judgement
 from knowngood.deploy.judgement import Kept, Row, plain
 from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import scale_of
-from knowngood.deploy.served_models import ServedModel
+from knowngood.deploy.served_model import ServedModel
 from knowngood.errors import OutputError
 from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced, reduced_map
 

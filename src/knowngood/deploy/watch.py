@@ -21,9 +21,10 @@ from knowngood.data.readers.folder import identifier
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.delivery import Delivery
 from knowngood.deploy.judged_store import JudgedStore
-from knowngood.deploy.judgement import Asked, Row, for_sinks, judged
+from knowngood.deploy.judgement import Asked, Row
 from knowngood.deploy.logs import event
 from knowngood.deploy.outbox import Seen
+from knowngood.deploy.served_model import for_sinks, judged
 from knowngood.deploy.served_models import ServedModels, exchange_changed
 from knowngood.deploy.views import keep
 
