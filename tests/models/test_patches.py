@@ -313,3 +313,16 @@ def test_energies_of_ignored_locations_do_not_count() -> None:
     moved[:, :, ::2] += 100
     before, after = (model.energies(x, one_cell(x)) for x in (new, moved.unflatten(2, (H, W))))
     torch.testing.assert_close(before, after)
+
+
+@pytest.mark.parametrize("cell", [[0], [0, 0], [0, 0, 0], [1], [0, 1], [0, 0, 1]])
+def test_one_image_and_cells_without_any_have_finite_distances(cell: list[int]) -> None:
+    """As in a fold of few images, or of copies."""
+    x, cells = features(len(cell)), torch.tensor(cell)
+    model = empty(x, 2, shrinkage=None, context=16, global_grid=2, neighbours=50, words=4).fit_grids(x, cells)
+    new = features(4, seed=1)
+    for of in (torch.zeros(4, dtype=torch.int64), torch.ones(4, dtype=torch.int64)):
+        assert model.distances(new, of).isfinite().all()
+        assert model.image_distances(new, of).isfinite().all()
+    assert model.leave_one_out(x, cells).isfinite().all()
+    assert model.image_distances(x, cells, leave_one_out=True).isfinite().all()

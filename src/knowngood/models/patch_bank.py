@@ -140,7 +140,8 @@ class PatchBank(nn.Module):
                 compared = added if own is None else added.masked_fill(own, torch.inf)
                 least = [torch.addmm(compared, some, across, alpha=-2).amin(1) for some in rows.split(AT_ONCE)]
                 found = torch.cat(least) + rows.square().sum(1)
-                out[i] = self.weight[k] * found.clamp_min(0).unflatten(0, halves.shape[2:])
+                found = (self.weight[k] * found.clamp_min(0)).where(self.weight[k] > 0, 0)  # of no other patch at all
+                out[i] = found.unflatten(0, halves.shape[2:])
         return out
 
     def _owners(self, rows: Tensor) -> Tensor:
@@ -153,7 +154,8 @@ class PatchBank(nn.Module):
         """Set penalties and weights from normal images fitted to, and their Gaussian distances (N, h, w).
 
         All are left out of both. The penalty of a cell is how much farther its patches are from those of other cells
-        than from its own, on average: nothing if cells do not differ, or there is no other image of its own.
+        than from its own, on average: nothing if cells do not differ, or there is no other image of its own, or none of
+        another cell. The weight is 0 where one image alone tells nothing of how distances vary.
         """
         cells, halves = len(self.weight), halved(x, ignored, cell)
         none = torch.zeros(cells, cells)
@@ -163,11 +165,15 @@ class PatchBank(nn.Module):
             apart = none.masked_fill(torch.eye(cells, dtype=torch.bool), torch.inf)
             others = self.squares(halves, cell, leave_one_out=True, penalties=apart)
             for k in cell.unique().tolist():
-                self.penalty[k] = (others[cell == k].mean() - squares[cell == k].mean()).clamp_min(0)
+                farther = others[cell == k].mean() - squares[cell == k].mean()
+                self.penalty[k] = farther.clamp_min(0) if farther.isfinite() else 0
             squares = squares.minimum(others + self.penalty[cell][:, None, None])
         near = doubled(squares, *x.shape[2:])
         for k in range(cells):
             mine = torch.ones_like(cell, dtype=torch.bool) if int((cell == k).sum()) < 2 else cell == k
+            if len(near) < 2:
+                self.weight[k] = 0
+                continue
             spread = [values[mine].std(0).mean() for values in (gaussian, near)]
             self.weight[k] = SHARE * spread[0] / spread[1].clamp_min(1e-12)
 

@@ -75,10 +75,10 @@ class PatchWords(nn.Module):
             self.words = torch.where(count > 0, sums / count.clamp_min(1), self.words)
         self.temperature = SOFTNESS * self._squares(rows).amin(1).mean().clamp_min(1e-12)
         shares = self.shares(x, cell, ignored)
-        self.scale = shares.std(0).clamp_min(SPREAD).float()
+        self.scale = _covariance(shares).diagonal().sqrt().clamp_min(SPREAD).float()
         for k, lacks in enumerate(pooled):
             mine = shares if lacks else shares[cell == k]
-            self.mean[k], self.covariance[k] = (mine / self.scale).mean(0), torch.cov((mine / self.scale).T)
+            self.mean[k], self.covariance[k] = (mine / self.scale).mean(0), _covariance(mine / self.scale)
             self.number[k] = len(mine)
         return self
 
@@ -119,8 +119,9 @@ class PatchWords(nn.Module):
             off = shares[mine] / self.scale - self.mean[k]
             square = torch.linalg.solve_triangular(self.root(k), off.T, upper=False).square().sum(0)
             if leave_one_out:
-                a = (1 - self._share(k)) * n / (n - 1).square()
-                square = (n / (n - 1)).square() * square / (1 - a * square).clamp_min(LEAST)
+                rest = (n - 1).clamp_min(1)
+                a = (1 - self._share(k)) * n / rest.square()
+                square = (n / rest).square() * square / (1 - a * square).clamp_min(LEAST)
             out[mine] = square.sqrt()
         return out
 
@@ -142,3 +143,9 @@ class PatchWords(nn.Module):
         """(P, W) squared distances of rows (P, d) to the words."""
         squares = torch.addmm(self.words.square().sum(1), rows, self.words.T, alpha=-2)
         return (squares + rows.square().sum(1, keepdim=True)).clamp_min(0)
+
+
+def _covariance(rows: Tensor) -> Tensor:
+    """(W, W) of rows (n, W); 0 of one row."""
+    off = rows - rows.mean(0)
+    return off.T @ off / max(1, len(rows) - 1)
