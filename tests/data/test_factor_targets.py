@@ -99,3 +99,11 @@ def test_missing_text_is_nan_in_every_entry(given: object) -> None:
 def test_columns_that_cannot_be_predicted_are_refused(values: object, said: str) -> None:
     with pytest.raises(DataError, match=said):
         targets({"x": values}, "x")
+
+
+def test_text_of_other_items_has_the_entries_of_those_it_is_like() -> None:
+    like = ImageSet.from_arrays(np.zeros((3, 2, 2)), conditions={"t": ["b", "a", "c"], "n": [1.0, 2.0, 3.0]})
+    other = ImageSet.from_arrays(np.zeros((3, 2, 2)), conditions={"t": ["c", "new", None]})
+    nan = np.nan
+    found = factors.targets(other, ("t", "n"), like)
+    np.testing.assert_array_equal(found, [[0, 0, 1, nan], [nan] * 4, [nan] * 4])

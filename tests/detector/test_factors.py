@@ -13,6 +13,7 @@ from knowngood import Detector
 from knowngood.data import ImageSet
 from knowngood.data.image_factors import measure
 from knowngood.errors import SettingsError
+from knowngood.models.objectives.dan_vae import DANVAESourceObjective
 
 
 def illuminated(n: int, seed: int = 0) -> np.ndarray:
@@ -71,3 +72,25 @@ def test_a_factor_column_never_enters_the_nets() -> None:
     assert fitted.pipeline_.schema.columns == ()
     assert fitted.pipeline_.model.condition_dim == 0
     assert fitted.pipeline_.model.nuisance_dim == 1
+
+
+@pytest.mark.parametrize("told", [("B", "C"), ("B", "new"), (None, None)])
+def test_factors_of_labelled_anomalies_mean_what_they_mean_of_normal_items(told: tuple[str | None, ...]) -> None:
+    images, seen = illuminated(80), []
+    lamp = np.array(["A", "B", "C"], dtype=object)[np.arange(80) % 3]
+    lamp[:2] = told
+    known = {"A": [1, 0, 0], "B": [0, 1, 0], "C": [0, 0, 1]}
+    expected = [known.get(value, [np.nan] * 3) for value in told]
+    objective = {"name": "dan_vae", "nuisance_dim": 1, "factors": ("lamp",), "variant": "source"}
+
+    class Seen(DANVAESourceObjective):
+        def anomaly_loss(self, model, anomalies, ctx, shift):
+            seen.append(anomalies.factors)
+            return super().anomaly_loss(model, anomalies, ctx, shift)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("knowngood.models.objectives.dan_vae.DANVAESourceObjective", Seen)
+        detector(objective).fit(images, conditions={"lamp": lamp}, anomalies=np.arange(80) < 2)
+    rows = [row for batch in seen for row in batch.tolist()]
+    assert rows
+    assert all(any(np.array_equal(row, one, equal_nan=True) for one in expected) for row in rows)

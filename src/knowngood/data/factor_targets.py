@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +13,19 @@ from knowngood.data.values import as_array, numbers_of, text_of, texts_of
 from knowngood.errors import DataError
 
 
-def targets(items: ImageSet | TableSet, names: tuple[str, ...]) -> np.ndarray | None:
+def targets(
+    items: ImageSet | TableSet, names: tuple[str, ...], like: ImageSet | TableSet | None = None
+) -> np.ndarray | None:
     """(N, K) what a head is to predict, NaN where unknown; None without factors.
 
     A column of the data counts first; brightness, contrast, sharpness and rotation are measured where there is none.
     Numbers (and yes/no) are one entry as they are, to be standardised by the caller. Text is one-hot over its values in
     alphabetical order. "rotation", degrees of an axis as `measure` gives them, is cos 2θ and sin 2θ, which do not jump
     where the axis passes 90.
+
+    Args:
+        like: items whose values of text are the entries, so that those of other items mean the same; another value, or
+            a column that only they have, is unknown. Default: `items`.
 
     Raises:
         DataError: a factor is neither a column nor one that can be measured; a column is neither text nor numbers, or
@@ -30,6 +37,8 @@ def targets(items: ImageSet | TableSet, names: tuple[str, ...]) -> np.ndarray | 
     absent = [name for name in names if name not in columns]
     if isinstance(items, ImageSet):
         columns |= measure(items, [name for name in absent if name in MEASURES])
+    others = {} if like is None else like.conditions
+    columns |= {name: np.full(len(items), None) for name in absent if name in others}
     for name in absent:
         if name not in columns:
             known = ", ".join(items.conditions) or "none"
@@ -37,18 +46,20 @@ def targets(items: ImageSet | TableSet, names: tuple[str, ...]) -> np.ndarray | 
                 f"the factor '{name}' is no column of the data (they have: {known}) and none of those measured on "
                 f"images: {', '.join(MEASURES)}"
             )
-    return np.concatenate([_entries(name, as_array(name, columns[name], len(items))) for name in names], axis=1)
+    return np.concatenate([_entries(name, columns[name], others.get(name), len(items)) for name in names], axis=1)
 
 
-def _entries(name: str, column: np.ndarray) -> np.ndarray:
-    """(N,) → (N, entries)."""
-    is_text = {isinstance(value, str) for value in column.tolist() if text_of(value) is not None}
+def _entries(name: str, data: Any, like: Any, n: int) -> np.ndarray:
+    """(N,) → (N, entries), those of `like` (M,) where it is given."""
+    column = as_array(name, data, n)
+    like = column if like is None else as_array(name, like, len(like))
+    is_text = {isinstance(value, str) for value in [*like.tolist(), *column.tolist()] if text_of(value) is not None}
     if is_text == {True, False}:
         raise DataError(f"factor '{name}' mixes text and numbers; make it one or the other")
     if is_text == {True}:
-        which, texts = texts_of(column)
-        values = sorted(filter(None, texts))
-        return np.array([[float(text == value) if text else np.nan for value in values] for text in texts])[which]
+        (which, texts), values = texts_of(column), sorted(filter(None, texts_of(like)[1]))
+        each = [[float(text == value) if text in values else np.nan for value in values] for text in texts]
+        return np.array(each)[which]
     numbers = numbers_of(column, name)
     if name != "rotation":
         return numbers[:, None]

@@ -29,8 +29,8 @@ class Plan:
     that are fitted to ("fit"), held out for early stopping and the like ("select"), and that only calibrate
     ("calibrate"; none where the calibration is cross-conformal or other items calibrate). factors: (N, K) nuisance
     factors, NaN where unknown, not yet standardised. labelled: anomalies that the score or the objective may learn
-    from. shift: how the objective uses them, None for not at all. chosen: (N,) normals that are fitted to and never
-    calibrate, since they were chosen by their score; None where all were drawn.
+    from; labelled_factors: theirs. shift: how the objective uses them, None for not at all. chosen: (N,) normals that
+    are fitted to and never calibrate, since they were chosen by their score; None where all were drawn.
     """
 
     settings: Settings
@@ -41,6 +41,7 @@ class Plan:
     seed: int
     factors: np.ndarray | None = None
     labelled: Items | None = None
+    labelled_factors: np.ndarray | None = None
     shift: Shift | None = None
     ignore: IgnoreRegions | None = None
     backbone: Backbone | None = None
@@ -71,6 +72,7 @@ def make_plan(
     objective = build_objective(settings)
     schema = fit_conditions(normals, settings, objective)
     factors = None if objective is None else targets(normals, objective.factors)
+    theirs = targets(labelled, objective.factors, normals) if objective is not None and len(labelled) else None
     if factors is not None and objective is not None:  # NaN for items that do not show theirs
         factors = np.where(shown(factors, objective.labelled_share, seed)[:, None], factors, np.nan)
     normals, labelled = only(normals, schema), only(labelled, schema)
@@ -93,6 +95,7 @@ def make_plan(
         seed=seed,
         factors=factors,
         labelled=labelled if len(labelled) and settings.labels != "ignore" else None,
+        labelled_factors=theirs,
         shift=_shift(settings, objective, labelled),
         ignore=ignore,
         backbone=backbone,
