@@ -381,3 +381,20 @@ def test_published_features_of_an_image_do_not_depend_on_the_batch() -> None:
     for i in (0, 8):
         alone = features.read(items, np.array([i]))[0][0]
         np.testing.assert_allclose(alone, together[i], rtol=2e-3, atol=1e-3 * np.abs(together).max())
+
+
+def test_features_are_rounded_alike_whatever_else_is_read_with_them() -> None:
+    """One image whose features exceed float16 leaves those of the others as they are stored."""
+
+    def brightest(images: Tensor) -> list[Tensor]:
+        return [images[:, :1, ::4, ::4] * torch.where(images.amax((1, 2, 3), keepdim=True) == 1, 1e7, 1 / 3)]
+
+    items = random(6, 32, 32) // 2
+    features = fit(items, Plain(brightest))
+    assert features.stored == "float16"
+    items[0, 0, 0] = 255
+    both = ImageSet.from_arrays(items)
+    found = features.read(both)[0]
+    assert found.max() > 65504
+    alone = np.concatenate([features.read(both, np.array([i]))[0] for i in range(6)])
+    np.testing.assert_array_equal(found, alone)

@@ -232,8 +232,11 @@ class Features(Fitted):
             finite = np.isfinite(values).reshape(len(rows), -1).all(axis=1)
             bad = {**{int(i): NOT_FINITE for i in rows[~finite]}, **bad}
             values[[int(i) in bad for i in rows]] = 0
-            if values.size and float(np.abs(values).max()) > HALF_LIMIT:
+            large = np.abs(values).reshape(len(rows), -1).max(axis=1) > HALF_LIMIT
+            if large.any():
                 features = features.astype(np.float32, copy=False)
+            # Rounded as stored, whatever else is in the batch.
+            values[~large] = values[~large].astype(self.stored)
             start = len(transforms)
             features[start : start + len(rows)] = values
             transforms += located
