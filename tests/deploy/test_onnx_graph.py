@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -271,6 +272,17 @@ def test_tables() -> None:
     assert_equal(detector, 1e6 + 3 * rng.normal(size=(40, 4)))
 
 
+def test_columns_of_a_table_go_by_their_names() -> None:
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["height", "width", "depth"])
+    detector = Detector("table", "memory_bank", device="cpu").fit(frame)
+    runtime, turned = runtime_of(detector), frame[["depth", "height", "width"]]
+    found = [row["anomaly_score"] for row in runtime.detect(turned)]
+    np.testing.assert_allclose(found, detector.detect(turned)["anomaly_score"], rtol=RELATIVE)
+    np.testing.assert_array_equal(found, [row["anomaly_score"] for row in runtime.detect(frame.to_numpy())])
+    with pytest.raises(DataError, match=r"columns \['depth', 'height'\]; the model was fitted on \['height', 'width'"):
+        runtime.detect(turned[["depth", "height"]])
+
+
 @pytest.mark.slow
 def test_known_illumination() -> None:
     own = {"name": "pixels", "illumination": 0.3}
@@ -294,8 +306,6 @@ def test_labelled_anomalies_correct_the_score(bank: Detector) -> None:
 @pytest.mark.slow
 def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In memory, saved, the command line on both, and the runtime on files of several sizes."""
-    import pandas as pd
-
     detector = Detector(**{**HOG, "representation": {"name": "hog", "image_size": (16, 12)}})
     detector.fit(textured(80, channels=3), conditions={"kind": kinds(80)["kind"]}).save(tmp_path / "model")
     new = textured(20, 1, channels=3)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from knowngood import cli
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.readers.limits import Limits
 from knowngood.data.stores.address import Address
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime import ExportedDetector
@@ -117,6 +118,26 @@ def test_maps_have_the_size_of_the_picture(exported: Path, folder: Path) -> None
     np.testing.assert_allclose(found, np.full((5, 7), 20 / 255))
     with pytest.raises(DataError, match=r"empty.png: is empty"):
         ExportedDetector(exported).anomaly_maps([folder / "empty.png"])
+
+
+def test_pictures_are_taken_as_the_detector_takes_them(tmp_path: Path) -> None:
+    detector = ExportedDetector(written(tmp_path / "colour.onnx", image=IMAGE | {"channels": 3}))
+    one, other = np.full((8, 9, 3), 20, np.uint8), np.full((10, 8, 3), 250, np.uint8)
+    for given in (one, [one], Image.fromarray(one), one[None]):
+        (row,) = detector.detect(given)
+        assert row["anomaly_score"] == pytest.approx(20 / 255)
+    rows = detector.detect([one, Image.fromarray(other)])
+    assert [row["anomaly_score"] for row in rows] == [pytest.approx(20 / 255), pytest.approx(250 / 255)]
+    with pytest.raises(DataError, match="holds no image"):
+        detector.detect([])
+
+
+def test_files_may_be_as_large_as_in_the_fit(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, allowed = written(tmp_path / "large.onnx", limits={"pixels": 10**9, "pages": 1, "gigabytes": 1.0}), []
+    monkeypatch.setattr(Limits, "check_picture", lambda self, *_: allowed.append(self.pixels))
+    for given in ([folder / "dark.png"], folder):
+        ExportedDetector(large).detect(given)
+    assert set(allowed) == {10**9}
 
 
 def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from knowngood.calibration.map_scale import MapScale, own_scale
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
+from knowngood.data.readers.limits import Limits
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime.conditions import Conditions, Unknown
 from knowngood.runtime.fitting import fitting
@@ -95,7 +96,8 @@ class ExportedDetector:
         """A row an item, with the columns of `Detector.detect`; `pandas.DataFrame(rows)` makes its table.
 
         Args:
-            X: a folder, an image file, a list of these files, an array (N, H, W) or (N, H, W, C); a table (N, F).
+            X: a folder, an image file, a list of these files, an array (N, H, W) or (N, H, W, C), a picture (H, W, 3)
+                or (H, W, 4), a list of pictures of any sizes; a table (N, F), a DataFrame by the names of its columns.
             conditions: column → values (N,), or one value for all, as at the fit; those that a folder has by its layout
                 are known.
             alpha: share of normal items that may be flagged; default that of the fit.
@@ -171,13 +173,13 @@ class ExportedDetector:
     def _opened(self, X: Any, conditions: Mapping[str, Any] | None, unknown: Unknown | None) -> _Items:
         may: Unknown = unknown or self.facts["unknown"]
         if "image" not in self.facts:
-            rows = np.asarray(X, dtype=np.float64)
+            rows = np.asarray(_named_columns(X, self.facts["names"]), dtype=np.float64)
             if rows.ndim != 2 or rows.shape[1] != self.facts["features"]:
                 raise DataError(f"X has shape {rows.shape}; expected a table (N, {self.facts['features']})")
             if not np.isfinite(rows).all():
                 raise DataError("the table has NaN or infinite values; give finite numbers")
             return _Items(self, rows, np.arange(len(rows)).astype(str), conditions or {}, may)
-        images = X if isinstance(X, ImageSet) else _images(X)
+        images = X if isinstance(X, ImageSet) else _images(X, Limits(**self.facts.get("limits", {})))
         used = {column.name for column in self.conditions.columns}
         given = {name: values for name, values in images.conditions.items() if name in used} | dict(conditions or {})
         return _Items(self, images, images.ids, given, may)
@@ -256,15 +258,32 @@ def _some(rows: slice) -> Iterator[slice]:
         yield slice(start, min(start + ROWS, rows.stop))
 
 
-def _images(X: Any) -> ImageSet:
-    """Images of a folder, of files, or of an array."""
+def _named_columns(X: Any, names: Sequence[str]) -> Any:
+    """The columns of a table in the order of the fit, where both have names. Raises DataError: they differ."""
+    if not names or not hasattr(X, "columns"):
+        return X
+    if sorted(map(str, X.columns)) != sorted(names):
+        raise DataError(f"the table has the columns {list(X.columns)}; the model was fitted on {list(names)}")
+    return X[list(names)]
+
+
+def _images(X: Any, limits: Limits) -> ImageSet:
+    """Images of a folder, of files, of pictures, or of an array."""
     if isinstance(X, str | Path) and Path(X).is_dir():
         from knowngood.data.readers.folder import read_folder
 
-        return read_folder(X)
-    if isinstance(X, str | Path):
-        X = [X]
-    if not isinstance(X, np.ndarray) and len(X) and all(isinstance(one, str | Path) for one in X):
+        images = read_folder(X)
+        assert isinstance(images.pixels, FilePixels)
+        return images.replace(pixels=images.pixels.allowing(limits))
+    from knowngood.data.readers.given import listed, read_given
+
+    X = [X] if isinstance(X, str | Path) else listed(X)
+    if isinstance(X, list | tuple) and not X:
+        raise DataError(f"{X!r} holds no image; expected at least one")
+    if isinstance(X, list | tuple) and all(isinstance(one, str | Path) for one in X):
         unknown = np.full(len(X), np.nan)
-        return ImageSet(FilePixels(tuple(map(Path, X))), np.array([str(one) for one in X]), unknown, {})
-    return ImageSet.from_arrays(np.asarray(X))
+        return ImageSet(
+            FilePixels(tuple(map(Path, X))).allowing(limits), np.array([str(one) for one in X]), unknown, {}
+        )
+    pictures = read_given(X)
+    return ImageSet.from_arrays(X) if pictures is None else pictures
