@@ -511,3 +511,13 @@ def test_stated_values_that_never_occurred_together_stand_beside_the_others() ->
     assert len(found.item) == 1 + len(schema.cells)
     assert found.stratum[0] == -1
     assert found.log_weight[0] == found.log_weight.min()
+
+
+def test_the_weight_of_own_values_that_never_occurred_together_does_not_depend_on_other_items() -> None:
+    camera, product = ["A"] * 8 + ["B"] * 2 + ["A"] + ["C"] * 9, [1] * 10 + [2] * 10
+    schema = ConditionSchema.fit({"camera": camera, "product": product}, 20)
+    given = {"camera": ["C", "B"], "product": [1, 2]}
+    together = schema.with_alternatives(given, 2, ["camera"])
+    for i in range(2):
+        alone = schema.with_alternatives({name: values[i : i + 1] for name, values in given.items()}, 1, ["camera"])
+        np.testing.assert_array_equal(together.log_weight[together.item == i], alone.log_weight)

@@ -160,6 +160,11 @@ class ConditionSchema(BaseModel):
         """Entries of an encoded condition vector."""
         return sum(column.width for column in self.columns)
 
+    @property
+    def inferable(self) -> bool:
+        """Whether all conditions may be unknown, and there are several."""
+        return len(self.cells) > 1 and all("infer" in column.roles for column in self.columns if column.roles)
+
     @cached_property
     def cell_codes(self) -> Ints:
         """(R, columns in cells) the codes of the combinations that occurred."""
@@ -261,7 +266,7 @@ class ConditionSchema(BaseModel):
         known, first = own.known, np.searchsorted(own.item, np.arange(n))
         at = [i for i, column in enumerate(self.columns) if column.name in checked]
         same = known[every.item] & (every.codes[:, at] == own.codes[first][every.item][:, at]).all(axis=1)
-        weight = np.full(n, every.log_weight.min(initial=0.0))
+        weight = np.minimum.reduceat(every.log_weight, np.searchsorted(every.item, np.arange(n))) if n else np.empty(0)
         weight[every.item[same]] = every.log_weight[same]
         rows, rest = first[known], np.flatnonzero(~same)
         labels = [*(own.label[row] for row in rows), *(every.label[row] for row in rest)]

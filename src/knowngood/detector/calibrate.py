@@ -18,7 +18,6 @@ from knowngood.detector.added_groups import AddedGroup
 from knowngood.detector.decide import (
     calibrated,
     decide,
-    inferable,
     marginal_scores,
     possible,
     rule_of,
@@ -241,7 +240,7 @@ def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustm
         SettingsError: that was asked for, and the score is no likelihood.
     """
     rule = rule_of(settings, score, adjustments)
-    return rule == "soft" and settings.conditioning.unknown == "infer" and inferable(schema)
+    return rule == "soft" and settings.conditioning.unknown == "infer" and schema.inferable
 
 
 def level_text(pipeline: Pipeline) -> str:

@@ -70,9 +70,8 @@ def fitted_temperature(log_p: np.ndarray, log_share: np.ndarray, truth: np.ndarr
 
 def has_posterior(pipeline: Pipeline) -> bool:
     """Whether `condition_probabilities` has a meaning."""
-    schema, model = pipeline.schema, pipeline.model
-    inferable = len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
-    return isinstance(model, ConditionalVAE) and bool(model.condition_dim) and inferable
+    model = pipeline.model
+    return isinstance(model, ConditionalVAE) and bool(model.condition_dim) and pipeline.schema.inferable
 
 
 def check_posterior(pipeline: Pipeline) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from knowngood.calibration import Calibration
 from knowngood.calibration.conformal import on_scale
 from knowngood.config import Settings
-from knowngood.data.conditions import ConditionSchema, Expanded
+from knowngood.data.conditions import Expanded
 from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import Scored
@@ -185,7 +185,7 @@ def marginalised_softly(pipeline: Pipeline) -> bool:
     """Whether the score has a rule of its own for checked conditions, rather than the smallest of its values."""
     score, adjustments = pipeline.score, pipeline.adjustments
     soft = rule_of(pipeline.settings, score, adjustments) == "soft"
-    return soft and (score.is_likelihood or inferable(pipeline.schema))
+    return soft and (score.is_likelihood or pipeline.schema.inferable)
 
 
 def rule_of(settings: Settings, score: Score, adjustments: Sequence[Adjustment]) -> Literal["soft", "hard"]:
@@ -197,11 +197,6 @@ def rule_of(settings: Settings, score: Score, adjustments: Sequence[Adjustment])
     additive = all(adjustment.additive for adjustment in adjustments)  # then a likelihood is one still
     likelihood, own = score.is_likelihood and additive, score.marginalises and additive
     return choose_rule(settings.conditioning.marginalise, likelihood, score.options.name, marginalises=own)
-
-
-def inferable(schema: ConditionSchema) -> bool:
-    """Whether all conditions may be unknown, and there are several."""
-    return len(schema.cells) > 1 and all("infer" in column.roles for column in schema.columns)
 
 
 def marginal_scores(pipeline: Pipeline, scored: Scored, at: np.ndarray | slice = slice(None)) -> np.ndarray:

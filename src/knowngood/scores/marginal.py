@@ -35,7 +35,7 @@ class Cells:
     @classmethod
     def of(cls, schema: ConditionSchema, device: torch.device) -> Cells | None:
         """None where there is nothing to infer: with one condition only, or with a column that must be known."""
-        if len(schema.cells) < 2 or any("infer" not in column.roles for column in schema.columns):
+        if not schema.inferable:
             return None
         every = schema.expand({}, 1, unknown="infer")
         c, stratum, log_weight = (torch.from_numpy(t).to(device) for t in (every.c, every.stratum, every.log_weight))

@@ -131,7 +131,8 @@ def _model(settings: Settings, representation: str, normals: Items) -> Any:
     if representation == "features":
         return PatchGaussianOptions()
     if representation == "hog" and isinstance(settings.score, str):
-        names = varying(normals) if settings.conditioning.roles is None else list(settings.conditioning.roles)
+        roles = settings.conditioning.roles
+        names = varying(normals) if roles is None else [name for name, given in roles.items() if given]
         classes = [name for name in names if _categorical(normals.conditions.get(name))]
         if names and len(classes) == len(names):
             return VAEOptions(objective=CVAE(), prior="separated", class_aware=KNOWN_KINDS)

@@ -94,7 +94,7 @@ def usable(pipeline: Pipeline, labelled: Items, rng: np.random.Generator) -> tup
     """At most 2,000 anomalies whose conditions are known or can be inferred; and by id why others are left out."""
     schema, left_out = pipeline.schema, {}
     known = np.asarray(~np.isnan(schema.encode_or_nan(labelled.conditions, len(labelled))).any(axis=1))
-    if not all("infer" in column.roles for column in schema.columns):
+    if not all("infer" in column.roles for column in schema.columns if column.roles):
         left_out = dict.fromkeys(labelled.ids[~known].tolist(), "one of its conditions is unknown or new")
         labelled, known = labelled[known], known[known]
     most = MOST_LABELLED if known.all() else max(LEAST_LABELLED, MOST_ROWS // len(schema.cells))
