@@ -604,8 +604,11 @@ def test_false_discovery_rate_and_abstention_on_request(fitted):
     p = table["p_value"].to_numpy()
     assert np.array_equal(table["is_anomalous"], benjamini_hochberg(p, 0.2))
     assert table["is_anomalous"][:30].all()
-    expected = np.where(p <= 0.05, "anomalous", np.where(p <= 0.3, "unsure", "normal"))
+    expected = np.where(table["is_anomalous"], "anomalous", np.where(p <= 0.3, "unsure", "normal"))
     assert table["verdict"].tolist() == expected.tolist()
+    few = fitted.detect(images[30:], conditions={"kind": kind[30:]}, fdr=1e-4, abstain=0.3)
+    assert few["p_value"].min() <= 0.05
+    assert set(few["verdict"]) == {"unsure", "normal"}
 
 
 def test_a_list_of_images_is_images():
@@ -646,3 +649,46 @@ def test_a_preset_is_where_settings_start() -> None:
         Detector.from_preset("shape")
     with pytest.raises(SettingsError, match="unknown setting 'alfa'; did you mean 'alpha'"):
         Detector.from_preset("shapes", alfa=0.2)
+
+
+def test_an_unreadable_image_is_not_outside_the_recorded_range(tmp_path):
+    images, _ = squares(60)
+    detector = quick(epochs=2, pixels={"scaling": (0.1, 255)}).fit(images + np.uint8(1))
+    write_pngs(tmp_path / "new", images[:4] + np.uint8(1))
+    (tmp_path / "new" / "002.png").write_bytes(b"no image")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*outside the recorded range")
+        assert detector.detect(tmp_path / "new")["error"].notna().sum() == 1
+
+
+@pytest.mark.parametrize("ignored", [{"note": ()}, {}])
+def test_a_column_without_roles_changes_nothing(ignored):
+    images, kind = squares(120)
+    given = {"kind": kind, "note": np.array(["x", "y", "z"])[np.arange(120) % 3]}
+    roles = {"kind": ("model", "stratify", "infer"), **ignored}
+    detector = quick(epochs=1, score="elbo", conditioning={"roles": roles, "unknown": "infer"})
+    detector.fit(images, conditions=given)
+    assert detector.pipeline_.marginal_calibration is not None
+    assert list(detector.condition_probabilities(images[:2]))[1:] == ["kind=0", "kind=1"]
+
+
+def test_small_pictures_whose_only_condition_has_no_role_are_fitted_without():
+    images, kind = squares(60)
+    detector = Detector(training={"epochs": 1}, conditioning={"roles": {"kind": ()}}, device="cpu")
+    assert detector.fit(images, conditions={"kind": kind}).pipeline_.model.condition_dim == 0
+
+
+def test_networks_of_folds_draw_the_same_numbers_whatever_the_threads():
+    rows = np.random.default_rng(0).normal(size=(60, 4))
+    net, scores = {"name": "mlp", "hidden": (8,), "noise": 0.5}, []
+    threads = torch.get_num_threads()
+    try:
+        for n in (1, 4):
+            torch.set_num_threads(n)
+            before = torch.get_rng_state()
+            made = Detector(model={"name": "vae", "net": net}, training={"epochs": 20}, calibration={"method": "cross"})
+            scores.append(made.fit(rows).pipeline_.calibration.scores)
+            assert torch.equal(torch.get_rng_state(), before)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(*scores, rtol=1e-3)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from knowngood import Detector
 from knowngood.data import ImageSet
@@ -239,7 +240,7 @@ def test_a_surface_without_positions_has_one_gaussian(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path) -> None:
+def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the command's path: fit, table, maps over the image as it lies, saved and loaded."""
     images, _, _ = lying(24)
     model = {"name": "patch_gaussian", "context": 0, "global_grid": 0, "neighbours": 200}
@@ -259,3 +260,25 @@ def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path) -> None:
     assert fitted.anomaly_maps(new)[7].shape == (POSED_SIDE, POSED_SIDE)
     loaded = Detector.load(fitted.save(tmp_path / "model"), backbone=TinyBackbone())
     pd.testing.assert_frame_equal(loaded.detect(new), table, check_exact=True)
+    (tmp_path / "new").mkdir()
+    for i, image in enumerate(good[:2]):
+        Image.fromarray(image).save(tmp_path / "new" / f"{i}.png")
+    (tmp_path / "new" / "2.png").write_bytes(b"no image")
+    monkeypatch.setattr("knowngood.detector.scoring.MOST_EXPANDED", 2)  # the last one is a batch of its own
+    assert fitted.detect(tmp_path / "new")["pose"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("each", [2, 4])
+def test_regions_by_condition_are_those_of_the_condition_however_few_images_there_are(each: int) -> None:
+    right_half = [[[x + 0.5, y] for x, y in polygon] for polygon in LEFT_HALF]
+    kinds, model = np.repeat(["a", "b"], each), {"name": "patch_gaussian", "few": "pool"}
+    detector = made(model=model, data={"ignore": {"a": LEFT_HALF, "b": right_half}})
+    if each < 4:
+        with pytest.raises(DataError, match="too few where regions to ignore depend on condition 'kind'"):
+            detector.fit(parts(2 * each), conditions={"kind": kinds}, backbone=TinyBackbone())
+        return
+    detector.fit(parts(2 * each), conditions={"kind": kinds}, backbone=TinyBackbone())
+    for kind, image in zip("ab", detector.anomaly_maps(parts(2, 3), conditions={"kind": ["a", "b"]}), strict=True):
+        hidden = np.isnan(image)
+        assert hidden[:, : SIDE // 2].all() == (kind == "a")
+        assert hidden[:, SIDE // 2 :].all() == (kind == "b")

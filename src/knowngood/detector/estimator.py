@@ -430,7 +430,7 @@ class Detector(OutlierMixin, BaseEstimator):
             alpha: false-alarm rate; default that of the fit.
             fdr: flag by Benjamini–Hochberg over these items instead: of the flagged ones at most this share is
                 expected to be normal.
-            abstain: a p-value above alpha: items between the two get the verdict "unsure".
+            abstain: a p-value above alpha: items up to it that are not flagged get the verdict "unsure".
             explain: explain the flagged images, at most 20 with the highest score: a column `explanation`, one
                 sentence, and `.attrs["explanations"]`, a list of `Explanation`. Take them out with `.attrs.pop` before
                 writing parquet. See `explain`.

@@ -126,9 +126,11 @@ def table_of(
         **decisions.parts,
     }
     if abstain is not None or stated is not None:
-        largest = level if fdr is None or stated is None else float(joint[flags].max(initial=0.0))
-        words = verdict(joint, largest, abstain).astype(object)
+        words = verdict(joint, level, abstain).astype(object)
+        words[(words == "anomalous") & ~flags] = "normal" if abstain is None else "unsure"
+        words[flags] = "anomalous"
         if stated is not None:
+            largest = level if fdr is None else float(joint[flags].max(initial=0.0))
             columns |= stated_columns(stated, checked, largest / 2)
             wrong = flags & ~(decisions.p_values <= largest / 2)
             words[wrong] = wrong_words(stated, checked, largest / 2)[wrong]

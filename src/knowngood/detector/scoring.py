@@ -181,8 +181,8 @@ def score_rows(
     joined = np.concatenate(values) if values else np.empty(0)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else {})}
     joined, columns = finite(joined), {name: finite(column) for name, column in columns.items()}
-    found = [one.quality.after if isinstance(one, Posed) else np.nan for one in reader.transforms]
-    if not np.isnan(found).all():
+    if getattr(pipeline.representation, "pose", None) is not None:
+        found = [one.quality.after if isinstance(one, Posed) else np.nan for one in reader.transforms]
         columns["pose"] = np.array(found)[expanded.item]
     errors = reader.errors
     unread = np.isin(expanded.item, list(errors))
@@ -253,7 +253,8 @@ class Reader:
             stop = min(first + CHUNKS * at_once, len(self.items))
             native = self._read(images, np.arange(views[first], views[stop]), owner)
             if isinstance(representation, Pixels):
-                self.outside += representation.out_of_range(native)
+                read = ~np.isin(np.arange(first, stop), list(self.errors))  # the others are blank
+                self.outside += representation.out_of_range(native[read] if self.errors else native)
             values = torch.from_numpy(native).to(device)
             for start in range(starts[first], starts[stop], at_once):
                 rows = slice(start, min(start + at_once, starts[stop]))

@@ -94,6 +94,8 @@ def fit_pipeline(
         features, *grid = representation.shape
         needed += 4 * features**2 * math.prod(grid)  # of the Gaussians of each fold
     at_once = int(settings.training.memory_gb * 2**30) // needed
+    if isinstance(settings.model, VAEOptions):  # networks draw from torch's one generator of all threads
+        at_once = 1
     if cross:
         drawn = fit if plan.chosen is None else fit[~plan.chosen[fit]]
         tasks.append(lambda: image_statistics(plan.normals[drawn], plan.encoded.stratum[drawn]))

@@ -30,7 +30,7 @@ from knowngood.config import (
 )
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
-from knowngood.data.factor_targets import Standardised, targets
+from knowngood.data.factor_targets import Standardised
 from knowngood.data.progress import track
 from knowngood.data.regions.blanked import blanked
 from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
@@ -183,7 +183,7 @@ def learn(
         )
         history.append(found)
 
-    anomalies = anomaly_source(plan, objective, representation, scale) if plan.shift is not None else None
+    anomalies = anomaly_source(plan, representation, scale) if plan.shift is not None else None
     model.fit(source, FitContext(trained, objective, held_out, anomalies, seed))
     pipeline = Pipeline(resolved, plan.schema, representation, model.eval(), score, adjustments, ignore=plan.ignore)  # type: ignore[arg-type]
     if objective is not None:
@@ -336,25 +336,36 @@ def gaussian_cells(
     """Sizes of a PatchGaussian: its cells, those of all normals, whatever images at `index` it is fitted to.
 
     Raises:
-        DataError: a cell of several has fewer than 8 normal images and `few` is "refuse", or all have fewer than 4.
+        DataError: a cell of several has fewer than 8 normal images and `few` is "refuse", or all have fewer than 4; too
+            few of each where regions to ignore depend on their condition.
     """
     c = plan.encoded.c[:, :width]
     kinds = [column.kind for column in plan.schema.columns for _ in range(column.width)]
     continuous = np.array([kind == "continuous" for kind in kinds[:width]], dtype=bool)
     keys, cell = np.unique(np.where(continuous, 0.0, c).astype(np.float32), axis=0, return_inverse=True)
     counts = np.bincount(cell.reshape(-1), minlength=len(keys))
-    least = FEWEST if len(keys) > 1 and options.few == "refuse" else LEAST
-    if (counts.min() if least == FEWEST else len(c)) < least:
+    if len(c) < LEAST:
+        raise DataError(
+            f"{len(c)} normal images to fit to; a Gaussian at each location needs at least {LEAST}. Give more"
+        )
+    if options.few == "refuse" and len(keys) > 1 and counts.min() < FEWEST:
         where = int(counts.argmin())
         label = plan.schema.expand(plan.normals.conditions, len(plan.normals)).label
         name = label[int(np.flatnonzero(cell.reshape(-1) == where)[0])]
-        of = f" of {name}" if name and len(keys) > 1 else ""
         raise DataError(
-            f"{counts[where]} normal images{of} to fit to; a Gaussian at each location needs at least {least}. Give "
-            "more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to let it rest on the others"
+            f"{counts[where]} normal images of {name} to fit to; a Gaussian at each location needs at least {FEWEST}. "
+            "Give more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to let it rest on the "
+            "others"
         )
     fitted = np.bincount(cell.reshape(-1)[index], minlength=len(keys))
-    if int(fitted.sum() - np.count_nonzero(fitted)) < FEWEST - 1:
+    varying = int(fitted.sum() - np.count_nonzero(fitted))
+    if plan.ignore is not None and plan.ignore.column is not None:  # each cell has regions of its own
+        if varying < LEAST - 1:
+            raise DataError(
+                f"{fitted.sum()} normal images of {np.count_nonzero(fitted)} kinds to fit to are too few where regions "
+                f"to ignore depend on condition '{plan.ignore.column}'; give more, or one set of regions for all"
+            )
+    elif varying < FEWEST - 1:
         keys = np.zeros((1, width))  # nothing says how images of one cell vary: all are one
     return {"keys": keys.tolist(), "continuous": continuous.tolist()}
 
@@ -402,7 +413,7 @@ def illuminated(
 
 def class_vectors(schema: ConditionSchema, model: Model) -> tuple[Tensor, Tensor]:
     """(K, W) encoded conditions of every combination that occurred, and the log of their shares."""
-    if not (model.condition_dim and len(schema.cells) > 1 and all("infer" in c.roles for c in schema.columns)):
+    if not (model.condition_dim and schema.inferable):
         raise SettingsError(
             "class_aware can be above 0 only if the objective uses conditions (cvae, for example), every condition "
             "column has the role 'infer', and there are at least two condition values; set class_aware = 0"
@@ -447,15 +458,14 @@ def make_source(
     return Source(prepared, representation.scale, **facts)
 
 
-def anomaly_source(plan: Plan, objective: Any, representation: Any, scale: Any) -> Source:
+def anomaly_source(plan: Plan, representation: Any, scale: Any) -> Source:
     """Labelled anomalies as training data. The conditions of one that lacks some, or has a new value, are NaN."""
     labelled = plan.labelled
     assert labelled is not None
     facts: dict[str, Any] = {"label": np.ones(len(labelled))}
     facts["c"] = plan.schema.encode_or_nan(labelled.conditions, len(labelled))
-    factors = targets(labelled, objective.factors)
-    if factors is not None and scale is not None:
-        facts["factors"] = scale(factors)
+    if plan.labelled_factors is not None and scale is not None:
+        facts["factors"] = scale(plan.labelled_factors)
     return Source(prepare_all(labelled, representation, workers=READERS), representation.scale, **facts)
 
 
