@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import struct
 import tarfile
@@ -15,7 +16,7 @@ from PIL import Image
 from knowngood.data import Unreadable, open_images
 from knowngood.data.readers.files import read_image
 from knowngood.data.readers.limits import Limits
-from knowngood.errors import DataError, KnowngoodError
+from knowngood.errors import DataError, KnowngoodError, OutputError
 
 RNG = np.random.default_rng(7)
 GREY = RNG.integers(0, 256, (9, 7), dtype=np.uint8)
@@ -207,4 +208,34 @@ def test_archives_beyond_the_limit_and_damaged_ones_are_refused(tmp_path, name):
         open_images(path, limits=Limits(gigabytes=1e-4))
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DataError, match="cannot be unpacked"):
+        open_images(path)
+
+
+def test_a_tar_that_stops_early_is_refused_with_what_is_missing(tmp_path):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for k in range(4):
+            data = encoded(GREY + k, "PNG")
+            info = tarfile.TarInfo(f"{k}.png")
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    content, path = whole.getvalue(), tmp_path / "parts.tar"
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        start = archive.getmembers()[2].offset
+    for damaged in (content[:start], content[: start + 100], content[:start] + b"\xff" * 512 + content[start + 512 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=r"parts\.tar: is cut or damaged after its first 2 members"):
+            open_images(path)
+    path.write_bytes(content)
+    assert len(open_images(path)) == 4
+
+
+def test_a_full_disk_is_no_damage_of_an_archive(tmp_path, monkeypatch):
+    path = packed(tmp_path, "a.zip", {"a.png": encoded(GREY, "PNG")})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(OutputError, match=r"a\.zip: no room to unpack it in .*TMPDIR"):
         open_images(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import tarfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from knowngood import Detector, open_images
+from knowngood.data.audit import audit
 from knowngood.data.findings import Unreadable
 from knowngood.data.stores.ahead import Ahead
 from knowngood.data.stores.fetched_pixels import FetchedPixels, kept_local
@@ -250,3 +252,53 @@ def test_a_damaged_row_group_sets_its_images_aside_by_name(tmp_path, files):
     assert images.read(0).ndim == 3
     with pytest.raises(Unreadable, match="row group 1 is damaged"):
         images.read(2)
+
+
+def test_shards_that_number_their_members_alike_say_no_class_and_keep_their_layout(tmp_path, files):
+    content = files["good/000.png"]
+    mask = np.zeros((16, 16), np.uint8)
+    mask[2:5, 3:9] = 255
+    for k in "ab":
+        write_tar(tmp_path / "plain" / k / "0.tar", {"0.png": content, "1.png": content})
+        layout = {"train/good/0.png": content, "test/scratch/0.png": content, "test/good/1.png": content}
+        write_tar(tmp_path / "split" / f"{k}.tar", {**layout, "ground_truth/scratch/0_mask.png": png(mask)})
+    plain = open_images(tmp_path / "plain")
+    assert plain.ids.tolist() == ["a/0.tar/0.png", "a/0.tar/1.png", "b/0.tar/0.png", "b/0.tar/1.png"]
+    assert plain.conditions == {}
+    split = open_images(tmp_path / "split")
+    assert sorted(split.splits) == ["test"] * 4 + ["train"] * 2
+    assert set(split.conditions) == {"class"}
+    assert np.nansum(split.labels) == 2
+    assert [split.mask(i) is not None for i in range(6)] == [name == "scratch" for name in split.conditions["class"]]
+
+
+def test_a_member_that_comes_twice_counts_as_where_it_is_unpacked(tmp_path, files):
+    first, second = files["good/000.png"], files["good/001.png"]
+    write_tar(tmp_path / "0.tar", {"0.png": first, "1.png": first})
+    with tarfile.open(tmp_path / "0.tar", "a") as tar:
+        info = tarfile.TarInfo("0.png")
+        info.size = len(second)
+        tar.addfile(info, io.BytesIO(second))
+    images = open_images(tmp_path)
+    assert images.ids.tolist() == ["0.png", "1.png"]
+    assert [(one.path_or_id, one.kind) for one in images.rejected] == [("0.png", "repeated")]
+    with tarfile.open(tmp_path / "0.tar") as tar:
+        tar.extractall(tmp_path / "out", filter="data")
+    assert np.array_equal(images.read(0), open_images(tmp_path / "out").read(0))
+
+
+def test_a_link_in_a_shard_is_named(tmp_path, files):
+    write_tar(tmp_path / "0.tar", {"0.png": files["good/000.png"]})
+    with tarfile.open(tmp_path / "0.tar", "a") as tar:
+        info = tarfile.TarInfo("1.png")
+        info.type, info.linkname = tarfile.LNKTYPE, "0.png"
+        tar.addfile(info)
+    images = open_images(tmp_path)
+    assert images.ids.tolist() == ["0.png"]
+    assert [(one.path_or_id, one.kind) for one in images.rejected] == [("1.png", "unsupported")]
+
+
+def test_an_empty_member_counts_as_unreadable(tmp_path, files):
+    write_tar(tmp_path / "0.tar", {"0.png": b"", "1.png": files["good/000.png"]})
+    with pytest.raises(DataError, match=r"above the tolerance.*\n.*0\.png: is empty"):
+        audit(open_images(tmp_path)).check()

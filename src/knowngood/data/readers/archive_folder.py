@@ -12,9 +12,10 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
+from knowngood.config import counted
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
-from knowngood.data.readers.damage import named_damage
+from knowngood.data.readers.damage import named_damage, stops_early
 from knowngood.data.readers.folder import read_folder
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import DataError
@@ -80,3 +81,6 @@ def _members(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Member]:
     for member in tar:
         if not member.isdir():
             yield _Member(member.name, member.size, not member.isfile(), lambda m=member: tar.extractfile(m))  # type: ignore[arg-type,return-value]
+    if stops_early(tar):
+        first = counted(len(tar.getmembers()), "member")
+        raise DataError(f"{path}: is cut or damaged after its first {first}; pack or download it again")

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,7 +24,7 @@ import numpy as np
 from knowngood.config import counted
 from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
-from knowngood.data.readers.damage import named_damage
+from knowngood.data.readers.damage import named_damage, stops_early
 from knowngood.data.readers.files import SUFFIXES, unread_reason
 from knowngood.data.readers.folder import arranged, by_mask, labels_of
 from knowngood.data.readers.layout import SPLITS
@@ -54,7 +55,7 @@ class Index(NamedTuple):
 
 
 def read_shards(files: Sequence[Path | Address], root: Path | Address) -> ImageSet:
-    """The images of tar files; ids are names of members, behind that of their shard where they occur twice.
+    """The images of tar files; ids are names of members, behind the path of their shard where they occur twice.
 
     Raises:
         DataError: a shard is damaged or compressed, or no image is in any. StoreError: the store does not answer.
@@ -67,7 +68,8 @@ def read_shards(files: Sequence[Path | Address], root: Path | Address) -> ImageS
     if not names:
         raise DataError(f"{root}: no images in its tar files; expected members named {', '.join(sorted(SUFFIXES))}")
     repeated = len(set(names)) < len(names)
-    ids = [f"{files[k].name}/{name}" if repeated else name for k, name in zip(of.tolist(), names, strict=True)]
+    shards = [_below(file, root) for file in files] if repeated else [""] * len(files)
+    ids = [f"{shards[k]}/{name}" if repeated else name for k, name in zip(of.tolist(), names, strict=True)]
     blobs = Members(
         str(root), files, ids, of.tolist(), [one.start for one in members], [one.size for one in members],
         [one.stamp for one in indexes],
@@ -79,7 +81,8 @@ def read_shards(files: Sequence[Path | Address], root: Path | Address) -> ImageS
     if any(beside):
         images = _described(str(root), [one or {} for one in beside], pixels, np.array(list(map(printable, ids))))
     else:
-        found = arranged([tuple(name.split("/")) for name in (ids if repeated else names)], str(root), rejected)
+        paths = [_told_apart(name, shards[k]) for k, name in zip(of.tolist(), names, strict=True)]
+        found = arranged(paths, str(root), rejected)
         at, rejected = np.array([i for i, _ in found.images]), found.rejected
         masks = tuple(partial(blob_mask, pixels, tuple(some)) if some else None for some in found.masks)
         labels = found.labels if np.isfinite(found.labels).any() or not any(found.masks) else by_mask(masks)
@@ -91,6 +94,18 @@ def read_shards(files: Sequence[Path | Address], root: Path | Address) -> ImageS
     if images.splits is None and all(splits):
         images = images.replace(splits=np.array(splits))
     return images.replace(name=name, rejected=(*rejected, *(images.rejected if any(beside) else ())))
+
+
+def _below(file: Path | Address, root: Path | Address) -> str:
+    """The path of a shard below the root; its name if it is the root."""
+    place, top = (one.as_posix() if isinstance(one, Path) else str(one) for one in (file, root))
+    return place.removeprefix(top).strip("/") or file.name
+
+
+def _told_apart(name: str, shard: str) -> tuple[str, ...]:
+    """The path of a member in parts. Its shard is no folder: it stands before the name of the file."""
+    *folders, last = name.split("/")
+    return (*folders, f"{shard.replace('/', ' ')} {last}" if shard else last)
 
 
 def split_of(name: str) -> str | None:
@@ -128,7 +143,10 @@ def _indexed(file: Path | Address) -> Index:
         for member in tar:
             path = Path(member.name)
             suffix, name = path.suffix.lower(), member.name.removeprefix("./")
-            if not member.isfile() or any(part.startswith(".") for part in Path(name).parts):
+            if member.isdir() or any(part.startswith(".") for part in Path(name).parts):
+                continue
+            if not member.isfile():
+                others.append(Finding(printable(name), "unsupported", "is a link or a device, no file", "error"))
                 continue
             if suffix in (".cls", ".json") and member.size <= SIDE_FILE:
                 opened.seek(member.offset_data)
@@ -142,14 +160,16 @@ def _indexed(file: Path | Address) -> Index:
                 others.append(Finding(printable(name), "unsupported", reason, "error"))
             elif suffix != ".txt":
                 others.append(Finding(printable(name), "ignored", "is not an image by its name", "note"))
-        # tarfile stops without an error at a header that is cut or damaged. Where the data of the last member are cut,
-        # that is found as it is read.
-        if tar.offset <= opened.seek(0, os.SEEK_END):
-            opened.seek(tar.offset)
-            if opened.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                reason = f"is cut or damaged after {counted(len(images), 'image')}: what follows is not read"
-                others.append(Finding(printable(str(file)), "truncated", reason, "error"))
-    return Index(images, beside, others, stamp)
+        # Where the data of the last member are cut, that is found as it is read.
+        if tar.offset <= opened.seek(0, os.SEEK_END) and stops_early(tar):
+            reason = f"is cut or damaged after {counted(len(images), 'image')}: what follows is not read"
+            others.append(Finding(printable(str(file)), "truncated", reason, "error"))
+    last = {one.name: one for one in images}
+    for name, n in Counter(one.name for one in images).items():
+        if n > 1:
+            reason = f"is {n} times in {printable(file.name)}: the last one counts, as where that is unpacked"
+            others.append(Finding(printable(name), "repeated", reason, "warning"))
+    return Index(list(last.values()), beside, others, stamp)
 
 
 def _side(suffix: str, content: bytes, where: str) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Members:
     def fetch(self, k: int) -> bytes:
         file, start, size = self.files[self.of[k]], int(self.starts[k]), int(self.sizes[k])
         if not size:
-            raise Unreadable(Path(self.names[k]), "empty", "is empty")
+            raise Unreadable(Path(self.names[k]), "zero-byte", "is empty (0 bytes)")
         if isinstance(file, Address):
             found = ranged(file, self.names[k], start, start + size)
         else:

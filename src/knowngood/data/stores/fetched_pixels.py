@@ -19,6 +19,7 @@ from knowngood.data.stores.ahead import MEMORY, Ahead
 from knowngood.data.stores.blobs import Blobs
 from knowngood.data.stores.local_copies import LocalCopies
 from knowngood.data.stores.pace import Pace
+from knowngood.files import explained
 
 T = TypeVar("T")
 REMOTE, LOCAL = 32, 4  # threads that fetch and decode
@@ -137,7 +138,7 @@ class Loader:
         fetched = time.perf_counter()
         handle, file = tempfile.mkstemp(prefix="knowngood-", suffix=Path(name).suffix)
         try:
-            with open(handle, "wb") as opened:
+            with explained(Path(file)), open(handle, "wb") as opened:
                 opened.write(content)
             return read(Path(file))
         except Unreadable as error:
