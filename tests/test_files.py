@@ -14,7 +14,7 @@ import pytest
 
 from knowngood.cli.outputs import write_table
 from knowngood.errors import OutputError, SettingsError
-from knowngood.files import locked, write_text
+from knowngood.files import locked, write_json, write_text
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
@@ -64,3 +64,19 @@ def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
     assert read["id"].tolist() == [f"'{name}" for name in ids[:6]] + ids[6:]
     assert (read["score"] == -1).all()
     assert [row["id"] for row in json.loads((tmp_path / "a.json").read_text())] == ids
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names of any bytes")
+def test_names_that_are_no_text_are_written_and_read_again(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    write_json(tmp_path / "a.json", {"data": name})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"data": name}
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs /dev/stdout")
+def test_a_pipe_is_written_to_by_its_name():
+    code = (
+        "from pathlib import Path; from knowngood.cli.outputs import writing; from knowngood.files import write_text\n"
+        "with writing(Path('/dev/stdout')):\n    write_text('/dev/stdout', 'text')"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"text"

@@ -45,10 +45,10 @@ def whole(path: str | Path) -> Iterator[Path]:
     Raises:
         OutputError: the file cannot be written.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe
-        yield path
+    if is_stream(path):
+        yield Path(path)
         return
+    path = Path(os.path.realpath(path))
     draft = part_of(path)
     try:
         with explained(path):
@@ -66,10 +66,16 @@ def whole(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def is_stream(path: str | Path) -> bool:
+    """Whether a device or a pipe is there, such as /dev/stdout: it is written to as it is, and has no folder."""
+    path = Path(path)
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file as UTF-8, whole; see `whole`."""
+    """Write a text file as UTF-8, whole; see `whole`. Bytes of names that are no text are written as escapes."""
     with whole(path) as draft:
-        draft.write_text(text, encoding="utf-8", newline="")
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def write_json(path: str | Path, record: object) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from knowngood.data.conditions import ConditionSchema, Expanded
+from knowngood.data.values import numbers_of
 from knowngood.errors import DataError, SettingsError
 
 CAMERAS = np.array(["A", "A", "B", "C", "B", "A"], dtype=object)
@@ -521,3 +522,9 @@ def test_the_weight_of_own_values_that_never_occurred_together_does_not_depend_o
     for i in range(2):
         alone = schema.with_alternatives({name: values[i : i + 1] for name, values in given.items()}, 1, ["camera"])
         np.testing.assert_array_equal(together.log_weight[together.item == i], alone.log_weight)
+
+
+@pytest.mark.parametrize("value", [10**400, "1_0"])
+def test_what_no_number_can_hold_is_named(value):
+    with pytest.raises(DataError, match=r"condition 'exposure' is continuous; row 1 holds '1[0_]"):
+        numbers_of(np.array([0.5, value], dtype=object), "exposure")

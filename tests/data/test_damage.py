@@ -67,3 +67,12 @@ def test_very_large_values_do_not_stop_the_search_for_near_copies(tmp_path):
     block = rng.uniform(1e307, 1.7e308, (20, 32, 32, 3))
 
     assert len(audit(open_images(block)).images) == 20
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names of any characters")
+def test_controls_in_names_are_written_as_escapes(tmp_path):
+    for name in ("new\nline.png", "\x1b[31mred.png", "left\u202egnp.png"):
+        picture(tmp_path / name)
+    images = open_images(tmp_path)
+    assert sorted(images.ids) == [r"\x1b[31mred.png", r"left\u202egnp.png", r"new\nline.png"]
+    assert images.read(0).shape == (8, 8, 1)

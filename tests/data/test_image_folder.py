@@ -59,6 +59,8 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path):
         write_folder(small(mask=[1, 2, 3]), tmp_path / "mask")
     with pytest.raises(DataError, match=r"the id '\.\./a' is no path below a folder"):
         write_folder(small().replace(ids=np.array(["b", "../a", "c"])), tmp_path / "up")
+    with pytest.raises(DataError, match=r"two ids would be the file 'a\.jpg\.png'"):
+        write_folder(small().replace(ids=np.array(["a.jpg", "b", "a.jpg.png"])), tmp_path / "twice")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(OutputError, match="full exists and is not an empty folder"):

@@ -202,3 +202,14 @@ def test_splits_are_found_in_any_case_and_other_words_stay(folder):
 def test_utf_16_as_spreadsheets_write_it(folder):
     (folder / "list.csv").write_text(table("label", ["good", "bad", "good"]), encoding="utf-16")
     assert open_images(folder / "list.csv").ids.tolist() == ["a.png", "b.png", "ü.png"]
+
+
+def test_rows_of_nothing_but_separators_are_passed_over(folder):
+    images = opened(folder, "path;label;camera\r\na.png;ok;A\r\n;;\r\nb.png;ok;B\r\n ; ;\r\n")
+    assert images.ids.tolist() == ["a.png", "b.png"]
+    assert images.rejected == ()
+
+
+def test_names_that_python_reads_as_numbers_stay_names(folder):
+    images = opened(folder, "path,station\na.png,1_2\nb.png,1_3\n")
+    assert images.conditions["station"].tolist() == ["1_2", "1_3"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -200,3 +201,10 @@ def test_suffixes_without_a_dot_are_refused(suffixes):
 def test_an_imageset_passes_through():
     images = ImageSet.from_arrays(pixels(2))
     assert open_images(images).pixels is images.pixels
+
+
+def test_one_file_whose_name_is_no_text_has_an_id_that_is(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    assert open_images(path).ids.tolist() == [r"caf\udce9.png"]
+    assert open_images([path]).ids[0].endswith(r"caf\udce9.png")

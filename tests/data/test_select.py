@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from knowngood.data import ImageSet
-from knowngood.data.select import select
+from knowngood.data.select import parse_classes, select
 from knowngood.errors import DataError
 
 
@@ -65,3 +65,10 @@ def test_a_set_without_classes_is_refused():
     images = ImageSet.from_arrays(np.zeros((1, 2, 2), np.uint8), conditions={"camera": ["A"]})
     with pytest.raises(DataError, match=r"no column 'class'.*camera"):
         select(images, normal="1")
+
+
+def test_a_range_beyond_the_classes_is_refused_at_once():
+    with pytest.raises(DataError, match="no class '3'"):
+        parse_classes("0-999999999999", ["0", "1", "2"], "digits")
+    with pytest.raises(DataError, match="no class '²-³'"):
+        parse_classes("²-³", ["0"], "digits")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from knowngood.cli.console import note, say
 from knowngood.cli.map_files import file_names
 from knowngood.data.progress import track
-from knowngood.files import LOCK, locked, whole, write_json
+from knowngood.files import LOCK, is_stream, locked, whole, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +36,8 @@ def writing(*places: Path | None) -> Iterator[None]:
         SettingsError: one does; the message names its process.
     """
     with ExitStack() as locks:
-        for place in sorted({Path(os.path.realpath(place)) for place in places if place is not None}):
-            if place.is_file() or place.is_dir() or not place.exists():  # a device or a pipe needs none
-                locks.enter_context(locked(place.with_name(f".{place.name}{LOCK}"), str(place)))
+        for place in sorted({Path(os.path.realpath(one)) for one in places if one is not None and not is_stream(one)}):
+            locks.enter_context(locked(place.with_name(f".{place.name}{LOCK}"), str(place)))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,9 +27,14 @@ UNUSABLE = frozenset(
 )
 
 
+# What moves the cursor of a terminal, ends a line of a log, or turns the order of what is read.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
 def printable(name: str) -> str:
-    """A name of a file or folder, which need not be text: bytes that are none are written as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """A name of a file or folder, which need not be text: bytes that are none, and controls, are written as escapes."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,8 +23,8 @@ def write_folder(images: ImageSet, folder: str | Path) -> Path:
 
     Raises:
         DataError: an image that PNG cannot hold (it holds 8 bits, or 16 bits of one channel), an id that is no path
-            below the folder, or a condition named as a column of the manifest. OutputError: the folder holds files, or
-            cannot be written to.
+            below the folder, two ids of one path, or a condition named as a column of the manifest. OutputError: the
+            folder holds files, or cannot be written to.
     """
     import pandas as pd
 
@@ -33,6 +34,8 @@ def write_folder(images: ImageSet, folder: str | Path) -> Path:
     for column in set(_OWN) & set(images.conditions):
         raise DataError(f"{images.name}: condition '{column}' has the name of a column of manifests; rename it")
     paths = [_path(name, images.name) for name in images.ids.tolist()]
+    if twice := [path for path, n in Counter(paths).items() if n > 1]:
+        raise DataError(f"{images.name}: two ids would be the file '{twice[0]}'; give other ids")
     splits = [""] * len(images) if images.splits is None else images.splits.tolist()
     masks = [""] * len(images)
     for i, (path, split) in enumerate(zip(paths, splits, strict=True)):

@@ -12,7 +12,7 @@ import numpy as np
 
 from knowngood.config import nearest, plugins
 from knowngood.data.datasets.named import dataset_names, is_dataset, open_dataset
-from knowngood.data.findings import Finding
+from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet, join_splits
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.archive_folder import is_archive, read_archive
@@ -154,7 +154,8 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
         return _idx_file(path)
     if is_image(path) or path.suffix.lower() in SUFFIXES:
         read_header(path)
-        return ImageSet(FilePixels((path,)), np.array([path.name]), np.array([np.nan]), {}, name=path.name)
+        name = printable(path.name)
+        return ImageSet(FilePixels((path,)), np.array([name]), np.array([np.nan]), {}, name=name)
     more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
     raise DataError(
         f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx, .npz, .npy"

@@ -60,12 +60,11 @@ def parse_classes(text: str | int | None, known: list[str], name: str) -> set[st
     found: set[str] = set()
     for part in (piece.strip() for piece in str(text).split(",")):
         low, _, high = (end.strip() for end in part.partition("-"))
-        span = part not in known and low.isdigit() and high.isdigit() and int(low) <= int(high)
-        wanted = [str(value) for value in range(int(low), int(high) + 1)] if span else [part]
-        missing = [value for value in wanted if value not in known]
-        if missing:
-            raise DataError(f"{name} has no class '{missing[0]}'{nearest(part, known)}")
-        found.update(wanted)
+        span = part not in known and low.isdecimal() and high.isdecimal() and int(low) <= int(high)
+        for value in map(str, range(int(low), int(high) + 1)) if span else [part]:
+            if value not in known:
+                raise DataError(f"{name} has no class '{value}'{nearest(part, known)}")
+            found.add(value)
     return found
 
 

@@ -55,13 +55,20 @@ def numbers_of(array: NDArray[Any], name: str) -> Floats:
         for i, item in enumerate(array.tolist()):
             text = text_of(item)
             try:
-                numbers[i] = np.nan if text is None else float(item)
-            except (TypeError, ValueError):
-                raise DataError(f"condition '{name}' is continuous; row {i} holds {text!r}, not a number") from None
+                numbers[i] = np.nan if text is None else as_number(item)
+            except (TypeError, ValueError, OverflowError):
+                raise DataError(f"condition '{name}' is continuous; row {i} holds {text!r:.60}, not a number") from None
     if np.isinf(numbers).any():
         where = rows_text(np.isinf(numbers))
         raise DataError(f"condition '{name}' is infinite in rows {where}; expected finite numbers")
     return numbers
+
+
+def as_number(value: Any) -> float:
+    """A number, or a text that says one; "1_2" names a thing, though Python reads it as 12. Raises ValueError."""
+    if isinstance(value, str) and "_" in value:
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
 
 
 def listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from knowngood.data.findings import Finding
+from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.itemset import numbered
 from knowngood.data.pixel_source import ArrayPixels, FilePixels, ListPixels
@@ -76,11 +76,11 @@ def _paths(given: Sequence[Any]) -> ImageSet:
         if file is None:
             folder = os.path.isdir(name)
             why = "is a folder; give it alone, not in a list" if folder else f"does not exist (item {i} of the list)"
-            rejected.append(Finding(name, "missing", why, "error"))
+            rejected.append(Finding(printable(name), "missing", why, "error"))
     kept = [i for i, file in enumerate(files) if file is not None]
     if not kept:
         raise DataError(f"none of the {len(names)} files of the list exists; {rejected[0]}")
-    ids = [names[i] for i in kept]
+    ids = [printable(names[i]) for i in kept]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise DataError(f"'{twice}' occurs {ids.count(twice)} times in the list; expected each file once")

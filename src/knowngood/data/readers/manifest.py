@@ -28,6 +28,7 @@ from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.folder import identifier
 from knowngood.data.readers.label_column import label_column
 from knowngood.data.readers.layout import SPLITS
+from knowngood.data.values import as_number
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ def _csv(path: Path, given: io.StringIO | None = None) -> tuple[list[str], list[
         file.seek(0)
         heads = {sep: next(csv.reader([start], delimiter=sep, skipinitialspace=True), []) for sep in SEPARATORS}
         separator = max(SEPARATORS, key=lambda sep: (path_column(heads[sep]) is not None, len(heads[sep])))
-        rows = [row for row in csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True) if row]
+        cells = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+        rows = [row for row in cells if any(cell.strip() for cell in row)]  # spreadsheets leave rows of separators
     if not rows:
         raise DataError(f"{path}: cannot be read as a table: it is empty")
     names = [name.strip() for name in rows[0]]
@@ -283,7 +285,7 @@ def _typed(values: list[Any]) -> np.ndarray:
     if not present or any(cell[0] == "0" and cell[1:].isdigit() and len(cell) > 1 for cell in present):
         return text
     try:
-        numbers = [float(cell) for cell in present]
+        numbers = [as_number(cell) for cell in present]
     except ValueError:
         return text
     if not np.isfinite(numbers).all():
