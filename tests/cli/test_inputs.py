@@ -11,9 +11,9 @@ import pytest
 
 from knowngood import Detector
 from knowngood.cli import main
-from knowngood.cli.inputs import keep_split
+from knowngood.cli.inputs import keep_split, open_selected, with_values
 from knowngood.data import ImageSet, open_dataset
-from knowngood.errors import DataError
+from knowngood.errors import DataError, KnowngoodError
 
 
 def run(*words: str | Path) -> int:
@@ -49,6 +49,18 @@ def test_the_split_that_is_kept(splits: tuple[str, ...], name: str | None, defau
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(splits: tuple[str, ...], said: str) -> None:
     with pytest.raises(DataError, match=said):
         keep_split(images(*splits), "tset")
+
+
+@pytest.mark.parametrize(("known", "said"), [(["camera", "lens"], "camera"), ([], "leave --as out")])
+def test_a_condition_that_the_model_lacks_is_refused(known: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=f"--as camra: the model has no such condition.*{said}"):
+        with_values(images(), {"camra": "B"}, known)
+    assert with_values(images(), {"lens": "B"}, ["lens"]).conditions["lens"].tolist() == ["B"] * 3
+
+
+def test_an_empty_list_of_classes_is_not_all_classes() -> None:
+    with pytest.raises(KnowngoodError, match="class"):
+        open_selected("digits", normal="")
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def evaluate(
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
         images, split = keep_split(images, split)
-        images = with_values(images, as_values(as_condition))
+        images = with_values(images, as_values(as_condition), detector.pipeline_.given_columns)
         classes = images.conditions.get("class")
         if (normal or anomalous or holdout) and not known_class and classes is not None:
             images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})

@@ -87,10 +87,18 @@ def as_values(words: list[str] | None) -> dict[str, str]:
     return {column: value for column, _, value in pairs}
 
 
-def with_values(images: ImageSet, values: dict[str, str]) -> ImageSet:
-    """All images with these values in these condition columns."""
+def with_values(images: ImageSet, values: dict[str, str], known: list[str]) -> ImageSet:
+    """All images with these values in these condition columns.
+
+    Raises:
+        DataError: a column is none of those that are `known` to the model, so that its value would change nothing.
+    """
     import numpy as np
 
+    for column in values:
+        if column not in known:
+            hint = nearest(column, known) if known else "; it has none: leave --as out"
+            raise DataError(f"--as {column}: the model has no such condition{hint}")
     return images.annotate(None, {column: np.full(len(images), value) for column, value in values.items()})
 
 
@@ -109,7 +117,7 @@ def open_selected(
     from knowngood.data.select import select
 
     images = open_images(data, strict=strict, limits=None if data_options is None else Limits.of(data_options))
-    if normal or anomalous or holdout:
+    if any(classes is not None for classes in (normal, anomalous, holdout)):  # an empty text names no class: refused
         images = select(images, normal=normal, anomalous=anomalous, holdout=holdout)
     return images
 

@@ -194,7 +194,7 @@ def score(
             check_posterior(detector.pipeline_)
         options = bounds.over(detector.pipeline_.settings.data)
         images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
-        images = with_values(images, as_values(as_condition))
+        images = with_values(images, as_values(as_condition), detector.pipeline_.given_columns)
         sources = [] if normals is None else [open_selected(normals, data_options=options)]
         asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
         mark = fingerprint(in_use(model))
@@ -236,7 +236,7 @@ def _score_on_cluster(
     detector = load(model, device, how["unknown"])
     options = bounds.over(detector.pipeline_.settings.data)
     images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
-    images = with_values(images, values)
+    images = with_values(images, values, detector.pipeline_.given_columns)
     score_on_cluster(detector, images, model, output, mark=fingerprint(in_use(model)), **how)
 
 

@@ -43,7 +43,7 @@ def score_exported(
     Raises:
         SettingsError: one of those is given.
     """
-    given = [flag for flag, value in refused.items() if value]
+    given = [flag for flag, value in refused.items() if value is not None and value is not False]
     if given:
         why = "; ".join(WHY[flag] for flag in given if flag in WHY)
         what = f"{' and '.join(given)}: not of an exported model{f' ({why})' if why else ''}"
@@ -59,7 +59,8 @@ def score_exported(
     with writing(output, maps):
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
-        images, rate = with_values(images, values), detector.alpha if alpha is None else alpha
+        images = with_values(images, values, detector.conditions.names)
+        rate = detector.alpha if alpha is None else alpha
         writer, found = map_writer(maps, maps_format, images.ids.tolist()) if maps is not None else None, []
         stream = detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None)
         for i, one in enumerate(track(stream, "scoring", len(images))):

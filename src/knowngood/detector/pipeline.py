@@ -78,6 +78,12 @@ class Pipeline:
         """As fitted, in the order of the schema."""
         return [column for column in self.schema.columns if column.name in self.checked]
 
+    @property
+    def given_columns(self) -> list[str]:
+        """The condition columns that items may come with: of the fit, less what is measured, and of added groups."""
+        own = [one.name for one in self.schema.columns if one.name not in self.settings.conditioning.measure]
+        return list(dict.fromkeys([*own, *(name for group in self.added for name in group.values)]))
+
     def level(self, alpha: float | None = None) -> float:
         """The level of each test at a false-alarm rate, default that of the fit: half of it where there are two.
 
