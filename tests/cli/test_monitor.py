@@ -12,6 +12,8 @@ import pytest
 
 from knowngood import Detector
 from knowngood.cli import main
+from knowngood.evaluation.score_stream import read_results
+from knowngood.files import locked
 
 
 def run(*words: str | Path) -> int:
@@ -106,3 +108,22 @@ def test_a_table_without_scores_is_refused(tmp_path: Path, capsys: pytest.Captur
     pd.DataFrame({"id": ["a"], "price": [1]}).to_csv(tmp_path / "other.csv", index=False)
     assert run("monitor", tmp_path / "other.csv") == 3
     assert "no column anomaly_score or p_value" in capsys.readouterr().err
+
+
+def test_one_state_is_of_one_run_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stream = results(tmp_path / "a.csv", np.arange(9.0))
+    with locked(tmp_path / ".state.json.lock", "another run"):
+        assert run("monitor", stream, "--state", tmp_path / "state.json") == 2
+    assert "state.json is in use by process" in capsys.readouterr().err
+
+
+def test_a_threshold_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("monitor", results(tmp_path / "a.csv", np.arange(9.0)), "--threshold", "0") == 2
+    assert "threshold = 0.0; expected a number above 1" in capsys.readouterr().err
+
+
+def test_ids_of_a_table_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,anomaly_score\n01,1\n1,2\n")
+    table = read_results(tmp_path / "a.csv")
+    assert table is not None
+    assert table["id"].tolist() == ["01", "1"]

@@ -14,6 +14,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import Device, Unknown, load, open_selected
+from knowngood.cli.outputs import writing
 from knowngood.detector.run_record import trained_on
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
@@ -64,7 +65,7 @@ def monitor(
 
     Exit status 5 if there is drift, 0 if not: for a cron job.
     """
-    with for_machines(as_json):
+    with for_machines(as_json), writing(state, out):  # of two runs with one state the items of one would be lost
         _monitor(sources, threshold, state, out, unknown, device, bounds)
 
 
@@ -121,7 +122,9 @@ def _monitor(
     reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
     basis = " ".join([items.measure, *by]) if reference is None else reference.fingerprint
     if saved is None:
-        drift = DriftMonitor(threshold or THRESHOLD, {} if reference is None else reference.ranks)
+        drift = DriftMonitor(
+            THRESHOLD if threshold is None else threshold, {} if reference is None else reference.ranks
+        )
     else:
         drift = DriftMonitor.from_record(saved)
         _check(drift, saved, threshold, basis, state)

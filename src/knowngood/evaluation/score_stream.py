@@ -62,7 +62,10 @@ def _table(path: Path) -> pd.DataFrame | None:
     if suffix in (".csv", ".tsv"):
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
-        return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",") if set(header) & set(MEASURES) else None
+        if not set(header) & set(MEASURES):
+            return None
+        texts = dict.fromkeys(("id", "condition"), "str")  # 007 is no 7
+        return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",", dtype=texts)
     if suffix == ".parquet":
         return pd.read_parquet(path).astype(object)  # text is decoded here, or else when it is used
     return pd.DataFrame(_records(path)) if suffix in (".json", ".jsonl", ".ndjson", ".log") else None
