@@ -223,7 +223,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert run(*words) == 0
     printed = capsys.readouterr().out
     assert "nothing was written" in printed
-    assert f"read    {record['normal']} normal images of 8 × 8 px, 1 channels" in printed
+    assert f"read    {record['normal']} normal images of 8 × 8 px, 1 channel, " in printed
 
 
 def test_a_typo_is_answered_in_python_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,19 @@ def test_only_images_that_calibrate_are_counted(place: Path, capsys: pytest.Capt
     out = capsys.readouterr().out
     assert f"40 normal images, listed are the 8 that calibrate {place / 'run'}" in out
     assert len([line for line in out.splitlines() if ".png" in line]) == 3
+
+
+def test_a_file_that_cannot_be_read_is_set_aside(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(place / "new parts", tmp_path / "parts")
+    for i in range(120):
+        shutil.copy(place / "new parts" / f"{i % 40:02}.png", tmp_path / "parts" / f"more{i}.png")
+    (tmp_path / "parts" / "zero.png").touch()
+    assert run("inspect", tmp_path / "parts", "--suspicious") == 0
+    assert "scored in folds" in capsys.readouterr().out
+    assert run("train", tmp_path / "parts", "--dry-run", "--representation", "hog", "--model", "memory_bank") == 0
+    assert "read    160 normal images of 8 × 8 px, 1 channel, 1 set aside" in capsys.readouterr().out
 
 
 @pytest.mark.slow

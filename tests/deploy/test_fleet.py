@@ -113,7 +113,7 @@ def test_the_command_fits_each_product(cluster, tmp_path, capsys):
     code, said = run(*words, "--representation", "hog", "--model", "memory_bank"), capsys.readouterr()
     ray_answers(said.err)
     assert code == 3, said.err
-    assert "1 of 3 products have no model" in said.err
+    assert f"1 of 3 products have no model; the same command with --out {out} fits them" in said.err
     for name in "ab":
         assert run("score", out / name, data / name / "test", "-o", tmp_path / f"{name}.csv") == 0
 

@@ -20,8 +20,12 @@ FURTHER = 20  # epochs by which a second fit of a network is longer
 READ = 4  # images whose reading and features are timed
 
 
-def describe(images: ImageSet, normals: ImageSet) -> dict[str, Any]:
-    """What would be read: counts, sizes, condition columns with how many values each has."""
+def describe(images: ImageSet, normals: ImageSet, unread: int = 0) -> dict[str, Any]:
+    """What would be read: counts, sizes, condition columns with how many values each has.
+
+    Args:
+        unread: further images, which cannot be read.
+    """
     shapes = normals.shapes()
     sizes = np.unique(shapes[:, :2], axis=0)
     columns = {name: len({str(value) for value in values.tolist()}) for name, values in normals.conditions.items()}
@@ -30,7 +34,7 @@ def describe(images: ImageSet, normals: ImageSet) -> dict[str, Any]:
     return {
         "normal": len(normals),
         "labelled_anomalous": int((images.labels == 1).sum()),
-        "set_aside": len(images.rejected),
+        "set_aside": len(images.rejected) + unread,
         "sizes": [[int(side) for side in size] for size in sizes[:: max(1, len(sizes) - 1)]],
         "channels": sorted({int(n) for n in shapes[:, 2]}),
         "conditions": columns,
@@ -42,7 +46,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     (height, width), (most_high, most_wide) = found["sizes"][0], found["sizes"][-1]
     size = f"{width} × {height}" + f" to {most_wide} × {most_high}" * ((height, width) != (most_high, most_wide))
     channels = " or ".join(map(str, found["channels"]))
-    read = f"read    {counted(found['normal'], 'normal image')} of {size} px, {channels} channels"
+    channels += " channel" + "s" * (found["channels"] != [1])
+    read = f"read    {counted(found['normal'], 'normal image')} of {size} px, {channels}"
     others = [(found["labelled_anomalous"], "labelled anomalous"), (found["set_aside"], "set aside or with a remark")]
     read += "".join(f", {n:,} {what}" for n, what in others if n)
     columns = ", ".join(f"{name} ({counted(n, 'value')})" for name, n in found["conditions"].items())
@@ -80,7 +85,9 @@ def _fitted(settings: Settings, changed: dict[str, Any], images: ImageSet) -> tu
     from knowngood.detector.estimator import Detector
 
     calibration = settings.calibration.model_copy(update={"method": "split"})
-    probe = settings.model_copy(update={"calibration": calibration, "alpha": 0.9, "labels": "ignore", **changed})
+    data = settings.data.model_copy(update={"tolerance": 1.0, "strict": False})  # of a few one may be cut off
+    changed = {"data": data, "calibration": calibration, "alpha": 0.9, "labels": "ignore", **changed}
+    probe = settings.model_copy(update=changed)
     started = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

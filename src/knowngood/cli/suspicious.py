@@ -51,7 +51,10 @@ def _of_folds(normals: ImageSet) -> list[dict[str, Any]]:
     from knowngood.detector.fit.auto import PHOTOGRAPH
 
     train = normals.split("train") if normals.splits is not None and "train" in normals.splits else normals
-    photographs = min(int(train.shapes()[:, :2].min()), PHOTOGRAPH) == PHOTOGRAPH
+    known = train.declared()
+    if not len(known):
+        raise DataError(f"{train.name}: none of its images can be read; `knowngood inspect` says why")
+    photographs = min(int(known.shapes()[:, :2].min()), PHOTOGRAPH) == PHOTOGRAPH
     model = "patch_gaussian" if photographs else "memory_bank"
     detector = Detector("features" if photographs else "auto", model, calibration={"method": "cross"})
     return detector.fit(train).training_["suspicious"]

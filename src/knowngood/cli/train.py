@@ -205,9 +205,12 @@ def _dry_run(
     from knowngood.detector.fit.inputs import measured
 
     images, normals, settings, _ = _opened(source, chosen, _checked(settings, chosen, 0, False), train_size, columns)
-    some: Any = measured(normals, settings)
+    readable = normals.declared()
+    if not len(readable):
+        raise DataError(f"{normals.name}: none of its images can be read; `knowngood inspect` says why")
+    some: Any = measured(readable, settings)
     resolved, recipe = resolve(settings, some)
-    found = describe(images, some)
+    found = describe(images, some, unread=len(normals) - len(readable))
     for line in lines(found):
         say(line)
     say(f"recipe  {recipe}")

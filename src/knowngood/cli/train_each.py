@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,4 +43,5 @@ def train_each(
     failed = [one for one in found if one.error]
     if failed:
         lines = "\n".join(f"{one.name}: {one.error}" for one in failed)
-        raise DataError(f"{len(failed)} of {len(found)} products have no model; the same command fits them:\n{lines}")
+        again = f"the same command with --out {shlex.quote(str(folder))} fits them"
+        raise DataError(f"{len(failed)} of {len(found)} products have no model; {again}:\n{lines}")

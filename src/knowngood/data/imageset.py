@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from knowngood.data.findings import Finding
+from knowngood.data.findings import Finding, Unreadable
 from knowngood.data.itemset import ItemSet, numbered
 from knowngood.data.pixel_source import ArrayPixels, PixelSource
 from knowngood.data.readers.mask_file import Mask, read_masks
@@ -119,6 +119,19 @@ class ImageSet(ItemSet):
     def shapes(self) -> np.ndarray:
         """(N, 3) int64: height, width, channels, without decoding pixels."""
         return self.pixels.shapes()
+
+    def declared(self) -> ImageSet:
+        """The images whose shape is known without decoding pixels; those that are not here cannot be read."""
+        kept = np.ones(len(self), dtype=bool)
+        try:
+            self.shapes()
+        except Unreadable:
+            for i in range(len(self)):
+                try:
+                    self.pixels.take(np.array([i])).shapes()
+                except Unreadable:
+                    kept[i] = False
+        return self if kept.all() else self[kept]
 
     def kinds(self) -> list[tuple[int, str]]:
         """Channels and dtype of every image, as far as its source knows them without decoding pixels."""
