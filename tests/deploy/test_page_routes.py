@@ -247,3 +247,20 @@ def test_learning_is_refused_where_nothing_is_new_and_its_failure_is_told(
     assert client.post("/page/sample", json={"model": "parts", "images": 20}).json() == {"drawn": 0}
     assert client.post("/page/sample", json={"model": "parts", "images": 1}).status_code == 422
     assert client.post("/page/models/parts/learn", headers={"sec-fetch-site": "cross-site"}).status_code == 403
+
+
+def test_one_version_under_two_names_is_two_lines(models: ServedModels, store: JudgedStore) -> None:
+    path = models.named(None).path
+    both = load_models([f"parts={path}", f"second={path}"])
+    fill(store, models, 20, 700, 0.5)
+    with TestClient(create_app(both, ServerOptions(store=store))) as client:
+        counts = [client.get(f"/page/line?model={name}").json()["drift"]["count"] for name in ("parts", "second")]
+    assert counts == [20, 0]
+
+
+@pytest.mark.parametrize("number", [10**18, 10**30])
+def test_a_number_that_is_none_is_not_found(client: TestClient, number: int) -> None:
+    for path in ("", "/picture", "/map"):
+        assert client.get(f"/page/judged/{number}{path}").status_code == 404
+    assert client.post(f"/page/judged/{number}/review", json={"verdict": "good"}).status_code == 404
+    assert client.get(f"/page/judged?first={number}").status_code == (200 if number < 2**63 else 422)

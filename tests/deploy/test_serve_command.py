@@ -99,6 +99,8 @@ def test_wrong_starts_are_refused_before_a_model_is_loaded(tmp_path: Path, capsy
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run("serve", tmp_path, "--port", taken.getsockname()[1]) == 2
     assert "choose another --port" in capsys.readouterr().err
+    assert run("serve", tmp_path, "--host", "a" * 80) == 2
+    assert "choose another --port or --host" in capsys.readouterr().err
     assert run("serve", tmp_path, "--port", "0") == 3
     assert "is no saved model" in capsys.readouterr().err
 

@@ -515,3 +515,51 @@ def test_logs_say_who_and_how_much_and_nothing_of_the_images(
     facts = line.facts  # type: ignore[attr-defined]
     assert (facts["request_id"], facts["status"], facts["images"], facts["model"]) == ("abc", 200, 3, "line")
     assert "00.png" not in json.dumps(facts)
+
+
+def test_a_sender_that_falls_silent_gives_its_place_back(models: ServedModels) -> None:
+    app, begun = (
+        create_app(models, ServerOptions(queue=1, idle=0.01)),
+        [b'--b\r\nContent-Disposition: form-data; name="x"'],
+    )
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/score", "query_string": b"", "root_path": "", "scheme": "http",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=b")], "server": ("here", 80), "client": ("a", 1),
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if not begun:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": begun.pop(), "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with TestClient(app) as client:
+        assert client.portal is not None
+        client.portal.call(app, scope, receive, send)
+        assert sent[0]["status"] == 408
+        assert b"0.01 seconds" in sent[1]["body"]
+        assert score(client, files(1)).status_code == 200  # the only place is free
+
+
+@pytest.mark.parametrize("conditions", ['{"camera": "\\ud800"}', '{"\\ud800": "A"}', '{"\\ud800": ["A", "B"]}'])
+def test_half_a_character_is_refused_as_any_other_value(client: TestClient, conditions: str) -> None:
+    answer = score(client, files(1), conditions=conditions)
+    assert answer.status_code == 422
+    assert "\\ud800" in answer.json()["detail"]
+
+
+def test_whatever_keeps_a_new_version_from_being_loaded_the_former_one_stays(
+    models: ServedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    before, told = models["line"], dict[str, str]()
+    monkeypatch.setattr(type(before), "is_changed", lambda model: model.name == "line")
+    monkeypatch.setattr(type(before), "loaded_again", fails)
+    exchange_changed(models, told)
+    assert told == {"line": "out of memory"}
+    assert models["line"] is before

@@ -112,7 +112,10 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=GRACE,
         )
-        listener.listen(config.backlog)
+        try:
+            listener.listen(config.backlog)
+        except OSError as error:  # of two servers that start at a time both are bound
+            raise _taken(host, port, error) from None
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
         event("listening", url=f"http://{shown}:{address[1]}", models=list(served), keeps=folder and str(folder))
         with suppress(Interrupted):  # to be asked to end is how a server ends
@@ -130,6 +133,11 @@ def _bound(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
-        raise SettingsError(f"--host {host} --port {port}: {error.strerror or error}; choose another --port") from None
+    except (OSError, UnicodeError) as error:  # of a name that no host can have
+        raise _taken(host, port, error) from None
     return listener
+
+
+def _taken(host: str, port: int, error: Exception) -> SettingsError:
+    reason = getattr(error, "strerror", None) or error
+    return SettingsError(f"--host {host} --port {port}: {reason}; choose another --port or --host")

@@ -49,6 +49,7 @@ _ERRORS = {
     400: "the body is no multipart form",
     401: "no key, or a wrong one",
     404: "there is no such model",
+    408: "nothing of the body came for a minute",
     413: "the body is too large",
     422: "a field is wrong, or no image can be read (then with rows)",
     503: "too much is waiting: try again after `Retry-After` seconds",

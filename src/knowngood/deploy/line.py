@@ -19,7 +19,7 @@ class Line:
 
     def __init__(self, store: JudgedStore) -> None:
         self.store, self._lock = store, threading.Lock()
-        self._monitors: dict[tuple[str, str], tuple[DriftMonitor, int]] = {}
+        self._monitors: dict[tuple[str, str, str], tuple[DriftMonitor, int]] = {}
 
     def describe(self, model: ServedModel, which: Filter) -> dict[str, Any]:
         """Plain data of what this version of the model judged, of the source and since the time of `which`."""
@@ -52,7 +52,8 @@ class Line:
         if reference is None:
             return {}
         with self._lock:
-            monitor, last = self._monitors.get((model.mark, source), (DriftMonitor(references=reference.ranks), 0))
+            key = model.name, model.mark, source  # one version may be served under two names
+            monitor, last = self._monitors.get(key, (DriftMonitor(references=reference.ranks), 0))
             rows = self.store.series(Filter(model=model.name, scored_by=model.mark, source=source), last)
             if rows:
                 groups = model.groups_of([row["condition"] or "" for row in rows])
@@ -64,7 +65,7 @@ class Line:
                     [f"{name}, {time[:19]}" for name, time in zip(names, times, strict=True)],
                 )
                 last = rows[-1]["number"]
-            self._monitors[model.mark, source] = monitor, last
+            self._monitors[key] = monitor, last
             paths = sorted(monitor.groups.items(), key=lambda one: -max((y for _, y in one[1].path), default=0.0))
             alarm = monitor.alarm
             return {

@@ -1,7 +1,8 @@
-"""What happens to every request: an id, a log line and counts; and a bound on the size of its body."""
+"""What happens to every request: an id, a log line and counts; and bounds on the size and the silence of its body."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
@@ -77,11 +78,13 @@ def _path(scope: Scope) -> str:
 class BodyLimit:
     """Refuses a body of more bytes than may be, by its declared length or once it is longer; then it is not kept.
 
-    What is refused is read on for as many bytes again and thrown away, so that the sender sees the answer.
+    What is refused is read on for as many bytes again and thrown away, so that the sender sees the answer. A sender of
+    whom nothing comes for `idle` seconds before the body is whole is refused too: it may be gone, and holds a place in
+    the queue.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+    def __init__(self, app: ASGIApp, most: int, idle: float) -> None:
+        self.app, self.most, self.idle = app, most, idle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -93,7 +96,13 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal size, more
-            message = await receive()
+            if not more:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.idle)
+            except TimeoutError:
+                more = False
+                raise HTTPException(408, f"nothing of the body came for {self.idle:g} seconds; send it again") from None
             size += len(message.get("body", b""))
             more = message["type"] == "http.request" and message.get("more_body", False)
             if size > self.most:
@@ -105,7 +114,10 @@ class BodyLimit:
             if message["type"] == "http.response.start" and not (asks_first and not size):
                 end = size + self.most
                 while more and size < end and declared != "0":
-                    rest = await receive()
+                    try:
+                        rest = await asyncio.wait_for(receive(), self.idle)
+                    except TimeoutError:
+                        break
                     size += len(rest.get("body", b""))
                     more = rest["type"] == "http.request" and rest.get("more_body", False)
             await send(message)

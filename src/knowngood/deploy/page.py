@@ -75,6 +75,8 @@ def page_routes(
             return (kept().picture if picture else kept().one)(number)
         except KeyError as error:
             raise HTTPException(404, error.args[0]) from None
+        except OverflowError:
+            raise HTTPException(404, f"there is no judged image {number:.6g}") from None
 
     def named(name: str | None) -> ServedModel:
         try:
@@ -119,7 +121,10 @@ def page_routes(
 
     @routes.get("/page/judged", dependencies=own)
     def judged(
-        request: Request, order: str = "newest", first: int = Query(0, ge=0), most: int = Query(48, ge=1, le=MOST)
+        request: Request,
+        order: str = "newest",
+        first: int = Query(0, ge=0, lt=1 << 63),
+        most: int = Query(48, ge=1, le=MOST),
     ):
         if order not in ORDERS:
             raise HTTPException(422, f"order = '{order:.40}'; expected {' or '.join(ORDERS)}")

@@ -72,10 +72,7 @@ class FolderModel(ServedModel):
 
     @property
     def columns(self) -> list[str]:
-        pipeline = self.detector.pipeline_
-        measured = pipeline.settings.conditioning.measure
-        known = [column.name for column in pipeline.schema.columns if column.name not in measured]
-        return list(dict.fromkeys([*known, *(name for group in pipeline.added for name in group.values)]))
+        return self.detector.pipeline_.given_columns
 
     @property
     def limits(self) -> Limits:

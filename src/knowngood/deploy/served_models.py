@@ -120,7 +120,7 @@ def exchange_changed(models: ServedModels, told: dict[str, str]) -> None:
         try:
             exchange(models, name)
             told.pop(name, None)
-        except (ArtifactError, OSError) as error:
+        except Exception as error:  # whatever it is, the former version stays, and it is tried again
             if told.get(name) != str(error):
                 event("model not exchanged", logging.ERROR, model=name, reason=str(error))
             told[name] = str(error)

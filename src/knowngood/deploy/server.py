@@ -45,14 +45,15 @@ class ServerOptions:
     """How a server behaves.
 
     keys: SHA-256 digests by name; without any, nobody needs one. origins: of web pages that may use it (CORS). body:
-    bytes of a request. limits: of a picture, where they are not those of the model. queue, batch: see `Queue`. poll:
-    seconds between looks for a new version of a model. sink: is given the rows of every answer, before it is sent.
-    store: keeps what was judged, for the page.
+    bytes of a request. idle: seconds without a byte after which the sender of a body is given up. limits: of a picture,
+    where they are not those of the model. queue, batch: see `Queue`. poll: seconds between looks for a new version of a
+    model. sink: is given the rows of every answer, before it is sent. store: keeps what was judged, for the page.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
     origins: Sequence[str] = ()
     body: int = 64 * 10**6
+    idle: float = 60.0
     limits: Limits | None = None
     queue: int = 256
     batch: int = 32
@@ -142,7 +143,7 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
         app.add_exception_handler(kind, _refusal)
     if options.origins:
         app.add_middleware(CORSMiddleware, allow_origins=options.origins, allow_methods=["*"], allow_headers=["*"])
-    app.add_middleware(BodyLimit, most=options.body)  # type: ignore[arg-type]
+    app.add_middleware(BodyLimit, most=options.body, idle=options.idle)  # type: ignore[arg-type]
     app.add_middleware(Observed, metrics=metrics)  # type: ignore[arg-type]
     return app
 

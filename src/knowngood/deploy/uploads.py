@@ -138,13 +138,15 @@ def _conditions(text: str | None, n: int) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise refused(f"conditions = '{text:.80}'; expected {shown}")
     columns = {}
-    for name, values in given.items():
+    for key, values in given.items():
+        name = printable(key)  # JSON may escape half a character, which no answer and no file can hold
         several = values if isinstance(values, list) else [values] * n
         if len(several) != n:
             raise refused(f"condition '{name}' has {len(several)} values for {n} images; expected {shown}")
         if not all(value is None or isinstance(value, (str, int, float)) for value in several):
             raise refused(f"condition '{name}' has a value that is no text or number; expected {shown}")
-        columns[name] = np.array([*several, None], dtype=object)[:-1]
+        texts = [printable(value) if isinstance(value, str) else value for value in several]
+        columns[name] = np.array([*texts, None], dtype=object)[:-1]
     return columns
 
 
