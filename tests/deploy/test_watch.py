@@ -265,3 +265,9 @@ def test_once_judges_what_is_there_and_ends(place: Path, tmp_path: Path, capsys:
         (tmp_path / "new" / f"{i}.png").write_bytes(picture(i))
     assert sorted(once()) == ["0.png", "1.png", "2.png"]
     assert once() == []
+
+
+def test_a_link_to_itself_is_no_harm(line: Line) -> None:
+    (line.folder / "loop").symlink_to(line.folder / "loop")
+    line.put("0.png", picture(0))
+    assert line.steps(0, 0.2) == ["0.png"]

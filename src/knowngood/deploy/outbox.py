@@ -42,7 +42,7 @@ class Outbox:
         self.path, self._lock = path, threading.Lock()
         make_folder(path.parent)
         try:
-            self._base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+            self._base = sqlite3.connect(path, timeout=60, check_same_thread=False, isolation_level=None)
             self._base.execute("pragma journal_mode = wal")
             self._base.execute("pragma synchronous = full")
             self._base.executescript(_TABLES)

@@ -141,7 +141,7 @@ class Watch:
                 if settled is not None and not rarely and entry.path not in again:
                     continue
                 state = _state(entry)
-                if state is None and entry.is_dir():
+                if state is None and _is_folder(entry):
                     folders.append(Path(entry.path))
                 if state is None or state == settled:
                     continue
@@ -209,6 +209,14 @@ def _state(file: Path | os.DirEntry[str]) -> State | None:
     except OSError:
         return None
     return State(found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one that can be looked into: no link in a circle, nor to what may not be seen."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _digest(path: Path) -> str | None:
