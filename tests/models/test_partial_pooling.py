@@ -38,7 +38,7 @@ def test_shares_of_none_and_all_give_each_group_its_own_and_all_the_common_covar
 
 
 def test_the_common_covariance_counts_less_with_every_image_and_alone_for_one() -> None:
-    shares = partial_pooling.common_shares(torch.tensor([0.0, 1, 2, 11, 1e9]), 10.0)
+    shares = partial_pooling.common_shares(torch.tensor([0.0, 1, 2, 11, 1e9]), 640)
     torch.testing.assert_close(shares, torch.tensor([1, 1, 10 / 11, 0.5, 0], dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
 

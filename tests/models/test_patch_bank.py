@@ -125,7 +125,7 @@ def test_components_keep_the_distances_at_the_size_in_use(dimension: int) -> Non
 
 
 def test_among_normal_images_the_bank_varies_half_as_much_as_the_gaussian() -> None:
-    x = features(60)
+    x = features(48)  # as many as the weight is estimated from
     both = fitted(x, neighbours=MOST)
     alone = fitted(x)
     gaussian = alone.leave_one_out(x, one_cell(x))

@@ -64,21 +64,17 @@ def cells(n: int, seed: int, apart: float) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("apart", [0.0, 0.3, 3.0])
 @pytest.mark.parametrize("share", [None, 0.3])
 def test_new_images_of_one_condition_change_all_gaussians_as_a_fit_does(apart: float, share: float | None) -> None:
-    """Given the likeness of the cells, which stays that of the first fit."""
     x, cell = cells(70, 0, apart)
     new, of = cells(21, 5, apart)
     ignored = torch.zeros(3, 3, 4, dtype=torch.bool)
     ignored[1, 0, 1] = True
     ignored[:, 2, 2] = True
     model = fitted(x, cell, ignored, shrinkage=share, global_grid=2)
-    likeness, before = model.likeness.clone(), model.lower.clone()
+    before = model.lower.clone()
     model.update_grids(new[of == 1], of[of == 1]).update_grids(new[of != 1], of[of != 1])
-    assert torch.equal(model.likeness, likeness)
     whole = empty(x, 3, ignored, shrinkage=share, global_grid=2)
     coarse = model.coarse
     assert coarse is not None
-    for one, kept in ((whole, likeness), (whole.coarse, coarse.likeness)):
-        one._likeness = lambda _, kept=kept: float(kept)  # type: ignore[union-attr, method-assign, misc]
     order = torch.cat([(of == 1).nonzero()[:, 0], (of != 1).nonzero()[:, 0]])
     whole.fit_grids(torch.cat([x, new[order]]), torch.cat([cell, of[order]]))
     close(model, whole, 1e-3)
@@ -103,7 +99,6 @@ def test_contexts_of_several_conditions_are_updated_exactly_given_all_directions
     model = fitted(x[:500], cell[:500], context=F, shrinkage=None)
     model.update_grids(x[500:], cell[500:])
     whole = empty(x, 2, context=F, shrinkage=None)
-    whole._likeness = lambda _: float(model.likeness)  # type: ignore[method-assign]
     whole.fit_grids(x, cell)
     assert model.basis.shape[1] == whole.basis.shape[1] == F
     found, wanted = (some.distances(new, one_cell(new)) for some in (model, whole))

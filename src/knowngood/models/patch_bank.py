@@ -22,7 +22,7 @@ SELECTED = 32  # dimensions in which the coreset is chosen
 AT_ONCE = 128  # patches compared with the bank, so that their distances fit the cache
 SAME = 1e-6  # squared distance over squared length, within which two patches are one
 SHARE = 0.5  # spread of what the bank adds, over that of the Gaussian's distance
-WEIGHED = 100  # normal images that the weight is estimated from, at most
+WEIGHED = 48  # normal images that the weight is estimated from, at most
 
 
 class PatchBank(nn.Module):

@@ -27,7 +27,6 @@ FEWEST = 8  # normal images of a cell that has Gaussians of its own
 RIDGE = 0.01  # added to the variances of features; those of contexts, here 1, get the same share
 IMAGES_EACH = 32  # normal images of a cell for each number of its context, at least
 FLOOR = 1e-3  # standard deviation by which mean features are standardised, at least
-SAMPLED, FOLDS = 16, 3  # locations, and parts of the images, by which the likeness of cells is chosen
 LEAST_VARIANCE = 1e-6  # of a principal component that is one
 FEW, REFITS = 64, 32  # images of a cell below which the coarse grid is refitted without some; how often at most
 AT_ONCE = 32  # images made coarse at a time
@@ -47,7 +46,7 @@ class PatchGaussian(Model):
         basis (K, T, F), slope (K, P, F, T): of the context u, T numbers an image. Features and context are taken as
             jointly Gaussian; a location's Gaussian is that given u, with mean + slope·u.
         own_mean (K, P, F), weight (K, P): the mean of the images of a cell alone, and its weight in `mean`.
-        between (P,), likeness (): how the means of cells differ, and their covariances; see `partial_pooling`.
+        between (P,): how the means of cells differ, see `partial_pooling`.
         everywhere (K, F, F), slope_everywhere (K, F, T), context_covariance (K, T, T), directions (T, F): for `update`,
             moments of each cell alone, with `directions` as basis of the context.
 
@@ -73,7 +72,6 @@ class PatchGaussian(Model):
     own_mean: Tensor
     weight: Tensor
     between: Tensor
-    likeness: Tensor
     everywhere: Tensor
     slope_everywhere: Tensor
     directions: Tensor
@@ -100,7 +98,8 @@ class PatchGaussian(Model):
         self.register_buffer("number_slope", torch.zeros(locations, features, sum(continuous)))
         self.register_buffer("number_range", torch.zeros(3, sum(continuous)))
         self.register_buffer("mean", torch.zeros(cells, locations, features))
-        self.register_buffer("lower", torch.zeros(cells, locations, features, features), persistent=False)
+        # Column-major: one image is whitened three times as fast as with rows.
+        self.register_buffer("lower", torch.zeros(cells, locations, features, features).mT, persistent=False)
         self.register_buffer("ignored", torch.zeros(cells, locations, dtype=torch.bool))
         self.register_buffer("images", torch.tensor(list(images) or [0.0] * cells), persistent=False)
         self.register_buffer("basis", torch.zeros(cells, context, features))
@@ -108,7 +107,6 @@ class PatchGaussian(Model):
         self.register_buffer("own_mean", torch.zeros(cells, locations, features))
         self.register_buffer("weight", torch.ones(cells, locations))
         self.register_buffer("between", torch.zeros(locations))
-        self.register_buffer("likeness", torch.zeros(()))
         self.register_buffer("everywhere", torch.zeros(cells, features, features))
         self.register_buffer("slope_everywhere", torch.zeros(cells, features, context))
         self.register_buffer("directions", torch.zeros(context, features))
@@ -145,7 +143,7 @@ class PatchGaussian(Model):
 
     def set_extra_state(self, state: Tensor) -> None:
         row, column = torch.tril_indices(*self.lower.shape[2:])
-        self.lower = torch.zeros(self.lower.shape, device=self.lower.device)
+        self.lower = torch.zeros(self.lower.shape, device=self.lower.device).mT
         self.lower[:, :, row, column] = state.to(self.lower)
 
     @property
@@ -173,16 +171,11 @@ class PatchGaussian(Model):
         return self.fit_grids(*self.given(whole.x, whole.c))
 
     @torch.no_grad()
-    def fit_grids(self, x: Tensor, cell: Tensor, likeness: Tensor | None = None) -> Self:
-        """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time.
-
-        likeness: of several cells, if it is known.
-        """
+    def fit_grids(self, x: Tensor, cell: Tensor) -> Self:
+        """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time."""
         grids = x.flatten(2)  # (N, F, P)
         cells = [_rows(grids, cell == k) for k in range(len(self.images))]
         self.images.copy_(torch.tensor([len(some) for some in cells]))
-        if len(cells) > 1:
-            self.likeness.fill_(self._likeness(cells) if likeness is None else likeness)
         averages = [average(some, self.ignored[k]) for k, some in enumerate(cells)]
         averages = [some - some.mean(0) for some in averages]
         self.directions = principal(torch.cat(averages).double(), self._most_context()).float()
@@ -220,8 +213,8 @@ class PatchGaussian(Model):
 
         Means, covariances, shrinkage and coarse grid are those of a fit to old and new images together, to rounding:
         the moments of each cell alone follow from its Gaussians (Chan, Golub and LeVeque 1983 for the sums). What needs
-        the old images stays as it was: with several cells their `likeness`, with a context the span of its directions,
-        and with conditions that are numbers the slopes on them. Given these all is exact.
+        the old images stays as it was: with a context the span of its directions, and with conditions that are numbers
+        the slopes on them. Given these all is exact.
 
         Raises:
             ValueError: the model was saved without its image counts.
@@ -276,7 +269,7 @@ class PatchGaussian(Model):
             off = locations[some].float()  # (p, F, n)
             self.own_mean[k, some] = mean = off.mean(2)
             off = off - mean[:, :, None]
-            covariance = torch.matmul(off, off.mT, out=self.lower[k, some])
+            covariance = torch.matmul(off, off.mT, out=self.lower[k, some].mT)  # symmetric, and contiguous so
             covariance /= max(1, n - 1)
             self.slope[k, some] = torch.bmm(off, context.expand(len(off), -1, -1)) / max(1, n - 1)
             total += (counted[some].to(total) @ covariance.flatten(1)).unflatten(0, total.shape)
@@ -332,11 +325,9 @@ class PatchGaussian(Model):
         """(K, P) images of each cell that count at a location: none where it is ignored, unless all cells ignore it."""
         return self.images[:, None] * (~self.ignored | self.ignored.all(0))
 
-    def _shares(self, images: Tensor | None = None, likeness: float | None = None) -> partial_pooling.Shares:
-        """Of the cells, or of so many images (K,) and another likeness."""
-        images = self.images if images is None else images
-        likeness = float(self.likeness) if likeness is None else likeness
-        common = partial_pooling.common_shares(images, likeness) if len(images) > 1 else torch.zeros(1)
+    def _shares(self) -> partial_pooling.Shares:
+        images = self.images
+        common = partial_pooling.common_shares(images, self.shape[0]) if len(images) > 1 else torch.zeros(1)
         own = torch.tensor([self._share(max(1, int(n))) for n in images])
         return partial_pooling.Shares(common, own, self._share(1 + int((images - 1).clamp_min(0).sum())))
 
@@ -371,29 +362,6 @@ class PatchGaussian(Model):
         shares = shares._replace(own=torch.zeros(len(spread)), overall=0.0)
         spread = partial_pooling.combined(spread, spread[:, 0], self.images[:, None], shares)[:, 0]
         return torch.linalg.cholesky((1 + RIDGE) * spread).float()
-
-    def _likeness(self, cells: Sequence[Tensor]) -> float:
-        """ν for which images are likeliest under the Gaussians of the others of their cell, in cross-validation."""
-        at = (~self.ignored.any(0)).nonzero()[:, 0]
-        at = at[torch.linspace(0, len(at) - 1, min(len(at), SAMPLED)).long()]
-        grids = [_transposed(some[:, :, at]).float() for some in cells]  # (p, F, n)
-        losses = torch.zeros(len(partial_pooling.GRID))
-        for fold in range(FOLDS):
-            rest = [some[:, :, torch.arange(some.shape[2]) % FOLDS != fold] for some in grids]
-            images = torch.tensor([float(some.shape[2]) for some in rest])
-            means = [some.sum(2, keepdim=True) / max(1, some.shape[2]) for some in rest]
-            off = [some - mean for some, mean in zip(rest, means, strict=True)]
-            moments = torch.stack([some @ some.mT / max(1, some.shape[2] - 1) for some in off])
-            for i, share in enumerate(partial_pooling.GRID):
-                shares = self._shares(images, share * self.shape[0])
-                counts = images[:, None].expand(-1, len(at))
-                covariance = partial_pooling.combined(moments, moments.mean(1), counts, shares)
-                lower = torch.linalg.cholesky(covariance + RIDGE * torch.eye(self.shape[0]))
-                for k in (images > 1).nonzero()[:, 0].tolist():
-                    new = grids[k][:, :, fold::FOLDS] - means[k]
-                    white = torch.linalg.solve_triangular(lower[k], new, upper=False)
-                    losses[i] += (0.5 * white.square().sum(1) + _log_diagonal(lower[k])).sum()
-        return partial_pooling.GRID[int(losses.argmin())] * self.shape[0]
 
     def _most_context(self) -> int:
         """Numbers of a context that the images of a cell, and its share in those of others, are enough for."""
@@ -465,7 +433,7 @@ class PatchGaussian(Model):
         return gaussian + self.bank.nearest(x, cell, self.ignored, leave_one_out=True)
 
     def refitted(self, x: Tensor, cell: Tensor) -> Tensor:
-        """(B, h, w): distances of images fitted to, by Gaussians refitted without them, but for `likeness`.
+        """(B, h, w): distances of images fitted to, by Gaussians refitted without them.
 
         Of each cell every 32nd image is left out at a time: one, if there are no more. The formula of `leave_one_out`
         leaves an image in the mean covariance of all locations. With few images that counts: by the coarse grid of 10
@@ -478,7 +446,7 @@ class PatchGaussian(Model):
             rest = part != i
             other = PatchGaussian(self.options, self.shape, self.keys.tolist(), self.continuous.tolist()).to(x.device)
             other.ignored.copy_(self.ignored)
-            other.fit_grids(x[rest], cell[rest], self.likeness)
+            other.fit_grids(x[rest], cell[rest])
             out[~rest] = other.distances(x[~rest], cell[~rest])
         return out
 
@@ -518,8 +486,11 @@ class PatchGaussian(Model):
                 return square + a * across.square() / (1 - a * alone).clamp_min(LEAST)
 
             outer = [u.square().sum(0), (u * (u - aside[:, None])).sum(0), (u - aside[:, None]).square().sum(0)]
-            inner = [white.square(), white * (white - apart), (white - apart).square()]
-            both = [some.sum(1).double() + other for some, other in zip(inner, outer, strict=True)]
+            inner = [white.square()]
+            if len(self.images) > 1:  # else `apart` is 0
+                inner += [white * (white - apart), (white - apart).square()]
+            sums = [some.sum(1).double() for some in inner] * (3 // len(inner))
+            both = [some + other for some, other in zip(sums, outer, strict=True)]
             out[mine, some] = (0.5 * fewer * (left_out(*both) - left_out(*outer)) / moved[k, some, None]).T
         return out.unflatten(1, self.shape[1:])
 
