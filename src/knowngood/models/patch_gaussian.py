@@ -651,7 +651,7 @@ def principal(averages: Tensor, most: int) -> Tensor:
     `averages` (N, F) are mean features of normal images, centred, in float64.
     """
     n = len(averages)
-    if n < IMAGES_EACH:
+    if n < IMAGES_EACH or not most:
         return averages[:0]
     scale = averages.std(0).clamp_min(FLOOR)
     standard = averages / scale
