@@ -312,12 +312,16 @@ pairs = [
 ]
 
 
+def fits(representation: str, model: dict[str, Any]) -> bool:
+    return representation in ("pixels", "auto") or model.get("likelihood") != "bernoulli"
+
+
 @st.composite
 def any_settings(draw: st.DrawFn) -> dict[str, Any]:
     representation, model = draw(names(pairs))
     values: dict[str, Any] = {
         "representation": representation if representation == "auto" else draw(representations[representation]),
-        "model": model if model == "auto" else draw(models[model]),
+        "model": model if model == "auto" else draw(models[model].filter(lambda given: fits(representation, given))),
         "score": "auto" if model == "auto" else draw(st.one_of(st.just("auto"), scores[model])),
         "conditioning": draw(
             st.fixed_dictionaries(
@@ -364,6 +368,12 @@ def test_settings_survive_json(values: dict[str, Any]) -> None:
 def test_ignored_regions_survive_json(ignore: Any) -> None:
     parsed = parse_settings({"data": {"ignore": ignore}})
     assert parse_settings(parsed.model_dump(mode="json")) == parsed
+
+
+@pytest.mark.parametrize("representation", ["hog", "table"])
+def test_a_likelihood_of_values_from_0_to_1_is_refused_of_others(representation: str) -> None:
+    said = refusal({"representation": representation, "model": {"name": "vae", "likelihood": "bernoulli"}})
+    assert f"'bernoulli' is of values from 0 to 1, and those of representation '{representation}' are not" in said
 
 
 # YAML ----------------------------------------------------------------------------------------------------------------

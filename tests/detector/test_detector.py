@@ -692,3 +692,25 @@ def test_networks_of_folds_draw_the_same_numbers_whatever_the_threads():
     finally:
         torch.set_num_threads(threads)
     np.testing.assert_allclose(*scores, rtol=1e-3)
+
+
+def test_a_detector_whose_calibration_items_were_refused_can_be_calibrated(tmp_path):
+    images, _ = squares(120)
+    detector = Detector("pixels", "memory_bank", device="cpu")
+    with pytest.raises(DataError, match="an image is 9×9"):
+        detector.fit(images[:60], calibration_set=np.zeros((30, 9, 9), np.uint8))
+    with pytest.raises(DataError, match="this model is not calibrated; call calibrate"):
+        detector.detect(images)
+    detector = Detector.load(detector.save(tmp_path / "m"))
+    detector.calibrate(images[60:])
+    other = Detector("pixels", "memory_bank", device="cpu").fit(images[:60], calibration_set=images[60:])
+    np.testing.assert_array_equal(detector.score_samples(images), other.score_samples(images))
+
+
+def test_a_condition_of_another_name_is_not_passed_over_in_silence(inferring):
+    images, kind = squares(4)
+    with pytest.warns(UserWarning, match="the model has no condition 'kid'; did you mean 'kind'.*'kind' is not given"):
+        inferring.detect(images, conditions={"kid": kind})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inferring.detect(images, conditions={"kind": kind, "shift": ["early"] * 4})

@@ -416,3 +416,13 @@ def test_a_wrong_statement_does_not_move_an_item_among_scores_of_another_scale(m
     assert np.allclose(found["p_value"], right["p_value"])
     assert np.allclose(found["anomaly_score"], right["anomaly_score"])
     assert found["verdict"][wrong].str.startswith("wrong for product: looks like").mean() > 0.85
+
+
+def test_regions_are_those_of_the_alpha_of_the_fit() -> None:
+    """Two tests share α; maps are tested alone."""
+    images, given = noise(160), kinds(160)
+    made = features(conditioning={"check": "auto"}, alpha=0.1).fit(images, conditions=given, backbone=Cells())
+    new, stated = noise(60, seed=1), kinds(60)
+    own, asked, half = (made.regions(new, conditions=stated, alpha=alpha) for alpha in (None, 0.1, 0.05))
+    assert own.equals(asked)
+    assert len(own) > len(half)

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from knowngood.config.base import Options, named
 from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, TrainingOptions
 from knowngood.config.models import ModelChoice, ModelOptions
-from knowngood.config.representations import FeatureOptions, RepresentationOptions
+from knowngood.config.nets import Bernoulli
+from knowngood.config.representations import FeatureOptions, HOGOptions, RepresentationOptions, TableOptions
 from knowngood.config.scores import ScoreChoice, ScoreOptions
 
 
@@ -86,6 +87,12 @@ class Settings(BaseModel):
             )
         if isinstance(score, ScoreOptions) and isinstance(model, ModelOptions):
             score.check_model(model.name)
+        likelihood = getattr(model, "likelihood", None)
+        if isinstance(likelihood, Bernoulli) and isinstance(representation, HOGOptions | TableOptions):
+            raise ValueError(
+                f"likelihood 'bernoulli' is of values from 0 to 1, and those of representation '{representation.name}' "
+                "are not; leave likelihood='auto', or take representation='pixels'"
+            )
         tile, ignore = self.data.tile if isinstance(self.data.tile, int) else None, self.data.ignore
         if (tile or ignore is not None) and not isinstance(representation, str | FeatureOptions):
             asked = "tile" if tile else "ignore"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from knowngood.calibration import Calibration
+from knowngood.config import nearest
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.values import as_array, listing, texts_of
 from knowngood.detector.image_statistics import ImageStatistics
@@ -157,3 +158,26 @@ def explain_others(
                 f"'{new[0]}'}})"
             )
     return found
+
+
+def explain_misnamed(
+    added: Sequence[AddedGroup],
+    conditions: Mapping[str, Any],
+    schema: ConditionSchema,
+    ignored: Mapping[str, Sequence[str]],
+) -> str:
+    """A sentence where a column is given that the fit has not seen, and one of the model's is not; else empty.
+
+    Args:
+        ignored: see `ignored_values`.
+    """
+    names = [column.name for column in schema.columns]
+    seen = {*names, *ignored, *(name for group in added for name in group.values)}
+    strange = [name for name in conditions if name not in seen]
+    lacking = [column.name for column in schema.columns if column.roles and column.name not in conditions]
+    if not strange or not lacking:
+        return ""
+    return (
+        f"the model has no condition {listing(strange, quote=True)}{nearest(strange[0], lacking)}; "
+        f"{listing(lacking, quote=True)} is not given and inferred"
+    )

@@ -31,7 +31,14 @@ from knowngood.data.readers.limits import Limits
 from knowngood.data.stores.fetched_pixels import kept_local
 from knowngood.data.tableset import check_rows
 from knowngood.detector import latents, model_folder
-from knowngood.detector.added_groups import IS, checked_values, explain_others, ignored_values, memberships
+from knowngood.detector.added_groups import (
+    IS,
+    checked_values,
+    explain_misnamed,
+    explain_others,
+    ignored_values,
+    memberships,
+)
 from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
 from knowngood.detector.calibrate import add_group, calibrate, check_enough, check_unfitted, level_text, warn_of_small
 from knowngood.detector.card import model_card
@@ -241,18 +248,18 @@ class Detector(OutlierMixin, BaseEstimator):
         self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
         self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
-        highest = fitted.suspicious
-        if others:
+        self.training_ = {"history": fitted.history, "audit": findings, "suspicious": fitted.suspicious}
+        self.film_, self.out_of_fold_ = reel, fitted.out_of_fold
+        self.about_["seconds"] = round(time.perf_counter() - started, 3)
+        if others:  # all is there by now for `calibrate`, should these items be refused
             more = self._items(calibration_set, None, groups=True)
             check_unfitted(self.pipeline_, more)
-            self.pipeline_, highest = calibrate(self.pipeline_, more, "set")
+            self.pipeline_, self.training_["suspicious"] = calibrate(self.pipeline_, more, "set")
             self.about_["data"]["calibrated_on"] = more.name
             self.about_["data"]["calibrate"] = len(self.pipeline_.calibration or ())
+            self.about_["seconds"] = round(time.perf_counter() - started, 3)
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
-        self.about_["seconds"] = round(time.perf_counter() - started, 3)
-        self.training_ = {"history": fitted.history, "audit": findings, "suspicious": highest}
-        self.film_, self.out_of_fold_ = reel, fitted.out_of_fold
         return self
 
     def calibrate(
@@ -652,7 +659,8 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def _adopt(self, pipeline: Pipeline, about_: dict[str, Any], training: dict[str, Any]) -> None:
         self.pipeline_, self.about_, self.training_ = pipeline, about_, training
-        self.offset_ = -limit(pipeline)
+        if pipeline.calibration is not None:
+            self.offset_ = -limit(pipeline)
         if isinstance(pipeline.representation, Table):
             self.n_features_in_ = pipeline.representation.shape[0]
             if pipeline.representation.names:
@@ -753,12 +761,14 @@ class Detector(OutlierMixin, BaseEstimator):
         """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""
         check_is_fitted(self, "pipeline_")
         items = self._items(X, conditions)
+        ignored = self.about_["data"].get("ignored_values", {})
         if (unknown or self.pipeline_.settings.conditioning.unknown) == "infer":
             belongs = memberships(self.pipeline_.added, items.conditions, len(items))
             others = items[~(belongs == IS).any(axis=0)] if len(belongs) else items
             for sentence in self.pipeline_.schema.explain_new(others.conditions, len(others)):
                 warnings.warn(sentence, stacklevel=3)
-        ignored = self.about_["data"].get("ignored_values", {})
+            if sentence := explain_misnamed(self.pipeline_.added, items.conditions, self.pipeline_.schema, ignored):
+                warnings.warn(sentence, stacklevel=3)
         for sentence in explain_others(self.pipeline_.added, items.conditions, self.pipeline_.schema, ignored):
             warnings.warn(sentence, stacklevel=3)
         return items
@@ -780,7 +790,7 @@ class Detector(OutlierMixin, BaseEstimator):
                     )
 
     def _warn_if_no_guarantee(self, stacklevel: int = 3) -> None:
-        if math.isinf(self.offset_):
+        if math.isinf(limit(self.pipeline_)):
             n, needed = len(self.pipeline_.calibration or ()), minimum_normals(self.pipeline_.level())
             warnings.warn(
                 f"{level_text(self.pipeline_)} cannot be guaranteed with {n} calibration items, it needs {needed}: "

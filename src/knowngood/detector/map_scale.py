@@ -24,7 +24,8 @@ def map_scales(
 def map_scale(
     pipeline: Pipeline, decisions: Decisions, i: int, values: np.ndarray, alpha: float | None = None
 ) -> MapScale:
-    """The scale of the map (H, W) of image i, by the threshold of its Mondrian group."""
+    """The scale of the map (H, W) of image i, by the threshold of its Mondrian group at α (default: of the fit)."""
+    alpha = pipeline.settings.alpha if alpha is None else alpha
     known, stratum = calibration_of(pipeline, int(decisions.best.stratum[i]), int(decisions.group[i]))
     return own_scale(values) if known is None else scale_of(known, alpha, stratum)
 

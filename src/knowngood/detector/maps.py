@@ -55,8 +55,12 @@ def _restored(
 def image_regions(
     pipeline: Pipeline, decisions: Decisions, i: int, one: np.ndarray, alpha: float | None, min_area: int = 1
 ) -> list[Region]:
-    """Regions of the map of image i: connected pixels above what few normal images of its group exceed anywhere."""
+    """Regions of the map of image i: connected pixels above what the share α of normal images of its group exceeds.
+
+    α is by default that of the fit: not half of it where stated conditions are checked, as maps are tested alone.
+    """
     check_regions(pipeline)
+    alpha = pipeline.settings.alpha if alpha is None else alpha
     known, stratum = calibration_of(pipeline, int(decisions.best.stratum[i]), int(decisions.group[i]))
     assert known is not None
     return find_regions(one, known.threshold(alpha, stratum), min_area=min_area, maxima=known.reference(alpha, stratum))
