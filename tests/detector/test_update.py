@@ -200,3 +200,29 @@ def test_an_update_takes_known_defects_beside_those_before() -> None:
     kept = detector.pipeline_.state
     detector.update(parts(30, seed=5))
     assert all(torch.equal(detector.pipeline_.state[name], kept[name]) for name in kept)
+
+
+def test_factors_of_an_objective_are_no_conditions_of_new_items() -> None:
+    """A value that only new items have is unknown: what the network learned of the others stays theirs."""
+    images, lamp = np.random.default_rng(0).integers(20, 200, (150, 8, 8)).astype(np.uint8), np.array(list("ABC") * 50)
+    lamp[100:] = "D"
+    objective = {"name": "dan_vae", "nuisance_dim": 1, "factors": ("lamp",)}
+    model = {"name": "vae", "net": "mlp", "latent_dim": 3, "objective": objective}
+    fitted = Detector("pixels", model, training={"epochs": 1}, device="cpu")
+    fitted.fit(images[:100], conditions={"lamp": lamp[:100]})
+    old = {"old": images[:100], "old_conditions": {"lamp": lamp[:100]}}
+    with pytest.raises(DataError, match="the model has no condition 'lamps'"):
+        fitted.update(images[100:], conditions={"lamps": lamp[100:]}, **old)
+    with pytest.raises(DataError, match="factors lamp have other values than when the model was fitted"):
+        fitted.update(images[100:], conditions={"lamp": lamp[100:]}, **{**old, "old_conditions": {"lamp": ["A"] * 100}})
+    fitted.update(images[100:], conditions={"lamp": lamp[100:]}, **old)
+    assert fitted.pipeline_.objective_state["head.weight"].shape == (3, 1)
+
+
+def test_columns_of_added_groups_are_no_conditions_of_new_items() -> None:
+    rows = np.random.default_rng(0).normal(size=(150, 3))
+    fitted = Detector("table", "memory_bank").fit(rows[:60])
+    fitted.calibrate(rows[60:90], as_group={"camera": "B"})
+    with pytest.warns(UserWarning, match="groups added to the calibration are gone"):
+        fitted.update(rows[90:], conditions={"camera": ["B"] * 60})
+    assert len(fitted.model_.bank) == 90

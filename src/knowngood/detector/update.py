@@ -20,7 +20,7 @@ from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.inputs import only
 from knowngood.detector.fit.known_defects import learn_defects
 from knowngood.detector.fit.learn import cached, make_source
-from knowngood.detector.fit.plan import Plan, make_plan
+from knowngood.detector.fit.plan import Plan, build_objective, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 from knowngood.models.patch_gaussian import PatchGaussian
@@ -102,7 +102,7 @@ def update(
         check_old(pipeline, old)
     new = fresh(pipeline, new, old)
     schema = pipeline.schema
-    expanded = schema.expand(new.conditions, len(new))
+    expanded = schema.expand(stated(pipeline, new), len(new))
     unseen = np.flatnonzero(expanded.stratum < 0)
     if len(unseen):
         raise DataError(
@@ -115,14 +115,14 @@ def update(
     fitted_to = np.unique(np.concatenate([*digests, *([] if pipeline.fitted_to is None else [pipeline.fitted_to])]))
     check_enough(pipeline, calibrating)
     check_unfitted(replace(pipeline, fitted_to=fitted_to), calibrating)
-    schema.expand(calibrating.conditions, len(calibrating))
+    schema.expand(stated(pipeline, calibrating), len(calibrating))
     history: list[dict[str, Any]] = []
     counts: dict[str, int] = {}
     labels: dict[str, Any] | None = None
     if old is None:
         found, labels = taken_in(pipeline, new, labelled, seed)
     else:
-        found, history, counts = trained_on(pipeline, joined(old, new), labelled, seed, run)  # type: ignore[type-var]
+        found, history, counts = trained_on(pipeline, old, new, labelled, seed, run)
     if pipeline.added:
         names = ", ".join(group.name for group in pipeline.added)
         warnings.warn(
@@ -133,6 +133,14 @@ def update(
         )
     found, suspicious = calibrate(replace(found, fitted_to=fitted_to), calibrating, "set")
     return Updated(found, len(new), calibrating.name, suspicious, history, counts, labels)
+
+
+def stated(pipeline: Pipeline, items: Items) -> dict[str, Any]:
+    """The conditions of items without factors of the objective and columns of added groups, which are none."""
+    objective = build_objective(pipeline.settings)
+    others = {name for group in pipeline.added for name in group.values}
+    others |= set(() if objective is None else objective.factors)
+    return {name: values for name, values in items.conditions.items() if name not in others}
 
 
 def readable(pipeline: Pipeline, items: Items) -> Items:
@@ -212,7 +220,7 @@ def taken_in(
     Its score keeps its state; that of known defects is added.
     """
     schema, settings = pipeline.schema, pipeline.settings
-    encoded = schema.expand(new.conditions, len(new))
+    encoded = schema.expand(stated(pipeline, new), len(new))
     plan = Plan(
         settings=settings, schema=schema, normals=new, encoded=encoded, split={}, seed=seed, ignore=pipeline.ignore
     )
@@ -233,12 +241,12 @@ def learns_defects(pipeline: Pipeline) -> bool:
 
 
 def trained_on(
-    pipeline: Pipeline, normals: Items, labelled: Items | None, seed: int, run: Run
+    pipeline: Pipeline, old: Items, new: Items, labelled: Items | None, seed: int, run: Run
 ) -> tuple[Pipeline, list[dict[str, Any]], dict[str, int]]:
     """The pipeline whose network was trained on old and new items, from its present weights; the log; and counts."""
-    schema = pipeline.schema
+    schema, normals = pipeline.schema, joined(old, new)  # type: ignore[type-var]
     anomalies = normals[:0] if labelled is None else labelled
-    plan = make_plan(normals, anomalies, pipeline.settings, seed, set_aside=False)
+    plan = make_plan(normals, anomalies, pipeline.settings, seed, set_aside=False, like=old)
     normals = only(normals, schema)
     plan = replace(
         plan,

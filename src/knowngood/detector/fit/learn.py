@@ -158,7 +158,13 @@ def learn(
     if objective is not None and start is not None:
         objective.stratum_counts = source.facts.stratum_counts
         objective.prepare(model)  # type: ignore[arg-type]
-        objective.load_state_dict(start.objective_state, strict=False)
+        try:
+            objective.load_state_dict(start.objective_state, strict=False)
+        except RuntimeError:
+            raise DataError(
+                f"factors {', '.join(objective.factors)} have other values than when the model was fitted; give the "
+                "data that it was fitted to as the old items, with these columns"
+            ) from None
     held_out = make_source(plan, select, representation, scale, width) if len(select) else None
     history: list[History] = []
     if run.film is not None:

@@ -57,6 +57,7 @@ def make_plan(
     set_aside: bool = True,
     backbone: Backbone | None = None,
     chosen: np.ndarray | None = None,
+    like: Items | None = None,
 ) -> Plan:
     """Decide, and refuse what could only fail later.
 
@@ -64,15 +65,17 @@ def make_plan(
         labelled: known anomalies.
         settings: resolved.
         set_aside: whether normals calibrate; else other items will.
-        chosen: (N,) normals that never do.
+        chosen: (N,) normals that never do. like: items whose values are the entries of factors, see `targets`; default
+            the normals.
 
     Raises:
         DataError, SettingsError: the settings and the data do not fit together.
     """
     objective = build_objective(settings)
     schema = fit_conditions(normals, settings, objective)
-    factors = None if objective is None else targets(normals, objective.factors)
-    theirs = targets(labelled, objective.factors, normals) if objective is not None and len(labelled) else None
+    like = normals if like is None else like
+    factors = None if objective is None else targets(normals, objective.factors, like)
+    theirs = targets(labelled, objective.factors, like) if objective is not None and len(labelled) else None
     if factors is not None and objective is not None:  # NaN for items that do not show theirs
         factors = np.where(shown(factors, objective.labelled_share, seed)[:, None], factors, np.nan)
     normals, labelled = only(normals, schema), only(labelled, schema)
