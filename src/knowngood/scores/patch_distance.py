@@ -21,7 +21,7 @@ PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
 TOP_SHARE = 0.02  # of the locations
 EXCESS = 1.0  # standard deviations from which on the score of an image as a whole counts
-IMAGES = 100  # normal images of a cell that statistics are taken from, at most
+IMAGES = 300  # normal images of a cell that statistics are taken from, at most
 AT_ONCE = 100  # of them
 ENOUGH = 100  # distances from which the statistics of a location are taken
 SMALLEST = 1e-6
@@ -48,7 +48,7 @@ class PatchDistanceScore(Score):
     has_map = True
 
     def fit(self, model: PatchModel, batches: Batches) -> State:
-        """From normal images that the model was fitted to, each as if it had been left out: 100 a cell at most."""
+        """From normal images that the model was fitted to, each as if it had been left out: 300 a cell at most."""
         if not isinstance(model, PatchGaussian) or not (self.standardises(model) or model.image_members):
             return {}
         maps, cells, grids = [], [], []
