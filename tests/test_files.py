@@ -7,14 +7,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from knowngood.cli import outputs
 from knowngood.cli.outputs import write_table
 from knowngood.errors import OutputError, SettingsError
-from knowngood.files import locked, write_json, write_text
+from knowngood.files import LOCK, locked, write_json, write_text
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
@@ -80,3 +82,11 @@ def test_a_pipe_is_written_to_by_its_name():
         "with writing(Path('/dev/stdout')):\n    write_text('/dev/stdout', 'text')"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"text"
+
+
+def test_the_top_of_all_folders_can_be_locked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(outputs, "locked", lambda lock, place: asked.append((lock, place)) or nullcontext())
+    top = Path(Path.cwd().anchor)
+    with outputs.writing(top):
+        assert asked == [(top / f".{LOCK}", str(top))]

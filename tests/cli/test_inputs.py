@@ -82,3 +82,11 @@ def test_score_and_evaluate_take_one_split_of_a_named_data_set(tmp_path: Path) -
         counts[split] = found["normals"] + found["anomalies"]
     assert counts["train"] + counts["test"] == counts["all"] > counts["train"] > counts["test"] > 0
     assert run("evaluate", tmp_path / "model", "digits", "--split", "valid", *classes) == 3
+
+
+@pytest.mark.parametrize("words", [("--fdr", "0"), ("--fdr", "1"), ("--alpha", "0"), ("--alpha", "nan")])
+def test_a_rate_that_is_none_is_refused_before_anything_is_opened(
+    words: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("score", tmp_path / "model", tmp_path, *words) == 2
+    assert "expected a number above 0 and below 1" in capsys.readouterr().err

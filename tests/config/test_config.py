@@ -170,6 +170,7 @@ def test_a_wrong_type_names_setting_and_value() -> None:
         ({"representation": {"name": "features", "average": 2}}, "give an odd number"),
         ({"score": {"name": "fusion", "scores": ["elbo", "kl"], "weights": [1]}}, "one number for each score"),
         ({"data": {"ignore": 3}}, "ignore: got a int"),
+        ({"data": {"ignore": {"polygons": 3}}}, "ignore: got a int"),
     ],
 )
 def test_contradictions_say_what_to_change(values: dict[str, Any], message: str) -> None:
@@ -388,7 +389,13 @@ def test_yaml_with_overrides(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("epoch: 7\n", "unknown setting 'epoch'"), ("- 1\n- 2\n", "found a list"), ("a: [", "this is not YAML")],
+    [
+        ("epoch: 7\n", "unknown setting 'epoch'"),
+        ("- 1\n- 2\n", "found a list"),
+        ("a: [", "this is not YAML"),
+        ("alpha: 0.05\nseed: 1\nalpha: 0.1\n", "'alpha' comes twice\n.*line 3"),
+        ("model: {name: vae, name: memory_bank}\n", "'name' comes twice"),
+    ],
 )
 def test_yaml_that_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "settings.yaml"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import struct
 import sys
 import zlib
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from knowngood.data import Unreadable
+from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import read_header, read_image, read_with_header
 from knowngood.data.readers.mask_file import read_mask, read_masks
 
@@ -408,3 +410,13 @@ def test_several_masks_of_an_image_are_joined_and_have_one_size(tmp_path):
     assert read_masks(paths[:2]).tolist() == [[False, True, True]]
     with pytest.raises(Unreadable, match=r"c\.png"):
         read_masks(paths)
+
+
+@pytest.mark.parametrize("act", [read_image, lambda path: FilePixels((path,)).update(hashlib.sha256())])
+def test_what_the_system_refuses_is_named(tmp_path, act):
+    path = tmp_path / "loop.png"
+    path.symlink_to(path)
+    with pytest.raises(Unreadable, match=r"loop\.png: cannot be read: Too many levels of symbolic links$"):
+        act(path)
+    with pytest.raises(Unreadable, match=r"gone\.png: does not exist$"):
+        act(tmp_path / "gone.png")

@@ -208,3 +208,11 @@ def test_one_file_whose_name_is_no_text_has_an_id_that_is(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
     assert open_images(path).ids.tolist() == [r"caf\udce9.png"]
     assert open_images([path]).ids[0].endswith(r"caf\udce9.png")
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(pixels(1)[0]).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="the name of the data is empty"):
+        open_images("")
+    assert len(open_images(".")) == 1

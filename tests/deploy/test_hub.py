@@ -172,3 +172,12 @@ def test_offline_wrong_names_and_what_is_not_there(
         with pytest.raises(SettingsError, match="HF_HUB_OFFLINE is set"):
             act()
     assert len(server.asked) == asked
+
+
+def test_a_hub_that_is_not_there(server: Hub, model: Path) -> None:
+    from knowngood.deploy.hub import push
+
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(OutputError, match=r"factory/parts: the hub answers .*refused"):
+        push(model, "factory/parts")

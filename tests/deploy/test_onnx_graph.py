@@ -332,7 +332,7 @@ def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture
     np.testing.assert_allclose(found, detector.detect(larger, conditions=given)["anomaly_score"], rtol=1e-3)
     capsys.readouterr()
     with pytest.raises(SystemExit, match=r"^2$"):
-        main(["score", str(file), str(tmp_path / "new"), "--fdr", "0"])
+        main(["score", str(file), str(tmp_path / "new"), "--fdr", "0.1"])
     assert "--fdr: not of an exported model" in capsys.readouterr().err
 
 

@@ -55,7 +55,18 @@ Holdout = Annotated[
 Unknown = Annotated[
     str | None, typer.Option(metavar="error|infer", help="what to do with an unknown condition; default as trained")
 ]
-Alpha = Annotated[float | None, typer.Option(min=0, max=1, help="false-alarm rate of the verdicts; default as trained")]
+
+
+def proper_rate(value: float | None) -> float | None:
+    """A rate as given; refused before anything is scored by it. Raises BadParameter."""
+    if value is not None and not 0 < value < 1:
+        raise typer.BadParameter(f"{value:g}; expected a number above 0 and below 1")
+    return value
+
+
+Alpha = Annotated[
+    float | None, typer.Option(callback=proper_rate, help="false-alarm rate of the verdicts; default as trained")
+]
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|gpu|cuda|mps", help="where to compute; default cpu")]
 As = Annotated[
     list[str] | None,

@@ -95,6 +95,8 @@ def _monitor(
     for source in streams:
         results = read_results(Path(source))
         if results is None and detector is None:
+            if not Path(source).exists():
+                raise DataError(f"{source}: no such file; give what `knowngood score` wrote, or a log")
             raise DataError(
                 f"{source}: no column anomaly_score or p_value, so no results of `knowngood score`; to score images "
                 "give the model first: knowngood monitor MODEL IMAGES"

@@ -37,7 +37,7 @@ def writing(*places: Path | None) -> Iterator[None]:
     """
     with ExitStack() as locks:
         for place in sorted({Path(os.path.realpath(one)) for one in places if one is not None and not is_stream(one)}):
-            locks.enter_context(locked(place.with_name(f".{place.name}{LOCK}"), str(place)))
+            locks.enter_context(locked(place.parent / f".{place.name}{LOCK}", str(place)))
         yield
 
 

@@ -29,6 +29,7 @@ from knowngood.cli.inputs import (
     load,
     note_pace,
     open_selected,
+    proper_rate,
     with_values,
 )
 from knowngood.cli.map_files import check_format, map_writer
@@ -80,7 +81,8 @@ def score(
     ] = None,
     alpha: Alpha = None,
     fdr: Annotated[
-        float | None, typer.Option(min=0, max=1, help="flag by false-discovery rate over these images instead of alpha")
+        float | None,
+        typer.Option(callback=proper_rate, help="flag by false-discovery rate over these images instead of alpha"),
     ] = None,
     maps: Annotated[
         Path | None,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         ObjectiveOptions,
         TCOptions,
     )
-    from knowngood.config.parsing import choices, parse, parse_settings, read_settings
+    from knowngood.config.parsing import choices, parse, parse_settings, read_settings, read_yaml
     from knowngood.config.representations import (
         BackboneOptions,
         EfficientNetLite0,
@@ -101,7 +101,7 @@ __all__ = [
     "Settings", "SharedGaussianOptions", "Shift", "SplitElbo", "StridedBatchNorm", "TCOptions", "TableOptions",
     "TrainingOptions",
     "TransformersBackbone", "Typicality", "VAEOptions", "choices", "counted", "implementation", "loaded", "nearest",
-    "parse", "parse_settings", "plugins", "read_settings",
+    "parse", "parse_settings", "plugins", "read_settings", "read_yaml",
 ]  # fmt: skip
 
 

@@ -26,7 +26,11 @@ def _regions(value: Any) -> Any:
     if isinstance(value, Mapping) and not (set(map(str, value)) <= {"polygons", "size"} and "polygons" in value):
         return {str(key): _regions(one) for key, one in value.items()}
     if isinstance(value, Mapping):
-        return {**value, "polygons": [_points(one) for one in value["polygons"]]}
+        return {**value, "polygons": _polygons(value["polygons"])}
+    return _polygons(value)
+
+
+def _polygons(value: Any) -> list[list[tuple[float, float]]]:
     if hasattr(value, "shape") or not isinstance(value, list | tuple):
         raise ValueError(
             f"ignore: got a {type(value).__name__}; expected a file (a mask image, JSON or YAML), polygons as lists of "

@@ -56,6 +56,24 @@ def parse(annotation: Any, value: Any) -> Any:
         raise SettingsError("\n".join(dict.fromkeys(_explain(item) for item in meant or items))) from None
 
 
+class _Once(yaml.SafeLoader):
+    """Refuses a name that comes twice in a mapping, of which YAML would drop the first in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"'{key.value}' comes twice", problem_mark=key.start_mark)
+            seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return node
+
+
+def read_yaml(text: str) -> Any:
+    """What a text in YAML says, as plain data. Raises YAMLError, also for a name that comes twice."""
+    return yaml.load(text, _Once)  # a safe loader
+
+
 def read_settings(path: str | Path, **overrides: Any) -> Settings:
     """Settings from a YAML file, with `overrides` on top.
 
@@ -63,7 +81,7 @@ def read_settings(path: str | Path, **overrides: Any) -> Settings:
         SettingsError: the file cannot be read or is no YAML mapping; else as `parse_settings`.
     """
     try:
-        loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        loaded = read_yaml(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror or error}") from None
     except (UnicodeError, yaml.YAMLError) as error:

@@ -99,6 +99,8 @@ def open_images(
         images = source
     elif is_url(source):
         images = _open_url(source, limits or Limits())
+    elif isinstance(source, str) and not source.strip():
+        raise DataError("the name of the data is empty; for the folder that you are in write .")
     elif isinstance(source, str | Path):
         with named_damage(source, "cannot be read", "it may be damaged: copy, save or download it again"):
             images = _open_path(source, limits or Limits())

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from knowngood.data.readers.files import read_header, read_image, read_with_header
+from knowngood.data.readers.files import read_header, read_image, read_with_header, unopened
 from knowngood.data.readers.header import Header
 from knowngood.data.readers.limits import Limits
 
@@ -145,7 +145,10 @@ class FilePixels:
 
     def update(self, digest: Any) -> None:
         for path in self.paths:
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise unopened(path, error) from None
             digest.update(content)
             digest.update(len(content).to_bytes(8, "little"))
 

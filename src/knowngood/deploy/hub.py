@@ -14,7 +14,7 @@ from knowngood import __version__
 from knowngood.detector.estimator import Detector
 from knowngood.detector.model_folder import CARD, TRAINING
 from knowngood.detector.versions import CONFIG, fingerprint, in_use, save_version
-from knowngood.errors import ArtifactError, OutputError, SettingsError
+from knowngood.errors import ArtifactError, KnowngoodError, OutputError, SettingsError
 
 FILES = (CONFIG, CARD, TRAINING, "*.safetensors")  # of a version; nothing else goes either way
 README = "README.md"
@@ -98,14 +98,15 @@ def _hub(name: str) -> Any:
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Within, an error of the hub or of the network is one of ours."""
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    """Within, an error of the hub or of the network is one of ours, whichever client the hub's library uses."""
+    from huggingface_hub.errors import HFValidationError
 
     try:
         yield
+    except KnowngoodError:
+        raise
     except HFValidationError as error:
         raise SettingsError(f"{name}: {error}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+    except Exception as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise OutputError(f"{name}: the hub answers {reason} Is the name right, and HF_TOKEN set?") from error

@@ -72,6 +72,13 @@ def read_with_header(path: Path, limits: Limits | None = None) -> tuple[Header, 
     return header, image
 
 
+def unopened(path: Path, error: OSError) -> Unreadable:
+    """What is wrong with a file that the system does not let be read."""
+    if isinstance(error, FileNotFoundError):
+        return Unreadable(path, "missing", "does not exist")
+    return Unreadable(path, "unreadable", f"cannot be read: {error.strerror}")
+
+
 def _read(path: Path, pixels: bool, limits: Limits | None = None) -> tuple[Header, np.ndarray | None]:
     suffix = path.suffix.lower()
     try:
@@ -85,12 +92,12 @@ def _read(path: Path, pixels: bool, limits: Limits | None = None) -> tuple[Heade
         return (tiff if suffix in _TIFF or tiff.is_tiff(path) else raster).read(path, pixels, limits)
     except Unreadable:
         raise
-    except FileNotFoundError:
-        raise Unreadable(path, "missing", "does not exist") from None
     except UnidentifiedImageError:
         named = f", though it is named {suffix}" * bool(suffix)
         raise Unreadable(path, "not-an-image", f"is no image, or is cut off early{named}") from None
     except Exception as error:  # decoders raise many types on damaged files; each is a fact about this file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unopened(path, error) from None
         message = str(error).replace(str(path), "").strip() or type(error).__name__
         cut = any(word in message.lower() for word in ("truncated", "end of file", "eof", "not enough image data"))
         raise Unreadable(path, "truncated" if cut else "unreadable", f"cannot be decoded: {message}") from error

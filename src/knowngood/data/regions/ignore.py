@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
 
+from knowngood.config import read_yaml
 from knowngood.data.readers.files import is_image
 from knowngood.data.readers.mask_file import read_mask
 from knowngood.data.regions.polygons import Polygon, fill, read_polygons
@@ -213,7 +214,7 @@ def _loaded(given: Any, folder: Path) -> tuple[Any, Path]:
     if is_image(path):
         return path, path.parent
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")), path.parent  # JSON is YAML
+        return read_yaml(path.read_text(encoding="utf-8")), path.parent  # JSON is YAML
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (UnicodeError, yaml.YAMLError) as error:
