@@ -276,6 +276,18 @@ def test_evaluate_without_anomalies_is_refused(trained: Path, parts: Path) -> No
     assert run("evaluate", trained, parts / "train") == 3
 
 
+@pytest.mark.slow
+def test_evaluate_says_that_what_is_missing_could_not_be_read(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write_parts(tmp_path / "test" / "good", 10, first=100)
+    _write_parts(tmp_path / "test" / "scratch", 2, first=200, scratched=True)
+    for path in (tmp_path / "test" / "scratch").iterdir():
+        path.write_bytes(path.read_bytes()[:40])
+    assert run("evaluate", trained, tmp_path) == 3
+    assert "without what cannot be read: 10 images labelled normal and 0 labelled anomalous" in capsys.readouterr().err
+
+
 def test_info_says_what_the_model_is(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", trained) == 0
     assert "gute Teile ü" in capsys.readouterr().out

@@ -213,3 +213,9 @@ def test_rows_of_nothing_but_separators_are_passed_over(folder):
 def test_names_that_python_reads_as_numbers_stay_names(folder):
     images = opened(folder, "path,station\na.png,1_2\nb.png,1_3\n")
     assert images.conditions["station"].tolist() == ["1_2", "1_3"]
+
+
+@pytest.mark.parametrize("separator", [";", "|", ","])
+def test_a_first_line_that_says_the_separator(folder, separator):
+    images = opened(folder, "sep=,\r\npath,camera\r\na.png,A\r\nb.png,B\r\n".replace(",", separator))
+    assert images.conditions["camera"].tolist() == ["A", "B"]

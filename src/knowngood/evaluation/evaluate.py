@@ -92,6 +92,7 @@ def evaluate(
     scores, flagged, read = scored.scores, scored.flagged, scored.scored
     counted = read & ~np.isnan(labels)
     y, s = labels[counted].astype(int), scores[counted]
+    check_both(y, f"{images.name}, without what cannot be read")
     metrics = {
         "auroc": roc_auc(y, s),
         "auroc_interval": list(bootstrap_interval(y, s)),

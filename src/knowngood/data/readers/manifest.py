@@ -13,6 +13,7 @@ import codecs
 import csv
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
@@ -185,12 +186,13 @@ def read_remote_manifest(address: Address) -> ImageSet:
 
 
 def _csv(path: Path, given: io.StringIO | None = None) -> tuple[list[str], list[list[Any]]]:
-    damage = named_damage(path, "cannot be read as a table", "expected UTF-8 text")
+    damage = named_damage(path, "cannot be read as a table", 'expected UTF-8 text, a " within double quotes doubled')
     with damage, given or path.open(encoding=_encoding(path), newline="") as file:
         start = file.readline()
-        file.seek(0)
+        said = start[4] if re.fullmatch(r"sep=.\s*", start) else None  # by a spreadsheet, in a line of its own
+        file.seek(0 if said is None else file.tell())
         heads = {sep: next(csv.reader([start], delimiter=sep, skipinitialspace=True), []) for sep in SEPARATORS}
-        separator = max(SEPARATORS, key=lambda sep: (path_column(heads[sep]) is not None, len(heads[sep])))
+        separator = said or max(SEPARATORS, key=lambda sep: (path_column(heads[sep]) is not None, len(heads[sep])))
         cells = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
         rows = [row for row in cells if any(cell.strip() for cell in row)]  # spreadsheets leave rows of separators
     if not rows:
