@@ -84,3 +84,12 @@ def test_the_realised_false_alarm_rate_is_at_most_alpha(n: int, seeds: int) -> N
         made = crossed(alpha=alpha, random_state=seed, features={"image_size": GRID * CELL})
         rates.append((made.fit(images[:n], backbone=Mixed()).predict(images[n:]) == -1).mean())
     assert np.mean(rates) <= alpha + 0.02
+
+
+def test_the_card_has_the_proven_bound_in_numbers() -> None:
+    """2α + 2(1 − α)(K − 1)/(n + K), Vovk et al. 2018, of n items in K folds, here of n = 40 in 5 and of 4 in 4."""
+    bank = {"representation": "table", "model": "memory_bank", "alpha": 0.2}
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    assert "5 folds" in (card := Detector(**bank).fit(rows).card_)
+    assert "2α + 2(1 − α)(K − 1)/(n + K), here 0.54," in card
+    assert "4 folds" in Detector(**bank).fit(rows[:4]).card_

@@ -121,10 +121,15 @@ def _with(row: Mapping[str, Any]) -> str:
 
 def _parts(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
     if pipeline.calibrated_by == "cross":
-        folds = pipeline.settings.calibration.folds
+        folds = _folds(pipeline)
         return f"{data['fit']} items fitted to; each calibrates in the one of {folds} folds that leaves it out"
     held_out = f", {data['select']} held out for early stopping" if data["select"] else ""
     return f"{data['fit']} items fitted to{held_out}, {data['calibrate']} for calibration"
+
+
+def _folds(pipeline: Pipeline) -> int:
+    """As many as asked for, or as there are items."""
+    return min(pipeline.settings.calibration.folds, len(pipeline.calibration or ()))
 
 
 def _score(pipeline: Pipeline) -> str:
@@ -186,13 +191,15 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
         if row["false_alarm_low"] is not None
     ]
     if pipeline.calibrated_by == "cross":
-        folds = pipeline.settings.calibration.folds
+        folds, n = _folds(pipeline), len(calibration)
+        bound = 2 * alpha + 2 * (1 - alpha) * (folds - 1) / (n + folds)
         lines.append(
             f"- cross-conformal, {folds} folds: each calibration score comes from a model refitted without its fold, "
             "with everything that learns from images. The model that scores new items is fitted to all, so its scores "
             "of normal items tend to be lower and the false-alarm rate to be at most α. This is measured, not proven: "
-            "the proven bound P(p ≤ α) ≤ 2α + 2/K holds for scoring with all K models (Barber et al., "
-            'arXiv:1905.02928; Vovk 2015). calibration={"method": "split"} gives the exact guarantee.'
+            f"the proven bound P(p ≤ α) ≤ 2α + 2(1 − α)(K − 1)/(n + K), here {bound:.2g}, holds for scoring with all K "
+            'models (Barber et al., arXiv:1905.02928; Vovk 2015). calibration={"method": "split"} gives the exact '
+            "guarantee."
         )
     lines += [
         f"- {group.name}: compared with {len(group.calibration)} items of {group.source}, added to the calibration; "

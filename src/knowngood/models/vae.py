@@ -25,8 +25,9 @@ class ConditionalVAE(Model):
         "learned": r(z|c) = N(μ(c), diag σ²(c)), both affine in c (a free Gaussian for each value of a one-hot
             condition), starting at N(0, I). Sohn et al. 2015.
         "separated": class-conditional with fixed means, r(z|c) = N(W c, I): the means of two values of a one-hot
-            condition are `separation` standard deviations apart. The encoder does not see c then, else it could put any
-            x near the mean of any c; the location of its code tells which conditions it fits.
+            condition are `separation` standard deviations apart, about so where there are more values than dimensions.
+            The encoder does not see c then, else it could put any x near the mean of any c; the location of its code
+            tells which conditions it fits.
 
     Args:
         options: without "auto" and None, see `resolve`.

@@ -61,7 +61,10 @@ class HeldOut:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, total_steps: int, layout: torch.memory_format) -> dict[str, float]:
-        """`loss/<player>` and terms, means over the items; the model is in training mode before and after."""
+        """`loss/<player>` and terms, means over the items; the model is in training mode before and after.
+
+        Items that fill up the last batch count twice.
+        """
         model.eval()
         self.objective.eval()
         facts = self.source.facts

@@ -244,8 +244,8 @@ def out_of_fold(
     In each fold all that learns from images and conditions is fitted anew to the others: scales and bins of conditions,
     Gaussians, shrinkage, context, per-location statistics, global score. Out-of-fold scores come from models of fewer
     images than the final one, which scores new items. So p-values err on the large side; the guarantee of
-    cross-conformal prediction (Vovk 2015; Barber et al., arXiv:1905.02928, P(p ≤ α) ≤ 2α + 1/n about) is for scoring
-    with all K models, not with one refitted to all items. Items of one group lie in one fold.
+    cross-conformal prediction (Vovk 2015; Barber et al., arXiv:1905.02928, P(p ≤ α) ≤ 2α + 2(1 − α)(K − 1)/(n + K)) is
+    for scoring with all K models, not with one refitted to all items. Items of one group lie in one fold.
 
     Args:
         refit: fit the representation to the others too.
