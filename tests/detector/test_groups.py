@@ -105,3 +105,26 @@ def test_the_calibration_item_that_is_anomalous_is_the_most_suspicious() -> None
     assert (np.diff([one["anomaly_score"] for one in highest]) <= 0).all()
     fitted.calibrate(np.random.default_rng(1).normal(size=(30, 4)))
     assert len(fitted.training_["suspicious"]) == 30
+
+
+def test_predictions_are_those_of_the_p_values_where_not_all_calibrations_are_large_enough() -> None:
+    """Of unknown conditions one item of a group counts, of known ones one a condition; an added group may be larger."""
+    rng = np.random.default_rng(0)
+    parts = np.repeat(rng.normal(size=(60, 3)), 2, 0) + 0.3 * rng.normal(size=(120, 3))
+    given = {"camera": np.tile(["a", "b"], 60), "group": np.repeat(np.arange(60), 2)}
+    far, settings = 3 * rng.normal(size=(40, 3)), {"training": {"epochs": 2}, "conditioning": {"unknown": "infer"}}
+    detector = Detector("table", "vae", "elbo", alpha=0.03, calibration={"fraction": 0.4}, **settings)
+    detector.fit(parts, conditions=given)
+    assert len(detector.pipeline_.calibration) == 48
+    assert len(detector.pipeline_.marginal_calibration) == 24
+    assert (detector.predict(far) == 1).all()
+    assert not detector.detect(far)["is_anomalous"].any()
+    assert (detector.predict(far, conditions={"camera": ["a"] * 40}) == -1).any()
+
+    detector = Detector("table", "memory_bank").fit(rng.normal(size=(12, 3)))
+    detector.calibrate(rng.normal(size=(40, 3)), as_group={"camera": "b"})
+    own = {"conditions": {"camera": ["b"] * 40}}
+    flagged = detector.detect(far, **own)["is_anomalous"]
+    assert flagged.any()
+    assert ((detector.predict(far, **own) == -1) == flagged).all()
+    assert ((detector.decision_function(far, **own) < 0) == flagged).all()

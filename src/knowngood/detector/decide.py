@@ -25,7 +25,7 @@ from knowngood.scores.marginal import Rows, best_rows, choose_rule, hard, hard_p
 class Decisions(NamedTuple):
     """What is decided for N items. Items that cannot be read have NaN and a reason in `errors`."""
 
-    anomaly_score: np.ndarray  # (N,) comparable across conditions; above `limit(pipeline)` exactly when p ≤ α
+    anomaly_score: np.ndarray  # (N,) comparable across conditions; above `limit(pipeline)` when p ≤ α, see `margin`
     p_values: np.ndarray  # (N,)
     parts: dict[str, np.ndarray]  # (N,) each, under the condition in `best`
     best: Expanded  # one row an item: its conditions, or those that explain it best where some were unknown
@@ -241,14 +241,16 @@ def limit_in(pipeline: Pipeline, added: Calibration) -> float:
 
 
 def margin(pipeline: Pipeline, decisions: Decisions) -> np.ndarray:
-    """(N,) how far below its threshold each item is, negative if it is flagged at the α of the fit.
+    """(N,) how far below its threshold each item is, negative exactly if it is flagged at the α of the fit.
 
-    Of the anomaly score; where stated conditions are checked of the mismatch, if that is less.
+    Of the anomaly score; where stated conditions are checked of the mismatch, if that is less. Where the items that
+    another is compared with are too few for α, or enough though all others are not, the p-value decides on the sign.
     """
     own = limit(pipeline) - decisions.anomaly_score
-    if decisions.stated is None or not pipeline.mismatch_calibrations:
-        return own
-    return np.fmin(own, pipeline.mismatch_calibrations[0].pooled_threshold - decisions.stated.mismatch[:, 0])
+    if decisions.stated is not None and pipeline.mismatch_calibrations:
+        own = np.fmin(own, pipeline.mismatch_calibrations[0].pooled_threshold - decisions.stated.mismatch[:, 0])
+    flagged = decisions.joint_p_values <= pipeline.settings.alpha
+    return np.where(flagged, np.minimum(own, -np.finfo(np.float64).tiny), np.maximum(own, 0.0))
 
 
 def on_common_scale(known: Calibration, calibration: Calibration, marginal: np.ndarray) -> np.ndarray:
