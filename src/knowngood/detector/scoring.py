@@ -315,7 +315,8 @@ def refuse_unread(items: Items, errors: Mapping[int, str]) -> None:
     """Raise DataError for the first of the items that cannot be read."""
     if errors:
         i, reason = next(iter(errors.items()))
-        raise DataError(f"{items.ids[i]}: {reason}. `detect` sets such images aside; leave them out here.")
+        why = reason.rstrip(".")
+        raise DataError(f"{items.ids[i]}: {why}. `detect` sets such images aside; leave them out here.")
 
 
 def cells_of(model: Model, c: np.ndarray) -> np.ndarray:

@@ -157,7 +157,7 @@ class Pixels(Fitted):
         if not self.grey and shape[2] != self.channels and not (self.colour and shape[2] == 1):
             raise DataError(
                 f"an image has {_n_channels(shape[2])}, the model was fitted on {_n_channels(self.channels)}. "
-                + ("Fit with the option grey=True to take both." if {shape[2], self.channels} == {1, 3} else _ALPHA)
+                + (_BOTH if {shape[2], self.channels} == {1, 3} else _ALPHA)
             )
         if not self.resize and tuple(shape[:2]) != self.size:
             raise DataError(
@@ -334,6 +334,7 @@ _TO_GREY = (
     "grey=True makes luminance from 3 channels and keeps 1 as it is. What a further channel means (transparency, "
     "infra-red, …) cannot be known: remove it from the images, or fit without grey."
 )
+_BOTH = "To take both, fit with the option colour=True (three equal channels of grey) or grey=True (luminance)."
 _ALPHA = "Channels, transparency included, are never dropped or added by guess: give every image the same channels."
 
 
