@@ -267,6 +267,20 @@ def test_once_judges_what_is_there_and_ends(place: Path, tmp_path: Path, capsys:
     assert once() == []
 
 
+def test_a_folder_that_is_gone_is_said_once(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    line.put("0.png", picture(0))
+    assert line.steps(0, 0.2) == ["0.png"]
+    line.folder.rename(line.root / "away")
+    said = []
+    for _ in range(2):
+        assert line.steps(*[0.2] * 30) == []
+        said.append([one.getMessage() for one in caplog.records].count("folder cannot be listed"))
+        (line.root / "away").rename(line.folder)
+        assert line.steps(0.2, 0.2) == []  # judged before
+        line.folder.rename(line.root / "away")
+    assert said == [1, 2]
+
+
 def test_a_link_to_itself_is_no_harm(line: Line) -> None:
     (line.folder / "loop").symlink_to(line.folder / "loop")
     line.put("0.png", picture(0))

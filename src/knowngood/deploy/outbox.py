@@ -63,10 +63,15 @@ class Outbox:
                 f"{self.path} cannot be written: {error}; free some space, or give another --state"
             ) from None
 
-    def files(self) -> dict[str, Seen]:
-        """All files that were judged."""
-        with self._lock:
-            return {path: Seen(*seen) for path, *seen in self._base.execute("select * from files")}
+    def seen(self, path: str) -> Seen | None:
+        """A file as it was when it was judged; None if it never was. Raises OutputError."""
+        query = "select size, changed, digest from files where path = ?"
+        try:
+            with self._lock:
+                found = self._base.execute(query, (path,)).fetchone()
+        except sqlite3.Error as error:
+            raise OutputError(f"{self.path} cannot be read: {error}; give another --state") from None
+        return None if found is None else Seen(*found)
 
     def place(self, sink: str) -> dict[str, Any] | None:
         """What a sink keeps here between its writes; None of a new one."""

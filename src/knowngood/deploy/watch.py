@@ -88,8 +88,8 @@ class Watch:
         self.folder, self.models, self.delivery = folder, models, delivery
         self.asked, self.conditions, self.limits, self._clock = asked, conditions or {}, limits, clock
         self.store = store
-        self._done = delivery.outbox.files()
         self._settled: dict[str, State] = {}  # by path, so that most files cost next to nothing
+        self._unlisted: dict[str, str] = {}  # why, by folder: it is said once
         self._waiting: dict[str, Waiting] = {}
         self._scans, self._last, self._told = 0, time.time(), dict[str, str]()
 
@@ -122,7 +122,8 @@ class Watch:
 
     def _scan(self, rarely: bool) -> Iterator[tuple[str, Path, State]]:
         """Files that are new, and those that wait; now and then also those that were judged and changed since."""
-        folders, visited, again = [self.folder], set[str](), {str(one.path) for one in self._waiting.values()}
+        folders, visited, present = [self.folder], set[str](), set[str]()
+        again = {str(one.path) for one in self._waiting.values()}
         while folders:
             folder = folders.pop()
             real = os.path.realpath(folder)
@@ -132,12 +133,18 @@ class Watch:
             try:
                 entries = list(os.scandir(folder))
             except OSError as error:
-                event("folder cannot be listed", logging.WARNING, folder=str(folder), reason=str(error.strerror))
+                reason = str(error.strerror)
+                if self._unlisted.get(real) != reason:
+                    event("folder cannot be listed", logging.WARNING, folder=str(folder), reason=reason)
+                self._unlisted[real] = reason
                 continue
+            self._unlisted.pop(real, None)
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in LEFT_OUT:
                     continue
                 settled = self._settled.get(entry.path)
+                if settled is not None:
+                    present.add(entry.path)
                 if settled is not None and not rarely and entry.path not in again:
                     continue
                 state = _state(entry)
@@ -147,16 +154,21 @@ class Watch:
                     continue
                 path = Path(entry.path)
                 name = identifier(path, self.folder)
-                if name in self._done and state == self._done[name][:2]:
+                seen = self.delivery.outbox.seen(name)
+                if seen is not None and state == seen[:2]:
                     self._settled[entry.path] = state
+                    present.add(entry.path)
                 else:
                     yield name, path, state
+        if rarely:  # what was taken away needs no memory; the outbox knows it
+            self._settled = {path: state for path, state in self._settled.items() if path in present}
 
     def _judge(self, names: list[str], now: float) -> list[Judged]:
         """Judge files that have stopped changing; those that cannot be decoded yet go on waiting."""
         own = {name: self._waiting[name] for name in names}
         digests = {name: digest for name in names if (digest := _digest(own[name].path)) is not None}
-        new = [name for name in digests if name not in self._done or self._done[name].digest != digests[name]]
+        known = {name: self.delivery.outbox.seen(name) for name in digests}
+        new = [name for name, seen in known.items() if seen is None or seen.digest != digests[name]]
         why = {name: unread_reason(own[name].path) for name in new}
         pictures = [name for name in new if why[name] is not None or is_image(own[name].path)]
         rows = self._rows({name: own[name].path for name in pictures})
@@ -179,7 +191,6 @@ class Watch:
             images = self._images({row["id"]: own[row["id"]].path for row in answers})
             keep(self.store, self.models.named(None), images, answers, "watch", [row["key"] for row in answers])
         self.delivery.add(answers, done)
-        self._done |= done
         for name in done:
             del self._waiting[name]
         answered = time.time()
