@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main
@@ -90,3 +91,13 @@ def test_a_rate_that_is_none_is_refused_before_anything_is_opened(
 ) -> None:
     assert run("score", tmp_path / "model", tmp_path, *words) == 2
     assert "expected a number above 0 and below 1" in capsys.readouterr().err
+
+
+def test_images_that_are_set_aside_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("good/a.png", "bad/b.png", "c.png", "d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4)).save(tmp_path / name)
+    assert len(open_selected(str(tmp_path))) == 2
+    assert (
+        f"2 files of {tmp_path.name}; `knowngood inspect {tmp_path}` lists all (c.png: lies" in capsys.readouterr().err
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from knowngood.cli import completion
 from knowngood.cli.console import note
-from knowngood.config import nearest
+from knowngood.config import counted, nearest
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
 
@@ -121,13 +122,24 @@ def open_selected(
     holdout: str | None = None,
     strict: bool = False,
     data_options: DataOptions | None = None,
+    remarks: bool = True,
 ) -> ImageSet:
-    """Open a data argument within the bounds of these options, and keep the classes that were asked for."""
+    """Open a data argument within the bounds of these options, and keep the classes that were asked for.
+
+    Args:
+        remarks: say on stderr what was set aside though it can be read, such as images beside the folders of classes.
+    """
     from knowngood.data import open_images
     from knowngood.data.readers.limits import Limits
     from knowngood.data.select import select
 
     images = open_images(data, strict=strict, limits=None if data_options is None else Limits.of(data_options))
+    aside = [one for one in images.rejected if one.severity == "warning"]
+    if remarks and aside:
+        n, first = counted(len(aside), "file"), f"{aside[0].path_or_id}: {aside[0].reason}"
+        note(
+            f"set aside, or with a remark: {n} of {images.name}; `knowngood inspect {quote(data)}` lists all ({first})"
+        )
     if any(classes is not None for classes in (normal, anomalous, holdout)):  # an empty text names no class: refused
         images = select(images, normal=normal, anomalous=anomalous, holdout=holdout)
     return images

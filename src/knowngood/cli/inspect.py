@@ -81,7 +81,7 @@ def _inspect(
     detector = None if model is None else load(model, None)
     options = bounds.over(None if detector is None else detector.pipeline_.settings.data)
     chosen = dict(zip(("normal", "anomalous", "holdout"), classes, strict=True))
-    images = open_selected(data, **chosen, strict=strict, data_options=options)
+    images = open_selected(data, **chosen, strict=strict, data_options=options, remarks=False)
     if suspicious:
         list_suspicious(images, data, model, detector, most, json_file)
         return
