@@ -101,3 +101,15 @@ def test_images_that_are_set_aside_are_said(tmp_path: Path, capsys: pytest.Captu
     assert (
         f"2 files of {tmp_path.name}; `knowngood inspect {tmp_path}` lists all (c.png: lies" in capsys.readouterr().err
     )
+
+
+def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(60):
+        path = tmp_path / "a" / ("x" if i % 2 else "y" if i % 3 else ".") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8)).save(path)
+    assert run("train", tmp_path / "a", "--representation", "hog", "--out", tmp_path / "m") == 3
+    said = capsys.readouterr().err
+    assert "all 2 classes count as normal (x, y)" in said
+    assert "condition 'class' is missing for 10 of 60 images" in said
+    assert "--condition none no column" in said

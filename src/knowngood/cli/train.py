@@ -312,8 +312,10 @@ def _to_train_on(
 
 
 def _mention_classes(images: ImageSet) -> None:
+    from knowngood.data.values import text_of
+
     if "class" in images.conditions and not (images.labels == 0).all():
-        classes = sorted({str(value) for value in images.conditions["class"]})
+        classes = sorted({text for value in images.conditions["class"].tolist() if (text := text_of(value))})
         if len(classes) > 1:
             shown = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
             note(f"all {len(classes)} classes count as normal ({shown}); --normal or --holdout chooses among them")

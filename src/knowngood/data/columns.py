@@ -59,7 +59,7 @@ class Column(BaseModel):
             raise DataError(
                 f"condition '{name}' is missing for {missing.sum():,} of {n:,} images to fit on "
                 f"(rows {rows_text(missing)}). Give the values, remove those images, or ignore the column with "
-                f"roles={{'{name}': ()}}."
+                f"roles={{'{name}': ()}} (--condition NAMES keeps other columns alone, --condition none no column)."
             )
         numbers = numbers_of(array, name) if _numeric(array) else None
         if numbers is None or (len(texts) <= MOST_CATEGORIES_FROM_NUMBERS and (numbers == np.round(numbers)).all()):
