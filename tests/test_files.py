@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from knowngood import files
 from knowngood.cli import outputs
 from knowngood.cli.outputs import write_table
 from knowngood.errors import OutputError, SettingsError
@@ -55,6 +56,24 @@ def test_a_lock_is_refused_while_its_process_runs_and_taken_over_afterwards(tmp_
     with locked(lock, "the run"):
         assert json.loads(lock.read_text())["started"] == held["started"]
     assert not lock.exists()
+
+
+def test_of_two_that_find_a_lock_whose_process_has_ended_one_takes_it(tmp_path, monkeypatch):
+    lock, holds = tmp_path / ".lock", files._holds
+    with locked(lock, "the run"):
+        other = json.loads(lock.read_text())
+    lock.write_text(json.dumps({**other, "started": "1"}))
+
+    def faster(holder):
+        if holder["started"] == "1":  # now the other process takes it over
+            lock.write_text(json.dumps(other))
+        return holds(holder)
+
+    monkeypatch.setattr(files, "_holds", faster)
+    with pytest.raises(SettingsError, match=f"the run is in use by process {os.getpid()}"), locked(lock, "the run"):
+        pass
+    assert json.loads(lock.read_text()) == other
+    assert list(tmp_path.iterdir()) == [lock]
 
 
 def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:

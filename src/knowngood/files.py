@@ -183,13 +183,29 @@ def _take(draft: Path, path: Path, what: str) -> None:
             return
         except FileExistsError:
             holder = _holder(path)
-            if _holds(holder):
+            if _holds(holder) or _holds(holder := _removed(path, holder, draft)):
                 raise SettingsError(
                     f"{what} is in use by process {holder['pid']} on {holder['host']}, since {holder['since']}. Wait "
                     f"until it ends, or choose another place; if it has ended, remove {path}"
                 ) from None
-            path.unlink(missing_ok=True)
     raise SettingsError(f"{what} is in use by another process; wait until it ends, or choose another place")
+
+
+def _removed(path: Path, ended: dict[str, Any], draft: Path) -> dict[str, Any]:
+    """Remove the lock of a process that has ended; the holder of what was removed.
+
+    Of two processes that find it both, one may have its own lock there already: that is put back.
+    """
+    aside = draft.with_name(f"{draft.name}.old")
+    try:
+        os.replace(path, aside)
+    except FileNotFoundError:
+        return {}
+    found = _holder(aside)
+    if found != ended and not path.exists():
+        os.replace(aside, path)
+    aside.unlink(missing_ok=True)
+    return found
 
 
 def _holder(path: Path) -> dict[str, Any]:
