@@ -216,3 +216,17 @@ def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="the name of the data is empty"):
         open_images("")
     assert len(open_images(".")) == 1
+
+
+def test_a_picture_in_an_npy_file_is_one_as_it_is_in_memory(tmp_path):
+    picture = pixels(1, shape=(9, 8, 3))[0]
+    np.save(tmp_path / "a.npy", picture)
+    images = open_images(tmp_path / "a.npy")
+    assert (len(images), images.name) == (len(open_images(picture)), "a") == (1, "a")
+    assert np.array_equal(images.read(0), picture)
+
+
+def test_a_file_of_two_bytes_is_no_image(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"xx")
+    with pytest.raises(DataError, match=r"a\.png: is no image, or is cut off early, though it is named \.png"):
+        open_images(tmp_path / "a.png")

@@ -302,3 +302,11 @@ def test_an_empty_member_counts_as_unreadable(tmp_path, files):
     write_tar(tmp_path / "0.tar", {"0.png": b"", "1.png": files["good/000.png"]})
     with pytest.raises(DataError, match=r"above the tolerance.*\n.*0\.png: is empty"):
         audit(open_images(tmp_path)).check()
+
+
+def test_a_damaged_parquet_file_among_others_is_named(tmp_path, files):
+    pytest.importorskip("pyarrow")
+    write_parquet(tmp_path / "b.parquet", files)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):
+        open_images(tmp_path)

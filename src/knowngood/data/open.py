@@ -173,7 +173,7 @@ def _shards(folder: Path) -> ImageSet | None:
         suffixes = {path.suffix.lower() for path in files}
         if len(suffixes) > 1 or not suffixes <= {".tar", ".parquet"}:
             return None
-    if not files or (suffixes == {".parquet"} and image_column(min(files)) is None):
+    if not files or (suffixes == {".parquet"} and all(image_column(file) is None for file in sorted(files))):
         return None
     return (read_shards if suffixes == {".tar"} else read_parquet_images)(sorted(files), folder)
 
@@ -187,7 +187,8 @@ def _table(path: Path) -> ImageSet:
 def _npy(path: Path) -> ImageSet:
     with named_damage(path, "cannot be read as .npy", "expected an array of numbers that `numpy.save` wrote"):
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    return ImageSet.from_arrays(array, name=path.stem)
+    given = read_given(array)  # (H, W, 3) is one picture here too
+    return (ImageSet.from_arrays(array) if given is None else given).replace(name=path.stem)
 
 
 _BUILT_IN = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def _read(path: Path, pixels: bool, limits: Limits | None = None) -> tuple[Heade
         return (tiff if suffix in _TIFF or tiff.is_tiff(path) else raster).read(path, pixels, limits)
     except Unreadable:
         raise
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, struct.error):  # of a file of a few bytes
         named = f", though it is named {suffix}" * bool(suffix)
         raise Unreadable(path, "not-an-image", f"is no image, or is cut off early{named}") from None
     except Exception as error:  # decoders raise many types on damaged files; each is a fact about this file
