@@ -113,3 +113,31 @@ def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: p
     assert "all 2 classes count as normal (x, y)" in said
     assert "condition 'class' is missing for 10 of 60 images" in said
     assert "--condition none no column" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("pictures", "--maps", "pictures"), "--maps pictures: images that are read lie in it"),
+        (("pictures", "--maps", "."), "--maps .: images that are read lie in it"),
+        (("pictures/good/1.png", "--explain", "pictures/good"), "--explain pictures/good: images that are read lie in"),
+        (("list.csv", "--output", "./list.csv"), "--output list.csv: the data are read from it"),
+    ],
+)
+def test_what_is_read_is_not_written_over(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    Detector("pixels", "vae", training={"epochs": 1}, alpha=0.3).fit(rng.random((30, 8, 8), np.float32)).save("model")
+    (tmp_path / "pictures" / "good").mkdir(parents=True)
+    Image.new("L", (8, 8)).save("pictures/good/1.png")
+    (tmp_path / "list.csv").write_text("path\npictures/good/1.png\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert run("score", "model", *words) == 2
+    assert said in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -155,7 +155,10 @@ LAYOUTS = {
     "results inside": {
         "1.png": (U, U, U, U, False),
         "maps/1.png": "aside",
+        "maps/good/2.png": "aside",
         "maps/maps.json": "ignored",
+        "why/3.png": "aside",
+        "why/explanations.json": "ignored",
     },
 }
 
@@ -289,3 +292,9 @@ def test_the_guide_shows_these_layouts():
         title, tree = section.split("\n", 1)
         shown[title.lower()] = [line.split("  ")[0] for line in tree.split("```")[1].splitlines()[1:]]
     assert shown == {name.lower(): list(layout) for name, layout in {**LAYOUTS, **REFUSED}.items()}
+
+
+def test_a_page_of_evaluate_beside_pictures_sets_none_aside(tmp_path):
+    build(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "inspection.html").write_text("<p>")
+    assert open_images(tmp_path).ids.tolist() == ["a.png", "b.png"]

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from knowngood.cli.console import note, say
 from knowngood.cli.map_files import file_names
 from knowngood.data.progress import track
+from knowngood.errors import SettingsError
 from knowngood.files import LOCK, is_stream, locked, whole, write_json
 
 if TYPE_CHECKING:
@@ -39,6 +40,31 @@ def writing(*places: Path | None) -> Iterator[None]:
         for place in sorted({Path(os.path.realpath(one)) for one in places if one is not None and not is_stream(one)}):
             locks.enter_context(locked(place.parent / f".{place.name}{LOCK}", str(place)))
         yield
+
+
+def keep_apart(
+    data: str, *sources: ImageSet, files: Mapping[str, Path | None], folders: Mapping[str, Path | None]
+) -> None:
+    """Refuse to write over what is read, before anything is. files, folders: outputs, by their options.
+
+    Raises:
+        SettingsError: the file is that of the data; or images lie in the folder or below, where pictures of their names
+            would replace them, and a later run would take them for results.
+    """
+    for flag, file in files.items():
+        if file is not None and os.path.realpath(file) == os.path.realpath(data):
+            raise SettingsError(f"{flag} {file}: the data are read from it; choose another file")
+    paths = [path for images in sources for path in getattr(images.pixels, "paths", ())]
+    beside = {path.parent: path for path in paths}
+    for flag, folder in folders.items():
+        if folder is None:
+            continue
+        for parent, path in beside.items():
+            if Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(folder)):
+                raise SettingsError(
+                    f"{flag} {folder}: images that are read lie in it, such as {path}, and could be replaced; choose "
+                    "another folder"
+                )
 
 
 def write_table(table: pd.DataFrame, output: Path | None) -> None:

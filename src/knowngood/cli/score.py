@@ -34,6 +34,7 @@ from knowngood.cli.inputs import (
 )
 from knowngood.cli.map_files import check_format, map_writer
 from knowngood.cli.outputs import (
+    keep_apart,
     note_unread,
     tell_written,
     this_command,
@@ -198,6 +199,8 @@ def score(
         images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
         images = with_values(images, as_values(as_condition), detector.pipeline_.given_columns)
         sources = [] if normals is None else [open_selected(normals, data_options=options)]
+        tables = {"--output": output, "--regions": regions, "--probabilities": probabilities}
+        keep_apart(data, images, *sources, files=tables, folders={"--maps": maps, "--explain": explain})
         asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
         mark = fingerprint(in_use(model))
         if resume and output is not None and output.is_file() and not _unfinished(output).exists():

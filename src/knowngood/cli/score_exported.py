@@ -11,7 +11,7 @@ from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import map_writer
-from knowngood.cli.outputs import note_unread, tell_written, write_tables, writing
+from knowngood.cli.outputs import keep_apart, note_unread, tell_written, write_tables, writing
 from knowngood.config import DataOptions, counted
 from knowngood.data.progress import track
 from knowngood.detector.versions import MARK
@@ -60,6 +60,7 @@ def score_exported(
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
         images = with_values(images, values, detector.conditions.names)
+        keep_apart(data, images, files={"--output": output}, folders={"--maps": maps})
         rate = detector.alpha if alpha is None else alpha
         writer, found = map_writer(maps, maps_format, images.ids.tolist()) if maps is not None else None, []
         stream = detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None)

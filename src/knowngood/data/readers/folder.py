@@ -33,7 +33,7 @@ from knowngood.data.readers.masks import match_masks
 from knowngood.errors import DataError
 
 MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
-RESULTS = ("maps.json", "inspection.html")  # what `knowngood score` writes beside pictures
+RESULTS = ("maps.json", "explanations.json")  # what `knowngood score` writes beside pictures, or above them
 
 
 def read_folder(folder: str | Path) -> ImageSet:
@@ -139,6 +139,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
     found: list[Path] = []
     rejected: list[Finding] = []
     visited: set[str] = set()
+    of_results: dict[Path, str] = {}
 
     def unlisted(error: OSError) -> None:
         path, reason = Path(error.filename), f"cannot be listed ({error.strerror}); what lies in it is not read"
@@ -153,7 +154,12 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        results = next((name for name in RESULTS if name in names), None)
+        above = Path(base).parent
+        results = next(
+            (name for name in RESULTS if name in names), of_results.get(above) if base != str(root) else None
+        )
+        if results is not None:
+            of_results[Path(base)] = results
         for name in sorted(names):
             path = Path(base, name)
             if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
