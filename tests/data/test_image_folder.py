@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from knowngood.data import ImageSet, open_images
 from knowngood.data.datasets.parts import open_parts
@@ -65,3 +66,14 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path):
     (tmp_path / "full" / "file").touch()
     with pytest.raises(OutputError, match="full exists and is not an empty folder"):
         write_folder(small(), tmp_path / "full")
+
+
+def test_an_image_that_cannot_be_read_leaves_nothing_half_written(tmp_path):
+    for name in ("a", "b"):
+        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
+    images = open_images(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"xx")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(DataError, match=r"b\.png: is no image"):
+        write_folder(images, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

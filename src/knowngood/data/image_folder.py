@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.errors import DataError, OutputError
 from knowngood.files import explained, make_folder, write_text
 
+MASKS = "ground_truth"
 _OWN = ("path", "label", "split", "mask")  # columns of the manifest beside the conditions
 _WORDS = {0.0: "good", 1.0: "anomalous"}
 
@@ -19,15 +21,14 @@ def write_folder(images: ImageSet, folder: str | Path) -> Path:
     """Write every image below a folder, at the path that its id is, and `manifest.csv`. Returns the manifest.
 
     The mask of test/scratch/1.png is ground_truth/scratch/1_mask.png, as in the MVTec layout. The manifest is written
-    last. Reading it gives the same pixels, labels, splits and masks, and the conditions as a manifest holds them.
+    last; what was written before an error is removed. Reading it gives the same pixels, labels, splits and masks, and
+    the conditions as a manifest holds them.
 
     Raises:
         DataError: an image that PNG cannot hold (it holds 8 bits, or 16 bits of one channel), an id that is no path
             below the folder, two ids of one path, or a condition named as a column of the manifest. OutputError: the
             folder holds files, or cannot be written to.
     """
-    import pandas as pd
-
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder; choose another name, or remove it")
@@ -36,6 +37,20 @@ def write_folder(images: ImageSet, folder: str | Path) -> Path:
     paths = [_path(name, images.name) for name in images.ids.tolist()]
     if twice := [path for path, n in Counter(paths).items() if n > 1]:
         raise DataError(f"{images.name}: two ids would be the file '{twice[0]}'; give other ids")
+    try:
+        return _written(images, folder, paths)
+    except BaseException:  # whole or not at all: the folder was empty
+        for one in {folder / path.parts[0] for path in paths} | {folder / MASKS}:
+            if one.is_dir():
+                shutil.rmtree(one, ignore_errors=True)
+            else:
+                one.unlink(missing_ok=True)
+        raise
+
+
+def _written(images: ImageSet, folder: Path, paths: list[PurePosixPath]) -> Path:
+    import pandas as pd
+
     splits = [""] * len(images) if images.splits is None else images.splits.tolist()
     masks = [""] * len(images)
     for i, (path, split) in enumerate(zip(paths, splits, strict=True)):
@@ -43,7 +58,7 @@ def write_folder(images: ImageSet, folder: str | Path) -> Path:
         mask = images.mask(i)
         if mask is not None:
             inner = path.relative_to(split) if split and path.is_relative_to(split) else path
-            masks[i] = f"ground_truth/{inner.with_name(path.stem)}_mask.png"
+            masks[i] = f"{MASKS}/{inner.with_name(path.stem)}_mask.png"
             _save(255 * mask[..., None].astype(np.uint8), folder / masks[i])
     own = {"path": map(str, paths), "label": [_WORDS.get(label, "") for label in images.labels.tolist()]}
     own |= {"split": splits} if images.splits is not None else {}
