@@ -46,6 +46,7 @@ LEFT = {
     "make ": "installs",
     "hf ": "needs a network",
     "curl ": "needs a server",
+    "knowngood demo": "takes minutes; make demo runs it",
     "knowngood serve": "runs until it is stopped",
     "knowngood watch": "runs until it is stopped",
     "python -m benchmarks": "takes long, or needs data",
