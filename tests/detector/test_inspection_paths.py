@@ -282,3 +282,14 @@ def test_regions_by_condition_are_those_of_the_condition_however_few_images_ther
         hidden = np.isnan(image)
         assert hidden[:, : SIDE // 2].all() == (kind == "a")
         assert hidden[:, SIDE // 2 :].all() == (kind == "b")
+
+
+def test_a_model_of_several_contexts_scores_the_same_to_the_bit_when_loaded(tmp_path: Path) -> None:
+    detector = fitted_to(parts(160), calibration={"method": "split"}, model={"name": "patch_gaussian", "neighbours": 0})
+    assert detector.model_.basis.shape[1] == 4
+    new, others = parts(30, 7), ImageSet.from_arrays(parts(30, 9))
+    for folder in ("fitted", "updated"):
+        if folder == "updated":
+            detector.update(parts(40, 8), calibration_set=others)
+        again = reloaded(detector, tmp_path / folder)
+        pd.testing.assert_frame_equal(again.detect(new), detector.detect(new), check_exact=True)

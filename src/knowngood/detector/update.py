@@ -23,6 +23,7 @@ from knowngood.detector.fit.learn import cached, make_source
 from knowngood.detector.fit.plan import Plan, build_objective, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
+from knowngood.models.base import as_loaded
 from knowngood.models.patch_gaussian import PatchGaussian
 
 CALIBRATE = 0.5  # of the new items, where no others do
@@ -229,6 +230,7 @@ def taken_in(
     if labelled is not None and learns_defects(pipeline):
         read = cached(plan, read, new)  # type: ignore[arg-type]
     model.update(make_source(plan, np.arange(len(new)), read, None, model.condition_dim))
+    as_loaded(model)
     found = replace(pipeline, model=model.to(pipeline.device))
     if not isinstance(read, CachedFeatures) or labelled is None:
         return found, None

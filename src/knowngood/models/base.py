@@ -142,3 +142,11 @@ class Model(nn.Module):
     def sizes(self) -> dict[str, Any]:
         """Plain data: `options.build(**sizes())` makes a model that is ready for `load_state_dict`."""
         raise NotImplementedError
+
+
+def as_loaded(model: Model) -> None:
+    """Let what is saved of a model lie in memory as when it is loaded, in place: sums then agree to the last bit."""
+    for module in model.modules():
+        for name, t in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                setattr(module, name, t.contiguous())

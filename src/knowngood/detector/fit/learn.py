@@ -42,7 +42,7 @@ from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Pipeline, Representation
 from knowngood.detector.scoring import READERS, rows_at_once
 from knowngood.errors import DataError, SettingsError
-from knowngood.models.base import Batch, BatchSource, FitContext, Model
+from knowngood.models.base import Batch, BatchSource, FitContext, Model, as_loaded
 from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.objectives.base import Objective
 from knowngood.models.objectives.illuminated import Illuminated
@@ -191,6 +191,7 @@ def learn(
 
     anomalies = anomaly_source(plan, representation, scale) if plan.shift is not None else None
     model.fit(source, FitContext(trained, objective, held_out, anomalies, seed))
+    as_loaded(model)
     pipeline = Pipeline(resolved, plan.schema, representation, model.eval(), score, adjustments, ignore=plan.ignore)  # type: ignore[arg-type]
     if objective is not None:
         kept = {name: t.detach().cpu() for name, t in objective.kept_state().items()}
@@ -202,6 +203,7 @@ def learn(
         if cells is not None:
             state = score.fit_marginal(model, state, apart, fitted, cells)
         state = fit_adjustments(model, score, adjustments, state, apart, fitted)
+    state = {name: t.contiguous() for name, t in state.items()}  # as they are loaded, too
     learned = Learned(replace(pipeline, state=state), history[0] if history else None)
     if plan.labelled is not None and plan.shift is None:
         add_penalty(learned, plan, fit, select, representation)
