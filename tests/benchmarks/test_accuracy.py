@@ -423,6 +423,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return made
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_tables_of_what_is_done(tmp_path: Path, measured: list[str]) -> None:
     given: dict[str, Any] = {"tracks": ("one-vs-rest",), "datasets": ("a",), "methods": ("ppca",), "out": tmp_path}
     accuracy.main(**given, classes=("2",), seeds=(0,))

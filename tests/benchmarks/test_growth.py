@@ -34,6 +34,7 @@ def test_sides_are_stated_as_pixels() -> None:
     assert line[5] == "1.00"  # cost ~ side² is linear in pixels
 
 
+@pytest.mark.slow
 def test_a_panel_a_part(tmp_path: Path) -> None:
     some = [row for part in list(PARTS)[:5] for row in rows(part)]
     path = write_curves(some, tmp_path / "growth.png")

@@ -25,6 +25,7 @@ def test_a_ratio_is_theirs_over_ours_after_a_first_of_each() -> None:
     assert (row["ratio"], row["low"], row["high"]) == (2.0, 1.0, 3.0)
 
 
+@pytest.mark.slow
 def test_both_losses_are_of_the_same_elbo() -> None:
     """A net without weights: every pixel is ½ and the posterior is the prior."""
     import torch

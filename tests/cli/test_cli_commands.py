@@ -20,6 +20,8 @@ from knowngood.errors import DataError
 from knowngood.files import locked
 from knowngood.training.loop import Run
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 QUICK = [
     "--representation",
     "pixels",
@@ -79,7 +81,6 @@ def trained(parts: Path) -> Path:
     return out
 
 
-@pytest.mark.slow
 def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
     assert {"model", "run", "command.json", "reconstructions.png"} <= {path.name for path in trained.iterdir()}
     assert (trained / "run" / "log.csv").stat().st_size > 0
@@ -90,7 +91,6 @@ def test_train_leaves_model_log_command_and_drawing(trained: Path) -> None:
     assert record["settings"]["model"]["net"]["hidden"] == [32]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json"])
 def test_score_writes_one_row_an_image(trained: Path, parts: Path, tmp_path: Path, suffix: str) -> None:
     import pandas as pd
@@ -129,7 +129,6 @@ def test_score_without_output_prints_only_the_table(
     assert "false-alarm rate of 0.2" in printed.err
 
 
-@pytest.mark.slow
 def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Path, tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
@@ -150,7 +149,6 @@ def test_score_maps_have_the_images_size_and_one_scale(trained: Path, parts: Pat
         np.testing.assert_allclose(index["offset"] + grey * index["scale"], values, atol=index["scale"])
 
 
-@pytest.mark.slow
 def test_score_maps_are_coloured_where_they_are_above_the_threshold(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,7 +174,6 @@ def test_score_maps_are_coloured_where_they_are_above_the_threshold(
     assert "did you mean 'raw'?" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_score_flags_by_false_discovery_rate(trained: Path, parts: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -187,7 +184,6 @@ def test_score_flags_by_false_discovery_rate(trained: Path, parts: Path, tmp_pat
     np.testing.assert_array_equal(table["is_anomalous"], benjamini_hochberg(table["p_value"].to_numpy(), 0.3))
 
 
-@pytest.mark.slow
 def test_score_gives_the_table_of_detect(trained: Path, parts: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -207,7 +203,6 @@ def test_score_gives_the_table_of_detect(trained: Path, parts: Path, tmp_path: P
     assert table["is_anomalous"].isna().sum() == 1
 
 
-@pytest.mark.slow
 def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path: Path) -> None:
     import pandas as pd
 
@@ -229,7 +224,6 @@ def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path
     assert page.count("data:image/png") >= 2 * len(records)  # images and their maps
 
 
-@pytest.mark.slow
 def test_calibrate_gives_thresholds_from_other_normal_images(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,7 +253,6 @@ def test_an_alpha_that_cannot_be_guaranteed_is_refused(
     assert "missing" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_evaluate_measures_and_reports(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -276,7 +269,6 @@ def test_evaluate_without_anomalies_is_refused(trained: Path, parts: Path) -> No
     assert run("evaluate", trained, parts / "train") == 3
 
 
-@pytest.mark.slow
 def test_evaluate_says_that_what_is_missing_could_not_be_read(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -301,7 +293,6 @@ def test_a_damaged_model_leaves_with_3(trained: Path, parts: Path, tmp_path: Pat
     assert run("score", copy, parts / "test") == 3
 
 
-@pytest.mark.slow
 def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,7 +313,6 @@ def test_holding_out_a_class_trains_given_the_class_and_infers_it_later(
     assert (hidden["normals"], hidden["anomalies"]) == (403, 46)
 
 
-@pytest.mark.slow
 def test_a_class_folder_never_seen_is_inferred_with_a_warning(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,7 +329,6 @@ def test_a_class_folder_never_seen_is_inferred_with_a_warning(
     assert told[0].startswith("warning: condition 'class' has no value 'pin' (known: cap, nut); these items were")
 
 
-@pytest.mark.slow
 def test_the_probability_of_every_condition_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pandas as pd
     from sklearn.datasets import load_digits
@@ -375,7 +364,6 @@ def test_one_condition_alone_has_no_probabilities(
     assert not (tmp_path / "r.csv").exists()
 
 
-@pytest.mark.slow
 def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "digits", "--train-size", "100", *QUICK]
     assert run(*words, "--condition", "clas", "--out", tmp_path / "a") == 3
@@ -384,7 +372,6 @@ def test_no_condition_and_an_unknown_condition(tmp_path: Path, capsys: pytest.Ca
     assert "given" not in capsys.readouterr().out.splitlines()[0]
 
 
-@pytest.mark.slow
 def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", parts) == 0
     capsys.readouterr()
@@ -414,7 +401,6 @@ def test_unknown_data_names_the_nearest_data_set(capsys: pytest.CaptureFixture[s
     assert "digits" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_data_get_says_what_a_data_set_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("data", "get", "digits") == 0
     assert "train: 1,348" in capsys.readouterr().out
@@ -430,7 +416,6 @@ def test_data_write_makes_a_folder_that_opens_again(tmp_path, capsys: pytest.Cap
     assert "not an empty folder" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_demo_reports_digits_and_parts(tmp_path, monkeypatch, capsys) -> None:
     infer: Any = {"conditioning": {"unknown": "infer"}}
     quick = type("Quick", (), {"from_settings": lambda _: Detector("hog", "memory_bank", **infer)})
@@ -446,7 +431,6 @@ def test_the_demo_reports_digits_and_parts(tmp_path, monkeypatch, capsys) -> Non
         assert (folder / "model").is_dir()
 
 
-@pytest.mark.slow
 def test_with_a_size_the_fit_is_not_given_what_training_excludes(tmp_path, monkeypatch) -> None:
     seen = []
 
@@ -462,7 +446,6 @@ def test_with_a_size_the_fit_is_not_given_what_training_excludes(tmp_path, monke
     assert len(seen[1].split("test")) == len(seen[0].split("test"))
 
 
-@pytest.mark.slow
 def test_an_unfinished_run_goes_on_only_when_asked(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -477,7 +460,6 @@ def test_an_unfinished_run_goes_on_only_when_asked(
     assert (copy / name).read_bytes() == (trained / name).read_bytes()
 
 
-@pytest.mark.slow
 def test_two_runs_do_not_write_to_one_place(
     trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -493,7 +475,6 @@ def test_two_runs_do_not_write_to_one_place(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_commands_that_change_a_model_take_one_lock(
     trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -513,7 +494,6 @@ def test_commands_that_change_a_model_take_one_lock(
     assert not list(trained.glob(".*.lock"))
 
 
-@pytest.mark.slow
 def test_training_ends_with_the_status_of_its_signal_and_says_how_to_go_on(
     trained: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

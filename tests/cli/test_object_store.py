@@ -17,6 +17,8 @@ from knowngood.data.stores.pace import Pace
 from knowngood.errors import DataError, SettingsError, StoreError
 from stores import pictures, png, s3_server, upload, write_files, write_parquet, write_tar
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 N = 30
 
 
@@ -53,7 +55,6 @@ def folder(tmp_path) -> Path:
     return write_files(tmp_path / "new", new())
 
 
-@pytest.mark.slow
 def test_a_bucket_is_opened_as_the_folder(bucket, folder):
     here, there = open_images(folder), open_images(f"{bucket}/new")
     assert there.ids.tolist() == here.ids.tolist()
@@ -62,7 +63,6 @@ def test_a_bucket_is_opened_as_the_folder(bucket, folder):
     assert [str(one) for one in there.rejected] == [str(one) for one in here.rejected]
 
 
-@pytest.mark.slow
 def test_a_bucket_is_scored_as_the_folder_and_the_table_is_put_there(
     bucket, folder, trained, tmp_path, monkeypatch, capsys
 ):
@@ -79,7 +79,6 @@ def test_a_bucket_is_scored_as_the_folder_and_the_table_is_put_there(
     assert table["error"].notna().sum() == 1  # counted and named
 
 
-@pytest.mark.slow
 def test_a_url_of_a_folder_takes_a_parquet_table(bucket, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("score", trained, f"{bucket}/new", "-o", f"{bucket}/night/") == 0
@@ -97,13 +96,11 @@ def test_credentials_are_never_printed(bucket, trained, capsys, tmp_path):
     assert "secret" not in record
 
 
-@pytest.mark.slow
 def test_a_bucket_is_evaluated(bucket, trained, capsys):
     assert run("evaluate", trained, f"{bucket}/new") == 0
     assert "AUROC" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_shards_and_parquet_of_a_bucket(bucket, folder, tmp_path):
     good = {name: content for name, content in new().items() if name.startswith(("good/0", "bad"))}
     path = write_tar(tmp_path / "train-0.tar", good)

@@ -13,6 +13,8 @@ from PIL import Image
 
 from knowngood.cli import main
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 
 def run(*words: str | Path) -> int:
     with pytest.raises(SystemExit) as left:
@@ -51,7 +53,6 @@ def test_a_file_that_cannot_be_read_is_set_aside(
     assert "read    160 normal images of 8 × 8 px, 1 channel, 1 set aside" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_the_next_command_runs_as_it_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorded = place / "run" / "command.json"
     command = shlex.join(["knowngood", "train", str(place / "new parts"), "--representation", "hog"])

@@ -133,6 +133,7 @@ def test_a_parquet_manifest_is_still_a_manifest(tmp_path, files):
     assert open_images(tmp_path / "m.parquet").ids.tolist() == ["0.png"]
 
 
+@pytest.mark.slow
 def test_a_model_fitted_to_shards_is_the_one_fitted_to_files(tmp_path, files):
     good = {name: content for name, content in files.items() if name.startswith("good")}
     folder, shards = write_files(tmp_path / "f", good), write_tar(tmp_path / "s" / "0.tar", good).parent

@@ -19,6 +19,8 @@ from knowngood.cli import main
 from knowngood.detector.versions import fingerprint, in_use, versions
 from knowngood.errors import ArtifactError, OutputError, SettingsError
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 constants = pytest.importorskip("huggingface_hub.constants")
 SHA = "0123456789abcdef0123456789abcdef01234567"
 

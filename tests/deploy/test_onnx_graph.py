@@ -29,6 +29,8 @@ from knowngood.scores.adjustment import LabelPenalty, prefixed
 from knowngood.scores.illumination import fit_moments, standardised
 from patch_models import TinyBackbone, holed, parts
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 HOG = {"representation": "hog", "model": "memory_bank", "device": "cpu"}
 QUICK = {"training": {"epochs": 1, "batch_size": 32}, "device": "cpu", "alpha": 0.1}
 FEATURES = {"name": "features", "backbone": "own", "image_size": 32, "average": 3, "stride": 4, "align": "none"}
@@ -172,14 +174,12 @@ def test_regions_that_are_no_constant_are_refused_by_name() -> None:
             check_exportable(detector.pipeline_)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("likelihood", ["bernoulli", *({"name": "gaussian", "sigma": s} for s in ("pixel", "input"))])
 def test_likelihoods(likelihood: Any) -> None:
     detector = Detector(representation="pixels", model={"name": "vae", "likelihood": likelihood}, **QUICK)
     assert_equal(detector.fit(textured(80)), textured(20, 1))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["vae", "cvae", "factor_vae", "tc_vae", "rf_vae", "dip_vae", "info_vae"])
 def test_objectives(objective: str) -> None:
     detector = Detector(representation="pixels", model={"name": "vae", "objective": objective}, **QUICK)
@@ -187,7 +187,6 @@ def test_objectives(objective: str) -> None:
     assert_equal(detector.fit(textured(80), conditions=given), textured(20, 1), given and kinds(20))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["beta_vae", "corex", "dcvae", "dan_vae"])
 def test_objectives_of_conditions_and_nuisance_factors(objective: str) -> None:
     options: Any = {"name": objective, "nuisance_dim": 2} if objective == "dan_vae" else objective
@@ -197,7 +196,6 @@ def test_objectives_of_conditions_and_nuisance_factors(objective: str) -> None:
     assert_equal(detector, textured(20, 1), {"kind": kinds(20)["kind"]} if used else None)
 
 
-@pytest.mark.slow
 def test_auto_on_small_pictures_of_known_kinds() -> None:
     detector = Detector(**QUICK).fit(textured(120), conditions={"kind": kinds(120)["kind"]})
     assert detector.pipeline_.settings.model.prior == "separated"
@@ -207,7 +205,6 @@ def test_auto_on_small_pictures_of_known_kinds() -> None:
 PLAIN = {**QUICK, "representation": "pixels", "model": "vae", "conditioning": {"unknown": "infer"}}
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:condition 'kind' has no value 'new'")
 @pytest.mark.parametrize(
     "settings",
@@ -251,7 +248,6 @@ def test_a_batch_that_does_not_fit_is_said_as_the_detector_says_it() -> None:
     )
 
 
-@pytest.mark.slow
 def test_bounds_that_are_tensors_are_used_once() -> None:
     """The exporter loses them in the second of two equal clamps, and ONNX Runtime then refuses the graph."""
 
@@ -265,7 +261,6 @@ def test_bounds_that_are_tensors_are_used_once() -> None:
     assert sum(node.target is torch.ops.aten.clamp.Tensor for node in traced.graph.nodes) == 1
 
 
-@pytest.mark.slow
 def test_tables() -> None:
     rng = np.random.default_rng(0)
     detector = Detector(**QUICK).fit(1e6 + rng.normal(size=(200, 4)))
@@ -283,7 +278,6 @@ def test_columns_of_a_table_go_by_their_names() -> None:
         runtime.detect(turned[["depth", "height"]])
 
 
-@pytest.mark.slow
 def test_known_illumination() -> None:
     own = {"name": "pixels", "illumination": 0.3}
     assert_equal(Detector(representation=own, model="vae", **QUICK).fit(textured(80)), textured(20, 1))
@@ -303,7 +297,6 @@ def test_labelled_anomalies_correct_the_score(bank: Detector) -> None:
 # The file ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In memory, saved, the command line on both, and the runtime on files of several sizes."""
     detector = Detector(**{**HOG, "representation": {"name": "hog", "image_size": (16, 12)}})
@@ -336,7 +329,6 @@ def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "--fdr: not of an exported model" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_map_of_a_picture_of_another_size(tmp_path: Path) -> None:
     detector = Detector(representation=FEATURES, model={"name": "patch_gaussian", "neighbours": 40}, device="cpu")
     detector.fit(parts(60), backbone=TinyBackbone())

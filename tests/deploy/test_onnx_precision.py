@@ -18,6 +18,8 @@ from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime import ExportedDetector
 from patch_models import TinyBackbone, holed, parts
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 
 def test_large_tensors_are_stored_in_half_precision_and_computed_with_in_single() -> None:
     import onnxruntime
@@ -74,7 +76,6 @@ def test_a_precision_without_images_that_calibrate_it_is_refused(model: Detector
         check_precision(averaging, "fp16", new)
 
 
-@pytest.mark.slow
 def test_the_p_values_are_those_of_the_graph_itself(model: Detector, tmp_path: Path) -> None:
     normals = ImageSet.from_arrays(parts(60, 1))
     file = export(model, tmp_path / "parts.onnx", precision="fp16", normals=normals)

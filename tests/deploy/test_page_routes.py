@@ -27,6 +27,8 @@ from knowngood.deploy.served_models import ServedModels, load_models
 from knowngood.deploy.server import ServerOptions, create_app
 from knowngood.deploy.watch import Watch
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> ServedModels:

@@ -678,6 +678,7 @@ def test_small_pictures_whose_only_condition_has_no_role_are_fitted_without():
     assert detector.fit(images, conditions={"kind": kind}).pipeline_.model.condition_dim == 0
 
 
+@pytest.mark.slow
 def test_networks_of_folds_draw_the_same_numbers_whatever_the_threads():
     rows = np.random.default_rng(0).normal(size=(60, 4))
     net, scores = {"name": "mlp", "hidden": (8,), "noise": 0.5}, []

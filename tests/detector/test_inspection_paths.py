@@ -17,6 +17,8 @@ from patch_models import TinyBackbone, holed, parts
 from posed_parts import SIDE as POSED_SIDE
 from posed_parts import lying, part
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 SIDE = 32
 HALF = 2e-3  # features are kept in float16, and convolutions of other batches round the other way
 FEATURES = {"name": "features", "backbone": "own", "image_size": SIDE, "stride": 4, "average": 1}
@@ -66,7 +68,6 @@ def both() -> Detector:
     return fitted_to(images, TWO, data={"ignore": {"disc": LEFT_HALF}})
 
 
-@pytest.mark.slow
 def test_a_defect_is_found_and_located_and_has_a_region(plain: Detector) -> None:
     bad = holed(parts(8, 5))
     assert plain.predict(bad).tolist() == [-1] * 8
@@ -82,27 +83,23 @@ def test_a_defect_is_found_and_located_and_has_a_region(plain: Detector) -> None
     assert table["p_value"].between(0, 0.2).all()
 
 
-@pytest.mark.slow
 def test_few_normal_images_have_a_region(plain: Detector) -> None:
     normal = parts(300, 9)
     assert plain.regions(normal)["id"].nunique() / 300 < 0.2 + 4 * (0.2 * 0.8 / 60) ** 0.5  # of the calibration's draw
 
 
-@pytest.mark.slow
 def test_scores_do_not_depend_on_what_is_scored_along(plain: Detector) -> None:
     bad = np.concatenate([holed(parts(2, 5)), parts(3, 6)])
     alone = np.concatenate([plain.score_samples(bad[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(plain.score_samples(bad), alone, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_map_is_nan_where_pixels_are_ignored_and_nowhere_else(half: Detector) -> None:
     for image in half.anomaly_maps(parts(3, 5)):
         assert np.isnan(image[:, :16]).all()
         assert not np.isnan(image[:, 16:]).any()
 
 
-@pytest.mark.slow
 def test_ignored_pixels_change_nothing_in_fit_calibration_or_score(half: Detector) -> None:
     def scribbled(images: np.ndarray) -> np.ndarray:
         out = images.copy()
@@ -118,7 +115,6 @@ def test_ignored_pixels_change_nothing_in_fit_calibration_or_score(half: Detecto
     assert not np.array_equal(half.score_samples(bad), half.score_samples(parts(4, 5)))  # the others do count
 
 
-@pytest.mark.slow
 def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detector) -> None:
     new = np.concatenate([parts(2, 7), parts(2, 7, "bars")])
     right = {"product": ["disc"] * 2 + ["bars"] * 2}
@@ -129,7 +125,6 @@ def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detecto
     assert (scores[1] > scores[0]).all()
 
 
-@pytest.mark.slow
 def test_a_tiled_picture_is_one_picture(tiled: Detector) -> None:
     """Score, p-value and map are of the whole picture; it calibrates as one."""
     new = large(3, 5)
@@ -148,7 +143,6 @@ def test_a_tiled_picture_is_one_picture(tiled: Detector) -> None:
     assert why.model_input.shape == (64, 64, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "half", "both", "tiled"])
 def test_a_saved_model_gives_the_same_bits(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     detector: Detector = request.getfixturevalue(name)
@@ -193,13 +187,11 @@ def test_what_cannot_be_is_refused_before_training(settings: dict[str, Any], wor
         fitted_to(np.concatenate([parts(40), parts(40, 1, "bars")]), TWO, **settings)
 
 
-@pytest.mark.slow
 def test_a_picture_of_another_size_is_refused_by_its_size(tiled: Detector) -> None:
     with pytest.raises(DataError, match=r"16×16.*about 64×64"):
         tiled.score_samples(parts(2)[:, :16, :16])
 
 
-@pytest.mark.slow
 def test_large_pictures_are_cut_without_being_told_so() -> None:
     features = {key: value for key, value in FEATURES.items() if key != "image_size"} | {"stride": 48}
     data = {"tile_above": 63, "ignore": LEFT_HALF}
@@ -214,7 +206,6 @@ def test_large_pictures_are_cut_without_being_told_so() -> None:
         assert small.pipeline_.settings.data.tile == "none"
 
 
-@pytest.mark.slow
 def test_conditions_of_tiled_pictures_can_be_checked() -> None:
     images = np.concatenate([large(40), 255 - large(40)])
     conditions = {"product": ["light"] * 40 + ["dark"] * 40}
@@ -224,7 +215,6 @@ def test_conditions_of_tiled_pictures_can_be_checked() -> None:
     assert table["p_condition"].to_numpy(float).argmin() == 1
 
 
-@pytest.mark.slow
 def test_a_surface_without_positions_has_one_gaussian(tmp_path: Path) -> None:
     sheet = np.random.default_rng(0).normal(120, 20, (24, 64, 64)).clip(0, 255).astype(np.uint8)
     options = {"model": "auto", "data": {"tile": SIDE}, "calibration": {"method": "split"}}
@@ -239,7 +229,6 @@ def test_a_surface_without_positions_has_one_gaussian(tmp_path: Path) -> None:
     assert fitted_to(large(20), **options).pipeline_.settings.model.name == "patch_gaussian"  # type: ignore[union-attr]
 
 
-@pytest.mark.slow
 def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the command's path: fit, table, maps over the image as it lies, saved and loaded."""
     images, _, _ = lying(24)

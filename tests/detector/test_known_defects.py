@@ -20,6 +20,8 @@ from knowngood.errors import DataError
 from knowngood.metrics import roc_auc
 from knowngood.representations.alignment.warping import Quality, Transform
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 
 def auroc(anomalous: np.ndarray, normal: np.ndarray) -> float:
     return roc_auc(np.r_[np.ones(len(anomalous)), np.zeros(len(normal))], np.r_[anomalous, normal])
@@ -99,7 +101,6 @@ def fitted_parts() -> tuple[Any, Any]:
     return made.pipeline_, lambda labelled, seed=0: learn_defects(made.pipeline_, images, labelled, grids, seed)
 
 
-@pytest.mark.slow
 def test_one_marked_defect_raises_its_like_and_nothing_is_lowered(
     fitted_parts: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -173,7 +174,6 @@ def test_the_defect_of_an_empty_or_hidden_mask_is_the_farthest_patches() -> None
     assert defect_locations(mask, values).nonzero()[:, 0].tolist() == [3]
 
 
-@pytest.mark.slow
 def test_false_alarms_stay_and_the_model_is_saved_with_what_it_learned(tmp_path: Path) -> None:
     normal, (odd, masks) = parts(60), striped(1, seed=1)
     labelled = with_masks(
@@ -189,7 +189,6 @@ def test_false_alarms_stay_and_the_model_is_saved_with_what_it_learned(tmp_path:
     np.testing.assert_array_equal(again.detect(odd).anomaly_score, made.detect(odd).anomaly_score)
 
 
-@pytest.mark.slow
 def test_a_mask_names_the_locations_it_covers_by_half_of_the_most(
     fitted_parts: tuple[Any, Any], tmp_path: Path
 ) -> None:
@@ -220,7 +219,6 @@ def test_a_mask_of_another_size_is_refused(fitted_parts: tuple[Any, Any], tmp_pa
         fitted_parts[1](with_masks(parts(2), np.ones((2, 16, 32), dtype=bool), tmp_path), 0)
 
 
-@pytest.mark.slow
 def test_five_normal_images_and_a_defect_are_enough_to_fit(tmp_path: Path) -> None:
     normal, (odd, masks) = parts(5), striped(1, seed=1)
     both = with_masks(np.concatenate([normal, odd]), np.concatenate([np.zeros((5, 32, 32), bool), masks]), tmp_path)

@@ -19,6 +19,8 @@ from knowngood.detector.stated_conditions import Stated
 from knowngood.errors import BatchWarning, DataError, NotEnoughNormals, SettingsError
 from knowngood.scores.mismatch import mismatch
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 PRODUCTS = np.array(["A", "B", "C"])
 CENTRES = 4 * np.random.default_rng(0).normal(size=(3, 4))
 BANK = {"representation": "table", "model": "memory_bank"}
@@ -130,7 +132,6 @@ def test_a_part_in_the_wrong_pose_is_found() -> None:
     assert (table["looks_like"][middle] == f"{edges[3]:.4g} to {edges[4]:.4g}").mean() > 0.6
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 8])
 def test_both_rates_are_alpha_and_their_union_is_at_most_alpha(dims: int) -> None:
     """Energies of Gaussians, 200 divisions: 199 of each condition calibrate, so that P(p ≤ .05) = 10/200 exactly."""
@@ -297,7 +298,6 @@ def test_cross_calibration_scores_both_out_of_fold() -> None:
     assert table["is_anomalous"][30:].mean() < 0.15
 
 
-@pytest.mark.slow
 def test_features_are_compared_by_the_gaussians_of_each_product() -> None:
     x, conditions = noise(200, seed=1), kinds(200)
     x[1::2, 8:16, 8:16] += 12

@@ -20,6 +20,8 @@ from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.recipe_comparison import Comparison, compare, draw
 from knowngood.evaluation.report.comparison_page import CAUTION, HEADINGS, kinds_of, render_comparison, rows_of
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 BANK = {"representation": "hog", "model": "memory_bank", "alpha": 0.1}
 
 
@@ -102,7 +104,6 @@ def command(*words: str | Path) -> int:
     return int(left.value.code or 0)
 
 
-@pytest.mark.slow
 def test_the_command_takes_presets_and_files_and_leaves_the_test_split_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +131,6 @@ def test_the_command_takes_presets_and_files_and_leaves_the_test_split_alone(
     assert "did you mean 'shapes'" in capsys.readouterr().err.lower()
 
 
-@pytest.mark.slow
 def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
     for i, image in enumerate(pictures(40, 0)):
         Image.fromarray(image).save(tmp_path / f"{i:02d}.png")

@@ -162,6 +162,7 @@ def test_report_can_be_read_without_seeing_or_pointing(html):
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
+@pytest.mark.slow
 def test_text_has_contrast_on_light_and_dark_pages(html):
     css = " ".join(Page(html).texts["style"])
     light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6})", block)) for block in css.split("@media screen")[:2])

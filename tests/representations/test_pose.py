@@ -16,6 +16,8 @@ from knowngood.representations import Features
 from knowngood.representations.alignment.pose import Pose, crop_size, foreground, unposed
 from posed_parts import SIDE, lying, part
 
+pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
+
 AREA = 96 * 96
 RNG = np.random.default_rng(0)
 

@@ -270,6 +270,7 @@ def test_spans_hold_whole_strata_and_small_ones_share() -> None:
     assert spans_of(one_stratum(7)) == (None, [(0, 7)])
 
 
+@pytest.mark.slow
 def test_away_from_the_cpu_nothing_looks_at_the_strata() -> None:
     """A tensor without data refuses every look: there is one span, and its size is the batch's alone."""
     z, mean, log_var = (torch.zeros(40, 3, device="meta", requires_grad=True) for _ in range(3))
