@@ -72,6 +72,23 @@ def test_cells_with_many_images_that_differ_have_nearly_the_gaussians_of_each_al
         assert (together.lower[k] - alone.lower[0]).norm() < 0.02 * alone.lower[0].norm()
 
 
+@pytest.mark.parametrize("dimension", [64, 176])
+@pytest.mark.parametrize("gain", [0.02, 1, 1e2, 1e4])
+def test_features_of_any_scale_are_judged(gain: float, dimension: int) -> None:
+    """As of a backbone of your own: the covariance has a factor, and one image is judged as among others."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(dimension, dimension, generator=generator) * torch.linspace(1, 0.02, dimension)
+    x = torch.einsum("gf,nfhw->nghw", mixing / dimension**0.5, torch.randn(60, dimension, 4, 4, generator=generator))
+    new = 1.5 * x[:8] + 0.2
+    model = fitted(gain * x, shrinkage=None, global_grid=2)
+    found = model.distances(gain * new, one_cell(new))
+    alone = torch.cat([model.distances(gain * one[None], one_cell(x[:1])) for one in new])
+    torch.testing.assert_close(alone, found, rtol=1e-5, atol=0)
+    far = model.distances(gain * (new + 3), one_cell(new))
+    assert float(far.min()) > float(found.median())
+    assert torch.isfinite(model.global_distances(gain * x, one_cell(x), leave_one_out=True)).all()
+
+
 WIDE, PLACES = 64, 4  # features and locations of `apart_by`
 
 
@@ -209,11 +226,12 @@ def test_few_images_have_no_context() -> None:
 @pytest.mark.parametrize("grid", [0, 2])
 def test_leave_one_out_is_fitting_without_the_image(n: int, grid: int) -> None:
     """Exact but for the ridge without shrinkage and context, of locations and of the coarse grid."""
-    x = features(n, scale=100)
-    model = fitted(x, global_grid=grid)
+    x, ridge = features(n, scale=100), torch.tensor(0.01)
+    model = empty(x, global_grid=grid).fit_grids(x, one_cell(x), ridge)
     found = model.leave_one_out(x, one_cell(x))
     for i in (0, 3, n - 1):
-        without = fitted(x[torch.arange(n) != i], global_grid=grid)
+        rest = x[torch.arange(n) != i]
+        without = empty(x, global_grid=grid).fit_grids(rest, one_cell(rest), ridge)
         own, cell = x[i : i + 1], one_cell(x[:1])
         torch.testing.assert_close(found[i : i + 1], without.distances(own, cell), rtol=0.02, atol=1e-3)
         if grid and n > 8:

@@ -76,7 +76,7 @@ def test_new_images_of_one_condition_change_all_gaussians_as_a_fit_does(apart: f
     coarse = model.coarse
     assert coarse is not None
     order = torch.cat([(of == 1).nonzero()[:, 0], (of != 1).nonzero()[:, 0]])
-    whole.fit_grids(torch.cat([x, new[order]]), torch.cat([cell, of[order]]))
+    whole.fit_grids(torch.cat([x, new[order]]), torch.cat([cell, of[order]]), model.ridge)
     close(model, whole, 1e-3)
     close(coarse, whole.coarse, 1e-3)  # type: ignore[arg-type]
     assert (before - model.lower).abs().amax((1, 2, 3)).min() > 1e-3

@@ -23,10 +23,12 @@ from knowngood.models.patch_words import PatchWords
 
 LOCATIONS = 64  # of which covariances are held at a time
 LEAST = 1e-4  # of a variance that remains without an image
+TINY = 1e-3  # share of the usual ridge that remains, however little features vary
 FEWEST = 8  # normal images of a cell that has Gaussians of its own
 RIDGE = 0.01  # added to the variances of features; those of contexts, here 1, get the same share
+USUAL = 0.1, 300.0  # mean variance of features; beyond it the ridge grows and shrinks with it
 IMAGES_EACH = 32  # normal images of a cell for each number of its context, at least
-FLOOR = 1e-3  # standard deviation by which mean features are standardised, at least
+FLOOR = 1e-3  # standard deviation by which mean features are standardised, at least; of that of all, if it is below 1
 LEAST_VARIANCE = 1e-6  # of a principal component that is one
 FEW, REFITS = 64, 32  # images of a cell below which the coarse grid is refitted without some; how often at most
 AT_ONCE = 32  # images made coarse at a time
@@ -47,6 +49,7 @@ class PatchGaussian(Model):
             jointly Gaussian; a location's Gaussian is that given u, with mean + slope·u.
         own_mean (K, P, F), weight (K, P): the mean of the images of a cell alone, and its weight in `mean`.
         between (P,): how the means of cells differ, see `partial_pooling`.
+        ridge (): added to the variances of features.
         everywhere (K, F, F), slope_everywhere (K, F, T), context_covariance (K, T, T), directions (T, F): for `update`,
             moments of each cell alone, with `directions` as basis of the context.
 
@@ -72,6 +75,7 @@ class PatchGaussian(Model):
     own_mean: Tensor
     weight: Tensor
     between: Tensor
+    ridge: Tensor
     everywhere: Tensor
     slope_everywhere: Tensor
     directions: Tensor
@@ -107,6 +111,7 @@ class PatchGaussian(Model):
         self.register_buffer("own_mean", torch.zeros(cells, locations, features))
         self.register_buffer("weight", torch.ones(cells, locations))
         self.register_buffer("between", torch.zeros(locations))
+        self.register_buffer("ridge", torch.tensor(RIDGE))
         self.register_buffer("everywhere", torch.zeros(cells, features, features))
         self.register_buffer("slope_everywhere", torch.zeros(cells, features, context))
         self.register_buffer("directions", torch.zeros(context, features))
@@ -171,8 +176,12 @@ class PatchGaussian(Model):
         return self.fit_grids(*self.given(whole.x, whole.c))
 
     @torch.no_grad()
-    def fit_grids(self, x: Tensor, cell: Tensor) -> Self:
-        """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time."""
+    def fit_grids(self, x: Tensor, cell: Tensor, ridge: Tensor | None = None) -> Self:
+        """Fit to feature grids x (N, F, h, w) of any float type in cells (N,). Locations are fitted a few at a time.
+
+        Args:
+            ridge: added to the variances; by default .01, but features of a backbone of your own may be of any scale.
+        """
         grids = x.flatten(2)  # (N, F, P)
         cells = [_rows(grids, cell == k) for k in range(len(self.images))]
         self.images.copy_(torch.tensor([len(some) for some in cells]))
@@ -189,6 +198,7 @@ class PatchGaussian(Model):
                 self.context_covariance[k] = u.T @ u / max(1, len(u) - 1)
             if len(mine):
                 self._moments(k, mine, u)
+        self.ridge = self._scaled_ridge() if ridge is None else ridge.clone()
         self._pool()
         if self.bank is not None:
             self.bank.fit(x, cell, self.ignored, self.options.neighbours)
@@ -196,7 +206,7 @@ class PatchGaussian(Model):
             self.bank.weigh(x[some], cell[some], self.ignored, self._left_out(x[some], cell[some]))
         if self.coarse is not None:
             self.coarse.ignored.copy_((self._counted_share() == 0).flatten(1))
-            self.coarse.fit_grids(self.coarsen(x, cell), cell)
+            self.coarse.fit_grids(self.coarsen(x, cell), cell, self.ridge)
         if self.words is not None:
             self.words.fit(x, cell, self.ignored, tuple((self.images < FEWEST).tolist()))
         return self
@@ -289,7 +299,7 @@ class PatchGaussian(Model):
         if several:
             self._weigh_means()
             everywhere = self._means_everywhere()
-        ridge = RIDGE * torch.eye(self.shape[0])
+        ridge = self.ridge * torch.eye(self.shape[0])
         for some in self._blocks():
             covariance, slope = self.lower[:, some], self.slope[:, some]
             centre, off = partial_pooling.deviations(self.own_mean[:, some], counts[:, some])
@@ -304,7 +314,11 @@ class PatchGaussian(Model):
 
     def _unpool(self) -> None:
         """The inverse of `_pool`, in float64 as far as `lower` holds it."""
-        counts, shares, ridge = self._counts(), self._shares(), RIDGE * torch.eye(self.shape[0], dtype=torch.float64)
+        counts, shares, ridge = (
+            self._counts(),
+            self._shares(),
+            self.ridge * torch.eye(self.shape[0], dtype=torch.float64),
+        )
         stretches = self._stretches().double()
         everywhere = self._means_everywhere() if len(counts) > 1 else None
         for some in self._blocks():
@@ -321,6 +335,13 @@ class PatchGaussian(Model):
                 slope, self.slope_everywhere, counts[:, some], shares
             ).float()
 
+    def _scaled_ridge(self) -> Tensor:
+        """Of features whose mean variance within cells is usual, .01; beyond that in proportion to it."""
+        covariance = partial_pooling.within(self.everywhere[:, None], self.images[:, None])[0]
+        low, high = USUAL
+        variance = covariance.diagonal().mean()
+        return RIDGE * (variance / low).clamp(TINY, 1) * (variance / high).clamp_min(1)
+
     def _counts(self) -> Tensor:
         """(K, P) images of each cell that count at a location: none where it is ignored, unless all cells ignore it."""
         return self.images[:, None] * (~self.ignored | self.ignored.all(0))
@@ -334,7 +355,7 @@ class PatchGaussian(Model):
     def _weigh_means(self) -> None:
         """Set `weight` and `between`, by the covariances of each cell alone in `lower`."""
         covariance = partial_pooling.within(self.everywhere[:, None], self.images[:, None])[0]
-        metric = torch.cholesky_inverse(torch.linalg.cholesky(covariance + RIDGE * torch.eye(self.shape[0])))
+        metric = torch.cholesky_inverse(torch.linalg.cholesky(covariance + self.ridge * torch.eye(self.shape[0])))
         counts = self._counts()
         _, off = partial_pooling.deviations(self.own_mean, counts)
         for some in self._blocks():
@@ -446,7 +467,7 @@ class PatchGaussian(Model):
             rest = part != i
             other = PatchGaussian(self.options, self.shape, self.keys.tolist(), self.continuous.tolist()).to(x.device)
             other.ignored.copy_(self.ignored)
-            other.fit_grids(x[rest], cell[rest])
+            other.fit_grids(x[rest], cell[rest], self.ridge)
             out[~rest] = other.distances(x[~rest], cell[~rest])
         return out
 
@@ -653,7 +674,7 @@ def principal(averages: Tensor, most: int) -> Tensor:
     n = len(averages)
     if n < IMAGES_EACH or not most:
         return averages[:0]
-    scale = averages.std(0).clamp_min(FLOOR)
+    scale = averages.std(0).clamp_min(FLOOR * float(averages.std().clamp(1e-9, 1)))
     standard = averages / scale
     variance, direction = torch.linalg.eigh(standard.T @ standard / (n - 1))
     kept = min(most, n // IMAGES_EACH, int((variance > LEAST_VARIANCE).sum()))
