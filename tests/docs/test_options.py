@@ -28,6 +28,7 @@ OF_OTHERS = {
     "plugins.md": {"--quantile", "--score-quantile", "--share"},
     "backbones.md": {"--local-dir"},
     "install.md": {"--index-url"},
+    "README.md": {"--index-url"},
     "plugin.md": {"--no-deps", "--no-build-isolation", "--target"},
     "scaling-out.md": {"--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint", "--ntasks-per-node"},
 }  # by page
