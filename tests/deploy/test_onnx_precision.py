@@ -88,3 +88,10 @@ def test_the_p_values_are_those_of_the_graph_itself(model: Detector, tmp_path: P
     served = load_model(file)
     assert served.about()["calibration_items"] == n
     assert len(served.mark) == 16
+
+
+def test_images_labelled_anomalous_do_not_calibrate_the_graph(model: Detector, tmp_path: Path) -> None:
+    marked = ImageSet.from_arrays(np.concatenate([parts(20, 1), holed(parts(5, 2))]), labels=np.repeat([0, 1], [20, 5]))
+    with pytest.warns(UserWarning, match="5 of 25 images are labelled anomalous; they are left out of the calibration"):
+        file = export(model, tmp_path / "parts.onnx", precision="fp16", normals=marked)
+    assert load_model(file).about()["calibration_items"] == 20

@@ -38,6 +38,6 @@ def export(
         from knowngood.deploy.onnx_graph import export as write
 
         normals = None if data is None else open_selected(data, data_options=detector.pipeline_.settings.data)
-        write(detector, out, precision=precision, normals=None if normals is None else normals[normals.labels != 1])
+        write(detector, out, precision=precision, normals=normals)
     how = "compared with the model on images of noise" if precision == "fp32" else f"{precision}, calibrated on {data}"
     say(f"graph   {out}, {out.stat().st_size / 1e6:,.1f} MB, {how}")

@@ -70,8 +70,6 @@ def from_reviews(
                 warnings.warn(f"the images that the model was trained on are not there any more: {error}", stacklevel=2)
                 known = None
         others = None if calibrate_on is None else open_selected(calibrate_on, data_options=options)
-        if others is not None:
-            others = others[others.labels != 1]
         done = learn_reviews(detector, reviewed, old=known, calibration_set=others, progress=True)
         headings = ["reviewed images", "images", "flagged before", "after", "held out"]
         table(headings, [["-" if cell is None else cell for cell in row] for row in done.rows])

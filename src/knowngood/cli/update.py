@@ -116,8 +116,6 @@ def _update(
             for source in (data, old, calibrate_on)
         )
         assert new is not None
-        if others is not None:
-            others = others[others.labels != 1]
         detector.update(new, calibration_set=others, old=known, progress=True)
         folder = detector.save(out or model_at(model))
     taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration

@@ -31,7 +31,7 @@ from knowngood.data.readers.limits import Limits
 from knowngood.data.regions.ignore import Outlines, Painted
 from knowngood.deploy.onnx_precision import check_precision, graph_scores, halved
 from knowngood.deploy.onnx_scores import check_score, score_graph
-from knowngood.detector.calibrate import with_calibration
+from knowngood.detector.calibrate import normal_ones, with_calibration
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
 from knowngood.detector.ignored import Ignored
@@ -69,7 +69,8 @@ def export(detector: Detector, path: str | Path, *, precision: str = "fp32", nor
 
     Args:
         precision: "fp32", or "fp16": large tensors are stored in half precision, and computed with in single.
-        normals: images that the model was not fitted to. The graph in another precision is calibrated on them.
+        normals: images that the model was not fitted to. The graph in another precision is calibrated on them; those
+            labelled anomalous are left out with a warning.
 
     Raises:
         SettingsError: some part of the model cannot be exported, or the extra `export` is not installed.
@@ -77,6 +78,7 @@ def export(detector: Detector, path: str | Path, *, precision: str = "fp32", nor
         DataError, NotEnoughNormals: `normals` cannot calibrate.
     """
     check_exportable(detector.pipeline_)
+    normals = None if normals is None else normal_ones(normals)  # type: ignore[assignment]
     check_precision(detector.pipeline_, precision, normals)
     if normals is None:
         return _written(graph_of(detector), Path(path))

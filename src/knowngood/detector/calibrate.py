@@ -126,6 +126,21 @@ def image_statistics(normals: Items, group: np.ndarray) -> ImageStatistics | Non
     return ImageStatistics.of(normals, group) if isinstance(normals, ImageSet) else None
 
 
+def normal_ones(items: Items, stacklevel: int = 3) -> Items:
+    """Items without those labelled anomalous, which never calibrate, and with a warning that counts these.
+
+    Raises:
+        DataError: all of them are labelled anomalous.
+    """
+    anomalous = items.labels == 1
+    if n := int(anomalous.sum()):
+        text = f"{items.name}: {n:,} of {len(items):,} {items.items} are labelled anomalous"
+        if n == len(items):
+            raise DataError(f"{text}, so none is left to calibrate on; give normal ones")
+        warnings.warn(f"{text}; they are left out of the calibration", stacklevel=stacklevel)
+    return items[~anomalous]
+
+
 def check_enough(pipeline: Pipeline, normals: Items) -> None:
     """Raise NotEnoughNormals if these calibration items, one of each group, cannot guarantee the α of the fit."""
     alpha = pipeline.level()

@@ -40,7 +40,15 @@ from knowngood.detector.added_groups import (
     memberships,
 )
 from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
-from knowngood.detector.calibrate import add_group, calibrate, check_enough, check_unfitted, level_text, warn_of_small
+from knowngood.detector.calibrate import (
+    add_group,
+    calibrate,
+    check_enough,
+    check_unfitted,
+    level_text,
+    normal_ones,
+    warn_of_small,
+)
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import limit, margin
@@ -52,7 +60,7 @@ from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
 from knowngood.detector.scoring import refuse_unread
-from knowngood.detector.update import check_updatable, update
+from knowngood.detector.update import check_updatable, learns_defects, update
 from knowngood.detector.versions import save_version
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.representations import Backbone, Features, Table
@@ -199,7 +207,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 ImageSet brings its own columns.
             anomalies: (N,) 1 for known anomalies, 0 or NaN for normal items. Known anomalies never count as normal and
                 never calibrate; `labels` says what else they are for, `about_["labels"]` what came of it.
-            calibration_set: further normal items that only calibrate, with conditions of their own (an ImageSet).
+            calibration_set: further normal items that only calibrate, with conditions of their own (an ImageSet); those
+                labelled anomalous are left out with a warning.
             fit_only: further items that are learned from and never calibrate, with labels and conditions of their own:
                 images that were chosen by their score, such as false alarms, which are no sample of normal images.
                 Those labelled anomalous are known anomalies.
@@ -252,7 +261,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.film_, self.out_of_fold_ = reel, fitted.out_of_fold
         self.about_["seconds"] = round(time.perf_counter() - started, 3)
         if others:  # all is there by now for `calibrate`, should these items be refused
-            more = self._items(calibration_set, None, groups=True)
+            more = normal_ones(self._items(calibration_set, None, groups=True))
             check_unfitted(self.pipeline_, more)
             self.pipeline_, self.training_["suspicious"] = calibrate(self.pipeline_, more, "set")
             self.about_["data"]["calibrated_on"] = more.name
@@ -272,7 +281,8 @@ class Detector(OutlierMixin, BaseEstimator):
     ) -> Detector:
         """Calibrate a fitted detector anew, on normal items that it was not fitted to: after a change of camera, say.
 
-        All p-values and thresholds come from these items from then on, and groups added before are gone.
+        All p-values and thresholds come from these items from then on, and groups added before are gone. Items that X
+        labels anomalous are left out with a warning.
 
         Args:
             as_group: keep the calibration, and add these items to it as a Mondrian group, {"camera": "B"}: items with
@@ -286,7 +296,7 @@ class Detector(OutlierMixin, BaseEstimator):
             NotEnoughNormals: too few for the α of the fit; the calibration stays as it was.
         """
         check_is_fitted(self, "pipeline_")
-        items = self._items(X, conditions, groups=True)
+        items = normal_ones(self._items(X, conditions, groups=True))
         check_enough(self.pipeline_, items)
         check_unfitted(self.pipeline_, items)
         if as_group is not None:
@@ -328,7 +338,8 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Args:
             X: new items. Those labelled anomalous are known defects for patch_gaussian, as in `fit`, beside those known
-                before, and are left out for other models. Of a source with a split "train" only that counts.
+                before, and are left out for other models, with a warning. Of a source with a split "train" only that
+                counts.
             calibration_set: normal items that calibrate, in place of half of the new ones.
             old: for a VAE, the items that it was fitted to, with `old_conditions`.
 
@@ -342,7 +353,10 @@ class Detector(OutlierMixin, BaseEstimator):
         new, marked = self._to_learn_from(X, conditions)
         known, labelled = (None, marked) if old is None else self._to_learn_from(old, old_conditions)
         labelled = labelled if len(labelled) else None
-        others = None if calibration_set is None else self._items(calibration_set, None, groups=True)
+        if n := len(marked) if old is not None or not learns_defects(self.pipeline_) else 0:
+            of = f"{n:,} of {n + len(new):,} {new.items}"
+            warnings.warn(f"{new.name}: {of} are labelled anomalous; they are left out of the update", stacklevel=2)
+        others = None if calibration_set is None else normal_ones(self._items(calibration_set, None, groups=True))
         with reporting(progress):
             done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
         self.pipeline_, data = done.pipeline, self.about_["data"]
