@@ -113,7 +113,9 @@ def train(
         if each is not None:
             if film or num_generated_image or train_size or condition:
                 raise SettingsError("--each takes no --film, --num-generated-image, --train-size and --condition")
-            images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
+            images = open_selected(
+                source, **chosen, strict=settings.data.strict, data_options=settings.data, remarks=True
+            )
             train_each(images, settings, each, folder, workers=fits, address=cluster)
             return
         images, normals, settings, labelled = _opened(source, chosen, settings, train_size, condition or [])
@@ -179,7 +181,7 @@ def _opened(
     source: str, chosen: dict[str, str | None], settings: Settings, train_size: int | None, columns: list[str]
 ) -> tuple[ImageSet, ImageSet, Settings, bool]:
     """What the fit is given, the normal images of it, the settings for these, and whether both labels are there."""
-    images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
+    images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data, remarks=True)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
     images, normals = _to_train_on(images, settings, train_size, columns)
     if any(chosen.values()):
