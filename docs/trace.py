@@ -31,6 +31,7 @@ FLOORS = (
     *(("scores", "training"), ("detector",), ("evaluation",), ("cli",)),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+PASSES_ON = "data/progress.track"  # shows how far a loop is
 GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 CELL = 8
 
@@ -76,7 +77,7 @@ class Walk:
         self.rooms.setdefault(room(here))
         self.packages.setdefault(here.rpartition("/")[0] or room(here))
         caller = frame.f_back
-        while caller is not None and place(caller) is None:
+        while caller is not None and (place(caller) in (None, PASSES_ON)):
             caller = caller.f_back
         there = None if caller is None else place(caller)
         if there is not None and room(there) != room(here):
@@ -188,8 +189,8 @@ The walk of an image through the [rooms](../CONTRIBUTING.md#where-things-are), t
 `python docs/trace.py > docs/one-image.md` writes this page.
 
 **How it is counted.** A room is a package directly under `src/knowngood`, or `errors`. A hand-over is a call whose
-nearest caller inside the package lies in another room; returns are not counted. A climb is a hand-over into a room on a
-higher floor. The floors are
+nearest caller inside the package lies in another room; a progress bar, which passes items on, is no caller, and returns
+are not counted. A climb is a hand-over into a room on a higher floor. The floors are
 
     {floors}
 
