@@ -444,6 +444,7 @@ def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> N
         (["train", "mnist", "--representation", "hog", "--film"], "pixels --model vae"),
         (["train", "mnist", "--holdout", "9", "--labels", "shift"], "keeps classes out of training"),
         (["score", "m", "d", "--normals", "n"], "give --explain DIR with it"),
+        (["score", "m", "d", "--explain-most", "9"], "--explain-most 9 goes with --explain DIR"),
         (["train", "mnist", "--preset", "paper"], "did you mean 'paper-mlp'?"),
         (["trian", "mnist"], "trian"),
         (["score", "m", "d", "--output", "a.xls"], "unknown format '.xls'; known: .csv, .parquet, .json"),

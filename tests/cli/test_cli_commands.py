@@ -203,7 +203,9 @@ def test_score_gives_the_table_of_detect(trained: Path, parts: Path, tmp_path: P
     assert table["is_anomalous"].isna().sum() == 1
 
 
-def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path: Path) -> None:
+def test_explanations_are_of_flagged_images(
+    trained: Path, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import pandas as pd
 
     out, why = tmp_path / "r.csv", tmp_path / "why"
@@ -222,6 +224,12 @@ def test_explanations_are_of_flagged_images(trained: Path, parts: Path, tmp_path
     assert all((why / record["picture"]).stat().st_size for record in records)
     page = (why / "inspection.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") >= 2 * len(records)  # images and their maps
+    assert "explain-most" not in capsys.readouterr().out + page.partition("Reproduce")[0]
+    assert run("score", trained, new, *words, "--explain-most", 1) == 0
+    said = f"1 of {len(records)} flagged explained (--explain-most {len(records)} explains all)"
+    assert said in capsys.readouterr().out
+    assert said in (why / "inspection.html").read_text(encoding="utf-8").partition("Reproduce")[0]
+    assert len(json.loads((why / "explanations.json").read_text(encoding="utf-8"))) == 1
 
 
 def test_calibrate_gives_thresholds_from_other_normal_images(

@@ -54,6 +54,15 @@ def test_exit_status_figure_and_evidence(model: Path, tmp_path: Path, capsys: py
     assert "unknown format '.txt'" in capsys.readouterr().err
 
 
+def test_rows_that_are_left_out_are_counted_beside_those_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.DataFrame({"anomaly_score": np.r_[np.arange(5.0), 9, 9, 9], "label": np.repeat([0, 1], [5, 3])})
+    table.to_csv(tmp_path / "r.csv", index=False)
+    assert run("monitor", tmp_path / "r.csv") == 0
+    assert "items    8 rows: 5 new, 3 labelled anomalous, left out\n" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_an_id_counts_once_and_an_alarm_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng, state = np.random.default_rng(2), tmp_path / "state.json"
@@ -62,7 +71,7 @@ def test_an_id_counts_once_and_an_alarm_stays(tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     record = json.loads(state.read_text())
     assert run("monitor", first, "--state", state) == 0
-    assert "0 new, 60 in all, 60 counted before" in capsys.readouterr().out
+    assert "items    60 rows: 0 new, 60 counted before; 60 counted in all" in capsys.readouterr().out
     assert json.loads(state.read_text()) == record
     assert run("monitor", results(tmp_path / "b.csv", rng.normal(9, 1, 40), first=60), "--state", state) == 5
     assert run("monitor", first, "--state", state) == 5

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import socket
 import struct
 import tarfile
 import zipfile
@@ -303,13 +304,22 @@ def test_a_download_tries_each_address_and_checks_the_sum(root):
     assert fetch("set", remote).read_bytes() == b"data"
     assert fetch("set", remote).parent == downloads.cache_folder() / "set"
     other = replace(remote, checksum="md5:" + "0" * 32)
-    with pytest.raises(DataError, match=r"not download a\.gz.*checksum is not md5:0.*Put the file into .*cache/set"):
+    with pytest.raises(DataError, match=r"not download a\.gz.*checksum is not md5:0.*put the file into .*cache/set"):
         fetch("set", other)
     assert fetch("set", replace(remote, urls=())).read_bytes() == b"data"  # the right one is still there
     (downloads.cache_folder() / "set" / "a.gz").write_bytes(b"damaged")
     with pytest.raises(DataError, match="could not download"):
         fetch("set", replace(remote, urls=()))
     assert fetch("set", remote).read_bytes() == b"data"
+
+
+def test_without_a_network_the_way_out_is_named(root: Path) -> None:
+    """Nothing listens at the address: that is no fault of the folder that is written to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        remote = Remote("a.gz", (f"http://127.0.0.1:{taken.getsockname()[1]}/a.gz",), "md5:0")
+        with pytest.raises(DataError, match=r"not download a\.gz.*no answer.*Check the network, or put the file into"):
+            fetch("set", remote)
 
 
 @pytest.mark.parametrize(

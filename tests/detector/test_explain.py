@@ -326,6 +326,8 @@ def test_at_most_so_many_are_explained(by_pixels: Detector) -> None:
     images = np.concatenate([spotted(4), normal(4, 9)])
     assert len(by_pixels.explain(images, most=2)) == 2
     assert len(by_pixels.explain(images, most=7, others=True)) == 7
+    with pytest.warns(UserWarning, match="2 of 4 flagged images are explained; explain=4 explains all"):
+        assert by_pixels.detect(images, explain=2)["explanation"].notna().sum() == 2
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from scipy import stats
 from stand_in import stand_in
 
 from knowngood.calibration import Calibration, alarm_rank
+from knowngood.calibration.map_scale import MapScale
 from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.evaluation.conditions import expected_band, expected_false_alarms
 from knowngood.evaluation.figures.decoded import samples
@@ -22,6 +23,7 @@ from knowngood.evaluation.figures.latent import kl, latent
 from knowngood.evaluation.figures.reconstruction import reconstructions
 from knowngood.evaluation.figures.subject import Reconstructed
 from knowngood.evaluation.report import Card, ReportInputs, most_and_least, render, write_report
+from knowngood.evaluation.report.gallery import gallery
 from knowngood.evaluation.report.verdict import judge
 from knowngood.evaluation.report.words import flattened, number, percent
 from knowngood.metrics import roc_auc
@@ -506,6 +508,19 @@ def test_expected_band_holds_the_diagonal_of_a_large_calibration():
 
 
 # Gallery, table, sizes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("begins", "shared"), [((2.0, 2.0), True), ((2.0, 3.0), False)])
+def test_one_scale_is_said_where_it_is_one(begins: tuple[float, float], shared: bool) -> None:
+    table, square = make_table(), np.zeros((8, 8, 1))
+    cards = [
+        Card(name, square, map=square[..., 0], scale=MapScale(low, 2 * low, alpha=0.05))
+        for name, low in zip(table["id"], begins, strict=False)
+    ]
+    words = gallery(ReportInputs(table=table, alpha=0.05, most=cards))["scale"]
+    assert ("One scale for all strips." in words, "by condition" in words) == (shared, not shared)
+    assert ".." not in words
+    assert words.endswith(".")
 
 
 def test_most_and_least_are_disjoint_ordered_and_never_unread():

@@ -15,6 +15,7 @@ from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import Device, Unknown, load, open_selected
 from knowngood.cli.outputs import writing
+from knowngood.config import counted
 from knowngood.detector.run_record import trained_on
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
@@ -137,9 +138,11 @@ def _monitor(
         record = {**drift.to_record(), "basis": basis}
         write_text(state, json.dumps(record, ensure_ascii=False) + "\n")
 
-    left_out = "".join(f", {n:,} {why}" for why, n in items.left_out.items())
-    before = len(items.scores) - new
-    say(f"items    {new:,} new, {drift.count:,} in all" + (f", {before:,} counted before" if before else "") + left_out)
+    rows_read, before = len(items.scores) + sum(items.left_out.values()), len(items.scores) - new
+    parts = [f"{new:,} new", *([f"{before:,} counted before"] if before else [])]
+    parts += [f"{n:,} {why}, left out" for why, n in items.left_out.items()]
+    since = f"; {drift.count:,} counted in all" if drift.count > new else ""
+    say(f"items    {counted(rows_read, 'row')}: {', '.join(parts)}{since}")
     note(f"{'the stream is compared with itself' if reference is None else reference.sentence}")
     rows = [(name, f"{one.count:,}", _number(one.won / math.log(10))) for name, one in drift.groups.items()]
     if rows:

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from knowngood.detector.explain import Explanation
     from knowngood.evaluation.evaluate import TopMaps
 
-EXPLAINED = 20  # images at most
+EXPLAINED = 20  # images, unless more are asked for
 FORMATS = (".csv", ".parquet", ".json")
 UNFINISHED = ".unfinished"
 
@@ -106,9 +106,13 @@ def score(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help=f"explain the {EXPLAINED} flagged images with the highest scores: a PNG each, explanations.json, and "
+            help="explain flagged images, those with the highest scores first: a PNG each, explanations.json, and "
             "inspection.html of all",
         ),
+    ] = None,
+    explain_most: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help=f"with --explain: explain so many images; default {EXPLAINED}"),
     ] = None,
     normals: Annotated[
         str | None,
@@ -149,6 +153,7 @@ def score(
     """
     if cluster is not None:
         asked = {"--fdr": fdr, "--maps": maps, "--regions": regions, "--explain": explain, "--normals": normals}
+        asked["--explain-most"] = explain_most
         _score_on_cluster(
             model, data, to, {**asked, "--probabilities": probabilities}, address=cluster, workers=workers,
             threads=threads, resume=resume, alpha=alpha, unknown=unknown, device=device, split=split,
@@ -165,6 +170,8 @@ def score(
     check_format(maps_format)
     if normals is not None and explain is None:
         raise SettingsError("--normals shows normal images beside explanations; give --explain DIR with it")
+    if explain_most is not None and explain is None:
+        raise SettingsError(f"--explain-most {explain_most} goes with --explain DIR; give the folder too")
     apart = [f for f, place in (("--maps", maps), ("--regions", regions), ("--explain", explain)) if place is not None]
     if resume and output is None:
         raise SettingsError("--resume goes on with a run into an --output FILE; give the FILE")
@@ -209,7 +216,8 @@ def score(
         keep = True
         try:
             writer = None if maps is None else map_writer(maps, maps_format, images.ids.tolist())
-            _score(detector, images, rows, mark, place, writer, regions, explain, probabilities, sources, **asked)
+            most = explain_most or EXPLAINED
+            _score(detector, images, rows, mark, place, writer, regions, explain, most, probabilities, sources, **asked)
             keep = False
         except DataError:
             keep = rows.done < len(images)  # else none of them could be scored
@@ -298,6 +306,7 @@ def _score(
     writer: OverlayWriter | RawWriter | None,
     regions: Path | None,
     explain: Path | None,
+    most: int,
     probabilities: Path | None,
     sources: list[ImageSet],
     *,
@@ -330,7 +339,7 @@ def _score(
     joint = decisions.joint_p_values
     flags = flagged(joint, rate, fdr)
     largest = rate if fdr is None else float(joint[flags].max(initial=0.0))  # p-value that is flagged
-    explanations = [] if explain is None else _explanations(detector, images, decisions, flags, alpha, unknown)
+    explanations = [] if explain is None else _explanations(detector, images, decisions, flags, alpha, unknown, most)
     summaries = None if explain is None else {one.id: one.summary for one in explanations}
     remark = batch_remark(detector.pipeline_, images, decisions, alpha)
     warn_of_batch(remark)
@@ -377,9 +386,11 @@ def _score(
         kept, scored = {} if small is None else small.maps, table[: len(images)][read]
         seen = {"unknown": unknown, "alpha": alpha, "maps": kept, "links": links, "sources": sources}
         items = inspected(detector, images[read], scored, explanations, **seen)
-        words = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
+        words: dict[str, Any] = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
+        if len(explanations) < flags.sum():
+            words["explained"] = f"{explained_of(len(explanations), int(flags.sum()))}."
         write_inspection(explain / "inspection.html", items, scored, **words)  # type: ignore[arg-type]
-        tell(f"why     {explain}: {len(explanations):,} explained, and inspection.html")
+        tell(f"why     {explain}: {explained_of(len(explanations), int(flags.sum()))}, and inspection.html")
 
 
 def _one_pass(
@@ -458,14 +469,27 @@ def _tables(
         yield more[1:]
 
 
+def explained_of(explained: int, flagged: int) -> str:
+    """How many of the flagged images are explained; and how more would be, where not all are."""
+    if explained == flagged:
+        return f"{explained:,} explained"
+    return f"{explained:,} of {flagged:,} flagged explained (--explain-most {flagged} explains all)"
+
+
 def _explanations(
-    detector: Detector, images: ImageSet, decisions: Decisions, flags: np.ndarray, alpha: float | None, unknown: Any
+    detector: Detector,
+    images: ImageSet,
+    decisions: Decisions,
+    flags: np.ndarray,
+    alpha: float | None,
+    unknown: Any,
+    most: int,
 ) -> list[Explanation]:
     """Of the flagged images with the highest scores."""
     import numpy as np
 
     rows = np.flatnonzero(flags)
-    rows = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][:EXPLAINED]
+    rows = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][:most]
     if not len(rows):
         return []
-    return detector.explain(images[rows], unknown=unknown, alpha=alpha, most=EXPLAINED, others=True)
+    return detector.explain(images[rows], unknown=unknown, alpha=alpha, most=most, others=True)

@@ -424,7 +424,7 @@ class Detector(OutlierMixin, BaseEstimator):
         alpha: float | None = None,
         fdr: float | None = None,
         abstain: float | None = None,
-        explain: bool = False,
+        explain: bool | int = False,
     ) -> DataFrame:
         """One row an item.
 
@@ -452,9 +452,9 @@ class Detector(OutlierMixin, BaseEstimator):
             fdr: flag by Benjamini–Hochberg over these items instead: of the flagged ones at most this share is
                 expected to be normal.
             abstain: a p-value above alpha: items up to it that are not flagged get the verdict "unsure".
-            explain: explain the flagged images, at most 20 with the highest score: a column `explanation`, one
-                sentence, and `.attrs["explanations"]`, a list of `Explanation`. Take them out with `.attrs.pop` before
-                writing parquet. See `explain`.
+            explain: explain the flagged images, at most 20 or so many as given, with the highest score; a warning says
+                if that is not all of them. A column `explanation`, one sentence, and `.attrs["explanations"]`, a list
+                of `Explanation`. Take them out with `.attrs.pop` before writing parquet. See `explain`.
 
         Raises:
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
@@ -467,7 +467,11 @@ class Detector(OutlierMixin, BaseEstimator):
         found = None
         if explain:
             flags = flagged(decisions.joint_p_values, level, fdr)
-            found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=EXPLAINED)
+            most = EXPLAINED if explain is True else int(explain)
+            found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most)
+            if len(found) < (n := int(flags.sum())):
+                text = f"{len(found):,} of {n:,} flagged images are explained; explain={n} explains all"
+                warnings.warn(text, stacklevel=2)
         about = {"checked": self.pipeline_.checked_columns, "fdr": fdr, "abstain": abstain, "explanations": found}
         table = with_rejected(table_of(items, decisions, level, **about), items)
         if hasattr(X, "iloc") and len(X) == len(table) == len(items):

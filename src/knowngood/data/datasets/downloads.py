@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -69,26 +70,34 @@ def fetch(name: str, remote: Remote) -> Path:
         try:
             return _download(url, folder / remote.file, remote.checksum)
         except (OSError, ValueError, EOFError) as error:  # the next address may work
-            problems.append(f"{url}: {type(error).__name__}: {error}")
+            problems.append(f"{url}: {error}")
     raise DataError(
         f"{name}: could not download {remote.file} (tried {'; '.join(problems)}). "
-        f"Put the file into {folder}, or into {name}/ below the folder that KNOWNGOOD_DATA names"
+        f"Check the network, or put the file into {folder}, or into {name}/ below the folder that KNOWNGOOD_DATA names"
     )
 
 
 def _download(url: str, path: Path, checksum: str) -> Path:
     """Write what is at an address to a file; it is there once it is whole and has the checksum."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    request = Request(url, headers={"User-Agent": "knowngood"})
     with whole(path) as draft:
-        with draft.open("wb") as file, urlopen(request, timeout=TIMEOUT) as answer:  # nosec B310: addresses in the code
-            size = int(answer.headers.get("Content-Length") or 0)
-            blocks = iter(lambda: answer.read(BLOCK), b"")
-            for block in track(blocks, f"download {path.name}", -(-size // BLOCK), "MB"):
+        with draft.open("wb") as file:
+            for block in _blocks(url, path.name):
                 file.write(block)
         if not _is_right(draft, checksum):
             raise ValueError(f"the checksum is not {checksum}")
     return path
+
+
+def _blocks(url: str, name: str) -> Iterator[bytes]:
+    """What is at an address. Raises ValueError, since an OSError would be one of the file that is written."""
+    request = Request(url, headers={"User-Agent": "knowngood"})
+    try:
+        with urlopen(request, timeout=TIMEOUT) as answer:  # nosec B310: addresses in the code
+            size = int(answer.headers.get("Content-Length") or 0)
+            yield from track(iter(lambda: answer.read(BLOCK), b""), f"download {name}", -(-size // BLOCK), "MB")
+    except (OSError, HTTPException) as error:
+        raise ValueError(f"no answer, or it broke off ({getattr(error, 'reason', None) or error})") from error
 
 
 def _is_right(path: Path, checksum: str) -> bool:

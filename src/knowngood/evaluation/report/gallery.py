@@ -50,6 +50,7 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
             "pixelated": max(np.shape(item.image)[:2]) <= 96,
         }
         cards.append(facts)
+    shared = "" if len({(one.begins, one.full) for one in scales}) > 1 else " One scale for all strips."
     mapped, first = drawn.names == MAP_PANELS, shown[0].image
     return {
         "most": cards[: len(inputs.most)],
@@ -58,7 +59,7 @@ def gallery(inputs: ReportInputs) -> dict[str, Any]:
         "panels": drawn.names,
         "mapped": mapped,
         "signed": not mapped and (np.ndim(first) == 2 or np.shape(first)[-1] == 1),
-        "scale": drawn.scale[0].upper() + drawn.scale[1:],
+        "scale": f"{drawn.scale[0].upper()}{drawn.scale[1:].rstrip('.')}.{shared}",
     }
 
 

@@ -132,6 +132,7 @@ def render_inspection(
     alpha: float,
     title: str,
     command: str = "",
+    explained: str = "",
     links: Sequence[tuple[str, str]] = (),
     normal_name: str = "normal",
     anomalous_name: str = "anomalous",
@@ -140,7 +141,7 @@ def render_inspection(
 
     Args:
         table: as for `ReportInputs`; `items` are rows of it, by id.
-        alpha: the false-alarm rate of the verdicts.
+        alpha: the false-alarm rate of the verdicts. explained: a sentence on how many of the images are explained.
 
     Raises:
         DataError: an item is not in the table, or the table is empty or lacks a column.
@@ -176,6 +177,7 @@ def render_inspection(
     lead += f" Shown are the {len(cards):,} with the smallest p-values." if len(cards) < total else ""
     if wrong := int(inputs.wrong.sum()):
         lead += f" {wrong:,} of them {'is' if wrong == 1 else 'are'} wrong for what they are said to be."
+    lead += f" {explained}" if explained else ""
     if remark := table.attrs.get("batch"):
         lead += f" {remark['sentence']}."
     about = {
