@@ -115,6 +115,8 @@ def test_a_judged_picture_can_be_seen_with_its_map_and_what_good_looks_like(
     assert colours[..., 3][values > 2 * begin].min() > 100
     normal = np.asarray(shown(client.get(f"/page/normal/parts/{view['reference']}")).convert("L"), float)
     assert np.abs(normal - normal.mean()).max() > 20  # the disc
+    compared = shown(client.get(f"/page/judged/{number}/compared")).convert("L")
+    assert np.corrcoef(np.ravel(compared.resize((SIDE, SIDE))), np.ravel(picture.convert("L")))[0, 1] > 0.95
     why = client.post(f"/page/judged/{number}/why").json()
     assert why["why"] == row["explanation"]["sentences"]
 

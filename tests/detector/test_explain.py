@@ -490,3 +490,5 @@ def test_the_figure_has_five_panels(by_features: Detector) -> None:
         "image", "unusual, in colour", "that area, as the model sees it", "the same place in the mean normal image",
         "nearest normal images",
     ]  # fmt: skip
+    assert not figure.axes[3].get_xlabel()
+    assert "turned and cropped" in drawn(replace(one, posed=True), {}).axes[3].get_xlabel()

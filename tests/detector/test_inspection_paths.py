@@ -246,6 +246,7 @@ def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path, monkeypa
     assert table["pose"][:9].min() > 0.9
     assert table["pose"][9] < 0
     assert score[9] > score[:6].max()
+    assert fitted.explain(new[np.array([7])])[0].posed
     assert fitted.anomaly_maps(new)[7].shape == (POSED_SIDE, POSED_SIDE)
     loaded = Detector.load(fitted.save(tmp_path / "model"), backbone=TinyBackbone())
     pd.testing.assert_frame_equal(loaded.detect(new), table, check_exact=True)

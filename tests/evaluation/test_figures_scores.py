@@ -107,3 +107,13 @@ def test_areas_under_the_curves_are_auroc_and_average_precision():
     assert right.lines[0].get_ydata()[0] == pytest.approx(100 * 3 / 7)
     with pytest.raises(DataError, match="0 anomalous"):
         curves(np.zeros(3), {"one": np.arange(3.0)})
+
+
+def test_no_image_hides_within_a_whisker_and_shares_end_at_100() -> None:
+    scores = np.r_[np.zeros(40), 1.0, 10 * np.ones(9)]
+    groups = np.repeat(["good", "dent"], [40, 10])
+    figure = scores_by_class(verdicts(scores, np.repeat([0.0, 1.0], [40, 10])), groups)
+    drawn = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert len(drawn) == 1  # of the class of 10, not of that of 40
+    assert sorted(drawn[0]) == [1.0, *[10.0] * 9]
+    assert score_histogram(verdicts(np.r_[scores, scores])).axes[0].get_ylim()[1] <= 1.02

@@ -265,6 +265,16 @@ def test_verdict_warns_when_the_guarantee_does_not_hold():
     assert kept[0][0] == "good"
 
 
+def test_a_cross_conformal_calibration_is_never_called_a_guarantee():
+    calibration = {**ONE, "method": "cross"}
+    for alarms, phrase in [(10, "within the"), (60, "They differ from the calibration images"), (0, "fewer than the")]:
+        text = said(ReportInputs(table=make_table(200, 30, alarms=alarms), alpha=0.05, calibration=calibration))
+        assert "about 5 % of new normal images are flagged" in text
+        assert "The rate is expected, not guaranteed." in text
+        assert phrase in text
+        assert "guarantee" not in text.replace("not guaranteed", "")
+
+
 @pytest.mark.slow
 def test_a_rate_within_the_request_is_never_called_broken():
     # 38 normals allow one of 39: 2.6 % where 5 % was requested. Over 100 conditions 76 to 131 of 4,000 are expected.
@@ -282,7 +292,7 @@ def test_verdict_names_the_groups_without_a_guarantee_of_their_own():
     table = make_table(strata=("camera=0", "camera=1", "camera=2"))
     inputs = ReportInputs(table=table, alpha=0.05, calibration=strata(60, 18, 40))
     text = said(inputs)
-    assert "The guarantee holds in 2 of 3 Mondrian groups by itself." in text
+    assert "The guarantee holds in 2 of 3 conditions (Mondrian groups) by itself." in text
     assert "(fewer than 19): camera=1." in text
     assert judge(inputs).groups == ([60, 40, 118], [67, 66, 67])
     rows = {row.name: row for row in judge(inputs).conditions}

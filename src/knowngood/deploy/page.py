@@ -27,6 +27,7 @@ from knowngood.deploy.review_routes import review_routes
 from knowngood.deploy.served_model import ServedModel
 from knowngood.deploy.served_models import ServedModels
 from knowngood.deploy.views import as_images, coloured, drawn, large
+from knowngood.errors import DataError
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -152,6 +153,16 @@ def page_routes(
                 return _picture(*large({**about, **record}, bounds))
             except Unreadable as error:
                 raise HTTPException(422, error.reason) from None
+        if view == "compared":
+            about = found(number)
+            model = named(about["model"])
+            with as_images({**about, **record}, limits or model.limits) as images:
+                try:
+                    image = model.compared_image(images)
+                except (DataError, Unreadable) as error:
+                    raise HTTPException(422, str(error)) from None
+            if image is not None:
+                return _picture(*drawn(image, 640))
         raise HTTPException(404, f"the judged image {number} has no {view:.40}")
 
     @routes.post("/page/judged/{number}/why", dependencies=own)

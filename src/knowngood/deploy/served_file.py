@@ -113,6 +113,9 @@ class FileModel(ServedModel):
     def normal_image(self, reference: int) -> np.ndarray | None:
         return None
 
+    def compared_image(self, images: ImageSet) -> np.ndarray | None:
+        return None
+
     def drift_reference(self) -> Reference | None:
         return by_scores(self.calibration, self.detector.facts["calibrated_by"])
 

@@ -19,7 +19,7 @@ from knowngood.deploy.map_png import map_record
 from knowngood.deploy.served_model import ServedModel, name_of, now
 from knowngood.detector.estimator import Detector
 from knowngood.detector.explain import explain as explanations
-from knowngood.detector.explain.reference import group_of, groups_of
+from knowngood.detector.explain.reference import group_of, groups_of, scaled_images
 from knowngood.detector.results import Detected, flagged
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import ArtifactError, DataError, SettingsError
@@ -121,6 +121,9 @@ class FolderModel(ServedModel):
     def normal_image(self, reference: int) -> np.ndarray | None:
         index = self.detector.pipeline_.reference
         return None if index is None else np.moveaxis(index.mean_image(reference), 0, -1)
+
+    def compared_image(self, images: ImageSet) -> np.ndarray | None:
+        return np.moveaxis(scaled_images(self.detector.pipeline_, images)[0].numpy(), 0, -1)
 
     def drift_reference(self) -> Reference | None:
         pipeline = self.detector.pipeline_

@@ -89,6 +89,10 @@ class ServedModel(ABC):
         """(H, W, C) the mean of the normal images in a group, if it has any."""
 
     @abstractmethod
+    def compared_image(self, images: ImageSet) -> np.ndarray | None:
+        """(H, W, C) one image as it is compared with `normal_image`: resized, and turned and cropped if parts are."""
+
+    @abstractmethod
     def drift_reference(self) -> Reference | None:
         """What its scores are compared with to find drift; None if it is not calibrated."""
 

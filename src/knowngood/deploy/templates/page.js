@@ -101,9 +101,12 @@ class Shown {
       reasons || !explains ? null : this.ask = h("button", { type: "button", onclick: () => this.explain() }, "Why?")));
     if (item.number && !unread) parts.push(this.reviewer());
     if (model && item.reference !== null && item.reference !== undefined && !unread) {
+      const posed = typeof item.row.pose === "number";
       parts.splice(2, 0, h("section", { class: "card box good-one" }, h("h3", {}, "What good looks like"), h("figure", {},
         picture(h("img", { alt: "Mean of normal images" }), `page/normal/${encodeURIComponent(item.model)}/${item.reference}`),
-        h("figcaption", { class: "small" }, `The mean of normal images${condition ? ` with ${condition}` : ""}, which this picture is compared with.`))));
+        h("figcaption", { class: "small" }, `The mean of normal images${condition ? ` with ${condition}` : ""}, which this picture is compared with${posed ? ", turned and cropped to the pose that all parts are compared in" : ""}.`)),
+        posed && item.number ? h("figure", {}, picture(h("img", { alt: "This picture as it is compared" }), `page/judged/${item.number}/compared`),
+          h("figcaption", { class: "small" }, "This picture as it is compared: in the same pose, where a part was found.")) : null));
     }
     this.node.classList.toggle("compared", parts.length > 4);
     this.node.replaceChildren(...parts);

@@ -99,6 +99,7 @@ def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[
     maps = {} if scored.grids is None else dict(image_maps(pipeline, scored, np.arange(len(images))))
     located = [_location(pipeline, maps.get(k), decisions, i, alpha) for k, i in enumerate(at)]
     grids, pictures = scored.grids, scaled_images(pipeline, images)
+    posed = getattr(pipeline.representation, "pose", None) is not None
     deviating: list[tuple[np.ndarray, Fields]] = []
     for rows in one_row_each(pipeline, images, best):
         deviating += deviations(pipeline, rows, None if grids is None else grids[rows.at])
@@ -109,7 +110,7 @@ def _facts(pipeline: Pipeline, images: ImageSet, decisions: Decisions, at: list[
         scale = located[k].get("scale")
         looks = appearance(pipeline, stratum, pictures[k], grid, math.inf if scale is None else scale.begins)
         picture = np.moveaxis(pictures[k].numpy(), 0, -1)
-        facts: Fields = {"image": images.read(k), "model_input": picture, "missing": {}}
+        facts: Fields = {"image": images.read(k), "model_input": picture, "posed": posed, "missing": {}}
         for part in (deviation, compared, located[k], looks):
             facts["missing"] |= part.pop("missing", {})
             facts |= part

@@ -85,6 +85,8 @@ class Explanation:
             HOG and for patch_gaussian: the root mean square deviation from the expected value, in standard deviations;
             about 1 or less for a normal image. None for memory_bank.
         mean_image: (h, w, C) mean of normal images under these conditions, reduced; None without a reference index.
+        posed: whether parts are turned and cropped to one pose first: the mean image is of parts in that pose, and
+            model_input too where a part was found in the image.
         map: (H, W) anomaly map of the image, higher is more anomalous; None where the score has none.
         peak: (row, column) of the largest value of the map, in pixels of the image.
         components: features or orientations that deviate most at the peak of the map on the model's grid (of the
@@ -131,6 +133,7 @@ class Explanation:
     lookalikes: tuple[Nearest, ...] = ()
     lookalike_image: np.ndarray | None = None
     regions: tuple[Region, ...] = ()
+    posed: bool = False
     missing: dict[str, str] = field(default_factory=dict)
     sentences: tuple[str, ...] = ()
     summary: str = ""

@@ -23,6 +23,10 @@ WIDE = 96  # characters of a line of text
 HEADING, LINE, PICTURES = 0.45, 0.165, 3.6  # inches
 LONGEST = 24  # characters of an id
 MARGIN, SMALLEST = 2.0, 24  # of an enlarged area: its side over that of the region; pixels
+POSED = (
+    "Normal parts are turned and cropped to the pose that all parts are compared in. So is the picture on the left, "
+    "where a part was found in it."
+)
 _TITLE: dict[str, Any] = {"fontsize": 9, "color": style.INK}
 
 
@@ -50,6 +54,8 @@ def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = Non
     _panel(five[2], "as the model sees it" if one.view_box is None else "that area, as the model sees it", here)
     title = what if one.view_box is None else f"the same place in {what}"
     _panel(five[3], title, None if there is None else as_rgb(there, (0.0, 1.0)), one.missing.get("mean_image"))
+    if one.posed and one.mean_image is not None:
+        five[3].set_xlabel(style.plain(textwrap.fill(POSED, 56)), fontsize=6.5, color=style.MUTED)
     _neighbours(five[4], one, normals or {})
     return figure
 

@@ -19,7 +19,7 @@ from knowngood.metrics import average_precision, roc_auc, roc_curve
 from knowngood.metrics.ranking import labelled
 
 CROWDED = 0.35  # share of a label's images in one bin from which the axis is stretched
-_HEADROOM = 1.28  # height of the axes over that of the bars: room for the legend
+FEW = 30  # images of a class below which each is drawn
 
 
 def roc(results: Results, interval: Sequence[float] | None = None) -> Figure:
@@ -114,7 +114,7 @@ def score_histogram(results: Results, *, bins: int = 40) -> Figure:
             axes.stairs(shares, edges, color=colour, linewidth=1.4, label=f"{style.plain(name)} (n = {len(values):,})")
     if (labels[finite] == 0).any() and (labels[finite] == 1).any():
         axes.plot([], [], " ", label=f"intersection {100 * np.minimum(drawn[0], drawn[1]).sum():.1f} %")
-    _draw_thresholds(axes, lines, top=1 / _HEADROOM)
+    _draw_thresholds(axes, lines)
     axis.apply(axes)
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     notes = [axis.note] if axis.note else []
@@ -122,8 +122,8 @@ def score_histogram(results: Results, *, bins: int = 40) -> Figure:
     notes += [] if finite.all() else [f"{int((~finite).sum()):,} not finite, excluded"]
     ylabel = "share of the label's images (%)" if results.labelled else "share of images (%)"
     style.tidy(axes, xlabel="\n".join([_score_label(results), "; ".join(notes)]).strip(), ylabel=ylabel)
-    style.legend(axes, loc="upper right")
-    axes.set_ylim(0, axes.get_ylim()[1] * _HEADROOM)
+    style.legend_below(figure, columns=2)
+    axes.set_ylim(0, min(axes.get_ylim()[1], 1.02))
     return figure
 
 
@@ -133,7 +133,8 @@ def scores_by_class(
     """One row a class and label, in natural order, normal classes first.
 
     A box goes from the first to the third quartile with the median in it, its whiskers from 5 % to 95 %. A violin
-    is a Gaussian kernel density with a dot at the median; all have the same height.
+    is a Gaussian kernel density with a dot at the median; all have the same height. Of a class of fewer than `FEW`
+    images each is a dot too, so that none hides within a whisker.
 
     Args:
         groups: (N,) name of each image's class.
@@ -157,11 +158,14 @@ def scores_by_class(
     axes = figure.add_subplot()
     axis.apply(axes, margin=0.02)
     in_legend: set[str] = set()
-    far = False
+    far = few = False
     for position, (_, values, name, colour) in enumerate(rows):
         draw = partial(_draw_violin, most=edges[-1]) if violins else _draw_box
         draw(axes, values, position, colour, None if name in in_legend else name)
         in_legend.add(name)
+        if len(values) < FEW:
+            few, shown = True, values.clip(max=edges[-1])
+            axes.plot(shown, np.full(len(values), position), "o", color=colour, markersize=3.4, mec="white", mew=0.5)
         if beyond := int((values > edges[-1]).sum()):
             far, beside = True, axes.get_yaxis_transform()
             axes.text(1.01, position, f"{beyond:,} ▸", transform=beside, va="center", fontsize=7, color=style.MUTED)
@@ -169,7 +173,8 @@ def scores_by_class(
     axes.set_yticks(range(len(rows)), [f"{style.short(group, 20)} (n = {len(v):,})" for group, v, *_ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     more = "; ▸ images beyond the edge" if far else ""
-    shape = "violin: density, dot: median" if violins else "box: quartiles, whiskers 5 % to 95 %"
+    shape = "violin: density, dark dot: median" if violins else "box: quartiles, whiskers 5 % to 95 %"
+    shape += f"\nsmall dots: every image of classes of fewer than {FEW}" if few else ""
     xlabel = f"{_score_label(results)}\n{shape}{more}" + (f"\n{axis.note}" if axis.note else "")
     style.tidy(axes, xlabel=xlabel, ylabel=style.plain(group_name), grid="x")
     axes.tick_params(axis="y", length=0, labelsize=8.5 if len(rows) <= 24 else 7.5)
@@ -268,14 +273,14 @@ def _score_label(results: Results) -> str:
     return f"anomaly score ({results.score_unit or 'higher is more anomalous'})"
 
 
-def _draw_thresholds(axes: Axes, lines: np.ndarray, *, top: float = 1.0) -> None:
-    """One threshold as a line, several as a band, up to `top` of the axes' height."""
+def _draw_thresholds(axes: Axes, lines: np.ndarray) -> None:
+    """One threshold as a line, several as a band."""
     if len(lines) == 1:
         look = {"color": style.INK, "linewidth": 1.3, "linestyle": (0, (4, 2))}
-        axes.axvline(lines[0], ymax=top, label=f"threshold {style.signed(lines[0])}", **look)
+        axes.axvline(lines[0], label=f"threshold {style.signed(lines[0])}", **look)
     elif len(lines):
         label = f"{len(lines)} thresholds, {style.signed(lines[0])} to {style.signed(lines[-1])}"
-        axes.axvspan(lines[0], lines[-1], ymax=top, color=style.INK, alpha=0.10, linewidth=0, label=label)
+        axes.axvspan(lines[0], lines[-1], color=style.INK, alpha=0.10, linewidth=0, label=label)
 
 
 def _draw_box(axes: Axes, values: np.ndarray, position: int, colour: str, label: str | None) -> None:

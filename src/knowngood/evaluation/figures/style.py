@@ -97,11 +97,11 @@ def legend(axes: Axes, *, loc: Any = "best") -> None:
     axes.legend(loc=loc, fontsize=8.5, frameon=False, labelcolor=INK, handlelength=1.6)
 
 
-def legend_below(figure: Figure) -> None:
-    """The legend of the figure's first axes in one line under it."""
+def legend_below(figure: Figure, columns: int | None = None) -> None:
+    """The legend of the figure's first axes under it, in one line or so many columns."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     place = cast(Any, "outside lower center")  # known to matplotlib, not to its type stubs
-    figure.legend(handles, labels, loc=place, ncols=len(labels), fontsize=8.5, frameon=False, labelcolor=INK)
+    figure.legend(handles, labels, loc=place, ncols=columns or len(labels), fontsize=8.5, frameon=False, labelcolor=INK)
 
 
 def plain(text: object) -> str:

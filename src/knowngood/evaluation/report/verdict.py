@@ -49,7 +49,9 @@ def judge(inputs: ReportInputs) -> Verdict:
     verdict = Verdict(headline, "good", rows, sharing_groups(rows, inputs.calibration.get("pooled_n")))
     share = percent(flagged / total) if total else ""
     verdict.tiles += [("images", f"{total:,}", ""), ("flagged", f"{flagged:,}", share if attainable else "no verdict")]
-    verdict.tiles.append(("false alarms, requested", alpha, "at most, on average"))
+    verdict.tiles.append(
+        ("false alarms, requested", alpha, "about, on average" if _crossed(inputs) else "at most, on average")
+    )
     if largest is None or attainable:
         _say_guarantee(verdict, inputs)
         _say_false_alarms(verdict, inputs)
@@ -89,22 +91,29 @@ def _say_guarantee(verdict: Verdict, inputs: ReportInputs) -> None:
         return
     pooled = [str(stratum["name"]) for stratum in strata if not stratum.get("own", True)]
     own, images = len(strata) - len(pooled), count(sum(int(stratum["n"]) for stratum in strata), "normal image")
-    if inputs.calibration.get("method") == "cross":
+    if _crossed(inputs):
         text = f"On average, about {alpha} of new normal images are flagged. The calibration is cross-conformal: "
-        text += f"{images} of the training set, each scored by a model fitted without it. This is no exact guarantee."
+        text += f"{images} of the training set, each scored by a model fitted without it. The rate is expected, not "
+        text += "guaranteed."
     else:
         text = f"On average, at most {alpha} of new normal images are flagged. "
         text += f"The guarantee rests on {images} set aside from training."
     text += " It holds as long as new images come from the same source."
     if own > 1 and not pooled:
-        text += f" It holds in each of the {own} Mondrian groups by itself."
+        text += f" It holds in each of the {own} conditions by itself: each is calibrated apart (Mondrian groups)."
     verdict.say("good", text)
     if pooled:
-        text = f"The guarantee holds in {own} of {len(strata)} Mondrian groups by itself. " if own else ""
-        text += "Groups with too few calibration images for their own guarantee "
+        what = "The rate" if _crossed(inputs) else "The guarantee"
+        text = f"{what} holds in {own} of {len(strata)} conditions (Mondrian groups) by itself. " if own else ""
+        text += "Conditions with too few calibration images of their own "
         text += f"(fewer than {inputs.needed:,}): {listed(pooled)}. "
-        text += "They are compared with the calibration images of all groups together."
+        text += "They are compared with the calibration images of all conditions together."
         verdict.say("warn", text)
+
+
+def _crossed(inputs: ReportInputs) -> bool:
+    """Whether the calibration is cross-conformal: then a false-alarm rate is expected and measured, not guaranteed."""
+    return inputs.calibration.get("method") == "cross"
 
 
 def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
@@ -125,15 +134,18 @@ def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
         text = f"{start}, which is within the requested rate, but more than {expected}: these images differ a little "
         verdict.say("note", text + "from the calibration images.")
     elif alarms > high:
-        text = f"{start}, more than {expected}. The guarantee does not hold on these images. They differ from the "
+        broken = "" if _crossed(inputs) else "The guarantee does not hold on these images. "
+        text = f"{start}, more than {expected}. {broken}They differ from the "
         text += "calibration images, for example in camera, illumination or handling: look at the false alarms below, "
         text += "and calibrate with images like these."
         verdict.statements[:] = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]
         verdict.say("warn", text)
     elif alarms < low:
-        verdict.say("good", f"{start}, fewer than {expected}. The guarantee holds with room to spare.")
+        holds = "" if _crossed(inputs) else " The guarantee holds with room to spare."
+        verdict.say("good", f"{start}, fewer than {expected}.{holds}")
     else:
-        verdict.say("good", f"{start}, within {expected}. The guarantee holds.")
+        holds = "" if _crossed(inputs) else " The guarantee holds."
+        verdict.say("good", f"{start}, within {expected}.{holds}")
     over = [row.name for row in verdict.conditions if row.over]
     by_chance = math.ceil(0.025 * sum(row.expected is not None for row in verdict.conditions))
     if over and len(verdict.conditions) > 1:
