@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy.stats import beta
 
 from knowngood import Detector
@@ -46,3 +47,21 @@ def test_the_printed_threshold_is_that_of_the_scores_in_the_table(
     assert table["anomaly_score"][flagged].min() > above["camera=B"] - rounding
     assert table["anomaly_score"][~flagged].max() < above["camera=B"] + rounding
     assert above["all"] == above["camera=B"] == pytest.approx(before.pooled_threshold, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fewer_independent_images_than_given_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    old, new = rng.integers(0, 99, (60, 8, 8), np.uint8), rng.integers(0, 99, (20, 8, 8), np.uint8)
+    Detector("hog", "memory_bank", alpha=0.1, calibration={"method": "split"}).fit(old).save(tmp_path / "model")
+    for name, product in (("alone", np.arange(20)), ("pairs", np.arange(20) // 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for i, image in enumerate(new):
+            Image.fromarray(image).save(folder / f"{i}.png")
+        lines = [f"{i}.png,{part}" for i, part in enumerate(product)]
+        (folder / "manifest.csv").write_text("\n".join(["path,group", *lines]) + "\n")
+        assert run("calibrate", tmp_path / "model", folder / "manifest.csv", "--out", tmp_path / f"new-{name}") == 0
+    said = capsys.readouterr().err
+    assert said.count("images calibrate: of exact copies, or of images of one group, one counts") == 1
+    assert "10 of these 20 images calibrate" in said

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from knowngood.data import ImageSet
+from knowngood.data.labels import parse_labels
 from knowngood.data.select import parse_classes, select
 from knowngood.errors import DataError
 
@@ -72,3 +73,8 @@ def test_a_range_beyond_the_classes_is_refused_at_once():
         parse_classes("0-999999999999", ["0", "1", "2"], "digits")
     with pytest.raises(DataError, match="no class '²-³'"):
         parse_classes("²-³", ["0"], "digits")
+
+
+def test_a_class_in_the_place_of_a_label_names_the_option_that_chooses_classes() -> None:
+    with pytest.raises(DataError, match=r"label 'pneumonia' of 'a\.png' is not known.*--normal CLASSES on the command"):
+        parse_labels(np.array(["pneumonia"]), np.array(["a.png"]))

@@ -386,6 +386,11 @@ def made(**more: Any) -> Explanation:
     return Explanation(**{**facts, "image": blank, "model_input": blank, **more})
 
 
+def test_numbers_beside_the_nearest_normal_images_are_distances() -> None:
+    figure = drawn(made(nearest=(Nearest("good/1.png", 2.768),)))
+    assert [text.get_text() for text in figure.axes[4].texts] == ["good/1.png  (distance 2.77)"]
+
+
 def test_a_count_that_is_off_is_said_with_its_place() -> None:
     one = made(count=WordCount(3, 0.021, 0.03, -6.2, (40, 12)))
     expected = (

@@ -21,7 +21,7 @@ from knowngood.cli.inputs import (
     load,
     open_selected,
 )
-from knowngood.cli.outputs import say_false_alarms, writing
+from knowngood.cli.outputs import note_dependent, say_false_alarms, writing
 from knowngood.config import counted
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
@@ -89,6 +89,8 @@ def calibrate(
         pipeline = detector.pipeline_
         assert pipeline.calibration is not None
         say(f"calibrated on {counted(len(normals), 'normal image')} of {images.variant or images.name}")
+        if group is None:
+            note_dependent(len(normals), len(pipeline.calibration))
         groups = [
             (row["condition"] or "all", row["normals"], limit(pipeline)) for row in pipeline.calibration.summary()
         ]

@@ -162,6 +162,13 @@ def tell_written(tell: Callable[[str], None], place: Destination, writer: Overla
             note(meaning)
 
 
+def note_dependent(images: int, independent: int) -> None:
+    """Say why fewer images calibrate than were given, where that is so."""
+    if independent < images:
+        why = "of exact copies, or of images of one group, one counts"
+        note(f"{independent:,} of these {images:,} images calibrate: {why}")
+
+
 def say_false_alarms(detector: Detector) -> None:
     """How many false alarms the calibration allows, in a line; none where nothing can be flagged."""
     from knowngood.detector.card import false_alarms

@@ -16,7 +16,7 @@ from knowngood.cli.completion import data_sets
 from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
-from knowngood.cli.outputs import say_false_alarms, this_command, writing
+from knowngood.cli.outputs import note_dependent, say_false_alarms, this_command, writing
 from knowngood.cli.processes import follows
 from knowngood.cli.train_each import train_each
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
@@ -146,6 +146,8 @@ def train(
         given = f", given {conditions}" if conditions else ""
         method = _method(detector.pipeline_.settings)
         say(f"trained {method} on {counted(used, 'normal image')} of {images.variant or images.name}{given}")
+        if detector.pipeline_.calibrated_by == "cross":
+            note_dependent(used, len(detector.pipeline_.calibration or ()))
         say_false_alarms(detector)
         say(f"model   {folder / 'model'}")
         record = {"model": folder / "model", "data": source, "normals": used, "recipe": detector.about_["recipe"]}
@@ -326,10 +328,12 @@ def _mention_classes(images: ImageSet) -> None:
 def _mention_findings(detector: Detector) -> None:
     """Errors of the audit, what labelled anomalies were used for, and whether the false-alarm rate is guaranteed."""
     from knowngood.calibration import minimum_normals
+    from knowngood.data.findings import UNUSABLE
 
     for finding in detector.training_["audit"]:
         if finding["severity"] == "error":
-            note(f"set aside or to check: {finding['path_or_id']}: {finding['reason']}")
+            what = "set aside" if finding["kind"] in UNUSABLE else "used, to check"
+            note(f"{what}: {finding['path_or_id']}: {finding['reason']}")
     sentence = (detector.about_.get("labels") or {}).get("sentence")
     if sentence:
         note(sentence)

@@ -58,6 +58,7 @@ def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
         raise DataError(
             f"label {array.tolist()[first]!r} of {item}{more} is not known; expected 0, good, normal or ok; "
             "1, bad, anomalous or defect; or empty for unknown. "
-            'Classes go into a condition column ("class"), from which select(images, normal=...) makes labels.'
+            'Classes go into a condition column ("class"), from which --normal CLASSES on the command line, or '
+            "select(images, normal=...) in Python, makes labels."
         )
     return found

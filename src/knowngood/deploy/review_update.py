@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knowngood.calibration import minimum_normals
+from knowngood.config import counted
 from knowngood.data import ImageSet
 from knowngood.data.joined import joined
 from knowngood.deploy.reviewed_images import Reviewed
@@ -248,14 +249,19 @@ def _held_out(detector: Detector, images: ImageSet) -> dict[str, bool]:
 
 def _sentences(before: Detector, after: Detector, counts: dict[str, int]) -> list[str]:
     """What was learned from, what calibrates, and what the numbers mean."""
-    sentences = [
-        f"{counts['chosen']:,} good images were reviewed by choice: they join the fit and never calibrate, since "
-        "images that people choose by their verdict are no random sample of normal ones."
-    ]
-    if counts["sampled"]:
-        sentences.append(f"{counts['sampled']:,} good images of the random sample calibrate.")
-    if counts["left_out"]:
-        sentences.append(f"{counts['left_out']:,} good images are left out: a condition of them is unknown or new.")
+    sentences = []
+    if n := counts["chosen"]:
+        verb = "was" if n == 1 else "were"
+        join = "it joins the fit and never calibrates" if n == 1 else "they join the fit and never calibrate"
+        sentences.append(
+            f"{counted(n, 'good image')} {verb} reviewed by choice: {join}, since images that people choose by their "
+            "verdict are no random sample of normal ones."
+        )
+    if n := counts["sampled"]:
+        sentences.append(f"{counted(n, 'good image')} of the random sample calibrate{'s' * (n == 1)}.")
+    if n := counts["left_out"]:
+        verb = "is" if n == 1 else "are"
+        sentences.append(f"{counted(n, 'good image')} {verb} left out, with a condition that is unknown or new.")
     if "labels" in after.about_ and counts["defects"]:
         report = after.about_["labels"]
         sentences.append(report["sentence"])

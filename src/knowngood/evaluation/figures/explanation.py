@@ -117,5 +117,5 @@ def _neighbours(axes: Axes, one: Explanation, normals: Mapping[str, np.ndarray])
         at = low + (0.045 if picture is not None else 0.5 / NEAREST)
         # Images of one folder differ at the end of their ids.
         name = near.id if len(near.id) <= LONGEST else "…" + near.id[1 - LONGEST :]
-        caption = f"{name}  ({near.distance:.3g})"
+        caption = f"{name}  (distance {near.distance:.3g})"
         axes.text(0.5, at, style.plain(caption), ha="center", va="center", fontsize=7.5, color=style.MUTED)
