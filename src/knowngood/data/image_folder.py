@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from knowngood.data.imageset import ImageSet
+from knowngood.data.progress import track
 from knowngood.errors import DataError, OutputError
 from knowngood.files import explained, make_folder, write_text
 
@@ -53,7 +54,7 @@ def _written(images: ImageSet, folder: Path, paths: list[PurePosixPath]) -> Path
 
     splits = [""] * len(images) if images.splits is None else images.splits.tolist()
     masks = [""] * len(images)
-    for i, (path, split) in enumerate(zip(paths, splits, strict=True)):
+    for i, (path, split) in enumerate(track(list(zip(paths, splits, strict=True)), "writing images", len(paths))):
         _save(images.read(i), folder / path)
         mask = images.mask(i)
         if mask is not None:

@@ -22,6 +22,7 @@ from knowngood.data.datasets.part_picture import CAMERAS, GOOD, LOCAL, LOGICAL, 
 from knowngood.data.datasets.part_shapes import PRODUCTS
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import BlockPixels
+from knowngood.data.progress import track
 from knowngood.errors import SettingsError
 
 CONTEXTUAL = ("wrong_product", "wrong_pose", "wrong_camera")
@@ -149,7 +150,7 @@ def open_parts(
         SettingsError: an unknown product or defect, or a number out of range.
     """
     chosen = PartOptions(number, size, seed, products, defects)  # type: ignore[arg-type]
-    items = [chosen.item(i) for i in range(chosen.number)]
+    items = [chosen.item(i) for i in track(range(chosen.number), "drawing images", chosen.number)]
     kinds = np.array([item.scene.defect for item in items])
     splits = np.resize(np.array(PERIOD), len(items))
     masked = np.isin(kinds, (*LOCAL, *LOGICAL))
