@@ -65,8 +65,8 @@ def false_alarm_rates(rows: Sequence[ConditionRow], *, alpha: float, most: int =
     axes.plot(rates, lines, "o", color=style.NORMAL, markersize=5, label="realised")
     axes.set_yticks(lines, [f"{style.short(rows[i].name)} (n = {tested[i]:,})" for i in kept])
     axes.set_ylim(-0.7, len(kept) - 0.3)
-    most = min(axes.get_xlim()[1], 102)
-    axes.set_xlim(min(-0.5, -0.02 * most), most)
+    end = min(axes.get_xlim()[1], 102)
+    axes.set_xlim(min(-0.5, -0.02 * end), end)
     hidden = len(candidates) - len(kept)
     title = f"the {len(kept)} conditions with most normals, of {len(candidates)}" if hidden else ""
     style.tidy(axes, xlabel="normal images flagged (%)", ylabel="", title=title, grid="x")
