@@ -98,7 +98,7 @@ def train(
     if each is None and (fits or cluster):
         raise SettingsError("--fits and --cluster are for many fits: give --each COLUMN with them")
     source = _one_source(data, task)
-    chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
+    chosen: dict[str, Any] = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     several = settings.training.devices * settings.training.nodes > 1
     if several and out is None:
         raise SettingsError("several processes (--devices, --nodes) need --out DIR: they write to one folder")
@@ -113,9 +113,7 @@ def train(
         if each is not None:
             if film or num_generated_image or train_size or condition:
                 raise SettingsError("--each takes no --film, --num-generated-image, --train-size and --condition")
-            images = open_selected(
-                source, **chosen, strict=settings.data.strict, data_options=settings.data, remarks=True
-            )
+            images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
             train_each(images, settings, each, folder, workers=fits, address=cluster)
             return
         images, normals, settings, labelled = _opened(source, chosen, settings, train_size, condition or [])
@@ -180,10 +178,10 @@ def train(
 
 
 def _opened(
-    source: str, chosen: dict[str, str | None], settings: Settings, train_size: int | None, columns: list[str]
+    source: str, chosen: dict[str, Any], settings: Settings, train_size: int | None, columns: list[str]
 ) -> tuple[ImageSet, ImageSet, Settings, bool]:
     """What the fit is given, the normal images of it, the settings for these, and whether both labels are there."""
-    images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data, remarks=True)
+    images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
     labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
     images, normals = _to_train_on(images, settings, train_size, columns)
     if any(chosen.values()):

@@ -168,12 +168,12 @@ class PatchBank(nn.Module):
                 farther = others[cell == k].mean() - squares[cell == k].mean()
                 self.penalty[k] = farther.clamp_min(0) if farther.isfinite() else 0
             squares = squares.minimum(others + self.penalty[cell][:, None, None])
+        if len(squares) < 2:
+            self.weight.zero_()
+            return
         near = doubled(squares, *x.shape[2:])
         for k in range(cells):
             mine = torch.ones_like(cell, dtype=torch.bool) if int((cell == k).sum()) < 2 else cell == k
-            if len(near) < 2:
-                self.weight[k] = 0
-                continue
             spread = [values[mine].std(0).mean() for values in (gaussian, near)]
             self.weight[k] = SHARE * spread[0] / spread[1].clamp_min(1e-12)
 

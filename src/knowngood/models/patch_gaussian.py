@@ -507,11 +507,11 @@ class PatchGaussian(Model):
                 return square + a * across.square() / (1 - a * alone).clamp_min(LEAST)
 
             outer = [u.square().sum(0), (u * (u - aside[:, None])).sum(0), (u - aside[:, None]).square().sum(0)]
-            inner = [white.square()]
-            if len(self.images) > 1:  # else `apart` is 0
-                inner += [white * (white - apart), (white - apart).square()]
-            sums = [some.sum(1).double() for some in inner] * (3 // len(inner))
-            both = [some + other for some, other in zip(sums, outer, strict=True)]
+            if len(self.images) == 1:  # `apart` is 0
+                inner = [white.square().sum(1)] * 3
+            else:
+                inner = [some.sum(1) for some in (white.square(), white * (white - apart), (white - apart).square())]
+            both = [some.double() + other for some, other in zip(inner, outer, strict=True)]
             out[mine, some] = (0.5 * fewer * (left_out(*both) - left_out(*outer)) / moved[k, some, None]).T
         return out.unflatten(1, self.shape[1:])
 

@@ -154,10 +154,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        above = Path(base).parent
-        results = next(
-            (name for name in RESULTS if name in names), of_results.get(above) if base != str(root) else None
-        )
+        results = next((name for name in RESULTS if name in names), of_results.get(Path(base).parent))
         if results is not None:
             of_results[Path(base)] = results
         for name in sorted(names):
