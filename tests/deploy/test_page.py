@@ -401,6 +401,26 @@ def test_a_key_is_asked_for_and_kept_in_this_tab(opened: Open, models: Any, stor
         assert key not in page.evaluate("JSON.stringify(localStorage) + document.cookie")
 
 
+def test_the_late_refusal_of_a_wrong_key_leaves_the_right_one(opened: Open, models: Any, tmp_path: Path) -> None:
+    from knowngood.deploy.keys import add_key, read_keys
+
+    key = add_key(tmp_path / "keys", "ana")
+    with served(models, keys=read_keys(tmp_path / "keys")) as url:
+        page, held = opened(url), []
+        expect(page.locator("#login")).to_be_visible()
+        page.route("**/page/models", lambda route: route.continue_() if held else held.append(route))
+        page.get_by_label("API key").fill("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_label("API key").fill(key)
+        page.keyboard.press("Enter")
+        expect(page.locator("#judge")).to_be_visible()
+        with page.expect_response(lambda answer: answer.status == 401):
+            held[0].continue_()
+        give(page, ("bad.png", bad(13)))
+        assert drawn(page, ".stage img:not(.map)")
+        expect(page.locator("#login")).to_be_hidden()
+
+
 def test_without_a_store_pictures_are_judged_and_shown(opened: Open, models: Any) -> None:
     with served(models) as url:
         page = opened(url)

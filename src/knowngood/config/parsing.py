@@ -71,7 +71,7 @@ class _Once(yaml.SafeLoader):
 
 def read_yaml(text: str) -> Any:
     """What a text in YAML says, as plain data. Raises YAMLError, also for a name that comes twice."""
-    return yaml.load(text, _Once)  # a safe loader
+    return _Once(text).get_single_data()
 
 
 def read_settings(path: str | Path, **overrides: Any) -> Settings:

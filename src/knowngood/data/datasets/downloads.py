@@ -92,8 +92,8 @@ def _download(url: str, path: Path, checksum: str) -> Path:
 def _blocks(url: str, name: str) -> Iterator[bytes]:
     """What is at an address. Raises ValueError, since an OSError would be one of the file that is written."""
     request = Request(url, headers={"User-Agent": "knowngood"})
-    try:
-        with urlopen(request, timeout=TIMEOUT) as answer:  # nosec B310: addresses in the code
+    try:  # the addresses stand in the code
+        with urlopen(request, timeout=TIMEOUT) as answer:  # nosec B310
             size = int(answer.headers.get("Content-Length") or 0)
             yield from track(iter(lambda: answer.read(BLOCK), b""), f"download {name}", -(-size // BLOCK), "MB")
     except (OSError, HTTPException) as error:

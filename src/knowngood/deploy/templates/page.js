@@ -17,12 +17,13 @@ const make = (space, tag, props = {}, ...children) => {
 };
 const h = (tag, ...rest) => make(false, tag, ...rest);
 const s = (tag, ...rest) => make(true, tag, ...rest);
-const headers = () => (sessionStorage.getItem(STORED) ? { Authorization: `Bearer ${sessionStorage.getItem(STORED)}` } : {});
+const headers = key => (key ? { Authorization: `Bearer ${key}` } : {});
 
 class Refused extends Error {}
 const ask = async (path, options = {}) => {
-  const answer = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
-  if (answer.status === 401) {
+  const key = sessionStorage.getItem(STORED);
+  const answer = await fetch(path, { ...options, headers: { ...headers(key), ...options.headers } });
+  if (answer.status === 401 && key === sessionStorage.getItem(STORED)) {  // a late refusal of an earlier key says nothing of this one
     sessionStorage.removeItem(STORED);
     by("login").hidden = false;
     by("key").focus();
@@ -42,7 +43,7 @@ const tell = error => {
 };
 const clear = () => { by("problem").hidden = true; };
 const picture = (img, path) => {  // with a key, which only a header carries, a picture is fetched by the script
-  if (!sessionStorage.getItem(STORED)) img.src = path;
+  if (!sessionStorage.getItem(STORED) || /^(blob|data):/.test(path)) img.src = path;
   else ask(path).then(answer => (answer.ok ? answer.blob() : null)).then(blob => {
     if (!blob) return;
     img.addEventListener("load", () => URL.revokeObjectURL(img.src), { once: true });
