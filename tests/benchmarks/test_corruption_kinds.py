@@ -34,6 +34,7 @@ def middle_of(image: np.ndarray) -> np.ndarray:
     return np.array(center_of_mass(image[..., 0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_strength_0_changes_nothing_and_others_keep_shape_dtype_and_range(kind: str, dtype: str) -> None:
@@ -72,6 +73,7 @@ def test_an_image_is_further_away_with_every_step(kind: str) -> None:
         assert np.all(np.diff(away) > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_corruption_is_a_function_of_image_strength_and_seed(kind: str) -> None:
     image = picture()

@@ -85,12 +85,14 @@ def test_order_sign_place_and_size_of_the_codes_do_not_matter(score, factors):
     assert score(moved, factors) == pytest.approx(score(codes, factors), abs=0.02)
 
 
+@pytest.mark.slow
 @every
 def test_order_and_names_of_the_items_and_levels_do_not_matter(score, factors):
     order = np.random.default_rng(1).permutation(1000)
     assert score(factors[order], factors[order] * 10 - 7) == pytest.approx(score(factors, factors), abs=0.02)
 
 
+@pytest.mark.slow
 @every
 def test_constant_codes_change_nothing(score, factors):
     codes = turned(factors, 0.3) + 0.1 * noise(1000, 3)

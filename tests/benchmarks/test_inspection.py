@@ -159,6 +159,7 @@ def test_what_runs_on_what() -> None:
     assert runs("bottle+tile", "test") == [("ours", 0), ("ours", 1)]
 
 
+@pytest.mark.slow
 def test_a_baseline_is_measured_again_only_for_other_features_or_data() -> None:
     def keys(data: str = "a", **more: Any) -> list[str]:
         settings = parse_settings(small(**more))

@@ -17,6 +17,7 @@ from knowngood.errors import DataError, SettingsError
 from protocol_cells import PROTOCOLS, SIZE, cells_of, contents, parts_of, ten_classes, x_rays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_no_dev_cell_holds_a_test_image(protocol: str) -> None:
     images, cells = cells_of(protocol, "test")
@@ -48,6 +49,7 @@ def test_dev_cells_take_training_images_only(protocol: str) -> None:
     assert all(set(part.ids) <= training for cell in cells for part in parts_of(cell, images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["test", "dev"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_parts_are_disjoint_labelled_and_in_file_order(protocol: str, form: str) -> None:

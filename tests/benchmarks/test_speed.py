@@ -37,6 +37,7 @@ def test_flops_of_an_mlp_by_hand() -> None:
     assert bare.training_flops(settings(), 8) == 2 * (3 * (encoder + decoder) - 784 * 512)
 
 
+@pytest.mark.slow
 def test_the_bare_loop_minimises_what_ours_does() -> None:
     chosen = settings(hidden=(16,))
     model, x = bare.make_model(chosen), torch.rand(5, 1, 28, 28)

@@ -17,6 +17,7 @@ def drawn(rng: np.random.Generator, n: int, m: int, shift: float = 0.0) -> np.nd
     return p_values(rng.normal(size=n), rng.normal(size=m) + shift)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [9, 19, 60, 300])
 @pytest.mark.parametrize("m", [1, 5, 40, 400])
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.3])

@@ -430,6 +430,7 @@ def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> N
 # Usage errors and exit statuses --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -115,6 +115,7 @@ def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: p
     assert "--condition none no column" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -113,6 +113,7 @@ def test_options_of_a_plug_in_are_options_of_the_command_line(outcome: dict[str,
     }
 
 
+@pytest.mark.slow
 def test_a_plug_in_shares_or_prefixes_names_but_takes_none_away(outcome: dict[str, Any]) -> None:
     assert outcome["implied"] == {
         "model": {"name": "vae", "objective": {"name": "my_objective", "beta": 3.0}},

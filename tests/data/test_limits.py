@@ -74,6 +74,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the decoders
 @pytest.mark.parametrize("name", FORMATS)
 def test_mutated_files_give_a_picture_or_an_error_of_the_library(tmp_path, name):

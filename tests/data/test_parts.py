@@ -96,6 +96,7 @@ def test_products_and_defects_are_those_asked_for():
 # Defects --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("product", PRODUCTS)
 @pytest.mark.parametrize("kind", [*LOCAL, *LOGICAL])
 def test_a_mask_is_where_the_picture_with_and_without_the_defect_differs(product, kind):

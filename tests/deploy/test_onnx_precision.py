@@ -76,22 +76,21 @@ def test_a_precision_without_images_that_calibrate_it_is_refused(model: Detector
         check_precision(averaging, "fp16", new)
 
 
-def test_the_p_values_are_those_of_the_graph_itself(model: Detector, tmp_path: Path) -> None:
-    normals = ImageSet.from_arrays(parts(60, 1))
-    file = export(model, tmp_path / "parts.onnx", precision="fp16", normals=normals)
+def test_the_p_values_are_those_of_the_graph_itself_on_images_not_labelled_anomalous(
+    model: Detector, tmp_path: Path
+) -> None:
+    normals, n = ImageSet.from_arrays(parts(60, 1)), 60
+    both, labels = np.concatenate([parts(60, 1), holed(parts(5, 2))]), np.repeat([0, 1], [60, 5])
+    with pytest.warns(UserWarning, match="5 of 65 images are labelled anomalous; they are left out of the calibration"):
+        file = export(
+            model, tmp_path / "parts.onnx", precision="fp16", normals=ImageSet.from_arrays(both, labels=labels)
+        )
     runtime = ExportedDetector(file)
     assert runtime.facts["precision"] == "fp16"
     assert "Exported in fp16" in runtime.facts["card"]
-    rows, n = runtime.detect(normals), 60  # what calibrates is compared with itself: ranks 2 to n + 1
+    rows = runtime.detect(normals)  # what calibrates is compared with itself: ranks 2 to n + 1
     assert sorted(round(row["p_value"] * (n + 1)) for row in rows) == list(range(2, n + 2))
     assert all(row["is_anomalous"] for row in runtime.detect(holed(parts(5, 2))))
     served = load_model(file)
     assert served.about()["calibration_items"] == n
     assert len(served.mark) == 16
-
-
-def test_images_labelled_anomalous_do_not_calibrate_the_graph(model: Detector, tmp_path: Path) -> None:
-    marked = ImageSet.from_arrays(np.concatenate([parts(20, 1), holed(parts(5, 2))]), labels=np.repeat([0, 1], [20, 5]))
-    with pytest.warns(UserWarning, match="5 of 25 images are labelled anomalous; they are left out of the calibration"):
-        file = export(model, tmp_path / "parts.onnx", precision="fp16", normals=marked)
-    assert load_model(file).about()["calibration_items"] == 20

@@ -48,6 +48,7 @@ def test_neighbours_are_searched_in_the_stratum_where_it_is_large(k: int) -> Non
     torch.testing.assert_close(found, nearest_in_stratum(queries, stratum, bank, of, k), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["top", "max", "soft"])
 @pytest.mark.parametrize("cells", [1, 2])
 def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> None:
@@ -71,6 +72,7 @@ def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> Non
         torch.testing.assert_close(found.parts[name], own.parts[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_that_move_with_a_number_are_brought_to_its_mean() -> None:
     draw = torch.Generator().manual_seed(0)
     c = torch.cat([torch.eye(2)[torch.arange(80) % 2], torch.randn(80, 1, generator=draw)], 1)

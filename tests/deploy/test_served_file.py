@@ -34,6 +34,8 @@ from knowngood.deploy.served_models import ServedModels, exchange_changed, load_
 from knowngood.deploy.server import ServerOptions, create_app
 from knowngood.errors import ArtifactError, SettingsError
 
+pytestmark = pytest.mark.slow  # a fit takes seconds
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> FolderModel:
@@ -181,7 +183,6 @@ def test_files_that_cannot_be_served_are_refused(
     assert beside(path) == tmp_path / "parts-judged"
 
 
-@pytest.mark.slow
 def test_the_server_of_a_file_imports_no_torch(folder: FolderModel, tmp_path: Path) -> None:
     export(folder.detector, tmp_path / "parts.onnx")
     (tmp_path / "new").mkdir()

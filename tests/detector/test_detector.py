@@ -77,6 +77,7 @@ def test_an_anomalous_image_is_flagged_and_a_normal_one_is_not(fitted):
     assert fitted.detect(images, conditions={"kind": kind})["is_anomalous"].mean() < 0.15
 
 
+@pytest.mark.slow
 def test_the_wrong_condition_makes_a_normal_image_anomalous(fitted):
     images, kind = squares(100, seed=1)
     wrong = np.where(kind == "0", "1", "0")
@@ -133,6 +134,7 @@ def test_values_never_seen_are_inferred_with_one_warning_a_call(inferring, monke
         assert found["condition"].str.endswith("(inferred)").tolist() == [True] * 7 + [False] * 5
 
 
+@pytest.mark.slow
 def test_values_that_are_missing_or_hidden_are_inferred_silently(inferring, fitted):
     images, kind = squares(6, seed=4)
     labelled = ImageSet.from_arrays(images, labels=np.arange(6) % 2)

@@ -219,6 +219,7 @@ def test_nearest_are_the_nearest_of_the_same_group() -> None:
     assert len(index.nearest(code, 7, 60)[0]) == 50  # a group without normal images: all of them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["by_pixels", "by_features", "by_patches"])
 def test_an_image_fitted_to_is_its_own_nearest(kind: str, request: pytest.FixtureRequest) -> None:
     detector: Detector = request.getfixturevalue(kind)

@@ -22,6 +22,7 @@ def fitted(request) -> tuple[Detector, np.ndarray]:
     return Detector(representation=request.param, model="vae", score="elbo", training=QUICK).fit(x), x
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*outside the recorded range")
 @pytest.mark.parametrize("factor", [1e4, 1e12, 1e25, 1e37])
 def test_what_is_far_outside_is_anomalous(fitted, factor):

@@ -196,6 +196,7 @@ def test_separable_anomalies_are_found_and_normal_items_stay() -> None:
     assert harm(before[1], after[1]) <= 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_normal_items_labelled_anomalous_change_nothing(seed: int) -> None:
     choice = choose(tabular(table(12, 60 + seed))[0], seed)

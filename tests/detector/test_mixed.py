@@ -80,6 +80,7 @@ def test_names_and_index_of_a_frame_survive(tmp_path):
         detector.detect(frame)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("X", [[], np.zeros((0, 8, 8), np.uint8), None, {"a": 1}, pd.DataFrame()])
 def test_nothing_is_refused_by_the_library(X):
     detector = fitted(GREY)

@@ -14,6 +14,7 @@ from knowngood.config import Settings, parse_settings
 QUICK = Detector(model={"name": "vae", "net": {"name": "mlp", "hidden": (16,)}}, training={"epochs": 3}, device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:alpha = 0.05 cannot be guaranteed")
 @parametrize_with_checks([QUICK])
 def test_estimator_contract(estimator, check):

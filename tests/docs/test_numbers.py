@@ -108,6 +108,7 @@ def parse(line: str) -> Any:
         return command.make_context(name, rest, parent=context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_line_on_a_page_is_one(page: Path) -> None:
     for line in commands_on(page.read_text(encoding="utf-8")):

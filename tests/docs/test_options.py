@@ -102,6 +102,7 @@ def flags_of(command: Any) -> set[str]:
     return found.union(*(flags_of(command.resolve_command(context, [name])[1]) for name in names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_flag_on_a_page_is_one(page: Path) -> None:
     known = flags_of(typer.main.get_command(build_app())) | {"--help"}

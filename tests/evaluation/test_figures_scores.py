@@ -109,6 +109,7 @@ def test_areas_under_the_curves_are_auroc_and_average_precision():
         curves(np.zeros(3), {"one": np.arange(3.0)})
 
 
+@pytest.mark.slow
 def test_no_image_hides_within_a_whisker_and_shares_end_at_100() -> None:
     scores = np.r_[np.zeros(40), 1.0, 10 * np.ones(9)]
     groups = np.repeat(["good", "dent"], [40, 10])

@@ -212,6 +212,7 @@ def test_report_shows_names_from_outside_as_text_only():
     assert HOSTILE in [row[0] for row in data["rows"]]
 
 
+@pytest.mark.slow
 def test_report_order_is_verdict_gallery_figures_tables_audit_reproduce(html):
     marks = ["are flagged as anomalous.</h2>", 'id="gallery"', ">Most anomalous", ">Least anomalous", 'id="separation"']
     marks += [

@@ -33,6 +33,7 @@ def of_type(name: str) -> tuple[np.ndarray, float, float]:
     return (textured(shape=(72, 96, 3 if name == "colour" else 1)) * 255).astype(np.uint8), 0, 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_defect_is_where_its_mask_is(kind: str, name: str) -> None:

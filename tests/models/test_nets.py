@@ -45,6 +45,7 @@ def parameters(module: nn.Module) -> int:
 # Shapes -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize(("net", "shape"), CASES)
 def test_shapes_there_and_back(net: str, shape: tuple[int, ...], outputs: int) -> None:
@@ -183,6 +184,7 @@ def test_condition_is_ignored_by_a_model_without_one(net: str) -> None:
         assert torch.equal(model.reconstruct(batch.x, c), model.reconstruct(batch.x))
 
 
+@pytest.mark.slow
 @every_net
 def test_one_condition_for_all_is_the_unconditional_model(net: str) -> None:
     """c = 1 for every item only moves biases: with those moved back, loss and gradient are the unconditional ones."""
@@ -303,6 +305,7 @@ def test_runs_with_noise_are_repeatable_and_go_on_with_the_same_bits(tmp_path: P
 # Gradients ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["standard", "learned"])
 @pytest.mark.parametrize("condition_dim", [0, 2])
 @every_net

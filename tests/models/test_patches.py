@@ -72,6 +72,7 @@ def test_cells_with_many_images_that_differ_have_nearly_the_gaussians_of_each_al
         assert (together.lower[k] - alone.lower[0]).norm() < 0.02 * alone.lower[0].norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimension", [64, 176])
 @pytest.mark.parametrize("gain", [0.02, 1, 1e2, 1e4])
 def test_features_of_any_scale_are_judged(gain: float, dimension: int) -> None:
@@ -103,6 +104,7 @@ def apart_by(apart: float, n: int, cell: int, seed: int) -> Tensor:
     return torch.from_numpy(x.reshape(n, WIDE, 2, 2).astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [(10, 30), (30, 30), (10, 200)])
 @pytest.mark.parametrize("apart", [0.0, 0.1, 0.3, 1.0, 3.0])
 def test_conditions_detect_nearly_as_well_as_the_better_of_none_and_apart(apart: float, n: tuple[int, int]) -> None:

@@ -85,6 +85,7 @@ def fitted() -> dict[Mode, Registration]:
 # Known transforms -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("shift", [(1, 0), (0, -1), (-7, 4), (11, 9)])
 def test_whole_shifts_are_found(fitted: dict[Mode, Registration], mode: Mode, shift: tuple[int, int]) -> None:

@@ -66,6 +66,7 @@ def test_every_score_of_the_settings_is_tested() -> None:
     assert {options.name: type(options) for options in EVERY} == {n: k for n, k in known.items() if n != "fusion"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", EVERY, ids=name)
 @pytest.mark.parametrize(
     ("shape", "net", "likelihood"),
@@ -100,6 +101,7 @@ def test_values_do_not_depend_on_the_batch(options: Options, shape: tuple[int, .
             torch.testing.assert_close(part.map, whole.map[piece], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", EVERY, ids=name)
 def test_scoring_draws_nothing_and_changes_nothing(options: Options) -> None:
     model, score = small_model(), options.build()
@@ -114,6 +116,7 @@ def test_scoring_draws_nothing_and_changes_nothing(options: Options) -> None:
     assert all(torch.equal(state[key], refitted[key]) for key in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", EVERY, ids=name)
 def test_maps_exist_where_promised_and_add_up(options: Options) -> None:
     model, score = small_model(), options.build()

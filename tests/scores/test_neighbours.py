@@ -142,6 +142,7 @@ def test_a_nearer_code_that_single_precision_hides_is_found() -> None:
     torch.testing.assert_close(nearest_distances(queries, kept, 3), exact.values[:, :3], rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "offset"), [(1e-3, 5), (1.0, 5), (1e3, 5), (1.0, 3000)])
 @pytest.mark.parametrize("dims", [3, 400])
 def test_no_code_left_out_is_nearer_than_the_bound(scale: float, offset: float, dims: int) -> None:

@@ -144,6 +144,7 @@ def made(products: int = 1, ignored: Tensor | None = None, **options) -> tuple[P
     return model, score, score.fit(model, [normal])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("products", [1, 2])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_the_score_is_written_out(pooling: str, products: int) -> None:
@@ -199,6 +200,7 @@ def test_without_standardisation_and_coarse_grid_the_value_is_the_pooled_map() -
     torch.testing.assert_close(found.values, pool(found.map.square() / 2, "max"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_what_is_ignored_changes_nothing(pooling: str) -> None:
     """Neither by itself nor through the smoothing of its neighbours; and the map is NaN there."""

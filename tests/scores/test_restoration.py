@@ -86,6 +86,7 @@ def test_restoring_reaches_the_minimum_of_a_convex_problem() -> None:
         np.testing.assert_allclose(restored[i].flatten() - x[i].flatten(), solved.x[:9], atol=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [1e-3, 0.1, 3.0])
 @pytest.mark.parametrize("steps", [1, 7, 40])
 def test_the_objective_never_ends_above_its_start(weight: float, steps: int) -> None:

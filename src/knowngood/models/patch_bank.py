@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
 from knowngood.models.memory_bank import k_centres
+from knowngood.models.repeats import repeats
 
 SEED = 0
 CANDIDATES = 3  # times the coreset's size, drawn at random, that the coreset is chosen from
@@ -128,21 +129,28 @@ class PatchBank(nn.Module):
         cell j as judged in cell k `penalties` (K, K). With `leave_one_out` the patches of an image itself do not count:
         an image is known by its patches in the bank.
         """
-        out = torch.empty(len(halves), *halves.shape[2:], dtype=torch.float64, device=halves.device)
-        norms, across = self.rows.square().sum(1), self.rows.T.contiguous()
+        out = torch.empty(len(halves), halves.shape[2:].numel(), dtype=torch.float64, device=halves.device)
+        order = self.cell.argsort(stable=True)
+        rows, counts = self.rows[order], torch.bincount(self.cell, minlength=len(self.weight)).tolist()
+        norms, across = rows.square().sum(1), rows.T.contiguous()
         if penalties is None:
             penalties = self.penalty[:, None] * (1 - torch.eye(len(self.weight), device=norms.device))
-        for k in cell.unique().tolist():
-            added = norms + penalties[k, self.cell]
-            for i in (cell == k).nonzero()[:, 0].tolist():
-                rows = (halves[i].flatten(1).T - self.centre) @ self.basis  # (P', d)
-                own = torch.isin(self.owner, self._owners(rows)) if leave_one_out else None
-                compared = added if own is None else added.masked_fill(own, torch.inf)
-                least = [torch.addmm(compared, some, across, alpha=-2).amin(1) for some in rows.split(AT_ONCE)]
-                found = torch.cat(least) + rows.square().sum(1)
-                found = (self.weight[k] * found.clamp_min(0)).where(self.weight[k] > 0, 0)  # of no other patch at all
-                out[i] = found.unflatten(0, halves.shape[2:])
-        return out
+        for same in repeats(halves):  # of an image in several cells the distances to all rows are computed once
+            patches = (halves[same.start].flatten(1).T - self.centre) @ self.basis  # (P', d)
+            compared = norms
+            if leave_one_out:
+                own = torch.isin(self.owner, self._owners(patches))[order]
+                compared = norms.masked_fill(own, torch.inf)
+            least = []
+            for some in patches.split(AT_ONCE):
+                to_all = torch.addmm(compared, some, across, alpha=-2).split(counts, dim=1)
+                least.append(torch.stack([_least(to_one) for to_one in to_all], 1))
+            nearest = torch.cat(least) + patches.square().sum(1, keepdim=True)  # (P', K), of each cell
+            for i in range(same.start, same.stop):
+                k = int(cell[i])
+                found = (nearest + penalties[k]).amin(1).clamp_min(0)
+                out[i] = (self.weight[k] * found).where(self.weight[k] > 0, 0)  # of no other patch at all
+        return out.unflatten(1, halves.shape[2:])
 
     def _owners(self, rows: Tensor) -> Tensor:
         """Images of the bank that have a patch in common, at its place, with an image of rows (P, d)."""
@@ -176,6 +184,11 @@ class PatchBank(nn.Module):
             mine = torch.ones_like(cell, dtype=torch.bool) if int((cell == k).sum()) < 2 else cell == k
             spread = [values[mine].std(0).mean() for values in (gaussian, near)]
             self.weight[k] = SHARE * spread[0] / spread[1].clamp_min(1e-12)
+
+
+def _least(distances: Tensor) -> Tensor:
+    """(P, M) → (P,): the smallest, infinite of none."""
+    return distances.amin(1) if distances.shape[1] else distances.new_full((len(distances),), torch.inf)
 
 
 def halved(x: Tensor, ignored: Tensor, cell: Tensor) -> Tensor:

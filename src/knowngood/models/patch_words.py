@@ -11,6 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from knowngood.models.repeats import repeats
+
 SEED = 0
 PATCHES = 20_000  # normal patches that words are learned from, at most
 COMPONENTS = 64  # principal components of the features, at most
@@ -104,7 +106,10 @@ class PatchWords(nn.Module):
 
     def shares(self, x: Tensor, cell: Tensor, ignored: Tensor) -> Tensor:
         """(B, W) float64: the mean of `assigned` over the locations that count, of feature grids x (B, F, h, w)."""
-        found = [self.assigned(one)[~ignored[k]].double().mean(0) for one, k in zip(x, cell, strict=True)]
+        found = []
+        for same in repeats(x):
+            assigned = self.assigned(x[same.start])
+            found += [assigned[~ignored[k]].double().mean(0) for k in cell[same].tolist()]
         return torch.stack(found)
 
     def distances(self, shares: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:

@@ -21,6 +21,7 @@ def aware(weight: float = 3.0, shares: tuple[float, ...] = (0.25, 0.75)) -> Clas
     return ClassAware(weight, torch.eye(2), torch.tensor(shares).log()).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "count"), [(5, 3), (4, 4), (32, 10)])
 def test_directions_are_orthonormal_where_there_is_room(dims: int, count: int) -> None:
     found = spread_directions(dims, count)

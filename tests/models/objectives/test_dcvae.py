@@ -107,6 +107,7 @@ def test_limit_beta_one_makes_the_dcvae_the_cvae_with_the_same_prior_in_loss_and
     assert greatest_difference(slopes, same_slopes) < EXACT
 
 
+@pytest.mark.slow
 @every_tc
 @pytest.mark.parametrize("beta", [0.0, 0.9, 2.0, 6.0])
 def test_away_from_the_limit_the_dcvae_adds_its_share_of_tc_in_loss_and_gradient(beta: float, tc: Any) -> None:

@@ -220,6 +220,7 @@ def mixed(sizes: list[int]) -> Tensor:
     return stratum[torch.randperm(len(stratum), generator=torch.Generator().manual_seed(5))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["part of N", "B = N"])
 @pytest.mark.parametrize("density", ["mss", "mws"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)

@@ -246,6 +246,7 @@ def test_no_gradient_crosses_between_model_and_discriminator() -> None:
 # In training --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_discriminator_trains_with_its_own_betas_and_rate() -> None:
     model, objective, _, _ = setup(FactorVAE(**SMALL))
     players = {p.name: p for p in make_players(objective, model, training_options(lr=1e-3, lr_secondary=1e-4))}

@@ -52,6 +52,7 @@ def test_away_from_the_limit_it_costs_its_weight_and_the_gradient_is_there(optio
     assert greatest_difference(slopes, {name: torch.zeros_like(slope) for name, slope in slopes.items()}) > 1e-3
 
 
+@pytest.mark.slow
 @every_other_form
 def test_density_is_reconstruction_plus_kl_to_the_shifted_prior(options: Options) -> None:
     model, anomalies, _, found, _ = cost(options, Shift(warmup=0, shift=2.5))

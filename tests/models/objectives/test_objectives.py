@@ -159,6 +159,7 @@ def test_gradient_and_loss_of_unconditional_objectives_ignore_conditions_and_str
     assert greatest_difference(slopes, slopes_with) == 0
 
 
+@pytest.mark.slow
 @every_form
 def test_same_draw_same_loss_other_draw_other_loss(options: Options) -> None:
     model = model_for(options)
@@ -170,6 +171,7 @@ def test_same_draw_same_loss_other_draw_other_loss(options: Options) -> None:
     assert torch.equal(before, torch.random.get_rng_state())  # nothing is drawn behind the caller's back
 
 
+@pytest.mark.slow
 @every_form
 def test_order_of_the_batch_does_not_matter(options: Options) -> None:
     """At noise that belongs to the items. The draw itself is by position, so the posterior is made sharp here."""

@@ -291,6 +291,7 @@ BY_HAND: dict[str, Callable[[Case, Any], dict[str, float]]] = {
 }
 
 
+@pytest.mark.slow
 @every_form
 def test_density_terms_and_loss_of_every_player_worked_by_hand(options: Options) -> None:
     model = model_for(options, shape=(4,))
