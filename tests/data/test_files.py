@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import sys
 import zlib
@@ -47,6 +48,18 @@ def test_16_bit_png_keeps_every_bit(tmp_path, colour, stored, kept, filter_type)
     assert found.dtype == np.uint16
     assert np.array_equal(found, image[..., :kept])
     assert header.notes == (("alpha channel dropped",) if kept < stored else ())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names of any bytes")
+def test_a_deep_png_whose_name_is_no_text_is_read(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    image = np.arange(4 * 5 * 3, dtype=np.uint16).reshape(4, 5, 3) * 999
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    try:
+        path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    except OSError:
+        pytest.skip("this file system takes only text as names")
+    np.testing.assert_array_equal(read_image(path), image)
 
 
 def test_16_bit_colour_png_without_opencv_names_the_way_out(tmp_path, monkeypatch):

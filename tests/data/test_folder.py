@@ -157,6 +157,20 @@ def test_links_are_followed_once(tmp_path):
     assert open_images(other).ids.tolist() == ["linked/a.png"]
 
 
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
+def test_a_folder_of_two_names_is_read_once_and_that_is_said(tmp_path):
+    write(tmp_path, "pool/a.png")
+    for product in ("one", "two"):
+        write(tmp_path, f"data/{product}/good/b.png")
+        (tmp_path / "data" / product / "shared").symlink_to(tmp_path / "pool", target_is_directory=True)
+    (tmp_path / "data" / "one" / "loop").symlink_to(tmp_path / "data", target_is_directory=True)
+    images = open_images(tmp_path / "data")
+    assert images.ids.tolist() == ["one/good/b.png", "one/shared/a.png", "two/good/b.png"]
+    (found,) = images.rejected
+    assert str(found) == "two/shared: is the folder one/shared by another name, and is read once"
+    assert found.severity == "warning"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs file names of any bytes")
 def test_names_that_are_no_text_get_an_id_that_is(tmp_path):
     name = os.fsdecode(b"a\xff.png")

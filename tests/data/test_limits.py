@@ -194,6 +194,18 @@ def test_an_archive_is_read_as_its_folder_and_leaves_nothing_behind(tmp_path, mo
     assert list(place.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_member_that_comes_twice_in_an_archive_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for image in (GREY, 255 - GREY):
+            archive.writestr("good/a.png", encoded(image, "PNG"))
+    images = open_images(tmp_path / "a.zip")
+    np.testing.assert_array_equal(images.read(0)[..., 0], 255 - GREY)
+    assert [str(one) for one in images.rejected] == [
+        "good/a.png: is 2 times in a.zip: the last one counts, as where that is unpacked"
+    ]
+
+
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
 @pytest.mark.parametrize("member", ["../../x.png", "/x.png", "a/../../x.png"])
 def test_names_that_lead_out_of_an_archive_are_refused(tmp_path, name, member):

@@ -110,6 +110,14 @@ def test_parquet_of_hugging_face_has_classes_paths_and_pixels(tmp_path, files):
         assert all(np.array_equal(images.read(i), folder.read(i)) for i in order)
 
 
+def test_parquet_files_that_number_their_classes_otherwise_are_refused(tmp_path, files):
+    some = dict(list(files.items())[:4])
+    write_parquet(tmp_path / "p" / "a.parquet", some, [0, 0, 0, 1], ("good", "scratch"))
+    write_parquet(tmp_path / "p" / "b.parquet", some, [1, 1, 1, 0], ("scratch", "good"))
+    with pytest.raises(DataError, match=r"b\.parquet: its classes are .*'scratch', 'good'.*expected the same"):
+        open_images(tmp_path / "p")
+
+
 def test_parquet_of_bytes_alone_is_numbered(tmp_path, files):
     import pyarrow as pa
     import pyarrow.parquet as pq

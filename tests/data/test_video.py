@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from knowngood.data import open_images
+from knowngood.data.content_digest import data_digest
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.video import VideoPixels
@@ -59,6 +62,12 @@ def test_the_content_decides_the_fingerprint(clip: Path) -> None:
     assert open_images(f"{clip}/step=7").fingerprint() == open_images(f"{clip}/step=7").fingerprint()
 
 
+def test_a_damaged_frame_is_no_reason_to_refuse_the_others(clip: Path) -> None:
+    images = open_images(f"{clip}/step=30")
+    cut = images.replace(pixels=VideoPixels(clip, np.array([0, 900]), (32, 48, 3)))
+    assert data_digest(cut) == data_digest(cut) != data_digest(images)
+
+
 def test_what_is_no_step_or_no_video_is_refused(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"a video takes step=N, every N-th frame.*clip\.avi/step=25"):
         open_images(f"{clip}/stpe=5")
@@ -70,6 +79,17 @@ def test_what_is_no_step_or_no_video_is_refused(clip: Path, tmp_path: Path) -> N
     broken = VideoPixels(clip, np.array([0, 900]), (32, 48, 3))
     with pytest.raises(Unreadable, match="frame 900 cannot be decoded"):
         broken.read(1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names of any bytes")
+def test_a_name_that_is_no_text_is_refused(clip: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff.avi")
+    try:
+        shutil.copy(clip, path)
+    except OSError:
+        pytest.skip("this file system takes only text as names")
+    with pytest.raises(DataError, match=r"udcff\.avi: a path that is no text cannot be opened as a video; rename it"):
+        open_images(path)
 
 
 def test_without_opencv_the_way_out_is_named(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

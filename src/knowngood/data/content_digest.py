@@ -7,18 +7,17 @@ from typing import Any
 
 from knowngood.data.itemset import ItemSet
 from knowngood.data.pixel_source import FilePixels
-from knowngood.data.stores.fetched_pixels import FetchedPixels
 
 
 def data_digest(items: ItemSet) -> str:
-    """SHA-256 over ids, labels, conditions and the content of items; of files that lie on disk, size and time stand for
-    the content, of objects in a store size and version.
+    """SHA-256 over ids, labels, conditions and the content of items; of files that lie on disk, and of videos, size and
+    time stand for the content, of objects in a store size and version.
     """
     pixels: Any = getattr(items, "pixels", None)
     digest = hashlib.sha256()
     for name in items.ids.tolist():
         digest.update(f"{name}\n".encode("utf-8", "surrogatepass"))
-    if isinstance(pixels, FetchedPixels):
+    if hasattr(pixels, "stamps"):
         digest.update("\n".join(pixels.stamps()).encode("utf-8", "surrogatepass"))
         return _with_columns(digest, items)
     if not isinstance(pixels, FilePixels) or pixels.owner is not None:

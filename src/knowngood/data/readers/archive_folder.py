@@ -7,6 +7,7 @@ import stat
 import tarfile
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,7 @@ from typing import IO, NamedTuple
 from knowngood.config import counted
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import FilePixels
-from knowngood.data.readers.damage import named_damage, stops_early
+from knowngood.data.readers.damage import named_damage, repeats, stops_early
 from knowngood.data.readers.folder import read_folder
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import DataError
@@ -45,7 +46,7 @@ def read_archive(path: Path, limits: Limits | None = None) -> ImageSet:
     folder = tempfile.TemporaryDirectory(prefix="knowngood-")
     root = Path(folder.name, path.name[: -len(next(s for s in SUFFIXES if path.name.lower().endswith(s)))] or "archive")
     root.mkdir()
-    total = 0
+    total, times = 0, Counter[str]()
     unpacked = named_damage(path, "cannot be unpacked", "pack or download it again, or give the folder")
     with unpacked, ExitStack() as stack:
         for member in _members(path, limits, stack):
@@ -56,6 +57,7 @@ def read_archive(path: Path, limits: Limits | None = None) -> ImageSet:
             total += member.size
             limits.check_unpacked(path, total)
             target = root.joinpath(*parts)
+            times["/".join(parts)] += 1
             target.parent.mkdir(parents=True, exist_ok=True)
             with member.open() as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
@@ -64,7 +66,8 @@ def read_archive(path: Path, limits: Limits | None = None) -> ImageSet:
     except DataError as error:
         raise DataError(str(error).replace(str(root), str(path))) from None
     files: FilePixels = images.pixels  # type: ignore[assignment]
-    return images.replace(pixels=FilePixels(files.paths, limits, folder))
+    repeated = repeats(times, path)
+    return images.replace(pixels=FilePixels(files.paths, limits, folder), rejected=(*images.rejected, *repeated))
 
 
 def _members(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Member]:

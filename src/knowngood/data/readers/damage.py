@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from knowngood.data.findings import printable
+from knowngood.data.findings import Finding, printable
 from knowngood.errors import DataError, KnowngoodError, OutputError
+
+if TYPE_CHECKING:
+    from knowngood.data.stores.address import Address
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -35,6 +39,13 @@ def named_damage(path: str | Path, what: str, way_out: str) -> Iterator[None]:
             ) from error
         reason = str(error).strip() or type(error).__name__
         raise DataError(f"{printable(str(path))}: {what} ({reason}); {way_out}") from error
+
+
+def repeats(times: Mapping[str, int], file: Path | Address) -> list[Finding]:
+    """A finding for each member that is more than once in an archive."""
+    reason = "is {} times in {}: the last one counts, as where that is unpacked"
+    found = [(name, reason.format(n, printable(file.name))) for name, n in times.items() if n > 1]
+    return [Finding(printable(name), "repeated", why, "warning") for name, why in found]
 
 
 def stops_early(tar: tarfile.TarFile) -> bool:

@@ -138,7 +138,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
     """Image files below the root, sorted by path, and a finding for all else. Follows links, but no loop."""
     found: list[Path] = []
     rejected: list[Finding] = []
-    visited: set[str] = set()
+    visited: dict[str, Path] = {}
     of_results: dict[Path, str] = {}
 
     def unlisted(error: OSError) -> None:
@@ -151,8 +151,11 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
         real = os.path.realpath(base)
         if real in visited:
             folders.clear()
+            if not Path(base).is_relative_to(visited[real]):  # else it leads round in a circle
+                reason = f"is the folder {identifier(visited[real], root)} by another name, and is read once"
+                rejected.append(Finding(identifier(Path(base), root), "read-once", reason, "warning"))
             continue
-        visited.add(real)
+        visited[real] = Path(base)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         results = next((name for name in RESULTS if name in names), of_results.get(Path(base).parent))
         if results is not None:

@@ -41,8 +41,8 @@ def read_parquet_images(files: Sequence[Path | Address], root: Path | Address) -
         DataError: a file is damaged, the files differ in their columns, or none holds images.
     """
     columns: dict[str, list[Any]] = {}
-    groups, stamps, splits, classes = [], [], [], {}
-    column, start, names, rejected = None, 0, None, []
+    groups, stamps, splits = [], [], []
+    column, start, names, classes, rejected = None, 0, None, None, []
     for number, file in enumerate(files):
         with parquet_file(file) as opened:
             schema = opened.schema_arrow
@@ -57,7 +57,10 @@ def read_parquet_images(files: Sequence[Path | Address], root: Path | Address) -
                     f"{file}: no column of images; expected one of bytes, or of structs with 'bytes', as Hugging Face "
                     f"datasets write. Its columns are: {', '.join(names)}"
                 )
-            classes = _class_names(schema)
+            own = _class_names(schema)
+            classes = own if classes is None else classes
+            if own != classes:
+                raise DataError(f"{file}: its classes are {own}, those of {files[0]} {classes}; expected the same")
             wanted = [name for name in names if name != column and _plain(schema.field(name).type)]
             has_path = "path" in names_of(schema.field(column).type)
             table = opened.read(columns=[*wanted, *([f"{column}.path"] if has_path else [])])
@@ -71,7 +74,7 @@ def read_parquet_images(files: Sequence[Path | Address], root: Path | Address) -
                 start += opened.metadata.row_group(group).num_rows
             splits += [split_of(file.name)] * len(table)
             stamps.append(f"{file.name} {opened.metadata.serialized_size} {opened.metadata.num_rows}{_stamp(file)}")
-    if not start or column is None:
+    if not start or column is None or classes is None:
         raise DataError(f"{root}: has no rows")
     left = [name for name in names or () if name != column and name not in columns]
     rejected += [Finding(name, "ignored", "a column of lists or structs is no condition", "note") for name in left]

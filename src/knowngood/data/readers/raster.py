@@ -182,7 +182,8 @@ def _read_deep_png(
     if not pixels:
         return header, None
     # IMREAD_UNCHANGED keeps 16 bits, leaves orientation alone and gives BGR(A); grey with alpha comes as BGRA.
-    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    # OpenCV opens no path whose name is not text.
+    array = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise Unreadable(path, "truncated", "cannot be decoded: its pixel data is cut off or damaged")
     return header, upright(array[..., :1] if colour == 4 else array[..., 2::-1], orientation)

@@ -24,7 +24,7 @@ import numpy as np
 from knowngood.config import counted
 from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
-from knowngood.data.readers.damage import named_damage, stops_early
+from knowngood.data.readers.damage import named_damage, repeats, stops_early
 from knowngood.data.readers.files import SUFFIXES, unread_reason
 from knowngood.data.readers.folder import arranged, by_mask, labels_of
 from knowngood.data.readers.layout import SPLITS
@@ -165,10 +165,7 @@ def _indexed(file: Path | Address) -> Index:
             reason = f"is cut or damaged after {counted(len(images), 'image')}: what follows is not read"
             others.append(Finding(printable(str(file)), "truncated", reason, "error"))
     last = {one.name: one for one in images}
-    for name, n in Counter(one.name for one in images).items():
-        if n > 1:
-            reason = f"is {n} times in {printable(file.name)}: the last one counts, as where that is unpacked"
-            others.append(Finding(printable(name), "repeated", reason, "warning"))
+    others += repeats(Counter(one.name for one in images), file)
     return Index(list(last.values()), beside, others, stamp)
 
 

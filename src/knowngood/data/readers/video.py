@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from knowngood.data.findings import Finding, Unreadable
+from knowngood.data.findings import Finding, Unreadable, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import DataError, SettingsError
@@ -62,6 +62,11 @@ class VideoPixels:
     def shapes(self) -> np.ndarray:
         return np.tile(np.array(self.shape, np.int64), (len(self), 1))
 
+    def stamps(self) -> list[str]:
+        """A text for each frame that changes when its file does; nothing is decoded."""
+        found = self.path.stat()
+        return [f"{found.st_size} {found.st_mtime_ns} {frame}" for frame in self.frames.tolist()]
+
     def update(self, digest: Any) -> None:
         for i in range(len(self)):
             digest.update(np.ascontiguousarray(self.read(i)).data)
@@ -109,6 +114,12 @@ def read_video(path: Path, step: int | None = None, limits: Limits | None = None
 
 
 def _opened(path: Path) -> Any:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # OpenCV ends the process
+        raise DataError(
+            f"{printable(str(path))}: a path that is no text cannot be opened as a video; rename it"
+        ) from None
     reader = _cv2().VideoCapture(str(path))
     if not reader.isOpened():
         raise DataError(f"{path}: cannot be opened as a video; it may be damaged, or of a codec that OpenCV lacks")
