@@ -77,3 +77,11 @@ def test_an_image_that_cannot_be_read_leaves_nothing_half_written(tmp_path):
     with pytest.raises(DataError, match=r"b\.png: is no image"):
         write_folder(images, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_masks_of_one_name_in_two_splits_stay_apart(tmp_path):
+    parts = open_parts(4, size=32)
+    masks = tuple((lambda k=k: np.arange(32 * 32).reshape(32, 32) == k) for k in range(4))
+    ids, splits = np.array(["val/a.png", "test/a.png", "val/b.png", "train/c.png"]), ["val", "test", "val", "train"]
+    images = parts.replace(ids=ids, splits=np.array(splits), masks=masks, labels=np.ones(4))
+    same(open_images(write_folder(images, tmp_path / "out")), images)

@@ -66,6 +66,13 @@ def test_calibration_on_what_was_flagged_would_raise_thresholds_and_fit_only_doe
     assert apart.mean() == pytest.approx(ALPHA, abs=0.05)
 
 
+def test_no_id_of_joined_images_comes_twice() -> None:
+    first, second = (ImageSet.from_arrays(np.zeros((3, 8, 8), np.uint8)) for _ in range(2))
+    first = first.replace(ids=np.array(["a", "new/a", "b"]))
+    second = second.replace(ids=np.array(["a", "new/b", "b"]))
+    assert joined(first, second).ids.tolist() == ["a", "new/a", "b", "new/new/a", "new/b", "new/new/b"]
+
+
 def test_joined_images_keep_their_masks() -> None:
     images = [ImageSet.from_arrays(np.zeros((n, 8, 8), np.uint8)) for n in (2, 3)]
     mask = np.eye(8, dtype=bool)

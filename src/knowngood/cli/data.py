@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from knowngood.cli.completion import data_sets
-from knowngood.cli.console import AsJson, emit, for_machines, say, table
-from knowngood.cli.inputs import Data
+from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
+from knowngood.cli.inputs import Data, open_selected
 from knowngood.config import counted
 
 app = typer.Typer(help="Named data sets.", no_args_is_help=True, add_completion=False)
@@ -53,8 +53,10 @@ def write(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder", show_default=False)],
 ) -> None:
     """Write DATA as a folder of PNG files with masks and manifest.csv: data write generated-parts/number=200 parts."""
-    from knowngood.data import open_images
+    from knowngood.data.findings import UNUSABLE
     from knowngood.data.image_folder import write_folder
 
-    images = open_images(data)
+    images = open_selected(data)
+    if aside := [one for one in images.rejected if one.kind in UNUSABLE]:
+        note(f"not written: {counted(len(aside), 'file')} that cannot be read, the first: {aside[0]}")
     say(f"manifest {write_folder(images, out)}: {counted(len(images), 'image')}")

@@ -53,13 +53,12 @@ def _written(images: ImageSet, folder: Path, paths: list[PurePosixPath]) -> Path
     import pandas as pd
 
     splits = [""] * len(images) if images.splits is None else images.splits.tolist()
-    masks = [""] * len(images)
-    for i, (path, split) in enumerate(track(list(zip(paths, splits, strict=True)), "writing images", len(paths))):
+    masks, at = [""] * len(images), _places(images, paths, splits)
+    for i, path in enumerate(track(paths, "writing images", len(paths))):
         _save(images.read(i), folder / path)
         mask = images.mask(i)
         if mask is not None:
-            inner = path.relative_to(split) if split and path.is_relative_to(split) else path
-            masks[i] = f"{MASKS}/{inner.with_name(path.stem)}_mask.png"
+            masks[i] = f"{MASKS}/{at[i].with_name(path.stem)}_mask.png"
             _save(255 * mask[..., None].astype(np.uint8), folder / masks[i])
     own = {"path": map(str, paths), "label": [_WORDS.get(label, "") for label in images.labels.tolist()]}
     own |= {"split": splits} if images.splits is not None else {}
@@ -67,6 +66,17 @@ def _written(images: ImageSet, folder: Path, paths: list[PurePosixPath]) -> Path
     table = pd.DataFrame({name: list(values) for name, values in {**own, **images.conditions}.items()})
     write_text(folder / "manifest.csv", table.to_csv(index=False))
     return folder / "manifest.csv"
+
+
+def _places(images: ImageSet, paths: list[PurePosixPath], splits: list[str]) -> list[PurePosixPath]:
+    """Where below the folder of masks that of each image lies: without its split, unless two masks would be one."""
+    inner = [
+        path.relative_to(split) if split and path.is_relative_to(split) else path
+        for path, split in zip(paths, splits, strict=True)
+    ]
+    marked = images.masks or [None] * len(paths)
+    taken = Counter(one.with_suffix("") for one, mask in zip(inner, marked, strict=True) if mask is not None)
+    return [path if taken[one.with_suffix("")] > 1 else one for path, one in zip(paths, inner, strict=True)]
 
 
 def _path(name: str, source: str) -> PurePosixPath:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,9 +17,8 @@ Items = TypeVar("Items", ImageSet, TableSet)
 def joined(first: Items, second: Items) -> Items:
     """The items of both, in this order, each with its groups; a column that one of them lacks is unknown there.
 
-    Ids of the second that the first has too begin with "new/".
+    Ids of the second that the first has too begin with "new/", as often as that is needed.
     """
-    taken = np.isin(second.ids, first.ids)
     columns = {**first.conditions, **second.conditions}
     kinds: dict[str, object] = (
         {"rows": np.concatenate([first.rows, second.rows])}
@@ -27,7 +27,7 @@ def joined(first: Items, second: Items) -> Items:
     )
     groups = [np.arange(len(some)) if some.groups is None else some.groups for some in (first, second)]
     return first.replace(
-        ids=np.concatenate([first.ids, np.where(taken, np.char.add("new/", second.ids.astype(str)), second.ids)]),
+        ids=np.concatenate([first.ids, _apart(first.ids.tolist(), second.ids.tolist())]),
         labels=np.concatenate([first.labels, second.labels]),
         conditions={
             name: np.concatenate([some.conditions.get(name, np.full(len(some), None)) for some in (first, second)])
@@ -37,6 +37,17 @@ def joined(first: Items, second: Items) -> Items:
         groups=np.concatenate([groups[0], groups[0].max(initial=-1) + 1 + groups[1]]),
         **kinds,
     )
+
+
+def _apart(first: list[str], second: list[str]) -> np.ndarray:
+    """The ids of the second set, changed where the first has them."""
+    old, taken, found = set(first), {*first, *second}, []
+    for name in second:
+        if name in old:
+            name = next(one for n in count(1) if (one := "new/" * n + name) not in taken)
+            taken.add(name)
+        found.append(name)
+    return np.array(found, dtype=str)
 
 
 def _masks(*sets: ImageSet) -> tuple[Any, ...] | None:
