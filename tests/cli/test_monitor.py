@@ -138,3 +138,23 @@ def test_ids_of_a_table_are_texts(tmp_path: Path) -> None:
     table = read_results(tmp_path / "a.csv")
     assert table is not None
     assert table["id"].tolist() == ["01", "1"]
+
+
+def test_names_that_mean_nothing_elsewhere_stay_names(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,condition,p_value\nNA,None,1\nnull,NA,NaN\nb,,.5\n")
+    table = read_results(tmp_path / "a.csv")
+    assert table is not None
+    assert table["id"].tolist() == ["NA", "null", "b"]
+    assert table["condition"].tolist()[:2] == ["None", "NA"]
+    assert table["condition"].isna().tolist() == [False, False, True]
+    assert table["p_value"].isna().tolist() == [False, True, False]
+
+
+def test_items_of_one_id_and_two_scores_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monday, tuesday = (results(tmp_path / f"{day}.csv", np.arange(3.0) + day) for day in (0, 1))
+    assert run("monitor", monday, tuesday) == 0
+    said = capsys.readouterr()
+    assert "items    6 rows: 3 new, 3 counted before" in said.out
+    assert "3 items have the id of an earlier one, and another score: of an id the first counts" in said.err
+    assert run("monitor", monday, monday) == 0
+    assert "warning" not in capsys.readouterr().err

@@ -29,6 +29,12 @@ def test_items_are_in_the_order_of_their_times_and_what_counts_is_kept() -> None
     assert stream.groups == ["all", "all"]
 
 
+def test_times_with_two_readings_leave_the_order_as_it_is() -> None:
+    table = pd.DataFrame({"time": ["13.01.2026", "01.02.2026", "14.02.2026"], "anomaly_score": [1.0, 2.0, 3.0]})
+    assert score_stream([table]).scores.tolist() == [1, 2, 3]
+    assert score_stream([table.assign(time=[30, 4, 5])]).scores.tolist() == [2, 3, 1]
+
+
 def test_p_values_are_used_where_an_item_has_no_score() -> None:
     table = pd.DataFrame({"p_value": [0.5, 0.1], "anomaly_score": [1.0, np.nan]})
     stream = score_stream([table])

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,7 @@ from knowngood.evaluation.drift_reference import Reference, by_scores, group_nam
 if TYPE_CHECKING:
     from knowngood.detector.pipeline import Pipeline
 
+MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "None", "NULL", "null", "<NA>", "#N/A"]  # cells without a number
 MEASURES = ("anomaly_score", "p_value")
 OFF_GRID = 0.25  # of a step between two p-values, that rounding in a log may have moved one
 
@@ -64,8 +65,10 @@ def _table(path: Path) -> pd.DataFrame | None:
             header = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
         if not set(header) & set(MEASURES):
             return None
-        texts = dict.fromkeys(("id", "condition"), "str")  # 007 is no 7
-        return pd.read_csv(path, sep="\t" if suffix == ".tsv" else ",", dtype=texts)
+        texts = dict.fromkeys(("id", "condition"), "str")  # 007 is no 7, and NA may be a name
+        empty: dict[Hashable, list[str]] = {name: [""] if name in texts else MISSING for name in header}
+        sep = "\t" if suffix == ".tsv" else ","
+        return pd.read_csv(path, sep=sep, dtype=texts, na_values=empty, keep_default_na=False)
     if suffix == ".parquet":
         return pd.read_parquet(path).astype(object)  # text is decoded here, or else when it is used
     return pd.DataFrame(_records(path)) if suffix in (".json", ".jsonl", ".ndjson", ".log") else None
@@ -99,8 +102,8 @@ def score_stream(
 ) -> ScoreStream:
     """The items of tables of results, one after the other. Items without a score, or labelled anomalous, are left out.
 
-    `added` are the names of groups that were added to the calibration. The order is by time, if every item has one and
-    they are not in order. Scores are used if every item has one, else p-values.
+    `added` are the names of groups that were added to the calibration. The order is by time, if every item has one in
+    ISO 8601 or as a number, else that of the tables. Scores are used if every item has one, else p-values.
 
     Raises:
         DataError: neither scores nor p-values, or a value that is none.
@@ -122,7 +125,7 @@ def score_stream(
             raise DataError(f"{_name(table, wrong[0])}: p_value = {values[wrong[0]]:g}; expected above 0, at most 1")
         values = -values
     if "time" in table and table["time"].notna().all():
-        stamps = pd.to_datetime(table["time"], utc=True, format="mixed", errors="coerce")
+        stamps = _stamps(table["time"])
         if stamps.notna().all():
             order = np.argsort(stamps.to_numpy(), kind="stable")
             table, values = table.iloc[order].reset_index(drop=True), values[order]
@@ -183,6 +186,12 @@ def _distinct(calibration: Calibration, stratum: int) -> int:
         return 0
     own = calibration.scores[calibration.strata == stratum]
     return len(own) if len(np.unique(p_values(own, own))) == len(own) else 0
+
+
+def _stamps(times: pd.Series) -> pd.Series:
+    """Times in ISO 8601, or numbers, that can be sorted; missing where a text is neither: 02.03. has two readings."""
+    numbers = pd.to_numeric(times, errors="coerce")
+    return numbers if numbers.notna().all() else pd.to_datetime(times, utc=True, format="ISO8601", errors="coerce")
 
 
 def _numbers(table: pd.DataFrame, name: str) -> np.ndarray:
