@@ -276,6 +276,8 @@ def test_columns_of_a_table_go_by_their_names() -> None:
     np.testing.assert_array_equal(found, [row["anomaly_score"] for row in runtime.detect(frame.to_numpy())])
     with pytest.raises(DataError, match=r"columns \['depth', 'height'\]; the model was fitted on \['height', 'width'"):
         runtime.detect(turned[["depth", "height"]])
+    with pytest.raises(DataError, match="the table cannot be read as numbers: could not convert string to float: 'x'"):
+        runtime.detect([["x", 1, 2]])
 
 
 def test_known_illumination() -> None:

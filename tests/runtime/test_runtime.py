@@ -235,6 +235,17 @@ def test_a_table_says_which_version_scored_it(exported: Path, folder: Path, tmp_
     assert {row["scored_by"] for row in json.loads((tmp_path / "rows.json").read_text())} == {"0" * 16}
 
 
+def test_files_that_are_set_aside_have_a_row(exported: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    (folder / "raw.dng").write_bytes(b"raw")
+    with pytest.raises(SystemExit) as left:
+        cli.main(["score", str(exported), str(folder), "-o", str(tmp_path / "rows.csv")])
+    assert left.value.code == 0
+    table = pd.read_csv(tmp_path / "rows.csv").set_index("id")
+    assert list(table.index) == ["bright.png", "colour.png", "dark.png", "empty.png", "raw.dng"]
+    assert "kind that is not read" in table["error"]["raw.dng"]
+    assert "3 more could not be scored: see the column error" in capsys.readouterr().out
+
+
 def test_objects_of_a_store_are_scored_as_files_and_the_table_goes_to_the_store(
     exported: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import map_writer
 from knowngood.cli.outputs import keep_apart, note_unread, tell_written, write_tables, writing
 from knowngood.config import DataOptions, counted
+from knowngood.data.findings import UNUSABLE
 from knowngood.data.progress import track
 from knowngood.detector.versions import MARK
 from knowngood.errors import DataError, SettingsError
@@ -60,7 +61,7 @@ def score_exported(
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
         images = with_values(images, values, detector.conditions.names)
-        keep_apart(data, images, files={"--output": output}, folders={"--maps": maps})
+        keep_apart([data], images, files={"--output": output}, folders={"--maps": maps})
         rate = detector.alpha if alpha is None else alpha
         writer, found = map_writer(maps, maps_format, images.ids.tolist()) if maps is not None else None, []
         stream = detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None)
@@ -68,7 +69,9 @@ def score_exported(
             if writer is not None and one.map is not None:
                 writer.add(one.row["id"], partial(images.read, i), one.map, detector.map_scale(one.map))
             found.append(one._replace(map=None))
-        table = pd.DataFrame([one.row for one in found])
+        aside = [one for one in images.rejected if one.kind in UNUSABLE]
+        rejected = [{"id": one.path_or_id, "is_anomalous": None, "error": one.reason} for one in aside]
+        table = pd.DataFrame([*(one.row for one in found), *rejected])
         read = table["p_value"].notna()
         reasons: list[Any] = table.loc[~read, ["id", "error"]].to_numpy().tolist() if not read.all() else []
         if not read.any():
@@ -80,5 +83,7 @@ def score_exported(
         tell = note if output is None else say
         flagged = int(table["is_anomalous"].fillna(False).sum())
         tell(f"{flagged:,} of {counted(int(read.sum()), 'image')} are anomalous at a false-alarm rate of {rate:g}")
+        if reasons:
+            tell(f"{len(reasons):,} more could not be scored: see the column error")
         note_unread(reasons)
         tell_written(tell, place, writer)

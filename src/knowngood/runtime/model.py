@@ -173,7 +173,10 @@ class ExportedDetector:
     def _opened(self, X: Any, conditions: Mapping[str, Any] | None, unknown: Unknown | None) -> _Items:
         may: Unknown = unknown or self.facts["unknown"]
         if "image" not in self.facts:
-            rows = np.asarray(_named_columns(X, self.facts["names"]), dtype=np.float64)
+            try:
+                rows = np.asarray(_named_columns(X, self.facts["names"]), dtype=np.float64)
+            except (ValueError, TypeError) as error:
+                raise DataError(f"the table cannot be read as numbers: {error}") from None
             if rows.ndim != 2 or rows.shape[1] != self.facts["features"]:
                 raise DataError(f"X has shape {rows.shape}; expected a table (N, {self.facts['features']})")
             if not np.isfinite(rows).all():
