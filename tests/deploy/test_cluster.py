@@ -127,6 +127,19 @@ def test_what_a_cluster_does_not_do_is_refused(model, data, words, said, capsys)
     assert said in capsys.readouterr().err
 
 
+def test_a_cluster_that_is_not_there_leaves_nothing_behind(model, data, tmp_path, capsys, monkeypatch):
+    def absent(*_, **__):
+        raise SettingsError("--cluster there:1: no Ray cluster answers")
+        yield
+
+    words = ("score", model, data, "--cluster", "there:1", "--output", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("knowngood.deploy.ray_data.score_parts", absent)
+        assert run(*words) == 2
+    monkeypatch.setattr("knowngood.deploy.ray_data.score_parts", in_process)
+    assert run(*words, "--alpha", "0.3") == 0, capsys.readouterr().err
+
+
 class Dying(Scorer):
     """Its process is killed the first time it has written a part, before it tells of it."""
 

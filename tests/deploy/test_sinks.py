@@ -11,6 +11,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,19 @@ def test_rows_that_wait_for_one_sink_go_to_no_other(tmp_path: Path, receiver: Re
     back.start()
     back.close()
     assert [json.loads(body)["key"] for _, body in receiver.taken] == [f"k{i}" for i in range(5)]
+
+
+def test_a_base_of_something_else_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_bytes(b"no base, but a text that is longer than a header" * 99)
+    with pytest.raises(SettingsError, match=r"text\.db: holds something else"):
+        sink_of(f"sqlite:///{tmp_path}/text.db").begin()
+    with closing(sqlite3.connect(tmp_path / "other.db")) as base:
+        base.execute("create table results (part text primary key)")
+    with pytest.raises(SettingsError, match="its table 'results' is of something else"):
+        sink_of(f"sqlite:///{tmp_path}/other.db").begin()
+    sink = sink_of(f"sqlite:///{tmp_path}/mine.db")
+    sink.write(rows(0, 2), sink.begin())
+    assert sink.begin() == {}
 
 
 @pytest.mark.parametrize("content", [b"id,anomaly_score\n1.png,3\n", b"\xff\xfe\x00"])

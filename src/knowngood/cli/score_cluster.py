@@ -64,6 +64,9 @@ def score_on_cluster(
     except (KeyboardInterrupt, Interrupted):
         note(f"{counted(len(there) + len(found), 'part')} scored; the same command with --resume goes on")
         raise
+    except SettingsError:  # of the cluster: a corrected command begins anew
+        parts.withdraw()
+        raise
     seconds = time.perf_counter() - started
     missing = set(range(0, len(images), size)) - parts.firsts()
     if missing:

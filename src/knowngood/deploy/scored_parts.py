@@ -92,6 +92,15 @@ class ScoredParts:
                 )
         return self.firsts()
 
+    def withdraw(self) -> None:
+        """Take back what `begin` said, where nothing was scored: another run may begin then."""
+        if self.names() != {RUN}:
+            return
+        if isinstance(self.place, Path):
+            (self.place / RUN).unlink(missing_ok=True)
+        else:
+            self.place.fs.rm_file(self.place.child(RUN).path)
+
     def write_part(self, first: int, table: DataFrame) -> None:
         """The rows from item `first` on, in one step. The same part written twice is one part."""
         self._write(f"part-{first:012d}.parquet", encoded(table))

@@ -26,6 +26,15 @@ class SqliteTable:
 
     def begin(self) -> Place:
         make_folder(self.path.parent)
+        try:
+            with closing(sqlite3.connect(self.path)) as base:
+                columns = {name: key for _, name, _, _, _, key in base.execute("pragma table_info(results)")}
+        except sqlite3.OperationalError as error:  # locked by another program, say
+            raise Unavailable(f"{self.url}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise SettingsError(f"--to {self.url}: holds something else ({error}); give another name") from None
+        if columns and columns.get("key") != 1:
+            raise SettingsError(f"--to {self.url}: its table 'results' is of something else; give another name")
         return {}
 
     def write(self, rows: Sequence[Row], place: Place) -> Place:
