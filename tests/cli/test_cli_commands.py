@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main
+from knowngood.cli.outputs import write_tables
 from knowngood.data import ImageSet, open_images
 from knowngood.errors import DataError
 from knowngood.files import locked
@@ -116,6 +118,17 @@ def test_parquet_without_its_package_is_refused_before_anything_is_scored(
     )
     assert "pip install pyarrow" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_json_has_all_digits_and_null_for_what_is_missing(tmp_path: Path) -> None:
+    scores = [1.2345678901234567e-14, 0.1234567890123456, float("nan")]
+    table = pd.DataFrame({"id": ["ä", "b", "c"], "anomaly_score": scores, "error": [None, None, "no image"]})
+    table["is_anomalous"] = pd.array([True, False, pd.NA], dtype="boolean")
+    write_tables([table[:1], table[1:]], tmp_path / "a.json", {"scored_by": "x"})
+    rows = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert [row["anomaly_score"] for row in rows] == [*scores[:2], None]
+    assert rows[0] == {"id": "ä", "anomaly_score": scores[0], "error": None, "is_anomalous": True, "scored_by": "x"}
+    assert (rows[2]["error"], rows[2]["is_anomalous"]) == ("no image", None)
 
 
 def test_score_without_output_prints_only_the_table(
@@ -288,6 +301,16 @@ def test_evaluate_says_that_what_is_missing_could_not_be_read(
     assert "without what cannot be read: 10 images labelled normal and 0 labelled anomalous" in capsys.readouterr().err
 
 
+def test_evaluate_counts_the_images_that_its_rates_are_of(trained: Path, tmp_path: Path) -> None:
+    _write_parts(tmp_path / "test" / "good", 10, first=100)
+    _write_parts(tmp_path / "test" / "scratch", 4, first=200, scratched=True)
+    for name in ("good/100.png", "scratch/200.png", "scratch/201.png"):
+        (tmp_path / "test" / name).write_bytes(b"")
+    assert run("evaluate", trained, tmp_path / "test", "--json", tmp_path / "m.json") == 0
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert (found["normals"], found["anomalies"], found["unreadable"]) == (9, 2, 3)
+
+
 def test_info_says_what_the_model_is(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("info", trained) == 0
     assert "gute Teile ü" in capsys.readouterr().out
@@ -422,6 +445,15 @@ def test_data_write_makes_a_folder_that_opens_again(tmp_path, capsys: pytest.Cap
     assert sorted(open_images(tmp_path / "parts").ids)[-1] == "train/good/000002.png"
     assert run("data", "write", "digits", tmp_path / "parts") == 4
     assert "not an empty folder" in capsys.readouterr().err
+
+
+def test_data_write_says_what_it_leaves_out(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write_parts(tmp_path / "parts", 3, first=0)
+    (tmp_path / "parts" / "raw.dng").write_bytes(b"raw")
+    assert run("data", "write", tmp_path / "parts", tmp_path / "out") == 0
+    said = capsys.readouterr()
+    assert "3 images" in said.out
+    assert "not written: 1 file that cannot be read, the first: raw.dng: is an image of a kind" in said.err
 
 
 def test_the_demo_reports_digits_and_parts(tmp_path, monkeypatch, capsys) -> None:

@@ -119,14 +119,27 @@ def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("pictures", "--maps", "pictures"), "--maps pictures: images that are read lie in it"),
-        (("pictures", "--maps", "."), "--maps .: images that are read lie in it"),
-        (("pictures/good/1.png", "--explain", "pictures/good"), "--explain pictures/good: images that are read lie in"),
-        (("list.csv", "--output", "./list.csv"), "--output list.csv: the data are read from it"),
+        ("score model pictures --maps pictures", "--maps pictures: images that are read lie in it"),
+        ("score model pictures --maps .", "--maps .: images that are read lie in it"),
+        (
+            "score model pictures/good/1.png --explain pictures/good",
+            "--explain pictures/good: images that are read lie in",
+        ),
+        ("score model list.csv --output ./list.csv", "--output list.csv: the data are read from it"),
+        (
+            "score model pictures --explain x --normals list.csv -o list.csv",
+            "--output list.csv: the data are read from",
+        ),
+        ("figure reconstructions model pictures --out pictures/good/1.png", "1.png: the data are read from it"),
+        ("evaluate model list.csv --json list.csv", "--json list.csv: the data are read from it"),
+        ("score model pictures -o a.csv --regions ./a.csv", "a.csv is given for two outputs"),
+        ("score model pictures --maps m --explain m", "m is given for two outputs"),
+        ("evaluate model pictures --report a.html --inspect a.html", "a.html is given for two outputs"),
+        ("watch model pictures --once --to a.csv --to ./a.csv", "a.csv is given for two outputs"),
     ],
 )
-def test_what_is_read_is_not_written_over(
-    words: tuple[str, ...],
+def test_what_is_read_is_not_written_over_and_no_output_twice(
+    words: str,
     said: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -139,6 +152,6 @@ def test_what_is_read_is_not_written_over(
     Image.new("L", (8, 8)).save("pictures/good/1.png")
     (tmp_path / "list.csv").write_text("path\npictures/good/1.png\n")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert run("score", "model", *words) == 2
+    assert run(*words.split()) == 2
     assert said in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

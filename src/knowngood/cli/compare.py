@@ -11,7 +11,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, open_selected
-from knowngood.cli.outputs import this_command, writing
+from knowngood.cli.outputs import keep_apart, this_command, writing
 from knowngood.config import nearest
 from knowngood.data.progress import in_words
 from knowngood.errors import DataError, SettingsError
@@ -61,6 +61,7 @@ def compare(
     named = dict(zip(short if len(set(short)) == len(short) else given, map(_settings, given), strict=True))
     with writing(report):
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=bounds.over())
+        keep_apart([data], images, files={"--report": report})
         if (normal or anomalous or holdout) and "class" in images.conditions:
             images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})
         to_fit, labelled = _parts(images, split)

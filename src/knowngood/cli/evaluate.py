@@ -29,7 +29,7 @@ from knowngood.cli.inputs import (
     open_selected,
     with_values,
 )
-from knowngood.cli.outputs import link, this_command, writing
+from knowngood.cli.outputs import keep_apart, link, this_command, writing
 from knowngood.config import counted
 from knowngood.detector.versions import model_at
 from knowngood.files import write_json
@@ -70,6 +70,8 @@ def evaluate(
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
         images, split = keep_split(images, split)
         images = with_values(images, as_values(as_condition), detector.pipeline_.given_columns)
+        outputs = {"--report": report, "--inspect": inspect, "--json": None if alone else json_file}
+        keep_apart([data], images, files=outputs)
         classes = images.conditions.get("class")
         if (normal or anomalous or holdout) and not known_class and classes is not None:
             images = images.replace(conditions={k: v for k, v in images.conditions.items() if k != "class"})

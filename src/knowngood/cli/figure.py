@@ -26,6 +26,7 @@ from knowngood.cli.inputs import (
     load,
     open_selected,
 )
+from knowngood.cli.outputs import keep_apart
 from knowngood.config import nearest
 from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import COMPARING, FIGURES
@@ -123,6 +124,7 @@ def figure(
     if data is not None:
         limits = bounds.over(next(iter(models.values())).pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=limits)
+        keep_apart([data], images, files={"--out": out})
         images, _ = keep_split(images, split)
         if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
             hidden, unknown = ("class",), hidden_class(unknown, *models.values())

@@ -11,6 +11,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import STDOUT, for_machines, say, table, write_records
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, load, open_selected
+from knowngood.cli.outputs import keep_apart
 from knowngood.cli.suspicious import list_suspicious
 from knowngood.config import counted
 from knowngood.errors import DataError, SettingsError
@@ -82,6 +83,7 @@ def _inspect(
     options = bounds.over(None if detector is None else detector.pipeline_.settings.data)
     chosen = dict(zip(("normal", "anomalous", "holdout"), classes, strict=True))
     images = open_selected(data, **chosen, strict=strict, data_options=options, remarks=False)
+    keep_apart([data], images, files={"--json": None if json_file == STDOUT else json_file})
     if suspicious:
         list_suspicious(images, data, model, detector, most, json_file)
         return

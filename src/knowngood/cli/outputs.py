@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -34,29 +35,40 @@ def writing(*places: Path | None) -> Iterator[None]:
     """Within, no other run writes to these files and folders.
 
     Raises:
-        SettingsError: one does; the message names its process.
+        SettingsError: one does, and the message names its process; or two of them are one.
     """
+    found = [Path(os.path.realpath(one)) for one in places if one is not None and not is_stream(one)]
+    if twice := next((one for one in found if found.count(one) > 1), None):
+        raise SettingsError(
+            f"{twice} is given for two outputs, and one would replace the other; give each its own name"
+        )
     with ExitStack() as locks:
-        for place in sorted({Path(os.path.realpath(one)) for one in places if one is not None and not is_stream(one)}):
+        for place in sorted(found):
             locks.enter_context(locked(place.parent / f".{place.name}{LOCK}", str(place)))
         yield
 
 
 def keep_apart(
-    data: str, *sources: ImageSet, files: Mapping[str, Path | None], folders: Mapping[str, Path | None]
+    given: Sequence[str],
+    *sources: ImageSet | None,
+    files: Mapping[str, Path | None],
+    folders: Mapping[str, Path | None] | None = None,
 ) -> None:
-    """Refuse to write over what is read, before anything is. files, folders: outputs, by their options.
+    """Refuse to write over what is read, before anything is. given: data arguments. files, folders: outputs, by option.
 
     Raises:
-        SettingsError: the file is that of the data; or images lie in the folder or below, where pictures of their names
+        SettingsError: data are read from the file; or images lie in the folder or below, where pictures of their names
             would replace them, and a later run would take them for results.
     """
+    paths = [path for images in sources if images is not None for path in getattr(images.pixels, "paths", ())]
     for flag, file in files.items():
-        if file is not None and os.path.realpath(file) == os.path.realpath(data):
+        if file is None:
+            continue
+        read = [*given, *(path for path in paths if path.name == file.name)]
+        if os.path.realpath(file) in map(os.path.realpath, read):
             raise SettingsError(f"{flag} {file}: the data are read from it; choose another file")
-    paths = [path for images in sources for path in getattr(images.pixels, "paths", ())]
     beside = {path.parent: path for path in paths}
-    for flag, folder in folders.items():
+    for flag, folder in (folders or {}).items():
         if folder is None:
             continue
         for parent, path in beside.items():
@@ -91,7 +103,7 @@ def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, facts: Map
         parts = list(tables)
         table = parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
         if suffix == ".json":
-            table.assign(**(facts or {})).to_json(draft, orient="records", indent=1, force_ascii=False)
+            _write_json(table.assign(**(facts or {})), draft)
         else:
             table.attrs.clear()
             table.attrs.update(facts or {})
@@ -101,6 +113,17 @@ def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, facts: Map
 def _write_csv(tables: Iterable[pd.DataFrame], file: TextIO) -> None:
     for i, table in enumerate(tables):
         without_formulas(table).to_csv(file, index=False, header=not i)
+
+
+def _write_json(table: pd.DataFrame, file: Path) -> None:
+    """A list of records, with all digits of a number: `to_json` of pandas keeps ten decimals at most."""
+    from knowngood.deploy.judgement import plain
+
+    columns = [table[name].tolist() for name in table]
+    rows = (dict(zip(table, map(plain, cells), strict=True)) for cells in zip(*columns, strict=True))
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        texts = (json.dumps(row, ensure_ascii=False, indent=1) for row in rows)
+        opened.write("[" + ",".join(f"\n{text}" for text in texts) + "\n]\n")
 
 
 def without_formulas(table: pd.DataFrame) -> pd.DataFrame:

@@ -207,7 +207,8 @@ def score(
         images = with_values(images, as_values(as_condition), detector.pipeline_.given_columns)
         sources = [] if normals is None else [open_selected(normals, data_options=options)]
         tables = {"--output": output, "--regions": regions, "--probabilities": probabilities}
-        keep_apart(data, images, *sources, files=tables, folders={"--maps": maps, "--explain": explain})
+        given = [data, *([] if normals is None else [normals])]
+        keep_apart(given, images, *sources, files=tables, folders={"--maps": maps, "--explain": explain})
         asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
         mark = fingerprint(in_use(model))
         if resume and output is not None and output.is_file() and not _unfinished(output).exists():

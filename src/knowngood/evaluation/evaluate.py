@@ -64,9 +64,10 @@ def evaluate(
     """Score labelled images and compare with the labels.
 
     Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
-    score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals, anomalies and
-    unreadable. Images without a label are scored and excluded from the metrics. Where stated conditions are checked,
-    also auroc_mismatch, of the mismatch with them, and wrong, the count of images that are flagged for it.
+    score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals and anomalies, of the
+    images that were read, and unreadable. Images without a label are scored and excluded from the metrics. Where stated
+    conditions are checked, also auroc_mismatch, of the mismatch with them, and wrong, the count of images that are
+    flagged for it.
 
     Args:
         explain: as for `Detector.detect`.
@@ -100,8 +101,8 @@ def evaluate(
         "fpr_at_95_tpr": fpr_at_tpr(y, s),
         "false_alarm_rate": float(flagged[read & (labels == 0)].mean()),
         "detection_rate": float(flagged[read & (labels == 1)].mean()),
-        "normals": int((labels == 0).sum()),
-        "anomalies": int((labels == 1).sum()),
+        "normals": int((y == 0).sum()),
+        "anomalies": int((y == 1).sum()),
         "unreadable": int((~read).sum()),
     }
     if "mismatch" in table:
