@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,7 +66,7 @@ def _table(path: Path) -> pd.DataFrame | None:
         if not set(header) & set(MEASURES):
             return None
         texts = dict.fromkeys(("id", "condition"), "str")  # 007 is no 7, and NA may be a name
-        empty: dict[Hashable, list[str]] = {name: [""] if name in texts else MISSING for name in header}
+        empty = {name: [""] if name in texts else MISSING for name in header}
         sep = "\t" if suffix == ".tsv" else ","
         return pd.read_csv(path, sep=sep, dtype=texts, na_values=empty, keep_default_na=False)
     if suffix == ".parquet":
