@@ -136,9 +136,17 @@ def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: p
         ("score model pictures --maps m --explain m", "m is given for two outputs"),
         ("evaluate model pictures --report a.html --inspect a.html", "a.html is given for two outputs"),
         ("watch model pictures --once --to a.csv --to ./a.csv", "a.csv is given for two outputs"),
+        ("score model pictures --workers 2", "--workers and --threads are of a cluster"),
+        ("score model pictures --threads 2", "--workers and --threads are of a cluster"),
+        ("score model pictures --maps-format raw", "--maps-format raw goes with --maps DIR"),
+        ("watch model pictures --keep-most 5", "--keep-most 5 goes with --keep FOLDER"),
+        ("serve model --no-keep --keep-most 5", "--keep-most 5 and --no-keep contradict each other"),
+        ("reviews pictures --format coco", "--format coco goes with --out OUT"),
+        ("reviews pictures --model a", "--model a goes with --sample N"),
+        ("reviews pictures --list 5 --out a", "--list 5 and --out a are two runs"),
     ],
 )
-def test_what_is_read_is_not_written_over_and_no_output_twice(
+def test_nothing_is_written_over_and_no_option_passed_over(
     words: str,
     said: str,
     tmp_path: Path,

@@ -16,7 +16,7 @@ from knowngood import Detector
 from knowngood.cli import main
 from knowngood.data.open import open_images
 from knowngood.deploy.judged_store import JudgedStore, Judgement, Review
-from knowngood.deploy.reviews import add_review, draw_sample, export, read_reviews
+from knowngood.deploy.reviews import FORMATS, add_review, draw_sample, export, read_reviews
 from knowngood.errors import DataError, OutputError
 
 HEIGHT, WIDTH = 10, 12
@@ -127,6 +127,13 @@ def test_label_studio(store: JudgedStore, tmp_path: Path) -> None:
     shares = [box["value"][name] for name in ("x", "y", "width", "height")]
     np.testing.assert_allclose(shares, [100 * 2 / WIDTH, 10, 100 * 4 / WIDTH, 30])
     assert (tmp_path / "out" / tasks[1]["data"]["image"].partition("?d=")[2]).is_file()
+
+
+def test_a_condition_is_not_taken_for_the_picture(tmp_path: Path) -> None:
+    kept = {"number": 1, "height": 4, "width": 4, "file": "a.png", "note": "", "boxes": [], "kind": None}
+    FORMATS["label-studio"]([{**kept, "conditions": {"image": "left", "camera": "A"}}], tmp_path)
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    assert task["data"] == {"image": "/data/local-files/?d=a.png", "camera": "A", "note": ""}
 
 
 def test_nothing_is_mixed_or_made_up(store: JudgedStore, tmp_path: Path) -> None:

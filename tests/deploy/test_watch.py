@@ -281,6 +281,13 @@ def test_a_folder_that_is_gone_is_said_once(line: Line, caplog: pytest.LogCaptur
     assert said == [1, 2]
 
 
+def test_a_file_of_no_picture_is_ignored_aloud_once(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    for k in range(3):
+        line.put("rows.csv", b"x" * k)
+        assert line.steps(*[0.2] * 30) == []
+    assert [one.getMessage() for one in caplog.records].count("ignored") == 1
+
+
 def test_a_link_to_itself_is_no_harm(line: Line) -> None:
     (line.folder / "loop").symlink_to(line.folder / "loop")
     line.put("0.png", picture(0))

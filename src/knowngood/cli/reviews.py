@@ -24,8 +24,13 @@ def reviews(
         Path | None, typer.Option("--out", "-o", metavar="OUT", help="write the reviewed images to this new folder")
     ] = None,
     layout: Annotated[
-        str, typer.Option("--format", metavar="folder|coco|label-studio", help="folder: good/, anomalous/KIND/, masks")
-    ] = "folder",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="folder|coco|label-studio",
+            help="folder: good/, anomalous/KIND/, masks, which is the default",
+        ),
+    ] = None,
     sample: Annotated[
         int | None,
         typer.Option(min=10, metavar="N", help="draw N more images at random to review: good ones may calibrate"),
@@ -44,8 +49,17 @@ def reviews(
     from knowngood.deploy.judged_store import FILE, Filter, JudgedStore
     from knowngood.deploy.reviews import FORMATS, draw_sample, export
 
-    if layout not in FORMATS:
+    if layout is not None and layout not in FORMATS:
         raise SettingsError(f"--format {layout}: no such format{nearest(layout, list(FORMATS))}")
+    for given, flag, other, lacks in (
+        (layout, "--format", "--out OUT", out is None),
+        (model, "--model", "--sample N", sample is None),
+    ):
+        if given is not None and lacks:
+            raise SettingsError(f"{flag} {given} goes with {other}; give that too, or leave {flag} out")
+    if listed is not None and out is not None:
+        raise SettingsError(f"--list {listed} and --out {out} are two runs; give one of them")
+    layout = layout or "folder"
     if not (folder / FILE).is_file():
         raise DataError(f"{folder}: no judged images; give the folder that `serve` names as it starts: MODEL-judged")
     with for_machines(as_json), closing(JudgedStore(folder)) as store:

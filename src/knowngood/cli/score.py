@@ -92,12 +92,12 @@ def score(
         ),
     ] = None,
     maps_format: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="overlay|raw",
-            help="overlay: colour over the image; raw: 16-bit grey, its scale in maps.json",
+            help="overlay: colour over the image; raw: 16-bit grey, its scale in maps.json; default overlay",
         ),
-    ] = "overlay",
+    ] = None,
     regions: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="write anomalous regions, one a row: .csv, .parquet or .json"),
@@ -140,7 +140,9 @@ def score(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="with --cluster: so many workers; default one for each CPU")
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="with --cluster: threads of each worker")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="with --cluster: threads of each worker; default 1")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="go on with an unfinished run into this --output: FILE.unfinished")
     ] = False,
@@ -156,7 +158,7 @@ def score(
         asked["--explain-most"] = explain_most
         _score_on_cluster(
             model, data, to, {**asked, "--probabilities": probabilities}, address=cluster, workers=workers,
-            threads=threads, resume=resume, alpha=alpha, unknown=unknown, device=device, split=split,
+            threads=threads or 1, resume=resume, alpha=alpha, unknown=unknown, device=device, split=split,
             values=as_values(as_condition), bounds=bounds,
         )  # fmt: skip
         return
@@ -167,6 +169,11 @@ def score(
             raise SettingsError(f"{flag} {file}: unknown format '{file.suffix}'; known: {', '.join(FORMATS)}")
         if file is not None and file.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
             raise SettingsError(f"{flag} {file}: parquet needs pyarrow: pip install pyarrow")
+    if workers or threads:
+        raise SettingsError("--workers and --threads are of a cluster: give --cluster with them, or leave them out")
+    if maps_format is not None and maps is None:
+        raise SettingsError(f"--maps-format {maps_format} goes with --maps DIR; give the folder too")
+    maps_format = maps_format or "overlay"
     check_format(maps_format)
     if normals is not None and explain is None:
         raise SettingsError("--normals shows normal images beside explanations; give --explain DIR with it")

@@ -77,6 +77,8 @@ def serve(
         return
     if keep is not None and no_keep:
         raise SettingsError(f"--keep {keep} and --no-keep contradict each other; give one of them")
+    if no_keep and keep_most != MOST:
+        raise SettingsError(f"--keep-most {keep_most} and --no-keep contradict each other; give one of them")
     digests = {} if keys is None else read_keys(keys)
     listener = _bound(host, port)
     address = listener.getsockname()

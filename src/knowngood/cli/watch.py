@@ -49,6 +49,8 @@ def watch(
     """
     if unknown not in (None, "error", "infer"):
         raise SettingsError(f"--unknown {unknown}: expected error or infer")
+    if keep is None and keep_most != MOST:
+        raise SettingsError(f"--keep-most {keep_most} goes with --keep FOLDER; give the folder too")
     from knowngood.deploy.served_models import check_model, load_models
 
     check_model(model)

@@ -254,7 +254,7 @@ def _label_studio(kept: Iterable[dict[str, Any]], out: Path) -> None:
             }
             own = {"id": f"{one['number']}-{i}", "from_name": "kind", "type": "rectanglelabels", "value": value}
             result.append({**own, **whole_image})
-        data = {"image": f"/data/local-files/?d={one['file']}", "note": one["note"], **one["conditions"]}
+        data = {**one["conditions"], "image": f"/data/local-files/?d={one['file']}", "note": one["note"]}
         tasks.append({"data": data, "annotations": [{"result": result}]})
     write_json(out / "tasks.json", tasks)
 

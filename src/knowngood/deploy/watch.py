@@ -185,7 +185,7 @@ class Watch:
                 key = f"{os.path.realpath(waiting.path)}\n{waiting.state.changed}\n{digest}"
                 error = why[name] or row["error"]
                 answers.append({**row, "error": error, "key": hashlib.sha256(key.encode(errors="replace")).hexdigest()})
-            elif name in new:
+            elif known[name] is None:  # said once, also of what changes again and again, such as the rows themselves
                 event("ignored", id=name, reason="is not an image by its name")
         if self.store is not None and answers:  # twice after a crash here, but kept once, by the key
             images = self._images({row["id"]: own[row["id"]].path for row in answers})
