@@ -16,6 +16,7 @@ from html_page import HOSTILE, Page
 from PIL import Image
 
 from knowngood.calibration.map_scale import MapScale
+from knowngood.data import open_images
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.report import (
     Card,
@@ -25,7 +26,7 @@ from knowngood.evaluation.report import (
     render_inspection,
     write_inspection,
 )
-from knowngood.evaluation.report.inspection_page import map_uri
+from knowngood.evaluation.report.inspection_page import map_uri, pictures
 
 RNG = np.random.default_rng(0)
 SCALE = MapScale(1.0, 3.0, alpha=0.05)
@@ -226,3 +227,17 @@ def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(cards((tmp_path / "i.html").read_text(encoding="utf-8"))) == 4
     assert run("score", tmp_path / "model", bad, "--good", parts) == SettingsError.exit_code
     capsys.readouterr()
+
+
+def test_a_normal_image_is_that_of_its_content_and_none_that_cannot_be_read(tmp_path: Path) -> None:
+    for k, name in enumerate(("train/good/1.png", "train/good/2.png", "today/good/1.png", "today/1.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 40 * k).save(tmp_path / name)
+    train, today = (open_images(tmp_path / name) for name in ("train", "today"))
+    ids, fitted_to = ["good/1.png", "good/2.png"], train.digests()
+    assert pictures(ids, today, fitted_to=fitted_to) == {}
+    found = pictures(ids, today, train, fitted_to=fitted_to)
+    assert {name: int(image.max()) for name, image in found.items()} == {"good/1.png": 0, "good/2.png": 40}
+    (tmp_path / "train" / "good" / "1.png").write_bytes(b"x")
+    (tmp_path / "train" / "good" / "2.png").unlink()
+    assert pictures(ids, train) == {}

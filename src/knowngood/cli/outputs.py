@@ -19,6 +19,7 @@ from knowngood.errors import SettingsError
 from knowngood.files import LOCK, is_stream, locked, whole, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from knowngood.cli.destination import Destination
@@ -140,8 +141,12 @@ def without_formulas(table: pd.DataFrame) -> pd.DataFrame:
     return safe
 
 
-def write_explanations(folder: Path, explanations: Sequence[Explanation], *sources: ImageSet) -> dict[str, str]:
+def write_explanations(
+    folder: Path, explanations: Sequence[Explanation], *sources: ImageSet, fitted_to: np.ndarray | None = None
+) -> dict[str, str]:
     """A PNG for each explanation, and explanations.json. The nearest normal images are drawn if a source has them.
+
+    `fitted_to` are digests of the normal images: one of the same name and other content is not shown for it.
 
     Returns the names of the PNGs by the id of the image.
     """
@@ -152,7 +157,7 @@ def write_explanations(folder: Path, explanations: Sequence[Explanation], *sourc
     names = file_names([one.id for one in explanations])
     for one, name in track(list(zip(explanations, names, strict=True)), "pictures", len(names)):
         ids = [near.id for near in (*one.nearest, *one.lookalikes[:1])]
-        style.save(explanation(one, pictures(ids, *sources)), folder / name)
+        style.save(explanation(one, pictures(ids, *sources, fitted_to=fitted_to)), folder / name)
     records = [{**one.to_record(), "picture": name} for one, name in zip(explanations, names, strict=True)]
     write_json(folder / "explanations.json", records)
     return {one.id: name for one, name in zip(explanations, names, strict=True)}

@@ -387,7 +387,9 @@ def _score(
         write_table(found, regions)
         tell(f"regions {regions}: {len(found):,} in {counted(found['id'].nunique(), 'image')}")
     if explain is not None and table is not None:
-        pictures = write_explanations(explain, explanations, *sources, images)
+        fitted_to = detector.pipeline_.fitted_to
+        own = [] if fitted_to is None else [images]  # the images that are judged may have the names of normal ones
+        pictures = write_explanations(explain, explanations, *sources, *own, fitted_to=fitted_to)
         links = {name: quote(picture) for name, picture in pictures.items()}
         from knowngood.evaluation.report import inspected, write_inspection
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowngood.calibration.map_scale import MapScale, legend
+from knowngood.data.findings import Unreadable
 from knowngood.data.progress import track
 from knowngood.evaluation.evaluate import MAP, MOST, SmallMap
 from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced, reduced_map
@@ -103,17 +104,19 @@ def inspected(
                     sentences=() if one is None else one.sentences[1:],
                     link=(links or {}).get(name, ""),
                     boxes=() if one is None else tuple(region.box for region in one.regions),
-                    examples=() if one is None else _examples(one, sources),
+                    examples=() if one is None else _examples(one, sources, detector.pipeline_.fitted_to),
                 )
             )
     return items
 
 
-def _examples(one: Explanation, sources: Sequence[ImageSet]) -> list[tuple[str, np.ndarray]]:
+def _examples(
+    one: Explanation, sources: Sequence[ImageSet], fitted_to: np.ndarray | None
+) -> list[tuple[str, np.ndarray]]:
     """What an image is said to be, and what it looks like: the nearest normal image of each, or the mean of such."""
     if not one.misfit or not one.lookalikes:
         return []
-    known = pictures([near.id for near in (*one.nearest[:1], *one.lookalikes[:1])], *sources)
+    known = pictures([near.id for near in (*one.nearest[:1], *one.lookalikes[:1])], *sources, fitted_to=fitted_to)
     words = f"stated: {one.condition}", one.misfit.partition(": ")[2]
     pairs = (one.nearest, one.mean_image), (one.lookalikes, one.lookalike_image)
     shown = [known.get(near[0].id, mean) if near else mean for near, mean in pairs]
@@ -212,15 +215,22 @@ def by_p_value(table: DataFrame) -> np.ndarray:
     return order[~np.isnan(score[order])]
 
 
-def pictures(ids: Sequence[str], *sources: ImageSet) -> dict[str, np.ndarray]:
-    """(H, W, C) images by id, of those that a source has: by the id itself, or by its end below a folder."""
+def pictures(ids: Sequence[str], *sources: ImageSet, fitted_to: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """(H, W, C) images by id, of those that a source has: by the id itself, or by its end below a folder.
+
+    Args:
+        fitted_to: digests of the normal images; one of the same name and other content is another image.
+    """
     found: dict[str, np.ndarray] = {}
     for images in sources:
         known = {str(name): i for i, name in enumerate(images.ids)}
         for wanted in ids:
             parts = PurePosixPath(wanted).parts
             ends = ["/".join(parts[start:]) for start in range(len(parts))]
-            at = next((known[end] for end in (wanted, *ends) if end in known), None)
-            if at is not None:
-                found.setdefault(wanted, images.read(at))
+            for at in dict.fromkeys(known[end] for end in (wanted, *ends) if end in known):
+                try:
+                    if fitted_to is None or np.isin(images[[at]].digests(), fitted_to).all():
+                        found.setdefault(wanted, images.read(at))
+                except Unreadable:  # then it is named only
+                    continue
     return found
