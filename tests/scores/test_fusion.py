@@ -13,6 +13,7 @@ from knowngood.config import (
     Elbo,
     Fusion,
     Mahalanobis,
+    Neighbours,
     PriorDistance,
     Reconstruction,
     ScoreChoice,
@@ -251,3 +252,23 @@ def test_what_one_score_refuses_the_fusion_does() -> None:
     options = Fusion(scores=(Elbo(), Reconstruction(distance="ssim")))
     with pytest.raises(SettingsError, match="'ssim' needs images"):
         options.build().check(small_model(TABLE))
+
+
+@pytest.mark.parametrize("held_out", [0, 29, 30])
+def test_tails_of_items_fitted_on_are_those_of_each_left_out(held_out: int) -> None:
+    inner = Neighbours(k=1, of="items", coreset=None)
+    model, score, state = fit(Fusion(scores=(inner, Elbo())), held_out)
+    state = score.fit_marginal(model, state, batches(held_out) if held_out else [], batches(60), CELLS)
+    tail, marginal = state["tails"][0], state["marginal_tails"][0]
+    assert len(tail) == len(marginal) == (30 if held_out == 30 else 60)
+    assert (tail > 0).all()  # an item itself is at a distance of 0
+    assert (marginal > 0).all()
+    if held_out < 30:
+        every = Batch.cat(list(batches(60)))
+        alone = inner.build()
+        without = [alone.fit(model, [every.rows(torch.arange(60) != i)]) for i in range(60)]
+        values = [
+            alone.score(model, own, one.x, one.c, one.stratum).values
+            for own, one in zip(without, map(every.rows, torch.arange(60).split(1)), strict=True)
+        ]
+        torch.testing.assert_close(tail, torch.cat(values))

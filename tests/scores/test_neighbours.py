@@ -231,3 +231,36 @@ def test_with_cosine_only_directions_count() -> None:
         batch.x = batch.x / batch.x.norm(dim=1, keepdim=True)
     expected = plain.score(model, plain.fit(model, unit), x / x.norm(dim=1, keepdim=True), c, stratum).values
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("of", ["latent", "items"])
+@pytest.mark.parametrize("cosine", [False, True])
+@pytest.mark.parametrize("n", [21, 30, 33])  # strata of 7, of the 10 that are searched by themselves, and of 11
+def test_an_item_fitted_on_is_scored_as_by_a_fit_without_it(of: str, cosine: bool, n: int) -> None:
+    model, stratum = small_model(), torch.arange(n) % 3
+    every, score = batch(items(n)[0], stratum), Neighbours(k=3, of=of, cosine=cosine).build()
+    expected = []
+    for i in range(n):
+        others = score.fit(model, [every.rows(torch.arange(n) != i)])
+        one = every.rows(torch.tensor([i]))
+        expected.append(float(score.score(model, others, one.x, one.c, one.stratum).values))
+    state = score.fit(model, [every])
+    got = score.left_out(model, state, every.x, every.c, every.stratum)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+def test_an_item_that_is_not_in_the_bank_is_scored_by_all_of_it() -> None:
+    model, fitted, new = small_model(), batches(90), items(8, seed=5)
+    score = Neighbours(k=3, of="items").build()
+    state = score.fit(model, fitted)
+    torch.testing.assert_close(score.left_out(model, state, *new), score.score(model, state, *new).values)
+
+
+def test_of_copies_the_other_one_is_near() -> None:
+    x = items(20)[0]
+    x[1] = x[0]
+    score = Neighbours(k=1, of="items").build()
+    state = score.fit(small_model(), [batch(x)])
+    got = score.left_out(small_model(), state, x, None, torch.zeros(20, dtype=torch.long))
+    assert got[0] == got[1] == 0
+    assert (got[2:] > 0).all()

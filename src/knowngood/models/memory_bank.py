@@ -162,19 +162,22 @@ def k_centres(points: Tensor, count: int) -> Tensor:
 # The search ---------------------------------------------------------------------------------------------------------
 
 
-def nearest_in_stratum(queries: Tensor, stratum: Tensor, bank: Tensor, of: Tensor, k: int) -> Tensor:
+def nearest_in_stratum(queries: Tensor, stratum: Tensor, bank: Tensor, of: Tensor, k: int, besides: int = 0) -> Tensor:
     """Distances (B, k) float64 of queries (B, V) in strata (B,) to the nearest of the bank (M, V) in strata `of` (M,).
 
     A stratum with fewer than max(10, k) rows, and stratum −1, is compared with the whole bank. (B, M) if M < k.
+
+    Args:
+        besides: so many rows more are found, and do not count in a stratum: those that the queries came from, say.
     """
     queries = wide(queries)
-    distances = queries.new_empty(len(queries), min(k, len(bank)))
+    distances = queries.new_empty(len(queries), min(k + besides, len(bank)))
     stratum, of = stratum.to(queries.device), of.to(queries.device)
     bank = bank.to(queries.device)
     for s in stratum.unique().tolist():
         rows, own = stratum == s, of == s
-        alone = s >= 0 and int(own.sum()) >= max(FEWEST, k)
-        distances[rows] = nearest_distances(queries[rows], bank[own] if alone else bank, k)
+        alone = s >= 0 and int(own.sum()) - besides >= max(FEWEST, k)
+        distances[rows] = nearest_distances(queries[rows], bank[own] if alone else bank, k + besides)
     return distances
 
 

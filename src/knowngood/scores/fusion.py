@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class FusionScore(Score):
     probability is that among held-out normal items (those of the select split, at most 4,096), within the stratum where
     that has 19 of them, else among all; beyond the largest one it is extrapolated as an exponential, see
     `calibration.surprise`. So S never ties and has no upper end. With fewer than 30 held-out items tails come from
-    those that the model was fitted on.
+    those that the model was fitted on, each scored without itself where a score has such a form (`Score.left_out`).
 
     Where no condition of an item is known, every score is marginalised by its own rule before they are added: a
     likelihood is averaged over conditions, of any other the smallest counts. The surprise is then that among normal
@@ -64,21 +64,21 @@ class FusionScore(Score):
         """Adds "tails" (K, n), what the scores give normal items, and their "strata" (n,)."""
         held_out, fitted = _reread(held_out), _reread(fitted)
         states = [inner.fit_held_out(model, _of(state, k), held_out, fitted) for k, inner in enumerate(self.inners)]
-        normals = compared_with(held_out, fitted, ITEMS)
-        tails = [values_of(inner, model, own, normals) for inner, own in zip(self.inners, states, strict=True)]
+        normals, known = compared_with(held_out, fitted, ITEMS)
+        tails = [values_of(inner, model, own, normals, known) for inner, own in zip(self.inners, states, strict=True)]
         return {**_numbered(states), "tails": torch.stack(tails), "strata": normals.stratum.cpu()}
 
     @torch.no_grad()
     def fit_marginal(self, model: Model, state: State, held_out: Batches, fitted: Batches, cells: Cells) -> State:
         """Adds "marginal_tails" (K, n), what the scores give normal items whose conditions are unknown."""
-        normals = compared_with(held_out, fitted, max(FEWEST_MARGINAL, MARGINAL_ROWS // len(cells)))
+        normals, known = compared_with(held_out, fitted, max(FEWEST_MARGINAL, MARGINAL_ROWS // len(cells)))
         conditional = normals.c is not None
         parts = {}
         for k, (name, inner) in enumerate(zip(self.names, self.inners, strict=True)):
             own = _of(state, k)
 
             def values(x: Tensor, c: Condition, stratum: Tensor, inner: Score = inner, own: State = own) -> Tensor:
-                return inner.score(model, own, x, c, stratum).values.cpu()
+                return valuing(inner, known)(model, own, x, c, stratum).cpu()
 
             parts[name] = cells.under_each(values, normals.x, conditional=conditional).double().numpy().ravel()
         n, item = len(normals.x), np.repeat(np.arange(len(normals.x)), len(cells))
@@ -121,14 +121,15 @@ class FusionScore(Score):
         return ScoreResult(total.to(parts[self.names[0]].device), shown_map, parts)
 
 
-def compared_with(held_out: Batches, fitted: Batches, most: int) -> Batch:
-    """At most so many held-out normals, or normals that were fitted on where there are fewer than 30 of the others."""
+def compared_with(held_out: Batches, fitted: Batches, most: int) -> tuple[Batch, bool]:
+    """At most so many held-out normals; where there are fewer than 30, normals that were fitted on, and True."""
     normals = evenly(held_out, most)
-    if normals is None or len(normals.x) < FEWEST:
+    known = normals is None or len(normals.x) < FEWEST
+    if known:
         normals = evenly(fitted, most)
     if normals is None:
         raise DataError("scores are compared with those of normal items; none were given")
-    return normals
+    return normals, known
 
 
 def evenly(batches: Batches, most: int, values: int = VALUES) -> Batch | None:
@@ -149,10 +150,16 @@ def evenly(batches: Batches, most: int, values: int = VALUES) -> Batch | None:
     return Batch.cat(kept) if kept else None
 
 
-def values_of(score: Score, model: Model, state: State, normals: Batch) -> Tensor:
-    """(n,) float64 on the CPU: what a score gives n items."""
+def values_of(score: Score, model: Model, state: State, normals: Batch, known: bool) -> Tensor:
+    """(n,) float64 on the CPU: what a score gives n items, or would without each of them where it is `known`."""
+    values = valuing(score, known)
     parts = [normals.rows(rows) for rows in torch.arange(len(normals.x), device=normals.x.device).split(AT_ONCE)]
-    return torch.cat([score.score(model, state, some.x, some.c, some.stratum).values.cpu() for some in parts])
+    return torch.cat([values(model, state, some.x, some.c, some.stratum).cpu() for some in parts])
+
+
+def valuing(score: Score, known: bool) -> Callable[..., Tensor]:
+    """What gives the values (B,) of items by model, state, x, c and stratum, see `values_of`."""
+    return score.left_out if known else lambda *given: score.score(*given).values
 
 
 def tail(values: np.ndarray, strata: np.ndarray | None = None) -> Calibration:

@@ -12,6 +12,7 @@ from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 from knowngood.scores.codes import Of, check_codes, codes
 
 SHORTEST = 1e-12
+SAME = 1e-5  # relative distance up to which codes are of one item: nets round to it
 
 
 class NeighboursScore(Score):
@@ -50,12 +51,25 @@ class NeighboursScore(Score):
     def score(
         self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
-        if isinstance(model, MemoryBank) and self.of(model) == "items":
-            bank, of = self.scaled(model.bank), model.stratum
-        else:
-            bank, of = state["codes"], state["code_stratum"]
+        bank, of = self.bank(model, state)
         distances = nearest_in_stratum(wide(self.codes(model, x, c)), stratum, bank, of, self.options.k)
         return ScoreResult(distances.mean(1), None, {})
+
+    def left_out(self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor) -> Tensor:
+        """Scores by the other codes: at a distance of 0, but for rounding, lies the item itself, where it was kept."""
+        bank, of = self.bank(model, state)
+        codes = wide(self.codes(model, x, c))
+        distances = nearest_in_stratum(codes, stratum, bank, of, self.options.k, besides=1)
+        if distances.shape[1] == 1:  # there is no other one
+            return distances[:, 0]
+        itself = distances[:, :1] <= SAME * codes.norm(dim=1, keepdim=True)
+        return torch.where(itself, distances[:, 1:], distances[:, :-1]).mean(1)
+
+    def bank(self, model: Model, state: State) -> tuple[Tensor, Tensor]:
+        """The codes (M, V) that are searched, and their strata (M,)."""
+        if isinstance(model, MemoryBank) and self.of(model) == "items":
+            return self.scaled(model.bank), model.stratum
+        return state["codes"], state["code_stratum"]
 
     def scaled(self, v: Tensor) -> Tensor:
         """Vectors (N, V) as they are compared: of length 1 with `cosine`."""
