@@ -443,3 +443,13 @@ def test_a_table_is_refused_by_convolutions_and_sent_to_the_mlp(net: str) -> Non
         build(net, (13,))
     expected = f"net '{net}' takes images (C, H, W), and these are tables of 13 columns; use net 'mlp'"
     assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_one_item_is_a_batch(net: str) -> None:
+    """Where maps are 1×1 in the middle, batch norm has one value a channel, and no variance."""
+    model, x = build(net, (1, 16, 16)).train(), torch.rand(1, 1, 16, 16)
+    made = model.decode(model.encode(x, None).mean, None)
+    assert torch.isfinite(made).all()
+    made.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -493,3 +493,11 @@ def test_bottles_lie_better_after(data_root: Path) -> None:
     before, after = np.array([transform.quality for transform in found]).T
     assert after.min() > 0.99
     assert 1 - after.mean() < 0.6 * (1 - before.mean())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(1, 40), (40, 1)])
+def test_a_side_of_one_pixel_is_refused(mode: Mode, size: Size) -> None:
+    images = np.random.default_rng(0).normal(size=size) + np.random.default_rng(1).normal(0, 0.1, (10, *size))
+    with pytest.raises(DataError, match=f"at least 2 pixels a side; these are {size[0]}×{size[1]}.*align = 'none'"):
+        Registration.fit(images, mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from knowngood.config import EluPool, StridedBatchNorm
@@ -98,5 +99,17 @@ class StridedBatchNormNet(nn.Module):
         return self.up(self.from_latent(join(z, c)).unflatten(1, self.inner))
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that takes a batch of one value a channel, which has no variance, by the running mean and variance.
+
+    A single image of 16×16 has one value a channel after four stages.
+    """
+
+    def forward(self, h: Tensor) -> Tensor:
+        if self.training and h.numel() == h.shape[1]:
+            return F.batch_norm(h, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(h)
+
+
 def _finish(channels: int, slope: float) -> list[nn.Module]:
-    return [nn.BatchNorm2d(channels), nn.LeakyReLU(slope), nn.Dropout(DROPOUT)]
+    return [BatchNorm(channels), nn.LeakyReLU(slope), nn.Dropout(DROPOUT)]

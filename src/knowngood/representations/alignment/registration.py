@@ -35,6 +35,7 @@ IN_PLACE = 0.05  # compared pixels: an image displaced by less is not warped
 LEAST = 0.3  # correlation with the reference below which nothing is aligned
 SHARE = 0.5  # of the median correlation of the normal images, likewise
 ENOUGH = 0.5  # share of the normal images that must align
+SMALLEST = 2  # pixels a side that a gradient needs
 
 
 class Registration(BaseModel):
@@ -63,8 +64,8 @@ class Registration(BaseModel):
         the mean after that is the reference, at the average position of the images.
 
         Raises:
-            DataError: there are none, sizes differ, values are not finite, all are constant, or fewer than half of
-                them align.
+            DataError: there are none, they have a side of 1 pixel or differ in size, values are not finite, all are
+                constant, or fewer than half of them align.
         """
         planes, size = _planes(images)
         stack = np.stack(planes)
@@ -194,6 +195,11 @@ def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
     size: Size | None = None
     for i, image in enumerate(images):
         size = size or (int(image.shape[0]), int(image.shape[1]))
+        if min(size) < SMALLEST:
+            raise DataError(
+                f"alignment needs images of at least {SMALLEST} pixels a side; these are {_by(size)}. Leave it off: "
+                "align = 'none'"
+            )
         if image.shape != size:
             raise DataError(
                 f"alignment: image {i} has shape {image.shape}, the first one {size}; expected grey images of one size"
