@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import completion, console, main
@@ -233,3 +234,39 @@ def test_a_typo_is_answered_in_python_too() -> None:
         Detector(beta=2)  # type: ignore[call-arg]
     with pytest.raises(ValueError, match=r"model 'vae' has no option 'latnt_dim'; did you mean 'latent_dim'\?"):
         Detector(model={"name": "vae", "latnt_dim": 3}).fit(np.zeros((10, 8, 8)))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("words", [("--objective", "dan_vae"), ("--group", "part"), ()])
+def test_a_dry_run_takes_groups_and_names_as_the_fit_does(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A group column, or one that names each item, is no condition, which would leave each item in a group alone."""
+    monkeypatch.chdir(tmp_path)
+    column = words[1] if "--group" in words else "group"
+    lines = [f"path,{column},serial"]
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 99, (40, 16, 16), np.uint8)):
+        Image.fromarray(image).save(f"{i}.png")
+        lines.append(f"{i}.png,p{i},s{i}")
+    Path("list.csv").write_text("\n".join(lines) + "\n")
+    assert run("train", "list.csv", *words, "--dry-run", "--json") == 0
+    recipe = said(capsys)["recipe"]
+    assert run("train", "list.csv", *words, "--out", "model", "--epochs", "1", "--alpha", "0.5") == 0
+    assert Detector.load("model").about_["recipe"].startswith(recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_dry_run_of_a_network_takes_more_conditions_than_images_it_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("knowngood.cli.dry_run.OF_NETWORK", 8)  # of 20 cameras
+    lines = ["path,camera"]
+    for i, image in enumerate(np.random.default_rng(0).integers(0, 99, (60, 8, 8), np.uint8)):
+        Image.fromarray(image).save(f"{i}.png")
+        lines.append(f"{i}.png,c{i % 20}")
+    Path("list.csv").write_text("\n".join(lines) + "\n")
+    assert run("train", "list.csv", "--model", "vae", "--objective", "cvae", "--dry-run") == 0
+    assert "nothing was written" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import numpy as np
 
 from knowngood.config import Conditioning, Settings, VAEOptions, counted
 from knowngood.data.progress import in_words
+from knowngood.errors import NotEnoughNormals
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
@@ -54,21 +55,41 @@ def lines(found: dict[str, Any]) -> list[str]:
     return [read, f"given   {columns or 'no condition columns'}"]
 
 
+def as_fitted(normals: ImageSet, settings: Settings) -> ImageSet:
+    """The images with the columns that a fit takes as conditions, in the groups that their group column says.
+
+    Copies, which it would find too, are not looked for.
+    """
+    from knowngood.data.groups import grouped
+    from knowngood.detector.fit.inputs import measured, without_identifiers
+
+    roles = settings.conditioning.roles or {}
+    apart = grouped(normals.replace(groups=np.arange(len(normals))), settings.conditioning.group)
+    return measured(without_identifiers(apart, {name for name in roles if roles[name]})[0], settings)  # type: ignore[return-value]
+
+
 def estimate(settings: Settings, normals: ImageSet) -> float:
     """Seconds that the fit would take, by fits to a few of the images. A network may stop earlier.
 
     Args:
         settings: resolved.
     """
-    from knowngood.detector.fit.plan import make_plan
+    from knowngood.detector.fit.plan import build_objective, make_plan
 
     network = isinstance(settings.model, VAEOptions)
     some = normals[np.random.default_rng(0).permutation(len(normals))[: OF_NETWORK if network else PROBE]]
-    cells = len(make_plan(normals, normals[:0], settings, 0).schema.cells)  # refuses what cannot be fitted to
+    planned = as_fitted(normals, settings)
+    cells = len(make_plan(planned, planned[:0], settings, 0).schema.cells)  # refuses what cannot be fitted to
     changed: dict[str, Any] = {"training": settings.training.model_copy(update={"epochs": 1, "patience": None})}
     if not network:  # a few images of each condition are too few for it
         some, changed["conditioning"] = some.replace(conditions={}), Conditioning()
-    detector, spent = _fitted(settings, changed, some)
+    try:
+        detector, spent = _fitted(settings, changed, some)
+    except NotEnoughNormals:  # a few images of each condition, or of few groups, leave none to calibrate
+        factors = getattr(build_objective(settings), "factors", ())
+        some = some.replace(conditions={name: v for name, v in some.conditions.items() if name in factors})
+        changed["conditioning"] = settings.conditioning.model_copy(update={"roles": None, "group": None})
+        detector, spent = _fitted(settings, changed, some)
     each, n = _seconds_to_read(detector, some), len(normals)
     models = 1 + (settings.calibration.folds if settings.calibration.method == "cross" else 0)
     rest = max(0.0, spent - each * len(some))

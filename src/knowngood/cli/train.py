@@ -108,7 +108,7 @@ def train(
         with for_machines(as_json):
             _dry_run(source, chosen, settings, train_size, condition or [], folder)
         return
-    with for_machines(as_json), nullcontext() if following else writing(folder, folder / OF_RUN):
+    with for_machines(as_json), nullcontext() if following else writing(folders=[folder, folder / OF_RUN]):
         settings = _checked(settings, chosen, num_generated_image, film)
         if each is not None:
             if film or num_generated_image or train_size or condition:
@@ -202,7 +202,7 @@ def _dry_run(
     folder: Path,
 ) -> None:
     """Say what `train` would do; nothing is written."""
-    from knowngood.cli.dry_run import about, describe, estimate, lines
+    from knowngood.cli.dry_run import about, as_fitted, describe, estimate, lines
     from knowngood.detector.fit.auto import resolve
     from knowngood.detector.fit.inputs import measured
 
@@ -210,13 +210,12 @@ def _dry_run(
     readable = normals.declared()
     if not len(readable):
         raise DataError(f"{normals.name}: none of its images can be read; `knowngood inspect` says why")
-    some: Any = measured(readable, settings)
-    resolved, recipe = resolve(settings, some)
-    found = describe(images, some, unread=len(normals) - len(readable))
+    resolved, recipe = resolve(settings, as_fitted(readable, settings))
+    found = describe(images, measured(readable, settings), unread=len(normals) - len(readable))
     for line in lines(found):
         say(line)
     say(f"recipe  {recipe}")
-    seconds = estimate(resolved, some)
+    seconds = estimate(resolved, readable)
     say(f"time    {about(seconds)}, by a fit to a few of the images")
     say(f"output  {folder}; nothing was written")
     emit(

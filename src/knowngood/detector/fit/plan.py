@@ -136,10 +136,13 @@ def _split(
         )
     split = split_normals(len(normals), kinds, groups=groups, seed=seed, **fractions)
     if sets_aside and not len(split["calibrate"]):
+        strata = len(np.unique(kinds))
+        why = f" ({strata} Mondrian groups, each of which keeps one to fit to)" * (strata > 1)
+        roles = ", or conditioning={'roles': …} without 'stratify' for a column of many values" * (strata > 1)
         raise NotEnoughNormals(
             f"{len(normals)} normal items{_in_groups(independent, len(normals))} leave none to calibrate with at "
-            f"fraction = {options.fraction:g}; give more "
-            "normal items, a larger calibration={'fraction': …}, or others by fit(calibration_set=…)",
+            f"fraction = {options.fraction:g}{why}; give more normal items, a larger calibration={{'fraction': …}}, "
+            f"others by fit(calibration_set=…){roles}",
             missing=1,
         )
     return split
