@@ -152,3 +152,22 @@ def test_another_file_is_refused_and_a_full_disk_is_told(tmp_path: Path, store: 
     store.close()
     with pytest.raises(OutputError, match="cannot be written"):
         store.add([judgement("a")])
+
+
+def test_reviews_that_a_version_does_not_know_are_counted(store: JudgedStore) -> None:
+    first, second, third = store.add([judgement(key) for key in "abc"])
+    for number, verdict in ((first, "good"), (second, "defect"), (third, "unsure")):
+        store.review(number, Review(verdict))
+    assert store.count_reviews("line") == 2
+    known = store.last_review()
+    assert store.count_reviews("line", after=known) == 0
+    store.review(third, Review("unsure"))
+    assert store.count_reviews("line", after=known) == 0  # it said nothing, and says nothing
+    store.review(first, Review(None))
+    store.review(second, Review("unsure"))
+    assert store.count_reviews("line", after=known) == 2  # what was learned was taken back
+    assert store.count_reviews("line", after=store.last_review()) == 0
+    store.review(third, Review("good"))
+    store.review(third, Review(None))
+    assert store.count_reviews("line", after=known) == 2
+    assert store.count_reviews("other", after=0) == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -93,7 +95,7 @@ def test_without_the_training_images_only_a_random_sample_may_calibrate(run: Pat
     detector = Detector.load(run)
     add(store, stripes(6, 7), Review("good"))
     add(store, pictures(20, 11), flagged=False)
-    with pytest.raises(NotEnoughNormals, match=r"0 good images of it were reviewed, alpha = 0\.1 needs 9") as refused:
+    with pytest.raises(NotEnoughNormals, match=r"0 good images of it reviewed, alpha = 0\.1 needs 9") as refused:
         learn_reviews(detector, reviewed_images(store, "parts"))
     assert refused.value.missing == 9
     for number in store.sample(14, "parts", seed=0):
@@ -219,8 +221,23 @@ def test_the_command_shows_what_would_come_of_it_writes_a_version_and_goes_back(
     assert [one.number for one in versions(model)] == [1]
     assert command("update", model, "--reviews", tmp_path / "parts-judged") == 0
     assert [one.what for one in versions(model)] == ["fit", "reviews"]
+    capsys.readouterr()
+    for more in ((), ("--dry-run",)):  # nobody reviewed anything since
+        assert command("update", model, "--reviews", *more) == 0
+        assert "has learned from all reviews" in capsys.readouterr().out
+    assert command("update", model, "--reviews", "--json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["version"], record["rows"]) == (2, [])
+    assert len(versions(model)) == 2
+    with closing(JudgedStore(tmp_path / "parts-judged")) as store:
+        store.review(1, Review(None))  # what was learned from is taken back
+    assert command("update", model, "--reviews") == 0
+    assert re.search(r"good, not flagged +9 ", capsys.readouterr().out)
+    assert command("update", model, "--reviews") == 0
+    assert len(versions(model)) == 3
     assert command("rollback", model) == 0
-    assert [one.in_use for one in versions(model)] == [True, False]
+    assert command("rollback", model) == 0
+    assert [one.in_use for one in versions(model)] == [True, False, False]
     capsys.readouterr()
     assert command("update", model) == 2
     assert "--reviews" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def from_reviews(
     from knowngood.data.readers.limits import Limits
     from knowngood.deploy.judged_store import FILE, JudgedStore
     from knowngood.deploy.review_update import learn_reviews
-    from knowngood.deploy.reviewed_images import reviewed_images
+    from knowngood.deploy.reviewed_images import new_reviews, reviewed_images
     from knowngood.deploy.served_model import name_of
     from knowngood.detector.run_record import training_images
 
@@ -56,11 +56,15 @@ def from_reviews(
             f"there, as does `knowngood watch {named} INCOMING --keep {place}`; review on the server's page. They are "
             "elsewhere: --reviews FOLDER"
         )
-    with writing(None if dry_run else out or model_at(model)), closing(JudgedStore(folder)) as store:
+    with writing(folders=[None if dry_run else out or model_at(model)]), closing(JudgedStore(folder)) as store:
         detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)
         limits = Limits.of(options)
         reviewed = reviewed_images(store, name_of(model), limits)
+        unchanged = old is None and calibrate_on is None
+        if unchanged and not new_reviews(store, name_of(model), detector.about_.get("reviews")):
+            _say_unchanged(model, folder)
+            return
         if old is not None:
             known = open_selected(old, **chosen, data_options=options)
         else:
@@ -84,3 +88,11 @@ def from_reviews(
     say(f"model   {place}, version {number}")
     emit({"model": place, "version": number, "rows": done.rows, "sentences": done.sentences})
     note(f"`knowngood rollback {shlex.quote(str(place))}` goes back to the former version")
+
+
+def _say_unchanged(model: Path, folder: Path) -> None:
+    """That the version in use knows all reviews, as results where these are for machines."""
+    number = next((one.number for one in versions(model) if one.in_use), None)  # a copied version has none
+    sentence = f"The version of {model} in use has learned from all reviews in {folder} already; nothing was written."
+    say(sentence)
+    emit({"model": model_at(model), "version": number, "rows": [], "sentences": [sentence]})

@@ -316,11 +316,24 @@ class JudgedStore:
             return [row[0] for row in self._base.execute("select distinct model from judged order by model")]
 
     def count_reviews(self, model: str, after: int = 0) -> int:
-        """How many images of a model were reviewed as good or as a defect, by reviews with a number above `after`."""
-        query = """select count(*) from latest l join judged j on j.number = l.judged
-            where j.model = ? and l.number > ? and l.verdict != 'unsure' and j.flagged is not null"""
+        """How many images of a model have another review as good or as a defect than at the review number `after`.
+
+        They were reviewed as one of these since then, or what was said until then was taken back.
+        """
+        query = """with
+            last as (select judged, max(number) as number from reviews group by judged),
+            former as (select judged, max(number) as number from reviews where number <= :after group by judged)
+            select count(*) from judged j join last on last.judged = j.number join reviews l on l.number = last.number
+            left join former on former.judged = j.number left join reviews f on f.number = former.number
+            where j.model = :model and l.number > :after and j.flagged is not null
+            and (l.verdict in ('good', 'defect') or f.verdict in ('good', 'defect'))"""
         with self._lock:
-            return int(self._base.execute(query, (model, after)).fetchone()[0])
+            return int(self._base.execute(query, {"model": model, "after": after}).fetchone()[0])
+
+    def last_review(self) -> int:
+        """The number of the latest review, also of one that takes another back; 0 without any."""
+        with self._lock:
+            return int(self._base.execute("select coalesce(max(number), 0) from reviews").fetchone()[0])
 
     def counts(self) -> dict[str, int]:
         """How many were judged, flagged and reviewed, and what the reviews say."""

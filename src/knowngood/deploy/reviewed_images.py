@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class Reviewed(NamedTuple):
     """N images that were reviewed as good or as a defect, each content once, by its latest review.
 
     images: labels 0 and 1, masks of the regions that were drawn, the conditions that were given. sampled: (N,) bool, of
-    the random sample. latest: the number of the latest review, 0 without any.
+    the random sample. latest: the number of the latest review, of any model; 0 without any.
     """
 
     images: ImageSet
@@ -39,14 +39,13 @@ def reviewed_images(store: JudgedStore, model: str, limits: Limits | None = None
     Raises:
         DataError: nothing of it was reviewed as good or as a defect.
     """
-    model = _known(store, model)
+    model = model_in(store, model)
     owner = tempfile.TemporaryDirectory(prefix="knowngood-")
-    sample, latest = set(store.sampled(model)), 0
+    sample, latest = set(store.sampled(model)), store.last_review()  # before they are read: a later one is new again
     of_content: dict[bytes, dict[str, Any]] = {}
     for record in store.reviewed():
         if record["model"] != model or record["flagged"] is None:
             continue
-        latest = max(latest, record["review_number"])
         if record["review"] not in ("good", "defect"):
             continue
         picture = record.pop("bytes")
@@ -78,7 +77,12 @@ def reviewed_images(store: JudgedStore, model: str, limits: Limits | None = None
     return Reviewed(images, np.array([one["sampled"] for one in records]), latest)
 
 
-def _known(store: JudgedStore, model: str) -> str:
+def new_reviews(store: JudgedStore, model: str, learned: Mapping[str, Any] | None) -> int:
+    """How many images of a model have a review that a version does not know, which `learned` from earlier ones."""
+    return store.count_reviews(model_in(store, model), after=0 if learned is None else learned["latest"])
+
+
+def model_in(store: JudgedStore, model: str) -> str:
     """The name by which a model judged."""
     names = store.models()
     if model in names or len(names) == 1:
