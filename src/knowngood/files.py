@@ -103,6 +103,22 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
 
+def check_file(path: Path) -> None:
+    """Raise OutputError for the path of a file where a folder is, which `whole` would find out at its end."""
+    with explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+
+
+def check_folder(path: Path) -> None:
+    """Raise OutputError for the path of a folder where something else is, or a folder that may not be written to."""
+    with explained(path):
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
 def part_of(path: Path) -> Path:
     """Where this process writes what becomes `path`: in the same folder, with the same suffix."""
     key = hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]

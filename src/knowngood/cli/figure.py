@@ -26,7 +26,7 @@ from knowngood.cli.inputs import (
     load,
     open_selected,
 )
-from knowngood.cli.outputs import keep_apart
+from knowngood.cli.outputs import keep_apart, writing
 from knowngood.config import nearest
 from knowngood.errors import SettingsError
 from knowngood.evaluation.figures import COMPARING, FIGURES
@@ -120,19 +120,20 @@ def figure(
     if out.suffix.lower() == MOVING:
         options["moving"] = True
 
-    models, images, hidden = _models([model, *(also or [])], device, unknown), None, ()
-    if data is not None:
-        limits = bounds.over(next(iter(models.values())).pipeline_.settings.data)
-        images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=limits)
-        keep_apart([data], images, files={"--out": out})
-        images, _ = keep_split(images, split)
-        if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
-            hidden, unknown = ("class",), hidden_class(unknown, *models.values())
+    with writing(out):
+        models, images, hidden = _models([model, *(also or [])], device, unknown), None, ()
+        if data is not None:
+            limits = bounds.over(next(iter(models.values())).pipeline_.settings.data)
+            images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=limits)
+            keep_apart([data], images, files={"--out": out})
+            images, _ = keep_split(images, split)
+            if (normal or anomalous or holdout) and not known_class and "class" in images.conditions:
+                hidden, unknown = ("class",), hidden_class(unknown, *models.values())
 
-    from knowngood.evaluation.figures.style import save
-    from knowngood.evaluation.figures.subject import Subject
+        from knowngood.evaluation.figures.style import save
+        from knowngood.evaluation.figures.subject import Subject
 
-    save(draw(Subject(models, images, hidden, unknown), **options), out)  # type: ignore[arg-type]
+        save(draw(Subject(models, images, hidden, unknown), **options), out)  # type: ignore[arg-type]
     say(f"figure  {out}")
 
 

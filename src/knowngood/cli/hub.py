@@ -41,6 +41,6 @@ def pull(
     """Download a model from the Hugging Face Hub and check it; in a model folder that exists it is the next version."""
     from knowngood.deploy.hub import pull as download
 
-    with writing(folder):
+    with writing(folders=[folder]):
         download(name, folder, revision=revision)
     say(f"model   {folder}")

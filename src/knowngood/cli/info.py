@@ -49,7 +49,7 @@ def rollback(
     ] = None,
 ) -> None:
     """Switch a model back to an older version. The others stay, so that --to can switch forward again."""
-    with for_machines(as_json), writing(model_at(model)):
+    with for_machines(as_json), writing(folders=[model_at(model)]):
         taken = take_back(model, to)
         say(f"version {taken.number} is in use")
         known = versions(model)

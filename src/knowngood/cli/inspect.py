@@ -11,7 +11,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import STDOUT, for_machines, say, table, write_records
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, load, open_selected
-from knowngood.cli.outputs import keep_apart
+from knowngood.cli.outputs import keep_apart, writing
 from knowngood.cli.suspicious import list_suspicious
 from knowngood.config import counted
 from knowngood.errors import DataError, SettingsError
@@ -62,7 +62,8 @@ def inspect(
     With --suspicious list the normal images that look most anomalous instead. Anomalies among the images that calibrate
     make a model miss others; it suffices to check those with the highest scores.
     """
-    with for_machines(json_file == STDOUT):
+    alone = json_file == STDOUT
+    with for_machines(alone), writing(None if alone else json_file):
         _inspect(data, (normal, anomalous, holdout), suspicious, model, most, strict, tolerance, json_file, bounds)
 
 

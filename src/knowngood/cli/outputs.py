@@ -14,9 +14,10 @@ from urllib.parse import quote
 
 from knowngood.cli.console import note, say
 from knowngood.cli.map_files import file_names
+from knowngood.config import counted
 from knowngood.data.progress import track
 from knowngood.errors import SettingsError
-from knowngood.files import LOCK, is_stream, locked, whole, write_json
+from knowngood.files import LOCK, check_file, check_folder, is_stream, locked, whole, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,20 +33,26 @@ SHOWN = 10  # files that could not be scored
 
 
 @contextmanager
-def writing(*places: Path | None) -> Iterator[None]:
+def writing(*files: Path | None, folders: Iterable[Path | None] = ()) -> Iterator[None]:
     """Within, no other run writes to these files and folders.
 
     Raises:
         SettingsError: one does, and the message names its process; or two of them are one.
+        OutputError: one could not be written to; none of them is changed.
     """
-    found = [Path(os.path.realpath(one)) for one in places if one is not None and not is_stream(one)]
-    if twice := next((one for one in found if found.count(one) > 1), None):
+    folders = [*folders]
+    places = [Path(os.path.realpath(one)) for one in (*files, *folders) if one is not None and not is_stream(one)]
+    if twice := next((one for one in places if places.count(one) > 1), None):
         raise SettingsError(
             f"{twice} is given for two outputs, and one would replace the other; give each its own name"
         )
     with ExitStack() as locks:
-        for place in sorted(found):
+        for place in sorted(places):
             locks.enter_context(locked(place.parent / f".{place.name}{LOCK}", str(place)))
+        for kind, named in ((check_file, files), (check_folder, folders)):
+            for one in named:
+                if one is not None:
+                    kind(one)
         yield
 
 
@@ -188,6 +195,11 @@ def tell_written(tell: Callable[[str], None], place: Destination, writer: Overla
         tell(f"maps    {writer.folder}")
         if meaning:
             note(meaning)
+
+
+def anomalous_of(flagged: int, images: int) -> str:
+    """'1 of 20 images is anomalous', '0 of 20 images are anomalous'."""
+    return f"{flagged:,} of {counted(images, 'image')} {'is' if 1 in (flagged, images) else 'are'} anomalous"
 
 
 def note_dependent(images: int, independent: int) -> None:

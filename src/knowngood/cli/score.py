@@ -34,6 +34,7 @@ from knowngood.cli.inputs import (
 )
 from knowngood.cli.map_files import check_format, map_writer
 from knowngood.cli.outputs import (
+    anomalous_of,
     keep_apart,
     note_unread,
     tell_written,
@@ -197,7 +198,7 @@ def score(
         limits = bounds.over()
         score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=limits)
         return
-    with writing(output, maps, regions, explain, probabilities):
+    with writing(output, regions, probabilities, folders=[maps, explain]):
         detector = load(model, device, unknown)
 
         from knowngood.detector.condition_posterior import check_posterior
@@ -343,7 +344,9 @@ def _score(
     note_pace(images, time.perf_counter() - started)
     decisions, rate = rows.joined(), detector.alpha if alpha is None else alpha
     if len(decisions.errors) == len(images):  # some of them in the run before
-        raise DataError(f"none of {len(images)} items can be scored; the first, {images.ids[0]}: {decisions.errors[0]}")
+        raise DataError(
+            f"no item can be scored (of {len(images):,}); the first, {images.ids[0]}: {decisions.errors[0]}"
+        )
     joint = decisions.joint_p_values
     flags = flagged(joint, rate, fdr)
     largest = rate if fdr is None else float(joint[flags].max(initial=0.0))  # p-value that is flagged
@@ -371,7 +374,7 @@ def _score(
     if decisions.stated is not None:
         n = int((flags & ~(decisions.p_values <= largest / 2)).sum())
         wrong = f", {n:,} of them wrong for what they are said to be"
-    tell(f"{flags.sum():,} of {counted(len(images) - len(decisions.errors), 'image')} are anomalous {how}{wrong}")
+    tell(f"{anomalous_of(int(flags.sum()), len(images) - len(decisions.errors))} {how}{wrong}")
     if unread:
         tell(f"{len(unread):,} more could not be scored: see the column error")
         note_unread(unread)

@@ -10,6 +10,7 @@ import numpy as np
 
 from knowngood import __version__
 from knowngood.cli.console import note, say
+from knowngood.cli.outputs import anomalous_of
 from knowngood.config import counted
 from knowngood.data.progress import track
 from knowngood.errors import DataError, Interrupted, SettingsError
@@ -70,7 +71,9 @@ def score_on_cluster(
     seconds = time.perf_counter() - started
     missing = set(range(0, len(images), size)) - parts.firsts()
     if missing:
-        raise SettingsError(f"{output}: {len(missing):,} parts are not there; the same command with --resume goes on")
+        raise SettingsError(
+            f"{output}: {counted(len(missing), 'part')} missing; the same command with --resume goes on"
+        )
     aside = _set_aside(images, mark)
     if len(aside):
         parts.write_aside(aside)
@@ -81,10 +84,9 @@ def score_on_cluster(
     counts = {"scored": len(rows) - errors, "flagged": flags, "unreadable": errors, "set aside": len(aside)}
     parts.write_json(DONE, {"items": len(images) + len(aside), "this run": counts})
     if len(rows) and errors == len(images):
-        raise DataError(f"none of {len(images):,} images can be scored; see the column error in {output}")
+        raise DataError(f"no image can be scored (of {len(images):,}); see the column error in {output}")
     rate = detector.alpha if alpha is None else alpha
-    of = counted(counts["scored"], "image")
-    say(f"{flags:,} of {of} are anomalous at a false-alarm rate of {rate:g}" + " (this run)" * bool(there))
+    say(f"{anomalous_of(flags, counts['scored'])} at a false-alarm rate of {rate:g}" + " (this run)" * bool(there))
     if errors or len(aside):
         say(f"{errors + len(aside):,} more could not be scored: see the column error")
     if len(rows):

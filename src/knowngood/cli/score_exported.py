@@ -11,8 +11,8 @@ from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import map_writer
-from knowngood.cli.outputs import keep_apart, note_unread, tell_written, write_tables, writing
-from knowngood.config import DataOptions, counted
+from knowngood.cli.outputs import anomalous_of, keep_apart, note_unread, tell_written, write_tables, writing
+from knowngood.config import DataOptions
 from knowngood.data.findings import UNUSABLE
 from knowngood.data.progress import track
 from knowngood.detector.versions import MARK
@@ -57,7 +57,7 @@ def score_exported(
     from knowngood.runtime.misfit import batch_remark
 
     output = place.path
-    with writing(output, maps):
+    with writing(output, folders=[maps]):
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
         images = with_values(images, values, detector.conditions.names)
@@ -75,14 +75,14 @@ def score_exported(
         read = table["p_value"].notna()
         reasons: list[Any] = table.loc[~read, ["id", "error"]].to_numpy().tolist() if not read.all() else []
         if not read.any():
-            raise DataError(f"none of {len(table)} items can be scored; the first, {': '.join(reasons[0])}")
+            raise DataError(f"no item can be scored (of {len(table):,}); the first, {': '.join(reasons[0])}")
         remark = batch_remark(found, images.labels, detector.facts, rate)
         if remark is not None:
             note(f"warning: {remark}")
         write_tables([table], output, {MARK: detector.facts["fingerprint"]})
         tell = note if output is None else say
         flagged = int(table["is_anomalous"].fillna(False).sum())
-        tell(f"{flagged:,} of {counted(int(read.sum()), 'image')} are anomalous at a false-alarm rate of {rate:g}")
+        tell(f"{anomalous_of(flagged, int(read.sum()))} at a false-alarm rate of {rate:g}")
         if reasons:
             tell(f"{len(reasons):,} more could not be scored: see the column error")
         note_unread(reasons)
