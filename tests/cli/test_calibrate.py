@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,40 @@ def test_fewer_independent_images_than_given_are_explained(tmp_path: Path, capsy
     said = capsys.readouterr().err
     assert said.count("images calibrate: of exact copies, or of images of one group, one counts") == 1
     assert "10 of these 20 images calibrate" in said
+
+
+def pictures(folder: Path, n: int, seed: int) -> Path:
+    """PNGs, of which the first is cut off."""
+    folder.mkdir()
+    for i, image in enumerate(np.random.default_rng(seed).integers(0, 99, (n, 8, 8), np.uint8)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:40])
+    return folder
+
+
+@pytest.mark.filterwarnings("always")
+def test_unreadable_files_are_set_aside_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, folder = tmp_path / "model", pictures(tmp_path / "new", 20, 1)
+    old = np.random.default_rng(0).integers(0, 99, (60, 8, 8), np.uint8)
+    Detector("hog", "memory_bank", alpha=0.1, calibration={"method": "split"}).fit(old).save(model)
+    before = Detector.load(model).pipeline_.calibration
+    assert run("calibrate", model, folder) == 3  # one of 20 is more than 1 %
+    said = capsys.readouterr().err
+    assert "0.png: " in said
+    assert "tolerance=0.05, " in said
+    assert "(--tolerance 0.05)" in said
+    assert np.array_equal(Detector.load(model).pipeline_.calibration.scores, before.scores)
+    for words in ((), ("--as", "camera=B")):
+        assert run("calibrate", model, folder, "--tolerance", "0.05", "--json", *words) == 0
+        out, err = capsys.readouterr()
+        assert "warning: new: 1 of 20 images set aside: 0.png: " in err
+        assert json.loads(out)["images"] == 19
+    assert [group.values for group in Detector.load(model).pipeline_.added] == [{"camera": "B"}]
+    assert run("update", model, folder, "--tolerance", "0.05", "--calibrate-on", folder) == 3
+    more = pictures(tmp_path / "more", 40, 2)
+    assert run("update", model, more, "--tolerance", "0.05") == 0
+    out, err = capsys.readouterr()
+    assert "warning: more: 1 of 40 images set aside: 0.png: " in err
+    assert "updated with 19 normal images" in out or "updated with 20 normal images" in out
+    assert run("update", model, "--reviews", "--tolerance", "0.05") == 2
+    assert "with --reviews it is as trained" in capsys.readouterr().err

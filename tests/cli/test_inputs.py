@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main
-from knowngood.cli.inputs import keep_split, open_selected, with_values
+from knowngood.cli.inputs import as_values, keep_split, open_selected, with_values
 from knowngood.data import ImageSet, open_dataset
-from knowngood.errors import DataError, KnowngoodError
+from knowngood.detector.added_groups import as_option
+from knowngood.errors import DataError, KnowngoodError, SettingsError
 
 
 def run(*words: str | Path) -> int:
@@ -163,3 +165,24 @@ def test_nothing_is_written_over_and_no_option_passed_over(
     assert run(*words.split()) == 2
     assert said in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["camera=B", "line=2"], {"camera": "B", "line": "2"}),
+        (["camera=B, line=2"], {"camera": "B", "line": "2"}),
+        (['camera="A, left",line=2'], {"camera": "A, left", "line": "2"}),
+        (['camera="a=b,c"'], {"camera": "a=b,c"}),
+        (["camera=O'Brien\\1#"], {"camera": "O'Brien\\1#"}),
+    ],
+)
+def test_values_of_conditions(words: list[str], values: dict[str, str]) -> None:
+    assert as_values(words) == values
+    assert as_values(shlex.split(as_option(values))) == values
+
+
+@pytest.mark.parametrize("word", ["camera", "camera=A, left", "=B", "camera=", "", ",", 'camera="A', 'camera=""'])
+def test_what_is_no_value_of_a_condition_is_refused(word: str) -> None:
+    with pytest.raises(SettingsError, match=r"--as .*expected"):
+        as_values([word])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from knowngood import Detector
+from knowngood.data import ImageSet
 from knowngood.errors import NotEnoughNormals, SettingsError
 
 
@@ -128,3 +129,23 @@ def test_predictions_are_those_of_the_p_values_where_not_all_calibrations_are_la
     assert flagged.any()
     assert ((detector.predict(far, **own) == -1) == flagged).all()
     assert ((detector.decision_function(far, **own) < 0) == flagged).all()
+
+
+def test_images_of_a_group_stay_together_in_an_update_and_one_of_them_calibrates() -> None:
+    images, part = np.random.default_rng(0).integers(0, 255, (120, 8, 8), np.uint8), np.arange(120) // 3
+    fitted = Detector("hog", "memory_bank", calibration={"method": "split"}, alpha=0.2)
+    fitted.fit(images[:60], conditions={"group": part[:60]})
+    before = fitted.pipeline_.fitted_to
+    fitted.update(images[60:], conditions={"group": part[60:]})
+    taken = np.isin(ImageSet.from_arrays(images).digests(), np.setdiff1d(fitted.pipeline_.fitted_to, before))
+    assert taken.sum() == 30
+    assert len(set(part[taken])) == 10  # whole groups
+    assert len(fitted.pipeline_.calibration) == 10
+    fitted.calibrate(images[60:][~taken[60:]], conditions={"group": part[60:][~taken[60:]]})
+    assert len(fitted.pipeline_.calibration) == 10
+
+
+def test_mondrian_groups_of_one_item_each_leave_none_to_calibrate() -> None:
+    table = np.random.default_rng(0).normal(size=(8, 3))
+    with pytest.raises(NotEnoughNormals, match=r"\(8 Mondrian groups, each of which keeps one .*without 'stratify'"):
+        bank().fit(table, conditions={"camera": [f"c{i}" for i in range(8)]})

@@ -76,7 +76,7 @@ def test_too_few_to_calibrate_are_refused_with_the_number_and_nothing_changes() 
 
 def test_items_fitted_to_neither_count_twice_nor_calibrate() -> None:
     detector = bank()
-    with pytest.raises(DataError, match="was fitted to all of these"):
+    with pytest.raises(DataError, match="was fitted to all it holds"):
         detector.update(rows(60, 0)[detector.split_["fit"]])
     new = rows(20, 1)
     with pytest.warns(UserWarning, match=r"48 of 68 rows are left out"):

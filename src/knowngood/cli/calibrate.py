@@ -11,12 +11,14 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import (
+    SEVERAL,
     Anomalous,
     Data,
     Device,
     Holdout,
     Model,
     Normal,
+    Tolerance,
     as_values,
     load,
     open_selected,
@@ -49,9 +51,10 @@ def calibrate(
         typer.Option(
             "--as",
             metavar="COLUMN=VALUE",
-            help="keep the present calibration and add this group to it: camera=B; repeatable",
+            help=f"keep the present calibration and add this group to it: camera=B; {SEVERAL}",
         ),
     ] = None,
+    tolerance: Tolerance = None,
     as_json: AsJson = False,
     device: Device = None,
     bounds: Bounds,
@@ -60,12 +63,13 @@ def calibrate(
 
     All p-values and thresholds come from these images from then on. With --as only images with that value in that
     column are compared with them, and all others as before; the model need not know the column. Nothing is fitted
-    again. Without --out the calibrated model replaces MODEL. Images that are labelled anomalous are not used.
+    again. Without --out the calibrated model replaces MODEL. Images that are labelled anomalous are not used; files
+    that cannot be read are set aside by name.
     """
     group = as_values(as_group) or None
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
         raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
-    with for_machines(as_json), writing(out or model_at(model)):
+    with for_machines(as_json), writing(folders=[out or model_at(model)]):
         detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
@@ -82,15 +86,16 @@ def calibrate(
         from knowngood.detector.decide import limit, limit_in
 
         lost = _lost(detector, group)
-        detector.calibrate(normals, as_group=group)
+        detector.calibrate(normals, as_group=group, tolerance=tolerance)
+        used = detector.about_["history"][-1]["items"]
         if lost:
             note(f"replaced: the calibration by {lost}")
         folder = detector.save(out or model_at(model))
         pipeline = detector.pipeline_
         assert pipeline.calibration is not None
-        say(f"calibrated on {counted(len(normals), 'normal image')} of {images.variant or images.name}")
+        say(f"calibrated on {counted(used, 'normal image')} of {images.variant or images.name}")
         if group is None:
-            note_dependent(len(normals), len(pipeline.calibration))
+            note_dependent(used, len(pipeline.calibration))
         groups = [
             (row["condition"] or "all", row["normals"], limit(pipeline)) for row in pipeline.calibration.summary()
         ]
@@ -100,7 +105,7 @@ def calibrate(
         table(["Mondrian group", "images", f"flagged at α = {detector.alpha:g}: anomaly_score above"], rows)
         say_false_alarms(detector)
         say(f"model   {folder}")
-        record = {"model": folder, "data": data, "images": len(normals), "alpha": detector.alpha}
+        record = {"model": folder, "data": data, "images": used, "alpha": detector.alpha}
         record["groups"] = [{"group": name, "images": n, "flagged_above": above} for name, n, above in groups]
         emit(record)
 

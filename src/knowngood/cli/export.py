@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from knowngood.cli.console import say
-from knowngood.cli.inputs import Model, load, open_selected
+from knowngood.cli.inputs import Model, Tolerance, load, open_selected
 from knowngood.cli.outputs import writing
 from knowngood.errors import SettingsError
 
@@ -25,6 +25,7 @@ def export(
         str | None,
         typer.Option(metavar="NORMAL", help="normal images that the model was not fitted to: they calibrate the graph"),
     ] = None,
+    tolerance: Tolerance = None,
 ) -> None:
     """Write a model as one ONNX file: from raw pixels to score, p-value and map, with the model's own verdicts.
 
@@ -38,6 +39,6 @@ def export(
         from knowngood.deploy.onnx_graph import export as write
 
         normals = None if data is None else open_selected(data, data_options=detector.pipeline_.settings.data)
-        write(detector, out, precision=precision, normals=normals)
+        write(detector, out, precision=precision, normals=normals, tolerance=tolerance)
     how = "compared with the model on images of noise" if precision == "fp32" else f"{precision}, calibrated on {data}"
     say(f"graph   {out}, {out.stat().st_size / 1e6:,.1f} MB, {how}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote
+from shlex import quote, shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from knowngood.detector.estimator import Detector
 
 ALL = "all"  # every split
+SEVERAL = "repeatable; a value with a comma in double quotes: 'camera=\"A, left\"'"  # of --as
 Data = Annotated[
     str,
     typer.Argument(
@@ -69,9 +70,13 @@ Alpha = Annotated[
     float | None, typer.Option(callback=proper_rate, help="false-alarm rate of the verdicts; default as trained")
 ]
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|gpu|cuda|mps", help="where to compute; default cpu")]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(help="share of unreadable files to set aside; default as trained", min=0, max=1),
+]
 As = Annotated[
     list[str] | None,
-    typer.Option("--as", metavar="COLUMN=VALUE", help="the condition of all these images: camera=B; repeatable"),
+    typer.Option("--as", metavar="COLUMN=VALUE", help=f"the condition of all these images: camera=B; {SEVERAL}"),
 ]
 Split = Annotated[
     str | None,
@@ -87,16 +92,26 @@ KnownClass = Annotated[
 
 
 def as_values(words: list[str] | None) -> dict[str, str]:
-    """The values that --as gives, by column.
+    """The values that --as gives, by column: of one word several with commas between, which double quotes hide.
 
     Raises:
         SettingsError: a word is not COLUMN=VALUE.
     """
-    pairs = [part.strip().partition("=") for word in words or () for part in word.split(",")]
+    pairs = [part.strip().partition("=") for word in words or () for part in _parts(word)]
     for column, sign, value in pairs:
         if not (column and sign and value):
             raise SettingsError(f"--as {column}{sign}{value}: expected COLUMN=VALUE, such as camera=B")
     return {column: value for column, _, value in pairs}
+
+
+def _parts(word: str) -> list[str]:
+    lexer = shlex(word, posix=True)
+    lexer.whitespace, lexer.quotes, lexer.escape, lexer.commenters = ",", '"', "", ""
+    lexer.whitespace_split = True
+    try:
+        return list(lexer) or [word]
+    except ValueError:
+        raise SettingsError(f"--as {word}: a double quote is not closed; expected 'camera=\"A, left\"'") from None
 
 
 def with_values(images: ImageSet, values: dict[str, str], known: list[str]) -> ImageSet:

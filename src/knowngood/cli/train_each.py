@@ -35,7 +35,7 @@ def train_each(
     for one in fit_each(some, settings, workers=workers, address=address):
         found.append(one)
         left = (time.perf_counter() - started) / len(found) * (len(some) - len(found))
-        outcome = f"not fitted: {one.error.splitlines()[0]}" if one.error else f"{one.images:,} images"
+        outcome = f"not fitted: {one.error.splitlines()[0]}" if one.error else counted(one.images, "image")
         note(f"{len(found):,} of {len(some):,}, about {left:,.0f} s left: {one.name}: {outcome}")
     found.sort(key=lambda one: one.name)
     table([column, "images", "false alarms"], [[one.name, one.images, one.alarms] for one in found if not one.error])

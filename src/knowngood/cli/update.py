@@ -10,9 +10,10 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say
-from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, load, open_selected
+from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, Tolerance, load, open_selected
 from knowngood.cli.outputs import say_false_alarms, writing
 from knowngood.cli.review_update import check_out, from_reviews
+from knowngood.config import counted
 from knowngood.detector.run_record import trained_on
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
@@ -62,6 +63,7 @@ def update(
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
+    tolerance: Tolerance = None,
     as_json: AsJson = False,
     device: Device = None,
     bounds: Bounds,
@@ -76,6 +78,10 @@ def update(
     """
     with for_machines(as_json):
         if reviews:
+            if tolerance is not None:
+                raise SettingsError(
+                    f"--tolerance {tolerance:g} is of DATA; with --reviews it is as trained, leave it out"
+                )
             chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
             from_reviews(model, data, old, calibrate_on, out, device, bounds, chosen, dry_run=dry_run)
             return
@@ -86,7 +92,7 @@ def update(
                 "no DATA given: name the new images, or --reviews to learn from reviews of judged images"
             )
         check_out(model, out)
-        _update(model, data, calibrate_on, old, out, (normal, anomalous, holdout), device, bounds)
+        _update(model, data, calibrate_on, old, out, (normal, anomalous, holdout), tolerance, device, bounds)
 
 
 def _update(
@@ -96,12 +102,13 @@ def _update(
     old: str | None,
     out: Path | None,
     classes: tuple[str | None, str | None, str | None],
+    tolerance: float | None,
     device: str | None,
     bounds: Bounds,
 ) -> None:
     from knowngood.config import VAEOptions
 
-    with writing(out or model_at(model)):
+    with writing(folders=[out or model_at(model)]):
         detector = load(model, device)
         if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
             words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
@@ -116,12 +123,12 @@ def _update(
             for source in (data, old, calibrate_on)
         )
         assert new is not None
-        detector.update(new, calibration_set=others, old=known, progress=True)
+        detector.update(new, calibration_set=others, old=known, tolerance=tolerance, progress=True)
         folder = detector.save(out or model_at(model))
     taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
     assert calibration is not None
     data_of = detector.about_["data"]
-    say(f"updated with {taken:,} normal images of {new.variant or new.name}, {data_of['normals']:,} in all")
+    say(f"updated with {counted(taken, 'normal image')} of {new.variant or new.name}, {data_of['normals']:,} in all")
     say(f"calibrated on {len(calibration):,} of {data_of['calibrated_on']}")
     say_false_alarms(detector)
     if "labels" in detector.about_:

@@ -47,6 +47,11 @@ class Audit:
         """One record a finding: path_or_id, kind, reason, severity."""
         return [asdict(finding) for finding in self.findings]
 
+    @property
+    def unusable(self) -> list[Finding]:
+        """Those of images that are set aside."""
+        return [one for one in self.findings if one.severity == "error" and one.kind in UNUSABLE]
+
     def check(self, tolerance: float | None = None) -> None:
         """Stop if more than `tolerance` (default .01) of the images are unreadable or have two labels.
 
@@ -65,7 +70,7 @@ class Audit:
             raise DataError(
                 f"{self.images.name}: {counted(len(serious), 'finding')} among {counted(self.total, 'image')}, "
                 f"above the tolerance of {tolerance:g}:\n{listed}{more}\n"
-                "Repair or remove these files, or allow more: "
+                f"Repair or remove these files, or allow more: tolerance={enough:g}, of a fit "
                 f'data={{"tolerance": {enough:g}}} (--tolerance {enough:g})'
             )
         if len(self.images) == 0:

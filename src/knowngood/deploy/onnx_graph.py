@@ -34,6 +34,7 @@ from knowngood.deploy.onnx_scores import check_score, score_graph
 from knowngood.detector.calibrate import normal_ones, with_calibration
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
+from knowngood.detector.fit.inputs import usable
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.model_folder import CARD, pack
 from knowngood.detector.pipeline import Pipeline
@@ -57,7 +58,14 @@ AGREE = 1e-3  # relative, of scores of the graph and of the detector on noise, a
 EXAMPLES = 2
 
 
-def export(detector: Detector, path: str | Path, *, precision: str = "fp32", normals: ImageSet | None = None) -> Path:
+def export(
+    detector: Detector,
+    path: str | Path,
+    *,
+    precision: str = "fp32",
+    normals: ImageSet | None = None,
+    tolerance: float | None = None,
+) -> Path:
     """Write a fitted detector as an ONNX file: the same scores, p-values and maps without torch.
 
     Inputs, for B items: `image` (B, H, W, C) raw pixels in the dtype of the fit, or `rows` (B, F) float64; `condition`
@@ -70,7 +78,8 @@ def export(detector: Detector, path: str | Path, *, precision: str = "fp32", nor
     Args:
         precision: "fp32", or "fp16": large tensors are stored in half precision, and computed with in single.
         normals: images that the model was not fitted to. The graph in another precision is calibrated on them; those
-            labelled anomalous are left out with a warning.
+            labelled anomalous, and files that cannot be read, are left out with a warning.
+        tolerance: share of them that may be unreadable; default as fitted.
 
     Raises:
         SettingsError: some part of the model cannot be exported, or the extra `export` is not installed.
@@ -78,7 +87,8 @@ def export(detector: Detector, path: str | Path, *, precision: str = "fp32", nor
         DataError, NotEnoughNormals: `normals` cannot calibrate.
     """
     check_exportable(detector.pipeline_)
-    normals = None if normals is None else normal_ones(normals)  # type: ignore[assignment]
+    if normals is not None:
+        normals = normal_ones(usable(normals, detector.pipeline_.settings, tolerance))  # type: ignore[assignment]
     check_precision(detector.pipeline_, precision, normals)
     if normals is None:
         return _written(graph_of(detector), Path(path))

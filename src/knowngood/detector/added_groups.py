@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,12 @@ class AddedGroup:
         return cls(values, known, maps, statistics, str(metadata["source"]), mismatch)
 
 
+def as_option(values: Mapping[str, str]) -> str:
+    """The values as the option --as takes them, quoted for a shell: camera=B, or 'camera="A, left"'."""
+    pairs = [f'{column}="{value}"' if "," in value else f"{column}={value}" for column, value in values.items()]
+    return shlex.quote(",".join(pairs))
+
+
 def checked_values(values: Any) -> dict[str, str]:
     """The values that name a group, as text by column.
 
@@ -154,8 +161,8 @@ def explain_others(
             found.append(
                 f"the calibration has no group of {name} {listing(new, quote=True, most=5)} (added: "
                 f"{listing(groups)}); these items are judged by the calibration that was there before. Add one: "
-                f"`knowngood calibrate MODEL DATA --as {name}={new[0]}`, in Python calibrate(X, as_group={{'{name}': "
-                f"'{new[0]}'}})"
+                f"`knowngood calibrate MODEL DATA --as {as_option({name: new[0]})}`, in Python "
+                f"calibrate(X, as_group={{'{name}': '{new[0]}'}})"
             )
     return found
 

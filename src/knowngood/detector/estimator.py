@@ -17,12 +17,11 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from knowngood.calibration import minimum_normals, regions_table
-from knowngood.config import Settings, nearest, parse_settings
+from knowngood.config import Settings, counted, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import TableSet, open_images
 from knowngood.data.conditions import ConditionSchema
-from knowngood.data.groups import grouped
 from knowngood.data.joined import joined
 from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
@@ -55,7 +54,7 @@ from knowngood.detector.decide import limit, margin
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline, happened
-from knowngood.detector.fit.inputs import audited, measured, only, varying, warn_of_labels, without_identifiers
+from knowngood.detector.fit.inputs import audited, measured, only, usable, varying, warn_of_labels, without_identifiers
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
@@ -242,7 +241,7 @@ class Detector(OutlierMixin, BaseEstimator):
         normals, labelled = items[items.labels != 1], items[items.labels == 1]
         if len(normals) < FEWEST:
             raise DataError(
-                f"{len(normals)} sample{'s' * (len(normals) != 1)} to fit to (of {len(items)} given); at least "
+                f"{counted(len(normals), 'sample')} to fit to (of {len(items)} given); at least "
                 f"{FEWEST} normal ones are needed"
             )
         chosen = None
@@ -278,11 +277,12 @@ class Detector(OutlierMixin, BaseEstimator):
         conditions: Any = None,
         as_group: Mapping[str, Any] | None = None,
         unknown: Unknown | None = None,
+        tolerance: float | None = None,
     ) -> Detector:
         """Calibrate a fitted detector anew, on normal items that it was not fitted to: after a change of camera, say.
 
         All p-values and thresholds come from these items from then on, and groups added before are gone. Items that X
-        labels anomalous are left out with a warning.
+        labels anomalous, and files that cannot be read, are left out with a warning.
 
         Args:
             as_group: keep the calibration, and add these items to it as a Mondrian group, {"camera": "B"}: items with
@@ -290,13 +290,14 @@ class Detector(OutlierMixin, BaseEstimator):
                 know the column. An item that lacks the value, where the column is given, gets the largest p-value of
                 all groups that it may be of. The same group, added again, is replaced.
             unknown: with `as_group`, what to do with unknown values of other conditions; default as fitted.
+            tolerance: share of files that may be unreadable; default as fitted.
 
         Raises:
-            DataError: an item cannot be read, lacks a condition, or most were fitted to.
+            DataError: more files than that cannot be read; an item lacks a condition, or most were fitted to.
             NotEnoughNormals: too few for the α of the fit; the calibration stays as it was.
         """
         check_is_fitted(self, "pipeline_")
-        items = normal_ones(self._items(X, conditions, groups=True))
+        items = normal_ones(self._items(X, conditions, groups=True, tolerance=tolerance))
         check_enough(self.pipeline_, items)
         check_unfitted(self.pipeline_, items)
         if as_group is not None:
@@ -319,6 +320,7 @@ class Detector(OutlierMixin, BaseEstimator):
         calibration_set: Any = None,
         old: Any = None,
         old_conditions: Any = None,
+        tolerance: float | None = None,
         progress: bool = False,
     ) -> Detector:
         """Take new normal items into a fitted detector, and calibrate it anew.
@@ -342,6 +344,7 @@ class Detector(OutlierMixin, BaseEstimator):
                 counts.
             calibration_set: normal items that calibrate, in place of half of the new ones.
             old: for a VAE, the items that it was fitted to, with `old_conditions`.
+            tolerance: share of files that may be unreadable, which are set aside with a warning; default as fitted.
 
         Raises:
             SettingsError: the model cannot be updated, or `old` is missing or not needed.
@@ -350,13 +353,15 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self, "pipeline_")
         check_updatable(self.pipeline_, old=old is not None)
-        new, marked = self._to_learn_from(X, conditions)
-        known, labelled = (None, marked) if old is None else self._to_learn_from(old, old_conditions)
+        new, marked = self._to_learn_from(X, conditions, tolerance)
+        known, labelled = (None, marked) if old is None else self._to_learn_from(old, old_conditions, tolerance)
         labelled = labelled if len(labelled) else None
         if n := len(marked) if old is not None or not learns_defects(self.pipeline_) else 0:
             of = f"{n:,} of {n + len(new):,} {new.items}"
             warnings.warn(f"{new.name}: {of} are labelled anomalous; they are left out of the update", stacklevel=2)
-        others = None if calibration_set is None else normal_ones(self._items(calibration_set, None, groups=True))
+        others = None
+        if calibration_set is not None:
+            others = normal_ones(self._items(calibration_set, None, groups=True, tolerance=tolerance))
         with reporting(progress):
             done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
         self.pipeline_, data = done.pipeline, self.about_["data"]
@@ -691,11 +696,8 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Normal items that are among the others already count once, as those.
         """
-        more, column = self._items(fit_only, None, reset=True), settings.conditioning.group
-        if column not in more.conditions:  # of these items none need have it
-            alone = settings.conditioning.model_copy(update={"group": None})
-            settings = settings.model_copy(update={"conditioning": alone})
-        more = only(measured(audited(more, settings)[0], settings), ConditionSchema(), normals.conditions)
+        more = usable(self._items(fit_only, None, reset=True), settings)
+        more = only(measured(more, settings), ConditionSchema(), normals.conditions)
         good, bad = more[more.labels != 1], more[more.labels == 1]
         good = good[~np.isin(good.digests(), normals.digests())]
         labelled = joined(labelled, bad) if len(bad) else labelled  # type: ignore[type-var]
@@ -703,11 +705,11 @@ class Detector(OutlierMixin, BaseEstimator):
             return normals, labelled, None
         return joined(normals, good), labelled, np.arange(len(normals) + len(good)) >= len(normals)  # type: ignore[type-var]
 
-    def _to_learn_from(self, X: Any, conditions: Any) -> tuple[Items, Items]:
+    def _to_learn_from(self, X: Any, conditions: Any, tolerance: float | None) -> tuple[Items, Items]:
         """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups."""
         objective: Any = getattr(self.pipeline_.settings.model, "objective", None)
         factors = () if objective is None else objective.build().factors
-        items = self._items(X, conditions, groups=True, further=factors)
+        items = self._items(X, conditions, groups=True, further=factors, tolerance=tolerance)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         normals = items[items.labels != 1]
@@ -723,8 +725,9 @@ class Detector(OutlierMixin, BaseEstimator):
         reset: bool = False,
         groups: bool = False,
         further: tuple[str, ...] = (),
+        tolerance: float | None = None,
     ) -> Items:
-        """X as items with their conditions and labels; with their groups, or without the column of these."""
+        """X as items with their conditions and labels; with `groups` as `usable` ones, else without their column."""
         columns, X = as_columns(conditions), listed(X)
         if holds_images(X):
             options = parse_settings(self.get_params(deep=False)).data if reset else self.pipeline_.settings.data
@@ -735,18 +738,17 @@ class Detector(OutlierMixin, BaseEstimator):
         if not reset and not len(items):
             raise DataError(f"{items.name}: there is no item in it; expected at least one")
         column = None if reset else self.pipeline_.settings.conditioning.group
-        if groups:  # new calibration items need not have the column
-            items = items.annotate(None, {name: v for name, v in (columns or {}).items() if name == column})
-            items = grouped(items, column if column in items.conditions else None)
-        if column is not None and columns is not None:
+        if column is not None and columns is not None and not groups:
             columns = {name: values for name, values in columns.items() if name != column}
         if not reset:
             # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
-            items = only(
-                items, self.pipeline_.schema, {*further, *(c for group in self.pipeline_.added for c in group.values)}
-            )
+            own = {column} if groups and column is not None else set()
+            added = {name for group in self.pipeline_.added for name in group.values}
+            items = only(items, self.pipeline_.schema, {*further, *added, *own})
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
+        if groups:
+            items = usable(items, self.pipeline_.settings, tolerance)
         return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
 
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
@@ -802,8 +804,8 @@ class Detector(OutlierMixin, BaseEstimator):
             for group in self.pipeline_.added:
                 if len(group.calibration) < minimum_normals(level):
                     warnings.warn(
-                        f"{group.name} has {len(group.calibration)} calibration items; alpha = {alpha:g} needs "
-                        f"{minimum_normals(level)}: nothing of it is flagged",
+                        f"{group.name} has {counted(len(group.calibration), 'calibration item')}; alpha = {alpha:g} "
+                        f"needs {minimum_normals(level)}: nothing of it is flagged",
                         stacklevel=3,
                     )
 
@@ -811,8 +813,8 @@ class Detector(OutlierMixin, BaseEstimator):
         if math.isinf(limit(self.pipeline_)):
             n, needed = len(self.pipeline_.calibration or ()), minimum_normals(self.pipeline_.level())
             warnings.warn(
-                f"{level_text(self.pipeline_)} cannot be guaranteed with {n} calibration items, it needs {needed}: "
-                "nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
+                f"{level_text(self.pipeline_)} cannot be guaranteed with {counted(n, 'calibration item')}, it needs "
+                f"{needed}: nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
                 stacklevel=stacklevel,
             )
 

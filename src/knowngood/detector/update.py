@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from knowngood.calibration import minimum_normals, split_normals
-from knowngood.config import VAEOptions
-from knowngood.data import ImageSet
-from knowngood.data.audit import audit
+from knowngood.config import VAEOptions, counted
 from knowngood.data.joined import joined
+from knowngood.detector.added_groups import as_option
 from knowngood.detector.calibrate import calibrate, check_enough, check_unfitted
 from knowngood.detector.fit import Run, learned_pipeline
 from knowngood.detector.fit.cached import CachedFeatures
@@ -89,16 +88,13 @@ def update(
     """The pipeline with new normal items; `pipeline` stays as it is. All that can be refused is, before the work.
 
     Args:
-        new: normal items in their groups. calibrating: normal items that calibrate; None for half of the new ones.
-        old: the normal items fitted to, for a network; labelled: anomalies among them, or
-            known defects on features.
+        new: readable normal items in their groups. calibrating: normal items that calibrate; None for half of the new
+            ones. old: the normal items fitted to, for a network; labelled: anomalies among them, or known defects on
+            features.
 
     Raises:
         DataError, NotEnoughNormals, SettingsError: see `Detector.update`.
     """
-    new, calibrating, old, labelled = (
-        None if some is None else readable(pipeline, some) for some in (new, calibrating, old, labelled)
-    )  # type: ignore[assignment]
     if old is not None:
         check_old(pipeline, old)
     new = fresh(pipeline, new, old)
@@ -128,7 +124,7 @@ def update(
         names = ", ".join(group.name for group in pipeline.added)
         warnings.warn(
             f"groups added to the calibration are gone, since scores changed: {names}; calibrate on them again: "
-            f"`knowngood calibrate MODEL DATA --as {pipeline.added[0].name.replace(', ', ',')}`, in Python "
+            f"`knowngood calibrate MODEL DATA --as {as_option(pipeline.added[0].values)}`, in Python "
             f"calibrate(X, as_group={pipeline.added[0].values})",
             stacklevel=3,
         )
@@ -142,15 +138,6 @@ def stated(pipeline: Pipeline, items: Items) -> dict[str, Any]:
     others = {name for group in pipeline.added for name in group.values}
     others |= set(() if objective is None else objective.factors)
     return {name: values for name, values in items.conditions.items() if name not in others}
-
-
-def readable(pipeline: Pipeline, items: Items) -> Items:
-    """The items without unreadable ones, of which there may be as few as in a fit."""
-    if not isinstance(items, ImageSet):
-        return items
-    found = audit(items)
-    found.check(0.0 if pipeline.settings.data.strict else pipeline.settings.data.tolerance)
-    return found.images
 
 
 def check_old(pipeline: Pipeline, old: Items) -> None:
@@ -181,7 +168,7 @@ def fresh(pipeline: Pipeline, new: Items, old: Items | None) -> Items:
     )
     if seen.all():
         raise DataError(
-            f"{new.name}: the model was fitted to all of these {len(new):,} {new.items} already; give new ones"
+            f"{new.name}: the model was fitted to all it holds, {counted(len(new), new.item)}, already; give new ones"
         )
     if seen.any():
         warnings.warn(
@@ -205,9 +192,9 @@ def halves(pipeline: Pipeline, new: Items, seed: int) -> tuple[Items, Items]:
     if independent < needed:
         of = " independent" if independent < len(apart) else ""
         raise NotEnoughNormals(
-            f"{len(new)} new normal {new.items}, of which half calibrate ({independent}{of}); alpha = {alpha:g} needs "
-            f"{needed} to calibrate, so give {2 * needed} new ones, or others that only calibrate by --calibrate-on "
-            "DATA (calibration_set=…). Nothing was changed.",
+            f"{counted(len(new), f'new normal {new.item}')}, of which half calibrate ({independent}{of}); alpha = "
+            f"{alpha:g} needs {needed} to calibrate, so give {2 * needed} new ones, or others that only "
+            "calibrate by --calibrate-on DATA (calibration_set=…). Nothing was changed.",
             missing=2 * needed - len(new) if independent == len(apart) else 2 * (needed - independent),
         )
     return new[split["fit"]], apart

@@ -19,6 +19,8 @@ from knowngood.detector.pipeline import Items
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.objectives.base import Objective
 
+MOST_NAMED = 5  # files that are set aside, in a warning
+
 
 def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:
     """The items without unreadable ones, in their groups, and all findings.
@@ -37,6 +39,32 @@ def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str
     found = audit(items, column)
     found.check(0.0 if settings.data.strict else settings.data.tolerance)
     return grouped(found.images, column), found.to_records()
+
+
+def usable(items: Items, settings: Settings, tolerance: float | None = None) -> Items:
+    """Further items than those of the fit, in their groups, without unreadable files, which a warning names.
+
+    The group column need not be there.
+
+    Args:
+        tolerance: share of files that may be unreadable; default as fitted.
+
+    Raises:
+        DataError: more are; or none is left.
+    """
+    column = settings.conditioning.group
+    column = column if column in items.conditions else None
+    if isinstance(items, ImageSet):
+        found = audit(items, column)
+        default = 0.0 if settings.data.strict else settings.data.tolerance
+        found.check(default if tolerance is None else tolerance)
+        if aside := found.unusable:
+            named = "; ".join(map(str, aside[:MOST_NAMED])) + "; …" * (len(aside) > MOST_NAMED)
+            n = f"{len(aside):,} of {counted(found.total, items.item)}"
+            warnings.warn(f"{items.name}: {n} set aside: {named}", stacklevel=4)
+        given = None if items.groups is None else items.groups[np.isin(items.ids, found.images.ids)]
+        items = found.images if given is None else found.images.replace(groups=given)
+    return grouped(items, column)
 
 
 def measured(items: Items, settings: Settings, schema: ConditionSchema | None = None) -> Items:
