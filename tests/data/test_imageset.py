@@ -166,3 +166,10 @@ def test_a_memory_mapped_array_is_not_copied(tmp_path):
     images = open_images(tmp_path / "stack.npy")[2:]
     assert isinstance(images.pixels.base, np.memmap)
     assert (images.read(0) == 2).all()
+
+
+def test_one_is_singular():
+    assert "(array: 1 image, 0 normal, 0 anomalous)" in repr(ImageSet.from_arrays(numbered(1)))
+    assert "(array: 2 images, " in repr(ImageSet.from_arrays(numbered(2)))
+    with pytest.raises(DataError, match="1 image but 2 values of ids"):
+        ImageSet.from_arrays(numbered(1)).replace(ids=np.array(["a", "b"]))

@@ -77,7 +77,7 @@ def test_missing_files_are_set_aside_by_name(folder):
         ("photo,label\na.png,0\n", r"no column 'path' .*; its columns are: photo, label"),
         ("path,label\na.png,0\nb.png,scratched\n", r"'scratched' of 'b\.png'"),
         ("path\na.png\nb.png\na.png\n", r"rows 1 and 3 both name 'a\.png'"),
-        ("path\ngone.png\n", "none of its 1 files exists"),
+        ("path\ngone.png\n", "no file in it exists \\(of 1\\)"),
         ("path,label\n", "no rows"),
         ("", "cannot be read"),
     ],

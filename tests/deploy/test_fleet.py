@@ -46,7 +46,7 @@ def test_products_have_their_images_and_folders_of_their_own(tmp_path):
     ("names", "column", "said"),
     [
         (("a", "b"), "kind", "no such column; their columns are: product, camera"),
-        (("a", None), "product", "24 images have no product"),
+        (("a", None), "product", "24 images without product"),
         (("a/b", "a:b"), "product", "one folder"),
     ],
 )

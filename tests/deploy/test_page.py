@@ -267,6 +267,7 @@ def test_reviews_by_keys_with_regions_and_undo(opened: Open, url: str, store: Ju
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     expect(page.locator(".wall figure", has_text="b.png")).to_contain_text("true defect")
+    expect(page.locator("#counts")).to_contain_text("1 true defect, 0 false alarms, 0 missed defects, 1 unsure.")
     page.locator("#filters").get_by_label("Review").select_option("none")
     expect(page.locator(".wall figure")).to_have_count(1)
 

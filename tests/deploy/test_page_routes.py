@@ -244,7 +244,7 @@ def test_learning_is_refused_where_nothing_is_new_and_its_failure_is_told(
             thread.join()
     state = client.get("/page/models").json()["models"][0]["reviews"]
     assert (state["running"], state["new"], state["learned"]) == (False, 1, None)
-    assert "0 good images of it were reviewed" in state["error"]
+    assert "0 good images of it reviewed" in state["error"]
     assert client.post("/page/models/line/learn").status_code == 404
     assert client.post("/page/models/parts/rollback").status_code == 409
     assert client.post("/page/sample", json={"model": "parts", "images": 20}).json() == {"drawn": 1}

@@ -50,3 +50,8 @@ def test_text_is_escaped_and_nothing_is_loaded(shown: ResultsView) -> None:
 
 def test_it_counts_what_is_flagged(shown: ResultsView) -> None:
     assert f"{shown.table.is_anomalous.sum()} of 20 images are anomalous" in shown._repr_html_()
+
+
+def test_one_image_is_singular(images: ImageSet) -> None:
+    detector = Detector("hog", "memory_bank", alpha=0.1).fit(images[:40])
+    assert re.search(r"\b[01] of 1 image is anomalous", view(detector, images[[45]])._repr_html_())

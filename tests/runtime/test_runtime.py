@@ -146,7 +146,7 @@ def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.Ca
     assert [row["is_anomalous"] for row in rows] == [True, None, False, None]
     assert rows[3]["p_value"] is None
     assert main([str(exported), str(folder / "empty.png")]) == 3
-    assert "none of 1 items can be scored" in capsys.readouterr().err
+    assert "no item can be scored (of 1); the first," in capsys.readouterr().err
     assert main([str(exported), str(folder), "--as", "camera=B"]) == 3
     assert "the model has no condition 'camera'" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from knowngood.config.words import counted
 from knowngood.data.findings import Finding, Unreadable
 from knowngood.data.itemset import ItemSet, numbered
 from knowngood.data.pixel_source import ArrayPixels, PixelSource
@@ -43,7 +44,7 @@ class ImageSet(ItemSet):
     rejected: tuple[Finding, ...] = ()
     groups: np.ndarray | None = None
 
-    items = "images"
+    item = "image"
 
     @classmethod
     def from_arrays(
@@ -78,7 +79,8 @@ class ImageSet(ItemSet):
         normal, anomalous = int(np.sum(self.labels == 0)), int(np.sum(self.labels == 1))
         extra = f", conditions {list(self.conditions)}" if self.conditions else ""
         variant = f" [{self.variant}]" if self.variant else ""
-        return f"ImageSet({self.name}{variant}: {len(self)} images, {normal} normal, {anomalous} anomalous{extra})"
+        images = counted(len(self), "image")
+        return f"ImageSet({self.name}{variant}: {images}, {normal} normal, {anomalous} anomalous{extra})"
 
     def _take(self, index: np.ndarray) -> dict[str, Any]:
         masks = None if self.masks is None else tuple(self.masks[i] for i in index)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from knowngood.config.words import counted
 from knowngood.data.labels import parse_labels
 from knowngood.errors import DataError
 
@@ -28,7 +29,7 @@ class ItemSet(ABC):
     splits: np.ndarray | None
     groups: np.ndarray | None
     name: str
-    items: ClassVar[str]  # what errors call them
+    item: ClassVar[str]  # what errors call one
 
     def __post_init__(self) -> None:
         parts = {name: getattr(self, name, None) for name in ("ids", "labels", "splits", "groups", "masks")}
@@ -36,8 +37,14 @@ class ItemSet(ABC):
         for what, values in parts.items():
             if values is not None and len(values) != len(self):
                 raise DataError(
-                    f"{self.name}: {len(self)} {self.items} but {len(values)} values of {what}; expected one an item"
+                    f"{self.name}: {counted(len(self), self.item)} but {counted(len(values), 'value')} of {what}; "
+                    "expected one an item"
                 )
+
+    @property
+    def items(self) -> str:
+        """What errors call them."""
+        return f"{self.item}s"
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -61,7 +68,9 @@ class ItemSet(ABC):
         else:
             index = np.atleast_1d(np.asarray(key))
             if index.dtype == bool and len(index) != len(self):
-                raise DataError(f"{self.name}: a mask of {len(index)} values for {len(self)} {self.items}")
+                raise DataError(
+                    f"{self.name}: a mask of {counted(len(index), 'value')} for {counted(len(self), self.item)}"
+                )
             if index.size == 0:
                 index = index.astype(np.int64)
             elif index.dtype.kind not in "biu":

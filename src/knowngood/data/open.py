@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from knowngood.config import nearest, plugins
+from knowngood.config.words import counted
 from knowngood.data.datasets.named import dataset_names, is_dataset, open_dataset
 from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet, join_splits
@@ -112,7 +113,7 @@ def open_images(
     serious = [finding for finding in images.rejected if finding.severity == "error"]
     if strict and serious:
         lines = "\n".join(f"  {finding}" for finding in serious[:20])
-        raise DataError(f"{images.name}: {len(serious)} files cannot be used (strict):\n{lines}")
+        raise DataError(f"{images.name}: {counted(len(serious), 'file')} that cannot be used (strict):\n{lines}")
     return images.annotate(labels, as_columns(conditions))
 
 

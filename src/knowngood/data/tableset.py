@@ -27,7 +27,7 @@ class TableSet(ItemSet):
     names: tuple[str, ...] = ()
     groups: np.ndarray | None = None
 
-    items = "rows"
+    item = "row"
 
     @classmethod
     def from_array(cls, array: np.ndarray, name: str = "table") -> TableSet:

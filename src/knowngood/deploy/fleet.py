@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from knowngood.config import Settings
+from knowngood.config import Settings, counted
 from knowngood.data.content_digest import data_digest
 from knowngood.errors import DataError, KnowngoodError, SettingsError
 from knowngood.files import write_json
@@ -56,7 +56,9 @@ def products(images: ImageSet, column: str, folder: Path) -> list[Product]:
     texts = np.array([str(value) for value in images.conditions[column]])
     missing = sum(value is None or value != value for value in images.conditions[column])
     if missing:
-        raise DataError(f"--each {column}: {missing:,} images have no {column}; give them one, or leave them out")
+        raise DataError(
+            f"--each {column}: {counted(missing, 'image')} without {column}; give each one, or leave these out"
+        )
     names = sorted(set(texts.tolist()))
     folders = {name: re.sub(r"[^\w.-]", "_", name).strip(".") or "_" for name in names}
     if len({one.lower() for one in folders.values()}) < len(names):

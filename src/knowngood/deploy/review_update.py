@@ -135,7 +135,8 @@ def _calibrating(pipeline: Pipeline, sample: ImageSet, refits: bool) -> ImageSet
     raise NotEnoughNormals(
         f"no images may calibrate: {why}, and images that people chose to review are no sample of normal ones. Give "
         f"normal images that nobody chose by their score (--calibrate-on DATA, calibration_set=…), or review a random "
-        f"sample: {len(sample)} good images of it were reviewed, alpha = {pipeline.settings.alpha:g} needs {needed}",
+        f"sample: {counted(len(sample), 'good image')} of it reviewed, alpha = {pipeline.settings.alpha:g} needs "
+        f"{needed}",
         missing=needed - len(sample),
     )
 
@@ -268,7 +269,7 @@ def _sentences(before: Detector, after: Detector, counts: dict[str, int]) -> lis
         reasons = Counter(report.get("left_out", {}).values())
         if not report.get("learned") and counts["chosen"]:
             sentences.append("What is judged otherwise now is so by the good images alone.")
-        sentences += [f"{n} labelled image{'s' * (n > 1)} not learned from: {why}." for why, n in reasons.items()]
+        sentences += [f"{counted(n, 'labelled image')} not learned from: {why}." for why, n in reasons.items()]
     shares = []
     for pipeline in (before.pipeline_, after.pipeline_):
         calibration = calibrated(pipeline)

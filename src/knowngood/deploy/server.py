@@ -215,7 +215,7 @@ async def _answer(
     content |= {"model": model.name, "version": about["version"], "scored_by": model.mark}
     content |= {"alpha": about["alpha"] if form.asked.alpha is None else form.asked.alpha, "rows": rows}
     if all(row["error"] is not None for row in rows):
-        why = f"none of {len(rows)} images can be scored; the first, {rows[0]['id']}: {rows[0]['error']}"
+        why = f"no image can be scored (of {len(rows):,}); the first, {rows[0]['id']}: {rows[0]['error']}"
         return JSONResponse({"detail": why, **content}, 422)
     return JSONResponse(content)
 

@@ -13,7 +13,7 @@ import numpy as np
 from fastapi import HTTPException, UploadFile
 from starlette.datastructures import FormData, QueryParams
 
-from knowngood.config import nearest
+from knowngood.config import counted, nearest
 from knowngood.data import ImageSet
 from knowngood.data.findings import Unreadable, printable
 from knowngood.data.itemset import numbered
@@ -142,7 +142,9 @@ def _conditions(text: str | None, n: int) -> dict[str, Any]:
         name = printable(key)  # JSON may escape half a character, which no answer and no file can hold
         several = values if isinstance(values, list) else [values] * n
         if len(several) != n:
-            raise refused(f"condition '{name}' has {len(several)} values for {n} images; expected {shown}")
+            raise refused(
+                f"condition '{name}' has {counted(len(several), 'value')} for {counted(n, 'image')}; expected {shown}"
+            )
         if not all(value is None or isinstance(value, (str, int, float)) for value in several):
             raise refused(f"condition '{name}' has a value that is no text or number; expected {shown}")
         texts = [printable(value) if isinstance(value, str) else value for value in several]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from knowngood.calibration import Calibration, largest_value, minimum_normals, one_of_each
-from knowngood.config import Settings
+from knowngood.config import Settings, counted
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.progress import track
@@ -149,9 +149,9 @@ def check_enough(pipeline: Pipeline, normals: Items) -> None:
     needed = minimum_normals(alpha)
     if n < needed:
         raise NotEnoughNormals(
-            f"{len(normals)} normal items{of} to calibrate on; {level_text(pipeline)} needs at least {needed}, "
-            f"{needed - n} more: with fewer nothing could be flagged. Give more normal items. The calibration stays as "
-            "it was.",
+            f"{counted(len(normals), 'normal item')}{of} to calibrate on; {level_text(pipeline)} needs at least "
+            f"{needed}, {needed - n} more: with fewer nothing could be flagged. Give more normal items. The "
+            "calibration stays as it was.",
             missing=needed - n,
         )
 

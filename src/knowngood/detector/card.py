@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from knowngood.calibration import false_alarm_interval, minimum_normals
-from knowngood.config import Fusion, PatchGaussianOptions
+from knowngood.config import Fusion, PatchGaussianOptions, counted
 from knowngood.detector.pipeline import Pipeline
 from knowngood.models.vae import ConditionalVAE
 
@@ -26,7 +26,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
     kind = representation.name  # type: ignore[union-attr]
     batch, trained = settings.training.batch_size, []
     if training and isinstance(pipeline.model, ConditionalVAE):
-        trained = [f"- {training['steps']} steps over {training['epochs']} epochs, batch {batch}"]
+        trained = [f"- {counted(training['steps'], 'step')} over {counted(training['epochs'], 'epoch')}, batch {batch}"]
     rule = getattr(getattr(pipeline.representation, "pixels", pipeline.representation), "rule", None)
     shape = " × ".join(map(str, pipeline.representation.shape))
     lines = [
@@ -38,7 +38,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"Recipe: {about['recipe']}.",
         "",
         "## Data",
-        f"- {_parts(pipeline, data)}; {data['known_anomalies']} known anomalies",
+        f"- {_parts(pipeline, data)}; known anomalies: {data['known_anomalies']}",
         *([f"- {about['fit_only']} of these, chosen by their score, never calibrate"] if "fit_only" in about else []),
         f"- input: {MEANING.get(kind, kind)}, {shape}{f'; {rule}' if rule else ''}",
         f"- fingerprint: `{data['fingerprint']}`",
@@ -63,12 +63,12 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         "- A p-value says how rare a score is among normal items. It is not the probability of a defect.",
         "",
         *(
-            f"Updated {one['at']} with {one['items']} new normal items."
+            f"Updated {one['at']} with {counted(one['items'], 'new normal item')}."
             for one in about["history"]
             if one["what"] == "update"
         ),
         *(
-            f"Learned {one['at']} from {one['items']} reviewed images."
+            f"Learned {one['at']} from {counted(one['items'], 'reviewed image')}."
             for one in about["history"]
             if one["what"] == "reviews"
         ),
@@ -116,7 +116,7 @@ def _range(pipeline: Pipeline, row: Mapping[str, Any]) -> str:
 
 
 def _with(row: Mapping[str, Any]) -> str:
-    return f", {row['normals']:,} calibration items"
+    return f", {counted(row['normals'], 'calibration item')}"
 
 
 def _parts(pipeline: Pipeline, data: Mapping[str, Any]) -> str:
@@ -202,8 +202,8 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
             "guarantee."
         )
     lines += [
-        f"- {group.name}: compared with {len(group.calibration)} items of {group.source}, added to the calibration; "
-        "the model does not use it. An item whose value is missing gets the largest p-value of all groups."
+        f"- {group.name}: compared with {counted(len(group.calibration), 'item')} of {group.source}, added to the "
+        "calibration; the model does not use it. An item whose value is missing gets the largest p-value of all groups."
         for group in pipeline.added
     ]
     if pipeline.checked:
@@ -213,7 +213,7 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
             f"{alpha:g} of the normal items within a stated condition, both together at most {2 * alpha:g} "
             "(Bonferroni: a verdict needs 2 · min(p_value, p_condition) ≤ α). An item whose value is missing is judged "
             "by p_value alone, at the same level. An item is scored under up to "
-            f"{max(1, len(pipeline.schema.cells))} conditions."
+            f"{counted(max(1, len(pipeline.schema.cells)), 'condition')}."
         )
     if pipeline.marginal_calibration is not None:
         n = len(pipeline.marginal_calibration)

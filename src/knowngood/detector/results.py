@@ -85,7 +85,7 @@ def detected(
         scales = map_scales(pipeline, decisions, pictures, alpha)
         yield Detected(index, batch.items, decisions, table, pictures, scales, found)
     if refuse and unread and unread == len(items):
-        raise DataError(f"none of {len(items)} items can be scored; the first, {reason}")
+        raise DataError(f"no item can be scored (of {len(items):,}); the first, {reason}")
 
 
 def decided(pipeline: Pipeline, items: Items, unknown: Unknown | None = None, alpha: float | None = None) -> Decisions:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from knowngood.calibration import folds, one_of_each, split_normals
-from knowngood.config import Settings
+from knowngood.config import Settings, counted
 from knowngood.data import ImageSet
 from knowngood.data.audit import audit
 from knowngood.data.groups import grouped
@@ -108,7 +108,7 @@ def compare(
     normals = grouped(_readable(images[images.labels != 1], announce), None)
     labelled = labelled if labelled is None or not len(labelled) else _readable(labelled, announce)
     if len(normals) < FEWEST:
-        raise DataError(f"{images.name}: {len(normals)} normal images; a comparison needs at least {FEWEST}")
+        raise DataError(f"{images.name}: {counted(len(normals), 'normal image')}; a comparison needs at least {FEWEST}")
     split = split_normals(len(normals), groups=normals.groups, select=0, calibrate=HELD_OUT, seed=seed)
     fitted, held_out = normals[split["fit"]], normals[split["calibrate"]]
     if held_out.groups is not None:  # copies count once

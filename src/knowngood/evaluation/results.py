@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowngood.calibration import minimum_normals
+from knowngood.config import counted
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def check_both(labels: np.ndarray, name: str) -> None:
     normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
     if not normals or not anomalies:
         raise DataError(
-            f"{name}: {normals} images labelled normal and {anomalies} labelled anomalous; this needs both. Choose "
-            "them with --normal, --anomalous or --holdout, in Python images.select, or score without labels."
+            f"{name}: {counted(normals, 'image')} labelled normal and {anomalies} labelled anomalous; this "
+            "needs both. Choose them with --normal, --anomalous or --holdout, in Python images.select, or score "
+            "without labels."
         )

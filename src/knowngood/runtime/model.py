@@ -111,7 +111,7 @@ class ExportedDetector:
         found = self.stream(X, conditions=conditions, alpha=alpha, abstain=abstain, unknown=unknown)
         rows = [one.row for one in found]
         if rows and all("error" in row for row in rows):
-            raise DataError(f"none of {len(rows)} items can be scored; the first, {rows[0]['id']}: {rows[0]['error']}")
+            raise DataError(f"no item can be scored (of {len(rows):,}); the first, {rows[0]['id']}: {rows[0]['error']}")
         return rows
 
     def anomaly_maps(

@@ -79,7 +79,7 @@ def _paths(given: Sequence[Any]) -> ImageSet:
             rejected.append(Finding(printable(name), "missing", why, "error"))
     kept = [i for i, file in enumerate(files) if file is not None]
     if not kept:
-        raise DataError(f"none of the {len(names)} files of the list exists; {rejected[0]}")
+        raise DataError(f"no file of the list exists (of {len(names):,}); {rejected[0]}")
     ids = [printable(names[i]) for i in kept]
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from knowngood.config.words import counted
 from knowngood.data.findings import Finding
 from knowngood.data.imageset import ImageSet
 from knowngood.data.labels import parse_labels
@@ -100,7 +101,7 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
         else:
             keep[i] = True
     if not keep.any():
-        raise DataError(f"{path}: none of its {n} files exists; paths are taken relative to {root}")
+        raise DataError(f"{path}: no file in it exists (of {n:,}); paths are taken relative to {root}")
     rows = np.flatnonzero(keep)
     ids = np.array([identifier(files[i], root) for i in rows])  # type: ignore[arg-type]
     _refuse_repeats(ids, rows, path)
@@ -230,8 +231,8 @@ def _columns(path: Path, names: list[str], rows: list[list[Any]]) -> dict[str, l
     for i, row in enumerate(rows):
         if any(_cell(value) for value in row[len(names) :]):
             raise DataError(
-                f"{path}: row {i + 1} has {len(row)} cells for {len(names)} columns; put text that holds the separator "
-                "in double quotes"
+                f"{path}: row {i + 1} has {counted(len(row), 'cell')} for {counted(len(names), 'column')}; put text "
+                "that holds the separator in double quotes"
             )
     filled = [[*row, *[""] * (len(names) - len(row))] for row in rows]
     columns = {name: [row[k] for row in filled] for k, name in enumerate(names) if name}

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from knowngood.config.words import counted
 from knowngood.errors import DataError
 
 Polygon = tuple[tuple[float, float], ...]
@@ -71,7 +72,7 @@ def _points(given: Any, where: str) -> NDArray[np.float64]:
     if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
         raise DataError(f"{where}: expected points [x, y] in finite numbers, got {given!s:.60}")
     if len(points) < 3:
-        raise DataError(f"{where} has {len(points)} points; expected at least 3")
+        raise DataError(f"{where} has {counted(len(points), 'point')}; expected at least 3")
     sides = points[1:] - points[0]
     if not np.any(sides[:, None, 0] * sides[None, :, 1] - sides[:, None, 1] * sides[None, :, 0]):
         raise DataError(f"{where}: all its points lie on one line, there is nothing inside")

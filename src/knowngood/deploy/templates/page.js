@@ -400,7 +400,7 @@ const load = async (more = false) => {
   const { counts } = found;
   by("total").textContent = counts.judged.toLocaleString("en");
   by("counts").textContent = `${plural(counts.judged, "picture")} kept, ${counts.flagged.toLocaleString("en")} flagged. ${plural(counts.reviewed, "review")}: ` +
-    ["true defects", "false alarms", "missed defects", "unsure"].map(name => `${counts[name]} ${name}`).join(", ") + ".";
+    [...["true defect", "false alarm", "missed defect"].map(name => plural(counts[`${name}s`], name)), `${counts.unsure.toLocaleString("en")} unsure`].join(", ") + ".";
   const select = by("filters").elements.condition, value = select.value;
   select.replaceChildren(h("option", { value: "" }, "all"), ...found.conditions.map(one => h("option", { selected: one === value }, one)));
   by("values").hidden = !found.conditions.length;
@@ -454,7 +454,7 @@ const histogram = ({ p_values: bars, count, alpha }) => {
   const x = place(0, 1, LEFT, W - RIGHT), y = place(0, most, H - BOTTOM, TOP), step = 1 / bars.length;
   const drawn = bars.map((n, i) => s("rect", { class: `bars${(i + 1) * step <= alpha + 1e-9 ? " low" : ""}`, x: x(i * step) + 1, y: y(n), width: x(step) - LEFT - 2, height: H - BOTTOM - y(n) }));
   const text = "Of normal images every bar is about as high as the dashed line. A high bar at the left: anomalies, or drift.";
-  return chart("p-values", text, `Histogram of ${count} p-values; ${bars[0]} are below ${number(step)}, ${number(even, 3)} expected of normal images`,
+  return chart("p-values", text, `Histogram of ${plural(count, "p-value")}; ${bars[0]} below ${number(step)}, ${number(even, 3)} expected of normal images`,
     [frame(x, y, [0, .25, .5, .75, 1].map(v => [v, number(v)]), [0, most / 2, most].map(v => [v, number(v)]), "p-value"), drawn,
       s("line", { class: "limit", x1: LEFT, x2: W - RIGHT, y1: y(even), y2: y(even) })]);
 };

@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from knowngood.config import counted
 from knowngood.data import ImageSet
 from knowngood.data.image_factors import MEASURES
 from knowngood.detector.explain.appearance import Appearance, differences, quantities
@@ -177,7 +178,7 @@ def comparison(pipeline: Pipeline, code: np.ndarray, stratum: int, x: Tensor) ->
     if len(held_out) >= ENOUGH and nearest:
         found["farther_than"] = float((held_out < nearest[0].distance).mean())
     if len(normal) < ENOUGH:
-        why = f"{len(normal)} normal images of this condition, too few for a normal range"
+        why = f"{counted(len(normal), 'normal image')} of this condition, too few for a normal range"
         return {**found, "missing": {"image_factors": why}}
     each = zip(FACTORS, factors_of(x[None])[0].tolist(), normal.T.astype(np.float64), strict=True)
     return {**found, "image_factors": tuple(_factor(pipeline, *one) for one in each)}
@@ -196,7 +197,7 @@ def appearance(pipeline: Pipeline, stratum: int, x: Tensor, values: np.ndarray |
     group = int(group_of(groups_of(pipeline), np.array([stratum]))[0])
     mean, spread, n = reference.appearance_of(group)
     if n < ENOUGH:
-        return {"missing": {"differences": f"{n} normal images, too few to tell how much they vary"}}
+        return {"missing": {"differences": f"{counted(n, 'normal image')}, too few to tell how much they vary"}}
     low = float(np.nanmin(values))
     grid = torch.from_numpy(np.nan_to_num(values, nan=low).astype(np.float32))[None, None]
     fine = interpolate(grid, size=mean.shape[1:], mode="bilinear", align_corners=False)[0, 0].numpy()

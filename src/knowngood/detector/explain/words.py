@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from knowngood.config import counted
 from knowngood.data.image_factors import MEASURES
 from knowngood.detector.explain.appearance import Difference
 from knowngood.detector.explain.explanation import Explanation, ImageFactor
@@ -163,7 +164,7 @@ def _looks(one: Explanation) -> str:
 
 
 def _areas(n: int) -> str:
-    return f"{n} area{'s' * (n != 1)}"
+    return counted(n, "area")
 
 
 def _count(one: Explanation) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from knowngood.config import counted
 from knowngood.data import ImageSet
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import best_of, usable
@@ -126,7 +127,7 @@ def _sentence(report: dict[str, Any]) -> str:
     if used > 1:
         how = f"{masked} by their masks" + f", {used - masked} by their farthest patches" * (used > masked)
     text = (
-        f"Learned from {used} known defect{'s' * (used > 1)}, {how}: patches that look more like one than any normal "
+        f"Learned from {counted(used, 'known defect')}, {how}: patches that look more like one than any normal "
         "patch does raise the score."
     )
     return text + f" {report['recognised']} of them would be raised by the others alone." * (used > 1)

@@ -26,6 +26,7 @@ from knowngood.config import (
     SharedGaussianOptions,
     TrainingOptions,
     VAEOptions,
+    counted,
     implementation,
 )
 from knowngood.data import ImageSet
@@ -354,16 +355,17 @@ def gaussian_cells(
     counts = np.bincount(cell.reshape(-1), minlength=len(keys))
     if len(c) < LEAST:
         raise DataError(
-            f"{len(c)} normal images to fit to; a Gaussian at each location needs at least {LEAST}. Give more"
+            f"{counted(len(c), 'normal image')} to fit to; a Gaussian at each location needs at least {LEAST}. Give "
+            "more"
         )
     if options.few == "refuse" and len(keys) > 1 and counts.min() < FEWEST:
         where = int(counts.argmin())
         label = plan.schema.expand(plan.normals.conditions, len(plan.normals)).label
         name = label[int(np.flatnonzero(cell.reshape(-1) == where)[0])]
         raise DataError(
-            f"{counts[where]} normal images of {name} to fit to; a Gaussian at each location needs at least {FEWEST}. "
-            "Give more, leave them out, or set model={'name': 'patch_gaussian', 'few': 'pool'} to let it rest on the "
-            "others"
+            f"{counted(counts[where], 'normal image')} of {name} to fit to; a Gaussian at each location needs at least "
+            f"{FEWEST}. Give more, leave them out, or set model={{'name': 'patch_gaussian', 'few': 'pool'}} to let it "
+            "rest on the others"
         )
     fitted = np.bincount(cell.reshape(-1)[index], minlength=len(keys))
     varying = int(fitted.sum() - np.count_nonzero(fitted))

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.figure import Figure
 
+from knowngood.config import counted
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.figures import style
 from knowngood.evaluation.figures.latent import check_dims
@@ -184,7 +185,7 @@ def interpolation(
     else:
         images = subject.chosen(items)
     if len(images) < 2 or len(images) % 2:
-        raise DataError(f"interpolation: {len(images)} images; expected pairs, such as --items ID,ID")
+        raise DataError(f"interpolation: {counted(len(images), 'image')}; expected pairs, such as --items ID,ID")
     (mean, _, c), share = subject.codes(images), np.linspace(0, 1, steps or (20 if moving else 8))[:, None]
     z = (1 - share) * mean[0::2, None] + share * mean[1::2, None]
     c = None if c is None else (1 - share) * c[0::2, None] + share * c[1::2, None]

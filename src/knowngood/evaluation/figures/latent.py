@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from scipy.ndimage import gaussian_filter
 
-from knowngood.config import nearest
+from knowngood.config import counted, nearest
 from knowngood.errors import DataError, SettingsError
 from knowngood.evaluation.conditions import natural_order
 from knowngood.evaluation.figures import style
@@ -133,7 +133,7 @@ def correlation(subject: Subject, *, dims: list[int] | None = None, most: int = 
     dims = list(range(codes.shape[1])) if dims is None else check_dims(dims, codes.shape[1])
     codes, count = codes[:, dims].astype(float), len(dims)
     if len(codes) < 2:
-        raise DataError(f"correlation: {len(codes)} image given; expected at least 2")
+        raise DataError(f"correlation: {counted(len(codes), 'image')} given; expected at least 2")
     constant = codes.std(0) < 1e-12
     with np.errstate(invalid="ignore", divide="ignore"):
         r = np.corrcoef(codes.T).reshape(count, count)
@@ -158,7 +158,7 @@ def correlation(subject: Subject, *, dims: list[int] | None = None, most: int = 
     axes.grid(False)
     axes.tick_params(labelsize=8 if count <= 16 else 6.5, length=0)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, ticks=[-1, -0.5, 0, 0.5, 1])
-    bar.set_label(f"correlation r over {len(codes):,} images", fontsize=8.5, color=style.INK)
+    bar.set_label(f"correlation r over {counted(len(codes), 'image')}", fontsize=8.5, color=style.INK)
     bar.ax.tick_params(labelsize=8, colors=style.MUTED, length=2)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from knowngood.config import counted
 from knowngood.evaluation.report import sections
 from knowngood.evaluation.report.gallery import gallery
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.verdict import judge
-from knowngood.evaluation.report.words import count, flattened, number, percent
+from knowngood.evaluation.report.words import flattened, number, percent
 from knowngood.files import write_text
 
 MOST_ROWS = 5000
@@ -145,5 +146,6 @@ def _metrics(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _audit_summary(records: Sequence[Mapping[str, Any]]) -> str:
     kinds = Counter(str(record["kind"]) for record in records)
-    text = f"{count(len(records), 'finding')}: " + ", ".join(f"{n:,} × {kind}" for kind, n in kinds.most_common()) + "."
+    listed = ", ".join(f"{n:,} × {kind}" for kind, n in kinds.most_common())
+    text = f"{counted(len(records), 'finding')}: {listed}."
     return text + (f" The first {MOST_FINDINGS:,} are listed." if len(records) > MOST_FINDINGS else "")

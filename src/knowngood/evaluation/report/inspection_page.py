@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowngood.calibration.map_scale import MapScale, legend
+from knowngood.config import counted
 from knowngood.data.findings import Unreadable
 from knowngood.data.progress import track
 from knowngood.evaluation.evaluate import MAP, MOST, SmallMap
@@ -18,7 +19,7 @@ from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced, re
 from knowngood.evaluation.report.build import templates, write_page
 from knowngood.evaluation.report.gallery import data_uri, positions, row_facts
 from knowngood.evaluation.report.inputs import ReportInputs
-from knowngood.evaluation.report.words import count, percent
+from knowngood.evaluation.report.words import percent
 from knowngood.evaluation.results import joint_p_values
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def render_inspection(
     ]
     conditions = sorted({card["condition"] for card in cards if card["condition"]})
     total, n = int(inputs.scored.sum()), int(flagged.sum())
-    lead = f"{n:,} of {count(total, 'image')} {'is' if n == 1 else 'are'} flagged at a false-alarm rate of "
+    lead = f"{n:,} of {counted(total, 'image')} {'is' if n == 1 else 'are'} flagged at a false-alarm rate of "
     lead += f"{percent(alpha)}."
     lead += f" Shown are the {len(cards):,} with the smallest p-values." if len(cards) < total else ""
     if wrong := int(inputs.wrong.sum()):

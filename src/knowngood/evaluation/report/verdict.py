@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from knowngood.config import counted
 from knowngood.evaluation.conditions import ConditionRow, by_condition, expected_false_alarms, sharing_groups
 from knowngood.evaluation.report.inputs import ReportInputs
-from knowngood.evaluation.report.words import count, listed, percent
+from knowngood.evaluation.report.words import listed, percent
 
 Tone = Literal["good", "warn", "bad", "note"]
 
@@ -43,7 +44,7 @@ def judge(inputs: ReportInputs) -> Verdict:
     flagged, total, alpha = int(inputs.flagged.sum()), int(inputs.scored.sum()), percent(inputs.alpha)
     if attainable:
         many = f"{flagged:,}" if flagged else "None"
-        headline = f"{many} of {count(total, 'image')} {'is' if flagged < 2 else 'are'} flagged as anomalous."
+        headline = f"{many} of {counted(total, 'image')} {'is' if flagged < 2 else 'are'} flagged as anomalous."
     else:
         headline = f"No verdict at a false-alarm rate of {alpha}: too few calibration images."
     verdict = Verdict(headline, "good", rows, sharing_groups(rows, inputs.calibration.get("pooled_n")))
@@ -60,7 +61,7 @@ def judge(inputs: ReportInputs) -> Verdict:
         missing = inputs.needed - largest
         verdict.say(
             "bad",
-            f"To guarantee at most {alpha} false alarms, {count(missing + largest, 'calibration image')} are needed. "
+            f"To guarantee at most {alpha} false alarms, {counted(missing + largest, 'calibration image')} are needed. "
             f"There are {largest:,}; {missing:,} more {'is' if missing == 1 else 'are'} needed. The smallest rate that "
             f"{largest:,} can guarantee is {percent(1 / (largest + 1), up=True)}. Scores and their order below remain "
             "valid; only the verdict is missing.",
@@ -73,10 +74,10 @@ def judge(inputs: ReportInputs) -> Verdict:
         verdict.statements[:] = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]
         verdict.say("warn", f"{remark['sentence']}.")
     if unread := int((~inputs.scored).sum()):
-        text = f"{count(unread, 'image')} could not be read and {'has' if unread == 1 else 'have'} no verdict."
+        text = f"{counted(unread, 'image')} could not be read and {'has' if unread == 1 else 'have'} no verdict."
         verdict.say("warn", f"{text} The data audit says why.")
     if errors := sum(record.get("severity") == "error" for record in inputs.audit):
-        text = f"The data audit below found {count(errors, 'error')}. Read it before trusting these numbers."
+        text = f"The data audit below found {counted(errors, 'error')}. Read it before trusting these numbers."
         verdict.say("warn", text)
     warned = any(tone == "warn" for tone, _ in verdict.statements)
     verdict.tone = "bad" if not attainable else "warn" if warned else "good"
@@ -90,7 +91,7 @@ def _say_guarantee(verdict: Verdict, inputs: ReportInputs) -> None:
         verdict.say("note", text)
         return
     pooled = [str(stratum["name"]) for stratum in strata if not stratum.get("own", True)]
-    own, images = len(strata) - len(pooled), count(sum(int(stratum["n"]) for stratum in strata), "normal image")
+    own, images = len(strata) - len(pooled), counted(sum(int(stratum["n"]) for stratum in strata), "normal image")
     if _crossed(inputs):
         text = f"On average, about {alpha} of new normal images are flagged. The calibration is cross-conformal: "
         text += f"{images} of the training set, each scored by a model fitted without it. The rate is expected, not "
@@ -123,7 +124,7 @@ def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
         return
     rate = percent(alarms / normals)
     verdict.tiles.append(("false alarms, measured", rate, f"{alarms:,} of {normals:,} {inputs.normal_name}"))
-    start = f"Measured on {count(normals, 'image')} labelled normal: {alarms:,} flagged ({rate})"
+    start = f"Measured on {counted(normals, 'image')} labelled normal: {alarms:,} flagged ({rate})"
     calibrated, tested = verdict.groups
     if sum(tested) != normals:
         verdict.say("note", f"{start}.")
@@ -149,7 +150,7 @@ def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
     over = [row.name for row in verdict.conditions if row.over]
     by_chance = math.ceil(0.025 * sum(row.expected is not None for row in verdict.conditions))
     if over and len(verdict.conditions) > 1:
-        text = f"More false alarms than expected in {count(len(over), 'condition')}: {listed(over)}."
+        text = f"More false alarms than expected in {counted(len(over), 'condition')}: {listed(over)}."
         if len(over) <= by_chance:
             text += f" Of {len(verdict.conditions)} conditions, {by_chance} may exceed the range by chance."
         verdict.say("note" if len(over) <= by_chance else "warn", text)
@@ -161,7 +162,7 @@ def _say_detected(verdict: Verdict, inputs: ReportInputs) -> None:
     if anomalies:
         share = percent(detected / anomalies)
         verdict.tiles.append(("anomalies detected", share, f"{detected:,} of {anomalies:,} {inputs.anomalous_name}"))
-        text = f"Of {count(anomalies, 'image')} labelled anomalous, {detected:,} {'is' if detected == 1 else 'are'} "
+        text = f"Of {counted(anomalies, 'image')} labelled anomalous, {detected:,} {'is' if detected == 1 else 'are'} "
         text += f"flagged ({share}) and {anomalies - detected:,} missed."
         verdict.say("note" if detected >= anomalies / 2 else "warn", text)
 

@@ -29,11 +29,6 @@ def percent(rate: float, *, up: bool = False) -> str:
     return f"{value:.{digits}f} %" if digits < 2 else f"{value:.2g} %"
 
 
-def count(n: int, noun: str) -> str:
-    """'1 image', '2,000 images'."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
 def listed(names: Sequence[str], most: int = 6) -> str:
     """'a, b, c and 4 more'."""
     text = ", ".join(names[:most])

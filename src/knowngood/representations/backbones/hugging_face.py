@@ -223,7 +223,7 @@ def _config(folder: Path) -> dict[str, Any]:
         kind = f"model_type '{family}'" if family else "no model_type"
         raise SettingsError(f"{folder}: {SETTINGS} has {kind}; expected one of {known}. Or export it to ONNX")
     if config.get("num_channels", 3) != 3:
-        raise SettingsError(f"{folder}: the network takes {config['num_channels']} channels; expected 3")
+        raise SettingsError(f"{folder}: the number of channels is {config['num_channels']}; expected 3")
     return config
 
 
