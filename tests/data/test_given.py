@@ -71,7 +71,7 @@ def test_what_is_empty_mixed_or_missing_is_named(paths):
         open_images([paths[0], PIXELS[0]])
     with pytest.raises(DataError, match=r"occurs 2 times"):
         open_images([paths[0], paths[0]])
-    with pytest.raises(DataError, match="none of the 1 files"):
+    with pytest.raises(DataError, match=r"no file of the list exists \(of 1\)"):
         open_images([Path("nowhere.png")])
     with pytest.raises(DataError, match=r"item 0 .* shape \(9, 0\)"):
         open_images([np.zeros((9, 0))])

@@ -322,7 +322,7 @@ def test_the_line_and_the_models(opened: Open, url: str, store: JudgedStore, mod
     expect(charts).to_have_count(3)
     assert charts.nth(0).locator("rect.bars").count() == 20
     expect(charts.nth(0).get_by_role("img")).to_have_attribute(
-        "aria-label", "Histogram of 120 p-values; 80 are below 0.05, 6 expected of normal images"
+        "aria-label", "Histogram of 120 p-values; 80 below 0.05, 6 expected of normal images"
     )
     expect(charts.nth(1)).to_contain_text("80 of 120 pictures flagged, 67 %")
     assert charts.nth(1).locator("path").get_attribute("d").count("L") > 8

@@ -147,7 +147,7 @@ def test_explanations_say_why(client: TestClient, models: ServedModels) -> None:
         ({"conditions": '{"camera": "D"}'}, 422, "has no value 'D'; known: A, B"),
         ({"conditions": '{"camra": "A"}'}, 422, "no condition 'camra'"),
         ({"conditions": "{}"}, 422, "condition 'camera' is not given; known: A, B"),
-        ({"conditions": '{"camera": ["A"]}'}, 422, "has 1 values for 2 images"),
+        ({"conditions": '{"camera": ["A"]}'}, 422, "has 1 value for 2 images"),
         ({"conditions": '{"camera": {"a": 1}}'}, 422, "no text or number"),
         ({"conditions": "camera=A"}, 422, "is no JSON"),
         ({"alpha": "2"}, 422, "between 0 and 1"),
