@@ -289,6 +289,33 @@ def test_an_answer_that_comes_late_does_not_undo_a_filter(opened: Open, url: str
     assert page.locator(".wall figure").count() == 1
 
 
+def test_of_what_is_opened_and_said_quickly_the_latest_counts(opened: Open, url: str, store: JudgedStore) -> None:
+    send(url, ("a.png", good(9)), ("b.png", bad(10)))
+    page, held = opened(url, "gallery"), []
+    expect(page.locator(".wall figure")).to_have_count(2)
+    page.route("**/page/judged/2", lambda route: held.append(route))
+    with page.expect_request("**/page/judged/2"):
+        page.locator(".wall figure", has_text="b.png").get_by_role("button").click()
+    page.locator(".wall figure", has_text="a.png").get_by_role("button").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator(".said")).to_contain_text("a.png")
+    with page.expect_response(held[0].request.url) as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert "a.png" in dialog.locator(".said").inner_text()
+    said: list[Any] = []
+    page.route("**/page/judged/1/review", lambda route: said.append(route) if not said else route.continue_())
+    with page.expect_request("**/page/judged/1/review"):
+        page.keyboard.press("f")
+    page.keyboard.press("u")
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    said[0].continue_()
+    expect(dialog.locator(".reviewed")).to_contain_text("Unsure")
+    expect(dialog.locator("details summary")).to_have_text("History (2)")
+    assert reviews(store)[0][1] == "unsure"
+
+
 def test_a_region_is_drawn_by_touch_on_a_phone(opened: Open, url: str, store: JudgedStore) -> None:
     send(url, ("b.png", bad(12)))
     page = opened(url, "gallery", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
@@ -453,6 +480,7 @@ def test_conditions_are_chosen_and_one_that_does_not_fit_is_named(
     with served(both, store=store) as url:
         page = opened(url)
         page.get_by_label("pose").select_option("level")
+        page.evaluate("loadModels().then(buildAsked)")  # as when a new version comes into use
         give(page, ("upright.png", png(images[0])))
         expect(page.locator(".said h2")).to_have_text("Wrong for pose: looks like upright")
         expect(page.locator(".said dl")).to_contain_text("p-value of the stated condition")

@@ -6,12 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 from verdicts import verdicts
 
 from figure_text import words
 from knowngood.errors import DataError
-from knowngood.evaluation.figures.separation import curves, score_histogram, scores_by_class
+from knowngood.evaluation.figures.separation import ScoreAxis, curves, score_histogram, scores_by_class
 
 # Histogram ----------------------------------------------------------------------------------------------------------
 
@@ -118,3 +119,12 @@ def test_no_image_hides_within_a_whisker_and_shares_end_at_100() -> None:
     assert len(drawn) == 1  # of the class of 10, not of that of 40
     assert sorted(drawn[0]) == [1.0, *[10.0] * 9]
     assert score_histogram(verdicts(np.r_[scores, scores])).axes[0].get_ylim()[1] <= 1.02
+
+
+@pytest.mark.filterwarnings("error")
+def test_scores_of_one_value_have_an_axis_however_large() -> None:
+    axis = ScoreAxis.of(np.full(3, 1e30), [np.ones(3, bool)], np.zeros(0))
+    axes = Figure().add_subplot()
+    axis.apply(axes)
+    low, high = axes.get_xlim()
+    assert low < 1e30 < high

@@ -212,9 +212,15 @@ class Shown {
       past));
   }
 
-  async review(verdict) {
+  review(verdict) {
+    const content = { verdict, who: this.who.value, kind: verdict === "defect" ? this.kind.value : "", note: verdict ? this.note.value : "", regions: verdict === "defect" ? this.drawn : [] };
+    // One after the other, so that of two quick verdicts the second counts.
+    this.sending = (this.sending ?? Promise.resolve()).then(() => this.send(content));
+    return this.sending;
+  }
+
+  async send(content) {
     try {
-      const content = { verdict, who: this.who.value, kind: verdict === "defect" ? this.kind.value : "", note: verdict ? this.note.value : "", regions: verdict === "defect" ? this.drawn : [] };
       const item = await post(`page/judged/${this.item.number}/review`, content);
       clear();
       if (content.kind && !state.kinds.includes(content.kind)) listKinds([...state.kinds, content.kind]);
@@ -269,6 +275,7 @@ const listKinds = kinds => {
 const chosenModel = () => state.models.find(one => one.name === by("asked").elements.model?.value) ?? state.models[0];
 const buildAsked = () => {
   const form = by("asked"), model = chosenModel(), several = state.models.length > 1;
+  const chosen = Object.fromEntries([...form.elements].map(field => [field.name, field.value]));
   const values = Object.entries(model.conditions).map(([name, known]) => {
     const added = model.groups.map(group => group[name]).filter(Boolean);
     const field = Array.isArray(known)
@@ -278,6 +285,11 @@ const buildAsked = () => {
   });
   const models = several && h("label", {}, "Model", h("select", { name: "model", onchange: buildAsked }, state.models.map(one => h("option", { selected: one === model }, one.name))));
   form.replaceChildren(...[models, ...values].filter(Boolean));
+  for (const field of form.elements) {  // what was chosen stays so when a new version comes into use
+    if (field.name === "model" || !chosen[field.name]) continue;
+    field.value = chosen[field.name];
+    if (field.selectedIndex < 0) field.selectedIndex = 0;
+  }
   form.hidden = !several && !values.length;
 };
 const conditionsAsked = () => {
@@ -312,7 +324,8 @@ const judge = async files => {
   by("busy").textContent = `Judging ${plural(files.length, "picture")} …`;
   by("answer").setAttribute("aria-busy", "true");
   try {
-    const content = await json("page/judge", { method: "POST", body: form });
+    const content = await latestJudged(json("page/judge", { method: "POST", body: form }));
+    if (!content) return;
     clear();
     state.answers = content.rows.map((row, i) => answerItem(row, content, files[i]));
     by("answers").replaceChildren(...state.answers.map((item, i) => {
@@ -385,7 +398,7 @@ const latest = () => {
     return own === last ? found : undefined;
   };
 };
-const latestItems = latest(), latestLine = latest();
+const latestItems = latest(), latestLine = latest(), latestOpened = latest(), latestJudged = latest();
 const load = async (more = false) => {
   const first = more ? state.items.length : 0, most = more ? FIRST : Math.min(480, Math.max(FIRST, state.items.length));
   const query = filters(by("filters"));
@@ -418,7 +431,9 @@ const open = async i => {
   if (i >= state.items.length && state.items.length < state.total) await load(true);
   if (i >= state.items.length) return;
   try {
-    const shown = new Shown(await json(`page/judged/${state.items[i].number}`));
+    const found = await latestOpened(json(`page/judged/${state.items[i].number}`));
+    if (!found) return;
+    const shown = new Shown(found);
     state.open = { i, shown, number: shown.item.number };
     dialog.replaceChildren(h("div", { class: "head" },
       h("button", { type: "button", id: "before", disabled: i === 0, onclick: () => step(-1) }, "← Previous"),
@@ -610,6 +625,7 @@ by("draw").addEventListener("click", drawSample);
 by("more").addEventListener("click", () => load(true).catch(tell));
 by("open").addEventListener("close", () => {
   by("wall").querySelector(`[data-number="${state.open.number}"] button`)?.focus();
+  latestOpened(null);  // what was asked for is not opened any more
   state.open = null;
   load().catch(tell);
 });

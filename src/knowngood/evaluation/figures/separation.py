@@ -203,7 +203,8 @@ class ScoreAxis:
         low, middle, upper, high = np.quantile(scores, [0, 0.5, 0.99, 1])
         top = max(high if high <= upper + (upper - low) else upper + 0.25 * (upper - low), middle, *thresholds)
         if top <= low:
-            low, top = low - 0.5, low + 0.5
+            half = max(0.5, 1e-6 * abs(low))  # of an item far outside, beyond rounding
+            low, top = low - half, low + half
         linear = cls(np.linspace(low, top, bins + 1), int((scores > top).sum()))
         groups = [scores[member] for member in members if member.sum() >= bins]
         crowds = [np.histogram(group.clip(low, top), linear.edges)[0].max() / len(group) for group in groups]
