@@ -186,7 +186,7 @@ def test_images_are_refused_one_by_one_and_all_together(client: TestClient) -> N
     assert third["is_anomalous"] is None
     answer = score(client, [large, cut])
     assert answer.status_code == 422
-    assert "none of 2 images" in answer.json()["detail"]
+    assert "no image can be scored (of 2)" in answer.json()["detail"]
     assert len(answer.json()["rows"]) == 2
 
 
