@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -529,3 +530,20 @@ def test_map_names_are_unique_and_stay_inside() -> None:
     assert names[0] == "good/a.png"
     assert len({name.lower() for name in names}) == len(ids)
     assert not any(name.startswith(("/", "..")) for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix" or not Path("/dev/full").exists(), reason="needs a full device, and pipes")
+@pytest.mark.parametrize(
+    ("closed", "status", "said"),
+    [(False, 4, "error: the output cannot be written: No space left on device; free some space"), (True, 1, "")],
+    ids=["full", "closed"],
+)
+def test_output_that_nobody_takes_is_no_unexpected_error(closed: bool, status: int, said: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = writer if closed else os.open("/dev/full", os.O_WRONLY)
+    code = "from knowngood.cli import main; main(['data', 'list'])"
+    done = subprocess.run([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.startswith(said), "not expected" in done.stderr) == (status, True, False)
+    assert "Exception ignored" not in done.stderr

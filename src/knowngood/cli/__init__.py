@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated
 
@@ -78,15 +80,31 @@ def main(arguments: list[str] | None = None) -> None:
         warnings.showwarning = show
     try:
         with _interruptible(), reporting(not {*arguments} & UNBOUNDED):
-            build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
+            try:
+                build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
+            finally:
+                sys.stdout.flush()  # what cannot be written is an error of the run, not of its end
     except Interrupted as end:
         note("interrupted")
         sys.exit(end.exit_code)
+    except BrokenPipeError:  # nobody reads any more, as behind `| head`
+        _leave_stdout()
+        sys.exit(1)  # as Click does
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.filename is None:
+            _leave_stdout()
         fail(_readable(error))
         sys.exit(getattr(error, "exit_code", 4))
+
+
+def _leave_stdout() -> None:
+    """Write to nowhere from now on: what is left for stdout cannot be written, and must not be tried at the end."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
@@ -113,4 +131,6 @@ def _readable(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the output cannot be written: {error.strerror}; free some space, or write elsewhere"
     return f"{type(error).__name__}: {error}\nThis was not expected. Run again with --debug to see where it happened."
