@@ -146,6 +146,16 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
         open_images(tmp_path)
 
 
+def test_what_training_drew_is_no_image_of_the_data(tmp_path):
+    for name in ("good/a.png", "runs/parts/reconstructions.png", "good/reconstructions.png"):
+        write(tmp_path, name)
+    (tmp_path / "runs" / "parts" / "command.json").write_text("{}")
+    images = open_images(tmp_path)
+    assert images.ids.tolist() == ["good/a.png", "good/reconstructions.png"]
+    (aside,) = (one for one in images.rejected if one.kind == "set-aside")
+    assert str(aside) == "runs/parts/reconstructions.png: lies beside command.json: knowngood drew it, of a training"
+
+
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")
 def test_links_are_followed_once(tmp_path):
     write(tmp_path, "real/a.png")

@@ -33,6 +33,7 @@ from knowngood.data.readers.masks import match_masks
 from knowngood.errors import DataError
 
 MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
+DRAWN, RECORD = "reconstructions.png", "command.json"  # what `knowngood train` draws, and what it writes beside that
 RESULTS = ("maps.json", "explanations.json")  # what `knowngood score` writes beside pictures, or above them
 
 
@@ -166,6 +167,9 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
                 continue
             if is_image(path) and results is not None:
                 reason = f"lies beside {results}: a folder of results of knowngood, not of images of parts"
+                rejected.append(Finding(identifier(path, root), "set-aside", reason, "warning"))
+            elif name == DRAWN and RECORD in names:
+                reason = f"lies beside {RECORD}: knowngood drew it, of a training"
                 rejected.append(Finding(identifier(path, root), "set-aside", reason, "warning"))
             elif is_image(path):
                 found.append(path)
