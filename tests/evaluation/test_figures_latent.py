@@ -287,6 +287,12 @@ def test_projection_is_raw_for_two_dimensions_or_named_ones(rng):
         project(codes[:2])
 
 
+def test_tsne_of_equal_codes_is_a_point():
+    points, names = project(np.full((6, 3), 0.4), "tsne")  # the process ended in the library
+    assert np.array_equal(points, np.zeros((6, 2)))
+    assert names == ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
+
+
 @pytest.mark.slow
 def test_tsne_keeps_far_groups_apart(rng):
     codes = np.concatenate([rng.normal(0, 0.1, (15, 3)), rng.normal(9, 0.1, (15, 3))])

@@ -22,6 +22,7 @@ _SHARE = 0.95
 MANY = 1000  # points that overlap
 _LARGE, _CELLS = 100, 96  # points of a group with an outline, cells of its histogram along an axis
 _WITH_NUMBERS = 12  # dimensions at most with r written in each cell
+TSNE_AXES = "t-SNE 1 (no unit)", "t-SNE 2 (no unit)"
 Projection = Literal["auto", "raw", "pca", "tsne"]
 
 
@@ -194,11 +195,13 @@ def project(
         return codes[:, [a, b]], (f"z{a}", f"z{b}")
     if method != "tsne":
         return _pca(codes)
+    if (codes == codes[0]).all():  # of a collapsed posterior, say: the tree of t-SNE has no end then
+        return np.zeros((len(codes), 2)), TSNE_AXES
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(codes) - 1) / 3)
     points = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(codes)
-    return np.asarray(points, float), ("t-SNE 1 (no unit)", "t-SNE 2 (no unit)")
+    return np.asarray(points, float), TSNE_AXES
 
 
 def check_dims(dims: Sequence[int], count: int) -> list[int]:
