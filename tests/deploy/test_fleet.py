@@ -79,6 +79,17 @@ def test_a_product_that_is_refused_is_named_and_one_that_is_there_stays(tmp_path
     assert [one.name for one in fit_each(some[:1], parse_settings(SETTINGS), workers=1)] == ["a"]
 
 
+@pytest.mark.slow
+def test_who_asks_to_end_does_not_wait_for_the_fits_in_hand(tmp_path):
+    a, b = products(images("a", "b"), "product", tmp_path)
+    long = parse_settings({"representation": "pixels", "model": "vae", "training": {"epochs": 2000}})
+    fits = fit_each([a._replace(images=a.images[:1]), b], long, workers=2)
+    assert next(fits).name == "a"  # refused at once
+    fits.close()
+    assert fitted_before(b.folder) is None
+    assert not (b.folder / "model").exists()
+
+
 def test_the_model_of_other_images_or_settings_is_not_taken_for_this_one(tmp_path):
     one, _ = products(images("a", "b"), "product", tmp_path)
     settings = parse_settings(SETTINGS)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import re
+import signal
 import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -95,8 +96,9 @@ def fit_each(
     if address is not None:
         yield from _by_ray(waiting, settings, workers, threads, address)
         return
+    others, size = set(multiprocessing.active_children()), min(workers, max(1, len(waiting)))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(1, len(waiting))), mp_context=context) as pool:
+    with ProcessPoolExecutor(size, mp_context=context, initializer=_end_by_ctrl_c) as pool:
         futures = {pool.submit(fit_one, one, settings, threads): one for one in waiting}
         try:
             for future in as_completed(futures):
@@ -104,8 +106,17 @@ def fit_each(
                     yield future.result()
                 except BrokenProcessPool:
                     yield Fitted(futures[future].name, 0, "", "its process was killed; the same command goes on")
+        except BaseException:  # asked to end: the fits in hand would take as long as they take
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_by_ctrl_c() -> None:
+    """Ctrl-C, which reaches all processes, ends a worker in silence; else it would go on with the next product."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def fit_one(product: Product, settings: Settings, threads: int = 1) -> Fitted:
