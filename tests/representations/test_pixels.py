@@ -261,8 +261,8 @@ def test_grey_is_luminance_and_takes_grey_and_colour() -> None:
 @pytest.mark.parametrize(
     ("fitted", "given", "message"),
     [
-        (3, 1, "has 1 channel, the model was fitted on 3 channels. To take both, fit with the option colour=True"),
-        (1, 3, "has 3 channels, the model was fitted on 1 channel. To take both, fit with the option colour=True"),
+        (3, 1, "has 1 channel, the model was fitted on 3 channels. To take both, .*--colour`.*`--grey`"),
+        (1, 3, "has 3 channels, the model was fitted on 1 channel. To take both, .*--colour`.*`--grey`"),
         (
             3,
             4,

@@ -334,7 +334,10 @@ _TO_GREY = (
     "grey=True makes luminance from 3 channels and keeps 1 as it is. What a further channel means (transparency, "
     "infra-red, …) cannot be known: remove it from the images, or fit without grey."
 )
-_BOTH = "To take both, fit with the option colour=True (three equal channels of grey) or grey=True (luminance)."
+_BOTH = (
+    "To take both, fit with the option colour=True (`knowngood train --colour`: three equal channels of grey) or "
+    "grey=True (`--grey`: luminance)."
+)
 _ALPHA = "Channels, transparency included, are never dropped or added by guess: give every image the same channels."
 
 

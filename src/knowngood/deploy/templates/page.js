@@ -336,7 +336,9 @@ const judge = async files => {
     }));
     by("answers").hidden = state.answers.length < 2;
     const alarms = state.answers.filter(item => item.flagged).length;
-    by("busy").textContent = state.answers.length > 1 ? `${plural(state.answers.length, "picture")} judged, ${alarms} anomalous.` : `Judged: ${state.answers[0].verdict}.`;
+    const unread = state.answers.filter(item => item.verdict === "not read").length;
+    const judged = `${plural(state.answers.length - unread, "picture")} judged, ${alarms} anomalous${unread ? `; ${unread} could not be read` : ""}.`;
+    by("busy").textContent = state.answers.length > 1 ? judged : `${unread ? "Not judged" : "Judged"}: ${state.answers[0].verdict}.`;
     showAnswer(0);
   } catch (error) {
     by("busy").textContent = "";
