@@ -11,7 +11,7 @@ A line before a block says what is special about it; it is not shown:
     <!-- needs plugin -->                 run in a process that finds the example plug-in
     <!-- not run: REASON -->
 
-So that the whole takes minutes, features are computed at about 128² pixels an image, not at 384² as by default. Lines
+So that the whole takes minutes, features are computed at about 96² pixels an image, not at 384² as by default. Lines
 that install, serve or take hours are left out and named; `make dist` and the tests run these.
 """
 
@@ -39,7 +39,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "out" / "docs-cache"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>bash|python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
-SIDE = 128  # pixels
+SIDE = 96  # pixels
 ENDS = {"monitor": (0, 5)}  # exit statuses that are fine; of all others 0
 LEFT = {
     "pip ": "installs",

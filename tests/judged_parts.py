@@ -45,6 +45,15 @@ def save_model(folder: Path) -> Path:
     return detector_of_two_cameras().save(folder)
 
 
+def save_vae(folder: Path) -> Path:
+    """A calibrated VAE of pixels with four latent dimensions."""
+    model = {"name": "vae", "latent_dim": 4, "net": {"name": "mlp", "hidden": [16]}}
+    training = {"epochs": 3, "batch_size": 16}
+    return (
+        Detector("pixels", model, "elbo", training=training, alpha=0.1, device="cpu").fit(pictures(60, 0)).save(folder)
+    )
+
+
 def stripes(n: int, seed: int) -> np.ndarray:
     """Good pictures of another kind, which a model of discs flags."""
     images = pictures(n, seed).astype(float)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from judged_parts import SIDE, SPOT, pictures, png, save_model, save_run, stripes
+from judged_parts import SIDE, SPOT, pictures, png, save_model, save_run, save_vae, stripes
 from knowngood.deploy.judged_store import Filter, JudgedStore, Judgement
 
 pytest.importorskip("fastapi")
@@ -403,6 +403,25 @@ def test_the_model_learns_from_reviews_and_goes_back(opened: Open, store: Judged
         part.get_by_role("button", name="Back to the former version").click()
         expect(part.get_by_role("button", name="Learn from 6 reviews")).to_be_visible()
         assert models.named(None).mark == before
+
+
+def test_latent_dimensions_are_moved_by_sliders(opened: Open, store: JudgedStore, tmp_path: Path) -> None:
+    from knowngood.deploy.served_models import load_models
+
+    with served(load_models([str(save_vae(tmp_path / "vae"))]), store=store) as url:
+        page = opened(url)
+        give(page, ("bad.png", bad(3)))
+        page.get_by_text("Latent dimensions").click()
+        image, slider = page.locator(".walk img"), page.locator(".sliders input").first
+        assert drawn(page, ".walk img")
+        before, start = image.get_attribute("src"), slider.input_value()
+        with page.expect_response(lambda answer: "latents?z=" in answer.url):
+            slider.fill("4")
+        expect(image).not_to_have_attribute("src", before)
+        expect(page.locator(".sliders output").first).to_have_text("4")
+        page.get_by_role("button", name="As in the picture").click()
+        expect(image).to_have_attribute("src", before)
+        expect(slider).to_have_value(start)
 
 
 def test_a_key_is_asked_for_and_kept_in_this_tab(opened: Open, models: Any, store: JudgedStore, tmp_path: Path) -> None:

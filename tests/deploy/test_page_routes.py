@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from judged_parts import SIDE, pictures, png, save_model
+from judged_parts import SIDE, pictures, png, save_model, save_vae
 
 pytest.importorskip("fastapi")
 
@@ -268,3 +268,36 @@ def test_a_number_that_is_none_is_not_found(client: TestClient, number: int) -> 
         assert client.get(f"/page/judged/{number}{path}").status_code == 404
     assert client.post(f"/page/judged/{number}/review", json={"verdict": "good"}).status_code == 404
     assert client.get(f"/page/judged?first={number}").status_code == (200 if number < 2**63 else 422)
+
+
+# Latent dimensions ---------------------------------------------------------------------------------------------------
+
+
+def test_latent_dimensions_of_a_picture_are_shown_and_moved(tmp_path: Path, store: JudgedStore) -> None:
+    models = load_models([str(save_vae(tmp_path / "vae"))])
+    with TestClient(create_app(models, ServerOptions(store=store))) as client:
+        assert client.get("/page/models").json()["models"][0]["reconstructs"] is True
+        row = client.post("/page/judge", files=files(1, spot=True)).json()["rows"][0]
+        path = f"/page/judged/{row['view']['number']}/latents"
+        found = client.get(path).json()
+        assert [sorted(one) for one in found["dims"]] == [["dim", "kl", "z"]] * 4
+        nats = [one["kl"] for one in found["dims"]]
+        assert nats == sorted(nats, reverse=True)
+        first = found["dims"][0]
+        moved = client.get(path, params={"z": f"{first['dim']}:{first['z'] + 3}"}).json()
+        assert {one["dim"]: one["z"] for one in moved["dims"]}[first["dim"]] == pytest.approx(first["z"] + 3)
+        assert moved["picture"] != found["picture"]
+        held = {one["dim"]: one["z"] for one in moved["dims"]} | {first["dim"]: first["z"]}
+        assert held == pytest.approx({one["dim"]: one["z"] for one in found["dims"]})
+        same = client.get(path, params={"z": f"{first['dim']}:{first['z']}"}).json()
+        assert same["picture"] == found["picture"]
+        for z, said in (("9:1", "expected 0 to 3"), ("1:x", "DIMENSION:POSITION"), ("1:nan", "finite"), ("1", "'1'")):
+            answer = client.get(path, params={"z": z})
+            assert (answer.status_code, said in answer.text) == (422, True)
+        assert client.get("/page/judged/99/latents").status_code == 404
+
+
+def test_a_model_without_latent_dimensions_says_so(client: TestClient) -> None:
+    number = judge(client, files(1))["rows"][0]["view"]["number"]
+    answer = client.get(f"/page/judged/{number}/latents")
+    assert (answer.status_code, "does not reconstruct" in answer.text) == (422, True)

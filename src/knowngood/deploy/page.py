@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from functools import cache
@@ -27,7 +29,7 @@ from knowngood.deploy.review_routes import review_routes
 from knowngood.deploy.served_model import ServedModel
 from knowngood.deploy.served_models import ServedModels
 from knowngood.deploy.views import as_images, coloured, drawn, large
-from knowngood.errors import DataError
+from knowngood.errors import DataError, SettingsError
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -36,6 +38,7 @@ POLICY = (
 SAFE = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
 PRIVATE = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
 MOST = 480  # judgements at once
+SLIDERS = 8  # latent dimensions of a picture that can be moved, those of the highest KL
 
 
 class Said(BaseModel):
@@ -137,6 +140,19 @@ def page_routes(
         seen = found(number, picture=True)
         return {**found(number), "legend": str(seen["scale"][-1]) if seen["map"] else ""}
 
+    @routes.get("/page/judged/{number}/latents", dependencies=own)
+    def latents(number: int, z: str = Query("", max_length=2000)) -> dict[str, Any]:
+        """The latent dimensions of a judged image, and what is decoded with those in `z`, as 3:1.5,7:-2, moved."""
+        about = found(number)
+        record, model = found(number, picture=True), named(about["model"])
+        with as_images({**about, **record}, limits or model.limits) as images:
+            try:
+                dims, made = model.code(images, _moved(z))
+            except (DataError, SettingsError, Unreadable) as error:
+                raise HTTPException(422, str(error)) from None
+        kind, content = drawn(made, 640)
+        return {"dims": dims[:SLIDERS], "picture": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}
+
     @routes.get("/page/judged/{number}/{view}", dependencies=own)
     def view(number: int, view: str) -> Response:
         record = found(number, picture=True)
@@ -217,6 +233,20 @@ def _file(name: str) -> str:
 def _filter(request: Request) -> Filter:
     given = request.query_params
     return Filter(**{one.name: given[one.name] for one in fields(Filter) if one.name in given})
+
+
+def _moved(text: str) -> dict[int, float]:
+    """Positions by latent dimension."""
+    found = {}
+    for part in filter(None, text.split(",")):
+        dim, _, position = part.partition(":")
+        try:
+            found[int(dim)] = float(position)
+        except ValueError:
+            raise HTTPException(422, f"z = '{part:.40}'; expected DIMENSION:POSITION") from None
+        if not math.isfinite(found[int(dim)]):
+            raise HTTPException(422, f"z = '{part:.40}'; expected a finite position")
+    return found
 
 
 def _picture(kind: str, content: bytes, headers: dict[str, str] = PRIVATE) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from knowngood.deploy.served_model import ServedModel, name_of, now
 from knowngood.detector.estimator import Detector
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.explain.reference import group_of, groups_of, scaled_images
+from knowngood.detector.latents import code
 from knowngood.detector.results import Detected, flagged
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.evaluation.drift_reference import Reference, group_names
 from knowngood.evaluation.score_stream import reference_of
-from knowngood.representations import Table
+from knowngood.models.vae import ConditionalVAE
+from knowngood.representations import Pixels, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +126,21 @@ class FolderModel(ServedModel):
 
     def compared_image(self, images: ImageSet) -> np.ndarray | None:
         return np.moveaxis(scaled_images(self.detector.pipeline_, images)[0].numpy(), 0, -1)
+
+    @property
+    def reconstructs(self) -> bool:
+        pipeline = self.detector.pipeline_
+        return isinstance(pipeline.model, ConditionalVAE) and isinstance(pipeline.representation, Pixels)
+
+    def code(self, images: ImageSet, moved: Mapping[int, float]) -> tuple[list[dict[str, float]], np.ndarray]:
+        if not self.reconstructs:
+            return super().code(images, moved)
+        found = code(self.detector.pipeline_, images, moved, "infer")
+        dims = [
+            {"dim": dim, "z": float(found.z[dim]), "kl": float(found.kl[dim])}
+            for dim in np.argsort(-found.kl, kind="stable").tolist()
+        ]
+        return dims, np.moveaxis(found.made, 0, -1)
 
     def drift_reference(self) -> Reference | None:
         pipeline = self.detector.pipeline_

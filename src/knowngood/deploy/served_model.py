@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,6 +92,22 @@ class ServedModel(ABC):
     def compared_image(self, images: ImageSet) -> np.ndarray | None:
         """(H, W, C) one image as it is compared with `normal_image`: resized, and turned and cropped if parts are."""
 
+    @property
+    def reconstructs(self) -> bool:
+        """Whether it is a VAE of pictures: it has latent dimensions and decodes them."""
+        return False
+
+    def code(self, images: ImageSet, moved: Mapping[int, float]) -> tuple[list[dict[str, float]], np.ndarray]:
+        """The latent dimensions of one image and what is decoded from them, (H, W, C), scaled as pictures are.
+
+        Each dimension has its number `dim`, its position `z` in standard deviations of the prior, and `kl` in nats;
+        those of the highest come first. Dimensions in `moved` are decoded from other positions.
+
+        Raises:
+            SettingsError: no such dimension. DataError: the image cannot be read, or the model does not reconstruct.
+        """
+        raise DataError(f"the model '{self.name}' has no latent dimensions: it does not reconstruct pictures")
+
     @abstractmethod
     def drift_reference(self) -> Reference | None:
         """What its scores are compared with to find drift; None if it is not calibrated."""
@@ -117,7 +133,8 @@ class ServedModel(ABC):
     def describe(self) -> dict[str, Any]:
         """Plain data: what it is, what it expects and what it guarantees."""
         own = {"name": self.name, "version": self.version, "scored_by": self.mark, "loaded": self.loaded}
-        return {**own, "alpha": self.alpha, **self.about(), "explains": self.explains, "learns": self.learns}
+        can = {"explains": self.explains, "learns": self.learns, "reconstructs": self.reconstructs}
+        return {**own, "alpha": self.alpha, **self.about(), **can}
 
     def lacks(self, what: str) -> str:
         """Why an exported file cannot do this (a key of `LACKING`), and what can."""

@@ -1,8 +1,9 @@
-"""What a VAE makes of items: reconstructions and posterior means."""
+"""What a VAE makes of items: reconstructions, posterior means, and what it decodes beside these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +39,43 @@ def embed(pipeline: Pipeline, items: Items, unknown: Unknown | None = None) -> n
     """
     model, rows = _vae(pipeline, "have latents"), best_rows(pipeline, items, unknown)
     return np.concatenate([model.encode(some.x, some.c).mean.cpu().numpy() for some in rows])
+
+
+class Code(NamedTuple):
+    """An item in the latent space of a VAE with D dimensions.
+
+    z: (D,) posterior mean, in standard deviations of the prior from its mean. kl: (D,) nats, of the posterior from the
+    prior. made: (*shape) what is decoded from it, scaled.
+    """
+
+    z: np.ndarray
+    kl: np.ndarray
+    made: np.ndarray
+
+
+@torch.no_grad()
+def code(
+    pipeline: Pipeline, item: Items, moved: Mapping[int, float] | None = None, unknown: Unknown | None = None
+) -> Code:
+    """The code of one item under its best condition, with the dimensions `moved` at other positions z.
+
+    Raises:
+        SettingsError: the model is no VAE, or has no such dimension. DataError: the item cannot be read.
+    """
+    model = _vae(pipeline, "have latents")
+    for dim in moved or {}:
+        if not 0 <= dim < model.latent_dim:
+            raise SettingsError(f"latent dimension {dim}; expected 0 to {model.latent_dim - 1}")
+    (rows,) = best_rows(pipeline, item, unknown)
+    posterior = model.encode(rows.x, rows.c)
+    prior = model.prior(rows.c, like=posterior.mean)
+    spread = (0.5 * prior.log_var).exp()
+    z = (posterior.mean - prior.mean) / spread
+    for dim, position in (moved or {}).items():
+        z[:, dim] = position
+    made = model.likelihood.mean(model.decode(prior.mean + spread * z, rows.c))
+    kl = posterior.kl(prior)
+    return Code(*(values[0].cpu().numpy() for values in (z, kl, made)))
 
 
 def best_rows(pipeline: Pipeline, items: Items, unknown: Unknown | None) -> Iterator[Rows]:

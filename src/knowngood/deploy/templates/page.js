@@ -137,7 +137,33 @@ class Shown {
         (item.regions ?? []).length > 0 && h("button", { type: "button", onclick: () => this.keepFound() }, "Keep found regions ", h("kbd", {}, "k")),
         this.mode = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.toggle() }, "Draw a region"),
         h("button", { type: "button", onclick: () => { this.drawn = []; this.draw(); } }, "Remove drawn"),
-      ]), item.mapURL !== null && item.legend && h("p", { class: "legend small" }, h("span", { class: "heat", "aria-hidden": "true" }), item.legend)];
+      ]), item.mapURL !== null && item.legend && h("p", { class: "legend small" }, h("span", { class: "heat", "aria-hidden": "true" }), item.legend),
+      item.number && state.models.find(one => one.name === item.model)?.reconstructs && this.latents()];
+  }
+
+  latents() {
+    const image = h("img", { alt: "What the model decodes", class: "pixelated" }), sliders = h("div", { class: "sliders" }), moved = new Map(), last = latest();
+    const decode = async () => {
+      const z = [...moved].map(([dim, position]) => `${dim}:${position}`).join(",");
+      try {
+        const found = await last(json(`page/judged/${this.item.number}/latents?z=${z}`));
+        if (found) image.src = found.picture;
+        return found;
+      } catch (error) { tell(error); }
+    };
+    const begin = async () => {
+      moved.clear();
+      const found = await decode();
+      if (!found) return;
+      sliders.replaceChildren(...found.dims.map(({ dim, z, kl }) => {
+        const reach = Math.max(4, Math.ceil(Math.abs(z))), said = h("output", {}, number(z, 2));
+        const slide = event => { moved.set(dim, event.target.value); said.textContent = number(Number(event.target.value), 2); decode(); };
+        return h("label", {}, `z${dim}, ${number(kl, 2)} nats`, h("input", { type: "range", min: -reach, max: reach, step: .05, value: z, oninput: slide }), said);
+      }));
+    };
+    return h("details", { class: "card box latents", ontoggle: event => event.target.open && !image.src && begin() }, h("summary", {}, "Latent dimensions"),
+      h("div", { class: "walk" }, image, h("div", {}, sliders, h("button", { type: "button", onclick: begin }, "As in the picture"))),
+      h("p", { class: "small" }, "Left: what the VAE decodes. A slider moves one dimension of its code; those that say most about this picture come first. Positions are in standard deviations of the prior, where most normal pictures lie within ±2."));
   }
 
   regionWords() {
