@@ -16,7 +16,7 @@ PARTS = "generated-parts/products=washer,size=64"
 def prepare(command: Callable[[str], None]) -> None:
     """Write all of them into the current folder, and fit a model in `runs/parts`; `command` runs a command line."""
     command(f"knowngood data write {PARTS},number=60 parts")
-    command(f"knowngood data write {PARTS},number=60,seed=1 written")
+    command(f"knowngood data write {PARTS},number=80,seed=1 written")
     (Path("parts") / "manifest.csv").unlink()
     shutil.copytree("parts", "labelled")
     good = sorted(Path("written/train/good").glob("*.png"))
