@@ -81,7 +81,8 @@ def scalar_weights(values: Tensor, counts: Tensor, noise: float) -> Tensor:
 
 def scatter(off: Tensor, counts: Tensor) -> Tensor:
     """(p, F, F): Σ nₖ offₖ offₖᵀ over the groups."""
-    return torch.einsum("kpf,kpg,kp->pfg", off, off, counts.to(off))
+    weighted = off * counts.to(off)[..., None]
+    return weighted.permute(1, 2, 0) @ off.transpose(0, 1)
 
 
 def slopes(x: Tensor, c: Tensor, group: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ def combined(moments: Tensor, everywhere: Tensor, counts: Tensor, shares: Shares
     if len(moments) == 1:
         return alone
     lent = torch.lerp(within(moments, counts), within(mean, counts).to(moments), shares.overall)
-    return torch.lerp(alone, lent, common)
+    return alone.lerp_(lent, common)
 
 
 def separated(mixed: Tensor, everywhere: Tensor, counts: Tensor, shares: Shares) -> Tensor:

@@ -299,18 +299,24 @@ class PatchGaussian(Model):
         if several:
             self._weigh_means()
             everywhere = self._means_everywhere()
-        ridge = self.ridge * torch.eye(self.shape[0])
         for some in self._blocks():
-            covariance, slope = self.lower[:, some], self.slope[:, some]
+            # Transposed they are the same, and row by row in memory.
+            covariance, slope = self.lower[:, some].mT, self.slope[:, some]
             centre, off = partial_pooling.deviations(self.own_mean[:, some], counts[:, some])
             self.mean[:, some] = centre + self.weight[:, some, None] * off
-            covariance = partial_pooling.combined(covariance, self.everywhere, counts[:, some], shares) + ridge
+            covariance = partial_pooling.combined(covariance, self.everywhere, counts[:, some], shares)
+            covariance.diagonal(dim1=2, dim2=3).add_(self.ridge)
             if everywhere is not None:
-                covariance += self._of_means(some, off) + everywhere
+                apart = self._apart(some, off)
+                for one, weight in zip(covariance, self.weight[:, some], strict=True):
+                    one.addcmul_(apart, 1 - weight[:, None, None])
+                covariance += everywhere
             slope = partial_pooling.combined(slope, self.slope_everywhere, counts[:, some], shares)
             slope = torch.linalg.solve_triangular(stretches[:, None], slope.mT, upper=False).mT
             self.slope[:, some] = slope
-            self.lower[:, some] = torch.linalg.cholesky(covariance - slope @ slope.mT)
+            if slope.shape[3]:
+                covariance -= slope @ slope.mT
+            self.lower[:, some] = torch.linalg.cholesky(covariance.mT)
 
     def _unpool(self) -> None:
         """The inverse of `_pool`, in float64 as far as `lower` holds it."""
@@ -326,7 +332,7 @@ class PatchGaussian(Model):
             covariance = lower @ lower.mT + slope @ slope.mT - ridge
             if everywhere is not None:
                 _, off = partial_pooling.deviations(self.own_mean[:, some], counts[:, some])
-                covariance -= self._of_means(some, off) + everywhere
+                covariance -= (1 - self.weight[:, some, None, None]) * self._apart(some, off) + everywhere
             self.lower[:, some] = partial_pooling.separated(
                 covariance, self.everywhere, counts[:, some], shares
             ).float()
@@ -363,10 +369,9 @@ class PatchGaussian(Model):
             found = partial_pooling.mean_weights(off[:, some], counts[:, some], within, metric)
             self.weight[:, some], self.between[some] = found
 
-    def _of_means(self, some: slice, off: Tensor) -> Tensor:
-        """(K, p, F, F): what the mean of a cell may still be off, (1 − weight) of the covariance of the means."""
-        apart = self.between[some, None, None] * partial_pooling.scatter(off, self._counts()[:, some])
-        return (1 - self.weight[:, some, None, None]) * apart
+    def _apart(self, some: slice, off: Tensor) -> Tensor:
+        """(p, F, F): the covariance of the means; a share 1 − `weight` of it is what the mean of a cell may be off."""
+        return self.between[some, None, None] * partial_pooling.scatter(off, self._counts()[:, some])
 
     def _means_everywhere(self) -> Tensor:
         """(K, 1, F, F): the covariance of the means, its mean over locations, as far as those are shrunk towards it."""
