@@ -186,3 +186,9 @@ def test_values_of_conditions(words: list[str], values: dict[str, str]) -> None:
 def test_what_is_no_value_of_a_condition_is_refused(word: str) -> None:
     with pytest.raises(SettingsError, match=r"--as .*expected"):
         as_values([word])
+
+
+def test_two_values_of_one_condition_are_refused() -> None:
+    assert as_values(["camera=A", "camera=A"]) == {"camera": "A"}
+    with pytest.raises(SettingsError, match="--as camera=B: expected one value of camera; A is given too"):
+        as_values(["camera=A,line=2", "camera=B"])

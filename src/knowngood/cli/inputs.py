@@ -95,13 +95,17 @@ def as_values(words: list[str] | None) -> dict[str, str]:
     """The values that --as gives, by column: of one word several with commas between, which double quotes hide.
 
     Raises:
-        SettingsError: a word is not COLUMN=VALUE.
+        SettingsError: a word is not COLUMN=VALUE, or a column has two values.
     """
     pairs = [part.strip().partition("=") for word in words or () for part in _parts(word)]
     for column, sign, value in pairs:
         if not (column and sign and value):
             raise SettingsError(f"--as {column}{sign}{value}: expected COLUMN=VALUE, such as camera=B")
-    return {column: value for column, _, value in pairs}
+    values: dict[str, str] = {}
+    for column, _, value in pairs:
+        if values.setdefault(column, value) != value:
+            raise SettingsError(f"--as {column}={value}: expected one value of {column}; {values[column]} is given too")
+    return values
 
 
 def _parts(word: str) -> list[str]:
