@@ -141,3 +141,14 @@ def test_killed_at_any_call_there_is_the_old_model_or_the_new_one(tmp_path: Path
     assert seen == {"old", "new"}
     assert 8 < fatal < 98
     assert sorted(os.listdir(folder / "versions")) == ["0001", "0002", "0003"]
+
+
+def test_a_folder_that_is_not_there_is_named_with_the_models_beside_it(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"frist: no such folder; give"):
+        model_at(tmp_path / "frist")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "first" / "model").mkdir(parents=True)
+    with pytest.raises(ArtifactError, match=r"frist: no such folder; did you mean 'first'\? \(known: first\); give"):
+        model_at(tmp_path / "frist")
+    with pytest.raises(ArtifactError, match="no such folder; give"):
+        model_at(tmp_path / "nowhere" / "first")

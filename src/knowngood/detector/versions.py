@@ -47,7 +47,7 @@ def model_at(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise ArtifactError(f"{path}: no such folder; give the folder that `knowngood train` wrote")
+        raise ArtifactError(f"{path}: no such folder{_beside(path)}; give the folder that `knowngood train` wrote")
     for folder in (path, path / OF_RUN):
         if (folder / CONFIG).is_file() or _numbered(folder):
             return folder
@@ -59,6 +59,21 @@ def model_at(path: str | Path) -> Path:
     unfinished = (path / OF_RUN / VERSIONS).is_dir() or (path / VERSIONS).is_dir()
     why = "saving it did not finish; save it again" if unfinished else f"it has no {CONFIG} and no {VERSIONS}"
     raise ArtifactError(f"{path} is no saved model: {why}")
+
+
+def _beside(path: Path) -> str:
+    """The models beside a folder that is not there, for a message; nothing of none."""
+    from knowngood.config import nearest
+
+    try:
+        others = sorted(
+            one.name
+            for one in path.parent.iterdir()
+            if (one / OF_RUN).is_dir() or (one / CONFIG).is_file() or _numbered(one)
+        )
+    except OSError:
+        return ""
+    return nearest(path.name, others) if others else ""
 
 
 def in_use(path: str | Path) -> Path:
