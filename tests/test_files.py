@@ -107,5 +107,5 @@ def test_the_top_of_all_folders_can_be_locked(monkeypatch):
     asked = []
     monkeypatch.setattr(outputs, "locked", lambda lock, place: asked.append((lock, place)) or nullcontext())
     top = Path(Path.cwd().anchor)
-    with outputs.writing(top):
+    with outputs.writing(folders=[top]):
         assert asked == [(top / f".{LOCK}", str(top))]

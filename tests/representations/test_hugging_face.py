@@ -188,7 +188,7 @@ def test_what_is_no_such_network_is_refused_by_name(tmp_path: Path, monkeypatch:
         tmp_path / "good" / "config.json": "is a file; give the folder",
         text: "model_type 'bert'; expected one of resnet",
         none: "no model_type; expected one of",
-        grey: "takes 1 channels; expected 3",
+        grey: "the number of channels is 1; expected 3",
         wide: "wide: this network cannot be read",
         pickled: "only pytorch_model.bin, which can run code.*save_pretrained",
         without: "without: model.safetensors missing",

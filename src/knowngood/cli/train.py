@@ -211,7 +211,8 @@ def _dry_run(
     if not len(readable):
         raise DataError(f"{normals.name}: none of its images can be read; `knowngood inspect` says why")
     resolved, recipe = resolve(settings, as_fitted(readable, settings))
-    found = describe(images, measured(readable, settings), unread=len(normals) - len(readable))
+    seen: Any = measured(readable, settings)
+    found = describe(images, seen, unread=len(normals) - len(readable))
     for line in lines(found):
         say(line)
     say(f"recipe  {recipe}")
