@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 # Before torch is imported: how often a thread of torch looks for work before it sleeps. By default it is so often that
-# a small network trains 5 to 20 times slower where another program has one of the cores. Idle cores lose nothing.
+# a small network trains many times slower where another program has one of the cores. Idle cores lose nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __version__ = "0.1.0"

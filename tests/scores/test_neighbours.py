@@ -245,7 +245,7 @@ def test_an_item_fitted_on_is_scored_as_by_a_fit_without_it(of: str, cosine: boo
         one = every.rows(torch.tensor([i]))
         expected.append(float(score.score(model, others, one.x, one.c, one.stratum).values))
     state = score.fit(model, [every])
-    got = score.left_out(model, state, every.x, every.c, every.stratum)
+    got = score.leave_one_out(model, state, every.x, every.c, every.stratum)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
@@ -253,7 +253,7 @@ def test_an_item_that_is_not_in_the_bank_is_scored_by_all_of_it() -> None:
     model, fitted, new = small_model(), batches(90), items(8, seed=5)
     score = Neighbours(k=3, of="items").build()
     state = score.fit(model, fitted)
-    torch.testing.assert_close(score.left_out(model, state, *new), score.score(model, state, *new).values)
+    torch.testing.assert_close(score.leave_one_out(model, state, *new), score.score(model, state, *new).values)
 
 
 def test_of_copies_the_other_one_is_near() -> None:
@@ -261,6 +261,6 @@ def test_of_copies_the_other_one_is_near() -> None:
     x[1] = x[0]
     score = Neighbours(k=1, of="items").build()
     state = score.fit(small_model(), [batch(x)])
-    got = score.left_out(small_model(), state, x, None, torch.zeros(20, dtype=torch.long))
+    got = score.leave_one_out(small_model(), state, x, None, torch.zeros(20, dtype=torch.long))
     assert got[0] == got[1] == 0
     assert (got[2:] > 0).all()

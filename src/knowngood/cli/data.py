@@ -53,10 +53,9 @@ def write(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder", show_default=False)],
 ) -> None:
     """Write DATA as a folder of PNG files with masks and manifest.csv: data write generated-parts/number=200 parts."""
-    from knowngood.data.findings import UNUSABLE
     from knowngood.data.image_folder import write_folder
 
     images = open_selected(data)
-    if aside := [one for one in images.rejected if one.kind in UNUSABLE]:
+    if aside := images.unusable:
         note(f"not written: {counted(len(aside), 'file')} that cannot be read, the first: {aside[0]}")
     say(f"manifest {write_folder(images, out)}: {counted(len(images), 'image')}")

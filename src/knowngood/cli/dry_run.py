@@ -68,17 +68,16 @@ def as_fitted(normals: ImageSet, settings: Settings) -> ImageSet:
     return measured(without_identifiers(apart, {name for name in roles if roles[name]})[0], settings)  # type: ignore[return-value]
 
 
-def estimate(settings: Settings, normals: ImageSet) -> float:
+def estimate(settings: Settings, normals: ImageSet, planned: ImageSet) -> float:
     """Seconds that the fit would take, by fits to a few of the images. A network may stop earlier.
 
     Args:
-        settings: resolved.
+        settings: resolved. planned: the images `as_fitted`.
     """
     from knowngood.detector.fit.plan import build_objective, make_plan
 
     network = isinstance(settings.model, VAEOptions)
     some = normals[np.random.default_rng(0).permutation(len(normals))[: OF_NETWORK if network else PROBE]]
-    planned = as_fitted(normals, settings)
     cells = len(make_plan(planned, planned[:0], settings, 0).schema.cells)  # refuses what cannot be fitted to
     changed: dict[str, Any] = {"training": settings.training.model_copy(update={"epochs": 1, "patience": None})}
     if not network:  # a few images of each condition are too few for it

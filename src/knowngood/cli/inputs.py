@@ -91,6 +91,12 @@ KnownClass = Annotated[
 ]
 
 
+def check_company(flag: str, value: object, other: str, lacks: bool) -> None:
+    """Raise SettingsError for an option that is given without the one it belongs to, such as "--out OUT"."""
+    if value is not None and lacks:
+        raise SettingsError(f"{flag} {value} goes with {other}; give that too, or leave {flag} out")
+
+
 def as_values(words: list[str] | None) -> dict[str, str]:
     """The values that --as gives, by column: of one word several with commas between, which double quotes hide.
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from knowngood.cli.console import AsJson, emit, for_machines, say, table
+from knowngood.cli.inputs import check_company
 from knowngood.config import counted, nearest
 from knowngood.errors import DataError, SettingsError
 
@@ -51,12 +52,8 @@ def reviews(
 
     if layout is not None and layout not in FORMATS:
         raise SettingsError(f"--format {layout}: no such format{nearest(layout, list(FORMATS))}")
-    for given, flag, other, lacks in (
-        (layout, "--format", "--out OUT", out is None),
-        (model, "--model", "--sample N", sample is None),
-    ):
-        if given is not None and lacks:
-            raise SettingsError(f"{flag} {given} goes with {other}; give that too, or leave {flag} out")
+    check_company("--format", layout, "--out OUT", out is None)
+    check_company("--model", model, "--sample N", sample is None)
     if listed is not None and out is not None:
         raise SettingsError(f"--list {listed} and --out {out} are two runs; give one of them")
     layout = layout or "folder"

@@ -25,6 +25,7 @@ from knowngood.cli.inputs import (
     Scorer,
     Unknown,
     as_values,
+    check_company,
     keep_split,
     load,
     note_pace,
@@ -172,14 +173,12 @@ def score(
             raise SettingsError(f"{flag} {file}: parquet needs pyarrow: pip install pyarrow")
     if workers or threads:
         raise SettingsError("--workers and --threads are of a cluster: give --cluster with them, or leave them out")
-    if maps_format is not None and maps is None:
-        raise SettingsError(f"--maps-format {maps_format} goes with --maps DIR; give the folder too")
+    check_company("--maps-format", maps_format, "--maps DIR", maps is None)
     maps_format = maps_format or "overlay"
     check_format(maps_format)
     if normals is not None and explain is None:
         raise SettingsError("--normals shows normal images beside explanations; give --explain DIR with it")
-    if explain_most is not None and explain is None:
-        raise SettingsError(f"--explain-most {explain_most} goes with --explain DIR; give the folder too")
+    check_company("--explain-most", explain_most, "--explain DIR", explain is None)
     apart = [f for f, place in (("--maps", maps), ("--regions", regions), ("--explain", explain)) if place is not None]
     if resume and output is None:
         raise SettingsError("--resume goes on with a run into an --output FILE; give the FILE")
@@ -327,7 +326,6 @@ def _score(
     import numpy as np
 
     from knowngood.calibration import regions_table
-    from knowngood.data.findings import UNUSABLE
     from knowngood.detector.batch import batch_remark, warn_of_batch
     from knowngood.detector.results import flagged
     from knowngood.detector.versions import MARK
@@ -354,7 +352,7 @@ def _score(
     summaries = None if explain is None else {one.id: one.summary for one in explanations}
     remark = batch_remark(detector.pipeline_, images, decisions, alpha)
     warn_of_batch(remark)
-    rejected = [one for one in images.rejected if one.kind in UNUSABLE]
+    rejected = images.unusable
     unread = [(str(images.ids[i]), why) for i, why in decisions.errors.items()]
     unread += [(one.path_or_id, one.reason) for one in rejected]
     checked = detector.pipeline_.checked_columns

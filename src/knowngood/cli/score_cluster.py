@@ -102,9 +102,7 @@ def _set_aside(images: ImageSet, mark: str) -> Any:
     """Rows of the files that were set aside when the images were opened."""
     import pandas as pd
 
-    from knowngood.data.findings import UNUSABLE
-
-    rejected = [one for one in images.rejected if one.kind in UNUSABLE]
+    rejected = images.unusable
     names, reasons = [one.path_or_id for one in rejected], [one.reason for one in rejected]
     return pd.DataFrame({"id": names, "error": reasons, "scored_by": mark})
 

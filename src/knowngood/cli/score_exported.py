@@ -13,7 +13,6 @@ from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import map_writer
 from knowngood.cli.outputs import anomalous_of, keep_apart, note_unread, tell_written, write_tables, writing
 from knowngood.config import DataOptions
-from knowngood.data.findings import UNUSABLE
 from knowngood.data.progress import track
 from knowngood.detector.versions import MARK
 from knowngood.errors import DataError, SettingsError
@@ -69,8 +68,7 @@ def score_exported(
             if writer is not None and one.map is not None:
                 writer.add(one.row["id"], partial(images.read, i), one.map, detector.map_scale(one.map))
             found.append(one._replace(map=None))
-        aside = [one for one in images.rejected if one.kind in UNUSABLE]
-        rejected = [{"id": one.path_or_id, "is_anomalous": None, "error": one.reason} for one in aside]
+        rejected = [{"id": one.path_or_id, "is_anomalous": None, "error": one.reason} for one in images.unusable]
         table = pd.DataFrame([*(one.row for one in found), *rejected])
         read = table["p_value"].notna()
         reasons: list[Any] = table.loc[~read, ["id", "error"]].to_numpy().tolist() if not read.all() else []

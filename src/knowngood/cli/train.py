@@ -204,19 +204,19 @@ def _dry_run(
     """Say what `train` would do; nothing is written."""
     from knowngood.cli.dry_run import about, as_fitted, describe, estimate, lines
     from knowngood.detector.fit.auto import resolve
-    from knowngood.detector.fit.inputs import measured
 
     images, normals, settings, _ = _opened(source, chosen, _checked(settings, chosen, 0, False), train_size, columns)
     readable = normals.declared()
     if not len(readable):
         raise DataError(f"{normals.name}: none of its images can be read; `knowngood inspect` says why")
-    resolved, recipe = resolve(settings, as_fitted(readable, settings))
-    seen: Any = measured(readable, settings)
+    planned = as_fitted(readable, settings)
+    resolved, recipe = resolve(settings, planned)
+    seen = readable.replace(conditions={**readable.conditions, **planned.conditions})
     found = describe(images, seen, unread=len(normals) - len(readable))
     for line in lines(found):
         say(line)
     say(f"recipe  {recipe}")
-    seconds = estimate(resolved, readable)
+    seconds = estimate(resolved, readable, planned)
     say(f"time    {about(seconds)}, by a fit to a few of the images")
     say(f"output  {folder}; nothing was written")
     emit(

@@ -12,7 +12,7 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
-from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, as_values
+from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, as_values, check_company
 from knowngood.cli.keep_options import MOST, KeepMost, kept
 from knowngood.cli.sink_options import To, opened
 from knowngood.errors import DataError, Interrupted, SettingsError
@@ -49,8 +49,7 @@ def watch(
     """
     if unknown not in (None, "error", "infer"):
         raise SettingsError(f"--unknown {unknown}: expected error or infer")
-    if keep is None and keep_most != MOST:
-        raise SettingsError(f"--keep-most {keep_most} goes with --keep FOLDER; give the folder too")
+    check_company("--keep-most", keep_most, "--keep FOLDER", keep is None and keep_most != MOST)
     from knowngood.deploy.served_models import check_model, load_models
 
     check_model(model)

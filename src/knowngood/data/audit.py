@@ -115,7 +115,7 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
         why = f"with fewer than {FEW} a false-alarm rate is hardly guaranteed"
         reason = f"only {counted(n, 'image')} not labelled anomalous; {why}"
         findings.append(Finding(images.name, "too-few", reason, "warning"))
-    set_aside = sum(finding.kind in UNUSABLE for finding in images.rejected)
+    set_aside = len(images.unusable)
     ordered = sorted(findings, key=lambda f: (_ORDER[f.severity], f.kind))
     return Audit(kept.replace(rejected=()), tuple(ordered), len(images) + set_aside)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from knowngood.config.words import counted
-from knowngood.data.findings import Finding, Unreadable
+from knowngood.data.findings import UNUSABLE, Finding, Unreadable
 from knowngood.data.itemset import ItemSet, numbered
 from knowngood.data.pixel_source import ArrayPixels, PixelSource
 from knowngood.data.readers.mask_file import Mask, read_masks
@@ -81,6 +81,11 @@ class ImageSet(ItemSet):
         variant = f" [{self.variant}]" if self.variant else ""
         images = counted(len(self), "image")
         return f"ImageSet({self.name}{variant}: {images}, {normal} normal, {anomalous} anomalous{extra})"
+
+    @property
+    def unusable(self) -> list[Finding]:
+        """Why files that would be images of it are none."""
+        return [one for one in self.rejected if one.kind in UNUSABLE]
 
     def _take(self, index: np.ndarray) -> dict[str, Any]:
         masks = None if self.masks is None else tuple(self.masks[i] for i in index)

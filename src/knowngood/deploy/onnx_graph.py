@@ -34,7 +34,7 @@ from knowngood.deploy.onnx_scores import check_score, score_graph
 from knowngood.detector.calibrate import normal_ones, with_calibration
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
-from knowngood.detector.fit.inputs import usable
+from knowngood.detector.fit.inputs import readable
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.model_folder import CARD, pack
 from knowngood.detector.pipeline import Pipeline
@@ -88,7 +88,7 @@ def export(
     """
     check_exportable(detector.pipeline_)
     if normals is not None:
-        normals = normal_ones(usable(normals, detector.pipeline_.settings, tolerance))  # type: ignore[assignment]
+        normals = normal_ones(readable(normals, detector.pipeline_.settings, tolerance))  # type: ignore[assignment]
     check_precision(detector.pipeline_, precision, normals)
     if normals is None:
         return _written(graph_of(detector), Path(path))

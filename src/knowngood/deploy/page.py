@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from starlette.responses import HTMLResponse
 
 import knowngood
 from knowngood import __version__
+from knowngood.data import ImageSet
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.judged_store import ORDERS, VERDICTS, Box, Filter, JudgedStore, Review
@@ -88,6 +90,17 @@ def page_routes(
         except KeyError as error:
             raise HTTPException(404, error.args[0]) from None
 
+    @contextmanager
+    def again(number: int) -> Iterator[tuple[ServedModel, ImageSet]]:
+        """Within, the model in use for a judged image, and this image to look at again."""
+        about = found(number)
+        model = named(about["model"])
+        with as_images({**about, **found(number, picture=True)}, limits or model.limits) as images:
+            try:
+                yield model, images
+            except (DataError, SettingsError, Unreadable) as error:
+                raise HTTPException(422, str(error)) from None
+
     @routes.get("/")
     async def page() -> Response:
         return HTMLResponse(_file("page.html.j2"), headers={**SAFE, "Cache-Control": "no-cache"})
@@ -143,13 +156,9 @@ def page_routes(
     @routes.get("/page/judged/{number}/latents", dependencies=own)
     def latents(number: int, z: str = Query("", max_length=2000)) -> dict[str, Any]:
         """The latent dimensions of a judged image, and what is decoded with those in `z`, as 3:1.5,7:-2, moved."""
-        about = found(number)
-        record, model = found(number, picture=True), named(about["model"])
-        with as_images({**about, **record}, limits or model.limits) as images:
-            try:
-                dims, made = model.code(images, _moved(z))
-            except (DataError, SettingsError, Unreadable) as error:
-                raise HTTPException(422, str(error)) from None
+        moved = _moved(z)
+        with again(number) as (model, images):
+            dims, made = model.code(images, moved)
         kind, content = drawn(made, 640)
         return {"dims": dims[:SLIDERS], "picture": f"data:image/{kind};base64,{base64.b64encode(content).decode()}"}
 
@@ -170,13 +179,8 @@ def page_routes(
             except Unreadable as error:
                 raise HTTPException(422, error.reason) from None
         if view == "compared":
-            about = found(number)
-            model = named(about["model"])
-            with as_images({**about, **record}, limits or model.limits) as images:
-                try:
-                    image = model.compared_image(images)
-                except (DataError, Unreadable) as error:
-                    raise HTTPException(422, str(error)) from None
+            with again(number) as (model, images):
+                image = model.compared_image(images)
             if image is not None:
                 return _picture(*drawn(image, 640))
         raise HTTPException(404, f"the judged image {number} has no {view:.40}")

@@ -25,9 +25,9 @@ from knowngood.detector.results import Detected, flagged
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.evaluation.drift_reference import Reference, group_names
+from knowngood.evaluation.figures.subject import makes_images
 from knowngood.evaluation.score_stream import reference_of
-from knowngood.models.vae import ConditionalVAE
-from knowngood.representations import Pixels, Table
+from knowngood.representations import Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +129,7 @@ class FolderModel(ServedModel):
 
     @property
     def reconstructs(self) -> bool:
-        pipeline = self.detector.pipeline_
-        return isinstance(pipeline.model, ConditionalVAE) and isinstance(pipeline.representation, Pixels)
+        return makes_images(self.detector.pipeline_)
 
     def code(self, images: ImageSet, moved: Mapping[int, float]) -> tuple[list[dict[str, float]], np.ndarray]:
         if not self.reconstructs:

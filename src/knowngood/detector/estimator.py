@@ -54,7 +54,15 @@ from knowngood.detector.decide import limit, margin
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline, happened
-from knowngood.detector.fit.inputs import audited, measured, only, usable, varying, warn_of_labels, without_identifiers
+from knowngood.detector.fit.inputs import (
+    audited,
+    measured,
+    only,
+    readable,
+    varying,
+    warn_of_labels,
+    without_identifiers,
+)
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
@@ -696,7 +704,7 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Normal items that are among the others already count once, as those.
         """
-        more = usable(self._items(fit_only, None, reset=True), settings)
+        more = readable(self._items(fit_only, None, reset=True), settings)
         more = only(measured(more, settings), ConditionSchema(), normals.conditions)
         good, bad = more[more.labels != 1], more[more.labels == 1]
         good = good[~np.isin(good.digests(), normals.digests())]
@@ -727,7 +735,7 @@ class Detector(OutlierMixin, BaseEstimator):
         further: tuple[str, ...] = (),
         tolerance: float | None = None,
     ) -> Items:
-        """X as items with their conditions and labels; with `groups` as `usable` ones, else without their column."""
+        """X as items with their conditions and labels; with `groups` as `readable` ones, else without their column."""
         columns, X = as_columns(conditions), listed(X)
         if holds_images(X):
             options = parse_settings(self.get_params(deep=False)).data if reset else self.pipeline_.settings.data
@@ -748,7 +756,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         if groups:
-            items = usable(items, self.pipeline_.settings, tolerance)
+            items = readable(items, self.pipeline_.settings, tolerance)
         return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
 
     def _rows(self, X: Any, reset: bool) -> np.ndarray:

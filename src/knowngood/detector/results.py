@@ -10,7 +10,6 @@ import numpy as np
 from knowngood.calibration import Region, benjamini_hochberg, verdict
 from knowngood.calibration.map_scale import MapScale
 from knowngood.data.columns import Column
-from knowngood.data.findings import UNUSABLE
 from knowngood.data.progress import track
 from knowngood.detector.decide import Decisions, condition_names, decide
 from knowngood.detector.explain.explanation import Explanation
@@ -149,7 +148,7 @@ def with_rejected(rows: DataFrame, items: Items) -> DataFrame:
     """The table with a row for each file that was set aside when the images were opened, last."""
     import pandas as pd
 
-    rejected = [(one.path_or_id, None, one.reason) for one in getattr(items, "rejected", ()) if one.kind in UNUSABLE]
+    rejected = [(one.path_or_id, None, one.reason) for one in getattr(items, "unusable", ())]
     if not rejected:
         return rows
     missing = pd.DataFrame(rejected, columns=["id", "is_anomalous", "error"])

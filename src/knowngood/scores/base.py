@@ -76,7 +76,7 @@ class Score:
         """Score x (B, *shape), scaled, under conditions c (B, W) in strata (B,)."""
         raise NotImplementedError
 
-    def left_out(self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor) -> Tensor:
+    def leave_one_out(self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor) -> Tensor:
         """(B,) float64 scores of items that the state was fitted on, each as if without it; by default as of others."""
         return self.score(model, state, x, c, stratum).values
 

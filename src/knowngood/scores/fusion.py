@@ -30,7 +30,7 @@ class FusionScore(Score):
     probability is that among held-out normal items (those of the select split, at most 4,096), within the stratum where
     that has 19 of them, else among all; beyond the largest one it is extrapolated as an exponential, see
     `calibration.surprise`. So S never ties and has no upper end. With fewer than 30 held-out items tails come from
-    those that the model was fitted on, each scored without itself where a score has such a form (`Score.left_out`).
+    those that the model was fitted on, each scored without itself where a score can (`Score.leave_one_out`).
 
     Where no condition of an item is known, every score is marginalised by its own rule before they are added: a
     likelihood is averaged over conditions, of any other the smallest counts. The surprise is then that among normal
@@ -159,7 +159,7 @@ def values_of(score: Score, model: Model, state: State, normals: Batch, known: b
 
 def valuing(score: Score, known: bool) -> Callable[..., Tensor]:
     """What gives the values (B,) of items by model, state, x, c and stratum, see `values_of`."""
-    return score.left_out if known else lambda *given: score.score(*given).values
+    return score.leave_one_out if known else lambda *given: score.score(*given).values
 
 
 def tail(values: np.ndarray, strata: np.ndarray | None = None) -> Calibration:

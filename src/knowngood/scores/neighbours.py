@@ -55,7 +55,7 @@ class NeighboursScore(Score):
         distances = nearest_in_stratum(wide(self.codes(model, x, c)), stratum, bank, of, self.options.k)
         return ScoreResult(distances.mean(1), None, {})
 
-    def left_out(self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor) -> Tensor:
+    def leave_one_out(self, model: Model, state: State, x: Tensor, c: Condition, stratum: Tensor) -> Tensor:
         """Scores by the other codes: at a distance of 0, but for rounding, lies the item itself, where it was kept."""
         bank, of = self.bank(model, state)
         codes = wide(self.codes(model, x, c))

@@ -41,7 +41,7 @@ def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str
     return grouped(found.images, column), found.to_records()
 
 
-def usable(items: Items, settings: Settings, tolerance: float | None = None) -> Items:
+def readable(items: Items, settings: Settings, tolerance: float | None = None) -> Items:
     """Further items than those of the fit, in their groups, without unreadable files, which a warning names.
 
     The group column need not be there.
