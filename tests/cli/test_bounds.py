@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main
@@ -52,6 +53,19 @@ def test_the_bound_of_the_model_holds_and_an_option_widens_it(
     status = run(*command, "--max-unpacked-gb", "1")
     assert "above the limit" not in capsys.readouterr().err
     assert status == (3 if words.startswith("evaluate") else 0)  # these images have no labels
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_option_narrows_the_bound_of_the_model_too(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    assert run("inspect", tmp_path, "--max-pixels", "63", "--tolerance", "1") == 3
+    assert "a.png: declares 8 × 8 = 64 pixels, above the limit of 63" in capsys.readouterr().out
+    assert run("score", place / "model", tmp_path, "--max-pixels", "63") == 3
+    assert "a.png: declares 8 × 8 = 64 pixels, above the limit of 63" in capsys.readouterr().err
+    assert run("score", place / "model", tmp_path, "--max-pixels", "64") == 0
 
 
 def test_without_a_model_the_option_is_the_bound(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

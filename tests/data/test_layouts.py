@@ -16,6 +16,7 @@ from knowngood.data import ImageSet, open_images
 from knowngood.data.readers.layout import class_word, places
 from knowngood.data.readers.masks import match_masks
 from knowngood.errors import DataError
+from stores import upload
 
 N, A, U = 0.0, 1.0, None  # labels: normal, anomalous, unknown
 
@@ -207,6 +208,24 @@ def test_a_layout_is_read_right_and_nothing_is_lost(tmp_path, name):
     kinds = {finding.path_or_id: finding.kind for finding in images.rejected}
     expected = {"aside": "set-aside", "lonely": "mask-without-image", "ignored": "ignored"}
     assert kinds == {path: expected[what] for path, what in layout.items() if what in expected}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_in_an_object_store_is_read_as_the_folder(tmp_path, name):
+    build(tmp_path, LAYOUTS[name])
+    files = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
+    url = upload(f"memory://{tmp_path.name}/layout", {name: path.read_bytes() for name, path in files.items()})
+    here, there = open_images(tmp_path), open_images(url)
+    assert there.ids.tolist() == here.ids.tolist()
+    np.testing.assert_array_equal(there.labels, here.labels)
+    assert described(there) == described(here)
+    assert {one.path_or_id: one.reason for one in there.rejected} == {
+        one.path_or_id: one.reason for one in here.rejected
+    }
+    for i in range(len(here)):
+        assert (there.mask(i) is None) == (here.mask(i) is None)
+        if here.mask(i) is not None:
+            np.testing.assert_array_equal(there.mask(i), here.mask(i))
 
 
 @pytest.mark.parametrize("name", REFUSED)

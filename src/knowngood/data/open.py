@@ -87,7 +87,7 @@ def open_images(
         conditions: column → N values, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
-        limits: bounds on what is decoded and unpacked.
+        limits: bounds on what is decoded and unpacked. An ImageSet that was opened with bounds keeps these.
 
     Raises:
         DataError: nothing there, nothing in it, or not readable; names what was expected. StoreError: an object store
@@ -109,7 +109,7 @@ def open_images(
         given = read_given(source)
         images = ImageSet.from_arrays(source) if given is None else given
     if limits is not None and isinstance(images.pixels, FilePixels | FetchedPixels):
-        images = images.replace(pixels=images.pixels.allowing(limits))
+        images = images.replace(pixels=images.pixels.within(limits))
     serious = [finding for finding in images.rejected if finding.severity == "error"]
     if strict and serious:
         lines = "\n".join(f"  {finding}" for finding in serious[:20])
@@ -123,7 +123,7 @@ def _open_url(url: str, limits: Limits) -> ImageSet:
     scheme, _, path = url.partition("://")
     if scheme == "file":
         return open_images(Path(path), limits=limits)
-    return read_url(url, limits)
+    return read_url(url)
 
 
 def _open_path(source: str | Path, limits: Limits) -> ImageSet:

@@ -106,11 +106,12 @@ class ArrayPixels(BlockPixels):
 class FilePixels:
     """One image a file. Reading may raise `Unreadable`, which names the file and why.
 
+    limits: None for the defaults, until `within` gives others.
     owner: a temporary folder that holds the files; it lives as long as a source that reads from it.
     """
 
     def __init__(self, paths: tuple[Path, ...], limits: Limits | None = None, owner: Any = None) -> None:
-        self.paths, self.limits, self.owner = paths, limits or Limits(), owner
+        self.paths, self.limits, self.owner = paths, limits, owner
 
     def __reduce__(self):  # the owner stays in the process that made it
         return FilePixels, (self.paths, self.limits)
@@ -128,9 +129,9 @@ class FilePixels:
     def take(self, indices: np.ndarray) -> FilePixels:
         return FilePixels(tuple(self.paths[int(i)] for i in indices), self.limits, self.owner)
 
-    def allowing(self, limits: Limits) -> FilePixels:
-        """The same files with bounds that are at least as wide as these."""
-        return FilePixels(self.paths, self.limits.widened(limits), self.owner)
+    def within(self, limits: Limits) -> FilePixels:
+        """The same files with these bounds, unless they have bounds of their own."""
+        return FilePixels(self.paths, self.limits or limits, self.owner)
 
     def headers(self) -> list[Header]:
         """What the files say of themselves, without decoding pixels."""

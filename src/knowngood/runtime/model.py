@@ -95,6 +95,8 @@ class ExportedDetector:
     ) -> list[dict[str, Any]]:
         """A row an item, with the columns of `Detector.detect`; `pandas.DataFrame(rows)` makes its table.
 
+        Files that a folder was opened without come last, each with the reason in `error`.
+
         Args:
             X: a folder, an image file, a list of these files, an array (N, H, W) or (N, H, W, C), a picture (H, W, 3)
                 or (H, W, 4), a list of pictures of any sizes; a table (N, F), a DataFrame by the names of its columns.
@@ -108,11 +110,12 @@ class ExportedDetector:
             DataError: images of an array do not fit the model; a condition is missing or new; nothing can be read.
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
         """
-        found = self.stream(X, conditions=conditions, alpha=alpha, abstain=abstain, unknown=unknown)
-        rows = [one.row for one in found]
+        level, items = self._level(alpha), self._opened(X, conditions, unknown)
+        rows = [one.row for one in self._found(items, level, abstain, maps=False)]
         if rows and all("error" in row for row in rows):
             raise DataError(f"no item can be scored (of {len(rows):,}); the first, {rows[0]['id']}: {rows[0]['error']}")
-        return rows
+        empty = dict.fromkeys(self._columns, np.nan) | {"is_anomalous": None, "condition": None}
+        return rows + [{"id": one.path_or_id, **empty, "error": one.reason} for one in items.rejected]
 
     def anomaly_maps(
         self, X: Any, *, conditions: Mapping[str, Any] | None = None, unknown: Unknown | None = None
@@ -141,6 +144,8 @@ class ExportedDetector:
     ) -> Iterator[Found]:
         """The items of `detect` one after the other, with maps if asked for: one pass, in constant memory.
 
+        Files that were set aside when a folder was opened are not among them.
+
         Raises:
             As `detect`, but not where nothing can be read. SettingsError: the score has no map.
         """
@@ -159,6 +164,12 @@ class ExportedDetector:
     def _use(self, session: Any, facts: dict[str, Any]) -> None:
         self.session, self.facts, self.conditions = session, facts, Conditions(facts)
         self._inputs = {one.name for one in session.get_inputs()}
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """Of every row, beside id; after the fourth the parts of the score."""
+        parts = [name for name in self.facts["outputs"] if name not in FIXED]
+        return "anomaly_score", "p_value", "is_anomalous", "condition", *parts
 
     def _level(self, alpha: float | None) -> float:
         level, n = self.alpha if alpha is None else alpha, self.facts["calibration_items"]
@@ -188,7 +199,7 @@ class ExportedDetector:
         return _Items(self, images, images.ids, given, may)
 
     def _found(self, items: _Items, level: float, abstain: float | None, maps: bool) -> Iterator[Found]:
-        names = [name for name in self.facts["outputs"] if name not in FIXED]
+        names = self._columns[4:]  # of parts of the score
         marginal = self.facts.get("marginal")
         outputs = ["anomaly_score", "p_value", *names] + ([RAW] if marginal else []) + (["map"] if maps else [])
         for i, name in enumerate(items.ids):
@@ -198,10 +209,10 @@ class ExportedDetector:
                 raw, broken = {}, error.reason
             at, known = items.rows(i), bool(items.encoded.known[i])
             row: dict[str, Any] = {"id": str(name)}
-            columns = ("anomaly_score", "p_value", "is_anomalous", "condition", *names)
+            label = {} if items.labels is None else {"label": float(items.labels[i])}
             if broken is not None:
-                row |= dict.fromkeys(columns, np.nan) | {"is_anomalous": None, "condition": None}
-                row |= ({} if abstain is None else {"verdict": None}) | {"error": broken}
+                row |= dict.fromkeys(self._columns, np.nan) | {"is_anomalous": None, "condition": None}
+                row |= ({} if abstain is None else {"verdict": None}) | label | {"error": broken}
                 yield Found(row, None, -1, known)
                 continue
             parts = [self._run(raw, items, rows, outputs, level) for rows in _some(at)]
@@ -212,6 +223,7 @@ class ExportedDetector:
             row |= {name: float(values[name][best]) for name in names}
             if abstain is not None:
                 row["verdict"] = str(verdict(p, level, abstain))
+            row |= label
             yield Found(row, values["map"][best] if maps else None, int(items.encoded.stratum[at.start + best]), known)
 
     def _run(
@@ -227,12 +239,15 @@ class ExportedDetector:
 
 
 class _Items:
-    """Items with their encoded conditions."""
+    """Items with their encoded conditions. labels: (N,), None without any. rejected: files that could not be items."""
 
     def __init__(
         self, detector: ExportedDetector, source: Any, ids: np.ndarray, given: Mapping[str, Any], unknown: Unknown
     ) -> None:
         self.source, self.ids, self.image = source, ids, detector.facts.get("image")
+        labels = getattr(source, "labels", None)
+        self.labels = None if labels is None or np.isnan(labels).all() else labels
+        self.rejected = getattr(source, "unusable", [])
         given = {
             name: np.full(len(ids), one) if isinstance(one, str | int | float) else one for name, one in given.items()
         }
@@ -277,7 +292,7 @@ def _images(X: Any, limits: Limits) -> ImageSet:
 
         images = read_folder(X)
         assert isinstance(images.pixels, FilePixels)
-        return images.replace(pixels=images.pixels.allowing(limits))
+        return images.replace(pixels=images.pixels.within(limits))
     from knowngood.data.readers.given import listed, read_given
 
     X = [X] if isinstance(X, str | Path) else listed(X)
@@ -285,8 +300,6 @@ def _images(X: Any, limits: Limits) -> ImageSet:
         raise DataError(f"{X!r} holds no image; expected at least one")
     if isinstance(X, list | tuple) and all(isinstance(one, str | Path) for one in X):
         unknown = np.full(len(X), np.nan)
-        return ImageSet(
-            FilePixels(tuple(map(Path, X))).allowing(limits), np.array([str(one) for one in X]), unknown, {}
-        )
+        return ImageSet(FilePixels(tuple(map(Path, X)), limits), np.array([str(one) for one in X]), unknown, {})
     pictures = read_given(X)
     return ImageSet.from_arrays(X) if pictures is None else pictures

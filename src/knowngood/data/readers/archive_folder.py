@@ -67,7 +67,7 @@ def read_archive(path: Path, limits: Limits | None = None) -> ImageSet:
         raise DataError(str(error).replace(str(root), str(path))) from None
     files: FilePixels = images.pixels  # type: ignore[assignment]
     repeated = repeats(times, path)
-    return images.replace(pixels=FilePixels(files.paths, limits, folder), rejected=(*images.rejected, *repeated))
+    return images.replace(pixels=FilePixels(files.paths, owner=folder), rejected=(*images.rejected, *repeated))
 
 
 def _members(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Member]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,22 +165,34 @@ def _walk(root: Path) -> tuple[list[Path], list[Finding]]:
             path = Path(base, name)
             if name.startswith(".") or name in ("Thumbs.db", "desktop.ini"):
                 continue
-            if is_image(path) and results is not None:
-                reason = f"lies beside {results}: a folder of results of knowngood, not of images of parts"
-                rejected.append(Finding(identifier(path, root), "set-aside", reason, "warning"))
-            elif name == DRAWN and RECORD in names:
-                reason = f"lies beside {RECORD}: knowngood drew it, of a training"
+            if is_image(path) and (reason := drawn_by_us(name, names, results)) is not None:
                 rejected.append(Finding(identifier(path, root), "set-aside", reason, "warning"))
             elif is_image(path):
                 found.append(path)
             elif (reason := unread_reason(path)) is not None:
                 rejected.append(Finding(identifier(path, root), "unsupported", reason, "error"))
             else:
-                reason = "is not an image by its name"
-                if name == MANIFEST:
-                    reason = f"was not read: give {path} in place of the folder to use its columns, such as conditions"
-                rejected.append(Finding(identifier(path, root), "ignored", reason, "note"))
+                rejected.append(Finding(identifier(path, root), "ignored", no_image(name, path), "note"))
     return sorted(found, key=lambda path: path.relative_to(root).parts), rejected
+
+
+def drawn_by_us(name: str, beside: Collection[str], results: str | None) -> str | None:
+    """Why an image file is one that knowngood drew, not one of parts; None if it may be one of parts.
+
+    Args:
+        beside: names in its folder. results: the one of `RESULTS` that lies there, or in a folder above.
+    """
+    if results is not None:
+        return f"lies beside {results}: a folder of results of knowngood, not of images of parts"
+    drawn = name == DRAWN and RECORD in beside
+    return f"lies beside {RECORD}: knowngood drew it, of a training" if drawn else None
+
+
+def no_image(name: str, place: object) -> str:
+    """Why a file of another name than those of images is not read; place: path or address of it."""
+    if name == MANIFEST:
+        return f"was not read: give {place} in place of the folder to use its columns, such as conditions"
+    return "is not an image by its name"
 
 
 def labels_of(classes: list[str | None]) -> np.ndarray:

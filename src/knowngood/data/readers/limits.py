@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +31,6 @@ class Limits:
     def of(cls, options: DataOptions) -> Limits:
         """As the settings say."""
         return cls(options.max_pixels, options.max_pages, options.max_unpacked_gb)
-
-    def widened(self, other: Limits) -> Limits:
-        """The wider of each two bounds."""
-        return Limits(*map(max, astuple(self), astuple(other)))
 
     def check_picture(self, path: Path, height: int, width: int, channels: int = 1) -> None:
         """Raises Unreadable: there is no pixel, or there are more than may be."""

@@ -1,11 +1,14 @@
 """Images below a URL: a folder of images, tar shards, parquet files with images in them, or a manifest.
 
 The layouts are those of `readers.folder`. What lies there is known by its name alone: nothing is fetched to open it
-but the indexes of shards and parquet files, and masks where no name tells what is normal.
+but the indexes of shards and parquet files, masks where no name tells what is normal, and a few files where names leave
+it open whether they are masks.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,9 @@ import numpy as np
 from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.files import SUFFIXES, unread_reason
-from knowngood.data.readers.folder import arranged, by_mask
-from knowngood.data.readers.limits import Limits
+from knowngood.data.readers.folder import RESULTS, arranged, by_mask, drawn_by_us, no_image
 from knowngood.data.readers.manifest import read_remote_manifest
+from knowngood.data.readers.mask_file import looks_like_mask
 from knowngood.data.readers.parquet_images import read_parquet_images
 from knowngood.data.readers.tar_shards import read_shards
 from knowngood.data.stores.address import Address
@@ -27,7 +30,7 @@ from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask
 NOT_LISTED = ("Thumbs.db", "desktop.ini")
 
 
-def read_url(url: str, limits: Limits | None = None) -> ImageSet:
+def read_url(url: str) -> ImageSet:
     """The images below a URL; ids are paths relative to it.
 
     Raises:
@@ -48,24 +51,31 @@ def read_url(url: str, limits: Limits | None = None) -> ImageSet:
     for suffix, read in ((".tar", read_shards), (".parquet", read_parquet_images)):
         if suffix in kinds and not kinds & SUFFIXES:
             return read([address.child(name) for name in listed if name.lower().endswith(suffix)], address)
-    return _folder(address, listed, limits)
+    return _folder(address, listed)
 
 
-def _folder(address: Address, listed: dict[str, dict[str, Any]], limits: Limits | None) -> ImageSet:
+def _folder(address: Address, listed: dict[str, dict[str, Any]]) -> ImageSet:
     names, rejected = [], []
-    for name in listed:
+    counted = [name for name in listed if _counts(name)]
+    inside: dict[str, set[str]] = defaultdict(set)  # names by folder
+    for folder, _, name in (name.rpartition("/") for name in counted):
+        inside[folder].add(name)
+    for name in counted:
         path = Path(name)
         reason = unread_reason(path)
-        if not _counts(name):
-            continue
-        if path.suffix.lower() in SUFFIXES and reason is None:
+        image = path.suffix.lower() in SUFFIXES and reason is None
+        beside, results = inside[name.rpartition("/")[0]], _results(name, inside)
+        if image and (why := drawn_by_us(path.name, beside, results)) is not None:
+            rejected.append(Finding(printable(name), "set-aside", why, "warning"))
+        elif image:
             names.append(name)
         elif reason is not None:
             rejected.append(Finding(printable(name), "unsupported", reason, "error"))
         else:
-            rejected.append(Finding(printable(name), "ignored", "is not an image by its name", "note"))
-    found = arranged([tuple(name.split("/")) for name in names], str(address), rejected)
-    pixels = FetchedPixels(Objects(address, names, [_stamp(listed[name]) for name in names]), limits=limits)
+            rejected.append(Finding(printable(name), "ignored", no_image(path.name, address.child(name)), "note"))
+    pixels = FetchedPixels(Objects(address, names, [_stamp(listed[name]) for name in names]))
+    parts = [tuple(name.split("/")) for name in names]
+    found = arranged(parts, str(address), rejected, lambda i: pixels.loader.in_file(i, looks_like_mask))
     masks = tuple(partial(blob_mask, pixels, tuple(of)) if of else None for of in found.masks)
     labels = found.labels
     if not np.isfinite(labels).any() and any(found.masks):
@@ -81,6 +91,16 @@ def _folder(address: Address, listed: dict[str, dict[str, Any]], limits: Limits 
         name=printable(address.name),
         rejected=tuple(found.rejected),
     )
+
+
+def _results(name: str, inside: Mapping[str, set[str]]) -> str | None:
+    """The name of a record of results of knowngood in the folder of an object, or in the nearest one above."""
+    folder = name
+    while folder:
+        folder = folder.rpartition("/")[0]
+        if found := next((one for one in RESULTS if one in inside.get(folder, ())), None):
+            return found
+    return None
 
 
 def _counts(name: str) -> bool:

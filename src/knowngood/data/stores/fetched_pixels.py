@@ -32,7 +32,7 @@ class FetchedPixels:
 
     Args:
         rows: (N,) the numbers of the images among the blobs; default all.
-        limits: bounds on what is decoded.
+        limits: bounds on what is decoded; None for the defaults, until `within` gives others.
         copies: local copies, for sources that are read several times. pace: counts what the time is spent on.
     """
 
@@ -44,10 +44,10 @@ class FetchedPixels:
         copies: LocalCopies | None = None,
         pace: Pace | None = None,
     ) -> None:
-        self.blobs, self.limits, self.copies = blobs, limits or Limits(), copies
+        self.blobs, self.limits, self.copies = blobs, limits, copies
         self.rows = np.arange(len(blobs)) if rows is None else np.asarray(rows, np.int64)
         self.pace = pace or Pace("network" if blobs.remote else "disk")
-        self.loader = Loader(blobs, self.limits, copies, self.pace)
+        self.loader = Loader(blobs, limits or Limits(), copies, self.pace)
         self._ahead = Ahead(self.loader.load, _size, REMOTE if blobs.remote else LOCAL, MEMORY)
 
     def __reduce__(self):  # threads and what they hold stay in the process that made them
@@ -76,9 +76,9 @@ class FetchedPixels:
         vars(taken).update(vars(self), rows=self.rows[np.asarray(indices, np.int64)])
         return taken
 
-    def allowing(self, limits: Limits) -> FetchedPixels:
-        """The same images with bounds that are at least as wide as these."""
-        return FetchedPixels(self.blobs, self.rows, self.limits.widened(limits), self.copies, self.pace)
+    def within(self, limits: Limits) -> FetchedPixels:
+        """The same images with these bounds, unless they have bounds of their own."""
+        return FetchedPixels(self.blobs, self.rows, self.limits or limits, self.copies, self.pace)
 
     def kept(self, gigabytes: float) -> FetchedPixels:
         """The same images with local copies of what was read, up to so many GB, until the last user is gone."""
