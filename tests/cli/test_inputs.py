@@ -13,8 +13,9 @@ from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main
-from knowngood.cli.inputs import as_values, keep_split, open_selected, with_values
+from knowngood.cli.inputs import keep_split, open_selected, with_values
 from knowngood.data import ImageSet, open_dataset
+from knowngood.data.column_values import as_values
 from knowngood.detector.added_groups import as_option
 from knowngood.errors import DataError, KnowngoodError, SettingsError
 

@@ -106,6 +106,21 @@ def test_a_row_an_image_of_a_folder_and_a_reason_for_each_that_cannot_be_read(ex
     assert rows["empty.png"]["is_anomalous"] is None
 
 
+def test_the_table_of_a_folder_has_its_labels_and_a_row_of_what_is_set_aside(exported: Path, tmp_path: Path) -> None:
+    for name in ("good/a.png", "bad/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("L", (7, 5), 20).save(tmp_path / name)
+    (tmp_path / "bad" / "raw.dng").write_bytes(b"raw")
+    rows = ExportedDetector(exported).detect(tmp_path)
+    assert [(row["id"], row.get("label")) for row in rows] == [
+        ("bad/b.png", 1.0),
+        ("good/a.png", 0.0),
+        ("bad/raw.dng", None),
+    ]
+    assert "kind that is not read" in rows[2]["error"]
+    assert list(rows[2]) == [name for name in [*rows[0], "error"] if name != "label"]
+
+
 def test_the_threshold_moves_with_alpha(exported: Path) -> None:
     detector, image = ExportedDetector(exported), np.full((1, 4, 6), 200, np.uint8)
     assert [detector.detect(image, alpha=alpha)[0]["is_anomalous"] for alpha in (0.1, 0.3)] == [False, True]
@@ -149,6 +164,8 @@ def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.Ca
     assert "no item can be scored (of 1); the first," in capsys.readouterr().err
     assert main([str(exported), str(folder), "--as", "camera=B"]) == 3
     assert "the model has no condition 'camera'" in capsys.readouterr().err
+    assert main([str(exported), str(folder), "--as", "camera=B,line=2", "--as", "camera=A"]) == 2
+    assert "--as camera=A: expected one value of camera; B is given too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

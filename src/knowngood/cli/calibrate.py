@@ -19,12 +19,12 @@ from knowngood.cli.inputs import (
     Model,
     Normal,
     Tolerance,
-    as_values,
     load,
     open_selected,
 )
 from knowngood.cli.outputs import note_dependent, say_false_alarms, writing
 from knowngood.config import counted
+from knowngood.data.column_values import as_values
 from knowngood.detector.versions import model_at
 from knowngood.errors import DataError, SettingsError
 

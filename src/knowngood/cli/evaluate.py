@@ -21,7 +21,6 @@ from knowngood.cli.inputs import (
     Normal,
     Split,
     Unknown,
-    as_values,
     hidden_class,
     keep_split,
     load,
@@ -31,6 +30,7 @@ from knowngood.cli.inputs import (
 )
 from knowngood.cli.outputs import keep_apart, link, this_command, writing
 from knowngood.config import counted
+from knowngood.data.column_values import as_values
 from knowngood.detector.versions import model_at
 from knowngood.files import write_json
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from shlex import quote, shlex
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -95,33 +95,6 @@ def check_company(flag: str, value: object, other: str, lacks: bool) -> None:
     """Raise SettingsError for an option that is given without the one it belongs to, such as "--out OUT"."""
     if value is not None and lacks:
         raise SettingsError(f"{flag} {value} goes with {other}; give that too, or leave {flag} out")
-
-
-def as_values(words: list[str] | None) -> dict[str, str]:
-    """The values that --as gives, by column: of one word several with commas between, which double quotes hide.
-
-    Raises:
-        SettingsError: a word is not COLUMN=VALUE, or a column has two values.
-    """
-    pairs = [part.strip().partition("=") for word in words or () for part in _parts(word)]
-    for column, sign, value in pairs:
-        if not (column and sign and value):
-            raise SettingsError(f"--as {column}{sign}{value}: expected COLUMN=VALUE, such as camera=B")
-    values: dict[str, str] = {}
-    for column, _, value in pairs:
-        if values.setdefault(column, value) != value:
-            raise SettingsError(f"--as {column}={value}: expected one value of {column}; {values[column]} is given too")
-    return values
-
-
-def _parts(word: str) -> list[str]:
-    lexer = shlex(word, posix=True)
-    lexer.whitespace, lexer.quotes, lexer.escape, lexer.commenters = ",", '"', "", ""
-    lexer.whitespace_split = True
-    try:
-        return list(lexer) or [word]
-    except ValueError:
-        raise SettingsError(f"--as {word}: a double quote is not closed; expected 'camera=\"A, left\"'") from None
 
 
 def with_values(images: ImageSet, values: dict[str, str], known: list[str]) -> ImageSet:

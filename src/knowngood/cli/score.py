@@ -24,7 +24,6 @@ from knowngood.cli.inputs import (
     Device,
     Scorer,
     Unknown,
-    as_values,
     check_company,
     keep_split,
     load,
@@ -46,6 +45,7 @@ from knowngood.cli.outputs import (
     writing,
 )
 from knowngood.config import counted
+from knowngood.data.column_values import as_values
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import DataError, Interrupted, SettingsError
 

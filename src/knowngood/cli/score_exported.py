@@ -77,7 +77,8 @@ def score_exported(
         remark = batch_remark(found, images.labels, detector.facts, rate)
         if remark is not None:
             note(f"warning: {remark}")
-        write_tables([table], output, {MARK: detector.facts["fingerprint"]})
+        about = {MARK: detector.facts["fingerprint"]} | ({} if remark is None else {"batch_warning": remark})
+        write_tables([table], output, about)
         tell = note if output is None else say
         flagged = int(table["is_anomalous"].fillna(False).sum())
         tell(f"{anomalous_of(flagged, int(read.sum()))} at a false-alarm rate of {rate:g}")

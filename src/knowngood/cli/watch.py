@@ -12,9 +12,10 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
-from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, as_values, check_company
+from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, check_company
 from knowngood.cli.keep_options import MOST, KeepMost, kept
 from knowngood.cli.sink_options import To, opened
+from knowngood.data.column_values import as_values
 from knowngood.errors import DataError, Interrupted, SettingsError
 
 STATE = ".knowngood-watch.sqlite"

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from knowngood.data.column_values import as_values
 from knowngood.errors import KnowngoodError
 from knowngood.runtime.model import ExportedDetector
 
@@ -18,16 +19,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", help="a folder, or image files")
     parser.add_argument("--alpha", type=float, help="false-alarm rate of the verdicts; default that of the fit")
     parser.add_argument("--abstain", type=float, help="p-value up to which a verdict is unsure")
-    parser.add_argument("--as", dest="values", action="append", default=[], metavar="COLUMN=VALUE", help="a condition")
+    stated = "conditions of all these images: camera=B; repeatable"
+    parser.add_argument("--as", dest="values", action="append", metavar="COLUMN=VALUE", help=stated)
     parser.add_argument("--unknown", choices=("error", "infer"), help="missing conditions: refuse, or marginalise")
     given = parser.parse_args(words)
-    if not all("=" in pair for pair in given.values):
-        parser.error(f"--as {', '.join(given.values)}: expected COLUMN=VALUE, such as camera=B")
     source = given.images[0] if len(given.images) == 1 and Path(given.images[0]).is_dir() else given.images
-    values = dict(pair.split("=", 1) for pair in given.values)
     try:
         asked = {"alpha": given.alpha, "abstain": given.abstain, "unknown": given.unknown}
-        rows = ExportedDetector(given.model).detect(source, conditions=values, **asked)
+        rows = ExportedDetector(given.model).detect(source, conditions=as_values(given.values), **asked)
     except KnowngoodError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
