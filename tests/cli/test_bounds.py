@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from knowngood import Detector
-from knowngood.cli import main
+from knowngood.cli import build_app, main
+from knowngood.cli.lazy import COMMANDS
+from knowngood.config.bounds import BOUNDS
+
+READ_NO_IMAGES = {"demo", "doctor", "info", "rollback", "push", "pull", "reviews", "list", "get"}
 
 
 def run(*words: str | Path) -> int:
@@ -68,8 +74,17 @@ def test_an_option_narrows_the_bound_of_the_model_too(
     assert run("score", place / "model", tmp_path, "--max-pixels", "64") == 0
 
 
+def test_every_command_that_reads_images_has_the_options() -> None:
+    group: Any = typer.main.get_command(build_app())
+    commands = {name: group.load(name) for name in COMMANDS}
+    commands |= commands.pop("data").commands
+    lacking = {name for name, one in commands.items() if not {*BOUNDS} <= {param.name for param in one.params}}
+    assert lacking == READ_NO_IMAGES
+
+
 def test_without_a_model_the_option_is_the_bound(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", place / "new.npz") == 0
     assert run("inspect", place / "new.npz", "--max-unpacked-gb", "1e-6") == 3
+    assert run("data", "write", place / "new.npz", place / "written", "--max-unpacked-gb", "1e-6") == 3
     assert run("inspect", place / "new.npz", "--max-pixels", "0") == 2
     assert "max_pixels' = 0: input should be greater than 0" in capsys.readouterr().err

@@ -51,6 +51,19 @@ def test_the_printed_threshold_is_that_of_the_scores_in_the_table(
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_split_or_every_image_calibrates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(2)
+    old, new = rng.integers(0, 99, (60, 8, 8), np.uint8), rng.integers(0, 99, (50, 8, 8), np.uint8)
+    Detector("hog", "memory_bank", alpha=0.1, calibration={"method": "split"}).fit(old).save(tmp_path / "model")
+    np.savez(tmp_path / "new.npz", train_images=new[:20], test_images=new[20:])
+    for words, images in ((("--split", "test"), 30), (("--split", "all"), 50), ((), 50)):
+        assert run("calibrate", tmp_path / "model", tmp_path / "new.npz", *words) == 0
+        assert f"calibrated on {images} normal images" in capsys.readouterr().out
+    assert run("calibrate", tmp_path / "model", tmp_path / "new.npz", "--split", "tset") == 3
+    assert "new has no split 'tset'; its splits are: test, train" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_fewer_independent_images_than_given_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     old, new = rng.integers(0, 99, (60, 8, 8), np.uint8), rng.integers(0, 99, (20, 8, 8), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -121,10 +122,13 @@ def test_the_command_fits_each_product(cluster, tmp_path, capsys):
     files["c/train/good/0.png"] = png(pictures(1)[0])
     data, out = write_files(tmp_path / "data", files), tmp_path / "out"
     words = ["train", data, "--each", "product", "--fits", "1", "--out", out, *cluster]
-    code, said = run(*words, "--representation", "hog", "--model", "memory_bank"), capsys.readouterr()
+    code, said = run(*words, "--representation", "hog", "--model", "memory_bank", "--json"), capsys.readouterr()
     ray_answers(said.err)
     assert code == 3, said.err
     assert f"1 of 3 products have no model; the same command with --out {out} fits them" in said.err
+    records = {one["name"]: one for one in json.loads(said.out)}
+    assert [(name, bool(one["error"])) for name, one in records.items()] == [("a", False), ("b", False), ("c", True)]
+    assert records["a"]["folder"] == str(out / "a")
     for name in "ab":
         assert run("score", out / name, data / name / "test", "-o", tmp_path / f"{name}.csv") == 0
 
@@ -132,3 +136,5 @@ def test_the_command_fits_each_product(cluster, tmp_path, capsys):
 def test_options_of_one_fit_are_refused(tmp_path, capsys):
     assert run("train", tmp_path, "--fits", "2") == 2
     assert "--each" in capsys.readouterr().err
+    assert run("train", tmp_path, "--each", "product", "--dry-run") == 2
+    assert "--each product takes no " in capsys.readouterr().err

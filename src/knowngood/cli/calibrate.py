@@ -11,6 +11,7 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import (
+    ALL,
     SEVERAL,
     Anomalous,
     Data,
@@ -19,6 +20,7 @@ from knowngood.cli.inputs import (
     Model,
     Normal,
     Tolerance,
+    keep_split,
     load,
     open_selected,
 )
@@ -38,13 +40,14 @@ def calibrate(
     data: Data,
     *,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="save the model here; default: replace MODEL")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="save the model here; default: a new version in MODEL"),
     ] = None,
     normal: Normal = None,
     anomalous: Anomalous = None,
     holdout: Holdout = None,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="use this split only, where the data have splits")
+        str | None, typer.Option(metavar="NAME", help="calibrate on this split alone; default: every image")
     ] = None,
     as_group: Annotated[
         list[str] | None,
@@ -63,8 +66,8 @@ def calibrate(
 
     All p-values and thresholds come from these images from then on. With --as only images with that value in that
     column are compared with them, and all others as before; the model need not know the column. Nothing is fitted
-    again. Without --out the calibrated model replaces MODEL. Images that are labelled anomalous are not used; files
-    that cannot be read are set aside by name.
+    again. Without --out it is a new version in MODEL, which comes into use; `knowngood rollback` goes back. Images that
+    are labelled anomalous are not used; files that cannot be read are set aside by name.
     """
     group = as_values(as_group) or None
     if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
@@ -73,11 +76,7 @@ def calibrate(
         detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
-        if split is not None:
-            if images.splits is None or split not in set(images.splits):
-                known = "no splits" if images.splits is None else ", ".join(sorted(set(map(str, images.splits))))
-                raise DataError(f"{images.name}: no split '{split}' (the data have {known})")
-            images = images.split(split)
+        images, _ = keep_split(images, split, default=ALL)
         normals = images[images.labels != 1]
         if len(normals) < len(images):
             note(f"left out: {counted(len(images) - len(normals), 'image')} labelled anomalous")

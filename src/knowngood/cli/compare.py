@@ -10,11 +10,11 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import Anomalous, Holdout, Normal, open_selected
+from knowngood.cli.inputs import ALL, Anomalous, Holdout, Normal, keep_split, open_selected
 from knowngood.cli.outputs import keep_apart, this_command, writing
 from knowngood.config import nearest
 from knowngood.data.progress import in_words
-from knowngood.errors import DataError, SettingsError
+from knowngood.errors import SettingsError
 
 if TYPE_CHECKING:
     from knowngood.config import Settings
@@ -40,7 +40,10 @@ def compare(
     holdout: Holdout = None,
     split: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="the split whose labelled anomalies are shown; default: all but test"),
+        typer.Option(
+            metavar="NAME",
+            help="the split whose labelled anomalies are judged; all: every image; default: all but test",
+        ),
     ] = None,
     folds: Annotated[
         int, typer.Option(min=0, help="models for the stability, each without one fold; 0: leave out")
@@ -110,12 +113,13 @@ def _parts(images: ImageSet, split: str | None) -> tuple[ImageSet, ImageSet | No
         DataError: there is no such split.
     """
     known = [] if images.splits is None else sorted(set(images.splits.tolist()))
-    if split is not None and split not in known:
-        raise DataError(f"--split {split}: {images.name} has {', '.join(known) or 'no splits'}")
-    apart = images if images.splits is None else images[images.splits != TEST] if split is None else images.split(split)
+    if split is None:
+        apart = images if images.splits is None else images[images.splits != TEST]
+    else:
+        apart, _ = keep_split(images, split)
     if images.splits is not None and TEST in known and split is None and (images.split(TEST).labels == 1).any():
         note("the split test is left alone: whoever chooses by it has no images left to state results for")
-    if split == TEST:
+    if split == TEST or (split == ALL and TEST in known):
         note("these labelled images are of the split test: if you choose by them, state results for other images")
     labelled = apart[apart.labels == 1]
     to_fit = images[images.splits == "train"] if "train" in known else images

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.completion import data_sets
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
 from knowngood.cli.inputs import Data, open_selected
@@ -48,14 +49,17 @@ def get(
 
 
 @app.command()
+@with_bounds
 def write(
     data: Data,
     out: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder", show_default=False)],
+    *,
+    bounds: Bounds,
 ) -> None:
     """Write DATA as a folder of PNG files with masks and manifest.csv: data write generated-parts/number=200 parts."""
     from knowngood.data.image_folder import write_folder
 
-    images = open_selected(data)
+    images = open_selected(data, data_options=bounds.over())
     if aside := images.unusable:
         note(f"not written: {counted(len(aside), 'file')} that cannot be read, the first: {aside[0]}")
     say(f"manifest {write_folder(images, out)}: {counted(len(images), 'image')}")

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import say
 from knowngood.cli.inputs import Model, Tolerance, load, open_selected
 from knowngood.cli.outputs import writing
 from knowngood.errors import SettingsError
 
 
+@with_bounds
 def export(
     model: Model,
     out: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write", show_default=False)],
@@ -26,6 +28,7 @@ def export(
         typer.Option(metavar="NORMAL", help="normal images that the model was not fitted to: they calibrate the graph"),
     ] = None,
     tolerance: Tolerance = None,
+    bounds: Bounds,
 ) -> None:
     """Write a model as one ONNX file: from raw pixels to score, p-value and map, with the model's own verdicts.
 
@@ -38,7 +41,8 @@ def export(
         detector = load(model, None)
         from knowngood.deploy.onnx_graph import export as write
 
-        normals = None if data is None else open_selected(data, data_options=detector.pipeline_.settings.data)
+        options = bounds.over(detector.pipeline_.settings.data)
+        normals = None if data is None else open_selected(data, data_options=options)
         write(detector, out, precision=precision, normals=normals, tolerance=tolerance)
     how = "compared with the model on images of noise" if precision == "fp32" else f"{precision}, calibrated on {data}"
     say(f"graph   {out}, {out.stat().st_size / 1e6:,.1f} MB, {how}")

@@ -97,6 +97,9 @@ def train(
     """
     if each is None and (fits or cluster):
         raise SettingsError("--fits and --cluster are for many fits: give --each COLUMN with them")
+    if each is not None and (film or num_generated_image or train_size or condition or dry_run):
+        others = "--film, --num-generated-image, --train-size, --condition and --dry-run"
+        raise SettingsError(f"--each {each} takes no {others}: it is many fits; leave them out")
     source = _one_source(data, task)
     chosen: dict[str, Any] = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     several = settings.training.devices * settings.training.nodes > 1
@@ -111,8 +114,6 @@ def train(
     with for_machines(as_json), nullcontext() if following else writing(folders=[folder, folder / OF_RUN]):
         settings = _checked(settings, chosen, num_generated_image, film)
         if each is not None:
-            if film or num_generated_image or train_size or condition:
-                raise SettingsError("--each takes no --film, --num-generated-image, --train-size and --condition")
             images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
             train_each(images, settings, each, folder, workers=fits, address=cluster)
             return
@@ -365,6 +366,7 @@ def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: 
         "command": this_command(),
         "knowngood": __version__,
         "data": source,
+        "folder": str(Path.cwd()),  # that a relative path of the data is below
         **{key: value for key, value in chosen.items() if value},
         "images": n,
         "settings": settings.model_dump(mode="json"),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from knowngood.cli.console import note, say, table
+from knowngood.cli.console import emit, note, say, table
 from knowngood.config import Settings, counted
 from knowngood.errors import DataError
 
@@ -40,6 +40,8 @@ def train_each(
     found.sort(key=lambda one: one.name)
     table([column, "images", "false alarms"], [[one.name, one.images, one.alarms] for one in found if not one.error])
     say(f"models  {folder}")
+    folders = {one.name: str(one.folder) for one in some}
+    emit([{**one._asdict(), "folder": folders[one.name]} for one in found])
     failed = [one for one in found if one.error]
     if failed:
         lines = "\n".join(f"{one.name}: {one.error}" for one in failed)

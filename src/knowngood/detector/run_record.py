@@ -23,8 +23,14 @@ def command_of(model: Path) -> dict[str, Any]:
 
 
 def trained_on(model: Path) -> str:
-    """The data argument that `train` was given; empty if that is not recorded."""
-    return str(command_of(model).get("data", ""))
+    """The data argument that `train` was given, as it is named from here; empty if that is not recorded.
+
+    A path that was relative to another folder, and is still there, is named by its whole path.
+    """
+    record = command_of(model)
+    data, folder = str(record.get("data") or ""), str(record.get("folder") or ".")
+    there = Path(folder, data)
+    return str(there) if data and there.exists() and Path(folder).absolute() != Path.cwd() else data
 
 
 def run_of(model: Path) -> Path:
@@ -42,8 +48,8 @@ def training_images(model: Path, limits: Limits | None = None) -> ImageSet | Non
     from knowngood.data import open_images
     from knowngood.data.select import select
 
-    record = command_of(model)
-    if not record.get("data"):
+    record, data = command_of(model), trained_on(model)
+    if not data:
         return None
     chosen = {name: record.get(name) for name in ("normal", "anomalous", "holdout")}
-    return select(open_images(str(record["data"]), limits=limits), **chosen)
+    return select(open_images(data, limits=limits), **chosen)

@@ -48,6 +48,10 @@ def model_at(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
         raise ArtifactError(f"{path}: no such folder{_beside(path)}; give the folder that `knowngood train` wrote")
+    if not path.is_dir():
+        exported = path.suffix.lower() == ".onnx"
+        what = "an exported file, which `score`, `serve` and `watch` take" if exported else "a file"
+        raise ArtifactError(f"{path} is {what}; here give the folder that `knowngood train` wrote")
     for folder in (path, path / OF_RUN):
         if (folder / CONFIG).is_file() or _numbered(folder):
             return folder
