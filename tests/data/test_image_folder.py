@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -51,6 +53,17 @@ def test_a_set_comes_back_from_its_manifest_and_its_folder(tmp_path):
 def test_grey_colour_and_16_bits_are_kept(tmp_path, dtype, channels):
     images = small(dtype, channels, exposure=[0.1, 1 / 3, 2.0], camera=["a,b", "=c", 'd"'])
     same(open_images(write_folder(images, tmp_path)), images)
+
+
+def test_no_cell_of_the_manifest_is_a_formula_and_all_come_back(tmp_path):
+    images = small(**{"=kind": ["@SUM(1)", "'plain", "-5"]})
+    images = images.replace(ids=np.array(["=a.png", "+b/c.png", "d.png"]))
+    manifest = write_folder(images, tmp_path)
+    cells = [cell for row in csv.reader(manifest.read_text().splitlines()) for cell in row]
+    assert {cell for cell in cells if cell[:1] in tuple("=+-@")} == {"-5"}  # a number
+    found = open_images(manifest)
+    assert found.ids.tolist() == images.ids.tolist()
+    same(found, images)
 
 
 def test_what_cannot_be_written_is_refused_by_name(tmp_path):

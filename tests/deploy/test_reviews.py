@@ -38,7 +38,7 @@ def add(store: JudgedStore, seed: int, name: str, *reviews: Review, flagged: boo
         "suffix": ".png",
         "size": (HEIGHT, WIDTH),
     }
-    conditions = {"camera": "AB"[seed % 2]}
+    conditions = {"camera": ("A", "=B")[seed % 2]}
     number = store.add([Judgement(key=str(seed), row=row, picture=picture(seed), conditions=conditions, **one)])[0]
     for review in reviews:
         store.review(number, review)
@@ -62,7 +62,7 @@ def test_folders_and_manifest_are_read_again(store: JudgedStore, tmp_path: Path)
     assert export(store, tmp_path / "out") == {"good": 1, "defect": 2, "repeated": 0}
     expected = {
         "good/000001-a.png": (0, 0.0, "A"),
-        "anomalous/deep_scratch/000002-b.png": (1, 1.0, "B"),
+        "anomalous/deep_scratch/000002-b.png": (1, 1.0, "=B"),
         "anomalous/mask_/000003-c.png": (2, 1.0, "A"),
     }
     for source in ("out", "out/manifest.csv"):
@@ -73,7 +73,7 @@ def test_folders_and_manifest_are_read_again(store: JudgedStore, tmp_path: Path)
             assert (tmp_path / "out" / str(name)).read_bytes() == picture(seed)  # as it came
             assert images.labels[i] == label
             if source != "out":
-                assert images.conditions["camera"][i] == camera
+                assert images.conditions["camera"][i] == camera  # a formula, but not in the text
         mask = images.mask(list(images.ids).index("anomalous/deep_scratch/000002-b.png"))
         drawn = np.zeros((HEIGHT, WIDTH), bool)
         drawn[1:4, 2:6] = drawn[7:9, 0:3] = True
@@ -156,7 +156,7 @@ def test_the_command_counts_and_writes_what_calibrate_and_update_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = np.random.default_rng(9).integers(0, 256, (40, HEIGHT, WIDTH), dtype=np.uint8)
-    cameras = {"camera": np.repeat(["A", "B"], 20)}
+    cameras = {"camera": np.repeat(["A", "=B"], 20)}
     Detector("hog", "memory_bank", alpha=0.2).fit(images, conditions=cameras).save(tmp_path / "line")
     with closing(JudgedStore(tmp_path / "line-judged")) as store:
         for seed in range(20):

@@ -15,3 +15,8 @@ def harmless(value: Cell) -> Cell | str:
     See https://owasp.org/www-community/attacks/CSV_Injection.
     """
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def as_meant(text: str) -> str:
+    """The text that `harmless` wrote a ' before."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from knowngood.data.formulas import harmless
 from knowngood.data.imageset import ImageSet
 from knowngood.data.progress import track
 from knowngood.errors import DataError, OutputError
@@ -63,7 +64,8 @@ def _written(images: ImageSet, folder: Path, paths: list[PurePosixPath]) -> Path
     own = {"path": map(str, paths), "label": [_WORDS.get(label, "") for label in images.labels.tolist()]}
     own |= {"split": splits} if images.splits is not None else {}
     own |= {"mask": masks} if any(masks) else {}
-    table = pd.DataFrame({name: list(values) for name, values in {**own, **images.conditions}.items()})
+    columns = {**own, **images.conditions}
+    table = pd.DataFrame({harmless(name): list(map(harmless, values)) for name, values in columns.items()})
     write_text(folder / "manifest.csv", table.to_csv(index=False))
     return folder / "manifest.csv"
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 
+from knowngood.data.formulas import harmless
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.readers.masks import FOLDERS
 from knowngood.deploy.judged_store import FILE, VERDICTS, Box, Filter, JudgedStore, Review
@@ -200,10 +201,10 @@ def _manifest(kept: Iterable[dict[str, Any]], out: Path) -> None:
     columns = dict.fromkeys(name for one in kept for name in one["conditions"])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "label", "mask", *columns])
+    table.writerow(["path", "label", "mask", *map(harmless, columns)])
     for one in kept:
         cells = ["" if (cell := one["conditions"].get(name)) is None else cell for name in columns]
-        table.writerow([one["file"], "anomalous" if one["kind"] else "good", one["mask"] or "", *cells])
+        table.writerow([one["file"], "anomalous" if one["kind"] else "good", one["mask"] or "", *map(harmless, cells)])
     write_text(out / "manifest.csv", text.getvalue())
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from knowngood.config.words import counted
 from knowngood.data.findings import Finding
+from knowngood.data.formulas import as_meant
 from knowngood.data.imageset import ImageSet
 from knowngood.data.labels import parse_labels
 from knowngood.data.pixel_source import FilePixels, PixelSource
@@ -198,7 +199,7 @@ def _csv(path: Path, given: io.StringIO | None = None) -> tuple[list[str], list[
         rows = [row for row in cells if any(cell.strip() for cell in row)]  # spreadsheets leave rows of separators
     if not rows:
         raise DataError(f"{path}: cannot be read as a table: it is empty")
-    names = [name.strip() for name in rows[0]]
+    names = [as_meant(name.strip()) for name in rows[0]]
     return names, rows[1:]
 
 
@@ -241,7 +242,7 @@ def _columns(path: Path, names: list[str], rows: list[list[Any]]) -> dict[str, l
 
 
 def _cell(value: Any) -> str | None:
-    text = "" if value is None else str(value).strip()
+    text = "" if value is None else as_meant(str(value).strip())
     return None if text.lower() in _EMPTY or text == "<NA>" else text
 
 
