@@ -71,8 +71,8 @@ def main(
     """Image and pixel metrics, false alarms, seconds and sizes. Prints and returns the table.
 
     Args:
-        sets: bottle, tile, bottle+tile, x-ray, tray, tray-mixed, also in a view (bottle@lying); or folders with
-            splits "train" and "test" in MVTec's layout.
+        sets: bottle, tile, bottle+tile, x-ray, tray, tray-mixed, washer, bracket, gear, label, also in a view
+            (bottle@lying); or folders with splits "train" and "test" in MVTec's layout.
         epochs, config, device: settings for ours over `features: efficientnet_lite0`, `config` a YAML file. The
             baselines take features as they say.
         quick: a few images of the dev form, one seed and one epoch; only checks that it runs.

@@ -10,6 +10,9 @@ Sources:
   others train. All defects are tested. The four Uneven images whose masks are empty are tested as images only.
 - `x-ray`: chest X-rays, below `chest-xray-224`. NORMAL of "train" trains, the split "test" is tested; no masks.
 - `tray`, `tray-mixed`: generated, see `benchmarks.inspection_tray`; the dev form has its defects, with other seeds.
+- `washer`, `bracket`, `gear`, `label`: generated parts of one product (`knowngood.data.datasets.parts`), that lie a
+  little otherwise in each picture, under another light and camera: 240 train, 80 normal ones and 80 with local or
+  logical defects are tested. Forms as of trays.
 - `bottle+tile`: both together, with the condition "product".
 - one of these with a view, `bottle@lying`: see `benchmarks.inspection_views`.
 - anything else: a folder with splits "train" and "test", such as MVTec's layout, or of the magnetic tile's layout; by
@@ -34,6 +37,8 @@ from benchmarks.protocols import Form, check_form
 from benchmarks.runner import open_whole
 from benchmarks.synthetic_defects import defective
 from knowngood.data import ImageSet
+from knowngood.data.datasets.part_shapes import PRODUCTS
+from knowngood.data.datasets.parts import open_parts
 from knowngood.errors import DataError
 from knowngood.representations.pixels import Pixels
 
@@ -41,6 +46,7 @@ FOLDERS = {"bottle": "mvtec/bottle", "tile": "magnetic-tile", "x-ray": "chest-xr
 BOTH = "bottle+tile"
 SIZES = {"x-ray": 224}
 SIZE = 256
+PARTS, TEST_SEED = 400, 10_000  # generated parts of a product; no seed of a dev form is so large
 FEW = 200  # below so many held-out normals the dev form makes two defects on each
 
 
@@ -71,12 +77,24 @@ def inspection_set(source: str, *, form: Form = "test", seed: int = 0, size: int
 def _one(source: str, form: Form, seed: int, size: int) -> InspectionSet:
     if source in TRAYS:
         return tray_set(source, form, seed, size)
+    if source in PRODUCTS:
+        return _product_set(source, form, seed, size)
     images = open_whole(FOLDERS.get(source, source), download=False)
     train, test = _official(images)
     if form == "test":
         ready = _ready(train, size), _ready(test, size)
         return InspectionSet(source, form, seed, *ready, _masks(test, size), _classes(test))
     return _dev(source, _ready(train, size), _classes(train), seed, patient if source == "x-ray" else str)
+
+
+def _product_set(product: str, form: Form, seed: int, size: int) -> InspectionSet:
+    parts = open_parts(PARTS, size=size, seed=TEST_SEED if form == "test" else seed, products=product)
+    classes = np.array([name.split("/")[1] for name in parts.ids])
+    array = np.stack([parts.read(i) for i in range(len(parts))])
+    whole = ImageSet.from_arrays(array, parts.labels, ids=parts.ids, name=product)
+    judged = np.flatnonzero(parts.splits == "test")
+    masks = tuple(parts.mask(i) if parts.labels[i] else np.zeros((size, size), dtype=bool) for i in judged)
+    return InspectionSet(product, form, seed, whole[parts.splits == "train"], whole[judged], masks, classes[judged])
 
 
 def _official(images: ImageSet) -> tuple[ImageSet, ImageSet]:

@@ -255,3 +255,23 @@ def test_counts_on_real_data(
     assert found.in_pixel_metrics.sum() == marked_images
     unmarked = found.test.ids[~found.in_pixel_metrics]
     assert source == "x-ray" or all(name.startswith("MT_Uneven/") for name in unmarked)
+
+
+def test_generated_parts_of_one_product_train_on_normal_ones_and_have_a_mask_for_every_defect() -> None:
+    made = inspection_set("gear", form="dev", seed=3, size=48)
+    assert isinstance(made, InspectionSet)
+    assert (len(made.train), len(made.test)) == (240, 160)
+    assert not made.train.labels.any()
+    assert made.labels.sum() == 80
+    marked = np.array([mask.any() for mask in made.masks if mask is not None])
+    np.testing.assert_array_equal(marked, made.labels == 1)
+    np.testing.assert_array_equal(made.classes == "good", made.labels == 0)
+    assert not set(made.train.ids) & set(made.test.ids)
+
+
+def test_the_forms_of_generated_parts_share_no_picture() -> None:
+    first, second = (inspection_set("washer", form=form, seed=0, size=32) for form in ("dev", "test"))
+    assert isinstance(first, InspectionSet)
+    assert isinstance(second, InspectionSet)
+    arrays = [one.test.pixels.array for one in (first, second)]  # type: ignore[attr-defined]
+    assert not (arrays[0] == arrays[1]).all((1, 2, 3)).any()
