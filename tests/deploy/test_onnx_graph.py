@@ -280,6 +280,11 @@ def test_columns_of_a_table_go_by_their_names() -> None:
         runtime.detect([["x", 1, 2]])
 
 
+def test_a_score_of_several_draws() -> None:
+    detector = Detector(representation="pixels", model="vae", score="iwae", **QUICK)
+    assert_equal(detector.fit(textured(80)), textured(20, 1))
+
+
 def test_known_illumination() -> None:
     own = {"name": "pixels", "illumination": 0.3}
     assert_equal(Detector(representation=own, model="vae", **QUICK).fit(textured(80)), textured(20, 1))

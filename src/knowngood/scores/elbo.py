@@ -38,11 +38,11 @@ class DrawnScore(Score):
         noise = self.noise(state, posterior)
         total: Tensor | None = None  # Σ_l −log p(x|z_l,c): (B, H, W) if a map is wanted, else (B,)
         spread = want_map and x.ndim == 4
-        for _, repeated, params in decoded(model, posterior, noise, x, c):
+        for z, repeated, params in decoded(model, posterior, noise, x, c):
             log_p = model.likelihood.log_prob(repeated, params)
             terms = pixel_sum(log_p) if spread else item_sum(log_p)
             assert terms is not None
-            added = -terms.unflatten(0, (-1, x.shape[0])).sum(0)
+            added = -terms.unflatten(0, (len(z), -1)).sum(0)
             total = added if total is None else total + added
         assert total is not None
         mean = total / len(noise)
@@ -74,12 +74,13 @@ def decoded(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Decode z_l = μ + σ·ε_l for all items, some of the draws ε (L, D) at a time: (z, x, parameters of p(x|z,c)).
 
-    Rows of all three are all items under one ε, then all under the next: (l·B, …), x (B, *shape) repeated l times.
+    z is (l, B, D). Rows of the others are all items under one ε, then all under the next: (l·B, …), x (B, *shape)
+    repeated l times.
     """
     at_once = AT_ONCE_CPU if x.device.type == "cpu" else AT_ONCE_ACCELERATOR
     for some in in_parts(noise, at_once, x.numel()):
-        z = posterior.rsample(some[:, None]).flatten(0, 1)
-        params = model.decode(z, None if c is None else c.repeat(len(some), 1))
+        z = posterior.rsample(some[:, None])
+        params = model.decode(z.flatten(0, 1), None if c is None else c.repeat(len(some), 1))
         yield z, x.expand(len(some), *x.shape).flatten(0, 1), params
 
 

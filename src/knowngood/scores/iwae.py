@@ -32,8 +32,8 @@ class IWAEScore(DrawnScore):
         joint = []  # log p(x|z,c) + log r(z|c), (l, B) each
         for z, repeated, params in decoded(model, posterior, noise, x, c):
             log_p = item_sum(model.likelihood.log_prob(repeated, params))
-            log_r = item_sum(prior.log_prob(z.unflatten(0, (-1, x.shape[0]))).flatten(0, 1))
-            joint.append((log_p + log_r).unflatten(0, (-1, x.shape[0])))
+            log_r = item_sum(prior.log_prob(z).flatten(0, 1))
+            joint.append((log_p + log_r).unflatten(0, (len(z), -1)))
         # log q(z|x,c) from ε itself: z − μ would round it off where σ is small.
         log_q = -0.5 * (item_sum(noise.square() + LOG_2PI)[:, None] + item_sum(posterior.log_var))
         log_weights = torch.cat(joint) - log_q  # (K, B)

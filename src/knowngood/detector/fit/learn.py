@@ -49,7 +49,7 @@ from knowngood.models.objectives.base import Objective
 from knowngood.models.objectives.illuminated import Illuminated
 from knowngood.models.objectives.penalties import ClassAware, Labelled
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
-from knowngood.models.vae import resolve
+from knowngood.models.vae import ConditionalVAE, resolve
 from knowngood.representations import HOG, Features, Pixels, prepare_all
 from knowngood.scores import Adjustment
 from knowngood.scores.adjustment import fit_adjustments
@@ -134,11 +134,7 @@ def learn(
     """
     settings, seed = plan.settings, plan.seed
     objective = build_objective(settings)
-    scale = None if plan.factors is None else Standardised.fit(plan.factors[fit])
-    if scale is not None and objective is not None and objective.unit_factors:
-        scale = Standardised.within_unit(plan.factors[fit])  # type: ignore[index]
-    if objective is not None and scale is not None:
-        objective.factor_width = len(scale.mean)
+    scale = factor_scale(plan, objective, fit)
     width = plan.schema.width if objective is None or objective.conditional else 0
     with RANDOM_STATE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -152,21 +148,60 @@ def learn(
     if isinstance(settings.representation, PixelOptions) and settings.representation.illumination is not None:
         adjustments = (IlluminationAdjustment(settings.representation.illumination),)
         adjustments[0].check(model)
-    marginal = marginalises(resolved, score, adjustments, plan.schema)  # refuses what cannot be marginalised
+    marginalises(resolved, score, adjustments, plan.schema)  # refuses what cannot be marginalised
     if objective is not None:
         compose(objective, plan, model, representation, scale)
     source = make_source(plan, fit, representation, scale, width)
-    if objective is not None and start is not None:
-        objective.stratum_counts = source.facts.stratum_counts
-        objective.prepare(model)  # type: ignore[arg-type]
-        try:
-            objective.load_state_dict(start.objective_state, strict=False)
-        except RuntimeError:
-            raise DataError(
-                f"factors {', '.join(objective.factors)} have other values than when the model was fitted; give the "
-                "data that it was fitted to as the old items, with these columns"
-            ) from None
     held_out = make_source(plan, select, representation, scale, width) if len(select) else None
+    if objective is not None and start is not None:
+        continue_from(start, objective, model, source)  # type: ignore[arg-type]
+    history = fit_model(model, objective, resolved, plan, run, source, held_out, representation, scale)
+    pipeline = Pipeline(resolved, plan.schema, representation, model.eval(), score, adjustments, ignore=plan.ignore)  # type: ignore[arg-type]
+    if objective is not None:
+        kept = {name: t.detach().cpu() for name, t in objective.kept_state().items()}
+        pipeline = replace(pipeline, objective_state=kept)
+    learned = Learned(replace(pipeline, state=score_state(pipeline, source, held_out)), history)
+    if plan.labelled is not None and plan.shift is None:
+        add_penalty(learned, plan, fit, select, representation)
+    return learned
+
+
+def factor_scale(plan: Plan, objective: Objective | None, fit: np.ndarray) -> Standardised | None:
+    """The scale of the factors of the normals at `fit`; an objective that models factors is told how many they are."""
+    if plan.factors is None:
+        return None
+    within_unit = objective is not None and objective.unit_factors
+    scale = (Standardised.within_unit if within_unit else Standardised.fit)(plan.factors[fit])
+    if objective is not None:
+        objective.factor_width = len(scale.mean)
+    return scale
+
+
+def continue_from(start: Pipeline, objective: Objective, model: ConditionalVAE, source: BatchSource) -> None:
+    """Give the objective what it had learned when `start` was fitted."""
+    objective.stratum_counts = source.facts.stratum_counts
+    objective.prepare(model)
+    try:
+        objective.load_state_dict(start.objective_state, strict=False)
+    except RuntimeError:
+        raise DataError(
+            f"factors {', '.join(objective.factors)} have other values than when the model was fitted; give the "
+            "data that it was fitted to as the old items, with these columns"
+        ) from None
+
+
+def fit_model(
+    model: Model,
+    objective: Objective | None,
+    settings: Settings,
+    plan: Plan,
+    run: Run,
+    source: BatchSource,
+    held_out: BatchSource | None,
+    representation: Representation | CachedFeatures,
+    scale: Standardised | None,
+) -> History | None:
+    """Fit the model in place; the history of a network's training."""
     history: list[History] = []
     if run.film is not None:
         run.film.show(held_out)
@@ -177,38 +212,37 @@ def learn(
             objective,
             source,
             held_out,
-            training_options(resolved, len(source)),
-            seed=seed,
-            device=resolved.device,
+            training_options(settings, len(source)),
+            seed=plan.seed,
+            device=settings.device,
             anomalies=anomalies,
             run_dir=run.run_dir,
             resume=run.resume,
             progress=run.progress,
             on_evaluation=run.film,
             fingerprint=run.fingerprint,
-            settings=resolved.model_dump(mode="json"),
+            settings=settings.model_dump(mode="json"),
         )
         history.append(found)
 
     anomalies = anomaly_source(plan, representation, scale) if plan.shift is not None else None
-    model.fit(source, FitContext(trained, objective, held_out, anomalies, seed))
+    model.fit(source, FitContext(trained, objective, held_out, anomalies, plan.seed))
     as_loaded(model)
-    pipeline = Pipeline(resolved, plan.schema, representation, model.eval(), score, adjustments, ignore=plan.ignore)  # type: ignore[arg-type]
-    if objective is not None:
-        kept = {name: t.detach().cpu() for name, t in objective.kept_state().items()}
-        pipeline = replace(pipeline, objective_state=kept)
-    with torch.no_grad():
-        fitted, apart = (InOrder(some, model, pipeline.device) for some in (source, held_out))
-        state = score.fit_held_out(model, score.fit(model, fitted), apart, fitted)
-        cells = Cells.of(plan.schema, pipeline.device) if marginal or pipeline.checked else None
-        if cells is not None:
-            state = score.fit_marginal(model, state, apart, fitted, cells)
-        state = fit_adjustments(model, score, adjustments, state, apart, fitted)
-    state = {name: t.contiguous() for name, t in state.items()}  # as they are loaded, too
-    learned = Learned(replace(pipeline, state=state), history[0] if history else None)
-    if plan.labelled is not None and plan.shift is None:
-        add_penalty(learned, plan, fit, select, representation)
-    return learned
+    return history[0] if history else None
+
+
+@torch.no_grad()
+def score_state(pipeline: Pipeline, source: BatchSource, held_out: BatchSource | None) -> dict[str, Tensor]:
+    """What score and adjustments learn from normal images that the model was fitted to, and from held-out ones."""
+    model, score, schema = pipeline.model, pipeline.score, pipeline.schema
+    fitted, apart = (InOrder(some, model, pipeline.device) for some in (source, held_out))
+    state = score.fit_held_out(model, score.fit(model, fitted), apart, fitted)
+    several = pipeline.checked or marginalises(pipeline.settings, score, pipeline.adjustments, schema)
+    cells = Cells.of(schema, pipeline.device) if several else None
+    if cells is not None:
+        state = score.fit_marginal(model, state, apart, fitted, cells)
+    state = fit_adjustments(model, score, pipeline.adjustments, state, apart, fitted)
+    return {name: t.contiguous() for name, t in state.items()}  # as they are loaded, too
 
 
 def add_penalty(
