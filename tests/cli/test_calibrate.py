@@ -64,6 +64,29 @@ def test_a_split_or_every_image_calibrates(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_value_that_the_model_does_not_know_cannot_calibrate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    cameras = {"camera": np.repeat(["A", "B"], 30)}
+    detector = Detector("hog", "memory_bank", alpha=0.2).fit(
+        rng.integers(0, 99, (60, 8, 8), np.uint8), conditions=cameras
+    )
+    detector.save(tmp_path / "model")
+    lines = ["path,camera,lamp"]
+    for i, picture in enumerate(rng.integers(0, 99, (20, 8, 8), np.uint8)):
+        Image.fromarray(picture).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{'AC'[i % 2]},2")
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    for command in ("calibrate", "update"):
+        assert run(command, tmp_path / "model", tmp_path / "new.csv") == 3
+        said = capsys.readouterr().err
+        assert "condition 'camera' has no value 'C'; known: A, B. Items that are learned from or calibrate need" in said
+        assert "unknown" not in said
+    assert run("calibrate", tmp_path / "model", tmp_path / "new.csv", "--as", "lamp=2") == 0  # infers the camera
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_fewer_independent_images_than_given_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     old, new = rng.integers(0, 99, (60, 8, 8), np.uint8), rng.integers(0, 99, (20, 8, 8), np.uint8)

@@ -67,3 +67,8 @@ def test_the_next_command_runs_as_it_is_printed(place: Path, capsys: pytest.Capt
         capsys.readouterr()
     assert (place / "run-2" / "model").is_dir()
     assert (place / "run-3" / "model").is_dir()
+
+
+def test_without_a_model_the_next_command_chooses_the_same_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", "digits", "--normal", "0", "--suspicious", "--most", "1") == 0
+    assert "next    knowngood train digits --normal 0\n" in capsys.readouterr().out

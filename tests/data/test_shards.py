@@ -16,7 +16,7 @@ from knowngood.data.findings import Unreadable
 from knowngood.data.stores.ahead import Ahead
 from knowngood.data.stores.fetched_pixels import FetchedPixels, kept_local
 from knowngood.errors import DataError
-from stores import pictures, png, write_files, write_parquet, write_tar
+from stores import pictures, png, upload, write_files, write_parquet, write_tar
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,30 @@ def test_samples_of_a_shard_have_classes_and_conditions_beside_them(tmp_path, fi
     assert images.labels.tolist() == [1, 0, 0, 0]
     assert images.conditions["camera"].tolist() == ["A"] * 4
     assert list(images.conditions) == ["camera", "class"]
+
+
+@pytest.mark.parametrize("place", ["folder", "store"])
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_what_lies_beside_shards_is_reported(tmp_path, files, place, kind):
+    folder, some = tmp_path / "set", {name: files[name] for name in list(files)[:4]}
+    (write_tar if kind == "tar" else write_parquet)(folder / "data" / f"train-0.{kind}", some)
+    write_files(folder, {"README.md": b"about", ".cache/a.lock": b"", "data/sizes.json": b"{}"})
+    source = folder
+    if place == "store":
+        found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        source = upload(f"memory://{tmp_path.name}/set", {name: path.read_bytes() for name, path in found.items()})
+    images = open_images(source)
+    assert len(images) == 4
+    assert [str(one) for one in images.rejected] == [
+        "README.md: is not an image by its name",
+        "data/sizes.json: is not an image by its name",
+    ]
+
+
+def test_shards_beside_images_are_none(tmp_path, files):
+    write_tar(tmp_path / "backup.tar", files)
+    write_files(tmp_path, {"0.png": files["good/000.png"]})
+    assert open_images(tmp_path).ids.tolist() == ["0.png"]
 
 
 def test_members_of_one_name_in_two_shards_are_told_apart(tmp_path, files):

@@ -86,7 +86,8 @@ def _inspect(
     images = open_selected(data, **chosen, strict=strict, data_options=options, remarks=False)
     keep_apart([data], images, files={"--json": None if json_file == STDOUT else json_file})
     if suspicious:
-        list_suspicious(images, data, model, detector, most, json_file)
+        words = [word for key, value in chosen.items() if value for word in (f"--{key}", value)]
+        list_suspicious(images, data, words, model, detector, most, json_file)
         return
     from knowngood.data.audit import audit
 

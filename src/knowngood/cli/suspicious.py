@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,17 @@ OUT = ("--out", "--outdir")  # options of `train`
 
 
 def list_suspicious(
-    images: ImageSet, data: str, model: Path | None, detector: Detector | None, most: int, json_file: Path | None
+    images: ImageSet,
+    data: str,
+    classes: Sequence[str],
+    model: Path | None,
+    detector: Detector | None,
+    most: int,
+    json_file: Path | None,
 ) -> None:
     """Print the normal images with the highest scores: of the calibration of a model, or of folds of the data.
+
+    `classes` are the options that chose these images.
 
     Raises:
         DataError: there is no normal image.
@@ -42,7 +51,7 @@ def list_suspicious(
     say(
         "Look at these images. Move those that are anomalous out of the data; keep the others, however high they score."
     )
-    say(f"next    {f'knowngood train {shlex.quote(data)}' if model is None else _again(model, data)}")
+    say(f"next    {shlex.join(['knowngood', 'train', data, *classes]) if model is None else _again(model, data)}")
 
 
 def _of_folds(normals: ImageSet) -> list[dict[str, Any]]:

@@ -111,7 +111,9 @@ def _update(
     with writing(folders=[out or model_at(model)]):
         detector = load(model, device)
         if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
+            chosen = zip(("--normal", "--anomalous", "--holdout"), classes, strict=True)
             words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
+            words += [word for flag, value in chosen if value for word in (flag, value)]
             raise SettingsError(
                 "this model is a network: trained on new images alone it would forget the old ones. Give the data that "
                 f"it was trained on too: {shlex.join(words)}"

@@ -121,8 +121,12 @@ class Column(BaseModel):
         return codes, numbers, []
 
 
-def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool) -> str:
-    """Why the values with code −1 cannot be used, what is known, and the way out."""
+def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool, learned: bool = False) -> str:
+    """Why the values with code −1 cannot be used, what is known, and the way out.
+
+    Args:
+        learned: the items are fitted to or calibrate, so that no value may be unknown.
+    """
     if new:
         what = f"has no value {listing(new, quote=True)}"
     elif given:
@@ -131,6 +135,11 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool)
     else:
         what = "is not given"
     known = f"known: {listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
+    if learned:
+        return (
+            f"condition '{column.name}' {what}; {known}. Items that are learned from or calibrate need a known value: "
+            "give it, leave the others out, or train again with them."
+        )
     if "infer" in column.roles:
         return f"condition '{column.name}' {what}; {known}. Pass unknown=\"infer\" (--unknown infer) to marginalise."
     wanted = (*column.roles, "infer")

@@ -243,6 +243,17 @@ class ConditionSchema(BaseModel):
             codes=codes,
         )
 
+    def check_known(self, columns: Mapping[str, ArrayLike], n: int) -> None:
+        """Refuse items that lack a value, or have a new one: none can be learned from or calibrate.
+
+        Raises:
+            DataError: names the first column, what is known, and the way out.
+        """
+        codes, _, new = self._codes(columns, n)
+        for column, own, values in zip(self.columns, codes.T, new, strict=True):
+            if column.roles and (own < 0).any():
+                raise DataError(explain_unknown(column, own, values, given=column.name in columns, learned=True))
+
     def with_alternatives(
         self,
         columns: Mapping[str, ArrayLike] | None,

@@ -20,7 +20,7 @@ from knowngood.data.readers.archive_folder import is_archive, read_archive
 from knowngood.data.readers.damage import named_damage
 from knowngood.data.readers.dsprites import is_dsprites, read_dsprites
 from knowngood.data.readers.files import SUFFIXES, is_image, read_header
-from knowngood.data.readers.folder import read_folder
+from knowngood.data.readers.folder import identifier, read_folder, with_others
 from knowngood.data.readers.given import holds_images, listed, read_given
 from knowngood.data.readers.idx import labels_beside, read_pair
 from knowngood.data.readers.limits import Limits
@@ -148,7 +148,7 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
                 )
             return images
     if path.is_dir():
-        return _shards(path) or _idx_folder(path) or read_folder(path)
+        return _idx_folder(path) or _shards(path) or read_folder(path)
     if path.suffix.lower() == ".npz":
         return read_dsprites(path) if is_dsprites(path) else read_npz(path, limits=limits)
     if is_archive(path):
@@ -167,16 +167,20 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
 
 
 def _shards(folder: Path) -> ImageSet | None:
-    """A folder of nothing but tar files, or of parquet files with images; None if it holds anything else."""
+    """A folder of tar files, or of parquet files with images, and no image file; None of another one."""
     files: list[Path] = []
-    for base, _, names in os.walk(folder):
-        files += [Path(base, name) for name in names if not name.startswith(".")]
-        suffixes = {path.suffix.lower() for path in files}
-        if len(suffixes) > 1 or not suffixes <= {".tar", ".parquet"}:
+    for base, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found = [Path(base, name) for name in names if not name.startswith(".")]
+        if any(is_image(path) for path in found if path.suffix.lower() not in (".tar", ".parquet")):
             return None
-    if not files or (suffixes == {".parquet"} and all(image_column(file) is None for file in sorted(files))):
-        return None
-    return (read_shards if suffixes == {".tar"} else read_parquet_images)(sorted(files), folder)
+        files += found
+    for suffix, read in ((".tar", read_shards), (".parquet", read_parquet_images)):
+        chosen = sorted(path for path in files if path.suffix.lower() == suffix)
+        if chosen and (suffix == ".tar" or any(image_column(file) is not None for file in chosen)):
+            others = [identifier(path, folder) for path in sorted(set(files) - set(chosen))]
+            return with_others(read(chosen, folder), others)
+    return None
 
 
 def _table(path: Path) -> ImageSet:

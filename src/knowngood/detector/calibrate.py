@@ -63,7 +63,11 @@ def calibrate(pipeline: Pipeline, normals: Items, method: Method) -> tuple[Pipel
     """The pipeline calibrated on normal items that took no part in the fit, and the most suspicious of them.
 
     Added groups are gone.
+
+    Raises:
+        DataError: an item lacks a condition, or has a new one.
     """
+    pipeline.schema.check_known(normals.conditions, len(normals))
     scores = normal_scores(pipeline, normals)
     statistics = image_statistics(normals, scores.strata)
     pipeline = replace(with_calibration(pipeline, scores, method), statistics=statistics, added=())

@@ -99,6 +99,7 @@ def update(
         check_old(pipeline, old)
     new = fresh(pipeline, new, old)
     schema = pipeline.schema
+    schema.check_known(new.conditions, len(new))
     expanded = schema.expand(stated(pipeline, new), len(new))
     unseen = np.flatnonzero(expanded.stratum < 0)
     if len(unseen):
@@ -112,6 +113,7 @@ def update(
     fitted_to = np.unique(np.concatenate([*digests, *([] if pipeline.fitted_to is None else [pipeline.fitted_to])]))
     check_enough(pipeline, calibrating)
     check_unfitted(replace(pipeline, fitted_to=fitted_to), calibrating)
+    schema.check_known(calibrating.conditions, len(calibrating))
     schema.expand(stated(pipeline, calibrating), len(calibrating))
     history: list[dict[str, Any]] = []
     counts: dict[str, int] = {}

@@ -188,6 +188,12 @@ def drawn_by_us(name: str, beside: Collection[str], results: str | None) -> str 
     return f"lies beside {RECORD}: knowngood drew it, of a training" if drawn else None
 
 
+def with_others(images: ImageSet, names: Sequence[str]) -> ImageSet:
+    """The images, and findings on the files of other kinds that lie beside what holds them."""
+    notes = [Finding(printable(name), "ignored", no_image("", ""), "note") for name in names]
+    return images.replace(rejected=(*images.rejected, *notes))
+
+
 def no_image(name: str, place: object) -> str:
     """Why a file of another name than those of images is not read; place: path or address of it."""
     if name == MANIFEST:

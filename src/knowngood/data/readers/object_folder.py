@@ -18,7 +18,7 @@ import numpy as np
 from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.files import SUFFIXES, unread_reason
-from knowngood.data.readers.folder import RESULTS, arranged, by_mask, drawn_by_us, no_image
+from knowngood.data.readers.folder import RESULTS, arranged, by_mask, drawn_by_us, no_image, with_others
 from knowngood.data.readers.manifest import read_remote_manifest
 from knowngood.data.readers.mask_file import looks_like_mask
 from knowngood.data.readers.parquet_images import read_parquet_images
@@ -50,7 +50,9 @@ def read_url(url: str) -> ImageSet:
     kinds = {Path(name).suffix.lower() for name in listed if _counts(name)}
     for suffix, read in ((".tar", read_shards), (".parquet", read_parquet_images)):
         if suffix in kinds and not kinds & SUFFIXES:
-            return read([address.child(name) for name in listed if name.lower().endswith(suffix)], address)
+            chosen = [name for name in listed if _counts(name) and name.lower().endswith(suffix)]
+            others = [name for name in listed if _counts(name) and name not in set(chosen)]
+            return with_others(read([address.child(name) for name in chosen], address), others)
     return _folder(address, listed)
 
 
