@@ -9,6 +9,7 @@ from knowngood import Detector
 from knowngood.calibration.splits import folds
 from knowngood.data import ImageSet, TableSet
 from knowngood.data.joined import joined
+from knowngood.errors import DataError
 
 ALPHA = 0.1
 
@@ -50,6 +51,54 @@ def test_what_is_fitted_to_already_is_not_taken_twice() -> None:
     old = rows(60, 0)
     found = bank("split", fit_only=old[:5])
     assert len(found.model_.bank) == len(bank("split").model_.bank)
+
+
+def views(n: int, seed: int) -> ImageSet:
+    """Pictures of n parts, two of each, that differ by little more than nothing."""
+    values = np.random.default_rng(0).integers(0, 200, (n, 8, 8))
+    seen = values + np.random.default_rng(seed).integers(0, 3, values.shape)
+    ids, part = [f"{seed}-{i}" for i in range(n)], [f"part {i}" for i in range(n)]
+    return ImageSet.from_arrays(seen.astype(np.uint8), conditions={"group": part}, ids=ids)
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_no_model_that_judges_a_calibration_item_learned_from_another_of_its_group() -> None:
+    """Each picture calibrates by models without the chosen one of the same part: else it scores next to nothing."""
+    nearest = {"score": {"name": "neighbours", "k": 1}, "alpha": ALPHA}
+    options = {"representation": "pixels", "model": {"name": "memory_bank", "coreset": None}, **nearest}
+    for method in ("split", "cross"):
+        plain, found = (
+            Detector(**options, calibration={"method": method, "fraction": 0.4}).fit(views(40, 1), fit_only=chosen)
+            for chosen in (None, views(20, 2))
+        )
+        assert found.pipeline_.calibration is not None
+        assert plain.pipeline_.calibration is not None
+        assert found.pipeline_.calibration.scores.min() > 0.5 * plain.pipeline_.calibration.scores.min()
+        assert len(found.pipeline_.calibration) == len(plain.pipeline_.calibration)
+
+
+def test_what_shares_a_group_with_a_calibration_item_is_left_out_with_a_count() -> None:
+    options = {"representation": "pixels", "model": "memory_bank", "alpha": ALPHA, "calibration": {"method": "split"}}
+    with pytest.warns(UserWarning, match=r"\d+ of 40 images that are only fitted to \(fit_only\) are left out"):
+        found = Detector(**options).fit(views(40, 1), fit_only=views(40, 2))  # type: ignore[arg-type]
+    split = found.split_
+    assert len(split["calibrate"]) == 8
+    assert found.about_["fit_only"] == 32
+    assert not np.isin(split["fit"], split["calibrate"] + 40).any()
+
+
+def test_columns_of_a_table_are_taken_by_their_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    normal = pandas.DataFrame(rows(60, 0) + np.array([100, 0, 0, 0]), columns=list("abcd"))
+    more = pandas.DataFrame(rows(10, 1) + np.array([100, 0, 0, 0]), columns=list("abcd"))
+    options = {"model": "memory_bank", "alpha": ALPHA}
+    one, other = (Detector(**options).fit(normal, fit_only=some) for some in (more, more[list("dcba")]))
+    assert one.pipeline_.representation == other.pipeline_.representation
+    assert list(other.feature_names_in_) == list("abcd")
+    with pytest.raises(DataError, match=r"lacks the columns \['d'\]"):
+        Detector(**options).fit(normal, fit_only=more[list("abc")])
+    with pytest.raises(DataError, match="fit_only holds images, X rows"):
+        Detector(**options).fit(normal, fit_only=np.zeros((5, 8, 8), np.uint8))
 
 
 @pytest.mark.slow

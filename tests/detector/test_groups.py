@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -143,6 +146,38 @@ def test_images_of_a_group_stay_together_in_an_update_and_one_of_them_calibrates
     assert len(fitted.pipeline_.calibration) == 10
     fitted.calibrate(images[60:][~taken[60:]], conditions={"group": part[60:][~taken[60:]]})
     assert len(fitted.pipeline_.calibration) == 10
+
+
+def test_calibration_items_of_a_group_that_was_fitted_to_are_counted(tmp_path) -> None:
+    """After a fit, at its end, of a loaded model and after an update; what the fit set aside may calibrate."""
+    images, part = np.random.default_rng(0).integers(0, 255, (200, 8, 8), np.uint8), np.arange(200) // 4
+
+    def some(at: np.ndarray) -> ImageSet:
+        return ImageSet.from_arrays(images[at], conditions={"group": part[at]})
+
+    def said(act: Callable[..., object], *given: ImageSet, **named: ImageSet) -> list[str]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            act(*given, **named)
+        return [str(one.message) for one in caught if "that the model was fitted to" in str(one.message)]
+
+    every = np.arange(0, 100, 2)
+    fitted = Detector("hog", "memory_bank", calibration={"method": "split"}, alpha=0.2).fit(some(every))
+    seen = np.isin(part[:100], np.delete(part[every], fitted.split_["calibrate"]))
+    others = np.r_[np.flatnonzero(~seen), 100:140]
+    akin = np.flatnonzero(seen)[1::2]
+    for one in (fitted, Detector.load(fitted.save(tmp_path / "model"))):
+        (text,) = said(one.calibrate, some(np.r_[akin, others]))
+        assert text.startswith(f"{len(akin)} of {len(akin) + len(others)} images to calibrate on are of groups (column")
+        assert said(one.calibrate, some(others)) == []
+    fresh = Detector(**fitted.get_params())
+    assert len(said(fresh.fit, some(every), calibration_set=some(np.arange(101, 199, 2)))) == 0
+    assert len(said(fresh.fit, some(every), calibration_set=some(every + 1))) == 1
+    new = np.arange(140, 200, 2)
+    fitted.update(some(new), calibration_set=some(np.arange(100, 140)))
+    assert len(said(fitted.calibrate, some(new + 1))) == 1
+    assert len(said(fitted.calibrate, some(akin))) == 1
+    assert said(fitted.calibrate, some(np.arange(100, 140))) == []
 
 
 def test_mondrian_groups_of_one_item_each_leave_none_to_calibrate() -> None:

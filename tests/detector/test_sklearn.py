@@ -30,6 +30,15 @@ def test_parameters_are_described():
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
+def test_a_parameter_that_changed_since_the_fit_changes_no_verdict():
+    rows = np.random.default_rng(0).normal(size=(160, 3))
+    detector = Detector("table", "memory_bank", alpha=0.1).fit(rows[:100])
+    before, flagged = detector.detect(rows[100:]), detector.predict(rows[100:]) == -1
+    detector.set_params(alpha=0.5)
+    assert detector.detect(rows[100:]).equals(before)
+    assert (before["is_anomalous"] == flagged).all()
+
+
 def test_labels_in_y_are_ignored_with_a_warning():
     rows = np.random.default_rng(0).normal(size=(60, 3))
     detector = Detector("table", "memory_bank")

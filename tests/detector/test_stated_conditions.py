@@ -14,7 +14,7 @@ from feature_cells import Cells, kinds, noise
 from feature_cells import detector as features
 from knowngood import Detector
 from knowngood.calibration import Calibration
-from knowngood.detector.calibrate import mismatch_calibrations
+from knowngood.detector.calibrate import NormalScores, mismatch_calibrations, with_calibration
 from knowngood.detector.stated_conditions import Stated
 from knowngood.errors import BatchWarning, DataError, NotEnoughNormals, SettingsError
 from knowngood.scores.mismatch import mismatch
@@ -186,6 +186,20 @@ def test_scikit_learn_s_verdict_is_the_same(bank: Detector) -> None:
     np.testing.assert_array_equal(
         np.concatenate([b.table["is_anomalous"] for b in bank.stream(x, conditions=wrong)]), flags
     )
+
+
+def test_maps_are_compared_within_the_stated_condition_and_one_of_a_group_counts_there(bank: Detector) -> None:
+    """Of 60 images stated B, two of a part, all but one look like A or C."""
+    stated, looks = np.repeat([0, 1, 2], [60, 60, 60]), np.repeat([0, 1, 2], [119, 1, 60])
+    values, mismatches = np.linspace(1, 2, 180), np.linspace(0, 1, 180)[:, None]
+    scores = NormalScores(np.arange(180), values, looks, None, 10.0 * stated, np.arange(180) // 2, mismatches, stated)
+    found = with_calibration(bank.pipeline_, scores, "set")
+    assert found.calibration is not None
+    assert found.map_calibration is not None
+    assert found.map_calibration.counts.tolist() == [30, 30, 30]
+    assert [found.map_calibration.reference(0.1, k).max() for k in range(3)] == [0, 10, 20]
+    assert found.mismatch_calibrations[0].counts.tolist() == [30, 30, 30]
+    assert found.calibration.counts.tolist() == [60, 1, 30]
 
 
 def test_an_item_without_a_stated_value_is_judged_by_itself(bank: Detector) -> None:

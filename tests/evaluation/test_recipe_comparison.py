@@ -52,6 +52,16 @@ def test_all_recipes_judge_the_same_images_that_none_was_fitted_to(comparison: C
     assert "500" in broken.refused
 
 
+def test_pictures_of_one_part_are_held_out_together_and_count_once() -> None:
+    part = np.array([f"part {i // 2}" for i in range(80)])
+    images = ImageSet.from_arrays(pictures(80, 0), conditions={"group": part, "lot": part})
+    recipes = {"a": parse_settings(BANK), "b": parse_settings({**BANK, "conditioning": {"group": "lot", "roles": {}}})}
+    found = compare(images, recipes, folds_of=0)
+    assert (found.fitted, len(found.held_out)) == (60, 10)
+    assert len(set(part[np.isin(images.ids, found.held_out.ids)])) == 10
+    assert [one.refused for one in found.recipes] == ["", ""]
+
+
 def test_stability_is_the_rank_correlation_of_models_without_each_fold(comparison: Comparison) -> None:
     images = ImageSet.from_arrays(pictures(80, 0))
     split = split_normals(80, groups=np.arange(80), select=0, calibrate=0.25, seed=0)

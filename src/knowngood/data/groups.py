@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from knowngood.config import nearest
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
+from knowngood.data.joined import joined
 from knowngood.data.tableset import TableSet
 from knowngood.data.values import Ints, as_array, texts_of
 from knowngood.errors import DataError
@@ -25,7 +26,12 @@ BY_CHANCE = 0.5  # share of the equal pairs of rows that independent columns wou
 
 
 def grouped(items: Items, column: str | None) -> Items:
-    """Items with `groups`, and without the group column, which is no condition.
+    """Items with `groups`, see `linked`, and without the group column, which is no condition."""
+    return without(linked(items, column), column)
+
+
+def linked(items: Items, column: str | None) -> Items:
+    """Items with `groups`.
 
     Items are of one group if they are copies of each other, have the same value in the column, or are linked by others
     that do. A missing value is no group.
@@ -46,7 +52,29 @@ def grouped(items: Items, column: str | None) -> Items:
         )
     named, texts = texts_of(as_array(column, items.conditions[column], len(items)))
     given = np.array([text is not None for text in texts], dtype=bool)[named]
-    return without(items.replace(groups=_joined(groups, named, given)), column)
+    return items.replace(groups=_joined(groups, named, given))
+
+
+def united(first: Items, second: Items, column: str | None) -> Items:
+    """The items of both sets, see `joined`, with groups that reach from one to the other."""
+    both = joined(first, second)  # type: ignore[type-var]
+    across = linked(both.replace(groups=None), column if column in both.conditions else None).groups
+    assert both.groups is not None
+    assert across is not None
+    return both.replace(groups=_joined(both.groups, across, np.ones(len(both), dtype=bool)))
+
+
+def name_digests(items: ImageSet | TableSet, column: str | None) -> Ints:
+    """(N,) of the value in the group column: equal value, equal number; 0 where an item has none."""
+    if column not in items.conditions:
+        return np.zeros(len(items), dtype=np.int64)
+    which, texts = texts_of(as_array(column, items.conditions[column], len(items)))
+    return np.array([0 if text is None else _digest(text) for text in texts], dtype=np.int64)[which]
+
+
+def _digest(text: str) -> int:
+    content = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(content, "little", signed=True)
 
 
 def without(items: Items, column: str | None) -> Items:

@@ -88,7 +88,7 @@ def export(
     """
     check_exportable(detector.pipeline_)
     if normals is not None:
-        normals = normal_ones(readable(normals, detector.pipeline_.settings, tolerance))  # type: ignore[assignment]
+        normals = normal_ones(readable(normals, detector.pipeline_.settings, tolerance, keep_column=True))  # type: ignore[assignment]
     check_precision(detector.pipeline_, precision, normals)
     if normals is None:
         return _written(graph_of(detector), Path(path))

@@ -231,8 +231,8 @@ def _held_out(detector: Detector, images: ImageSet) -> dict[str, bool]:
     A good one by the models without its fold. A defect by the model that has all others, which is exact: what is
     learned of one does not depend on the others. One that could not be learned from by the model as it is.
     """
-    pipeline, alpha = detector.pipeline_, detector.pipeline_.settings.alpha
-    found = {name: p <= alpha for name, p in getattr(detector, "out_of_fold_", {}).items()}
+    pipeline = detector.pipeline_
+    found = {name: p <= pipeline.level() for name, p in getattr(detector, "out_of_fold_", {}).items()}
     report = detector.about_.get("labels", {})
     if "learned" not in report and "left_out" not in report:
         return found

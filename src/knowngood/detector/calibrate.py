@@ -13,6 +13,7 @@ from knowngood.calibration import Calibration, largest_value, minimum_normals, o
 from knowngood.config import Settings, counted
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.groups import name_digests
 from knowngood.data.progress import track
 from knowngood.detector.added_groups import AddedGroup
 from knowngood.detector.decide import (
@@ -163,9 +164,22 @@ def check_enough(pipeline: Pipeline, normals: Items) -> None:
 def check_unfitted(pipeline: Pipeline, normals: Items) -> None:
     """Refuse calibration items of which most were fitted to, and warn of a few: what was fitted to scores too low.
 
+    So do others of a group that was fitted to, of which a warning is given where the group column is there.
+
     Raises:
         DataError: more than half of them have the content of an item that the model was fitted to.
     """
+    lower = "these score lower than new ones, and more would be flagged than alpha says"
+    if pipeline.fitted_groups is not None:
+        column = pipeline.settings.conditioning.group
+        akin = np.flatnonzero(np.isin(name_digests(normals, column), pipeline.fitted_groups))
+        if len(akin):
+            warnings.warn(
+                f"{len(akin):,} of {len(normals):,} {normals.items} to calibrate on are of groups (column '{column}') "
+                f"that the model was fitted to (first: {normals.ids[akin[0]]}): {lower}. Give {normals.items} of other "
+                "groups.",
+                stacklevel=3,
+            )
     if pipeline.fitted_to is None:
         return
     known = np.flatnonzero(np.isin(normals.digests(), pipeline.fitted_to))
@@ -173,7 +187,7 @@ def check_unfitted(pipeline: Pipeline, normals: Items) -> None:
         return
     text = (
         f"{len(known):,} of {len(normals):,} {normals.items} to calibrate on are ones that the model was fitted to "
-        f"(first: {normals.ids[known[0]]}): these score lower than new ones, and more would be flagged than alpha says"
+        f"(first: {normals.ids[known[0]]}): {lower}"
     )
     if 2 * len(known) > len(normals):
         raise DataError(f"{text}. Calibrate on normal {normals.items} that were not used for training.")
@@ -216,19 +230,18 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
     p-values are (1 + k)/(n + 1) of n independent scores. So of a group in a Mondrian group one random item counts.
     """
     names, alpha = pipeline.schema.stratum_names, pipeline.level()
-    every = slice(None)
-    own, one = (
-        (every, every)
-        if scores.groups is None
-        else (one_of_each(scores.groups, scores.strata), one_of_each(scores.groups))
+    stated = scores.strata if scores.stated is None else scores.stated
+    own, told, one = (
+        slice(None) if scores.groups is None else one_of_each(scores.groups, strata)
+        for strata in (scores.strata, stated, None)
     )
     calibration = Calibration.fit(scores.values[own], scores.strata[own], names, alpha=alpha)
     marginal = None if scores.marginal is None else Calibration.fit(scores.marginal[one], alpha=alpha)
-    maps = None if scores.maps is None else Calibration.fit(scores.maps[own], scores.strata[own], names, alpha=alpha)
+    # A map is that of the stated condition, and so compared within it.
+    maps = None if scores.maps is None else Calibration.fit(scores.maps[told], stated[told], names, alpha=alpha)
     mismatch: tuple[Calibration, ...] = ()
     if scores.mismatch is not None:
-        assert scores.stated is not None
-        mismatch = mismatch_calibrations(scores.mismatch[own], scores.stated[own], names, alpha=alpha)
+        mismatch = mismatch_calibrations(scores.mismatch[told], stated[told], names, alpha=alpha)
     return replace(
         pipeline,
         calibration=calibration,

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import TableSet, open_images
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.groups import name_digests, united, without
 from knowngood.data.joined import joined
 from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
@@ -218,7 +220,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 labelled anomalous are left out with a warning.
             fit_only: further items that are learned from and never calibrate, with labels and conditions of their own:
                 images that were chosen by their score, such as false alarms, which are no sample of normal images.
-                Those labelled anomalous are known anomalies.
+                Those labelled anomalous are known anomalies. What is of one group with items of X is in one fold with
+                them; where these are set aside to calibrate it is left out, with a warning.
             run_dir: folder for the log and checkpoints of a network; with `resume` the run goes on from the last
                 checkpoint there and ends with the same bits as if it had never stopped.
             progress: show how far it is on the error stream: a bar on a terminal or in a notebook, else a line after
@@ -242,7 +245,8 @@ class Detector(OutlierMixin, BaseEstimator):
         items, findings = audited(items, settings)
         roles = settings.conditioning.roles or {}
         asked = {*(as_columns(conditions) or {}), *roles} - {name for name, given in roles.items() if not given}
-        items, identifiers = without_identifiers(items, asked)
+        column = settings.conditioning.group
+        items, identifiers = without_identifiers(items, asked, column)
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         items = measured(items, settings)
@@ -255,13 +259,17 @@ class Detector(OutlierMixin, BaseEstimator):
         chosen = None
         if fit_only is not None:
             normals, labelled, chosen = self._with_chosen(normals, labelled, fit_only, settings)
+        names = name_digests(normals, column)
+        normals, labelled = without(normals, column), without(labelled, column)
         reel = Film() if film else None
         run = Run(None if run_dir is None else Path(run_dir), resume, progress, reel)
         others = calibration_set is not None
         given: dict[str, Any] = {"others_calibrate": others, "backbone": backbone, "chosen": chosen}
         with reporting(progress):
             fitted = fit_pipeline(normals, labelled, settings, seed, run, **given)
-        self.split_, self.pipeline_, self.about_ = fitted.split, fitted.pipeline, fitted.about
+        named = np.unique(np.concatenate([names[fitted.split[part]] for part in ("fit", "select")]))
+        self.pipeline_ = replace(fitted.pipeline, fitted_groups=named[named != 0] if named.any() else None)
+        self.split_, self.about_ = fitted.split, fitted.about
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
         self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
         self.training_ = {"history": fitted.history, "audit": findings, "suspicious": fitted.suspicious}
@@ -270,6 +278,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if others:  # all is there by now for `calibrate`, should these items be refused
             more = normal_ones(self._items(calibration_set, None, groups=True))
             check_unfitted(self.pipeline_, more)
+            more = without(more, column)
             self.pipeline_, self.training_["suspicious"] = calibrate(self.pipeline_, more, "set")
             self.about_["data"]["calibrated_on"] = more.name
             self.about_["data"]["calibrate"] = len(self.pipeline_.calibration or ())
@@ -308,6 +317,7 @@ class Detector(OutlierMixin, BaseEstimator):
         items = normal_ones(self._items(X, conditions, groups=True, tolerance=tolerance))
         check_enough(self.pipeline_, items)
         check_unfitted(self.pipeline_, items)
+        items = without(items, self.pipeline_.settings.conditioning.group)
         if as_group is not None:
             self.pipeline_ = add_group(self.pipeline_, items, checked_values(as_group), unknown)
             self._note("calibrate", len(items))
@@ -475,7 +485,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self._check_alpha(alpha)
         if explain:
             _check_explains(self.pipeline_)
-        items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
+        items, level = self._asked(X, conditions, unknown), self._level(alpha)
         decisions = decided(self.pipeline_, items, unknown, alpha)
         found = None
         if explain:
@@ -544,7 +554,7 @@ class Detector(OutlierMixin, BaseEstimator):
         _check_explains(self.pipeline_)
         if alpha is not None:
             self._check_alpha(alpha)
-        items, level = self._asked(X, conditions, unknown), self.alpha if alpha is None else alpha
+        items, level = self._asked(X, conditions, unknown), self._level(alpha)
         decisions = decided(self.pipeline_, items, unknown, alpha)
         flags = flagged(decisions.joint_p_values, level)
         return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
@@ -702,16 +712,19 @@ class Detector(OutlierMixin, BaseEstimator):
     ) -> tuple[Items, Items, np.ndarray | None]:
         """Normal items and labelled anomalies with those to be learned from beside them, and which are these normals.
 
-        Normal items that are among the others already count once, as those.
+        Normal items that are among the others already count once, as those. Groups reach from the ones to the others.
         """
-        more = readable(self._items(fit_only, None, reset=True), settings)
+        more = readable(self._items(fit_only, None, reset=True, beside=True), settings, keep_column=True)
+        if type(more) is not type(normals):
+            raise DataError(f"fit_only holds {more.items}, X {normals.items}; give {normals.items}")
         more = only(measured(more, settings), ConditionSchema(), normals.conditions)
         good, bad = more[more.labels != 1], more[more.labels == 1]
         good = good[~np.isin(good.digests(), normals.digests())]
         labelled = joined(labelled, bad) if len(bad) else labelled  # type: ignore[type-var]
         if not len(good):
             return normals, labelled, None
-        return joined(normals, good), labelled, np.arange(len(normals) + len(good)) >= len(normals)  # type: ignore[type-var]
+        every = united(normals, good, settings.conditioning.group)
+        return every, labelled, np.arange(len(every)) >= len(normals)
 
     def _to_learn_from(self, X: Any, conditions: Any, tolerance: float | None) -> tuple[Items, Items]:
         """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups."""
@@ -731,17 +744,22 @@ class Detector(OutlierMixin, BaseEstimator):
         conditions: Any,
         anomalies: Any = None,
         reset: bool = False,
+        beside: bool = False,
         groups: bool = False,
         further: tuple[str, ...] = (),
         tolerance: float | None = None,
     ) -> Items:
-        """X as items with their conditions and labels; with `groups` as `readable` ones, else without their column."""
+        """X as items with their conditions and labels; with `groups` as `readable` ones and with the group column.
+
+        Args:
+            reset: X is fitted to. beside: rows come beside others that are, and have the same columns.
+        """
         columns, X = as_columns(conditions), listed(X)
         if holds_images(X):
             options = parse_settings(self.get_params(deep=False)).data if reset else self.pipeline_.settings.data
             items: Items = open_images(X, limits=Limits.of(options))
         else:
-            rows = self._rows(X, reset)
+            rows = self._rows(X, reset and not beside)
             items = TableSet.from_array(rows).replace(names=tuple(getattr(self, "feature_names_in_", ())))
         if not reset and not len(items):
             raise DataError(f"{items.name}: there is no item in it; expected at least one")
@@ -756,7 +774,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if columns is not None or anomalies is not None:
             items = items.annotate(anomalies, columns)
         if groups:
-            items = readable(items, self.pipeline_.settings, tolerance)
+            items = readable(items, self.pipeline_.settings, tolerance, keep_column=True)
         return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
 
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
@@ -800,6 +818,10 @@ class Detector(OutlierMixin, BaseEstimator):
         for sentence in explain_others(self.pipeline_.added, items.conditions, self.pipeline_.schema, ignored):
             warnings.warn(sentence, stacklevel=3)
         return items
+
+    def _level(self, alpha: float | None) -> float:
+        """The false-alarm rate that is asked for, by default that of the fit: the parameter may have changed since."""
+        return self.pipeline_.settings.alpha if alpha is None else alpha
 
     def _check_alpha(self, alpha: float | None) -> None:
         """Refuse an α that is asked for and cannot be guaranteed; of the fit's own one only warn."""

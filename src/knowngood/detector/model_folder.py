@@ -59,8 +59,8 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
         arrays["ignore"] = pipeline.ignore.to_tensors()
     if pipeline.statistics is not None:
         arrays["images"] = pipeline.statistics.to_tensors()
-    if pipeline.fitted_to is not None:
-        arrays["fitted"] = {"digests": pipeline.fitted_to}
+    fitted = {"digests": pipeline.fitted_to, "groups": pipeline.fitted_groups}
+    arrays["fitted"] = {name: array for name, array in fitted.items() if array is not None}
     arrays |= {f"added.{g}": group.to_tensors() for g, group in enumerate(pipeline.added)}
     reference = {} if pipeline.reference is None else pipeline.reference.to_tensors()
     tensors = {
@@ -158,6 +158,7 @@ def unpack(
             ),
             statistics=ImageStatistics.from_tensors(_under(arrays, "images")),
             fitted_to=_under(arrays, "fitted").get("digests"),
+            fitted_groups=_under(arrays, "fitted").get("groups"),
         )
     except ArtifactError as error:  # says itself what does not fit
         raise ArtifactError(f"{where}: {error}") from None

@@ -39,7 +39,8 @@ class Pipeline:
     images were chosen: set aside ("split"), cross-conformal ("cross"), or given apart ("set"). objective_state: what
     the objective keeps. reference: an index of normal images fitted to, for explanations. added: Mondrian groups of the
     calibration alone. statistics: of the calibration images. fitted_to: (M,) digests of the content of all items fitted
-    to. Scoring uses everything but objective_state, reference and the last two.
+    to; fitted_groups: of the values in their group column. Scoring uses everything but objective_state, reference and
+    the last three.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class Pipeline:
     added: tuple[AddedGroup, ...] = ()
     statistics: ImageStatistics | None = None
     fitted_to: np.ndarray | None = None
+    fitted_groups: np.ndarray | None = None
 
     @property
     def unseen(self) -> tuple[str, ...]:

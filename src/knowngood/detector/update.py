@@ -11,6 +11,7 @@ import numpy as np
 
 from knowngood.calibration import minimum_normals, split_normals
 from knowngood.config import VAEOptions, counted
+from knowngood.data.groups import name_digests, without
 from knowngood.data.joined import joined
 from knowngood.detector.added_groups import as_option
 from knowngood.detector.calibrate import calibrate, check_enough, check_unfitted
@@ -109,10 +110,12 @@ def update(
         )
     if calibrating is None:
         new, calibrating = halves(pipeline, new, seed)
-    digests = [some.digests() for some in (new, old) if some is not None]
-    fitted_to = np.unique(np.concatenate([*digests, *([] if pipeline.fitted_to is None else [pipeline.fitted_to])]))
+    fitted = _fitted(pipeline, [some for some in (new, old) if some is not None])
     check_enough(pipeline, calibrating)
-    check_unfitted(replace(pipeline, fitted_to=fitted_to), calibrating)
+    check_unfitted(replace(pipeline, **fitted), calibrating)
+    column = pipeline.settings.conditioning.group
+    new, calibrating = without(new, column), without(calibrating, column)
+    old, labelled = (None if some is None else without(some, column) for some in (old, labelled))
     schema.check_known(calibrating.conditions, len(calibrating))
     schema.expand(stated(pipeline, calibrating), len(calibrating))
     history: list[dict[str, Any]] = []
@@ -130,14 +133,26 @@ def update(
             f"calibrate(X, as_group={pipeline.added[0].values})",
             stacklevel=3,
         )
-    found, suspicious = calibrate(replace(found, fitted_to=fitted_to), calibrating, "set")
+    found, suspicious = calibrate(replace(found, **fitted), calibrating, "set")
     return Updated(found, len(new), calibrating.name, suspicious, history, counts, labels)
 
 
+def _fitted(pipeline: Pipeline, sets: list[Items]) -> dict[str, np.ndarray | None]:
+    """What the pipeline is fitted to with these items: `fitted_to` and `fitted_groups`."""
+    column = pipeline.settings.conditioning.group
+    digests = [some.digests() for some in sets]
+    names = [name_digests(some, column) for some in sets]
+    digests += [] if pipeline.fitted_to is None else [pipeline.fitted_to]
+    names += [] if pipeline.fitted_groups is None else [pipeline.fitted_groups]
+    named = np.setdiff1d(np.concatenate(names), [0])
+    return {"fitted_to": np.unique(np.concatenate(digests)), "fitted_groups": named if len(named) else None}
+
+
 def stated(pipeline: Pipeline, items: Items) -> dict[str, Any]:
-    """The conditions of items without factors of the objective and columns of added groups, which are none."""
+    """The conditions of items without factors of the objective, columns of added groups and that of groups, which are
+    none."""
     objective = build_objective(pipeline.settings)
-    others = {name for group in pipeline.added for name in group.values}
+    others = {name for group in pipeline.added for name in group.values} | {pipeline.settings.conditioning.group}
     others |= set(() if objective is None else objective.factors)
     return {name: values for name, values in items.conditions.items() if name not in others}
 

@@ -21,7 +21,7 @@ from knowngood.calibration import folds, one_of_each, split_normals
 from knowngood.config import Settings, counted
 from knowngood.data import ImageSet
 from knowngood.data.audit import audit
-from knowngood.data.groups import grouped
+from knowngood.data.groups import linked
 from knowngood.data.progress import counting
 from knowngood.detector.estimator import Detector
 from knowngood.errors import DataError, KnowngoodError, SettingsError
@@ -105,13 +105,15 @@ def compare(
         raise SettingsError("no recipe to compare; name presets, files of settings, or auto")
     if folds_of == 1:
         raise SettingsError("1 fold leaves nothing to fit to; expected 0, or 2 and more")
-    normals = grouped(_readable(images[images.labels != 1], announce), None)
+    normals = linked(_readable(images[images.labels != 1], announce), None)
+    for column in {one.conditioning.group for one in recipes.values()} & set(normals.conditions):
+        normals = linked(normals, column)
     labelled = labelled if labelled is None or not len(labelled) else _readable(labelled, announce)
     if len(normals) < FEWEST:
         raise DataError(f"{images.name}: {counted(len(normals), 'normal image')}; a comparison needs at least {FEWEST}")
     split = split_normals(len(normals), groups=normals.groups, select=0, calibrate=HELD_OUT, seed=seed)
     fitted, held_out = normals[split["fit"]], normals[split["calibrate"]]
-    if held_out.groups is not None:  # copies count once
+    if held_out.groups is not None:  # one image of a group counts
         held_out = held_out[one_of_each(held_out.groups)]
     fitted, held_out = fitted.replace(splits=None), held_out.replace(splits=None)
     synthetic = draw(held_out, seed)

@@ -153,7 +153,7 @@ def fit_pipeline(
         },
         "threads": torch.get_num_threads(),
         **({} if learned.labels is None else {"labels": learned.labels}),
-        **({} if chosen is None else {"fit_only": int(chosen.sum())}),
+        **({} if chosen is None else {"fit_only": int(chosen[fit].sum())}),
     }
     return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), highest, held_out)
 

@@ -14,7 +14,7 @@ from knowngood.data.audit import audit
 from knowngood.data.columns import identifies
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import with_measured
-from knowngood.data.groups import grouped
+from knowngood.data.groups import linked, without
 from knowngood.detector.pipeline import Items
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.objectives.base import Objective
@@ -23,7 +23,7 @@ MOST_NAMED = 5  # files that are set aside, in a warning
 
 
 def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str]]]:
-    """The items without unreadable ones, in their groups, and all findings.
+    """The items without unreadable ones, in their groups, and all findings. The group column stays.
 
     Raises:
         DataError: more is wrong than the settings tolerate; there is no group column of the name that is set.
@@ -35,16 +35,16 @@ def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str
             "conditioning={'group': None} to use it as a condition"
         )
     if not isinstance(items, ImageSet):
-        return grouped(items, column), []
+        return linked(items, column), []
     found = audit(items, column)
     found.check(0.0 if settings.data.strict else settings.data.tolerance)
-    return grouped(found.images, column), found.to_records()
+    return linked(found.images, column), found.to_records()
 
 
-def readable(items: Items, settings: Settings, tolerance: float | None = None) -> Items:
+def readable(items: Items, settings: Settings, tolerance: float | None = None, *, keep_column: bool = False) -> Items:
     """Further items than those of the fit, in their groups, without unreadable files, which a warning names.
 
-    The group column need not be there.
+    The group column need not be there, and is gone afterwards unless it is kept.
 
     Args:
         tolerance: share of files that may be unreadable; default as fitted.
@@ -64,7 +64,8 @@ def readable(items: Items, settings: Settings, tolerance: float | None = None) -
             warnings.warn(f"{items.name}: {n} set aside: {named}", stacklevel=4)
         given = None if items.groups is None else items.groups[np.isin(items.ids, found.images.ids)]
         items = found.images if given is None else found.images.replace(groups=given)
-    return grouped(items, column)
+    items = linked(items, column)
+    return items if keep_column else without(items, column)
 
 
 def measured(items: Items, settings: Settings, schema: ConditionSchema | None = None) -> Items:
@@ -91,13 +92,16 @@ def only(items: Items, schema: ConditionSchema, further: Collection[str] = ()) -
     return items.replace(conditions={k: v for k, v in items.conditions.items() if k in known})
 
 
-def without_identifiers(items: Items, asked: Collection[str]) -> tuple[Items, list[str]]:
+def without_identifiers(items: Items, asked: Collection[str], group: str | None = None) -> tuple[Items, list[str]]:
     """Items without the columns that name them (serial numbers, time stamps), and those columns.
+
+    Args:
+        asked: columns that are to be conditions. group: the group column, which stays.
 
     Raises:
         DataError: a column that was asked for as a condition names the items.
     """
-    names = [name for name, values in items.conditions.items() if identifies(values)]
+    names = [name for name, values in items.conditions.items() if name != group and identifies(values)]
     if wrong := [name for name in names if name in asked]:
         first = items.conditions[wrong[0]][0]
         raise DataError(

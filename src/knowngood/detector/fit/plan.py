@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,7 +85,8 @@ def make_plan(
         drawn = np.flatnonzero(~chosen)
     split = _split(normals[drawn], kinds[drawn], settings, seed, set_aside=set_aside)
     split = {part: drawn[at] for part, at in split.items()}
-    split["fit"] = np.union1d(split["fit"], np.setdiff1d(np.arange(len(normals)), drawn))
+    if chosen is not None:
+        split["fit"] = np.union1d(split["fit"], _apart(normals, chosen, split))
     schema = schema.refit(normals.conditions, len(normals), split["fit"])
     settings = with_checked(settings, schema, objective)
     width = schema.width if objective is None or objective.conditional else 0
@@ -146,6 +148,25 @@ def _split(
             missing=1,
         )
     return split
+
+
+def _apart(normals: Items, chosen: np.ndarray, split: dict[str, np.ndarray]) -> np.ndarray:
+    """Positions of the chosen items of which no other item of their group is set aside; a warning counts the others.
+
+    What is set aside does not depend on the choice: it was made by scores.
+    """
+    positions = np.flatnonzero(chosen)
+    if normals.groups is None:
+        return positions
+    aside = normals.groups[np.concatenate([split["select"], split["calibrate"]])]
+    held = np.isin(normals.groups[positions], aside)
+    if held.any():
+        warnings.warn(
+            f"{held.sum():,} of {len(positions):,} {normals.items} that are only fitted to (fit_only) are left out: "
+            "others of their group are set aside to calibrate, or for early stopping",
+            stacklevel=5,
+        )
+    return positions[~held]
 
 
 def _in_groups(groups: int, items: int) -> str:
