@@ -40,6 +40,8 @@ ROOT = Path(__file__).parents[1]
 CACHE = ROOT / "out" / "docs-cache"
 BLOCK = re.compile(r"(?:^<!-- (?P<note>[^\n]*?) -->\n)?^```(?P<kind>bash|python|yaml)\n(?P<text>.*?)^```$", re.M | re.S)
 SIDE = 96  # pixels
+MODEL = Path("runs", "parts")  # that a page finds
+GIVEN = MODEL.with_name(".given")  # is there until it makes one
 ENDS = {"monitor": (0, 5)}  # exit statuses that are fine; of all others 0
 LEFT = {
     "pip ": "installs",
@@ -148,9 +150,9 @@ def run_block(block: Block, names: dict[str, Any]) -> set[str]:
         elif line.startswith("knowngood data write") and Path(re.sub(r"\s+#.*", "", line).split()[-1]).exists():
             left.add("the folder is there")
         elif line.strip() and not line.startswith("#"):
-            own = re.search(r"--out (runs/parts)\b", line)
-            if own and line.startswith("knowngood train"):
-                shutil.rmtree(own[1], ignore_errors=True)  # the page makes the model itself
+            if line.startswith("knowngood train") and re.search(r"--out runs/parts(\s|$)", line) and GIVEN.exists():
+                GIVEN.unlink()
+                shutil.rmtree(MODEL)  # the page makes the model itself, once
             quick = f" {value}" if what == "quick" and not changed and line.startswith("knowngood train") else ""
             run_command(re.sub(r"\s+#.*", "", line) + quick)
     return left
@@ -176,6 +178,7 @@ def run_page(page: Path, base: Path) -> tuple[str, list[str], str]:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(base, folder, dirs_exist_ok=True)
         os.chdir(folder)
+        GIVEN.touch()
         names: dict[str, Any] = {"__name__": "page"}
         for block in blocks(page):
             try:
