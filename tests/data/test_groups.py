@@ -10,7 +10,7 @@ from PIL import Image
 
 from knowngood.data import ImageSet, TableSet
 from knowngood.data.audit import audit
-from knowngood.data.groups import grouped, row_copies, united
+from knowngood.data.groups import across, grouped, row_copies
 from knowngood.errors import DataError
 
 
@@ -44,12 +44,12 @@ def test_groups_reach_from_one_set_to_another() -> None:
     images = textures(5)
     first = grouped(ImageSet.from_arrays(images[:3]), None).replace(conditions={"patient": np.array(["a", "b", None])})
     second = ImageSet.from_arrays(images[[2, 3, 4]], conditions={"patient": np.array(["c", "a", "d"])})
-    found = united(first, grouped(second, None).replace(conditions=second.conditions), "patient").groups
-    assert found is not None
+    found = np.concatenate([one.groups for one in across(first, second, "patient")])
     assert found[0] == found[4]  # a
     assert found[2] == found[3]  # the same pixels
     assert len(set(found)) == 4
-    assert len(set(united(first.replace(conditions={}), second.replace(conditions={}), "patient").groups)) == 5
+    alone = [one.replace(conditions={}) for one in (first, second)]
+    assert len(set(np.concatenate([one.groups for one in across(*alone, "patient")]))) == 5
 
 
 def test_a_group_column_that_is_missing_is_refused_by_name() -> None:

@@ -9,6 +9,7 @@ from knowngood import Detector
 from knowngood.calibration.splits import folds
 from knowngood.data import ImageSet, TableSet
 from knowngood.data.joined import joined
+from knowngood.detector import estimator
 from knowngood.errors import DataError
 
 ALPHA = 0.1
@@ -75,6 +76,25 @@ def test_no_model_that_judges_a_calibration_item_learned_from_another_of_its_gro
         assert plain.pipeline_.calibration is not None
         assert found.pipeline_.calibration.scores.min() > 0.5 * plain.pipeline_.calibration.scores.min()
         assert len(found.pipeline_.calibration) == len(plain.pipeline_.calibration)
+
+
+def test_normal_and_labelled_items_of_both_sets_are_in_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+
+    def taken(normals: ImageSet, labelled: ImageSet, *others: object, **options: object) -> None:
+        given.extend([normals.groups, labelled.groups])
+        raise DataError("enough")
+
+    monkeypatch.setattr(estimator, "fit_pipeline", taken)
+    first, second = views(6, 1), views(6, 2)
+    first = first.replace(labels=np.array([0, 1, 0, 0, 0, 0.0]), conditions={"group": np.array(list("aabbcd"))})
+    second = second.replace(labels=np.array([0, 1, 0, 1, 0, 0.0]), conditions={"group": np.array(list("dabcef"))})
+    with pytest.raises(DataError, match="enough"):
+        Detector("pixels", "memory_bank").fit(first, fit_only=second)
+    (a, b, same, c, d), (also_d, also_b, e, f) = given[0][:5], given[0][5:]
+    assert (b, d) == (same, also_d)
+    assert (b, len({a, b, c, d, e, f})) == (also_b, 6)
+    assert given[1].tolist() == [a, a, c]
 
 
 def test_what_shares_a_group_with_a_calibration_item_is_left_out_with_a_count() -> None:

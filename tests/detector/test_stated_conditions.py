@@ -440,3 +440,6 @@ def test_regions_are_those_of_the_alpha_of_the_fit() -> None:
     own, asked, half = (made.regions(new, conditions=stated, alpha=alpha) for alpha in (None, 0.1, 0.05))
     assert own.equals(asked)
     assert len(own) > len(half)
+    with pytest.raises(NotEnoughNormals):
+        made.detect(new, conditions=stated, alpha=0.02)
+    made.regions(new, conditions=stated, alpha=0.02)  # 64 images are enough for one test, not for half of α

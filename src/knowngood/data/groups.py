@@ -55,13 +55,14 @@ def linked(items: Items, column: str | None) -> Items:
     return items.replace(groups=_joined(groups, named, given))
 
 
-def united(first: Items, second: Items, column: str | None) -> Items:
-    """The items of both sets, see `joined`, with groups that reach from one to the other."""
+def across(first: Items, second: Items, column: str | None) -> tuple[Items, Items]:
+    """Both sets with groups that reach from one to the other."""
     both = joined(first, second)  # type: ignore[type-var]
-    across = linked(both.replace(groups=None), column if column in both.conditions else None).groups
+    linking = linked(both.replace(groups=None), column if column in both.conditions else None).groups
     assert both.groups is not None
-    assert across is not None
-    return both.replace(groups=_joined(both.groups, across, np.ones(len(both), dtype=bool)))
+    assert linking is not None
+    groups = _joined(both.groups, linking, np.ones(len(both), dtype=bool))
+    return first.replace(groups=groups[: len(first)]), second.replace(groups=groups[len(first) :])
 
 
 def name_digests(items: ImageSet | TableSet, column: str | None) -> Ints:

@@ -23,7 +23,7 @@ from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import TableSet, open_images
 from knowngood.data.conditions import ConditionSchema
-from knowngood.data.groups import name_digests, united, without
+from knowngood.data.groups import across, name_digests, without
 from knowngood.data.joined import joined
 from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
@@ -250,6 +250,9 @@ class Detector(OutlierMixin, BaseEstimator):
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         items = measured(items, settings)
+        more = None if fit_only is None else self._chosen(items, fit_only, settings)
+        if more is not None:
+            items, more = across(items, more, column)
         normals, labelled = items[items.labels != 1], items[items.labels == 1]
         if len(normals) < FEWEST:
             raise DataError(
@@ -257,8 +260,8 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{FEWEST} normal ones are needed"
             )
         chosen = None
-        if fit_only is not None:
-            normals, labelled, chosen = self._with_chosen(normals, labelled, fit_only, settings)
+        if more is not None:
+            normals, labelled, chosen = _with_chosen(normals, labelled, more)
         names = name_digests(normals, column)
         normals, labelled = without(normals, column), without(labelled, column)
         reel = Film() if film else None
@@ -599,8 +602,11 @@ class Detector(OutlierMixin, BaseEstimator):
             DataError: an image cannot be read.
         """
         check_is_fitted(self, "pipeline_")
-        check_regions(self.pipeline_)
-        self._check_alpha(alpha)
+        known = check_regions(self.pipeline_)
+        if alpha is None:
+            self._check_alpha(None)
+        else:  # not half of it where stated conditions are checked: maps are tested alone
+            known.refuse(alpha)
         items = self._asked(X, conditions, unknown)
         found = []
         for batch in detected(self.pipeline_, items, unknown=unknown, alpha=alpha, regions=True, min_area=min_area):
@@ -707,24 +713,12 @@ class Detector(OutlierMixin, BaseEstimator):
             if pipeline.representation.names:
                 self.feature_names_in_ = np.array(pipeline.representation.names, dtype=object)
 
-    def _with_chosen(
-        self, normals: Items, labelled: Items, fit_only: Any, settings: Settings
-    ) -> tuple[Items, Items, np.ndarray | None]:
-        """Normal items and labelled anomalies with those to be learned from beside them, and which are these normals.
-
-        Normal items that are among the others already count once, as those. Groups reach from the ones to the others.
-        """
+    def _chosen(self, items: Items, fit_only: Any, settings: Settings) -> Items:
+        """What is learned from beside items, with the columns that these have."""
         more = readable(self._items(fit_only, None, reset=True, beside=True), settings, keep_column=True)
-        if type(more) is not type(normals):
-            raise DataError(f"fit_only holds {more.items}, X {normals.items}; give {normals.items}")
-        more = only(measured(more, settings), ConditionSchema(), normals.conditions)
-        good, bad = more[more.labels != 1], more[more.labels == 1]
-        good = good[~np.isin(good.digests(), normals.digests())]
-        labelled = joined(labelled, bad) if len(bad) else labelled  # type: ignore[type-var]
-        if not len(good):
-            return normals, labelled, None
-        every = united(normals, good, settings.conditioning.group)
-        return every, labelled, np.arange(len(every)) >= len(normals)
+        if type(more) is not type(items):
+            raise DataError(f"fit_only holds {more.items}, X {items.items}; give {items.items}")
+        return only(measured(more, settings), ConditionSchema(), items.conditions)
 
     def _to_learn_from(self, X: Any, conditions: Any, tolerance: float | None) -> tuple[Items, Items]:
         """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups."""
@@ -847,6 +841,24 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{needed}: nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
                 stacklevel=stacklevel,
             )
+
+
+def _with_chosen(normals: Items, labelled: Items, more: Items) -> tuple[Items, Items, np.ndarray | None]:
+    """Normal items and labelled anomalies with those that are learned from beside them, and which are these normals.
+
+    Normal items that are among the others already count once, as those.
+    """
+
+    def both(first: Items, second: Items) -> Items:
+        groups = np.concatenate([first.groups, second.groups])  # type: ignore[list-item]
+        return joined(first, second).replace(groups=groups)  # type: ignore[type-var]
+
+    good, bad = more[more.labels != 1], more[more.labels == 1]
+    good = good[~np.isin(good.digests(), normals.digests())]
+    labelled = both(labelled, bad) if len(bad) else labelled
+    if not len(good):
+        return normals, labelled, None
+    return both(normals, good), labelled, np.arange(len(normals) + len(good)) >= len(normals)
 
 
 def _unused(normals: Items, pipeline: Pipeline, identifiers: list[str]) -> str:
