@@ -150,3 +150,13 @@ def test_joined_images_keep_their_masks() -> None:
     assert both.mask(3) is mask
     assert joined(*images).masks is None
     assert len(joined(TableSet.from_array(rows(2, 0)), TableSet.from_array(rows(3, 1)))) == 5
+
+
+def test_copies_in_joined_images_are_found_by_the_fit() -> None:
+    """As where a random sample of reviewed images joins the training images."""
+    images = ImageSet.from_arrays(np.random.default_rng(0).integers(0, 255, (30, 8, 8), np.uint8))
+    every = joined(images, images)
+    assert every.groups is None
+    fitted = Detector("pixels", "memory_bank", alpha=ALPHA, calibration={"method": "cross"}).fit(every)
+    assert fitted.about_["data"]["groups"] == 30
+    assert len(fitted.pipeline_.calibration) == 30  # type: ignore[arg-type]

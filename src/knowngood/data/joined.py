@@ -15,7 +15,8 @@ Items = TypeVar("Items", ImageSet, TableSet)
 
 
 def joined(first: Items, second: Items) -> Items:
-    """The items of both, in this order, each with its groups; a column that one of them lacks is unknown there.
+    """The items of both, in this order, each with its groups, none where nobody has looked for any; a column that one
+    of them lacks is unknown there.
 
     Ids of the second that the first has too begin with "new/", as often as that is needed.
     """
@@ -26,6 +27,7 @@ def joined(first: Items, second: Items) -> Items:
         else {"pixels": JoinedPixels([first.pixels, second.pixels]), "masks": _masks(first, second)}  # type: ignore[union-attr]
     )
     groups = [np.arange(len(some)) if some.groups is None else some.groups for some in (first, second)]
+    looked = first.groups is not None or second.groups is not None
     return first.replace(
         ids=np.concatenate([first.ids, _apart(first.ids.tolist(), second.ids.tolist())]),
         labels=np.concatenate([first.labels, second.labels]),
@@ -34,7 +36,7 @@ def joined(first: Items, second: Items) -> Items:
             for name in columns
         },
         splits=None,
-        groups=np.concatenate([groups[0], groups[0].max(initial=-1) + 1 + groups[1]]),
+        groups=np.concatenate([groups[0], groups[0].max(initial=-1) + 1 + groups[1]]) if looked else None,
         **kinds,
     )
 

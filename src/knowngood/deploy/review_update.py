@@ -162,9 +162,10 @@ def _refitted(
     if _labels_before(detector) == "ignore":
         old, settings = old[old.labels != 1], settings.model_copy(update={"labels": "auto"})
     factors = getattr(getattr(settings.model, "objective", None), "factors", ())
-    old = _columns(old, pipeline, {*factors, settings.conditioning.group or ""})
+    group = settings.conditioning.group or ""
+    old = _columns(old, pipeline, {*factors, group})
     seed = settings.model_copy(update={"random_state": detector.about_["seed"]})
-    every = joined(old, _columns(sample, pipeline)) if len(sample) else old
+    every = joined(old, _columns(sample, pipeline, {group})) if len(sample) else old
     new = Detector.from_settings(seed)
     return new.fit(every, fit_only=chosen if len(chosen) else None, calibration_set=calibration_set, progress=progress)
 
