@@ -13,7 +13,6 @@ import torch
 from knowngood import Detector, ImageSet
 from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs, metadata
 from knowngood.runtime import ExportedDetector
-from knowngood.runtime.conditions import Conditions
 from knowngood.runtime.fitting import fitting
 from knowngood.runtime.marginal import RAW
 
@@ -25,14 +24,14 @@ def by_graph(
 ) -> dict[str, np.ndarray]:
     """The outputs by name, from the inputs that `knowngood.runtime` makes of X."""
     facts, graph = metadata(detector, []), DetectorGraph(detector.pipeline_).eval()
-    encoded = Conditions(facts).encode(conditions or {}, len(X))
+    encoded = detector.pipeline_.schema.expand(conditions or {}, len(X))
     inputs = {"alpha": torch.tensor(detector.alpha if alpha is None else alpha, dtype=torch.float64)}
     if "image" in facts:
         images = ImageSet.from_arrays(X)
         inputs["image"] = torch.from_numpy(np.stack([fitting(images.read(i), facts["image"]) for i in range(len(X))]))
     else:
         inputs["rows"] = torch.from_numpy(X.astype(np.float64))
-    inputs |= {"condition": torch.from_numpy(encoded.condition), "stratum": torch.from_numpy(encoded.stratum)}
+    inputs |= {"condition": torch.from_numpy(encoded.c), "stratum": torch.from_numpy(encoded.stratum)}
     with torch.no_grad():
         found = graph(**{name: inputs[name] for name in example_inputs(detector.pipeline_)})
     return {name: t.numpy() for name, t in zip(graph.outputs, found, strict=True)}

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from knowngood.data.stores.address import Address
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.__main__ import main
-from knowngood.runtime.conditions import Conditions
 from knowngood.runtime.fitting import fitting
 from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY
 from stores import upload
@@ -204,45 +204,25 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
 # Conditions ----------------------------------------------------------------------------------------------------------
 
 
-def conditions_of(schema: ConditionSchema) -> Conditions:
-    columns = [{**column.model_dump(mode="json"), "code_names": column.code_names} for column in schema.columns]
+def with_cameras(folder: Path) -> ExportedDetector:
+    schema = ConditionSchema.fit({"camera": ["A", "B"]}, 2)
+    columns = [{**asdict(column), "code_names": column.code_names} for column in schema.columns]
     known = {"columns": columns, "strata": schema.strata.tolist(), "cells": schema.cells, "cell_counts": schema.counts}
-    return Conditions(json.loads(json.dumps(known)))
-
-
-@pytest.mark.parametrize("lacking", [(), ("camera",), ("gain",), ("camera", "gain", "size")])
-def test_conditions_are_encoded_as_the_schema_does(lacking: tuple[str, ...]) -> None:
-    rng, n = np.random.default_rng(0), 60
-    given = {"camera": rng.choice(["A", "B", "10"], n), "size": rng.integers(1, 4, n), "gain": rng.normal(size=n)}
-    roles: dict[str, Any] = {"camera": ("stratify", "infer"), "gain": ("model", "stratify"), "size": ("model",)}
-    for kept in ({}, roles, {"gain": ()}):
-        schema = ConditionSchema.fit(given, n, kept)
-        if any(column.roles and "infer" not in column.roles for column in schema.columns if column.name in lacking):
-            continue
-        new = {name: values[::-1].astype(object) for name, values in given.items()}
-        new["gain"] = np.linspace(-4, 4, n).astype(object)
-        for name in lacking:
-            new[name][::3] = None
-        new = {column.name: new[column.name] for column in schema.columns}
-        found, own = conditions_of(schema).encode(new, n, "infer"), schema.expand(new, n, unknown="infer")
-        np.testing.assert_array_equal(found.condition, own.c)
-        for name in ("stratum", "item", "log_weight", "known"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(own, name), name)
-        assert found.label == own.label
+    return ExportedDetector(written(folder / "cameras.onnx", **known))
 
 
 @pytest.mark.parametrize("given", [{}, {"camera": ["C"]}, {"camera": [None]}, {"camera": ["A"], "lens": ["x"]}])
-def test_conditions_that_are_not_known_are_refused(given: dict[str, Any]) -> None:
-    known = conditions_of(ConditionSchema.fit({"camera": ["A", "B"]}, 2))
+def test_conditions_that_are_not_known_are_refused(given: dict[str, Any], tmp_path: Path) -> None:
+    runtime = with_cameras(tmp_path)
     with pytest.raises(DataError, match=r"condition '(camera|lens)'"):
-        known.encode(given, 1)
+        runtime.detect(np.zeros((1, 4, 6), np.uint8), conditions=given, unknown="error")
 
 
-def test_a_new_value_counts_as_unknown_if_it_may_be_and_that_is_said() -> None:
-    known = conditions_of(ConditionSchema.fit({"camera": ["A", "B"]}, 2))
+def test_a_new_value_counts_as_unknown_if_it_may_be_and_that_is_said(tmp_path: Path) -> None:
+    runtime = with_cameras(tmp_path)
     with pytest.warns(UserWarning, match="condition 'camera' has no value 'C' \\(known: A, B\\)"):
-        found = known.encode({"camera": ["B", "C"]}, 2, "infer")
-    assert found.label == ["camera=B", "camera=A", "camera=B"]
+        rows = runtime.detect(np.zeros((2, 4, 6), np.uint8), conditions={"camera": ["B", "C"]}, unknown="infer")
+    assert [row["condition"] for row in rows] == ["camera=B", "camera=A (inferred)"]
 
 
 def test_a_table_says_which_version_scored_it(exported: Path, folder: Path, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def score_exported(
     with writing(output, folders=[maps]):
         detector = ExportedDetector(model)
         images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
-        images = with_values(images, values, detector.conditions.names)
+        images = with_values(images, values, detector.schema.names)
         keep_apart([data], images, files={"--output": output}, folders={"--maps": maps})
         rate = detector.alpha if alpha is None else alpha
         writer, found = map_writer(maps, maps_format, images.ids.tolist()) if maps is not None else None, []

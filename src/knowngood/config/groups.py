@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from knowngood.config.base import Group
 from knowngood.config.bounds import BOUNDS
+from knowngood.config.roles import Role
 
-Role = Literal["model", "stratify", "infer"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 

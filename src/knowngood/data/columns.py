@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict
 
-from knowngood.config import Role
+from knowngood.config.roles import Role
 from knowngood.data.values import Floats, Ints, as_array, listing, numbers_of, rows_text, texts_of
 from knowngood.errors import DataError
 
@@ -19,14 +20,13 @@ FEWEST_NAMES = 10  # items, from which on a value of its own for each is no acci
 MOST_CATEGORIES_FROM_NUMBERS = 20
 
 
-class Column(BaseModel):
+@dataclass(frozen=True)
+class Column:
     """One condition column as fitted.
 
     Categorical: `values`, the text of each known value. Continuous: `mean` and `std` for the nets, `edges` (inner,
     ascending; a value equal to an edge belongs to the bin above) and `medians` of at most 8 quantile bins.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     kind: Literal["categorical", "continuous"]
@@ -36,6 +36,12 @@ class Column(BaseModel):
     std: float = 1.0
     edges: tuple[float, ...] = ()
     medians: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Column:
+        """The column that `dataclasses.asdict` gave. Raises TypeError: an attribute is unknown or missing."""
+        given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in record.items()}
+        return cls(**given)
 
     @classmethod
     def fit(cls, name: str, data: ArrayLike, n: int, roles: tuple[Role, ...], rows: Ints | None = None) -> Column:

@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict
 
-from knowngood.config import Role, nearest
+from knowngood.config.roles import Role
+from knowngood.config.words import nearest
 from knowngood.data.columns import Column, explain_unknown
 from knowngood.data.combinations import find, group
 from knowngood.data.unknown_values import filled
@@ -28,6 +28,7 @@ from knowngood.errors import DataError, SettingsError
 
 ALL_ROLES: tuple[Role, ...] = get_args(Role)
 MOST_CELLS = 4096
+Unknown = Literal["error", "infer"]  # what to do with an unknown value: refuse, or marginalise
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,19 @@ class Expanded:
         return Expanded(**joined, item=np.arange(len(label)), label=label)
 
 
-class ConditionSchema(BaseModel):
+@dataclass(frozen=True)
+class ConditionSchema:
     """The condition columns of a model, and which combinations of them were observed. An empty schema has none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     columns: tuple[Column, ...] = ()
     cells: tuple[tuple[int, ...], ...] = ()
     counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> ConditionSchema:
+        """The schema that `dataclasses.asdict` gave. Raises KeyError, TypeError: it is damaged."""
+        columns, cells, counts = (record[name] for name in ("columns", "cells", "counts"))
+        return cls(tuple(map(Column.of, columns)), tuple(map(tuple, cells)), tuple(counts))
 
     @classmethod
     def fit(
@@ -161,6 +167,11 @@ class ConditionSchema(BaseModel):
         return sum(column.width for column in self.columns)
 
     @property
+    def names(self) -> list[str]:
+        """Those of the columns, also of such without roles."""
+        return [column.name for column in self.columns]
+
+    @property
     def inferable(self) -> bool:
         """Whether all conditions may be unknown, and there are several."""
         return len(self.cells) > 1 and all("infer" in column.roles for column in self.columns if column.roles)
@@ -217,9 +228,7 @@ class ConditionSchema(BaseModel):
         c[(codes[:, [column.width > 0 for column in self.columns]] < 0).any(axis=1)] = np.nan
         return c
 
-    def expand(
-        self, columns: Mapping[str, ArrayLike] | None, n: int, *, unknown: Literal["error", "infer"] = "error"
-    ) -> Expanded:
+    def expand(self, columns: Mapping[str, ArrayLike] | None, n: int, *, unknown: Unknown = "error") -> Expanded:
         """The rows of `n` items.
 
         A missing column is unknown for every item; with `unknown="infer"` a new value counts as unknown. Known values
@@ -260,7 +269,7 @@ class ConditionSchema(BaseModel):
         n: int,
         checked: Sequence[str],
         *,
-        unknown: Literal["error", "infer"] = "error",
+        unknown: Unknown = "error",
     ) -> Expanded:
         """A row for each condition that `n` items may have, were the values of the `checked` columns not known.
 
@@ -333,10 +342,11 @@ class ConditionSchema(BaseModel):
 
     def _read(self, columns: Mapping[str, ArrayLike] | None, n: int, unknown: str) -> tuple[Ints, Floats]:
         columns = columns or {}
-        names = [column.name for column in self.columns]
         for name in columns:
-            if name not in names:
-                way_out = nearest(name, names) if names else f"; it was fitted without conditions, omit '{name}'"
+            if name not in self.names:
+                way_out = (
+                    nearest(name, self.names) if self.names else f"; it was fitted without conditions, omit '{name}'"
+                )
                 raise DataError(f"the model has no condition '{name}'{way_out}")
         codes, numbers, new = self._codes(columns, n)
         for column, column_codes, new_values in zip(self.columns, codes.T, new, strict=True):

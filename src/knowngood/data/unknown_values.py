@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
+from knowngood.data.columns import Column
 from knowngood.data.combinations import count_up, group
 from knowngood.data.values import Floats, Ints
-
-
-class FittedColumn(Protocol):
-    """What is needed of a condition column; see `data.columns.Column`."""
-
-    @property
-    def kind(self) -> Literal["categorical", "continuous"]: ...
-    @property
-    def medians(self) -> Sequence[float]: ...
-    @property
-    def in_cells(self) -> bool: ...
 
 
 class Filled(NamedTuple):
@@ -32,7 +22,7 @@ class Filled(NamedTuple):
     known: np.ndarray
 
 
-def filled(columns: Sequence[FittedColumn], cells: Ints, counts: Sequence[int], codes: Ints, numbers: Floats) -> Filled:
+def filled(columns: Sequence[Column], cells: Ints, counts: Sequence[int], codes: Ints, numbers: Floats) -> Filled:
     """Items with codes and numbers (N, columns), −1 where unknown, as rows without gaps in the columns of cells.
 
     Args:

@@ -10,9 +10,9 @@ import numpy as np
 
 from knowngood.calibration.map_scale import MapScale
 from knowngood.data import ImageSet
+from knowngood.data.conditions import Unknown
 from knowngood.data.itemset import numbered
 from knowngood.data.pixel_source import JoinedPixels
-from knowngood.runtime.conditions import Unknown
 
 Row = dict[str, Any]
 

@@ -240,9 +240,7 @@ def metadata(
         "map_calibration": None if maps is None else _facts(maps),
         "map_scale": None if maps is None else scale_of(maps)._asdict(),
         "outputs": outputs,
-        "columns": [
-            {**column.model_dump(mode="json"), "code_names": list(column.code_names)} for column in schema.columns
-        ],
+        "columns": [{**asdict(column), "code_names": list(column.code_names)} for column in schema.columns],
         "unknown": pipeline.settings.conditioning.unknown,
         "cells": schema.cells,
         "cell_counts": schema.counts,

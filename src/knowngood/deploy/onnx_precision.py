@@ -84,16 +84,16 @@ def graph_scores(runtime: ExportedDetector, images: ImageSet) -> NormalScores:
         DataError: an image does not fit the model, or lacks a condition.
     """
     names = [RAW, "map"] if runtime.has_map else [RAW]
-    used = {column.name for column in runtime.conditions.columns}
+    used = {column.name for column in runtime.schema.columns if column.roles}
     given = {name: values for name, values in images.conditions.items() if name in used}
-    encoded = runtime.conditions.encode(given, len(images))
+    encoded = runtime.schema.expand(given, len(images))
     inputs = {one.name for one in runtime.session.get_inputs()}
     values, maps = [], []
     for i in track(range(len(images)), "calibration", len(images)):
         every = {
             "image": fitting(images.read(i), runtime.facts["image"])[None],
             "alpha": np.array(runtime.alpha),
-            "condition": encoded.condition[i : i + 1],
+            "condition": encoded.c[i : i + 1],
             "stratum": encoded.stratum[i : i + 1],
         }
         found = runtime.session.run(names, {name: every[name] for name in inputs})

@@ -21,7 +21,6 @@ from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.evaluation.drift_reference import Reference, by_scores, group_names
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.calibration import calibration_arrays
-from knowngood.runtime.conditions import Conditions, Encoded
 from knowngood.runtime.model import Found
 
 Stamp = tuple[int, int, int]  # of a file: inode, bytes, time of change in ns
@@ -78,14 +77,14 @@ class FileModel(ServedModel):
 
     @property
     def columns(self) -> list[str]:
-        return self.detector.conditions.names
+        return self.detector.schema.names
 
     @property
     def limits(self) -> Limits:
         return Limits(**self.detector.facts["limits"])
 
     def about(self) -> dict[str, Any]:
-        columns = self.detector.conditions.columns
+        columns = [column for column in self.detector.schema.columns if column.roles]
         return {
             **self.detector.facts["recipe"],
             "calibration_items": len(self.calibration),
@@ -120,7 +119,7 @@ class FileModel(ServedModel):
         return by_scores(self.calibration, self.detector.facts["calibrated_by"])
 
     def groups_of(self, conditions: list[str]) -> list[str]:
-        return group_names(conditions, Schema(self.detector.conditions, self.calibration.stratum_names))
+        return group_names(conditions, self.detector.schema)
 
     def is_changed(self) -> bool:
         return _stamp(self.path) not in (None, self.stamp)
@@ -138,25 +137,6 @@ class FileModel(ServedModel):
         found = find_regions(one.map, known.threshold(asked.alpha, stratum))
         scale = scale_of(known, asked.alpha, stratum)
         return Kept(alpha, one.map, scale, tuple(region.box for region in found), None)
-
-
-@dataclass(frozen=True)
-class Schema:
-    """What `group_names` asks of the conditions of a model."""
-
-    conditions: Conditions
-    stratum_names: tuple[str, ...]
-
-    @property
-    def n_strata(self) -> int:
-        return len(self.stratum_names)
-
-    @property
-    def columns(self) -> Any:
-        return self.conditions.columns
-
-    def expand(self, values: Any, n: int) -> Encoded:
-        return self.conditions.encode(values, n)
 
 
 def _calibration(facts: Any) -> Calibration:

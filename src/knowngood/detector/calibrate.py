@@ -12,7 +12,7 @@ import numpy as np
 from knowngood.calibration import Calibration, largest_value, minimum_normals, one_of_each
 from knowngood.config import Settings, counted
 from knowngood.data import ImageSet
-from knowngood.data.conditions import ConditionSchema
+from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.groups import name_digests
 from knowngood.data.progress import track
 from knowngood.detector.added_groups import AddedGroup
@@ -26,7 +26,7 @@ from knowngood.detector.decide import (
 )
 from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.detector.maps import image_maps
-from knowngood.detector.pipeline import Items, Method, Pipeline, Unknown
+from knowngood.detector.pipeline import Items, Method, Pipeline
 from knowngood.detector.scoring import BEYOND, refuse_unread, score_batches
 from knowngood.detector.stated_conditions import mismatches, strata_by_itself
 from knowngood.errors import DataError, NotEnoughNormals

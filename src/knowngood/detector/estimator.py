@@ -22,7 +22,7 @@ from knowngood.config import Settings, counted, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data import TableSet, open_images
-from knowngood.data.conditions import ConditionSchema
+from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.groups import across, name_digests, without
 from knowngood.data.joined import joined
 from knowngood.data.open import as_columns
@@ -66,7 +66,7 @@ from knowngood.detector.fit.inputs import (
     without_identifiers,
 )
 from knowngood.detector.maps import check_regions
-from knowngood.detector.pipeline import Items, Pipeline, Unknown, to_device
+from knowngood.detector.pipeline import Items, Pipeline, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
 from knowngood.detector.scoring import refuse_unread
 from knowngood.detector.update import check_updatable, learns_defects, update

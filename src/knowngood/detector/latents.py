@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from knowngood.data.conditions import Expanded
+from knowngood.data.conditions import Expanded, Unknown
 from knowngood.detector.decide import decide
-from knowngood.detector.pipeline import Items, Pipeline, Unknown
+from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import Rows, expand, one_row_each, score_batches
 from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE

@@ -9,6 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -84,7 +85,7 @@ def pack(pipeline: Pipeline, about: Mapping[str, Any], training: Mapping[str, An
         "format_version": FORMAT_VERSION,
         "knowngood_version": __version__,
         "settings": pipeline.settings.model_dump(mode="json"),
-        "conditions": pipeline.schema.model_dump(mode="json"),
+        "conditions": asdict(pipeline.schema),
         "representation": pipeline.representation.model_dump(mode="json"),
         "model": pipeline.model.sizes(),
         "adjustments": [adjustment.name for adjustment in pipeline.adjustments],
@@ -135,7 +136,7 @@ def unpack(
         ignored, ids = config["ignore"], config["reference"]
         pipeline = Pipeline(
             settings=settings,
-            schema=ConditionSchema.model_validate(config["conditions"]),
+            schema=ConditionSchema.of(config["conditions"]),
             representation=representation,
             model=model.eval(),
             score=settings.score.build(),  # type: ignore[union-attr]

@@ -25,7 +25,6 @@ from knowngood.scores.adjustment import Adjustment
 
 Items = ImageSet | TableSet
 Representation = Pixels | HOG | Features | Table
-Unknown = Literal["error", "infer"]
 Method = Literal["split", "cross", "set"]
 
 

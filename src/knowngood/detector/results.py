@@ -10,12 +10,13 @@ import numpy as np
 from knowngood.calibration import Region, benjamini_hochberg, verdict
 from knowngood.calibration.map_scale import MapScale
 from knowngood.data.columns import Column
+from knowngood.data.conditions import Unknown
 from knowngood.data.progress import track
 from knowngood.detector.decide import Decisions, condition_names, decide
 from knowngood.detector.explain.explanation import Explanation
 from knowngood.detector.map_scale import map_scales
 from knowngood.detector.maps import check_maps, check_regions, image_maps, image_regions
-from knowngood.detector.pipeline import Items, Pipeline, Unknown
+from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import score_batches
 from knowngood.detector.stated_conditions import stated_columns, wrong_words
 from knowngood.errors import DataError

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from knowngood.data import ImageSet
-from knowngood.data.conditions import Expanded
+from knowngood.data.conditions import Expanded, Unknown
 from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.ignored import Ignored
-from knowngood.detector.pipeline import Items, Pipeline, Unknown
+from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from knowngood.calibration import Calibration, OnlineRanks
+from knowngood.data.conditions import ConditionSchema
 from knowngood.errors import DataError
 from knowngood.evaluation.results import INFERRED
 
@@ -20,18 +21,6 @@ class Reference(NamedTuple):
     ranks: dict[str, OnlineRanks | np.ndarray]
     sentence: str
     fingerprint: str = ""
-
-
-class Schema(Protocol):
-    """The conditions of a model: `ConditionSchema`, or those of an exported file."""
-
-    @property
-    def columns(self) -> Sequence[Any]: ...
-    @property
-    def n_strata(self) -> int: ...
-    @property
-    def stratum_names(self) -> Any: ...
-    def expand(self, values: Any, n: int, /) -> Any: ...
 
 
 def by_scores(calibration: Calibration, calibrated_by: str, added: Mapping[str, np.ndarray] | None = None) -> Reference:
@@ -57,13 +46,13 @@ def by_scores(calibration: Calibration, calibrated_by: str, added: Mapping[str, 
     )
 
 
-def group_names(texts: list[str], schema: Schema | None = None, added: Sequence[str] = ()) -> list[str]:
+def group_names(texts: list[str], schema: ConditionSchema | None = None, added: Sequence[str] = ()) -> list[str]:
     """The Mondrian group of each item by the text of its condition; of a model by its schema, else the text itself."""
     known = {text: _group(text, schema, added) for text in set(texts)}
     return [known[text] for text in texts]
 
 
-def _group(text: str, schema: Schema | None, added: Sequence[str]) -> str:
+def _group(text: str, schema: ConditionSchema | None, added: Sequence[str]) -> str:
     if text.endswith(INFERRED):
         return HIDDEN
     for name in added:  # it stands last; the item was compared with this group

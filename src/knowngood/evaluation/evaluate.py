@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from knowngood.calibration.map_scale import MapScale
     from knowngood.data import ImageSet
+    from knowngood.data.conditions import Unknown
     from knowngood.detector.estimator import Detector
-    from knowngood.detector.pipeline import Unknown
 
 MOST, MAP = 200, 180  # anomaly maps kept, and pixels of their longer side
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from knowngood.calibration.conformal import minimum_normals, verdict
 from knowngood.calibration.map_scale import MapScale, own_scale
+from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.findings import Unreadable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
-from knowngood.runtime.conditions import Conditions, Unknown
 from knowngood.runtime.fitting import fitting
 from knowngood.runtime.marginal import RAW, decided
 
@@ -162,7 +162,9 @@ class ExportedDetector:
     # Inside ----------------------------------------------------------------------------------------------------------
 
     def _use(self, session: Any, facts: dict[str, Any]) -> None:
-        self.session, self.facts, self.conditions = session, facts, Conditions(facts)
+        columns = [{name: one[name] for name in one if name != "code_names"} for one in facts["columns"]]
+        counted = {"cells": facts["cells"], "counts": facts["cell_counts"]}
+        self.session, self.facts, self.schema = session, facts, ConditionSchema.of({"columns": columns, **counted})
         self._inputs = {one.name for one in session.get_inputs()}
 
     @property
@@ -194,7 +196,7 @@ class ExportedDetector:
                 raise DataError("the table has NaN or infinite values; give finite numbers")
             return _Items(self, rows, np.arange(len(rows)).astype(str), conditions or {}, may)
         images = X if isinstance(X, ImageSet) else _images(X, Limits(**self.facts.get("limits", {})))
-        used = {column.name for column in self.conditions.columns}
+        used = {column.name for column in self.schema.columns if column.roles}
         given = {name: values for name, values in images.conditions.items() if name in used} | dict(conditions or {})
         return _Items(self, images, images.ids, given, may)
 
@@ -233,7 +235,7 @@ class ExportedDetector:
         n = rows.stop - rows.start
         given = {name: np.repeat(one, n, axis=0) if n > 1 else one for name, one in raw.items()}
         given["alpha"] = np.array(alpha, dtype=np.float64)
-        given["condition"], given["stratum"] = items.encoded.condition[rows], items.encoded.stratum[rows]
+        given["condition"], given["stratum"] = items.encoded.c[rows], items.encoded.stratum[rows]
         found: Any = self.session.run(outputs, {name: given[name] for name in self._inputs})
         return dict(zip(outputs, found, strict=True))
 
@@ -251,7 +253,9 @@ class _Items:
         given = {
             name: np.full(len(ids), one) if isinstance(one, str | int | float) else one for name, one in given.items()
         }
-        self.encoded = detector.conditions.encode(given, len(ids), unknown)
+        self.encoded = detector.schema.expand(given, len(ids), unknown=unknown)
+        for sentence in detector.schema.explain_new(given, len(ids)):
+            warnings.warn(sentence, stacklevel=5)
         self._starts = np.searchsorted(self.encoded.item, np.arange(len(ids) + 1))
 
     def rows(self, i: int) -> slice:

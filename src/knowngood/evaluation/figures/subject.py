@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from knowngood.calibration.map_scale import MapScale
-    from knowngood.data.conditions import Expanded
+    from knowngood.data.conditions import Expanded, Unknown
     from knowngood.detector.estimator import Detector
-    from knowngood.detector.pipeline import Pipeline, Unknown
+    from knowngood.detector.pipeline import Pipeline
     from knowngood.detector.scoring import Rows
     from knowngood.models.vae import ConditionalVAE
 

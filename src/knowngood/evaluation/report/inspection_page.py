@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from knowngood.data import ImageSet
+    from knowngood.data.conditions import Unknown
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
-    from knowngood.detector.pipeline import Unknown
 
 PICTURE = 480  # pixels of the longer side
 AT_ONCE = 8  # images whose maps are made together
