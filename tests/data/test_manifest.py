@@ -65,8 +65,8 @@ def test_missing_files_are_set_aside_by_name(folder):
     assert images.ids.tolist() == ["a.png"]
     assert images.mask(0) is None
     assert [(f.path_or_id, f.kind) for f in images.rejected] == [
-        ("gone.png", "missing"),
         ("list.csv row 3", "missing"),
+        ("gone.png", "missing"),
         ("gone_mask.png", "mask-missing"),
     ]
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from knowngood.data.findings import Finding, Unreadable, printable
 from knowngood.data.imageset import ImageSet, Marks
-from knowngood.data.pixel_source import FilePixels
+from knowngood.data.pixel_source import FilePixels, PixelSource
 from knowngood.data.readers.files import SUFFIXES, is_image, unread_reason
 from knowngood.data.readers.layout import Place, class_word, places
 from knowngood.data.readers.mask_file import looks_like_mask, read_masks
@@ -48,21 +48,9 @@ def read_folder(folder: str | Path) -> ImageSet:
     found = arranged(
         [path.relative_to(root).parts for path in files], str(root), rejected, lambda i: looks_like_mask(files[i])
     )
-    images = [i for i, _ in found.images]
-    masks = tuple(tuple(files[m] for m in of) if of else None for of in found.masks)
-    labels = found.labels
-    if not np.isfinite(labels).any() and any(masks):
-        labels = by_mask(masks)
-    return ImageSet(
-        pixels=FilePixels(tuple(files[i] for i in images)),
-        ids=np.array([identifier(files[i], root) for i in images]),
-        labels=labels,
-        conditions=found.conditions,
-        splits=found.splits,
-        masks=masks if found.marked else None,
-        name=printable(root.resolve().name),
-        rejected=tuple(found.rejected),
-    )
+    ids = [identifier(path, root) for path in files]
+    images = found.image_set(FilePixels(tuple(files)), ids, lambda of: tuple(files[m] for m in of))
+    return images.replace(name=printable(root.resolve().name))
 
 
 class Arranged(NamedTuple):
@@ -77,19 +65,21 @@ class Arranged(NamedTuple):
     marked: bool
     rejected: list[Finding]
 
-    @property
-    def conditions(self) -> dict[str, np.ndarray]:
-        columns = {"product": [place.product for _, place in self.images], "class": self.classes}
-        return {name: np.array(values, dtype=object) for name, values in columns.items() if any(values)}
-
-    @property
-    def classes(self) -> list[str | None]:
-        return [place.name for _, place in self.images]
-
-    @property
-    def splits(self) -> np.ndarray | None:
+    def image_set(self, pixels: PixelSource, ids: Sequence[str], marks: Callable[[list[int]], Marks]) -> ImageSet:
+        """The set of these images. pixels, ids: of all paths. marks: what draws the masks at some positions."""
+        at, masks = np.array([i for i, _ in self.images]), tuple(marks(of) if of else None for of in self.masks)
+        unlabelled = not np.isfinite(self.labels).any() and any(self.masks)
         splits = [place.split for _, place in self.images]
-        return np.array(splits) if all(splits) else None
+        columns = {"product": [one.product for _, one in self.images], "class": [one.name for _, one in self.images]}
+        return ImageSet(
+            pixels=pixels.take(at),
+            ids=np.array([ids[i] for i in at]),
+            labels=by_mask(masks) if unlabelled else self.labels,
+            conditions={name: np.array(values, dtype=object) for name, values in columns.items() if any(values)},
+            splits=np.array(splits) if all(splits) else None,
+            masks=masks if self.marked else None,
+            rejected=tuple(self.rejected),
+        )
 
 
 def arranged(

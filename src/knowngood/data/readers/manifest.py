@@ -78,32 +78,14 @@ def existing(root: Path, name: str) -> Path | None:
 
 
 def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) -> ImageSet:
-    n, columns, rejected = len(cells), _columns(path, names, cells), []
-    key = path_column(columns)
-    if key is None:
-        raise DataError(
-            f"{path}: no column 'path' (or {', '.join(PATHS[1:])}); its columns are: {', '.join(columns) or 'none'}"
-        )
-    if any(_cell(value) for value in columns.pop("", ())):
-        rejected.append(Finding(path.name, "ignored", "a column without a name is ignored", "note"))
-    if n == 0:
-        raise DataError(f"{path}: has no rows")
-    for name in ("label", "split", "mask"):  # "Label" too
-        other = next((column for column in columns if column.lower() == name and name not in columns), None)
-        columns = {name if column == other else column: values for column, values in columns.items()}
-    given = [_cell(value) for value in columns.pop(key)]
+    columns, given, rejected = _listed(str(path), path, names, cells)
     files = [None if value is None else existing(root, value) for value in given]
-    keep = np.zeros(n, dtype=bool)
-    for i, file in enumerate(files):
-        if given[i] is None:
-            rejected.append(Finding(f"{path.name} row {i + 1}", "missing", "has no path", "error"))
-        elif file is None:
-            rejected.append(Finding(str(given[i]), "missing", f"does not exist (row {i + 1} of {path.name})", "error"))
-        else:
-            keep[i] = True
-    if not keep.any():
-        raise DataError(f"{path}: no file in it exists (of {n:,}); paths are taken relative to {root}")
-    rows = np.flatnonzero(keep)
+    rows = [i for i, file in enumerate(files) if file is not None]
+    for i, value in enumerate(given):
+        if value is not None and files[i] is None:
+            rejected.append(Finding(value, "missing", f"does not exist (row {i + 1} of {path.name})", "error"))
+    if not rows:
+        raise DataError(f"{path}: no file in it exists (of {len(cells):,}); paths are taken relative to {root}")
     ids = np.array([identifier(files[i], root) for i in rows])  # type: ignore[arg-type]
     _refuse_repeats(ids, rows, path)
     columns = {name: [values[i] for i in rows] for name, values in columns.items()}
@@ -113,6 +95,29 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
     pixels = FilePixels(tuple(files[i] for i in rows))  # type: ignore[arg-type]
     found = described(str(path), columns, pixels, ids)
     return found.replace(masks=masks, name=path.stem, rejected=(*rejected, *found.rejected, *notes))
+
+
+def _listed(
+    where: str, path: Path, names: list[str], cells: list[list[Any]]
+) -> tuple[dict[str, list[Any]], list[str | None], list[Finding]]:
+    """The columns of a table without that of paths; the path in each row, None if it has none; and what is left out."""
+    columns, rejected = _columns(path, names, cells), []
+    key = path_column(columns)
+    if key is None:
+        raise DataError(
+            f"{where}: no column 'path' (or {', '.join(PATHS[1:])}); its columns are: {', '.join(columns) or 'none'}"
+        )
+    if any(_cell(value) for value in columns.pop("", ())):
+        rejected.append(Finding(path.name, "ignored", "a column without a name is ignored", "note"))
+    if not cells:
+        raise DataError(f"{where}: has no rows")
+    for name in ("label", "split", "mask"):  # "Label" too
+        other = next((column for column in columns if column.lower() == name and name not in columns), None)
+        columns = {name if column == other else column: values for column, values in columns.items()}
+    given = [_cell(value) for value in columns.pop(key)]
+    without = [i for i, value in enumerate(given) if value is None]
+    rejected += [Finding(f"{path.name} row {i + 1}", "missing", "has no path", "error") for i in without]
+    return columns, given, rejected
 
 
 def described(
@@ -167,17 +172,10 @@ def read_remote_manifest(address: Address) -> ImageSet:
 
     path = Path(address.name)
     names, rows = _csv(path, io.StringIO(address.read().decode("utf-8-sig", "replace"), newline=""))
-    columns = _columns(path, names, rows)
-    key = path_column(columns)
-    if key is None or not rows:
-        raise DataError(f"{address}: no column 'path' (or {', '.join(PATHS[1:])}), or no rows")
-    columns.pop("", None)
-    given = [_cell(value) for value in columns.pop(key)]
+    columns, given, rejected = _listed(str(address), path, names, rows)
     keep = [i for i, value in enumerate(given) if value is not None]
-    missing = [i for i, value in enumerate(given) if value is None]
-    rejected = [Finding(f"{path.name} row {i + 1}", "missing", "has no path", "error") for i in missing]
     ids = np.array([str(given[i]).replace("\\", "/").removeprefix("./") for i in keep])
-    _refuse_repeats(ids, np.array(keep), path)
+    _refuse_repeats(ids, keep, path)
     if columns.pop("mask", None) is not None:
         rejected.append(Finding(path.name, "ignored", "masks of a manifest at a URL are not read", "warning"))
     root = Address(address.scheme, address.path.rpartition("/")[0])
@@ -260,9 +258,9 @@ def _label_cells(values: list[Any]) -> list[str]:
     return [_cell(value) or "" for value in values]
 
 
-def _refuse_repeats(ids: np.ndarray, rows: np.ndarray, path: Path) -> None:
+def _refuse_repeats(ids: np.ndarray, rows: list[int], path: Path) -> None:
     first: dict[str, int] = {}
-    for name, row in zip(ids.tolist(), rows.tolist(), strict=True):
+    for name, row in zip(ids.tolist(), rows, strict=True):
         if name in first:
             raise DataError(f"{path}: rows {first[name] + 1} and {row + 1} both name '{name}'; expected one row a file")
         first[name] = row

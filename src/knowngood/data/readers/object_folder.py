@@ -13,17 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.files import SUFFIXES, unread_reason
-from knowngood.data.readers.folder import RESULTS, arranged, by_mask, drawn_by_us, no_image, with_others
+from knowngood.data.readers.folder import RESULTS, arranged, drawn_by_us, no_image, with_others
 from knowngood.data.readers.manifest import read_remote_manifest
 from knowngood.data.readers.mask_file import looks_like_mask
 from knowngood.data.readers.parquet_images import read_parquet_images
 from knowngood.data.readers.tar_shards import read_shards
-from knowngood.data.stores.address import Address
+from knowngood.data.stores.address import Address, version_of
 from knowngood.data.stores.blobs import Objects
 from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask
 
@@ -75,24 +73,11 @@ def _folder(address: Address, listed: dict[str, dict[str, Any]]) -> ImageSet:
             rejected.append(Finding(printable(name), "unsupported", reason, "error"))
         else:
             rejected.append(Finding(printable(name), "ignored", no_image(path.name, address.child(name)), "note"))
-    pixels = FetchedPixels(Objects(address, names, [_stamp(listed[name]) for name in names]))
+    pixels = FetchedPixels(Objects(address, names, [version_of(listed[name]) for name in names]))
     parts = [tuple(name.split("/")) for name in names]
     found = arranged(parts, str(address), rejected, lambda i: pixels.loader.in_file(i, looks_like_mask))
-    masks = tuple(partial(blob_mask, pixels, tuple(of)) if of else None for of in found.masks)
-    labels = found.labels
-    if not np.isfinite(labels).any() and any(found.masks):
-        labels = by_mask(masks)
-    images = np.array([i for i, _ in found.images])
-    return ImageSet(
-        pixels=pixels.take(images),
-        ids=np.array([printable(names[i]) for i in images]),
-        labels=labels,
-        conditions=found.conditions,
-        splits=found.splits,
-        masks=masks if found.marked else None,
-        name=printable(address.name),
-        rejected=tuple(found.rejected),
-    )
+    images = found.image_set(pixels, list(map(printable, names)), lambda of: partial(blob_mask, pixels, tuple(of)))
+    return images.replace(name=printable(address.name))
 
 
 def _results(name: str, inside: Mapping[str, set[str]]) -> str | None:
@@ -108,10 +93,3 @@ def _results(name: str, inside: Mapping[str, set[str]]) -> str | None:
 def _counts(name: str) -> bool:
     parts = name.split("/")
     return not any(part.startswith(".") or part == "__MACOSX" for part in parts) and parts[-1] not in NOT_LISTED
-
-
-def _stamp(info: dict[str, Any]) -> str:
-    version = next(
-        (info[key] for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created") if info.get(key)), ""
-    )
-    return f"{info.get('size')} {version}"

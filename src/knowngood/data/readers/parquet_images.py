@@ -19,7 +19,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.itemset import numbered
 from knowngood.data.readers.manifest import PATHS, described
 from knowngood.data.readers.tar_shards import by_class, split_of
-from knowngood.data.stores.address import Address
+from knowngood.data.stores.address import Address, stamp_of
 from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.data.stores.parquet_rows import ParquetRows, names_of, parquet_file
 from knowngood.errors import DataError
@@ -73,7 +73,7 @@ def read_parquet_images(files: Sequence[Path | Address], root: Path | Address) -
                 groups.append((number, group, start))
                 start += opened.metadata.row_group(group).num_rows
             splits += [split_of(file.name)] * len(table)
-            stamps.append(f"{file.name} {opened.metadata.serialized_size} {opened.metadata.num_rows}{_stamp(file)}")
+            stamps.append(f"{file.name} {opened.metadata.serialized_size} {opened.metadata.num_rows} {stamp_of(file)}")
     if not start or column is None or classes is None:
         raise DataError(f"{root}: has no rows")
     left = [name for name in names or () if name != column and name not in columns]
@@ -139,11 +139,3 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
         return {name: one["names"] for name, one in features.items() if isinstance(one, dict) and "names" in one}
     except (KeyError, ValueError, TypeError):
         return {}
-
-
-def _stamp(file: Path | Address) -> str:
-    if isinstance(file, Address):
-        info = file.fs.info(file.path)
-        return f" {info.get('size')} {info.get('ETag', info.get('LastModified', ''))}"
-    found = file.stat()
-    return f" {found.st_size} {found.st_mtime_ns}"

@@ -26,10 +26,10 @@ from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.damage import named_damage, repeats, stops_early
 from knowngood.data.readers.files import SUFFIXES, unread_reason
-from knowngood.data.readers.folder import arranged, by_mask, labels_of
+from knowngood.data.readers.folder import arranged, labels_of
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.readers.manifest import described
-from knowngood.data.stores.address import Address
+from knowngood.data.stores.address import Address, stamp_of
 from knowngood.data.stores.blobs import Members
 from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask
 from knowngood.errors import DataError
@@ -83,17 +83,11 @@ def read_shards(files: Sequence[Path | Address], root: Path | Address) -> ImageS
     else:
         paths = [_told_apart(name, shards[k]) for k, name in zip(of.tolist(), names, strict=True)]
         found = arranged(paths, str(root), rejected)
-        at, rejected = np.array([i for i, _ in found.images]), found.rejected
-        masks = tuple(partial(blob_mask, pixels, tuple(some)) if some else None for some in found.masks)
-        labels = found.labels if np.isfinite(found.labels).any() or not any(found.masks) else by_mask(masks)
-        images = ImageSet(
-            pixels.take(at), np.array([printable(ids[i]) for i in at]), labels, found.conditions, found.splits,
-            masks if found.marked else None,
-        )  # fmt: skip
-        splits = [splits[i] for i in at]
+        images = found.image_set(pixels, list(map(printable, ids)), lambda of: partial(blob_mask, pixels, tuple(of)))
+        splits, rejected = [splits[i] for i, _ in found.images], []
     if images.splits is None and all(splits):
         images = images.replace(splits=np.array(splits))
-    return images.replace(name=name, rejected=(*rejected, *(images.rejected if any(beside) else ())))
+    return images.replace(name=name, rejected=(*rejected, *images.rejected))
 
 
 def _below(file: Path | Address, root: Path | Address) -> str:
@@ -132,13 +126,11 @@ def _indexed(file: Path | Address) -> Index:
     images, beside, others = [], {}, []
     damage = named_damage(str(file), "cannot be read as a tar file", "pack it anew without compression")
     with damage, ExitStack() as stack:
+        stamp = f"{file.name} {stamp_of(file)}"
         if isinstance(file, Address):
-            info = file.fs.info(file.path)
-            stamp = f"{file.name} {info.get('size')} {info.get('ETag', info.get('LastModified', ''))}"
             opened = stack.enter_context(file.fs.open(file.path, "rb", block_size=READ_AHEAD))
         else:
-            found = file.stat()
-            stamp, opened = f"{file.name} {found.st_size} {found.st_mtime_ns}", stack.enter_context(file.open("rb"))
+            opened = stack.enter_context(file.open("rb"))
         tar = stack.enter_context(tarfile.open(fileobj=opened, mode="r:"))
         for member in tar:
             path = Path(member.name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
@@ -105,6 +106,20 @@ class Address:
             return self.fs.cat_file(self.path)
         except Exception as error:
             raise refused(str(self), "read", error) from None
+
+
+def version_of(info: dict[str, Any]) -> str:
+    """A text that changes when an object does, of what the listing of its store says of it."""
+    keys = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
+    return f"{info.get('size')} {next((info[key] for key in keys if info.get(key)), '')}"
+
+
+def stamp_of(file: Path | Address) -> str:
+    """The same of a file or an object."""
+    if isinstance(file, Address):
+        return version_of(file.fs.info(file.path))
+    found = file.stat()
+    return f"{found.st_size} {found.st_mtime_ns}"
 
 
 def refused(name: str, how: str, error: Exception) -> DataError | StoreError:

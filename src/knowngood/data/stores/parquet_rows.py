@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,23 +103,17 @@ class ParquetRows:
                 raise DataError(f"{file}: row group {number} is damaged; save or download it again") from None
 
 
-class parquet_file:
+@contextmanager
+def parquet_file(file: Path | Address) -> Iterator[Any]:
     """Within, an open `pyarrow.parquet.ParquetFile`. Raises DataError: it is damaged, or pyarrow is missing."""
+    import pyarrow.parquet as pq
 
-    def __init__(self, file: Path | Address) -> None:
-        self.file = file
-
-    def __enter__(self) -> Any:
-        import pyarrow.parquet as pq
-
-        damage = named_damage(str(self.file), "cannot be read as parquet", "save or download it again")
-        with damage:
-            source = self.file.fs.open(self.file.path, "rb") if isinstance(self.file, Address) else str(self.file)
-            self.opened = pq.ParquetFile(source)
-        return self.opened
-
-    def __exit__(self, *_: object) -> None:
-        self.opened.close(force=True)
+    with named_damage(str(file), "cannot be read as parquet", "save or download it again"):
+        opened = pq.ParquetFile(file.fs.open(file.path, "rb") if isinstance(file, Address) else str(file))
+    try:
+        yield opened
+    finally:
+        opened.close(force=True)
 
 
 def names_of(type_: Any) -> list[str]:
