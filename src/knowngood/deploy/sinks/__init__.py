@@ -29,7 +29,7 @@ class Sink(Protocol):
     """Takes rows, which have a `key` that no other row has.
 
     A write may be repeated after a crash with the same first rows: it must then change nothing for those that are
-    there. at_once: the most rows of a write. url: where it writes, without secrets.
+    there. at_once: the most rows of a write. url: where it writes, without secrets. A subclass needs `write` alone.
     """
 
     url: str
@@ -37,7 +37,7 @@ class Sink(Protocol):
 
     def begin(self) -> Place:
         """Before the first write ever: where the sink stands. Raises SettingsError, Unavailable."""
-        ...
+        return {}
 
     def write(self, rows: Sequence[Row], place: Place) -> Place:
         """Write rows after this place, for good; gives the next place. Raises Unavailable, Rejected."""
@@ -45,7 +45,6 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Nothing is written any more."""
-        ...
 
 
 SINKS = {

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import IO
 
 from knowngood.data.formulas import harmless
-from knowngood.deploy.sinks import Place, Row, Unavailable
+from knowngood.deploy.sinks import Place, Row, Sink, Unavailable
 from knowngood.errors import SettingsError
 from knowngood.files import make_folder
 
 
-class CsvFile:
+class CsvFile(Sink):
     """Columns are those of the file, or of the first row; a row with others is not written."""
 
     at_once = 256
@@ -60,9 +60,6 @@ class CsvFile:
                 return {"size": file.seek(0, os.SEEK_END)}
         except (OSError, UnicodeDecodeError) as error:
             raise Unavailable(f"{self.url}: {error}") from error
-
-    def close(self) -> None:
-        pass
 
     def _after(self, file: IO[bytes], end: int, rows: Sequence[Row]) -> bytes:
         """What is to be written after so many bytes of the file."""

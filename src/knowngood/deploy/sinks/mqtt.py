@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from knowngood.deploy.sinks import TIMEOUT, Place, Row, Unavailable
+from knowngood.deploy.sinks import TIMEOUT, Place, Row, Sink, Unavailable
 from knowngood.errors import SettingsError
 
 
-class Mqtt:
+class Mqtt(Sink):
     """Connects at the first row, and again when the connection was lost."""
 
     at_once = 64
@@ -33,9 +33,6 @@ class Mqtt:
             raise SettingsError("mqtt:// needs paho-mqtt: pip install 'knowngood[line]'")
         self.url = f"{parts.scheme}://{parts.hostname}:{port}/{self.topic}"
         self._parts, self._address, self._client = parts, (parts.hostname, port), None
-
-    def begin(self) -> Place:
-        return {}
 
     def write(self, rows: Sequence[Row], place: Place) -> Place:
         try:

@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from knowngood.deploy.sinks import TIMEOUT, Place, Row, Unavailable
+from knowngood.deploy.sinks import TIMEOUT, Place, Row, Sink, Unavailable
 from knowngood.errors import SettingsError
 
 
-class OpcUa:
+class OpcUa(Sink):
     """Connects at the first row, and again when the connection was lost."""
 
     at_once = 1
@@ -31,9 +31,6 @@ class OpcUa:
         self.url, self._server = url, f"opc.tcp://{parts.netloc}"
         self._client: Any = None
         self._variables: dict[str, tuple[Any, Any]] = {}
-
-    def begin(self) -> Place:
-        return {}
 
     def write(self, rows: Sequence[Row], place: Place) -> Place:
         from asyncua.ua import DataValue, Variant

@@ -9,12 +9,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from knowngood.deploy.sinks import Place, Row, Unavailable
+from knowngood.deploy.sinks import Place, Row, Sink, Unavailable
 from knowngood.errors import SettingsError
 from knowngood.files import make_folder
 
 
-class SqliteTable:
+class SqliteTable(Sink):
     """A column that the table lacks is added."""
 
     at_once = 256
@@ -52,9 +52,6 @@ class SqliteTable:
         except sqlite3.Error as error:
             raise Unavailable(f"{self.url}: {error}") from error
         return place
-
-    def close(self) -> None:
-        pass
 
 
 def _quoted(name: str) -> str:

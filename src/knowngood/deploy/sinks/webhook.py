@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from knowngood.deploy.sinks import TIMEOUT, Place, Rejected, Row, Unavailable
+from knowngood.deploy.sinks import TIMEOUT, Place, Rejected, Row, Sink, Unavailable
 from knowngood.errors import SettingsError
 
 VARIABLE = "KNOWNGOOD_WEBHOOK_SECRET"
@@ -29,7 +29,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-class Webhook:
+class Webhook(Sink):
     """Without a secret the rows are sent without a signature."""
 
     at_once = 1
@@ -40,9 +40,6 @@ class Webhook:
             raise SettingsError(f"--to {parts.scheme}://{parts.hostname or ''}…: expected https://HOST/PATH")
         self.url, self._secret = url, os.environ.get(VARIABLE, "").encode()
         self._open = urllib.request.build_opener(_NoRedirect).open
-
-    def begin(self) -> Place:
-        return {}
 
     def write(self, rows: Sequence[Row], place: Place) -> Place:
         for row in rows:
@@ -58,9 +55,6 @@ class Webhook:
             except (OSError, ValueError) as error:
                 raise Unavailable(f"{self.url}: {getattr(error, 'reason', error)}") from None
         return place
-
-    def close(self) -> None:
-        pass
 
 
 def signature(secret: bytes, body: bytes, timestamp: int | None = None) -> dict[str, str]:
