@@ -6,11 +6,12 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -81,6 +82,19 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, record: object) -> None:
     """Write a record as a JSON file, whole; see `whole`."""
     write_text(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def plain(value: Any) -> Any:
+    """A value, of NumPy and pandas too, as JSON knows it; what is missing, or no finite number, is None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    value = value.item() if hasattr(value, "item") else value
+    missing = type(value).__name__ == "NAType" or (isinstance(value, float) and not math.isfinite(value))
+    return None if missing else value
 
 
 @contextmanager

@@ -92,5 +92,5 @@ def test_the_p_values_are_those_of_the_graph_itself_on_images_not_labelled_anoma
     assert sorted(round(row["p_value"] * (n + 1)) for row in rows) == list(range(2, n + 2))
     assert all(row["is_anomalous"] for row in runtime.detect(holed(parts(5, 2))))
     served = load_model(file)
-    assert served.about()["calibration_items"] == n
+    assert served.about["calibration_items"] == n
     assert len(served.mark) == 16

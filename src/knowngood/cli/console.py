@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from knowngood.files import write_json
+from knowngood.files import plain, write_json
 
 # What a command is for goes to stdout; when that is JSON, lines for people go beside the messages.
 _for_machines: ContextVar[bool] = ContextVar("for_machines", default=False)
@@ -44,7 +43,7 @@ def for_machines(wanted: bool) -> Iterator[None]:
 def emit(record: Any) -> None:
     """The results as JSON on stdout, if that was asked for. What is no finite number is null."""
     if _for_machines.get():
-        print(json.dumps(_plain(record), indent=1, ensure_ascii=False))
+        print(json.dumps(plain(record), indent=1, ensure_ascii=False))
 
 
 def write_records(path: Path, records: Any) -> None:
@@ -90,15 +89,3 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
         print(title, file=stream)
     for row in [list(columns), *cells]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=stream)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON knows it."""
-    if isinstance(value, dict):
-        return {str(name): _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    if isinstance(value, Path):
-        return str(value)
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from knowngood.data.conditions import Expanded
+from knowngood.deploy.scored_parts import check_same
 from knowngood.detector.decide import Decisions
 from knowngood.detector.stated_conditions import Stated
 from knowngood.errors import ArtifactError, SettingsError
@@ -140,13 +141,7 @@ class ScoredRows:
                 f"{self.path} holds an unfinished run: the same command with --resume goes on with it; choose another "
                 f"--output, {anew}"
             )
-        for name, now in self._header.items():
-            if before.get(name) != now:
-                was, now = (str(value)[:40] for value in (before.get(name), now))
-                raise SettingsError(
-                    f"--resume: {self.path} holds an unfinished run with another {name} ({was}; this one has {now}); "
-                    f"resume with the same, {anew}"
-                )
+        check_same(before, self._header, f"{self.path} holds an unfinished run", anew)
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -73,7 +73,7 @@ def products(images: ImageSet, column: str, folder: Path) -> list[Product]:
 
 
 def fit_each(
-    some: Iterable[Product], settings: Settings, *, workers: int, threads: int = 1, address: str | None = None
+    some: Iterable[Product], settings: Settings, *, workers: int, address: str | None = None
 ) -> Iterator[Fitted]:
     """Fit a model to each product that has none yet; yields what came of each, in any order.
 
@@ -83,7 +83,7 @@ def fit_each(
     A product that fails, for whatever reason, is named too.
 
     Args:
-        workers: fits beside each other, each with so many threads. address: of a Ray cluster, or "local"; None:
+        workers: fits beside each other, each with one thread. address: of a Ray cluster, or "local"; None:
             processes of this machine.
 
     Raises:
@@ -94,12 +94,12 @@ def fit_each(
     waiting = [one for one, found in zip(some, before, strict=True) if found is None]
     yield from (found for found in before if found is not None)
     if address is not None:
-        yield from _by_ray(waiting, settings, workers, threads, address)
+        yield from _by_ray(waiting, settings, workers, address)
         return
     others, size = set(multiprocessing.active_children()), min(workers, max(1, len(waiting)))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(size, mp_context=context, initializer=_end_by_ctrl_c) as pool:
-        futures = {pool.submit(fit_one, one, settings, threads): one for one in waiting}
+        futures = {pool.submit(fit_one, one, settings): one for one in waiting}
         try:
             for future in as_completed(futures):
                 try:
@@ -119,14 +119,14 @@ def _end_by_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def fit_one(product: Product, settings: Settings, threads: int = 1) -> Fitted:
+def fit_one(product: Product, settings: Settings) -> Fitted:
     """Fit and save the model of a product. An error is in the result: one product must not end the fits of others."""
     import torch
 
     from knowngood.detector.card import false_alarms
     from knowngood.detector.estimator import Detector
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     run = product.folder / "run"
     try:
         detector = Detector.from_settings(settings).fit(product.images, run_dir=run, resume=True)
@@ -167,12 +167,12 @@ def _digest(product: Product, settings: Settings) -> str:
     return hashlib.sha256(f"{data_digest(product.images)} {chosen}".encode()).hexdigest()
 
 
-def _by_ray(some: list[Product], settings: Settings, workers: int, threads: int, address: str) -> Iterator[Fitted]:
+def _by_ray(some: list[Product], settings: Settings, workers: int, address: str) -> Iterator[Fitted]:
     from knowngood.deploy.ray_data import cluster
 
-    with cluster(address, workers * threads) as ray:
-        fit = ray.remote(num_cpus=threads, max_retries=RETRIES)(fit_one)
-        asked = {fit.remote(one, settings, threads): one.name for one in some}
+    with cluster(address, workers) as ray:
+        fit = ray.remote(num_cpus=1, max_retries=RETRIES)(fit_one)
+        asked = {fit.remote(one, settings): one.name for one in some}
         waiting = list(asked)
         while waiting:
             (done,), waiting = ray.wait(waiting)

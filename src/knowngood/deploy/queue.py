@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 from knowngood.data import ImageSet
-from knowngood.deploy.judgement import Asked, Row, joined
+from knowngood.data.joined import joined
+from knowngood.deploy.judgement import Asked, Row
 from knowngood.deploy.served_model import ServedModel, judged
 from knowngood.errors import KnowngoodError
 
@@ -152,7 +154,7 @@ class Queue:
 def _score(jobs: list[Job]) -> list[list[Row] | BaseException]:
     """The rows of each job, or why there are none. What is wrong with one job is no harm to the others."""
     try:
-        rows = iter(judged(jobs[0].model, joined([job.images for job in jobs]), jobs[0].asked))
+        rows = iter(judged(jobs[0].model, reduce(joined, [job.images for job in jobs]), jobs[0].asked))
     except Exception as error:
         if len(jobs) == 1 or not isinstance(error, KnowngoodError | RuntimeError | MemoryError):
             return [error] * len(jobs)

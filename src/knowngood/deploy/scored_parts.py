@@ -82,14 +82,7 @@ class ScoredParts:
                 f"--output {self.place}: holds {state} run; the same command with --resume goes on with it; or choose "
                 "another folder"
             )
-        before = self.read_json(RUN)
-        for name, now in run.items():
-            if before.get(name) != now:
-                was, now = (str(value)[:40] for value in (before.get(name), now))
-                raise SettingsError(
-                    f"--resume: {self.place} holds a run with another {name} ({was}; this one has {now}); resume with "
-                    "the same, or choose another folder"
-                )
+        check_same(self.read_json(RUN), run, f"{self.place} holds a run", "or choose another folder")
         return self.firsts()
 
     def withdraw(self) -> None:
@@ -144,6 +137,16 @@ class ScoredParts:
             raise OutputError(
                 f"{target} cannot be written ({type(error).__name__}); check the credentials and their rights"
             ) from None
+
+
+def check_same(before: Mapping[str, Any], run: Mapping[str, Any], what: str, otherwise: str) -> None:
+    """Raise SettingsError if a run that is to go on depended on something else than this one."""
+    for name, now in run.items():
+        if before.get(name) != now:
+            was, now = (str(value)[:40] for value in (before.get(name), now))
+            raise SettingsError(
+                f"--resume: {what} with another {name} ({was}; this one has {now}); resume with the same, {otherwise}"
+            )
 
 
 def encoded(table: DataFrame) -> bytes:

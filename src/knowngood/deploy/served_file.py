@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from knowngood.calibration import Calibration, find_regions
 from knowngood.calibration.map_scale import own_scale, scale_of
 from knowngood.data import ImageSet
 from knowngood.data.readers.limits import Limits
-from knowngood.deploy.judgement import Asked, Kept, Row, plain
+from knowngood.deploy.judgement import Asked, Kept, Row
 from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import map_record
-from knowngood.deploy.served_model import ServedModel, now
+from knowngood.deploy.served_model import ServedModel, described
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.evaluation.drift_reference import Reference, by_scores, group_names
+from knowngood.files import plain
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.calibration import calibration_arrays
 from knowngood.runtime.model import Found
@@ -26,7 +25,7 @@ from knowngood.runtime.model import Found
 Stamp = tuple[int, int, int]  # of a file: inode, bytes, time of change in ns
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FileModel(ServedModel):
     """mark: the fingerprint of the version that was exported. stamp: of the file. calibration, maps: as in the file.
 
@@ -61,38 +60,28 @@ class FileModel(ServedModel):
             why = "nothing is flagged: too few calibration images for this alpha"
             event(why, logging.WARNING, model=name, alpha=detector.alpha)
         maps = None if facts["map_calibration"] is None else _calibration(facts["map_calibration"])
-        return cls(name, path, facts["fingerprint"], now(), stamp, detector, known, maps)
-
-    @property
-    def version(self) -> int | None:
-        return None
-
-    @property
-    def alpha(self) -> float:
-        return self.detector.alpha
-
-    @property
-    def card(self) -> str:
-        return self.detector.facts["card"]
-
-    @property
-    def columns(self) -> list[str]:
-        return self.detector.schema.names
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(**self.detector.facts["limits"])
-
-    def about(self) -> dict[str, Any]:
-        columns = [column for column in self.detector.schema.columns if column.roles]
-        return {
-            **self.detector.facts["recipe"],
-            "calibration_items": len(self.calibration),
-            "conditions": {one.name: list(one.values) if one.kind == "categorical" else "a number" for one in columns},
+        about = {
+            **facts["recipe"],
+            "calibration_items": len(known),
+            "conditions": described(detector.schema.columns),
             "groups": [],
-            "maps": self.detector.has_map,
+            "maps": detector.has_map,
             "runs_on": "onnxruntime",
         }
+        return cls(
+            name=name,
+            path=path,
+            mark=facts["fingerprint"],
+            alpha=detector.alpha,
+            card=facts["card"],
+            columns=detector.schema.names,
+            limits=Limits(**facts["limits"]),
+            about=about,
+            stamp=stamp,
+            detector=detector,
+            calibration=known,
+            maps=maps,
+        )
 
     def judged(self, images: ImageSet, asked: Asked) -> list[Row]:
         if asked.explain:
@@ -108,12 +97,6 @@ class FileModel(ServedModel):
                 row["kept"] = None if row["error"] is not None else self._kept(one, asked)
             rows.append(row)
         return rows
-
-    def normal_image(self, reference: int) -> np.ndarray | None:
-        return None
-
-    def compared_image(self, images: ImageSet) -> np.ndarray | None:
-        return None
 
     def drift_reference(self) -> Reference | None:
         return by_scores(self.calibration, self.detector.facts["calibrated_by"])

@@ -13,24 +13,26 @@ import numpy as np
 
 from knowngood.data import ImageSet
 from knowngood.data.readers.limits import Limits
-from knowngood.deploy.judgement import Asked, Kept, Row, plain
+from knowngood.deploy.judgement import Asked, Kept, Row
 from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import map_record
-from knowngood.deploy.served_model import ServedModel, name_of, now
+from knowngood.deploy.served_model import ServedModel, described, name_of
 from knowngood.detector.estimator import Detector
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.explain.reference import group_of, groups_of, scaled_images
 from knowngood.detector.latents import code
+from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.results import Detected, flagged
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.evaluation.drift_reference import Reference, group_names
 from knowngood.evaluation.figures.subject import makes_images
 from knowngood.evaluation.score_stream import reference_of
+from knowngood.files import plain
 from knowngood.representations import Table
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class FolderModel(ServedModel):
     """folder: of the version. mark: its fingerprint, which tables of `knowngood score` have as `scored_by`."""
 
@@ -54,48 +56,23 @@ class FolderModel(ServedModel):
         if math.isinf(detector.offset_):
             why = "nothing is flagged: too few calibration images for this alpha"
             event(why, logging.WARNING, model=name, alpha=detector.alpha)
-        return cls(name, path, mark, now(), folder, detector, device)
-
-    @property
-    def version(self) -> int | None:
-        return int(self.folder.name) if self.folder.name.isdecimal() else None
-
-    @property
-    def alpha(self) -> float:
-        return self.detector.alpha
-
-    @property
-    def card(self) -> str:
-        return self.detector.card_
-
-    @property
-    def learned(self) -> dict[str, Any] | None:
-        return self.detector.about_.get("reviews")
-
-    @property
-    def columns(self) -> list[str]:
-        return self.detector.pipeline_.given_columns
-
-    @property
-    def limits(self) -> Limits:
-        return Limits.of(self.detector.pipeline_.settings.data)
-
-    def about(self) -> dict[str, Any]:
-        pipeline, settings = self.detector.pipeline_, self.detector.pipeline_.settings
-        columns = [column for column in pipeline.schema.columns if column.name in self.columns]
-        parts: dict[str, Any] = {part: getattr(settings, part) for part in ("representation", "model", "score")}
-        return {
-            **{part: options.name for part, options in parts.items()},
-            "calibration_items": len(pipeline.calibration or ()),
-            "conditions": {
-                column.name: list(column.values) if column.kind == "categorical" else "a number"
-                for column in columns
-                if column.roles
-            },
-            "groups": [dict(group.values) for group in pipeline.added],
-            "maps": bool(pipeline.score.has_map),
-            "runs_on": "torch",
-        }
+        pipeline = detector.pipeline_
+        return cls(
+            name=name,
+            path=path,
+            mark=mark,
+            version=int(folder.name) if folder.name.isdecimal() else None,
+            alpha=detector.alpha,
+            card=detector.card_,
+            columns=pipeline.given_columns,
+            limits=Limits.of(pipeline.settings.data),
+            about=_about(pipeline),
+            learned=detector.about_.get("reviews"),
+            reconstructs=makes_images(pipeline),
+            folder=folder,
+            detector=detector,
+            device=device,
+        )
 
     def judged(self, images: ImageSet, asked: Asked) -> list[Row]:
         rows: list[Row] = []
@@ -126,10 +103,6 @@ class FolderModel(ServedModel):
 
     def compared_image(self, images: ImageSet) -> np.ndarray | None:
         return np.moveaxis(scaled_images(self.detector.pipeline_, images)[0].numpy(), 0, -1)
-
-    @property
-    def reconstructs(self) -> bool:
-        return makes_images(self.detector.pipeline_)
 
     def code(self, images: ImageSet, moved: Mapping[int, float]) -> tuple[list[dict[str, float]], np.ndarray]:
         if not self.reconstructs:
@@ -171,7 +144,7 @@ class FolderModel(ServedModel):
         for one in explanations(self.detector.pipeline_, batch.items, batch.decisions, flags, **about):
             record = one.to_record()
             kept = {name: value for name, value in record.items() if name not in own[one.id] and name != "id"}
-            own[one.id]["explanation"] = _without_nan(kept)
+            own[one.id]["explanation"] = plain(kept)
 
     def _kept(self, batch: Detected, asked: Asked) -> Iterator[Kept | None]:
         """What is kept of each image of this batch; None of one that cannot be read."""
@@ -188,16 +161,21 @@ class FolderModel(ServedModel):
             yield Kept(alpha, values, batch.scales[i], boxes, reference)
 
 
+def _about(pipeline: Pipeline) -> dict[str, Any]:
+    parts: dict[str, Any] = {part: getattr(pipeline.settings, part) for part in ("representation", "model", "score")}
+    given = pipeline.given_columns
+    return {
+        **{part: options.name for part, options in parts.items()},
+        "calibration_items": len(pipeline.calibration or ()),
+        "conditions": described([one for one in pipeline.schema.columns if one.name in given]),
+        "groups": [dict(group.values) for group in pipeline.added],
+        "maps": bool(pipeline.score.has_map),
+        "runs_on": "torch",
+    }
+
+
 def _records(batch: Detected) -> list[Row]:
     columns = {str(name): batch.table[name].tolist() for name in batch.table if name != "label"}
     errors = columns.pop("error", [None] * len(batch.table))
     columns["error"] = errors  # last, and in every row
     return [dict(zip(columns, map(plain, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _without_nan(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(one) for one in value]
-    return plain(value)

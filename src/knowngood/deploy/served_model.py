@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from knowngood.data import ImageSet
+    from knowngood.data.columns import Column
     from knowngood.data.readers.limits import Limits
     from knowngood.deploy.judgement import Asked, Row
     from knowngood.evaluation.drift_reference import Reference
@@ -30,72 +31,44 @@ LACKING = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ServedModel(ABC):
     """A version of a model, loaded; it never changes.
 
     path: as it was given. mark: the fingerprint of the version, which tables of `knowngood score` have as `scored_by`.
-    explains, learns: whether it can say why, and make a new version from reviews.
+    version: its number, if it is one of several. alpha: the false-alarm rate of the fit. card: Markdown. columns: the
+    condition columns that images may have. limits: how large a file may be once decoded, by the settings of the model.
+    about: plain data, representation, model, score, calibration_items, conditions, groups, maps and runs_on. learned:
+    what came of the reviews that this version learned from, if it did. reconstructs: it is a VAE of pictures, it has
+    latent dimensions and decodes them. explains, learns: whether it can say why, and make a new version from reviews.
     """
 
     name: str
     path: Path
     mark: str
-    loaded: str
-
+    version: int | None = None
+    alpha: float
+    card: str
+    columns: list[str]
+    limits: Limits
+    about: dict[str, Any]
+    learned: dict[str, Any] | None = None
+    reconstructs: bool = False
+    loaded: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     explains: ClassVar[bool] = True
     learns: ClassVar[bool] = True
-
-    @property
-    @abstractmethod
-    def version(self) -> int | None:
-        """Its number, if it is one of several."""
-
-    @property
-    @abstractmethod
-    def alpha(self) -> float:
-        """The false-alarm rate of the fit."""
-
-    @property
-    @abstractmethod
-    def card(self) -> str:
-        """The model card, Markdown."""
-
-    @property
-    def learned(self) -> dict[str, Any] | None:
-        """What came of the reviews that this version learned from, if it did."""
-        return None
-
-    @property
-    @abstractmethod
-    def columns(self) -> list[str]:
-        """The condition columns that images may have."""
-
-    @property
-    @abstractmethod
-    def limits(self) -> Limits:
-        """How large a file may be once decoded, by the settings of the model."""
-
-    @abstractmethod
-    def about(self) -> dict[str, Any]:
-        """Plain data: representation, model, score, calibration_items, conditions, groups, maps, runs_on."""
 
     @abstractmethod
     def judged(self, images: ImageSet, asked: Asked) -> list[Row]:
         """See `judged`."""
 
-    @abstractmethod
     def normal_image(self, reference: int) -> np.ndarray | None:
         """(H, W, C) the mean of the normal images in a group, if it has any."""
+        return None
 
-    @abstractmethod
     def compared_image(self, images: ImageSet) -> np.ndarray | None:
         """(H, W, C) one image as it is compared with `normal_image`: resized, and turned and cropped if parts are."""
-
-    @property
-    def reconstructs(self) -> bool:
-        """Whether it is a VAE of pictures: it has latent dimensions and decodes them."""
-        return False
+        return None
 
     def code(self, images: ImageSet, moved: Mapping[int, float]) -> tuple[list[dict[str, float]], np.ndarray]:
         """The latent dimensions of one image and what is decoded from them, (H, W, C), scaled as pictures are.
@@ -134,11 +107,16 @@ class ServedModel(ABC):
         """Plain data: what it is, what it expects and what it guarantees."""
         own = {"name": self.name, "version": self.version, "scored_by": self.mark, "loaded": self.loaded}
         can = {"explains": self.explains, "learns": self.learns, "reconstructs": self.reconstructs}
-        return {**own, "alpha": self.alpha, **self.about(), **can}
+        return {**own, "alpha": self.alpha, **self.about, **can}
 
     def lacks(self, what: str) -> str:
         """Why an exported file cannot do this (a key of `LACKING`), and what can."""
         return f"'{self.name}' is an exported file, which {LACKING[what]}; serve the folder that `train` wrote"
+
+
+def described(columns: Iterable[Column]) -> dict[str, Any]:
+    """The values that condition columns have, by name."""
+    return {one.name: list(one.values) if one.kind == "categorical" else "a number" for one in columns if one.roles}
 
 
 def judged(model: ServedModel, images: ImageSet, asked: Asked) -> list[Row]:
@@ -164,8 +142,3 @@ def name_of(path: Path) -> str:
     """What a model is called if no name is given: its folder, or that of its run."""
     whole = path.resolve()
     return whole.parent.name if whole.name == OF_RUN else whole.name
-
-
-def now() -> str:
-    """The time in ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

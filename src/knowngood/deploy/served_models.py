@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from knowngood.config import nearest
@@ -16,25 +15,16 @@ from knowngood.errors import ArtifactError, SettingsError
 EXPORTED = ".onnx"  # suffix of what `knowngood export` writes
 
 
-class ServedModels(Mapping[str, ServedModel]):
+class ServedModels(dict[str, ServedModel]):
     """Models by name. A reader gets the version of that moment and may keep it for as long as it works."""
 
     def __init__(self, models: list[ServedModel]) -> None:
-        self._models = {model.name: model for model in models}
+        super().__init__((model.name, model) for model in models)
         self._lock = threading.Lock()
-        for name in self._models:
+        for name in self:
             if [model.name for model in models].count(name) > 1:
                 paths = " and ".join(str(model.path) for model in models if model.name == name)
                 raise SettingsError(f"{paths} have the same name '{name}'; give names: first={paths.split(' and ')[0]}")
-
-    def __getitem__(self, name: str) -> ServedModel:
-        return self._models[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._models)
-
-    def __len__(self) -> int:
-        return len(self._models)
 
     def named(self, name: str | None) -> ServedModel:
         """The model of that name; without a name the only one.
@@ -55,7 +45,7 @@ class ServedModels(Mapping[str, ServedModel]):
             ArtifactError: it cannot be loaded. The former version stays.
         """
         with self._lock:
-            self._models[name] = self[name].loaded_again()
+            self[name] = self[name].loaded_again()
         return self[name]
 
     def changed(self) -> list[str]:

@@ -23,12 +23,13 @@ from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import SUFFIXES
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.judged_store import JudgedStore, Judgement
-from knowngood.deploy.judgement import Kept, Row, plain
+from knowngood.deploy.judgement import Kept, Row
 from knowngood.deploy.logs import event
 from knowngood.deploy.map_png import scale_of
 from knowngood.deploy.served_model import ServedModel
 from knowngood.errors import OutputError
 from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced, reduced_map
+from knowngood.files import plain
 
 THUMBNAIL, MAP, LARGE = 320, 256, 1600  # pixels of the longer side
 SMALL = 96  # up to this every pixel counts
