@@ -21,6 +21,7 @@ _IN_LEGEND = 12
 _SHARE = 0.95
 MANY = 1000  # points that overlap
 _LARGE, _CELLS = 100, 96  # points of a group with an outline, cells of its histogram along an axis
+ROUNDS = 400  # at most, in which names are moved apart
 _WITH_NUMBERS = 12  # dimensions at most with r written in each cell
 TSNE_AXES = "t-SNE 1 (no unit)", "t-SNE 2 (no unit)"
 Projection = Literal["auto", "raw", "pca", "tsne"]
@@ -259,11 +260,11 @@ def _name_groups(axes: Axes, names: Sequence[str], middles: np.ndarray) -> None:
         axes.text(place[0], place[1], style.short(name, 16), color=style.INK, path_effects=halo, bbox=box, **look)
 
 
-def spread_apart(at: np.ndarray, width: np.ndarray, height: np.ndarray, *, rounds: int = 400) -> np.ndarray:
+def spread_apart(at: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
     """(K, 2) centres near `at`, in 0..1, of boxes of these sizes, moved until they overlap as little as possible."""
     placed = at + 1e-4 * np.random.default_rng(0).standard_normal(at.shape)
     reach = np.stack([width[:, None] + width, height[:, None] + height], -1) / 2
-    for step in range(rounds):
+    for step in range(ROUNDS):
         apart = placed[:, None] - placed
         inside = reach - np.abs(apart)
         clash = (inside > 0).all(-1) & ~np.eye(len(at), dtype=bool)
@@ -272,6 +273,6 @@ def spread_apart(at: np.ndarray, width: np.ndarray, height: np.ndarray, *, round
         push = np.where(clash[..., None] & shorter, np.sign(apart) * inside, 0).sum(1)
         if not clash.any():
             break
-        home = 0.02 * (at - placed) * (1 - step / rounds)
+        home = 0.02 * (at - placed) * (1 - step / ROUNDS)
         placed = np.clip(placed + 0.3 * push + home, 0.02, 0.98)
     return placed

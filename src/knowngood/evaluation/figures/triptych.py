@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PANELS = ("input", "reconstruction", "difference")
 MAP_PANELS = ("input", "anomaly map", "map over input")
+SMALLEST, LARGEST, GAP = 96, 160, 4  # pixels of a panel in a strip, and between two
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -78,27 +79,27 @@ def map_panels(image: np.ndarray, values: np.ndarray, *, scale: MapScale) -> lis
     return [np.round(255 * panel).astype(np.uint8) for panel in shown]
 
 
-def side_by_side(pictures: Sequence[np.ndarray], *, smallest: int = 96, largest: int = 160, gap: int = 4) -> Image:
+def side_by_side(pictures: Sequence[np.ndarray]) -> Image:
     """Three pictures (H, W, 3) uint8 in one, RGBA, with transparent gaps.
 
-    Tiny images are enlarged by a whole factor, pixels kept as squares, until a panel is `smallest` pixels wide; large
-    ones are reduced to `largest` pixels on their longer side.
+    Tiny images are enlarged by a whole factor, pixels kept as squares, until a panel is `SMALLEST` pixels wide; large
+    ones are reduced to `LARGEST` pixels on their longer side.
     """
     from PIL import Image
 
     tiles = [Image.fromarray(picture) for picture in pictures]
     width, height = tiles[0].size
-    if max(width, height) > largest:
-        scale = largest / max(width, height)
+    if max(width, height) > LARGEST:
+        scale = LARGEST / max(width, height)
         size = max(1, round(width * scale)), max(1, round(height * scale))
         tiles = [tile.resize(size, Image.Resampling.BOX) for tile in tiles]
     else:
-        factor = max(1, min(-(-smallest // width), largest // max(width, height)))
+        factor = max(1, min(-(-SMALLEST // width), LARGEST // max(width, height)))
         tiles = [tile.resize((width * factor, height * factor), Image.Resampling.NEAREST) for tile in tiles]
     width, height = tiles[0].size
-    strip = Image.new("RGBA", (3 * width + 2 * gap, height), (0, 0, 0, 0))
+    strip = Image.new("RGBA", (3 * width + 2 * GAP, height), (0, 0, 0, 0))
     for position, tile in enumerate(tiles):
-        strip.paste(tile, (position * (width + gap), 0))
+        strip.paste(tile, (position * (width + GAP), 0))
     return strip
 
 
