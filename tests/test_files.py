@@ -15,7 +15,7 @@ import pytest
 
 from knowngood import files
 from knowngood.cli import outputs
-from knowngood.cli.outputs import write_table
+from knowngood.cli.outputs import write_tables
 from knowngood.errors import OutputError, SettingsError
 from knowngood.files import LOCK, locked, write_json, write_text
 
@@ -79,8 +79,8 @@ def test_of_two_that_find_a_lock_whose_process_has_ended_one_takes_it(tmp_path, 
 def test_no_cell_of_a_csv_file_is_a_formula(tmp_path: Path) -> None:
     ids = ["=1+1", "+cmd", "-2+3", "@x", "\tx", "\rx", "plain", "-5", "+1.5e3"]
     table = pd.DataFrame({"id": ids, "score": [-1.0] * len(ids)})
-    write_table(table, tmp_path / "a.csv")
-    write_table(table, tmp_path / "a.json")
+    write_tables([table], tmp_path / "a.csv")
+    write_tables([table], tmp_path / "a.json")
     read = pd.read_csv(tmp_path / "a.csv", dtype={"id": str}, lineterminator="\n")
     assert read["id"].tolist() == [f"'{name}" for name in ids[:6]] + ids[6:]
     assert (read["score"] == -1).all()

@@ -14,6 +14,8 @@ from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import completion, console, main
+from knowngood.config.presets import preset_names
+from knowngood.evaluation.figures import FIGURES
 
 
 def run(*words: object) -> int:
@@ -133,8 +135,8 @@ def test_names_and_paths_are_completed(model: Path, tmp_path: Path, monkeypatch:
     assert completion.data_sets("none/such/") == []
     assert completion.models(f"{model.parent}/") == [f"{model}/"]
     assert completion.models("") == []  # no folder here holds a model or leads to one
-    assert "paper-mlp" in completion.presets("paper")
-    assert completion.figures("viol") == ["violin"]
+    assert "paper-mlp" in completion.one_of(preset_names())("paper")
+    assert completion.one_of(FIGURES)("viol") == ["violin"]
 
 
 def test_the_shell_asks_and_is_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

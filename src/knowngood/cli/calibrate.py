@@ -24,11 +24,11 @@ from knowngood.cli.inputs import (
     load,
     open_selected,
 )
-from knowngood.cli.outputs import note_dependent, say_false_alarms, writing
+from knowngood.cli.outputs import check_out, note_dependent, say_false_alarms, writing
 from knowngood.config import counted
 from knowngood.data.column_values import as_values
 from knowngood.detector.versions import model_at
-from knowngood.errors import DataError, SettingsError
+from knowngood.errors import DataError
 
 if TYPE_CHECKING:
     from knowngood.detector.estimator import Detector
@@ -70,8 +70,7 @@ def calibrate(
     are labelled anomalous are not used; files that cannot be read are set aside by name.
     """
     group = as_values(as_group) or None
-    if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
-        raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
+    check_out(model, out)
     with for_machines(as_json), writing(folders=[out or model_at(model)]):
         detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)

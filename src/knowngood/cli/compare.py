@@ -10,7 +10,7 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say, table
-from knowngood.cli.inputs import ALL, Anomalous, Holdout, Normal, keep_split, open_selected
+from knowngood.cli.inputs import ALL, Anomalous, Data, Holdout, Normal, keep_split, open_selected
 from knowngood.cli.outputs import keep_apart, this_command, writing
 from knowngood.config import nearest
 from knowngood.data.progress import in_words
@@ -25,12 +25,7 @@ TEST = "test"
 
 @with_bounds
 def compare(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="a folder, manifest, archive, idx or npz file, or named data set", show_default=False
-        ),
-    ],
+    data: Data,
     *,
     recipes: Annotated[
         str, typer.Option(metavar="A,B,…", help="auto, presets by name, or YAML files of settings, divided by commas")

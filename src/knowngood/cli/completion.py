@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from knowngood.detector.versions import CONFIG, OF_RUN, VERSIONS
@@ -25,28 +25,9 @@ def models(incomplete: str) -> list[str]:
     ]
 
 
-def presets(incomplete: str) -> list[str]:
-    """Names of presets."""
-    from knowngood.config.presets import preset_names
-
-    return matching(preset_names(), incomplete)
-
-
-def figures(incomplete: str) -> list[str]:
-    """Names of figures."""
-    from knowngood.evaluation.figures import FIGURES
-
-    return matching(FIGURES, incomplete)
-
-
-def one_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+def one_of(names: Collection[str]) -> Callable[[str], list[str]]:
     """Completes these names."""
-    known = list(names)
-
-    def complete(incomplete: str) -> list[str]:
-        return matching(known, incomplete)
-
-    return complete
+    return lambda incomplete: matching(names, incomplete)
 
 
 def matching(names: Iterable[str], incomplete: str) -> list[str]:

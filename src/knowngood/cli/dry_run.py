@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowngood.config import Conditioning, Settings, VAEOptions, counted
-from knowngood.data.progress import in_words
 from knowngood.errors import NotEnoughNormals
 
 if TYPE_CHECKING:
@@ -130,8 +129,3 @@ def _steps(settings: Settings, n: int) -> int:
     options = training_options(settings, n)
     an_epoch = max(1, n // options.batch_size)
     return an_epoch * (options.epochs or default_epochs(an_epoch))
-
-
-def about(seconds: float) -> str:
-    """'about 12 min'."""
-    return f"about {in_words(seconds)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -65,7 +65,7 @@ def evaluate(
     """Measure a model on labelled images: AUROC with its interval, average precision, false alarms, detections."""
     alone = json_file == STDOUT
     with for_machines(alone), writing(report, inspect, None if alone else json_file):
-        detector = load(model, device, unknown)
+        detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
         images, split = keep_split(images, split)
@@ -108,8 +108,7 @@ def evaluate(
             from knowngood.evaluation.report import inspected, write_inspection
 
             explanations = found.table.attrs["explanations"]
-            asked: dict[str, Any] = {"unknown": unknown, "alpha": alpha, "maps": found.maps}
-            items = inspected(detector, images, found.table, explanations, **asked)
+            items = inspected(detector, images, found.table, explanations, found.maps)
             links = [("The report", link(report, inspect))] if report else []
             about = {"alpha": found.alpha, "title": title, "command": this_command(), "links": links}
             write_inspection(inspect, items, found.table, **about)

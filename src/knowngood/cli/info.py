@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,25 +18,27 @@ from knowngood.errors import ArtifactError
 def info(model: Model, *, as_json: AsJson = False) -> None:
     """Say what a saved model was trained on, how, and what it guarantees; and which versions there are."""
     with for_machines(as_json):
-        emit(_info(model))
-
-
-def _info(model: Path) -> dict[str, Any]:
-    folder = in_use(model)
-    try:
-        card = (folder / "card.md").read_text(encoding="utf-8").rstrip()
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        number, about, settings = config["format_version"], config["about"], config["settings"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ArtifactError(f"{folder} is damaged: {type(error).__name__}: {error}") from None
-    say(card)
-    say(f"\nformat {number}, {folder}")
-    known = versions(model)
-    show(known)
-    calibration = config["calibration"].get("known", {})
-    facts = {"model": folder, "format": number, "recipe": about["recipe"], "data": about["data"], "settings": settings}
-    facts |= {"alpha": settings["alpha"], "calibrated_by": config["calibrated_by"], "versions": _records(known)}
-    return {**facts, "groups": calibration.get("stratum_names", []), "history": about["history"]}
+        folder = in_use(model)
+        try:
+            card = (folder / "card.md").read_text(encoding="utf-8").rstrip()
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            number, about, settings = config["format_version"], config["about"], config["settings"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ArtifactError(f"{folder} is damaged: {type(error).__name__}: {error}") from None
+        say(card)
+        say(f"\nformat {number}, {folder}")
+        known = versions(model)
+        show(known)
+        calibration = config["calibration"].get("known", {})
+        facts = {
+            "model": folder,
+            "format": number,
+            "recipe": about["recipe"],
+            "data": about["data"],
+            "settings": settings,
+        }
+        facts |= {"alpha": settings["alpha"], "calibrated_by": config["calibrated_by"], "versions": _records(known)}
+        emit({**facts, "groups": calibration.get("stratum_names", []), "history": about["history"]})
 
 
 def rollback(

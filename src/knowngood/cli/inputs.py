@@ -54,8 +54,22 @@ Anomalous = Annotated[
 Holdout = Annotated[
     str | None, typer.Option(metavar="CLASSES", help="classes to hold out as anomalous; all others are normal")
 ]
+
+
+def error_or_infer(value: str | None) -> str | None:
+    """What to do with unknown conditions, as given; refused before anything heavy loads. Raises SettingsError."""
+    if value not in (None, "error", "infer"):
+        raise SettingsError(f"--unknown {value}: expected error or infer")
+    return value
+
+
 Unknown = Annotated[
-    str | None, typer.Option(metavar="error|infer", help="what to do with an unknown condition; default as trained")
+    str | None,
+    typer.Option(
+        callback=error_or_infer,
+        metavar="error|infer",
+        help="what to do with an unknown condition; default as trained",
+    ),
 ]
 
 
@@ -183,15 +197,8 @@ def hidden_class(unknown: str | None, *detectors: Detector) -> str | None:
     return unknown or "infer"
 
 
-def load(model: Path, device: str | None, unknown: str | None = None) -> Detector:
-    """The saved detector; options are checked before anything heavy loads.
-
-    Raises:
-        SettingsError: `unknown` is not None, "error" or "infer".
-        ArtifactError: no usable model at `model`.
-    """
-    if unknown not in (None, "error", "infer"):
-        raise SettingsError(f"--unknown {unknown}: expected error or infer")
+def load(model: Path, device: str | None) -> Detector:
+    """The saved detector. Raises ArtifactError: no usable model at `model`."""
     model_at(model)  # refused before anything heavy loads
     from knowngood.detector.estimator import Detector
 

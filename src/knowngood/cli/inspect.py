@@ -64,55 +64,41 @@ def inspect(
     """
     alone = json_file == STDOUT
     with for_machines(alone), writing(None if alone else json_file):
-        _inspect(data, (normal, anomalous, holdout), suspicious, model, most, strict, tolerance, json_file, bounds)
+        if model is not None and not suspicious:
+            raise SettingsError("--model goes with --suspicious; add that, or leave --model out")
+        detector = None if model is None else load(model, None)
+        options = bounds.over(None if detector is None else detector.pipeline_.settings.data)
+        chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
+        images = open_selected(data, **chosen, strict=strict, data_options=options, remarks=False)
+        keep_apart([data], images, files={"--json": None if json_file == STDOUT else json_file})
+        if suspicious:
+            words = [word for key, value in chosen.items() if value for word in (f"--{key}", value)]
+            list_suspicious(images, data, words, model, detector, most, json_file)
+            return
+        from knowngood.data.audit import audit
 
-
-def _inspect(
-    data: str,
-    classes: tuple[str | None, str | None, str | None],
-    suspicious: bool,
-    model: Path | None,
-    most: int,
-    strict: bool,
-    tolerance: float | None,
-    json_file: Path | None,
-    bounds: Bounds,
-) -> None:
-    if model is not None and not suspicious:
-        raise SettingsError("--model goes with --suspicious; add that, or leave --model out")
-    detector = None if model is None else load(model, None)
-    options = bounds.over(None if detector is None else detector.pipeline_.settings.data)
-    chosen = dict(zip(("normal", "anomalous", "holdout"), classes, strict=True))
-    images = open_selected(data, **chosen, strict=strict, data_options=options, remarks=False)
-    keep_apart([data], images, files={"--json": None if json_file == STDOUT else json_file})
-    if suspicious:
-        words = [word for key, value in chosen.items() if value for word in (f"--{key}", value)]
-        list_suspicious(images, data, words, model, detector, most, json_file)
-        return
-    from knowngood.data.audit import audit
-
-    found = audit(images)
-    if json_file:
-        write_records(json_file, found.to_records())
-    say(f"{images.variant or images.name}: {counted(len(found.images), 'readable image')}")
-    for line in _understood(found.images):
-        say(line)
-    if found.findings:
-        counts = Counter((one.kind, one.severity) for one in found.findings)
-        rows = [(kind, severity, n) for (kind, severity), n in counts.items()]
-        rows.sort(key=lambda row: (_SEVERITIES.index(row[1]), -row[2], row[0]))
-        table(["finding", "severity", "count"], rows)
-        shown: Counter[str] = Counter()
-        for finding in found.findings:
-            shown[finding.kind] += 1
-            if shown[finding.kind] <= _SHOWN:
-                say(f"{finding.severity}: {finding.path_or_id}: {finding.reason}")
-        if max(shown.values()) > _SHOWN:
-            say(f"At most {_SHOWN} of a kind are shown; --json FILE writes all {len(found.findings):,}.")
-    else:
-        say("no problems found")
-    found.check((0.0 if strict else 0.01) if tolerance is None else tolerance)
-    _refuse_too_few(found.images)
+        found = audit(images)
+        if json_file:
+            write_records(json_file, found.to_records())
+        say(f"{images.variant or images.name}: {counted(len(found.images), 'readable image')}")
+        for line in _understood(found.images):
+            say(line)
+        if found.findings:
+            counts = Counter((one.kind, one.severity) for one in found.findings)
+            rows = [(kind, severity, n) for (kind, severity), n in counts.items()]
+            rows.sort(key=lambda row: (_SEVERITIES.index(row[1]), -row[2], row[0]))
+            table(["finding", "severity", "count"], rows)
+            shown: Counter[str] = Counter()
+            for finding in found.findings:
+                shown[finding.kind] += 1
+                if shown[finding.kind] <= _SHOWN:
+                    say(f"{finding.severity}: {finding.path_or_id}: {finding.reason}")
+            if max(shown.values()) > _SHOWN:
+                say(f"At most {_SHOWN} of a kind are shown; --json FILE writes all {len(found.findings):,}.")
+        else:
+            say("no problems found")
+        found.check((0.0 if strict else 0.01) if tolerance is None else tolerance)
+        _refuse_too_few(found.images)
 
 
 def _refuse_too_few(images: ImageSet) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,16 +26,8 @@ def beside(model: Path) -> Path:
     return whole.with_name(f"{whole.name}-judged")
 
 
-@contextmanager
-def kept(folder: Path | None, most: int) -> Iterator[JudgedStore | None]:
+def kept(folder: Path | None, most: int) -> AbstractContextManager[JudgedStore | None]:
     """Within, the store in this folder; None where nothing is kept. Several processes may use it."""
-    if folder is None:
-        yield None
-        return
     from knowngood.deploy.judged_store import JudgedStore
 
-    store = JudgedStore(folder, most)
-    try:
-        yield store
-    finally:
-        store.close()
+    return nullcontext() if folder is None else closing(JudgedStore(folder, most))

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from knowngood.config import nearest
-from knowngood.errors import SettingsError
 from knowngood.files import make_folder, whole, write_json
 
 if TYPE_CHECKING:
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from knowngood.calibration.map_scale import MapScale
 
 INDEX, LEGEND = "maps.json", "legend.png"
-FORMATS = ("overlay", "raw")
 
 
 class OverlayWriter:
@@ -111,15 +108,7 @@ class RawWriter:
         return ""
 
 
-def map_writer(folder: Path, kind: str, ids: Sequence[str]) -> OverlayWriter | RawWriter:
-    """What writes maps of images with these ids into a folder, as `overlay` or `raw`."""
-    return (RawWriter if kind == "raw" else OverlayWriter)(folder, ids)
-
-
-def check_format(kind: str) -> None:
-    """Raise SettingsError for a kind of map files that is not known."""
-    if kind not in FORMATS:
-        raise SettingsError(f"--maps-format {kind}: no such format{nearest(kind, list(FORMATS))}")
+WRITERS = {"overlay": OverlayWriter, "raw": RawWriter}
 
 
 def file_names(ids: Sequence[str]) -> list[str]:

@@ -21,6 +21,8 @@ from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from knowngood.calibration import DriftMonitor
     from knowngood.detector.estimator import Detector
 
@@ -67,33 +69,91 @@ def monitor(
     Exit status 5 if there is drift, 0 if not: for a cron job.
     """
     with for_machines(as_json), writing(state, out):  # of two runs with one state the items of one would be lost
-        _monitor(sources, threshold, state, out, unknown, device, bounds)
+        if out is not None and out.suffix.lower() not in FORMATS:
+            raise SettingsError(f"--out {out}: unknown format '{out.suffix}'; known: {', '.join(FORMATS)}")
+        model = Path(sources[0]) if _is_model(Path(sources[0])) else None
+        streams = sources if model is None else sources[1:]
+        if not streams:
+            raise SettingsError(
+                f"{sources[0]}: this is a model; name what to test after it, such as results.csv or images"
+            )
+        saved = None if state is None or not state.exists() else _read(state)
+
+        from knowngood.calibration import DriftMonitor
+        from knowngood.evaluation.score_stream import reference_of, score_stream
+
+        detector = None if model is None else load(model, device)
+        tables, by = _read_all(streams, model, detector, unknown, bounds)
+        known = None if detector is None else detector.pipeline_
+        items = score_stream(tables, known and known.schema, [group.name for group in known.added] if known else ())
+        reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
+        basis = " ".join([items.measure, *by]) if reference is None else reference.fingerprint
+        if saved is None:
+            drift = DriftMonitor(
+                THRESHOLD if threshold is None else threshold, {} if reference is None else reference.ranks
+            )
+        else:
+            drift = DriftMonitor.from_record(saved)
+            _check(drift, saved, threshold, basis, state)
+        if state is not None and items.ids is None:
+            raise DataError("--state needs a column id or time in the results, so that no item counts twice")
+        new = drift.update(items.scores, items.groups, items.ids, items.times)
+        if state is not None:
+            record = {**drift.to_record(), "basis": basis}
+            write_text(state, json.dumps(record, ensure_ascii=False) + "\n")
+
+        first: dict[str, float] = {}
+        if unlike := sum(
+            first.setdefault(*item) != item[1] for item in zip(items.ids or (), items.scores, strict=False)
+        ):
+            have = "has" if unlike == 1 else "have"
+            note(
+                f"warning: {counted(unlike, 'item')} {have} the id of an earlier one, and another score: of an id the "
+                "first counts. Give each item an id of its own, such as its path below a folder that holds all"
+            )
+        rows_read, before = len(items.scores) + sum(items.left_out.values()), len(items.scores) - new
+        parts = [f"{new:,} new", *([f"{before:,} counted before"] if before else [])]
+        parts += [f"{n:,} {why}, left out" for why, n in items.left_out.items()]
+        since = f"; {drift.count:,} counted in all" if drift.count > new else ""
+        say(f"items    {counted(rows_read, 'row')}: {', '.join(parts)}{since}")
+        note(f"{'the stream is compared with itself' if reference is None else reference.sentence}")
+        rows = [(name, f"{one.count:,}", _number(one.won / math.log(10))) for name, one in drift.groups.items()]
+        if rows:
+            table(["condition", "items", "evidence"], rows)
+        if out is not None:
+            from knowngood.evaluation.figures.drift import drift as drawn
+            from knowngood.evaluation.figures.style import save
+
+            out.parent.mkdir(parents=True, exist_ok=True)
+            save(drawn(drift), out)
+            say(f"figure   {out}")
+        alarm = drift.alarm
+        emit(_record(drift, new, items.left_out))
+        if alarm is None:
+            say(f"quiet    evidence {_number(drift.evidence)} of {drift.threshold:g}")
+            return
+        where = "" if len(drift.groups) == 1 else f" in {alarm.group}"
+        say(f"drift    {alarm.change}{where} since about {alarm.since}")
+        say(f"alarm    at {alarm.at}: evidence {_number(alarm.evidence)} of {drift.threshold:g}")
+        for line in _next(model, detector, state):
+            say(line)
+        raise typer.Exit(DRIFT)
 
 
-def _monitor(
-    sources: list[str],
-    threshold: float | None,
-    state: Path | None,
-    out: Path | None,
-    unknown: str | None,
-    device: str | None,
-    bounds: Bounds,
-) -> None:
-    if out is not None and out.suffix.lower() not in FORMATS:
-        raise SettingsError(f"--out {out}: unknown format '{out.suffix}'; known: {', '.join(FORMATS)}")
-    model = Path(sources[0]) if _is_model(Path(sources[0])) else None
-    streams = sources if model is None else sources[1:]
-    if not streams:
-        raise SettingsError(f"{sources[0]}: this is a model; name what to test after it, such as results.csv or images")
-    saved = None if state is None or not state.exists() else _read(state)
+def _read_all(
+    sources: list[str], model: Path | None, detector: Detector | None, unknown: str | None, bounds: Bounds
+) -> tuple[list[pd.DataFrame], dict[str, str]]:
+    """Tables of results, images scored by the detector; and a file by each mark of a model that scored some.
 
-    from knowngood.calibration import DriftMonitor
-    from knowngood.evaluation.score_stream import read_results, reference_of, score_stream
+    Raises:
+        DataError: a file of something else, or two models, or another one, scored them.
+    """
+    from knowngood.evaluation.score_stream import read_results
     from knowngood.evaluation.scored_by import marks, scored_by
 
-    detector = None if model is None else load(model, device, unknown)
-    tables, by = [], {}
-    for source in streams:
+    tables: list[pd.DataFrame] = []
+    by: dict[str, str] = {}
+    for source in sources:
         results = read_results(Path(source))
         if results is None and detector is None:
             if not Path(source).exists():
@@ -120,58 +180,7 @@ def _monitor(
     if len(by) > 1:
         (first, one), (second, other), *_ = by.items()
         raise DataError(f"{one} and {other} were scored by two models ({first}, {second}); monitor each by itself")
-    known = None if detector is None else detector.pipeline_
-    items = score_stream(tables, known and known.schema, [group.name for group in known.added] if known else ())
-    reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
-    basis = " ".join([items.measure, *by]) if reference is None else reference.fingerprint
-    if saved is None:
-        drift = DriftMonitor(
-            THRESHOLD if threshold is None else threshold, {} if reference is None else reference.ranks
-        )
-    else:
-        drift = DriftMonitor.from_record(saved)
-        _check(drift, saved, threshold, basis, state)
-    if state is not None and items.ids is None:
-        raise DataError("--state needs a column id or time in the results, so that no item counts twice")
-    new = drift.update(items.scores, items.groups, items.ids, items.times)
-    if state is not None:
-        record = {**drift.to_record(), "basis": basis}
-        write_text(state, json.dumps(record, ensure_ascii=False) + "\n")
-
-    first: dict[str, float] = {}
-    if unlike := sum(first.setdefault(*item) != item[1] for item in zip(items.ids or (), items.scores, strict=False)):
-        have = "has" if unlike == 1 else "have"
-        note(
-            f"warning: {counted(unlike, 'item')} {have} the id of an earlier one, and another score: of an id the "
-            "first counts. Give each item an id of its own, such as its path below a folder that holds all"
-        )
-    rows_read, before = len(items.scores) + sum(items.left_out.values()), len(items.scores) - new
-    parts = [f"{new:,} new", *([f"{before:,} counted before"] if before else [])]
-    parts += [f"{n:,} {why}, left out" for why, n in items.left_out.items()]
-    since = f"; {drift.count:,} counted in all" if drift.count > new else ""
-    say(f"items    {counted(rows_read, 'row')}: {', '.join(parts)}{since}")
-    note(f"{'the stream is compared with itself' if reference is None else reference.sentence}")
-    rows = [(name, f"{one.count:,}", _number(one.won / math.log(10))) for name, one in drift.groups.items()]
-    if rows:
-        table(["condition", "items", "evidence"], rows)
-    if out is not None:
-        from knowngood.evaluation.figures.drift import drift as drawn
-        from knowngood.evaluation.figures.style import save
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save(drawn(drift), out)
-        say(f"figure   {out}")
-    alarm = drift.alarm
-    emit(_record(drift, new, items.left_out))
-    if alarm is None:
-        say(f"quiet    evidence {_number(drift.evidence)} of {drift.threshold:g}")
-        return
-    where = "" if len(drift.groups) == 1 else f" in {alarm.group}"
-    say(f"drift    {alarm.change}{where} since about {alarm.since}")
-    say(f"alarm    at {alarm.at}: evidence {_number(alarm.evidence)} of {drift.threshold:g}")
-    for line in _next(model, detector, state):
-        say(line)
-    raise typer.Exit(DRIFT)
+    return tables, by
 
 
 def _record(drift: DriftMonitor, new: int, left_out: dict[str, int]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
     own = inspect.signature(command, eval_str=True)
     about = f"start from named settings: {', '.join(preset_names())}"
-    preset = typer.Option(help=about, metavar="NAME", autocompletion=completion.presets)
+    preset = typer.Option(help=about, metavar="NAME", autocompletion=completion.one_of(preset_names()))
     config = typer.Option(help="YAML file of settings, over the preset", metavar="FILE")
     gpu = typer.Option("--gpu", help="short for --device gpu")
     help_all = typer.Option("--help-all", callback=show_all, is_eager=True, help="list every option and stop")

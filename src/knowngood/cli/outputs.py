@@ -16,8 +16,9 @@ from knowngood.cli.console import note, say
 from knowngood.cli.map_files import file_names
 from knowngood.config import counted
 from knowngood.data.progress import track
+from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
-from knowngood.files import LOCK, check_file, check_folder, is_stream, locked, whole, write_json
+from knowngood.files import LOCK, check_file, check_folder, is_stream, locked, plain, whole, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,13 +88,16 @@ def keep_apart(
                 )
 
 
-def write_table(table: pd.DataFrame, output: Path | None) -> None:
-    """A table in the format that the suffix names, or CSV on stdout. CSV has no formulas."""
-    write_tables([table], output)
+def check_out(model: Path, out: Path | None) -> None:
+    """Refuse a folder that holds something else."""
+    if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
+        raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
 
 
 def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, facts: Mapping[str, str] | None = None) -> None:
-    """The same of a table in parts with the same columns. CSV takes the memory of one part, other formats all.
+    """A table in parts with the same columns, in the format that the suffix names, or as CSV on stdout.
+
+    CSV has no formulas, and takes the memory of one part, other formats of all.
 
     `facts` on the table as a whole are columns of JSON and metadata of parquet; CSV has no place for them.
     """
@@ -125,12 +129,8 @@ def _write_csv(tables: Iterable[pd.DataFrame], file: TextIO) -> None:
 
 def _write_json(table: pd.DataFrame, file: Path) -> None:
     """A list of records, with all digits of a number: `to_json` of pandas keeps ten decimals at most."""
-    from knowngood.deploy.judgement import plain
-
-    columns = [table[name].tolist() for name in table]
-    rows = (dict(zip(table, map(plain, cells), strict=True)) for cells in zip(*columns, strict=True))
     with file.open("w", encoding="utf-8", newline="") as opened:
-        texts = (json.dumps(row, ensure_ascii=False, indent=1) for row in rows)
+        texts = (json.dumps(plain(row), ensure_ascii=False, indent=1) for row in table.to_dict("records"))
         opened.write("[" + ",".join(f"\n{text}" for text in texts) + "\n]\n")
 
 

@@ -12,15 +12,9 @@ from knowngood.cli.bounds import Bounds
 from knowngood.cli.console import emit, note, say, table
 from knowngood.cli.inputs import load, open_selected
 from knowngood.cli.keep_options import beside
-from knowngood.cli.outputs import say_false_alarms, writing
+from knowngood.cli.outputs import check_out, say_false_alarms, writing
 from knowngood.detector.versions import model_at, versions
-from knowngood.errors import DataError, KnowngoodError, SettingsError
-
-
-def check_out(model: Path, out: Path | None) -> None:
-    """Refuse a folder that holds something else."""
-    if out is not None and out.resolve() != model_at(model).resolve() and out.exists() and any(out.iterdir()):
-        raise SettingsError(f"--out {out}: this folder is not empty; choose another one")
+from knowngood.errors import DataError, KnowngoodError
 
 
 def from_reviews(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import quote
 
 import typer
@@ -32,7 +32,7 @@ from knowngood.cli.inputs import (
     proper_rate,
     with_values,
 )
-from knowngood.cli.map_files import check_format, map_writer
+from knowngood.cli.map_files import WRITERS
 from knowngood.cli.outputs import (
     anomalous_of,
     keep_apart,
@@ -40,11 +40,10 @@ from knowngood.cli.outputs import (
     tell_written,
     this_command,
     write_explanations,
-    write_table,
     write_tables,
     writing,
 )
-from knowngood.config import counted
+from knowngood.config import counted, nearest
 from knowngood.data.column_values import as_values
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import DataError, Interrupted, SettingsError
@@ -66,6 +65,20 @@ if TYPE_CHECKING:
 EXPLAINED = 20  # images, unless more are asked for
 FORMATS = (".csv", ".parquet", ".json")
 UNFINISHED = ".unfinished"
+
+
+class _Wanted(NamedTuple):
+    """How images are judged, and what is written beside the table. sources: where normal images are found by id."""
+
+    alpha: float | None
+    fdr: float | None
+    unknown: Any
+    writer: OverlayWriter | RawWriter | None
+    regions: Path | None
+    explain: Path | None
+    most: int
+    probabilities: Path | None
+    sources: list[ImageSet]
 
 
 @with_bounds
@@ -175,7 +188,8 @@ def score(
         raise SettingsError("--workers and --threads are of a cluster: give --cluster with them, or leave them out")
     check_company("--maps-format", maps_format, "--maps DIR", maps is None)
     maps_format = maps_format or "overlay"
-    check_format(maps_format)
+    if maps_format not in WRITERS:
+        raise SettingsError(f"--maps-format {maps_format}: no such format{nearest(maps_format, list(WRITERS))}")
     if normals is not None and explain is None:
         raise SettingsError("--normals shows normal images beside explanations; give --explain DIR with it")
     check_company("--explain-most", explain_most, "--explain DIR", explain is None)
@@ -198,7 +212,7 @@ def score(
         score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=limits)
         return
     with writing(output, regions, probabilities, folders=[maps, explain]):
-        detector = load(model, device, unknown)
+        detector = load(model, device)
 
         from knowngood.detector.condition_posterior import check_posterior
         from knowngood.detector.maps import check_maps, check_regions
@@ -223,9 +237,9 @@ def score(
         rows = _rows(detector, images, output, {"model": mark, **asked}, apart=bool(apart), resume=resume)
         keep = True
         try:
-            writer = None if maps is None else map_writer(maps, maps_format, images.ids.tolist())
-            most = explain_most or EXPLAINED
-            _score(detector, images, rows, mark, place, writer, regions, explain, most, probabilities, sources, **asked)
+            writer = None if maps is None else WRITERS[maps_format](maps, images.ids.tolist())
+            beside = writer, regions, explain, explain_most or EXPLAINED, probabilities, sources
+            _score(detector, images, rows, mark, place, _Wanted(alpha, fdr, unknown, *beside))
             keep = False
         except DataError:
             keep = rows.done < len(images)  # else none of them could be scored
@@ -254,7 +268,7 @@ def _score_on_cluster(
         raise SettingsError("--cluster writes parts of the table: give a folder or a URL by --output")
     if given:
         raise SettingsError(f"--cluster takes no {' and no '.join(given)}; leave it out, or score on one machine")
-    detector = load(model, device, how["unknown"])
+    detector = load(model, device)
     options = bounds.over(detector.pipeline_.settings.data)
     images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
     images = with_values(images, values, detector.pipeline_.given_columns)
@@ -306,21 +320,7 @@ def _rows(
 
 
 def _score(
-    detector: Detector,
-    images: ImageSet,
-    rows: ScoredRows,
-    mark: str,
-    place: Destination,
-    writer: OverlayWriter | RawWriter | None,
-    regions: Path | None,
-    explain: Path | None,
-    most: int,
-    probabilities: Path | None,
-    sources: list[ImageSet],
-    *,
-    alpha: float | None,
-    fdr: float | None,
-    unknown: Any,
+    detector: Detector, images: ImageSet, rows: ScoredRows, mark: str, place: Destination, wanted: _Wanted
 ) -> None:
     """Score what is not scored yet, and write all that was asked for."""
     import numpy as np
@@ -330,17 +330,15 @@ def _score(
     from knowngood.detector.results import flagged
     from knowngood.detector.versions import MARK
 
-    output = place.path
+    output, explain, fdr = place.path, wanted.explain, wanted.fdr
     small, started = None, time.perf_counter()
     if explain is not None and detector.pipeline_.score.has_map:
         from knowngood.evaluation.evaluate import TopMaps
 
         small = TopMaps()
-    located = _one_pass(
-        detector, images, rows, writer, small, alpha=alpha, unknown=unknown, regions=regions is not None
-    )
+    located = _one_pass(detector, images, rows, wanted, small)
     note_pace(images, time.perf_counter() - started)
-    decisions, rate = rows.joined(), detector.alpha if alpha is None else alpha
+    decisions, rate = rows.joined(), detector.alpha if wanted.alpha is None else wanted.alpha
     if len(decisions.errors) == len(images):  # some of them in the run before
         raise DataError(
             f"no item can be scored (of {len(images):,}); the first, {images.ids[0]}: {decisions.errors[0]}"
@@ -348,9 +346,9 @@ def _score(
     joint = decisions.joint_p_values
     flags = flagged(joint, rate, fdr)
     largest = rate if fdr is None else float(joint[flags].max(initial=0.0))  # p-value that is flagged
-    explanations = [] if explain is None else _explanations(detector, images, decisions, flags, alpha, unknown, most)
+    explanations = [] if explain is None else _explanations(detector, images, decisions, flags, wanted)
     summaries = None if explain is None else {one.id: one.summary for one in explanations}
-    remark = batch_remark(detector.pipeline_, images, decisions, alpha)
+    remark = batch_remark(detector.pipeline_, images, decisions, wanted.alpha)
     warn_of_batch(remark)
     rejected = images.unusable
     unread = [(str(images.ids[i]), why) for i, why in decisions.errors.items()]
@@ -376,27 +374,26 @@ def _score(
     if unread:
         tell(f"{len(unread):,} more could not be scored: see the column error")
         note_unread(unread)
-    tell_written(tell, place, writer)
+    tell_written(tell, place, wanted.writer)
     read = ~np.isnan(decisions.p_values)
-    if probabilities is not None:
+    if wanted.probabilities is not None:
         columns = detector.condition_probabilities(images[read]).set_index("id")
         ids = [*images.ids.tolist(), *(one.path_or_id for one in rejected)]
-        write_table(columns.reindex(ids).rename_axis("id").reset_index(), probabilities)
-        tell(f"p(c|x)  {probabilities}")
-    if regions is not None:
+        write_tables([columns.reindex(ids).rename_axis("id").reset_index()], wanted.probabilities)
+        tell(f"p(c|x)  {wanted.probabilities}")
+    if wanted.regions is not None:
         found = regions_table(np.array([name for name, _ in located], dtype=object), [some for _, some in located])
-        write_table(found, regions)
-        tell(f"regions {regions}: {len(found):,} in {counted(found['id'].nunique(), 'image')}")
+        write_tables([found], wanted.regions)
+        tell(f"regions {wanted.regions}: {len(found):,} in {counted(found['id'].nunique(), 'image')}")
     if explain is not None and table is not None:
         fitted_to = detector.pipeline_.fitted_to
         own = [] if fitted_to is None else [images]  # the images that are judged may have the names of normal ones
-        pictures = write_explanations(explain, explanations, *sources, *own, fitted_to=fitted_to)
+        pictures = write_explanations(explain, explanations, *wanted.sources, *own, fitted_to=fitted_to)
         links = {name: quote(picture) for name, picture in pictures.items()}
         from knowngood.evaluation.report import inspected, write_inspection
 
         kept, scored = {} if small is None else small.maps, table[: len(images)][read]
-        seen = {"unknown": unknown, "alpha": alpha, "maps": kept, "links": links, "sources": sources}
-        items = inspected(detector, images[read], scored, explanations, **seen)
+        items = inspected(detector, images[read], scored, explanations, kept, links=links, sources=wanted.sources)
         words: dict[str, Any] = {"alpha": rate, "title": images.variant or images.name, "command": this_command()}
         if len(explanations) < flags.sum():
             words["explained"] = f"{explained_of(len(explanations), int(flags.sum()))}."
@@ -405,35 +402,29 @@ def _score(
 
 
 def _one_pass(
-    detector: Detector,
-    images: ImageSet,
-    rows: ScoredRows,
-    writer: OverlayWriter | RawWriter | None,
-    small: TopMaps | None,
-    *,
-    alpha: float | None,
-    unknown: Any,
-    regions: bool,
+    detector: Detector, images: ImageSet, rows: ScoredRows, wanted: _Wanted, small: TopMaps | None
 ) -> list[tuple[str, list[Region]]]:
     """Keep decisions and maps where they are collected; the regions of each readable image."""
     from knowngood.data.interruption import deferred
 
-    located = []
-    start, mapped = rows.done, writer is not None or small is not None
+    located, writer = [], wanted.writer
+    start, asked = rows.done, {"unknown": wanted.unknown, "alpha": wanted.alpha}
     if start:
         note(f"{start:,} of {len(images):,} images are scored already")
-    batches = detector.stream(images, unknown=unknown, alpha=alpha, maps=mapped, regions=regions, start=start)
+    asked |= {"maps": writer is not None or small is not None, "regions": wanted.regions is not None}
+    batches = detector.stream(images, **asked, start=start)
     try:
         with deferred() as asked_to_end:
             for batch in batches:
-                scores, names = batch.decisions.anomaly_score, [str(name) for name in batch.items.ids]
+                p, scores = batch.decisions.joint_p_values, batch.decisions.anomaly_score
+                names = [str(name) for name in batch.items.ids]
                 for i, (name, values, scale) in enumerate(zip(names, batch.maps, batch.scales, strict=True)):
                     if values is None or scale is None:
                         continue
                     if writer is not None:
                         writer.add(name, partial(batch.items.read, i), values, scale)  # type: ignore[union-attr]
                     if small is not None:
-                        small.add(name, float(scores[i]), values, scale)
+                        small.add(name, float(p[i]), float(scores[i]), values, scale)
                 located += [(name, some) for name, some in zip(names, batch.regions, strict=True) if some is not None]
                 rows.add(batch.decisions)
                 if asked_to_end():
@@ -466,15 +457,10 @@ def _tables(
     for decisions in rows.batches():
         some = slice(first, first + len(decisions.p_values))
         items, first = images[some], some.stop
-        table = table_of(items, decisions, largest, checked=checked).drop(columns=["label", "error"], errors="ignore")
+        table = table_of(items, decisions, largest, checked=checked, labelled=labelled, errors=errors)
         if explanations is not None:
             summaries: Any = [explanations.get(str(name)) for name in items.ids]
             table.insert(table.columns.get_loc("condition") + 1, "explanation", summaries)  # type: ignore[arg-type]
-        if labelled:
-            table["label"] = items.labels
-        if errors:
-            table["error"] = [decisions.errors.get(i) for i in range(len(items))]
-            table["is_anomalous"] = table["is_anomalous"].astype("boolean").mask(table["error"].notna())
         yield table
     if table is not None and len(more := with_rejected(table.tail(1), images)) > 1:
         yield more[1:]
@@ -488,19 +474,12 @@ def explained_of(explained: int, flagged: int) -> str:
 
 
 def _explanations(
-    detector: Detector,
-    images: ImageSet,
-    decisions: Decisions,
-    flags: np.ndarray,
-    alpha: float | None,
-    unknown: Any,
-    most: int,
+    detector: Detector, images: ImageSet, decisions: Decisions, flags: np.ndarray, wanted: _Wanted
 ) -> list[Explanation]:
     """Of the flagged images with the highest scores."""
     import numpy as np
 
     rows = np.flatnonzero(flags)
-    rows = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][:most]
-    if not len(rows):
-        return []
-    return detector.explain(images[rows], unknown=unknown, alpha=alpha, most=most, others=True)
+    rows = rows[np.argsort(-decisions.anomaly_score[rows], kind="stable")][: wanted.most]
+    asked: Any = {"unknown": wanted.unknown, "alpha": wanted.alpha, "most": wanted.most}
+    return detector.explain(images[rows], **asked, others=True) if len(rows) else []

@@ -10,7 +10,7 @@ from typing import Any
 from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
-from knowngood.cli.map_files import map_writer
+from knowngood.cli.map_files import WRITERS
 from knowngood.cli.outputs import anomalous_of, keep_apart, note_unread, tell_written, write_tables, writing
 from knowngood.config import DataOptions
 from knowngood.data.progress import track
@@ -48,8 +48,6 @@ def score_exported(
         why = "; ".join(WHY[flag] for flag in given if flag in WHY)
         what = f"{' and '.join(given)}: not of an exported model{f' ({why})' if why else ''}"
         raise SettingsError(f"{what}; give the folder that `train` wrote")
-    if unknown not in (None, "error", "infer"):
-        raise SettingsError(f"--unknown {unknown}: expected error or infer")
     import pandas as pd
 
     from knowngood.runtime import ExportedDetector
@@ -62,7 +60,7 @@ def score_exported(
         images = with_values(images, values, detector.schema.names)
         keep_apart([data], images, files={"--output": output}, folders={"--maps": maps})
         rate = detector.alpha if alpha is None else alpha
-        writer, found = map_writer(maps, maps_format, images.ids.tolist()) if maps is not None else None, []
+        writer, found = WRITERS[maps_format](maps, images.ids.tolist()) if maps is not None else None, []
         stream = detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None)
         for i, one in enumerate(track(stream, "scoring", len(images))):
             if writer is not None and one.map is not None:

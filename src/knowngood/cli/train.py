@@ -20,9 +20,10 @@ from knowngood.cli.outputs import note_dependent, say_false_alarms, this_command
 from knowngood.cli.processes import follows
 from knowngood.cli.train_each import train_each
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
+from knowngood.data.progress import in_words
 from knowngood.detector.versions import OF_RUN
 from knowngood.errors import DataError, Interrupted, SettingsError
-from knowngood.files import whole, write_json
+from knowngood.files import write_json
 
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
@@ -203,7 +204,7 @@ def _dry_run(
     folder: Path,
 ) -> None:
     """Say what `train` would do; nothing is written."""
-    from knowngood.cli.dry_run import about, as_fitted, describe, estimate, lines
+    from knowngood.cli.dry_run import as_fitted, describe, estimate, lines
     from knowngood.detector.fit.auto import resolve
 
     images, normals, settings, _ = _opened(source, chosen, _checked(settings, chosen, 0, False), train_size, columns)
@@ -218,7 +219,7 @@ def _dry_run(
         say(line)
     say(f"recipe  {recipe}")
     seconds = estimate(resolved, readable, planned)
-    say(f"time    {about(seconds)}, by a fit to a few of the images")
+    say(f"time    about {in_words(seconds)}, by a fit to a few of the images")
     say(f"output  {folder}; nothing was written")
     emit(
         {**found, "recipe": recipe, "settings": resolved.model_dump(mode="json"), "seconds": seconds, "output": folder}
@@ -375,10 +376,9 @@ def _write_command(folder: Path, source: str, chosen: dict[str, Any], settings: 
 
 
 def _draw_reconstructions(path: Path, detector: Detector, images: ImageSet) -> None:
+    from knowngood.evaluation.figures.style import save
     from knowngood.evaluation.figures.subject import Subject
     from knowngood.evaluation.figures.triptych import triptychs
 
     pairs, _ = Subject({"model": detector}, images).pairs(images)
-    drawn = triptychs(pairs, [str(name) for name in images.ids])
-    with whole(path) as draft:
-        drawn.savefig(draft, bbox_inches="tight")
+    save(triptychs(pairs, [str(name) for name in images.ids]), path)

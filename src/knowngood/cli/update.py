@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, Tolerance, load, open_selected
-from knowngood.cli.outputs import say_false_alarms, writing
-from knowngood.cli.review_update import check_out, from_reviews
+from knowngood.cli.outputs import check_out, say_false_alarms, writing
+from knowngood.cli.review_update import from_reviews
 from knowngood.config import counted
 from knowngood.detector.run_record import trained_on
 from knowngood.detector.versions import model_at
@@ -76,13 +76,13 @@ def update(
     With --reviews it learns from what people said of judged images: false alarms join the fit and never calibrate,
     defects are known defects.
     """
+    chosen: dict[str, Any] = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     with for_machines(as_json):
         if reviews:
             if tolerance is not None:
                 raise SettingsError(
                     f"--tolerance {tolerance:g} is of DATA; with --reviews it is as trained, leave it out"
                 )
-            chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
             from_reviews(model, data, old, calibrate_on, out, device, bounds, chosen, dry_run=dry_run)
             return
         if dry_run:
@@ -92,49 +92,43 @@ def update(
                 "no DATA given: name the new images, or --reviews to learn from reviews of judged images"
             )
         check_out(model, out)
-        _update(model, data, calibrate_on, old, out, (normal, anomalous, holdout), tolerance, device, bounds)
+        from knowngood.config import VAEOptions
 
-
-def _update(
-    model: Path,
-    data: str,
-    calibrate_on: str | None,
-    old: str | None,
-    out: Path | None,
-    classes: tuple[str | None, str | None, str | None],
-    tolerance: float | None,
-    device: str | None,
-    bounds: Bounds,
-) -> None:
-    from knowngood.config import VAEOptions
-
-    with writing(folders=[out or model_at(model)]):
-        detector = load(model, device)
-        if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
-            chosen = zip(("--normal", "--anomalous", "--holdout"), classes, strict=True)
-            words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
-            words += [word for flag, value in chosen if value for word in (flag, value)]
-            raise SettingsError(
-                "this model is a network: trained on new images alone it would forget the old ones. Give the data that "
-                f"it was trained on too: {shlex.join(words)}"
+        with writing(folders=[out or model_at(model)]):
+            detector = load(model, device)
+            if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
+                words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
+                words += [word for key, value in chosen.items() if value for word in (f"--{key}", value)]
+                raise SettingsError(
+                    "this model is a network: trained on new images alone it would forget the old ones. Give the data "
+                    f"that it was trained on too: {shlex.join(words)}"
+                )
+            options = bounds.over(detector.pipeline_.settings.data)
+            new, known, others = (
+                None if source is None else open_selected(source, **chosen, data_options=options)
+                for source in (data, old, calibrate_on)
             )
-        options = bounds.over(detector.pipeline_.settings.data)
-        chosen = dict(zip(("normal", "anomalous", "holdout"), classes, strict=True))
-        new, known, others = (
-            None if source is None else open_selected(source, **chosen, data_options=options)
-            for source in (data, old, calibrate_on)
+            assert new is not None
+            detector.update(new, calibration_set=others, old=known, tolerance=tolerance, progress=True)
+            folder = detector.save(out or model_at(model))
+        taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
+        assert calibration is not None
+        data_of = detector.about_["data"]
+        say(
+            f"updated with {counted(taken, 'normal image')} of {new.variant or new.name}, {data_of['normals']:,} in all"
         )
-        assert new is not None
-        detector.update(new, calibration_set=others, old=known, tolerance=tolerance, progress=True)
-        folder = detector.save(out or model_at(model))
-    taken, calibration = detector.about_["history"][-1]["items"], detector.pipeline_.calibration
-    assert calibration is not None
-    data_of = detector.about_["data"]
-    say(f"updated with {counted(taken, 'normal image')} of {new.variant or new.name}, {data_of['normals']:,} in all")
-    say(f"calibrated on {len(calibration):,} of {data_of['calibrated_on']}")
-    say_false_alarms(detector)
-    if "labels" in detector.about_:
-        note(detector.about_["labels"]["sentence"])
-    note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
-    say(f"model   {folder}")
-    emit({"model": folder, "data": data, "taken": taken, "normals": data_of["normals"], "calibrate": len(calibration)})
+        say(f"calibrated on {len(calibration):,} of {data_of['calibrated_on']}")
+        say_false_alarms(detector)
+        if "labels" in detector.about_:
+            note(detector.about_["labels"]["sentence"])
+        note("the former calibration does not count any more, and `knowngood monitor` needs a new state")
+        say(f"model   {folder}")
+        emit(
+            {
+                "model": folder,
+                "data": data,
+                "taken": taken,
+                "normals": data_of["normals"],
+                "calibrate": len(calibration),
+            }
+        )

@@ -16,7 +16,7 @@ from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, check_compa
 from knowngood.cli.keep_options import MOST, KeepMost, kept
 from knowngood.cli.sink_options import To, opened
 from knowngood.data.column_values import as_values
-from knowngood.errors import DataError, Interrupted, SettingsError
+from knowngood.errors import DataError, Interrupted
 
 STATE = ".knowngood-watch.sqlite"
 
@@ -48,8 +48,6 @@ def watch(
     Half-written files are waited for; those that cannot be read are set aside by name. What is in FOLDER at the first
     start is judged too. SIGTERM and Ctrl-C end it after the pictures in hand.
     """
-    if unknown not in (None, "error", "infer"):
-        raise SettingsError(f"--unknown {unknown}: expected error or infer")
     check_company("--keep-most", keep_most, "--keep FOLDER", keep is None and keep_most != MOST)
     from knowngood.deploy.served_models import check_model, load_models
 

@@ -111,18 +111,23 @@ def table_of(
     fdr: float | None = None,
     abstain: float | None = None,
     explanations: list[Explanation] | None = None,
+    labelled: bool | None = None,
+    errors: bool | None = None,
 ) -> DataFrame:
-    """The table of `Detector.detect`; `explanations` are of some of the items, `checked` the checked columns."""
+    """The table of `Detector.detect`; `explanations` are of some of the items, `checked` the checked columns.
+
+    labelled, errors: whether there are columns `label` and `error`; None: where an item has one.
+    """
     import pandas as pd
 
-    errors, joint, stated = decisions.errors, decisions.joint_p_values, decisions.stated
+    why, joint, stated = decisions.errors, decisions.joint_p_values, decisions.stated
     flags = flagged(joint, level, fdr)
     columns = {
         "id": items.ids,
         "anomaly_score": decisions.anomaly_score,
         "p_value": decisions.p_values,
         "is_anomalous": flags,
-        "condition": [None if i in errors else text for i, text in enumerate(condition_names(decisions))],
+        "condition": [None if i in why else text for i, text in enumerate(condition_names(decisions))],
         **decisions.parts,
     }
     if abstain is not None or stated is not None:
@@ -134,14 +139,14 @@ def table_of(
             columns |= stated_columns(stated, checked, largest / 2)
             wrong = flags & ~(decisions.p_values <= largest / 2)
             words[wrong] = wrong_words(stated, checked, largest / 2)[wrong]
-        columns["verdict"] = [None if i in errors else str(word) for i, word in enumerate(words)]
+        columns["verdict"] = [None if i in why else str(word) for i, word in enumerate(words)]
     if explanations is not None:
         summaries = {one.id: one.summary for one in explanations}
         columns["explanation"] = [summaries.get(str(name)) for name in items.ids]
-    if not np.isnan(items.labels).all():
+    if labelled or (labelled is None and not np.isnan(items.labels).all()):
         columns["label"] = items.labels
-    if errors:
-        columns["error"] = [errors.get(i) for i in range(len(items))]
+    if errors or (errors is None and why):
+        columns["error"] = [why.get(i) for i in range(len(items))]
     return _without_verdict(pd.DataFrame(columns))
 
 

@@ -120,24 +120,27 @@ def _of_mismatch(mismatch: np.ndarray, labels: np.ndarray, wrong: int) -> dict[s
 
 
 class TopMaps:
-    """Reduced anomaly maps of the images that score highest, as many as an inspection page shows."""
+    """Reduced anomaly maps of the images that an inspection page shows: of the smallest p-values, then highest scores.
+
+    Of equals the first ones are kept.
+    """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[float, int, str, SmallMap]] = []  # a heap, the smallest first
+        self._kept: list[tuple[float, float, int, str, SmallMap]] = []  # a heap, the least anomalous first
         self._count = count()
 
-    def add(self, name: str, score: float, values: np.ndarray, scale: MapScale) -> None:
+    def add(self, name: str, p: float, score: float, values: np.ndarray, scale: MapScale) -> None:
         """The map (H, W) of the next image."""
         full = len(self._kept) == MOST
-        if full and score <= self._kept[0][0]:
+        if full and (-p, score) <= self._kept[0][:2]:
             return
-        entry = (score, next(self._count), name, SmallMap(reduced_map(values, MAP), scale))
+        entry = (-p, score, -next(self._count), name, SmallMap(reduced_map(values, MAP), scale))
         (heappushpop if full else heappush)(self._kept, entry)
 
     @property
     def maps(self) -> dict[str, SmallMap]:
         """By the id of the image."""
-        return {name: small for _, _, name, small in self._kept}
+        return {name: small for _, _, _, name, small in self._kept}
 
 
 def _detect_with_maps(
@@ -154,10 +157,10 @@ def _detect_with_maps(
     for batch in detector.stream(images, unknown=unknown, alpha=alpha, maps=True):
         tables.append(batch.table)
         decisions.append(batch.decisions)
-        columns = batch.table["id"], batch.table["anomaly_score"], batch.maps, batch.scales
-        for name, score, values, scale in zip(*columns, strict=True):
+        ranks = batch.decisions.joint_p_values, batch.decisions.anomaly_score
+        for name, p, score, values, scale in zip(batch.table["id"], *ranks, batch.maps, batch.scales, strict=True):
             if values is not None and scale is not None:
-                top.add(str(name), score, values, scale)
+                top.add(str(name), float(p), float(score), values, scale)
     table = with_rejected(pd.concat(tables, ignore_index=True), images)
     return with_remark(table, detector.pipeline_, images, Decisions.concat(decisions), alpha), top.maps
 

@@ -14,8 +14,8 @@ from knowngood.calibration.map_scale import MapScale, legend
 from knowngood.config import counted
 from knowngood.data.findings import Unreadable
 from knowngood.data.progress import track
-from knowngood.evaluation.evaluate import MAP, MOST, SmallMap
-from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced, reduced_map
+from knowngood.evaluation.evaluate import MOST, SmallMap
+from knowngood.evaluation.figures.pixels import as_picture, map_png, reduced
 from knowngood.evaluation.report.build import templates, write_page
 from knowngood.evaluation.report.gallery import data_uri, positions, row_facts
 from knowngood.evaluation.report.inputs import ReportInputs
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from knowngood.data import ImageSet
-    from knowngood.data.conditions import Unknown
     from knowngood.detector.estimator import Detector
     from knowngood.detector.explain import Explanation
 
 PICTURE = 480  # pixels of the longer side
-AT_ONCE = 8  # images whose maps are made together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,50 +62,38 @@ def inspected(
     detector: Detector,
     images: ImageSet,
     table: DataFrame,
-    explanations: Sequence[Explanation] = (),
+    explanations: Sequence[Explanation],
+    maps: Mapping[str, SmallMap],
     *,
-    unknown: Unknown | None = None,
-    alpha: float | None = None,
-    most: int = MOST,
-    maps: Mapping[str, SmallMap] | None = None,
     links: Mapping[str, str] | None = None,
     sources: Sequence[ImageSet] = (),
 ) -> list[Inspected]:
-    """The `most` images with the smallest p-values, of equals those with the larger score, each with its map.
+    """The images with the smallest p-values, of equals those with the larger score, each with its map.
 
     Args:
         table: of `Detector.detect` for these images; rows without a score are skipped.
         explanations: of some of them.
-        maps: reduced maps of some by id, see `TopMaps`; those that are missing are computed. links: of some by id.
+        maps: reduced maps by id, see `TopMaps`; none of a score that has no map. links: of some by id.
         sources: where normal images may be found by id; else the means of such images are shown.
     """
-    rows, explained = by_p_value(table)[:most], {one.id: one for one in explanations}
+    rows, explained = by_p_value(table)[:MOST], {one.id: one for one in explanations}
     items = []
-    starts = range(0, len(rows), AT_ONCE)
-    for start in track(starts, "maps", len(rows), size=lambda start: min(AT_ONCE, len(rows) - start)):
-        some = images[rows[start : start + AT_ONCE]]
-        known = {name: maps[name] for name in some.ids.tolist() if name in maps} if maps else {}
-        missing = np.flatnonzero([name not in known for name in some.ids.tolist()])
-        if detector.pipeline_.score.has_map and len(missing):
-            for batch in detector.stream(some[missing], unknown=unknown, alpha=alpha, maps=True):
-                for one, values, scale in zip(batch.items.ids.tolist(), batch.maps, batch.scales, strict=True):
-                    if values is not None and scale is not None:
-                        known[one] = SmallMap(reduced_map(values, MAP), scale)
-        for i, name in enumerate(some.ids.tolist()):
-            image, one, small = some.read(i), explained.get(name), known.get(name)
-            items.append(
-                Inspected(
-                    id=name,
-                    image=reduced(image, PICTURE),
-                    map=None if small is None else small.values,
-                    scale=None if small is None else small.scale,
-                    size=(image.shape[0], image.shape[1]),
-                    sentences=() if one is None else one.sentences[1:],
-                    link=(links or {}).get(name, ""),
-                    boxes=() if one is None else tuple(region.box for region in one.regions),
-                    examples=() if one is None else _examples(one, sources, detector.pipeline_.fitted_to),
-                )
+    for row in track(rows.tolist(), "pictures", len(rows)):
+        image, name = images.read(row), str(images.ids[row])
+        one, small = explained.get(name), maps.get(name)
+        items.append(
+            Inspected(
+                id=name,
+                image=reduced(image, PICTURE),
+                map=None if small is None else small.values,
+                scale=None if small is None else small.scale,
+                size=(image.shape[0], image.shape[1]),
+                sentences=() if one is None else one.sentences[1:],
+                link=(links or {}).get(name, ""),
+                boxes=() if one is None else tuple(region.box for region in one.regions),
+                examples=() if one is None else _examples(one, sources, detector.pipeline_.fitted_to),
             )
+        )
     return items
 
 
