@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -172,6 +173,11 @@ def keep_split(images: ImageSet, name: str | None, default: str = "test") -> tup
     known = set() if images.splits is None else set(images.splits.tolist())
     name = name or (default if default in known else ALL)
     return (images if name == ALL and ALL not in known else images.split(name)), name
+
+
+def as_words(chosen: Mapping[str, str | None]) -> list[str]:
+    """These options, if given, as words of a command."""
+    return [word for name, value in chosen.items() if value for word in (f"--{name}", value)]
 
 
 def keep_conditions(images: ImageSet, columns: list[str]) -> ImageSet:

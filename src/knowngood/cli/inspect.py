@@ -10,7 +10,7 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import STDOUT, for_machines, say, table, write_records
-from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, load, open_selected
+from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, as_words, load, open_selected
 from knowngood.cli.outputs import keep_apart, writing
 from knowngood.cli.suspicious import list_suspicious
 from knowngood.config import counted
@@ -72,8 +72,7 @@ def inspect(
         images = open_selected(data, **chosen, strict=strict, data_options=options, remarks=False)
         keep_apart([data], images, files={"--json": None if json_file == STDOUT else json_file})
         if suspicious:
-            words = [word for key, value in chosen.items() if value for word in (f"--{key}", value)]
-            list_suspicious(images, data, words, model, detector, most, json_file)
+            list_suspicious(images, data, as_words(chosen), model, detector, most, json_file)
             return
         from knowngood.data.audit import audit
 

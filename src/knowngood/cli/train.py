@@ -14,7 +14,7 @@ import typer
 from knowngood import __version__
 from knowngood.cli.completion import data_sets
 from knowngood.cli.console import AsJson, emit, for_machines, note, say
-from knowngood.cli.inputs import Anomalous, Holdout, Normal, keep_conditions, open_selected
+from knowngood.cli.inputs import Anomalous, Holdout, Normal, as_words, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import note_dependent, say_false_alarms, this_command, writing
 from knowngood.cli.processes import follows
@@ -169,11 +169,7 @@ def train(
         if unable := _unable(detector):
             say(f"next    {unable}")
         elif labelled:
-            words = [
-                str(folder),
-                source,
-                *(word for key, value in chosen.items() if value for word in (f"--{key}", value)),
-            ]
+            words = [str(folder), source, *as_words(chosen)]
             say(f"next    knowngood evaluate {shlex.join([*words, '--report', str(folder / 'report.html')])}")
         else:
             say(f"next    knowngood score {shlex.quote(str(folder))} NEW_IMAGES --output results.csv")

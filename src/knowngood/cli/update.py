@@ -10,7 +10,7 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say
-from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, Tolerance, load, open_selected
+from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, Tolerance, as_words, load, open_selected
 from knowngood.cli.outputs import check_out, say_false_alarms, writing
 from knowngood.cli.review_update import from_reviews
 from knowngood.config import counted
@@ -98,7 +98,7 @@ def update(
             detector = load(model, device)
             if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
                 words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
-                words += [word for key, value in chosen.items() if value for word in (f"--{key}", value)]
+                words += as_words(chosen)
                 raise SettingsError(
                     "this model is a network: trained on new images alone it would forget the old ones. Give the data "
                     f"that it was trained on too: {shlex.join(words)}"
