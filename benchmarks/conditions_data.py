@@ -30,12 +30,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.generated_factors import factor_rows
 from benchmarks.inspection_data import BOTH, inspection_set
 from benchmarks.picks import FOLDS, classes_of
 from benchmarks.protocols import KEEP, Form, check_form
 from benchmarks.runner import open_whole
 from knowngood.data import ImageSet
-from knowngood.data.datasets.factors import VALUES, FactorPixels, factor_codes, factor_rows
+from knowngood.data.datasets.factors import VALUES, FactorPixels, factor_codes
 from knowngood.errors import DataError
 
 CLASS = "class"

@@ -29,11 +29,12 @@ import numpy as np
 from scipy import ndimage
 
 from benchmarks import light
+from benchmarks.generated_factors import factor_rows
 from benchmarks.inspection_data import inspection_set
 from benchmarks.protocols import Form
 from benchmarks.runner import open_whole
 from knowngood.data import ImageSet
-from knowngood.data.datasets.factors import SHAPES, factor_rows, render
+from knowngood.data.datasets.factors import SHAPES, render
 from knowngood.data.datasets.part_picture import LOCAL, picture
 from knowngood.data.datasets.part_shapes import PRODUCTS
 from knowngood.data.datasets.parts import RANGES, PartOptions

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from knowngood.config import nearest
 from knowngood.data import ImageSet
-from knowngood.data.datasets.factors import FACTORS, GRID, VALUES, factor_rows, kept_levels
+from knowngood.data.datasets.factors import FACTORS, GRID, VALUES
 from knowngood.errors import DataError, SettingsError
 
 Ints = NDArray[np.int64]
@@ -51,6 +51,35 @@ def codes_of(images: ImageSet) -> Ints:
     return np.stack(levels, axis=1)
 
 
+def factor_rows(codes: ArrayLike) -> Ints:
+    """Levels (..., 5) → numbers in the grid (...). Raises DataError for a level that is not there."""
+    levels = np.asarray(codes)
+    if levels.ndim == 0 or levels.shape[-1] != len(GRID) or levels.dtype.kind not in "iu":
+        raise DataError(f"levels of shape {levels.shape}, {levels.dtype}; expected integers (..., {len(GRID)})")
+    wrong = ((levels < 0) | (levels >= GRID)).reshape(-1, len(GRID)).any(axis=0)
+    if wrong.any():
+        k = int(wrong.argmax())
+        raise DataError(f"levels of {FACTORS[k]} from {levels[..., k].min()} to {levels[..., k].max()}; has {GRID[k]}")
+    return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(levels, -1, 0)), GRID), dtype=np.int64)
+
+
+def kept_levels(levels: Mapping[str, Sequence[int]] | None) -> list[Ints]:
+    """Levels of each factor, ascending: those given, such as {"x": range(0, 32, 4)}, else all.
+
+    Raises:
+        SettingsError: an unknown factor or level.
+    """
+    given = dict(levels or {})
+    for name in given:
+        if name not in FACTORS:
+            raise SettingsError(f"levels: no factor '{name}'{nearest(name, list(FACTORS))}")
+    kept = [np.unique(np.asarray(given.get(name, range(count)))) for name, count in zip(FACTORS, GRID, strict=True)]
+    for name, found, count in zip(FACTORS, kept, GRID, strict=True):
+        if len(found) == 0 or found.dtype.kind not in "iu" or found[0] < 0 or found[-1] >= count:
+            raise SettingsError(f"levels of {name} are {found.tolist()}; expected some of 0 to {count - 1}")
+    return kept
+
+
 def sample_rows(n: int, rng: np.random.Generator, levels: Mapping[str, Sequence[int]] | None = None) -> Ints:
     """Numbers (n,) of random images, all factors independent and uniform over the levels kept, with replacement."""
     return factor_rows(_draw((n,), kept_levels(levels), rng))
@@ -71,7 +100,7 @@ def sample_groups(
     Args:
         groups, items: G and L, as in the score.
         among: factors that may be shared; those of a single level never are.
-        levels: as in `open_factors`; {"shape": [0]} asks the score within one shape.
+        levels: as in `kept_levels`; {"shape": [0]} asks the score within one shape.
     """
     kept, fixed = kept_levels(levels), _shared(groups, among, levels, rng)
     codes = _draw((groups, items), kept, rng)

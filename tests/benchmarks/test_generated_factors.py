@@ -56,6 +56,10 @@ def test_sampling_keeps_to_the_levels_and_factors_asked_for():
         sample_pairs(5, 2, rng, among=("shape", "x"), levels={"shape": [1]})
     with pytest.raises(SettingsError, match="no factor 'size'"):
         sample_groups(5, 2, rng, among=("size",))
+    with pytest.raises(SettingsError, match="no factor 'colour'"):
+        sample_rows(5, rng, {"colour": [0]})
+    with pytest.raises(SettingsError, match=r"levels of y are .*; expected some of 0 to 31"):
+        sample_rows(5, rng, {"y": [32]})
 
 
 def test_random_images_are_uniform_and_come_from_the_generator():

@@ -9,13 +9,11 @@ Positions are one pixel apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from knowngood.config import nearest
 from knowngood.data.datasets.sprites import SHAPES, WIDTH, sprite
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import BlockPixels
@@ -53,18 +51,6 @@ def factor_codes(rows: ArrayLike) -> Ints:
     return np.stack(np.unravel_index(_numbers(rows), GRID), axis=-1).astype(np.int64)
 
 
-def factor_rows(codes: ArrayLike) -> Ints:
-    """Levels (..., 5) → numbers in the grid (...). Raises DataError for a level that is not there."""
-    levels = np.asarray(codes)
-    if levels.ndim == 0 or levels.shape[-1] != len(GRID) or levels.dtype.kind not in "iu":
-        raise DataError(f"levels of shape {levels.shape}, {levels.dtype}; expected integers (..., {len(GRID)})")
-    wrong = ((levels < 0) | (levels >= GRID)).reshape(-1, len(GRID)).any(axis=0)
-    if wrong.any():
-        k = int(wrong.argmax())
-        raise DataError(f"levels of {FACTORS[k]} from {levels[..., k].min()} to {levels[..., k].max()}; has {GRID[k]}")
-    return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(levels, -1, 0)), GRID), dtype=np.int64)
-
-
 def render(rows: ArrayLike, size: int = SIZE) -> np.ndarray:
     """Draw the images of these numbers: (..., size, size, 1) uint8, 0 and 255.
 
@@ -84,9 +70,7 @@ def render(rows: ArrayLike, size: int = SIZE) -> np.ndarray:
     return canvas.reshape(*numbers.shape, size, size, 1)
 
 
-def open_factors(
-    n: int | None = None, *, seed: int = 0, size: int = SIZE, levels: Mapping[str, Sequence[int]] | None = None
-) -> ImageSet:
+def open_factors(n: int | None = None, *, seed: int = 0, size: int = SIZE) -> ImageSet:
     """The generated factor set, or a part of it. Nothing is stored: pixels are drawn when read.
 
     Condition columns: "class" (the shape), "scale", "rotation" (radians), "x" and "y" (0 to 1). An image's id is its
@@ -96,16 +80,14 @@ def open_factors(
         n: this many images drawn at random, in the order of the grid; None for all.
         seed: of the draw.
         size: 64, 32 or 16 pixels; see `render`.
-        levels: factor → the levels to keep, such as {"shape": [2], "x": range(0, 32, 4)}; all of those not named.
 
     Raises:
-        DataError: `n` is more than there are. SettingsError: an unknown factor, level or size.
+        DataError: `n` is more than there are. SettingsError: an unknown size.
     """
-    kept = kept_levels(levels)
-    rows = factor_rows(np.stack(np.meshgrid(*kept, indexing="ij"), axis=-1).reshape(-1, len(GRID)))
+    rows = np.arange(COUNT)
     if n is not None:
-        if not 0 < n <= len(rows):
-            raise DataError(f"n = {n}: the factor set has {len(rows):,} such images; expected 1 to {len(rows):,}")
+        if not 0 < n <= COUNT:
+            raise DataError(f"n = {n}: the factor set has {COUNT:,} images; expected 1 to {COUNT:,}")
         rows = np.sort(np.random.default_rng(seed).choice(rows, n, replace=False))
     values = {name: VALUES[name][level] for name, level in zip(FACTORS, factor_codes(rows).T, strict=True)}
     return ImageSet(
@@ -116,19 +98,6 @@ def open_factors(
         splits=np.full(len(rows), "train"),
         name="factors",
     )
-
-
-def kept_levels(levels: Mapping[str, Sequence[int]] | None) -> list[Ints]:
-    """Levels of each factor, ascending: those given, else all. Raises SettingsError for an unknown factor or level."""
-    given = dict(levels or {})
-    for name in given:
-        if name not in FACTORS:
-            raise SettingsError(f"levels: no factor '{name}'{nearest(name, list(FACTORS))}")
-    kept = [np.unique(np.asarray(given.get(name, range(count)))) for name, count in zip(FACTORS, GRID, strict=True)]
-    for name, found, count in zip(FACTORS, kept, GRID, strict=True):
-        if len(found) == 0 or found.dtype.kind not in "iu" or found[0] < 0 or found[-1] >= count:
-            raise SettingsError(f"levels of {name} are {found.tolist()}; expected some of 0 to {count - 1}")
-    return kept
 
 
 @cache
