@@ -45,6 +45,7 @@ PIXELS = PixelOptions(image_size=32, grey=True)  # what the CNN sees
 QUICK = 40  # images of a class
 MEASURES = {
     "auroc": "AUROC",
+    "auroc_p": "of p_condition",
     "auroc_itself": "AUROC by itself",
     "detected": "detected",
     "false_alarms": "false alarms",
@@ -148,8 +149,9 @@ def measure(subject: Subject, method: str) -> Row:
     """One fit and one test.
 
     Returns:
-        auroc: of the wrong ones, by how badly an image fits what it is said to be. auroc_itself: of the same, by how
-        anomalous the image is whatever it is said to be; .5 is right, as all are normal. detected, false_alarms: shares
+        auroc: of the wrong ones, by how badly an image fits what it is said to be. auroc_p: by p_condition, within what
+        is said; ties count half. auroc_itself: by how anomalous the image is whatever it is said to be; .5 is right, as
+        all are normal. detected, false_alarms: shares
         of the wrong ones and of the others with p_condition ≤ α. false_alarms_itself: share with p_value ≤ α, of all.
         seconds: of fit and test. A method that says nothing of the image by itself has None there.
     """
@@ -163,6 +165,7 @@ def measure(subject: Subject, method: str) -> Row:
     flagged = found.p_condition <= alpha
     return {
         "auroc": roc_auc(wrong, found.mismatch),
+        "auroc_p": roc_auc(wrong, -found.p_condition),
         "auroc_itself": None if found.itself is None else roc_auc(wrong, found.itself),
         "detected": float(flagged[wrong].mean()),
         "false_alarms": float(flagged[~wrong].mean()),
@@ -257,7 +260,7 @@ def _shown(row: Row, measure: str) -> str:
     value, sd = row[measure], row[f"{measure}_sd"]
     if measure == "seconds":
         return "–" if value is None else f"{value:.0f}"
-    if measure == "auroc" and value is not None:
+    if measure in ("auroc", "auroc_p") and value is not None:
         return f"{value:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
     return spread(value, sd)
 

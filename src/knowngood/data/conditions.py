@@ -10,6 +10,7 @@ columns among the fitted items, with their counts. Torch-free.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,6 +176,13 @@ class ConditionSchema:
     def inferable(self) -> bool:
         """Whether all conditions may be unknown, and there are several."""
         return len(self.cells) > 1 and all("infer" in column.roles for column in self.columns if column.roles)
+
+    @property
+    def each_cell_a_stratum(self) -> bool:
+        """Whether all columns are categories, and every combination of them occurred and is a Mondrian group."""
+        used = [column for column in self.columns if column.roles]
+        plain = all(column.kind == "categorical" and "stratify" in column.roles for column in used)
+        return plain and len(self.cells) == math.prod(column.n_codes for column in used)
 
     @cached_property
     def cell_codes(self) -> Ints:

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 
 from knowngood.detector.pipeline import Items, Pipeline
-from knowngood.detector.scoring import score_batches
+from knowngood.detector.scoring import Comparison, score_batches
 from knowngood.errors import SettingsError
 from knowngood.models.vae import ConditionalVAE
-from knowngood.scores.condition_density import condition_density
 from knowngood.scores.marginal import Cells
 
 TEMPERATURE = "condition_temperature"  # in a pipeline's state
@@ -23,9 +22,9 @@ def condition_probabilities(pipeline: Pipeline, items: Items) -> tuple[list[str]
     """The K conditions in words, and p(c|x) of each item (N, K): rows add up to 1; NaN for one that cannot be read.
 
     p(c|x) ∝ π_c · p(x|c)^(1/T), π_c the share of c among the normal items of the fit. With class-conditional priors far
-    apart (`prior="separated"`), whose encoder does not see c, p(x|c) is r(μ|c), the density of the item's code μ under
-    the prior of c: the Bayes classifier that `class_aware` trains. Elsewhere it is exp(ELBO(x, c)); there an encoder
-    that sees c could place any x near the prior of any c.
+    apart (`prior="separated"`), whose encoder does not see c, p(x|c) is a density of the item's code μ: by the nearest
+    codes of c where the score has `neighbours`, else r(μ|c) under the prior, the Bayes classifier that `class_aware`
+    trains. Elsewhere it is exp(ELBO(x, c)); there an encoder that sees c could place any x near the prior of any c.
 
     Such odds are over-confident, so T is fitted to normal items that the model was not fitted to, see
     `fitted_temperature`. p compares the known conditions with each other: what is of none of them may still be most
@@ -101,9 +100,8 @@ def _log_densities(pipeline: Pipeline, items: Items) -> tuple[list[str], np.ndar
     check_posterior(pipeline)
     model = pipeline.model
     assert isinstance(model, ConditionalVAE)
-    score = condition_density(model, pipeline.score)
-    assert score is not None
-    scoring = replace(pipeline, score=score, state=score.fit(model, []), adjustments=())
+    _, density, state = Comparison.of(pipeline)
+    scoring = replace(pipeline, score=density, state=state, adjustments=())
     every = pipeline.schema.expand({}, 1, unknown="infer")
     batches = score_batches(scoring, items.replace(conditions={}), unknown="infer")
     values = np.concatenate([batch.values for batch in batches])

@@ -25,9 +25,8 @@ from knowngood.representations.alignment.pose import Posed
 from knowngood.representations.alignment.warping import Transform
 from knowngood.scores import Score, ScoreResult
 from knowngood.scores.adjustment import scored
-from knowngood.scores.condition_density import NearestDensity, condition_density, log_distances
+from knowngood.scores.condition_density import CodeDensity, condition_density
 from knowngood.scores.elbo import ElboScore
-from knowngood.scores.neighbours import NeighboursScore
 from knowngood.training.memory import out_of_memory
 
 READERS = 4  # threads
@@ -211,10 +210,11 @@ class Comparison(NamedTuple):
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Comparison:
-        density = condition_density(pipeline.model, pipeline.score)
-        assert density is not None  # or no condition is checked
-        own = density is pipeline.score
-        return cls(pipeline, density, pipeline.state if own else density.fit(pipeline.model, []))
+        schema = pipeline.schema
+        strata = schema.n_strata if schema.each_cell_a_stratum else 0
+        found = condition_density(pipeline.model, pipeline.score, pipeline.state, strata)
+        assert found is not None  # or no condition is checked
+        return cls(pipeline, *found)
 
     def __call__(self, rows: Rows, result: ScoreResult) -> Tensor:
         """(B,) energies; those that the pipeline's own score gives are not computed again."""
@@ -222,9 +222,9 @@ class Comparison(NamedTuple):
         known = {**result.parts, pipeline.score.options.name: result.values} if not pipeline.adjustments else {}
         if isinstance(density, ElboScore) and "elbo" in known:
             return known["elbo"]
-        if isinstance(density, NearestDensity) and isinstance(pipeline.score, NeighboursScore) and known:
-            return log_distances(result.values)
-        return self.density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
+        if isinstance(density, CodeDensity) and density.name in known:
+            return density.of(pipeline.model, self.state, known[density.name])
+        return density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
 
 
 class Reader:

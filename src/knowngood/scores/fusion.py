@@ -50,6 +50,11 @@ class FusionScore(Score):
         self.weights = weights / weights.sum()
         self.has_map = any(inner.has_map for inner in self.inners)
 
+    def parted(self, state: State) -> list[tuple[str, Score, State]]:
+        """The scores, each with its name among the parts and its own state."""
+        each = zip(self.names, self.inners, strict=True)
+        return [(name, inner, _of(state, k)) for k, (name, inner) in enumerate(each)]
+
     def check(self, model: Model) -> None:
         for inner in self.inners:
             inner.check(model)
