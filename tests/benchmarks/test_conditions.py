@@ -228,7 +228,7 @@ def test_means_are_over_seeds_and_what_is_not_said_is_a_dash() -> None:
     rows = [{"set": "a", "method": "cnn", **dict.fromkeys(conditions.MEASURES), "auroc": v} for v in (0.9, 0.94)]
     table = summary(rows)
     assert (table[0]["seeds"], table[0]["auroc"]) == (2, pytest.approx(0.92))
-    assert markdown(table).splitlines()[-1] == "| a | cnn | 2 | 0.9200 ± 0.0283 | – | – | – | – | – |"
+    assert markdown(table).splitlines()[-1] == "| a | cnn | 2 | 0.9200 ± 0.0283 | – | – | – | – | – | – |"
 
 
 def test_an_unknown_method_is_refused(tmp_path: Path) -> None:
