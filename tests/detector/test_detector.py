@@ -10,6 +10,7 @@ import warnings
 from importlib import import_module
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -404,6 +405,17 @@ def test_tables_work_with_conditions_too():
     wrong = detector.score_samples(inside, conditions=np.array([0]))
     assert detector.n_features_in_ == 4
     assert right[0] > wrong[0] + 3
+
+
+def test_a_fit_on_other_data_forgets_the_columns_of_the_one_before():
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    detector = Detector(representation="table", model="memory_bank").fit(pd.DataFrame(rows, columns=list("abc")))
+    assert list(detector.feature_names_in_) == ["a", "b", "c"]
+    detector.fit(rows[:, :2])
+    assert detector.n_features_in_ == 2
+    assert not hasattr(detector, "feature_names_in_")
+    detector.set_params(representation="hog").fit(squares(60)[0])
+    assert not hasattr(detector, "n_features_in_")
 
 
 def test_images_and_tables_are_not_mixed_up(fitted):
