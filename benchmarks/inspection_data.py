@@ -92,7 +92,7 @@ def _product_set(product: str, form: Form, seed: int, size: int) -> InspectionSe
     classes = np.array([name.split("/")[1] for name in parts.ids])
     array = np.stack([parts.read(i) for i in range(len(parts))])
     whole = ImageSet.from_arrays(array, parts.labels, ids=parts.ids, name=product)
-    judged = np.flatnonzero(parts.splits == "test")
+    judged = np.flatnonzero(parts.splits == "test").tolist()
     masks = tuple(parts.mask(i) if parts.labels[i] else np.zeros((size, size), dtype=bool) for i in judged)
     return InspectionSet(product, form, seed, whole[parts.splits == "train"], whole[judged], masks, classes[judged])
 

@@ -272,7 +272,7 @@ class Detector(OutlierMixin, BaseEstimator):
             fitted = fit_pipeline(normals, labelled, settings, seed, run, **given)
         named = np.unique(np.concatenate([names[fitted.split[part]] for part in ("fit", "select")]))
         self.pipeline_ = replace(fitted.pipeline, fitted_groups=named[named != 0] if named.any() else None)
-        if isinstance(normals, ImageSet):  # of a table that was fitted to before
+        if not isinstance(self.pipeline_.representation, Table):  # of one that was fitted to before
             for of_table in ("n_features_in_", "feature_names_in_"):
                 vars(self).pop(of_table, None)
         self.split_, self.about_ = fitted.split, fitted.about

@@ -224,7 +224,7 @@ class Comparison(NamedTuple):
             return known["elbo"]
         if isinstance(density, CodeDensity) and density.name in known:
             return density.of(pipeline.model, self.state, known[density.name])
-        return density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
+        return self.density.score(pipeline.model, self.state, rows.x, rows.c, rows.stratum).values
 
 
 class Reader:
