@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,23 @@ def test_fewer_independent_images_than_given_are_explained(tmp_path: Path, capsy
     said = capsys.readouterr().err
     assert said.count("images calibrate: of exact copies, or of images of one group, one counts") == 1
     assert "10 of these 20 images calibrate" in said
+
+
+def test_the_next_commands_check_the_images_and_calibrate_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    old = rng.integers(0, 99, (60, 8, 8), np.uint8)
+    Detector("hog", "memory_bank", alpha=0.1, calibration={"method": "split"}).fit(old).save(tmp_path / "model")
+    new = pictures(tmp_path / "our normal", 13, 3)
+    (new / "0.png").unlink()
+    command = ["calibrate", str(tmp_path / "model"), str(new)]
+    for expected in ("inspect", "calibrate"):
+        assert run(*command) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next")]
+        command = shlex.split(lines[0].removeprefix("next"))[1:]
+        assert command[0] == expected
+    assert command == ["calibrate", str(tmp_path / "model"), str(new)]
 
 
 def pictures(folder: Path, n: int, seed: int) -> Path:

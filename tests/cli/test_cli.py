@@ -418,7 +418,7 @@ def test_a_named_objective_decides_what_beta_is() -> None:
     assert settings_from({"model": "vae", "objective": "dcvae", "beta": "3"}).model.objective == DCVAE(beta=3)  # type: ignore[union-attr]
 
 
-def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> None:
+def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = (
         "train --model dcvae --task mnist --latent_dim 10 --lr 1e-5 --lr_secondary 1e-3 --train_size 500 "
         "--num_generated_image 4 --prefix a-"
@@ -426,6 +426,9 @@ def test_the_papers_further_options(parsed: dict[str, Any], tmp_path: Path) -> N
     assert run(*line.split(), "--outdir", tmp_path / "mit Leer ü", "--holdout", "9") == 3
     assert parsed["out"] == tmp_path / "mit Leer ü"
     assert (parsed["prefix"], parsed["holdout"]) == ("a-", "9")
+    assert "--prefix a- changes nothing" in capsys.readouterr().err
+    assert run(*line.split()) == 3
+    assert "changes nothing" not in capsys.readouterr().err
 
 
 # Usage errors and exit statuses --------------------------------------------------------------------------------------

@@ -48,6 +48,16 @@ def test_each_duplicate_names_what_it_mixes():
     assert [f.severity for f in found.findings] == ["error", "error", "warning", "warning", "note"]
 
 
+def test_a_group_in_two_splits_is_found():
+    group, splits = np.array(["a", "a", "b", "b", "", "", "c"], object), ["train", "test"] * 3 + ["train"]
+    images = ImageSet.from_arrays(noise(7, 4, 4), conditions={"group": group}).replace(splits=np.array(splits))
+    (found,) = (one for one in audit(images).findings if one.kind == "group-across-splits")
+    assert "2 values of the column 'group' in several splits, the first 'a' in test and train" in found.reason
+    apart = images.replace(splits=np.array(["train", "train", "test", "test", "train", "test", "train"]))
+    assert "group-across-splits" not in {one.kind for one in audit(apart).findings}
+    assert "group-across-splits" not in {one.kind for one in audit(images, "patient").findings}
+
+
 def test_duplicates_among_many_name_a_pair_that_differs():
     array = np.repeat(noise(1, 4, 4), 4, axis=0)
     found = audit(ImageSet.from_arrays(array, labels=[np.nan, 0, 0, 1]))

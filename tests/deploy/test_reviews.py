@@ -29,7 +29,7 @@ def picture(seed: int) -> bytes:
 
 
 def add(store: JudgedStore, seed: int, name: str, *reviews: Review, flagged: bool | None = True) -> int:
-    row = {"id": name, "anomaly_score": 1.0, "p_value": 0.02, "is_anomalous": flagged, "condition": "camera=A"}
+    row = {"id": name, "anomaly_score": 1.0, "p_value": 1 / 3, "is_anomalous": flagged, "condition": "camera=A"}
     row["error"] = None if flagged is not None else "cut off"
     one: dict[str, Any] = {
         "source": "api",
@@ -175,6 +175,9 @@ def test_the_command_counts_and_writes_what_calibrate_and_update_take(
     assert command("reviews", tmp_path / "line-judged", "--format", "coca") == 2
     assert "did you mean 'coco'" in capsys.readouterr().err.lower()
     assert command("reviews", tmp_path / "line") == 3
+    capsys.readouterr()
+    assert command("reviews", tmp_path / "line-judged", "--list", "1") == 0
+    assert capsys.readouterr().out.split()[-5:] == ["21.png", "normal", "0.3333", "1", "defect"]
 
 
 def test_reviews_from_python(store: JudgedStore) -> None:

@@ -257,7 +257,10 @@ def test_once_judges_what_is_there_and_ends(place: Path, tmp_path: Path, capsys:
         words = ["watch", place / "model", tmp_path / "new", "--once", "--interval", "0.01", "--as", "camera=A"]
         with suppress(SystemExit):
             main([str(word) for word in words])
-        return [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+        printed = capsys.readouterr()
+        judged = [line.split()[0] for line in printed.out.splitlines()]
+        assert (f"nothing new in {tmp_path / 'new'}" in printed.err) == (not judged)
+        return judged
 
     (tmp_path / "new").mkdir()
     assert once() == []

@@ -339,6 +339,27 @@ def test_triptychs_state_the_scale_of_the_difference():
     assert "part $5" in style.to_svg(figure, "t")
 
 
+def test_many_triptychs_stand_in_columns():
+    pair = np.ones((4, 4)), np.zeros((4, 4))
+    few, many = (triptychs([pair] * n, [str(i) for i in range(n)]) for n in (10, 20))
+    assert few.get_figwidth() < few.get_figheight()
+    width, height = many.get_size_inches()
+    assert 0.5 < width / height < 2
+    assert sum(len(axes.images) for axes in many.axes) == 60
+    shown = [text.get_text() for axes in many.axes for text in axes.texts]
+    assert {str(i) for i in range(20)} < set(shown)
+    assert shown.count("difference") == many.get_figwidth() // few.get_figwidth()
+
+
+def test_the_legend_of_a_roc_curve_lies_on_the_side_without_the_curve():
+    labels = np.repeat([0.0, 1.0], 20)
+    upper_left, lower_right = 2, 4
+    for scores, place in ((labels, lower_right), (-labels, upper_left)):
+        legend = roc(verdicts(scores, labels)).axes[0].get_legend()
+        assert legend is not None
+        assert legend._loc == place
+
+
 # Style --------------------------------------------------------------------------------------------------------------
 
 

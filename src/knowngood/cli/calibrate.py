@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from knowngood.cli.inputs import (
     Model,
     Normal,
     Tolerance,
+    as_words,
     keep_split,
     load,
     open_selected,
@@ -81,6 +83,7 @@ def calibrate(
             note(f"left out: {counted(len(images) - len(normals), 'image')} labelled anomalous")
         if not len(normals):
             raise DataError(f"{images.name}: no normal image is left to calibrate on; check the choice of classes")
+        from knowngood.data import ImageSet
         from knowngood.detector.decide import limit, limit_in
 
         lost = _lost(detector, group)
@@ -103,6 +106,11 @@ def calibrate(
         table(["Mondrian group", "images", f"flagged at α = {detector.alpha:g}: anomaly_score above"], rows)
         say_false_alarms(detector)
         say(f"model   {folder}")
+        if group is None and split is None and isinstance(images, ImageSet):
+            check = shlex.join([data, *as_words({"normal": normal, "anomalous": anomalous, "holdout": holdout})])
+            check = f"knowngood inspect {check} --suspicious --model {shlex.quote(str(folder))}"
+            say(f"next    {check}")
+            say("        the highest scores of these images set the threshold: check by eye that they are normal")
         record = {"model": folder, "data": data, "images": used, "alpha": detector.alpha}
         record["groups"] = [{"group": name, "images": n, "flagged_above": above} for name, n, above in groups]
         emit(record)

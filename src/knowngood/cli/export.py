@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
-from knowngood.cli.console import say
+from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Model, Tolerance, load, open_selected
 from knowngood.cli.outputs import writing
 from knowngood.errors import SettingsError
@@ -43,6 +43,7 @@ def export(
 
         options = bounds.over(detector.pipeline_.settings.data)
         normals = None if data is None else open_selected(data, data_options=options)
+        note("exporting: the graph is made, then compared with the model; this takes a minute or more")
         write(detector, out, precision=precision, normals=normals, tolerance=tolerance)
     how = "compared with the model on images of noise" if precision == "fp32" else f"{precision}, calibrated on {data}"
     say(f"graph   {out}, {out.stat().st_size / 1e6:,.1f} MB, {how}")

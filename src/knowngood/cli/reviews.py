@@ -66,7 +66,7 @@ def reviews(
         if listed is not None:
             _, found = store.page(Filter(), most=listed)
             rows = [{name: one[name] for name in LISTED} for one in found]
-            table(list(LISTED), [["-" if row[name] is None else row[name] for name in LISTED] for row in rows])
+            table(list(LISTED), [[_cell(row[name]) for name in LISTED] for row in rows])
             emit({"judged": rows})
             return
         counts = store.counts()
@@ -82,3 +82,7 @@ def reviews(
             named = shlex.quote(str(out / "manifest.csv"))
             say(f"next     knowngood update MODEL --reviews {shlex.quote(str(folder))}, or train with {named}")
         emit({**counts, "written": {"folder": out, **written}})
+
+
+def _cell(value: object) -> object:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else value

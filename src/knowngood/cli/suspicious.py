@@ -51,7 +51,13 @@ def list_suspicious(
     say(
         "Look at these images. Move those that are anomalous out of the data; keep the others, however high they score."
     )
-    say(f"next    {shlex.join(['knowngood', 'train', data, *classes]) if model is None else _again(model, data)}")
+    if model is None or detector is None:
+        following = shlex.join(["knowngood", "train", data, *classes])
+    elif detector.pipeline_.calibrated_by == "set":  # the fit did not see these images
+        following = shlex.join(["knowngood", "calibrate", str(model), data, *classes])
+    else:
+        following = _again(model, data)
+    say(f"next    {following}")
 
 
 def _of_folds(normals: ImageSet) -> list[dict[str, Any]]:

@@ -101,6 +101,8 @@ def train(
     if each is not None and (film or num_generated_image or train_size or condition or dry_run):
         others = "--film, --num-generated-image, --train-size, --condition and --dry-run"
         raise SettingsError(f"--each {each} takes no {others}: it is many fits; leave them out")
+    if prefix and out is not None:
+        note(f"--prefix {prefix} changes nothing: --out {out} names the folder")
     source = _one_source(data, task)
     chosen: dict[str, Any] = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
     several = settings.training.devices * settings.training.nodes > 1
@@ -162,6 +164,7 @@ def train(
             frames = film_frames(detector.film_, detector.training_["history"])
             say(f"film    {save(frames, folder / 'run' / 'reconstructions.gif')}")
         if num_generated_image and _reconstructs(detector.pipeline_.settings):
+            note(f"drawing reconstructions of {counted(min(num_generated_image, len(normals)), 'image')}")
             _draw_reconstructions(folder / "reconstructions.png", detector, normals[:num_generated_image])
             say(f"drawn   {folder / 'reconstructions.png'}")
         elif num_generated_image:
@@ -322,12 +325,12 @@ def _mention_classes(images: ImageSet) -> None:
 
 
 def _mention_findings(detector: Detector) -> None:
-    """Errors of the audit, what labelled anomalies were used for, and whether the false-alarm rate is guaranteed."""
+    """Errors of the audit, groups in several splits, use of labelled anomalies, and whether the rate is guaranteed."""
     from knowngood.calibration import minimum_normals
     from knowngood.data.findings import UNUSABLE
 
     for finding in detector.training_["audit"]:
-        if finding["severity"] == "error":
+        if finding["severity"] == "error" or finding["kind"] == "group-across-splits":
             what = "set aside" if finding["kind"] in UNUSABLE else "used, to check"
             note(f"{what}: {finding['path_or_id']}: {finding['reason']}")
     sentence = (detector.about_.get("labels") or {}).get("sentence")

@@ -71,11 +71,15 @@ def watch(
         watched = Watch(folder, models, delivery, asked=asked, conditions=values, limits=limits, store=store)
         note(f"watching {folder}")
         with suppress(Interrupted), deferred() as asked_to_end:
+            judged = 0
             while not asked_to_end():
                 for one in watched.step():
                     say(_line(one.row, one.seconds))
                     sys.stdout.flush()
+                    judged += 1
                 if once and not watched.waits:
+                    if not judged:
+                        note(f"nothing new in {folder}")
                     break
                 time.sleep(interval)
 

@@ -82,9 +82,10 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
 
     Finds: files that are empty, truncated, no images, or of an unsupported kind; values that are not finite; constant
     images; the same pixels twice (an error across labels or across splits, otherwise a note); images that are nearly
-    copies, from 32 px on, and are not of one value of the column `group`; mixed sizes, channels
-    or dtypes; what reading changed (alpha dropped, turned upright, …); masks that are unreadable, of the wrong size or
-    empty, masks without an image and anomalous images without a mask; fewer than 20 normal images.
+    copies, from 32 px on, and are not of one value of the column `group`; groups (parts, patients) with images in
+    several splits; mixed sizes, channels or dtypes; what reading changed (alpha dropped, turned upright, …); masks that
+    are unreadable, of the wrong size or empty, masks without an image and anomalous images without a mask; fewer than
+    20 normal images.
     """
     if isinstance(images.pixels, ArrayPixels):
         looks = [_look(images, i) for i in range(len(images))]
@@ -105,6 +106,7 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
     findings += [
         *_duplicates(images, looks),
         *_near_duplicates(images, looks, group),
+        *_groups_across_splits(images, group),
         *_mixed(images.name, looks),
         *mask_findings,
     ]
@@ -204,6 +206,27 @@ def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None
             )
             findings.append(Finding(str(images.ids[alike[0]]), "near-duplicate", reason, "warning"))
     return findings
+
+
+def _groups_across_splits(images: ImageSet, group: str | None) -> list[Finding]:
+    """One finding for all groups (parts, patients) with images in several splits."""
+    named = images.conditions.get(group or "")
+    if named is None or images.splits is None:
+        return []
+    members: dict[str, set[str]] = defaultdict(set)
+    for value, split in zip(map(text_of, named), map(text_of, images.splits), strict=True):
+        if value is not None and split is not None:
+            members[value].add(split)
+    shared = {value: sorted(splits) for value, splits in members.items() if len(splits) > 1}
+    if not shared:
+        return []
+    first, splits = next(iter(shared.items()))
+    reason = (
+        f"{counted(len(shared), 'value')} of the column '{group}' in several splits, the first '{first}' in "
+        f"{' and '.join(splits)}: images of one part or patient are not independent, and results on them are too good. "
+        "Keep all images of one value in one split"
+    )
+    return [Finding(images.name, "group-across-splits", reason, "warning")]
 
 
 def _differing(values: np.ndarray, group: list[int]) -> tuple[int, int] | None:

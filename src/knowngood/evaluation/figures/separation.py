@@ -38,7 +38,8 @@ def roc(results: Results, interval: Sequence[float] | None = None) -> Figure:
     curve = roc_curve(labels, scores)
     figure = style.new_figure()
     axes = figure.add_subplot()
-    text = f"AUROC {roc_auc(labels, scores):.3f}"
+    area = roc_auc(labels, scores)
+    text = f"AUROC {area:.3f}"
     if interval is not None:
         text += f" ({interval[0]:.3f}–{interval[1]:.3f})"
     axes.plot([0, 100], [0, 100], color=style.MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="chance")
@@ -51,7 +52,7 @@ def roc(results: Results, interval: Sequence[float] | None = None) -> Figure:
     axes.set_xlim(-2, 102)
     axes.set_ylim(-2, 102)
     style.tidy(axes, xlabel="normal images flagged (%)", ylabel="anomalous images flagged (%)", grid="both")
-    style.legend(axes, loc="lower right")
+    style.legend(axes, loc="lower right" if area >= 0.5 else "upper left")  # on the side without the curve
     return figure
 
 

@@ -6,6 +6,7 @@ three, otherwise the mean over the channels.
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PANELS = ("input", "reconstruction", "difference")
 MAP_PANELS = ("input", "anomaly map", "map over input")
+TALLEST = 10  # pairs one below the other
 SMALLEST, LARGEST, GAP = 96, 160, 4  # pixels of a panel in a strip, and between two
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -118,17 +120,23 @@ def strips(pairs: Sequence[Pair], scales: Sequence[MapScale] = ()) -> Strips:
 
 
 def triptychs(pairs: Sequence[Pair], captions: Sequence[str], scales: Sequence[MapScale] = ()) -> Figure:
-    """One row of panels for each pair, see `strips`.
+    """Three panels for each pair, see `strips`: one below the other, of more than `TALLEST` in several columns.
 
     Raises:
         DataError: no pair, or shapes that differ within one.
     """
     if not pairs:
         raise DataError("triptychs: no pair of image and reconstruction given")
-    figure = style.new_figure(4.6, 1.45 * len(pairs) + 0.5)
+    width, height = 4.6, 1.45  # inches of a pair
+    columns = 1 if len(pairs) <= TALLEST else math.ceil(math.sqrt(len(pairs) * height / width))
+    lines = math.ceil(len(pairs) / columns)
+    figure = style.new_figure(width * columns, height * lines + 0.5)
     drawn = strips(pairs, scales)
-    grid = figure.subplots(len(pairs), 3, squeeze=False)
-    for row, three, caption in zip(grid, drawn.panels, captions, strict=True):
+    every = figure.subplots(lines, 3 * columns, squeeze=False)
+    grid = every.reshape(lines, columns, 3).swapaxes(0, 1).reshape(-1, 3)  # down the first column, then the next
+    for axes in grid[len(pairs) :].flat:
+        axes.set_axis_off()
+    for row, three, caption in zip(grid, drawn.panels, captions, strict=False):
         for axes, panel in zip(row, three, strict=True):
             style.show(axes, panel, frame=True)
         # A blank title keeps the height free; the caption itself may be wider than its panel.
@@ -136,9 +144,9 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str], scales: Sequence[M
         where = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
         text = row[0].annotate(style.plain(caption), (0, 1), (0, 5), fontsize=8, color=style.INK, **where)
         text.set_in_layout(False)
-    for axes, name in zip(grid[-1], drawn.names, strict=True):
+    for axes, name in zip(every[-1], drawn.names * columns, strict=True):
         axes.text(0.5, -0.06, name, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=style.MUTED)
-    figure.supxlabel(textwrap.fill(drawn.scale, 62), fontsize=8, color=style.MUTED)
+    figure.supxlabel(textwrap.fill(drawn.scale, 62 * columns), fontsize=8, color=style.MUTED)
     return figure
 
 
