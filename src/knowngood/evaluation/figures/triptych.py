@@ -136,7 +136,7 @@ def triptychs(pairs: Sequence[Pair], captions: Sequence[str], scales: Sequence[M
     grid = every.reshape(lines, columns, 3).swapaxes(0, 1).reshape(-1, 3)  # down the first column, then the next
     for axes in grid[len(pairs) :].flat:
         axes.set_axis_off()
-    for row, three, caption in zip(grid, drawn.panels, captions, strict=False):
+    for row, three, caption in zip(grid[: len(pairs)], drawn.panels, captions, strict=True):
         for axes, panel in zip(row, three, strict=True):
             style.show(axes, panel, frame=True)
         # A blank title keeps the height free; the caption itself may be wider than its panel.
