@@ -133,9 +133,7 @@ def train(
         try:
             detector.fit(images, run_dir=folder / "run", resume=resume, progress=True, film=film)
         except (KeyboardInterrupt, Interrupted):
-            note(
-                f"interrupted; the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped"
-            )
+            note(f"the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
             raise
         if following:  # the first process writes and tells
             return
