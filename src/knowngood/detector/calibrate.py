@@ -231,17 +231,21 @@ def with_calibration(pipeline: Pipeline, scores: NormalScores, method: Method) -
     """
     names, alpha = pipeline.schema.stratum_names, pipeline.level()
     stated = scores.strata if scores.stated is None else scores.stated
-    own, told, one = (
+    own, within_stated, one = (
         slice(None) if scores.groups is None else one_of_each(scores.groups, strata)
         for strata in (scores.strata, stated, None)
     )
     calibration = Calibration.fit(scores.values[own], scores.strata[own], names, alpha=alpha)
     marginal = None if scores.marginal is None else Calibration.fit(scores.marginal[one], alpha=alpha)
     # A map is that of the stated condition, and so compared within it.
-    maps = None if scores.maps is None else Calibration.fit(scores.maps[told], stated[told], names, alpha=alpha)
+    maps = (
+        None
+        if scores.maps is None
+        else Calibration.fit(scores.maps[within_stated], stated[within_stated], names, alpha=alpha)
+    )
     mismatch: tuple[Calibration, ...] = ()
     if scores.mismatch is not None:
-        mismatch = mismatch_calibrations(scores.mismatch[told], stated[told], names, alpha=alpha)
+        mismatch = mismatch_calibrations(scores.mismatch[within_stated], stated[within_stated], names, alpha=alpha)
     return replace(
         pipeline,
         calibration=calibration,

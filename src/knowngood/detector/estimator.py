@@ -24,7 +24,6 @@ from knowngood.config.presets import read_preset
 from knowngood.data import TableSet, open_images
 from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.groups import across, name_digests, without
-from knowngood.data.joined import joined
 from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
 from knowngood.data.readers.given import holds_images, listed
@@ -63,6 +62,7 @@ from knowngood.detector.fit.inputs import (
     readable,
     varying,
     warn_of_labels,
+    with_chosen,
     without_identifiers,
 )
 from knowngood.detector.maps import check_regions
@@ -261,7 +261,7 @@ class Detector(OutlierMixin, BaseEstimator):
             )
         chosen = None
         if more is not None:
-            normals, labelled, chosen = _with_chosen(normals, labelled, more)
+            normals, labelled, chosen = with_chosen(normals, labelled, more)
         names = name_digests(normals, column)
         normals, labelled = without(normals, column), without(labelled, column)
         reel = Film() if film else None
@@ -844,24 +844,6 @@ class Detector(OutlierMixin, BaseEstimator):
                 f"{needed}: nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
                 stacklevel=stacklevel,
             )
-
-
-def _with_chosen(normals: Items, labelled: Items, more: Items) -> tuple[Items, Items, np.ndarray | None]:
-    """Normal items and labelled anomalies with those that are learned from beside them, and which are these normals.
-
-    Normal items that are among the others already count once, as those.
-    """
-
-    def both(first: Items, second: Items) -> Items:
-        groups = np.concatenate([first.groups, second.groups])  # type: ignore[list-item]
-        return joined(first, second).replace(groups=groups)  # type: ignore[type-var]
-
-    good, bad = more[more.labels != 1], more[more.labels == 1]
-    good = good[~np.isin(good.digests(), normals.digests())]
-    labelled = both(labelled, bad) if len(bad) else labelled
-    if not len(good):
-        return normals, labelled, None
-    return both(normals, good), labelled, np.arange(len(normals) + len(good)) >= len(normals)
 
 
 def _unused(normals: Items, pipeline: Pipeline, identifiers: list[str]) -> str:

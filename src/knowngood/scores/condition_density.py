@@ -77,7 +77,8 @@ class CodeDensity(Score):
 
     def of(self, model: Model, state: State, distances: Tensor) -> Tensor:
         """(B,) of mean distances (B,)."""
-        return self.inner.bank(model, state)[0].shape[1] * log_distances(distances)
+        codes = model.bank if isinstance(model, MemoryBank) and "codes" not in state else state["codes"]
+        return codes.shape[1] * log_distances(distances)
 
 
 def log_distances(values: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from knowngood.data.columns import identifies
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import with_measured
 from knowngood.data.groups import linked, without
+from knowngood.data.joined import joined
 from knowngood.detector.pipeline import Items
 from knowngood.errors import DataError, SettingsError
 from knowngood.models.objectives.base import Objective
@@ -109,6 +110,24 @@ def without_identifiers(items: Items, asked: Collection[str], group: str | None 
             f"'{first}': a serial number or a time stamp describes no kind of item. Leave this column out."
         )
     return items.replace(conditions={k: v for k, v in items.conditions.items() if k not in names}), names
+
+
+def with_chosen(normals: Items, labelled: Items, more: Items) -> tuple[Items, Items, np.ndarray | None]:
+    """Normal items and labelled anomalies with those that are learned from beside them, and which are these normals.
+
+    Normal items that are among the others already count once, as those.
+    """
+
+    def both(first: Items, second: Items) -> Items:
+        groups = np.concatenate([first.groups, second.groups])  # type: ignore[list-item]
+        return joined(first, second).replace(groups=groups)  # type: ignore[type-var]
+
+    good, bad = more[more.labels != 1], more[more.labels == 1]
+    good = good[~np.isin(good.digests(), normals.digests())]
+    labelled = both(labelled, bad) if len(bad) else labelled
+    if not len(good):
+        return normals, labelled, None
+    return both(normals, good), labelled, np.arange(len(normals) + len(good)) >= len(normals)
 
 
 def varying(items: Items) -> list[str]:

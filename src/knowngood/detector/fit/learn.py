@@ -167,7 +167,7 @@ def learn(
 
 
 def factor_scale(plan: Plan, objective: Objective | None, fit: np.ndarray) -> Standardised | None:
-    """The scale of the factors of the normals at `fit`; an objective that models factors is told how many they are."""
+    """The scale of the factors of the normals at `fit`; their number goes to the objective."""
     if plan.factors is None:
         return None
     within_unit = objective is not None and objective.unit_factors
