@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from knowngood.deploy import delivery as deliveries
 from knowngood.deploy.delivery import Delivery
 from knowngood.deploy.outbox import Outbox
 from knowngood.deploy.sinks import Rejected, Unavailable, sink_of
-from knowngood.errors import ArtifactError, SettingsError
+from knowngood.deploy.sinks.opc_ua import typed
+from knowngood.errors import ArtifactError, OutputError, SettingsError
 
 
 def rows(first: int, stop: int) -> list[dict[str, Any]]:
@@ -224,6 +226,14 @@ def test_a_base_of_something_else_is_refused_before_anything_is_judged(tmp_path:
     assert sink.begin() == {}
 
 
+def test_a_place_that_cannot_be_used_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with closing(Outbox(tmp_path / "state")) as outbox:
+        with pytest.raises(OutputError, match=r"--to sqlite:///.*folder: .*; make it writable, or give another one"):
+            Delivery(outbox, [sink_of(f"sqlite:///{tmp_path}/folder")])
+        assert outbox.owed() == {}
+
+
 @pytest.mark.parametrize("content", [b"id,anomaly_score\n1.png,3\n", b"\xff\xfe\x00"])
 def test_a_file_of_something_else_is_refused_before_anything_is_judged(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "results.csv").write_bytes(content)
@@ -313,6 +323,16 @@ def test_rows_arrive_at_a_broker_that_was_away_at_first() -> None:
 # OPC UA --------------------------------------------------------------------------------------------------------------
 
 
+def test_cells_are_of_the_type_of_their_variable() -> None:
+    stamp = "2026-11-30T11:00:00.250+01:00"
+    assert typed(stamp, "DateTime") == datetime(2026, 11, 30, 10, 0, 0, 250_000)
+    assert typed(None, "DateTime") == datetime(1601, 1, 1)
+    assert [typed(None, kind) for kind in ("String", "Boolean", "Int16")] == ["", False, 0]
+    for value, kind in ((0.5, "DateTime"), ("1.png", "DateTime"), ("1.png", "Double"), ("a", "ByteString")):
+        with pytest.raises((TypeError, ValueError)):
+            typed(value, kind)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_latest_row_is_in_the_variables_of_an_object() -> None:
@@ -326,7 +346,8 @@ def test_the_latest_row_is_in_the_variables_of_an_object() -> None:
     server.set_endpoint(f"opc.tcp://127.0.0.1:{port}")
     server.register_namespace("https://line.example")
     place = server.nodes.objects.add_object("ns=2;s=Inspection", "2:Inspection")
-    values = {"id": "", "anomaly_score": 0.0, "is_anomalous": True, "error": "none", "speed": 7.0}
+    values: dict[str, Any] = {"id": "", "anomaly_score": 0.0, "is_anomalous": True, "error": "none", "speed": 7.0}
+    values["time"] = datetime(2000, 1, 1)
     variables = {name: place.add_variable(f"ns=2;s={name}", f"2:{name}", value) for name, value in values.items()}
     for variable in variables.values():
         variable.set_writable()
@@ -335,9 +356,13 @@ def test_the_latest_row_is_in_the_variables_of_an_object() -> None:
             sink.write(rows(0, 1), {})
         variables["key"] = place.add_variable("ns=2;s=key", "2:key", "")
         variables["key"].set_writable()
-        sink.write(rows(0, 1), {})
-        sink.write(rows(1, 2), {})
+        stamp = {"time": "2026-11-30T10:00:00.250+00:00"}
+        sink.write([one | stamp for one in rows(0, 1)], {})
+        sink.write([one | stamp for one in rows(1, 2)], {})
         found = {name: variable.read_value() for name, variable in variables.items()}
         sink.close()
+        with pytest.raises(Unavailable, match="the variable time is a DateTime, which holds no 'noon'"):
+            sink.write([one | {"time": "noon"} for one in rows(2, 3)], {})
     expected = {"id": "1.png", "anomaly_score": 1 / 3, "is_anomalous": False, "error": "", "speed": 7.0, "key": "k1"}
+    assert found.pop("time").replace(tzinfo=None) == datetime(2026, 11, 30, 10, 0, 0, 250_000)
     assert found == expected

@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from knowngood.deploy.judgement import Row
 from knowngood.deploy.logs import event
 from knowngood.deploy.outbox import Outbox, Seen
-from knowngood.deploy.sinks import Rejected, Sink
+from knowngood.deploy.sinks import Rejected, Sink, Unavailable
+from knowngood.errors import OutputError
 
 FIRST, LONGEST = 0.5, 60.0  # seconds between tries, doubled each time
 
 
 class Delivery:
-    """Delivers what is added to the outbox to every sink, in order, again after failures and after a restart."""
+    """Delivers what is added to the outbox to every sink, in order, again after failures and after a restart.
+
+    Raises:
+        SettingsError, OutputError: a new sink holds something else, or cannot be used.
+    """
 
     def __init__(self, outbox: Outbox, sinks: Sequence[Sink]) -> None:
         self.outbox, self.sinks = outbox, list(sinks)
@@ -23,7 +28,10 @@ class Delivery:
         self._new = [threading.Event() for _ in sinks]
         for sink in self.sinks:
             if outbox.place(sink.url) is None:
-                outbox.begin(sink.url, sink.begin())
+                try:
+                    outbox.begin(sink.url, sink.begin())
+                except Unavailable as error:
+                    raise OutputError(f"--to {error}; make it writable, or give another one") from None
         self._threads = [
             threading.Thread(target=self._run, args=(sink, new), name=sink.url, daemon=True)
             for sink, new in zip(self.sinks, self._new, strict=True)

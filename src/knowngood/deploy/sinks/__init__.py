@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from knowngood.config import nearest
 from knowngood.errors import SettingsError
@@ -65,9 +64,14 @@ def sink_of(url: str) -> Sink:
     Raises:
         SettingsError: there is no such kind of sink, or the URL is wrong.
     """
-    scheme = urlsplit(url).scheme if "://" in url else Path(url).suffix.lower().removeprefix(".")
+    scheme = url.partition("://")[0].lower() if "://" in url else Path(url).suffix.lower().removeprefix(".")
     if scheme not in SINKS or (scheme == "csv") == ("://" in url):
         raise SettingsError(f"--to {url}: no such sink{nearest(scheme, list(SINKS))}; expected such as {EXAMPLES}")
     module, _, name = SINKS[scheme].partition(":")
     make: Callable[[str], Sink] = getattr(import_module(f"{__name__}.{module}"), name)
-    return make(url)
+    try:
+        return make(url)
+    except SettingsError:
+        raise
+    except ValueError:  # of its parts, which may be secret
+        raise SettingsError(f"--to {scheme}://…: is no URL; expected such as {EXAMPLES}") from None

@@ -1,19 +1,22 @@
 """`opc.tcp://host:4840/ns=2;s=Inspection`: the latest row, as the variables of an object of an OPC UA server.
 
 Variables whose names are columns of the row are written, each in its own type; `key` last, so that it says that the
-others are new. What is missing in a row becomes "", NaN, 0 or false.
+others are new. What is missing in a row becomes "", NaN, 0, false or the year 1601, the first of OPC UA.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from knowngood.deploy.sinks import TIMEOUT, Place, Row, Sink, Unavailable
 from knowngood.errors import SettingsError
+
+NEVER = datetime(1601, 1, 1)
 
 
 class OpcUa(Sink):
@@ -40,7 +43,13 @@ class OpcUa(Sink):
             for row in rows:
                 for name in sorted(self._variables.keys() & row.keys(), key=lambda name: name == "key"):
                     variable, kind = self._variables[name]
-                    variable.write_value(DataValue(Variant(_typed(row[name], kind.name), kind)))
+                    try:
+                        value = typed(row[name], kind.name)
+                    except (TypeError, ValueError):
+                        raise OSError(
+                            f"the variable {name} is a {kind.name}, which holds no {row[name]!r:.40}"
+                        ) from None
+                    variable.write_value(DataValue(Variant(value, kind)))
         except Exception as error:  # asyncua raises many types
             self.close()
             raise Unavailable(f"{self.url}: {error or type(error).__name__}") from None
@@ -74,10 +83,16 @@ class OpcUa(Sink):
             raise OSError(f"{self._node} has no variable 'key'; found: {', '.join(self._variables) or 'none'}")
 
 
-def _typed(value: Any, kind: str) -> Any:
+def typed(value: Any, kind: str) -> Any:
     """A cell as a value of an OPC UA type."""
     if kind == "String":
         return "" if value is None else value if isinstance(value, str) else json.dumps(value)
     if kind in ("Double", "Float"):
         return float("nan") if value is None else float(value)
-    return bool(value) if kind == "Boolean" else int(value or 0)
+    if kind == "DateTime":  # in UTC, and without saying so
+        return NEVER if value is None else datetime.fromisoformat(value).astimezone(UTC).replace(tzinfo=None)
+    if kind == "Boolean":
+        return bool(value)
+    if "Int" not in kind and kind not in ("Byte", "SByte"):
+        raise TypeError(kind)
+    return int(value or 0)

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -36,8 +37,12 @@ class Webhook(Sink):
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        if not parts.hostname or "@" in parts.netloc:
+        if not parts.hostname or "@" in parts.netloc or parts.port == 0:
             raise SettingsError(f"--to {parts.scheme}://{parts.hostname or ''}…: expected https://HOST/PATH")
+        if not re.fullmatch("[!-~]+", url):  # no request can be made of it
+            raise SettingsError(
+                f"--to {parts.scheme}://{parts.hostname}…: holds a blank or no ASCII; write it as %20, %C3%A4"
+            )
         self.url, self._secret = url, os.environ.get(VARIABLE, "").encode()
         self._open = urllib.request.build_opener(_NoRedirect).open
 
