@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,16 @@ def test_a_table_of_another_version_is_refused_by_name(
         assert run("score", own, data, "-o", tmp_path / "new.json") == 0
         assert run("monitor", old, tmp_path / "new.json") == 3
         assert "were scored by two models" in capsys.readouterr().err
+        both = [
+            one | {"id": f"{k} {one['id']}"}
+            for k, name in enumerate(("old", "new"))
+            for one in json.loads((tmp_path / f"{name}.json").read_text())
+        ]
+        pd.DataFrame(both).to_csv(tmp_path / "both.csv", index=False)  # as `watch` appends to one file
+        assert run("monitor", own, tmp_path / "both.csv") == 0
+        shown = capsys.readouterr()
+        assert "both.csv: 20 rows scored by other versions or models, left out" in shown.err
+        assert "items    20 rows: 20 new" in shown.out
 
 
 def test_what_cannot_be_known_of_a_table_is_said(
@@ -158,3 +170,38 @@ def test_items_of_one_id_and_two_scores_are_said(tmp_path: Path, capsys: pytest.
     assert "3 items have the id of an earlier one, and another score: of an id the first counts" in said.err
     assert run("monitor", monday, monday) == 0
     assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["broken.json"], "broken.json, line 1"),
+        (["fine.csv", "--state", "state.json"], "this is no knowngood-monitor state"),
+        (["fine.csv", "--threshold", "1"], "expected a number above 1"),
+    ],
+)
+def test_what_is_wrong_beside_the_model_is_said_before_it_is_loaded(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    results(tmp_path / "fine.csv", np.arange(9.0))
+    (tmp_path / "broken.json").write_text('{"p_value": \n')
+    (tmp_path / "state.json").write_text("[]")
+    monkeypatch.setattr("knowngood.cli.monitor.load", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.chdir(tmp_path)
+    assert run("monitor", model, *words) in (2, 3)
+    assert said in capsys.readouterr().err
+
+
+def test_tables_alone_need_no_torch(tmp_path: Path) -> None:
+    table = results(tmp_path / "a.csv", np.arange(9.0))
+    code = (
+        "import sys\nfrom knowngood.cli import main\n"
+        f"try:\n    main(['monitor', {str(table)!r}])\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "False")

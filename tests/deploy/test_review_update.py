@@ -204,7 +204,7 @@ def command(*words: str | Path) -> int:
 
 
 def test_the_command_shows_what_would_come_of_it_writes_a_version_and_goes_back(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "parts"
     Detector.load(run).save(model / "model")
@@ -212,7 +212,13 @@ def test_the_command_shows_what_would_come_of_it_writes_a_version_and_goes_back(
     assert command("update", model, "--reviews") == 3
     assert "no judged images" in capsys.readouterr().err
     with closing(JudgedStore(tmp_path / "parts-judged")) as store:
-        add(store, stripes(10, 7), Review("good"))
+        numbers = add(store, stripes(10, 7))
+        with monkeypatch.context() as patched:
+            patched.setattr("knowngood.cli.review_update.load", lambda *_: pytest.fail("the model is loaded"))
+            assert command("update", model, "--reviews") == 3
+        assert "nothing that 'parts' judged was reviewed" in capsys.readouterr().err
+        for number in numbers:
+            store.review(number, Review("good"))
     assert command("update", model, "--reviews", "--dry-run") == 0
     shown = capsys.readouterr()
     assert "false alarms: good, flagged  10" in shown.out

@@ -17,6 +17,7 @@ from knowngood.cli.inputs import Device, Unknown, load, open_selected
 from knowngood.cli.outputs import writing
 from knowngood.config import counted
 from knowngood.detector.run_record import trained_on
+from knowngood.detector.versions import MARK, fingerprint, in_use
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import write_text
 
@@ -82,19 +83,19 @@ def monitor(
         from knowngood.calibration import DriftMonitor
         from knowngood.evaluation.score_stream import reference_of, score_stream
 
+        asked = THRESHOLD if threshold is None else threshold
+        drift = DriftMonitor(asked) if saved is None else DriftMonitor.from_record(saved)
+        results = _results(streams, model)  # what is wrong with them is said before a model is loaded
         detector = None if model is None else load(model, device)
-        tables, by = _read_all(streams, model, detector, unknown, bounds)
+        tables, by = _tables(results, model, detector, unknown, bounds)
         known = None if detector is None else detector.pipeline_
         items = score_stream(tables, known and known.schema, [group.name for group in known.added] if known else ())
         reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
         basis = " ".join([items.measure, *by]) if reference is None else reference.fingerprint
-        if saved is None:
-            drift = DriftMonitor(
-                THRESHOLD if threshold is None else threshold, {} if reference is None else reference.ranks
-            )
-        else:
-            drift = DriftMonitor.from_record(saved)
+        if saved is not None:
             _check(drift, saved, threshold, basis, state)
+        elif reference is not None:
+            drift = DriftMonitor(drift.threshold, reference.ranks)
         if state is not None and items.ids is None:
             raise DataError("--state needs a column id or time in the results, so that no item counts twice")
         new = drift.update(items.scores, items.groups, items.ids, items.times)
@@ -140,36 +141,53 @@ def monitor(
         raise typer.Exit(DRIFT)
 
 
-def _read_all(
-    sources: list[str], model: Path | None, detector: Detector | None, unknown: str | None, bounds: Bounds
-) -> tuple[list[pd.DataFrame], dict[str, str]]:
-    """Tables of results, images scored by the detector; and a file by each mark of a model that scored some.
+def _results(sources: list[str], model: Path | None) -> list[tuple[str, pd.DataFrame | None]]:
+    """Each source with its table of results; None of images, which a model is to score.
 
     Raises:
-        DataError: a file of something else, or two models, or another one, scored them.
+        DataError: a file is damaged, or is of something else and there is no model.
     """
     from knowngood.evaluation.score_stream import read_results
-    from knowngood.evaluation.scored_by import marks, scored_by
 
-    tables: list[pd.DataFrame] = []
-    by: dict[str, str] = {}
-    for source in sources:
-        results = read_results(Path(source))
-        if results is None and detector is None:
+    found = [(source, read_results(Path(source))) for source in sources]
+    for source, results in found:
+        if results is None and model is None:
             if not Path(source).exists():
                 raise DataError(f"{source}: no such file; give what `knowngood score` wrote, or a log")
             raise DataError(
                 f"{source}: no column anomaly_score or p_value, so no results of `knowngood score`; to score images "
                 "give the model first: knowngood monitor MODEL IMAGES"
             )
-        if results is None:
+    return found
+
+
+def _tables(
+    results: list[tuple[str, pd.DataFrame | None]],
+    model: Path | None,
+    detector: Detector | None,
+    unknown: str | None,
+    bounds: Bounds,
+) -> tuple[list[pd.DataFrame], dict[str, str]]:
+    """All tables, images scored by the detector; and a file by each mark of a model that scored some.
+
+    Raises:
+        DataError: two models, or another one, scored them.
+    """
+    from knowngood.evaluation.scored_by import marks, scored_by
+
+    tables: list[pd.DataFrame] = []
+    by: dict[str, str] = {}
+    for source, judged in results:
+        if judged is None:
             images = open_selected(source, data_options=bounds.over(detector.pipeline_.settings.data))  # type: ignore[union-attr]
             tables.append(detector.detect(images, unknown=unknown))  # type: ignore[union-attr,arg-type]
             continue
-        tables.append(results)
-        by |= dict.fromkeys(marks(results), source)
+        if model is not None:
+            judged = _of_version(judged, source, model)
+        tables.append(judged)
+        by |= dict.fromkeys(marks(judged), source)
         if detector is not None and model is not None:
-            found = scored_by(results, model, detector.pipeline_)
+            found = scored_by(judged, model, detector.pipeline_)
             if found.same is False:
                 raise DataError(
                     f"{source}: {found.why}. Scores of one model say nothing about another: score the items again by "
@@ -181,6 +199,17 @@ def _read_all(
         (first, one), (second, other), *_ = by.items()
         raise DataError(f"{one} and {other} were scored by two models ({first}, {second}); monitor each by itself")
     return tables, by
+
+
+def _of_version(table: pd.DataFrame, source: str, model: Path) -> pd.DataFrame:
+    """A table without rows of other versions, if some are of the one in use: `watch` appends all to one file."""
+    if MARK not in table:
+        return table
+    others = table[MARK].notna() & (table[MARK] != fingerprint(in_use(model)))
+    if others.all() or not others.any():
+        return table
+    note(f"{source}: {counted(int(others.sum()), 'row')} scored by other versions or models, left out")
+    return table[~others]
 
 
 def _record(drift: DriftMonitor, new: int, left_out: dict[str, int]) -> dict[str, Any]:

@@ -37,8 +37,7 @@ def from_reviews(
     check_out(model, out)
     from knowngood.data.readers.limits import Limits
     from knowngood.deploy.judged_store import FILE, JudgedStore
-    from knowngood.deploy.review_update import learn_reviews
-    from knowngood.deploy.reviewed_images import new_reviews, reviewed_images
+    from knowngood.deploy.reviewed_images import check_reviewed, new_reviews, reviewed_images
     from knowngood.deploy.served_model import name_of
     from knowngood.detector.run_record import training_images
 
@@ -51,6 +50,9 @@ def from_reviews(
             "elsewhere: --reviews FOLDER"
         )
     with writing(folders=[None if dry_run else out or model_at(model)]), closing(JudgedStore(folder)) as store:
+        check_reviewed(store, name_of(model))  # before a model is loaded
+        from knowngood.deploy.review_update import learn_reviews
+
         detector = load(model, device)
         options = bounds.over(detector.pipeline_.settings.data)
         limits = Limits.of(options)

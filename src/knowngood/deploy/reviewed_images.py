@@ -61,10 +61,7 @@ def reviewed_images(store: JudgedStore, model: str, limits: Limits | None = None
         of_content[content] = max(both, key=lambda one: one["review_number"]) | {"sampled": sampled}
     records = list(of_content.values())
     if not records:
-        raise DataError(
-            f"{store.folder}: nothing that '{model}' judged was reviewed as good or as a defect yet; review images on "
-            "the page of `knowngood serve`, or from Python: knowngood.deploy.reviews.add_review"
-        )
+        raise _nothing(store, model)
     columns = dict.fromkeys(name for one in records for name in one["conditions"])
     images = ImageSet(
         FilePixels(tuple(one["path"] for one in records), limits, owner),
@@ -75,6 +72,20 @@ def reviewed_images(store: JudgedStore, model: str, limits: Limits | None = None
         name=f"reviews in {store.folder}",
     )
     return Reviewed(images, np.array([one["sampled"] for one in records]), latest)
+
+
+def check_reviewed(store: JudgedStore, model: str) -> None:
+    """Raise DataError, as `reviewed_images`, if nothing of a model was reviewed as good or as a defect."""
+    model = model_in(store, model)
+    if not store.count_reviews(model):
+        raise _nothing(store, model)
+
+
+def _nothing(store: JudgedStore, model: str) -> DataError:
+    return DataError(
+        f"{store.folder}: nothing that '{model}' judged was reviewed as good or as a defect yet; review images on "
+        "the page of `knowngood serve`, or from Python: knowngood.deploy.reviews.add_review"
+    )
 
 
 def new_reviews(store: JudgedStore, model: str, learned: Mapping[str, Any] | None) -> int:

@@ -17,7 +17,7 @@ from knowngood.calibration import Calibration, OnlineRanks
 from knowngood.calibration.conformal import p_values
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.readers.damage import named_damage
-from knowngood.detector.decide import on_common_scale
+from knowngood.detector.versions import MARK
 from knowngood.errors import DataError
 from knowngood.evaluation.drift_reference import Reference, by_scores, group_names
 
@@ -65,12 +65,13 @@ def _table(path: Path) -> pd.DataFrame | None:
             header = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
         if not set(header) & set(MEASURES):
             return None
-        texts = dict.fromkeys(("id", "condition"), "str")  # 007 is no 7, and NA may be a name
+        texts = dict.fromkeys(("id", "condition", MARK), "str")  # 007 is no 7, and NA may be a name
         empty = {name: [""] if name in texts else MISSING for name in header}
         sep = "\t" if suffix == ".tsv" else ","
         return pd.read_csv(path, sep=sep, dtype=texts, na_values=empty, keep_default_na=False)
     if suffix == ".parquet":
-        return pd.read_parquet(path).astype(object)  # text is decoded here, or else when it is used
+        with path.open("rb") as file:  # its name need not be text
+            return pd.read_parquet(file).astype(object)  # text is decoded here, or else when it is used
     return pd.DataFrame(_records(path)) if suffix in (".json", ".jsonl", ".ndjson", ".log") else None
 
 
@@ -160,6 +161,8 @@ def reference_of(pipeline: Pipeline, measure: str, p: np.ndarray) -> Reference:
     for group in pipeline.added:
         digest.update(group.name.encode() + group.calibration.scores.tobytes())
     if measure == "anomaly_score" or pipeline.calibrated_by == "cross":
+        from knowngood.detector.decide import on_common_scale  # with torch, which tables alone do not need
+
         added = {group.name: group.calibration for group in pipeline.added}
         own = {name: on_common_scale(calibration, one, one.scores) for name, one in added.items()}
         return by_scores(calibration, pipeline.calibrated_by, own)._replace(fingerprint=digest.hexdigest())
