@@ -23,6 +23,7 @@ pytest.importorskip("fastapi")
 
 from starlette.testclient import TestClient
 
+from knowngood.cli import main
 from knowngood.cli.keep_options import beside
 from knowngood.deploy import served_file
 from knowngood.deploy.judged_store import Filter, JudgedStore
@@ -209,3 +210,20 @@ def test_the_server_of_a_file_imports_no_torch(folder: FolderModel, tmp_path: Pa
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
+
+
+def test_score_reads_within_the_bounds_of_the_exported_model(
+    folder: FolderModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = runtime_of(folder.detector)
+    detector.facts["limits"]["pixels"] = 99
+    monkeypatch.setattr("knowngood.runtime.ExportedDetector", lambda _: detector)
+    (tmp_path / "1.png").write_bytes(png(pictures(1, 5)[0]))
+    words = ["score", str(tmp_path / "parts.onnx"), str(tmp_path / "1.png"), "--as", "camera=A"]
+    statuses = []
+    for more in ((), ("--max-pixels", "5000")):
+        with pytest.raises(SystemExit) as left:
+            main([*words, *more])
+        statuses.append(left.value.code or 0)
+    assert statuses == [3, 0]
+    assert "above the limit of 99" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def models(place: Path) -> ServedModels:
 
 @pytest.fixture
 def client(models: ServedModels) -> Iterator[TestClient]:
-    with TestClient(create_app(models, ServerOptions(queue=40, limits=Limits(pixels=40 * 40)))) as client:
+    bounded = ServedModels([*models.values()], {"max_pixels": 40 * 40})
+    with TestClient(create_app(bounded, ServerOptions(queue=40))) as client:
         yield client
 
 
@@ -565,3 +567,11 @@ def test_whatever_keeps_a_new_version_from_being_loaded_the_former_one_stays(
     exchange_changed(models, told)
     assert told == {"line": "out of memory"}
     assert models["line"] is before
+
+
+def test_an_option_bounds_one_thing_and_leaves_the_others_to_the_model(models: ServedModels) -> None:
+    own = replace(models["line"], limits=Limits(pixels=999, gigabytes=1))
+    bounded = ServedModels([own], {"max_pages": 7})
+    assert bounded["line"].limits == Limits(pixels=999, pages=7, gigabytes=1)
+    assert bounded.reload("line").limits == Limits(pages=7)  # as it was saved
+    assert ServedModels([own])["line"] is own

@@ -295,3 +295,20 @@ def test_a_link_to_itself_is_no_harm(line: Line) -> None:
     (line.folder / "loop").symlink_to(line.folder / "loop")
     line.put("0.png", picture(0))
     assert line.steps(0, 0.2) == ["0.png"]
+
+
+def test_masks_and_what_was_drawn_are_ignored_aloud(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    shown = ["n95_mask.png", "part.png", "test/crack/1.png"]
+    drawn = ["Ground Truth/crack/1.png", "maps/a/part.png", "part_GT.png"]
+    for i, name in enumerate([*shown, *drawn]):
+        line.put(name, picture(i))
+    line.put("maps/maps.json", b"{}")
+    with caplog.at_level("INFO", logger="knowngood.service"):
+        assert sorted(line.steps(0, 0.2)) == shown
+    found = {one.facts["id"]: one.facts["reason"] for one in caplog.records if one.getMessage() == "ignored"}  # type: ignore[attr-defined]
+    assert sorted(found) == sorted([*drawn, "maps/maps.json"])
+    assert found["part_GT.png"] == found["Ground Truth/crack/1.png"] == "is a mask by its name and place"
+    assert found["maps/a/part.png"].startswith("lies beside maps.json")
+    line.delivery.close()
+    line.start()
+    assert line.steps(0, 0.2) == []

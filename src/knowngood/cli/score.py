@@ -208,8 +208,7 @@ def score(
         only |= {"--device": device, "--resume": resume}
         shown: dict[str, Any] = {"place": place, "alpha": alpha, "split": split, "unknown": unknown}
         shown |= {"maps": maps, "maps_format": maps_format}
-        limits = bounds.over()
-        score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=limits)
+        score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=bounds)
         return
     with writing(output, regions, probabilities, folders=[maps, explain]):
         detector = load(model, device)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from knowngood.cli.bounds import Bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
@@ -36,7 +37,7 @@ def score_exported(
     split: str | None,
     unknown: Any,
     values: dict[str, str],
-    bounds: DataOptions,
+    bounds: Bounds,
 ) -> None:
     """Score images by an exported model; `refused` are the options that it does not take, with their values.
 
@@ -50,13 +51,16 @@ def score_exported(
         raise SettingsError(f"{what}; give the folder that `train` wrote")
     import pandas as pd
 
+    from knowngood.data.readers.limits import Limits
     from knowngood.runtime import ExportedDetector
     from knowngood.runtime.misfit import batch_remark
 
     output = place.path
     with writing(output, folders=[maps]):
         detector = ExportedDetector(model)
-        images, _ = keep_split(open_selected(data, data_options=bounds), split, default=ALL)
+        own = Limits(**detector.facts.get("limits", {}))
+        trained = DataOptions(max_pixels=own.pixels, max_pages=own.pages, max_unpacked_gb=own.gigabytes)
+        images, _ = keep_split(open_selected(data, data_options=bounds.over(trained)), split, default=ALL)
         images = with_values(images, values, detector.schema.names)
         keep_apart([data], images, files={"--output": output}, folders={"--maps": maps})
         rate = detector.alpha if alpha is None else alpha

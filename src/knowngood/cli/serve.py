@@ -87,7 +87,6 @@ def serve(
 
     import uvicorn
 
-    from knowngood.data.readers.limits import Limits
     from knowngood.deploy.logs import event, write_logs
     from knowngood.deploy.served_models import load_models
     from knowngood.deploy.server import ServerOptions, create_app
@@ -95,13 +94,13 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(listener)
         write_logs(sys.stderr)
-        served = load_models(models, device or "cpu")
+        bounds.over()  # refuses what is no bound
+        served = load_models(models, device or "cpu", bounds)
         folder = None if no_keep else keep or beside(next(iter(served.values())).path)
         options = ServerOptions(
             keys=digests,
             origins=tuple(cors or ()),
             body=int(max_body_mb * 1e6),
-            limits=Limits.of(bounds.over()) if bounds else None,
             queue=queue,
             batch=batch,
             sink=stack.enter_context(opened(to, state)).add if to else None,

@@ -56,19 +56,18 @@ def watch(
         raise DataError(f"{folder}: no such folder; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
     from knowngood.data.interruption import deferred
-    from knowngood.data.readers.limits import Limits
     from knowngood.deploy.judgement import Asked
     from knowngood.deploy.logs import write_logs
     from knowngood.deploy.watch import Watch
 
     write_logs(sys.stderr)
-    models = load_models([str(model)], device or "cpu")
+    bounds.over()  # refuses what is no bound
+    models = load_models([str(model)], device or "cpu", bounds)
     for column in values:  # before anything is delivered
         models.named(None).check_column(column)
     with opened(to, state or folder / STATE) as delivery, kept(keep, keep_most) as store:
         asked = Asked(alpha, unknown)  # type: ignore[arg-type]
-        limits = Limits.of(bounds.over()) if bounds else None
-        watched = Watch(folder, models, delivery, asked=asked, conditions=values, limits=limits, store=store)
+        watched = Watch(folder, models, delivery, asked=asked, conditions=values, store=store)
         note(f"watching {folder}")
         with suppress(Interrupted), deferred() as asked_to_end:
             judged = 0

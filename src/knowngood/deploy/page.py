@@ -59,7 +59,6 @@ def page_routes(
     models: ServedModels,
     queue: Queue,
     store: JudgedStore | None,
-    limits: Limits | None,
     judge: Callable[[Request], Awaitable[Response]],
     allowed: Sequence[Any],
 ) -> APIRouter:
@@ -95,7 +94,7 @@ def page_routes(
         """Within, the model in use for a judged image, and this image to look at again."""
         about = found(number)
         model = named(about["model"])
-        with as_images({**about, **found(number, picture=True)}, limits or model.limits) as images:
+        with as_images({**about, **found(number, picture=True)}, model.limits) as images:
             try:
                 yield model, images
             except (DataError, SettingsError, Unreadable) as error:
@@ -173,7 +172,7 @@ def page_routes(
         if view == "picture":
             about = found(number)
             model = models.get(about["model"])
-            bounds = limits or (Limits() if model is None else model.limits)
+            bounds = Limits().with_settings(models.bounds) if model is None else model.limits
             try:
                 return _picture(*large({**about, **record}, bounds))
             except Unreadable as error:
@@ -195,7 +194,7 @@ def page_routes(
         if not model.explains:
             raise HTTPException(409, model.lacks("explain"))
         record = await run_in_threadpool(found, number, True)
-        with queue.place(), as_images({**about, **record}, limits or model.limits) as images:
+        with queue.place(), as_images({**about, **record}, model.limits) as images:
             row = (await queue.score(model, images, Asked(unknown="infer", explain=True)))[0]
         if row["error"] is not None:
             raise HTTPException(422, row["error"])

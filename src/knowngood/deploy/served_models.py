@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from knowngood.config import nearest
@@ -16,10 +18,14 @@ EXPORTED = ".onnx"  # suffix of what `knowngood export` writes
 
 
 class ServedModels(dict[str, ServedModel]):
-    """Models by name. A reader gets the version of that moment and may keep it for as long as it works."""
+    """Models by name. A reader gets the version of that moment and may keep it for as long as it works.
 
-    def __init__(self, models: list[ServedModel]) -> None:
-        super().__init__((model.name, model) for model in models)
+    bounds: on pictures, by the name of their setting, in place of those of the models.
+    """
+
+    def __init__(self, models: list[ServedModel], bounds: Mapping[str, float] | None = None) -> None:
+        self.bounds = dict(bounds or {})
+        super().__init__((model.name, self._bounded(model)) for model in models)
         self._lock = threading.Lock()
         for name in self:
             if [model.name for model in models].count(name) > 1:
@@ -45,12 +51,15 @@ class ServedModels(dict[str, ServedModel]):
             ArtifactError: it cannot be loaded. The former version stays.
         """
         with self._lock:
-            self[name] = self[name].loaded_again()
+            self[name] = self._bounded(self[name].loaded_again())
         return self[name]
 
     def changed(self) -> list[str]:
         """The names of models of which another version is in use on the disk."""
         return [name for name, model in self.items() if model.is_changed()]
+
+    def _bounded(self, model: ServedModel) -> ServedModel:
+        return replace(model, limits=model.limits.with_settings(self.bounds)) if self.bounds else model
 
 
 def is_exported(path: Path) -> bool:
@@ -82,8 +91,8 @@ def load_model(path: Path, name: str | None = None, device: str = "cpu") -> Serv
     return FolderModel.load(path, name, device)
 
 
-def load_models(words: list[str], device: str = "cpu") -> ServedModels:
-    """Models given as PATH or NAME=PATH.
+def load_models(words: list[str], device: str = "cpu", bounds: Mapping[str, float] | None = None) -> ServedModels:
+    """Models given as PATH or NAME=PATH; bounds: see `ServedModels`.
 
     Raises:
         ArtifactError: there is no usable model at a path. SettingsError: two have the same name.
@@ -93,7 +102,7 @@ def load_models(words: list[str], device: str = "cpu") -> ServedModels:
         name, equals, path = word.partition("=")
         named = bool(equals) and not Path(word).exists()
         models.append(load_model(Path(path if named else word), name if named else None, device))
-    return ServedModels(models)
+    return ServedModels(models, bounds)
 
 
 def exchange(models: ServedModels, name: str) -> ServedModel:

@@ -17,7 +17,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
 from knowngood import __version__
-from knowngood.data.readers.limits import Limits
 from knowngood.deploy.api_description import ABOUT, LOCKED, judging, refusals
 from knowngood.deploy.api_page import PAGE, POLICY
 from knowngood.deploy.judged_store import JudgedStore
@@ -45,16 +44,15 @@ class ServerOptions:
     """How a server behaves.
 
     keys: SHA-256 digests by name; without any, nobody needs one. origins: of web pages that may use it (CORS). body:
-    bytes of a request. idle: seconds without a byte after which the sender of a body is given up. limits: of a picture,
-    where they are not those of the model. queue, batch: see `Queue`. poll: seconds between looks for a new version of a
-    model. sink: is given the rows of every answer, before it is sent. store: keeps what was judged, for the page.
+    bytes of a request. idle: seconds without a byte after which the sender of a body is given up. queue, batch: see
+    `Queue`. poll: seconds between looks for a new version of a model. sink: is given the rows of every answer, before
+    it is sent. store: keeps what was judged, for the page.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
     origins: Sequence[str] = ()
     body: int = 64 * 10**6
     idle: float = 60.0
-    limits: Limits | None = None
     queue: int = 256
     batch: int = 32
     poll: float = 2.0
@@ -114,7 +112,7 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
     async def judge(request: Request) -> Response:
         return await _answer(request, models, queue, options, metrics, explain=True, source="page")
 
-    app.include_router(page_routes(models, queue, options.store, options.limits, judge, allowed))
+    app.include_router(page_routes(models, queue, options.store, judge, allowed))
 
     @app.get("/healthz", summary="Whether the server runs")
     async def healthy() -> dict[str, str]:
@@ -179,8 +177,8 @@ async def _answer(
                 raise refused(model.lacks("explain"))
             for column in form.conditions:
                 model.check_column(column)
-            given = form, model.limits, options.limits
             small = sum(file.size or 0 for file in form.files) <= SMALL
+            given = form, model.limits
             upload = uploaded(*given) if small else await run_in_threadpool(uploaded, *given)
         try:
             images = upload.images
@@ -189,16 +187,11 @@ async def _answer(
             shown = source == "page"
             explained = form.asked.explain and model.explains
             asked = replace(form.asked, explain=explained, keep=shown or options.store is not None)
-            judged = iter(await queue.score(model, images, asked) if len(images) else ())
-            each = enumerate(upload.names)
-            rows = [
-                {**(_refused_row(upload.refused[i]) if i in upload.refused else next(judged)), "id": name}
-                for i, name in each
-            ]
+            judged = await queue.score(model, images, asked)
+            rows = [{**row, "id": name} for row, name in zip(judged, upload.names, strict=True)]
             if asked.keep:
-                read = [row for i, row in enumerate(rows) if i not in upload.refused]
-                views = await run_in_threadpool(keep, options.store, model, images, read, source)
-                for row, view in zip(read, views if shown else (), strict=shown):
+                views = await run_in_threadpool(keep, options.store, model, images, rows, source)
+                for row, view in zip(rows, views if shown else (), strict=shown):
                     row["view"] = view
         finally:
             upload.close()
@@ -218,11 +211,6 @@ async def _answer(
         why = f"no image can be scored (of {len(rows):,}); the first, {rows[0]['id']}: {rows[0]['error']}"
         return JSONResponse({"detail": why, **content}, 422)
     return JSONResponse(content)
-
-
-def _refused_row(why: str) -> Row:
-    names = ("id", "anomaly_score", "p_value", "is_anomalous", "condition")
-    return {**dict.fromkeys(names), "error": why}
 
 
 def _authorised(keys: Mapping[str, str]) -> Callable[[Request], None]:

@@ -15,10 +15,10 @@ from starlette.datastructures import FormData, QueryParams
 
 from knowngood.config import counted, nearest
 from knowngood.data import ImageSet
-from knowngood.data.findings import Unreadable, printable
+from knowngood.data.findings import printable
 from knowngood.data.itemset import numbered
 from knowngood.data.pixel_source import FilePixels
-from knowngood.data.readers.files import SUFFIXES, read_header
+from knowngood.data.readers.files import SUFFIXES
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.judgement import Asked
 
@@ -28,11 +28,10 @@ WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no":
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """The images of a request that are small enough, the names of all, and why some are refused, by position."""
+    """The images of a request, and their names."""
 
     images: ImageSet
     names: list[str]
-    refused: dict[int, str]
     folder: tempfile.TemporaryDirectory[str]
 
     def close(self) -> None:
@@ -77,30 +76,20 @@ def read_form(form: FormData, query: QueryParams, *, explain: bool) -> Form:
     return Form(files, options.get("model"), _conditions(options.get("conditions"), len(files)), asked)
 
 
-def uploaded(form: Form, limits: Limits, strictest: Limits | None) -> Upload:
-    """The files of a form as images in a temporary folder. Their names are kept, but name no file here.
-
-    Args:
-        limits: of the model. strictest: of the service, checked against the header of every file.
-    """
+def uploaded(form: Form, limits: Limits) -> Upload:
+    """The files of a form as images in a temporary folder. Their names are kept, but name no file here."""
     folder = tempfile.TemporaryDirectory(prefix="knowngood-")
-    paths, names, reasons = [], [], {}
+    paths, names = [], []
     for i, file in enumerate(form.files):
         suffix = Path(file.filename or "").suffix.lower()
         path = Path(folder.name, f"{i}{suffix if suffix in SUFFIXES else ''}")
         with path.open("wb") as copy:
             shutil.copyfileobj(file.file, copy)
+        paths.append(path)
         names.append(printable(file.filename or str(i)))
-        why = None if strictest is None else _too_large(path, strictest)
-        if why is None:
-            paths.append(path)
-        else:
-            reasons[i] = why
-    kept = [i for i in range(len(names)) if i not in reasons]
-    columns = {name: values[kept] for name, values in form.conditions.items()}
-    pixels = FilePixels(tuple(paths), strictest or limits)
-    images = ImageSet(pixels, numbered(len(kept)), np.full(len(kept), np.nan), columns, name="upload")
-    return Upload(images, names, reasons, folder)
+    n = len(names)
+    images = ImageSet(FilePixels(tuple(paths), limits), numbered(n), np.full(n, np.nan), form.conditions, name="upload")
+    return Upload(images, names, folder)
 
 
 def refused(message: str, status: int = 422) -> HTTPException:
@@ -150,12 +139,3 @@ def _conditions(text: str | None, n: int) -> dict[str, Any]:
         texts = [printable(value) if isinstance(value, str) else value for value in several]
         columns[name] = np.array([*texts, None], dtype=object)[:-1]
     return columns
-
-
-def _too_large(path: Path, limits: Limits) -> str | None:
-    """Why a picture is refused before it is decoded; files that declare nothing readable are for the reader to name."""
-    try:
-        limits.check_picture(path, *read_header(path).shape)
-    except Unreadable as error:
-        return error.reason if error.kind == "too-large" else None
-    return None

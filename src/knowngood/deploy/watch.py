@@ -17,8 +17,7 @@ import numpy as np
 from knowngood.data import ImageSet
 from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import is_image, unread_reason
-from knowngood.data.readers.folder import identifier
-from knowngood.data.readers.limits import Limits
+from knowngood.data.readers.folder import identifier, why_aside
 from knowngood.deploy.delivery import Delivery
 from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.judgement import Asked, Row
@@ -68,7 +67,6 @@ class Watch:
 
     Args:
         conditions: the same for all pictures, by column.
-        limits: of a picture, where they are not those of the model.
         store: keeps what was judged.
         clock: seconds, which only go forward.
     """
@@ -81,12 +79,11 @@ class Watch:
         *,
         asked: Asked = Asked(),  # noqa: B008
         conditions: dict[str, str] | None = None,
-        limits: Limits | None = None,
         store: JudgedStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder, self.models, self.delivery = folder, models, delivery
-        self.asked, self.conditions, self.limits, self._clock = asked, conditions or {}, limits, clock
+        self.asked, self.conditions, self._clock = asked, conditions or {}, clock
         self.store = store
         self._settled: dict[str, State] = {}  # by path, so that most files cost next to nothing
         self._unlisted: dict[str, str] = {}  # why, by folder: it is said once
@@ -170,7 +167,9 @@ class Watch:
         known = {name: self.delivery.outbox.seen(name) for name in digests}
         new = [name for name, seen in known.items() if seen is None or seen.digest != digests[name]]
         why = {name: unread_reason(own[name].path) for name in new}
-        pictures = [name for name in new if why[name] is not None or is_image(own[name].path)]
+        images = [name for name in new if why[name] is not None or is_image(own[name].path)]
+        aside = {name: reason for name in images if (reason := why_aside(own[name].path, self.folder)) is not None}
+        pictures = [name for name in images if name not in aside]
         rows = self._rows({name: own[name].path for name in pictures})
         done, answers = {}, []
         for name, digest in digests.items():
@@ -186,7 +185,7 @@ class Watch:
                 error = why[name] or row["error"]
                 answers.append({**row, "error": error, "key": hashlib.sha256(key.encode(errors="replace")).hexdigest()})
             elif known[name] is None:  # said once, also of what changes again and again, such as the rows themselves
-                event("ignored", id=name, reason="is not an image by its name")
+                event("ignored", id=name, reason=aside.get(name, "is not an image by its name"))
         if self.store is not None and answers:  # twice after a crash here, but kept once, by the key
             images = self._images({row["id"]: own[row["id"]].path for row in answers})
             keep(self.store, self.models.named(None), images, answers, "watch", [row["key"] for row in answers])
@@ -209,7 +208,7 @@ class Watch:
     def _images(self, paths: dict[str, Path]) -> ImageSet:
         n = len(paths)
         columns = {column: np.full(n, value) for column, value in self.conditions.items()}
-        pixels = FilePixels(tuple(paths.values()), self.limits or self.models.named(None).limits)
+        pixels = FilePixels(tuple(paths.values()), self.models.named(None).limits)
         return ImageSet(pixels, np.array(list(paths)), np.full(n, np.nan), columns, name=self.folder.name)
 
 

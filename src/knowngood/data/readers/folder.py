@@ -28,17 +28,21 @@ from knowngood.data.imageset import ImageSet, Marks
 from knowngood.data.pixel_source import FilePixels, PixelSource
 from knowngood.data.readers.files import SUFFIXES, is_image, unread_reason
 from knowngood.data.readers.layout import Place, class_word, places
+from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.mask_file import looks_like_mask, read_masks
-from knowngood.data.readers.masks import match_masks
+from knowngood.data.readers.masks import is_mask, match_masks
 from knowngood.errors import DataError
 
 MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
-DRAWN, RECORD = "reconstructions.png", "command.json"  # what `knowngood train` draws, and what it writes beside that
+# What `knowngood train` draws, and what it writes beside that.
+DRAWN = {"reconstructions.png": "command.json", "reconstructions.gif": "log.csv"}
 RESULTS = ("maps.json", "explanations.json")  # what `knowngood score` writes beside pictures, or above them
 
 
-def read_folder(folder: str | Path) -> ImageSet:
+def read_folder(folder: str | Path, limits: Limits | None = None) -> ImageSet:
     """All images below a folder; ids are paths relative to it. See the module's page for the layouts.
+
+    `limits` bound the masks that are looked at here, not the images.
 
     Raises:
         DataError: no image in it, or its layout can be read in two ways.
@@ -46,10 +50,13 @@ def read_folder(folder: str | Path) -> ImageSet:
     root = Path(folder)
     files, rejected = _walk(root)
     found = arranged(
-        [path.relative_to(root).parts for path in files], str(root), rejected, lambda i: looks_like_mask(files[i])
+        [path.relative_to(root).parts for path in files],
+        str(root),
+        rejected,
+        lambda i: looks_like_mask(files[i], limits),
     )
     ids = [identifier(path, root) for path in files]
-    images = found.image_set(FilePixels(tuple(files)), ids, lambda of: tuple(files[m] for m in of))
+    images = found.image_set(FilePixels(tuple(files)), ids, lambda of: tuple(files[m] for m in of), limits)
     return images.replace(name=printable(root.resolve().name))
 
 
@@ -65,7 +72,13 @@ class Arranged(NamedTuple):
     marked: bool
     rejected: list[Finding]
 
-    def image_set(self, pixels: PixelSource, ids: Sequence[str], marks: Callable[[list[int]], Marks]) -> ImageSet:
+    def image_set(
+        self,
+        pixels: PixelSource,
+        ids: Sequence[str],
+        marks: Callable[[list[int]], Marks],
+        limits: Limits | None = None,
+    ) -> ImageSet:
         """The set of these images. pixels, ids: of all paths. marks: what draws the masks at some positions."""
         at, masks = np.array([i for i, _ in self.images]), tuple(marks(of) if of else None for of in self.masks)
         unlabelled = not np.isfinite(self.labels).any() and any(self.masks)
@@ -74,7 +87,7 @@ class Arranged(NamedTuple):
         return ImageSet(
             pixels=pixels.take(at),
             ids=np.array([ids[i] for i in at]),
-            labels=by_mask(masks) if unlabelled else self.labels,
+            labels=by_mask(masks, limits) if unlabelled else self.labels,
             conditions={name: np.array(values, dtype=object) for name, values in columns.items() if any(values)},
             splits=np.array(splits) if all(splits) else None,
             masks=masks if self.marked else None,
@@ -174,8 +187,19 @@ def drawn_by_us(name: str, beside: Collection[str], results: str | None) -> str 
     """
     if results is not None:
         return f"lies beside {results}: a folder of results of knowngood, not of images of parts"
-    drawn = name == DRAWN and RECORD in beside
-    return f"lies beside {RECORD}: knowngood drew it, of a training" if drawn else None
+    record = DRAWN.get(name)
+    return (
+        f"lies beside {record}: knowngood drew it, of a training" if record is not None and record in beside else None
+    )
+
+
+def why_aside(path: Path, root: Path) -> str | None:
+    """Why a file that came below the root shows no part, by its name and place alone; None if it may show one."""
+    if is_mask(path, root):
+        return "is a mask by its name and place"
+    above = [folder for folder in path.parents if folder.is_relative_to(root)]
+    results = next((name for folder in above for name in RESULTS if (folder / name).is_file()), None)
+    return drawn_by_us(path.name, [name for name in DRAWN.values() if (path.parent / name).is_file()], results)
 
 
 def with_others(images: ImageSet, names: Sequence[str]) -> ImageSet:
@@ -202,13 +226,13 @@ def labels_of(classes: list[str | None]) -> np.ndarray:
     return np.array([np.nan if name is None else labels[name] for name in classes], dtype=np.float64)
 
 
-def by_mask(masks: Sequence[Marks | None]) -> np.ndarray:
+def by_mask(masks: Sequence[Marks | None], limits: Limits | None = None) -> np.ndarray:
     """(N,) labels of images of which nothing else is known: a mask that is not empty shows an anomaly."""
     labels = np.full(len(masks), np.nan)
     for i, marks in enumerate(masks):
         if marks is not None:
             try:
-                labels[i] = float((marks() if callable(marks) else read_masks(marks)).any())
+                labels[i] = float((marks() if callable(marks) else read_masks(marks, limits)).any())
             except Unreadable:  # named by the audit
                 labels[i] = 1.0
     return labels

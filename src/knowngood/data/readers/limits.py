@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from knowngood.data.findings import Unreadable
 from knowngood.errors import DataError
@@ -12,6 +13,7 @@ from knowngood.errors import DataError
 if TYPE_CHECKING:
     from knowngood.config import DataOptions
 
+SETTINGS = {"max_pixels": "pixels", "max_pages": "pages", "max_unpacked_gb": "gigabytes"}  # names of the same
 COLOURS = 4  # channels of an ordinary picture; a picture of more counts them all
 
 
@@ -31,6 +33,10 @@ class Limits:
     def of(cls, options: DataOptions) -> Limits:
         """As the settings say."""
         return cls(options.max_pixels, options.max_pages, options.max_unpacked_gb)
+
+    def with_settings(self, given: Mapping[str, Any]) -> Limits:
+        """These bounds, but for those that are given by the name of their setting."""
+        return replace(self, **{SETTINGS[name]: value for name, value in given.items()})
 
     def check_picture(self, path: Path, height: int, width: int, channels: int = 1) -> None:
         """Raises Unreadable: there is no pixel, or there are more than may be."""

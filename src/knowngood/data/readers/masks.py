@@ -12,8 +12,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
+from contextlib import suppress
+from pathlib import Path, PurePath
 
+from knowngood.data.readers.files import SUFFIXES
 from knowngood.data.readers.layout import SPLITS, Parts
 from knowngood.errors import DataError
 
@@ -69,6 +71,25 @@ def match_masks(
     return [i for i in pictures if i not in open_ones], dict(masks), lonely
 
 
+def is_mask(path: Path, root: Path) -> bool:
+    """Whether a file below the root is a mask by its name: in a folder of masks, or beside the picture of its name.
+
+    What only its look would tell is none here.
+    """
+    if any(_of_masks(name) for name in path.relative_to(root).parts[:-1]):
+        return True
+    short = SUFFIX.sub("", path.stem)
+    if short in ("", path.stem):
+        return False
+    with suppress(OSError):  # the folder is gone
+        return any(one.stem == short and one.suffix.lower() in SUFFIXES for one in path.parent.iterdir())
+    return False
+
+
+def _of_masks(folder: str) -> bool:
+    return re.sub(r"[\- ]", "_", folder.lower()) in FOLDERS
+
+
 def _by_look(
     paths: Sequence[Parts], pictures: Sequence[int], by_stem: dict[str, list[int]], looks: Callable[[int], bool]
 ) -> dict[int, int]:
@@ -121,7 +142,7 @@ def _mask_folder(path: Parts, splits: dict[Parts, set[str]]) -> int | None:
     """
     both = {"train", "test"}
     for k, name in enumerate(path[:-1]):
-        if re.sub(r"[\- ]", "_", name.lower()) in FOLDERS:
+        if _of_masks(name):
             product = both <= splits.get(path[: k + 1], set()) and not both <= splits.get(path[:k], set())
             return None if product else k
     return None
