@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from knowngood import Detector
 from knowngood.cli import main
-from knowngood.cli.outputs import anomalous_of, writing
+from knowngood.cli.outputs import anomalous_of, write_tables, writing
 from knowngood.errors import OutputError
+from knowngood.evaluation.score_stream import read_results
 
 
 def run(*words: str | Path) -> int:
@@ -66,3 +68,14 @@ def test_counts_of_one() -> None:
     assert anomalous_of(1, 20) == "1 of 20 images is anomalous"
     assert anomalous_of(0, 20) == "0 of 20 images are anomalous"
     assert anomalous_of(0, 1) == "0 of 1 image is anomalous"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names of any bytes")
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_a_table_whose_name_is_no_text_is_written_and_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / os.fsdecode(b"table\xff" + suffix.encode())
+    table = pd.DataFrame({"id": ["a.png"], "anomaly_score": [0.5]})
+    write_tables([table], path)
+    found = read_results(path)
+    assert found is not None
+    assert found.astype({"anomaly_score": float}).to_dict("list") == table.to_dict("list")

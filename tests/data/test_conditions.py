@@ -530,3 +530,17 @@ def test_the_weight_of_own_values_that_never_occurred_together_does_not_depend_o
 def test_what_no_number_can_hold_is_named(value):
     with pytest.raises(DataError, match=r"condition 'exposure' is continuous; row 1 holds '1[0_]"):
         numbers_of(np.array([0.5, value], dtype=object), "exposure")
+
+
+def test_a_number_that_a_table_writes_otherwise_is_the_value_it_was() -> None:
+    fitted = np.array(["1.50", "2.0", "A", "007", "1e3", "8.0", "8"], dtype=object)
+    schema = ConditionSchema.fit({"lens": fitted}, len(fitted))
+    (column,) = schema.columns
+
+    def read(*values: Any) -> list[str]:
+        codes, _, new = column.read(np.array(values, dtype=object), len(values))
+        return [column.values[code] if code >= 0 else "?" for code in codes] + new
+
+    assert read(1.5, 2, 1000, "2.00", "+1.5") == ["1.50", "2.0", "1e3", "2.0", "1.50"]  # tables of numbers alone
+    assert read("8", 8.0, "8.00", 7, "07", "1_50") == ["8", "8", "?", "?", "?", "?", "07", "1_50", "7", "8.00"]
+    assert read(None, "nan", "A", "inf", 2**60) == ["?", "?", "A", "?", "?", "1152921504606846976", "inf", "nan"]

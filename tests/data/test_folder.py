@@ -149,11 +149,14 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
 def test_what_training_drew_is_no_image_of_the_data(tmp_path):
     for name in ("good/a.png", "runs/parts/reconstructions.png", "good/reconstructions.png"):
         write(tmp_path, name)
+    write(tmp_path, "runs/parts/run/reconstructions.gif")  # of --film
     (tmp_path / "runs" / "parts" / "command.json").write_text("{}")
+    (tmp_path / "runs" / "parts" / "run" / "log.csv").touch()
     images = open_images(tmp_path)
     assert images.ids.tolist() == ["good/a.png", "good/reconstructions.png"]
-    (aside,) = (one for one in images.rejected if one.kind == "set-aside")
-    assert str(aside) == "runs/parts/reconstructions.png: lies beside command.json: knowngood drew it, of a training"
+    drawn, film = (one for one in images.rejected if one.kind == "set-aside")
+    assert str(drawn) == "runs/parts/reconstructions.png: lies beside command.json: knowngood drew it, of a training"
+    assert str(film) == "runs/parts/run/reconstructions.gif: lies beside log.csv: knowngood drew it, of a training"
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="needs symbolic links")

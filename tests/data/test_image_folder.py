@@ -81,13 +81,10 @@ def test_what_cannot_be_written_is_refused_by_name(tmp_path):
         write_folder(small(), tmp_path / "full")
 
 
-def test_an_image_that_cannot_be_read_leaves_nothing_half_written(tmp_path):
-    for name in ("a", "b"):
-        Image.new("L", (8, 8)).save(tmp_path / f"{name}.png")
-    images = open_images(tmp_path)
-    (tmp_path / "b.png").write_bytes(b"xx")
+def test_an_image_that_png_does_not_hold_leaves_nothing_half_written(tmp_path):
+    images = open_images([np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.float32)])
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match=r"b\.png: is no image"):
+    with pytest.raises(DataError, match=r"1\.png: PNG holds no float32"):
         write_folder(images, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -98,3 +95,26 @@ def test_masks_of_one_name_in_two_splits_stay_apart(tmp_path):
     ids, splits = np.array(["val/a.png", "test/a.png", "val/b.png", "train/c.png"]), ["val", "test", "val", "train"]
     images = parts.replace(ids=ids, splits=np.array(splits), masks=masks, labels=np.ones(4))
     same(open_images(write_folder(images, tmp_path / "out")), images)
+
+
+def test_what_cannot_be_read_is_left_out_with_a_warning(tmp_path):
+    source = tmp_path / "source"
+    for name in ("images/a.png", "images/b.png", "images/c.png", "masks/b.png", "masks/c.png"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(small().read(0)[..., 0]).save(source / name)
+    Image.fromarray(255 * np.eye(8, dtype=np.uint8)).save(source / "masks" / "c.png")
+    (source / "images" / "a.png").write_bytes((source / "images" / "a.png").read_bytes()[:60])
+    with pytest.warns(UserWarning, match=r"not written: 2 files that cannot be read, the first: images/a\.png: "):
+        manifest = write_folder(open_images(source), tmp_path / "out")
+    found = open_images(manifest)
+    assert found.ids.tolist() == ["images/b.png", "images/c.png"]
+    assert found.labels.tolist() == [1, 1]
+    assert found.mask(0) is None
+    assert found.mask(1).sum() == 8
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match=r"none of its images can be read; the first, a\.png: "):
+        write_folder(open_images(tmp_path / "bad"), tmp_path / "none")
+    assert not (tmp_path / "none").exists() or not any((tmp_path / "none").iterdir())
+    with pytest.raises(DataError, match="condition 'Mask' has the name"):
+        write_folder(small(Mask=[1, 2, 3]), tmp_path / "mask")

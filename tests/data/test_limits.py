@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from knowngood.data import Unreadable, open_images
+from knowngood.data.audit import audit
 from knowngood.data.readers.files import read_image
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import DataError, KnowngoodError, OutputError
@@ -252,3 +253,26 @@ def test_a_full_disk_is_no_damage_of_an_archive(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(OutputError, match=r"a\.zip: no room to unpack it in .*TMPDIR"):
         open_images(path)
+
+
+def test_masks_have_the_bounds_of_their_images(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "images" / f"{name}.png").write_bytes(encoded(GREY, "PNG"))
+    for name, mask in (("b", GREY > 99), ("c", GREY > 999)):
+        (tmp_path / "masks" / f"{name}.png").write_bytes(encoded(mask.astype(np.uint8) * 255, "PNG"))
+    small = open_images(tmp_path, limits=Limits(pixels=GREY.size - 1))
+    assert small.labels.tolist()[1:] == [1, 1]  # it cannot be read what they mark
+    with pytest.raises(Unreadable, match="above the limit"):
+        small.mask(1)
+    assert [one.kind for one in audit(small).findings if one.path_or_id.startswith("images/")] == ["too-large"] * 3
+    large = open_images(tmp_path, limits=Limits(pixels=GREY.size))
+    assert large.labels.tolist()[1:] == [1, 0]
+    np.testing.assert_array_equal(large.mask(1), GREY > 99)
+
+
+def test_a_manifest_in_an_archive_is_named_without_a_place_that_is_gone(tmp_path):
+    members = {"good/0.png": encoded(GREY, "PNG"), "manifest.csv": b"path\ngood/0.png\n"}
+    (found,) = open_images(packed(tmp_path, "a.zip", members)).rejected
+    assert str(found).startswith("manifest.csv: was not read: unpack the archive")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import unicodedata
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from knowngood.data import open_images
 from knowngood.errors import DataError
+from stores import upload
 
 
 @pytest.fixture
@@ -219,3 +221,54 @@ def test_names_that_python_reads_as_numbers_stay_names(folder):
 def test_a_first_line_that_says_the_separator(folder, separator):
     images = opened(folder, "sep=,\r\npath,camera\r\na.png,A\r\nb.png,B\r\n".replace(",", separator))
     assert images.conditions["camera"].tolist() == ["A", "B"]
+
+
+def test_without_a_label_masks_say_what_is_anomalous_as_in_a_folder(folder):
+    Image.new("L", (4, 3), 0).save(folder / "empty.png")
+    images = opened(folder, "path,mask\na.png,\nb.png,m.png\nü.png,empty.png\nm.png,gone.png\n")
+    assert images.labels.tolist()[1:] == [1, 0, 1]
+    assert np.isnan(images.labels[0])
+    assert "an image is anomalous if its mask is not empty" in str(images.rejected)
+    labelled = opened(folder, "path,mask,label\na.png,,good\nb.png,m.png,\n")
+    assert labelled.labels[0] == 0
+    assert np.isnan(labelled.labels[1])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_manifest_of_a_store_is_read_in_its_encoding(folder, encoding):
+    pytest.importorskip("fsspec")
+    picture = (folder / "a.png").read_bytes()
+    root = upload(f"memory://manifests/{encoding}", {"ü.png": picture, "b.png": picture})
+    upload(
+        root,
+        {"list.csv": "path,mask\nü.png,m.png\nb.png,\n".encode(encoding), "old.csv": "path\nü.png\n".encode("latin-1")},
+    )
+    images = open_images(f"{root}/list.csv")
+    assert images.ids.tolist() == ["ü.png", "b.png"]
+    assert images.labels[0] == 1
+    assert np.isnan(images.labels[1])
+    np.testing.assert_array_equal(images.read(0), open_images(folder / "a.png").read(0))
+    with pytest.raises(DataError, match=r"old\.csv: cannot be read as a table .*expected UTF-8"):
+        open_images(f"{root}/old.csv")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names of any bytes")
+def test_a_table_whose_name_is_no_text_is_read(folder):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    path = folder / os.fsdecode(b"list\xff.parquet")
+    with path.open("wb") as file:
+        pd.DataFrame({"path": ["a.png", "b.png"]}).to_parquet(file)
+    assert open_images(path).ids.tolist() == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_are_numbers_where_nothing_is_separated_by_them(folder, separator):
+    rows = ["path;gain;lot;name;part", "a.png;0,5;1,2,3;;1", "b.png;2;4,5;x;-1,25e3", "ü.png;;6;0,5;"]
+    images = opened(folder, "\n".join(rows).replace(";", separator))
+    np.testing.assert_array_equal(images.conditions["gain"], [0.5, 2, np.nan])
+    np.testing.assert_array_equal(images.conditions["part"], [1, -1250, np.nan])
+    assert images.conditions["lot"].tolist() == ["1,2,3", "4,5", "6"]
+    assert images.conditions["name"].tolist() == [None, "x", "0,5"]
+    commas = opened(folder, 'path,gain\na.png,"0,5"\nb.png,"1,5"\n')
+    assert commas.conditions["gain"].tolist() == ["0,5", "1,5"]

@@ -343,3 +343,38 @@ def test_a_damaged_parquet_file_among_others_is_named(tmp_path, files):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):
         open_images(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["shards", "store"])
+def test_masks_that_cannot_be_used_are_set_aside_as_those_of_a_folder(tmp_path, files, place):
+    content, full = files["good/000.png"], np.full((16, 16), 255, np.uint8)
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16) // 4 + 60  # neither dark nor bright, and nothing is 0
+    masks = {"0": png(full), "1": png(full[:9]), "2": png(grey), "3": b"", "4": png(0 * full)}
+    layout = {f"test/bad/{k}.png": content for k in masks} | {"test/good/9.png": content}
+    layout |= {f"ground_truth/bad/{k}_mask.png": mask for k, mask in masks.items()}
+    expected = audit(open_images(write_files(tmp_path / "folder", layout)))
+    if place == "shards":
+        write_tar(tmp_path / "s" / "0.tar", layout)
+        images = open_images(tmp_path / "s")
+    else:
+        images = open_images(upload("memory://masks", layout))
+    found = audit(images)
+    kinds = [sorted((one.path_or_id, one.kind) for one in a.findings if "mask" in one.kind) for a in (found, expected)]
+    assert kinds[0] == kinds[1]
+    assert len(kinds[0]) == 4
+    assert [found.images.mask(i) is None for i in range(6)] == [expected.images.mask(i) is None for i in range(6)]
+
+
+def test_a_folder_label_is_read_in_shards_as_in_a_folder(tmp_path, files):
+    names = list(files)
+    mask = np.zeros((16, 16), np.uint8)
+    mask[3:5] = 255
+    layout = {f"Train/{k}.png": files[name] for k, name in enumerate(names[:4])}
+    layout |= {f"Train/Label/{k}_label.png": png(mask) for k in range(2)}
+    folder = open_images(write_files(tmp_path / "folder", layout))
+    write_tar(tmp_path / "s" / "0.tar", layout)
+    shards = open_images(tmp_path / "s")
+    assert shards.ids.tolist() == folder.ids.tolist() == ["Train/0.png", "Train/1.png", "Train/2.png", "Train/3.png"]
+    np.testing.assert_array_equal(shards.labels, folder.labels)
+    write_tar(tmp_path / "t" / "0.tar", layout | {"Train/Label/1_label.png": b""})
+    assert len(open_images(tmp_path / "t")) == 6  # a damaged one opens all the same

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from knowngood import Detector
+from knowngood.calibration import Calibration
 from knowngood.data import ImageSet
+from knowngood.detector.added_groups import IS, MAY, NO, AddedGroup
 from knowngood.errors import NotEnoughNormals, SettingsError
 
 
@@ -184,3 +186,9 @@ def test_mondrian_groups_of_one_item_each_leave_none_to_calibrate() -> None:
     table = np.random.default_rng(0).normal(size=(8, 3))
     with pytest.raises(NotEnoughNormals, match=r"\(8 Mondrian groups, each of which keeps one .*without 'stratify'"):
         bank().fit(table, conditions={"camera": [f"c{i}" for i in range(8)]})
+
+
+def test_a_number_that_is_written_otherwise_belongs_to_its_added_group() -> None:
+    group = AddedGroup({"lens": "1.50"}, Calibration.fit(np.arange(9.0)))
+    values = np.array([1.5, "1.50", "1.5", 2, None, "A"], dtype=object)
+    assert group.membership({"lens": values}, 6).tolist() == [IS, IS, IS, NO, MAY, NO]

@@ -158,3 +158,16 @@ def test_a_recipe_that_can_flag_nothing_says_so() -> None:
     few = {**BANK, "alpha": 0.05, "calibration": {"method": "split"}}
     found = compare(ImageSet.from_arrays(pictures(40, 0)), {"few": parse_settings(few)}, folds_of=0)
     assert "nothing is flagged" in found.recipes[0].recipe or "nothing can be flagged" in found.recipes[0].recipe
+
+
+def test_an_image_on_which_no_defect_can_be_drawn_is_left_out_and_said() -> None:
+    some = pictures(6, 0).astype(np.uint16)
+    some[2] = 7
+    said: list[str] = []
+    made = draw(ImageSet.from_arrays(some), 0, said.append)
+    assert [name.rpartition(" on ")[2] for name in made.images.ids] == ["0", "1", "3", "4", "5"]
+    assert len(made.masks) == len(made.kinds) == 5
+    assert len(said) == 1
+    assert said[0].startswith("1 image without a synthetic defect; the first, 2: all values of an image are 7")
+    with pytest.raises(DataError, match=r"on any image; the first, 0: all values"):
+        draw(ImageSet.from_arrays(some[[2, 2]]), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Annotated
 
@@ -62,4 +63,6 @@ def write(
     images = open_selected(data, data_options=bounds.over())
     if aside := images.unusable:
         note(f"not written: {counted(len(aside), 'file')} that cannot be read, the first: {aside[0]}")
-    say(f"manifest {write_folder(images, out)}: {counted(len(images), 'image')}")
+    manifest = write_folder(images, out)
+    with manifest.open(newline="", encoding="utf-8") as file:
+        say(f"manifest {manifest}: {counted(sum(1 for _ in csv.reader(file)) - 1, 'image')}")

@@ -119,7 +119,8 @@ def write_tables(tables: Iterable[pd.DataFrame], output: Path | None, facts: Map
         else:
             table.attrs.clear()
             table.attrs.update(facts or {})
-            table.to_parquet(draft, index=False)
+            with draft.open("wb") as file:  # its name need not be text
+                table.to_parquet(file, index=False)
 
 
 def _write_csv(tables: Iterable[pd.DataFrame], file: TextIO) -> None:

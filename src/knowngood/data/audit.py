@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,6 @@ from knowngood.data.imageset import ImageSet, Marks
 from knowngood.data.near_copies import SIDE, near_copies, signature
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.progress import track
-from knowngood.data.readers.mask_file import read_masks
 from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.data.values import text_of
 from knowngood.errors import DataError
@@ -257,9 +255,8 @@ def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[Mark
     if images.masks is None:
         return None, []
     masks, findings = list(images.masks), []
-    for i, (marks, look) in enumerate(zip(images.masks, looks, strict=True)):
-        drawn = callable(marks)  # by the library, so without fault
-        fault = None if look.kind or drawn else _mask_fault(marks, images.labels[i], look.shape[:2])
+    for i, look in enumerate(looks):
+        fault = None if look.kind else _mask_fault(images, i, look.shape[:2])
         if fault is not None:
             kind, reason, severity = fault
             findings.append(Finding(str(images.ids[i]), kind, reason, severity))
@@ -268,15 +265,16 @@ def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[Mark
     return tuple(masks), findings
 
 
-def _mask_fault(
-    paths: tuple[Path, ...] | None, label: float, size: tuple[int, ...]
-) -> tuple[str, str, Severity] | None:
-    """Kind, reason and severity of what is wrong with the masks of an image, if anything is."""
-    if paths is None:
+def _mask_fault(images: ImageSet, i: int, size: tuple[int, ...]) -> tuple[str, str, Severity] | None:
+    """Kind, reason and severity of what is wrong with the masks of image i, of this size, if anything is."""
+    assert images.masks is not None
+    marks, label = images.masks[i], images.labels[i]
+    if marks is None:
         return ("image-without-mask", "is anomalous, but has no mask", "note") if label == 1 else None
-    named = "its mask " + ", ".join(path.name for path in paths)
+    named = "its mask" if callable(marks) else "its mask " + ", ".join(path.name for path in marks)
     try:
-        mask = read_masks(paths)
+        mask = images.mask(i)
+        assert mask is not None
     except Unreadable as error:
         kind = error.kind if error.kind == "mask-unclear" else "mask-unreadable"
         return kind, f"its mask {error.path.name} {error.reason}; it is ignored", "error"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knowngood.config.roles import Role
-from knowngood.data.values import Floats, Ints, as_array, listing, numbers_of, rows_text, texts_of
+from knowngood.data.values import Floats, Ints, as_array, listing, numbers_of, plain_number, rows_text, texts_of
 from knowngood.errors import DataError
 
 MOST_BINS = 8
@@ -113,14 +114,29 @@ class Column:
         inner = [f"{self.name} {low} to {high}" for low, high in itertools.pairwise(text)]
         return (f"{self.name} < {text[0]}", *inner, f"{self.name} ≥ {text[-1]}")
 
+    @cached_property
+    def _places(self) -> tuple[dict[str, int], dict[float, int]]:
+        """Codes by value, and by number where one value alone is that number."""
+        numbers = [plain_number(value) for value in self.values]
+        times = Counter(numbers)
+        alone = {number: code for code, number in enumerate(numbers) if number is not None and times[number] == 1}
+        return {value: code for code, value in enumerate(self.values)}, alone
+
+    def _code(self, text: str | None) -> int:
+        """Of a value; −1 of one that is missing or new. A table of numbers alone has 1.5 for the value 1.50."""
+        if text is None:
+            return -1
+        exact, numbers = self._places
+        number = None if text in exact else plain_number(text)
+        return exact.get(text, -1 if number is None else numbers.get(number, -1))
+
     def read(self, data: Any, n: int) -> tuple[Ints, Floats, list[str]]:
         """Codes (n,) with −1 for missing and new, numbers (n,) (NaN if categorical or missing), new values' text."""
         if self.kind == "categorical":
             which, texts = texts_of(as_array(self.name, data, n))
-            known: dict[str | None, int] = {value: code for code, value in enumerate(self.values)}
-            lookup = np.array([known.get(text, -1) for text in texts], dtype=np.int64)
-            new = sorted(text for text in texts if text and text not in known)
-            return lookup[which], np.full(n, np.nan), new
+            codes = [self._code(text) for text in texts]
+            new = sorted(text for text, code in zip(texts, codes, strict=True) if text and code < 0)
+            return np.array(codes, dtype=np.int64)[which], np.full(n, np.nan), new
         numbers = numbers_of(as_array(self.name, data, n), self.name)
         codes = np.searchsorted(np.asarray(self.edges), numbers, side="right").astype(np.int64)
         codes[np.isnan(numbers)] = -1

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from knowngood.config import counted
+from knowngood.data.findings import Unreadable
 from knowngood.data.formulas import harmless
 from knowngood.data.imageset import ImageSet
 from knowngood.data.progress import track
@@ -24,17 +27,17 @@ def write_folder(images: ImageSet, folder: str | Path) -> Path:
 
     The mask of test/scratch/1.png is ground_truth/scratch/1_mask.png, as in the MVTec layout. The manifest is written
     last; what was written before an error is removed. Reading it gives the same pixels, labels, splits and masks, and
-    the conditions as a manifest holds them.
+    the conditions as a manifest holds them. Images and masks that cannot be read are left out with a warning.
 
     Raises:
-        DataError: an image that PNG cannot hold (it holds 8 bits, or 16 bits of one channel), an id that is no path
-            below the folder, two ids of one path, or a condition named as a column of the manifest. OutputError: the
-            folder holds files, or cannot be written to.
+        DataError: no image can be read, an image that PNG cannot hold (it holds 8 bits, or 16 bits of one channel), an
+            id that is no path below the folder, two ids of one path, or a condition named as a column of the manifest.
+            OutputError: the folder holds files, or cannot be written to.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder; choose another name, or remove it")
-    for column in set(_OWN) & set(images.conditions):
+    for column in (name for name in images.conditions if name.lower() in _OWN):
         raise DataError(f"{images.name}: condition '{column}' has the name of a column of manifests; rename it")
     paths = [_path(name, images.name) for name in images.ids.tolist()]
     if twice := [path for path, n in Counter(paths).items() if n > 1]:
@@ -55,17 +58,33 @@ def _written(images: ImageSet, folder: Path, paths: list[PurePosixPath]) -> Path
 
     splits = [""] * len(images) if images.splits is None else images.splits.tolist()
     masks, at = [""] * len(images), _places(images, paths, splits)
+    lost: list[str] = []
+    kept = np.ones(len(images), dtype=bool)
     for i, path in enumerate(track(paths, "writing images", len(paths))):
-        _save(images.read(i), folder / path)
-        mask = images.mask(i)
+        mask, name = None, str(images.ids[i])
+        try:
+            _save(images.read(i), folder / path)
+        except Unreadable as error:
+            kept[i] = False
+            lost.append(f"{name}: {error.reason}")
+            continue
+        try:
+            mask = images.mask(i)
+        except Unreadable as error:
+            lost.append(f"{name}: its mask {error.reason}")
         if mask is not None:
             masks[i] = f"{MASKS}/{at[i].with_name(path.stem)}_mask.png"
             _save(255 * mask[..., None].astype(np.uint8), folder / masks[i])
     own = {"path": map(str, paths), "label": [_WORDS.get(label, "") for label in images.labels.tolist()]}
     own |= {"split": splits} if images.splits is not None else {}
     own |= {"mask": masks} if any(masks) else {}
+    if lost and not kept.any():
+        raise DataError(f"{images.name}: none of its images can be read; the first, {lost[0]}")
+    if lost:
+        n = counted(len(lost), "file")
+        warnings.warn(f"not written: {n} that cannot be read, the first: {lost[0]}", stacklevel=4)
     columns = {**own, **images.conditions}
-    table = pd.DataFrame({harmless(name): list(map(harmless, values)) for name, values in columns.items()})
+    table = pd.DataFrame({harmless(name): list(map(harmless, values)) for name, values in columns.items()})[kept]
     write_text(folder / "manifest.csv", table.to_csv(index=False))
     return folder / "manifest.csv"
 

@@ -121,7 +121,9 @@ class ImageSet(ItemSet):
     def mask(self, i: int) -> np.ndarray | None:
         """Anomaly mask of image i, (H, W) bool, or None. See `read_mask` for which pixels count."""
         marks = None if self.masks is None else self.masks[i]
-        return marks() if callable(marks) else None if marks is None else read_masks(marks)
+        if callable(marks):
+            return marks()
+        return None if marks is None else read_masks(marks, getattr(self.pixels, "limits", None))
 
     def shapes(self) -> np.ndarray:
         """(N, 3) int64: height, width, channels, without decoding pixels."""

@@ -148,7 +148,7 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
                 )
             return images
     if path.is_dir():
-        return _idx_folder(path) or _shards(path) or read_folder(path)
+        return _idx_folder(path) or _shards(path) or read_folder(path, limits)
     if path.suffix.lower() == ".npz":
         return read_dsprites(path) if is_dsprites(path) else read_npz(path, limits=limits)
     if is_archive(path):

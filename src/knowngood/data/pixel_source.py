@@ -192,6 +192,8 @@ class JoinedPixels:
         self.parts = tuple(parts)
         every = [np.stack([np.full(len(part), k), np.arange(len(part))], axis=1) for k, part in enumerate(parts)]
         self.at = np.concatenate(every) if at is None else at
+        own = (getattr(part, "limits", None) for part in parts)
+        self.limits: Limits | None = next(filter(None, own), None)  # of masks
 
     def __len__(self) -> int:
         return len(self.at)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,15 @@ def as_number(value: Any) -> float:
     if isinstance(value, str) and "_" in value:
         raise ValueError(f"{value!r} is no number")
     return float(value)
+
+
+def plain_number(text: str) -> float | None:
+    """The number that a text says; None of a name, such as 007, and of more digits than a float has."""
+    try:
+        number = None if re.match(r"[+-]?0\d", text) else as_number(text)
+    except ValueError:
+        return None
+    return number if number is not None and abs(number) < 2**53 else None
 
 
 def listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> str:

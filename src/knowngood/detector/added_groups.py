@@ -12,7 +12,7 @@ import numpy as np
 from knowngood.calibration import Calibration
 from knowngood.config import nearest
 from knowngood.data.conditions import ConditionSchema
-from knowngood.data.values import as_array, listing, texts_of
+from knowngood.data.values import as_array, listing, plain_number, texts_of
 from knowngood.detector.image_statistics import ImageStatistics
 from knowngood.errors import ArtifactError, SettingsError
 
@@ -52,7 +52,8 @@ class AddedGroup:
             if column not in conditions:
                 return np.full(n, NO)
             which, texts = texts_of(as_array(column, conditions[column], n))
-            found = np.minimum(found, np.array([{value: IS, None: MAY}.get(text, NO) for text in texts])[which])
+            each = [MAY if text is None else IS if _same(text, value) else NO for text in texts]
+            found = np.minimum(found, np.array(each)[which])
         return found
 
     def summary(self, alpha: float | None = None) -> dict[str, Any]:
@@ -121,6 +122,12 @@ def checked_values(values: Any) -> dict[str, str]:
             raise SettingsError(f"as_group: column '{column}' has no value ({value!r}); give one, such as 'B'")
         found[column] = text
     return found
+
+
+def _same(text: str, value: str) -> bool:
+    """Whether both are one value; a table of numbers alone has 1.5 for 1.50."""
+    number = plain_number(text)
+    return text == value or (number is not None and number == plain_number(value))
 
 
 def memberships(added: Sequence[AddedGroup], conditions: Mapping[str, Any], n: int) -> np.ndarray:

@@ -116,7 +116,7 @@ def compare(
     if held_out.groups is not None:  # one image of a group counts
         held_out = held_out[one_of_each(held_out.groups)]
     fitted, held_out = fitted.replace(splits=None), held_out.replace(splits=None)
-    synthetic = draw(held_out, seed)
+    synthetic = draw(held_out, seed, announce)
     parts = folds(len(fitted), None, folds_of, seed, groups=fitted.groups) if folds_of else []
     judged = (held_out, synthetic, labelled)
     found, models = [], 1 + len(parts)  # of each recipe
@@ -141,16 +141,32 @@ def _readable(images: ImageSet, announce: Callable[[str], None]) -> ImageSet:
     return found
 
 
-def draw(images: ImageSet, seed: int) -> Synthetic:
-    """A defect on each of at most 100 images, all kinds in turn; conditions are those of the image."""
+def draw(images: ImageSet, seed: int, announce: Callable[[str], None] = lambda text: None) -> Synthetic:
+    """A defect on each of at most 100 images, all kinds in turn; conditions are those of the image.
+
+    An image on which none can be drawn, such as one of a single value, is left out, and that is announced.
+
+    Raises:
+        DataError: all are so.
+    """
     some = images[: min(len(images), MOST_DEFECTS)]
-    names, made, masks, kinds = list(KINDS), [], [], []
+    names, made, masks, kinds, kept, lost = list(KINDS), [], [], [], [], []
     for i in range(len(some)):
         rng = np.random.default_rng([seed, i])
-        changed, mask, kind = synthesize(some.read(i), rng, names[i % len(names)])
+        try:
+            changed, mask, kind = synthesize(some.read(i), rng, names[i % len(names)])
+        except DataError as error:
+            lost.append(f"{some.ids[i]}: {error}")
+            continue
+        kept.append(i)
         made.append(changed)
         masks.append(mask)
         kinds.append(kind)
+    if not kept:
+        raise DataError(f"no synthetic defect can be drawn on any image; the first, {lost[0]}")
+    if lost:
+        announce(f"{counted(len(lost), 'image')} without a synthetic defect; the first, {lost[0]}")
+    some = some[kept]
     drawn = _listed(made, [f"{kind} on {name}" for kind, name in zip(kinds, some.ids, strict=True)])
     return Synthetic(drawn.replace(conditions=some.conditions, labels=np.ones(len(some))), masks, np.array(kinds))
 

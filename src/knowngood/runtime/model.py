@@ -14,7 +14,7 @@ import numpy as np
 from knowngood.calibration.conformal import minimum_normals, verdict
 from knowngood.calibration.map_scale import MapScale, own_scale
 from knowngood.data.conditions import ConditionSchema, Unknown
-from knowngood.data.findings import Unreadable
+from knowngood.data.findings import Unreadable, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.limits import Limits
@@ -294,7 +294,7 @@ def _images(X: Any, limits: Limits) -> ImageSet:
     if isinstance(X, str | Path) and Path(X).is_dir():
         from knowngood.data.readers.folder import read_folder
 
-        images = read_folder(X)
+        images = read_folder(X, limits)
         assert isinstance(images.pixels, FilePixels)
         return images.replace(pixels=images.pixels.within(limits))
     from knowngood.data.readers.given import listed, read_given
@@ -304,6 +304,8 @@ def _images(X: Any, limits: Limits) -> ImageSet:
         raise DataError(f"{X!r} holds no image; expected at least one")
     if isinstance(X, list | tuple) and all(isinstance(one, str | Path) for one in X):
         unknown = np.full(len(X), np.nan)
-        return ImageSet(FilePixels(tuple(map(Path, X)), limits), np.array([str(one) for one in X]), unknown, {})
+        return ImageSet(
+            FilePixels(tuple(map(Path, X)), limits), np.array([printable(str(one)) for one in X]), unknown, {}
+        )
     pictures = read_given(X)
     return ImageSet.from_arrays(X) if pictures is None else pictures

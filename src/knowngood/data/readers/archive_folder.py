@@ -10,6 +10,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -22,6 +23,7 @@ from knowngood.data.readers.limits import Limits
 from knowngood.errors import DataError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+MANIFEST_INSIDE = "was not read: unpack the archive and give the manifest, to use its columns, such as conditions"
 
 
 class _Member(NamedTuple):
@@ -62,12 +64,15 @@ def read_archive(path: Path, limits: Limits | None = None) -> ImageSet:
             with member.open() as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
     try:
-        images = read_folder(root)
+        images = read_folder(root, limits)
     except DataError as error:
         raise DataError(str(error).replace(str(root), str(path))) from None
     files: FilePixels = images.pixels  # type: ignore[assignment]
-    repeated = repeats(times, path)
-    return images.replace(pixels=FilePixels(files.paths, owner=folder), rejected=(*images.rejected, *repeated))
+    notes = [
+        replace(one, reason=MANIFEST_INSIDE) if str(root) in one.reason else one  # no place that there is later
+        for one in (*images.rejected, *repeats(times, path))
+    ]
+    return images.replace(pixels=FilePixels(files.paths, owner=folder), rejected=tuple(notes))
 
 
 def _members(path: Path, limits: Limits, stack: ExitStack) -> Iterator[_Member]:

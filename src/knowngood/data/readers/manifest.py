@@ -2,7 +2,7 @@
 
 Columns: `path` (needed; relative to the manifest; also `image_path`, `filename`, `file`, `image`), `label` (or another
 that says what is normal, see `label_column`), `split`, `mask`; every other column is a condition. A .csv is separated
-by commas, semicolons or tabs. Empty cells are unknown.
+by commas, semicolons or tabs; beside the last two 0,5 is a number. Empty cells are unknown.
 A condition column of whole numbers becomes integers, of other numbers floats, anything else text; numbers with leading
 zeros ("007") and those beyond 64 bits stay text.
 """
@@ -28,7 +28,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.labels import parse_labels
 from knowngood.data.pixel_source import FilePixels, PixelSource
 from knowngood.data.readers.damage import named_damage
-from knowngood.data.readers.folder import identifier
+from knowngood.data.readers.folder import by_mask, identifier
 from knowngood.data.readers.label_column import label_column
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.values import as_number
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 PATHS = ("path", "image_path", "filename", "file_name", "file", "image")
 SEPARATORS = (",", ";", "\t")
 _EMPTY = {"", "nan", "none", "null", "na", "n/a"}
+_DECIMAL = re.compile(r"[+-]?\d+(,\d+)?([eE][+-]?\d+)?")
 
 
 def path_column(columns: Iterable[Any]) -> Any:
@@ -89,11 +90,15 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
     ids = np.array([identifier(files[i], root) for i in rows])  # type: ignore[arg-type]
     _refuse_repeats(ids, rows, path)
     columns = {name: [values[i] for i in rows] for name, values in columns.items()}
-    masks, notes = (
-        _masks([_cell(value) for value in columns.pop("mask")], root, ids) if "mask" in columns else (None, [])
-    )
+    named = [_cell(value) for value in columns.pop("mask", [])]
+    masks, notes = _masks(named, root, ids) if named else (None, [])
     pixels = FilePixels(tuple(files[i] for i in rows))  # type: ignore[arg-type]
     found = described(str(path), columns, pixels, ids)
+    if masks is not None and any(named) and not np.isfinite(found.labels).any():  # as in a folder
+        lost = np.array([cell is not None and mask is None for cell, mask in zip(named, masks, strict=True)])
+        found = found.replace(labels=np.where(lost, 1.0, by_mask(masks)))
+        reason = "no column says what is normal: an image is anomalous if its mask is not empty"
+        notes.append(Finding(path.name, "labels", reason, "note"))
     return found.replace(masks=masks, name=path.stem, rejected=(*rejected, *found.rejected, *notes))
 
 
@@ -171,23 +176,29 @@ def read_remote_manifest(address: Address) -> ImageSet:
     from knowngood.data.stores.fetched_pixels import FetchedPixels
 
     path = Path(address.name)
-    names, rows = _csv(path, io.StringIO(address.read().decode("utf-8-sig", "replace"), newline=""))
+    names, rows = _csv(path, address.read())
     columns, given, rejected = _listed(str(address), path, names, rows)
     keep = [i for i, value in enumerate(given) if value is not None]
     ids = np.array([str(given[i]).replace("\\", "/").removeprefix("./") for i in keep])
     _refuse_repeats(ids, keep, path)
+    named = np.array([_cell(columns["mask"][i]) is not None for i in keep]) if "mask" in columns else np.zeros(0, bool)
     if columns.pop("mask", None) is not None:
         rejected.append(Finding(path.name, "ignored", "masks of a manifest at a URL are not read", "warning"))
     root = Address(address.scheme, address.path.rpartition("/")[0])
     pixels = FetchedPixels(Objects(root, ids.tolist(), [""] * len(ids)))
     chosen = {name: [values[i] for i in keep] for name, values in columns.items()}
     found = described(str(address), chosen, pixels, ids)
+    if named.any() and not np.isfinite(found.labels).any():
+        found = found.replace(labels=np.where(named, 1.0, np.nan))
+        reason = "no column says what is normal: an image that has a mask is taken for anomalous"
+        rejected.append(Finding(path.name, "labels", reason, "warning"))
     return found.replace(name=path.stem, rejected=(*rejected, *found.rejected))
 
 
-def _csv(path: Path, given: io.StringIO | None = None) -> tuple[list[str], list[list[Any]]]:
+def _csv(path: Path, content: bytes | None = None) -> tuple[list[str], list[list[Any]]]:
+    """Names of the columns, and rows; content: of the file, if it is none of this machine."""
     damage = named_damage(path, "cannot be read as a table", 'expected UTF-8 text, a " within double quotes doubled')
-    with damage, given or path.open(encoding=_encoding(path), newline="") as file:
+    with damage, io.StringIO(_text(path.read_bytes() if content is None else content), newline="") as file:
         start = file.readline()
         said = start[4] if re.fullmatch(r"sep=.\s*", start) else None  # by a spreadsheet, in a line of its own
         file.seek(0 if said is None else file.tell())
@@ -198,13 +209,22 @@ def _csv(path: Path, given: io.StringIO | None = None) -> tuple[list[str], list[
     if not rows:
         raise DataError(f"{path}: cannot be read as a table: it is empty")
     names = [as_meant(name.strip()) for name in rows[0]]
-    return names, rows[1:]
+    return names, rows[1:] if separator == "," else _with_points(rows[1:])
 
 
-def _encoding(path: Path) -> str:
-    """UTF-8, or UTF-16 where the file says so, as spreadsheets write Unicode text."""
-    with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+def _with_points(rows: list[list[Any]]) -> list[list[Any]]:
+    """Rows whose columns of numbers with decimal commas, as spreadsheets write them in many countries, have points."""
+    for k in range(max(map(len, rows), default=0)):
+        cells = [row[k] for row in rows if k < len(row) and _cell(row[k]) is not None]
+        if any("," in cell for cell in cells) and all(_DECIMAL.fullmatch(cell.strip()) for cell in cells):
+            rows = [[*row[:k], row[k].replace(",", "."), *row[k + 1 :]] if k < len(row) else row for row in rows]
+    return rows
+
+
+def _text(content: bytes) -> str:
+    """In UTF-8, or in UTF-16 where it says so, as spreadsheets write Unicode text."""
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig")
 
 
 def _parquet(path: Path) -> tuple[list[str], list[list[Any]]]:
@@ -212,7 +232,8 @@ def _parquet(path: Path) -> tuple[list[str], list[list[Any]]]:
 
     with named_damage(path, "cannot be read as a table", "save it as .parquet or .csv again"):
         try:
-            frame = pd.read_parquet(path)
+            with path.open("rb") as file:  # its name need not be text
+                frame = pd.read_parquet(file)
         except ImportError:
             raise DataError(f"{path}: reading parquet needs pyarrow: pip install 'knowngood[parquet]'") from None
     return [str(column).strip() for column in frame.columns], _rows(frame)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.files import read_with_header
+from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.raster import open_bounded
 
 FEW = 3  # levels; more are shades
@@ -21,7 +22,7 @@ UNCLEAR = 0.5  # share of the pixels that are not background that may lie in the
 Mask = NDArray[np.bool_]
 
 
-def read_mask(path: Path) -> Mask:
+def read_mask(path: Path, limits: Limits | None = None) -> Mask:
     """(H, W) bool, the pixels that an image file marks.
 
     A picture of one colour with transparency is marked where it is opaque. Otherwise all marks that is not 0 (black),
@@ -32,7 +33,7 @@ def read_mask(path: Path) -> Mask:
         Unreadable: the file cannot be read, or does not say what is marked: shades without two clear ends, or nothing
             is 0.
     """
-    header, image = read_with_header(path)
+    header, image = read_with_header(path, limits)
     values = image.max(axis=-1)
     if any("alpha" in note for note in header.notes):
         alpha = _alpha(path)
@@ -53,18 +54,18 @@ def read_mask(path: Path) -> Mask:
     return marked
 
 
-def looks_like_mask(path: Path) -> bool:
+def looks_like_mask(path: Path, limits: Limits | None = None) -> bool:
     """Whether an image file has black and at most two other levels, as masks have and photographs do not."""
     try:
-        levels = np.unique(read_with_header(path)[1])
+        levels = np.unique(read_with_header(path, limits)[1])
     except Unreadable:
         return False
     return len(levels) <= FEW and bool(levels[0] == 0)
 
 
-def read_masks(paths: tuple[Path, ...]) -> Mask:
+def read_masks(paths: tuple[Path, ...], limits: Limits | None = None) -> Mask:
     """(H, W) what any of the masks of an image marks. Raises Unreadable as `read_mask`, and if their sizes differ."""
-    return joined_masks(paths, [read_mask(path) for path in paths])
+    return joined_masks(paths, [read_mask(path, limits) for path in paths])
 
 
 def joined_masks(paths: Sequence[Path], masks: Sequence[Mask]) -> Mask:

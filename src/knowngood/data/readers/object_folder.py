@@ -18,12 +18,11 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.files import SUFFIXES, unread_reason
 from knowngood.data.readers.folder import RESULTS, arranged, drawn_by_us, no_image, with_others
 from knowngood.data.readers.manifest import read_remote_manifest
-from knowngood.data.readers.mask_file import looks_like_mask
 from knowngood.data.readers.parquet_images import read_parquet_images
 from knowngood.data.readers.tar_shards import read_shards
 from knowngood.data.stores.address import Address, version_of
 from knowngood.data.stores.blobs import Objects
-from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask
+from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask, looks_like_mask
 
 NOT_LISTED = ("Thumbs.db", "desktop.ini")
 
@@ -75,7 +74,7 @@ def _folder(address: Address, listed: dict[str, dict[str, Any]]) -> ImageSet:
             rejected.append(Finding(printable(name), "ignored", no_image(path.name, address.child(name)), "note"))
     pixels = FetchedPixels(Objects(address, names, [version_of(listed[name]) for name in names]))
     parts = [tuple(name.split("/")) for name in names]
-    found = arranged(parts, str(address), rejected, lambda i: pixels.loader.in_file(i, looks_like_mask))
+    found = arranged(parts, str(address), rejected, partial(looks_like_mask, pixels))
     images = found.image_set(pixels, list(map(printable, names)), lambda of: partial(blob_mask, pixels, tuple(of)))
     return images.replace(name=printable(address.name))
 

@@ -31,7 +31,7 @@ from knowngood.data.readers.layout import SPLITS
 from knowngood.data.readers.manifest import described
 from knowngood.data.stores.address import Address, stamp_of
 from knowngood.data.stores.blobs import Members
-from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask
+from knowngood.data.stores.fetched_pixels import FetchedPixels, blob_mask, looks_like_mask
 from knowngood.errors import DataError
 
 SIDE_FILE = 1 << 20  # bytes of a .cls or .json, at most
@@ -82,7 +82,7 @@ def read_shards(files: Sequence[Path | Address], root: Path | Address) -> ImageS
         images = _described(str(root), [one or {} for one in beside], pixels, np.array(list(map(printable, ids))))
     else:
         paths = [_told_apart(name, shards[k]) for k, name in zip(of.tolist(), names, strict=True)]
-        found = arranged(paths, str(root), rejected)
+        found = arranged(paths, str(root), rejected, partial(looks_like_mask, pixels))
         images = found.image_set(pixels, list(map(printable, ids)), lambda of: partial(blob_mask, pixels, tuple(of)))
         splits, rejected = [splits[i] for i, _ in found.images], []
     if images.splits is None and all(splits):

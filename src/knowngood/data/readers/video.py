@@ -106,11 +106,12 @@ def read_video(path: Path, step: int | None = None, limits: Limits | None = None
     (limits or Limits()).check_picture(path, *first.shape)
     chosen = step or max(1, round(rate) if np.isfinite(rate) else 1)
     frames = np.arange(0, count, chosen)
-    ids = np.array([f"{path.name}/{frame:06d}" for frame in frames])
+    name = printable(path.name)
+    ids = np.array([f"{name}/{frame:06d}" for frame in frames])
     what = f"every {chosen}th frame" if chosen > 1 else "every frame"
-    reason = f"{what} is read, {len(frames):,} of {count:,}; {path.name}/step=N takes every N-th"
-    images = ImageSet(VideoPixels(path, frames, first.shape), ids, np.full(len(ids), np.nan), {}, name=path.name)  # type: ignore[arg-type]
-    return images.replace(rejected=(Finding(path.name, "frames", reason, "note"),))
+    reason = f"{what} is read, {len(frames):,} of {count:,}; {name}/step=N takes every N-th"
+    images = ImageSet(VideoPixels(path, frames, first.shape), ids, np.full(len(ids), np.nan), {}, name=name)  # type: ignore[arg-type]
+    return images.replace(rejected=(Finding(name, "frames", reason, "note"),))
 
 
 def _opened(path: Path) -> Any:

@@ -14,6 +14,7 @@ from knowngood.data.columns import Column
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import PixelSource
+from knowngood.data.readers.limits import Limits
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.errors import SettingsError
 
@@ -28,6 +29,7 @@ class Blanked:
 
     def __init__(self, base: PixelSource, regions: IgnoreRegions, values: Sequence[str | None], fill: float) -> None:
         self.base, self.regions, self.values, self.fill = base, regions, values, fill
+        self.limits = getattr(base, "limits", None)  # of masks too
         self._masks: dict[tuple[tuple[int, int], str | None], NDArray[np.bool_]] = {}
 
     def __len__(self) -> int:
@@ -66,18 +68,18 @@ def blanked(images: ImageSet, regions: IgnoreRegions, schema: ConditionSchema, f
     return images.replace(pixels=Blanked(images.pixels, regions, values, fill))
 
 
-def read_ignored(given: Any, schema: ConditionSchema, width: int) -> IgnoreRegions:
+def read_ignored(given: Any, schema: ConditionSchema, width: int, limits: Limits | None = None) -> IgnoreRegions:
     """The regions that the setting `ignore` means, read from their files.
 
     Regions by value belong to the condition 'product', or else to the one condition that has all these values.
 
     Args:
-        width: entries of the condition vectors that the model sees, 0 if it ignores conditions.
+        width: entries of the condition vectors that the model sees, 0 if it ignores conditions. limits: of mask files.
 
     Raises:
         DataError, SettingsError: as `IgnoreRegions.of`; values that no condition has, or more than one has.
     """
-    regions = IgnoreRegions.of(given)
+    regions = IgnoreRegions.of(given, limits)
     if regions.column is None:
         return regions
     columns = [column for column in model_columns(schema, width) if column.kind == "categorical"]

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from knowngood.config import read_yaml
 from knowngood.data.readers.files import is_image
+from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.mask_file import read_mask
 from knowngood.data.regions.polygons import Polygon, fill, read_polygons
 from knowngood.errors import ArtifactError, DataError
@@ -72,7 +73,7 @@ class IgnoreRegions:
     column: str | None = None
 
     @classmethod
-    def of(cls, given: Any) -> IgnoreRegions:
+    def of(cls, given: Any, limits: Limits | None = None) -> IgnoreRegions:
         """Regions from what a user gives.
 
         Args:
@@ -84,6 +85,7 @@ class IgnoreRegions:
                 a JSON or YAML file of polygons;
                 by product: a mapping (or file of one) from the condition's values to any of these. Paths in a file are
                 relative to it. 'polygons' and 'size' are no such values.
+            limits: of mask files.
 
         Raises:
             DataError: a polygon or mask cannot be used, or everything would be ignored.
@@ -92,9 +94,11 @@ class IgnoreRegions:
         if isinstance(content, Mapping) and not _is_polygons(content):
             if not content:
                 raise DataError("regions to ignore: the mapping is empty; omit it if nothing is to be ignored")
-            areas = {str(key): _area(one, folder, f"regions to ignore of {key!r}") for key, one in content.items()}
+            areas = {
+                str(key): _area(one, folder, f"regions to ignore of {key!r}", limits) for key, one in content.items()
+            }
             return cls(areas, "product")
-        return cls({_ALL: _area(content, folder, "regions to ignore")})
+        return cls({_ALL: _area(content, folder, "regions to ignore", limits)})
 
     def mask(self, shape: tuple[int, int], condition: str | None = None) -> Bools:
         """(H, W) True where an image is ignored. For polygons see `fill`.
@@ -175,7 +179,7 @@ class IgnoreRegions:
         return self.areas.get(condition)
 
 
-def _area(given: Any, folder: Path, where: str) -> Outlines | Painted:
+def _area(given: Any, folder: Path, where: str, limits: Limits | None) -> Outlines | Painted:
     content, size = _loaded(given, folder)[0], None
     if isinstance(content, Mapping):
         if not _is_polygons(content):
@@ -183,7 +187,7 @@ def _area(given: Any, folder: Path, where: str) -> Outlines | Painted:
         content, size = content["polygons"], content.get("size")
     if isinstance(content, Path):
         where = f"{where}, {content}"
-        content = read_mask(content)
+        content = read_mask(content, limits)
     if isinstance(content, np.ndarray) and content.ndim == 2 and content.size and content.dtype.kind in "biu":
         if not content.any():
             raise DataError(f"{where}: the mask marks nothing; omit it, or paint what to ignore in white")

@@ -45,7 +45,11 @@ class Address:
             SettingsError: an unknown scheme, no path, or a URL with credentials, a query or a fragment.
         """
         scheme, _, rest = url.partition("://")
-        shown, parts = f"{scheme}://…", urlsplit(f"//{rest}")
+        shown = f"{scheme}://…"
+        try:
+            parts = urlsplit(f"//{rest}")
+        except ValueError:  # of brackets
+            raise SettingsError(f"{shown}: is no URL; expected such as s3://bucket/folder") from None
         if scheme not in SCHEMES:
             raise SettingsError(f"{shown}: unknown scheme '{scheme}'; known: {', '.join(SCHEMES)}")
         if "@" in parts.netloc or parts.query or parts.fragment:

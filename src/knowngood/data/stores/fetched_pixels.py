@@ -162,5 +162,15 @@ def blob_mask(pixels: FetchedPixels, numbers: Sequence[int]) -> np.ndarray:
     return joined_masks(names, [pixels.loader.in_file(k, read_mask) for k in numbers])
 
 
+def looks_like_mask(pixels: FetchedPixels, number: int) -> bool:
+    """Whether an image looks like a mask, by its number among the blobs; not one that cannot be read."""
+    from knowngood.data.readers import mask_file
+
+    try:
+        return pixels.loader.in_file(number, mask_file.looks_like_mask)
+    except Unreadable:
+        return False
+
+
 def _size(found: tuple[Header, np.ndarray]) -> int:
     return found[1].nbytes

@@ -109,7 +109,12 @@ def parquet_file(file: Path | Address) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     with named_damage(str(file), "cannot be read as parquet", "save or download it again"):
-        opened = pq.ParquetFile(file.fs.open(file.path, "rb") if isinstance(file, Address) else str(file))
+        source = file.fs.open(file.path, "rb") if isinstance(file, Address) else file.open("rb")  # of any name
+        try:
+            opened = pq.ParquetFile(source)
+        except BaseException:
+            source.close()
+            raise
     try:
         yield opened
     finally:

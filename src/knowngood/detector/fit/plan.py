@@ -11,6 +11,7 @@ from knowngood.calibration import split_normals
 from knowngood.config import Settings, Shift, VAEOptions
 from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.data.factor_targets import shown, targets
+from knowngood.data.readers.limits import Limits
 from knowngood.data.regions.blanked import read_ignored
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.fit.checked import with_checked
@@ -90,7 +91,8 @@ def make_plan(
     schema = schema.refit(normals.conditions, len(normals), split["fit"])
     settings = with_checked(settings, schema, objective)
     width = schema.width if objective is None or objective.conditional else 0
-    ignore = None if settings.data.ignore is None else read_ignored(settings.data.ignore, schema, width)
+    data, limits = settings.data, Limits.of(settings.data)
+    ignore = None if data.ignore is None else read_ignored(data.ignore, schema, width, limits)
     return Plan(
         settings=settings,
         schema=schema,
