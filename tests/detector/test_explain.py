@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from feature_cells import Cells, noise
+from feature_cells import detector as cells
 from knowngood import Detector
 from knowngood.calibration import Region
 from knowngood.config import MemoryBankOptions, PatchGaussianOptions
@@ -329,6 +331,8 @@ def test_at_most_so_many_are_explained(by_pixels: Detector) -> None:
     assert len(by_pixels.explain(images, most=7, others=True)) == 7
     with pytest.warns(UserWarning, match="2 of 4 flagged images are explained; explain=4 explains all"):
         assert by_pixels.detect(images, explain=2)["explanation"].notna().sum() == 2
+    with pytest.raises(SettingsError, match="-1 images to explain; expected a number from 0"):
+        by_pixels.explain(images, most=-1)
 
 
 @pytest.mark.slow
@@ -498,3 +502,13 @@ def test_the_figure_has_five_panels(by_features: Detector) -> None:
     ]  # fmt: skip
     assert not figure.axes[3].get_xlabel()
     assert "turned and cropped" in drawn(replace(one, posed=True), {}).axes[3].get_xlabel()
+
+
+@pytest.mark.slow
+def test_kinds_of_patches_are_counted_given_the_numbers_of_the_conditions() -> None:
+    """An exposure that moves all features makes no kind of patch more frequent, where the model knows the exposure."""
+    exposure = np.linspace(-1, 1, 60)
+    images = (noise(60) + 60 * exposure[:, None, None, None]).clip(0, 255).astype(np.uint8)
+    fitted = cells(gaussian={"words": 4}, alpha=0.2).fit(images, conditions={"exposure": exposure}, backbone=Cells())
+    found = fitted.explain(images, conditions={"exposure": exposure}, others=True, most=60)
+    assert np.mean([abs(one.count.deviation) for one in found if one.count]) < 2

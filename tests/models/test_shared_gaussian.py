@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from knowngood.config import SharedGaussianOptions
-from knowngood.errors import DataError
+from knowngood.models.base import FitContext
 from knowngood.models.shared_gaussian import SharedGaussian
+from knowngood.training import Source
 from patch_models import features, one_cell
 
 X = features(40)
@@ -56,6 +57,13 @@ def test_its_factor_is_held_and_saved_once() -> None:
     assert torch.equal(model.distances(X, one_cell(X)), again.distances(X, one_cell(X)))
 
 
-def test_it_is_not_updated() -> None:
-    with pytest.raises(DataError, match="fit it again"):
-        shared().update_grids(X, one_cell(X))
+def test_numbers_move_its_features_when_it_scores_as_when_it_is_fitted() -> None:
+    """A condition that is a number shifts a feature: given it, images far apart in it score as normal ones."""
+    number = torch.linspace(-1, 1, len(X))[:, None]
+    x = X.clone()
+    x[:, 0] += 20 * number[:, :, None]
+    model = SharedGaussian(OPTIONS, tuple(X.shape[1:]), keys=[[0.0]], continuous=[True])
+    model.fit(Source(x, c=number), FitContext())
+    distances = model.distances(*model.given(x, number)).mean((1, 2))
+    assert float(model.number_slope[:, 0].mean()) == pytest.approx(20, abs=1)
+    assert float(distances[[0, -1]].mean() / distances.mean()) < 1.5

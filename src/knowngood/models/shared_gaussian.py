@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from knowngood.config import SharedGaussianOptions
-from knowngood.errors import DataError
 from knowngood.models.patch_gaussian import PatchGaussian
 
 MOST_PATCHES = 1 << 19  # that a Gaussian is fitted to
+OWN = ("lower", "ignored", "number_slope", "number_range")  # that are of locations, or not made of the patches
 
 
 class SharedGaussian(PatchGaussian):
@@ -23,6 +23,7 @@ class SharedGaussian(PatchGaussian):
     """
 
     kind = "shared_gaussian"
+    update = None  # type: ignore[assignment]  # it is fitted again to all images
 
     def __init__(self, options: SharedGaussianOptions, shape: Sequence[int], *cells: Any, **sizes: Any) -> None:
         super().__init__(options, shape, *cells, **sizes)
@@ -39,15 +40,10 @@ class SharedGaussian(PatchGaussian):
         one.fit_grids(patches[counted, :, None, None], of[counted])
         for name, found in one.named_buffers():
             mine = getattr(self, name)
-            if found.shape != mine.shape and name not in ("lower", "ignored"):
-                found = found.expand(mine.shape).clone()
-            if name not in ("lower", "ignored"):
-                setattr(self, name, found)
+            if name not in OWN:
+                setattr(self, name, found if found.shape == mine.shape else found.expand(mine.shape).clone())
         self._of_all(one.lower)
         return self
-
-    def update_grids(self, x: Tensor, cell: Tensor) -> Self:
-        raise DataError("a model with one Gaussian for all locations cannot be updated; fit it again to all images")
 
     def get_extra_state(self) -> Tensor:
         row, column = torch.tril_indices(*self.lower.shape[2:])

@@ -78,7 +78,7 @@ def _of_patch_gaussian(pipeline: Pipeline, model: PatchGaussian, rows: Rows, gri
         missing = {"reconstruction": "the model knows features, not pixels"}
         found.append({"residual": residual[i], "components": components, "missing": missing})
         if model.words is not None:
-            found[i] |= _count(model, rows.x[i], cell[i : i + 1])
+            found[i] |= _count(model, x[i], cell[i : i + 1])
     return found
 
 
