@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -93,3 +95,23 @@ def test_the_card_has_the_proven_bound_in_numbers() -> None:
     assert "5 folds" in (card := Detector(**bank).fit(rows).card_)
     assert "2α + 2(1 − α)(K − 1)/(n + K), here 0.54," in card
     assert "4 folds" in Detector(**bank).fit(rows[:4]).card_
+
+
+@pytest.mark.slow
+def test_models_of_folds_hold_out_the_same_normals_as_the_final_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a score that is fitted on held-out normals is on another scale out of fold: calibration scores too large."""
+    fit, learning = (import_module(f"knowngood.detector.fit{part}") for part in ("", ".learn"))
+    held_out, inner = [], learning.learn
+
+    def learn(plan, index, select, *rest):
+        held_out.append(select)
+        return inner(plan, index, select, *rest)
+
+    for module in (fit, learning):
+        monkeypatch.setattr(module, "learn", learn)
+    model = {"name": "vae", "net": {"name": "mlp", "hidden": (8,)}}
+    made = Detector("table", model, training={"epochs": 2}, calibration={"method": "cross", "folds": 3})
+    made.fit(np.random.default_rng(0).normal(size=(60, 4)))
+    assert len(held_out) == 4
+    assert all(np.array_equal(some, made.split_["select"]) for some in held_out)
+    assert len(made.split_["select"]) == 6

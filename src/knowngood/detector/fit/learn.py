@@ -282,7 +282,8 @@ def out_of_fold(
     Gaussians, shrinkage, context, per-location statistics, global score. Out-of-fold scores come from models of fewer
     images than the final one, which scores new items. So p-values err on the large side; the guarantee of
     cross-conformal prediction (Vovk 2015; Barber et al., arXiv:1905.02928, P(p ≤ α) ≤ 2α + 2(1 − α)(K − 1)/(n + K)) is
-    for scoring with all K models, not with one refitted to all items. Items of one group lie in one fold.
+    for scoring with all K models, not with one refitted to all items. Items of one group lie in one fold. The normals
+    that are held out for early stopping, and for what is fitted on held-out ones, are those of the final model.
 
     Args:
         refit: fit the representation to the others too.
@@ -291,7 +292,8 @@ def out_of_fold(
     def scored(part: np.ndarray) -> tuple[np.ndarray, NormalScores]:
         rest = np.setdiff1d(index, index[part])
         others = learned_from(plan, rest)
-        learned = learn(others, rest, rest[:0], represent(others, rest) if refit else representation)
+        apart = np.setdiff1d(plan.split["select"], index)
+        learned = learn(others, rest, apart, represent(others, rest) if refit else representation)
         scores = normal_scores(learned.pipeline, plan.normals[index[part]])
         strata = plan.encoded.stratum[index[part]]  # as the final model groups them
         if scores.stated is None:
