@@ -14,7 +14,9 @@ from feature_cells import Cells, kinds, noise
 from feature_cells import detector as features
 from knowngood import Detector
 from knowngood.calibration import Calibration
+from knowngood.detector.batch import _references
 from knowngood.detector.calibrate import NormalScores, mismatch_calibrations, with_calibration
+from knowngood.detector.results import decided
 from knowngood.detector.stated_conditions import Stated
 from knowngood.errors import BatchWarning, DataError, NotEnoughNormals, SettingsError
 from knowngood.scores.mismatch import mismatch
@@ -299,6 +301,26 @@ def test_a_batch_of_swapped_labels_is_no_change_of_the_images(bank: Detector) ->
     assert table["is_anomalous"].mean() > 0.9
     with pytest.warns(BatchWarning, match=r"alpha = 0\.025"):
         bank.detect(x + 10, conditions={"product": product})
+
+
+def test_a_score_is_of_the_group_that_an_item_looks_like_in_all_that_is_said_of_it() -> None:
+    """Products of which one calibrates by 240 rows and the other by 60, about: half of the labels are swapped."""
+    x, conditions = rows(900, 1)
+    kept = np.flatnonzero((conditions["product"] == "A") | (np.arange(900) % 12 == 1))
+    x, product = x[kept, :4], conditions["product"][kept]
+    made = Detector(**BANK, conditioning={"check": "auto"}, calibration={"method": "split", "fraction": 0.8})
+    fitted = made.fit(x, conditions={"product": product})
+    few, many = sorted(fitted.pipeline_.calibration.counts.tolist())
+    assert 39 <= few < many / 2
+    new, right = one_line(300, 5)
+    kept = right != "C"
+    items = fitted._asked(new[kept], {"product": np.where(np.arange(kept.sum()) % 2, "A", "B")}, None)
+    decisions = decided(fitted.pipeline_, items)
+    code, normals = _references(fitted.pipeline_, decisions, fitted.pipeline_.level())
+    assert np.array_equal(code, decisions.strata)
+    assert set(normals.tolist()) == {few, many}
+    steps = decisions.p_values * (normals + 1)
+    assert steps == pytest.approx(np.rint(steps), abs=1e-9)
 
 
 def test_cross_calibration_scores_both_out_of_fold() -> None:

@@ -65,6 +65,7 @@ class ScoredRows:
             "stratum": best.stratum,
             "known": best.known,
             "group": decisions.group,
+            "compared": decisions.strata,
         }
         if stated := decisions.stated:
             columns |= {f"stated/{name}": values for name, values in stated._asdict().items()}
@@ -161,4 +162,5 @@ def _decisions(record: dict[str, Any]) -> Decisions:
         errors={int(i): why for i, why in record["errors"].items()},
         group=columns["group"],
         stated=Stated(**stated) if stated else None,
+        compared=columns.get("compared"),
     )

@@ -96,7 +96,7 @@ class Scorer:
         return ScoredPart(
             first,
             np.concatenate([one.p_values for one in decided]),
-            np.concatenate([one.best.stratum for one in decided]),
+            np.concatenate([one.strata for one in decided]),
             np.concatenate([one.best.known for one in decided]),
             np.concatenate([one.group for one in decided]),
             int(table["is_anomalous"].fillna(False).sum()),

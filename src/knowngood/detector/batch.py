@@ -44,7 +44,7 @@ def batch_remark(
     some = found.groups if set(found.groups) < set(code[counted].tolist()) else ()
     counted = counted[np.isin(code[counted], some)] if some else counted
     names = _names(pipeline, some)
-    changes = _changes(pipeline, items[counted], decisions.group[counted], decisions.best.stratum[counted])
+    changes = _changes(pipeline, items[counted], decisions.group[counted], decisions.strata[counted])
     seen = [change for change in changes if change.name not in pipeline.unseen]
     unseen = [change for change in changes if change.name in pipeline.unseen]
     remark: dict[str, Any] = {"items": found.items, "flagged": found.flagged, "expected": round(found.expected, 1)}
@@ -84,17 +84,18 @@ def with_remark(
 
 def _references(pipeline: Pipeline, decisions: Decisions, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """(N,) the group whose calibration items each item was compared with, and how many these are."""
-    calibration, best, group = calibrated(pipeline), decisions.best, decisions.group
-    own = np.append(calibration.own(alpha), False)[best.stratum]  # −1: in no group
-    code = np.where(own, best.stratum, SHARED)
-    normals = np.where(own, np.append(calibration.counts, 0)[best.stratum], len(calibration))
+    calibration, known, group = calibrated(pipeline), decisions.best.known, decisions.group
+    stratum = decisions.strata
+    own = np.append(calibration.own(alpha), False)[stratum]  # −1: in no group
+    code = np.where(own, stratum, SHARED)
+    normals = np.where(own, np.append(calibration.counts, 0)[stratum], len(calibration))
     marginal = pipeline.marginal_calibration
     sizes = [len(calibration), *calibration.counts[calibration.own(alpha)].tolist()]
     sizes += [len(one.calibration) for one in pipeline.added] + ([len(marginal)] if marginal is not None else [])
     # The largest of several p-values is at least that of the true group; with the fewest items its law is widest.
-    code, normals = np.where(best.known, code, INFERRED), np.where(best.known, normals, min(sizes))
+    code, normals = np.where(known, code, INFERRED), np.where(known, normals, min(sizes))
     for g, added in enumerate(pipeline.added):
-        mine = (group == g) & best.known
+        mine = (group == g) & known
         code = np.where(mine, len(calibration.counts) + g, code)
         normals = np.where(mine, len(added.calibration), normals)
     return code, normals

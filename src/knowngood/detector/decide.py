@@ -33,6 +33,13 @@ class Decisions(NamedTuple):
     errors: dict[int, str]
     group: np.ndarray  # (N,) the added group of the calibration that decided, −1 for none
     stated: Stated | None = None  # whether the items fit their conditions, where these are checked
+    compared: np.ndarray | None = None  # (N,) see `strata`; None where it is that of `best`
+
+    @property
+    def strata(self) -> np.ndarray:
+        """(N,) the Mondrian group that the score was compared in, but for added groups: where stated conditions are
+        checked that which the item looks like."""
+        return self.best.stratum if self.compared is None else self.compared
 
     @property
     def joint_p_values(self) -> np.ndarray:
@@ -57,6 +64,7 @@ class Decisions(NamedTuple):
             {int(at) + i: why for at, one in zip(starts, batches, strict=False) for i, why in one.errors.items()},
             np.concatenate([batch.group for batch in batches]),
             None if batches[0].stated is None else Stated.concat([one.stated for one in batches if one.stated]),
+            None if batches[0].compared is None else np.concatenate([batch.strata for batch in batches]),
         )
 
 
@@ -82,7 +90,8 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
         values = whole_scores(pipeline, scored)[expanded.item]
     at = np.flatnonzero(~np.isnan(values) & possible(expanded))  # rows of items that could be read
     read, item = np.unique(expanded.item[at], return_inverse=True)
-    stratum = strata_by_itself(pipeline, scored)[at] if pipeline.checked else expanded.stratum[at]
+    strata = strata_by_itself(pipeline, scored) if pipeline.checked else expanded.stratum
+    stratum = strata[at]
     shifted = calibration.anomaly_score(values[at], stratum)
     score[read] = hard(shifted, item)
     p[read] = hard_p_values(calibration.p_values(values[at], stratum, alpha=level), item)
@@ -115,7 +124,8 @@ def decide(pipeline: Pipeline, scored: Scored, alpha: float | None = None) -> De
         known = np.where(belonging == IS, True, best.known & (belonging == 0))
         label = [_with_added(pipeline, text, g) for text, g in zip(best.label, group.tolist(), strict=True)]
         best = replace(best, known=known, label=label)
-    return Decisions(score, p, parts, best, row, dict(scored.errors), group, stated)
+    compared = strata[row] if pipeline.checked else None
+    return Decisions(score, p, parts, best, row, dict(scored.errors), group, stated, compared)
 
 
 def _stated(pipeline: Pipeline, scored: Scored, level: float) -> Stated:

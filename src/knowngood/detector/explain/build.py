@@ -21,6 +21,7 @@ from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import Scored, one_row_each, score_rows
 from knowngood.detector.stated_conditions import wrong_words
+from knowngood.errors import SettingsError
 
 AT_ONCE = 8  # images
 
@@ -43,8 +44,10 @@ def explain(
         others: explain images that are not flagged too.
 
     Raises:
-        DataError: an image can no longer be read.
+        DataError: an image can no longer be read. SettingsError: a negative number of images.
     """
+    if most < 0:
+        raise SettingsError(f"{most} images to explain; expected a number from 0")
     assert isinstance(images, ImageSet)
     score, names, stated = decisions.anomaly_score, condition_names(decisions), decisions.stated
     wrong, p_condition = np.zeros((len(score), 0), dtype=bool), None
@@ -81,7 +84,7 @@ def explain(
 
 def compared_with(pipeline: Pipeline, decisions: Decisions, i: int, alpha: float) -> tuple[int, int] | None:
     """How many of how many normal images score at least as high as image i, as its p-value says; None if unknown."""
-    group, stratum, p = int(decisions.group[i]), int(decisions.best.stratum[i]), float(decisions.p_values[i])
+    group, stratum, p = int(decisions.group[i]), int(decisions.strata[i]), float(decisions.p_values[i])
     own, hidden = calibrated(pipeline), pipeline.marginal_calibration
     sizes = [len(pipeline.added[group].calibration)] if group >= 0 else []
     sizes += [len(own.reference(pipeline.level(alpha), stratum)), *([] if hidden is None else [len(hidden)]), len(own)]
