@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,7 +169,8 @@ def test_a_wrong_type_names_setting_and_value() -> None:
             "leave crop and pad out",
         ),
         ({"representation": {"name": "features", "average": 2}}, "give an odd number"),
-        ({"score": {"name": "fusion", "scores": ["elbo", "kl"], "weights": [1]}}, "one number for each score"),
+        ({"score": {"name": "fusion", "scores": ["elbo", "kl"], "weights": [1]}}, "one finite number for each score"),
+        ({"score": {"name": "fusion", "scores": ["elbo", "kl"], "weights": [1, np.inf]}}, "one finite number"),
         ({"data": {"ignore": 3}}, "ignore: got a int"),
         ({"data": {"ignore": {"polygons": 3}}}, "ignore: got a int"),
     ],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -85,6 +86,14 @@ def test_label_words(values, expected):
     found = parse_labels(np.array(values, dtype=object) if isinstance(values[0], str) else values)
     np.testing.assert_array_equal(found, expected)
     assert found.dtype == np.float64
+
+
+def test_labels_may_be_bools_of_which_some_are_missing():
+    expected = [1, 0, np.nan]
+    for given in ([True, False, None], pd.array([True, False, pd.NA], "boolean"), pd.array([1, 0, pd.NA], "Int64")):
+        np.testing.assert_array_equal(parse_labels(given), expected)
+    with pytest.raises(DataError, match="label 'True'"):  # a word in a column may answer another question
+        parse_labels(["True", "False"])
 
 
 @pytest.mark.parametrize("values", [["good", "scratch"], [0, 7], [0.5, 1.0]])

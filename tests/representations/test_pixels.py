@@ -498,3 +498,17 @@ def test_table_set_is_indexed_and_annotated_like_images() -> None:
     assert items.fingerprint() == items[:].fingerprint()
     with pytest.raises(DataError, match="4 rows but 2 values of condition 'camera'"):
         items.annotate(conditions={"camera": ["A", "B"]})
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_turned_arrays_of_one_image_or_one_channel_are_read(dtype) -> None:
+    """To NumPy an array whose only negative stride is along one value is contiguous; to torch it is no tensor."""
+    array = np.random.default_rng(0).integers(0, 9, (3, 8, 8, 1)).astype(dtype)
+    for turned in (array[::-1][:1], array[..., ::-1], array[::-1, ::-1, :, ::-1]):
+        images = ImageSet.from_arrays(turned)
+        fitted = Pixels.fit(images, PixelOptions())
+        expected = Pixels.fit(ImageSet.from_arrays(turned.copy()), PixelOptions()).to_tensor(
+            ImageSet.from_arrays(turned.copy())
+        )
+        assert torch.equal(fitted.to_tensor(images), expected)
+        assert fitted.out_of_range(fitted.read(images)[0]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -198,10 +199,10 @@ class Fusion(ScoreOptions):
 
     @model_validator(mode="after")
     def _a_weight_for_each(self) -> Fusion:
-        if self.weights is not None and (len(self.weights) != len(self.scores) or not sum(self.weights)):
+        if self.weights is not None and (len(self.weights) != len(self.scores) or not 0 < sum(self.weights) < math.inf):
             raise ValueError(
                 f"fusion: weights = {', '.join(f'{w:g}' for w in self.weights)} for {len(self.scores)} scores; "
-                "give one number for each score, not all of them 0, or leave weights out"
+                "give one finite number for each score, not all of them 0, or leave weights out"
             )
         return self
 

@@ -74,7 +74,9 @@ class Settings(BaseModel):
     device: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
         default="auto", description="where to compute; auto: a GPU if there is one"
     )
-    random_state: int | None = Field(default=0, description="seed of the split, the weights and every draw")
+    random_state: int | None = Field(
+        default=0, ge=0, lt=2**32, description="seed of the split, the weights and every draw"
+    )
 
     @model_validator(mode="after")
     def _choices_fit_together(self) -> Settings:

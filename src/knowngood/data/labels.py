@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from knowngood.data.values import text_of
 from knowngood.errors import DataError
 
 NORMAL = frozenset({"0", "good", "normal", "ok", "pass", "inlier", "non_defective", "defect_free", "no_defect"})
@@ -29,6 +30,11 @@ def label_word(word: str) -> float | None:
     return float("nan") if key in UNKNOWN else GERMAN.get(key.replace(".", ""))
 
 
+def _meaning(value: Any) -> float | None:
+    """As `label_word`, of a value of any kind."""
+    return float(value) if isinstance(value, bool) else label_word(text_of(value) or "")
+
+
 def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
     """Labels of N images as (N,) float64: 0 normal, 1 anomalous, NaN unknown.
 
@@ -48,7 +54,7 @@ def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
         found = array.astype(np.float64)
         wrong = ~(np.isnan(found) | (found == 0) | (found == 1))
     else:
-        words = {value: label_word("" if value is None else str(value)) for value in set(array.tolist())}
+        words = {value: _meaning(value) for value in set(array.tolist())}
         found = np.array([np.nan if words[v] is None else words[v] for v in array.tolist()], dtype=np.float64)
         wrong = np.array([words[v] is None for v in array.tolist()], dtype=bool)
     if wrong.any():

@@ -214,7 +214,7 @@ class Pixels(Fitted):
             padded = np.zeros((*planes.shape[:2], *self.pad), dtype=dtype)
             padded[middle(self.pad, self.crop or self.size)] = planes
             planes = padded
-        return np.ascontiguousarray(planes)
+        return _in_order(planes)
 
     def _from_array(self, source: ArrayPixels) -> tuple[np.ndarray, list[int]]:
         shape, dtype = source.base.shape[1:], source.base.dtype
@@ -226,7 +226,7 @@ class Pixels(Fitted):
             and shape == (*self.size, self.channels)
             and not (self.crop or self.pad)
         ):
-            planes = np.ascontiguousarray(source.array.transpose(0, 3, 1, 2))
+            planes = _in_order(source.array.transpose(0, 3, 1, 2))
             return (planes if planes.flags.writeable else planes.copy()), []  # torch warns of read-only memory
         kept = np.dtype(self.dtype) if self._spread(dtype) else dtype
         prepared = np.empty((len(source), *self.shape), dtype=_stored(kept))
@@ -310,6 +310,12 @@ def _finite(block: np.ndarray) -> np.ndarray:
     if block.dtype.kind != "f":
         return np.ones(len(block), dtype=bool)
     return np.asarray(np.isfinite(block).reshape(len(block), -1).all(axis=1))
+
+
+def _in_order(planes: np.ndarray) -> np.ndarray:
+    """Contiguous. To NumPy a turned array of one image, or of one channel, is so; torch takes no stride below 0."""
+    planes = np.ascontiguousarray(planes)
+    return planes if min(planes.strides) >= 0 else planes.copy()
 
 
 def _stored(dtype: np.dtype[Any]) -> np.dtype[Any]:
