@@ -236,7 +236,7 @@ def test_a_calibration_that_cannot_hold_is_refused_and_changes_nothing(detector:
         assert refused.value.missing == 10
         with pytest.raises(DataError, match=r"60 of 60 images .* are ones that the model was fitted to"):
             detector.calibrate(parts(120, 0)[:60], **given)
-    for wrong in ({}, {"camera": None}, "camera=B"):
+    for wrong in ({}, {"camera": None}, "camera=B", {"group": "B"}):
         with pytest.raises(SettingsError, match="as_group"):
             detector.calibrate(parts(30, 1), as_group=wrong)  # type: ignore[arg-type]
     assert detector.pipeline_ is before

@@ -729,3 +729,11 @@ def test_a_condition_of_another_name_is_not_passed_over_in_silence(inferring):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         inferring.detect(images, conditions={"kind": kind, "shift": ["early"] * 4})
+
+
+def test_the_card_counts_the_items_of_a_later_calibration():
+    rows = np.random.default_rng(0).normal(size=(260, 3))
+    detector = Detector("table", "memory_bank", calibration={"method": "split"}).fit(rows[:200])
+    assert "160 items fitted to, 40 for calibration" in detector.card_
+    detector.calibrate(rows[200:])
+    assert "160 items fitted to, 60 for calibration" in detector.card_

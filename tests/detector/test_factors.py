@@ -94,3 +94,12 @@ def test_factors_of_labelled_anomalies_mean_what_they_mean_of_normal_items(told:
     rows = [row for batch in seen for row in batch.tolist()]
     assert rows
     assert all(any(np.array_equal(row, one, equal_nan=True) for one in expected) for row in rows)
+
+
+def test_a_factor_may_rise_from_item_to_item() -> None:
+    """A column that would be a serial number as a condition: wear, or a temperature that climbs."""
+    images = ImageSet.from_arrays(illuminated(60), conditions={"wear": np.arange(60)})
+    objective = {"name": "dan_vae", "nuisance_dim": 1, "factors": ("wear",)}
+    fitted = detector(objective).fit(images)
+    assert fitted.pipeline_.objective_state["head.weight"].shape == (1, 1)
+    detector(objective).fit(illuminated(60), conditions={"wear": np.arange(60)})

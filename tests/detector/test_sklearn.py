@@ -6,10 +6,12 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from knowngood import Detector
 from knowngood.config import Settings, parse_settings
+from knowngood.errors import SettingsError
 
 QUICK = Detector(model={"name": "vae", "net": {"name": "mlp", "hidden": (16,)}}, training={"epochs": 3}, device="cpu")
 
@@ -48,3 +50,21 @@ def test_labels_in_y_are_ignored_with_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         detector.fit(rows, np.ones(60))
+
+
+def test_an_iterator_is_fitted_to_and_predicted():
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
+    fitted = Detector("pixels", "memory_bank", alpha=0.1)
+    assert np.array_equal(fitted.fit_predict(iter(images)), fitted.predict(images))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none_is_refused_by_name(seed):
+    with pytest.raises(SettingsError, match=f"setting 'random_state' = {seed}: input should be"):
+        Detector("table", "memory_bank", random_state=seed).fit(np.zeros((20, 2)))
+
+
+def test_a_tensor_of_half_precision_is_a_table():
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    fitted = Detector("table", "memory_bank", alpha=0.1).fit(rows)
+    assert np.array_equal(fitted.predict(rows), fitted.predict(rows.float().numpy()))

@@ -226,3 +226,59 @@ def test_columns_of_added_groups_are_no_conditions_of_new_items() -> None:
     with pytest.warns(UserWarning, match="groups added to the calibration are gone"):
         fitted.update(rows[90:], conditions={"camera": ["B"] * 60})
     assert len(fitted.model_.bank) == 90
+
+
+@pytest.mark.slow
+def test_columns_of_added_groups_are_none_to_learn_known_defects_or_networks_by(network: Detector) -> None:
+    detector = gaussian(parts(40))
+    detector.calibrate(parts(20, 1), as_group={"camera": "B"})
+    images = np.concatenate([parts(20, 2), holed(parts(2, 3))])
+    detector.update(
+        ImageSet.from_arrays(images, labels=np.arange(22) >= 20, conditions={"camera": ["B"] * 22}),
+    )
+    assert detector.about_["labels"]["given"] == 2
+    x, kind = rows(160, 0), np.array(["a", "b"] * 80)
+    model = {"name": "vae", "objective": "cvae", "net": {"name": "mlp", "hidden": (8,)}, "latent_dim": 2}
+    fitted = Detector("table", model, alpha=ALPHA, training={"epochs": 1})
+    fitted.fit(x[:80], conditions={"kind": kind[:80]})
+    fitted.calibrate(x[80:100], conditions={"kind": kind[80:100]}, as_group={"camera": "B"})
+    new = {"kind": kind[100:], "camera": ["B"] * 60}
+    fitted.update(x[100:], conditions=new, old=x[:80], old_conditions={"kind": kind[:80]})
+    assert fitted.about_["data"]["normals"] == 110
+
+
+def test_a_column_of_the_model_is_a_condition_though_it_names_an_added_group() -> None:
+    x, kind = rows(160, 0), np.array(["a", "b"] * 80)
+    fitted = Detector("table", "memory_bank", alpha=0.2).fit(x[:80], conditions={"kind": kind[:80]})
+    fitted.calibrate(x[80:100], as_group={"kind": "a"})
+    fitted.update(x[100:], conditions={"kind": kind[100:]})
+    assert fitted.pipeline_.calibration.counts.tolist() == [15, 15]
+
+
+@pytest.mark.slow
+def test_a_gaussian_of_all_locations_is_refused_before_an_image_is_read() -> None:
+    backbone = TinyBackbone()
+    features = {"name": "features", "backbone": "own", "image_size": 32, "stride": 4, "average": 1}
+    fitted = Detector(features, "shared_gaussian", alpha=ALPHA).fit(parts(20), backbone=backbone)
+    backbone.features = None  # type: ignore[assignment]
+    with pytest.raises(SettingsError, match=r"model 'shared_gaussian' .* train on old and new ones together"):
+        fitted.update(parts(20, 1))
+
+
+@pytest.mark.slow
+def test_what_is_said_of_a_network_is_of_its_last_training() -> None:
+    x = np.random.default_rng(0).normal(size=(280, 12))
+    x[200:240] = 0.5 * x[200:240] + 1
+    net = {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": (8,)}}
+    fitted = Detector("table", net, "elbo", alpha=ALPHA, training={"epochs": 3, "batch_size": 32})
+    fitted.fit(x[:240], anomalies=np.arange(240) >= 200)
+    assert "label_penalty" in fitted.detect(x[:2])
+    settings = fitted.pipeline_.settings
+    longer = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 7})})
+    fitted.pipeline_ = replace(fitted.pipeline_, settings=longer)
+    with pytest.warns(UserWarning, match=r"no labelled anomalies, so the penalty .* is gone"):
+        fitted.update(x[240:], old=x[:200])
+    assert fitted.about_["training"]["epochs"] == 7
+    assert "label_penalty" not in fitted.detect(x[:2])
+    assert "labels" not in fitted.about_
+    assert "penalty" not in fitted.card_

@@ -61,10 +61,12 @@ def as_fitted(normals: ImageSet, settings: Settings) -> ImageSet:
     """
     from knowngood.data.groups import grouped
     from knowngood.detector.fit.inputs import measured, without_identifiers
+    from knowngood.detector.fit.plan import factors_of
 
     roles = settings.conditioning.roles or {}
     apart = grouped(normals.replace(groups=np.arange(len(normals))), settings.conditioning.group)
-    return measured(without_identifiers(apart, {name for name in roles if roles[name]})[0], settings)  # type: ignore[return-value]
+    apart, _ = without_identifiers(apart, {name for name in roles if roles[name]}, factors_of(settings))
+    return measured(apart, settings)  # type: ignore[return-value]
 
 
 def estimate(settings: Settings, normals: ImageSet, planned: ImageSet) -> float:
@@ -73,7 +75,7 @@ def estimate(settings: Settings, normals: ImageSet, planned: ImageSet) -> float:
     Args:
         settings: resolved. planned: the images `as_fitted`.
     """
-    from knowngood.detector.fit.plan import build_objective, make_plan
+    from knowngood.detector.fit.plan import factors_of, make_plan
 
     network = isinstance(settings.model, VAEOptions)
     some = normals[np.random.default_rng(0).permutation(len(normals))[: OF_NETWORK if network else PROBE]]
@@ -84,7 +86,7 @@ def estimate(settings: Settings, normals: ImageSet, planned: ImageSet) -> float:
     try:
         detector, spent = _fitted(settings, changed, some)
     except NotEnoughNormals:  # a few images of each condition, or of few groups, leave none to calibrate
-        factors = getattr(build_objective(settings), "factors", ())
+        factors = factors_of(settings)
         some = some.replace(conditions={name: v for name, v in some.conditions.items() if name in factors})
         changed["conditioning"] = settings.conditioning.model_copy(update={"roles": None, "group": None})
         detector, spent = _fitted(settings, changed, some)

@@ -29,7 +29,7 @@ from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline
 from knowngood.detector.scoring import BEYOND, refuse_unread, score_batches
 from knowngood.detector.stated_conditions import mismatches, strata_by_itself
-from knowngood.errors import DataError, NotEnoughNormals
+from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 from knowngood.scores import Adjustment, Score
 
 MOST_KEPT = 100  # suspicious items, with a model
@@ -82,8 +82,14 @@ def add_group(pipeline: Pipeline, normals: Items, values: dict[str, str], unknow
     group of these values that was added before is replaced. Of items that belong together one counts.
 
     Raises:
+        SettingsError: the group column, which is not asked for when items are scored.
         DataError: an item cannot be read. NotEnoughNormals: too few for the α of the fit.
     """
+    if pipeline.settings.conditioning.group in values:
+        raise SettingsError(
+            f"as_group: '{pipeline.settings.conditioning.group}' is the group column, which says what belongs together "
+            "and does not count when items are scored; give the column another name, such as 'camera'"
+        )
     if normals.groups is not None:
         normals = normals[one_of_each(normals.groups)]
     alpha, columns = pipeline.level(), {name: np.full(len(normals), value) for name, value in values.items()}

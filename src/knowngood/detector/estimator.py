@@ -54,7 +54,7 @@ from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import limit, margin
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
-from knowngood.detector.fit import Run, fit_pipeline, happened
+from knowngood.detector.fit import Run, fit_pipeline, happened, training_record
 from knowngood.detector.fit.inputs import (
     audited,
     measured,
@@ -65,6 +65,7 @@ from knowngood.detector.fit.inputs import (
     with_chosen,
     without_identifiers,
 )
+from knowngood.detector.fit.plan import factors_of
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
@@ -246,7 +247,7 @@ class Detector(OutlierMixin, BaseEstimator):
         roles = settings.conditioning.roles or {}
         asked = {*(as_columns(conditions) or {}), *roles} - {name for name, given in roles.items() if not given}
         column = settings.conditioning.group
-        items, identifiers = without_identifiers(items, asked, column)
+        items, identifiers = without_identifiers(items, asked, {column, *factors_of(settings)})
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         items = measured(items, settings)
@@ -330,7 +331,8 @@ class Detector(OutlierMixin, BaseEstimator):
             return self
         self.pipeline_, highest = calibrate(self.pipeline_, items, "set")
         self.training_ = {**self.training_, "suspicious": highest}
-        self.about_["data"]["calibrated_on"] = items.name
+        known = {"calibrated_on": items.name, "calibrate": len(self.pipeline_.calibration or ())}
+        self.about_ = {**self.about_, "data": {**self.about_["data"], **known}}
         self._note("calibrate", len(items))
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
@@ -392,18 +394,21 @@ class Detector(OutlierMixin, BaseEstimator):
         counts = done.counts or {name: data[name] + done.taken for name in ("normals", "fit")}
         counts["calibrate"] = len(self.pipeline_.calibration or ())
         self.about_ = {**self.about_, "data": {**data, **counts, "calibrated_on": done.calibrated_on}}
+        self.training_ = {**self.training_, "suspicious": done.suspicious}
+        if done.history is not None:  # of a network, which learned all anew
+            self.about_["training"] = training_record(done.history)
+            self.about_.pop("labels", None)
+            self.training_["history"] = list(done.history.steps)
         if done.labels is not None:
             self.about_["labels"] = done.labels
         self._note("update", done.taken)
-        self.training_ = {**self.training_, "suspicious": done.suspicious}
-        if done.history:
-            self.training_["history"] = done.history
         warn_of_small(self.pipeline_)
         self.offset_ = -limit(self.pipeline_)
         return self
 
     def fit_predict(self, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
         """`fit(X)`, then `predict(X)`; further parameters go to `fit`."""
+        X = listed(X)  # an iterator gives its items once
         return self.fit(X, y, **parameters).predict(X, conditions=parameters.get("conditions"))
 
     # Scikit-learn ---------------------------------------------------------------------------------------------------
@@ -725,9 +730,10 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def _to_learn_from(self, X: Any, conditions: Any, tolerance: float | None) -> tuple[Items, Items]:
         """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups."""
-        objective: Any = getattr(self.pipeline_.settings.model, "objective", None)
-        factors = () if objective is None else objective.build().factors
-        items = self._items(X, conditions, groups=True, further=factors, tolerance=tolerance)
+        further = factors_of(self.pipeline_.settings)
+        items = self._items(X, conditions, groups=True, further=further, tolerance=tolerance)
+        unused = set(self.about_["data"].get("ignored_values", ())) - set(further)  # the fit had them, too
+        items = items.replace(conditions={k: v for k, v in items.conditions.items() if k not in unused})
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         normals = items[items.labels != 1]
@@ -777,7 +783,8 @@ class Detector(OutlierMixin, BaseEstimator):
     def _rows(self, X: Any, reset: bool) -> np.ndarray:
         """The rows of a table (N, F); those of a DataFrame in the order of the columns that were fitted."""
         if isinstance(X, torch.Tensor):
-            X = X.detach().cpu().numpy()
+            X = X.detach().cpu()
+            X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
         names = getattr(self, "feature_names_in_", None)
         if not reset and names is not None and hasattr(X, "columns"):
             if sorted(map(str, X.columns)) != sorted(names):

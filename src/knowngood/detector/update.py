@@ -19,12 +19,14 @@ from knowngood.detector.fit import Run, learned_pipeline
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.inputs import only
 from knowngood.detector.fit.known_defects import learn_defects
-from knowngood.detector.fit.learn import cached, make_source
-from knowngood.detector.fit.plan import Plan, build_objective, make_plan
+from knowngood.detector.fit.learn import Learned, cached, make_source
+from knowngood.detector.fit.plan import Plan, factors_of, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 from knowngood.models.base import as_loaded
 from knowngood.models.patch_gaussian import PatchGaussian
+from knowngood.scores.adjustment import LabelPenalty
+from knowngood.training import History
 
 CALIBRATE = 0.5  # of the new items, where no others do
 
@@ -32,17 +34,17 @@ CALIBRATE = 0.5  # of the new items, where no others do
 class Updated(NamedTuple):
     """A calibrated pipeline, how many new items it took, its calibration items' name, and the suspicious of them.
 
-    counts: for the record of the data, with a network, whose training and selection items were drawn anew. labels:
-    what came of labelled anomalies.
+    counts: for the record of the data, with a network, whose training and selection items were drawn anew. learned: by
+    a network; labels: what came of labelled anomalies.
     """
 
     pipeline: Pipeline
     taken: int
     calibrated_on: str
     suspicious: list[dict[str, Any]]
-    history: list[dict[str, Any]]  # rows that training logged; none without a network
     counts: dict[str, int]
-    labels: dict[str, Any] | None = None
+    labels: dict[str, Any] | None
+    history: History | None  # none without a network
 
 
 def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
@@ -62,7 +64,7 @@ def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
                 "that it was trained on again: `knowngood update MODEL DATA --with OLD`, in Python update(X, old=…)"
             )
         return
-    if not hasattr(pipeline.model, "update") or any(key.endswith("codes") for key in pipeline.state):
+    if getattr(pipeline.model, "update", None) is None or any(key.endswith("codes") for key in pipeline.state):
         raise SettingsError(
             f"model '{name}' with score '{pipeline.score.options.name}' cannot take new items; train on old and new "
             "ones together"
@@ -98,6 +100,12 @@ def update(
     """
     if old is not None:
         check_old(pipeline, old)
+        if labelled is None and any(isinstance(one, LabelPenalty) for one in pipeline.adjustments):
+            warnings.warn(
+                f"{old.name} has no labelled anomalies, so the penalty that was learned from some is gone; give "
+                "old ones with their labels, in an ImageSet, to keep it",
+                stacklevel=3,
+            )
     new = fresh(pipeline, new, old)
     schema = pipeline.schema
     schema.check_known(new.conditions, len(new))
@@ -114,17 +122,20 @@ def update(
     check_enough(pipeline, calibrating)
     check_unfitted(replace(pipeline, **fitted), calibrating)
     column = pipeline.settings.conditioning.group
-    new, calibrating = without(new, column), without(calibrating, column)
-    old, labelled = (None if some is None else without(some, column) for some in (old, labelled))
+    calibrating = without(calibrating, column)
     schema.check_known(calibrating.conditions, len(calibrating))
     schema.expand(stated(pipeline, calibrating), len(calibrating))
-    history: list[dict[str, Any]] = []
+    # Columns of added groups are none to learn from.
+    factors = factors_of(pipeline.settings)
+    new, old, labelled = (None if some is None else only(some, schema, factors) for some in (new, old, labelled))
+    assert new is not None
     counts: dict[str, int] = {}
-    labels: dict[str, Any] | None = None
+    history: History | None = None
     if old is None:
         found, labels = taken_in(pipeline, new, labelled, seed)
     else:
-        found, history, counts = trained_on(pipeline, old, new, labelled, seed, run)
+        learned, counts = trained_on(pipeline, old, new, labelled, seed, run)
+        found, labels, history = learned.pipeline, learned.labels, learned.history
     if pipeline.added:
         names = ", ".join(group.name for group in pipeline.added)
         warnings.warn(
@@ -134,7 +145,7 @@ def update(
             stacklevel=3,
         )
     found, suspicious = calibrate(replace(found, **fitted), calibrating, "set")
-    return Updated(found, len(new), calibrating.name, suspicious, history, counts, labels)
+    return Updated(found, len(new), calibrating.name, suspicious, counts, labels, history)
 
 
 def _fitted(pipeline: Pipeline, sets: list[Items]) -> dict[str, np.ndarray | None]:
@@ -149,11 +160,11 @@ def _fitted(pipeline: Pipeline, sets: list[Items]) -> dict[str, np.ndarray | Non
 
 
 def stated(pipeline: Pipeline, items: Items) -> dict[str, Any]:
-    """The conditions of items without factors of the objective, columns of added groups and that of groups, which are
-    none."""
-    objective = build_objective(pipeline.settings)
-    others = {name for group in pipeline.added for name in group.values} | {pipeline.settings.conditioning.group}
-    others |= set(() if objective is None else objective.factors)
+    """The conditions of items, without columns that are none: factors of the objective, that of groups, and those of
+    added groups that the model does not know."""
+    added = {name for group in pipeline.added for name in group.values}
+    others = {*factors_of(pipeline.settings), pipeline.settings.conditioning.group, *added}
+    others -= {column.name for column in pipeline.schema.columns}
     return {name: values for name, values in items.conditions.items() if name not in others}
 
 
@@ -225,7 +236,7 @@ def taken_in(
     Its score keeps its state; that of known defects is added.
     """
     schema, settings = pipeline.schema, pipeline.settings
-    encoded = schema.expand(stated(pipeline, new), len(new))
+    encoded = schema.expand(new.conditions, len(new))
     plan = Plan(
         settings=settings, schema=schema, normals=new, encoded=encoded, split={}, seed=seed, ignore=pipeline.ignore
     )
@@ -238,7 +249,7 @@ def taken_in(
     found = replace(pipeline, model=model.to(pipeline.device))
     if not isinstance(read, CachedFeatures) or labelled is None:
         return found, None
-    return learn_defects(found, new, only(labelled, schema), read.of_items(new), seed)  # type: ignore[arg-type]
+    return learn_defects(found, new, labelled, read.of_items(new), seed)  # type: ignore[arg-type]
 
 
 def learns_defects(pipeline: Pipeline) -> bool:
@@ -248,8 +259,8 @@ def learns_defects(pipeline: Pipeline) -> bool:
 
 def trained_on(
     pipeline: Pipeline, old: Items, new: Items, labelled: Items | None, seed: int, run: Run
-) -> tuple[Pipeline, list[dict[str, Any]], dict[str, int]]:
-    """The pipeline whose network was trained on old and new items, from its present weights; the log; and counts."""
+) -> tuple[Learned, dict[str, int]]:
+    """The pipeline whose network was trained on old and new items, from its present weights; and counts."""
     schema, normals = pipeline.schema, joined(old, new)  # type: ignore[type-var]
     anomalies = normals[:0] if labelled is None else labelled
     plan = make_plan(normals, anomalies, pipeline.settings, seed, set_aside=False, like=old)
@@ -263,4 +274,4 @@ def trained_on(
     )
     found, learned = learned_pipeline(plan, pipeline.representation, run, pipeline)
     counts = {"normals": len(normals), "fit": len(plan.split["fit"]), "select": len(plan.split["select"])}
-    return found, [] if learned.history is None else list(learned.history.steps), counts
+    return replace(learned, pipeline=found), counts

@@ -27,6 +27,7 @@ from knowngood.detector.fit.plan import Plan, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import SettingsError
 from knowngood.representations import Backbone, Features, Table
+from knowngood.training import History
 
 
 @dataclass
@@ -121,15 +122,7 @@ def fit_pipeline(
         pipeline, highest = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")
     index = np.concatenate([fit, select])
     pipeline = replace(pipeline, fitted_to=np.unique(plan.normals[index].digests()))
-    history, training = learned.history, {}
-    if history is not None:
-        training = {
-            "steps": history.steps[-1]["step"],
-            "best_step": history.best_step,
-            "epochs": round(history.steps[-1]["epoch"], 1),
-            "images_per_second": round(history.images_per_second),
-            "stopped_early": history.stopped_early,
-        }
+    history = learned.history
     about = {
         "recipe": recipe,
         "data": {
@@ -143,7 +136,7 @@ def fit_pipeline(
             "calibrate": len(pipeline.calibration or ()),
         },
         "seed": seed,
-        "training": training,
+        "training": training_record(history),
         "history": [happened("fit", len(normals))],
         "versions": {
             "knowngood": __version__,
@@ -156,6 +149,19 @@ def fit_pipeline(
         **({} if chosen is None else {"fit_only": int(chosen[fit].sum())}),
     }
     return Fitted(pipeline, plan.split, about, [] if history is None else list(history.steps), highest, held_out)
+
+
+def training_record(history: History | None) -> dict[str, Any]:
+    """The training of a network in numbers; nothing without one."""
+    if history is None:
+        return {}
+    return {
+        "steps": history.steps[-1]["step"],
+        "best_step": history.best_step,
+        "epochs": round(history.steps[-1]["epoch"], 1),
+        "images_per_second": round(history.images_per_second),
+        "stopped_early": history.stopped_early,
+    }
 
 
 def learned_pipeline(

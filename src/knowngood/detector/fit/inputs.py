@@ -93,16 +93,19 @@ def only(items: Items, schema: ConditionSchema, further: Collection[str] = ()) -
     return items.replace(conditions={k: v for k, v in items.conditions.items() if k in known})
 
 
-def without_identifiers(items: Items, asked: Collection[str], group: str | None = None) -> tuple[Items, list[str]]:
+def without_identifiers(
+    items: Items, asked: Collection[str], kept: Collection[str | None] = ()
+) -> tuple[Items, list[str]]:
     """Items without the columns that name them (serial numbers, time stamps), and those columns.
 
     Args:
-        asked: columns that are to be conditions. group: the group column, which stays.
+        asked: columns that are to be conditions. kept: columns that are none and stay, as the group column and nuisance
+            factors do.
 
     Raises:
         DataError: a column that was asked for as a condition names the items.
     """
-    names = [name for name, values in items.conditions.items() if name != group and identifies(values)]
+    names = [name for name, values in items.conditions.items() if name not in kept and identifies(values)]
     if wrong := [name for name in names if name in asked]:
         first = items.conditions[wrong[0]][0]
         raise DataError(

@@ -122,6 +122,12 @@ def build_objective(settings: Settings) -> Objective | None:
     return settings.model.objective.build() if isinstance(settings.model, VAEOptions) else None
 
 
+def factors_of(settings: Settings) -> tuple[str, ...]:
+    """Names of the nuisance factors of the objective: columns that are no conditions."""
+    objective = build_objective(settings)
+    return () if objective is None else objective.factors
+
+
 def _split(
     normals: Items, kinds: np.ndarray, settings: Settings, seed: int, *, set_aside: bool
 ) -> dict[str, np.ndarray]:
