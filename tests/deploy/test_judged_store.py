@@ -97,6 +97,14 @@ def test_the_oldest_that_nobody_reviewed_go_first(store: JudgedStore) -> None:
     assert keys(store) == ["i", "g", "f", "e", "d", "a"]
 
 
+def test_of_more_than_fit_the_last_are_kept_and_of_a_failure_none(store: JudgedStore) -> None:
+    assert store.add([judgement(key) for key in "abcdefgh"]) == [*range(1, 9)]
+    assert keys(store) == ["h", "g", "f", "e", "d"]
+    with pytest.raises(OutputError):
+        store.add([judgement("i"), judgement("j", picture=object())])
+    assert keys(store) == ["h", "g", "f", "e", "d"]
+
+
 def test_filters_and_orders(store: JudgedStore) -> None:
     unread = {"error": "?", "is_anomalous": None, "p_value": None, "anomaly_score": None, "condition": None}
     both = {"condition": "camera=AB, lens=x (inferred)"}

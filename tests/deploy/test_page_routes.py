@@ -19,6 +19,8 @@ pytest.importorskip("fastapi")
 
 from starlette.testclient import TestClient
 
+from knowngood.data import pixel_source
+from knowngood.data.readers.files import read_image
 from knowngood.deploy.delivery import Delivery
 from knowngood.deploy.judged_store import Filter, JudgedStore, Judgement
 from knowngood.deploy.keys import add_key, read_keys
@@ -93,6 +95,25 @@ def test_the_api_keeps_what_it_judged_and_its_answer_is_as_without(client: TestC
     assert found["counts"] | {"judged": 3, "flagged": 1, "not read": 1} == found["counts"]
     assert client.get("/page/judged?verdict=flagged&condition=camera=A").json()["total"] == 1
     assert client.get("/page/judged?order=best").status_code == 422
+
+
+def test_what_is_kept_and_shown_is_decoded_once(
+    client: TestClient, store: JudgedStore, models: ServedModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    monkeypatch.setattr(pixel_source, "read_image", lambda path, limits: read.append(path) or read_image(path, limits))
+    judge(client, files(1, 2), "/v1/score")
+    assert len(read) == 2
+    folder, now = tmp_path / "new", [0.0]
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(pictures(1, 3)[0]))
+    delivery = Delivery(Outbox(tmp_path / "state.sqlite"), [])
+    watch = Watch(folder, models, delivery, conditions={"camera": "A"}, store=store, clock=lambda: now[0])
+    for _ in range(3):
+        now[0] += 1
+        list(watch.step())
+    assert len(read) == 3
+    assert store.counts()["judged"] == 3
 
 
 def test_a_judged_picture_can_be_seen_with_its_map_and_what_good_looks_like(

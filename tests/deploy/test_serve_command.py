@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -103,6 +104,33 @@ def test_wrong_starts_are_refused_before_a_model_is_loaded(tmp_path: Path, capsy
     assert "choose another --port or --host" in capsys.readouterr().err
     assert run("serve", tmp_path, "--port", "0") == 3
     assert "is no saved model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_answers_are_sent_without_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uvicorn = pytest.importorskip("uvicorn")
+    found: list[int] = []
+
+    async def accepted(listener: socket.socket) -> None:
+        done = asyncio.Event()
+
+        async def one(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            found.append(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+            done.set()
+
+        async with await asyncio.start_server(one, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            await done.wait()
+            writer.close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: asyncio.run(accepted(sockets[0])))
+    pictures = np.random.default_rng(0).integers(0, 256, (20, SIDE, SIDE), dtype=np.uint8)
+    Detector("hog", "memory_bank", alpha=0.2).fit(pictures).save(tmp_path / "parts")
+    assert run("serve", tmp_path / "parts", "--port", "0", "--no-keep") == 0
+    assert found
+    assert found[0]
 
 
 def test_a_new_key_is_printed_once_and_kept_as_a_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,11 +127,14 @@ class FilePixels:
         return read_with_header(self.paths[i], self.limits)
 
     def take(self, indices: np.ndarray) -> FilePixels:
-        return FilePixels(tuple(self.paths[int(i)] for i in indices), self.limits, self.owner)
+        return self._of(tuple(self.paths[int(i)] for i in indices), self.limits)
 
     def within(self, limits: Limits) -> FilePixels:
         """The same files with these bounds, unless they have bounds of their own."""
-        return FilePixels(self.paths, self.limits or limits, self.owner)
+        return self._of(self.paths, self.limits or limits)
+
+    def _of(self, paths: tuple[Path, ...], limits: Limits | None) -> FilePixels:
+        return FilePixels(paths, limits, self.owner)
 
     def headers(self) -> list[Header]:
         """What the files say of themselves, without decoding pixels."""

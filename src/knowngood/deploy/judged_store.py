@@ -170,53 +170,19 @@ class JudgedStore:
             raise ArtifactError(f"{path}: is no store of judged images ({error}); give another --keep FOLDER") from None
 
     def add(self, judgements: Iterable[Judgement]) -> list[int]:
-        """Keep judgements; their numbers. One whose key is there is there already, and changes nothing."""
-        return [self._add(one) for one in judgements]
-
-    def _add(self, one: Judgement) -> int:
-        row = {name: value for name, value in one.row.items() if name not in ("map", "explanation")}
-        p, flagged = row.get("p_value"), row.get("is_anomalous")
-        facts = {
-            "key": one.key,
-            "time": _now(),
-            "source": one.source,
-            "id": str(row["id"]),
-            "model": one.model,
-            "scored_by": one.scored_by,
-            "conditions": _text(one.conditions),
-            "condition": row.get("condition"),
-            "verdict": one.verdict,
-            "flagged": flagged,
-            "p": p,
-            "score": row.get("anomaly_score"),
-            "row": _text(row),
-            "regions": _text(one.regions),
-            "why": _text(one.why) if one.why else None,
-            "alpha": one.alpha,
-            "reference": one.reference,
-            "height": one.size and one.size[0],
-            "width": one.size and one.size[1],
-            "suffix": one.suffix,
-        }
-        marks = ", ".join(f":{name}" for name in facts)
+        """Keep judgements, all or none; their numbers. One whose key is there is there already, and changes nothing."""
+        given = [(_facts(one), one) for one in judgements]
         with self._writing() as base:
-            # An insert that is ignored would use up a number, and a number that is missing means a removal.
-            before = base.execute("select number from judged where key = ?", (one.key,)).fetchone()
-            if before is not None:
-                return int(before[0])
-            added = base.execute(f"insert into judged ({', '.join(facts)}) values ({marks})", facts)
-            number = int(added.lastrowid or 0)
-            views = number, one.picture, one.thumbnail, one.map, _text(one.scale)
-            base.execute("insert into pictures values (?, ?, ?, ?, ?)", views)
+            numbers = [_added(base, *each) for each in given]
             over = base.execute("select count(*) from judged").fetchone()[0] - self.most
-            if over > 0:
+            if over > 0 and numbers:
                 oldest = """select number from judged where number not in (select judged from reviews)
                     and number not in (select judged from sample) and number != ?"""
-                found = base.execute(f"{oldest} order by number limit ?", (number, over))
+                found = base.execute(f"{oldest} order by number limit ?", (numbers[-1], over))
                 gone = [(row[0],) for row in found]
                 for table in ("judged", "pictures"):
                     base.executemany(f"delete from {table} where number = ?", gone)
-        return number
+        return numbers
 
     def review(self, number: int, review: Review) -> None:
         """Add what a person says of a judgement. Raises KeyError: there is no such judgement any more."""
@@ -384,6 +350,48 @@ class JudgedStore:
                 yield self._base
         except sqlite3.Error as error:
             raise OutputError(f"{self.folder / FILE} cannot be written: {error}; free some space, or restart") from None
+
+
+def _added(base: sqlite3.Connection, facts: Mapping[str, Any], one: Judgement) -> int:
+    """The number of a judgement, which is added unless it is there."""
+    # An insert that is ignored would use up a number, and a number that is missing means a removal.
+    before = base.execute("select number from judged where key = ?", (one.key,)).fetchone()
+    if before is not None:
+        return int(before[0])
+    marks = ", ".join(f":{name}" for name in facts)
+    added = base.execute(f"insert into judged ({', '.join(facts)}) values ({marks})", facts)
+    number = int(added.lastrowid or 0)
+    views = number, one.picture, one.thumbnail, one.map, _text(one.scale)
+    base.execute("insert into pictures values (?, ?, ?, ?, ?)", views)
+    return number
+
+
+def _facts(one: Judgement) -> dict[str, Any]:
+    """The columns of a judgement, its pictures aside."""
+    row = {name: value for name, value in one.row.items() if name not in ("map", "explanation")}
+    p, flagged = row.get("p_value"), row.get("is_anomalous")
+    return {
+        "key": one.key,
+        "time": _now(),
+        "source": one.source,
+        "id": str(row["id"]),
+        "model": one.model,
+        "scored_by": one.scored_by,
+        "conditions": _text(one.conditions),
+        "condition": row.get("condition"),
+        "verdict": one.verdict,
+        "flagged": flagged,
+        "p": p,
+        "score": row.get("anomaly_score"),
+        "row": _text(row),
+        "regions": _text(one.regions),
+        "why": _text(one.why) if one.why else None,
+        "alpha": one.alpha,
+        "reference": one.reference,
+        "height": one.size and one.size[0],
+        "width": one.size and one.size[1],
+        "suffix": one.suffix,
+    }
 
 
 def _record(row: sqlite3.Row) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -177,21 +178,21 @@ async def _answer(
                 raise refused(model.lacks("explain"))
             for column in form.conditions:
                 model.check_column(column)
+            keeps = source == "page" or options.store is not None
+            take = partial(uploaded, form, model.limits, shown=keeps)
             small = sum(file.size or 0 for file in form.files) <= SMALL
-            given = form, model.limits
-            upload = uploaded(*given) if small else await run_in_threadpool(uploaded, *given)
+            upload = take() if small else await run_in_threadpool(take)
         try:
             images = upload.images
             facts |= {"model": model.name, "scored_by": model.mark, "images": len(upload.names)}
             event("accepted", request_id=request.state.request_id)
-            shown = source == "page"
             explained = form.asked.explain and model.explains
-            asked = replace(form.asked, explain=explained, keep=shown or options.store is not None)
+            asked = replace(form.asked, explain=explained, keep=keeps)
             judged = await queue.score(model, images, asked)
             rows = [{**row, "id": name} for row, name in zip(judged, upload.names, strict=True)]
             if asked.keep:
                 views = await run_in_threadpool(keep, options.store, model, images, rows, source)
-                for row, view in zip(rows, views if shown else (), strict=shown):
+                for row, view in zip(rows, views, strict=True) if source == "page" else ():
                     row["view"] = view
         finally:
             upload.close()

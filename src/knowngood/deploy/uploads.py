@@ -21,6 +21,7 @@ from knowngood.data.pixel_source import FilePixels
 from knowngood.data.readers.files import SUFFIXES
 from knowngood.data.readers.limits import Limits
 from knowngood.deploy.judgement import Asked
+from knowngood.deploy.views import ShownPixels
 
 OPTIONS = ("model", "conditions", "alpha", "unknown", "maps")
 WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -76,8 +77,12 @@ def read_form(form: FormData, query: QueryParams, *, explain: bool) -> Form:
     return Form(files, options.get("model"), _conditions(options.get("conditions"), len(files)), asked)
 
 
-def uploaded(form: Form, limits: Limits) -> Upload:
-    """The files of a form as images in a temporary folder. Their names are kept, but name no file here."""
+def uploaded(form: Form, limits: Limits, *, shown: bool = False) -> Upload:
+    """The files of a form as images in a temporary folder. Their names are kept, but name no file here.
+
+    Args:
+        limits: of a picture. shown: they are kept or shown, see `ShownPixels`.
+    """
     folder = tempfile.TemporaryDirectory(prefix="knowngood-")
     paths, names = [], []
     for i, file in enumerate(form.files):
@@ -87,8 +92,8 @@ def uploaded(form: Form, limits: Limits) -> Upload:
             shutil.copyfileobj(file.file, copy)
         paths.append(path)
         names.append(printable(file.filename or str(i)))
-    n = len(names)
-    images = ImageSet(FilePixels(tuple(paths), limits), numbered(n), np.full(n, np.nan), form.conditions, name="upload")
+    n, pixels = len(names), (ShownPixels if shown else FilePixels)(tuple(paths), limits)
+    images = ImageSet(pixels, numbered(n), np.full(n, np.nan), form.conditions, name="upload")
     return Upload(images, names, folder)
 
 

@@ -8,9 +8,9 @@ import logging
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,39 @@ SMALL = 96  # up to this every pixel counts
 Drawn = tuple[str, bytes]  # png or jpeg, and the file
 
 
+class Shown(NamedTuple):
+    """What is kept of a picture to show it; size: (H, W)."""
+
+    size: tuple[int, int]
+    thumbnail: bytes
+
+
+class ShownPixels(FilePixels):
+    """Files that a page will show: their size and thumbnail are made where they are read first, beside the scoring."""
+
+    def __init__(
+        self, paths: tuple[Path, ...], limits: Limits | None = None, seen: dict[Path, Shown] | None = None
+    ) -> None:
+        super().__init__(paths, limits)
+        self._seen = {} if seen is None else seen
+
+    def read(self, i: int) -> np.ndarray:
+        image = super().read(i)
+        if self.paths[i] not in self._seen:
+            self._seen[self.paths[i]] = Shown(image.shape[:2], drawn(image, THUMBNAIL)[1])
+        return image
+
+    def shown(self, i: int) -> Shown | None:
+        """None of a file that cannot be read, or is gone."""
+        if self.paths[i] not in self._seen:
+            with suppress(Unreadable):
+                self.read(i)
+        return self._seen.get(self.paths[i])
+
+    def _of(self, paths: tuple[Path, ...], limits: Limits | None) -> ShownPixels:
+        return ShownPixels(paths, limits, self._seen)
+
+
 def keep(
     store: JudgedStore | None,
     model: ServedModel,
@@ -47,15 +80,19 @@ def keep(
     """Keep images that were judged with `Asked.keep`, and give what the page shows of each; `kept` leaves the rows.
 
     Args:
-        images: files, one a row. keys: of the judgements, by which one that is there already is recognised.
+        images: of `ShownPixels`, one a row. keys: of the judgements, by which one that is there already is recognised.
     """
+    kept: list[Kept | None] = [row.pop("kept", None) for row in rows]
+    marks = [uuid.uuid4().hex for _ in rows] if keys is None else keys
+    judgements = [
+        _judgement(model, images, i, row, one, source, mark)
+        for i, (row, one, mark) in enumerate(zip(rows, kept, marks, strict=True))
+    ]
     views = []
-    for i, row in enumerate(rows):
-        kept: Kept | None = row.pop("kept", None)
-        one = _judgement(model, images, i, row, kept, source, uuid.uuid4().hex if keys is None else keys[i])
-        view = {"number": _number(store, one), "verdict": one.verdict, "size": one.size}
+    for number, one in zip(_numbers(store, judgements), judgements, strict=True):
+        view = {"number": number, "verdict": one.verdict, "size": one.size}
         view |= {"regions": one.regions, "reference": one.reference, "map": None, "legend": one.legend}
-        if one.map is not None and view["number"] is None:
+        if one.map is not None and number is None:
             view["map"] = base64.b64encode(coloured(one.map, one.scale)).decode()
         views.append(view)
     return views
@@ -92,28 +129,25 @@ def large(record: Mapping[str, Any], limits: Limits) -> Drawn:
         return drawn(images.read(0), LARGE)
 
 
-def _number(store: JudgedStore | None, one: Judgement) -> int | None:
-    """The number in the store; None where nothing is kept, or where it cannot be: that is logged."""
+def _numbers(store: JudgedStore | None, judgements: Sequence[Judgement]) -> Sequence[int | None]:
+    """The numbers in the store; None where nothing is kept, or where it cannot be: that is logged."""
     try:
-        return None if store is None else store.add([one])[0]
+        return [None] * len(judgements) if store is None else store.add(judgements)
     except OutputError as error:
-        event("not kept", logging.ERROR, reason=str(error))
-        return None
+        event("not kept", logging.ERROR, images=len(judgements), reason=str(error))
+        return [None] * len(judgements)
 
 
 def _judgement(
     model: ServedModel, images: ImageSet, i: int, row: Row, kept: Kept | None, source: str, key: str
 ) -> Judgement:
-    assert isinstance(images.pixels, FilePixels)
+    assert isinstance(images.pixels, ShownPixels)
     path = images.pixels.paths[i]
     facts: dict[str, Any] = {}
     if kept is not None:
         facts |= {"alpha": kept.alpha, "regions": kept.regions, "reference": kept.reference}
-        try:
-            image = images.read(i)
-            facts |= {"size": image.shape[:2], "thumbnail": drawn(image, THUMBNAIL)[1]}
-        except Unreadable:  # gone meanwhile
-            pass
+        if (shown := images.pixels.shown(i)) is not None:
+            facts |= shown._asdict()
         if kept.map is not None and kept.scale is not None:
             levels, offset, factor = _levels(reduced_map(kept.map, MAP))
             scale = offset, factor, kept.scale.begins, kept.scale.full, legend([kept.scale])

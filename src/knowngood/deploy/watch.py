@@ -25,7 +25,7 @@ from knowngood.deploy.logs import event
 from knowngood.deploy.outbox import Seen
 from knowngood.deploy.served_model import for_sinks, judged
 from knowngood.deploy.served_models import ServedModels, exchange_changed
-from knowngood.deploy.views import keep
+from knowngood.deploy.views import ShownPixels, keep
 
 AT_ONCE = 64  # pictures judged together
 PATIENCE = 5.0  # seconds that a file which cannot be decoded may still become whole
@@ -167,10 +167,11 @@ class Watch:
         known = {name: self.delivery.outbox.seen(name) for name in digests}
         new = [name for name, seen in known.items() if seen is None or seen.digest != digests[name]]
         why = {name: unread_reason(own[name].path) for name in new}
-        images = [name for name in new if why[name] is not None or is_image(own[name].path)]
-        aside = {name: reason for name in images if (reason := why_aside(own[name].path, self.folder)) is not None}
-        pictures = [name for name in images if name not in aside]
-        rows = self._rows({name: own[name].path for name in pictures})
+        found = [name for name in new if why[name] is not None or is_image(own[name].path)]
+        aside = {name: reason for name in found if (reason := why_aside(own[name].path, self.folder)) is not None}
+        pictures = [name for name in found if name not in aside]
+        images = self._images({name: own[name].path for name in pictures})
+        rows = self._rows(images)
         done, answers = {}, []
         for name, digest in digests.items():
             waiting, row = own[name], rows.get(name)
@@ -187,8 +188,8 @@ class Watch:
             elif known[name] is None:  # said once, also of what changes again and again, such as the rows themselves
                 event("ignored", id=name, reason=aside.get(name, "is not an image by its name"))
         if self.store is not None and answers:  # twice after a crash here, but kept once, by the key
-            images = self._images({row["id"]: own[row["id"]].path for row in answers})
-            keep(self.store, self.models.named(None), images, answers, "watch", [row["key"] for row in answers])
+            shown = images[np.array([pictures.index(row["id"]) for row in answers])]
+            keep(self.store, self.models.named(None), shown, answers, "watch", [row["key"] for row in answers])
         self.delivery.add(answers, done)
         for name in done:
             del self._waiting[name]
@@ -196,19 +197,20 @@ class Watch:
         start = {name: max(one.came, one.state.changed / 1e9) for name, one in own.items()}
         return [Judged(row, max(0.0, answered - start[row["id"]])) for row in answers]
 
-    def _rows(self, paths: dict[str, Path]) -> dict[str, Row]:
+    def _rows(self, images: ImageSet) -> dict[str, Row]:
         """The rows of pictures, as `knowngood score` writes them, with the time and the mark of the model."""
-        if not paths:
+        if not len(images):
             return {}
         model = self.models.named(None)
-        rows = judged(model, self._images(paths), replace(self.asked, keep=self.store is not None))
+        rows = judged(model, images, replace(self.asked, keep=self.store is not None))
         kept = {row["id"]: {"kept": row["kept"]} for row in rows if "kept" in row}
         return {row["id"]: {**row, **kept.get(row["id"], {})} for row in for_sinks(rows, model)}
 
     def _images(self, paths: dict[str, Path]) -> ImageSet:
         n = len(paths)
         columns = {column: np.full(n, value) for column, value in self.conditions.items()}
-        pixels = FilePixels(tuple(paths.values()), self.models.named(None).limits)
+        limits = self.models.named(None).limits
+        pixels = (FilePixels if self.store is None else ShownPixels)(tuple(paths.values()), limits)
         return ImageSet(pixels, np.array(list(paths)), np.full(n, np.nan), columns, name=self.folder.name)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -94,14 +93,18 @@ def map_png(values: np.ndarray, scale: MapScale) -> bytes:
 
 
 def reduced(images: np.ndarray, most: int) -> np.ndarray:
-    """(..., H, W, C) with at most `most` pixels on the longer side, by means over areas; the same type."""
-    height, width = images.shape[-3:-1]
+    """(..., H, W, C) with at most `most` pixels on the longer side, by means over areas; the same type.
+
+    Of 8 bits the means are rounded along each axis: at most one level off.
+    """
+    height, width, channels = images.shape[-3:]
     if max(height, width) <= most:
         return images
-    small = images.astype(np.float64)
-    for axis, side in ((-3, height), (-2, width)):
-        sums, counts = _areas(np.add, small, axis, max(1, round(side * most / max(height, width))))
-        small = sums / counts
+    size = [max(1, round(side * most / max(height, width))) for side in (width, height)]
+    planes = np.moveaxis(images, -1, -3).reshape(-1, height, width)
+    planes = planes if images.dtype == np.uint8 else planes.astype(np.float32)
+    small = np.stack([np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BOX)) for plane in planes])
+    small = np.moveaxis(small.reshape(*images.shape[:-3], channels, *size[::-1]), -3, -1)
     return (small.round() if images.dtype.kind in "iu" else small).astype(images.dtype)
 
 
@@ -115,16 +118,8 @@ def map_of_size(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """The same with exactly this height and width, neither larger than those of the map."""
     small = np.nan_to_num(values.astype(np.float32), nan=-np.inf)
     for axis, side in enumerate(size):
-        small, _ = _areas(np.maximum, small, axis, side)
+        n, at = small.shape[axis], np.arange(side)
+        bounds = np.stack([at * n // side, -(-(at + 1) * n // side)], 1).reshape(-1)
+        longer = np.concatenate([small, np.take(small, [-1], axis)], axis)  # so that the last end is a position
+        small = np.maximum.reduceat(longer, bounds, axis).take(2 * at, axis)
     return np.where(np.isneginf(small), np.nan, small)
-
-
-def _areas(reduction: np.ufunc, values: np.ndarray, axis: int, size: int) -> tuple[Any, np.ndarray]:
-    """An axis of n values in `size` areas, which overlap where n is no multiple; and how many values each has."""
-    n, at = values.shape[axis], np.arange(size)
-    start, end = at * n // size, -(-(at + 1) * n // size)
-    last = np.take(values, [-1], axis)  # so that the end of the last area is a position
-    both = np.stack([start, end], 1).reshape(-1)
-    found = reduction.reduceat(np.concatenate([values, last], axis), both, axis=axis)
-    counts = (end - start).reshape(-1, *[1] * (-axis - 1 if axis < 0 else values.ndim - axis - 1))
-    return np.take(found, 2 * at, axis), counts
