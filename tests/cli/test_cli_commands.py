@@ -301,7 +301,9 @@ def test_evaluate_says_that_what_is_missing_could_not_be_read(
     assert "without what cannot be read: 10 images labelled normal and 0 labelled anomalous" in capsys.readouterr().err
 
 
-def test_evaluate_counts_the_images_that_its_rates_are_of(trained: Path, tmp_path: Path) -> None:
+def test_evaluate_counts_the_images_that_its_rates_are_of(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _write_parts(tmp_path / "test" / "good", 10, first=100)
     _write_parts(tmp_path / "test" / "scratch", 4, first=200, scratched=True)
     for name in ("good/100.png", "scratch/200.png", "scratch/201.png"):
@@ -309,6 +311,7 @@ def test_evaluate_counts_the_images_that_its_rates_are_of(trained: Path, tmp_pat
     assert run("evaluate", trained, tmp_path / "test", "--json", tmp_path / "m.json") == 0
     found = json.loads((tmp_path / "m.json").read_text())
     assert (found["normals"], found["anomalies"], found["unreadable"]) == (9, 2, 3)
+    assert "not scored: good/100.png: is empty (0 bytes)" in capsys.readouterr().err
 
 
 def test_info_says_what_the_model_is(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -272,3 +272,16 @@ def test_a_dry_run_of_a_network_takes_more_conditions_than_images_it_tries(
     Path("list.csv").write_text("\n".join(lines) + "\n")
     assert run("train", "list.csv", "--model", "vae", "--objective", "cvae", "--dry-run") == 0
     assert "nothing was written" in capsys.readouterr().out
+
+
+def test_values_of_the_data_move_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    value = "A\x1b]0;title\x07\u202e"
+    for print_one in (console.say, console.note, console.fail):
+        print_one(f"first\ncamera={value}")
+    console.table(["camera"], [[f"{value}\nB"]])
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err
+    assert shown.out.splitlines() == [
+        "first", "camera=A\\x1b]0;title\\x07\\u202e", "camera", "A\\x1b]0;title\\x07\\u202e\\nB"
+    ]  # fmt: skip
+    assert len(shown.err.splitlines()) == 4

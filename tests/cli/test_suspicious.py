@@ -48,7 +48,17 @@ def test_a_file_that_cannot_be_read_is_set_aside(
         shutil.copy(place / "new parts" / f"{i % 40:02}.png", tmp_path / "parts" / f"more{i}.png")
     (tmp_path / "parts" / "zero.png").touch()
     assert run("inspect", tmp_path / "parts", "--suspicious") == 0
-    assert "scored in folds" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "scored in folds" in shown.out
+    assert "not scored: zero.png: is empty" in shown.err
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(place / "new parts" / "00.png", other / "new.png")
+    (other / "cut.png").write_bytes(b"\x89PNG")
+    assert run("inspect", other, "--suspicious", "--model", place / "run") == 0
+    shown = capsys.readouterr()
+    assert "1     new.png" in shown.out
+    assert "not scored: cut.png: is no image" in shown.err
     assert run("train", tmp_path / "parts", "--dry-run", "--representation", "hog", "--model", "memory_bank") == 0
     assert "read    160 normal images of 8 × 8 px, 1 channel, 1 set aside" in capsys.readouterr().out
 

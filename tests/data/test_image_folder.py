@@ -57,12 +57,12 @@ def test_grey_colour_and_16_bits_are_kept(tmp_path, dtype, channels):
 
 def test_no_cell_of_the_manifest_is_a_formula_and_all_come_back(tmp_path):
     images = small(**{"=kind": ["@SUM(1)", "'plain", "-5"]})
-    images = images.replace(ids=np.array(["=a.png", "+b/c.png", "d.png"]))
+    images = images.replace(ids=np.array(["=a.png", "+b/c.png", " d.png"]))
     manifest = write_folder(images, tmp_path)
     cells = [cell for row in csv.reader(manifest.read_text().splitlines()) for cell in row]
     assert {cell for cell in cells if cell[:1] in tuple("=+-@")} == {"-5"}  # a number
     found = open_images(manifest)
-    assert found.ids.tolist() == images.ids.tolist()
+    assert found.ids.tolist() == ["=a.png", "+b/c.png", "d.png"]
     same(found, images)
 
 

@@ -312,3 +312,21 @@ def test_masks_and_what_was_drawn_are_ignored_aloud(line: Line, caplog: pytest.L
     line.delivery.close()
     line.start()
     assert line.steps(0, 0.2) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "condition 'camera' is not given"),
+        (("--as", "camera=C"), "condition 'camera' has no value 'C'"),
+        (("--as", "camera=A", "--alpha", "0.001"), "needs 999 calibration"),
+    ],
+)
+def test_what_no_picture_can_be_judged_with_is_refused_before_one_comes(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["watch", str(place / "model"), str(tmp_path), "--once", "--to", str(tmp_path / "new" / "r.csv"), *words])
+    assert left.value.code == 3
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

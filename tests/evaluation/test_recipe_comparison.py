@@ -148,7 +148,7 @@ def test_images_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> 
         (tmp_path / f"{name}.png").write_bytes((tmp_path / f"{name}.png").read_bytes()[:60])
     said: list[str] = []
     found = compare(open_images(tmp_path), {"hog": parse_settings(BANK)}, folds_of=0, announce=said.append)
-    assert said[0] == "2 of 40 images cannot be read, and are left out"
+    assert said[0].startswith("2 of 40 images cannot be read, and are left out; the first, 03.png: cannot be decoded")
     assert found.fitted + len(found.held_out) == 38
     assert found.recipes[0].scores is not None
     assert np.isfinite(found.recipes[0].scores).all()

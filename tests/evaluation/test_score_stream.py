@@ -11,6 +11,7 @@ import pytest
 
 from knowngood import Detector
 from knowngood.calibration import DriftMonitor
+from knowngood.cli.outputs import write_tables
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.open import as_columns
 from knowngood.errors import DataError
@@ -87,3 +88,12 @@ def test_items_of_an_added_group_are_compared_with_its_calibration_items() -> No
 def test_one_condition_for_all_items_is_refused_with_the_way_out() -> None:
     with pytest.raises(DataError, match=r"condition 'camera' is 'B', one value; expected one an item"):
         as_columns({"camera": "B"})
+
+
+def test_an_id_is_one_in_every_format(tmp_path: Path) -> None:
+    table = pd.DataFrame({"id": ["-a.png", "=b.png", "'c.png", "007"], "p_value": [0.1, 0.2, 0.3, 0.4]})
+    for suffix in (".csv", ".json", ".parquet"):
+        write_tables([table], tmp_path / f"table{suffix}")
+        found = read_results(tmp_path / f"table{suffix}")
+        assert found is not None
+        assert found["id"].tolist() == table["id"].tolist()

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
+from knowngood.data.findings import printable
 from knowngood.files import plain, write_json
 
 # What a command is for goes to stdout; when that is JSON, lines for people go beside the messages.
@@ -54,25 +55,30 @@ def write_records(path: Path, records: Any) -> None:
         write_json(path, records)
 
 
+def _harmless(text: str) -> str:
+    """Without what moves the cursor or sets colours: names and values of the data may hold it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def say(text: str = "") -> None:
-    """One line of result, on stdout."""
-    print(text, file=sys.stderr if _for_machines.get() else sys.stdout)
+    """Lines of a result, on stdout."""
+    print(_harmless(text), file=sys.stderr if _for_machines.get() else sys.stdout)
 
 
 def note(text: str) -> None:
     """One line about what happens, on stderr, so that stdout stays clean for results."""
-    print(text, file=sys.stderr)
+    print(_harmless(text), file=sys.stderr)
 
 
 def fail(text: str) -> None:
     """One readable block on stderr; further lines are indented under the first."""
     head = "\033[1;31merror:\033[0m" if coloured(sys.stderr) else "error:"
-    print(f"{head} " + "\n       ".join(text.splitlines() or [""]), file=sys.stderr)
+    print(f"{head} " + "\n       ".join(_harmless(text).split("\n")), file=sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
     """A table on stdout. Off a terminal: columns padded with blanks, no lines, nothing cut."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
     stream = sys.stderr if _for_machines.get() else sys.stdout
     if stream.isatty():
         from rich.console import Console

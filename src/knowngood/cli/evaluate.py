@@ -28,7 +28,7 @@ from knowngood.cli.inputs import (
     open_selected,
     with_values,
 )
-from knowngood.cli.outputs import keep_apart, link, this_command, writing
+from knowngood.cli.outputs import keep_apart, link, note_unread, this_command, unread_in, writing
 from knowngood.config import counted
 from knowngood.data.column_values import as_values
 from knowngood.detector.versions import model_at
@@ -133,3 +133,4 @@ def _print(found: Evaluation) -> None:
     table(["metric", "value", ""], rows)
     if metrics["unreadable"]:
         note(f"unreadable and excluded: {counted(metrics['unreadable'], 'image')}")
+        note_unread(unread_in(found.table))

@@ -187,6 +187,12 @@ def note_unread(unread: Sequence[tuple[str, str]]) -> None:
         note(f"not scored: {len(unread) - SHOWN:,} more")
 
 
+def unread_in(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Names and reasons of what a table of `Detector.detect` has no score of."""
+    rows = table[table["error"].notna()] if "error" in table else table[:0]
+    return [(str(name), str(why)) for name, why in rows.reindex(columns=["id", "error"]).to_numpy().tolist()]
+
+
 def tell_written(tell: Callable[[str], None], place: Destination, writer: OverlayWriter | RawWriter | None) -> None:
     """Deliver the table and finish the maps, and say where they are."""
     if place.path is not None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowngood.cli.console import note, say, table, write_records
+from knowngood.cli.outputs import note_unread, unread_in
 from knowngood.config import counted
+from knowngood.data.findings import UNUSABLE
 from knowngood.detector.run_record import command_of, run_of
 from knowngood.errors import DataError
 
@@ -72,7 +74,9 @@ def _of_folds(normals: ImageSet) -> list[dict[str, Any]]:
     photographs = min(int(known.shapes()[:, :2].min()), PHOTOGRAPH) == PHOTOGRAPH
     model = "patch_gaussian" if photographs else "memory_bank"
     detector = Detector("features" if photographs else "auto", model, calibration={"method": "cross"})
-    return detector.fit(train).training_["suspicious"]
+    training = detector.fit(train).training_
+    note_unread([(one["path_or_id"], one["reason"]) for one in training["audit"] if one["kind"] in UNUSABLE])
+    return training["suspicious"]
 
 
 def _of_model(model: Path, detector: Detector, normals: ImageSet) -> tuple[list[dict[str, Any]], str]:
@@ -86,6 +90,7 @@ def _of_model(model: Path, detector: Detector, normals: ImageSet) -> tuple[list[
         return own, f"listed are {highest} that calibrate {model}{among}"
     note(f"the calibration images of {model} are not among these, so all of these are scored by it")
     found = detector.detect(normals).sort_values("anomaly_score", ascending=False)
+    note_unread(unread_in(found))
     records = found[["id", "anomaly_score", "condition"]].dropna(subset=["anomaly_score"]).to_dict("records")
     return [{str(name): value for name, value in one.items()} for one in records], f"scored by {model}"
 

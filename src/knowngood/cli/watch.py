@@ -58,15 +58,16 @@ def watch(
     from knowngood.data.interruption import deferred
     from knowngood.deploy.judgement import Asked
     from knowngood.deploy.logs import write_logs
-    from knowngood.deploy.watch import Watch
+    from knowngood.deploy.watch import Watch, check_asked
 
     write_logs(sys.stderr)
     bounds.over()  # refuses what is no bound
     models = load_models([str(model)], device or "cpu", bounds)
     for column in values:  # before anything is delivered
         models.named(None).check_column(column)
+    asked = Asked(alpha, unknown)  # type: ignore[arg-type]
+    check_asked(models.named(None), values, asked)
     with opened(to, state or folder / STATE) as delivery, kept(keep, keep_most) as store:
-        asked = Asked(alpha, unknown)  # type: ignore[arg-type]
         watched = Watch(folder, models, delivery, asked=asked, conditions=values, store=store)
         note(f"watching {folder}")
         with suppress(Interrupted), deferred() as asked_to_end:

@@ -101,7 +101,7 @@ def _places(images: ImageSet, paths: list[PurePosixPath], splits: list[str]) -> 
 
 
 def _path(name: str, source: str) -> PurePosixPath:
-    path = PurePosixPath(name)
+    path = PurePosixPath(name.strip())  # cells of a manifest have no blanks around them
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise DataError(f"{source}: the id '{name}' is no path below a folder; give other ids")
     return path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")

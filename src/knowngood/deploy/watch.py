@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from knowngood.deploy.judged_store import JudgedStore
 from knowngood.deploy.judgement import Asked, Row
 from knowngood.deploy.logs import event
 from knowngood.deploy.outbox import Seen
-from knowngood.deploy.served_model import for_sinks, judged
+from knowngood.deploy.served_model import ServedModel, for_sinks, judged
 from knowngood.deploy.served_models import ServedModels, exchange_changed
 from knowngood.deploy.views import ShownPixels, keep
 
@@ -212,6 +212,17 @@ class Watch:
         limits = self.models.named(None).limits
         pixels = (FilePixels if self.store is None else ShownPixels)(tuple(paths.values()), limits)
         return ImageSet(pixels, np.array(list(paths)), np.full(n, np.nan), columns, name=self.folder.name)
+
+
+def check_asked(model: ServedModel, conditions: Mapping[str, str], asked: Asked) -> None:
+    """Refuse what no picture could be judged with, before one comes.
+
+    Raises:
+        DataError: a condition is missing or has no such value; too few items calibrate for the rate.
+    """
+    columns = {column: np.full(1, value) for column, value in conditions.items()}
+    nothing = FilePixels((Path(os.devnull),))  # its row says that it cannot be read
+    judged(model, ImageSet(nothing, np.array(["0"]), np.full(1, np.nan), columns), asked)
 
 
 def _state(file: Path | os.DirEntry[str]) -> State | None:

@@ -135,10 +135,10 @@ def compare(
 
 
 def _readable(images: ImageSet, announce: Callable[[str], None]) -> ImageSet:
-    found = audit(images).images
-    if len(found) < len(images):
-        announce(f"{len(images) - len(found):,} of {len(images):,} images cannot be read, and are left out")
-    return found
+    found, ids = audit(images), set(images.ids.tolist())
+    if aside := [one for one in found.unusable if one.path_or_id in ids]:
+        announce(f"{len(aside):,} of {len(images):,} images cannot be read, and are left out; the first, {aside[0]}")
+    return found.images
 
 
 def draw(images: ImageSet, seed: int, announce: Callable[[str], None] = lambda text: None) -> Synthetic:

@@ -16,6 +16,7 @@ import pandas as pd
 from knowngood.calibration import Calibration, OnlineRanks
 from knowngood.calibration.conformal import p_values
 from knowngood.data.conditions import ConditionSchema
+from knowngood.data.formulas import as_meant
 from knowngood.data.readers.damage import named_damage
 from knowngood.detector.versions import MARK
 from knowngood.errors import DataError
@@ -68,7 +69,9 @@ def _table(path: Path) -> pd.DataFrame | None:
         texts = dict.fromkeys(("id", "condition", MARK), "str")  # 007 is no 7, and NA may be a name
         empty = {name: [""] if name in texts else MISSING for name in header}
         sep = "\t" if suffix == ".tsv" else ","
-        return pd.read_csv(path, sep=sep, dtype=texts, na_values=empty, keep_default_na=False)
+        table = pd.read_csv(path, sep=sep, dtype=texts, na_values=empty, keep_default_na=False)
+        own = [name for name in texts if name in table]
+        return table.assign(**{name: table[name].map(as_meant, na_action="ignore") for name in own})
     if suffix == ".parquet":
         with path.open("rb") as file:  # its name need not be text
             return pd.read_parquet(file).astype(object)  # text is decoded here, or else when it is used
