@@ -88,3 +88,30 @@ def test_without_a_model_the_option_is_the_bound(place: Path, capsys: pytest.Cap
     assert run("data", "write", place / "new.npz", place / "written", "--max-unpacked-gb", "1e-6") == 3
     assert run("inspect", place / "new.npz", "--max-pixels", "0") == 2
     assert "max_pixels' = 0: input should be greater than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "score MODEL gone",
+        "score MODEL DATA --explain NEW --normals gone",
+        "score MODEL gone --cluster local --output NEW",
+        "evaluate MODEL gone",
+        "calibrate MODEL gone --out NEW",
+        "update MODEL gone --out NEW",
+        "update MODEL DATA --calibrate-on gone",
+        "monitor MODEL gone",
+        "figure box MODEL gone --out NEW.svg",
+        "inspect gone --suspicious --model MODEL",
+        "export MODEL NEW.onnx --data gone",
+        "score MODEL http://gone",
+    ],
+)
+def test_data_that_are_not_there_are_said_before_a_model_is_loaded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    monkeypatch.setattr(Detector, "load", lambda *_, **__: pytest.fail("the model is loaded"))
+    places = {"MODEL": str(place / "model"), "DATA": str(place / "new.npz")}
+    assert run(*[places.get(word, word.replace("NEW", str(tmp_path / "new"))) for word in words.split()]) in (2, 3)
+    said = capsys.readouterr().err
+    assert "'gone' is no existing path and no data set" in said or "unknown scheme 'http'" in said

@@ -74,7 +74,7 @@ def calibrate(
     group = as_values(as_group) or None
     check_out(model, out)
     with for_machines(as_json), writing(folders=[out or model_at(model)]):
-        detector = load(model, device)
+        detector = load(model, device, data)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
         images, _ = keep_split(images, split, default=ALL)

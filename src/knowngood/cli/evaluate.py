@@ -65,7 +65,7 @@ def evaluate(
     """Measure a model on labelled images: AUROC with its interval, average precision, false alarms, detections."""
     alone = json_file == STDOUT
     with for_machines(alone), writing(report, inspect, None if alone else json_file):
-        detector = load(model, device)
+        detector = load(model, device, data)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
         images, split = keep_split(images, split)

@@ -38,7 +38,7 @@ def export(
     if out.suffix.lower() != ".onnx":
         raise SettingsError(f"{out}: expected a name that ends in .onnx")
     with writing(out):
-        detector = load(model, None)
+        detector = load(model, None, data)
         from knowngood.deploy.onnx_graph import export as write
 
         options = bounds.over(detector.pipeline_.settings.data)

@@ -123,7 +123,7 @@ def figure(
         options["moving"] = True
 
     with writing(out):
-        models, images, hidden = _models([model, *(also or [])], device), None, ()
+        models, images, hidden = _models([model, *(also or [])], device, data), None, ()
         if data is not None:
             limits = bounds.over(next(iter(models.values())).pipeline_.settings.data)
             images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=limits)
@@ -151,14 +151,14 @@ def _check_options(name: str, draw: Callable[..., Any], options: dict[str, Any],
         raise SettingsError(f"--out {out}: figure {name} can be written as {', '.join(formats)}, not '{out.suffix}'")
 
 
-def _models(paths: Sequence[Path], device: str | None) -> dict[str, Detector]:
+def _models(paths: Sequence[Path], device: str | None, data: str | None) -> dict[str, Detector]:
     """By the name of their folder, numbered where that comes twice."""
     models: dict[str, Detector] = {}
     for path in paths:
         label, n = path.resolve().name, 2
         while label in models:
             label, n = f"{path.resolve().name} ({n})", n + 1
-        models[label] = load(path, device)
+        models[label] = load(path, device, data)
     return models
 
 

@@ -203,9 +203,18 @@ def hidden_class(unknown: str | None, *detectors: Detector) -> str | None:
     return unknown or "infer"
 
 
-def load(model: Path, device: str | None) -> Detector:
-    """The saved detector. Raises ArtifactError: no usable model at `model`."""
-    model_at(model)  # refused before anything heavy loads
+def load(model: Path, device: str | None, *data: str | None) -> Detector:
+    """The saved detector. `data` are what it is needed for.
+
+    Raises:
+        ArtifactError: no usable model at `model`. DataError: no such data; that is said before anything heavy loads.
+    """
+    from knowngood.data.open import check_there
+
+    model_at(model)
+    for source in data:
+        if source is not None:
+            check_there(source)
     from knowngood.detector.estimator import Detector
 
     return Detector.load(model, device=device or "cpu")

@@ -66,7 +66,7 @@ def inspect(
     with for_machines(alone), writing(None if alone else json_file):
         if model is not None and not suspicious:
             raise SettingsError("--model goes with --suspicious; add that, or leave --model out")
-        detector = None if model is None else load(model, None)
+        detector = None if model is None else load(model, None, data)
         options = bounds.over(None if detector is None else detector.pipeline_.settings.data)
         chosen = {"normal": normal, "anomalous": anomalous, "holdout": holdout}
         images = open_selected(data, **chosen, strict=strict, data_options=options, remarks=False)

@@ -86,7 +86,8 @@ def monitor(
         asked = THRESHOLD if threshold is None else threshold
         drift = DriftMonitor(asked) if saved is None else DriftMonitor.from_record(saved)
         results = _results(streams, model)  # what is wrong with them is said before a model is loaded
-        detector = None if model is None else load(model, device)
+        images = [source for source, table in results if table is None]
+        detector = None if model is None else load(model, device, *images)
         tables, by = _tables(results, model, detector, unknown, bounds)
         known = None if detector is None else detector.pipeline_
         items = score_stream(tables, known and known.schema, [group.name for group in known.added] if known else ())

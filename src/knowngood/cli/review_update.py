@@ -53,7 +53,7 @@ def from_reviews(
         check_reviewed(store, name_of(model))  # before a model is loaded
         from knowngood.deploy.review_update import learn_reviews
 
-        detector = load(model, device)
+        detector = load(model, device, old, calibrate_on)
         options = bounds.over(detector.pipeline_.settings.data)
         limits = Limits.of(options)
         reviewed = reviewed_images(store, name_of(model), limits)

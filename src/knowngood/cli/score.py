@@ -211,7 +211,7 @@ def score(
         score_exported(model, data, only, **shown, values=as_values(as_condition), bounds=bounds)
         return
     with writing(output, regions, probabilities, folders=[maps, explain]):
-        detector = load(model, device)
+        detector = load(model, device, data, normals)
 
         from knowngood.detector.condition_posterior import check_posterior
         from knowngood.detector.maps import check_maps, check_regions
@@ -267,7 +267,7 @@ def _score_on_cluster(
         raise SettingsError("--cluster writes parts of the table: give a folder or a URL by --output")
     if given:
         raise SettingsError(f"--cluster takes no {' and no '.join(given)}; leave it out, or score on one machine")
-    detector = load(model, device)
+    detector = load(model, device, data)
     options = bounds.over(detector.pipeline_.settings.data)
     images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
     images = with_values(images, values, detector.pipeline_.given_columns)

@@ -15,7 +15,7 @@ from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Device
 from knowngood.cli.keep_options import MOST, KeepMost, beside, kept
-from knowngood.cli.sink_options import To, opened
+from knowngood.cli.sink_options import To, opened, sinks_of
 from knowngood.errors import Interrupted, SettingsError
 
 GRACE = 120  # seconds that what was accepted has to be answered at the end
@@ -80,6 +80,7 @@ def serve(
     if no_keep and keep_most != MOST:
         raise SettingsError(f"--keep-most {keep_most} and --no-keep contradict each other; give one of them")
     digests = {} if keys is None else read_keys(keys)
+    sinks_of(to)  # what is wrong with them is said before a model is loaded
     listener = _bound(host, port)
     address = listener.getsockname()
     if not digests and not (address[0] == "::1" or address[0].startswith("127.")):

@@ -14,6 +14,7 @@ from knowngood.errors import SettingsError
 
 if TYPE_CHECKING:
     from knowngood.deploy.delivery import Delivery
+    from knowngood.deploy.sinks import Sink
 
 To = Annotated[
     list[str] | None,
@@ -25,6 +26,16 @@ To = Annotated[
 ]
 
 
+def sinks_of(to: list[str] | None) -> list[Sink]:
+    """These sinks; nothing is opened. Raises SettingsError: there is no such sink, or one is given twice."""
+    from knowngood.deploy.sinks import sink_of
+
+    sinks = [sink_of(url) for url in to or ()]
+    if twice := {one.url for one in sinks if [other.url for other in sinks].count(one.url) > 1}:
+        raise SettingsError(f"--to {twice.pop()} is given twice")
+    return sinks
+
+
 @contextmanager
 def opened(to: list[str] | None, state: Path) -> Iterator[Delivery]:
     """Within, rows go to these sinks, with what is on its way in the file `state`. One process at a time.
@@ -34,11 +45,8 @@ def opened(to: list[str] | None, state: Path) -> Iterator[Delivery]:
     """
     from knowngood.deploy.delivery import Delivery
     from knowngood.deploy.outbox import Outbox
-    from knowngood.deploy.sinks import sink_of
 
-    sinks = [sink_of(url) for url in to or ()]
-    if twice := {one.url for one in sinks if [other.url for other in sinks].count(one.url) > 1}:
-        raise SettingsError(f"--to {twice.pop()} is given twice")
+    sinks = sinks_of(to)
     files = [path for one in sinks if (path := getattr(one, "path", None)) is not None]
     with writing(state, *files):
         delivery = Delivery(Outbox(state), sinks)

@@ -95,7 +95,7 @@ def update(
         from knowngood.config import VAEOptions
 
         with writing(folders=[out or model_at(model)]):
-            detector = load(model, device)
+            detector = load(model, device, data, old, calibrate_on)
             if old is None and isinstance(detector.pipeline_.settings.model, VAEOptions):
                 words = ["knowngood", "update", str(model), data, "--with", trained_on(model) or "OLD"]
                 words += as_words(chosen)

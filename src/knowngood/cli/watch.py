@@ -14,7 +14,7 @@ from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, check_company
 from knowngood.cli.keep_options import MOST, KeepMost, kept
-from knowngood.cli.sink_options import To, opened
+from knowngood.cli.sink_options import To, opened, sinks_of
 from knowngood.data.column_values import as_values
 from knowngood.errors import DataError, Interrupted
 
@@ -55,6 +55,7 @@ def watch(
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
+    sinks_of(to)  # what is wrong with them is said before a model is loaded
     from knowngood.data.interruption import deferred
     from knowngood.deploy.judgement import Asked
     from knowngood.deploy.logs import write_logs

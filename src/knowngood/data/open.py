@@ -30,7 +30,7 @@ from knowngood.data.readers.parquet_images import image_column, read_parquet_ima
 from knowngood.data.readers.tar_shards import read_shards
 from knowngood.data.readers.video import SUFFIXES as VIDEOS
 from knowngood.data.readers.video import read_video, video_of
-from knowngood.data.stores.address import is_url
+from knowngood.data.stores.address import Address, is_url
 from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.errors import DataError, SettingsError
 
@@ -100,8 +100,6 @@ def open_images(
         images = source
     elif is_url(source):
         images = _open_url(source, limits or Limits())
-    elif isinstance(source, str) and not source.strip():
-        raise DataError("the name of the data is empty; for the folder that you are in write .")
     elif isinstance(source, str | Path):
         with named_damage(source, "cannot be read", "it may be damaged: copy, save or download it again"):
             images = _open_path(source, limits or Limits())
@@ -126,15 +124,35 @@ def _open_url(url: str, limits: Limits) -> ImageSet:
     return read_url(url)
 
 
-def _open_path(source: str | Path, limits: Limits) -> ImageSet:
+def check_there(source: str | Path) -> None:
+    """Refuse a source that is no existing path, no data set and no URL; nothing is opened.
+
+    Raises:
+        DataError: there is none. SettingsError: a URL of no object store, a wrong step of a video.
+    """
+    if isinstance(source, str) and not source.strip():
+        raise DataError("the name of the data is empty; for the folder that you are in write .")
+    if is_url(source):
+        Address.of(source)
+        return
     path = Path(os.path.expanduser(source))
+    if not (os.path.exists(path) or _video_at(path) or (isinstance(source, str) and is_dataset(source))):
+        raise DataError(f"'{source}' is no existing path and no data set{nearest(str(source), dataset_names())}")
+
+
+def _video_at(path: Path) -> tuple[Path, int | None] | None:
+    """The file and the step of a video that is there."""
     video = None if os.path.isdir(path) else video_of(str(path))
-    if video is not None and os.path.isfile(video[0]):
+    return video if video is not None and os.path.isfile(video[0]) else None
+
+
+def _open_path(source: str | Path, limits: Limits) -> ImageSet:
+    check_there(source)
+    path = Path(os.path.expanduser(source))
+    if (video := _video_at(path)) is not None:
         return read_video(*video, limits)
     if not os.path.exists(path):
-        if isinstance(source, str) and is_dataset(source):
-            return open_dataset(source)
-        raise DataError(f"'{source}' is no existing path and no data set{nearest(str(source), dataset_names())}")
+        return open_dataset(str(source))
     if not path.is_dir() and not path.is_file():
         raise DataError(f"{path}: is a pipe or device; expected a file or a folder")
     added = plugins("readers", Reader)

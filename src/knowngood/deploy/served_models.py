@@ -97,12 +97,13 @@ def load_models(words: list[str], device: str = "cpu", bounds: Mapping[str, floa
     Raises:
         ArtifactError: there is no usable model at a path. SettingsError: two have the same name.
     """
-    models = []
+    given: list[tuple[Path, str | None]] = []
     for word in words:
         name, equals, path = word.partition("=")
         named = bool(equals) and not Path(word).exists()
-        models.append(load_model(Path(path if named else word), name if named else None, device))
-    return ServedModels(models, bounds)
+        given.append((Path(path), name) if named else (Path(word), None))
+        check_model(given[-1][0])  # of all, before one is loaded
+    return ServedModels([load_model(path, name, device) for path, name in given], bounds)
 
 
 def exchange(models: ServedModels, name: str) -> ServedModel:
