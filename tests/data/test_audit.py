@@ -61,7 +61,7 @@ def test_a_group_in_two_splits_is_found():
 def test_duplicates_among_many_name_a_pair_that_differs():
     array = np.repeat(noise(1, 4, 4), 4, axis=0)
     found = audit(ImageSet.from_arrays(array, labels=[np.nan, 0, 0, 1]))
-    assert [str(f) for f in found.findings if f.kind != "too-few"] == [
+    assert [str(f) for f in found.findings if f.kind not in ("too-few", "without-label")] == [
         "1: has the same pixels as 3: one is labelled normal, one anomalous (4 copies in all)"
     ]
 
@@ -218,3 +218,15 @@ def test_the_tolerance_that_is_advised_is_enough_and_no_larger_than_needed(tmp_p
     with pytest.raises(DataError, match=r"29 findings among 100 images.*(?s:.)*--tolerance 0\.29\)"):
         found.check(0.28)
     found.check(0.29)
+
+
+def test_images_without_a_label_beside_normal_ones_are_said():
+    images = ImageSet.from_arrays(np.random.default_rng(0).integers(0, 99, (5, 8, 8), np.uint8), [0, None, 1, None, 0])
+    (found,) = (one for one in audit(images).findings if one.kind == "without-label")
+    assert found.severity == "warning"
+    assert found.reason.startswith("2 of 5 images have no label, the first 1; they count as normal")
+    train = images.replace(splits=np.array(["train", "test", "train", "train", "train"]))
+    (found,) = (one for one in audit(train).findings if one.kind == "without-label")
+    assert found.reason.startswith("1 of 4 images have no label, the first 3")
+    for labels in ([1, None, 1, None, 1], [0, 0, 1, 0, 0], [None] * 5):  # masks alone say what is anomalous
+        assert "without-label" not in {one.kind for one in audit(images.annotate(labels)).findings}

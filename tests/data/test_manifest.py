@@ -272,3 +272,10 @@ def test_decimal_commas_are_numbers_where_nothing_is_separated_by_them(folder, s
     assert images.conditions["name"].tolist() == [None, "x", "0,5"]
     commas = opened(folder, 'path,gain\na.png,"0,5"\nb.png,"1,5"\n')
     assert commas.conditions["gain"].tolist() == ["0,5", "1,5"]
+
+
+def test_rows_without_a_split_are_said_and_an_empty_column_is_none(folder):
+    images = opened(folder, "path,split\na.png,train\nb.png,\n")
+    assert images.splits.tolist() == ["train", ""]
+    assert [str(one) for one in images.rejected] == ["list.csv: 1 row in no split, where others are in one"]
+    assert opened(folder, "path,split\na.png,\nb.png,\n").splits is None

@@ -323,12 +323,12 @@ def _mention_classes(images: ImageSet) -> None:
 
 
 def _mention_findings(detector: Detector) -> None:
-    """Errors of the audit, groups in several splits, use of labelled anomalies, and whether the rate is guaranteed."""
+    """Errors of the audit, what else to check, use of labelled anomalies, and whether the rate is guaranteed."""
     from knowngood.calibration import minimum_normals
     from knowngood.data.findings import UNUSABLE
 
     for finding in detector.training_["audit"]:
-        if finding["severity"] == "error" or finding["kind"] == "group-across-splits":
+        if finding["severity"] == "error" or finding["kind"] in ("group-across-splits", "without-label"):
             what = "set aside" if finding["kind"] in UNUSABLE else "used, to check"
             note(f"{what}: {finding['path_or_id']}: {finding['reason']}")
     sentence = (detector.about_.get("labels") or {}).get("sentence")

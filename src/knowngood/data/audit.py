@@ -82,8 +82,8 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
     images; the same pixels twice (an error across labels or across splits, otherwise a note); images that are nearly
     copies, from 32 px on, and are not of one value of the column `group`; groups (parts, patients) with images in
     several splits; mixed sizes, channels or dtypes; what reading changed (alpha dropped, turned upright, …); masks that
-    are unreadable, of the wrong size or empty, masks without an image and anomalous images without a mask; fewer than
-    20 normal images.
+    are unreadable, of the wrong size or empty, masks without an image and anomalous images without a mask; images
+    without a label beside normal ones; fewer than 20 normal images.
     """
     if isinstance(images.pixels, ArrayPixels):
         looks = [_look(images, i) for i in range(len(images))]
@@ -106,6 +106,7 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
         *_near_duplicates(images, looks, group),
         *_groups_across_splits(images, group),
         *_mixed(images.name, looks),
+        *_without_label(images),
         *mask_findings,
     ]
     copies = np.unique([look.digest.hex() for look in looks], return_inverse=True)[1]
@@ -232,6 +233,20 @@ def _differing(values: np.ndarray, group: list[int]) -> tuple[int, int] | None:
     known = [i for i in group if values[i] is not None and values[i] == values[i]]
     other = next((i for i in known[1:] if values[i] != values[known[0]]), None)
     return None if other is None else (known[0], other)
+
+
+def _without_label(images: ImageSet) -> list[Finding]:
+    """One finding for all images to train on that have no label, where others are labelled normal."""
+    if images.splits is not None and "train" in images.splits:
+        images = images.split("train")
+    unknown = np.isnan(images.labels)
+    if not unknown.any() or not (images.labels == 0).any():
+        return []
+    reason = (
+        f"{int(unknown.sum()):,} of {counted(len(images), 'image')} have no label, the first {images.ids[unknown][0]}; "
+        "they count as normal, as those labelled so. Label them, or leave them out"
+    )
+    return [Finding(images.name, "without-label", reason, "warning")]
 
 
 def _mixed(name: str, looks: Sequence[_Look]) -> list[Finding]:

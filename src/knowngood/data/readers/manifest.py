@@ -154,13 +154,18 @@ def described(
             labels = np.array(found.labels)
             notes.append(Finding(PurePath(where).name, "labels", found.said, "note"))
             columns = columns if found.kept else {name: v for name, v in columns.items() if name != found.name}
-    splits = [_split(_cell(value) or "") for value in columns.pop("split")] if "split" in columns else None
+    splits = [_split(_cell(value) or "") for value in columns.pop("split", ())]
+    if any(splits) and not all(splits):
+        n = counted(splits.count(""), "row")
+        notes.append(
+            Finding(PurePath(where).name, "without-split", f"{n} in no split, where others are in one", "warning")
+        )
     return ImageSet(
         pixels=pixels,
         ids=ids,
         labels=np.full(len(ids), np.nan) if labels is None else labels,
         conditions={name: _typed(values) for name, values in columns.items()},
-        splits=np.array(splits) if splits is not None else None,
+        splits=np.array(splits) if any(splits) else None,
         rejected=tuple(notes),
     )
 
