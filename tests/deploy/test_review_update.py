@@ -247,3 +247,17 @@ def test_the_command_shows_what_would_come_of_it_writes_a_version_and_goes_back(
     capsys.readouterr()
     assert command("update", model) == 2
     assert "--reviews" in capsys.readouterr().err
+
+
+def test_conditions_of_reviews_are_read_as_those_of_the_fit(store: JudgedStore) -> None:
+    gain = np.random.default_rng(0).uniform(0, 1, 60)
+    old = ImageSet.from_arrays(pictures(60, 0), np.zeros(60), {"gain": gain, "lot": np.repeat([1, 2], 30)})
+    roles = {"gain": ["model"], "lot": ["model"]}
+    detector = Detector("hog", "memory_bank", alpha=ALPHA, conditioning={"roles": roles})
+    detector.fit(old)
+    texts = {"gain": "0.5", "lot": "2.0"}  # as `watch --as` has them
+    add(store, pictures(3, 20), Review("good"), conditions=texts)
+    done = learn_reviews(detector, reviewed_images(store, "parts"), old=old)
+    assert done.detector.about_["reviews"]["chosen"] == 3
+    assert [column.kind for column in done.detector.pipeline_.schema.columns] == ["continuous", "categorical"]
+    assert done.detector.pipeline_.schema.columns[1].values == ("1", "2")

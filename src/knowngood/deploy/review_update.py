@@ -82,7 +82,8 @@ def learn_reviews(
         DataError: no image can be learned from; `old` is other data.
         NotEnoughNormals: no images, or too few, may calibrate. SettingsError: the model takes no new images.
     """
-    pipeline, images = detector.pipeline_, reviewed.images
+    pipeline = detector.pipeline_
+    images = _as_fitted(pipeline, reviewed.images)
     good = (images.labels == 0) & _conditions_known(pipeline, images)
     defects, drawn = images.labels == 1, good & reviewed.sampled
     chosen, sample = good & ~drawn, images[drawn]
@@ -206,6 +207,21 @@ def _columns(images: ImageSet, pipeline: Pipeline, further: Collection[str] = ()
     kept = only(images, pipeline.schema, further)
     assert isinstance(kept, ImageSet)
     return kept
+
+
+def _as_fitted(pipeline: Pipeline, images: ImageSet) -> ImageSet:
+    """The images with the conditions of the model in its own terms: they were judged with texts where the fit had
+    numbers, and a column of both would be one of texts."""
+    conditions = dict(images.conditions)
+    for column in pipeline.schema.columns:
+        if column.name in conditions and column.roles:
+            given = np.asarray(conditions[column.name], dtype=object)
+            codes, numbers, _ = column.read(given, len(images))
+            if column.kind == "categorical":
+                known = [column.values[code] if code >= 0 else raw for code, raw in zip(codes, given, strict=True)]
+                numbers = np.array(known, dtype=object)
+            conditions[column.name] = numbers
+    return images.replace(conditions=conditions)
 
 
 def _conditions_known(pipeline: Pipeline, images: ImageSet) -> np.ndarray:
