@@ -737,3 +737,15 @@ def test_the_card_counts_the_items_of_a_later_calibration():
     assert "160 items fitted to, 40 for calibration" in detector.card_
     detector.calibrate(rows[200:])
     assert "160 items fitted to, 60 for calibration" in detector.card_
+
+
+def test_where_an_added_group_alone_is_large_enough_it_is_said_to_be_flagged():
+    rows = np.random.default_rng(0).normal(size=(80, 3))
+    detector = Detector("table", "memory_bank", alpha=0.1, calibration={"method": "split"}).fit(rows[:20])
+    detector.calibrate(rows[20:], as_group={"camera": "B"})
+    with pytest.warns(
+        UserWarning, match=r"4 calibration items, it needs 9: nothing is flagged but items of camera=B\."
+    ):
+        assert detector.predict(rows[:2] + 20, conditions={"camera": ["A", "B"]}).tolist() == [1, -1]
+    assert "Nothing is flagged but items of camera=B;" in detector.card_
+    assert "\n- camera=B: 3.8% to 18.4% of normal items are flagged" in detector.card_

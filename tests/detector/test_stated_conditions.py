@@ -250,7 +250,8 @@ def test_the_card_and_the_recipe_say_what_is_checked_and_promised(both: Detector
     assert "stated conditions that are checked: product, line" in both.about_["recipe"]
     assert "stated conditions are checked: product, line" in both.card_
     assert "at most 0.025" in both.card_
-    assert "both together at most 0.05" in both.card_
+    assert "both together at most 0.05 of all" in both.card_
+    assert "\n- looks like product=A, line=new: " in both.card_
 
 
 def test_new_calibration_items_calibrate_both(bank: Detector) -> None:

@@ -291,6 +291,13 @@ def level_text(pipeline: Pipeline) -> str:
     return f"alpha = {alpha:g}" + f" (half of it for each of two tests, {alpha / 2:g})" * bool(pipeline.checked)
 
 
+def but_of(pipeline: Pipeline) -> str:
+    """' but items of camera=B', of added groups that are large enough for the α of the fit; nothing without any."""
+    needed = minimum_normals(pipeline.level())
+    names = [group.name for group in pipeline.added if len(group.calibration) >= needed]
+    return f" but items of {', '.join(names)}" if names else ""
+
+
 def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
     """Name the Mondrian groups that are too small for the α of the fit, where others are not."""
     calibration = calibrated(pipeline)

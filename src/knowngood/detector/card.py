@@ -7,6 +7,7 @@ from typing import Any
 
 from knowngood.calibration import false_alarm_interval, minimum_normals
 from knowngood.config import Fusion, PatchGaussianOptions, counted
+from knowngood.detector.calibrate import but_of
 from knowngood.detector.pipeline import Pipeline
 from knowngood.models.vae import ConditionalVAE
 
@@ -175,17 +176,22 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
         return ["- Not calibrated."]
     alpha = pipeline.level()
     needed = minimum_normals(alpha)
+    rows = _groups(pipeline)
+    lines = []
     if len(calibration) < needed:
         missing = needed - len(calibration)
-        return [
+        lines = [
             f"- None at α = {pipeline.settings.alpha:g}: it needs {needed} calibration items, there are "
-            f"{len(calibration)} ({missing} missing). Nothing is flagged; items can still be ranked by their anomaly "
-            "score."
+            f"{len(calibration)} ({missing} missing). Nothing is flagged{but_of(pipeline)}; items can still be ranked "
+            "by their anomaly score."
         ]
-    rows = _groups(pipeline)
+        rows = [row for row in rows if row["false_alarm_low"] is not None]  # of added groups
+        if not rows:
+            return lines
     pooled = [row["condition"] for row in rows if row["false_alarm_low"] is None]
-    lines = [
-        f"- {row['condition']}: {_range(pipeline, row)} of normal items are flagged at α = {alpha:g} (95 % "
+    looks = "looks like " * bool(pipeline.checked)
+    lines += [
+        f"- {looks}{row['condition']}: {_range(pipeline, row)} of normal items are flagged at α = {alpha:g} (95 % "
         f"interval{_with(row)})"
         for row in rows
         if row["false_alarm_low"] is not None
@@ -209,10 +215,11 @@ def _guarantee(pipeline: Pipeline) -> list[str]:
     if pipeline.checked:
         lines.append(
             f"- stated conditions are checked: {', '.join(pipeline.checked)}. p_value says whether an item is a normal "
-            "one of any of their values, p_condition whether it fits the stated ones. Each flags at most "
-            f"{alpha:g} of the normal items within a stated condition, both together at most {2 * alpha:g} "
-            "(Bonferroni: a verdict needs 2 · min(p_value, p_condition) ≤ α). An item whose value is missing is judged "
-            "by p_value alone, at the same level. An item is scored under up to "
+            "one of any of their values, p_condition whether it fits the stated ones. p_value flags at most "
+            f"{alpha:g} of the normal items that look like a condition, p_condition of those that are stated to have "
+            f"it, both together at most {2 * alpha:g} of all (Bonferroni: a verdict needs 2 · min(p_value, "
+            "p_condition) ≤ α). An item whose value is missing is judged by p_value alone, at the same level. An item "
+            "is scored under up to "
             f"{counted(max(1, len(pipeline.schema.cells)), 'condition')}."
         )
     if pipeline.marginal_calibration is not None:

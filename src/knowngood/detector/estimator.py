@@ -42,6 +42,7 @@ from knowngood.detector.added_groups import (
 from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
 from knowngood.detector.calibrate import (
     add_group,
+    but_of,
     calibrate,
     check_enough,
     check_unfitted,
@@ -848,7 +849,8 @@ class Detector(OutlierMixin, BaseEstimator):
             n, needed = len(self.pipeline_.calibration or ()), minimum_normals(self.pipeline_.level())
             warnings.warn(
                 f"{level_text(self.pipeline_)} cannot be guaranteed with {counted(n, 'calibration item')}, it needs "
-                f"{needed}: nothing is flagged. Fit or calibrate on more normal items, or rank by the anomaly score.",
+                f"{needed}: nothing is flagged{but_of(self.pipeline_)}. Fit or calibrate on more normal items, or rank "
+                "by the anomaly score.",
                 stacklevel=stacklevel,
             )
 

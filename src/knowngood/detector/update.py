@@ -127,8 +127,8 @@ def update(
     schema.expand(stated(pipeline, calibrating), len(calibrating))
     # Columns of added groups are none to learn from.
     factors = factors_of(pipeline.settings)
-    new, old, labelled = (None if some is None else only(some, schema, factors) for some in (new, old, labelled))
-    assert new is not None
+    new = only(new, schema, factors)
+    old, labelled = (None if some is None else only(some, schema, factors) for some in (old, labelled))
     counts: dict[str, int] = {}
     history: History | None = None
     if old is None:
