@@ -276,9 +276,36 @@ def test_what_is_said_of_a_network_is_of_its_last_training() -> None:
     settings = fitted.pipeline_.settings
     longer = settings.model_copy(update={"training": settings.training.model_copy(update={"epochs": 7})})
     fitted.pipeline_ = replace(fitted.pipeline_, settings=longer)
-    with pytest.warns(UserWarning, match=r"no labelled anomalies, so the penalty .* is gone"):
+    with pytest.warns(UserWarning, match=r"no labelled anomalies, so the penalty .* is not learned again"):
         fitted.update(x[240:], old=x[:200])
     assert fitted.about_["training"]["epochs"] == 7
     assert "label_penalty" not in fitted.detect(x[:2])
     assert "labels" not in fitted.about_
     assert "penalty" not in fitted.card_
+    shifted = Detector("table", net, "elbo", alpha=ALPHA, labels="shift", training={"epochs": 1})
+    shifted.fit(x[:240], anomalies=np.arange(240) >= 200)
+    with pytest.warns(UserWarning, match="so what was learned from some is not learned again"):
+        shifted.update(x[240:], old=x[:200])
+    assert shifted.pipeline_.settings.labels.name == "shift"
+
+
+def test_new_items_between_the_known_bins_of_two_numbers_calibrate_and_are_not_learned_from() -> None:
+    x = rows(200, 0)
+    numbers = {name: np.random.default_rng(k).uniform(size=200) for k, name in enumerate(("light", "heat"))}
+
+    def of(some: slice) -> dict[str, np.ndarray]:
+        return {name: values[some] for name, values in numbers.items()}
+
+    fitted = Detector("table", "memory_bank", alpha=ALPHA).fit(x[:60], conditions=of(slice(60)))
+    unseen = fitted.pipeline_.schema.expand(of(slice(60, None)), 140).stratum < 0
+    assert 20 < unseen.sum() < 120
+    with pytest.warns(UserWarning, match=r"of 70 rows to learn from have a combination .* they are left out"):
+        fitted.update(x[60:], conditions=of(slice(60, None)))
+    took = np.isin(TableSet.from_array(x[60:]).digests(), fitted.pipeline_.fitted_to)
+    assert len(fitted.model_.bank) == 60 + took.sum() < 130
+    assert not (took & unseen).any()
+    assert len(fitted.pipeline_.calibration) == 70
+    only = {name: values[unseen] for name, values in of(slice(60, None)).items()}
+    again = Detector("table", "memory_bank", alpha=ALPHA).fit(x[:60], conditions=of(slice(60)))
+    with pytest.raises(DataError, match="train on old and new ones together"):
+        again.update(x[60:][unseen], conditions=only)

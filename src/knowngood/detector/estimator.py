@@ -360,9 +360,10 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Half of the new items are taken in and the other half calibrate, split at random by the seed of the fit, items
         of one group together; the calibration items of before do not count, since the scores changed. Items that the
-        model was fitted to are left out. Representation and conditions stay as fitted; without a network so do the
-        per-location standardisation of `patch_distance`, which would need the old images, penalties learned from
-        labels, and the images that explanations compare with.
+        model was fitted to are left out, and of those to learn from the ones whose values no old item had together.
+        Representation and conditions stay as fitted; without a network so do the per-location standardisation of
+        `patch_distance`, which would need the old images, penalties learned from labels, and the images that
+        explanations compare with.
         Items of a group (a part, a patient) that was fitted to are not independent of it: give new groups.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from knowngood.calibration import minimum_normals, split_normals
-from knowngood.config import VAEOptions, counted
+from knowngood.config import Shift, VAEOptions, counted
 from knowngood.data.groups import name_digests, without
 from knowngood.data.joined import joined
 from knowngood.detector.added_groups import as_option
@@ -100,24 +100,20 @@ def update(
     """
     if old is not None:
         check_old(pipeline, old)
-        if labelled is None and any(isinstance(one, LabelPenalty) for one in pipeline.adjustments):
+        penalty = any(isinstance(one, LabelPenalty) for one in pipeline.adjustments)
+        if labelled is None and (penalty or isinstance(pipeline.settings.labels, Shift)):
+            what = "the penalty that" if penalty else "what"
             warnings.warn(
-                f"{old.name} has no labelled anomalies, so the penalty that was learned from some is gone; give "
-                "old ones with their labels, in an ImageSet, to keep it",
+                f"{old.name} has no labelled anomalies, so {what} was learned from some is not learned again; give old "
+                "items with their labels, in an ImageSet",
                 stacklevel=3,
             )
     new = fresh(pipeline, new, old)
     schema = pipeline.schema
     schema.check_known(new.conditions, len(new))
-    expanded = schema.expand(stated(pipeline, new), len(new))
-    unseen = np.flatnonzero(expanded.stratum < 0)
-    if len(unseen):
-        raise DataError(
-            f"{new.ids[unseen[0]]}: the model knows no {expanded.label[unseen[0]]}, a combination of conditions that "
-            "the old items did not have; leave such items out, or train on old and new ones together"
-        )
     if calibrating is None:
         new, calibrating = halves(pipeline, new, seed)
+    new = in_groups(pipeline, new)
     fitted = _fitted(pipeline, [some for some in (new, old) if some is not None])
     check_enough(pipeline, calibrating)
     check_unfitted(replace(pipeline, **fitted), calibrating)
@@ -206,6 +202,25 @@ def fresh(pipeline: Pipeline, new: Items, old: Items | None) -> Items:
     return new[~seen]
 
 
+def in_groups(pipeline: Pipeline, new: Items) -> Items:
+    """The new items without those whose known values no old item had together: they are in no Mondrian group.
+
+    Raises:
+        DataError: there are no others, or a column is not one of the model's.
+    """
+    expanded = pipeline.schema.expand(stated(pipeline, new), len(new))
+    unseen = np.flatnonzero(expanded.stratum < 0)
+    if len(unseen):
+        text = (
+            f"{len(unseen):,} of {counted(len(new), new.item)} to learn from have a combination of conditions that no "
+            f"old {new.item} had (first, {new.ids[unseen[0]]}: {expanded.label[unseen[0]]})"
+        )
+        if len(unseen) == len(new):
+            raise DataError(f"{new.name}: {text}; train on old and new ones together")
+        warnings.warn(f"{text}; they are left out", stacklevel=4)
+    return new[expanded.stratum >= 0]
+
+
 def halves(pipeline: Pipeline, new: Items, seed: int) -> tuple[Items, Items]:
     """Half of the new items to take in, and half to calibrate on; at random, items of one group together.
 
@@ -262,11 +277,13 @@ def trained_on(
 ) -> tuple[Learned, dict[str, int]]:
     """The pipeline whose network was trained on old and new items, from its present weights; and counts."""
     schema, normals = pipeline.schema, joined(old, new)  # type: ignore[type-var]
-    anomalies = normals[:0] if labelled is None else labelled
-    plan = make_plan(normals, anomalies, pipeline.settings, seed, set_aside=False, like=old)
+    anomalies, settings = normals[:0] if labelled is None else labelled, pipeline.settings
+    asked = settings if labelled is not None else settings.model_copy(update={"labels": "ignore"})
+    plan = make_plan(normals, anomalies, asked, seed, set_aside=False, like=old)
     normals = only(normals, schema)
     plan = replace(
         plan,
+        settings=plan.settings.model_copy(update={"labels": settings.labels}),
         schema=schema,
         normals=normals,
         encoded=schema.expand(normals.conditions, len(normals)),
