@@ -144,3 +144,13 @@ def test_an_update_keeps_old_and_new_patches() -> None:
     torch.testing.assert_close(squares(bank, new), expected, rtol=1e-3, atol=1e-3)
     left_out = squares(bank, more, leave_one_out=True)
     assert left_out.min() > 1e-3
+
+
+def test_a_further_image_of_many_features_is_known_by_its_patches_when_it_is_left_out() -> None:
+    """Its patches lie in the components of the first images, as what they are compared with."""
+    x = torch.randn(30, 100, 8, 8, generator=torch.Generator().manual_seed(0))
+    none = torch.zeros(1, 64, dtype=torch.bool)
+    bank = PatchBank(100, 1).fit(x[:20], one_cell(x[:20]), none, MOST)
+    bank.update(x[20:], one_cell(x[20:]), none, MOST)
+    assert squares(bank, x[20:]).max() < 1e-2
+    assert squares(bank, x[20:], leave_one_out=True).min() > 1

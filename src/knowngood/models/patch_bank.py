@@ -67,16 +67,9 @@ class PatchBank(nn.Module):
         `ignored` (K, P) locations do not count. Among patches drawn at random with a fixed seed, greedily the one
         farthest from those taken before (as in PatchCore, in a random projection).
         """
-        x, ignored = halved(x, ignored, cell), _nothing(ignored, x)
         generator = torch.Generator().manual_seed(SEED)
-        each, drawn = max(1, most // len(ignored)), []
-        for k in range(len(ignored)):
-            images, places = (cell == k).nonzero()[:, 0], (~ignored[k]).nonzero()[:, 0]
-            count = len(images) * len(places)
-            taken = torch.randperm(count, generator=generator)[: CANDIDATES * each].sort().values
-            drawn.append((k, images[taken // max(1, len(places))], places[taken % max(1, len(places))]))
-        owner, place = (torch.cat([one[i] for one in drawn]) for i in (1, 2))
-        patches = x.flatten(2)[owner, :, place]
+        each = max(1, most // len(ignored))
+        patches, owner, place = _drawn(x, cell, ignored, CANDIDATES * each, generator)
         self.centre = patches.mean(0)
         off = (patches - self.centre).double()
         _, axes = torch.linalg.eigh(off.T @ off / len(off))
@@ -86,14 +79,13 @@ class PatchBank(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, cell: Tensor, ignored: Tensor, most: int) -> Self:
-        """Take further grids: the coreset is chosen again, of the patches kept so far and those of a bank of x."""
-        new = PatchBank(len(self.centre), len(self.weight)).fit(x, cell, ignored, most)
-        again = (new.rows @ new.basis.T + new.centre - self.centre) @ self.basis
-        before = int(self.owner.max()) + 1
-        parts = ((self.rows, again), (self.cell, new.cell), (self.owner, new.owner + before), (self.place, new.place))
+        """Take further grids: the coreset is chosen again, of the patches kept so far and of some of x."""
         generator = torch.Generator().manual_seed(SEED)
-        rows, of, owner, place = (torch.cat(pair) for pair in parts)
-        self._take(rows, of, owner, place, max(1, most // len(self.weight)), generator)
+        each = max(1, most // len(ignored))
+        patches, owner, place = _drawn(x, cell, ignored, CANDIDATES * each, generator)
+        new = (patches - self.centre) @ self.basis, cell[owner], owner + int(self.owner.max()) + 1, place
+        both = zip((self.rows, self.cell, self.owner, self.place), new, strict=True)
+        self._take(*(torch.cat(pair) for pair in both), each, generator)
         return self
 
     def _take(
@@ -184,6 +176,20 @@ class PatchBank(nn.Module):
             mine = torch.ones_like(cell, dtype=torch.bool) if int((cell == k).sum()) < 2 else cell == k
             spread = [values[mine].std(0).mean() for values in (gaussian, near)]
             self.weight[k] = SHARE * spread[0] / spread[1].clamp_min(1e-12)
+
+
+def _drawn(
+    x: Tensor, cell: Tensor, ignored: Tensor, most: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """At most so many patches of each cell, of grids x (N, F, h, w): (M, F), of which image, and its place there."""
+    halves, ignored = halved(x, ignored, cell), _nothing(ignored, x)
+    drawn = []
+    for k in range(len(ignored)):
+        images, places = (cell == k).nonzero()[:, 0], (~ignored[k]).nonzero()[:, 0]
+        taken = torch.randperm(len(images) * len(places), generator=generator)[:most].sort().values
+        drawn.append((images[taken // max(1, len(places))], places[taken % max(1, len(places))]))
+    owner, place = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+    return halves.flatten(2)[owner, :, place], owner, place
 
 
 def _least(distances: Tensor) -> Tensor:
