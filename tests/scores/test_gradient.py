@@ -174,3 +174,10 @@ def test_gradient_map_by_hand_pixels_that_no_code_reads_are_dark() -> None:
     x = torch.tensor([[3.0, 5.0], [0.0, 7.0]])
     got = GradientMap().build().score(model, {}, x, None, torch.zeros(2, dtype=torch.long))
     assert got.values.tolist() == pytest.approx([3 * 4 * 3, 0])
+
+
+def test_the_order_of_a_saved_state_does_not_round_the_score() -> None:
+    model, (x, c, stratum), score = small_model(net="conv"), items(40), Gradient().build()
+    state = score.fit(model, batches(60))
+    turned = dict(reversed(state.items()))
+    assert torch.equal(*(score.score(model, one, x, c, stratum).values for one in (state, turned)))

@@ -42,7 +42,8 @@ class GradientScore(Score):
     def score(
         self, model: ConditionalVAE, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
-        means = {name.removeprefix(PREFIX): t for name, t in state.items() if name.startswith(PREFIX)}
+        # By name: a saved state comes in another order, and sums round by it.
+        means = {name.removeprefix(PREFIX): t for name, t in sorted(state.items()) if name.startswith(PREFIX)}
         values = []
         for gradients in item_gradients(model, means, x, c):
             cosines = [cosine(gradient, means[name]) for name, gradient in gradients.items()]
