@@ -85,7 +85,8 @@ class PatchBank(nn.Module):
         patches, owner, place = _drawn(x, cell, ignored, CANDIDATES * each, generator)
         new = (patches - self.centre) @ self.basis, cell[owner], owner + int(self.owner.max()) + 1, place
         both = zip((self.rows, self.cell, self.owner, self.place), new, strict=True)
-        self._take(*(torch.cat(pair) for pair in both), each, generator)
+        rows, of, owner, place = (torch.cat(pair) for pair in both)
+        self._take(rows, of, owner, place, each, generator)
         return self
 
     def _take(
