@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -341,3 +342,29 @@ def test_what_no_picture_can_be_judged_with_is_refused_before_one_comes(
     assert left.value.code == 3
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_cannot_judge_such_pictures_is_not_taken_into_use(
+    tmp_path: Path, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(place / "model", tmp_path / "model")
+    line = Line(tmp_path, load_models([str(tmp_path / "model")]))
+    line.put("0.png", picture(0))
+    line.steps(0, 0.2)
+    before = line.models.named(None).mark
+    images = np.random.default_rng(1).integers(0, 256, (60, SIDE, SIDE), dtype=np.uint8)
+    other = Detector("hog", "memory_bank", alpha=0.2).fit(images, conditions={"gain": np.repeat(["1", "2"], 30)})
+    with caplog.at_level("ERROR"):
+        shutil.rmtree(tmp_path / "model")
+        other.save(tmp_path / "model")
+        line.put("1.png", picture(1))
+        assert line.steps(*[0.2] * 60) == ["1.png"]
+    assert line.models.named(None).mark == before
+    assert [one.message for one in caplog.records] == ["model not exchanged"]
+    assert "'camera'" in str(caplog.records[0].__dict__)
+    shutil.rmtree(tmp_path / "model")
+    Detector("hog", "memory_bank", alpha=0.2).fit(images, conditions={"camera": np.repeat(["A", "B"], 30)}).save(
+        tmp_path / "model"
+    )
+    line.steps(*[0.2] * 300)
+    assert line.models.named(None).mark != before

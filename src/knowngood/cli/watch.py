@@ -64,10 +64,8 @@ def watch(
     write_logs(sys.stderr)
     bounds.over()  # refuses what is no bound
     models = load_models([str(model)], device or "cpu", bounds)
-    for column in values:  # before anything is delivered
-        models.named(None).check_column(column)
     asked = Asked(alpha, unknown)  # type: ignore[arg-type]
-    check_asked(models.named(None), values, asked)
+    check_asked(models.named(None), values, asked)  # before anything is delivered
     with opened(to, state or folder / STATE) as delivery, kept(keep, keep_most) as store:
         watched = Watch(folder, models, delivery, asked=asked, conditions=values, store=store)
         note(f"watching {folder}")

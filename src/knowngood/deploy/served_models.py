@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from knowngood.deploy.served_model import ServedModel
 from knowngood.detector.versions import model_at
 from knowngood.errors import ArtifactError, SettingsError
 
+Check = Callable[[ServedModel], None]  # raises for a version that may not come into use
 EXPORTED = ".onnx"  # suffix of what `knowngood export` writes
 
 
@@ -44,15 +45,18 @@ class ServedModels(dict[str, ServedModel]):
             raise KeyError(f"there is no model '{name}'{nearest(name, list(self))}")
         return self[name or next(iter(self))]
 
-    def reload(self, name: str) -> ServedModel:
+    def reload(self, name: str, check: Check | None = None) -> ServedModel:
         """Load the version that is in use now and switch to it; the same one is loaded again too.
 
         Raises:
-            ArtifactError: it cannot be loaded. The former version stays.
+            ArtifactError: it cannot be loaded. The former version stays, as it does where `check` raises.
         """
         with self._lock:
-            self[name] = self._bounded(self[name].loaded_again())
-        return self[name]
+            model = self._bounded(self[name].loaded_again())
+            if check is not None:
+                check(model)
+            self[name] = model
+        return model
 
     def changed(self) -> list[str]:
         """The names of models of which another version is in use on the disk."""
@@ -106,19 +110,19 @@ def load_models(words: list[str], device: str = "cpu", bounds: Mapping[str, floa
     return ServedModels([load_model(path, name, device) for path, name in given], bounds)
 
 
-def exchange(models: ServedModels, name: str) -> ServedModel:
-    """Take the version of a model that is in use on the disk into use here, and log it. Raises ArtifactError."""
+def exchange(models: ServedModels, name: str, check: Check | None = None) -> ServedModel:
+    """Take the version of a model that is in use on the disk into use here, and log it; see `ServedModels.reload`."""
     before = models[name].mark
-    model = models.reload(name)
+    model = models.reload(name, check)
     event("model", model=name, before=before, scored_by=model.mark, version=model.version)
     return model
 
 
-def exchange_changed(models: ServedModels, told: dict[str, str]) -> None:
+def exchange_changed(models: ServedModels, told: dict[str, str], check: Check | None = None) -> None:
     """The same for every model of which another version is in use. `told` holds the failures that were logged."""
     for name in models.changed():
         try:
-            exchange(models, name)
+            exchange(models, name, check)
             told.pop(name, None)
         except Exception as error:  # whatever it is, the former version stays, and it is tried again
             if told.get(name) != str(error):

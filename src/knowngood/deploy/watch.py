@@ -30,6 +30,7 @@ from knowngood.deploy.views import ShownPixels, keep
 AT_ONCE = 64  # pictures judged together
 PATIENCE = 5.0  # seconds that a file which cannot be decoded may still become whole
 EVERY = 25  # scans between looks at what changes rarely: files that were judged, versions of the model
+SELDOM = 12  # such looks between trials of a version of the model that could not be taken into use
 LEFT_OUT = ("Thumbs.db", "desktop.ini", "__MACOSX")
 
 
@@ -103,8 +104,8 @@ class Watch:
         """
         now, last, self._last = self._clock(), self._last, time.time()
         rarely, self._scans = self._scans % EVERY == 0, self._scans + 1
-        if rarely:
-            exchange_changed(self.models, self._told)
+        if rarely and (not self._told or self._scans % (EVERY * SELDOM) == 1):  # what was refused takes time to load
+            exchange_changed(self.models, self._told, lambda model: check_asked(model, self.conditions, self.asked))
         found = {name: (path, state) for name, path, state in self._scan(rarely)}
         for name in self._waiting.keys() - found.keys():
             del self._waiting[name]
@@ -218,8 +219,10 @@ def check_asked(model: ServedModel, conditions: Mapping[str, str], asked: Asked)
     """Refuse what no picture could be judged with, before one comes.
 
     Raises:
-        DataError: a condition is missing or has no such value; too few items calibrate for the rate.
+        DataError: a condition is missing, unknown or has no such value; too few items calibrate for the rate.
     """
+    for column in conditions:
+        model.check_column(column)
     columns = {column: np.full(1, value) for column, value in conditions.items()}
     nothing = FilePixels((Path(os.devnull),))  # its row says that it cannot be read
     judged(model, ImageSet(nothing, np.array(["0"]), np.full(1, np.nan), columns), asked)
