@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -34,6 +35,17 @@ _WAYS_OUT = {
     errno.ENOTDIR: "a file stands where a folder is needed: choose another name",
     errno.EEXIST: "a file stands where a folder is needed: choose another name",
 }
+
+
+def encoding_of(start: bytes) -> str:
+    """Of a text that people may have edited, by its first bytes: UTF-8, or UTF-16 where it says so, as shells and
+    spreadsheets of Windows write it."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def text_of(content: bytes) -> str:
+    """The text of such a file. Raises UnicodeDecodeError."""
+    return content.decode(encoding_of(content))
 
 
 @contextmanager

@@ -208,6 +208,20 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_a_length(models: S
         assert "--max-body-mb" in answer.json()["detail"]
 
 
+def test_keys_that_an_editor_saved_again_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    for encoding in ("utf-8-sig", "utf-16"):
+        add_key(file, "camera-1")
+        file.write_bytes(("# schlüssel\n" + file.read_text(encoding="utf-8")).encode(encoding))
+        assert list(read_keys(file)) == ["camera-1"]
+        add_key(file, "camera-2")
+        assert list(read_keys(file)) == ["camera-1", "camera-2"]
+        file.unlink()
+    file.write_bytes("# schlüssel\n".encode("latin-1"))
+    with pytest.raises(SettingsError, match="cannot be read"):
+        add_key(file, "camera-1")
+
+
 def test_keys_are_asked_for_before_the_body_is_read(models: ServedModels, tmp_path: Path) -> None:
     file = tmp_path / "keys"
     key, other = add_key(file, "camera-1"), add_key(file, "camera-2")

@@ -97,3 +97,21 @@ def test_an_id_is_one_in_every_format(tmp_path: Path) -> None:
         found = read_results(tmp_path / f"table{suffix}")
         assert found is not None
         assert found["id"].tolist() == table["id"].tolist()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_results_that_windows_saved_again_are_read(tmp_path: Path, encoding: str) -> None:
+    texts = {
+        "commas.csv": "id,anomaly_score,camera\r\nä.png,1.5,007\r\n",
+        "semicolons.csv": "id;anomaly_score;camera\r\nä.png;1,5;007\r\n",
+        "points.csv": "id;anomaly_score;camera\r\nä.png;1.5;007\r\n",
+        "tabs.csv": "id\tanomaly_score\tcamera\r\nä.png\t1,5\t007\r\n",
+        "log.jsonl": '{"id": "ä.png", "anomaly_score": 1.5}\r\n{"event": "ended"}\r\n',
+        "whole.json": '[{"id": "ä.png", "anomaly_score": 1.5}]',
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        table = read_results(tmp_path / name)
+        assert table is not None, name
+        stream = score_stream([table])
+        assert (stream.ids, stream.scores.tolist()) == (["ä.png"], [1.5]), name

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from knowngood.errors import OutputError, SettingsError
-from knowngood.files import explained, write_text
+from knowngood.files import explained, text_of, write_text
 
 _LINE = re.compile(r"([\w.-]{1,64}) ([0-9a-f]{64})")
 
@@ -25,7 +25,7 @@ def read_keys(path: Path) -> dict[str, str]:
         SettingsError: the file is missing, holds something else, or no key.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_of(path.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--keys {path}: cannot be read ({error}); make one with --new-key NAME") from None
     found = {}
@@ -52,7 +52,11 @@ def add_key(path: Path, name: str) -> str:
     if _LINE.fullmatch(line) is None:
         raise SettingsError(f"--new-key {name!r}: expected a name of letters, digits, '.', '-' and '_'")
     with explained(path):
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        content = path.read_bytes() if path.exists() else b""
+    try:
+        text = text_of(content)
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"--keys {path}: cannot be read ({error}); save it as UTF-8") from None
     kept = [one for one in text.splitlines() if not one.startswith(f"{name} ")]
     write_text(path, "\n".join([*kept, line]) + "\n")
     try:

@@ -18,9 +18,11 @@ from knowngood.calibration.conformal import p_values
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.formulas import as_meant
 from knowngood.data.readers.damage import named_damage
+from knowngood.data.readers.manifest import SEPARATORS
 from knowngood.detector.versions import MARK
 from knowngood.errors import DataError
 from knowngood.evaluation.drift_reference import Reference, by_scores, group_names
+from knowngood.files import encoding_of, text_of
 
 if TYPE_CHECKING:
     from knowngood.detector.pipeline import Pipeline
@@ -62,14 +64,20 @@ def read_results(path: Path) -> pd.DataFrame | None:
 def _table(path: Path) -> pd.DataFrame | None:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv"):
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            header = next(csv.reader(file, delimiter="\t" if suffix == ".tsv" else ","), [])
-        if not set(header) & set(MEASURES):
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(4))
+        for sep in SEPARATORS:  # a spreadsheet may have saved it again
+            with path.open(newline="", encoding=encoding) as file:
+                header = next(csv.reader(file, delimiter=sep), [])
+            if set(header) & set(MEASURES):
+                break
+        else:
             return None
         texts = dict.fromkeys(("id", "condition", MARK), "str")  # 007 is no 7, and NA may be a name
         empty = {name: [""] if name in texts else MISSING for name in header}
-        sep = "\t" if suffix == ".tsv" else ","
-        table = pd.read_csv(path, sep=sep, dtype=texts, na_values=empty, keep_default_na=False)
+        cells = {"dtype": texts, "na_values": empty, "keep_default_na": False}
+        decimal = "." if sep == "," else ","
+        table = pd.read_csv(path, sep=sep, decimal=decimal, encoding=encoding, **cells)  # type: ignore[call-overload]
         own = [name for name in texts if name in table]
         return table.assign(**{name: table[name].map(as_meant, na_action="ignore") for name in own})
     if suffix == ".parquet":
@@ -79,7 +87,7 @@ def _table(path: Path) -> pd.DataFrame | None:
 
 
 def _records(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path.read_bytes())
     try:
         whole = json.loads(text)
         return whole if isinstance(whole, list) else [whole]

@@ -9,7 +9,6 @@ zeros ("007") and those beyond 64 bits stay text.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import os
@@ -33,6 +32,7 @@ from knowngood.data.readers.label_column import label_column
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.values import as_number
 from knowngood.errors import DataError
+from knowngood.files import text_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -203,7 +203,7 @@ def read_remote_manifest(address: Address) -> ImageSet:
 def _csv(path: Path, content: bytes | None = None) -> tuple[list[str], list[list[Any]]]:
     """Names of the columns, and rows; content: of the file, if it is none of this machine."""
     damage = named_damage(path, "cannot be read as a table", 'expected UTF-8 text, a " within double quotes doubled')
-    with damage, io.StringIO(_text(path.read_bytes() if content is None else content), newline="") as file:
+    with damage, io.StringIO(text_of(path.read_bytes() if content is None else content), newline="") as file:
         start = file.readline()
         said = start[4] if re.fullmatch(r"sep=.\s*", start) else None  # by a spreadsheet, in a line of its own
         file.seek(0 if said is None else file.tell())
@@ -224,12 +224,6 @@ def _with_points(rows: list[list[Any]]) -> list[list[Any]]:
         if any("," in cell for cell in cells) and all(_DECIMAL.fullmatch(cell.strip()) for cell in cells):
             rows = [[*row[:k], row[k].replace(",", "."), *row[k + 1 :]] if k < len(row) else row for row in rows]
     return rows
-
-
-def _text(content: bytes) -> str:
-    """In UTF-8, or in UTF-16 where it says so, as spreadsheets write Unicode text."""
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if wide else "utf-8-sig")
 
 
 def _parquet(path: Path) -> tuple[list[str], list[list[Any]]]:
