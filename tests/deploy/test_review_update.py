@@ -261,3 +261,15 @@ def test_conditions_of_reviews_are_read_as_those_of_the_fit(store: JudgedStore) 
     assert done.detector.about_["reviews"]["chosen"] == 3
     assert [column.kind for column in done.detector.pipeline_.schema.columns] == ["continuous", "categorical"]
     assert done.detector.pipeline_.schema.columns[1].values == ("1", "2")
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_added_groups_that_are_gone_are_said(store: JudgedStore, at_hand: bool) -> None:
+    old = ImageSet.from_arrays(pictures(60, 0), np.zeros(60))
+    detector = Detector("hog", "memory_bank", alpha=ALPHA).fit(old)
+    detector.calibrate(ImageSet.from_arrays(pictures(40, 1)), as_group={"camera": "B"})
+    add(store, pictures(12, 20), Review("good"))
+    how: dict[str, Any] = {"old": old} if at_hand else {"calibration_set": ImageSet.from_arrays(pictures(60, 30))}
+    done = learn_reviews(detector, reviewed_images(store, "parts"), **how)
+    assert not done.detector.pipeline_.added
+    assert sum("are gone" in sentence and "--as camera=B" in sentence for sentence in done.sentences) == 1

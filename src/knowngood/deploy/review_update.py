@@ -16,6 +16,7 @@ flagged has too low ones. So what a reviewed image does depends on how it came t
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
@@ -28,6 +29,7 @@ from knowngood.config import counted
 from knowngood.data import ImageSet
 from knowngood.data.joined import joined
 from knowngood.deploy.reviewed_images import Reviewed
+from knowngood.detector.added_groups import explain_gone
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
 from knowngood.detector.fit import happened
@@ -186,7 +188,9 @@ def _updated(detector: Detector, images: ImageSet, calibration_set: ImageSet | N
         )
     new = Detector.from_settings(detector.pipeline_.settings)
     new.__dict__.update(detector.__dict__)
-    return new.update(images, calibration_set=calibration_set, progress=progress)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "groups added to the calibration are gone")  # the sentences say it
+        return new.update(images, calibration_set=calibration_set, progress=progress)
 
 
 def _labels_before(detector: Detector) -> str:
@@ -295,6 +299,8 @@ def _sentences(before: Detector, after: Detector, counts: dict[str, int]) -> lis
     sentences.append(
         f"Of the images that calibrate {shares[0]} were flagged before and {shares[1]} are now; alpha fixes this share."
     )
+    if added := before.pipeline_.added:
+        sentences.append(f"G{explain_gone(added)[1:]}.")
     sentences.append(
         "'after' counts images that were learned from, and is optimistic; 'held out' is by models without the image."
     )

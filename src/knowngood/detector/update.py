@@ -13,7 +13,7 @@ from knowngood.calibration import minimum_normals, split_normals
 from knowngood.config import Shift, VAEOptions, counted
 from knowngood.data.groups import name_digests, without
 from knowngood.data.joined import joined
-from knowngood.detector.added_groups import as_option
+from knowngood.detector.added_groups import explain_gone
 from knowngood.detector.calibrate import calibrate, check_enough, check_unfitted
 from knowngood.detector.fit import Run, learned_pipeline
 from knowngood.detector.fit.cached import CachedFeatures
@@ -133,13 +133,7 @@ def update(
         learned, counts = trained_on(pipeline, old, new, labelled, seed, run)
         found, labels, history = learned.pipeline, learned.labels, learned.history
     if pipeline.added:
-        names = ", ".join(group.name for group in pipeline.added)
-        warnings.warn(
-            f"groups added to the calibration are gone, since scores changed: {names}; calibrate on them again: "
-            f"`knowngood calibrate MODEL DATA --as {as_option(pipeline.added[0].values)}`, in Python "
-            f"calibrate(X, as_group={pipeline.added[0].values})",
-            stacklevel=3,
-        )
+        warnings.warn(explain_gone(pipeline.added), stacklevel=3)
     found, suspicious = calibrate(replace(found, **fitted), calibrating, "set")
     return Updated(found, len(new), calibrating.name, suspicious, counts, labels, history)
 
