@@ -192,3 +192,12 @@ def test_a_number_that_is_written_otherwise_belongs_to_its_added_group() -> None
     group = AddedGroup({"lens": "1.50"}, Calibration.fit(np.arange(9.0)))
     values = np.array([1.5, "1.50", "1.5", 2, None, "A"], dtype=object)
     assert group.membership({"lens": values}, 6).tolist() == [IS, IS, IS, NO, MAY, NO]
+
+
+def test_added_groups_that_a_new_calibration_takes_away_are_said() -> None:
+    rng = np.random.default_rng(0)
+    detector = Detector("table", "memory_bank", alpha=0.1).fit(rng.normal(size=(60, 3)))
+    detector.calibrate(rng.normal(size=(40, 3)), as_group={"camera": "b"})
+    with pytest.warns(UserWarning, match="groups added to the calibration are gone, .*: camera=b"):
+        detector.calibrate(rng.normal(size=(40, 3)))
+    assert not detector.pipeline_.added

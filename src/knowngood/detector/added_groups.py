@@ -107,11 +107,11 @@ def as_option(values: Mapping[str, str]) -> str:
     return shlex.quote(",".join(pairs))
 
 
-def explain_gone(added: Sequence[AddedGroup]) -> str:
+def explain_gone(added: Sequence[AddedGroup], since: str = "scores changed") -> str:
     """That a new version lacks the groups of the former one, and what to do."""
     names, values = ", ".join(group.name for group in added), added[0].values
     return (
-        f"groups added to the calibration are gone, since scores changed: {names}; calibrate on them again: `knowngood "
+        f"groups added to the calibration are gone, since {since}: {names}; calibrate on them again: `knowngood "
         f"calibrate MODEL DATA --as {as_option(values)}`, in Python calibrate(X, as_group={values})"
     )
 

@@ -34,6 +34,7 @@ from knowngood.detector import latents, model_folder
 from knowngood.detector.added_groups import (
     IS,
     checked_values,
+    explain_gone,
     explain_misnamed,
     explain_others,
     ignored_values,
@@ -330,7 +331,10 @@ class Detector(OutlierMixin, BaseEstimator):
             self.pipeline_ = add_group(self.pipeline_, items, checked_values(as_group), unknown)
             self._note("calibrate", len(items))
             return self
+        gone = self.pipeline_.added
         self.pipeline_, highest = calibrate(self.pipeline_, items, "set")
+        if gone:
+            warnings.warn(explain_gone(gone, "all p-values come from other items now"), stacklevel=2)
         self.training_ = {**self.training_, "suspicious": highest}
         known = {"calibrated_on": items.name, "calibrate": len(self.pipeline_.calibration or ())}
         self.about_ = {**self.about_, "data": {**self.about_["data"], **known}}
