@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs dist bench paper clean
+.PHONY: demo test check docs docs-blocks docs-site dist bench paper clean
 
 demo: .venv/installed  ## an unknown handwritten digit, and defects of generated parts with maps: out/demo/report.html, out/demo/parts/report.html
 	$(BIN)/knowngood demo --out out/demo
@@ -19,9 +19,14 @@ check: .venv/installed-dev  ## lint, format, types, security; known weaknesses o
 
 docs: .venv/installed-docs  ## run the code blocks of the pages and build the site: out/docs/index.html; SCREENSHOTS=1 draws these anew
 	$(if $(SCREENSHOTS),$(BIN)/python docs/screenshots.py)
-	$(BIN)/python docs/run_blocks.py --jobs 2
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs out/docs
+	$(MAKE) --no-print-directory --jobs 2 docs-blocks docs-site
 	$(BIN)/python docs/check_site.py out/docs
+
+docs-blocks: .venv/installed-docs
+	$(BIN)/python docs/run_blocks.py --jobs 2
+
+docs-site: .venv/installed-docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs out/docs
 
 dist: .venv/bin/python  ## wheel and sdist; the wheel in a bare environment; SBOM and licences of what it brings
 	$(PYTHON) tools/dist.py
@@ -41,13 +46,13 @@ paper: .venv/installed  ## the dCVAE paper's methods side by side
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	@touch $@
+	@touch .venv/installed $@
 
-.venv/installed-docs: .venv/installed
+.venv/installed-docs: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs,formats,align,export,serve,line]"
-	@touch $@
+	@touch .venv/installed $@
 
 clean:
 	rm -rf .venv out .pytest_cache .ruff_cache .hypothesis

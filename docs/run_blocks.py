@@ -200,6 +200,7 @@ def digest(*paths: Path) -> str:
 
 def main() -> int:
     """Run pages; the exit status is 1 if a block fails."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of several processes at a time
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--jobs", type=int, default=1)
