@@ -98,6 +98,13 @@ def test_a_group_without_values_has_its_defaults() -> None:
     assert parse_settings({"training": None, "data": {}, "conditioning": None}) == Settings()
 
 
+def test_a_choice_without_a_name_lists_the_names() -> None:
+    with pytest.raises(
+        SettingsError, match=r"setting 'model\.net' does not say which: it needs 'name', one of mlp, conv,"
+    ):
+        parse_settings({"model": {"name": "vae", "net": {"channels": [16, 32]}}})
+
+
 def test_an_unknown_setting_names_the_nearest_one() -> None:
     assert "unknown setting 'modle'; did you mean 'model'?" in refusal({"modle": "vae"})
 
