@@ -115,3 +115,20 @@ def test_results_that_windows_saved_again_are_read(tmp_path: Path, encoding: str
         assert table is not None, name
         stream = score_stream([table])
         assert (stream.ids, stream.scores.tolist()) == (["ä.png"], [1.5]), name
+
+
+def test_values_with_commas_stay_in_their_group() -> None:
+    rng = np.random.default_rng(0)
+    camera, gain = np.repeat(["A, left", "B"], 60), rng.uniform(0, 1, 120)
+    roles = {"camera": ["stratify"], "gain": ["model"]}
+    detector = Detector("table", "memory_bank", alpha=0.1, conditioning={"roles": roles})
+    detector.fit(rng.normal(size=(120, 4)), conditions={"camera": camera, "gain": gain})
+    given = {"camera": camera[55:65], "gain": gain[55:65]}
+    table = detector.detect(rng.normal(size=(10, 4)), conditions=given)
+    stream = score_stream([table], detector.pipeline_.schema)
+    assert stream.groups == ["camera=A, left"] * 5 + ["camera=B"] * 5
+    detector.calibrate(
+        rng.normal(size=(40, 4)), conditions={"camera": ["A, left"] * 40, "gain": gain[:40]}, as_group={"line": "2"}
+    )
+    table = detector.detect(rng.normal(size=(10, 4)), conditions={**given, "line": ["2"] * 10})
+    assert table["condition"].iloc[0] == f"camera=A, left, gain={gain[55]:.4g}, line=2"

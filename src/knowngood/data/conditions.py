@@ -11,6 +11,7 @@ columns among the fitted items, with their counts. Torch-free.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -347,6 +348,12 @@ class ConditionSchema:
             elif column.roles:
                 parts.append([f"{column.name}={number:.4g}" for number in numbers[:, i].tolist()])
         return [", ".join(row) for row in zip(*parts, strict=True)] if parts else [""] * len(codes)
+
+    def values_of(self, label: str) -> dict[str, str] | None:
+        """The values in the text of a condition, by column; None if it is none of this schema. Values may hold ', '."""
+        names = [column.name for column in self.columns if column.roles]
+        found = re.fullmatch(", ".join(f"{re.escape(name)}=(.*)" for name in names), label, re.DOTALL)
+        return None if found is None else dict(zip(names, found.groups(), strict=True))
 
     def _read(self, columns: Mapping[str, ArrayLike] | None, n: int, unknown: str) -> tuple[Ints, Floats]:
         columns = columns or {}

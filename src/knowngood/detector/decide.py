@@ -228,7 +228,8 @@ def _with_added(pipeline: Pipeline, text: str, group: int) -> str:
     if group < 0:
         return text or ("all" if pipeline.added else "")
     added = pipeline.added[group]
-    kept = [part for part in text.split(", ") if part and part.split("=")[0] not in added.values]
+    values = pipeline.schema.values_of(text) or {}
+    kept = [f"{column}={value}" for column, value in values.items() if column not in added.values]
     return ", ".join([*kept, added.name])
 
 

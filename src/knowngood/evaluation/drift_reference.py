@@ -62,11 +62,10 @@ def _group(text: str, schema: ConditionSchema | None, added: Sequence[str]) -> s
         return text or "all"
     if schema.n_strata == 1:
         return schema.stratum_names[0]
-    columns, parts = [column for column in schema.columns if column.roles], text.split(", ")
-    if len(parts) == len(columns):  # the columns that no group is made of are written too
-        values = {c.name: [part.partition("=")[2]] for c, part in zip(columns, parts, strict=True)}
+    values = schema.values_of(text)  # the columns that no group is made of are written too
+    if values is not None:
         try:
-            return schema.stratum_names[int(schema.expand(values, 1).stratum[0])]
+            return schema.stratum_names[int(schema.expand({name: [one] for name, one in values.items()}, 1).stratum[0])]
         except DataError:
             pass
     return text or "all"
