@@ -179,3 +179,9 @@ def test_reviews_that_a_version_does_not_know_are_counted(store: JudgedStore) ->
     store.review(third, Review(None))
     assert store.count_reviews("line", after=known) == 2
     assert store.count_reviews("other", after=0) == 0
+
+
+def test_values_with_commas_are_filtered_by_as_a_whole(store: JudgedStore) -> None:
+    store.add([judgement("a", row={"condition": "camera=A, left, lens=x (inferred)"}), judgement("b")])
+    assert store.values()["conditions"] == ["camera=A", "camera=A, left", "lens=x"]
+    assert keys(store, condition="camera=A, left") == ["a"]

@@ -6,6 +6,7 @@ A picture is kept as it came, so that it can be trained on. Reviews are only eve
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +23,7 @@ from knowngood.files import make_folder
 
 Box = tuple[int, int, int, int]  # (top, left, bottom, right) in pixels, half-open
 FILE, FORMAT = "judged.sqlite", 1
+_BETWEEN = re.compile(r", (?=[^,=]+=)")  # two values of a condition in words: a value may hold a comma
 VERDICTS = ("good", "defect", "unsure")
 ORDERS = {
     "newest": "j.number desc",
@@ -325,7 +327,7 @@ class JudgedStore:
         with self._lock:
             texts = [row[0] for row in self._base.execute("select distinct condition from judged limit 1000") if row[0]]
             kinds = [row[0] for row in self._base.execute("select distinct kind from latest where kind != ''")]
-        parts = {part for text in texts for part in text.removesuffix(" (inferred)").split(", ") if part != "all"}
+        parts = {part for text in texts for part in _BETWEEN.split(text.removesuffix(" (inferred)")) if part != "all"}
         return {"conditions": sorted(parts), "kinds": sorted(kinds)}
 
     def stamp(self) -> list[int]:
