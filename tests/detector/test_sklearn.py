@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from knowngood import Detector
@@ -68,3 +69,23 @@ def test_a_tensor_of_half_precision_is_a_table():
     rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
     fitted = Detector("table", "memory_bank", alpha=0.1).fit(rows)
     assert np.array_equal(fitted.predict(rows), fitted.predict(rows.float().numpy()))
+
+
+def test_options_are_set_by_their_names_and_searched_over():
+    detector = Detector("table", {"name": "vae", "objective": {"name": "dcvae", "beta": 3}}, training={"lr": 0.01})
+    detector.set_params(training__epochs=2, model__objective__tc="gaussian", calibration__fraction=0.3, alpha=0.2)
+    settings = parse_settings(detector.get_params())
+    assert (
+        settings.model.objective.model_dump() | {"beta": 3, "tc": "gaussian"} == settings.model.objective.model_dump()
+    )
+    assert (settings.training.epochs, settings.training.lr) == (2, 0.01)
+    assert (settings.calibration.fraction, settings.alpha) == (0.3, 0.2)
+    with pytest.raises(SettingsError, match=r"model = {'latent_dim': 3} says no name; give 'name' too, one of vae"):
+        Detector("table").set_params(model__latent_dim=3).fit(np.zeros((20, 2)))
+    with pytest.raises(ValueError, match="Invalid parameter 'trainin'"):
+        detector.set_params(trainin__epochs=3)
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    bank = Detector("table", "memory_bank", {"name": "neighbours", "k": 9}, alpha=0.2)
+    search = GridSearchCV(bank, {"score__k": [1, 3]}, cv=2, scoring=lambda fitted, x, y: fitted.score_samples(x).mean())
+    assert search.fit(rows).best_params_ == {"score__k": 1}
+    assert bank.get_params()["score"]["k"] == 9

@@ -123,6 +123,8 @@ def _explain(item: Any) -> str:
         name = model.model_fields["name"].default if "name" in model.model_fields else None
         owner = f"{path[-2]} '{name}'" if name else path[-2]
         return f"{owner} has no option '{path[-1]}'" + nearest(path[-1], known)
+    if family and item["type"] == "union_tag_not_found" and isinstance(item["input"], Mapping):
+        return f"{path[-1]} = {item['input']!r:.80} says no name; give 'name' too, one of {', '.join(family)}"
     if family and item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         given = item["input"].get("name") if isinstance(item["input"], Mapping) else item["input"]
         if given is None:
@@ -155,23 +157,32 @@ def _moved(name: str) -> str:
     return ""
 
 
-def overlay(below: Mapping[str, Any], above: Mapping[str, Any], model: type[BaseModel] = Settings) -> dict[str, Any]:
+def overlay(
+    below: Mapping[str, Any] | BaseModel, above: Mapping[str, Any] | BaseModel, model: type[BaseModel] = Settings
+) -> dict[str, Any]:
     """`above` over `below`, both as `parse_settings` takes them.
 
     Groups are merged option by option. So is a choice whose name stays the same, or that `above` does not name; a
     choice of another name replaces the one below with all its options.
     """
-    merged = dict(below)
-    for name, value in above.items():
+    merged = _given(below)
+    for name, value in _given(above).items():
         merged[name] = _over(merged[name], value, model, name) if name in merged else value
     return merged
+
+
+def _given(options: Mapping[str, Any] | BaseModel) -> dict[str, Any]:
+    """Options as a mapping, those of a model as far as they were set."""
+    if isinstance(options, BaseModel):
+        return {name: getattr(options, name) for name in options.model_fields_set}
+    return dict(options)
 
 
 def as_choice(value: Any) -> dict[str, Any]:
     """A choice as a mapping with its name; a list of scores, or names with commas, as their fusion."""
     value = fused(value)
     if isinstance(value, BaseModel):
-        return {"name": getattr(value, "name", None), **{name: getattr(value, name) for name in value.model_fields_set}}
+        return {"name": getattr(value, "name", None), **_given(value)}
     return dict(value) if isinstance(value, Mapping) else {"name": value}
 
 

@@ -175,6 +175,20 @@ class Detector(OutlierMixin, BaseEstimator):
         """The parameters by name."""
         return {name: self.__dict__[name] for name in self._get_param_names()}
 
+    def set_params(self, **params: Any) -> Detector:
+        """Set parameters by name; `training__epochs=9` sets an option of `training` and leaves its others.
+
+        So a grid search can go over options, `model__objective__beta`.
+        """
+        super().set_params(**{name: value for name, value in params.items() if "__" not in name})
+        for name, value in params.items():
+            first, *options = name.split("__")
+            for option in reversed(options):
+                value = {option: value}
+            if options:
+                super().set_params(**overlay({first: self.__dict__.get(first)}, {first: value}))
+        return self
+
     @classmethod
     def from_settings(cls, settings: Settings) -> Detector:
         """A detector with these settings."""
