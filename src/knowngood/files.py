@@ -137,12 +137,14 @@ def check_file(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raise OutputError for the path of a folder where something else is, or a folder that may not be written to."""
+    """Raise OutputError for the path of a folder where something else is, or that may not be written to or made."""
     with explained(path):
-        if path.exists() and not path.is_dir():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        there = next((one for one in (path, *path.parents) if one.exists()), None)
+        if there is not None and not there.is_dir():
+            code = errno.EEXIST if there == path else errno.ENOTDIR
+            raise OSError(code, os.strerror(code), str(there))
+        if there is not None and not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
 
 
 def part_of(path: Path) -> Path:

@@ -12,7 +12,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from knowngood import Detector
 from knowngood.config import Settings, parse_settings
-from knowngood.errors import SettingsError
+from knowngood.errors import OutputError, SettingsError
 
 QUICK = Detector(model={"name": "vae", "net": {"name": "mlp", "hidden": (16,)}}, training={"epochs": 3}, device="cpu")
 
@@ -75,9 +75,8 @@ def test_options_are_set_by_their_names_and_searched_over():
     detector = Detector("table", {"name": "vae", "objective": {"name": "dcvae", "beta": 3}}, training={"lr": 0.01})
     detector.set_params(training__epochs=2, model__objective__tc="gaussian", calibration__fraction=0.3, alpha=0.2)
     settings = parse_settings(detector.get_params())
-    assert (
-        settings.model.objective.model_dump() | {"beta": 3, "tc": "gaussian"} == settings.model.objective.model_dump()
-    )
+    objective = settings.model_dump()["model"]["objective"]
+    assert (objective["beta"], objective["tc"]) == (3, "gaussian")
     assert (settings.training.epochs, settings.training.lr) == (2, 0.01)
     assert (settings.calibration.fraction, settings.alpha) == (0.3, 0.2)
     with pytest.raises(SettingsError, match=r"model = {'latent_dim': 3} says no name; give 'name' too, one of vae"):
@@ -86,6 +85,23 @@ def test_options_are_set_by_their_names_and_searched_over():
         detector.set_params(trainin__epochs=3)
     rows = np.random.default_rng(0).normal(size=(60, 2))
     bank = Detector("table", "memory_bank", {"name": "neighbours", "k": 9}, alpha=0.2)
-    search = GridSearchCV(bank, {"score__k": [1, 3]}, cv=2, scoring=lambda fitted, x, y: fitted.score_samples(x).mean())
+    search = GridSearchCV(
+        bank, {"score__k": [3, 1]}, cv=2, scoring=lambda fitted, x, y=None: fitted.score_samples(x).mean()
+    )
     assert search.fit(rows).best_params_ == {"score__k": 1}
     assert bank.get_params()["score"]["k"] == 9
+
+
+@pytest.mark.parametrize("below", ["file", "file/run"])
+def test_a_run_dir_that_no_folder_can_be_is_refused_before_anything_is_read(tmp_path, below):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file cannot be written: .*; a file stands where a folder is needed"):
+        QUICK.fit(iter(()), run_dir=tmp_path / below)
+
+
+@pytest.mark.parametrize("ask", ["detect", "predict", "score_samples"])
+def test_what_to_do_with_unknown_conditions_is_one_of_two(ask):
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    fitted = Detector("table", "memory_bank", alpha=0.2).fit(rows)
+    with pytest.raises(SettingsError, match="unknown='maybe': expected 'error' or 'infer'"):
+        getattr(fitted, ask)(rows, unknown="maybe")

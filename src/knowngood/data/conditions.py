@@ -248,7 +248,10 @@ class ConditionSchema:
         Raises:
             DataError: a value is missing or new (with `unknown="infer"` only in columns without the role `infer`), a
                 column is not in the schema, or lengths differ.
+            SettingsError: `unknown` is neither of the two.
         """
+        if unknown not in get_args(Unknown):
+            raise SettingsError(f"unknown={unknown!r}: expected 'error' or 'infer'")
         codes, numbers = self._read(columns, n, unknown)
         codes, numbers, item, log_weight, known = filled(self.columns, self.cell_codes, self.counts, codes, numbers)
         return Expanded(

@@ -75,6 +75,7 @@ from knowngood.detector.scoring import refuse_unread
 from knowngood.detector.update import check_updatable, learns_defects, update
 from knowngood.detector.versions import save_version
 from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.files import check_folder
 from knowngood.representations import Backbone, Features, Table
 from knowngood.training.engine import torch_device
 from knowngood.training.film import Film
@@ -250,12 +251,15 @@ class Detector(OutlierMixin, BaseEstimator):
             SettingsError: a parameter is unknown, wrong or contradicts another.
             DataError: the data are refused; the message says what and why.
             TrainingError: the loss became non-finite.
+            OutputError: `run_dir` cannot be written to.
         """
         started = time.perf_counter()
         settings = parse_settings(self.get_params(deep=False))
         warn_of_labels(y)
         if resume and run_dir is None:
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
+        if run_dir is not None:
+            check_folder(Path(run_dir))
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         items = kept_local(self._items(X, conditions, anomalies, reset=True), settings.data.cache_gb)

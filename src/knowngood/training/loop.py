@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from knowngood.config import TrainingOptions
 from knowngood.data.interruption import deferred
 from knowngood.errors import TrainingError
+from knowngood.files import make_folder
 from knowngood.models.base import Batch, BatchSource
 from knowngood.models.objectives.base import Context, Objective
 from knowngood.training.engine import Engine, compiled, keep_freed_memory, make_engine
@@ -95,7 +96,7 @@ def train(
     engine = make_engine(options, device)
     folder = None if run_dir is None else Path(run_dir)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         refuse_to_overwrite(folder, resume)
 
     def complete(options: TrainingOptions) -> History:
