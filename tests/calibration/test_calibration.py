@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,20 @@ def test_verdict_and_its_abstain_band() -> None:
     assert verdict(p, 0.05, abstain=0.2).tolist() == ["anomalous", "anomalous", "unsure", "unsure", "normal"]
     with pytest.raises(SettingsError, match=r"abstain = 0.01 with alpha = 0.05"):
         verdict(p, 0.05, abstain=0.01)
+
+
+@pytest.mark.parametrize("wrong", ["0.05", 0, 1.0, math.nan, None])
+def test_a_rate_that_is_none_is_refused_by_name(wrong: Any) -> None:
+    for ask in (lambda: alarm_rank(9, wrong), lambda: benjamini_hochberg([0.5], wrong)):
+        with pytest.raises(SettingsError, match=f"= {wrong!r}.*expected a number above 0 and below 1"):
+            ask()
+
+
+@pytest.mark.parametrize("wrong", [math.nan, 1.5, -0.1])
+def test_a_value_that_is_no_p_value_has_no_verdict(wrong: float) -> None:
+    for judge in (lambda p: verdict(p, 0.05), lambda p: benjamini_hochberg(p, 0.1)):
+        with pytest.raises(SettingsError, match=f"p-value {wrong}; expected numbers from 0 to 1"):
+            judge([0.5, wrong])
 
 
 # Surprise -----------------------------------------------------------------------------------------------------------

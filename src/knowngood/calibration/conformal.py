@@ -8,6 +8,7 @@ Never rank by p-values: they floor at 1/(n+1) and tie. Rank by the score they we
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def alarm_rank(n: int, alpha: float) -> int:
     Raises:
         SettingsError: α is not inside (0, 1).
     """
-    if not 0 < alpha < 1:
+    if not (isinstance(alpha, Real) and 0 < alpha < 1):
         raise SettingsError(
             f"alpha = {alpha!r} is no false-alarm rate; expected a number above 0 and below 1, e.g. 0.05"
         )
@@ -121,7 +122,7 @@ def benjamini_hochberg(p: ArrayLike, q: float) -> NDArray[np.bool_]:
         (m,) bool, in the order of `p`.
 
     Raises:
-        SettingsError: q is not inside (0, 1).
+        SettingsError: q is not inside (0, 1), or a p-value not in [0, 1].
 
     Example:
         >>> benjamini_hochberg([0.001, 0.5, 0.02], 0.1).tolist()
@@ -129,9 +130,9 @@ def benjamini_hochberg(p: ArrayLike, q: float) -> NDArray[np.bool_]:
     """
     from scipy import stats
 
-    if not 0 < q < 1:
+    if not (isinstance(q, Real) and 0 < q < 1):
         raise SettingsError(f"false-discovery rate q = {q!r}; expected a number above 0 and below 1, e.g. 0.1")
-    p = np.asarray(p, dtype=np.float64)
+    p = _checked(p)
     if p.size == 0:
         return np.zeros(0, dtype=bool)
     # Conformal p-values often meet q·j/m exactly; scipy's p·(m/j) may round a hair above it.
@@ -144,17 +145,25 @@ def verdict(p: ArrayLike, alpha: float, abstain: float | None = None) -> NDArray
     `abstain` is the share of normals sent to a person or an alarm together; None never abstains.
 
     Raises:
-        SettingsError: `abstain` is not above α and below 1.
+        SettingsError: `abstain` is not above α and below 1, or a p-value not in [0, 1].
 
     Example:
         >>> verdict([0.01, 0.08, 0.6], 0.05, 0.1).tolist()
         ['anomalous', 'unsure', 'normal']
     """
-    if abstain is not None and not alpha < abstain < 1:
+    if abstain is not None and not (isinstance(abstain, Real) and alpha < abstain < 1):
         raise SettingsError(f"abstain = {abstain!r} with alpha = {alpha!r}; expected a p-value above alpha and below 1")
-    p = np.asarray(p, dtype=np.float64)
-    upper = alpha if abstain is None else abstain
+    p, upper = _checked(p), alpha if abstain is None else abstain
     return np.where(p <= alpha, "anomalous", np.where(p <= upper, "unsure", "normal"))
+
+
+def _checked(p: ArrayLike) -> Floats:
+    """p-values; NaN, that of an item that could not be read, has no verdict."""
+    p = np.asarray(p, dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        wrong = p[~((p >= 0) & (p <= 1))].flat[0]
+        raise SettingsError(f"p-value {wrong}; expected numbers from 0 to 1: leave out items that have none")
+    return p
 
 
 def surprise(calibration: ArrayLike, scores: ArrayLike) -> Floats:

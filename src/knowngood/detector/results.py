@@ -131,7 +131,7 @@ def table_of(
         **decisions.parts,
     }
     if abstain is not None or stated is not None:
-        words = verdict(joint, level, abstain).astype(object)
+        words = verdict(np.nan_to_num(joint, nan=1.0), level, abstain).astype(object)  # of unread ones below
         words[(words == "anomalous") & ~flags] = "normal" if abstain is None else "unsure"
         words[flags] = "anomalous"
         if stated is not None:

@@ -115,29 +115,39 @@ class PatchWords(nn.Module):
     def distances(self, shares: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
         """(B,) Mahalanobis distances of shares (B, W); of images fitted to, as if each had been left out.
 
-        The covariance is shrunk towards the identity by W / (W + n) for n images. Left out, a squared distance q is
-        (n/(n−1))²·q / (1 − a·q), exact but for ridge and shrinkage.
+        The covariance is shrunk towards the identity by W / (W + n) for n images. Without an image, whose shares
+        deviate by δ from the mean of all, the mean moves by −δ/(n−1), and the covariance S is
+        ((n−1)·S − n/(n−1)·δδᵀ) / (n−2). Shrunk and with its ridge that is A − a·δδᵀ, and the squared distance is
+        (n/(n−1))²·q / (1 − a·q) with q = δᵀA⁻¹δ: exact, given the words and their scale.
         """
         out = torch.empty(len(shares), dtype=torch.float64, device=shares.device)
         for k in cell.unique().tolist():
             mine, n = cell == k, self.number[k]
             off = shares[mine] / self.scale - self.mean[k]
-            square = torch.linalg.solve_triangular(self.root(k), off.T, upper=False).square().sum(0)
+            root = self.root(k, left_out=leave_one_out)
+            square = torch.linalg.solve_triangular(root, off.T, upper=False).square().sum(0)
             if leave_one_out:
                 rest = (n - 1).clamp_min(1)
-                a = (1 - self._share(k)) * n / rest.square()
+                a = self._weight(k, left_out=True) * n / rest.square()
                 square = (n / rest).square() * square / (1 - a * square).clamp_min(LEAST)
             out[mine] = square.sqrt()
         return out
 
-    def root(self, k: int) -> Tensor:
-        """(W, W) lower Cholesky factor of the covariance of a cell, shrunk and with its ridge."""
+    def root(self, k: int, *, left_out: bool = False) -> Tensor:
+        """(W, W) lower Cholesky factor of the covariance of a cell, shrunk and with its ridge; or of A above."""
         eye = torch.eye(len(self.words), dtype=torch.float64, device=self.covariance.device)
-        share = self._share(k)
-        return torch.linalg.cholesky((1 - share) * self.covariance[k] + (share + RIDGE) * eye)
+        ridge = self._share(k, left_out) + RIDGE
+        return torch.linalg.cholesky(self._weight(k, left_out) * self.covariance[k] + ridge * eye)
 
-    def _share(self, k: int) -> Tensor:
-        return len(self.words) / (len(self.words) + self.number[k])
+    def _weight(self, k: int, left_out: bool) -> Tensor:
+        """Of the covariance of a cell in the shrunk one."""
+        n = self.number[k]
+        grown = (n - 1).clamp_min(1) / (n - 2).clamp_min(1) if left_out else 1.0
+        return (1 - self._share(k, left_out)) * grown
+
+    def _share(self, k: int, left_out: bool) -> Tensor:
+        """Of the identity."""
+        return len(self.words) / (len(self.words) + self.number[k] - int(left_out))
 
     def deviations(self, shares: Tensor, cell: Tensor) -> Tensor:
         """(B, W): shares (B, W) less those of normal images, in standard deviations."""
