@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable  # compiled when imported:
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check docs docs-blocks docs-site dist bench paper clean
 
@@ -7,7 +9,7 @@ demo: .venv/installed  ## an unknown handwritten digit, and defects of generated
 	$(BIN)/knowngood demo --out out/demo
 
 test: .venv/installed-dev  ## the whole test-suite; KNOWNGOOD_DATA=FOLDER adds the tests on real data sets
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto  # compiled once, not by every worker
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/installed-dev  ## lint, format, types, security; known weaknesses of dependencies where there is a network
 	$(BIN)/ruff check .
@@ -43,15 +45,15 @@ paper: .venv/installed  ## the dCVAE paper's methods side by side
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	$(INSTALL) .
 	@touch $@
 
 .venv/installed-dev: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) ".[dev]"
 	@touch .venv/installed $@
 
 .venv/installed-docs: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs,formats,align,export,serve,line]"
+	$(INSTALL) ".[docs,formats,align,export,serve,line]"
 	@touch .venv/installed $@
 
 clean:
