@@ -100,7 +100,7 @@ def test_a_group_without_values_has_its_defaults() -> None:
 
 def test_a_choice_without_a_name_lists_the_names() -> None:
     with pytest.raises(
-        SettingsError, match=r"setting 'model\.net' does not say which: it needs 'name', one of mlp, conv,"
+        SettingsError, match=r"net = {'channels': \[16, 32\]} says no name; give 'name' too, one of mlp, conv"
     ):
         parse_settings({"model": {"name": "vae", "net": {"channels": [16, 32]}}})
 

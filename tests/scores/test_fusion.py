@@ -236,7 +236,7 @@ def test_a_list_of_scores_is_their_fusion() -> None:
         ([], "at least 1 item"),
         (
             {"name": "fusion", "scores": ["elbo"], "weights": [1, 2]},
-            r"weights = 1, 2 for 1 scores; give one number for each",
+            r"weights = 1, 2 for 1 scores; give one finite number for each",
         ),
         ({"name": "fusion", "scores": ["elbo", "kl"], "weights": [0, 0]}, "not all of them 0"),
         ({"name": "fusion", "scores": ["elbo", "kl"], "weights": [1, -1]}, "greater than or equal to 0"),

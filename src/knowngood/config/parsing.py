@@ -123,12 +123,10 @@ def _explain(item: Any) -> str:
         name = model.model_fields["name"].default if "name" in model.model_fields else None
         owner = f"{path[-2]} '{name}'" if name else path[-2]
         return f"{owner} has no option '{path[-1]}'" + nearest(path[-1], known)
-    if family and item["type"] == "union_tag_not_found" and isinstance(item["input"], Mapping):
-        return f"{path[-1]} = {item['input']!r:.80} says no name; give 'name' too, one of {', '.join(family)}"
     if family and item["type"] in ("union_tag_invalid", "union_tag_not_found"):
         given = item["input"].get("name") if isinstance(item["input"], Mapping) else item["input"]
         if given is None:
-            return f"setting '{'.'.join(path)}' does not say which: it needs 'name', one of {', '.join(family)}"
+            return f"{path[-1]} = {item['input']!r:.80} says no name; give 'name' too, one of {', '.join(family)}"
         return f"unknown {path[-1]} '{given}'" + nearest(str(given), list(family))
     if item["type"] == "missing" and len(path) > 1:
         owner = f"{path[-2]} '{model.model_fields['name'].default}'" if "name" in model.model_fields else path[-2]
