@@ -37,7 +37,7 @@ from knowngood.deploy.served_models import load_model
 TRAINED = 200  # images
 BATCH = 32
 BOUNDARY = "boundary"
-SHARE = 0.7  # of the highest throughput, at which latencies are told
+SHARE = 0.7  # of the highest throughput, at which latencies are measured
 RECIPES = {"hog": ("hog", "memory_bank"), "features": ("features", "patch_gaussian")}
 
 
@@ -82,10 +82,10 @@ def main(
         with served(folder / "model") as (url, _):
             body = form([file.read_bytes() for file in files[:images]])
             loaded(url, body, 1, 1.0)  # warm
-            rows = [summary(str(n), loaded(url, body, n, seconds), seconds, images, alone) for n in clients]
+            rows = [summary(str(n), *loaded(url, body, n, seconds), images, alone) for n in clients]
             rate = SHARE * max(row["images/s"] for row in rows) / images
-            answers = loaded(url, body, max(clients), seconds, rate)
-            rows.append(summary(f"{SHARE:.0%} of the highest", answers, seconds, images, alone))
+            steady = loaded(url, body, max(clients), seconds, rate)
+            rows.append(summary(f"{SHARE:.0%} of the highest", *steady, images, alone))
     shown = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()] for row in rows]
     title = f"{counted(images, 'image')} of {side} × {side} a request; in process {alone:,.0f} images/s"
     print_table(list(rows[0]), shown, title)
@@ -130,8 +130,11 @@ def form(pictures: list[bytes]) -> bytes:
     return file.getvalue()
 
 
-def loaded(url: str, body: bytes, clients: int, seconds: float, rate: float | None = None) -> list[Answered]:
-    """The answers to what so many clients send for so long: one request after the other, or `rate` a second.
+def loaded(
+    url: str, body: bytes, clients: int, seconds: float, rate: float | None = None
+) -> tuple[list[Answered], float]:
+    """The answers to what so many clients send for so long, one request after the other or `rate` a second; and the
+    seconds until the last answer.
 
     At a rate each request has its time, from which its latency counts: waiting for a client that is free is part of it.
     """
@@ -155,7 +158,7 @@ def loaded(url: str, body: bytes, clients: int, seconds: float, rate: float | No
         thread.start()
     for thread in threads:
         thread.join()
-    return answers
+    return answers, time.perf_counter() - started
 
 
 def answered(connection: http.client.HTTPConnection, body: bytes) -> Answered:

@@ -43,7 +43,7 @@ def encoding_of(start: bytes) -> str:
     return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
-def text_of(content: bytes) -> str:
+def decoded(content: bytes) -> str:
     """The text of such a file. Raises UnicodeDecodeError."""
     return content.decode(encoding_of(content))
 

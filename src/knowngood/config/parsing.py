@@ -15,7 +15,7 @@ from knowngood.config.scores import fused
 from knowngood.config.settings import Settings
 from knowngood.config.words import nearest
 from knowngood.errors import SettingsError
-from knowngood.files import text_of
+from knowngood.files import decoded
 
 
 @cache
@@ -82,7 +82,7 @@ def read_settings(path: str | Path, **overrides: Any) -> Settings:
         SettingsError: the file cannot be read or is no YAML mapping; else as `parse_settings`.
     """
     try:
-        loaded = read_yaml(text_of(Path(path).read_bytes())) or {}
+        loaded = read_yaml(decoded(Path(path).read_bytes())) or {}
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror or error}") from None
     except (UnicodeError, yaml.YAMLError) as error:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from knowngood.errors import OutputError, SettingsError
-from knowngood.files import explained, text_of, write_text
+from knowngood.files import decoded, explained, write_text
 
 _LINE = re.compile(r"([\w.-]{1,64}) ([0-9a-f]{64})")
 
@@ -25,7 +25,7 @@ def read_keys(path: Path) -> dict[str, str]:
         SettingsError: the file is missing, holds something else, or no key.
     """
     try:
-        lines = text_of(path.read_bytes()).splitlines()
+        lines = decoded(path.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"--keys {path}: cannot be read ({error}); make one with --new-key NAME") from None
     found = {}
@@ -54,7 +54,7 @@ def add_key(path: Path, name: str) -> str:
     with explained(path):
         content = path.read_bytes() if path.exists() else b""
     try:
-        text = text_of(content)
+        text = decoded(content)
     except UnicodeDecodeError as error:
         raise SettingsError(f"--keys {path}: cannot be read ({error}); save it as UTF-8") from None
     kept = [one for one in text.splitlines() if not one.startswith(f"{name} ")]

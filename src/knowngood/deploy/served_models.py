@@ -118,13 +118,13 @@ def exchange(models: ServedModels, name: str, check: Check | None = None) -> Ser
     return model
 
 
-def exchange_changed(models: ServedModels, told: dict[str, str], check: Check | None = None) -> None:
-    """The same for every model of which another version is in use. `told` holds the failures that were logged."""
+def exchange_changed(models: ServedModels, logged: dict[str, str], check: Check | None = None) -> None:
+    """The same for every model of which another version is in use. `logged` holds the failures that were logged."""
     for name in models.changed():
         try:
             exchange(models, name, check)
-            told.pop(name, None)
+            logged.pop(name, None)
         except Exception as error:  # whatever it is, the former version stays, and it is tried again
-            if told.get(name) != str(error):
+            if logged.get(name) != str(error):
                 event("model not exchanged", logging.ERROR, model=name, reason=str(error))
-            told[name] = str(error)
+            logged[name] = str(error)

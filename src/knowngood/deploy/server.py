@@ -148,10 +148,10 @@ def create_app(models: ServedModels, options: ServerOptions = ServerOptions()) -
 
 
 async def _look_for_versions(models: ServedModels, seconds: float) -> None:
-    told: dict[str, str] = {}
+    logged: dict[str, str] = {}
     while True:
         await asyncio.sleep(seconds)
-        await run_in_threadpool(exchange_changed, models, told)
+        await run_in_threadpool(exchange_changed, models, logged)
 
 
 async def _answer(

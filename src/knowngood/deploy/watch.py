@@ -89,7 +89,7 @@ class Watch:
         self._settled: dict[str, State] = {}  # by path, so that most files cost next to nothing
         self._unlisted: dict[str, str] = {}  # why, by folder: it is said once
         self._waiting: dict[str, Waiting] = {}
-        self._scans, self._last, self._told = 0, time.time(), dict[str, str]()
+        self._scans, self._last, self._logged = 0, time.time(), dict[str, str]()
 
     @property
     def waits(self) -> bool:
@@ -104,8 +104,8 @@ class Watch:
         """
         now, last, self._last = self._clock(), self._last, time.time()
         rarely, self._scans = self._scans % EVERY == 0, self._scans + 1
-        if rarely and (not self._told or self._scans % (EVERY * SELDOM) == 1):  # what was refused takes time to load
-            exchange_changed(self.models, self._told, lambda model: check_asked(model, self.conditions, self.asked))
+        if rarely and (not self._logged or self._scans % (EVERY * SELDOM) == 1):  # what was refused takes time to load
+            exchange_changed(self.models, self._logged, lambda model: check_asked(model, self.conditions, self.asked))
         found = {name: (path, state) for name, path, state in self._scan(rarely)}
         for name in self._waiting.keys() - found.keys():
             del self._waiting[name]

@@ -22,7 +22,7 @@ from knowngood.data.readers.manifest import SEPARATORS
 from knowngood.detector.versions import MARK
 from knowngood.errors import DataError
 from knowngood.evaluation.drift_reference import Reference, by_scores, group_names
-from knowngood.files import encoding_of, text_of
+from knowngood.files import decoded, encoding_of
 
 if TYPE_CHECKING:
     from knowngood.detector.pipeline import Pipeline
@@ -87,7 +87,7 @@ def _table(path: Path) -> pd.DataFrame | None:
 
 
 def _records(path: Path) -> list[Any]:
-    text = text_of(path.read_bytes())
+    text = decoded(path.read_bytes())
     try:
         whole = json.loads(text)
         return whole if isinstance(whole, list) else [whole]

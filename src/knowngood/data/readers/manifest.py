@@ -32,7 +32,7 @@ from knowngood.data.readers.label_column import label_column
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.values import as_number
 from knowngood.errors import DataError
-from knowngood.files import text_of
+from knowngood.files import decoded
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -203,7 +203,7 @@ def read_remote_manifest(address: Address) -> ImageSet:
 def _csv(path: Path, content: bytes | None = None) -> tuple[list[str], list[list[Any]]]:
     """Names of the columns, and rows; content: of the file, if it is none of this machine."""
     damage = named_damage(path, "cannot be read as a table", 'expected UTF-8 text, a " within double quotes doubled')
-    with damage, io.StringIO(text_of(path.read_bytes() if content is None else content), newline="") as file:
+    with damage, io.StringIO(decoded(path.read_bytes() if content is None else content), newline="") as file:
         start = file.readline()
         said = start[4] if re.fullmatch(r"sep=.\s*", start) else None  # by a spreadsheet, in a line of its own
         file.seek(0 if said is None else file.tell())

@@ -17,7 +17,7 @@ from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.mask_file import read_mask
 from knowngood.data.regions.polygons import Polygon, fill, read_polygons
 from knowngood.errors import ArtifactError, DataError
-from knowngood.files import text_of
+from knowngood.files import decoded
 
 Bools = NDArray[np.bool_]
 _FINE = 16  # sub-pixels a side by which the polygons' share of a grid cell is measured
@@ -219,7 +219,7 @@ def _loaded(given: Any, folder: Path) -> tuple[Any, Path]:
     if is_image(path):
         return path, path.parent
     try:
-        return read_yaml(text_of(path.read_bytes())), path.parent  # JSON is YAML
+        return read_yaml(decoded(path.read_bytes())), path.parent  # JSON is YAML
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (UnicodeError, yaml.YAMLError) as error:
