@@ -11,7 +11,7 @@ import pytest
 from knowngood import Detector
 from knowngood.data import ImageSet
 from knowngood.data.image_folder import write_folder
-from knowngood.detector.calibrate import normal_ones
+from knowngood.detector.guarantee import normal_ones
 from knowngood.errors import DataError, NotEnoughNormals
 
 RNG = np.random.default_rng(0)

@@ -31,10 +31,11 @@ from knowngood.data.readers.limits import Limits
 from knowngood.data.regions.ignore import Outlines, Painted
 from knowngood.deploy.onnx_precision import check_precision, graph_scores, halved
 from knowngood.deploy.onnx_scores import check_score, score_graph
-from knowngood.detector.calibrate import normal_ones, with_calibration
+from knowngood.detector.calibrate import with_calibration
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
 from knowngood.detector.fit.inputs import readable
+from knowngood.detector.guarantee import normal_ones
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.model_folder import CARD, pack
 from knowngood.detector.pipeline import Pipeline

@@ -13,7 +13,8 @@ import numpy as np
 from knowngood.calibration import largest_value
 from knowngood.data import ImageSet
 from knowngood.data.progress import track
-from knowngood.detector.calibrate import NormalScores, check_enough, check_unfitted
+from knowngood.detector.calibrate import NormalScores
+from knowngood.detector.guarantee import check_enough, check_unfitted
 from knowngood.detector.pipeline import Pipeline
 from knowngood.errors import SettingsError
 from knowngood.runtime import ExportedDetector

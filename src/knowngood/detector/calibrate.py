@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from knowngood.calibration import Calibration, largest_value, minimum_normals, one_of_each
-from knowngood.config import Settings, counted
+from knowngood.calibration import Calibration, largest_value, one_of_each
+from knowngood.config import Settings
 from knowngood.data import ImageSet
 from knowngood.data.conditions import ConditionSchema, Unknown
-from knowngood.data.groups import name_digests
 from knowngood.data.progress import track
 from knowngood.detector.added_groups import AddedGroup
 from knowngood.detector.decide import (
@@ -29,7 +27,7 @@ from knowngood.detector.maps import image_maps
 from knowngood.detector.pipeline import Items, Method, Pipeline
 from knowngood.detector.scoring import BEYOND, refuse_unread, score_batches
 from knowngood.detector.stated_conditions import mismatches, strata_by_itself
-from knowngood.errors import DataError, NotEnoughNormals, SettingsError
+from knowngood.errors import SettingsError
 from knowngood.scores import Adjustment, Score
 
 MOST_KEPT = 100  # suspicious items, with a model
@@ -137,69 +135,6 @@ def image_statistics(normals: Items, group: np.ndarray) -> ImageStatistics | Non
     return ImageStatistics.of(normals, group) if isinstance(normals, ImageSet) else None
 
 
-def normal_ones(items: Items, stacklevel: int = 3) -> Items:
-    """Items without those labelled anomalous, which never calibrate, and with a warning that counts these.
-
-    Raises:
-        DataError: all of them are labelled anomalous.
-    """
-    anomalous = items.labels == 1
-    if n := int(anomalous.sum()):
-        text = f"{items.name}: {n:,} of {len(items):,} {items.items} are labelled anomalous"
-        if n == len(items):
-            raise DataError(f"{text}, so none is left to calibrate on; give normal ones")
-        warnings.warn(f"{text}; they are left out of the calibration", stacklevel=stacklevel)
-    return items[~anomalous]
-
-
-def check_enough(pipeline: Pipeline, normals: Items) -> None:
-    """Raise NotEnoughNormals if these calibration items, one of each group, cannot guarantee the α of the fit."""
-    alpha = pipeline.level()
-    n = len(normals) if normals.groups is None else len(np.unique(normals.groups))
-    of = f" in {n} groups" if n < len(normals) else ""
-    needed = minimum_normals(alpha)
-    if n < needed:
-        raise NotEnoughNormals(
-            f"{counted(len(normals), 'normal item')}{of} to calibrate on; {level_text(pipeline)} needs at least "
-            f"{needed}, {needed - n} more: with fewer nothing could be flagged. Give more normal items. The "
-            "calibration stays as it was.",
-            missing=needed - n,
-        )
-
-
-def check_unfitted(pipeline: Pipeline, normals: Items) -> None:
-    """Refuse calibration items of which most were fitted to, and warn of a few: what was fitted to scores too low.
-
-    So do others of a group that was fitted to, of which a warning is given where the group column is there.
-
-    Raises:
-        DataError: more than half of them have the content of an item that the model was fitted to.
-    """
-    lower = "these score lower than new ones, and more would be flagged than alpha says"
-    if pipeline.fitted_groups is not None:
-        column = pipeline.settings.conditioning.group
-        akin = np.flatnonzero(np.isin(name_digests(normals, column), pipeline.fitted_groups))
-        if len(akin):
-            warnings.warn(
-                f"{len(akin):,} of {len(normals):,} {normals.items} to calibrate on are of groups (column '{column}') "
-                f"that the model was fitted to (first: {normals.ids[akin[0]]}): {lower}. Give {normals.items} of other "
-                "groups.",
-                stacklevel=3,
-            )
-    if pipeline.fitted_to is None:
-        return
-    known = np.flatnonzero(np.isin(normals.digests(), pipeline.fitted_to))
-    if not len(known):
-        return
-    text = (
-        f"{len(known):,} of {len(normals):,} {normals.items} to calibrate on are ones that the model was fitted to "
-        f"(first: {normals.ids[known[0]]}): {lower}"
-    )
-    if 2 * len(known) > len(normals):
-        raise DataError(f"{text}. Calibrate on normal {normals.items} that were not used for training.")
-    warnings.warn(f"{text}. Leave them out.", stacklevel=3)
-
-
 def normal_scores(pipeline: Pipeline, normals: Items) -> NormalScores:
     """Scores of normal items whose conditions are known; where there are maps their largest values too, for regions.
 
@@ -283,36 +218,3 @@ def marginalises(settings: Settings, score: Score, adjustments: Sequence[Adjustm
     """
     rule = rule_of(settings, score, adjustments)
     return rule == "soft" and settings.conditioning.unknown == "infer" and schema.inferable
-
-
-def level_text(pipeline: Pipeline) -> str:
-    """'alpha = 0.05', and the level of each test where it is another."""
-    alpha = pipeline.settings.alpha
-    return f"alpha = {alpha:g}" + f" (half of it for each of two tests, {alpha / 2:g})" * bool(pipeline.checked)
-
-
-def but_of(pipeline: Pipeline) -> str:
-    """' but items of camera=B', of added groups that are large enough for the α of the fit; nothing without any."""
-    needed = minimum_normals(pipeline.level())
-    names = [group.name for group in pipeline.added if len(group.calibration) >= needed]
-    return f" but items of {', '.join(names)}" if names else ""
-
-
-def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
-    """Name the Mondrian groups that are too small for the α of the fit, where others are not."""
-    calibration = calibrated(pipeline)
-    small = np.flatnonzero(~calibration.own())
-    if not len(small) or len(small) == len(calibration.counts):
-        return
-    named = [f"{calibration.stratum_names[s]} ({calibration.counts[s]})" for s in small[:MOST_NAMED]]
-    more = f" and {len(small) - MOST_NAMED:,} more" if len(small) > MOST_NAMED else ""
-    columns = [column for column in pipeline.schema.columns if column.roles]
-    roles = {column.name: tuple(role for role in column.roles if role != "stratify") for column in columns}
-    flags = " ".join(f"--roles {name}={','.join(kept)}" for name, kept in roles.items())
-    warnings.warn(
-        f"Mondrian groups with too few calibration items: {', '.join(named)}{more}; each needs "
-        f"{minimum_normals(calibration.alpha)} at {level_text(pipeline)}. They are compared with all groups "
-        "together, without a guarantee of their own. Give more normal items of them, leave them out, or calibrate all "
-        f"together: conditioning={{'roles': {roles!r}}}, or {flags} on the command line.",
-        stacklevel=stacklevel,
-    )

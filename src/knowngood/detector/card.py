@@ -7,7 +7,7 @@ from typing import Any
 
 from knowngood.calibration import false_alarm_interval, minimum_normals
 from knowngood.config import Fusion, PatchGaussianOptions, counted
-from knowngood.detector.calibrate import but_of
+from knowngood.detector.guarantee import but_of
 from knowngood.detector.pipeline import Pipeline
 from knowngood.models.vae import ConditionalVAE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,42 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from knowngood.calibration import minimum_normals, regions_table
+from knowngood.calibration import regions_table
 from knowngood.config import Settings, counted, nearest, parse_settings
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
-from knowngood.data import TableSet, open_images
-from knowngood.data.conditions import ConditionSchema, Unknown
+from knowngood.data.conditions import Unknown
 from knowngood.data.groups import across, name_digests, without
 from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
-from knowngood.data.readers.given import holds_images, listed
-from knowngood.data.readers.limits import Limits
+from knowngood.data.readers.given import listed
 from knowngood.data.stores.fetched_pixels import kept_local
-from knowngood.data.tableset import check_rows
 from knowngood.detector import latents, model_folder
 from knowngood.detector.added_groups import (
-    IS,
     checked_values,
     explain_gone,
-    explain_misnamed,
-    explain_others,
     ignored_values,
-    memberships,
 )
 from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
-from knowngood.detector.calibrate import (
-    add_group,
-    but_of,
-    calibrate,
-    check_enough,
-    check_unfitted,
-    level_text,
-    normal_ones,
-    warn_of_small,
-)
+from knowngood.detector.calibrate import add_group, calibrate
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import limit, margin
@@ -60,14 +43,30 @@ from knowngood.detector.fit import Run, fit_pipeline, happened, training_record
 from knowngood.detector.fit.inputs import (
     audited,
     measured,
-    only,
-    readable,
     varying,
     warn_of_labels,
     with_chosen,
     without_identifiers,
 )
 from knowngood.detector.fit.plan import factors_of
+from knowngood.detector.guarantee import (
+    check_alpha,
+    check_enough,
+    check_unfitted,
+    level_of,
+    normal_ones,
+    warn_if_no_guarantee,
+    warn_of_small,
+)
+from knowngood.detector.items import (
+    FEWEST,
+    items_asked,
+    items_beside,
+    items_to_fit,
+    items_to_learn,
+    items_to_score,
+    normals_and_labelled,
+)
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, to_device
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
@@ -83,7 +82,6 @@ from knowngood.training.film import Film
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FEWEST = 2
 EXPLAINED = 20  # images, unless more are asked for
 
 
@@ -262,7 +260,7 @@ class Detector(OutlierMixin, BaseEstimator):
             check_folder(Path(run_dir))
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        items = kept_local(self._items(X, conditions, anomalies, reset=True), settings.data.cache_gb)
+        items = kept_local(items_to_fit(self, X, conditions, anomalies, settings), settings.data.cache_gb)
         items, findings = audited(items, settings)
         roles = settings.conditioning.roles or {}
         asked = {*(as_columns(conditions) or {}), *roles} - {name for name, given in roles.items() if not given}
@@ -271,7 +269,7 @@ class Detector(OutlierMixin, BaseEstimator):
         if items.splits is not None and "train" in items.splits:
             items = items[items.splits == "train"]
         items = measured(items, settings)
-        more = None if fit_only is None else self._chosen(items, fit_only, settings)
+        more = None if fit_only is None else items_beside(self, fit_only, items, settings)
         if more is not None:
             items, more = across(items, more, column)
         normals, labelled = items[items.labels != 1], items[items.labels == 1]
@@ -303,7 +301,7 @@ class Detector(OutlierMixin, BaseEstimator):
         self.film_, self.out_of_fold_ = reel, fitted.out_of_fold
         self.about_["seconds"] = round(time.perf_counter() - started, 3)
         if others:  # all is there by now for `calibrate`, should these items be refused
-            more = normal_ones(self._items(calibration_set, None, groups=True))
+            more = normal_ones(items_to_learn(self, calibration_set))
             check_unfitted(self.pipeline_, more)
             more = without(more, column)
             self.pipeline_, self.training_["suspicious"] = calibrate(self.pipeline_, more, "set")
@@ -341,7 +339,7 @@ class Detector(OutlierMixin, BaseEstimator):
             NotEnoughNormals: too few for the α of the fit; the calibration stays as it was.
         """
         check_is_fitted(self, "pipeline_")
-        items = normal_ones(self._items(X, conditions, groups=True, tolerance=tolerance))
+        items = normal_ones(items_to_learn(self, X, conditions, tolerance=tolerance))
         check_enough(self.pipeline_, items)
         check_unfitted(self.pipeline_, items)
         items = without(items, self.pipeline_.settings.conditioning.group)
@@ -403,15 +401,15 @@ class Detector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self, "pipeline_")
         check_updatable(self.pipeline_, old=old is not None)
-        new, marked = self._to_learn_from(X, conditions, tolerance)
-        known, labelled = (None, marked) if old is None else self._to_learn_from(old, old_conditions, tolerance)
+        new, marked = normals_and_labelled(self, X, conditions, tolerance)
+        known, labelled = (None, marked) if old is None else normals_and_labelled(self, old, old_conditions, tolerance)
         labelled = labelled if len(labelled) else None
         if n := len(marked) if old is not None or not learns_defects(self.pipeline_) else 0:
             of = f"{n:,} of {n + len(new):,} {new.items}"
             warnings.warn(f"{new.name}: {of} are labelled anomalous; they are left out of the update", stacklevel=2)
         others = None
         if calibration_set is not None:
-            others = normal_ones(self._items(calibration_set, None, groups=True, tolerance=tolerance))
+            others = normal_ones(items_to_learn(self, calibration_set, tolerance=tolerance))
         with reporting(progress):
             done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
         self.pipeline_, data = done.pipeline, self.about_["data"]
@@ -443,7 +441,7 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             DataError: an item cannot be read.
         """
-        items = self._asked(X, conditions, unknown)
+        items = items_asked(self, X, conditions, unknown)
         decisions = decided(self.pipeline_, items, unknown)
         refuse_unread(items, decisions.errors)
         return -decisions.anomaly_score
@@ -453,7 +451,7 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Where stated conditions are checked it is no larger than the threshold of the mismatch − the mismatch.
         """
-        items = self._asked(X, conditions, unknown)
+        items = items_asked(self, X, conditions, unknown)
         decisions = decided(self.pipeline_, items, unknown)
         refuse_unread(items, decisions.errors)
         return margin(self.pipeline_, decisions)
@@ -464,10 +462,10 @@ class Detector(OutlierMixin, BaseEstimator):
         If there are too few calibration items for that rate it warns and flags nothing. If the items as a whole are
         not like the calibration items it warns (`BatchWarning`).
         """
-        items = self._asked(X, conditions, unknown)
+        items = items_asked(self, X, conditions, unknown)
         decisions = decided(self.pipeline_, items, unknown)
         refuse_unread(items, decisions.errors)
-        self._warn_if_no_guarantee()
+        warn_if_no_guarantee(self.pipeline_)
         warn_of_batch(batch_remark(self.pipeline_, items, decisions))
         return np.where(margin(self.pipeline_, decisions) < 0, -1, 1)
 
@@ -517,10 +515,11 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
         """
-        self._check_alpha(alpha)
+        check_is_fitted(self, "pipeline_")
+        check_alpha(self.pipeline_, alpha)
         if explain:
             _check_explains(self.pipeline_)
-        items, level = self._asked(X, conditions, unknown), self._level(alpha)
+        items, level = items_asked(self, X, conditions, unknown), level_of(self.pipeline_, alpha)
         decisions = decided(self.pipeline_, items, unknown, alpha)
         found = None
         if explain:
@@ -559,8 +558,9 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             SettingsError: the model has no maps, or no regions. DataError: not one item can be read.
         """
-        self._check_alpha(alpha)
-        items = self._asked(X, conditions, unknown)
+        check_is_fitted(self, "pipeline_")
+        check_alpha(self.pipeline_, alpha)
+        items = items_asked(self, X, conditions, unknown)
         located = {"maps": maps, "regions": regions}
         return detected(self.pipeline_, items, unknown=unknown, alpha=alpha, **located, start=start, refuse=refuse)
 
@@ -588,8 +588,8 @@ class Detector(OutlierMixin, BaseEstimator):
         check_is_fitted(self, "pipeline_")
         _check_explains(self.pipeline_)
         if alpha is not None:
-            self._check_alpha(alpha)
-        items, level = self._asked(X, conditions, unknown), self._level(alpha)
+            check_alpha(self.pipeline_, alpha)
+        items, level = items_asked(self, X, conditions, unknown), level_of(self.pipeline_, alpha)
         decisions = decided(self.pipeline_, items, unknown, alpha)
         flags = flagged(decisions.joint_p_values, level)
         return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
@@ -600,7 +600,7 @@ class Detector(OutlierMixin, BaseEstimator):
         Raises:
             DataError: an image cannot be read. SettingsError: the score has no map.
         """
-        items = self._asked(X, conditions, unknown)
+        items = items_asked(self, X, conditions, unknown)
         maps: list[np.ndarray] = []
         for batch in detected(self.pipeline_, items, unknown=unknown, maps=True):
             refuse_unread(batch.items, batch.decisions.errors)
@@ -636,10 +636,10 @@ class Detector(OutlierMixin, BaseEstimator):
         check_is_fitted(self, "pipeline_")
         known = check_regions(self.pipeline_)
         if alpha is None:
-            self._check_alpha(None)
+            check_alpha(self.pipeline_, None)
         else:  # not half of it where stated conditions are checked: maps are tested alone
             known.refuse(alpha)
-        items = self._asked(X, conditions, unknown)
+        items = items_asked(self, X, conditions, unknown)
         found = []
         for batch in detected(self.pipeline_, items, unknown=unknown, alpha=alpha, regions=True, min_area=min_area):
             refuse_unread(batch.items, batch.decisions.errors)
@@ -648,14 +648,14 @@ class Detector(OutlierMixin, BaseEstimator):
 
     def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """What a VAE makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
-        items = self._asked(X, conditions, unknown)
+        items = items_asked(self, X, conditions, unknown)
         _, made = latents.reconstruct(self.pipeline_, items, unknown)
         values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
         return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
 
     def embed(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """Posterior means of a VAE (N, D)."""
-        items = self._asked(X, conditions, unknown)
+        items = items_asked(self, X, conditions, unknown)
         return latents.embed(self.pipeline_, items, unknown)
 
     def condition_probabilities(self, X: Any) -> DataFrame:
@@ -670,7 +670,7 @@ class Detector(OutlierMixin, BaseEstimator):
         import pandas as pd
 
         check_is_fitted(self, "pipeline_")
-        items = self._items(X, None)
+        items = items_to_score(self, X)
         labels, p = condition_probabilities(self.pipeline_, items)
         return pd.DataFrame({"id": items.ids, **dict(zip(labels, p.T, strict=True))})
 
@@ -744,138 +744,6 @@ class Detector(OutlierMixin, BaseEstimator):
             self.n_features_in_ = pipeline.representation.shape[0]
             if pipeline.representation.names:
                 self.feature_names_in_ = np.array(pipeline.representation.names, dtype=object)
-
-    def _chosen(self, items: Items, fit_only: Any, settings: Settings) -> Items:
-        """What is learned from beside items, with the columns that these have."""
-        more = readable(self._items(fit_only, None, reset=True, beside=True), settings, keep_column=True)
-        if type(more) is not type(items):
-            raise DataError(f"fit_only holds {more.items}, X {items.items}; give {items.items}")
-        return only(measured(more, settings), ConditionSchema(), items.conditions)
-
-    def _to_learn_from(self, X: Any, conditions: Any, tolerance: float | None) -> tuple[Items, Items]:
-        """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups."""
-        further = factors_of(self.pipeline_.settings)
-        items = self._items(X, conditions, groups=True, further=further, tolerance=tolerance)
-        unused = set(self.about_["data"].get("ignored_values", ())) - set(further)  # the fit had them, too
-        items = items.replace(conditions={k: v for k, v in items.conditions.items() if k not in unused})
-        if items.splits is not None and "train" in items.splits:
-            items = items[items.splits == "train"]
-        normals = items[items.labels != 1]
-        if not len(normals):
-            raise DataError(f"{items.name}: no normal item in it to learn from ({len(items)} given)")
-        return normals, items[items.labels == 1]
-
-    def _items(
-        self,
-        X: Any,
-        conditions: Any,
-        anomalies: Any = None,
-        reset: bool = False,
-        beside: bool = False,
-        groups: bool = False,
-        further: tuple[str, ...] = (),
-        tolerance: float | None = None,
-    ) -> Items:
-        """X as items with their conditions and labels; with `groups` as `readable` ones and with the group column.
-
-        Args:
-            reset: X is fitted to. beside: rows come beside others that are, and have the same columns.
-        """
-        columns, X = as_columns(conditions), listed(X)
-        if holds_images(X):
-            options = parse_settings(self.get_params(deep=False)).data if reset else self.pipeline_.settings.data
-            items: Items = open_images(X, limits=Limits.of(options))
-        else:
-            rows = self._rows(X, reset and not beside)
-            items = TableSet.from_array(rows).replace(names=tuple(getattr(self, "feature_names_in_", ())))
-        if not reset and not len(items):
-            raise DataError(f"{items.name}: there is no item in it; expected at least one")
-        column = None if reset else self.pipeline_.settings.conditioning.group
-        if column is not None and columns is not None and not groups:
-            columns = {name: values for name, values in columns.items() if name != column}
-        if not reset:
-            # What a source brings beyond the schema (a class that was constant, say) says nothing to the model.
-            own = {column} if groups and column is not None else set()
-            added = {name for group in self.pipeline_.added for name in group.values}
-            items = only(items, self.pipeline_.schema, {*further, *added, *own})
-        if columns is not None or anomalies is not None:
-            items = items.annotate(anomalies, columns)
-        if groups:
-            items = readable(items, self.pipeline_.settings, tolerance, keep_column=True)
-        return items if reset else measured(items, self.pipeline_.settings, self.pipeline_.schema)
-
-    def _rows(self, X: Any, reset: bool) -> np.ndarray:
-        """The rows of a table (N, F); those of a DataFrame in the order of the columns that were fitted."""
-        if isinstance(X, torch.Tensor):
-            X = X.detach().cpu()
-            X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
-        names = getattr(self, "feature_names_in_", None)
-        if not reset and names is not None and hasattr(X, "columns"):
-            if sorted(map(str, X.columns)) != sorted(names):
-                missing = [name for name in names if name not in X.columns]
-                extra = [str(name) for name in X.columns if name not in names]
-                raise DataError(
-                    f"the table lacks the columns {missing} and has the unknown ones {extra}; the model was fitted on "
-                    f"{list(names)}"
-                )
-            X = X[list(names)]
-        if X is None or isinstance(X, (dict, set)) or np.isscalar(X):
-            raise DataError(
-                f"X is {X!r:.60}, a {type(X).__name__}; expected images (a path, an array, a list, …) or a table (N, F)"
-            )
-        kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
-        try:
-            rows: Any = validate_data(self, X, reset=reset, dtype=np.float64, **kept)
-        except ValueError as error:
-            raise DataError(str(error)) from None
-        check_rows(rows, getattr(self, "feature_names_in_", None))
-        return rows
-
-    def _asked(self, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
-        """X as items with their conditions; a warning names values that the fit has not seen and that are inferred."""
-        check_is_fitted(self, "pipeline_")
-        items = self._items(X, conditions)
-        ignored = self.about_["data"].get("ignored_values", {})
-        if (unknown or self.pipeline_.settings.conditioning.unknown) == "infer":
-            belongs = memberships(self.pipeline_.added, items.conditions, len(items))
-            others = items[~(belongs == IS).any(axis=0)] if len(belongs) else items
-            for sentence in self.pipeline_.schema.explain_new(others.conditions, len(others)):
-                warnings.warn(sentence, stacklevel=3)
-            if sentence := explain_misnamed(self.pipeline_.added, items.conditions, self.pipeline_.schema, ignored):
-                warnings.warn(sentence, stacklevel=3)
-        for sentence in explain_others(self.pipeline_.added, items.conditions, self.pipeline_.schema, ignored):
-            warnings.warn(sentence, stacklevel=3)
-        return items
-
-    def _level(self, alpha: float | None) -> float:
-        """The false-alarm rate that is asked for, by default that of the fit: the parameter may have changed since."""
-        return self.pipeline_.settings.alpha if alpha is None else alpha
-
-    def _check_alpha(self, alpha: float | None) -> None:
-        """Refuse an α that is asked for and cannot be guaranteed; of the fit's own one only warn."""
-        check_is_fitted(self, "pipeline_")
-        if alpha is None:
-            self._warn_if_no_guarantee(stacklevel=4)
-        elif self.pipeline_.calibration is not None:
-            level = self.pipeline_.level(alpha)
-            self.pipeline_.calibration.refuse(level)
-            for group in self.pipeline_.added:
-                if len(group.calibration) < minimum_normals(level):
-                    warnings.warn(
-                        f"{group.name} has {counted(len(group.calibration), 'calibration item')}; alpha = {alpha:g} "
-                        f"needs {minimum_normals(level)}: nothing of it is flagged",
-                        stacklevel=3,
-                    )
-
-    def _warn_if_no_guarantee(self, stacklevel: int = 3) -> None:
-        if math.isinf(limit(self.pipeline_)):
-            n, needed = len(self.pipeline_.calibration or ()), minimum_normals(self.pipeline_.level())
-            warnings.warn(
-                f"{level_text(self.pipeline_)} cannot be guaranteed with {counted(n, 'calibration item')}, it needs "
-                f"{needed}: nothing is flagged{but_of(self.pipeline_)}. Fit or calibrate on more normal items, or rank "
-                "by the anomaly score.",
-                stacklevel=stacklevel,
-            )
 
 
 def _unused(normals: Items, pipeline: Pipeline, identifiers: list[str]) -> str:

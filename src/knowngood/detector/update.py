@@ -14,13 +14,14 @@ from knowngood.config import Shift, VAEOptions, counted
 from knowngood.data.groups import name_digests, without
 from knowngood.data.joined import joined
 from knowngood.detector.added_groups import explain_gone
-from knowngood.detector.calibrate import calibrate, check_enough, check_unfitted
+from knowngood.detector.calibrate import calibrate
 from knowngood.detector.fit import Run, learned_pipeline
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.inputs import only
 from knowngood.detector.fit.known_defects import learn_defects
 from knowngood.detector.fit.learn import Learned, cached, make_source
 from knowngood.detector.fit.plan import Plan, factors_of, make_plan
+from knowngood.detector.guarantee import check_enough, check_unfitted
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError, NotEnoughNormals, SettingsError
 from knowngood.models.base import as_loaded

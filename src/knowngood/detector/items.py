@@ -1,0 +1,177 @@
+"""Items from what a caller gives: images or rows of a table, with their conditions, labels and groups."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from knowngood.config import Settings
+from knowngood.data import TableSet, open_images
+from knowngood.data.conditions import ConditionSchema, Unknown
+from knowngood.data.open import as_columns
+from knowngood.data.readers.given import holds_images, listed
+from knowngood.data.readers.limits import Limits
+from knowngood.data.tableset import check_rows
+from knowngood.detector.added_groups import IS, explain_misnamed, explain_others, memberships
+from knowngood.detector.fit.inputs import measured, only, readable
+from knowngood.detector.fit.plan import factors_of
+from knowngood.detector.pipeline import Items
+from knowngood.errors import DataError
+
+if TYPE_CHECKING:
+    from knowngood.detector.estimator import Detector
+
+FEWEST = 2
+
+
+# To fit to --------------------------------------------------------------------------------------------------------
+
+
+def items_to_fit(detector: Detector, X: Any, conditions: Any, anomalies: Any, settings: Settings) -> Items:
+    """X with conditions and labels (N,), all columns kept; the detector takes the number and the names of features."""
+    return _annotated(_opened(detector, listed(X), settings, reset=True), as_columns(conditions), anomalies)
+
+
+def items_beside(detector: Detector, X: Any, items: Items, settings: Settings) -> Items:
+    """Readable items that are learned from beside others, with the columns that these have."""
+    more = readable(_opened(detector, listed(X), settings), settings, keep_column=True)
+    if type(more) is not type(items):
+        raise DataError(f"fit_only holds {more.items}, X {items.items}; give {items.items}")
+    return only(measured(more, settings), ConditionSchema(), items.conditions)
+
+
+# Of a fitted detector -----------------------------------------------------------------------------------------------
+
+
+def items_to_score(detector: Detector, X: Any, conditions: Any = None) -> Items:
+    """X with the conditions that the fitted detector knows; the group column plays no part.
+
+    Raises:
+        DataError: there is no item in X.
+    """
+    columns = as_columns(conditions)
+    column = detector.pipeline_.settings.conditioning.group
+    if column is not None and columns is not None:
+        columns = {name: values for name, values in columns.items() if name != column}
+    items = _annotated(_known(detector, X), columns)
+    return measured(items, detector.pipeline_.settings, detector.pipeline_.schema)
+
+
+def items_asked(detector: Detector, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
+    """`items_to_score`, and a warning that names values that the fit has not seen and that are inferred."""
+    check_is_fitted(detector, "pipeline_")
+    pipeline, items = detector.pipeline_, items_to_score(detector, X, conditions)
+    ignored = detector.about_["data"].get("ignored_values", {})
+    if (unknown or pipeline.settings.conditioning.unknown) == "infer":
+        belongs = memberships(pipeline.added, items.conditions, len(items))
+        others = items[~(belongs == IS).any(axis=0)] if len(belongs) else items
+        for sentence in pipeline.schema.explain_new(others.conditions, len(others)):
+            warnings.warn(sentence, stacklevel=3)
+        if sentence := explain_misnamed(pipeline.added, items.conditions, pipeline.schema, ignored):
+            warnings.warn(sentence, stacklevel=3)
+    for sentence in explain_others(pipeline.added, items.conditions, pipeline.schema, ignored):
+        warnings.warn(sentence, stacklevel=3)
+    return items
+
+
+def items_to_learn(
+    detector: Detector,
+    X: Any,
+    conditions: Any = None,
+    *,
+    further: tuple[str, ...] = (),
+    tolerance: float | None = None,
+) -> Items:
+    """X as readable items in their groups, with the conditions that the fitted detector knows and further columns.
+
+    Args:
+        tolerance: share of files that may be unreadable; default as fitted.
+    """
+    pipeline = detector.pipeline_
+    column = pipeline.settings.conditioning.group
+    items = _known(detector, X, further if column is None else (*further, column))
+    items = readable(_annotated(items, as_columns(conditions)), pipeline.settings, tolerance, keep_column=True)
+    return measured(items, pipeline.settings, pipeline.schema)
+
+
+def normals_and_labelled(
+    detector: Detector, X: Any, conditions: Any, tolerance: float | None = None
+) -> tuple[Items, Items]:
+    """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups.
+
+    Raises:
+        DataError: none of them is normal.
+    """
+    further = factors_of(detector.pipeline_.settings)
+    items = items_to_learn(detector, X, conditions, further=further, tolerance=tolerance)
+    unused = set(detector.about_["data"].get("ignored_values", ())) - set(further)  # the fit had them, too
+    items = items.replace(conditions={k: v for k, v in items.conditions.items() if k not in unused})
+    if items.splits is not None and "train" in items.splits:
+        items = items[items.splits == "train"]
+    normals = items[items.labels != 1]
+    if not len(normals):
+        raise DataError(f"{items.name}: no normal item in it to learn from ({len(items)} given)")
+    return normals, items[items.labels == 1]
+
+
+# Inside -------------------------------------------------------------------------------------------------------------
+
+
+def _known(detector: Detector, X: Any, further: tuple[str, ...] = ()) -> Items:
+    """X with those of its own columns that the fit knows, that added groups name, and further ones.
+
+    What a source brings beyond them (a class that was constant, say) says nothing to the model.
+    """
+    pipeline = detector.pipeline_
+    items = _opened(detector, listed(X), pipeline.settings)
+    if not len(items):
+        raise DataError(f"{items.name}: there is no item in it; expected at least one")
+    return only(items, pipeline.schema, {*further, *(name for group in pipeline.added for name in group.values)})
+
+
+def _annotated(items: Items, columns: Any, anomalies: Any = None) -> Items:
+    return items if columns is None and anomalies is None else items.annotate(anomalies, columns)
+
+
+def _opened(detector: Detector, X: Any, settings: Settings, *, reset: bool = False) -> Items:
+    """X as a set of items.
+
+    Args:
+        reset: a table says which features there are, instead of being checked for them.
+    """
+    if holds_images(X):
+        return open_images(X, limits=Limits.of(settings.data))
+    rows = _rows(detector, X, reset)
+    return TableSet.from_array(rows).replace(names=tuple(getattr(detector, "feature_names_in_", ())))
+
+
+def _rows(detector: Detector, X: Any, reset: bool) -> np.ndarray:
+    """The rows of a table (N, F); those of a DataFrame in the order of the columns that were fitted."""
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()  # which NumPy does not have
+    names = getattr(detector, "feature_names_in_", None)
+    if not reset and names is not None and hasattr(X, "columns"):
+        if sorted(map(str, X.columns)) != sorted(names):
+            missing = [name for name in names if name not in X.columns]
+            extra = [str(name) for name in X.columns if name not in names]
+            raise DataError(
+                f"the table lacks the columns {missing} and has the unknown ones {extra}; the model was fitted on "
+                f"{list(names)}"
+            )
+        X = X[list(names)]
+    if X is None or isinstance(X, (dict, set)) or np.isscalar(X):
+        raise DataError(
+            f"X is {X!r:.60}, a {type(X).__name__}; expected images (a path, an array, a list, …) or a table (N, F)"
+        )
+    kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
+    try:
+        rows: Any = validate_data(detector, X, reset=reset, dtype=np.float64, **kept)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    check_rows(rows, getattr(detector, "feature_names_in_", None))
+    return rows
