@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,24 +19,28 @@ from knowngood.data.tableset import check_rows
 from knowngood.detector.added_groups import IS, explain_misnamed, explain_others, memberships
 from knowngood.detector.fit.inputs import measured, only, readable
 from knowngood.detector.fit.plan import factors_of
-from knowngood.detector.pipeline import Items
+from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError
 
-if TYPE_CHECKING:
-    from knowngood.detector.estimator import Detector
-
 FEWEST = 2
+
+
+class Estimator(Protocol):
+    """What is used of a detector here; a table leaves the names of its features in it, as scikit-learn does."""
+
+    pipeline_: Pipeline
+    about_: dict[str, Any]
 
 
 # To fit to --------------------------------------------------------------------------------------------------------
 
 
-def items_to_fit(detector: Detector, X: Any, conditions: Any, anomalies: Any, settings: Settings) -> Items:
+def items_to_fit(detector: Estimator, X: Any, conditions: Any, anomalies: Any, settings: Settings) -> Items:
     """X with conditions and labels (N,), all columns kept; the detector takes the number and the names of features."""
     return _annotated(_opened(detector, listed(X), settings, reset=True), as_columns(conditions), anomalies)
 
 
-def items_beside(detector: Detector, X: Any, items: Items, settings: Settings) -> Items:
+def items_beside(detector: Estimator, X: Any, items: Items, settings: Settings) -> Items:
     """Readable items that are learned from beside others, with the columns that these have."""
     more = readable(_opened(detector, listed(X), settings), settings, keep_column=True)
     if type(more) is not type(items):
@@ -47,7 +51,7 @@ def items_beside(detector: Detector, X: Any, items: Items, settings: Settings) -
 # Of a fitted detector -----------------------------------------------------------------------------------------------
 
 
-def items_to_score(detector: Detector, X: Any, conditions: Any = None) -> Items:
+def items_to_score(detector: Estimator, X: Any, conditions: Any = None) -> Items:
     """X with the conditions that the fitted detector knows; the group column plays no part.
 
     Raises:
@@ -61,7 +65,7 @@ def items_to_score(detector: Detector, X: Any, conditions: Any = None) -> Items:
     return measured(items, detector.pipeline_.settings, detector.pipeline_.schema)
 
 
-def items_asked(detector: Detector, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
+def items_asked(detector: Estimator, X: Any, conditions: Any, unknown: Unknown | None) -> Items:
     """`items_to_score`, and a warning that names values that the fit has not seen and that are inferred."""
     check_is_fitted(detector, "pipeline_")
     pipeline, items = detector.pipeline_, items_to_score(detector, X, conditions)
@@ -79,7 +83,7 @@ def items_asked(detector: Detector, X: Any, conditions: Any, unknown: Unknown | 
 
 
 def items_to_learn(
-    detector: Detector,
+    detector: Estimator,
     X: Any,
     conditions: Any = None,
     *,
@@ -99,7 +103,7 @@ def items_to_learn(
 
 
 def normals_and_labelled(
-    detector: Detector, X: Any, conditions: Any, tolerance: float | None = None
+    detector: Estimator, X: Any, conditions: Any, tolerance: float | None = None
 ) -> tuple[Items, Items]:
     """Normal and labelled anomalous items of X, of its split "train" if it has one, in their groups.
 
@@ -121,7 +125,7 @@ def normals_and_labelled(
 # Inside -------------------------------------------------------------------------------------------------------------
 
 
-def _known(detector: Detector, X: Any, further: tuple[str, ...] = ()) -> Items:
+def _known(detector: Estimator, X: Any, further: tuple[str, ...] = ()) -> Items:
     """X with those of its own columns that the fit knows, that added groups name, and further ones.
 
     What a source brings beyond them (a class that was constant, say) says nothing to the model.
@@ -137,7 +141,7 @@ def _annotated(items: Items, columns: Any, anomalies: Any = None) -> Items:
     return items if columns is None and anomalies is None else items.annotate(anomalies, columns)
 
 
-def _opened(detector: Detector, X: Any, settings: Settings, *, reset: bool = False) -> Items:
+def _opened(detector: Estimator, X: Any, settings: Settings, *, reset: bool = False) -> Items:
     """X as a set of items.
 
     Args:
@@ -149,7 +153,7 @@ def _opened(detector: Detector, X: Any, settings: Settings, *, reset: bool = Fal
     return TableSet.from_array(rows).replace(names=tuple(getattr(detector, "feature_names_in_", ())))
 
 
-def _rows(detector: Detector, X: Any, reset: bool) -> np.ndarray:
+def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
     """The rows of a table (N, F); those of a DataFrame in the order of the columns that were fitted."""
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
