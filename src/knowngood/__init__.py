@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 # a small network trains many times slower where another program has one of the cores. Idle cores lose nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
+    from knowngood.config.version import __version__ as __version__
     from knowngood.data import ImageSet as ImageSet
     from knowngood.data import open_images as open_images
     from knowngood.detector.estimator import Detector as Detector
@@ -19,6 +18,7 @@ _LAZY = {
     "Detector": "knowngood.detector.estimator",
     "ImageSet": "knowngood.data",
     "open_images": "knowngood.data",
+    "__version__": "knowngood.config.version",
     "view": "knowngood.evaluation.results_view",
 }
 

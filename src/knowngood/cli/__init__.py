@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 
-from knowngood import __version__
 from knowngood.cli.console import fail, note, say
 from knowngood.cli.lazy import LazyGroup
+from knowngood.config.version import __version__
 from knowngood.data.progress import reporting
 from knowngood.errors import Interrupted, KnowngoodError
 

@@ -44,8 +44,8 @@ def demo(
 def _report(out: Path, title: str, settings: dict[str, Any], train: ImageSet, test: ImageSet, **names: Any) -> None:
     import numpy as np
 
-    from knowngood import Detector
     from knowngood.config import parse_settings
+    from knowngood.detector.estimator import Detector
     from knowngood.evaluation.evaluate import evaluate
     from knowngood.evaluation.report import report_inputs, write_report
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from knowngood import __version__
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
+from knowngood.config.version import __version__
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "pandas", "pillow", "matplotlib")
 

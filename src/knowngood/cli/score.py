@@ -12,7 +12,6 @@ from urllib.parse import quote
 
 import typer
 
-from knowngood import __version__
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
@@ -44,6 +43,7 @@ from knowngood.cli.outputs import (
     writing,
 )
 from knowngood.config import counted, nearest
+from knowngood.config.version import __version__
 from knowngood.data.column_values import as_values
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import DataError, Interrupted, SettingsError

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from knowngood import __version__
 from knowngood.cli.console import note, say
 from knowngood.cli.outputs import anomalous_of
 from knowngood.config import counted
+from knowngood.config.version import __version__
 from knowngood.data.progress import track
 from knowngood.errors import DataError, Interrupted, SettingsError
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from knowngood import __version__
 from knowngood.cli.completion import data_sets
 from knowngood.cli.console import AsJson, emit, for_machines, note, say
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, as_words, keep_conditions, open_selected
@@ -20,6 +19,7 @@ from knowngood.cli.outputs import note_dependent, say_false_alarms, this_command
 from knowngood.cli.processes import follows
 from knowngood.cli.train_each import train_each
 from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
+from knowngood.config.version import __version__
 from knowngood.data.progress import in_words
 from knowngood.detector.versions import OF_RUN
 from knowngood.errors import DataError, Interrupted, SettingsError

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from knowngood import __version__
+from knowngood.config.version import __version__
 from knowngood.detector.estimator import Detector
 from knowngood.detector.model_folder import CARD, TRAINING
 from knowngood.detector.versions import CONFIG, fingerprint, in_use, save_version

@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowngood import __version__
 from knowngood.calibration import Calibration
 from knowngood.calibration.conformal import sorted_scores
 from knowngood.calibration.map_scale import scale_of
+from knowngood.config.version import __version__
 from knowngood.data import ImageSet
 from knowngood.data.readers.limits import Limits
 from knowngood.data.regions.ignore import Outlines, Painted

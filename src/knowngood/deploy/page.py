@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 
-import knowngood
-from knowngood import __version__
+from knowngood.config.version import __version__
 from knowngood.data import ImageSet
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.limits import Limits
@@ -225,7 +224,7 @@ def page_routes(
 @cache
 def _file(name: str) -> str:
     """A template of this package; style sheets may include those of the reports."""
-    package = Path(knowngood.__file__).parent  # by path: the package of the reports would import its plots
+    package = Path(__file__).parents[1]  # by path: the package of the reports would import its plots
     loader = FileSystemLoader([package / "deploy" / "templates", package / "evaluation" / "report" / "templates"])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     if name.endswith(".js"):

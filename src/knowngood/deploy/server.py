@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as StarletteException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
 
-from knowngood import __version__
+from knowngood.config.version import __version__
 from knowngood.deploy.api_description import ABOUT, LOCKED, judging, refusals
 from knowngood.deploy.api_page import PAGE, POLICY
 from knowngood.deploy.judged_store import JudgedStore

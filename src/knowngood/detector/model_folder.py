@@ -19,9 +19,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
 
-from knowngood import __version__
 from knowngood.calibration import Calibration
 from knowngood.config import Settings, implementation
+from knowngood.config.version import __version__
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.regions.ignore import IgnoreRegions
 from knowngood.detector.added_groups import AddedGroup

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import knowngood
+from knowngood.config.version import __version__
 from knowngood.data.progress import BAR, EVERY, FIRST, busy, in_words, live, shown_live
 from knowngood.files import explained, whole, write_json
 from knowngood.training.engine import Engine
@@ -129,7 +129,7 @@ def read_log(path: Path) -> list[Row]:
 def write_run(folder: Path, record: dict[str, Any]) -> None:
     """run.json: `record` and the versions and machine it ran on."""
     versions = {
-        "knowngood": knowngood.__version__,
+        "knowngood": __version__,
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "numpy": version("numpy"),

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from knowngood import __version__
 from knowngood.config import PixelOptions, Settings, SharedGaussianOptions, VAEOptions
+from knowngood.config.version import __version__
 from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, suspicious, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.decide import calibrated
