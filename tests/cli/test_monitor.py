@@ -140,6 +140,18 @@ def test_one_state_is_of_one_run_at_a_time(tmp_path: Path, capsys: pytest.Captur
     assert "state.json is in use by process" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("text", "what"), [("null", "holds None, not the state"), ("[1]", "not the state"), ("{", "no JSON")]
+)
+def test_a_state_that_is_something_else_is_refused(
+    text: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state.json").write_text(text)
+    assert run("monitor", results(tmp_path / "a.csv", np.arange(9.0)), "--state", tmp_path / "state.json") == 3
+    assert what in capsys.readouterr().err
+    assert (tmp_path / "state.json").read_text() == text
+
+
 def test_a_threshold_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("monitor", results(tmp_path / "a.csv", np.arange(9.0)), "--threshold", "0") == 2
     assert "threshold = 0.0; expected a number above 1" in capsys.readouterr().err

@@ -208,10 +208,13 @@ def test_reviews_from_python(store: JudgedStore) -> None:
     [
         ((1, "bad"), "verdict = 'bad'; expected good, defect, unsure"),
         ((99, "good"), "no judged image 99"),
-        ((1, "defect", [(0, 0, HEIGHT + 1, 2)]), "is not within the picture, 10 × 12 pixels"),
+        ((1, "defect", {"regions": [(0, 0, HEIGHT + 1, 2)]}), "is not within the picture, 10 × 12 pixels"),
+        ((1, "defect", {"regions": [(0, 0, 1, 1)] * 101}), "101 regions; expected at most 100"),
+        ((1, "defect", {"kind": "k" * 61}), "kind = 'kkkk.* has 61 characters; expected at most 60"),
+        ((1, "good", {"note": "n" * 2001}), "has 2,001 characters; expected at most 2,000"),
     ],
 )
 def test_a_wrong_review_is_refused(store: JudgedStore, given: tuple[Any, ...], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        add_review(store.folder, *given[:2], regions=given[2] if len(given) > 2 else ())
+        add_review(store.folder, *given[:2], **(given[2] if len(given) > 2 else {}))
     assert len(read_reviews(store.folder)) == 5

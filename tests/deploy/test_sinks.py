@@ -320,6 +320,23 @@ def test_rows_arrive_at_a_broker_that_was_away_at_first() -> None:
     assert asyncio.run(delivered()) == rows(0, 5)
 
 
+def test_a_broker_that_refuses_the_password_is_named() -> None:
+    pytest.importorskip("paho.mqtt")
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1024)
+            connection.sendall(b"\x20\x02\x00\x05")  # CONNACK: not authorised
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse, args=(listener,), daemon=True).start()
+        sink = sink_of(f"mqtt://line:wrong@127.0.0.1:{listener.getsockname()[1]}/line/results")
+        with pytest.raises(Unavailable, match=r"refuses the connection: Not authorized") as refusal:
+            sink.write(rows(0, 1), {})
+    assert "wrong" not in str(refusal.value)
+
+
 # OPC UA --------------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +345,12 @@ def test_cells_are_of_the_type_of_their_variable() -> None:
     assert typed(stamp, "DateTime") == datetime(2026, 11, 30, 10, 0, 0, 250_000)
     assert typed(None, "DateTime") == datetime(1601, 1, 1)
     assert [typed(None, kind) for kind in ("String", "Boolean", "Int16")] == ["", False, 0]
+    bounds = {"Byte": (0, 255), "SByte": (-128, 127), "UInt32": (0, 2**32 - 1), "Int64": (-(2**63), 2**63 - 1)}
+    for kind, (low, high) in bounds.items():
+        assert [typed(low, kind), typed(high, kind)] == [low, high]
+        for beyond in (low - 1, high + 1):
+            with pytest.raises(ValueError, match=str(beyond)):
+                typed(beyond, kind)
     for value, kind in ((0.5, "DateTime"), ("1.png", "DateTime"), ("1.png", "Double"), ("a", "ByteString")):
         with pytest.raises((TypeError, ValueError)):
             typed(value, kind)

@@ -101,7 +101,7 @@ def test_a_row_an_image_of_a_folder_and_a_reason_for_each_that_cannot_be_read(ex
     assert bright["anomaly_score"] == pytest.approx(250 / 255)
     assert (dark["is_anomalous"], dark["verdict"]) == (False, "unsure")
     assert dark["p_value"] == pytest.approx(1 - 20 / 255)
-    assert rows["colour.png"]["error"] == "an image has 3 channels; the model was fitted on 1"
+    assert rows["colour.png"]["error"].startswith("an image has 3 channels; the model was fitted on 1. Convert it")
     assert rows["empty.png"]["error"] == "is empty (0 bytes)"
     assert rows["empty.png"]["is_anomalous"] is None
 
@@ -174,7 +174,7 @@ def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.Ca
         ({}, np.zeros((4, 6, 3), np.uint8), "3 channels"),
         ({}, np.zeros((4, 6, 1), np.uint16), "uint16, the model was fitted on uint8"),
         ({"ignored": [40, 60]}, np.zeros((8, 6, 1), np.uint8), "60 × 40 pixels .*, the image 6 × 8"),
-        ({"resize": False}, np.zeros((5, 6, 1), np.uint8), "5×6, the model takes 4×6"),
+        ({"resize": False}, np.zeros((5, 6, 1), np.uint8), r"6 × 5 pixels \(width × height\); the model takes 6 × 4"),
         ({"dtype": "float32"}, np.full((4, 6, 1), np.nan), "NaN or infinite"),
     ],
 )

@@ -101,6 +101,10 @@ class Judgement:
         return self.row.get("verdict") or ("anomalous" if self.row["is_anomalous"] else "normal")
 
 
+LONGEST = {"who": 100, "kind": 60, "note": 2000}  # characters of a review
+MOST_REGIONS = 100
+
+
 class Review(NamedTuple):
     """What a person says of a judged image; `verdict` None takes back what was said before.
 

@@ -21,7 +21,7 @@ from knowngood.config.version import __version__
 from knowngood.data import ImageSet
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.limits import Limits
-from knowngood.deploy.judged_store import ORDERS, VERDICTS, Box, Filter, JudgedStore, Review
+from knowngood.deploy.judged_store import LONGEST, MOST_REGIONS, ORDERS, VERDICTS, Box, Filter, JudgedStore, Review
 from knowngood.deploy.judgement import Asked
 from knowngood.deploy.line import Line
 from knowngood.deploy.queue import Queue
@@ -48,10 +48,10 @@ class Said(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     verdict: str | None
-    who: str = Field("", max_length=100)
-    kind: str = Field("", max_length=60)
-    regions: list[tuple[int, int, int, int]] = Field([], max_length=100)
-    note: str = Field("", max_length=2000)
+    who: str = Field("", max_length=LONGEST["who"])
+    kind: str = Field("", max_length=LONGEST["kind"])
+    regions: list[tuple[int, int, int, int]] = Field([], max_length=MOST_REGIONS)
+    note: str = Field("", max_length=LONGEST["note"])
 
 
 def page_routes(

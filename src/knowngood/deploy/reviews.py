@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from knowngood.data.formulas import harmless
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.readers.masks import FOLDERS
-from knowngood.deploy.judged_store import FILE, VERDICTS, Box, Filter, JudgedStore, Review
+from knowngood.deploy.judged_store import FILE, LONGEST, MOST_REGIONS, VERDICTS, Box, Filter, JudgedStore, Review
 from knowngood.errors import DataError, OutputError
 from knowngood.files import make_folder, whole, write_json, write_text
 
@@ -74,13 +74,18 @@ def add_review(
 
     Args:
         number: of the judged image, see `read_reviews`. kind: of a defect. regions: where it is, boxes (top, left,
-            bottom, right) in pixels, half-open.
+            bottom, right) in pixels, half-open; at most 100. who, kind, note: at most 100, 60 and 2,000 characters.
 
     Raises:
-        DataError: another verdict, a region beyond the image, or no such image.
+        DataError: another verdict, a text that is too long, a region beyond the image, or no such image.
     """
     if verdict is not None and verdict not in VERDICTS:
         raise DataError(f"verdict = {verdict!r:.40}; expected {', '.join(VERDICTS)}, or None to take a review back")
+    for name, text in (("who", who), ("kind", kind), ("note", note)):
+        if len(text) > LONGEST[name]:
+            raise DataError(f"{name} = {text!r:.40} has {len(text):,} characters; expected at most {LONGEST[name]:,}")
+    if len(regions) > MOST_REGIONS:
+        raise DataError(f"{len(regions):,} regions; expected at most {MOST_REGIONS}: draw larger ones")
     with _opened(folder) as store:
         try:
             about = store.one(number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from importlib.util import find_spec
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -64,7 +65,15 @@ class Mqtt(Sink):
             if self._parts.scheme == "mqtts":
                 client.tls_set()
             client.connect_timeout = TIMEOUT
+            answers: SimpleQueue[Any] = SimpleQueue()
+            client.on_connect = lambda client, data, flags, answer, properties: answers.put(answer)
             client.connect(*self._address)
             client.loop_start()
             self._client = client
+            try:
+                answer = answers.get(timeout=TIMEOUT)
+            except Empty:
+                raise OSError("no answer") from None
+            if answer.is_failure:
+                raise OSError(f"the broker refuses the connection: {answer}")
         return self._client

@@ -17,6 +17,11 @@ from knowngood.deploy.sinks import TIMEOUT, Place, Row, Sink, Unavailable
 from knowngood.errors import SettingsError
 
 NEVER = datetime(1601, 1, 1)
+BITS = {"Byte": 8, "UInt16": 16, "UInt32": 32, "UInt64": 64, "SByte": 8, "Int16": 16, "Int32": 32, "Int64": 64}
+WHOLE = {  # smallest and largest value of the types of whole numbers
+    kind: (0, 2**bits - 1) if kind[0] in "BU" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    for kind, bits in BITS.items()
+}
 
 
 class OpcUa(Sink):
@@ -84,7 +89,11 @@ class OpcUa(Sink):
 
 
 def typed(value: Any, kind: str) -> Any:
-    """A cell as a value of an OPC UA type."""
+    """A cell as a value of an OPC UA type.
+
+    Raises:
+        TypeError, ValueError: the type holds no such value.
+    """
     if kind == "String":
         return "" if value is None else value if isinstance(value, str) else json.dumps(value)
     if kind in ("Double", "Float"):
@@ -93,6 +102,10 @@ def typed(value: Any, kind: str) -> Any:
         return NEVER if value is None else datetime.fromisoformat(value).astimezone(UTC).replace(tzinfo=None)
     if kind == "Boolean":
         return bool(value)
-    if "Int" not in kind and kind not in ("Byte", "SByte"):
+    if kind not in WHOLE:
         raise TypeError(kind)
-    return int(value or 0)
+    low, high = WHOLE[kind]
+    number = int(value or 0)
+    if not low <= number <= high:
+        raise ValueError(number)
+    return number
