@@ -141,7 +141,7 @@ def test_one_state_is_of_one_run_at_a_time(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
-    ("text", "what"), [("null", "holds None, not the state"), ("[1]", "not the state"), ("{", "no JSON")]
+    ("text", "what"), [("null", "no knowngood-monitor"), ("[1]", "no knowngood-monitor"), ("{", "no JSON")]
 )
 def test_a_state_that_is_something_else_is_refused(
     text: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
