@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from pathlib import Path
 
@@ -466,3 +467,10 @@ def test_regions_are_those_of_the_alpha_of_the_fit() -> None:
     with pytest.raises(NotEnoughNormals):
         made.detect(new, conditions=stated, alpha=0.02)
     made.regions(new, conditions=stated, alpha=0.02)  # 64 images are enough for one test, not for half of α
+
+
+@pytest.mark.parametrize("alpha", ["0.1", 1.5, float("nan")])
+def test_what_is_no_false_alarm_rate_is_refused_as_it_was_given(bank: Detector, alpha: object) -> None:
+    x, product = one_line()
+    with pytest.raises(SettingsError, match=re.escape(f"alpha = {alpha!r} is no false-alarm rate")):
+        bank.detect(x[:1], conditions={"product": product[:1]}, alpha=alpha)  # type: ignore[arg-type]

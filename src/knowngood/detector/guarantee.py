@@ -89,11 +89,12 @@ def check_alpha(pipeline: Pipeline, alpha: float | None) -> None:
     """Refuse an α that is asked for and cannot be guaranteed; of the fit's own one only warn.
 
     Raises:
-        NotEnoughNormals: the calibration items are too few for it.
+        NotEnoughNormals: the calibration items are too few for it. SettingsError: it is no false-alarm rate.
     """
     if alpha is None:
         warn_if_no_guarantee(pipeline, stacklevel=4)
     elif pipeline.calibration is not None:
+        minimum_normals(alpha)  # refuses what is no false-alarm rate
         level = pipeline.level(alpha)
         pipeline.calibration.refuse(level)
         for group in pipeline.added:
