@@ -18,6 +18,7 @@ from knowngood.files import plain, write_json
 
 # What a command is for goes to stdout; when that is JSON, lines for people go beside the messages.
 _for_machines: ContextVar[bool] = ContextVar("for_machines", default=False)
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
 
 STDOUT = Path("-")  # in place of a file
 
@@ -60,13 +61,27 @@ def _harmless(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within, nothing is said but errors: another process of the same run says it."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
+
+
 def say(text: str = "") -> None:
     """Lines of a result, on stdout."""
+    if _silent.get():
+        return
     print(_harmless(text), file=sys.stderr if _for_machines.get() else sys.stdout)
 
 
 def note(text: str) -> None:
     """One line about what happens, on stderr, so that stdout stays clean for results."""
+    if _silent.get():
+        return
     print(_harmless(text), file=sys.stderr)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from knowngood.cli.completion import data_sets
-from knowngood.cli.console import AsJson, emit, for_machines, note, say
+from knowngood.cli.console import AsJson, emit, for_machines, note, say, silent
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, as_words, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import note_dependent, say_false_alarms, this_command, writing
@@ -114,7 +113,7 @@ def train(
         with for_machines(as_json):
             _dry_run(source, chosen, settings, train_size, condition or [], folder)
         return
-    with for_machines(as_json), nullcontext() if following else writing(folders=[folder, folder / OF_RUN]):
+    with for_machines(as_json), silent() if following else writing(folders=[folder, folder / OF_RUN]):
         settings = _checked(settings, chosen, num_generated_image, film)
         if each is not None:
             images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
@@ -131,7 +130,7 @@ def train(
             note(f"copies of up to {size} are kept in a temporary folder until the end (--cache-gb)")
         detector = Detector.from_settings(settings)
         try:
-            detector.fit(images, run_dir=folder / "run", resume=resume, progress=True, film=film)
+            detector.fit(images, run_dir=folder / "run", resume=resume, progress=not following, film=film)
         except (KeyboardInterrupt, Interrupted):
             note(f"the same command with --out {shlex.quote(str(folder))} --resume goes on where it stopped")
             raise

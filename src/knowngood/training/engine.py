@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -74,8 +75,11 @@ class Engine:
 
     def gathered(self, t: Tensor) -> Tensor:
         """(processes, *t.shape): every process's tensor, the same everywhere, on the CPU."""
-        every: Any = t if self._fabric is None else self._fabric.all_gather(t)
-        return every.reshape(self.processes, *t.shape).cpu()
+        every = [t.contiguous()]
+        if self.processes > 1:
+            every = [torch.empty_like(every[0]) for _ in range(self.processes)]
+            torch.distributed.all_gather(every, t.contiguous())
+        return torch.stack(every).cpu()
 
 
 def torch_device(name: str) -> torch.device:
@@ -118,6 +122,7 @@ def _engine(device: str, devices: int, nodes: int, precision: str) -> Engine:
             f"training in several processes (devices = {devices}, nodes = {nodes}) needs lightning-fabric: "
             "pip install 'knowngood[distributed]'"
         ) from None
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # not a line from each process that it starts
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes)
     fabric.launch()
     return Engine(fabric.device, bf16, fabric)
