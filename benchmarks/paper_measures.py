@@ -18,6 +18,7 @@ from benchmarks.protocols import CellImages
 from knowngood.config import Elbo
 from knowngood.data.conditions import Expanded
 from knowngood.detector.estimator import Detector
+from knowngood.detector.items import items_to_score
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import one_row_each
 from knowngood.errors import DataError
@@ -46,7 +47,7 @@ def measure_more(detector: Detector, found: Evaluation, parts: CellImages) -> di
         DataError: a test image cannot be read.
     """
     y, pipeline = parts.test.labels, detector.pipeline_
-    items = detector._items(parts.test, None)
+    items = items_to_score(detector, parts.test)
     best = best_conditions(pipeline, items, found.table["condition"].to_numpy(object))
     parts_there = all(name in found.table for name in ELBO_PARTS)
     seen = look(pipeline, items, best, elbo=not parts_there)

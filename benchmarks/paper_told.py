@@ -20,6 +20,7 @@ from benchmarks import runner
 from benchmarks.protocols import CellImages
 from knowngood.config import Elbo
 from knowngood.detector.estimator import Detector
+from knowngood.detector.items import items_to_score
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import Reader, refuse_unread
 from knowngood.errors import BatchWarning, DataError
@@ -48,7 +49,7 @@ def told(detector: Detector, parts: CellImages) -> dict[str, float | None]:
     names = ("wrong_a", "wrong_e", "wrong_mismatch", "released")
     if not pipeline.model.condition_dim or len(pipeline.schema.cells) < 2:
         return dict.fromkeys(names)
-    seen = under_each(pipeline, detector._items(parts.test[normal], None))
+    seen = under_each(pipeline, items_to_score(detector, parts.test[normal]))
     column = {label: k for k, label in enumerate(seen.labels)}
     true = np.array([column[name] for name in classes])
     step = np.random.default_rng([int(detector.about_["seed"]), 17]).integers(1, len(column), len(true))

@@ -22,6 +22,7 @@ from benchmarks.protocols import Cell, CellImages, resolve
 from knowngood import Detector
 from knowngood.config import VAEOptions, choices
 from knowngood.data import ImageSet, open_dataset
+from knowngood.detector.items import items_to_score
 from knowngood.errors import KnowngoodError, SettingsError
 from knowngood.evaluation.evaluate import evaluate
 
@@ -170,7 +171,7 @@ def test_e_is_the_same_whichever_score_the_settings_name(digits_cell: tuple[Cell
     """The ELBO of the pass under the best condition is the ELBO that judging gives for that condition."""
     detector = fitted("vae", "elbo", digits_cell[1])
     found = evaluate(detector, digits_cell[1].test, unknown="infer")
-    items = detector._items(digits_cell[1].test, None)
+    items = items_to_score(detector, digits_cell[1].test)
     best = best_conditions(detector.pipeline_, items, found.table["condition"].to_numpy(object))
     e = look(detector.pipeline_, items, best, elbo=True).e
     assert np.allclose(e, found.table["elbo_reconstruction"] + found.table["elbo_kl"], rtol=1e-5)

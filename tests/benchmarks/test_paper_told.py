@@ -10,6 +10,7 @@ from benchmarks.paper_told import other_set, released, told, under_each
 from benchmarks.protocols import CellImages
 from knowngood import Detector
 from knowngood.data import ImageSet
+from knowngood.detector.items import items_to_score
 from knowngood.metrics import roc_auc
 
 
@@ -49,7 +50,7 @@ def test_a_wrong_class_is_found_by_the_mismatch(objective: str) -> None:
         return
     assert found["wrong_mismatch"] == pytest.approx(1.0, abs=1e-3)
     assert found["released"] == pytest.approx(0.5, abs=1e-12)
-    seen = under_each(detector.pipeline_, detector._items(test, None))
+    seen = under_each(detector.pipeline_, items_to_score(detector, test))
     assert seen.labels == ["0", "1"]
     assert (seen.e.argmin(1) == classes[:120].astype(int)).mean() > 0.99
     assert other_set(detector, parts._replace(test=test.replace(name="digits"))) in (None, pytest.approx(1.0))

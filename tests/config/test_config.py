@@ -125,6 +125,9 @@ def test_an_unknown_option_of_a_choice_names_the_choice(slot: str) -> None:
 
 
 def test_an_unknown_option_of_a_group_names_the_nearest_one() -> None:
+    for name, here in (("β-TCVAE", "tc_vae"), ("beta_tcvae", "tc_vae"), ("dC-VAE", "dcvae"), ("betavae", "beta_vae")):
+        assert f"it is called '{here}' here" in refusal({"model": {"name": "vae", "objective": name}})
+    assert "unknown model 'PaDiM'; it is called 'patch_gaussian' here" in refusal({"model": "PaDiM"})
     assert "training has no option 'batchsize'; did you mean 'batch_size'?" in refusal({"training": {"batchsize": 3}})
 
 

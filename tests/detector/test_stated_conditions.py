@@ -15,8 +15,9 @@ from feature_cells import Cells, kinds, noise
 from feature_cells import detector as features
 from knowngood import Detector
 from knowngood.calibration import Calibration
-from knowngood.detector.batch import _references
+from knowngood.detector.batch import references_of
 from knowngood.detector.calibrate import NormalScores, mismatch_calibrations, with_calibration
+from knowngood.detector.items import items_to_score
 from knowngood.detector.results import decided
 from knowngood.detector.stated_conditions import Stated
 from knowngood.errors import BatchWarning, DataError, NotEnoughNormals, SettingsError
@@ -316,9 +317,9 @@ def test_a_score_is_of_the_group_that_an_item_looks_like_in_all_that_is_said_of_
     assert 39 <= few < many / 2
     new, right = one_line(300, 5)
     kept = right != "C"
-    items = fitted._asked(new[kept], {"product": np.where(np.arange(kept.sum()) % 2, "A", "B")}, None)
+    items = items_to_score(fitted, new[kept], {"product": np.where(np.arange(kept.sum()) % 2, "A", "B")})
     decisions = decided(fitted.pipeline_, items)
-    code, normals = _references(fitted.pipeline_, decisions, fitted.pipeline_.level())
+    code, normals = references_of(fitted.pipeline_, decisions, fitted.pipeline_.level())
     assert np.array_equal(code, decisions.strata)
     assert set(normals.tolist()) == {few, many}
     steps = decisions.p_values * (normals + 1)

@@ -17,10 +17,14 @@ from knowngood.config.installed import plugins
 
 
 class Options(BaseModel):
-    """One choice of a family, with its own settings. `implementation` is 'module:Class', imported when needed."""
+    """One choice of a family, with its own settings. `implementation` is 'module:Class', imported when needed.
+
+    also: what others call it, for the message to who asks for it by that name.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     implementation: ClassVar[str]
+    also: ClassVar[tuple[str, ...]] = ()
     name: str
 
     @property

@@ -48,6 +48,7 @@ class PatchGaussianOptions(ModelOptions):
 
     implementation = "knowngood.models.patch_gaussian:PatchGaussian"
     representations = ("features",)
+    also = ("PaDiM",)
     name: Literal["patch_gaussian"] = "patch_gaussian"
     shrinkage: float | None = Field(
         default=None,
@@ -103,6 +104,7 @@ class MemoryBankOptions(ModelOptions):
     """A coreset of normal items, or of normal patches; what is far from all of them is anomalous (arXiv:2106.08265)."""
 
     implementation = "knowngood.models.memory_bank:MemoryBank"
+    also = ("PatchCore", "kNN")
     name: Literal["memory_bank"] = "memory_bank"
     coreset: PositiveInt | None = Field(default=10_000, description="items or patches kept, at most; null: all")
 

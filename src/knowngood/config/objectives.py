@@ -110,6 +110,7 @@ class TCVAE(TCOptions):
     """β-TCVAE: rec + α·I(z;n) + β·TC(z) + γ·Σ_j KL(q(z_j) ‖ r(z_j)). arXiv:1802.04942."""
 
     implementation = "knowngood.models.objectives.tc_vae:TCVAEObjective"
+    also = ("beta-TCVAE", "btc_vae", "tcvae")
     name: Literal["tc_vae"] = "tc_vae"
     alpha: float = Field(default=1.0, ge=0, description="weight of I(z;n), what z knows of the item")
     beta: float = Field(default=6.0, ge=0, description="weight of TC(z)")
@@ -123,6 +124,7 @@ class RFVAE(Options):
     """
 
     implementation = "knowngood.models.objectives.rf_vae:RFVAEObjective"
+    also = ("relevance_factor_vae",)
     name: Literal["rf_vae"] = "rf_vae"
     gamma: float = Field(default=6.4, ge=0, description="weight of TC(r⊙z)")
     lambda_min: float = Field(default=0.1, ge=0, description="KL weight of a relevant dimension")
@@ -167,6 +169,7 @@ class InfoVAE(Options):
     """rec + (1−α)·KL + (α+λ−1)·MMD²(q(z), r(z)): information is kept, the aggregate matched. arXiv:1706.02262."""
 
     implementation = "knowngood.models.objectives.info_vae:InfoVAEObjective"
+    also = ("MMD-VAE",)
     name: Literal["info_vae"] = "info_vae"
     alpha: float = Field(default=0.5, le=1, description="share of the KL that is given up")
     lambda_mmd: float = Field(default=100.0, ge=0, description="λ: the MMD has the weight alpha + λ − 1")

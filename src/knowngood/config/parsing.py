@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -127,7 +128,7 @@ def _explain(item: Any) -> str:
         given = item["input"].get("name") if isinstance(item["input"], Mapping) else item["input"]
         if given is None:
             return f"{path[-1]} = {item['input']!r:.80} says no name; give 'name' too, one of {', '.join(family)}"
-        return f"unknown {path[-1]} '{given}'" + nearest(str(given), list(family))
+        return f"unknown {path[-1]} '{given}'" + (_here(str(given), family) or nearest(str(given), list(family)))
     if item["type"] == "missing" and len(path) > 1:
         owner = f"{path[-2]} '{model.model_fields['name'].default}'" if "name" in model.model_fields else path[-2]
         described = model.model_fields[path[-1]].description
@@ -135,6 +136,16 @@ def _explain(item: Any) -> str:
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
     return f"setting '{where}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _here(name: str, family: Mapping[str, type[Options]]) -> str:
+    """What a choice is called here, for someone who spells it otherwise or as others call it."""
+
+    def bare(text: str) -> str:
+        return re.sub("[^a-z0-9]", "", text.lower().replace("β", "beta"))
+
+    called = {bare(one): here for here, options in family.items() for one in (*options.also, here)}
+    return f"; it is called '{called[bare(name)]}' here" if bare(name) in called else ""
 
 
 def _moved(name: str) -> str:

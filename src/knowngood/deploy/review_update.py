@@ -117,7 +117,7 @@ def learn_reviews(
     learned = {*detector.about_.get("reviews", {}).get("learned", ()), *new.about_.get("labels", {}).get("learned", ())}
     about = {**counts, "latest": reviewed.latest, "learned": sorted(learned), "labels_before": _labels_before(detector)}
     entry = happened("reviews", len(images) - counts["left_out"])
-    sentences = _sentences(detector, new, counts)
+    sentences = sentences_of(detector, new, counts)
     about |= {"rows": [row._asdict() for row in rows], "sentences": sentences}
     new.about_ = {**new.about_, "reviews": about, "history": [*detector.about_["history"], entry]}
     return ReviewUpdate(new, rows, sentences)
@@ -269,7 +269,7 @@ def _held_out(detector: Detector, images: ImageSet) -> dict[str, bool]:
     return found
 
 
-def _sentences(before: Detector, after: Detector, counts: dict[str, int]) -> list[str]:
+def sentences_of(before: Detector, after: Detector, counts: dict[str, int]) -> list[str]:
     """What was learned from, what calibrates, and what the numbers mean."""
     sentences = []
     if n := counts["chosen"]:

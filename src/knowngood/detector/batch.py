@@ -37,7 +37,7 @@ def batch_remark(
     read, labels = ~np.isnan(decisions.p_values), items.labels
     labelled = bool((read & (labels == 0)).any())
     counted = np.flatnonzero(read & ((labels == 0) if labelled else (labels != 1)))
-    code, normals = _references(pipeline, decisions, alpha)
+    code, normals = references_of(pipeline, decisions, alpha)
     found = misfit(decisions.p_values[counted], normals[counted], alpha, code[counted])
     if found is None:
         return None
@@ -82,7 +82,7 @@ def with_remark(
     return table
 
 
-def _references(pipeline: Pipeline, decisions: Decisions, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+def references_of(pipeline: Pipeline, decisions: Decisions, alpha: float) -> tuple[np.ndarray, np.ndarray]:
     """(N,) the group whose calibration items each item was compared with, and how many these are."""
     calibration, known, group = calibrated(pipeline), decisions.best.known, decisions.group
     stratum = decisions.strata
