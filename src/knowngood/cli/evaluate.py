@@ -131,6 +131,10 @@ def _print(found: Evaluation) -> None:
         value = "" if auroc is None else f"{auroc:.4f}"
         rows.append(("AUROC of the mismatch", value, f"{metrics['wrong']:,} wrong for what they are said to be"))
     table(["metric", "value", ""], rows)
+    if fitted := metrics["fitted"]:
+        from knowngood.evaluation.results import of_training
+
+        note(f"warning: {of_training(fitted, metrics['normals'])}")
     if metrics["unreadable"]:
         note(f"unreadable and excluded: {counted(metrics['unreadable'], 'image')}")
         note_unread(unread_in(found.table))

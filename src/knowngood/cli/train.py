@@ -119,7 +119,7 @@ def train(
             images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
             train_each(images, settings, each, folder, workers=fits, address=cluster)
             return
-        images, normals, settings, labelled = _opened(source, chosen, settings, train_size, condition or [])
+        images, normals, settings, measurable = _opened(source, chosen, settings, train_size, condition or [])
 
         from knowngood.detector.card import false_alarms
         from knowngood.detector.estimator import Detector
@@ -168,7 +168,7 @@ def train(
             note(f"warning: --num-generated-image draws nothing: {NO_PICTURES}")
         if unable := _unable(detector):
             say(f"next    {unable}")
-        elif labelled:
+        elif measurable:
             words = [str(folder), source, *as_words(chosen)]
             say(f"next    knowngood evaluate {shlex.join([*words, '--report', str(folder / 'report.html')])}")
         else:
@@ -178,9 +178,10 @@ def train(
 def _opened(
     source: str, chosen: dict[str, Any], settings: Settings, train_size: int | None, columns: list[str]
 ) -> tuple[ImageSet, ImageSet, Settings, bool]:
-    """What the fit is given, the normal images of it, the settings for these, and whether both labels are there."""
+    """What the fit is given, the normal images of it, the settings for these, and whether the rest can measure it."""
     images = open_selected(source, **chosen, strict=settings.data.strict, data_options=settings.data)
-    labelled = bool((images.labels == 1).any() and (images.labels == 0).any())
+    rest = images.labels[:0] if images.splits is None else images.labels[images.splits == "test"]
+    measurable = bool((rest == 1).any() and (rest == 0).any())
     images, normals = _to_train_on(images, settings, train_size, columns)
     if any(chosen.values()):
         if "unknown" not in settings.conditioning.model_fields_set:
@@ -188,7 +189,7 @@ def _opened(
             settings = settings.model_copy(update={"conditioning": inferring})
     else:
         _mention_classes(normals)
-    return images, normals, settings, labelled
+    return images, normals, settings, measurable
 
 
 def _dry_run(

@@ -65,9 +65,10 @@ def evaluate(
 
     Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
     score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals and anomalies, of the
-    images that were read, and unreadable. Images without a label are scored and excluded from the metrics. Where stated
-    conditions are checked, also auroc_mismatch, of the mismatch with them, and wrong, the count of images that are
-    flagged for it.
+    images that were read, unreadable, and fitted: of the normals, those that the detector was fitted to, which score
+    lower than new ones (not looked for where images are fetched from a store). Images without a label are scored and
+    excluded from the metrics. Where stated conditions are checked, also auroc_mismatch, of the mismatch with them, and
+    wrong, the count of images that are flagged for it.
 
     Args:
         explain: as for `Detector.detect`.
@@ -104,10 +105,18 @@ def evaluate(
         "normals": int((y == 0).sum()),
         "anomalies": int((y == 1).sum()),
         "unreadable": int((~read).sum()),
+        "fitted": _fitted_to(detector, images[labels[: len(images)] == 0]),
     }
     if "mismatch" in table:
         metrics |= _of_mismatch(table["mismatch"].to_numpy(float, na_value=np.nan), labels, int(scored.wrong.sum()))
     return Evaluation(images, table, metrics, alpha, unknown, seconds, kept)
+
+
+def _fitted_to(detector: Detector, normals: ImageSet) -> int:
+    """How many of these the detector was fitted to, by their content."""
+    known = detector.pipeline_.fitted_to
+    fetched = hasattr(normals.pixels, "pace")  # a second time, only for this
+    return 0 if known is None or fetched else int(np.isin(normals.digests(), known).sum())
 
 
 def _of_mismatch(mismatch: np.ndarray, labels: np.ndarray, wrong: int) -> dict[str, Any]:

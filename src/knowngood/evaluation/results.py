@@ -168,3 +168,12 @@ def check_both(labels: np.ndarray, name: str) -> None:
             "needs both. Choose them with --normal, --anomalous or --holdout, in Python images.select, or score "
             "without labels."
         )
+
+
+def of_training(fitted: int, normals: int) -> str:
+    """That so many of the normal images that are measured were trained on, and what follows."""
+    return (
+        f"{fitted:,} of the {counted(normals, 'normal image')} {'was' if fitted == 1 else 'were'} trained on: such "
+        "images score lower than new ones, so the model is less good than these numbers. Measure it on images that it "
+        "was not trained on"
+    )

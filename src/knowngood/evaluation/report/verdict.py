@@ -10,6 +10,7 @@ from knowngood.config import counted
 from knowngood.evaluation.conditions import ConditionRow, by_condition, expected_false_alarms, sharing_groups
 from knowngood.evaluation.report.inputs import ReportInputs
 from knowngood.evaluation.report.words import listed, percent
+from knowngood.evaluation.results import of_training
 
 Tone = Literal["good", "warn", "bad", "note"]
 
@@ -125,6 +126,10 @@ def _say_false_alarms(verdict: Verdict, inputs: ReportInputs) -> None:
     rate = percent(alarms / normals)
     verdict.tiles.append(("false alarms, measured", rate, f"{alarms:,} of {normals:,} {inputs.normal_name}"))
     start = f"Measured on {counted(normals, 'image')} labelled normal: {alarms:,} flagged ({rate})"
+    if fitted := int(inputs.metrics.get("fitted", 0)):
+        verdict.statements[:] = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]
+        verdict.say("warn", f"{start}. {of_training(fitted, normals)}.")
+        return
     calibrated, tested = verdict.groups
     if sum(tested) != normals:
         verdict.say("note", f"{start}.")
