@@ -27,7 +27,7 @@ from knowngood.models.base import Batch
 from knowngood.models.objectives import Context, Objective
 from knowngood.models.vae import ConditionalVAE
 
-SMALL: Any = {"discriminator_layers": 2, "discriminator_width": 16}
+SMALL: Any = {"discriminator_layers": 2, "discriminator_width": 8}
 
 FORMS: dict[str, Options] = {
     "vae": VAE(),

@@ -6,6 +6,7 @@ import io
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -33,11 +34,11 @@ def png(picture: np.ndarray) -> bytes:
 
 
 @cache
-def detector_of_two_cameras(blocks: tuple[int, ...] = (2, 4, 10)) -> Detector:
+def detector_of_two_cameras(blocks: tuple[int, ...] = (2, 4, 10), **gaussian: Any) -> Detector:
     """Calibrated, of 60 good pictures of cameras A and B; one for all tests of a process, which only save it."""
     backbone = {"name": "efficientnet_lite0", "blocks": blocks}
     features = {"name": "features", "backbone": backbone, "image_size": 64, "align": "none"}
-    detector = Detector(features, "patch_gaussian", alpha=0.1)
+    detector = Detector(features, {"name": "patch_gaussian", **gaussian}, alpha=0.1)
     return detector.fit(pictures(60, 0), conditions={"camera": np.repeat(["A", "B"], 30)})
 
 
@@ -67,7 +68,9 @@ def save_run(folder: Path, n: int = 30) -> Path:
     (folder / "good").mkdir(parents=True)
     for i, picture in enumerate(pictures(n, 0)):
         (folder / "good" / f"{i:02d}.png").write_bytes(png(picture))
-    detector = Detector({"name": "features", "image_size": 32, "align": "none"}, "patch_gaussian", alpha=0.1)
+    backbone = {"name": "efficientnet_lite0", "blocks": (2, 4)}
+    features = {"name": "features", "backbone": backbone, "image_size": 32, "align": "none"}
+    detector = Detector(features, "patch_gaussian", alpha=0.1)
     detector.fit(str(folder / "good")).save(folder / "parts" / "model")
     (folder / "parts" / "command.json").write_text(json.dumps({"data": str(folder / "good")}))
     return folder / "parts"

@@ -269,7 +269,8 @@ def test_generated_parts_of_one_product_train_on_normal_ones_and_have_a_mask_for
     assert not set(made.train.ids) & set(made.test.ids)
 
 
-def test_the_forms_of_generated_parts_share_no_picture() -> None:
+def test_the_forms_of_generated_parts_share_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.inspection_data.PARTS", 60)
     first, second = (inspection_set("washer", form=form, seed=0, size=32) for form in ("dev", "test"))
     assert isinstance(first, InspectionSet)
     assert isinstance(second, InspectionSet)

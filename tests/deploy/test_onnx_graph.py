@@ -337,8 +337,8 @@ def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_map_of_a_picture_of_another_size(tmp_path: Path) -> None:
-    detector = Detector(representation=FEATURES, model={"name": "patch_gaussian", "neighbours": 40}, device="cpu")
-    detector.fit(parts(60), backbone=TinyBackbone())
+    model = {"name": "patch_gaussian", "context": 0, "neighbours": 0, "global_grid": 0, "words": 0}  # the map alone
+    detector = Detector(representation=FEATURES, model=model, device="cpu").fit(parts(60), backbone=TinyBackbone())
     export(detector, tmp_path / "parts.onnx")
     runtime, new = ExportedDetector(tmp_path / "parts.onnx"), holed(parts(6, 2)).repeat(2, 1)[:, :45]
     for mine, own in zip(runtime.anomaly_maps(new), detector.anomaly_maps(new), strict=True):
