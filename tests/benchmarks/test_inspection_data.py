@@ -257,6 +257,7 @@ def test_counts_on_real_data(
     assert source == "x-ray" or all(name.startswith("MT_Uneven/") for name in unmarked)
 
 
+@pytest.mark.slow
 def test_generated_parts_of_one_product_train_on_normal_ones_and_have_a_mask_for_every_defect() -> None:
     made = inspection_set("gear", form="dev", seed=3, size=48)
     assert isinstance(made, InspectionSet)
@@ -269,6 +270,7 @@ def test_generated_parts_of_one_product_train_on_normal_ones_and_have_a_mask_for
     assert not set(made.train.ids) & set(made.test.ids)
 
 
+@pytest.mark.slow
 def test_the_forms_of_generated_parts_share_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.inspection_data.PARTS", 60)
     first, second = (inspection_set("washer", form=form, seed=0, size=32) for form in ("dev", "test"))

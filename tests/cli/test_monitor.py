@@ -209,6 +209,7 @@ def test_what_is_wrong_beside_the_model_is_said_before_it_is_loaded(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_tables_alone_need_no_torch(tmp_path: Path) -> None:
     table = results(tmp_path / "a.csv", np.arange(9.0))
     code = (

@@ -339,6 +339,7 @@ def test_triptychs_state_the_scale_of_the_difference():
     assert "part $5" in style.to_svg(figure, "t")
 
 
+@pytest.mark.slow
 def test_many_triptychs_stand_in_columns():
     pair = np.ones((4, 4)), np.zeros((4, 4))
     few, many = (triptychs([pair] * n, [str(i) for i in range(n)]) for n in (10, 20))
