@@ -23,14 +23,17 @@ def modules() -> dict[str, Path]:
 
 
 @cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def imports(path: Path) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    """The statements of a module that import: all, and those at its top, without the trees around them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    both = ast.Import, ast.ImportFrom
+    return [node for node in ast.walk(tree) if isinstance(node, both)], [n for n in tree.body if isinstance(n, both)]
 
 
-def imported(tree: ast.AST, known: dict[str, Path]) -> set[str]:
-    """The modules of the package that a tree imports, anywhere in it."""
+def imported(nodes: list[ast.stmt], known: dict[str, Path]) -> set[str]:
+    """The modules of the package that these statements import."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -49,7 +52,7 @@ def test_a_room_imports_only_rooms_before_it() -> None:
     for name, path in known.items():
         if room(name) not in FLOOR:
             continue
-        for other in imported(parsed(path), known):
+        for other in imported(imports(path)[0], known):
             here, there = room(name), room(other)
             if there in FLOOR and there != here and FLOOR[there] >= FLOOR[here]:
                 upward.append(f"{name} → {other}")
@@ -67,7 +70,5 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     """When they are imported: imports inside functions come later, and those of types never."""
     known, graph = modules(), {}
     for name, path in known.items():
-        tree = parsed(path)
-        at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        graph[name] = imported(ast.Module(at_once, []), known) - {name, "knowngood"}
+        graph[name] = imported(imports(path)[1], known) - {name, "knowngood"}
     TopologicalSorter(graph).prepare()
