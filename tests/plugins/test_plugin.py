@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,47 +48,6 @@ training: {epochs: 1}
 """
 
 
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process that finds the installed example beside the library."""
-    # A copy, because the build writes beside its sources.
-    folder = tmp_path_factory.mktemp("plugin")
-    target, source = folder / "site", folder / "source"
-    shutil.copytree(EXAMPLE, source)
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target)]
-    subprocess.run([*pip, str(source)], check=True, capture_output=True, text=True)
-    paths = [str(target), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-
-
-def run(words: list[str], environment: dict[str, str]) -> str:
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.slow
-def test_the_score_of_the_example_is_used_by_its_name(tmp_path: Path, environment: dict[str, str]) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
-    np.save(tmp_path / "images.npy", images)
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    words = [str(tmp_path / name) for name in ("images.npy", "config.yaml", "model")]
-    found = json.loads(run(["-c", PROGRAM, *words], environment))
-    assert found["quantile"] == 0.75
-    assert found["scores"] == found["loaded"]
-    np.testing.assert_allclose(found["scores"], found["by_hand"], rtol=1e-4)
-    assert found["map"] == [8, 8]
-
-
-@pytest.mark.slow
-def test_the_score_of_the_example_is_an_option_of_the_command_line(environment: dict[str, str]) -> None:
-    shown = run(["-m", "knowngood", "train", "--help-all"], environment)
-    assert "median_residual" in shown
-    assert "--quantile" in shown
-    assert "annealed" in shown
-    assert "--share" in shown
-
-
 OBJECTIVE = """
 import json
 from types import SimpleNamespace
@@ -115,7 +75,53 @@ print(json.dumps(found))
 """
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process that finds the installed example beside the library."""
+    # A copy, because the build writes beside its sources.
+    folder = tmp_path_factory.mktemp("plugin")
+    target, source = folder / "site", folder / "source"
+    shutil.copytree(EXAMPLE, source)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    subprocess.run([*pip, str(source)], check=True, capture_output=True, text=True)
+    paths = [str(target), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+
+
+def run(words: list[str], environment: dict[str, str]) -> str:
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) -> list[Any]:
+    """What the two programs print, one after the other in one process."""
+    folder = tmp_path_factory.mktemp("programs")
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))
+    (folder / "config.yaml").write_text(CONFIG)
+    words = [str(folder / name) for name in ("images.npy", "config.yaml", "model")]
+    return [json.loads(line) for line in run(["-c", PROGRAM + OBJECTIVE, *words], environment).splitlines()]
+
+
 @pytest.mark.slow
-def test_the_objective_of_the_example_weighs_the_kl_by_the_step(environment: dict[str, str]) -> None:
-    found = json.loads(run(["-c", OBJECTIVE], environment).splitlines()[-1])
-    assert list(found.values()) == pytest.approx([0, 0.5, 1, 1], abs=1e-4)
+def test_the_score_of_the_example_is_used_by_its_name(printed: list[Any]) -> None:
+    found = printed[0]
+    assert found["quantile"] == 0.75
+    assert found["scores"] == found["loaded"]
+    np.testing.assert_allclose(found["scores"], found["by_hand"], rtol=1e-4)
+    assert found["map"] == [8, 8]
+
+
+@pytest.mark.slow
+def test_the_score_of_the_example_is_an_option_of_the_command_line(environment: dict[str, str]) -> None:
+    shown = run(["-m", "knowngood", "train", "--help-all"], environment)
+    assert "median_residual" in shown
+    assert "--quantile" in shown
+    assert "annealed" in shown
+    assert "--share" in shown
+
+
+@pytest.mark.slow
+def test_the_objective_of_the_example_weighs_the_kl_by_the_step(printed: list[Any]) -> None:
+    assert list(printed[1].values()) == pytest.approx([0, 0.5, 1, 1], abs=1e-4)
