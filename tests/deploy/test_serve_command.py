@@ -27,7 +27,7 @@ from knowngood.cli import main
 from knowngood.deploy.judged_store import JudgedStore
 
 SIDE = 12
-REQUESTS, THREADS = 120, 16
+REQUESTS, THREADS = 240, 16
 
 
 def run(*words: str | Path) -> int:
