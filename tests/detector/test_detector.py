@@ -419,11 +419,40 @@ def test_a_fit_on_other_data_forgets_the_columns_of_the_one_before():
 
 
 def test_images_and_tables_are_not_mixed_up(fitted):
-    with pytest.raises(ValueError, match="a table given; this model was fitted to images"):
+    with pytest.raises(
+        ValueError,
+        match=r"a table given.* fitted to images.* one picture X as X\[None\]",
+    ):
         fitted.score_samples(np.zeros((3, 64)), conditions={"kind": ["0", "0", "1"]})
     rows = np.random.default_rng(0).normal(size=(60, 3))
-    with pytest.raises(DataError, match="images given; this model was fitted to a table"):
+    with pytest.raises(DataError, match="images given; this model was fitted to a table of 3 features; give a table"):
         quick(epochs=2, representation="table").fit(rows).score_samples(np.zeros((3, 8, 8), np.uint8))
+
+
+def frame(n: int = 80) -> pd.DataFrame:
+    table = pd.DataFrame(np.random.default_rng(0).normal(size=(n, 3)), columns=list("abc"))
+    return table.assign(camera=np.where(np.arange(n) % 2, "A", "B"))
+
+
+@pytest.mark.parametrize("named", ["camera", ["camera"]])
+def test_columns_of_a_frame_are_conditions_by_their_names(named):
+    table, bank = frame(), {"representation": "table", "model": "memory_bank"}
+    by_name = Detector(**bank).fit(table, conditions=named)
+    apart = Detector(**bank).fit(table[list("abc")], conditions=table[["camera"]])
+    assert list(by_name.feature_names_in_) == ["a", "b", "c"]
+    found = by_name.detect(table, conditions=named)
+    pd.testing.assert_frame_equal(found, apart.detect(table[list("abc")], conditions=table[["camera"]]))
+    assert set(found["condition"]) == {"camera=A", "camera=B"}
+
+
+def test_a_column_of_text_is_named_and_a_column_that_is_not_there():
+    bank = Detector(representation="table", model="memory_bank")
+    with pytest.raises(
+        DataError, match=r"column 'camera' holds 'B', .*: name the column as a condition, conditions='cam"
+    ):
+        bank.fit(frame())
+    with pytest.raises(DataError, match=r"the table has no column 'camrea'; did you mean 'camera'\?"):
+        bank.fit(frame(), conditions="camrea")
 
 
 def test_values_outside_the_recorded_range_warn_and_are_not_clipped():

@@ -22,7 +22,6 @@ from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data.conditions import Unknown
 from knowngood.data.groups import across, name_digests, without
-from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
 from knowngood.data.readers.given import listed
 from knowngood.data.stores.fetched_pixels import kept_local
@@ -66,6 +65,7 @@ from knowngood.detector.items import (
     items_to_learn,
     items_to_score,
     normals_and_labelled,
+    with_columns,
 )
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, to_device
@@ -228,8 +228,8 @@ class Detector(OutlierMixin, BaseEstimator):
             X: items, see the class. All are audited. Of a source with a split "train" only that is fitted to; what is
                 labelled anomalous is kept out like known `anomalies`.
             y: ignored, as scikit-learn's outlier detectors do; with a warning if it is −1 for some.
-            conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,). An
-                ImageSet brings its own columns.
+            conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,); for a
+                table in a DataFrame also the names of its columns that are conditions. An ImageSet brings its own.
             anomalies: (N,) 1 for known anomalies, 0 or NaN for normal items. Known anomalies never count as normal and
                 never calibrate; `labels` says what else they are for, `about_["labels"]` what came of it.
             calibration_set: further normal items that only calibrate, with conditions of their own (an ImageSet); those
@@ -260,10 +260,11 @@ class Detector(OutlierMixin, BaseEstimator):
             check_folder(Path(run_dir))
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        items = kept_local(items_to_fit(self, X, conditions, anomalies, settings), settings.data.cache_gb)
+        X, columns = with_columns(X, conditions)
+        items = kept_local(items_to_fit(self, X, columns, anomalies, settings), settings.data.cache_gb)
         items, findings = audited(items, settings)
         roles = settings.conditioning.roles or {}
-        asked = {*(as_columns(conditions) or {}), *roles} - {name for name, given in roles.items() if not given}
+        asked = {*(columns or {}), *roles} - {name for name, given in roles.items() if not given}
         column = settings.conditioning.group
         items, identifiers = without_identifiers(items, asked, {column, *factors_of(settings)})
         if items.splits is not None and "train" in items.splits:

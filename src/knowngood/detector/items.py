@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from knowngood.config import Settings
+from knowngood.config import Settings, nearest
 from knowngood.data import TableSet, open_images
 from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.open import as_columns
@@ -32,12 +32,25 @@ class Estimator(Protocol):
     about_: dict[str, Any]
 
 
+def with_columns(X: Any, conditions: Any) -> tuple[Any, dict[str, Any] | None]:
+    """X and its condition columns. Columns of a table that `conditions` names are taken out of it."""
+    X = listed(X)
+    names = [conditions] if isinstance(conditions, str) else conditions
+    if isinstance(names, list | tuple) and hasattr(X, "columns") and not holds_images(X):
+        names = [name for name in names if isinstance(name, str)]
+        if names and set(names) <= set(X.columns):
+            return X.drop(columns=names), as_columns(X[names])
+        if isinstance(conditions, str):
+            raise DataError(f"the table has no column '{conditions}'{nearest(conditions, list(map(str, X.columns)))}")
+    return X, as_columns(conditions)
+
+
 # To fit to --------------------------------------------------------------------------------------------------------
 
 
-def items_to_fit(detector: Estimator, X: Any, conditions: Any, anomalies: Any, settings: Settings) -> Items:
+def items_to_fit(detector: Estimator, X: Any, columns: Any, anomalies: Any, settings: Settings) -> Items:
     """X with conditions and labels (N,), all columns kept; the detector takes the number and the names of features."""
-    return _annotated(_opened(detector, listed(X), settings, reset=True), as_columns(conditions), anomalies)
+    return _annotated(_opened(detector, X, settings, reset=True), columns, anomalies)
 
 
 def items_beside(detector: Estimator, X: Any, items: Items, settings: Settings) -> Items:
@@ -57,7 +70,7 @@ def items_to_score(detector: Estimator, X: Any, conditions: Any = None) -> Items
     Raises:
         DataError: there is no item in X.
     """
-    columns = as_columns(conditions)
+    X, columns = with_columns(X, conditions)
     column = detector.pipeline_.settings.conditioning.group
     if column is not None and columns is not None:
         columns = {name: values for name, values in columns.items() if name != column}
@@ -95,10 +108,10 @@ def items_to_learn(
     Args:
         tolerance: share of files that may be unreadable; default as fitted.
     """
-    pipeline = detector.pipeline_
+    pipeline, (X, columns) = detector.pipeline_, with_columns(X, conditions)
     column = pipeline.settings.conditioning.group
     items = _known(detector, X, further if column is None else (*further, column))
-    items = readable(_annotated(items, as_columns(conditions)), pipeline.settings, tolerance, keep_column=True)
+    items = readable(_annotated(items, columns), pipeline.settings, tolerance, keep_column=True)
     return measured(items, pipeline.settings, pipeline.schema)
 
 
@@ -131,7 +144,7 @@ def _known(detector: Estimator, X: Any, further: tuple[str, ...] = ()) -> Items:
     What a source brings beyond them (a class that was constant, say) says nothing to the model.
     """
     pipeline = detector.pipeline_
-    items = _opened(detector, listed(X), pipeline.settings)
+    items = _opened(detector, X, pipeline.settings)
     if not len(items):
         raise DataError(f"{items.name}: there is no item in it; expected at least one")
     return only(items, pipeline.schema, {*further, *(name for group in pipeline.added for name in group.values)})
@@ -176,6 +189,17 @@ def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
     try:
         rows: Any = validate_data(detector, X, reset=reset, dtype=np.float64, **kept)
     except ValueError as error:
-        raise DataError(str(error)) from None
+        raise DataError(_text_column(X) or str(error)) from None
     check_rows(rows, getattr(detector, "feature_names_in_", None))
     return rows
+
+
+def _text_column(X: Any) -> str:
+    """What to do with the first column of a frame that holds no numbers; nothing if all do."""
+    for name in getattr(X, "columns", ()):
+        if X[name].dtype.kind not in "biuf":
+            return (
+                f"column '{name}' holds {X[name].iloc[0]!r:.40}, and a table holds numbers: name the column as a "
+                f"condition, conditions='{name}', or leave it out"
+            )
+    return ""

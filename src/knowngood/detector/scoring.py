@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from knowngood.config import counted
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded, Unknown
 from knowngood.detector.added_groups import IS, memberships
@@ -91,9 +92,13 @@ def score_batches(
             ran out, and again with half the rows at a time.
     """
     if isinstance(items, ImageSet) == isinstance(pipeline.representation, Table):
-        given, wanted = ("images", "a table") if isinstance(items, ImageSet) else ("a table", "images")
-        shape = pipeline.representation.shape
-        raise DataError(f"{given} given; this model was fitted to {wanted} of shape {shape}; give {wanted}")
+        if isinstance(items, ImageSet):
+            features = counted(pipeline.representation.shape[0], "feature")
+            raise DataError(f"images given; this model was fitted to a table of {features}; give a table")
+        raise DataError(
+            "a table given, as a 2-D array is one; this model was fitted to images; give images, (N, H, W) or "
+            "(N, H, W, C), and one picture X as X[None]"
+        )
     unknown = unknown or pipeline.settings.conditioning.unknown
     beyond = 0
     size, at_once = items_at_once(pipeline), rows_at_once(pipeline.representation.shape)
