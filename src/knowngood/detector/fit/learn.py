@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -323,7 +323,9 @@ def side_by_side(tasks: Sequence[Callable[[], Any]], most: int) -> list[Any]:
     pool = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(1,))
     try:
         waiting = [pool.submit(task) for task in tasks]
-        return [one.result() for one in track(waiting, "fit and calibration", len(waiting), "steps")]
+        for one in track(as_completed(waiting), "fit and calibration", len(waiting), "steps"):
+            one.result()  # an error ends the others
+        return [one.result() for one in waiting]
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

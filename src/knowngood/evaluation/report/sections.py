@@ -111,7 +111,7 @@ def false_alarms(inputs: ReportInputs, verdict: Verdict) -> list[Plot]:
         caption = "A dot right of its grey bar: more false alarms than expected in that condition."
         if all(row.expected is None for row in rows):
             caption = "Share of the normal images of each condition that is flagged."
-        plots.append(plot(figure, "rates", "By condition", alt, caption))
+        plots.append(plot(figure, "rates", "False alarms by condition", alt, caption))
     return plots
 
 
