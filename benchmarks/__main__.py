@@ -9,13 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import BENCHMARKS
+from benchmarks.option_help import shown
+from benchmarks.outcome import check_measured
 from knowngood.cli.console import fail, table
 from knowngood.config import nearest
 from knowngood.errors import KnowngoodError, SettingsError
 
 
 def benchmark(words: list[str]) -> None:
-    """Run a benchmark by name, with its own options after it. Without a name: list them."""
+    """Run a benchmark by name, with its own options after it, or show these. Without a name: list them.
+
+    Raises:
+        KnowngoodError: it cannot run, or measured nothing.
+    """
     if not words or words[0] in ("-h", "--help"):
         table(["name", "what it measures"], [[known, what] for known, (_, what) in BENCHMARKS.items()])
         return
@@ -24,7 +30,13 @@ def benchmark(words: list[str]) -> None:
         raise SettingsError(f"unknown benchmark '{name}'" + nearest(name, list(BENCHMARKS)))
     module, _, function = BENCHMARKS[name][0].partition(":")
     run = getattr(importlib.import_module(module), function)
-    run(**keyword_arguments(run, options, name))
+    if {"-h", "--help"} & {*options}:
+        print(shown(name, run))
+        return
+    given = keyword_arguments(run, options, name)
+    rows = run(**given)
+    if not given.get("show"):
+        check_measured(rows)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -55,7 +67,8 @@ def keyword_arguments(function: Callable[..., Any], words: list[str], name: str)
         flag, equals, value = rest.pop(0).partition("=")
         parameter = flag.removeprefix("--").replace("-", "_")
         if not flag.startswith("--") or parameter not in parameters:
-            raise SettingsError(f"benchmark {name} takes no '{flag}'" + nearest(flag, known))
+            hint = nearest(flag, known)
+            raise SettingsError(f"benchmark {name} takes no '{flag}'{hint}; --help shows what it takes")
         annotation = parameters[parameter].annotation
         if annotation is bool and not equals:
             found[parameter] = True

@@ -112,6 +112,7 @@ def main(
     chosen = {name: settings_of(name, steps, size, gamma=gamma, beta=beta, lr=lr, device=device) for name in methods}
     out.mkdir(parents=True, exist_ok=True)
     done, rows = read_results(out / RESULTS), []
+    failed: dict[str, str] = {}
     for seed in seeds:
         for name, settings in chosen.items():
             key = key_of(settings, seed, steps, size, items, groups)
@@ -123,6 +124,7 @@ def main(
                     found = run(settings, seed, steps, size, items, groups, folder)
                 except TrainingError as error:
                     _tell(f"{name}, seed {seed}: {error}")
+                    failed[name] = str(error)
                     continue
                 done[key] = append(out / RESULTS, {"key": key, "code": code_version(), "method": name, **found})
             rows.append(done[key])
@@ -132,6 +134,8 @@ def main(
                 f"within shape, {rows[-1]['seconds']:.0f} s of training"
             )
     _show(rows, out)
+    if never := failed.keys() - {row["method"] for row in rows}:
+        raise TrainingError("\n".join(f"{name}: every run failed: {failed[name]}" for name in sorted(never)))
     return rows
 
 

@@ -112,7 +112,14 @@ def few_images(
     show: bool = False,
     out: Path = Path("out/benchmarks/few-images"),
 ) -> list[Row]:
-    """As `main`, on the dev form, with AUROC; mean and standard deviation over random subsets of n normal images."""
+    """AUROC and false alarms of few normal images, on the dev form: means and deviations over random subsets.
+
+    Args:
+        sets: bottle, tile, or any other set that `inspection` takes.
+        sizes: n, the numbers of normal images that are fitted to.
+        subsets: number of random subsets of each size.
+        show: only the tables of finished measurements; nothing is measured.
+    """
     return main(sets, sizes, subsets, None, show, out, form="dev")
 
 

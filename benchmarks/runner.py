@@ -32,6 +32,11 @@ RESULTS = "results.jsonl"
 HEADING = ("protocol", "form", "dataset", "normal", "anomalous", "seed")
 NAMES_ONLY = ("protocol", "normal", "anomalous")
 NO_NUMBERS = ("cli", "evaluation")
+ORIGINS = {  # of folders; data sets know their own
+    "mvtec/bottle": "MVTec AD (https://www.mvtec.com/company/research/datasets/mvtec-ad)",
+    "magnetic-tile": "the magnetic tiles (https://github.com/abin24/Magnetic-tile-defect-datasets.)",
+    "chest-xray-224": "the chest X-rays (https://data.mendeley.com/datasets/rscbjbr9sj) at 224×224 px",
+}
 NUMBERS_HERE = ("protocols.py", "picks.py", "methods.py", "baselines.py", "paper_measures.py")
 
 Result = dict[str, Any]
@@ -237,10 +242,13 @@ def open_whole(dataset: str, *, download: bool = True) -> ImageSet:
 
     if is_dataset(dataset):
         return open_dataset(dataset, download=download)
-    for folder in [*data_folders(dataset), Path(dataset)]:
+    folders = [*data_folders(dataset), Path(dataset)]
+    for folder in folders:
         if folder.is_dir():
             return open_images(folder)
-    raise DataError(f"no folder {dataset} here; put it below the folder that KNOWNGOOD_DATA names")
+    source = f"get {ORIGINS[dataset]} and " if dataset in ORIGINS else ""
+    own = "" if os.environ.get("KNOWNGOOD_DATA") else f", or set KNOWNGOOD_DATA to the folder that holds {dataset}"
+    raise DataError(f"no folder {dataset} here; {source}put it at {folders[0]}{own}")
 
 
 def _open(dataset: str, opener: Opener) -> ImageSet | str:

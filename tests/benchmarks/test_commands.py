@@ -17,8 +17,10 @@ import benchmarks
 from benchmarks import __main__ as command
 from benchmarks import leave_one_out, lineage, one_vs_rest, paper, pneumonia, protocols, runner
 from benchmarks.commands import command_line
+from benchmarks.option_help import argument_texts
+from benchmarks.outcome import check_measured
 from knowngood.data import ImageSet
-from knowngood.errors import DataError, SettingsError
+from knowngood.errors import DataError, KnowngoodError, SettingsError
 from protocol_cells import SIZE, TINY, ten_classes, x_rays
 
 NAMES = sorted(benchmarks.BENCHMARKS)
@@ -117,6 +119,120 @@ def test_without_a_name_all_are_listed(words: list[str], capsys: pytest.CaptureF
     for name, (_, what) in benchmarks.BENCHMARKS.items():
         assert f"\n{name} " in shown
         assert what in shown
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_names_every_option_and_says_what_the_docstring_says(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main([name, "--help"])
+    shown = capsys.readouterr().out
+    run = function_of(name)
+    text = inspect.getdoc(run) or ""
+    assert " ".join(text.partition("\n\n")[0].split()) in " ".join(shown.split())
+    for option in inspect.signature(run).parameters:
+        assert f"\n  --{option.replace('_', '-')}" in shown
+    said = argument_texts(text, inspect.signature(run).parameters)
+    assert bool(said) == ("Args:" in text)
+    for meaning in said.values():
+        assert meaning in " ".join(shown.split())
+
+
+def test_help_shows_type_and_default_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(["lineage", "--normal", "3", "-h"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "  --seeds INT,…  (default: 0,1,2)" in lines
+    assert "  --form test|dev  (default: test)" in lines
+    assert "  --config PATH" in lines
+    assert (
+        lines[lines.index("  --jobs INT  (default: 1)") + 1]
+        == "      number of processes that measure at the same time."
+    )
+
+
+def test_an_argument_is_explained_wherever_its_entry_stands() -> None:
+    text = "Do.\n\nArgs:\n    a: first: of all,\n        and more. b, c: both.\n    d: last.\n\nRaises:\n    Error: e."
+    assert argument_texts(text, ["a", "b", "c", "d"]) == {
+        "a": "first: of all, and more.",
+        "b": "b, c: both.",
+        "c": "b, c: both.",
+        "d": "last.",
+    }
+
+
+# What was measured ---------------------------------------------------------------------------------------------------
+
+
+def row(method: str, n: int, error: str | None = None) -> dict[str, Any]:
+    return {"method": method, "n": n, "error": error}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row("ours", 1), row("all", 0, "missing: no folder")],
+        [row("ours", 1, "one of several failed"), row("knn", 2)],
+        [row("ours", 1), {**row("other", 0, "does not fit"), "cells": 0, "cells_asked": 0}],
+        [row("ours", 0, "not measured yet"), row("knn", 1)],
+        [{"set": "bottle", "n": 0}],
+        [["a", "row", "of text"]],
+        {"rate": 3.0},
+        None,
+    ],
+)
+def test_what_was_measured_passes(rows: Any) -> None:
+    check_measured(rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "said"),
+    [
+        ([row("all", 0, "missing: no folder a"), row("all", 0, "missing: no folder b")], 3, "no folder a\nno folder b"),
+        ([row("ours", 0, "missing: no folder"), row("knn", 0, "diverged")], 4, "nothing was measured"),
+        ([row("ours", 0, "diverged"), row("ours", 0, "diverged"), row("knn", 3)], 4, "ours: every .* failed: diverged"),
+        ([], 3, "nothing was measured"),
+    ],
+)
+def test_nothing_measured_is_an_error(rows: Any, status: int, said: str) -> None:
+    with pytest.raises(KnowngoodError, match=said) as refused:
+        check_measured(rows)
+    assert refused.value.exit_code == status
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["paper", "--datasets", "mnist", "--objectives", "vae"], "knowngood data get mnist"),
+        (["inspection", "--sets", "bottle,bottle+tile", "--methods", "ours"], "mvtec/bottle"),
+        (["corruptions", "--sets", "bottle"], "bottle: missing: "),
+        (["false-alarms", "--sets", "bottle"], "bottle: missing: "),
+        (
+            ["accuracy", "--tracks", "pneumonia", "--datasets", "chest-xray-224", "--methods", "contrast"],
+            "chest-xray-224",
+        ),
+    ],
+)
+def test_a_run_without_data_does_not_end_well(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KNOWNGOOD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("KNOWNGOOD_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    shown = capsys.readouterr()
+    assert ended.value.code in (3, 4)
+    assert said in shown.err
+    assert "nothing was measured" in shown.err
+
+
+def test_tables_of_nothing_are_shown_without_an_error(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KNOWNGOOD_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("KNOWNGOOD_CACHE", str(tmp_path / "cache"))
+    command.main(["inspection", "--sets", "bottle", "--show", "--out", str(tmp_path)])
+    assert "no folder mvtec/bottle" in capsys.readouterr().out
 
 
 # Protocols run -------------------------------------------------------------------------------------------------------

@@ -379,7 +379,8 @@ def test_a_run_that_fails_is_told_and_tried_again(tmp_path: Path, monkeypatch: A
         raise TrainingError("the loss is not finite")
 
     monkeypatch.setattr(disentanglement, "train", fails)
-    assert go(tmp_path, "vae") == []
+    with pytest.raises(TrainingError, match="vae: every run failed: the loss is not finite"):
+        go(tmp_path, "vae")
     assert "vae, seed 0: the loss is not finite" in capsys.readouterr().err
     monkeypatch.setattr(disentanglement, "train", train)
     assert len(go(tmp_path, "vae")) == 1
@@ -414,6 +415,7 @@ def test_quick_shortens_everything(tmp_path: Path, monkeypatch: Any) -> None:
         raise TrainingError("seen enough")
 
     monkeypatch.setattr(disentanglement, "run", look)
-    disentanglement.main(quick=True, seeds=(4, 5), out=tmp_path)
+    with pytest.raises(TrainingError, match="seen enough"):
+        disentanglement.main(quick=True, seeds=(4, 5), out=tmp_path)
     assert [vae_options(settings).objective.name for settings, *_ in asked] == list(METHODS)
     assert {given[1:6] for given in asked} == {(4, 60, 32, 2_000, 200)}

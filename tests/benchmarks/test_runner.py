@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,12 @@ def test_a_data_set_is_opened_whole_or_what_is_missing_is_named(
     monkeypatch.setenv("KNOWNGOOD_DATA", str(tmp_path))
     with pytest.raises(DataError, match="no folder chest-xray-224 here"):
         runner.open_whole("chest-xray-224")
+    with pytest.raises(DataError, match=re.escape(f"put it at {tmp_path / 'mvtec/bottle'}")) as refused:
+        runner.open_whole("mvtec/bottle")
+    assert "https://www.mvtec.com" in str(refused.value)
+    monkeypatch.delenv("KNOWNGOOD_DATA")
+    with pytest.raises(DataError, match="or set KNOWNGOOD_DATA to the folder that holds parts"):
+        runner.open_whole("parts")
     assert set(runner.open_whole("digits").splits.tolist()) == {"train", "test"}  # type: ignore[union-attr]
 
 

@@ -104,6 +104,14 @@ def test_a_missing_file_is_named_with_the_folders_searched(root):
         open_dataset("mnist", download=False)
 
 
+@pytest.mark.parametrize("name", ["mnist", "emnist/letters", "cifar10", "pneumoniamnist", "dsprites"])
+def test_a_missing_file_comes_with_the_command_that_gets_it(root, name):
+    with pytest.raises(DataError, match="knowngood data get ") as refused:
+        open_dataset(name, download=False)
+    words = str(refused.value).partition("`knowngood data get ")[2].partition("`")[0]
+    assert datasets.is_dataset(words)
+
+
 def test_unknown_names_and_splits(root):
     with pytest.raises(DataError, match="did you mean 'fashion-mnist'"):
         open_dataset("fashion_mnist")

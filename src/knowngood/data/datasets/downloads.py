@@ -118,5 +118,8 @@ def locate(name: str, remote: Remote, *others: str, download: bool) -> Path:
     found = find_file(name, remote.file, *others)
     if found is None and not download:
         folders = " and ".join(str(folder) for folder in data_folders(name))
-        raise DataError(f"{name}: {remote.file} not found in {folders}; allow the download, or put the files there")
+        raise DataError(
+            f"{name}: {remote.file} not found in {folders}; download it with `knowngood data get {name}` (in Python: "
+            "download=True), or put the file there"
+        )
     return found or fetch(name, remote)
