@@ -146,6 +146,28 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path):
         open_images(tmp_path)
 
 
+def test_a_folder_of_results_says_that_they_are_no_parts(tmp_path):
+    for name in ("a.png", "b.png"):
+        write(tmp_path / "maps", name)
+    for name in ("maps.json", "a.npy"):
+        (tmp_path / "maps" / name).touch()
+    said = r"a\.png: lies beside maps\.json: a folder of results of knowngood, not of images of parts \(and 1 more\)"
+    with pytest.raises(DataError, match=said) as refused:
+        open_images(tmp_path / "maps")
+    assert "expected files named" not in str(refused.value)
+
+
+def test_reasons_why_no_image_is_one_of_parts_are_named_each(tmp_path):
+    write(tmp_path, "ground_truth/crack/000_mask.png", 255)
+    (tmp_path / "b.webm").write_bytes(b"x")
+    (tmp_path / "b.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match="no images of parts in it") as refused:
+        open_images(tmp_path)
+    assert "ground_truth/crack/000_mask.png: is a mask by its name and folder" in str(refused.value)
+    assert "b.heic: " in str(refused.value)
+    assert "webm" not in str(refused.value)
+
+
 def test_what_training_drew_is_no_image_of_the_data(tmp_path):
     for name in ("good/a.png", "runs/parts/reconstructions.png", "good/reconstructions.png"):
         write(tmp_path, name)

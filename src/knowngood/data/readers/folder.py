@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from knowngood.config import counted
 from knowngood.data.findings import Finding, Unreadable, printable
 from knowngood.data.imageset import ImageSet, Marks
 from knowngood.data.pixel_source import FilePixels, PixelSource
@@ -36,6 +38,7 @@ from knowngood.errors import DataError
 MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
 # What `knowngood train` draws, and what it writes beside that.
 DRAWN = {"reconstructions.png": "command.json", "reconstructions.gif": "log.csv"}
+TOLD = 3  # reasons why there is no image
 RESULTS = ("maps.json", "explanations.json")  # what `knowngood score` writes beside pictures, or above them
 
 
@@ -124,12 +127,27 @@ def arranged(
         Finding(names[i], "set-aside", "is the mask of an image that is set aside", "warning") for i in of_those
     ]
     if not kept:
-        listed = f" ({len(rejected)} other files, such as {rejected[0].path_or_id})" if rejected else ""
-        raise DataError(f"{root}: no images in it{listed}; expected files named {', '.join(sorted(SUFFIXES))}")
+        raise without_images(root, rejected)
     masks = [masks_of.get(i, []) for i, _ in kept]
     assert len(paths) == len(kept) + len(asides) + len(lonely) + len(of_those) + sum(map(len, masks))
     labels = labels_of([place.name for _, place in kept])
     return Arranged(kept, masks, labels, bool(masks_of or lonely), rejected)
+
+
+def without_images(root: str, rejected: Sequence[Finding], within: str = "it") -> DataError:
+    """The error of a source that holds no image of parts: why the files that were set aside are none."""
+    reasons: dict[str, list[Finding]] = defaultdict(list)
+    for one in rejected:
+        reasons[one.reason if one.kind != "ignored" else ""].append(one)
+    ignored = reasons.pop("", [])
+    if not reasons:
+        listed = f" ({counted(len(ignored), 'other file')}, such as {ignored[0].path_or_id})" if ignored else ""
+        return DataError(f"{root}: no images in {within}{listed}; expected files named {', '.join(sorted(SUFFIXES))}")
+    told = [
+        str(some[0]) + (f" (and {len(some) - 1} more)" if len(some) > 1 else "")
+        for some in sorted(reasons.values(), key=len, reverse=True)[:TOLD]
+    ]
+    return DataError(f"{root}: no images of parts in {within}; give a folder of these. Set aside:\n" + "\n".join(told))
 
 
 def identifier(path: Path, root: Path) -> str:

@@ -26,7 +26,7 @@ from knowngood.data.findings import Finding, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.readers.damage import named_damage, repeats, stops_early
 from knowngood.data.readers.files import SUFFIXES, unread_reason
-from knowngood.data.readers.folder import arranged, labels_of
+from knowngood.data.readers.folder import arranged, labels_of, without_images
 from knowngood.data.readers.layout import SPLITS
 from knowngood.data.readers.manifest import described
 from knowngood.data.stores.address import Address, stamp_of
@@ -66,7 +66,7 @@ def read_shards(files: Sequence[Path | Address], root: Path | Address) -> ImageS
     members = [member for one in indexes for member in one.images]
     names, rejected = [member.name for member in members], [finding for one in indexes for finding in one.others]
     if not names:
-        raise DataError(f"{root}: no images in its tar files; expected members named {', '.join(sorted(SUFFIXES))}")
+        raise without_images(str(root), rejected, "its tar files")
     repeated = len(set(names)) < len(names)
     shards = [_below(file, root) for file in files] if repeated else [""] * len(files)
     ids = [f"{shards[k]}/{name}" if repeated else name for k, name in zip(of.tolist(), names, strict=True)]
