@@ -168,6 +168,26 @@ def test_reasons_why_no_image_is_one_of_parts_are_named_each(tmp_path):
     assert "webm" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["ground_truth", "Ground Truth", "masks", "GT"])
+def test_a_folder_of_masks_is_no_folder_of_photographs(tmp_path, name, monkeypatch):
+    for mask in ("crack/000_mask.png", "hole/000_mask.png"):
+        write(tmp_path / name, mask, 255)
+    with pytest.raises(DataError, match=f"'{name}' holds masks, .* give the folder above it.* or rename it"):
+        open_images(tmp_path / name)
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(DataError, match=f"'{name}' holds masks"):
+        open_images(".")
+
+
+@pytest.mark.parametrize(
+    "files", [("train/good/0.png", "test/good/0.png"), ("good/0.png", "torn/0.png"), ("0.png", "0_mask.png")]
+)
+def test_a_data_set_that_is_called_mask_is_read(tmp_path, files):
+    for name in files:
+        write(tmp_path / "mask", name, 255 if "_mask" in name else 100)
+    assert len(open_images(tmp_path / "mask"))
+
+
 def test_what_training_drew_is_no_image_of_the_data(tmp_path):
     for name in ("good/a.png", "runs/parts/reconstructions.png", "good/reconstructions.png"):
         write(tmp_path, name)

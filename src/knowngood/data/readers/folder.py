@@ -32,7 +32,7 @@ from knowngood.data.readers.files import SUFFIXES, is_image, unread_reason
 from knowngood.data.readers.layout import Place, class_word, places
 from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.mask_file import looks_like_mask, read_masks
-from knowngood.data.readers.masks import is_mask, match_masks
+from knowngood.data.readers.masks import is_mask, is_mask_folder, match_masks
 from knowngood.errors import DataError
 
 MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
@@ -57,6 +57,7 @@ def read_folder(folder: str | Path, limits: Limits | None = None) -> ImageSet:
         str(root),
         rejected,
         lambda i: looks_like_mask(files[i], limits),
+        folder=root.resolve().name,
     )
     ids = [identifier(path, root) for path in files]
     images = found.image_set(FilePixels(tuple(files)), ids, lambda of: tuple(files[m] for m in of), limits)
@@ -103,15 +104,17 @@ def arranged(
     root: str,
     rejected: Sequence[Finding] = (),
     looks: Callable[[int], bool] = lambda i: False,
+    folder: str = "",
 ) -> Arranged:
     """What the paths of image files below a root say; see the module's page for the layouts.
 
     Args:
         paths: of images and masks, in parts, relative to the root.
         root: for messages. rejected: what was set aside before. looks: see `match_masks`.
+        folder: the name of the root, where that is a folder.
 
     Raises:
-        DataError: no image is among them, or the layout can be read in two ways.
+        DataError: no image is among them, the layout can be read in two ways, or the root is a folder of masks.
     """
     parts = [tuple(unicodedata.normalize("NFC", printable(part)) for part in path) for path in paths]
     names = [printable("/".join(path)) for path in paths]
@@ -129,8 +132,14 @@ def arranged(
     if not kept:
         raise without_images(root, rejected)
     masks = [masks_of.get(i, []) for i, _ in kept]
-    assert len(paths) == len(kept) + len(asides) + len(lonely) + len(of_those) + sum(map(len, masks))
     labels = labels_of([place.name for _, place in kept])
+    own = any(masks) or (labels == 0).any() or {"train", "test"} <= {place.split for _, place in kept}
+    if is_mask_folder(folder) and not own:
+        raise DataError(
+            f"{root}: a folder of the name '{printable(folder)}' holds masks, not images of parts; give the folder "
+            "above it, with the images they belong to, or rename it if these are photographs"
+        )
+    assert len(paths) == len(kept) + len(asides) + len(lonely) + len(of_those) + sum(map(len, masks))
     return Arranged(kept, masks, labels, bool(masks_of or lonely), rejected)
 
 

@@ -71,12 +71,17 @@ def match_masks(
     return [i for i in pictures if i not in open_ones], dict(masks), lonely
 
 
+def is_mask_folder(folder: str) -> bool:
+    """Whether a folder of this name holds masks, not pictures."""
+    return re.sub(r"[\- ]", "_", folder.lower()) in FOLDERS
+
+
 def is_mask(path: Path, root: Path) -> bool:
     """Whether a file below the root is a mask by its name: in a folder of masks, or beside the picture of its name.
 
     What only its look would tell is none here.
     """
-    if any(_of_masks(name) for name in path.relative_to(root).parts[:-1]):
+    if any(is_mask_folder(name) for name in path.relative_to(root).parts[:-1]):
         return True
     short = SUFFIX.sub("", path.stem)
     if short in ("", path.stem):
@@ -84,10 +89,6 @@ def is_mask(path: Path, root: Path) -> bool:
     with suppress(OSError):  # the folder is gone
         return any(one.stem == short and one.suffix.lower() in SUFFIXES for one in path.parent.iterdir())
     return False
-
-
-def _of_masks(folder: str) -> bool:
-    return re.sub(r"[\- ]", "_", folder.lower()) in FOLDERS
 
 
 def _by_look(
@@ -142,7 +143,7 @@ def _mask_folder(path: Parts, splits: dict[Parts, set[str]]) -> int | None:
     """
     both = {"train", "test"}
     for k, name in enumerate(path[:-1]):
-        if _of_masks(name):
+        if is_mask_folder(name):
             product = both <= splits.get(path[: k + 1], set()) and not both <= splits.get(path[:k], set())
             return None if product else k
     return None

@@ -74,7 +74,7 @@ def _folder(address: Address, listed: dict[str, dict[str, Any]]) -> ImageSet:
             rejected.append(Finding(printable(name), "ignored", no_image(path.name, address.child(name)), "note"))
     pixels = FetchedPixels(Objects(address, names, [version_of(listed[name]) for name in names]))
     parts = [tuple(name.split("/")) for name in names]
-    found = arranged(parts, str(address), rejected, partial(looks_like_mask, pixels))
+    found = arranged(parts, str(address), rejected, partial(looks_like_mask, pixels), address.name)
     images = found.image_set(pixels, list(map(printable, names)), lambda of: partial(blob_mask, pixels, tuple(of)))
     return images.replace(name=printable(address.name))
 
