@@ -6,6 +6,9 @@ import configparser
 import json
 import re
 import shlex
+import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +120,21 @@ def test_the_unit_starts_a_server_that_writes_where_it_may() -> None:
         assert path.is_relative_to(service["WorkingDirectory"])
     assert service["DynamicUser"] == service["NoNewPrivileges"] == "yes"
     assert service["ProtectSystem"] == "strict"
+
+
+def test_without_the_packages_of_the_command_line_one_line_says_what_to_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripts = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+    module, _, function = scripts["knowngood"].partition(":")
+    for name in [name for name in sys.modules if name.startswith("knowngood.cli")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "typer", None)
+    with pytest.raises(SystemExit) as left:
+        getattr(import_module(module), function)()
+    said = capsys.readouterr().err
+    assert left.value.code == 2
+    assert said.startswith("error: typer is not installed")
+    assert "pip install knowngood" in said
+    assert "python -m knowngood.runtime MODEL.onnx FOLDER" in said
+    assert said.count("\n") == 1

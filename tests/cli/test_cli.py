@@ -477,6 +477,20 @@ def test_an_output_folder_with_a_model_is_not_overwritten(tmp_path: Path, capsys
     assert "already holds a model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "expected"), [("torch", True), ("knowngood.cli.nothing", False)])
+def test_a_package_that_is_not_installed_is_named_with_what_brings_it(
+    name: str, expected: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+    monkeypatch.setattr("knowngood.cli.info.in_use", lacking)
+    assert run("info", "m") == 4
+    said = capsys.readouterr().err
+    assert ("not expected" not in said) == expected
+    assert ("torch is not installed" in said) == ("`pip install knowngood`" in said) == expected
+
+
 def test_an_unexpected_error_is_one_block_and_debug_shows_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ import typer
 
 from knowngood.cli.console import fail, note, say
 from knowngood.cli.lazy import LazyGroup
+from knowngood.config.dependencies import without_package
 from knowngood.config.version import __version__
 from knowngood.data.progress import reporting
 from knowngood.errors import Interrupted, KnowngoodError
@@ -129,6 +130,8 @@ def _interruptible() -> Iterator[None]:
 def _readable(error: Exception) -> str:
     if isinstance(error, KnowngoodError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and (line := without_package(error)) is not None:
+        return line
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
