@@ -17,7 +17,32 @@ from knowngood import files
 from knowngood.cli import outputs
 from knowngood.cli.outputs import write_tables
 from knowngood.errors import OutputError, SettingsError
-from knowngood.files import LOCK, locked, write_json, write_text
+from knowngood.files import LOCK, did_you_mean, locked, near, write_json, write_text
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("todya", "today"),
+        ("TODAY", "today"),
+        ("data/bottel/trian", "data/bottle/train"),
+        ("dtaa/bottle/train", "data/bottle/train"),
+        ("hidden", None),
+        ("quite/another/name", None),
+        ("today/a", None),
+    ],
+)
+def test_what_lies_there_under_a_name_like_it_is_found(tmp_path, monkeypatch, typed, meant):
+    for name in ("today", "data/bottle/train", "data/bottle/test", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert near(typed) == (None if meant is None else Path(meant))
+    assert did_you_mean(typed) == ("" if meant is None else f"; did you mean '{Path(meant)}'?")
+
+
+def test_what_does_not_fit_is_not_meant(tmp_path):
+    (tmp_path / "parts").mkdir()
+    assert near(tmp_path / "partss", Path.is_file) is None
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])

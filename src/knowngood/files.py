@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import difflib
 import errno
 import hashlib
 import json
@@ -12,7 +13,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 from knowngood.errors import OutputError, SettingsError
 
 LOCK = ".lock"
+LIKE = 0.6  # from 0 to 1, of names that may be meant
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
 _PART = re.compile(r"\.part-([0-9a-f]{8})-(\d+)-")
 _tidied: set[tuple[int, Path]] = set()
@@ -121,6 +123,37 @@ def explained(path: Path) -> Iterator[None]:
         named = about if not _PART.match(about.name) else path
         way_out = _WAYS_OUT.get(error.errno or 0, "choose another folder, or try again")
         raise OutputError(f"{named} cannot be written: {error.strerror or error}; {way_out}") from error
+
+
+def near(path: str | Path, fits: Callable[[Path], bool] = lambda one: True) -> Path | None:
+    """What is there under a name like that of a path that is not, for a message; None: nothing.
+
+    The folders of the path may be misspelt too. What does not fit, and hidden files, are not named.
+    """
+    path = Path(path)
+    folder: Path | None = path.parent
+    try:
+        if not path.name or path.exists():
+            return None
+        if not path.parent.is_dir():
+            folder = near(path.parent, Path.is_dir)
+            if folder is None:
+                return None
+        names = [one.name for one in folder.iterdir() if not one.name.startswith(".") and fits(one)]
+    except OSError:
+        return None
+    best = max(sorted(names), key=lambda name: _likeness(name, path.name), default=None)
+    return folder / best if best is not None and _likeness(best, path.name) >= LIKE else None
+
+
+def did_you_mean(path: str | Path, fits: Callable[[Path], bool] = lambda one: True) -> str:
+    """As "; did you mean 'runs/parts'?", after `near`; nothing where nothing is like it."""
+    found = near(path, fits)
+    return "" if found is None else f"; did you mean '{found}'?"
+
+
+def _likeness(name: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
 
 def make_folder(folder: Path) -> None:

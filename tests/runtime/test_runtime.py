@@ -155,6 +155,24 @@ def test_files_may_be_as_large_as_in_the_fit(folder: Path, tmp_path: Path, monke
     assert set(allowed) == {10**9}
 
 
+def test_a_file_that_is_not_there_is_named_with_the_one_that_is_like_it(
+    exported: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(folder / "parts.onnx")
+    (folder / "today").mkdir()
+    for words, said in (
+        ([folder / "part.onnx", folder], f"part.onnx: no such file; did you mean '{folder / 'parts.onnx'}'?"),
+        ([folder / "today", folder], "today: a folder, not a file; give what `knowngood export"),
+        (
+            [folder / "parts.onnx", folder / "todya"],
+            f"todya: no such file or folder; did you mean '{folder / 'today'}'",
+        ),
+        ([folder / "parts.onnx", folder / "brihgt.png"], f"did you mean '{folder / 'bright.png'}'?"),
+    ):
+        assert main([str(word) for word in words]) == 3
+        assert said in capsys.readouterr().err
+
+
 def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(exported), str(folder), "--alpha", "0.2"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

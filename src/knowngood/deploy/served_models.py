@@ -13,6 +13,7 @@ from knowngood.deploy.logs import event
 from knowngood.deploy.served_model import ServedModel
 from knowngood.detector.versions import model_at
 from knowngood.errors import ArtifactError, SettingsError
+from knowngood.files import did_you_mean
 
 Check = Callable[[ServedModel], None]  # raises for a version that may not come into use
 EXPORTED = ".onnx"  # suffix of what `knowngood export` writes
@@ -76,7 +77,8 @@ def check_model(path: Path) -> None:
     if not is_exported(path):
         model_at(path)
     elif not path.is_file():
-        raise ArtifactError(f"{path}: no such file; `knowngood export MODEL {path.name}` writes one")
+        hint = did_you_mean(path, is_exported)
+        raise ArtifactError(f"{path}: no such file{hint}; `knowngood export MODEL {path.name}` writes one")
 
 
 def load_model(path: Path, name: str | None = None, device: str = "cpu") -> ServedModel:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from knowngood.data.column_values import as_values
 from knowngood.errors import KnowngoodError
@@ -23,7 +22,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--as", dest="values", action="append", metavar="COLUMN=VALUE", help=stated)
     parser.add_argument("--unknown", choices=("error", "infer"), help="missing conditions: refuse, or marginalise")
     given = parser.parse_args(words)
-    source = given.images[0] if len(given.images) == 1 and Path(given.images[0]).is_dir() else given.images
+    source = given.images[0] if len(given.images) == 1 else given.images
     try:
         asked = {"alpha": given.alpha, "abstain": given.abstain, "unknown": given.unknown}
         rows = ExportedDetector(given.model).detect(source, conditions=as_values(given.values), **asked)

@@ -19,9 +19,11 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
+from knowngood.files import did_you_mean
 from knowngood.runtime.fitting import fitting
 from knowngood.runtime.marginal import RAW, decided
 
+SUFFIX = ".onnx"
 KEY = "knowngood"  # of the metadata of the file
 FORMAT, FORMAT_VERSION = "knowngood-onnx", 3
 FIXED = ("anomaly_score", "p_value", "is_anomalous", "map", RAW)  # outputs that are no parts of the score
@@ -56,6 +58,11 @@ class ExportedDetector:
     def __init__(
         self, path: str | Path, *, providers: Sequence[Any] = ("CPUExecutionProvider",), threads: int = 0
     ) -> None:
+        path = Path(path)
+        if not path.is_file():
+            found = "a folder, not a file" if path.is_dir() else "no such file"
+            hint = did_you_mean(path, lambda one: one.suffix.lower() == SUFFIX)
+            raise ArtifactError(f"{path}: {found}{hint}; give what `knowngood export MODEL FILE{SUFFIX}` wrote")
         try:
             import onnxruntime
         except ImportError:
@@ -297,6 +304,8 @@ def _images(X: Any, limits: Limits) -> ImageSet:
         images = read_folder(X, limits)
         assert isinstance(images.pixels, FilePixels)
         return images.replace(pixels=images.pixels.within(limits))
+    if isinstance(X, str | Path) and not os.path.exists(X):
+        raise DataError(f"{X}: no such file or folder{did_you_mean(X)}; give a folder of images, or image files")
     from knowngood.data.readers.given import listed, read_given
 
     X = [X] if isinstance(X, str | Path) else listed(X)
