@@ -131,6 +131,8 @@ def test_a_table_without_scores_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "no column anomaly_score or p_value" in capsys.readouterr().err
     assert run("monitor", tmp_path / "gone.csv") == 3
     assert "gone.csv: no such file" in capsys.readouterr().err
+    assert run("monitor", tmp_path / "ohter.csv") == 3
+    assert f"ohter.csv: no such file; did you mean '{tmp_path / 'other.csv'}'?" in capsys.readouterr().err
 
 
 def test_one_state_is_of_one_run_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,6 +143,15 @@ def test_names_and_paths_that_are_neither():
         open_images("no/such/folder")
 
 
+def test_a_misspelt_folder_is_suggested_before_the_data_sets(tmp_path, monkeypatch):
+    (tmp_path / "today").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        DataError, match=r"^'todya' is no existing path: did you mean 'today', which is there\?\nIt is no data set"
+    ):
+        open_images("todya")
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(DataError, match="not a source of images"):

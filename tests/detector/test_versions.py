@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from knowngood import Detector
 from knowngood.detector.versions import in_use, model_at, rollback, save_version, versions
 from knowngood.errors import ArtifactError
 
@@ -148,7 +150,37 @@ def test_a_folder_that_is_not_there_is_named_with_the_models_beside_it(tmp_path:
         model_at(tmp_path / "frist")
     (tmp_path / "other").mkdir()
     (tmp_path / "first" / "model").mkdir(parents=True)
-    with pytest.raises(ArtifactError, match=r"frist: no such folder; did you mean 'first'\? \(known: first\); give"):
+    first = re.escape(str(tmp_path / "first"))
+    with pytest.raises(ArtifactError, match=rf"no such folder; did you mean '{first}'\? \(known: {first}\); give"):
         model_at(tmp_path / "frist")
     with pytest.raises(ArtifactError, match="no such folder; give"):
         model_at(tmp_path / "nowhere" / "first")
+
+
+def test_a_model_is_suggested_by_the_path_that_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "parts" / "model").mkdir(parents=True)
+    (tmp_path / "parts").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match=r"did you mean 'runs/parts'\? \(known: runs/parts\)"):
+        model_at("runs/partss")
+    with pytest.raises(ArtifactError, match=r"no such folder; did you mean 'runs/parts'\?; give"):
+        model_at("rnus/parts")
+    with pytest.raises(ArtifactError, match=r"no such folder; did you mean 'runs'\?; give"):
+        model_at("rums")
+
+
+def test_a_folder_of_models_names_them(tmp_path: Path) -> None:
+    for i in range(12):
+        (tmp_path / "runs" / f"{i:02}" / "model").mkdir(parents=True)
+    runs = tmp_path / "runs"
+    with pytest.raises(ArtifactError, match=re.escape(f"{runs} is no saved model, but holds some")) as refused:
+        model_at(runs)
+    assert f"{runs / '00'}, {runs / '01'}, " in str(refused.value)
+    assert str(refused.value).endswith(f"{runs / '09'} and 2 more")
+
+
+def test_what_writes_models_is_named_as_python_and_the_command_line_call_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    for name in ("digit", "a.txt"):
+        with pytest.raises(ArtifactError, match=r"that `knowngood train` or `Detector\.save` wrote"):
+            Detector.load(tmp_path / name)

@@ -19,7 +19,7 @@ from knowngood.config import counted
 from knowngood.detector.run_record import trained_on
 from knowngood.detector.versions import MARK, fingerprint, in_use
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.files import write_text
+from knowngood.files import did_you_mean, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,9 @@ def _results(sources: list[str], model: Path | None) -> list[tuple[str, pd.DataF
     for source, results in found:
         if results is None and model is None:
             if not Path(source).exists():
-                raise DataError(f"{source}: no such file; give what `knowngood score` wrote, or a log")
+                raise DataError(
+                    f"{source}: no such file{did_you_mean(source)}; give what `knowngood score` wrote, or a log"
+                )
             raise DataError(
                 f"{source}: no column anomaly_score or p_value, so no results of `knowngood score`; to score images "
                 "give the model first: knowngood monitor MODEL IMAGES"

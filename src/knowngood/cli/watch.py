@@ -17,6 +17,7 @@ from knowngood.cli.keep_options import MOST, KeepMost, kept
 from knowngood.cli.sink_options import To, opened, sinks_of
 from knowngood.data.column_values import as_values
 from knowngood.errors import DataError, Interrupted
+from knowngood.files import did_you_mean
 
 STATE = ".knowngood-watch.sqlite"
 
@@ -53,7 +54,8 @@ def watch(
 
     check_model(model)
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; make it, or give the one where pictures arrive")
+        hint = did_you_mean(folder, Path.is_dir)
+        raise DataError(f"{folder}: no such folder{hint}; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
     sinks_of(to)  # what is wrong with them is said before a model is loaded
     from knowngood.data.interruption import deferred

@@ -16,7 +16,7 @@ from knowngood.config.scores import fused
 from knowngood.config.settings import Settings
 from knowngood.config.words import nearest
 from knowngood.errors import SettingsError
-from knowngood.files import decoded
+from knowngood.files import decoded, did_you_mean
 
 
 @cache
@@ -85,7 +85,7 @@ def read_settings(path: str | Path, **overrides: Any) -> Settings:
     try:
         loaded = read_yaml(decoded(Path(path).read_bytes())) or {}
     except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror or error}") from None
+        raise SettingsError(f"{path}: {error.strerror or error}{did_you_mean(path, Path.is_file)}") from None
     except (UnicodeError, yaml.YAMLError) as error:
         raise SettingsError(f"{path}: this is not YAML: {error}") from None
     if not isinstance(loaded, dict):

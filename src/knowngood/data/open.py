@@ -33,6 +33,7 @@ from knowngood.data.readers.video import read_video, video_of
 from knowngood.data.stores.address import Address, is_url
 from knowngood.data.stores.fetched_pixels import FetchedPixels
 from knowngood.errors import DataError, SettingsError
+from knowngood.files import near
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def check_there(source: str | Path) -> None:
         return
     path = Path(os.path.expanduser(source))
     if not (os.path.exists(path) or _video_at(path) or (isinstance(source, str) and is_dataset(source))):
-        raise DataError(f"'{source}' is no existing path and no data set{nearest(str(source), dataset_names())}")
+        meant = near(path)
+        hint = f": did you mean '{meant}', which is there?\nIt is" if meant is not None else " and"
+        raise DataError(f"'{source}' is no existing path{hint} no data set{nearest(str(source), dataset_names())}")
 
 
 def _video_at(path: Path) -> tuple[Path, int | None] | None:

@@ -13,15 +13,17 @@ import re
 import shlex
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from knowngood.errors import ArtifactError
-from knowngood.files import explained, flush, make_folder, part_of, remove_stale, write_json
+from knowngood.files import did_you_mean, explained, flush, make_folder, part_of, remove_stale, write_json
 
 CONFIG, CURRENT, VERSIONS, OF_RUN = "config.json", "current.json", "versions", "model"
 MARK = "scored_by"  # of tables, the fingerprint: column of JSON, metadata of parquet; CSV needs a column of every row
+WRITERS = "`knowngood train` or `Detector.save`"
+NAMED = 10  # models in a message
 _NAME = re.compile(r"\d{4,9}")
 
 
@@ -47,11 +49,11 @@ def model_at(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise ArtifactError(f"{path}: no such folder{_beside(path)}; give the folder that `knowngood train` wrote")
+        raise ArtifactError(f"{path}: no such folder{_beside(path)}; give the folder that {WRITERS} wrote")
     if not path.is_dir():
         exported = path.suffix.lower() == ".onnx"
         what = "an exported file, which `score`, `serve` and `watch` take" if exported else "a file"
-        raise ArtifactError(f"{path} is {what}; here give the folder that `knowngood train` wrote")
+        raise ArtifactError(f"{path} is {what}; here give the folder that {WRITERS} wrote")
     for folder in (path, path / OF_RUN):
         if (folder / CONFIG).is_file() or _numbered(folder):
             return folder
@@ -62,22 +64,34 @@ def model_at(path: str | Path) -> Path:
         )
     unfinished = (path / OF_RUN / VERSIONS).is_dir() or (path / VERSIONS).is_dir()
     why = "saving it did not finish; save it again" if unfinished else f"it has no {CONFIG} and no {VERSIONS}"
+    if known := models_in(path):
+        raise ArtifactError(f"{path} is no saved model, but holds some: give one of them: {_named(known)}")
     raise ArtifactError(f"{path} is no saved model: {why}")
 
 
 def _beside(path: Path) -> str:
     """The models beside a folder that is not there, for a message; nothing of none."""
-    from knowngood.config import nearest
+    known = models_in(path.parent)
+    hint = did_you_mean(path, holds_model) or did_you_mean(path, lambda one: bool(models_in(one)))
+    return hint + (f" (known: {_named(known)})" if known else "")
 
+
+def _named(models: Sequence[Path]) -> str:
+    more = f" and {len(models) - NAMED} more" if len(models) > NAMED else ""
+    return ", ".join(map(str, models[:NAMED])) + more
+
+
+def models_in(folder: Path) -> list[Path]:
+    """The models, and runs with one, in a folder; of one that is not there none."""
     try:
-        others = sorted(
-            one.name
-            for one in path.parent.iterdir()
-            if (one / OF_RUN).is_dir() or (one / CONFIG).is_file() or _numbered(one)
-        )
+        return sorted(one for one in folder.iterdir() if holds_model(one))
     except OSError:
-        return ""
-    return nearest(path.name, others) if others else ""
+        return []
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder is a model, or a run with one."""
+    return (folder / OF_RUN).is_dir() or (folder / CONFIG).is_file() or bool(_numbered(folder))
 
 
 def in_use(path: str | Path) -> Path:
