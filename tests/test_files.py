@@ -128,6 +128,33 @@ def test_a_pipe_is_written_to_by_its_name():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"text"
 
 
+@pytest.mark.parametrize("call", ["write_text", "link"])
+def test_a_lock_that_cannot_be_written_is_named_by_what_it_locks(tmp_path, monkeypatch, call):
+    def denied(first, *rest, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(first))
+
+    if call == "link":
+        monkeypatch.setattr(os, "link", denied)
+        monkeypatch.setattr(Path, "open", denied)
+    else:
+        monkeypatch.setattr(Path, call, denied)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError) as refused, outputs.writing(Path("results.csv")):
+        pass
+    assert str(refused.value) == (
+        "results.csv cannot be written: Permission denied; choose a folder that you may write to"
+    )
+
+
+def test_a_place_in_use_is_named_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = Path("results.csv")
+    with outputs.writing(tmp_path / given), pytest.raises(SettingsError, match=r"^results\.csv is in use"):
+        outputs.writing(given).__enter__()
+    with pytest.raises(SettingsError, match=r"^results\.csv is given for two outputs"):
+        outputs.writing(given, tmp_path / given).__enter__()
+
+
 def test_the_top_of_all_folders_can_be_locked(monkeypatch):
     asked = []
     monkeypatch.setattr(outputs, "locked", lambda lock, place: asked.append((lock, place)) or nullcontext())

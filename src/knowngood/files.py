@@ -120,7 +120,8 @@ def explained(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         about = Path(error.filename) if isinstance(error.filename, str) else path
-        named = about if not _PART.match(about.name) else path
+        ours = _PART.match(about.name) or (about.name.startswith(".") and about.name.endswith(LOCK))
+        named = path if ours else about
         way_out = _WAYS_OUT.get(error.errno or 0, "choose another folder, or try again")
         raise OutputError(f"{named} cannot be written: {error.strerror or error}; {way_out}") from error
 
@@ -215,13 +216,13 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: str | Path, what: str) -> Iterator[None]:
+def locked(path: str | Path, what: str | Path) -> Iterator[None]:
     """Within, the lock file `path` is this process's: it holds pid, host and start of the process.
 
     A lock whose process has ended is taken over. A folder that is made for it and stays empty is removed.
 
     Args:
-        what: what is locked, for the message.
+        what: what is locked, as messages call it: they do not name the lock, which nobody asked for.
 
     Raises:
         SettingsError: another process holds it.
@@ -230,7 +231,7 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
     path = Path(path)
     own = {"pid": os.getpid(), "host": platform.node(), "started": _started(os.getpid()), "since": _now()}
     draft = part_of(path)
-    with explained(path):
+    with explained(Path(what)):
         made = not path.parent.exists()
         make_folder(path.parent)
         draft.write_text(json.dumps(own), encoding="utf-8")
@@ -248,7 +249,7 @@ def locked(path: str | Path, what: str) -> Iterator[None]:
                 path.parent.rmdir()
 
 
-def _take(draft: Path, path: Path, what: str) -> None:
+def _take(draft: Path, path: Path, what: str | Path) -> None:
     """Link the written draft to the lock's name, which fails if there is one: a lock is never seen half-written."""
     for _ in range(2):
         try:

@@ -368,3 +368,28 @@ def test_a_version_that_cannot_judge_such_pictures_is_not_taken_into_use(
     )
     line.steps(*[0.2] * 300)
     assert line.models.named(None).mark != before
+
+
+def test_a_folder_that_cannot_be_written_to_is_watched_with_a_state_elsewhere(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, may = tmp_path / "new", os.access
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture(1))
+
+    def readable(path: Any, mode: int, **how: Any) -> bool:
+        return not (Path(path) == folder and mode & os.W_OK) and may(path, mode, **how)
+
+    monkeypatch.setattr(os, "access", readable)
+    words = ["watch", str(place / "model"), str(folder), "--as", "camera=A", "--once"]
+    with pytest.raises(SystemExit) as refused:
+        main(words)
+    said = capsys.readouterr().err
+    assert refused.value.code == 4
+    assert f"{folder} cannot be written: Permission denied" in said
+    assert "--state FILE" in said
+    assert ".lock" not in said
+    with pytest.raises(SystemExit) as ended:
+        main([*words, "--state", str(tmp_path / "state.sqlite")])
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith("a.png  ")

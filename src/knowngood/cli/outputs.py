@@ -42,14 +42,15 @@ def writing(*files: Path | None, folders: Iterable[Path | None] = ()) -> Iterato
         OutputError: one could not be written to; none of them is changed.
     """
     folders = [*folders]
-    places = [Path(os.path.realpath(one)) for one in (*files, *folders) if one is not None and not is_stream(one)]
-    if twice := next((one for one in places if places.count(one) > 1), None):
+    given = [one for one in (*files, *folders) if one is not None and not is_stream(one)]
+    places = [Path(os.path.realpath(one)) for one in given]
+    if twice := next((one for one, place in zip(given, places, strict=True) if places.count(place) > 1), None):
         raise SettingsError(
             f"{twice} is given for two outputs, and one would replace the other; give each its own name"
         )
     with ExitStack() as locks:
-        for place in sorted(places):
-            locks.enter_context(locked(place.parent / f".{place.name}{LOCK}", str(place)))
+        for place, named in sorted(zip(places, given, strict=True)):
+            locks.enter_context(locked(place.parent / f".{place.name}{LOCK}", str(named)))
         for kind, named in ((check_file, files), (check_folder, folders)):
             for one in named:
                 if one is not None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from knowngood.cli.outputs import writing
-from knowngood.errors import SettingsError
+from knowngood.errors import OutputError, SettingsError
+from knowngood.files import check_file, check_folder
 
 if TYPE_CHECKING:
     from knowngood.deploy.delivery import Delivery
@@ -36,18 +37,32 @@ def sinks_of(to: list[str] | None) -> list[Sink]:
     return sinks
 
 
+def check_state(state: Path) -> None:
+    """Raise OutputError where the file of the state cannot be written: the option that moves it is the way out."""
+    try:
+        check_folder(state.parent)
+        check_file(state)
+    except OutputError as error:
+        why = str(error).partition(";")[0]
+        raise OutputError(
+            f"{why}, where {state.name} keeps what is judged and not delivered yet; give it another place that you may "
+            "write to: --state FILE"
+        ) from None
+
+
 @contextmanager
 def opened(to: list[str] | None, state: Path) -> Iterator[Delivery]:
     """Within, rows go to these sinks, with what is on its way in the file `state`. One process at a time.
 
     Raises:
-        SettingsError: there is no such sink, or another process uses it.
+        SettingsError: there is no such sink, or another process uses it. OutputError: as `check_state`.
     """
     from knowngood.deploy.delivery import Delivery
     from knowngood.deploy.outbox import Outbox
 
     sinks = sinks_of(to)
     files = [path for one in sinks if (path := getattr(one, "path", None)) is not None]
+    check_state(state)
     with writing(state, *files):
         delivery = Delivery(Outbox(state), sinks)
         delivery.start()

@@ -14,7 +14,7 @@ from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, check_company
 from knowngood.cli.keep_options import MOST, KeepMost, kept
-from knowngood.cli.sink_options import To, opened, sinks_of
+from knowngood.cli.sink_options import To, check_state, opened, sinks_of
 from knowngood.data.column_values import as_values
 from knowngood.errors import DataError, Interrupted
 from knowngood.files import did_you_mean
@@ -57,7 +57,9 @@ def watch(
         hint = did_you_mean(folder, Path.is_dir)
         raise DataError(f"{folder}: no such folder{hint}; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
-    sinks_of(to)  # what is wrong with them is said before a model is loaded
+    state = state or folder / STATE
+    sinks_of(to)  # what is wrong with them, and with the state, is said before a model is loaded
+    check_state(state)
     from knowngood.data.interruption import deferred
     from knowngood.deploy.judgement import Asked
     from knowngood.deploy.logs import write_logs
@@ -68,7 +70,7 @@ def watch(
     models = load_models([str(model)], device or "cpu", bounds)
     asked = Asked(alpha, unknown)  # type: ignore[arg-type]
     check_asked(models.named(None), values, asked)  # before anything is delivered
-    with opened(to, state or folder / STATE) as delivery, kept(keep, keep_most) as store:
+    with opened(to, state) as delivery, kept(keep, keep_most) as store:
         watched = Watch(folder, models, delivery, asked=asked, conditions=values, store=store)
         note(f"watching {folder}")
         with suppress(Interrupted), deferred() as asked_to_end:
