@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import os
 import shutil
 import signal
@@ -286,6 +287,7 @@ def test_a_folder_that_is_gone_is_said_once(line: Line, caplog: pytest.LogCaptur
 
 
 def test_a_file_of_no_picture_is_ignored_aloud_once(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "knowngood.service")
     for k in range(3):
         line.put("rows.csv", b"x" * k)
         assert line.steps(*[0.2] * 30) == []
