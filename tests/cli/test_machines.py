@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,22 @@ def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(
     states = {one["place"]: one["state"] for one in doctor._folders()}
     assert states["runs"] == "will be made"
     assert states["working folder"] == "writable"
+
+
+def test_the_doctor_shows_of_which_two_columns_the_ratio_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from knowngood.cli import doctor
+
+    one = {"value": 20.0, "one_core": 30.0, "reference": 60.0, "ratio": 0.5}
+    monkeypatch.setattr(doctor, "_speed", lambda: {"matmul": one})
+    monkeypatch.setattr(doctor, "_weights", lambda: "present")
+    assert run("doctor") == 0
+    title, row = capsys.readouterr().out.partition("speed ")[2].splitlines()[:2]
+    assert re.split(r"\s{2,}", title.strip()) == [
+        "all threads, now", "one core", "reference core", "one core ÷ reference core", "unit"
+    ]  # fmt: skip
+    assert row.split()[:5] == ["matmul", "20.0", "30.0", "60.0", "0.50"]
 
 
 def test_the_doctor_knows_every_extra_of_the_package() -> None:

@@ -50,6 +50,7 @@ EXTRAS = (
 # What `knowngood doctor` printed as "one core" on an AMD EPYC, the median of three times.
 REFERENCE = {"matmul": 63.6, "backbone": 16.4}
 UNITS = {"matmul": "GFlop/s, float32 product of 1,024 × 1,024", "backbone": "images/s, EfficientNet-Lite0 at 320 × 320"}
+COLUMNS = ("all threads, now", "one core", "reference core", "one core ÷ reference core")
 LEAST = 0.6  # seconds of a measurement
 
 
@@ -87,7 +88,7 @@ def doctor(
                 ]
                 for name, one in facts["speed"].items()
             ]
-            table(["speed", "here", "one core", "reference core", "ratio", "unit"], shown)
+            table(["speed", *COLUMNS, "unit"], shown)
             load, cores = facts["machine"]["load"], facts["machine"]["cores"]
             if load is not None and load > cores:
                 note(f"other programs run too (load {load:.1f} on {cores} cores): alone this machine is faster")
