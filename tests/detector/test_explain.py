@@ -467,6 +467,36 @@ def test_the_area_and_what_differs_there_in_words() -> None:
     assert json.loads(json.dumps(one.to_record()))["differences"][0]["change"] == -0.38
 
 
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        (
+            (Difference("less contrast", 0.3, -0.6, -8.0), Difference("more contrast", 0.12, 2.0, 9.0)),
+            "30 % of it lacks edges or texture, 12 % of it has edges or texture where normal images are smoother",
+        ),
+        (
+            (Difference("brighter", 0.4, 0.8, 8.0), Difference("darker", 0.05, -0.2, -9.0)),
+            "40 % of it is 80 % brighter, 5.0 % of it is 20 % darker",
+        ),
+        (
+            (
+                Difference("more contrast", 0.3, 2.0, 8.0),
+                Difference("darker", 0.2, -0.2, -9.0),
+                Difference("less contrast", 0.1, -0.6, -8.0),
+            ),
+            "30 % of it has edges or texture where normal images are smoother, 10 % of it lacks edges or texture, "
+            "20 % darker",
+        ),
+        ((Difference("less contrast", 0.3, -0.6, -8.0),), "lacks edges or texture"),
+    ],
+)
+def test_the_short_form_says_of_two_that_are_opposite_how_much_each_is(
+    differences: tuple[Difference, ...], words: str
+) -> None:
+    one = made(peak=(0, 0), differences=differences)
+    assert summary(one) == f"Upper left, at x = 0, y = 0: {words}."
+
+
 def test_the_number_of_normal_images_is_that_of_the_p_value(by_pixels: Detector) -> None:
     n = len(by_pixels.pipeline_.calibration or ())
     for one in by_pixels.explain(np.concatenate([normal(6, 9), spotted(1)]), others=True):

@@ -11,6 +11,9 @@ FAR = 0.95  # share of held-out normal images that are closer to their nearest o
 NAMED = 3  # nearest images
 COUNTED = 4.0  # standard deviations from which the share of a kind of patch is reported
 TOLD = 2  # differences in a summary
+OPPOSITE = {"darker": "brighter", "brighter": "darker"}
+OPPOSITE |= {"more contrast": "less contrast", "less contrast": "more contrast"}
+VERBS = {"darker": "is ", "brighter": "is ", "more contrast": "has "}
 
 
 def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ def change(factor: ImageFactor) -> str:
 
 
 def short(difference: Difference) -> str:
-    """'38 % darker', 'another colour (redder)', 'edges where normal images have none'."""
+    """'38 % darker', 'another colour (redder)', 'lacks edges or texture'."""
     if difference.kind in ("darker", "brighter"):
         times = f"{1 + difference.change:.1f} times as bright"
         return f"{_amount(difference.change)} {difference.kind}" if difference.change < 1 else times
@@ -76,7 +79,7 @@ def short(difference: Difference) -> str:
         return f"another colour ({difference.hue})"
     if difference.kind == "more contrast":
         return "edges or texture where normal images are smoother"
-    return "smoother than normal images"
+    return "lacks edges or texture"
 
 
 def _differences(one: Explanation) -> list[str]:
@@ -158,9 +161,16 @@ def _where(one: Explanation) -> str:
 
 
 def _looks(one: Explanation) -> str:
-    """': 38 % darker, another colour (redder)'."""
-    words = [short(difference) for difference in one.differences[:TOLD]]
-    return f": {', '.join(words)}" if words else ""
+    """': 38 % darker, another colour (redder)'; of two that are opposite, each with its share of the area."""
+    kinds, told = {difference.kind: difference for difference in one.differences}, dict[str, str]()
+    for difference in one.differences[:TOLD]:
+        other = kinds.get(OPPOSITE.get(difference.kind, ""))
+        if other is None:
+            told[difference.kind] = short(difference)
+            continue
+        for each in (difference, other):
+            told.setdefault(each.kind, f"{percent(each.share)} of it {VERBS.get(each.kind, '')}{short(each)}")
+    return f": {', '.join(told.values())}" if told else ""
 
 
 def _areas(n: int) -> str:
