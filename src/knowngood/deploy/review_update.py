@@ -40,6 +40,8 @@ from knowngood.detector.update import check_old, check_updatable
 from knowngood.errors import DataError, NotEnoughNormals
 from knowngood.scores.known_defects import without
 
+FALSE_ALARMS, MISSED = "false alarms: good, flagged", "missed: defects, not flagged"
+
 
 class Row(NamedTuple):
     """How many of some images are flagged, by the former version and by the new one.
@@ -102,9 +104,9 @@ def learn_reviews(
         new = _refitted(detector, old, joining, images[chosen | defects], calibration_set, progress)
     before, after, held_out = _flags(pipeline, images), _flags(new.pipeline_, images), _held_out(new, images)
     groups = {
-        "false alarms: good, flagged": chosen & before,
+        FALSE_ALARMS: chosen & before,
         "good, not flagged": chosen & ~before,
-        "missed: defects, not flagged": defects & ~before,
+        MISSED: defects & ~before,
         "found: defects, flagged": defects & before,
         "good, of the random sample": drawn,
     }
@@ -117,7 +119,7 @@ def learn_reviews(
     learned = {*detector.about_.get("reviews", {}).get("learned", ()), *new.about_.get("labels", {}).get("learned", ())}
     about = {**counts, "latest": reviewed.latest, "learned": sorted(learned), "labels_before": _labels_before(detector)}
     entry = happened("reviews", len(images) - counts["left_out"])
-    sentences = sentences_of(detector, new, counts)
+    sentences = [*sentences_of(detector, new, counts), *unchanged(rows)]
     about |= {"rows": [row._asdict() for row in rows], "sentences": sentences}
     new.about_ = {**new.about_, "reviews": about, "history": [*detector.about_["history"], entry]}
     return ReviewUpdate(new, rows, sentences)
@@ -267,6 +269,27 @@ def _held_out(detector: Detector, images: ImageSet) -> dict[str, bool]:
             continue
         found[name] = bool(_flags(replace(pipeline, state=state), images[[i]])[0])
     return found
+
+
+def unchanged(rows: list[Row]) -> list[str]:
+    """What is judged by the new version as by the former one though people marked it, and what to do then."""
+    sentences = []
+    for row in rows:
+        left = {FALSE_ALARMS: row.after, MISSED: row.images - row.after}.get(row.what, 0)
+        verb = "is" if left == 1 else "are"
+        if left and row.what == FALSE_ALARMS:
+            sentences.append(
+                f"{left:,} of {counted(row.images, 'marked false alarm')} {verb} flagged still: a few images change a "
+                "fit little, and they do not calibrate. Mark more of their kind as good; or calibrate on images that "
+                "nobody chose by their score (`knowngood calibrate MODEL DATA`). With a smaller "
+                "--alpha less is flagged."
+            )
+        elif left:
+            sentences.append(
+                f"{left:,} of {counted(row.images, 'missed defect')} {verb} not flagged yet. Mark more of their kind, "
+                "with the region of the defect drawn. With a larger --alpha more is flagged."
+            )
+    return sentences
 
 
 def sentences_of(before: Detector, after: Detector, counts: dict[str, int]) -> list[str]:
