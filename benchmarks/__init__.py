@@ -72,6 +72,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "commands killed at random moments: outputs whole or absent, the same bits in the end",
     ),
     "many": ("benchmarks.many:main", "a million small images scored in one run: memory, pace, open files"),
+    "cluster": ("benchmarks.cluster:main", "images a second of one and two workers of Ray, and of one process"),
     "serve": ("benchmarks.serve:main", "the HTTP server under load: errors, throughput, latencies"),
     "soak": ("benchmarks.soak:main", "the server under steady load: its memory over time"),
     "watch": ("benchmarks.watch:main", "files arrive while the watching process is killed: each judged once"),

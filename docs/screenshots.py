@@ -54,7 +54,7 @@ def served(model: str, folder: str) -> Iterator[str]:
     listener = socket.create_server(("127.0.0.1", 0))
     with closing(JudgedStore(Path(folder))) as store:
         app = create_app(load_models([model]), ServerOptions(store=store))
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -39,6 +39,7 @@ SERIOUS = """async () => {
     .map(one => [one.id, ...one.nodes.map(node => node.html)]);
 }"""
 Open = Callable[..., Any]
+GRACE = 10  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def served(models: Any, **options: Any) -> Iterator[str]:
     from knowngood.deploy.server import ServerOptions, create_app
 
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(models, ServerOptions(**options)), log_config=None, access_log=False)
+    app = create_app(models, ServerOptions(**options))
+    # A connection that the browser opens as the server ends, without a request, would never be closed.
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
