@@ -81,9 +81,15 @@ def test_a_damaged_record_is_named(tmp_path):
 
 
 def test_parts_hold_whole_batches():
-    assert part_size(2048) == 2048
-    assert part_size(3000) == 3000
-    assert part_size(100) == 2100
+    many = 10**6
+    assert [part_size(batch, many) for batch in (2048, 3000, 100)] == [2048, 3000, 2100]
+
+
+@pytest.mark.parametrize("items", [1, 92, 2000, 10_000, 50_000, 200_000])
+def test_few_images_have_parts_enough_for_many_workers(items: int) -> None:
+    size = part_size(92, items)
+    assert size % 92 == 0
+    assert size == 92 or items / size >= 64
 
 
 @pytest.fixture(scope="module")

@@ -48,7 +48,7 @@ def score_on_cluster(
 
     pipeline, parts = detector.pipeline_, ScoredParts.at(output)
     detector.stream(images, unknown=unknown, alpha=alpha)  # refuses and warns before anything is sent
-    size, device = part_size(items_at_once(pipeline)), pipeline.device.type
+    size, device = part_size(items_at_once(pipeline), len(images)), pipeline.device.type
     run = {"knowngood": __version__, "device": device, "images": len(images), "data": data_digest(images)}
     run |= {"model": mark, "alpha": alpha, "unknown": unknown, "part": size, "threads": threads}
     there = parts.begin(run, resume)

@@ -25,7 +25,8 @@ from knowngood.errors import KnowngoodError, SettingsError
 if TYPE_CHECKING:
     from knowngood.data import ImageSet
 
-PART = 2048  # rows of a part, at least
+PART = 2048  # rows of a part where there are very many images, at least
+PARTS = 64  # for workers to share, at least, unless a batch alone is more
 RETRIES = 3  # of a part whose worker dies: an image that kills each of them must not go on for ever
 
 
@@ -104,9 +105,9 @@ class Scorer:
         )
 
 
-def part_size(batch: int) -> int:
-    """Items of a part: whole batches of one machine."""
-    return batch * math.ceil(PART / batch)
+def part_size(batch: int, items: int) -> int:
+    """Items of a part: whole batches of one machine, so many that there are some 64 parts to share, or more."""
+    return batch * max(1, min(math.ceil(PART / batch), items // (PARTS * batch)))
 
 
 def score_parts(
