@@ -35,8 +35,8 @@ def main(
     """Images a second by number of workers with one thread each, features and Gaussians. Prints the table.
 
     Args:
-        few: images of the shorter run; by default 2 parts of 92 images. many: of the longer one; 10 parts. workers: how many; 0 is one process without Ray. side:
-            of a picture, in pixels.
+        few: images of the shorter run; by default 2 parts of 92 images. many: of the longer one; 10 parts.
+        workers: how many; 0 is one process without Ray. side: of a picture, in pixels.
     """
     if few >= many:
         raise DataError(f"few = {few}, many = {many}; expected fewer images in the first run")
