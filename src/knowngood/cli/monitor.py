@@ -78,13 +78,13 @@ def monitor(
             raise SettingsError(
                 f"{sources[0]}: this is a model; name what to test after it, such as results.csv or images"
             )
-        saved = None if state is None or not state.exists() else [_read(state)]
+        saved = None if state is None or not state.exists() else _read(state)
 
         from knowngood.calibration import DriftMonitor
         from knowngood.evaluation.score_stream import reference_of, score_stream
 
         asked = THRESHOLD if threshold is None else threshold
-        drift = DriftMonitor(asked) if saved is None else DriftMonitor.from_record(saved[0])
+        drift = DriftMonitor(asked) if saved is None else DriftMonitor.from_record(saved)
         results = _results(streams, model)  # what is wrong with them is said before a model is loaded
         images = [source for source, table in results if table is None]
         detector = None if model is None else load(model, device, *images)
@@ -94,7 +94,7 @@ def monitor(
         reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
         basis = " ".join([items.measure, *by]) if reference is None else reference.fingerprint
         if saved is not None:
-            _check(drift, saved[0], threshold, basis, state)
+            _check(drift, saved, threshold, basis, state)
         elif reference is not None:
             drift = DriftMonitor(drift.threshold, reference.ranks)
         if state is not None and items.ids is None:
@@ -250,7 +250,7 @@ def _is_model(path: Path) -> bool:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8")) or {}  # null is no state, and refused as such
     except ValueError as error:
         raise ArtifactError(f"--state {path}: no JSON ({error}); give another file") from None
 

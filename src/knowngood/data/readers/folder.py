@@ -38,7 +38,7 @@ from knowngood.errors import DataError
 MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
 # What `knowngood train` draws, and what it writes beside that.
 DRAWN = {"reconstructions.png": "command.json", "reconstructions.gif": "log.csv"}
-TOLD = 3  # reasons why there is no image
+REASONS = 3  # reasons why there is no image
 RESULTS = ("maps.json", "explanations.json")  # what `knowngood score` writes beside pictures, or above them
 
 
@@ -152,11 +152,11 @@ def without_images(root: str, rejected: Sequence[Finding], within: str = "it") -
     if not reasons:
         listed = f" ({counted(len(ignored), 'other file')}, such as {ignored[0].path_or_id})" if ignored else ""
         return DataError(f"{root}: no images in {within}{listed}; expected files named {', '.join(sorted(SUFFIXES))}")
-    told = [
+    named = [
         str(some[0]) + (f" (and {len(some) - 1} more)" if len(some) > 1 else "")
-        for some in sorted(reasons.values(), key=len, reverse=True)[:TOLD]
+        for some in sorted(reasons.values(), key=len, reverse=True)[:REASONS]
     ]
-    return DataError(f"{root}: no images of parts in {within}; give a folder of these. Set aside:\n" + "\n".join(told))
+    return DataError(f"{root}: no images of parts in {within}; give a folder of these. Set aside:\n" + "\n".join(named))
 
 
 def identifier(path: Path, root: Path) -> str:

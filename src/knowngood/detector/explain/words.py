@@ -162,15 +162,15 @@ def _where(one: Explanation) -> str:
 
 def _looks(one: Explanation) -> str:
     """': 38 % darker, another colour (redder)'; of two that are opposite, each with its share of the area."""
-    kinds, told = {difference.kind: difference for difference in one.differences}, dict[str, str]()
+    kinds, shown = {difference.kind: difference for difference in one.differences}, dict[str, str]()
     for difference in one.differences[:TOLD]:
         other = kinds.get(OPPOSITE.get(difference.kind, ""))
         if other is None:
-            told[difference.kind] = short(difference)
+            shown[difference.kind] = short(difference)
             continue
         for each in (difference, other):
-            told.setdefault(each.kind, f"{percent(each.share)} of it {VERBS.get(each.kind, '')}{short(each)}")
-    return f": {', '.join(told.values())}" if told else ""
+            shown.setdefault(each.kind, f"{percent(each.share)} of it {VERBS.get(each.kind, '')}{short(each)}")
+    return f": {', '.join(shown.values())}" if shown else ""
 
 
 def _areas(n: int) -> str:
