@@ -66,6 +66,25 @@ def test_results_have_a_command_in_their_section(page: Path) -> None:
     assert unfounded(page.name, page.read_text(encoding="utf-8")) == []
 
 
+def strays(text: str) -> list[str]:
+    """Rows of a table that have another number of cells than its heading: they belong to another table."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n?)+", FENCED.sub("", text), re.MULTILINE):
+        rows = block.strip("\n").split("\n")
+        widths = [len(re.findall(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", row))) for row in rows]
+        found += [row for row, width in zip(rows, widths, strict=True) if width != widths[0]]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_rows_belong_to_their_table(page: Path) -> None:
+    assert strays(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_row_of_another_table_is_found() -> None:
+    assert strays("| a | b |\n|---|---|\n| 1 | 2 |\n| 1 | 2 | 3 |\n") == ["| 1 | 2 | 3 |"]
+
+
 @pytest.mark.parametrize(
     "said", ["An AUROC of .963.", "It is .98 ± .01.", "AP .57 → .64", "130 MB are held", "| a | .97 | .98 |"]
 )

@@ -12,9 +12,11 @@ from knowngood.config import LikelihoodOptions, NetOptions, VAEOptions, parse
 from knowngood.errors import SettingsError
 from knowngood.models.base import BatchSource, Condition, FitContext, Model
 from knowngood.models.distributions import DiagonalGaussian, full_precision, full_precision_region
+from knowngood.models.nets.conv import ConvNet
 from knowngood.models.nets.layers import half
 
 SMALLEST_SIDE = 8  # of images that convolutions take
+LOOKED_AT = 512  # normal items whose mean the decoder starts from
 
 
 class ConditionalVAE(Model):
@@ -88,8 +90,24 @@ class ConditionalVAE(Model):
         """Train on normal items by the loop and the objective of the context."""
         assert context.train is not None
         assert context.objective is not None
+        self.start(source)
         context.train(self, context.objective, source, context.held_out, context.anomalies)
         return self
+
+    @torch.no_grad()
+    def start(self, source: BatchSource) -> None:
+        """Let the net `conv` decode to the mean of normal items from the first step on, and set a learned σ accordingly.
+
+        Otherwise some hundred steps go into finding this constant. Other nets start as their authors have it.
+        """
+        if not isinstance(self.net, ConvNet):
+            return
+        rows = torch.linspace(0, len(source) - 1, min(len(source), LOOKED_AT)).long()
+        batch = next(iter(source.batches([rows])))
+        x = batch.x.float()
+        mean = x.mean((0, 2, 3))
+        spread = float((x - mean[:, None, None]).square().mean().sqrt())
+        self.net.output_bias.copy_(self.likelihood.start(mean, spread))
 
     def sizes(self) -> dict[str, Any]:
         sizes = {"shape": list(self.shape), "condition_dim": self.condition_dim, "nuisance_dim": self.nuisance_dim}
