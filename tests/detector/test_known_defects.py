@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from knowngood import Detector
 from knowngood.data import ImageSet
+from knowngood.data.pose.geometry import Quality
 from knowngood.detector.fit.known_defects import defect_locations, learn_defects, mask_locations
 from knowngood.detector.scoring import score_batches
 from knowngood.errors import DataError
 from knowngood.metrics import roc_auc
-from knowngood.representations.alignment.warping import Quality, Transform
+from knowngood.representations.alignment.warping import Transform
 
 pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
 

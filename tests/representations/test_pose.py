@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from knowngood.config import FeatureOptions
 from knowngood.data import ImageSet
+from knowngood.data.pose.foreground import foreground
+from knowngood.data.pose.part import unposed
 from knowngood.errors import ArtifactError, DataError
 from knowngood.representations import Features
-from knowngood.representations.alignment.pose import Pose, crop_size, foreground, unposed
+from knowngood.representations.alignment.pose import Pose, crop_size
 from posed_parts import SIDE, lying, part
 
 pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds

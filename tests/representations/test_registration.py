@@ -11,16 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from knowngood.data.pose.geometry import Quality, Size, inverse
 from knowngood.errors import ArtifactError, DataError
 from knowngood.representations.alignment.matching import Mode, compared_size, correlations, match, plane
 from knowngood.representations.alignment.registration import Registration, grey
 from knowngood.representations.alignment.warping import (
-    Quality,
-    Size,
     Transform,
     compose,
     from_centred,
-    inverse,
     rotation_of,
     unwarp,
     warp,

@@ -15,6 +15,7 @@ from torch import Tensor
 from knowngood.config import counted
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded, Unknown
+from knowngood.data.pose.part import Posed
 from knowngood.detector.added_groups import IS, memberships
 from knowngood.detector.ignored import Ignored
 from knowngood.detector.pipeline import Items, Pipeline
@@ -22,7 +23,6 @@ from knowngood.errors import DataError
 from knowngood.models.base import Model
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Pixels, Table
-from knowngood.representations.alignment.pose import Posed
 from knowngood.representations.alignment.warping import Transform
 from knowngood.scores import Score, ScoreResult
 from knowngood.scores.adjustment import scored

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from knowngood.config import FeatureOptions, loaded
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
+from knowngood.data.pose.part import Posed, unposed
 from knowngood.data.progress import track
 from knowngood.errors import ArtifactError, DataError, SettingsError
-from knowngood.representations.alignment.pose import Pose, Posed, PosedPixels, crop_size, unposed
+from knowngood.representations.alignment.pose import Pose, PosedPixels, crop_size
 from knowngood.representations.alignment.references import References, unchanged
 from knowngood.representations.alignment.warping import Transform, unwarp
 from knowngood.representations.backbones import Backbone

@@ -13,6 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from knowngood.config import counted
 from knowngood.data import ImageSet
+from knowngood.data.pose.part import Posed
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import best_of, usable
 from knowngood.detector.fit.penalty_choice import centres
@@ -21,7 +22,6 @@ from knowngood.detector.scoring import one_row_each
 from knowngood.errors import DataError
 from knowngood.models.patch_gaussian import PatchGaussian
 from knowngood.representations import Features
-from knowngood.representations.alignment.pose import Posed
 from knowngood.representations.alignment.warping import warp
 from knowngood.scores.known_defects import WEIGHT, learn
 from knowngood.scores.patch_distance import pool

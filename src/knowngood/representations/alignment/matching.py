@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from knowngood.data.pose.geometry import Floats, Size, rotation
 from knowngood.errors import SettingsError
-from knowngood.representations.alignment.warping import Floats, Size, rotation, rotation_of
+from knowngood.representations.alignment.warping import rotation_of
 
 Mode = Literal["shift", "rigid", "affine"]
 Plane = NDArray[np.float32]

@@ -17,10 +17,11 @@ from torch import Tensor
 from knowngood.config import FeatureOptions
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
+from knowngood.data.pose.geometry import Quality, Size
 from knowngood.data.progress import track
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations.alignment.registration import Registration, grey
-from knowngood.representations.alignment.warping import Quality, Size, Transform, warp
+from knowngood.representations.alignment.warping import Transform, warp
 from knowngood.representations.base import raise_first
 from knowngood.representations.illumination import Illumination, planes
 from knowngood.representations.pixels import Pixels

@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor
 
+from knowngood.data.pose.geometry import Floats, Quality, Size, inverse
 from knowngood.errors import ArtifactError, DataError
 from knowngood.representations.alignment.matching import Mode, Plane, compared_size, correlations, match, plane
 from knowngood.representations.alignment.warping import (
-    Floats,
-    Quality,
-    Size,
     Transform,
     compose,
     from_centred,
-    inverse,
     rotation_of,
     sample,
 )

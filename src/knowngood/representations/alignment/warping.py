@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+from knowngood.data.pose.geometry import Floats, Quality, Size, inverse
 from knowngood.errors import DataError
-
-Floats = NDArray[np.float64]
-Size = tuple[int, int]
-
-
-class Quality(NamedTuple):
-    """Correlation with the reference, −1 to 1, over the same pixels both times; NaN for a constant image."""
-
-    before: float
-    after: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,21 +46,8 @@ def from_centred(centred: Floats, size: Size) -> Floats:
     return _about(centred, _middle(size))
 
 
-def rotation(degrees: float) -> Floats:
-    """(2, 2) rotation by an angle, counter-clockwise positive."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[cos, sin], [-sin, cos]])
-
-
 def rotation_of(matrix: Floats) -> float:
     return math.degrees(math.atan2(matrix[0, 1] - matrix[1, 0], matrix[0, 0] + matrix[1, 1]))
-
-
-def inverse(matrix: Floats) -> Floats:
-    """(2, 3) the inverse map."""
-    (a, b, right), (c, d, down) = matrix
-    back = np.array([[d, -b], [-c, a]]) / (a * d - b * c)
-    return np.column_stack((back, -back @ (right, down)))
 
 
 def compose(outer: Floats, inner: Floats) -> Floats:
