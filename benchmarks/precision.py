@@ -23,7 +23,6 @@ from knowngood.deploy.onnx_graph import export
 from knowngood.errors import SettingsError
 from knowngood.metrics import roc_auc
 from knowngood.runtime import ExportedDetector
-from knowngood.runtime.fitting import fitting
 
 REPEATS = 3  # of the speed: the least counts
 SHARE = 5  # one calibration image in so many gives ranges
@@ -104,7 +103,7 @@ def quantised(source: Path, target: Path, ranges: ImageSet) -> None:
             i = next(self.images, None)
             if i is None:
                 return None
-            image = fitting(ranges.read(i), runtime.facts["image"])
+            image = runtime.seen(ranges.read(i)).picture
             return {"image": image[None], "alpha": np.array(runtime.alpha)}
 
     kinds = {"weight_type": QuantType.QInt8, "activation_type": QuantType.QUInt8, "per_channel": True}

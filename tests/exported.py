@@ -13,7 +13,7 @@ import torch
 from knowngood import Detector, ImageSet
 from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs, metadata
 from knowngood.runtime import ExportedDetector
-from knowngood.runtime.fitting import fitting
+from knowngood.runtime.fitting import Seen, fitting, part_of
 from knowngood.runtime.marginal import RAW
 
 RELATIVE, MAPS = 1e-4, 1e-3
@@ -26,15 +26,21 @@ def by_graph(
     facts, graph = metadata(detector, []), DetectorGraph(detector.pipeline_).eval()
     encoded = detector.pipeline_.schema.expand(conditions or {}, len(X))
     inputs = {"alpha": torch.tensor(detector.alpha if alpha is None else alpha, dtype=torch.float64)}
+    seen: list[Seen] = []
     if "image" in facts:
-        images = ImageSet.from_arrays(X)
-        inputs["image"] = torch.from_numpy(np.stack([fitting(images.read(i), facts["image"]) for i in range(len(X))]))
+        images, part = ImageSet.from_arrays(X), part_of(facts)
+        seen = [fitting(images.read(i), facts["image"], part) for i in range(len(X))]
+        inputs["image"] = torch.from_numpy(np.stack([one.picture for one in seen]))
     else:
         inputs["rows"] = torch.from_numpy(X.astype(np.float64))
     inputs |= {"condition": torch.from_numpy(encoded.c), "stratum": torch.from_numpy(encoded.stratum)}
     with torch.no_grad():
         found = graph(**{name: inputs[name] for name in example_inputs(detector.pipeline_)})
-    return {name: t.numpy() for name, t in zip(graph.outputs, found, strict=True)}
+    outputs = {name: t.numpy() for name, t in zip(graph.outputs, found, strict=True)}
+    if "map" in outputs:
+        outputs["map"] = np.stack([one.whole(map) for one, map in zip(seen, outputs["map"], strict=True)])
+    places = [one.posed.quality.after for one in seen if one.posed is not None]
+    return outputs | ({"pose": np.array(places)} if places else {})
 
 
 class GraphSession:

@@ -28,6 +28,7 @@ from knowngood.runtime.misfit import batch_remark
 from knowngood.scores.adjustment import LabelPenalty, prefixed
 from knowngood.scores.illumination import fit_moments, standardised
 from patch_models import TinyBackbone, holed, parts
+from posed_parts import lying, part
 
 pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seconds
 
@@ -140,6 +141,31 @@ def test_features_of_two_products(located: Detector) -> None:
     new = np.concatenate([parts(8, 2), holed(parts(4, 3)), parts(8, 4, "bars")])
     found = assert_equal(located, new, {"product": np.repeat(["disc", "bars"], [12, 8])})
     assert "global" in found
+
+
+@pytest.fixture(scope="module")
+def posed() -> Detector:
+    own = {**FEATURES, "align": "auto", "image_size": 64}
+    settings = {"representation": own, "model": {"name": "patch_gaussian", "neighbours": 40}, "device": "cpu"}
+    return Detector(**settings, alpha=0.1).fit(lying(70)[0], backbone=TinyBackbone())
+
+
+def strange(n: int, seed: int) -> np.ndarray:
+    """Images as `lying`: the first of a plain background, the second of another part, the third of a defect."""
+    images = lying(n, seed)[0]
+    images[0] = images[0, :8, :8].mean()
+    images[1, 30:90, 30:90] = np.where(np.arange(60) // 6 % 2, 180, 30)[:, None]
+    images[2] = part(200.0, (66.0, 55.0), defect=True)
+    return images
+
+
+def test_parts_that_lie_anywhere_are_brought_to_one_pose(posed: Detector) -> None:
+    assert posed.pipeline_.representation.options.align == "pose"  # type: ignore[union-attr]
+    new = strange(12, 1)
+    found = assert_equal(posed, new)
+    assert found["pose"].min() < 0.5 < 0.95 < np.median(found["pose"])
+    assert found["is_anomalous"][:3].all()
+    assert_equal(posed, np.pad(new, ((0, 0), (20, 0), (0, 31), (0, 0)), mode="edge"))  # pictures of any size
 
 
 @pytest.mark.parametrize("product", [None, np.repeat(["disc", "bars"], 30)])

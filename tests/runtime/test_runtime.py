@@ -203,10 +203,10 @@ def test_an_image_that_does_not_fit_is_refused(changed: dict[str, Any], image: n
 
 def test_images_are_brought_to_the_type_and_channels_of_the_fit() -> None:
     grey = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
-    deep = fitting(grey, IMAGE | {"dtype": "uint16", "by_type": True})
+    deep = fitting(grey, IMAGE | {"dtype": "uint16", "by_type": True}).picture
     np.testing.assert_array_equal(deep, grey.astype(np.uint16) * 257)
     for three in ({"grey": True}, {"colour": True, "channels": 3}):
-        np.testing.assert_array_equal(fitting(grey, IMAGE | three), np.repeat(grey, 3, 2))
+        np.testing.assert_array_equal(fitting(grey, IMAGE | three).picture, np.repeat(grey, 3, 2))
 
 
 def test_files_of_something_else_are_refused(tmp_path: Path) -> None:

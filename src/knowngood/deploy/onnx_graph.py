@@ -44,12 +44,13 @@ from knowngood.detector.versions import CONFIG
 from knowngood.errors import OutputError, SettingsError
 from knowngood.files import whole
 from knowngood.representations import HOG, Features, Pixels, Table
+from knowngood.representations.alignment.pose import Pose
 from knowngood.representations.features import HALF_LIMIT
 from knowngood.representations.pixels import LUMINANCE, middle
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.calibration import calibration_facts
 from knowngood.runtime.marginal import RAW
-from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY
+from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY, WITH_POSE
 from knowngood.scores.adjustment import of_adjustment
 from knowngood.scores.fusion import FusionScore
 
@@ -159,7 +160,9 @@ def check_exportable(pipeline: Pipeline) -> None:
     if isinstance(representation, Features):
         align = representation.options.align
         refused |= {
-            f"align = '{align}' (images are aligned first); fit with --align none and compare": align != "none",
+            f"align = '{align}' (images are aligned first); fit with --align none and compare": (
+                align not in ("none", "pose")
+            ),
             "illumination (it is fitted to each image); fit without it": representation.references is not None,
             f"backbone '{getattr(backbone, 'name', '')}'; take one of torch: efficientnet_lite0 or transformers": not (
                 isinstance(representation.backbone, nn.Module)
@@ -218,7 +221,7 @@ def metadata(
     pipeline = detector.pipeline_
     known, pixels, schema = calibrated(pipeline), _pixels(pipeline.representation), pipeline.schema
     files = pack(pipeline, detector.about_, detector.training_, detector.card_)
-    settings, maps = pipeline.settings, pipeline.map_calibration
+    settings, maps, pose = pipeline.settings, pipeline.map_calibration, _pose(pipeline.representation)
     card, own = files[CARD].decode(), hashlib.sha256(files[CONFIG])  # as `versions.fingerprint`
     if calibrated_on is not None:
         own.update(precision.encode() + known.scores.tobytes())
@@ -226,7 +229,7 @@ def metadata(
         card += f"{calibrated_on.name} that it scored itself; the calibration described above does not apply.\n"
     facts: dict[str, Any] = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if pose is None else WITH_POSE,
         "versions": {"knowngood": __version__, "torch": torch.__version__},
         "model_sha256": json.loads(files[CONFIG])["sha256"][CONFIG],
         "fingerprint": own.hexdigest()[:16],
@@ -249,7 +252,8 @@ def metadata(
         "strata": schema.strata.tolist(),
         "stratum_items": known.counts.tolist(),
         "stratum_names": schema.stratum_names,
-        "resize": "in the graph: antialiased bilinear",
+        "resize": "in the graph: antialiased bilinear" if pose is None else "before the graph: the pose",
+        "pose": None if pose is None else pose.part.facts(),
         "card": card,
     }
     if pixels is not None:
@@ -403,11 +407,14 @@ class HOGGraph(nn.Module):
 
 
 class FeaturesGraph(nn.Module):
-    """`Features` of images as they lie, rounded to what is stored."""
+    """`Features` of images as they lie, or of parts in one pose, rounded to what is stored."""
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        self.features, self.pixels, self.net = features, PixelsGraph(features.pixels), features.backbone
+        self.features, self.net = features, features.backbone
+        # Parts are brought to the size of the pose before.
+        taken = features.pixels if features.pose is None else features.pixels.model_copy(update={"resize": False})
+        self.pixels = PixelsGraph(taken)
 
     def forward(self, image: Tensor) -> Tensor:
         maps = list(self.net.features(self.pixels(image).expand(-1, 3, -1, -1)))
@@ -496,7 +503,7 @@ def example_inputs(pipeline: Pipeline) -> dict[str, Tensor]:
     if pixels is None:
         inputs["rows"] = torch.from_numpy(rng.normal(size=(n, *pipeline.representation.shape)))
     else:
-        height, width = (side + 3 if pixels.resize else side for side in pixels.size)
+        height, width = (side + 3 if _resizes(pipeline) else side for side in pixels.size)
         values = rng.uniform(pixels.low, pixels.high, (n, height, width, 3 if pixels.grey else pixels.channels))
         dtype = np.float32 if np.dtype(pixels.dtype).kind == "f" else pixels.dtype
         inputs["image"] = torch.from_numpy(values.astype(dtype))
@@ -508,15 +515,25 @@ def example_inputs(pipeline: Pipeline) -> dict[str, Tensor]:
 
 
 def _dynamic(pipeline: Pipeline, inputs: dict[str, Tensor]) -> dict[str, Any]:
-    batch, pixels = torch.export.Dim("batch"), _pixels(pipeline.representation)
+    batch = torch.export.Dim("batch")
     shapes: dict[str, Any] = {name: {0: batch} for name in inputs if name != "alpha"}
-    if pixels is not None and pixels.resize:
+    if _resizes(pipeline):
         shapes["image"] |= {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
     return {"alpha": None, **shapes}
 
 
 def _pixels(representation: Any) -> Pixels | None:
     return representation if isinstance(representation, Pixels) else getattr(representation, "pixels", None)
+
+
+def _pose(representation: Any) -> Pose | None:
+    return getattr(representation, "pose", None)
+
+
+def _resizes(pipeline: Pipeline) -> bool:
+    """Whether the graph takes images of any size: not of parts that are brought to one pose before it."""
+    pixels = _pixels(pipeline.representation)
+    return pixels is not None and pixels.resize and _pose(pipeline.representation) is None
 
 
 def _compare(data: bytes, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -18,7 +18,6 @@ from knowngood.detector.guarantee import check_enough, check_unfitted
 from knowngood.detector.pipeline import Pipeline
 from knowngood.errors import SettingsError
 from knowngood.runtime import ExportedDetector
-from knowngood.runtime.fitting import fitting
 from knowngood.runtime.marginal import RAW
 
 PRECISIONS = ("fp32", "fp16")
@@ -91,14 +90,15 @@ def graph_scores(runtime: ExportedDetector, images: ImageSet) -> NormalScores:
     inputs = {one.name for one in runtime.session.get_inputs()}
     values, maps = [], []
     for i in track(range(len(images)), "calibration", len(images)):
+        seen = runtime.seen(images.read(i))
         every = {
-            "image": fitting(images.read(i), runtime.facts["image"])[None],
+            "image": seen.picture[None],
             "alpha": np.array(runtime.alpha),
             "condition": encoded.c[i : i + 1],
             "stratum": encoded.stratum[i : i + 1],
         }
         found = runtime.session.run(names, {name: every[name] for name in inputs})
         values.append(np.asarray(found[0])[0])
-        maps += [largest_value(np.asarray(one)[0]) for one in found[1:]]
+        maps += [largest_value(seen.whole(np.asarray(one)[0])) for one in found[1:]]
     largest = np.array(maps) if maps else None
     return NormalScores(images.ids, np.array(values), encoded.stratum, None, largest, images.groups, None)

@@ -271,13 +271,12 @@ class Features(Fitted):
         full = upsampled(map, size)
         if transform is not None and not transform.identity:
             flat = full.reshape(-1, *size)
-            lowest = np.fmin.reduce(flat, axis=(1, 2))
-            target = (int(source_shape[0]), int(source_shape[1])) if isinstance(transform, Posed) else size
-            back = unposed if isinstance(transform, Posed) else unwarp
-            moved = [back(one - low, transform, target) + low for one, low in zip(flat, lowest, strict=True)]  # type: ignore[arg-type]
-            full = np.stack(moved).reshape(*full.shape[:-2], *target)
             if isinstance(transform, Posed):
-                return full
+                target = int(source_shape[0]), int(source_shape[1])
+                return np.stack([unposed(one, transform, target) for one in flat]).reshape(*full.shape[:-2], *target)
+            lowest = np.fmin.reduce(flat, axis=(1, 2))
+            moved = [unwarp(one - low, transform, size) + low for one, low in zip(flat, lowest, strict=True)]
+            full = np.stack(moved).reshape(full.shape)
         return self.pixels.to_image(full, source_shape)
 
     # The backbone ---------------------------------------------------------------------------------------------------

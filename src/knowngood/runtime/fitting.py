@@ -1,20 +1,74 @@
-"""An image as the graph takes it."""
+"""An image as the graph takes it, and its map as it lies in the image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from knowngood.errors import DataError
+from knowngood.errors import ArtifactError, DataError, SettingsError
+
+if TYPE_CHECKING:
+    from knowngood.data.pose.part import NormalPart, Posed
 
 
-def fitting(image: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
-    """An image (H, W, C) in the dtype and channels that the graph takes.
+class Seen(NamedTuple):
+    """What the graph takes of an image of `shape` (h, w), and where its part lay, if parts are brought to one pose."""
+
+    picture: np.ndarray
+    shape: tuple[int, int]
+    posed: Posed | None
+
+    def whole(self, map: np.ndarray) -> np.ndarray:
+        """A map (H, W) of the graph, over the image (h, w)."""
+        if self.posed is None:
+            return map
+        from knowngood.data.pose.part import unposed
+
+        return unposed(map, self.posed, self.shape)
+
+
+def part_of(facts: Mapping[str, Any]) -> NormalPart | None:
+    """The part that is looked for before the graph; None if images are taken as they lie.
+
+    Raises:
+        SettingsError: it needs SciPy. ArtifactError: damaged.
+    """
+    if facts.get("pose") is None:
+        return None
+    try:
+        from knowngood.data.pose.part import NormalPart
+    except ImportError as error:
+        raise SettingsError(
+            f"this model finds the part in every image and turns it (align = pose), which needs {error.name}; expected "
+            "SciPy beside ONNX Runtime: pip install scipy"
+        ) from None
+    try:
+        return NormalPart.of(facts["pose"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ArtifactError(f"the pose in the file is damaged: {error}; export it again") from None
+
+
+def fitting(image: np.ndarray, facts: Mapping[str, Any], part: NormalPart | None = None) -> Seen:
+    """An image (H, W, C) in the pose, dtype and channels that the graph takes.
 
     Raises DataError: it does not fit the model.
     """
+    _check(image, facts)
+    height, width, channels = image.shape
+    posed = None if part is None else part.locate(image)
+    if part is not None and posed is not None:
+        image = part.normalised(image, posed)
+    fitted, wanted = np.dtype(facts["dtype"]), 3 if facts["grey"] else facts["channels"]
+    if fitted.kind == "f":
+        image = image.astype(np.float32)
+    elif image.dtype != fitted:
+        image = image.astype(fitted) * fitted.type(np.iinfo(fitted).max // np.iinfo(image.dtype).max)
+    return Seen(np.repeat(image, wanted, axis=2) if channels != wanted else image, (height, width), posed)
+
+
+def _check(image: np.ndarray, facts: Mapping[str, Any]) -> None:
     fitted, wanted = np.dtype(facts["dtype"]), 3 if facts["grey"] else facts["channels"]
     channels = image.shape[2]
     if channels != wanted and not (channels == 1 and (facts["grey"] or facts["colour"])):
@@ -39,12 +93,10 @@ def fitting(image: np.ndarray, facts: Mapping[str, Any]) -> np.ndarray:
     if image.dtype.kind == fitted.kind == "f":
         if not np.isfinite(image).all():
             raise DataError("the image holds NaN or infinite values")
-        image = image.astype(np.float32)
-    elif image.dtype != fitted:
-        if not (facts["by_type"] and image.dtype.kind == fitted.kind == "u" and image.itemsize < fitted.itemsize):
-            raise DataError(
-                f"an image is {image.dtype}, the model was fitted on {fitted} ({facts['rule']}). Convert it to "
-                f"{fitted}, or export a model that was trained on such images"
-            )
-        image = image.astype(fitted) * fitted.type(np.iinfo(fitted).max // np.iinfo(image.dtype).max)
-    return np.repeat(image, wanted, axis=2) if channels != wanted else image
+    elif image.dtype != fitted and not (
+        facts["by_type"] and image.dtype.kind == fitted.kind == "u" and image.itemsize < fitted.itemsize
+    ):
+        raise DataError(
+            f"an image is {image.dtype}, the model was fitted on {fitted} ({facts['rule']}). Convert it to "
+            f"{fitted}, or export a model that was trained on such images"
+        )

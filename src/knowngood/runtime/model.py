@@ -20,13 +20,14 @@ from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.limits import Limits
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.files import did_you_mean
-from knowngood.runtime.fitting import fitting
+from knowngood.runtime.fitting import Seen, fitting, part_of
 from knowngood.runtime.marginal import RAW, decided
 
 SUFFIX = ".onnx"
 KEY = "knowngood"  # of the metadata of the file
-FORMAT, FORMAT_VERSION = "knowngood-onnx", 3
+FORMAT, FORMAT_VERSION, WITH_POSE = "knowngood-onnx", 3, 4  # a runtime that knows no pose refuses it
 FIXED = ("anomaly_score", "p_value", "is_anomalous", "map", RAW)  # outputs that are no parts of the score
+POSE = "pose"  # the column of how well the part was found
 ROWS = 16  # of one item, given to the graph together
 
 
@@ -77,8 +78,9 @@ class ExportedDetector:
             raise ArtifactError(f"{path}: an ONNX file of something else; `knowngood export` writes these") from None
         except Exception as error:  # of ONNX Runtime, of many types
             raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error}") from None
-        if written != (FORMAT, FORMAT_VERSION):
-            raise ArtifactError(f"{path}: format {written}, this version reads {FORMAT_VERSION}: export it again")
+        if written not in ((FORMAT, FORMAT_VERSION), (FORMAT, WITH_POSE)):
+            known = f"{FORMAT_VERSION} and {WITH_POSE}"
+            raise ArtifactError(f"{path}: format {written}, this version reads {known}: export it again")
         self._use(self.session, self.facts)
 
     @property
@@ -166,6 +168,10 @@ class ExportedDetector:
         facts = self.facts.get("map_scale")
         return own_scale(values) if facts is None else MapScale(**facts)
 
+    def seen(self, image: np.ndarray) -> Seen:
+        """An image (H, W, C) as the graph takes it. Raises DataError: it does not fit the model."""
+        return fitting(image, self.facts["image"], self._part)
+
     # Inside ----------------------------------------------------------------------------------------------------------
 
     def _use(self, session: Any, facts: dict[str, Any]) -> None:
@@ -173,12 +179,18 @@ class ExportedDetector:
         counted = {"cells": facts["cells"], "counts": facts["cell_counts"]}
         self.session, self.facts, self.schema = session, facts, ConditionSchema.of({"columns": columns, **counted})
         self._inputs = {one.name for one in session.get_inputs()}
+        self._part = part_of(facts)
+
+    @property
+    def _parts(self) -> list[str]:
+        """Of the score: outputs that are columns."""
+        return [name for name in self.facts["outputs"] if name not in FIXED]
 
     @property
     def _columns(self) -> tuple[str, ...]:
-        """Of every row, beside id; after the fourth the parts of the score."""
-        parts = [name for name in self.facts["outputs"] if name not in FIXED]
-        return "anomaly_score", "p_value", "is_anomalous", "condition", *parts
+        """Of every row, beside id."""
+        pose = () if self._part is None else (POSE,)
+        return "anomaly_score", "p_value", "is_anomalous", "condition", *self._parts, *pose
 
     def _level(self, alpha: float | None) -> float:
         level, n = self.alpha if alpha is None else alpha, self.facts["calibration_items"]
@@ -208,14 +220,14 @@ class ExportedDetector:
         return _Items(self, images, images.ids, given, may)
 
     def _found(self, items: _Items, level: float, abstain: float | None, maps: bool) -> Iterator[Found]:
-        names = self._columns[4:]  # of parts of the score
+        names = self._parts
         marginal = self.facts.get("marginal")
         outputs = ["anomaly_score", "p_value", *names] + ([RAW] if marginal else []) + (["map"] if maps else [])
         for i, name in enumerate(items.ids):
             try:
-                raw, broken = items.read(i), None
+                (raw, seen), broken = items.read(i), None
             except Unreadable as error:
-                raw, broken = {}, error.reason
+                raw, seen, broken = {}, None, error.reason
             at, known = items.rows(i), bool(items.encoded.known[i])
             row: dict[str, Any] = {"id": str(name)}
             label = {} if items.labels is None else {"label": float(items.labels[i])}
@@ -230,10 +242,13 @@ class ExportedDetector:
             row |= {"anomaly_score": score, "p_value": p, "is_anomalous": p <= level}
             row["condition"] = items.encoded.label[at.start + best] + ("" if known else " (inferred)")
             row |= {name: float(values[name][best]) for name in names}
+            if seen is not None and seen.posed is not None:
+                row[POSE] = seen.posed.quality.after
             if abstain is not None:
                 row["verdict"] = str(verdict(p, level, abstain))
             row |= label
-            yield Found(row, values["map"][best] if maps else None, int(items.encoded.stratum[at.start + best]), known)
+            whole = seen.whole(values["map"][best]) if maps and seen is not None else None
+            yield Found(row, whole, int(items.encoded.stratum[at.start + best]), known)
 
     def _run(
         self, raw: dict[str, np.ndarray], items: _Items, rows: slice, outputs: list[str], alpha: float
@@ -253,7 +268,7 @@ class _Items:
     def __init__(
         self, detector: ExportedDetector, source: Any, ids: np.ndarray, given: Mapping[str, Any], unknown: Unknown
     ) -> None:
-        self.source, self.ids, self.image = source, ids, detector.facts.get("image")
+        self.source, self.ids, self.detector = source, ids, detector
         labels = getattr(source, "labels", None)
         self.labels = None if labels is None or np.isnan(labels).all() else labels
         self.rejected = getattr(source, "unusable", [])
@@ -269,13 +284,17 @@ class _Items:
         """The encoded rows of one item."""
         return slice(int(self._starts[i]), int(self._starts[i + 1]))
 
-    def read(self, i: int) -> dict[str, np.ndarray]:
-        """The input of one item. Raises DataError: an image does not fit the model; Unreadable: its file does not."""
-        if self.image is None:
-            return {"rows": self.source[i : i + 1]}
+    def read(self, i: int) -> tuple[dict[str, np.ndarray], Seen | None]:
+        """The input of one item, and of an image what the graph sees.
+
+        Raises DataError: an image does not fit the model; Unreadable: its file does not.
+        """
+        if "image" not in self.detector.facts:
+            return {"rows": self.source[i : i + 1]}, None
         image = self.source.read(i)
         try:
-            return {"image": fitting(image, self.image)[None]}
+            seen = self.detector.seen(image)
+            return {"image": seen.picture[None]}, seen
         except DataError as error:
             if isinstance(self.source.pixels, ArrayPixels):
                 raise

@@ -134,8 +134,10 @@ class Match(NamedTuple):
 
 
 def unposed(map: np.ndarray, posed: Posed, shape: Size) -> NDArray[np.float32]:
-    """A map (H, W) over the normalised picture → over the image, of `shape` (h, w); 0 outside of the picture."""
-    return laid(np.asarray(map, np.float32), inverse(posed.matrix), shape)
+    """A map (H, W) over the normalised picture → over the image, of `shape` (h, w); its least value outside of it."""
+    values = np.asarray(map, np.float32)
+    lowest = np.fmin.reduce(values, axis=None)
+    return laid(values - lowest, inverse(posed.matrix), shape) + lowest
 
 
 def part_square(seen: Foreground, centre: Floats, turn: float, half: float) -> NDArray[np.float32]:
