@@ -168,6 +168,38 @@ def test_parts_that_lie_anywhere_are_brought_to_one_pose(posed: Detector) -> Non
     assert_equal(posed, np.pad(new, ((0, 0), (20, 0), (0, 31), (0, 0)), mode="edge"))  # pictures of any size
 
 
+@pytest.fixture(scope="module")
+def tiled() -> Detector:
+    """Of pictures of 64 × 96 pixels in 2 × 3 tiles that overlap."""
+    own = {**FEATURES, "image_size": 40}
+    settings = {"representation": own, "model": {"name": "patch_gaussian", "neighbours": 30}, "device": "cpu"}
+    detector = Detector(**settings, alpha=0.1, data={"tile": 40, "tile_overlap": 0.2})
+    return detector.fit(sheets(50), backbone=TinyBackbone())
+
+
+def sheets(n: int, seed: int = 0, holes: int = 0) -> np.ndarray:
+    """(n, 64, 96) of six parts each; the first `holes` have one with a hole."""
+    rows = [[parts(n, 10 * seed + 2 * row + column) for column in range(3)] for row in range(2)]
+    rows[1][2][:holes] = holed(rows[1][2][:holes])
+    return np.concatenate([np.concatenate(row, axis=2) for row in rows], axis=1)
+
+
+def test_large_pictures_in_tiles(tiled: Detector) -> None:
+    tiling = tiled.pipeline_.representation.tiling  # type: ignore[union-attr]
+    assert tiling.counts() == (2, 3)
+    new = sheets(14, 1, holes=4)
+    found = assert_equal(tiled, new)
+    assert found["is_anomalous"][:4].all()
+    assert all(np.unravel_index(one.argmax(), one.shape)[1] > 60 for one in found["map"][:4])
+    smaller = new[:, :60, :92]
+    rows = runtime_of(tiled).detect(smaller)
+    scores = [row["anomaly_score"] for row in rows]
+    np.testing.assert_allclose(scores, tiled.detect(smaller)["anomaly_score"], rtol=1e-3, atol=5e-3)  # grey levels
+    for detect in (tiled.detect, runtime_of(tiled).detect):
+        with pytest.raises(DataError, match=r"tiles, whose sides may differ by 10 %"):
+            detect(new[:, :50])
+
+
 @pytest.mark.parametrize("product", [None, np.repeat(["disc", "bars"], 30)])
 def test_regions_to_ignore(product: Any, tmp_path: Path) -> None:
     mask = np.zeros((32, 32), bool)
@@ -405,7 +437,7 @@ def test_a_backbone_that_is_no_module_and_an_alignment_are_named(located: Detect
 
     representation: Any = located.pipeline_.representation.with_backbone(Plain())
     options = representation.options.model_copy(update={"align": "shift"})
-    changed = {"options": options, "tiling": "some"}
+    changed = {"options": options}
     pipeline = replace(located.pipeline_, representation=representation.model_copy(update=changed))
-    with pytest.raises(SettingsError, match=r"data.tile.*align = 'shift'.*backbone 'own'"):
+    with pytest.raises(SettingsError, match=r"align = 'shift'.*backbone 'own'"):
         check_exportable(pipeline)

@@ -58,6 +58,7 @@ DTYPES = ("uint8", "uint16", "int16", "float32")
 LARGEST = 2**31 - 2**24  # bytes of a file; protobuf ends at 2 GiB
 AGREE = 1e-3  # relative, of scores of the graph and of the detector on noise, above which it is not written
 EXAMPLES = 2
+SEEN = 2**22  # pixels of tiles that go through the backbone together: more make the graph smaller and take more memory
 
 
 def export(
@@ -149,9 +150,6 @@ def check_exportable(pipeline: Pipeline) -> None:
     backbone = getattr(options, "backbone", None)
     refused = {
         "representation of another package": not isinstance(representation, Pixels | HOG | Features | Table),
-        "data.tile (large images are seen in tiles); fit with tile='none'": (
-            getattr(representation, "tiling", None) is not None
-        ),
         **_ignored_refused(pipeline),
         "conditioning.check (stated conditions are checked); fit without it": bool(pipeline.checked),
         "conditioning.measure (image factors as conditions); fit without it": bool(settings.conditioning.measure),
@@ -257,7 +255,7 @@ def metadata(
         "card": card,
     }
     if pixels is not None:
-        names = ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule")
+        names = ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule", "about")
         mask = ignored_mask(pipeline)
         facts["image"] = {name: getattr(pixels, name) for name in names}
         facts["image"]["ignored"] = None if mask is None else list(mask.shape)
@@ -417,7 +415,11 @@ class FeaturesGraph(nn.Module):
         self.pixels = PixelsGraph(taken)
 
     def forward(self, image: Tensor) -> Tensor:
-        maps = list(self.net.features(self.pixels(image).expand(-1, 3, -1, -1)))
+        images, tiling = self.pixels(image).expand(-1, 3, -1, -1), self.features.tiling
+        if tiling is None:
+            maps = list(self.net.features(images))
+        else:
+            maps = tiling.stitched(images, self.net.features, max(1, SEEN // tiling.side**2))
         x = self.features.on_grid(maps, resized)
         if self.features.stored == "float32":
             return x

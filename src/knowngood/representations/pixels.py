@@ -20,13 +20,13 @@ from knowngood.data.findings import Unreadable
 from knowngood.data.image_factors import COLOURS
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels
+from knowngood.data.tiling.plan import SIZES_DIFFER
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations.base import Fitted
 from knowngood.representations.scaling import MIXED, choose_range
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK_VALUES = 1 << 22  # of an array, converted at a time
-SIZES_DIFFER = 0.1  # of a side, by which pictures in tiles may differ in size
 NOT_FINITE = "the image holds NaN or infinite values"
 
 Size = tuple[int, int]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -69,23 +70,26 @@ class Tiling(BaseModel):
         each = 4 * features * max(features * cells / GAUSSIANS, images / GRIDS)  # share that a location takes
         return max(least, math.ceil(math.sqrt(math.prod(self.size) * each)))
 
-    def stitched(self, images: Tensor, features: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        """Maps (B, F_i, h_i, w_i) of whole pictures (B, C, H, W): every tile gives what lies nearest to its middle."""
-        tiles, whole = self.tiles(), []
-        for tile, core in zip(tiles, cores(tiles), strict=True):
-            maps = features(images[(..., *tile.slices)])
-            scales = [(m.shape[-2] / tile.height, m.shape[-1] / tile.width) for m in maps]
-            if not whole:
-                sides = [[_cell(n, by) for n, by in zip(self.size, scale, strict=True)] for scale in scales]
-                whole = [m.new_zeros(*m.shape[:2], *side) for m, side in zip(maps, sides, strict=True)]
-            for out, m, scale in zip(whole, maps, scales, strict=True):
-                corner = _cell(tile.top, scale[0]), _cell(tile.left, scale[1])
-                own = [
-                    slice(_cell(at.start, by), _cell(at.stop, by)) for at, by in zip(core.slices, scale, strict=True)
-                ]
-                there = [slice(at.start - first, at.stop - first) for at, first in zip(own, corner, strict=True)]
-                out[(..., *own)] = m[(..., *there)]
-        return whole
+    def stitched(
+        self, images: Tensor, features: Callable[[Tensor], Sequence[Tensor]], at_once: int = 1
+    ) -> list[Tensor]:
+        """Maps (B, F_i, h_i, w_i) of whole pictures (B, C, H, W): every tile gives what lies nearest to its middle.
+
+        `at_once`: tiles that go through the backbone together.
+        """
+        tiles = self.tiles()
+        own = cores(tiles)
+        parts: list[list[Tensor]] = []  # of each tile, its part of each map
+        for start in range(0, len(tiles), at_once):
+            some = tiles[start : start + at_once]
+            maps = features(torch.cat([images[(..., *tile.slices)] for tile in some]))
+            each = zip(*(m.unflatten(0, (len(some), -1)) for m in maps), strict=True)
+            parts += map(_inside, some, own[start:], each)
+        rows = range(0, len(tiles), self.counts()[1])
+        return [
+            torch.cat([torch.cat(some[row : row + len(tiles) // len(rows)], dim=-1) for row in rows], dim=-2)
+            for some in zip(*parts, strict=True)
+        ]
 
 
 def alike(x: Tensor) -> bool:
@@ -110,3 +114,16 @@ def median_size(images: ImageSet) -> Size:
 
 def _cell(pixel: int, scale: float) -> int:
     return math.floor(pixel * scale + 0.5)
+
+
+def _inside(tile: Tile, core: Tile, maps: Iterable[Tensor]) -> list[Tensor]:
+    """Of maps (B, F_i, h_i, w_i) of a tile the cells of its core."""
+    own = []
+    for m in maps:
+        place = []
+        scales = m.shape[-2] / tile.height, m.shape[-1] / tile.width
+        for at, whole, by in zip(core.slices, tile.slices, scales, strict=True):
+            corner = _cell(whole.start, by)
+            place.append(slice(_cell(at.start, by) - corner, _cell(at.stop, by) - corner))
+        own.append(m[(..., *place)])
+    return own

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from knowngood.data.tiling.plan import SIZES_DIFFER
 from knowngood.errors import ArtifactError, DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -81,6 +82,13 @@ def _check(image: np.ndarray, facts: Mapping[str, Any]) -> None:
         raise DataError(
             f"an image is {image.shape[1]} × {image.shape[0]} pixels (width × height); the model takes {width} × "
             f"{height} as it is. Resize it, or train with an image_size and export again"
+        )
+    usual, share = facts.get("about"), SIZES_DIFFER
+    if usual and any(abs(n - at) > share * at for n, at in zip(image.shape, usual, strict=False)):
+        raise DataError(
+            f"an image is {image.shape[1]} × {image.shape[0]} pixels (width × height); the model was fitted on "
+            f"pictures of about {usual[1]} × {usual[0]}, in tiles, whose sides may differ by {100 * share:g} %. Leave "
+            "it out, or export a model that was trained on such images"
         )
     if facts["ignored"] is not None:
         (height, width), (own_height, own_width) = image.shape[:2], facts["ignored"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from knowngood.errors import SettingsError
 
+SIZES_DIFFER = 0.1  # of a side, by which pictures in tiles may differ in size
+
 
 @dataclass(frozen=True, slots=True)
 class Tile:

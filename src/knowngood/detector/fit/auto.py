@@ -27,11 +27,11 @@ from knowngood.config import (
     parse_settings,
 )
 from knowngood.data import ImageSet
+from knowngood.data.tiling.plan import SIZES_DIFFER
 from knowngood.detector.fit.inputs import varying
 from knowngood.detector.pipeline import Items
 from knowngood.errors import SettingsError
 from knowngood.representations.features import pose_of
-from knowngood.representations.pixels import SIZES_DIFFER
 from knowngood.representations.tiled import median_size
 
 PHOTOGRAPH = 64  # pixels of the shorter side from which on images are photographs
