@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +17,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from exported import RELATIVE, assert_equal, runtime_of
+from exported import MAPS, RELATIVE, assert_equal, runtime_of
 from knowngood import Detector
 from knowngood.calibration import Calibration
 from knowngood.cli import main
 from knowngood.data.image_folder import write_folder
 from knowngood.data.imageset import ImageSet
+from knowngood.deploy.judgement import Asked
 from knowngood.deploy.onnx_graph import CalibrationGraph, PixelsGraph, check_exportable, export, resized
+from knowngood.deploy.served_file import FileModel
+from knowngood.deploy.served_models import load_model
 from knowngood.errors import DataError, SettingsError
 from knowngood.representations import Pixels
 from knowngood.runtime import ExportedDetector
@@ -394,14 +400,51 @@ def test_all_ways_of_scoring_agree(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "--fdr: not of an exported model" in capsys.readouterr().err
 
 
-def test_the_map_of_a_picture_of_another_size(tmp_path: Path) -> None:
-    model = {"name": "patch_gaussian", "context": 0, "neighbours": 0, "global_grid": 0, "words": 0}  # the map alone
-    detector = Detector(representation=FEATURES, model=model, device="cpu").fit(parts(60), backbone=TinyBackbone())
-    export(detector, tmp_path / "parts.onnx")
-    runtime, new = ExportedDetector(tmp_path / "parts.onnx"), holed(parts(6, 2)).repeat(2, 1)[:, :45]
-    for mine, own in zip(runtime.anomaly_maps(new), detector.anomaly_maps(new), strict=True):
-        assert mine.shape == (45, 32)
-        np.testing.assert_allclose(mine, own, rtol=0, atol=3e-3 * np.abs(own).max())
+MAPS_ALONE = {"name": "patch_gaussian", "context": 0, "neighbours": 0, "global_grid": 0, "words": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "train", "new"),
+    [
+        ({"align": "pose", "image_size": 64}, {}, lying(40)[0], strange(8, 1)),
+        ({"image_size": 40}, {"tile": 40, "tile_overlap": 0.2}, sheets(30), sheets(8, 1, holes=3)),
+    ],
+    ids=["pose", "tiles"],
+)
+def test_a_file_is_judged_without_torch(
+    options: dict[str, Any], data: dict[str, Any], train: np.ndarray, new: np.ndarray, tmp_path: Path
+) -> None:
+    detector = Detector({**FEATURES, **options}, MAPS_ALONE, alpha=0.1, device="cpu", data=data)
+    detector.fit(train, backbone=TinyBackbone())
+    file = export(detector, tmp_path / "parts.onnx")
+    place = tmp_path / "new"
+    place.mkdir()
+    for i, image in enumerate(new):
+        Image.fromarray(image).save(place / f"{i}.png")
+    own = detector.detect(new)
+    code = "import sys; sys.modules['torch'] = None; from knowngood.runtime.__main__ import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, str(file), str(place)], check=True, capture_output=True)
+    by_runtime = pd.DataFrame(map(json.loads, done.stdout.splitlines()))
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["score", str(file), str(place), "-o", str(tmp_path / "rows.csv"), "--maps", str(tmp_path / "maps")])
+    size = own["anomaly_score"].abs().mean()
+    for rows in (by_runtime, pd.read_csv(tmp_path / "rows.csv")):
+        assert list(rows)[:4] == list(own)[:4]
+        assert ("pose" in rows) == ("align" in options) == ("pose" in own)
+        np.testing.assert_allclose(rows["anomaly_score"], own["anomaly_score"], rtol=RELATIVE, atol=RELATIVE * size)
+        for name in ("p_value", "is_anomalous"):
+            assert rows[name].tolist() == own[name].tolist()
+    assert 0 < own["is_anomalous"].sum() < len(new)
+    assert {f"{i}.png" for i in range(len(new))} <= {path.name for path in (tmp_path / "maps").iterdir()}
+    served, images = load_model(file), ImageSet.from_arrays(new)
+    assert isinstance(served, FileModel)
+    maps = detector.anomaly_maps(new)
+    close = MAPS * max(float(one.max()) for one in maps)  # half precision can round a feature up or down
+    for row, mine in zip(served.judged(images, Asked(maps=True)), maps, strict=True):
+        assert row["map"]["offset"] == pytest.approx(float(mine.min()), abs=close)
+    for some in (new, new[:, :-4, :-4]):  # pictures of another size too
+        for one, mine in zip(served.detector.anomaly_maps(some), detector.anomaly_maps(some), strict=True):
+            np.testing.assert_allclose(one, mine, rtol=0, atol=close)
 
 
 # What is refused -----------------------------------------------------------------------------------------------------

@@ -194,6 +194,7 @@ def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.Ca
         ({"ignored": [40, 60]}, np.zeros((8, 6, 1), np.uint8), "60 × 40 pixels .*, the image 6 × 8"),
         ({"resize": False}, np.zeros((5, 6, 1), np.uint8), r"6 × 5 pixels \(width × height\); the model takes 6 × 4"),
         ({"dtype": "float32"}, np.full((4, 6, 1), np.nan), "NaN or infinite"),
+        ({"about": [40, 60]}, np.zeros((40, 67, 1), np.uint8), r"67 × 40 pixels .*about 60 × 40, in tiles"),
     ],
 )
 def test_an_image_that_does_not_fit_is_refused(changed: dict[str, Any], image: np.ndarray, reason: str) -> None:
@@ -217,6 +218,16 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
         ExportedDetector(written(tmp_path / "newer.onnx", format_version=99))
     with pytest.raises(SettingsError, match="no map"):
         ExportedDetector(written(tmp_path / "blind.onnx", outputs=[])).anomaly_maps(np.zeros((1, 4, 6), np.uint8))
+
+
+def test_what_a_pose_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ArtifactError, match="the pose in the file is damaged"):
+        ExportedDetector(written(tmp_path / "damaged.onnx", pose={"mean": "AAA"}))
+    monkeypatch.delitem(sys.modules, "knowngood.data.pose.part")
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(SettingsError, match=r"finds the part .*needs scipy.*: pip install scipy"):
+        ExportedDetector(written(tmp_path / "pose.onnx", pose={"mean": "AAA"}))
+    ExportedDetector(written(tmp_path / "none.onnx", pose=None))
 
 
 # Conditions ----------------------------------------------------------------------------------------------------------

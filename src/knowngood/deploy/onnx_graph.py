@@ -1,7 +1,8 @@
 """A fitted detector as one ONNX graph, from raw pixels (or rows of a table) to anomaly score, p-value and map.
 
 `knowngood.runtime` reads it without torch. Any other ONNX runtime can: the graph holds resize, scaling, backbone,
-model, score and calibration, and its metadata says how conditions become its inputs.
+model, score and calibration, and its metadata says how conditions become its inputs. Where parts are brought to one
+pose, the graph begins after that, and the runtime does it by the metadata: finding a part depends on the picture.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def export(
     Inputs, for B items: `image` (B, H, W, C) raw pixels in the dtype of the fit, or `rows` (B, F) float64; `condition`
     (B, W) float32 and `stratum` (B,) int64 where the model has conditions; `alpha`, a float64 scalar. Outputs:
     `anomaly_score` (B,) float64, `p_value` (B,) float64, `is_anomalous` (B,) bool, `map` (B, H, W) float32 where the
-    score has one, and the parts of the score.
+    score has one, and the parts of the score. Of a model with a pose, images and maps are of the picture in that pose.
 
     Before the file gets its name, the graph is compared with the detector on images of noise.
 
