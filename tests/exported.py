@@ -30,7 +30,8 @@ def by_graph(
     if "image" in facts:
         images, part = ImageSet.from_arrays(X), part_of(facts)
         seen = [fitting(images.read(i), facts["image"], part) for i in range(len(X))]
-        inputs["image"] = torch.from_numpy(np.stack([one.picture for one in seen]))
+        each = [one.inputs() for one in seen]
+        inputs |= {name: torch.from_numpy(np.concatenate([one[name] for one in each])) for name in each[0]}
     else:
         inputs["rows"] = torch.from_numpy(X.astype(np.float64))
     inputs |= {"condition": torch.from_numpy(encoded.c), "stratum": torch.from_numpy(encoded.stratum)}

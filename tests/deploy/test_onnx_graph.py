@@ -226,16 +226,31 @@ def test_regions_to_ignore(product: Any, tmp_path: Path) -> None:
     assert_equal(detector, larger, None if product is None else {"product": np.repeat("disc", 14)})
 
 
-def test_regions_that_are_no_constant_are_refused_by_name() -> None:
-    corner = [[(0, 0), (0.4, 0), (0.4, 0.4)]]
+def cornered(regions: Any) -> Detector:
+    model = {"name": "patch_gaussian", "neighbours": 0}
+    detector = Detector(representation=FEATURES, model=model, data={"ignore": regions}, device="cpu", alpha=0.1)
     product = {"product": np.repeat(["disc", "bars"], 20)}
-    for regions, what in (({"disc": corner}, "by condition"), (corner, "as polygons")):
-        detector = Detector(
-            representation=FEATURES, model={"name": "patch_gaussian", "neighbours": 0}, data={"ignore": regions}
-        )
-        detector.fit(np.concatenate([parts(20), parts(20, 1, "bars")]), backbone=TinyBackbone(), conditions=product)
-        with pytest.raises(SettingsError, match=f"data.ignore {what}"):
-            check_exportable(detector.pipeline_)
+    return detector.fit(np.concatenate([parts(20), parts(20, 1, "bars")]), backbone=TinyBackbone(), conditions=product)
+
+
+CORNER = [[(0, 0), (0.4, 0), (0.4, 0.4)]]
+
+
+def test_polygons_are_drawn_for_each_picture_whatever_its_size() -> None:
+    detector = cornered(CORNER)
+    new = np.concatenate([parts(8, 2), holed(parts(4, 3), 2, 8), holed(parts(4, 4))])
+    found = assert_equal(detector, new, {"product": np.repeat("disc", 16)})
+    assert 0 < np.isnan(found["map"][0]).mean() < 0.2
+    larger = np.repeat(np.repeat(new, 2, 1), 3, 2)
+    known = {"product": np.repeat("disc", 16)}
+    own, mine = (one.anomaly_maps(larger, conditions=known)[0] for one in (detector, runtime_of(detector)))
+    np.testing.assert_array_equal(np.isnan(mine), np.isnan(own))
+    assert mine.shape == (64, 96)
+
+
+def test_regions_by_condition_are_refused_by_name() -> None:
+    with pytest.raises(SettingsError, match=r"data\.ignore by condition"):
+        check_exportable(cornered({"disc": CORNER}).pipeline_)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", *({"name": "gaussian", "sigma": s} for s in ("pixel", "input"))])

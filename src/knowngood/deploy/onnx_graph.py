@@ -51,7 +51,7 @@ from knowngood.representations.pixels import LUMINANCE, middle
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.calibration import calibration_facts
 from knowngood.runtime.marginal import RAW
-from knowngood.runtime.model import FORMAT, FORMAT_VERSION, KEY, WITH_POSE
+from knowngood.runtime.model import BEFORE_GRAPH, FORMAT, FORMAT_VERSION, KEY
 from knowngood.scores.adjustment import of_adjustment
 from knowngood.scores.fusion import FusionScore
 
@@ -73,7 +73,8 @@ def export(
     """Write a fitted detector as an ONNX file: the same scores, p-values and maps without torch.
 
     Inputs, for B items: `image` (B, H, W, C) raw pixels in the dtype of the fit, or `rows` (B, F) float64; `condition`
-    (B, W) float32 and `stratum` (B,) int64 where the model has conditions; `alpha`, a float64 scalar. Outputs:
+    (B, W) float32 and `stratum` (B,) int64 where the model has conditions; `ignored` (B, H, W) bool where polygons to
+    ignore are drawn in pictures of any size; `alpha`, a float64 scalar. Outputs:
     `anomaly_score` (B,) float64, `p_value` (B,) float64, `is_anomalous` (B,) bool, `map` (B, H, W) float32 where the
     score has one, and the parts of the score. Of a model with a pose, images and maps are of the picture in that pose.
 
@@ -191,26 +192,30 @@ def check_exportable(pipeline: Pipeline) -> None:
 
 def _ignored_refused(pipeline: Pipeline) -> dict[str, bool]:
     """Regions to ignore that are no constant of the graph."""
-    regions, pixels = pipeline.ignore, _pixels(pipeline.representation)
-    if regions is None or pixels is None:
-        return {}
-    drawn = any(isinstance(area, Outlines) for area in regions.areas.values())
-    return {
-        "data.ignore by condition (regions that depend on it); export a model for each": regions.column is not None,
-        "data.ignore as polygons (of pictures of any size); fit with a mask: an image of the size of the pictures, in "
-        "which white is ignored": drawn and pixels.resize,
-    }
+    by_condition = pipeline.ignore is not None and pipeline.ignore.column is not None
+    return {"data.ignore by condition (regions that depend on it); export a model for each": by_condition}
 
 
 def ignored_mask(pipeline: Pipeline) -> np.ndarray | None:
     """(H, W) True where pictures are ignored; pictures of other sizes of these proportions take its nearest pixel."""
+    area, pixels = _ignored_area(pipeline), _pixels(pipeline.representation)
+    if area is None or pixels is None or drawn_outlines(pipeline) is not None:
+        return None
+    return area.whole if isinstance(area, Painted) else area.mask(*pixels.size)
+
+
+def drawn_outlines(pipeline: Pipeline) -> Outlines | None:
+    """Polygons to ignore in pictures of any size: drawn for each picture, before the graph."""
+    area, pixels = _ignored_area(pipeline), _pixels(pipeline.representation)
+    return area if isinstance(area, Outlines) and pixels is not None and pixels.resize else None
+
+
+def _ignored_area(pipeline: Pipeline) -> Outlines | Painted | None:
     if Ignored.of_model(pipeline.ignore, pipeline.schema, pipeline.model) is None:
         return None
     assert pipeline.ignore is not None
     (area,) = pipeline.ignore.areas.values()
-    pixels = _pixels(pipeline.representation)
-    assert pixels is not None
-    return area.whole if isinstance(area, Painted) else area.mask(*pixels.size)
+    return area
 
 
 def metadata(
@@ -221,6 +226,7 @@ def metadata(
     known, pixels, schema = calibrated(pipeline), _pixels(pipeline.representation), pipeline.schema
     files = pack(pipeline, detector.about_, detector.training_, detector.card_)
     settings, maps, pose = pipeline.settings, pipeline.map_calibration, _pose(pipeline.representation)
+    drawn = drawn_outlines(pipeline)
     card, own = files[CARD].decode(), hashlib.sha256(files[CONFIG])  # as `versions.fingerprint`
     if calibrated_on is not None:
         own.update(precision.encode() + known.scores.tobytes())
@@ -228,7 +234,7 @@ def metadata(
         card += f"{calibrated_on.name} that it scored itself; the calibration described above does not apply.\n"
     facts: dict[str, Any] = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION if pose is None else WITH_POSE,
+        "format_version": FORMAT_VERSION if pose is None and drawn is None else BEFORE_GRAPH,
         "versions": {"knowngood": __version__, "torch": torch.__version__},
         "model_sha256": json.loads(files[CONFIG])["sha256"][CONFIG],
         "fingerprint": own.hexdigest()[:16],
@@ -260,6 +266,7 @@ def metadata(
         mask = ignored_mask(pipeline)
         facts["image"] = {name: getattr(pixels, name) for name in names}
         facts["image"]["ignored"] = None if mask is None else list(mask.shape)
+        facts["image"]["polygons"] = None if drawn is None else [list(map(list, one)) for one in drawn.polygons]
     else:
         facts["names"], facts["features"] = list(pipeline.representation.names), pipeline.representation.shape[0]  # type: ignore[union-attr]
     return facts
@@ -296,7 +303,8 @@ class DetectorGraph(nn.Module):
         self.model, self.adjustments, self.state = pipeline.model, pipeline.adjustments, state
         self.represent = graphs[type(representation)](representation)
         mask = ignored_mask(pipeline)
-        self.ignored = None if mask is None else IgnoredGraph(mask, _pixels(representation).low)  # type: ignore[union-attr]
+        self.fill = 0.0 if isinstance(representation, Table) else _pixels(representation).low  # type: ignore[union-attr]
+        self.ignored = None if mask is None else IgnoredGraph(mask)
         self.score = score_graph(pipeline.score, pipeline.model, state)
         self.calibrate = CalibrationGraph(calibrated(pipeline))
         self.outputs: list[str] = []
@@ -309,11 +317,14 @@ class DetectorGraph(nn.Module):
         rows: Tensor | None = None,
         condition: Tensor | None = None,
         stratum: Tensor | None = None,
+        ignored: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         raw = rows if image is None else image
         assert raw is not None
-        hidden = None if self.ignored is None else self.ignored.mask(raw)
-        x = self.represent(raw if hidden is None else self.ignored(raw, hidden))  # type: ignore[misc]
+        hidden = ignored if self.ignored is None else self.ignored(raw)
+        if hidden is not None:
+            raw = torch.where(hidden[..., None], torch.tensor(self.fill, dtype=raw.dtype), raw)
+        x = self.represent(raw)
         stratum = torch.zeros_like(raw.flatten(1)[:, 0], dtype=torch.int64) if stratum is None else stratum
         result = self.score(x, condition, stratum)
         for adjustment in self.adjustments:
@@ -324,7 +335,7 @@ class DetectorGraph(nn.Module):
         found = {"anomaly_score": anomaly_score, "p_value": p, "is_anomalous": p <= alpha}
         if result.map is not None and image is not None:
             whole = self.represent.to_image(finite(result.map.float()), image)
-            found["map"] = whole if hidden is None else whole.masked_fill(hidden, torch.nan)
+            found["map"] = whole if hidden is None else whole + _nan_where(hidden)
         found |= {name: finite(part) for name, part in result.parts.items()}
         found |= {RAW: values} if self.raw else {}
         self.outputs = list(found)
@@ -336,26 +347,27 @@ def finite(values: Tensor) -> Tensor:
     return values.nan_to_num(BEYOND, BEYOND, BEYOND).clamp(-BEYOND, BEYOND)
 
 
+def _nan_where(hidden: Tensor) -> Tensor:
+    """NaN there, else 0: ONNX Runtime's `Where` makes 0 of a NaN that it selects by a mask of the whole shape."""
+    kept = (~hidden).float()
+    return torch.zeros_like(kept) / kept
+
+
 class IgnoredGraph(nn.Module):
-    """Pictures (B, H, W, C) whose ignored pixels have one value, as `Blanked` has them."""
+    """Where pictures (B, H, W, C) are ignored: (1, H, W), as `Painted.mask`."""
 
     whole: Tensor
 
-    def __init__(self, whole: np.ndarray, fill: float) -> None:
+    def __init__(self, whole: np.ndarray) -> None:
         super().__init__()
-        self.fill = fill
         self.register_buffer("whole", torch.from_numpy(whole.copy()))
 
-    def forward(self, image: Tensor, hidden: Tensor) -> Tensor:
-        return torch.where(hidden[None, :, :, None], torch.tensor(self.fill, dtype=image.dtype), image)
-
-    def mask(self, image: Tensor) -> Tensor:
-        """(H, W), as `Painted.mask`."""
+    def forward(self, image: Tensor) -> Tensor:
         at = [
             torch.div((2 * torch.arange(n) + 1) * m, 2 * n, rounding_mode="floor")
             for n, m in zip(image.shape[1:3], self.whole.shape, strict=True)
         ]
-        return self.whole[at[0]][:, at[1]]
+        return self.whole[at[0]][None, :, at[1]]
 
 
 class PixelsGraph(nn.Module):
@@ -514,6 +526,10 @@ def example_inputs(pipeline: Pipeline) -> dict[str, Tensor]:
         inputs["condition"] = torch.zeros(n, pipeline.model.condition_dim)
     if schema.n_strata > 1:
         inputs["stratum"] = torch.arange(n) % schema.n_strata
+    drawn = drawn_outlines(pipeline)
+    if drawn is not None:
+        mask = drawn.mask(*inputs["image"].shape[1:3])
+        inputs["ignored"] = torch.from_numpy(np.stack([mask, np.zeros_like(mask)]))
     return inputs
 
 
@@ -521,7 +537,9 @@ def _dynamic(pipeline: Pipeline, inputs: dict[str, Tensor]) -> dict[str, Any]:
     batch = torch.export.Dim("batch")
     shapes: dict[str, Any] = {name: {0: batch} for name in inputs if name != "alpha"}
     if _resizes(pipeline):
-        shapes["image"] |= {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+        sides = {1: torch.export.Dim("height", min=2), 2: torch.export.Dim("width", min=2)}
+        for name in ("image", "ignored"):
+            shapes |= {name: shapes[name] | sides} if name in shapes else {}
     return {"alpha": None, **shapes}
 
 

@@ -92,7 +92,7 @@ def graph_scores(runtime: ExportedDetector, images: ImageSet) -> NormalScores:
     for i in track(range(len(images)), "calibration", len(images)):
         seen = runtime.seen(images.read(i))
         every = {
-            "image": seen.picture[None],
+            **seen.inputs(),
             "alpha": np.array(runtime.alpha),
             "condition": encoded.c[i : i + 1],
             "stratum": encoded.stratum[i : i + 1],

@@ -15,11 +15,20 @@ if TYPE_CHECKING:
 
 
 class Seen(NamedTuple):
-    """What the graph takes of an image of `shape` (h, w), and where its part lay, if parts are brought to one pose."""
+    """What the graph takes of an image of `shape` (h, w).
+
+    posed: where its part lay, if parts are brought to one pose. ignored: (h, w) bool, if polygons to ignore are drawn.
+    """
 
     picture: np.ndarray
     shape: tuple[int, int]
     posed: Posed | None
+    ignored: np.ndarray | None
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """Of the graph, of one image."""
+        drawn = {} if self.ignored is None else {"ignored": self.ignored[None]}
+        return {"image": self.picture[None], **drawn}
 
     def whole(self, map: np.ndarray) -> np.ndarray:
         """A map (H, W) of the graph, over the image (h, w)."""
@@ -66,7 +75,16 @@ def fitting(image: np.ndarray, facts: Mapping[str, Any], part: NormalPart | None
         image = image.astype(np.float32)
     elif image.dtype != fitted:
         image = image.astype(fitted) * fitted.type(np.iinfo(fitted).max // np.iinfo(image.dtype).max)
-    return Seen(np.repeat(image, wanted, axis=2) if channels != wanted else image, (height, width), posed)
+    image = np.repeat(image, wanted, axis=2) if channels != wanted else image
+    polygons = facts.get("polygons")
+    ignored = None if polygons is None else _drawn(polygons, height, width)
+    return Seen(image, (height, width), posed, ignored)
+
+
+def _drawn(polygons: Any, height: int, width: int) -> np.ndarray:
+    from knowngood.data.regions.polygons import fill
+
+    return fill(polygons, height, width)
 
 
 def _check(image: np.ndarray, facts: Mapping[str, Any]) -> None:

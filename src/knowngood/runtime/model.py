@@ -25,7 +25,8 @@ from knowngood.runtime.marginal import RAW, decided
 
 SUFFIX = ".onnx"
 KEY = "knowngood"  # of the metadata of the file
-FORMAT, FORMAT_VERSION, WITH_POSE = "knowngood-onnx", 3, 4  # a runtime that knows no pose refuses it
+FORMAT, FORMAT_VERSION = "knowngood-onnx", 3
+BEFORE_GRAPH = 4  # of files that ask for a pose, or for regions to be drawn; older runtimes refuse them
 FIXED = ("anomaly_score", "p_value", "is_anomalous", "map", RAW)  # outputs that are no parts of the score
 POSE = "pose"  # the column of how well the part was found
 ROWS = 16  # of one item, given to the graph together
@@ -78,8 +79,8 @@ class ExportedDetector:
             raise ArtifactError(f"{path}: an ONNX file of something else; `knowngood export` writes these") from None
         except Exception as error:  # of ONNX Runtime, of many types
             raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error}") from None
-        if written not in ((FORMAT, FORMAT_VERSION), (FORMAT, WITH_POSE)):
-            known = f"{FORMAT_VERSION} and {WITH_POSE}"
+        if written not in ((FORMAT, FORMAT_VERSION), (FORMAT, BEFORE_GRAPH)):
+            known = f"{FORMAT_VERSION} and {BEFORE_GRAPH}"
             raise ArtifactError(f"{path}: format {written}, this version reads {known}: export it again")
         self._use(self.session, self.facts)
 
@@ -294,7 +295,7 @@ class _Items:
         image = self.source.read(i)
         try:
             seen = self.detector.seen(image)
-            return {"image": seen.picture[None]}, seen
+            return seen.inputs(), seen
         except DataError as error:
             if isinstance(self.source.pixels, ArrayPixels):
                 raise
