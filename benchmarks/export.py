@@ -38,7 +38,8 @@ RELATIVE, MAPS = 1e-4, 1e-3  # bars
 
 
 class Case(NamedTuple):
-    """A model and pictures: how many channels and bits, whether they are resized, whether kinds are known."""
+    """A model and pictures: how many channels and bits, whether they are resized, whether kinds are known, whether they
+    show a part that lies anywhere, in any direction."""
 
     name: str
     settings: dict[str, Any]
@@ -47,6 +48,7 @@ class Case(NamedTuple):
     size: tuple[int, int] = (16, 12)
     other: tuple[int, int] | None = None  # size of some new images, where images are resized
     kinds: bool = False
+    lying: bool = False
 
 
 def cases() -> Iterator[Case]:
@@ -90,6 +92,12 @@ def cases() -> Iterator[Case]:
         score = {"name": "patch_distance", "pooling": pooling}
         yield Case(f"photographs, pooled by {pooling}", {"representation": features, "score": score}, **photograph)
     yield Case("photographs, memory_bank", {"representation": features, "model": "memory_bank"}, **photograph)
+    posed: dict[str, Any] = {"name": "features", "image_size": 64}
+    yield Case("photographs, parts in one pose", {"representation": posed}, 3, size=(120, 110), lying=True)
+    tiles: dict[str, Any] = {"representation": features, "data": {"tile": 64}}
+    yield Case("photographs, in tiles", tiles, 3, size=(120, 160))
+    corner = {"representation": features, "data": {"ignore": [[(0, 0), (0.4, 0), (0.4, 0.4)]]}}
+    yield Case("photographs, polygons to ignore", corner, **photograph)
 
 
 def pictures(case: Case, n: int, folder: Path, seed: int, *, anomalies: int = 0) -> list[str]:
@@ -104,6 +112,8 @@ def pictures(case: Case, n: int, folder: Path, seed: int, *, anomalies: int = 0)
         stripes = np.sin(6.3 * (y if kind == "b" else x) * 2 + rng.normal(0, 0.15))
         image = 0.5 + 0.25 * stripes[..., None] * np.array([1, 0.7, 0.4])[: case.channels]
         image = image * rng.normal(1, 0.05) + rng.normal(0, 0.03, image.shape)
+        if case.lying:
+            image = _part(rng, height, width)[..., None] + rng.normal(0, 0.01, (height, width, case.channels))
         if i < anomalies:
             image[height // 3 : height // 2, width // 3 : width // 2] += 0.4
         path = folder / kind / f"{i:03d}.png"
@@ -111,6 +121,15 @@ def pictures(case: Case, n: int, folder: Path, seed: int, *, anomalies: int = 0)
         cv2.imwrite(str(path), (image.clip(0, 1) * top).astype(f"uint{case.bits}"))
         kinds.append(kind)
     return kinds
+
+
+def _part(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W) a bar with a head at one end, on a dark ground."""
+    angle, down, right = rng.uniform(0, 2 * np.pi), *(rng.uniform(0.4, 0.6, 2) * (height, width))
+    y, x = np.mgrid[:height, :width] - np.array([down, right])[:, None, None]
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    distance = np.minimum(np.maximum(np.abs(along) - 24, np.abs(across) - 8), np.hypot(along - 20, across) - 14)
+    return 0.12 + 0.6 * np.clip(0.5 - distance, 0, 1)
 
 
 def prepared(case: Case, folder: Path) -> float:

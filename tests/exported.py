@@ -47,8 +47,8 @@ def by_graph(
 class GraphSession:
     """What ONNX Runtime would compute, computed by torch."""
 
-    def __init__(self, detector: Detector) -> None:
-        self.graph, self.inputs = DetectorGraph(detector.pipeline_).eval(), example_inputs(detector.pipeline_)
+    def __init__(self, detector: Detector, raw: bool = False) -> None:
+        self.graph, self.inputs = DetectorGraph(detector.pipeline_, raw).eval(), example_inputs(detector.pipeline_)
         with torch.no_grad():
             self.graph(**self.inputs)
 
@@ -61,9 +61,9 @@ class GraphSession:
         return [dict(zip(self.graph.outputs, found, strict=True))[name].numpy() for name in outputs]
 
 
-def runtime_of(detector: Detector) -> ExportedDetector:
-    """The runtime on a file of this detector, without the exporter."""
-    session, runtime = GraphSession(detector), object.__new__(ExportedDetector)
+def runtime_of(detector: Detector, raw: bool = False) -> ExportedDetector:
+    """The runtime on a file of this detector, without the exporter; `raw`: with the scores before calibration."""
+    session, runtime = GraphSession(detector, raw), object.__new__(ExportedDetector)
     runtime._use(session, json.loads(json.dumps(metadata(detector, session.graph.outputs))))
     return runtime
 

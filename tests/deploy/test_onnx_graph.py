@@ -25,6 +25,7 @@ from knowngood.data.image_folder import write_folder
 from knowngood.data.imageset import ImageSet
 from knowngood.deploy.judgement import Asked
 from knowngood.deploy.onnx_graph import CalibrationGraph, PixelsGraph, check_exportable, export, resized
+from knowngood.deploy.onnx_precision import graph_scores
 from knowngood.deploy.served_file import FileModel
 from knowngood.deploy.served_models import load_model
 from knowngood.errors import DataError, SettingsError
@@ -172,6 +173,10 @@ def test_parts_that_lie_anywhere_are_brought_to_one_pose(posed: Detector) -> Non
     assert found["pose"].min() < 0.5 < 0.95 < np.median(found["pose"])
     assert found["is_anomalous"][:3].all()
     assert_equal(posed, np.pad(new, ((0, 0), (20, 0), (0, 31), (0, 0)), mode="edge"))  # pictures of any size
+    scored = graph_scores(runtime_of(posed, raw=True), ImageSet.from_arrays(new))  # by which fp16 is calibrated
+    assert scored.values.argsort().tolist() == posed.detect(new)["anomaly_score"].argsort().tolist()
+    assert scored.maps is not None
+    np.testing.assert_allclose(scored.maps, [one.max() for one in posed.anomaly_maps(new)], rtol=MAPS)
 
 
 @pytest.fixture(scope="module")
