@@ -118,7 +118,8 @@ class NormalPart:
         likely = np.where(looked_for, likely, -np.inf)
         best = max((tried(seen.centre, turn) for turn in _peaks(likely)), key=lambda match: match.after)
         fine = _turns(part_square(seen, best.centre, best.turn, self.half), turns)
-        nearest = distance(np.arange(TURNS) * 360 / TURNS, 0.0) <= NEAR
+        further = np.arange(TURNS) * 360 / TURNS
+        nearest = (distance(further, 0.0) <= NEAR) & (distance(best.turn + further, middle) <= reach)
         better = tried(best.centre, best.turn + _peak(np.where(nearest, fine, -np.inf)))
         return max(best, better, key=lambda match: match.after)._replace(before=best.before)
 

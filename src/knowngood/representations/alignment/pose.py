@@ -33,6 +33,7 @@ IN_PLACE = 0.93  # correlation of images with the mean of the others from which 
 GAIN = 0.05  # correlation with the mean image that normalisation must gain
 FLOOR = 0.5  # share of the normal parts' median correlation from which an image shows such a part
 MARGIN = 1.12  # of the crop, times the part
+TURNED = 1.4  # times as far from alike are parts that must be turned, if they are not; else it is noise that turns them
 ANY = 120  # degrees: where the directions of normal parts lie in a smaller arc, others are not looked for
 SLACK = 10  # degrees added to the arc at both ends
 ROUNDS = 2  # in which the mean part is learned
@@ -92,14 +93,14 @@ class Pose(BaseModel):
             return None
         half = MARGIN * float(np.quantile([one.radius for one in parts], 0.95))
         first = parts[int(np.abs(areas - np.median(areas)).argmin())]
-        start = part_square(first, first.centre, _main_axis(first), half)
-        part = NormalPart((1, 1), 1.0, half, (0.0, 0.0), 0.0, (0.0, 180.0), standard(start))
-        found: list[Match] = []
-        for _ in range(ROUNDS):
-            found = [part.match(one) for one in track(parts, "positions of parts", len(parts))]
-            kept = [match for match in found if match.after >= FLOOR * np.median([m.after for m in found])]
-            part = replace(part, mean=standard(np.mean([match.square for match in kept], axis=0)))
-        if not needed and _agreement([match.square for match in found]) < as_they_lie + GAIN:
+        part, found = _learned(parts, half, first, _along(first), 180.0)
+        apart = TURNED * (1 - _alike(found))
+        for reach in (0.0, SLACK):  # the least turning that makes parts alike
+            less, there = _learned(parts, half, first, 0.0, reach)
+            if 1 - _alike(there) < apart:
+                part, found = less, there
+                break
+        if not needed and _alike(found) < as_they_lie + GAIN:
             return None
         masks = [part_square(one._replace(plane=one.mask.astype(np.float32)), m.centre, m.turn, half) for one, m in
                  zip(parts, found, strict=True)]  # fmt: skip
@@ -115,7 +116,7 @@ class Pose(BaseModel):
             offset=(float(middle[0]), float(middle[1])),
             floor=FLOOR * float(np.median([match.after for match in found])),
             images=len(parts),
-            turns=_arc([match.turn for match in found]),
+            turns=_arc([match.turn for match in found]) if part.turns[1] else part.turns,
         )
         fitted._mean = part.mean
         return fitted
@@ -200,12 +201,31 @@ def _arc(turns: list[float]) -> tuple[float, float]:
     return (start + wide / 2) % 360, wide / 2 + SLACK
 
 
-def _main_axis(seen: Foreground) -> float:
-    """Degrees by which the main axis of the part is turned from the horizontal."""
-    y, x = np.nonzero(seen.mask)
-    spread = np.cov(np.stack([x, y]))
-    _, axes = np.linalg.eigh(spread)
-    return math.degrees(math.atan2(axes[1, 1], axes[0, 1]))
+def _learned(
+    parts: list[Foreground], half: float, first: Foreground, turn: float, reach: float
+) -> tuple[NormalPart, list[Match]]:
+    """The mean part, beginning with the first one, turned, and where parts match it, turned by up to `reach` degrees."""
+    start = part_square(first, first.centre, turn, half)
+    part = NormalPart((1, 1), 1.0, half, (0.0, 0.0), 0.0, (0.0, reach), standard(start))
+    found: list[Match] = []
+    for _ in range(ROUNDS):
+        found = [part.match(one) for one in track(parts, "positions of parts", len(parts))]
+        kept = [match for match in found if match.after >= FLOOR * np.median([m.after for m in found])]
+        part = replace(part, mean=standard(np.mean([match.square for match in kept], axis=0)))
+    return part, found
+
+
+def _along(seen: Foreground) -> float:
+    """Degrees by which the smallest rectangle around the part is turned, its longer side from the horizontal."""
+    y, x = (values - values.mean() for values in np.nonzero(seen.mask))
+    angle = np.deg2rad(np.arange(90))[:, None]
+    wide, high = (np.ptp(along, axis=1) for along in (x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)))
+    best = int((wide * high).argmin())
+    return float(best if wide[best] >= high[best] else best + 90)
+
+
+def _alike(found: list[Match]) -> float:
+    return _agreement([match.square for match in found])
 
 
 def _whole(seen: list[Foreground]) -> list[NDArray[np.float32]]:
