@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from knowngood.config import FeatureOptions
@@ -96,6 +97,37 @@ def test_auto_leaves_pictures_of_several_parts_whole() -> None:
     assert Pose.fit(ImageSet.from_arrays(first), area=AREA, needed=False) is not None
     assert 0.4 < foreground(pairs.read(0)).share < 0.6
     assert Pose.fit(pairs, area=AREA, needed=False) is None
+
+
+def plates(n: int, *, turned: bool) -> np.ndarray:
+    """(n, SIDE, SIDE, 1) square plates that differ in stripes, on a dark ground: each of four directions fits."""
+    rng = np.random.default_rng(6)
+    images = np.full((n, SIDE, SIDE), 20.0)
+    for image in images:
+        wide = SIDE // 3
+        row, column = (int(at) for at in rng.integers(16, SIDE - wide - 16, 2))
+        image[row : row + wide, column : column + wide] = 90 + rng.normal(0, 12, wide)
+        if turned:
+            angle = float(rng.uniform(0, 360))
+            image[:] = np.asarray(Image.fromarray(image.astype(np.float32)).rotate(angle, fillcolor=20))
+    return (images + rng.normal(0, 2, images.shape)).round().clip(0, 255).astype(np.uint8)[..., None]
+
+
+def test_upright_parts_that_fit_in_several_directions_are_not_turned() -> None:
+    upright = Pose.fit(ImageSet.from_arrays(plates(16, turned=False)), area=AREA)
+    assert upright is not None
+    assert upright.turns == (0.0, 0.0)
+    for image in plates(16, turned=False):
+        assert turn_of(upright.locate(image).matrix) == 0
+
+
+def test_a_square_part_that_lies_in_any_direction_fills_its_crop() -> None:
+    images = plates(16, turned=True)
+    pose = Pose.fit(ImageSet.from_arrays(images), area=AREA)
+    assert pose is not None
+    assert pose.turns[1] > 90
+    pictures = np.stack([pose.normalised(image, pose.locate(image)) for image in images])
+    assert (np.median(pictures, axis=0) > 50).mean() > 0.75  # 1 / 1.12², less a little that no two share
 
 
 def test_directions_that_no_normal_part_has_are_not_undone() -> None:

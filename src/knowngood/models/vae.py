@@ -96,7 +96,7 @@ class ConditionalVAE(Model):
 
     @torch.no_grad()
     def start(self, source: BatchSource) -> None:
-        """Let the net `conv` decode to the mean of normal items from the first step on, and set a learned σ accordingly.
+        """Let the net `conv` decode to the mean of normal items before the first step, with their spread as σ.
 
         Otherwise some hundred steps go into finding this constant. Other nets start as their authors have it.
         """

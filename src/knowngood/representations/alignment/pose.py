@@ -204,7 +204,7 @@ def _arc(turns: list[float]) -> tuple[float, float]:
 def _learned(
     parts: list[Foreground], half: float, first: Foreground, turn: float, reach: float
 ) -> tuple[NormalPart, list[Match]]:
-    """The mean part, beginning with the first one, turned, and where parts match it, turned by up to `reach` degrees."""
+    """The mean part, beginning with one of them, and where parts match it, turned by up to `reach` degrees."""
     start = part_square(first, first.centre, turn, half)
     part = NormalPart((1, 1), 1.0, half, (0.0, 0.0), 0.0, (0.0, reach), standard(start))
     found: list[Match] = []
@@ -219,7 +219,10 @@ def _along(seen: Foreground) -> float:
     """Degrees by which the smallest rectangle around the part is turned, its longer side from the horizontal."""
     y, x = (values - values.mean() for values in np.nonzero(seen.mask))
     angle = np.deg2rad(np.arange(90))[:, None]
-    wide, high = (np.ptp(along, axis=1) for along in (x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)))
+    wide, high = (
+        np.ptp(along, axis=1)
+        for along in (x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle))
+    )
     best = int((wide * high).argmin())
     return float(best if wide[best] >= high[best] else best + 90)
 
