@@ -40,7 +40,7 @@ def prepare(command: Callable[[str], None]) -> None:
     shutil.copytree(ROOT / "docs" / "methods", "docs/methods", ignore=shutil.ignore_patterns("*.md"))
     Path("docs/images/methods").mkdir(parents=True)
     shutil.rmtree("written")
-    command("knowngood train parts --align none --out runs/parts")  # so that it can be exported
+    command("knowngood train parts --align none --out runs/parts")  # the exported file then needs no SciPy
     command("knowngood calibrate runs/parts today-normal")  # a second version
     _reviews(command)
 
