@@ -86,7 +86,7 @@ def keyword_arguments(function: Callable[..., Any], words: list[str], name: str)
 
 def _listed(annotation: Any, value: str) -> Any:
     text = str(annotation)
-    return [part.strip() for part in value.split(",")] if "list[" in text or "tuple[" in text else value
+    return [part.strip() for part in value.split(",") if part.strip()] if "list[" in text or "tuple[" in text else value
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ of these is a new key; lines with other keys stay in the file and are ignored.
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
 import json
 import os
@@ -236,7 +237,7 @@ def open_whole(dataset: str, *, download: bool = True) -> ImageSet:
     Raises:
         DataError: it is neither here nor to be downloaded.
     """
-    from knowngood.data import open_dataset, open_images
+    from knowngood.data import dataset_names, open_dataset, open_images
     from knowngood.data.datasets.downloads import data_folders
     from knowngood.data.datasets.named import is_dataset
 
@@ -247,6 +248,9 @@ def open_whole(dataset: str, *, download: bool = True) -> ImageSet:
         if folder.is_dir():
             return open_images(folder)
     source = f"get {ORIGINS[dataset]} and " if dataset in ORIGINS else ""
+    meant = [] if source else difflib.get_close_matches(dataset, dataset_names(), 1)
+    if meant:
+        raise DataError(f"no data set and no folder {dataset} here; did you mean {meant[0]}?")
     own = "" if os.environ.get("KNOWNGOOD_DATA") else f", or set KNOWNGOOD_DATA to the folder that holds {dataset}"
     raise DataError(f"no folder {dataset} here; {source}put it at {folders[0]}{own}")
 

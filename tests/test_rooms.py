@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "knowngood"
 FLOORS = [
@@ -72,3 +75,9 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     for name, path in known.items():
         graph[name] = imported(imports(path)[1], known) - {name, "knowngood"}
     TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("name", ["knowngood", "knowngood.calibration", "knowngood.config", "knowngood.data"])
+def test_the_names_of_a_room_that_is_read_when_used_can_be_listed(name: str) -> None:
+    module = import_module(name)
+    assert set(dir(module)) >= set(module.__all__)

@@ -39,6 +39,8 @@ def test_every_benchmark_is_a_command_with_a_folder(name: str) -> None:
     run = function_of(name)
     options = inspect.signature(run).parameters
     assert command.keyword_arguments(run, ["--out", "here"], name) == {"out": Path("here")}
+    if "baselines" in options:
+        assert not command.keyword_arguments(run, ["--baselines", ""], name)["baselines"]
     if "quick" in options:
         found = command.keyword_arguments(run, ["--quick", "--out", "here"], name)
         assert found == {"quick": True, "out": Path("here")}

@@ -222,3 +222,10 @@ def test_tables_as_csv_and_across(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_results_are_plain_data_on_disk(tmp_path: Path) -> None:
     [found] = runner.run(protocols.one_vs_rest("stand-in", ["1"]), [LOW], tmp_path, opener=stand_in)
     assert json.loads((tmp_path / "results.jsonl").read_text()) == found
+
+
+def test_a_misspelt_data_set_is_suggested_and_an_absent_one_says_where_it_belongs() -> None:
+    with pytest.raises(DataError, match="no data set and no folder mnst here; did you mean mnist"):
+        runner.open_whole("mnst")
+    with pytest.raises(DataError, match="no folder of-my-own here; put it at"):
+        runner.open_whole("of-my-own")

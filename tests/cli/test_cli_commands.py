@@ -420,6 +420,19 @@ def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys:
     assert "zero-byte" in capsys.readouterr().out
 
 
+def test_inspect_shows_ranges_of_numbers_and_columns_that_name_images(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted((parts / "train" / "good").iterdir())[:12]
+    lines = [f"{path},SN-{i},{20 + i / 4},{i % 2}" for i, path in enumerate(files)]
+    (tmp_path / "parts.csv").write_text("\n".join(["path,serial,temperature,lane", *lines]), encoding="utf-8")
+    run("inspect", tmp_path / "parts.csv")
+    printed = capsys.readouterr().out.splitlines()
+    assert "serial: another value for each image, such as SN-0; no condition unless it is asked for" in printed
+    assert "temperature: 20 to 22.75, 12 values" in printed
+    assert "lane: 0 (6), 1 (6)" in printed
+
+
 @pytest.mark.parametrize(("side", "n", "status"), [(64, 3, 3), (64, 4, 0), (16, 3, 0)])
 def test_inspect_refuses_as_few_images_as_train(side, n, status, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)

@@ -124,6 +124,28 @@ def test_an_unknown_option_of_a_choice_names_the_choice(slot: str) -> None:
             assert f"{slot} '{name}' has no option 'surprise'" in refusal(put({"name": name, "surprise": 1}))
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"representation": {"name": "features", "backbone": object()}},
+            r"backbone is of type object; .*known: eff.* goes to fit\(X, backbone=…\), and here stands 'own'",
+        ),
+        (
+            {"representation": object},
+            r"representation is the class object; .*known: pixels.*'knowngood.representations'",
+        ),
+        (
+            {"model": {"name": "vae", "objective": 3}},
+            "objective is of type int; .*'knowngood.objectives' of an installed package",
+        ),
+    ],
+)
+def test_an_object_where_a_name_is_expected_says_where_ones_own_goes(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        parse_settings(settings)
+
+
 def test_an_unknown_option_of_a_group_names_the_nearest_one() -> None:
     for name, here in (("β-TCVAE", "tc_vae"), ("beta_tcvae", "tc_vae"), ("dC-VAE", "dcvae"), ("betavae", "beta_vae")):
         assert f"it is called '{here}' here" in refusal({"model": {"name": "vae", "objective": name}})

@@ -348,11 +348,15 @@ def test_unknown_value_is_refused_by_name() -> None:
     with pytest.raises(DataError) as refused:
         schema.expand({"camera": ["D"], "product": [1]}, 1)
     assert str(refused.value) == (
-        "condition 'camera' has no value 'D'; known: A, B, C. Pass unknown=\"infer\" (--unknown infer) to marginalise."
+        "condition 'camera' has no value 'D'; known: A, B, C. Give a known value: "
+        'conditions={"camera": …}, a column of the manifest, or --as camera=A; '
+        'or pass unknown="infer" (--unknown infer), and the known values that explain an image best count.'
     )
-    with pytest.raises(DataError, match=r"'camera' is missing for 2 of 3 images \(rows 0, 2\); known: A, B, C"):
+    with pytest.raises(
+        DataError, match=r"'camera' is missing for 2 of 3 images \(rows 0, 2\); known: A, B, C. Give it: "
+    ):
         schema.expand({"camera": [None, "A", ""], "product": [1, 1, 1]}, 3)
-    with pytest.raises(DataError, match="'product' is not given; known: 1, 2"):
+    with pytest.raises(DataError, match=r"'product' is not given; known: 1, 2.* --as product=1; or pass unknown="):
         schema.expand({"camera": ["A"]}, 1)
 
 

@@ -141,6 +141,10 @@ def test_names_and_paths_that_are_neither():
         open_images("mnits")
     with pytest.raises(DataError, match="no existing path"):
         open_images("no/such/folder")
+    with pytest.raises(
+        DataError, match=r"is a pattern, .* give the folder, or in Python .*Path\('no'\)\.glob\('\*\.png'"
+    ):
+        open_images("no/*.png")
 
 
 def test_a_misspelt_folder_is_suggested_before_the_data_sets(tmp_path, monkeypatch):

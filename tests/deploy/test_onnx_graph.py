@@ -312,7 +312,7 @@ def test_conditions_that_are_unknown_are_marginalised_as_the_detector_does(setti
         for name in ("p_value", "is_anomalous", "condition"):
             assert found[name].tolist() == own[name].tolist()
     assert "(inferred)" in found["condition"][1]
-    with pytest.raises(DataError, match=r'known: a, b. Pass unknown="infer"'):
+    with pytest.raises(DataError, match=r'known: a, b. Give it: .* or pass unknown="infer"'):
         runtime.detect(new, unknown="error")
 
 

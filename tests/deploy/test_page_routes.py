@@ -171,6 +171,14 @@ def test_reviews(client: TestClient) -> None:
     assert client.post("/page/judged/99/review", json={"verdict": "good"}).status_code == 404
 
 
+def test_what_could_not_be_read_is_not_reviewed(client: TestClient) -> None:
+    judge(client, [*files(1), ("images", ("cut.png", b"no image"))])
+    unread = next(one for one in client.get("/page/judged").json()["items"] if one["id"] == "cut.png")
+    answer = client.post(f"/page/judged/{unread['number']}/review", json={"verdict": "good"})
+    assert answer.status_code == 422
+    assert "cut.png could not be read" in answer.text
+
+
 def test_another_site_and_a_missing_key_are_refused(models: ServedModels, store: JudgedStore, tmp_path: Path) -> None:
     key = add_key(tmp_path / "keys", "ana")
     with TestClient(create_app(models, ServerOptions(store=store, keys=read_keys(tmp_path / "keys")))) as client:

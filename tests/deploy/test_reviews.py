@@ -208,6 +208,7 @@ def test_reviews_from_python(store: JudgedStore) -> None:
     [
         ((1, "bad"), "verdict = 'bad'; expected good, defect, unsure"),
         ((99, "good"), "no judged image 99"),
+        ((6, "defect"), "image 6, f.png, could not be read"),
         ((1, "defect", {"regions": [(0, 0, HEIGHT + 1, 2)]}), "is not within the picture, 10 × 12 pixels"),
         ((1, "defect", {"regions": [(0, 0, 1, 1)] * 101}), "101 regions; expected at most 100"),
         ((1, "defect", {"kind": "k" * 61}), "kind = 'kkkk.* has 61 characters; expected at most 60"),

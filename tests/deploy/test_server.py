@@ -168,6 +168,15 @@ def test_what_is_wrong_is_named(client: TestClient, fields: dict[str, str], stat
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "image/png"])
+def test_a_picture_that_is_the_body_is_refused_as_no_form(client: TestClient, kind: str) -> None:
+    body = b"&".join(b"%d=" % i for i in range(99))  # the bytes of a picture, read as names and values
+    answer = client.post("/v1/score", content=body, headers={"content-type": kind})
+    assert answer.status_code == 400
+    assert f"the body is {kind}; expected a form" in answer.json()["detail"]
+    assert "curl -F images=@FILE" in answer.json()["detail"]
+
+
 def test_several_models_need_a_name_and_no_file_is_refused(client: TestClient) -> None:
     answer = client.post("/v1/score", files=files(1))
     assert answer.status_code == 422

@@ -213,6 +213,21 @@ def test_rows_that_wait_for_one_sink_go_to_no_other(tmp_path: Path, receiver: Re
     assert [json.loads(body)["key"] for _, body in receiver.taken] == [f"k{i}" for i in range(5)]
 
 
+def test_rows_that_a_sink_did_not_take_are_named_at_the_end(
+    tmp_path: Path, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    hook = f"http://127.0.0.1:{receiver.server_port}/hook"
+    for answers in ([503] * 9, []):
+        receiver.answers = answers
+        delivery = Delivery(Outbox(tmp_path / "state"), [sink_of(hook)])
+        delivery.add(rows(0, 3) if answers else [])
+        delivery.start()
+        delivery.close()
+        said = [record for record in caplog.records if record.getMessage() == "rows wait for the next start"]
+        assert len(said) == 1  # not once more where all were taken
+    assert len(receiver.taken) == 3
+
+
 def test_a_base_of_something_else_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_bytes(b"no base, but a text that is longer than a header" * 99)
     with pytest.raises(SettingsError, match=r"text\.db: holds something else"):

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 
 from knowngood import Detector, ImageSet
 from knowngood.calibration import benjamini_hochberg
@@ -445,6 +446,21 @@ def test_columns_of_a_frame_are_conditions_by_their_names(named):
     assert set(found["condition"]) == {"camera=A", "camera=B"}
 
 
+def test_a_fitted_detector_takes_the_condition_columns_of_a_frame_by_itself():
+    table = frame().assign(part=np.arange(80) // 4)
+    bank = Detector(representation="table", model="memory_bank", conditioning={"group": "part"})
+    bank.fit(table, conditions=["camera", "part"])
+    pd.testing.assert_frame_equal(bank.detect(table), bank.detect(table, conditions=["camera", "part"]))
+    pd.testing.assert_frame_equal(bank.detect(table), bank.detect(table.drop(columns="part")))
+    pipeline = make_pipeline(Detector(representation="table", model="memory_bank"))
+    pipeline.fit(table.drop(columns="part"), detector__conditions="camera")
+    assert pipeline.predict(table.drop(columns="part")).shape == (80,)
+    new = table.assign(a=table["a"] + 0.01, part=table["part"] + 1000)
+    assert len(bank.calibrate(new).pipeline_.calibration) == 40  # one row of each part and camera
+    with pytest.raises(DataError, match="the table has the unknown ones 'd'; the model was fitted on 3 columns"):
+        bank.detect(table.assign(d=1.0))
+
+
 def test_a_column_of_text_is_named_and_a_column_that_is_not_there():
     bank = Detector(representation="table", model="memory_bank")
     with pytest.raises(
@@ -453,6 +469,8 @@ def test_a_column_of_text_is_named_and_a_column_that_is_not_there():
         bank.fit(frame())
     with pytest.raises(DataError, match=r"the table has no column 'camrea'; did you mean 'camera'\?"):
         bank.fit(frame(), conditions="camrea")
+    with pytest.raises(DataError, match="conditions = 'camera' names a column, and X is a frame of images"):
+        bank.fit(frame().assign(path="a.png"), conditions="camera")
 
 
 def test_values_outside_the_recorded_range_warn_and_are_not_clipped():

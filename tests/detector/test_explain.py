@@ -88,6 +88,15 @@ def test_the_peak_is_where_the_defect_is(kind: str, request: pytest.FixtureReque
 
 
 @pytest.mark.slow
+def test_an_explanation_is_shown_in_a_line_without_its_arrays(by_features: Detector) -> None:
+    (one,) = by_features.explain(spotted(1), others=True)
+    shown = repr(one)
+    assert shown.startswith(f"Explanation(id='{one.id}', anomaly_score=")
+    assert one.summary in shown
+    assert "array" not in shown
+
+
+@pytest.mark.slow
 def test_maps_and_regions_are_those_of_the_detector(by_features: Detector) -> None:
     images = ImageSet.from_arrays(spotted(20))
     explained = {one.id: one for one in by_features.explain(images, most=20, others=True)}  # more than a batch

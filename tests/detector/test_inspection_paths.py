@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from knowngood import Detector
@@ -113,6 +114,28 @@ def test_ignored_pixels_change_nothing_in_fit_calibration_or_score(half: Detecto
         np.testing.assert_array_equal(ours_table["anomaly_score"], theirs_table["anomaly_score"])
         np.testing.assert_array_equal(ours_table["p_value"], theirs_table["p_value"])
     assert not np.array_equal(half.score_samples(bad), half.score_samples(parts(4, 5)))  # the others do count
+
+
+class Unnamed:
+    """Feature maps without a fingerprint."""
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        (torch.nn.Identity(), "backbone of type Identity has no method features; expected an object with two methods"),
+        (Unnamed(), "backbone of type Unnamed has no method fingerprint; expected an object with two methods"),
+        (Unnamed, "backbone is the class Unnamed; expected an object with two methods"),
+    ],
+)
+def test_an_object_that_is_no_backbone_is_refused_by_what_it_lacks(backbone: Any, said: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Detector(FEATURES).fit(np.zeros((9, SIDE, SIDE), np.uint8), backbone=backbone)
+    with pytest.raises(SettingsError, match=said):
+        Detector.load(tmp_path, backbone=backbone)
 
 
 def test_each_product_has_ignored_regions_and_gaussians_of_its_own(both: Detector) -> None:

@@ -52,3 +52,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULE:
         return getattr(import_module(f"knowngood.calibration.{_MODULE[name]}"), name)
     raise AttributeError(f"module 'knowngood.calibration' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

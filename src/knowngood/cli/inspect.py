@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ from knowngood.config import counted
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from knowngood.data import ImageSet
 
 _SHOWN = 5
@@ -128,7 +131,19 @@ def _understood(images: ImageSet) -> list[str]:
         lines.append(f"masks: of {counted(sum(mask is not None for mask in images.masks), 'image')}")
     for name, values in columns.items():
         if values is not None:
-            counts = Counter(map(str, values.tolist())).most_common()
-            shown = ", ".join(f"{value} ({n:,})" for value, n in counts[:_SHOWN])
-            lines.append(f"{name}: {shown}" + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""))
+            lines.append(f"{name}: {_values_text(name, values)}")
     return lines
+
+
+def _values_text(name: str, values: np.ndarray) -> str:
+    """The most frequent values; the range of numbers that make bins; the first of values that name the images."""
+    from knowngood.data.columns import Column, identifies
+
+    counts = Counter(map(str, values.tolist())).most_common()
+    if len(counts) > _SHOWN and identifies(values):
+        return f"another value for each image, such as {counts[0][0]}; no condition unless it is asked for"
+    with suppress(DataError):  # a value is missing
+        if Column.fit(name, values, len(values), ("model",)).kind == "continuous":
+            return f"{min(values.tolist()):g} to {max(values.tolist()):g}, {len(counts):,} values"
+    shown = ", ".join(f"{value} ({n:,})" for value, n in counts[:_SHOWN])
+    return shown + (f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else "")

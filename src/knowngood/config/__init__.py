@@ -112,3 +112,7 @@ def __getattr__(name: str) -> object:
         if name in found:
             return found[name]
     raise AttributeError(f"module 'knowngood.config' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -124,10 +124,17 @@ def _explain(item: Any) -> str:
         name = model.model_fields["name"].default if "name" in model.model_fields else None
         owner = f"{path[-2]} '{name}'" if name else path[-2]
         return f"{owner} has no option '{path[-1]}'" + nearest(path[-1], known)
-    if family and item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+    if family and item["type"] in ("union_tag_invalid", "union_tag_not_found", "model_attributes_type"):
         given = item["input"].get("name") if isinstance(item["input"], Mapping) else item["input"]
         if given is None:
             return f"{path[-1]} = {item['input']!r:.80} says no name; give 'name' too, one of {', '.join(family)}"
+        if not isinstance(given, str):
+            kind = f"the class {given.__name__}" if isinstance(given, type) else f"of type {type(given).__name__}"
+            own = f"one of your own is a plug-in, the entry point 'knowngood.{path[-1]}s' of an installed package"
+            if path[-1] == "backbone":
+                own = "an object of your own goes to fit(X, backbone=…), and here stands 'own'"
+            expected = f"expected a name, or a mapping of a name and options (known: {', '.join(family)})"
+            return f"{path[-1]} is {kind}; {expected}; {own}"
         return f"unknown {path[-1]} '{given}'" + (_here(str(given), family) or nearest(str(given), list(family)))
     if item["type"] == "missing" and len(path) > 1:
         owner = f"{path[-2]} '{model.model_fields['name'].default}'" if "name" in model.model_fields else path[-2]

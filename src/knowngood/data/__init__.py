@@ -37,3 +37,7 @@ def __getattr__(name: str) -> object:
     if name in _MODULE:
         return getattr(import_module(f"knowngood.data.{_MODULE[name]}"), name)
     raise AttributeError(f"module 'knowngood.data' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -163,7 +163,12 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool,
             "give it, leave the others out, or train again with them."
         )
     if "infer" in column.roles:
-        return f"condition '{column.name}' {what}; {known}. Pass unknown=\"infer\" (--unknown infer) to marginalise."
+        value = column.values[0] if column.values else "NUMBER"
+        ways = f'conditions={{"{column.name}": …}}, a column of the manifest, or --as {column.name}={value}'
+        return (
+            f"condition '{column.name}' {what}; {known}. Give {'a known value' if new else 'it'}: {ways}; or pass "
+            'unknown="infer" (--unknown infer), and the known values that explain an image best count.'
+        )
     wanted = (*column.roles, "infer")
     return (
         f"condition '{column.name}' {what}; {known}. It was fitted without the role 'infer' and cannot be "

@@ -138,6 +138,11 @@ def check_there(source: str | Path) -> None:
         return
     path = Path(os.path.expanduser(source))
     if not (os.path.exists(path) or _video_at(path) or (isinstance(source, str) and is_dataset(source))):
+        if any(sign in path.name for sign in "*?["):
+            raise DataError(
+                f"'{source}' is a pattern, and no path; give the folder, or in Python the list of the files: "
+                f"sorted(Path({str(path.parent)!r}).glob({path.name!r}))"
+            )
         meant = near(path)
         hint = f": did you mean '{meant}', which is there?\nIt is" if meant is not None else " and"
         raise DataError(f"'{source}' is no existing path{hint} no data set{nearest(str(source), dataset_names())}")

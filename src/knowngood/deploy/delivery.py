@@ -60,8 +60,11 @@ class Delivery:
             new.set()
             if thread.ident is not None:
                 thread.join()
+        owed = self.outbox.owed()
         for sink in self.sinks:
             sink.close()
+            if owed.get(sink.url):
+                event("rows wait for the next start", logging.WARNING, sink=sink.url, rows=owed[sink.url])
         self.outbox.close()
 
     def deliver(self, sink: Sink) -> bool:

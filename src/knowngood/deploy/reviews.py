@@ -77,7 +77,7 @@ def add_review(
             bottom, right) in pixels, half-open; at most 100. who, kind, note: at most 100, 60 and 2,000 characters.
 
     Raises:
-        DataError: another verdict, a text that is too long, a region beyond the image, or no such image.
+        DataError: another verdict, a text that is too long, a region beyond the image, or no such image that was read.
     """
     if verdict is not None and verdict not in VERDICTS:
         raise DataError(f"verdict = {verdict!r:.40}; expected {', '.join(VERDICTS)}, or None to take a review back")
@@ -91,6 +91,10 @@ def add_review(
             about = store.one(number)
         except KeyError as error:
             raise DataError(f"{folder}: {error.args[0]}; `read_reviews(…, unreviewed=True)` lists them") from None
+        if verdict is not None and about["flagged"] is None:
+            raise DataError(
+                f"{folder}: image {number}, {about['id']}, could not be read: nothing can be learned from it"
+            )
         for top, left, bottom, right in regions:
             height, width = about["height"] or 0, about["width"] or 0
             if not (0 <= top < bottom <= height and 0 <= left < right <= width):

@@ -167,6 +167,10 @@ async def _answer(
     """The rows of the images of a request; 422 if none of them can be read."""
     facts: dict[str, Any] = request.state.facts
     with queue.place() as place:
+        sent = request.headers.get("content-type", "").partition(";")[0].strip()
+        if sent.lower() != "multipart/form-data":  # bytes of a picture would be read as names and values
+            what = f"no image: the body is {sent or 'of no content type'}"
+            raise refused(f"{what}; expected a form (multipart/form-data) with files: curl -F images=@FILE", 400)
         async with request.form(max_files=options.queue, max_fields=FIELDS, max_part_size=LONGEST) as fields:
             form = read_form(fields, request.query_params, explain=explain)
             place.take(len(form.files))

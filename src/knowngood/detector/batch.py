@@ -147,6 +147,7 @@ def _way_out(pipeline: Pipeline, group: np.ndarray, labelled: bool, changes: lis
     column = f"give {' and '.join(added[0].values)} if they are of {added[0].name}, " if added else ""
     normal = "" if labelled else "if such items are normal, "
     return (
-        f"{column}{normal}calibrate on normal ones (`knowngood calibrate MODEL NORMAL`, or beside the present "
-        f"calibration: --as camera=NAME){tolerance}, or fit with a condition column that tells them apart"
+        f"{column}{normal}calibrate on normal ones (`Detector.calibrate`, `knowngood calibrate MODEL NORMAL`; beside "
+        f"the present calibration: as_group={{COLUMN: VALUE}}, --as COLUMN=VALUE){tolerance}, or fit with a condition "
+        "column that tells them apart"
     )

@@ -75,7 +75,7 @@ from knowngood.detector.update import check_updatable, learns_defects, update
 from knowngood.detector.versions import save_version
 from knowngood.errors import ArtifactError, DataError, SettingsError
 from knowngood.files import check_folder
-from knowngood.representations import Backbone, Features, Table
+from knowngood.representations import Backbone, Features, Table, check_backbone
 from knowngood.training.engine import torch_device
 from knowngood.training.film import Film
 
@@ -254,6 +254,8 @@ class Detector(OutlierMixin, BaseEstimator):
         started = time.perf_counter()
         settings = parse_settings(self.get_params(deep=False))
         warn_of_labels(y)
+        if backbone is not None:
+            check_backbone(backbone)
         if resume and run_dir is None:
             raise SettingsError("resume=True needs the run_dir of the run to go on with")
         if run_dir is not None:
@@ -706,7 +708,10 @@ class Detector(OutlierMixin, BaseEstimator):
 
         Raises:
             ArtifactError: no saved model there, or it is damaged, foreign or of another format; another backbone.
+            SettingsError: `backbone` lacks a method.
         """
+        if backbone is not None:
+            check_backbone(backbone)
         pipeline, about_, training = model_folder.unpack(model_folder.read(folder), str(folder), backbone)
         if backbone is not None and not isinstance(pipeline.representation, Features):
             raise ArtifactError(f"{folder}: this model has no backbone; leave backbone out")

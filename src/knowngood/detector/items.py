@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from knowngood.config import Settings, nearest
+from knowngood.config import Settings, counted, nearest
 from knowngood.data import TableSet, open_images
 from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.open import as_columns
 from knowngood.data.readers.given import holds_images, listed
 from knowngood.data.readers.limits import Limits
 from knowngood.data.tableset import check_rows
+from knowngood.data.values import listing
 from knowngood.detector.added_groups import IS, explain_misnamed, explain_others, memberships
 from knowngood.detector.fit.inputs import measured, only, readable
 from knowngood.detector.fit.plan import factors_of
@@ -42,6 +43,11 @@ def with_columns(X: Any, conditions: Any) -> tuple[Any, dict[str, Any] | None]:
             return X.drop(columns=names), as_columns(X[names])
         if isinstance(conditions, str):
             raise DataError(f"the table has no column '{conditions}'{nearest(conditions, list(map(str, X.columns)))}")
+    elif isinstance(conditions, str) and hasattr(X, "columns"):
+        raise DataError(
+            f"conditions = '{conditions}' names a column, and X is a frame of images, whose columns are conditions as "
+            "they are, but for path, label, split, mask and group; leave conditions out, and from X what is none"
+        )
     return X, as_columns(conditions)
 
 
@@ -70,7 +76,7 @@ def items_to_score(detector: Estimator, X: Any, conditions: Any = None) -> Items
     Raises:
         DataError: there is no item in X.
     """
-    X, columns = with_columns(X, conditions)
+    X, columns = _fitted_columns(detector, X, conditions)
     column = detector.pipeline_.settings.conditioning.group
     if column is not None and columns is not None:
         columns = {name: values for name, values in columns.items() if name != column}
@@ -108,7 +114,7 @@ def items_to_learn(
     Args:
         tolerance: share of files that may be unreadable; default as fitted.
     """
-    pipeline, (X, columns) = detector.pipeline_, with_columns(X, conditions)
+    pipeline, (X, columns) = detector.pipeline_, _fitted_columns(detector, X, conditions)
     column = pipeline.settings.conditioning.group
     items = _known(detector, X, further if column is None else (*further, column))
     items = readable(_annotated(items, columns), pipeline.settings, tolerance, keep_column=True)
@@ -136,6 +142,18 @@ def normals_and_labelled(
 
 
 # Inside -------------------------------------------------------------------------------------------------------------
+
+
+def _fitted_columns(detector: Estimator, X: Any, conditions: Any) -> tuple[Any, dict[str, Any] | None]:
+    """`with_columns`; of a table without `conditions` those of its columns that are conditions of the fit."""
+    X = listed(X)
+    if conditions is None and hasattr(X, "columns") and not holds_images(X):
+        pipeline = detector.pipeline_
+        named = {column.name for column in pipeline.schema.columns} | {pipeline.settings.conditioning.group}
+        named |= {name for group in pipeline.added for name in group.values}
+        named -= set(getattr(detector, "feature_names_in_", ()))
+        conditions = [name for name in X.columns if name in named] or None
+    return with_columns(X, conditions)
 
 
 def _known(detector: Estimator, X: Any, further: tuple[str, ...] = ()) -> Items:
@@ -176,9 +194,11 @@ def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
         if sorted(map(str, X.columns)) != sorted(names):
             missing = [name for name in names if name not in X.columns]
             extra = [str(name) for name in X.columns if name not in names]
+            wrong = [f"lacks the columns {listing(missing, quote=True, most=5)}"] if missing else []
+            wrong += [f"has the unknown ones {listing(extra, quote=True, most=5)}"] if extra else []
             raise DataError(
-                f"the table lacks the columns {missing} and has the unknown ones {extra}; the model was fitted on "
-                f"{list(names)}"
+                f"the table {' and '.join(wrong)}; the model was fitted on {counted(len(names), 'column')}: "
+                f"{listing(names, quote=True, most=8)}"
             )
         X = X[list(names)]
     if X is None or isinstance(X, (dict, set)) or np.isscalar(X):

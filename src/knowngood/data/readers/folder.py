@@ -33,6 +33,7 @@ from knowngood.data.readers.layout import Place, class_word, places
 from knowngood.data.readers.limits import Limits
 from knowngood.data.readers.mask_file import looks_like_mask, read_masks
 from knowngood.data.readers.masks import is_mask, is_mask_folder, match_masks
+from knowngood.data.values import listing
 from knowngood.errors import DataError
 
 MANIFEST = "manifest.csv"  # as `knowngood data write` and `reviews` name it
@@ -129,6 +130,7 @@ def arranged(
     rejected += [
         Finding(names[i], "set-aside", "is the mask of an image that is set aside", "warning") for i in of_those
     ]
+    rejected += _not_told_apart([place for _, place in kept])
     if not kept:
         raise without_images(root, rejected)
     masks = [masks_of.get(i, []) for i, _ in kept]
@@ -141,6 +143,25 @@ def arranged(
         )
     assert len(paths) == len(kept) + len(asides) + len(lonely) + len(of_those) + sum(map(len, masks))
     return Arranged(kept, masks, labels, bool(masks_of or lonely), rejected)
+
+
+def _not_told_apart(kept: Sequence[Place]) -> list[Finding]:
+    """A note on each class that has folders of its own, which are no condition."""
+    below: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for place in kept:
+        if place.name is not None:
+            below[tuple(name for name in (place.product, place.name) if name)].add("/".join(place.below))
+    return [
+        Finding(
+            "/".join(above),
+            "not-told-apart",
+            f"images in {listing(sorted(folders - {''}), quote=True, most=4)} are not told apart: all are of the class "
+            f"'{above[-1]}'. If images differ by them, write a manifest (.csv) with a column for each level",
+            "note",
+        )
+        for above, folders in below.items()
+        if len(folders) > 1
+    ]
 
 
 def without_images(root: str, rejected: Sequence[Finding], within: str = "it") -> DataError:

@@ -31,6 +31,7 @@ class Place(NamedTuple):
     product: str | None = None
     name: str | None = None  # class
     aside: str | None = None
+    below: Parts = ()  # folders below that of the class, which say nothing
 
 
 def places(paths: Sequence[Parts], root: str) -> list[Place]:
@@ -117,7 +118,7 @@ def _by_class(paths: Sequence[Parts], splits: Sequence[str | None] | None = None
             aside = "lies beside the folders of normal and anomalous images, in none of them"
         elif name is not None and name.lower() in NOT_DATA and len(folders) > 1:
             aside = f"is in a folder '{name}', which holds no images of the data set by its name"
-        found.append(Place(None, product, name, aside))
+        found.append(Place(None, product, name, aside, path[level + 1 : -1]))
     return found
 
 

@@ -202,7 +202,8 @@ def read_remote_manifest(address: Address) -> ImageSet:
 
 def _csv(path: Path, content: bytes | None = None) -> tuple[list[str], list[list[Any]]]:
     """Names of the columns, and rows; content: of the file, if it is none of this machine."""
-    damage = named_damage(path, "cannot be read as a table", 'expected UTF-8 text, a " within double quotes doubled')
+    expected = 'expected UTF-8 text (from a spreadsheet: "CSV UTF-8"), a " within double quotes doubled'
+    damage = named_damage(path, "cannot be read as a table", expected)
     with damage, io.StringIO(decoded(path.read_bytes() if content is None else content), newline="") as file:
         start = file.readline()
         said = start[4] if re.fullmatch(r"sep=.\s*", start) else None  # by a spreadsheet, in a line of its own

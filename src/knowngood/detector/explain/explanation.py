@@ -72,7 +72,7 @@ class Nearest(NamedTuple):
     distance: float  # Euclidean, between codes
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Explanation:
     """Why an image has its score. Arrays (h, w, C) are images as the model sees them, scaled to 0…1.
 
@@ -137,6 +137,10 @@ class Explanation:
     missing: dict[str, str] = field(default_factory=dict)
     sentences: tuple[str, ...] = ()
     summary: str = ""
+
+    def __repr__(self) -> str:
+        values = f"id={self.id!r}, anomaly_score={self.anomaly_score:.4g}, p_value={self.p_value:.4g}"
+        return f"Explanation({values}, is_anomalous={self.is_anomalous}, summary={self.summary!r})"
 
     def __deepcopy__(self, memo: Any) -> Explanation:
         return self  # tables copy their attrs with every step; nothing here changes

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from knowngood.errors import SettingsError
+
 
 class Backbone(Protocol):
     """A fixed function from images to feature maps. Nothing here trains it.
@@ -40,3 +42,15 @@ class SavedBackbone(Backbone, Protocol):
     def state_dict(self) -> dict[str, Tensor]:
         """Its tensors, by name."""
         ...
+
+
+def check_backbone(backbone: Any) -> None:
+    """Refuse what lacks a method of `Backbone`. Raises SettingsError: names what is missing and what it does."""
+    for method, does in (
+        ("features", "features(images) gives feature maps (B, F, h, w) of images (B, 3, H, W), the finest first"),
+        ("fingerprint", "fingerprint() gives a text that names architecture and weights"),
+    ):
+        if isinstance(backbone, type) or not callable(getattr(backbone, method, None)):
+            name = backbone.__name__ if isinstance(backbone, type) else type(backbone).__name__
+            what = f"is the class {name}" if isinstance(backbone, type) else f"of type {name} has no method {method}"
+            raise SettingsError(f"backbone {what}; expected an object with two methods: {does}")
