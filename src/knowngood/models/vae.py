@@ -16,7 +16,7 @@ from knowngood.models.nets.conv import ConvNet
 from knowngood.models.nets.layers import half
 
 SMALLEST_SIDE = 8  # of images that convolutions take
-LOOKED_AT = 512  # normal items whose mean the decoder starts from
+LOOKED_AT, AT_ONCE = 512, 64  # normal items whose mean the decoder starts from
 
 
 class ConditionalVAE(Model):
@@ -103,10 +103,13 @@ class ConditionalVAE(Model):
         if not isinstance(self.net, ConvNet):
             return
         rows = torch.linspace(0, len(source) - 1, min(len(source), LOOKED_AT)).long()
-        batch = next(iter(source.batches([rows])))
-        x = batch.x.float()
-        mean = x.mean((0, 2, 3))
-        spread = float((x - mean[:, None, None]).square().mean().sqrt())
+        moments = [
+            torch.stack([batch.x.double().mean((0, 2, 3)), batch.x.double().square().mean((0, 2, 3))])
+            for batch in source.batches(rows.split(AT_ONCE))
+        ]
+        mean, square = torch.stack(moments).mean(0)  # (C,), but for a smaller last batch
+        spread = float((square - mean.square()).clamp_min(0).mean().sqrt())
+        mean = mean.to(self.net.output_bias)
         self.net.output_bias.copy_(self.likelihood.start(mean, spread))
 
     def sizes(self) -> dict[str, Any]:
