@@ -192,32 +192,3 @@ def test_sigma_for_each_input_has_the_same_floor_and_its_own_values() -> None:
     assert scale[0].max().item() == pytest.approx(SMALLEST_SIGMA, rel=1e-12)
     assert scale[1].unique().numel() == 24
     assert scale.min() >= SMALLEST_SIGMA * (1 - 1e-12)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        Bernoulli(),
-        Gaussian(sigma="scalar"),
-        Gaussian(sigma="pixel"),
-        Gaussian(sigma="input"),
-        Gaussian(sigma=0.3, squash=True),
-        Gaussian(sigma="input", squash=True),
-    ],
-    ids=str,
-)
-def test_the_start_has_the_mean_of_the_data_and_their_spread(options: Bernoulli | Gaussian) -> None:
-    likelihood: Any = options.build(SHAPE).double()
-    mean = torch.tensor([0.2, 0.7], dtype=torch.float64)
-    params = likelihood.start(mean, 0.15)[:, None, None].expand(-1, *SHAPE[1:])[None]
-    assert torch.allclose(likelihood.mean(params)[0], mean[:, None, None].expand(SHAPE), atol=1e-6)
-    if isinstance(options, Gaussian) and isinstance(options.sigma, str):
-        sigma = likelihood.log_sigma(params).exp()
-        assert torch.allclose(sigma, torch.full_like(sigma, 0.15), rtol=1e-5)
-
-
-def test_the_start_of_constant_data_is_finite() -> None:
-    likelihood = gaussian(sigma="scalar")
-    params = likelihood.start(torch.zeros(2, dtype=torch.float64), 0.0)
-    assert params.isfinite().all()
-    assert float(likelihood.log_sigma(params).exp().detach()) == pytest.approx(2 * SMALLEST_SIGMA)

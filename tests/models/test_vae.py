@@ -13,7 +13,6 @@ from knowngood.config import MLP, Bernoulli, Conv, Gaussian
 from knowngood.models.distributions import DiagonalGaussian
 from knowngood.models.objectives import elbo_terms
 from knowngood.models.vae import ConditionalVAE
-from knowngood.training.source import Source
 
 
 def gaussian(rows: int = 7, dims: int = 4, seed: int = 0) -> DiagonalGaussian:
@@ -291,22 +290,3 @@ def test_under_bf16_only_the_nets_lose_precision() -> None:
     loss, rounded = ((t.reconstruction + t.kl).mean().item() for t in (full, half))
     assert rounded == pytest.approx(loss, rel=0.005)
     assert rounded != loss
-
-
-@pytest.mark.parametrize("net", [Conv(channels=(4,)), MLP(hidden=(8,))], ids=["conv", "mlp"])
-def test_convolutions_start_at_the_mean_of_the_data_and_other_nets_as_they_are(net: Conv | MLP) -> None:
-    images = (
-        torch.rand(40, 2, 8, 8, generator=torch.Generator().manual_seed(1)) * torch.tensor([0.2, 1.0])[:, None, None]
-    )
-    model = toy_model((2, 8, 8), net=net, dtype=torch.float32, condition_dim=0, jitter=0.0)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.start(Source(images))
-    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    if isinstance(net, MLP):
-        assert not changed
-        return
-    assert changed == {"net.up.2.bias", "likelihood.raw"}
-    assert torch.allclose(model.net.output_bias, images.mean((0, 2, 3)), atol=1e-6)
-    off = images - images.mean((0, 2, 3))[:, None, None]
-    sigma = model.likelihood.log_sigma(torch.zeros(1)).exp()
-    assert float(sigma.detach()) == pytest.approx(float(off.square().mean().sqrt()), rel=1e-5)

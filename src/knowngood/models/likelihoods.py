@@ -1,8 +1,7 @@
 """p(x|z,c): reads the decoder's output as a distribution over x, value by value.
 
 A likelihood has `outputs` (decoder values for each value of x), `log_prob(x, params) → (B, *shape)` in nats and
-`mean(params) → (B, *shape)`. Sums over the pixels of an image are the caller's. `start(mean, spread)` are the decoder
-values (k·C,) from which p(x|z) has the mean (C,) of the data before any training; a learned σ is set to their spread.
+`mean(params) → (B, *shape)`. Sums over the pixels of an image are the caller's.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from knowngood.models.distributions import LOG_2PI
 
 SMALLEST_SIGMA = 0.01
 SPEED = 10.0
-FAINTEST = 0.01  # distance of a mean from 0 and 1 at the start
 
 
 class BernoulliLikelihood(nn.Module):
@@ -35,9 +33,6 @@ class BernoulliLikelihood(nn.Module):
 
     def mean(self, params: Tensor) -> Tensor:
         return params.sigmoid()
-
-    def start(self, mean: Tensor, spread: float) -> Tensor:
-        return mean.clamp(FAINTEST, 1 - FAINTEST).logit()
 
 
 class GaussianLikelihood(nn.Module):
@@ -74,14 +69,3 @@ class GaussianLikelihood(nn.Module):
     def mean(self, params: Tensor) -> Tensor:
         mean = params.chunk(2, dim=1)[0] if self.outputs == 2 else params
         return mean.sigmoid() if self.squash else mean
-
-    @torch.no_grad()
-    def start(self, mean: Tensor, spread: float) -> Tensor:
-        if self.squash:
-            mean = mean.clamp(FAINTEST, 1 - FAINTEST).logit()
-        floor = math.log(SMALLEST_SIGMA)
-        above = math.log(max(spread, 2 * SMALLEST_SIGMA)) - floor  # of log σ
-        raw = floor + math.log(math.expm1(above))
-        if self.raw is not None:
-            self.raw.fill_(raw / SPEED)
-        return mean if self.outputs == 1 else torch.cat([mean, torch.full_like(mean, raw)])

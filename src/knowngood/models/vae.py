@@ -12,11 +12,9 @@ from knowngood.config import LikelihoodOptions, NetOptions, VAEOptions, parse
 from knowngood.errors import SettingsError
 from knowngood.models.base import BatchSource, Condition, FitContext, Model
 from knowngood.models.distributions import DiagonalGaussian, full_precision, full_precision_region
-from knowngood.models.nets.conv import ConvNet
 from knowngood.models.nets.layers import half
 
 SMALLEST_SIDE = 8  # of images that convolutions take
-LOOKED_AT, AT_ONCE = 512, 64  # normal items whose mean the decoder starts from
 
 
 class ConditionalVAE(Model):
@@ -90,27 +88,8 @@ class ConditionalVAE(Model):
         """Train on normal items by the loop and the objective of the context."""
         assert context.train is not None
         assert context.objective is not None
-        self.start(source)
         context.train(self, context.objective, source, context.held_out, context.anomalies)
         return self
-
-    @torch.no_grad()
-    def start(self, source: BatchSource) -> None:
-        """Let the net `conv` decode to the mean of normal items before the first step, with their spread as σ.
-
-        Otherwise some hundred steps go into finding this constant. Other nets start as their authors have it.
-        """
-        if not isinstance(self.net, ConvNet):
-            return
-        rows = torch.linspace(0, len(source) - 1, min(len(source), LOOKED_AT)).long()
-        moments = [
-            torch.stack([batch.x.double().mean((0, 2, 3)), batch.x.double().square().mean((0, 2, 3))])
-            for batch in source.batches(rows.split(AT_ONCE))
-        ]
-        mean, square = torch.stack(moments).mean(0)  # (C,), but for a smaller last batch
-        spread = float((square - mean.square()).clamp_min(0).mean().sqrt())
-        mean = mean.to(self.net.output_bias)
-        self.net.output_bias.copy_(self.likelihood.start(mean, spread))
 
     def sizes(self) -> dict[str, Any]:
         sizes = {"shape": list(self.shape), "condition_dim": self.condition_dim, "nuisance_dim": self.nuisance_dim}

@@ -61,14 +61,6 @@ class ConvNet(nn.Module):
         up += [nn.Conv2d(widths[0], outputs * channels, 3, padding=1)]
         self.up = Upward(*up)
 
-    @property
-    def output_bias(self) -> nn.Parameter:
-        """(k·C,) what the decoder gives everywhere before it has learned anything else."""
-        last = self.up[-1]
-        assert isinstance(last, nn.Conv2d)
-        assert last.bias is not None
-        return last.bias  # type: ignore[return-value]
-
     def encode(self, x: Tensor, c: Tensor | None) -> Tensor:
         h = self.condition(self.stem(x), c)  # (B, widths[0], ⌈H/2⌉, ⌈W/2⌉)
         return self.to_latent(join(self.down(h).flatten(1), c))
