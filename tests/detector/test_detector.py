@@ -121,7 +121,7 @@ def test_unknown_condition_is_refused_or_inferred(fitted, inferring):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ask", ["detect", "predict", "anomaly_maps", "embed"])
+@pytest.mark.parametrize("ask", ["detect", "predict", "anomaly_maps", "transform"])
 def test_values_never_seen_are_inferred_with_one_warning_a_call(inferring, monkeypatch, ask):
     images, kind = squares(12, seed=4)
     monkeypatch.setattr("knowngood.detector.scoring.MOST_EXPANDED", 8)  # several portions
@@ -369,11 +369,11 @@ def test_p_values_feed_false_discovery_control(fitted):
     assert not benjamini_hochberg(p, 0.01).any()
 
 
-def test_reconstruct_embed_and_maps_have_the_shapes_they_say(fitted):
+def test_reconstruct_transform_and_maps_have_the_shapes_they_say(fitted):
     images, kind = squares(5, seed=10)
     conditions = {"kind": kind}
     assert fitted.reconstruct(images, conditions=conditions).shape == (5, SIDE, SIDE, 1)
-    assert fitted.embed(images, conditions=conditions).shape == (5, 4)
+    assert fitted.transform(images, conditions=conditions).shape == (5, 4)
     maps = fitted.anomaly_maps(images, conditions=conditions)
     assert [m.shape for m in maps] == [(SIDE, SIDE)] * 5
     table = fitted.detect(images, conditions=conditions)
@@ -603,7 +603,7 @@ def test_unreadable_files_are_set_aside_in_tables_and_named_elsewhere(fitted, tm
     assert bad["condition"].isna().all()
     assert bad["is_anomalous"].isna().all()
     assert len(table[table["is_anomalous"]]) <= 5
-    for ask in (fitted.score_samples, fitted.anomaly_maps, fitted.reconstruct, fitted.embed):
+    for ask in (fitted.score_samples, fitted.anomaly_maps, fitted.reconstruct, fitted.transform):
         with pytest.raises(DataError, match=r"002\.png"):
             ask(tmp_path / "new", conditions=conditions)
 

@@ -36,6 +36,7 @@ from knowngood.detector.calibrate import add_group, calibrate
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
 from knowngood.detector.decide import limit, margin
+from knowngood.detector.embed import Transformer, embed
 from knowngood.detector.explain import Explanation
 from knowngood.detector.explain import explain as explanations
 from knowngood.detector.fit import Run, fit_pipeline, happened, training_record
@@ -98,7 +99,7 @@ def _checked(init: Callable[..., None]) -> Callable[..., None]:
     return checked
 
 
-class Detector(OutlierMixin, BaseEstimator):
+class Detector(OutlierMixin, Transformer, BaseEstimator):
     """Anomaly detector: a model of normal items, a score, and its conformal calibration.
 
     A scikit-learn outlier detector: `fit`, `predict` (+1 normal, −1 anomalous), `score_samples` (higher is more
@@ -472,6 +473,29 @@ class Detector(OutlierMixin, BaseEstimator):
         warn_of_batch(batch_remark(self.pipeline_, items, decisions))
         return np.where(margin(self.pipeline_, decisions) < 0, -1, 1)
 
+    def transform(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
+        """One vector an item (N, D) float32, for a classifier, a clustering or a search for similar items.
+
+        - vae: the posterior means; D is its `latent_dim`.
+        - patch_gaussian, shared_gaussian, and memory_bank on features: the features, averaged over the locations that
+          are not ignored; D is their number.
+        - other models: what they compare, such as the scaled columns of a table; all values of an item in one row.
+
+        Where a condition is unknown it is the one under which the item is least anomalous.
+
+        Raises:
+            DataError: an item cannot be read.
+
+        Example:
+            >>> import numpy as np
+            >>> from knowngood import Detector
+            >>> rows = np.random.default_rng(0).normal(size=(60, 4))
+            >>> Detector("table", "memory_bank").fit(rows).transform(rows[:5]).shape
+            (5, 4)
+        """
+        items = items_asked(self, X, conditions, unknown)
+        return embed(self.pipeline_, items, unknown)
+
     # Detection ------------------------------------------------------------------------------------------------------
 
     def detect(
@@ -655,11 +679,6 @@ class Detector(OutlierMixin, BaseEstimator):
         _, made = latents.reconstruct(self.pipeline_, items, unknown)
         values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
         return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
-
-    def embed(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
-        """Posterior means of a VAE (N, D)."""
-        items = items_asked(self, X, conditions, unknown)
-        return latents.embed(self.pipeline_, items, unknown)
 
     def condition_probabilities(self, X: Any) -> DataFrame:
         """p(c|x): a column `id`, and one for each condition of the fit; rows add up to 1, NaN for unreadable items.

@@ -1,4 +1,4 @@
-"""What a VAE makes of items: reconstructions, posterior means, and what it decodes beside these."""
+"""What a VAE makes of items: reconstructions, codes, and what it decodes beside these."""
 
 from __future__ import annotations
 
@@ -28,17 +28,6 @@ def reconstruct(pipeline: Pipeline, items: Items, unknown: Unknown | None = None
         seen.append(rows.x.cpu().numpy())
         made.append(model.reconstruct(rows.x, rows.c).cpu().numpy())
     return np.concatenate(seen), np.concatenate(made)
-
-
-@torch.no_grad()
-def embed(pipeline: Pipeline, items: Items, unknown: Unknown | None = None) -> np.ndarray:
-    """Posterior means μ(x, c) under the best condition, (N, D).
-
-    Raises:
-        SettingsError: the model is no VAE. DataError: an item cannot be read.
-    """
-    model, rows = _vae(pipeline, "have latents"), best_rows(pipeline, items, unknown)
-    return np.concatenate([model.encode(some.x, some.c).mean.cpu().numpy() for some in rows])
 
 
 class Code(NamedTuple):
