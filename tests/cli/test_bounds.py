@@ -15,7 +15,7 @@ from knowngood.cli import build_app, main
 from knowngood.cli.lazy import COMMANDS
 from knowngood.config.bounds import BOUNDS
 
-READ_NO_IMAGES = {"demo", "doctor", "info", "rollback", "push", "pull", "reviews", "list", "get"}
+READ_NO_IMAGES = {"demo", "doctor", "info", "rollback", "push", "pull", "review", "reviews", "list", "get"}
 
 
 def run(*words: str | Path) -> int:

@@ -32,6 +32,7 @@ COMMANDS = {
     "figure": Place("figure:figure", "Draw one figure of a model."),
     "serve": Place("serve:serve", "Serve models over HTTP, with a page."),
     "watch": Place("watch:watch", "Judge every new picture in a folder."),
+    "review": Place("review:review", "Say what judged images are: false alarms."),
     "reviews": Place("reviews:reviews", "Count reviews; write the images as data."),
     "export": Place("export:export", "Write a model as one ONNX file."),
     "info": Place("info:info", "Say what a model was trained on, and how."),

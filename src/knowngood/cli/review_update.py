@@ -11,10 +11,10 @@ from typing import Any
 from knowngood.cli.bounds import Bounds
 from knowngood.cli.console import emit, note, say, table
 from knowngood.cli.inputs import load, open_selected
-from knowngood.cli.keep_options import beside
+from knowngood.cli.keep_options import judged_by
 from knowngood.cli.outputs import check_out, say_false_alarms, writing
 from knowngood.detector.versions import model_at, versions
-from knowngood.errors import DataError, KnowngoodError
+from knowngood.errors import KnowngoodError
 
 
 def from_reviews(
@@ -36,19 +36,12 @@ def from_reviews(
     """
     check_out(model, out)
     from knowngood.data.readers.limits import Limits
-    from knowngood.deploy.judged_store import FILE, JudgedStore
+    from knowngood.deploy.judged_store import JudgedStore
     from knowngood.deploy.reviewed_images import check_reviewed, new_reviews, reviewed_images
     from knowngood.deploy.served_model import name_of
     from knowngood.detector.run_record import training_images
 
-    folder = beside(model) if judged is None else Path(judged)
-    if not (folder / FILE).is_file():
-        named, place = shlex.quote(str(model)), shlex.quote(str(folder))
-        raise DataError(
-            f"{folder}: no judged images, so there are no reviews yet. `knowngood serve {named}` keeps what it judges "
-            f"there, as does `knowngood watch {named} INCOMING --keep {place}`; review on the server's page. They are "
-            "elsewhere: --reviews FOLDER"
-        )
+    folder = judged_by(model, judged, "--reviews")
     with writing(folders=[None if dry_run else out or model_at(model)]), closing(JudgedStore(folder)) as store:
         check_reviewed(store, name_of(model))  # before a model is loaded
         from knowngood.deploy.review_update import learn_reviews

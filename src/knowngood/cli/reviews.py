@@ -45,7 +45,8 @@ def reviews(
 ) -> None:
     """Count the reviews of judged images, and write the images as data to train on or to label further.
 
-    People review on the page of `serve`; from Python `knowngood.deploy.reviews.add_review(FOLDER, NUMBER, VERDICT)`.
+    People review on the page of `serve`, or with `knowngood review`; from Python
+    `knowngood.deploy.reviews.add_review(FOLDER, NUMBER, VERDICT)`.
     """
     from knowngood.deploy.judged_store import FILE, Filter, JudgedStore
     from knowngood.deploy.reviews import FORMATS, draw_sample, export

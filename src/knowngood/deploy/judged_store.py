@@ -221,6 +221,15 @@ class JudgedStore:
             history = self._base.execute("select * from reviews where judged = ? order by number", (number,))
             return {**_record(row), "history": [_record(one) for one in history]}
 
+    def alike(self, model: str, *, number: int = 0, name: str = "", content: bytes = b"") -> list[dict[str, Any]]:
+        """Judgements of a model with this number, this id or this very picture, the newest first."""
+        query = f"""{_SELECT} where j.model = :model and (j.number = :number or j.id = :name or j.number in (
+            select number from pictures where :size > 0 and length(bytes) = :size and bytes = :content))
+            order by j.number desc"""
+        values = {"model": model, "number": number, "name": name, "size": len(content), "content": content}
+        with self._lock:
+            return [_record(row) for row in self._base.execute(query, values)]
+
     def picture(self, number: int) -> dict[str, Any]:
         """bytes, thumbnail, map and scale of a judgement. Raises KeyError: it is not there."""
         with self._lock:
