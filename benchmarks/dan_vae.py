@@ -98,13 +98,12 @@ def main(
 def measure(run: Run, settings: Any, parts: Parts) -> Row:
     """One fit: AUROC, seconds, and measured and predicted brightness of the tested normal images."""
     from knowngood.data.image_factors import measure as measured
-    from knowngood.detector.latents import embed
     from knowngood.metrics import roc_auc
 
     draw = np.random.default_rng([run.seed, 12])
     detector, seconds, count = fitted(run, settings, parts, draw)
     judged = ImageSet.from_arrays(dimmed(parts.judged, draw.uniform(0.7, 1.0, (len(parts.judged), 1, 1))))
-    brightness, codes = measured(judged, ["brightness"])["brightness"], embed(detector.pipeline_, judged)
+    brightness, codes = measured(judged, ["brightness"])["brightness"], detector.transform(judged)
     split = dict(zip(PARTS, (codes[:, -NUISANCE_DIM:], codes[:, :-NUISANCE_DIM]), strict=True))
     predicted = {name: predictions(part, brightness) for name, part in split.items()}
     return {
