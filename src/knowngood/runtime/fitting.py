@@ -101,12 +101,12 @@ def _check(image: np.ndarray, facts: Mapping[str, Any]) -> None:
             f"an image is {image.shape[1]} × {image.shape[0]} pixels (width × height); the model takes {width} × "
             f"{height} as it is. Resize it, or train with an image_size and export again"
         )
-    usual, share = facts.get("about"), SIZES_DIFFER
-    if usual and any(abs(n - at) > share * at for n, at in zip(image.shape, usual, strict=False)):
+    about = facts.get("about")
+    if about and any(abs(n - at) > SIZES_DIFFER * at for n, at in zip(image.shape, about, strict=False)):
         raise DataError(
             f"an image is {image.shape[1]} × {image.shape[0]} pixels (width × height); the model was fitted on "
-            f"pictures of about {usual[1]} × {usual[0]}, in tiles, whose sides may differ by {100 * share:g} %. Leave "
-            "it out, or export a model that was trained on such images"
+            f"pictures of about {about[1]} × {about[0]}, in tiles, whose sides may differ by {100 * SIZES_DIFFER:g} %. "
+            "Leave it out, or export a model that was trained on such images"
         )
     if facts["ignored"] is not None:
         (height, width), (own_height, own_width) = image.shape[:2], facts["ignored"]

@@ -1,8 +1,8 @@
 """A part found in a picture, brought to the pose of the mean normal part, and maps brought back.
 
 The part is what differs from the colour of the picture's border. Its centre is that of this foreground. Its direction
-is the rotation at which it correlates best with the mean normal part, so that head and tail are told apart by what the
-part looks like, and a symmetric part is brought to any of its equal directions.
+is the rotation at which it correlates best with the mean normal part, so that head and tail differ by what the part
+looks like, and a symmetric part is brought to any of its equal directions.
 """
 
 from __future__ import annotations

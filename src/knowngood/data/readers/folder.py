@@ -130,7 +130,7 @@ def arranged(
     rejected += [
         Finding(names[i], "set-aside", "is the mask of an image that is set aside", "warning") for i in of_those
     ]
-    rejected += _not_told_apart([place for _, place in kept])
+    rejected += _not_distinguished([place for _, place in kept])
     if not kept:
         raise without_images(root, rejected)
     masks = [masks_of.get(i, []) for i, _ in kept]
@@ -145,7 +145,7 @@ def arranged(
     return Arranged(kept, masks, labels, bool(masks_of or lonely), rejected)
 
 
-def _not_told_apart(kept: Sequence[Place]) -> list[Finding]:
+def _not_distinguished(kept: Sequence[Place]) -> list[Finding]:
     """A note on each class that has folders of its own, which are no condition."""
     below: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for place in kept:
@@ -154,9 +154,9 @@ def _not_told_apart(kept: Sequence[Place]) -> list[Finding]:
     return [
         Finding(
             "/".join(above),
-            "not-told-apart",
-            f"images in {listing(sorted(folders - {''}), quote=True, most=4)} are not told apart: all are of the class "
-            f"'{above[-1]}'. If images differ by them, write a manifest (.csv) with a column for each level",
+            "not-distinguished",
+            f"images in {listing(sorted(folders - {''}), quote=True, most=4)} are not distinguished: all are of the "
+            f"class '{above[-1]}'. If images differ by them, write a manifest (.csv) with a column for each level",
             "note",
         )
         for above, folders in below.items()

@@ -219,10 +219,8 @@ def _along(seen: Foreground) -> float:
     """Degrees by which the smallest rectangle around the part is turned, its longer side from the horizontal."""
     y, x = (values - values.mean() for values in np.nonzero(seen.mask))
     angle = np.deg2rad(np.arange(90))[:, None]
-    wide, high = (
-        np.ptp(along, axis=1)
-        for along in (x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle))
-    )
+    cos, sin = np.cos(angle), np.sin(angle)
+    wide, high = (np.ptp(along, axis=1) for along in (x * cos + y * sin, y * cos - x * sin))
     best = int((wide * high).argmin())
     return float(best if wide[best] >= high[best] else best + 90)
 
