@@ -13,71 +13,11 @@ from knowngood.config import MemoryBankOptions, PatchDistance
 from knowngood.errors import SettingsError
 from knowngood.models.base import Batch
 from knowngood.models.patch_gaussian import PatchGaussian
-from knowngood.scores.patch_distance import PatchDistanceScore, location_statistics, pool, smooth
+from knowngood.scores.location_standardisation import fit_standardisation, standardised
+from knowngood.scores.patch_distance import PatchDistanceScore, pool, smooth
 from patch_models import SHAPE, H, W, features, fitted, one_cell, product_features
 
 POOLINGS = ["top", "max", "soft"]
-FEWEST, ENOUGH = 8, 100
-
-
-def maps_of(n: int, height: int = 9, width: int = 10, seed: int = 0) -> Tensor:
-    """(n, h, w) float64, as skewed as squared distances are, and wider to the right."""
-    draw = torch.Generator().manual_seed(seed)
-    wide = torch.linspace(1, 30, width, dtype=torch.float64)
-    return wide * torch.randn(n, height, width, 4, generator=draw, dtype=torch.float64).square().mean(3)
-
-
-def moments(maps: Tensor, ignored: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (h, w) of all distances within `reach` of each location that are not `ignored` (N, h, w)."""
-    mean, spread = torch.zeros(maps.shape[1:]).double(), torch.ones(maps.shape[1:]).double()
-    for i in range(maps.shape[1]):
-        for j in range(maps.shape[2]):
-            at = slice(max(0, i - reach), i + reach + 1), slice(max(0, j - reach), j + reach + 1)
-            some = maps[:, *at][~ignored[:, *at]]
-            if len(some):
-                mean[i, j], spread[i, j] = some.mean(), some.std(correction=0)
-    return mean, spread
-
-
-def corner(height: int, width: int) -> Tensor:
-    ignored = torch.zeros(height, width, dtype=torch.bool)
-    ignored[:6, :5] = True
-    ignored[7, 8] = True
-    return ignored
-
-
-# Statistics of locations ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("hidden", [False, True])
-@pytest.mark.parametrize(
-    ("n", "reach"), [(ENOUGH, 0), (ENOUGH - 1, 1), (12, 1), (11, 2), (4, 2), (3, 3), (2, 4), (1, 5)]
-)
-def test_statistics_are_of_the_smallest_squares_with_a_hundred_distances(n: int, reach: int, hidden: bool) -> None:
-    maps = maps_of(n, 11, 13)
-    ignored = corner(11, 13) if hidden else torch.zeros(11, 13, dtype=torch.bool)
-    found = location_statistics(maps.masked_fill(ignored, torch.nan), one_cell(maps), ignored[None])
-    mean, spread = moments(maps, ignored.expand(n, -1, -1), reach)
-    torch.testing.assert_close(found["location_mean"][0], mean)
-    torch.testing.assert_close(found["location_spread"][0], spread.clamp_min(1e-6))
-
-
-def test_cells_that_differ_have_their_own_statistics_and_those_that_do_not_nearly_those_of_all() -> None:
-    cell, ignored = torch.tensor([0] * 20 + [1] * 7), torch.zeros(2, 9, 10, dtype=torch.bool)
-    maps = maps_of(27)
-    apart = location_statistics(maps + 50 * cell[:, None, None], cell, ignored)["location_mean"]
-    torch.testing.assert_close(apart[0], moments(maps[:20], ignored[cell[:20]], 1)[0], rtol=0.02, atol=0.02)
-    alike = location_statistics(maps, cell, ignored)["location_mean"][1]
-    of_all, own = moments(maps, ignored[cell], 1)[0], moments(maps[20:], ignored[cell[20:]], 2)[0]
-    assert (alike - of_all).abs().mean() < 0.4 * (own - of_all).abs().mean()
-
-
-def test_normal_images_are_standardised_to_mean_0_and_deviation_1() -> None:
-    maps = maps_of(ENOUGH)
-    found = location_statistics(maps, one_cell(maps), torch.zeros(1, 9, 10, dtype=torch.bool))
-    values = (maps - found["location_mean"]) / found["location_spread"]
-    torch.testing.assert_close(values.mean(0), torch.zeros(9, 10, dtype=torch.float64))
-    torch.testing.assert_close(values.std(0, correction=0), torch.ones(9, 10, dtype=torch.float64))
 
 
 # Smoothing and pooling ------------------------------------------------------------------------------------------------
@@ -148,21 +88,21 @@ def made(products: int = 1, ignored: Tensor | None = None, **options) -> tuple[P
 @pytest.mark.parametrize("products", [1, 2])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_the_score_is_written_out(pooling: str, products: int) -> None:
-    """z(v) + max(0, z(g) − 1): v of the standardised and smoothed map, g the mean over the coarse grid."""
+    """z(v) + max(0, z(g) − ½): v of the standardised and smoothed map, g the mean over the coarse grid."""
     model, score, state = made(products, pooling=pooling, smoothing=0.7)
     new = batch(products, 5)
     found = score.score(model, state, new.x, new.c, new.stratum, want_map=True)
     maps, globally = model.distances(new.x, new.stratum), model.global_distances(new.x, new.stratum)
-    torch.testing.assert_close(found.map, (2 * smooth(maps, 0.7)).sqrt())
+    relative = smooth(standardised(maps, new.stratum, None, state), 0.7)
+    torch.testing.assert_close(found.map, (2 * smooth(maps, 0.7)).sqrt() / (1 + (-relative).exp()))
     for i, k in enumerate(new.stratum.tolist()):
-        standard = (maps[i] - state["location_mean"][k]) / state["location_spread"][k]
-        v = pool(smooth(standard[None], 0.7), pooling)[0]
+        v = pool(relative, pooling)[i]
         z, g = (
             (value - state[name][k, 0]) / state[name][k, 1]
             for value, name in ((v, "pooled_moments"), (globally[i], "global_moments"))
         )
         torch.testing.assert_close(found.parts["global"][i], g)
-        torch.testing.assert_close(found.values[i], z + max(0.0, float(g) - 1))
+        torch.testing.assert_close(found.values[i], z + max(0.0, float(g) - 0.5))
 
 
 def test_counts_add_to_the_score_as_the_global_score_does() -> None:
@@ -179,7 +119,7 @@ def test_counts_add_to_the_score_as_the_global_score_does() -> None:
     plain = PatchDistanceScore(PatchDistance()).score(
         fitted(normal.x, global_grid=2), without, new.x, None, new.stratum
     )
-    torch.testing.assert_close(found.values, plain.values + (counts - 1).clamp_min(0))
+    torch.testing.assert_close(found.values, plain.values + (counts - 0.5).clamp_min(0))
 
 
 def test_moments_are_those_of_images_left_out() -> None:
@@ -188,8 +128,8 @@ def test_moments_are_those_of_images_left_out() -> None:
     globally = model.global_distances(normal.x, normal.stratum, leave_one_out=True)
     torch.testing.assert_close(state["global_moments"][0], torch.stack([globally.mean(), globally.std(correction=0)]))
     maps = model.leave_one_out(normal.x, normal.stratum)
-    expected = location_statistics(maps, normal.stratum, model.ignored_grid)
-    torch.testing.assert_close(state["location_mean"], expected["location_mean"])
+    for name, expected in fit_standardisation(maps, normal.stratum, model.ignored_grid).items():
+        torch.testing.assert_close(state[name], expected)
 
 
 def test_without_standardisation_and_coarse_grid_the_value_is_the_pooled_map() -> None:

@@ -23,6 +23,7 @@ from knowngood.scores.fusion import FusionScore, tail
 from knowngood.scores.iwae import IWAEScore
 from knowngood.scores.kl import KLScore
 from knowngood.scores.known_defects import excess
+from knowngood.scores.location_standardisation import TENSORS, standardised
 from knowngood.scores.neighbours import NeighboursScore
 from knowngood.scores.patch_distance import EXCESS, PatchDistanceScore, length, pool, smooth
 from knowngood.scores.prior_distance import PriorDistanceScore
@@ -210,7 +211,7 @@ class PatchGraph(nn.Module):
         self.register_buffer("share", None if counted is None else smooth(counted[None], sigma).clamp_min(1e-12)[0])
         self.sigma = sigma
         self.pooling = score.options.pooling
-        for name in ("location_mean", "location_spread", "pooled_moments", "global_moments", "counts_moments"):
+        for name in (*TENSORS, "pooled_moments", "global_moments", "counts_moments"):
             self.register_buffer(name, state[name].double() if name in state else None)
         if sigma:
             for name, n in zip(("down", "across"), grid, strict=True):  # ONNX Runtime has no convolution in float64
@@ -224,11 +225,14 @@ class PatchGraph(nn.Module):
         maps = self.down @ maps @ self.across.t()  # type: ignore[operator]
         return maps if self.share is None else maps / self.share
 
-    def pooled(self, maps: Tensor, cell: Tensor) -> Tensor:
-        if self.location_mean is not None:
-            maps = (maps - self.location_mean[cell]) / self.location_spread[cell]  # type: ignore[index]
+    def judged(self, maps: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B,) the pooled value; and (B, h, w) standardised distances, None where distances are not standardised."""
         hidden = None if self.hidden is None else self.hidden.expand(maps.shape)
-        return pool(self.smoothed(maps), self.pooling, hidden)
+        if self.location_mean is None:
+            return pool(self.smoothed(maps), self.pooling, hidden), None
+        state = {name: getattr(self, name) for name in TENSORS}
+        relative = self.smoothed(standardised(maps, cell, hidden, state))
+        return pool(relative, self.pooling, hidden), relative
 
 
 class BankGraph(PatchGraph):
@@ -242,7 +246,7 @@ class BankGraph(PatchGraph):
     def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
         near = self.nearest(self.model.rows(x), stratum.repeat_interleave(self.locations))[:, 0]
         maps = near.reshape(-1, *x.shape[2:])
-        return ScoreResult(self.pooled(maps, torch.zeros_like(stratum)), self.smoothed(maps), {})
+        return ScoreResult(self.judged(maps, torch.zeros_like(stratum))[0], self.smoothed(maps), {})
 
 
 class GaussianGraph(PatchGraph):
@@ -287,13 +291,16 @@ class GaussianGraph(PatchGraph):
         if self.learned:
             learned = {name: getattr(self, name) for name in self.learned}
             maps = maps + excess(white, learned).unflatten(1, self.grid).double()
-        values, parts = self.pooled(maps, cell), {}
+        values, relative = self.judged(maps, cell)
+        parts = {}
         if self.members:
             values = self.standardised(values, "pooled", cell)
         for name, member in zip(self.names, self.members, strict=True):
             parts[name] = self.standardised(member(grids, cell), name, cell)
             values = values + (parts[name] - EXCESS).clamp_min(0)
         shown = length(self.smoothed(maps))
+        if relative is not None:
+            shown = shown * relative.sigmoid()
         if self.near is not None:
             shown = shown.flatten(1)[:, self.near].unflatten(1, self.grid)
         return ScoreResult(values, shown, parts)

@@ -7,42 +7,41 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, conv2d, pad
+from torch.nn.functional import conv2d, pad
 
 from knowngood.errors import SettingsError
-from knowngood.models import partial_pooling
 from knowngood.models.memory_bank import MemoryBank
 from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 from knowngood.scores.fusion import evenly
 from knowngood.scores.known_defects import excess
+from knowngood.scores.location_standardisation import TENSORS, fit_standardisation, standardised
 
 PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
 TOP_SHARE = 0.02  # of the locations
-EXCESS = 1.0  # standard deviations from which on the score of an image as a whole counts
+EXCESS = 0.5  # standard deviations from which on the score of an image as a whole counts
 IMAGES = 300  # normal images of a cell that statistics are taken from, at most
 AT_ONCE = 100  # of them
-ENOUGH = 100  # distances from which the statistics of a location are taken
-SMALLEST = 1e-6
-NOTHING = 1e-9  # a share that is zero but for rounding
 
 
 class PatchDistanceScore(Score):
-    """Distances of patches, standardised per location and pooled.
+    """Distances of patches, standardised per location given the level of their image, and pooled.
 
-    The distance is half the squared Mahalanobis distance of `patch_gaussian` plus its weighted squared distance to the
-    nearest normal patches, or that to the nearest patch of a `memory_bank`. Maps show lengths: √(2d) for
-    `patch_gaussian`, whose Gaussian alone makes that the Mahalanobis distance. A pooled value v sees a few anomalous
-    locations. Where the model has a coarse grid, g is the mean of the distances there, large where much of the image is
-    anomalous by little; where it has visual words, w is the distance of their shares, large where a part is missing,
-    too many or of another kind. The score is then z(v) + max(0, z(g) − 1) + max(0, z(w) − 1), z in standard deviations
-    of normal images. z(g) is the part `global`, z(w) the part `counts`. Where known defects were learned from, the
-    distances of patches that look like them are larger, see `known_defects.excess`.
+    The distance d is half the squared Mahalanobis distance of `patch_gaussian` plus its weighted squared distance to
+    the nearest normal patches, or that to the nearest patch of a `memory_bank`. Of `patch_gaussian` it is standardised
+    to y, see `location_standardisation`. A pooled value v of y sees a few anomalous locations. Where the model has a
+    coarse grid, g is the mean of the distances there, large where much of the image is anomalous by little; where it
+    has visual words, w is the distance of their shares, large where a part is missing, too many or of another kind. The
+    score is then z(v) + max(0, z(g) − ½) + max(0, z(w) − ½), z in standard deviations of normal images. z(g) is the
+    part `global`, z(w) the part `counts`. Where known defects were learned from, the distances of patches that look
+    like them are larger, see `known_defects.excess`.
 
-    State: `location_mean`, `location_spread` (K, h, w) for K cells; with a coarse grid or words
-    `pooled_moments`, `global_moments` and `counts_moments` (K, 2), mean and standard deviation of v, g and w over
-    normal images.
+    Maps of `patch_gaussian` show √(2d) / (1 + exp(−y)), the length of the distance where it is larger than is normal
+    at that location, and half of it or less elsewhere; without standardisation √(2d). Those of `memory_bank` show d.
+
+    State: what `location_standardisation` fits; with a coarse grid or words `pooled_moments`, `global_moments` and
+    `counts_moments` (K, 2) for K cells, mean and standard deviation of v, g and w over normal images.
     """
 
     has_map = True
@@ -64,9 +63,10 @@ class PatchDistanceScore(Score):
         plain = torch.cat(maps)
         state: State = {}
         if self.standardises(model):
-            state = location_statistics(plain, cell, ignored)
+            state = fit_standardisation(plain, cell, ignored)
         if model.image_members:
-            pooled = self._pooled(state, plain, cell, ignored)
+            relative = self._relative(state, plain, cell, ignored[cell])
+            pooled = pool(relative, self.options.pooling, ignored[cell])
             whole = model.image_distances(torch.cat(grids), cell, leave_one_out=True)
             members = zip(model.image_members, whole.unbind(1), strict=True)
             for name, values in (("pooled", pooled), *members):
@@ -97,24 +97,28 @@ class PatchDistanceScore(Score):
             maps = model.distances(x, cell)
             if "defect_weight" in state:
                 maps = maps + excess(model.whiten(x, cell), state).unflatten(1, maps.shape[1:]).to(maps)
-        values, parts = self._pooled(state, maps, cell, ignored), {}
+        hidden, shown, parts = ignored[cell], None, {}
+        relative = self._relative(state, maps, cell, hidden)
+        values = pool(relative, self.options.pooling, hidden)
         if "pooled_moments" in state and isinstance(model, PatchGaussian):
             values = _standardised(values, state["pooled_moments"], cell)
             for name, distance in zip(model.image_members, model.image_distances(x, cell).unbind(1), strict=True):
                 parts[name] = _standardised(distance, state[f"{name}_moments"], cell)
                 values = values + (parts[name] - EXCESS).clamp_min(0)
-        hidden, shown = ignored[cell], None
         if want_map:
-            shown = self._smoothed(maps, hidden).masked_fill(hidden, math.nan)
-            shown = shown if isinstance(model, MemoryBank) else length(shown)
+            shown = self._smoothed(maps, hidden)
+            if isinstance(model, PatchGaussian):
+                shown = length(shown)
+            if TENSORS[0] in state:
+                shown = shown * relative.sigmoid()
+            shown = shown.masked_fill(hidden, math.nan)
         return ScoreResult(values, shown, parts)
 
-    def _pooled(self, state: State, maps: Tensor, cell: Tensor, ignored: Tensor) -> Tensor:
-        """(B,): maps (B, h, w) of images in cells (B,), standardised, smoothed and pooled. `ignored` is (K, h, w)."""
-        if "location_mean" in state:
-            mean, spread = (state[f"location_{name}"].to(maps) for name in ("mean", "spread"))
-            maps = (maps - mean[cell]) / spread[cell]
-        return pool(self._smoothed(maps, ignored[cell]), self.options.pooling, ignored[cell])
+    def _relative(self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor) -> Tensor:
+        """Maps (B, h, w) of images in cells (B,), standardised where that is asked for, and smoothed."""
+        if TENSORS[0] in state:
+            maps = standardised(maps, cell, hidden, state)
+        return self._smoothed(maps, hidden)
 
     def _smoothed(self, maps: Tensor, ignored: Tensor) -> Tensor:
         """Maps (B, h, w) smoothed over the locations that are not `ignored`."""
@@ -122,53 +126,6 @@ class PatchDistanceScore(Score):
             return smooth(maps, self.options.smoothing)
         share = smooth((~ignored).to(maps.dtype), self.options.smoothing).clamp_min(1e-12)
         return smooth(maps.masked_fill(ignored, 0), self.options.smoothing) / share
-
-
-def location_statistics(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
-    """Mean and standard deviation of the distances of normal images at each location and around it, (K, h, w) each.
-
-    Around means within a square just large enough for 100 distances, cut at the border. Ignored locations do not count;
-    where nothing counts, the mean is 0 and the deviation 1. Those of several cells are pooled as far as the cells do
-    not differ by more than chance.
-
-    Args:
-        maps: (N, h, w) of normal images in cells (N,); `ignored` is (K, h, w).
-    """
-    counts, sides = torch.bincount(cell, minlength=len(ignored)), ignored.shape[1:]
-    found, gaps = [], []
-    for k, n in enumerate(counts.tolist()):
-        mine, reach = maps[cell == k], _reach(n, sides)
-        found.append(_around(mine, ignored[k], reach))
-        halves = [_around(mine[i::2], ignored[k], reach) for i in (0, 1)]
-        gaps.append(halves[0] - halves[1])
-    own = torch.stack(found, 1)  # mean and log of the deviation, (2, K, h, w)
-    if len(counts) > 1:
-        every = _around(maps, ignored[cell], _reach(len(maps), sides))
-        n = (counts[:, None, None] * ~ignored).to(own)
-        known, noise = n * (counts > 3)[:, None, None], counts[:, None, None] / 4 * torch.stack(gaps, 1).square()
-        for values, all_cells, each in zip(own, every, noise, strict=True):
-            weights = partial_pooling.scalar_weights(values, n, float((known * each).sum() / known.sum().clamp_min(1)))
-            values.copy_(torch.lerp(all_cells, values, weights[:, None, None]))
-    return {"location_mean": own[0], "location_spread": own[1].exp()}
-
-
-def _reach(n: int, sides: torch.Size) -> int:
-    """Half the side of the square around a location with 100 distances of n images."""
-    reach = 0
-    while n * (2 * reach + 1) ** 2 < ENOUGH and 2 * reach + 1 < min(sides):
-        reach += 1
-    return reach
-
-
-def _around(maps: Tensor, ignored: Tensor, reach: int) -> Tensor:
-    """(2, h, w): mean, and log of the standard deviation, of maps (n, h, w) within `reach` of each location."""
-    if not len(maps):
-        return maps.new_zeros(2, *maps.shape[1:])
-    stacked = torch.stack([torch.ones_like(maps), maps, maps.square()]).masked_fill(ignored, 0)
-    share, *sums = avg_pool2d(stacked, 2 * reach + 1, 1, reach, count_include_pad=False).sum(1)
-    mean, square = torch.stack(sums) / share.where(share > NOTHING, 1)
-    spread = (square - mean.square()).clamp_min(SMALLEST**2).sqrt()
-    return torch.stack([mean, spread.log()]).where(share > NOTHING, 0)
 
 
 def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tensor:
