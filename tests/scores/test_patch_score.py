@@ -180,3 +180,15 @@ def test_of_a_memory_bank_the_map_is_the_distance_to_the_nearest_patch() -> None
     torch.testing.assert_close(found.map.double(), wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(SettingsError, match="needs model 'patch_gaussian'"):
         PatchDistanceScore(PatchDistance(standardise=True)).check(bank)
+
+
+def test_the_nearest_patches_count_sixteen_times_as_much_in_maps() -> None:
+    normal, new = batch(1, 30, 0), batch(1, 5)
+    model, score = fitted(normal.x, neighbours=40), PatchDistanceScore(PatchDistance())
+    state = score.fit(model, [normal])
+    assert model.bank is not None
+    near = model.bank.nearest(new.x, new.stratum, model.ignored)
+    distances = model.gaussian_distances(new.x, new.stratum) + near
+    relative = standardised(distances, new.stratum, None, state)
+    found = score.score(model, state, new.x, None, new.stratum, want_map=True)
+    torch.testing.assert_close(found.map, (2 * (distances + 15 * near)).sqrt() * relative.sigmoid())

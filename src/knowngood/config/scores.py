@@ -82,8 +82,8 @@ class PatchDistance(ScoreOptions):
     name: Literal["patch_distance"] = "patch_distance"
     standardise: Literal["auto"] | bool = Field(
         default="auto",
-        description="per-location standardisation: by mean and spread of normal images' distances there; auto: with "
-        "patch_gaussian",
+        description="per-location standardisation: by mean and spread of normal images' distances there, given the "
+        "level of the image; auto: with patch_gaussian",
     )
     pooling: Literal["top", "max", "soft"] = Field(
         default="top", description="score of an image from its map: mean of the top 2 %, the maximum, or a soft maximum"

@@ -25,7 +25,7 @@ from knowngood.scores.kl import KLScore
 from knowngood.scores.known_defects import excess
 from knowngood.scores.location_standardisation import TENSORS, standardised
 from knowngood.scores.neighbours import NeighboursScore
-from knowngood.scores.patch_distance import EXCESS, PatchDistanceScore, length, pool, smooth
+from knowngood.scores.patch_distance import EXCESS, NEAR, PatchDistanceScore, length, pool, smooth
 from knowngood.scores.prior_distance import PriorDistanceScore
 from knowngood.scores.reconstruction import ReconstructionScore
 from knowngood.scores.reconstruction_probability import ReconstructionProbabilityScore
@@ -286,11 +286,13 @@ class GaussianGraph(PatchGraph):
             grids = grids - torch.einsum("pfc,nc->nfp", self.slope, off)
         white = self.fine(grids, cell)
         maps = 0.5 * white.square().sum(2).double().unflatten(1, self.grid)
-        if self.bank is not None:
-            maps = maps + self.bank(grids, cell).unflatten(1, self.grid)
         if self.learned:
             learned = {name: getattr(self, name) for name in self.learned}
             maps = maps + excess(white, learned).unflatten(1, self.grid).double()
+        shown = maps
+        if self.bank is not None:
+            near = self.bank(grids, cell).unflatten(1, self.grid)
+            maps, shown = maps + near, maps + NEAR * near
         values, relative = self.judged(maps, cell)
         parts = {}
         if self.members:
@@ -298,7 +300,7 @@ class GaussianGraph(PatchGraph):
         for name, member in zip(self.names, self.members, strict=True):
             parts[name] = self.standardised(member(grids, cell), name, cell)
             values = values + (parts[name] - EXCESS).clamp_min(0)
-        shown = length(self.smoothed(maps))
+        shown = length(self.smoothed(shown))
         if relative is not None:
             shown = shown * relative.sigmoid()
         if self.near is not None:

@@ -22,7 +22,7 @@ COMPONENTS = 64  # principal components of the features, at most
 SELECTED = 32  # dimensions in which the coreset is chosen
 AT_ONCE = 128  # patches compared with the bank, so that their distances fit the cache
 SAME = 1e-6  # squared distance over squared length, within which two patches are one
-SHARE = 0.5  # spread of what the bank adds, over that of the Gaussian's distance
+SHARE = 0.25  # spread of what the bank adds, over that of the Gaussian's distance
 WEIGHED = 48  # normal images that the weight is estimated from, at most
 
 
@@ -32,8 +32,8 @@ class PatchBank(nn.Module):
     Buffers, for M patches in d components of F features:
         rows (M, d), cell (M,), the image it is of, owner (M,), and its place in the halved grid there, place (M,).
         centre (F,), basis (F, d): of the components.
-        weight (K,): of the squared distance to the nearest patch, so that among normal images it varies half as much
-            as the Gaussian's distance does.
+        weight (K,): of the squared distance to the nearest patch, so that among normal images it varies a quarter as
+            much as the Gaussian's distance does.
         penalty (K,): added to squared distances to patches of other cells.
 
     Args:

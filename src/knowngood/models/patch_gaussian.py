@@ -444,8 +444,13 @@ class PatchGaussian(Model):
 
     def distances(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w) float64: what is scored at every location, `gaussian_distances` and what the bank adds."""
-        gaussian = self.gaussian_distances(x, cell)
-        return gaussian if self.bank is None else gaussian + self.bank.nearest(x, cell, self.ignored)
+        gaussian, near = self.both_distances(x, cell)
+        return gaussian if near is None else gaussian + near
+
+    def both_distances(self, x: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, h, w) float64 each: `gaussian_distances`, and what the bank adds; None without a bank."""
+        near = None if self.bank is None else self.bank.nearest(x, cell, self.ignored)
+        return self.gaussian_distances(x, cell), near
 
     def gaussian_distances(self, x: Tensor, cell: Tensor) -> Tensor:
         """(B, h, w) float64: half the squared Mahalanobis distance at every location."""

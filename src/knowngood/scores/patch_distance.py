@@ -20,6 +20,7 @@ from knowngood.scores.location_standardisation import TENSORS, fit_standardisati
 PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
 TOP_SHARE = 0.02  # of the locations
+NEAR = 16.0  # times as much as in the score the distance to the nearest normal patches counts in maps
 EXCESS = 0.5  # standard deviations from which on the score of an image as a whole counts
 IMAGES = 300  # normal images of a cell that statistics are taken from, at most
 AT_ONCE = 100  # of them
@@ -37,8 +38,10 @@ class PatchDistanceScore(Score):
     part `global`, z(w) the part `counts`. Where known defects were learned from, the distances of patches that look
     like them are larger, see `known_defects.excess`.
 
-    Maps of `patch_gaussian` show √(2d) / (1 + exp(−y)), the length of the distance where it is larger than is normal
-    at that location, and half of it or less elsewhere; without standardisation √(2d). Those of `memory_bank` show d.
+    Maps of `patch_gaussian` show √(2d') / (1 + exp(−y)), a length where it is larger than is normal at that location,
+    and half of it or less elsewhere; without standardisation √(2d'). In d' the distance to the nearest patches counts
+    16 times as much as in d: the Gaussian knows better whether a location is anomalous, the nearest patches how far a
+    defect reaches. Those of `memory_bank` show d.
 
     State: what `location_standardisation` fits; with a coarse grid or words `pooled_moments`, `global_moments` and
     `counts_moments` (K, 2) for K cells, mean and standard deviation of v, g and w over normal images.
@@ -90,14 +93,16 @@ class PatchDistanceScore(Score):
         if isinstance(model, MemoryBank):
             rows = model.rows(x)
             near = model.nearest(rows, stratum.repeat_interleave(len(rows) // len(x)), 1)[:, 0]
-            maps = near.reshape(len(x), *x.shape[2:])
+            shown = maps = near.reshape(len(x), *x.shape[2:])
             cell, ignored = stratum.new_zeros(len(x)), torch.zeros_like(maps[:1], dtype=torch.bool)
         else:
             (x, cell), ignored = model.given(x, c), model.ignored_grid
-            maps = model.distances(x, cell)
+            maps, near = model.both_distances(x, cell)
             if "defect_weight" in state:
                 maps = maps + excess(model.whiten(x, cell), state).unflatten(1, maps.shape[1:]).to(maps)
-        hidden, shown, parts = ignored[cell], None, {}
+            shown = maps if near is None else maps + NEAR * near
+            maps = maps if near is None else maps + near
+        hidden, parts = ignored[cell], {}
         relative = self._relative(state, maps, cell, hidden)
         values = pool(relative, self.options.pooling, hidden)
         if "pooled_moments" in state and isinstance(model, PatchGaussian):
@@ -105,14 +110,14 @@ class PatchDistanceScore(Score):
             for name, distance in zip(model.image_members, model.image_distances(x, cell).unbind(1), strict=True):
                 parts[name] = _standardised(distance, state[f"{name}_moments"], cell)
                 values = values + (parts[name] - EXCESS).clamp_min(0)
-        if want_map:
-            shown = self._smoothed(maps, hidden)
-            if isinstance(model, PatchGaussian):
-                shown = length(shown)
-            if TENSORS[0] in state:
-                shown = shown * relative.sigmoid()
-            shown = shown.masked_fill(hidden, math.nan)
-        return ScoreResult(values, shown, parts)
+        if not want_map:
+            return ScoreResult(values, None, parts)
+        shown = self._smoothed(shown, hidden)
+        if isinstance(model, PatchGaussian):
+            shown = length(shown)
+        if TENSORS[0] in state:
+            shown = shown * relative.sigmoid()
+        return ScoreResult(values, shown.masked_fill(hidden, math.nan), parts)
 
     def _relative(self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor) -> Tensor:
         """Maps (B, h, w) of images in cells (B,), standardised where that is asked for, and smoothed."""
