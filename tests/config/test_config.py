@@ -20,6 +20,7 @@ from knowngood.config import (
     HOGOptions,
     ONNXBackbone,
     Settings,
+    TrainingOptions,
     TransformersBackbone,
     VAEOptions,
     choices,
@@ -96,6 +97,15 @@ def test_option_models_are_taken_as_they_are() -> None:
 
 def test_a_group_without_values_has_its_defaults() -> None:
     assert parse_settings({"training": None, "data": {}, "conditioning": None}) == Settings()
+
+
+def test_networks_of_pixels_are_trained_by_their_own_defaults_where_nothing_is_said() -> None:
+    training = parse_settings({"representation": "pixels", "training": {"lr": 0.1}}).training
+    assert (training.batch_size, training.lr, training.beta2, training.ema) == (32, 0.1, 0.99, 0.995)
+    for name in ("hog", "table", "auto"):
+        assert parse_settings({"representation": name}).training == TrainingOptions()
+    of_pixels = parse_settings({"representation": "pixels"})
+    assert parse_settings(of_pixels.model_dump(mode="json")) == of_pixels
 
 
 def test_a_choice_without_a_name_lists_the_names() -> None:

@@ -80,6 +80,7 @@ def test_the_model_holds_the_average():
 
 def test_the_default_number_of_epochs_aims_at_4000_steps():
     assert [default_epochs(n) for n in (1, 13, 40, 400, 5000)] == [300, 300, 100, 10, 10]
+    assert [default_epochs(n, 1300) for n in (1, 4.5, 13, 5000)] == [300, 289, 100, 10]
 
 
 @pytest.mark.slow

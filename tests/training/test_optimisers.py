@@ -59,6 +59,9 @@ def test_a_player_has_the_decay_rates_its_objective_names():
     players = {player.name: player for player in make_players(Critics(), model(), options())}
     assert players["critic"].optimiser.param_groups[0]["betas"] == (0.5, 0.9)
     assert players["model"].optimiser.param_groups[0]["betas"] == (0.9, 0.999)
+    players = {p.name: p for p in make_players(Critics(), model(), options(beta2=0.98))}
+    assert players["critic"].optimiser.param_groups[0]["betas"] == (0.5, 0.9)
+    assert players["model"].optimiser.param_groups[0]["betas"] == (0.9, 0.98)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -7,10 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from knowngood.config.base import Options, named
-from knowngood.config.groups import CalibrationOptions, Conditioning, DataOptions, TrainingOptions
+from knowngood.config.groups import ON_PIXELS, CalibrationOptions, Conditioning, DataOptions, TrainingOptions
 from knowngood.config.models import ModelChoice, ModelOptions
 from knowngood.config.nets import Bernoulli
-from knowngood.config.representations import FeatureOptions, HOGOptions, RepresentationOptions, TableOptions
+from knowngood.config.representations import (
+    FeatureOptions,
+    HOGOptions,
+    PixelOptions,
+    RepresentationOptions,
+    TableOptions,
+)
 from knowngood.config.scores import ScoreChoice, ScoreOptions
 
 
@@ -77,6 +83,14 @@ class Settings(BaseModel):
     random_state: int | None = Field(
         default=0, ge=0, lt=2**32, description="seed of the split, the weights and every draw"
     )
+
+    @model_validator(mode="after")
+    def _training_of_pixels(self) -> Settings:
+        """The defaults of pixels where the training options say nothing."""
+        if isinstance(self.representation, PixelOptions):
+            values = {name: value for name, value in ON_PIXELS.items() if name not in self.training.model_fields_set}
+            object.__setattr__(self, "training", self.training.model_copy(update=values))  # frozen for all others
+        return self
 
     @model_validator(mode="after")
     def _choices_fit_together(self) -> Settings:

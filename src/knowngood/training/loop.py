@@ -366,7 +366,7 @@ class Run:
         )
 
 
-def default_epochs(steps_an_epoch: int) -> int:
-    """About 4,000 steps, within 10 and 300 epochs."""
+def default_epochs(steps_an_epoch: float, steps: int = DEFAULT_STEPS) -> int:
+    """About so many steps, within 10 and 300 epochs."""
     fewest, most = EPOCHS
-    return min(most, max(fewest, round(DEFAULT_STEPS / steps_an_epoch)))
+    return min(most, max(fewest, round(steps / steps_an_epoch)))

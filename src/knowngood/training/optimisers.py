@@ -12,6 +12,7 @@ from knowngood.errors import SettingsError
 from knowngood.models.objectives.base import Objective
 
 STRIDE, EVERY_STEP_UNTIL = 4, 100  # of the average
+BETA1 = 0.9
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -36,12 +37,12 @@ class Player:
         name: str,
         parameters: list[nn.Parameter],
         options: TrainingOptions,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | None = None,
     ) -> None:
         self.name, self.parameters, self.clip = name, parameters, options.clip
         self.lr = options.lr if name == "model" else options.lr_secondary or options.lr
         self.optimiser = torch.optim.AdamW(
-            parameters, lr=self.lr, betas=betas, weight_decay=options.weight_decay, fused=True
+            parameters, lr=self.lr, betas=betas or (BETA1, options.beta2), weight_decay=options.weight_decay, fused=True
         )
         for p in parameters:  # made now, so that a checkpoint holds the same tensors at any step
             state = self.optimiser.state[p]

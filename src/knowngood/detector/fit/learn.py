@@ -57,9 +57,11 @@ from knowngood.scores.illumination import IlluminationAdjustment
 from knowngood.scores.marginal import Cells
 from knowngood.training import History, Source, StreamSource, train
 from knowngood.training.film import Film
+from knowngood.training.loop import default_epochs
 
 RANDOM_STATE = Lock()  # of torch, which all threads share
 LEAST = 4  # normal images that Gaussians are fitted to
+PIXEL_STEPS = 1300  # within 10 and 300 epochs
 HOG_STEPS = 1000  # a VAE of HOG that trains longer separates unknown kinds less well
 
 
@@ -472,11 +474,15 @@ def class_vectors(schema: ConditionSchema, model: Model) -> tuple[Tensor, Tensor
 
 def training_options(settings: Settings, items: int) -> TrainingOptions:
     """The options with a number of epochs where the representation decides it."""
-    options = settings.training
-    if not isinstance(settings.representation, HOGOptions) or options.epochs is not None:
+    options, representation = settings.training, settings.representation
+    if options.epochs is not None:
         return options
-    epochs = max(1, round(HOG_STEPS * options.batch_size / max(items, options.batch_size)))
-    return options.model_copy(update={"epochs": epochs})
+    steps_an_epoch = max(1.0, items / options.batch_size)
+    if isinstance(representation, HOGOptions):
+        return options.model_copy(update={"epochs": max(1, round(HOG_STEPS / steps_an_epoch))})
+    if isinstance(representation, PixelOptions):
+        return options.model_copy(update={"epochs": default_epochs(steps_an_epoch, PIXEL_STEPS)})
+    return options
 
 
 # The data -----------------------------------------------------------------------------------------------------------

@@ -98,9 +98,9 @@ class Objective(nn.Module):
         """Parameters by player; "model" trains at `lr`, all others at `lr_secondary`."""
         return {"model": list(model.parameters())}
 
-    def betas(self, player: str) -> tuple[float, float]:
-        """Adam's decay rates of the gradient's mean and square, for a player."""
-        return 0.9, 0.999
+    def betas(self, player: str) -> tuple[float, float] | None:
+        """Adam's decay rates of the gradient's mean and square, for a player; None: those of the training options."""
+        return None
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> Losses:
         """({player: scalar loss}, {term: per-sample values (B,) in nats}) of the method itself."""

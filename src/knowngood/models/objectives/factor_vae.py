@@ -31,7 +31,7 @@ class FactorVAEObjective(Objective):
     def players(self, model: ConditionalVAE) -> dict[str, list[nn.Parameter]]:
         return {"model": list(model.parameters()), "discriminator": list(self.discriminator.parameters())}
 
-    def betas(self, player: str) -> tuple[float, float]:
+    def betas(self, player: str) -> tuple[float, float] | None:
         return BETAS if player == "discriminator" else super().betas(player)
 
     def loss(self, model: ConditionalVAE, batch: Batch, ctx: Context) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

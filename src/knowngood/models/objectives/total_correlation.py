@@ -130,5 +130,5 @@ class TCObjective(Objective):
         own = list(self.parameters())
         return {**super().players(model), **({"discriminator": own} if own else {})}
 
-    def betas(self, player: str) -> tuple[float, float]:
+    def betas(self, player: str) -> tuple[float, float] | None:
         return BETAS if player == "discriminator" else super().betas(player)
