@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from knowngood import Detector, ImageSet
-from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs, metadata
+from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs
+from knowngood.deploy.onnx_metadata import metadata
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.fitting import Seen, fitting, part_of
 from knowngood.runtime.marginal import RAW
