@@ -30,7 +30,7 @@ def by_graph(
     seen: list[Seen] = []
     if "image" in facts:
         images, part = ImageSet.from_arrays(X), part_of(facts)
-        seen = [fitting(images.read(i), facts["image"], part) for i in range(len(X))]
+        seen = [fitting(images.read(i), facts["image"], part, encoded.c[i : i + 1]) for i in range(len(X))]
         each = [one.inputs() for one in seen]
         inputs |= {name: torch.from_numpy(np.concatenate([one[name] for one in each])) for name in each[0]}
     else:

@@ -25,7 +25,7 @@ from knowngood.calibration import Calibration
 from knowngood.calibration.conformal import sorted_scores
 from knowngood.config.version import __version__
 from knowngood.data import ImageSet
-from knowngood.deploy.onnx_ignored import IgnoredGraph, drawn_outlines, ignored_mask, pixels_of
+from knowngood.deploy.onnx_ignored import Areas, ignored_graphs, pixels_of
 from knowngood.deploy.onnx_metadata import metadata, pose_of
 from knowngood.deploy.onnx_precision import check_precision, graph_scores, halved
 from knowngood.deploy.onnx_scores import check_score, score_graph
@@ -143,7 +143,6 @@ def check_exportable(pipeline: Pipeline) -> None:
     backbone = getattr(options, "backbone", None)
     refused = {
         "representation of another package": not isinstance(representation, Pixels | HOG | Features | Table),
-        **_ignored_refused(pipeline),
         "conditioning.check (stated conditions are checked); fit without it": bool(pipeline.checked),
         "conditioning.measure (image factors as conditions); fit without it": bool(settings.conditioning.measure),
         "a calibration with added groups (calibrate --as); calibrate on the images of one group": bool(pipeline.added),
@@ -181,12 +180,6 @@ def check_exportable(pipeline: Pipeline) -> None:
         raise SettingsError(f"export needs {error.name}: pip install 'knowngood[export]'") from None
 
 
-def _ignored_refused(pipeline: Pipeline) -> dict[str, bool]:
-    """Regions to ignore that are no constant of the graph."""
-    by_condition = pipeline.ignore is not None and pipeline.ignore.column is not None
-    return {"data.ignore by condition (regions that depend on it); export a model for each": by_condition}
-
-
 class DetectorGraph(nn.Module):
     """From the inputs of the ONNX file to its outputs, in the order of `outputs`."""
 
@@ -196,9 +189,8 @@ class DetectorGraph(nn.Module):
         graphs: Any = {Pixels: PixelsGraph, HOG: HOGGraph, Features: FeaturesGraph, Table: TableGraph}
         self.model, self.adjustments, self.state = pipeline.model, pipeline.adjustments, state
         self.represent = graphs[type(representation)](representation)
-        mask = ignored_mask(pipeline)
         self.fill = 0.0 if isinstance(representation, Table) else pixels_of(representation).low  # type: ignore[union-attr]
-        self.ignored = None if mask is None else IgnoredGraph(mask)
+        self.masks = nn.ModuleList(ignored_graphs(Areas.of(pipeline), pipeline.model))
         self.score = score_graph(pipeline.score, pipeline.model, state)
         self.calibrate = CalibrationGraph(calibrated(pipeline))
         self.outputs: list[str] = []
@@ -215,11 +207,14 @@ class DetectorGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         raw = rows if image is None else image
         assert raw is not None
-        hidden = ignored if self.ignored is None else self.ignored(raw)
+        stratum = torch.zeros_like(raw.flatten(1)[:, 0], dtype=torch.int64) if stratum is None else stratum
+        hidden = ignored
+        for masks in self.masks:
+            own = masks(raw, condition, stratum)
+            hidden = own if hidden is None else hidden | own
         if hidden is not None:
             raw = torch.where(hidden[..., None], torch.tensor(self.fill, dtype=raw.dtype), raw)
         x = self.represent(raw)
-        stratum = torch.zeros_like(raw.flatten(1)[:, 0], dtype=torch.int64) if stratum is None else stratum
         result = self.score(x, condition, stratum)
         for adjustment in self.adjustments:
             own = of_adjustment(self.state, adjustment)
@@ -403,9 +398,9 @@ def example_inputs(pipeline: Pipeline) -> dict[str, Tensor]:
         inputs["condition"] = torch.zeros(n, pipeline.model.condition_dim)
     if schema.n_strata > 1:
         inputs["stratum"] = torch.arange(n) % schema.n_strata
-    drawn = drawn_outlines(pipeline)
-    if drawn is not None:
-        mask = drawn.mask(*inputs["image"].shape[1:3])
+    areas = Areas.of(pipeline)
+    if areas is not None and areas.outlines:
+        mask = next(iter(areas.outlines.values())).mask(*inputs["image"].shape[1:3])
         inputs["ignored"] = torch.from_numpy(np.stack([mask, np.zeros_like(mask)]))
     return inputs
 

@@ -15,7 +15,7 @@ from knowngood.calibration.map_scale import scale_of
 from knowngood.config.version import __version__
 from knowngood.data import ImageSet
 from knowngood.data.readers.limits import Limits
-from knowngood.deploy.onnx_ignored import drawn_outlines, ignored_mask, pixels_of
+from knowngood.deploy.onnx_ignored import Areas, pixels_of
 from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
 from knowngood.detector.model_folder import CARD, pack
@@ -23,7 +23,7 @@ from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.versions import CONFIG
 from knowngood.representations.alignment.pose import Pose
 from knowngood.runtime.calibration import calibration_facts
-from knowngood.runtime.model import BEFORE_GRAPH, FORMAT, FORMAT_VERSION
+from knowngood.runtime.model import BEFORE_GRAPH, BY_CONDITION, FORMAT, FORMAT_VERSION
 from knowngood.scores.fusion import FusionScore
 
 
@@ -35,7 +35,7 @@ def metadata(
     known, pixels, schema = calibrated(pipeline), pixels_of(pipeline.representation), pipeline.schema
     files = pack(pipeline, detector.about_, detector.training_, detector.card_)
     settings, maps, pose = pipeline.settings, pipeline.map_calibration, pose_of(pipeline.representation)
-    drawn = drawn_outlines(pipeline)
+    areas = Areas.of(pipeline)
     card, own = files[CARD].decode(), hashlib.sha256(files[CONFIG])  # as `versions.fingerprint`
     if calibrated_on is not None:
         own.update(precision.encode() + known.scores.tobytes())
@@ -43,7 +43,7 @@ def metadata(
         card += f"{calibrated_on.name} that it scored itself; the calibration described above does not apply.\n"
     facts: dict[str, Any] = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION if pose is None and drawn is None else BEFORE_GRAPH,
+        "format_version": _format_version(pose, areas),
         "versions": {"knowngood": __version__, "torch": torch.__version__},
         "model_sha256": json.loads(files[CONFIG])["sha256"][CONFIG],
         "fingerprint": own.hexdigest()[:16],
@@ -72,13 +72,19 @@ def metadata(
     }
     if pixels is not None:
         names = ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule", "about")
-        mask = ignored_mask(pipeline)
         facts["image"] = {name: getattr(pixels, name) for name in names}
-        facts["image"]["ignored"] = None if mask is None else list(mask.shape)
-        facts["image"]["polygons"] = None if drawn is None else [list(map(list, one)) for one in drawn.polygons]
+        nothing = {"ignored": None, "polygons": None, "regions": None}
+        facts["image"] |= nothing if areas is None else areas.facts(pipeline.model)  # type: ignore[arg-type]
     else:
         facts["names"], facts["features"] = list(pipeline.representation.names), pipeline.representation.shape[0]  # type: ignore[union-attr]
     return facts
+
+
+def _format_version(pose: Pose | None, areas: Areas | None) -> int:
+    """The oldest that says all of it: runtimes refuse what is newer than they are."""
+    if areas is not None and areas.column is not None:
+        return BY_CONDITION
+    return FORMAT_VERSION if pose is None and (areas is None or not areas.outlines) else BEFORE_GRAPH
 
 
 def _facts(known: Calibration) -> dict[str, Any]:
