@@ -97,7 +97,10 @@ def test_without_images_the_reviews_are_listed(folder: Path, capsys: pytest.Capt
             ["a.png", "same.png"],
             "2 judged images of different content have the id same.png; give the number of one: 5, 4",
         ),
-        (["a.png", "torn.png"], "torn.png could not be read"),
+        (
+            ["a.png", "torn.png"],
+            "torn.png (image 3) could not be read: nothing can be learned from that; leave it out.",
+        ),
         (["a.png", "new.png"], "new.png"),
     ],
 )

@@ -88,14 +88,8 @@ def review(
                 f"{error}. Nothing was reviewed. `knowngood reviews {place} --list 20` lists what is kept; `serve` and "
                 f"`watch` keep images, `score` does not: `knowngood watch {at} FOLDER --once --keep {place}`"
             ) from None
-        if unread := [str(one["id"]) for one in found if one["flagged"] is None and VERDICTS[str(verdict)]]:
-            raise DataError(
-                f"{listing(unread, most=5)} could not be read: nothing can be learned from that; leave it out. Nothing "
-                "was reviewed"
-            )
-        for one in found:
-            says = VERDICTS[str(verdict)]
-            add_review(folder, one["number"], says, who=who or "", kind=kind or "", note=remark or "")
+        numbers, says = [one["number"] for one in found], VERDICTS[str(verdict)]
+        add_review(folder, numbers, says, who=who or "", kind=kind or "", note=remark or "")
         rows = [_row(one, in_words(one) or "taken back") for one in (store.one(each["number"]) for each in found)]
         for row in rows:
             say(f"{row['number']}  {row['id']}  {row['review']}")
