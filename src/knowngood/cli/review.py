@@ -16,7 +16,8 @@ from knowngood.cli.keep_options import judged_by
 from knowngood.config import counted, nearest
 from knowngood.errors import DataError, SettingsError
 
-VERDICTS = {"false-alarm": "good", "good": "good", "defect": "defect", "unsure": "unsure", "none": None}
+FALSE_ALARM = "false-alarm"
+VERDICTS = {FALSE_ALARM: "good", "good": "good", "defect": "defect", "unsure": "unsure", "none": None}
 SHOWN = ("number", "time", "id", "verdict", "review", "kind", "who")
 MOST = 20  # reviews that are listed for people
 
@@ -93,6 +94,10 @@ def review(
         rows = [_row(one, in_words(one) or "taken back") for one in (store.one(each["number"]) for each in found)]
         for row in rows:
             say(f"{row['number']}  {row['id']}  {row['review']}")
+        unflagged = [str(one["id"]) for one in found if verdict == FALSE_ALARM and not one["flagged"]]
+        if unflagged:
+            was = "it was" if len(unflagged) == 1 else "they were"
+            note(f"{listing(unflagged, most=5)}: stored as good, no false alarm: {was} not flagged")
         emit({"images": rows})
     note(f"`knowngood update {shlex.quote(str(model))} --reviews` learns from the reviews")
 
