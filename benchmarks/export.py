@@ -98,6 +98,9 @@ def cases() -> Iterator[Case]:
     yield Case("photographs, in tiles", tiles, 3, size=(120, 160))
     corner = {"representation": features, "data": {"ignore": [[(0, 0), (0.4, 0), (0.4, 0.4)]]}}
     yield Case("photographs, polygons to ignore", corner, **photograph)
+    band = [[(0, 0.6), (1, 0.6), (1, 0.8), (0, 0.8)]]
+    own = {"representation": features, "data": {"ignore": {"a": corner["data"]["ignore"], "b": band}}}
+    yield Case("photographs, polygons to ignore by kind", own, **photograph, kinds=True)
 
 
 def pictures(case: Case, n: int, folder: Path, seed: int, *, anomalies: int = 0) -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from knowngood import Detector, ImageSet
-from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs, metadata
+from knowngood.deploy.onnx_graph import DetectorGraph, example_inputs
+from knowngood.deploy.onnx_metadata import metadata
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.fitting import Seen, fitting, part_of
 from knowngood.runtime.marginal import RAW
@@ -29,7 +30,7 @@ def by_graph(
     seen: list[Seen] = []
     if "image" in facts:
         images, part = ImageSet.from_arrays(X), part_of(facts)
-        seen = [fitting(images.read(i), facts["image"], part) for i in range(len(X))]
+        seen = [fitting(images.read(i), facts["image"], part, encoded.c[i : i + 1]) for i in range(len(X))]
         each = [one.inputs() for one in seen]
         inputs |= {name: torch.from_numpy(np.concatenate([one[name] for one in each])) for name in each[0]}
     else:

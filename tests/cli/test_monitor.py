@@ -205,7 +205,8 @@ def test_what_is_wrong_beside_the_model_is_said_before_it_is_loaded(
     results(tmp_path / "fine.csv", np.arange(9.0))
     (tmp_path / "broken.json").write_text('{"p_value": \n')
     (tmp_path / "state.json").write_text("[]")
-    monkeypatch.setattr("knowngood.cli.monitor.load", lambda *_: pytest.fail("the model is loaded"))
+    for name in ("load", "load_pipeline"):
+        monkeypatch.setattr(f"knowngood.cli.monitor.{name}", lambda *_: pytest.fail("the model is loaded"))
     monkeypatch.chdir(tmp_path)
     assert run("monitor", model, *words) in (2, 3)
     assert said in capsys.readouterr().err

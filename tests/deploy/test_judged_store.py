@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from knowngood.deploy.judged_store import FILE, Filter, JudgedStore, Judgement, Review
-from knowngood.errors import ArtifactError, OutputError
+from knowngood.errors import ArtifactError, DataError, OutputError
 
 
 def judgement(key: str, p: float = 0.5, **more: Any) -> Judgement:
@@ -81,6 +81,20 @@ def test_reviews_are_added_and_the_latest_counts(store: JudgedStore) -> None:
     assert store.counts()["reviewed"] == 0
     with pytest.raises(KeyError, match="no judged image 99"):
         store.review(99, Review("good"))
+
+
+def test_several_are_reviewed_or_none(store: JudgedStore) -> None:
+    unread = {"error": "is cut off", "is_anomalous": None, "p_value": None, "anomaly_score": None}
+    first, second, torn = store.add([judgement("a"), judgement("b"), judgement("torn", row=unread)])
+    with pytest.raises(DataError, match=rf"torn.png \(image {torn}\) could not be read: nothing can be learned"):
+        store.review([first, torn], Review("good"))
+    with pytest.raises(KeyError, match="no judged image 99"):
+        store.review([first, 99], Review("good"))
+    assert store.counts()["reviewed"] == 0
+    store.review([first, second], Review("good", "ana"))
+    assert [store.one(number)["who"] for number in (first, second)] == ["ana", "ana"]
+    store.review([first, torn], Review(None))  # what is taken back need not have been read
+    assert store.counts()["reviewed"] == 1
 
 
 def test_the_oldest_that_nobody_reviewed_go_first(store: JudgedStore) -> None:

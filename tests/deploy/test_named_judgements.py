@@ -66,6 +66,19 @@ def test_what_a_review_makes_of_the_verdict_is_said(folder: Path, capsys: pytest
     assert len(read_reviews(folder)) == 0
 
 
+def test_a_false_alarm_that_was_not_flagged_is_stored_as_good_and_that_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("line", "a.png", "b.png", "--as", "false-alarm") == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["1  a.png  false alarm", "2  b.png  good"]
+    assert "b.png: stored as good, no false alarm: it was not flagged" in printed.err
+    assert read_reviews(folder)["review"].tolist() == ["good", "good"]
+    for verdict in ("good", "none"):
+        assert run("line", "b.png", "--as", verdict) == 0
+        assert "not flagged" not in capsys.readouterr().err
+
+
 def test_an_exported_file_is_the_model_of_its_name(folder: Path) -> None:
     (folder.parent / "line.onnx").touch()
     assert run("line.onnx", "a.png", "--as", "good") == 0
@@ -97,7 +110,10 @@ def test_without_images_the_reviews_are_listed(folder: Path, capsys: pytest.Capt
             ["a.png", "same.png"],
             "2 judged images of different content have the id same.png; give the number of one: 5, 4",
         ),
-        (["a.png", "torn.png"], "torn.png could not be read"),
+        (
+            ["a.png", "torn.png"],
+            "torn.png (image 3) could not be read: nothing can be learned from that; leave it out.",
+        ),
         (["a.png", "new.png"], "new.png"),
     ],
 )

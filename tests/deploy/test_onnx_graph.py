@@ -232,7 +232,7 @@ def test_regions_to_ignore(product: Any, tmp_path: Path) -> None:
 
 
 def cornered(regions: Any) -> Detector:
-    model = {"name": "patch_gaussian", "neighbours": 0}
+    model = {"name": "patch_gaussian", "neighbours": 40, "context": 2, "global_grid": 4, "words": 4}
     detector = Detector(representation=FEATURES, model=model, data={"ignore": regions}, device="cpu", alpha=0.1)
     product = {"product": np.repeat(["disc", "bars"], 20)}
     return detector.fit(np.concatenate([parts(20), parts(20, 1, "bars")]), backbone=TinyBackbone(), conditions=product)
@@ -253,9 +253,66 @@ def test_polygons_are_drawn_for_each_picture_whatever_its_size() -> None:
     assert mine.shape == (64, 96)
 
 
-def test_regions_by_condition_are_refused_by_name() -> None:
-    with pytest.raises(SettingsError, match=r"data\.ignore by condition"):
-        check_exportable(cornered({"disc": CORNER}).pipeline_)
+BAND = [[(0, 0.6), (1, 0.6), (1, 0.7), (0, 0.7)]]
+
+
+def white(height: int, width: int) -> np.ndarray:
+    """A mask of the right quarter."""
+    mask = np.zeros((height, width), dtype=np.uint8)
+    mask[:, -(width // 4) :] = 255
+    return mask
+
+
+@pytest.mark.filterwarnings("ignore:condition 'product' has no value 'new'")
+@pytest.mark.parametrize(
+    "regions",
+    [
+        {"disc": CORNER},
+        {"disc": CORNER, "bars": BAND},
+        {"disc": white(32, 32), "bars": white(64, 64)[:, ::-1]},  # of two sizes
+        {"disc": CORNER, "bars": white(16, 16)},
+    ],
+)
+def test_regions_by_condition_are_those_of_each_row(regions: Any, tmp_path: Path) -> None:
+    for value, one in regions.items():
+        if isinstance(one, np.ndarray):
+            Image.fromarray(one).save(tmp_path / f"{value}.png")
+            regions = {**regions, value: str(tmp_path / f"{value}.png")}
+    detector = cornered(regions)
+    new = np.concatenate([parts(8, 2), holed(parts(4, 3), 2, 1), holed(parts(4, 4)), parts(8, 5, "bars")])
+    product = np.repeat(["disc", "bars"], [16, 8])
+    hidden = np.isnan(assert_equal(detector, new, {"product": product})["map"])
+    assert hidden[0].any()
+    assert hidden[16].any() == ("bars" in regions)
+    assert (hidden[0] != hidden[16]).any()
+    runtime = runtime_of(detector)
+    for stated in (product[::-1], [None] * 24, ["bars", "new"] * 12):  # whatever the image shows
+        asked: Any = {"conditions": {"product": stated}, "unknown": "infer"}
+        own, rows = detector.detect(new, **asked), runtime.detect(new, **asked)
+        for name in ("p_value", "is_anomalous", "condition"):
+            assert [row[name] for row in rows] == own[name].tolist()
+        scores, size = own["anomaly_score"], own["anomaly_score"].abs().median()
+        np.testing.assert_allclose([r["anomaly_score"] for r in rows], scores, rtol=RELATIVE, atol=RELATIVE * size)
+        for mine, map in zip(runtime.anomaly_maps(new, **asked), detector.anomaly_maps(new, **asked), strict=True):
+            np.testing.assert_allclose(mine, map, rtol=0, atol=MAPS * np.nanmax(map))
+    for one in (detector, runtime):
+        with pytest.raises(DataError, match=r"condition 'product' is missing"):
+            one.detect(new, conditions={"product": [None] * 24}, unknown="error")
+
+
+def test_regions_by_condition_in_pictures_of_another_size(tmp_path: Path) -> None:
+    Image.fromarray(white(16, 16)).save(tmp_path / "mask.png")
+    detector = cornered({"disc": CORNER, "bars": str(tmp_path / "mask.png")})
+    runtime, new = runtime_of(detector), np.concatenate([parts(2, 2), parts(2, 5, "bars")])
+    known = {"product": ["disc", "disc", "bars", "bars"]}
+    larger = np.repeat(np.repeat(new, 2, 1), 2, 2)
+    for own, mine in zip(*(one.anomaly_maps(larger, conditions=known) for one in (detector, runtime)), strict=True):
+        np.testing.assert_array_equal(np.isnan(mine), np.isnan(own))
+    wide = np.repeat(new, 2, 2)  # polygons fit any picture, a mask those of its proportions
+    assert len(runtime.detect(wide, conditions={"product": "disc"})) == 4
+    for one in (detector, runtime):
+        with pytest.raises(DataError, match=r"the mask to ignore.* is 16 × 16 pixels .*, the image 64 × 32"):
+            one.anomaly_maps(wide, conditions=known)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", *({"name": "gaussian", "sigma": s} for s in ("pixel", "input"))])

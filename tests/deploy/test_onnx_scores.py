@@ -51,12 +51,18 @@ def test_neighbours_are_searched_in_the_stratum_where_it_is_large(k: int) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["top", "max", "soft"])
 @pytest.mark.parametrize("cells", [1, 2])
-def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> None:
+@pytest.mark.parametrize("hidden", [(), ((0, 0), (0, 1), (1, 0), (1, 1), (2, 3))])
+def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any, hidden: Any) -> None:
     options: dict[str, Any] = {"context": 3, "global_grid": 2, "neighbours": 40, "words": 6, "shrinkage": None}
     n = 70
     cell = torch.arange(n) % cells
     x = torch.where(cell[:, None, None, None] == 0, patch_models.features(n), patch_models.product_features(1, n))
-    model = patch_models.fitted(x, cell, **options)
+    ignored = torch.zeros(cells, *x.shape[2:], dtype=torch.bool)
+    for row, column in hidden:
+        ignored[0, row, column] = True
+    for row, column in hidden[1:3]:  # of two cells each has its own
+        ignored[-1, row, column] = True
+    model = patch_models.fitted(x, cell, ignored, **options)
     score = PatchDistanceScore(PatchDistance(pooling=pooling, smoothing=0.7))
     c = torch.eye(2)[cell] if cells > 1 else None
     state = score.fit(model, [patch_batch(x, c, cell)])
@@ -67,7 +73,9 @@ def test_patch_distances_are_those_of_the_score(cells: int, pooling: Any) -> Non
     found = GaussianGraph(score, model, state)(new, c, cell[:9])
     own = score.score(model, state, new, c, cell[:9], want_map=True)
     torch.testing.assert_close(found.values, own.values, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.map, own.map, rtol=1e-5, atol=1e-4)
+    shown = torch.isfinite(own.map)
+    assert (~shown).sum(dim=(1, 2)).tolist() == [int(ignored[k].sum()) for k in cell[:9]]
+    torch.testing.assert_close(found.map[shown], own.map[shown], rtol=1e-5, atol=1e-4)
     for name in ("global", "counts"):
         torch.testing.assert_close(found.parts[name], own.parts[name], rtol=1e-5, atol=1e-5)
 

@@ -176,7 +176,8 @@ def test_what_could_not_be_read_is_not_reviewed(client: TestClient) -> None:
     unread = next(one for one in client.get("/page/judged").json()["items"] if one["id"] == "cut.png")
     answer = client.post(f"/page/judged/{unread['number']}/review", json={"verdict": "good"})
     assert answer.status_code == 422
-    assert "cut.png could not be read" in answer.text
+    assert f"cut.png (image {unread['number']}) could not be read" in answer.text
+    assert client.get(f"/page/judged/{unread['number']}").json()["history"] == []
 
 
 def test_another_site_and_a_missing_key_are_refused(models: ServedModels, store: JudgedStore, tmp_path: Path) -> None:

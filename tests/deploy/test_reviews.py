@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 from knowngood import Detector
 from knowngood.cli import main
 from knowngood.data.open import open_images
-from knowngood.deploy.judged_store import JudgedStore, Judgement, Review
+from knowngood.deploy.judged_store import FILE, JudgedStore, Judgement, Review
 from knowngood.deploy.reviews import FORMATS, add_review, draw_sample, export, read_reviews
 from knowngood.errors import DataError, OutputError
 
@@ -53,8 +54,10 @@ def store(tmp_path: Path):
         add(store, 2, "c.png", Review("defect", kind="mask"), flagged=False)  # a mask, and no folder of masks
         add(store, 3, "d.png", Review("unsure"))
         add(store, 4, "e.png", Review("defect"), Review(None))
-        add(store, 5, "f.png", Review("good"), flagged=None)
+        unread = add(store, 5, "f.png", Review("good"))
         add(store, 6, "g.png")
+        with closing(sqlite3.connect(store.folder / FILE)) as base, base:  # no longer reviewed, but stores may hold it
+            base.execute("update judged set flagged = null where number = ?", (unread,))
         yield store
 
 
@@ -208,7 +211,7 @@ def test_reviews_from_python(store: JudgedStore) -> None:
     [
         ((1, "bad"), "verdict = 'bad'; expected good, defect, unsure"),
         ((99, "good"), "no judged image 99"),
-        ((6, "defect"), "image 6, f.png, could not be read"),
+        ((6, "defect"), r"f.png \(image 6\) could not be read"),
         ((1, "defect", {"regions": [(0, 0, HEIGHT + 1, 2)]}), "is not within the picture, 10 × 12 pixels"),
         ((1, "defect", {"regions": [(0, 0, 1, 1)] * 101}), "101 regions; expected at most 100"),
         ((1, "defect", {"kind": "k" * 61}), "kind = 'kkkk.* has 61 characters; expected at most 60"),

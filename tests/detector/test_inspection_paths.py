@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from knowngood import Detector
+from knowngood.cli import main
 from knowngood.data import ImageSet
-from knowngood.errors import DataError, KnowngoodError, SettingsError
+from knowngood.errors import ArtifactError, DataError, KnowngoodError, SettingsError
 from patch_models import TinyBackbone, holed, parts
 from posed_parts import SIDE as POSED_SIDE
 from posed_parts import lying, part
@@ -187,12 +188,6 @@ def test_another_backbone_is_refused_by_its_fingerprint(plain: Detector, tmp_pat
     assert "config.json" not in str(at.value)  # the file is fine
 
 
-def test_without_its_backbone_a_saved_model_says_what_is_missing(plain: Detector, tmp_path: Path) -> None:
-    plain.save(tmp_path / "model")
-    with pytest.raises(KnowngoodError, match="backbone"):
-        Detector.load(tmp_path / "model").score_samples(parts(2))
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -306,3 +301,21 @@ def test_a_model_of_several_contexts_scores_the_same_to_the_bit_when_loaded(tmp_
             detector.update(parts(40, 8), calibration_set=others)
         again = reloaded(detector, tmp_path / folder)
         pd.testing.assert_frame_equal(again.detect(new), detector.detect(new), check_exact=True)
+
+
+def test_a_saved_model_without_its_own_backbone_is_refused_when_it_is_loaded(
+    half: Detector, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half.save(tmp_path / "model")
+    with pytest.raises(ArtifactError, match=r"model: this model needs your own backbone .*load\(FOLDER, backbone=…\)"):
+        Detector.load(tmp_path / "model")
+    Image.fromarray(parts(1)[0]).save(tmp_path / "part.png")
+    with pytest.raises(SystemExit) as left:
+        main(["score", str(tmp_path / "model"), str(tmp_path / "part.png"), "-o", str(tmp_path / "rows.csv")])
+    assert left.value.code == 3
+    assert "fit with an ONNX file or a folder of Hugging Face" in " ".join(capsys.readouterr().err.split())
+    half.detect(parts(4, 3)).to_csv(tmp_path / "rows.csv", index=False)
+    for words in (["info"], ["monitor", str(tmp_path / "rows.csv")]):  # these score nothing
+        with pytest.raises(SystemExit) as left:
+            main([words[0], str(tmp_path / "model"), *words[1:]])
+        assert not left.value.code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,6 +192,23 @@ def test_ignored_locations_do_not_count_in_the_mean_covariance() -> None:
     found = fitted(normal, ignored=ignored, shrinkage=0.4).distances(new, one_cell(new)).flatten(1).numpy()
     wanted = by_hand(normal, new, 0.4, counted)
     np.testing.assert_allclose(found[:, counted], wanted[:, counted], rtol=2e-3)
+
+
+def test_where_a_cell_ignores_a_location_the_others_there_have_the_context_of_their_own_images() -> None:
+    cell, draw = torch.arange(160) % 2, torch.Generator().manual_seed(0)
+    shared = 20 * torch.randn(160, generator=draw)[:, None, None, None] * torch.rand(SHAPE, generator=draw)
+    x = (0.3 * features(160) + shared) * torch.tensor([0.01, 1.0])[cell][:, None, None, None]  # far apart in scale
+    ignored = torch.zeros(2, H, W, dtype=torch.bool)
+    ignored[0, 0, :2] = True
+    x = x.masked_fill(ignored[cell][:, None], 0)
+    options: dict[str, Any] = {"context": 3, "shrinkage": None}
+    model = fitted(x, cell, ignored, **options)
+    assert model.basis.shape[1] > 0
+    model.update_grids(x[:8], cell[:8])
+    whole = fitted(torch.cat([x, x[:8]]), torch.cat([cell, cell[:8]]), ignored, **options)
+    counted = ~ignored[cell]
+    found, wanted = model.distances(x, cell)[counted], whole.distances(x, cell)[counted]
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=3e-2)
 
 
 @pytest.mark.parametrize("context", [1, 3])

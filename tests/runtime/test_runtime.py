@@ -202,6 +202,45 @@ def test_an_image_that_does_not_fit_is_refused(changed: dict[str, Any], image: n
         fitting(image, IMAGE | changed)
 
 
+LEFT = {"value": "disc", "mask": None, "polygons": [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]}
+TOP = {"value": "bars", "mask": None, "polygons": [[[0, 0], [1, 0], [1, 0.5], [0, 0.5]]]}
+MASK = {"value": "ring", "mask": [40, 60], "polygons": None}
+
+
+def by_product(*areas: dict[str, Any], cells: list[int]) -> dict[str, Any]:
+    """Of four products and a number, which does not count."""
+    keys = [[*row, 0.0] for row in np.eye(4).tolist()]
+    numbers = [False] * 4 + [True]
+    regions = {"column": "product", "keys": keys, "numbers": numbers, "cells": cells, "areas": list(areas)}
+    return IMAGE | {"regions": regions}
+
+
+def test_polygons_are_drawn_by_the_condition_of_each_row() -> None:
+    facts, image = by_product(LEFT, TOP, MASK, cells=[1, 0, 2, -1]), np.zeros((4, 6, 1), np.uint8)
+    bars, disc, other = (np.array([*np.eye(4)[k], 9.0], np.float32) for k in (0, 1, 3))
+    seen = fitting(image, facts, c=np.stack([disc, other, bars, disc]))
+    found = seen.inputs(slice(0, 4))
+    assert found["image"].shape == (4, 4, 6, 1)
+    left, top = np.zeros((2, 4, 6), bool)
+    left[:, :3], top[:2] = True, True
+    np.testing.assert_array_equal(found["ignored"], np.stack([left, np.zeros_like(left), top, left]))
+    np.testing.assert_array_equal(seen.inputs(slice(2, 3))["ignored"], top[None])
+
+
+def test_a_mask_by_condition_is_of_the_proportions_of_its_images_alone() -> None:
+    facts, image = by_product(LEFT, MASK, cells=[-1, 0, 1, -1]), np.zeros((8, 6, 1), np.uint8)
+    disc, ring = np.array([[0, 1, 0, 0, 0], [0, 0, 1, 0, 0]], np.float32)
+    assert fitting(image, facts, c=disc[None]).ignored is not None
+    with pytest.raises(DataError, match=r"the mask to ignore of 'ring' is 60 × 40 pixels .*, the image 6 × 8"):
+        fitting(image, facts, c=ring[None])
+
+
+def test_polygons_that_leave_nothing_are_refused() -> None:
+    whole = {"value": "disc", "mask": None, "polygons": [[[0, 0], [1, 0], [1, 1], [0, 1]]]}
+    with pytest.raises(DataError, match="regions to ignore of 'disc' leave nothing of the image"):
+        fitting(np.zeros((4, 6, 1), np.uint8), by_product(whole, cells=[-1, 0, -1, -1]), c=np.eye(4, 5)[1:2])
+
+
 def test_images_are_brought_to_the_type_and_channels_of_the_fit() -> None:
     grey = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
     deep = fitting(grey, IMAGE | {"dtype": "uint16", "by_type": True}).picture

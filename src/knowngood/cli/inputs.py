@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from knowngood.config import DataOptions
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
+    from knowngood.detector.pipeline import Pipeline
 
 ALL = "all"  # every split
 SEVERAL = "repeatable; a value with a comma in double quotes: 'camera=\"A, left\"'"  # of --as
@@ -218,3 +219,14 @@ def load(model: Path, device: str | None, *data: str | None) -> Detector:
     from knowngood.detector.estimator import Detector
 
     return Detector.load(model, device=device or "cpu")
+
+
+def load_pipeline(model: Path) -> Pipeline:
+    """The fitted parts of a saved model, for what needs no item scored: a backbone of the user's own may be missing.
+
+    Raises ArtifactError: no usable model at `model`.
+    """
+    from knowngood.detector.model_folder import read, unpack
+
+    model_at(model)
+    return unpack(read(model), str(model))[0]

@@ -13,7 +13,7 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, table
-from knowngood.cli.inputs import Device, Unknown, load, open_selected
+from knowngood.cli.inputs import Device, Unknown, load, load_pipeline, open_selected
 from knowngood.cli.outputs import writing
 from knowngood.config import counted
 from knowngood.detector.run_record import trained_on
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from knowngood.calibration import DriftMonitor
     from knowngood.detector.estimator import Detector
+    from knowngood.detector.pipeline import Pipeline
 
 DRIFT = 5  # exit status
 THRESHOLD = 100.0
@@ -87,11 +88,11 @@ def monitor(
         drift = DriftMonitor(asked) if saved is None else DriftMonitor.from_record(saved)
         results = _results(streams, model)  # what is wrong with them is said before a model is loaded
         images = [source for source, table in results if table is None]
-        detector = None if model is None else load(model, device, *images)
-        tables, by = _tables(results, model, detector, unknown, bounds)
-        known = None if detector is None else detector.pipeline_
+        detector = None if model is None or not images else load(model, device, *images)
+        known = None if model is None else load_pipeline(model) if detector is None else detector.pipeline_
+        tables, by = _tables(results, model, known, detector, unknown, bounds)
         items = score_stream(tables, known and known.schema, [group.name for group in known.added] if known else ())
-        reference = None if detector is None else reference_of(detector.pipeline_, items.measure, -items.scores)
+        reference = None if known is None else reference_of(known, items.measure, -items.scores)
         basis = " ".join([items.measure, *by]) if reference is None else reference.fingerprint
         if saved is not None:
             _check(drift, saved, threshold, basis, state)
@@ -137,7 +138,7 @@ def monitor(
         where = "" if len(drift.groups) == 1 else f" in {alarm.group}"
         say(f"drift    {alarm.change}{where} since about {alarm.since}")
         say(f"alarm    at {alarm.at}: evidence {_number(alarm.evidence)} of {drift.threshold:g}")
-        for line in _next(model, detector, state):
+        for line in _next(model, known, state):
             say(line)
         raise typer.Exit(DRIFT)
 
@@ -167,6 +168,7 @@ def _results(sources: list[str], model: Path | None) -> list[tuple[str, pd.DataF
 def _tables(
     results: list[tuple[str, pd.DataFrame | None]],
     model: Path | None,
+    known: Pipeline | None,
     detector: Detector | None,
     unknown: str | None,
     bounds: Bounds,
@@ -189,8 +191,8 @@ def _tables(
             judged = _of_version(judged, source, model)
         tables.append(judged)
         by |= dict.fromkeys(marks(judged), source)
-        if detector is not None and model is not None:
-            found = scored_by(judged, model, detector.pipeline_)
+        if known is not None and model is not None:
+            found = scored_by(judged, model, known)
             if found.same is False:
                 raise DataError(
                     f"{source}: {found.why}. Scores of one model say nothing about another: score the items again by "
@@ -226,7 +228,7 @@ def _record(drift: DriftMonitor, new: int, left_out: dict[str, int]) -> dict[str
     return {**record, "log10_evidence": drift.evidence, "threshold": drift.threshold, "groups": groups, "alarm": said}
 
 
-def _next(model: Path | None, detector: Detector | None, state: Path | None) -> list[str]:
+def _next(model: Path | None, known: Pipeline | None, state: Path | None) -> list[str]:
     """What to do after an alarm."""
     from knowngood.config import VAEOptions
 
@@ -234,7 +236,7 @@ def _next(model: Path | None, detector: Detector | None, state: Path | None) -> 
     again = (
         "the test needs a new state then" if state is None else f"then begin a new state: rm {shlex.quote(str(state))}"
     )
-    trained = detector is not None and isinstance(detector.pipeline_.settings.model, VAEOptions)
+    trained = known is not None and isinstance(known.settings.model, VAEOptions)
     old = f" --with {shlex.quote(trained_on(model) or 'OLD')}" if trained and model is not None else ""
     return [
         "next     look at the images since then. If they are anomalous, the model is right. If normal images changed:",

@@ -16,7 +16,8 @@ from knowngood.cli.keep_options import judged_by
 from knowngood.config import counted, nearest
 from knowngood.errors import DataError, SettingsError
 
-VERDICTS = {"false-alarm": "good", "good": "good", "defect": "defect", "unsure": "unsure", "none": None}
+FALSE_ALARM = "false-alarm"
+VERDICTS = {FALSE_ALARM: "good", "good": "good", "defect": "defect", "unsure": "unsure", "none": None}
 SHOWN = ("number", "time", "id", "verdict", "review", "kind", "who")
 MOST = 20  # reviews that are listed for people
 
@@ -88,17 +89,15 @@ def review(
                 f"{error}. Nothing was reviewed. `knowngood reviews {place} --list 20` lists what is kept; `serve` and "
                 f"`watch` keep images, `score` does not: `knowngood watch {at} FOLDER --once --keep {place}`"
             ) from None
-        if unread := [str(one["id"]) for one in found if one["flagged"] is None and VERDICTS[str(verdict)]]:
-            raise DataError(
-                f"{listing(unread, most=5)} could not be read: nothing can be learned from that; leave it out. Nothing "
-                "was reviewed"
-            )
-        for one in found:
-            says = VERDICTS[str(verdict)]
-            add_review(folder, one["number"], says, who=who or "", kind=kind or "", note=remark or "")
+        numbers, says = [one["number"] for one in found], VERDICTS[str(verdict)]
+        add_review(folder, numbers, says, who=who or "", kind=kind or "", note=remark or "")
         rows = [_row(one, in_words(one) or "taken back") for one in (store.one(each["number"]) for each in found)]
         for row in rows:
             say(f"{row['number']}  {row['id']}  {row['review']}")
+        unflagged = [str(one["id"]) for one in found if verdict == FALSE_ALARM and not one["flagged"]]
+        if unflagged:
+            was = "it was" if len(unflagged) == 1 else "they were"
+            note(f"{listing(unflagged, most=5)}: stored as good, no false alarm: {was} not flagged")
         emit({"images": rows})
     note(f"`knowngood update {shlex.quote(str(model))} --reviews` learns from the reviews")
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from knowngood.config.version import __version__
-from knowngood.detector.estimator import Detector
-from knowngood.detector.model_folder import CARD, TRAINING
+from knowngood.detector.model_folder import CARD, TRAINING, read, unpack
 from knowngood.detector.versions import CONFIG, fingerprint, in_use, save_version
 from knowngood.errors import ArtifactError, KnowngoodError, OutputError, SettingsError
 
@@ -36,7 +35,7 @@ def push(model: Path, name: str, *, public: bool = False) -> Pushed:
             repository is public and that was not asked for. OutputError: the hub refuses, or cannot be reached.
     """
     folder = in_use(model)
-    Detector.load(folder)  # refuses what is damaged
+    unpack(read(folder), str(folder))  # refuses what is damaged; a backbone of your own need not be here
     api = _hub(name)
     with tempfile.TemporaryDirectory(prefix="knowngood-") as place, _explained(name):
         for path in _files(folder):
@@ -63,7 +62,7 @@ def pull(name: str, folder: Path, *, revision: str | None = None) -> Path:
             api.snapshot_download(name, revision=revision, local_dir=place, allow_patterns=list(FILES))
         if not (Path(place) / CONFIG).is_file():
             raise ArtifactError(f"{name} is no model of knowngood: it has no {CONFIG}")
-        Detector.load(place)
+        unpack(read(place), place)
         return save_version(folder, {path.name: path.read_bytes() for path in _files(Path(place))})
 
 

@@ -18,7 +18,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from knowngood.errors import ArtifactError, OutputError
+from knowngood.data.values import listing
+from knowngood.errors import ArtifactError, DataError, OutputError
 from knowngood.files import make_folder
 
 Box = tuple[int, int, int, int]  # (top, left, bottom, right) in pixels, half-open
@@ -190,16 +191,31 @@ class JudgedStore:
                     base.executemany(f"delete from {table} where number = ?", gone)
         return numbers
 
-    def review(self, number: int, review: Review) -> None:
-        """Add what a person says of a judgement. Raises KeyError: there is no such judgement any more."""
+    def review(self, number: int | Iterable[int], review: Review) -> None:
+        """Add what a person says of a judgement, or of several: of all or of none.
+
+        Raises:
+            KeyError: there is no such judgement any more. DataError: the image could not be read; all such are named.
+        """
+        numbers = list(number) if isinstance(number, Iterable) else [number]
         with self._writing() as base:
-            found = base.execute("select scored_by from judged where number = ?", (number,)).fetchone()
-            if found is None:
-                raise KeyError(f"there is no judged image {number}")
-            values = number, _now(), review.who, found[0], review.verdict, review.kind, _text(review.regions)
+            found = []
+            for one in numbers:
+                about = base.execute("select scored_by, id, flagged from judged where number = ?", (one,)).fetchone()
+                if about is None:
+                    raise KeyError(f"there is no judged image {one}")
+                found.append((one, *about))
+            unread = [f"{name} (image {one})" for one, _, name, flagged in found if flagged is None]
+            if unread and review.verdict is not None:
+                raise DataError(
+                    f"{listing(unread, most=5)} could not be read: nothing can be learned from that; leave it out. "
+                    "Nothing was reviewed"
+                )
             names = "judged, time, who, scored_by, verdict, kind, regions, note"
             marks = ", ".join("?" * 8)
-            base.execute(f"insert into reviews ({names}) values ({marks})", (*values, review.note))
+            said = review.verdict, review.kind, _text(review.regions), review.note
+            rows = [(one, _now(), review.who, scored_by, *said) for one, scored_by, _, _ in found]
+            base.executemany(f"insert into reviews ({names}) values ({marks})", rows)
 
     def page(
         self, which: Filter, order: str = "newest", first: int = 0, most: int = 48

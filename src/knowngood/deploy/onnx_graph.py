@@ -7,14 +7,12 @@ pose, the graph begins after that, and the runtime does it by the metadata: find
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +23,10 @@ from torch import Tensor, nn
 
 from knowngood.calibration import Calibration
 from knowngood.calibration.conformal import sorted_scores
-from knowngood.calibration.map_scale import scale_of
 from knowngood.config.version import __version__
 from knowngood.data import ImageSet
-from knowngood.data.readers.limits import Limits
-from knowngood.data.regions.ignore import Outlines, Painted
+from knowngood.deploy.onnx_ignored import Areas, ignored_graphs, pixels_of
+from knowngood.deploy.onnx_metadata import metadata, pose_of
 from knowngood.deploy.onnx_precision import check_precision, graph_scores, halved
 from knowngood.deploy.onnx_scores import check_score, score_graph
 from knowngood.detector.calibrate import with_calibration
@@ -37,23 +34,17 @@ from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
 from knowngood.detector.fit.inputs import readable
 from knowngood.detector.guarantee import normal_ones
-from knowngood.detector.ignored import Ignored
-from knowngood.detector.model_folder import CARD, pack
 from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.scoring import BEYOND
-from knowngood.detector.versions import CONFIG
 from knowngood.errors import OutputError, SettingsError
 from knowngood.files import whole
 from knowngood.representations import HOG, Features, Pixels, Table
-from knowngood.representations.alignment.pose import Pose
 from knowngood.representations.features import HALF_LIMIT
 from knowngood.representations.pixels import LUMINANCE, middle
 from knowngood.runtime import ExportedDetector
-from knowngood.runtime.calibration import calibration_facts
 from knowngood.runtime.marginal import RAW
-from knowngood.runtime.model import BEFORE_GRAPH, FORMAT, FORMAT_VERSION, KEY
+from knowngood.runtime.model import KEY
 from knowngood.scores.adjustment import of_adjustment
-from knowngood.scores.fusion import FusionScore
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
 LARGEST = 2**31 - 2**24  # bytes of a file; protobuf ends at 2 GiB
@@ -152,7 +143,6 @@ def check_exportable(pipeline: Pipeline) -> None:
     backbone = getattr(options, "backbone", None)
     refused = {
         "representation of another package": not isinstance(representation, Pixels | HOG | Features | Table),
-        **_ignored_refused(pipeline),
         "conditioning.check (stated conditions are checked); fit without it": bool(pipeline.checked),
         "conditioning.measure (image factors as conditions); fit without it": bool(settings.conditioning.measure),
         "a calibration with added groups (calibrate --as); calibrate on the images of one group": bool(pipeline.added),
@@ -168,7 +158,7 @@ def check_exportable(pipeline: Pipeline) -> None:
                 isinstance(representation.backbone, nn.Module)
             ),
         }
-    pixels = _pixels(representation)
+    pixels = pixels_of(representation)
     if pixels is not None:
         dtype = "float32" if np.dtype(pixels.dtype).kind == "f" else pixels.dtype
         refused[f"images of {pixels.dtype}; fit on one of {', '.join(DTYPES)}"] = dtype not in DTYPES
@@ -190,109 +180,6 @@ def check_exportable(pipeline: Pipeline) -> None:
         raise SettingsError(f"export needs {error.name}: pip install 'knowngood[export]'") from None
 
 
-def _ignored_refused(pipeline: Pipeline) -> dict[str, bool]:
-    """Regions to ignore that are no constant of the graph."""
-    by_condition = pipeline.ignore is not None and pipeline.ignore.column is not None
-    return {"data.ignore by condition (regions that depend on it); export a model for each": by_condition}
-
-
-def ignored_mask(pipeline: Pipeline) -> np.ndarray | None:
-    """(H, W) True where pictures are ignored; pictures of other sizes of these proportions take its nearest pixel."""
-    area, pixels = _ignored_area(pipeline), _pixels(pipeline.representation)
-    if area is None or pixels is None or drawn_outlines(pipeline) is not None:
-        return None
-    return area.whole if isinstance(area, Painted) else area.mask(*pixels.size)
-
-
-def drawn_outlines(pipeline: Pipeline) -> Outlines | None:
-    """Polygons to ignore in pictures of any size: drawn for each picture, before the graph."""
-    area, pixels = _ignored_area(pipeline), _pixels(pipeline.representation)
-    return area if isinstance(area, Outlines) and pixels is not None and pixels.resize else None
-
-
-def _ignored_area(pipeline: Pipeline) -> Outlines | Painted | None:
-    if Ignored.of_model(pipeline.ignore, pipeline.schema, pipeline.model) is None:
-        return None
-    assert pipeline.ignore is not None
-    (area,) = pipeline.ignore.areas.values()
-    return area
-
-
-def metadata(
-    detector: Detector, outputs: list[str], precision: str = "fp32", calibrated_on: ImageSet | None = None
-) -> dict[str, Any]:
-    """What the file says of itself, for `knowngood.runtime` and for people; see `graph_of`."""
-    pipeline = detector.pipeline_
-    known, pixels, schema = calibrated(pipeline), _pixels(pipeline.representation), pipeline.schema
-    files = pack(pipeline, detector.about_, detector.training_, detector.card_)
-    settings, maps, pose = pipeline.settings, pipeline.map_calibration, _pose(pipeline.representation)
-    drawn = drawn_outlines(pipeline)
-    card, own = files[CARD].decode(), hashlib.sha256(files[CONFIG])  # as `versions.fingerprint`
-    if calibrated_on is not None:
-        own.update(precision.encode() + known.scores.tobytes())
-        card += f"\n## Exported in {precision}\n\nThe graph is calibrated on {len(known)} normal images of "
-        card += f"{calibrated_on.name} that it scored itself; the calibration described above does not apply.\n"
-    facts: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION if pose is None and drawn is None else BEFORE_GRAPH,
-        "versions": {"knowngood": __version__, "torch": torch.__version__},
-        "model_sha256": json.loads(files[CONFIG])["sha256"][CONFIG],
-        "fingerprint": own.hexdigest()[:16],
-        "precision": precision,
-        "recipe": {part: getattr(settings, part).name for part in ("representation", "model", "score")},
-        "limits": asdict(Limits.of(settings.data)),
-        "alpha": pipeline.settings.alpha,
-        "calibration_items": len(known),
-        "threshold": known.pooled_threshold if np.isfinite(known.pooled_threshold) else None,
-        "calibration": _facts(known),
-        "calibrated_by": pipeline.calibrated_by,
-        "map_calibration": None if maps is None else _facts(maps),
-        "map_scale": None if maps is None else scale_of(maps)._asdict(),
-        "outputs": outputs,
-        "columns": [{**asdict(column), "code_names": list(column.code_names)} for column in schema.columns],
-        "unknown": pipeline.settings.conditioning.unknown,
-        "cells": schema.cells,
-        "cell_counts": schema.counts,
-        "marginal": _marginal(pipeline),
-        "strata": schema.strata.tolist(),
-        "stratum_items": known.counts.tolist(),
-        "stratum_names": schema.stratum_names,
-        "resize": "in the graph: antialiased bilinear" if pose is None else "before the graph: the pose",
-        "pose": None if pose is None else pose.part.facts(),
-        "card": card,
-    }
-    if pixels is not None:
-        names = ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule", "about")
-        mask = ignored_mask(pipeline)
-        facts["image"] = {name: getattr(pixels, name) for name in names}
-        facts["image"]["ignored"] = None if mask is None else list(mask.shape)
-        facts["image"]["polygons"] = None if drawn is None else [list(map(list, one)) for one in drawn.polygons]
-    else:
-        facts["names"], facts["features"] = list(pipeline.representation.names), pipeline.representation.shape[0]  # type: ignore[union-attr]
-    return facts
-
-
-def _facts(known: Calibration) -> dict[str, Any]:
-    return calibration_facts(known.scores, known.strata, known.stratum_names, known.alpha)
-
-
-def _marginal(pipeline: Pipeline) -> dict[str, Any] | None:
-    """How scores are averaged where no condition of an item is known; None where the most normal condition decides."""
-    known, score = pipeline.marginal_calibration, pipeline.score
-    if known is None:
-        return None
-    members = []
-    if isinstance(score, FusionScore):
-        tails = pipeline.state["marginal_tails"].tolist()
-        for name, inner, weight, normals in zip(score.names, score.inners, score.weights, tails, strict=True):
-            if weight:
-                facts = {"name": name, "likelihood": inner.is_likelihood, "weight": float(weight), "normals": normals}
-                members.append(facts)
-    limit = known.pooled_threshold if np.isfinite(known.pooled_threshold) else None
-    added = [adjustment.name for adjustment in pipeline.adjustments]
-    return {"normals": known.scores.tolist(), "threshold": limit, "members": members, "added": added}
-
-
 class DetectorGraph(nn.Module):
     """From the inputs of the ONNX file to its outputs, in the order of `outputs`."""
 
@@ -302,9 +189,8 @@ class DetectorGraph(nn.Module):
         graphs: Any = {Pixels: PixelsGraph, HOG: HOGGraph, Features: FeaturesGraph, Table: TableGraph}
         self.model, self.adjustments, self.state = pipeline.model, pipeline.adjustments, state
         self.represent = graphs[type(representation)](representation)
-        mask = ignored_mask(pipeline)
-        self.fill = 0.0 if isinstance(representation, Table) else _pixels(representation).low  # type: ignore[union-attr]
-        self.ignored = None if mask is None else IgnoredGraph(mask)
+        self.fill = 0.0 if isinstance(representation, Table) else pixels_of(representation).low  # type: ignore[union-attr]
+        self.masks = nn.ModuleList(ignored_graphs(Areas.of(pipeline), pipeline.model))
         self.score = score_graph(pipeline.score, pipeline.model, state)
         self.calibrate = CalibrationGraph(calibrated(pipeline))
         self.outputs: list[str] = []
@@ -321,11 +207,14 @@ class DetectorGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         raw = rows if image is None else image
         assert raw is not None
-        hidden = ignored if self.ignored is None else self.ignored(raw)
+        stratum = torch.zeros_like(raw.flatten(1)[:, 0], dtype=torch.int64) if stratum is None else stratum
+        hidden = ignored
+        for masks in self.masks:
+            own = masks(raw, condition, stratum)
+            hidden = own if hidden is None else hidden | own
         if hidden is not None:
             raw = torch.where(hidden[..., None], torch.tensor(self.fill, dtype=raw.dtype), raw)
         x = self.represent(raw)
-        stratum = torch.zeros_like(raw.flatten(1)[:, 0], dtype=torch.int64) if stratum is None else stratum
         result = self.score(x, condition, stratum)
         for adjustment in self.adjustments:
             own = of_adjustment(self.state, adjustment)
@@ -351,23 +240,6 @@ def _nan_where(hidden: Tensor) -> Tensor:
     """NaN there, else 0: ONNX Runtime's `Where` makes 0 of a NaN that it selects by a mask of the whole shape."""
     kept = (~hidden).float()
     return torch.zeros_like(kept) / kept
-
-
-class IgnoredGraph(nn.Module):
-    """Where pictures (B, H, W, C) are ignored: (1, H, W), as `Painted.mask`."""
-
-    whole: Tensor
-
-    def __init__(self, whole: np.ndarray) -> None:
-        super().__init__()
-        self.register_buffer("whole", torch.from_numpy(whole.copy()))
-
-    def forward(self, image: Tensor) -> Tensor:
-        at = [
-            torch.div((2 * torch.arange(n) + 1) * m, 2 * n, rounding_mode="floor")
-            for n, m in zip(image.shape[1:3], self.whole.shape, strict=True)
-        ]
-        return self.whole[at[0]][None, :, at[1]]
 
 
 class PixelsGraph(nn.Module):
@@ -513,7 +385,7 @@ def _upsampled(maps: Tensor, size: Any) -> Tensor:
 def example_inputs(pipeline: Pipeline) -> dict[str, Tensor]:
     """Inputs of noise, with known conditions."""
     rng, n = np.random.default_rng(0), EXAMPLES
-    pixels, schema = _pixels(pipeline.representation), pipeline.schema
+    pixels, schema = pixels_of(pipeline.representation), pipeline.schema
     inputs = {"alpha": torch.tensor(pipeline.settings.alpha, dtype=torch.float64)}
     if pixels is None:
         inputs["rows"] = torch.from_numpy(rng.normal(size=(n, *pipeline.representation.shape)))
@@ -526,9 +398,9 @@ def example_inputs(pipeline: Pipeline) -> dict[str, Tensor]:
         inputs["condition"] = torch.zeros(n, pipeline.model.condition_dim)
     if schema.n_strata > 1:
         inputs["stratum"] = torch.arange(n) % schema.n_strata
-    drawn = drawn_outlines(pipeline)
-    if drawn is not None:
-        mask = drawn.mask(*inputs["image"].shape[1:3])
+    areas = Areas.of(pipeline)
+    if areas is not None and areas.outlines:
+        mask = next(iter(areas.outlines.values())).mask(*inputs["image"].shape[1:3])
         inputs["ignored"] = torch.from_numpy(np.stack([mask, np.zeros_like(mask)]))
     return inputs
 
@@ -543,18 +415,10 @@ def _dynamic(pipeline: Pipeline, inputs: dict[str, Tensor]) -> dict[str, Any]:
     return {"alpha": None, **shapes}
 
 
-def _pixels(representation: Any) -> Pixels | None:
-    return representation if isinstance(representation, Pixels) else getattr(representation, "pixels", None)
-
-
-def _pose(representation: Any) -> Pose | None:
-    return getattr(representation, "pose", None)
-
-
 def _resizes(pipeline: Pipeline) -> bool:
     """Whether the graph takes images of any size: not of parts that are brought to one pose before it."""
-    pixels = _pixels(pipeline.representation)
-    return pixels is not None and pixels.resize and _pose(pipeline.representation) is None
+    pixels = pixels_of(pipeline.representation)
+    return pixels is not None and pixels.resize and pose_of(pipeline.representation) is None
 
 
 def _compare(data: bytes, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -90,7 +90,7 @@ def graph_scores(runtime: ExportedDetector, images: ImageSet) -> NormalScores:
     inputs = {one.name for one in runtime.session.get_inputs()}
     values, maps = [], []
     for i in track(range(len(images)), "calibration", len(images)):
-        seen = runtime.seen(images.read(i))
+        seen = runtime.seen(images.read(i), encoded.c[i : i + 1])
         every = {
             **seen.inputs(),
             "alpha": np.array(runtime.alpha),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from knowngood.calibration import Calibration, mean_excess
 from knowngood.detector.ignored import filled
@@ -196,7 +197,7 @@ class NeighboursGraph(nn.Module):
 class PatchGraph(nn.Module):
     """What both graphs of `PatchDistanceScore` share: distances (B, h, w) to a value and a map.
 
-    hidden: (h, w) locations that are ignored, the same in every cell.
+    hidden: (K, h, w) locations that are ignored in each cell, or (1, h, w) in every cell.
     """
 
     hidden: Tensor | None
@@ -208,7 +209,7 @@ class PatchGraph(nn.Module):
         super().__init__()
         counted, sigma = None if hidden is None else (~hidden).double(), score.options.smoothing
         self.register_buffer("hidden", hidden)
-        self.register_buffer("share", None if counted is None else smooth(counted[None], sigma).clamp_min(1e-12)[0])
+        self.register_buffer("share", None if counted is None else smooth(counted, sigma).clamp_min(1e-12))
         self.sigma = sigma
         self.pooling = score.options.pooling
         for name in (*TENSORS, "pooled_moments", "global_moments", "counts_moments"):
@@ -218,20 +219,20 @@ class PatchGraph(nn.Module):
                 matrix = smooth(torch.eye(n, dtype=torch.float64)[:, :, None], sigma)[:, :, 0].t()
                 self.register_buffer(name, matrix.contiguous())
 
-    def smoothed(self, maps: Tensor) -> Tensor:
-        maps = maps if self.hidden is None else maps.masked_fill(self.hidden, 0)
+    def smoothed(self, maps: Tensor, cell: Tensor) -> Tensor:
+        maps = maps if self.hidden is None else maps.masked_fill(in_cells(self.hidden, cell), 0)
         if not self.sigma:
             return maps
         maps = self.down @ maps @ self.across.t()  # type: ignore[operator]
-        return maps if self.share is None else maps / self.share
+        return maps if self.share is None else maps / in_cells(self.share, cell)
 
     def judged(self, maps: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B,) the pooled value; and (B, h, w) standardised distances, None where distances are not standardised."""
-        hidden = None if self.hidden is None else self.hidden.expand(maps.shape)
+        hidden = None if self.hidden is None else in_cells(self.hidden, cell).expand(maps.shape)
         if self.location_mean is None:
-            return pool(self.smoothed(maps), self.pooling, hidden), None
+            return pool(self.smoothed(maps, cell), self.pooling, hidden), None
         state = {name: getattr(self, name) for name in TENSORS}
-        relative = self.smoothed(standardised(maps, cell, hidden, state))
+        relative = self.smoothed(standardised(maps, cell, hidden, state), cell)
         return pool(relative, self.pooling, hidden), relative
 
 
@@ -246,7 +247,8 @@ class BankGraph(PatchGraph):
     def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
         near = self.nearest(self.model.rows(x), stratum.repeat_interleave(self.locations))[:, 0]
         maps = near.reshape(-1, *x.shape[2:])
-        return ScoreResult(self.judged(maps, torch.zeros_like(stratum))[0], self.smoothed(maps), {})
+        cell = torch.zeros_like(stratum)
+        return ScoreResult(self.judged(maps, cell)[0], self.smoothed(maps, cell), {})
 
 
 class GaussianGraph(PatchGraph):
@@ -258,7 +260,7 @@ class GaussianGraph(PatchGraph):
     near: Tensor | None
 
     def __init__(self, score: PatchDistanceScore, model: PatchGaussian, state: State) -> None:
-        hidden = model.ignored_grid[0] if bool(model.ignored.any()) else None
+        hidden = of_cells(model.ignored_grid) if bool(model.ignored.any()) else None
         super().__init__(score, model.shape[1:], state, hidden)
         self.register_buffer("near", None if hidden is None else nearest_counted(hidden))
         self.fine, self.grid = WhiteGraph(model), model.shape[1:]
@@ -271,15 +273,11 @@ class GaussianGraph(PatchGraph):
             self.register_buffer(name, state[name])
         self.register_buffer("slope", model.number_slope if bool(model.number_slope.any()) else None)
         self.register_buffer("range", model.number_range)
-        self.register_buffer("keys", model.keys)
-        self.register_buffer("counted", ~model.continuous)
+        self.cell = CellGraph(model)
         self.register_buffer("numbers", model.continuous.nonzero()[:, 0])
 
     def forward(self, x: Tensor, c: Condition, stratum: Tensor) -> ScoreResult:
-        cell = torch.zeros_like(stratum)
-        if c is not None and len(self.keys) > 1:  # type: ignore[arg-type]
-            cell = ((c * self.counted)[:, None] - self.keys).square().sum(2).argmin(1)  # type: ignore[operator]
-        grids = x.float().flatten(2)
+        cell, grids = self.cell(c, stratum), x.float().flatten(2)
         if c is not None and self.slope is not None:  # as `PatchGaussian.given`
             low, high, mean = self.range.unbind()
             off = torch.minimum(torch.maximum(c[:, self.numbers], low), high) - mean
@@ -300,16 +298,35 @@ class GaussianGraph(PatchGraph):
         for name, member in zip(self.names, self.members, strict=True):
             parts[name] = self.standardised(member(grids, cell), name, cell)
             values = values + (parts[name] - EXCESS).clamp_min(0)
-        shown = length(self.smoothed(shown))
+        shown = length(self.smoothed(shown, cell))
         if relative is not None:
             shown = shown * relative.sigmoid()
         if self.near is not None:
-            shown = shown.flatten(1)[:, self.near].unflatten(1, self.grid)
+            near = in_cells(self.near, cell).expand(shown.flatten(1).shape)
+            shown = shown.flatten(1).gather(1, near).unflatten(1, self.grid)
         return ScoreResult(values, shown, parts)
 
     def standardised(self, values: Tensor, kind: str, cell: Tensor) -> Tensor:
         mean, spread = getattr(self, f"{kind}_moments")[cell].unbind(1)
         return (values - mean) / spread
+
+
+class CellGraph(nn.Module):
+    """`PatchGaussian.cell`."""
+
+    keys: Tensor
+    counted: Tensor
+
+    def __init__(self, model: PatchGaussian) -> None:
+        super().__init__()
+        self.register_buffer("keys", model.keys)
+        self.register_buffer("counted", ~model.continuous)
+
+    def forward(self, c: Condition, stratum: Tensor) -> Tensor:
+        """(B,) of conditions (B, W)."""
+        if c is None or len(self.keys) == 1:
+            return torch.zeros_like(stratum)
+        return ((c * self.counted)[:, None] - self.keys).square().sum(2).argmin(1)
 
 
 class WhiteGraph(nn.Module):
@@ -338,8 +355,9 @@ class WhiteGraph(nn.Module):
         tensors = {"mean": model.mean, **own, "basis": model.basis, "slope": model.slope}
         self.single = len(model.mean) == 1  # then without a step that would copy all of a large tensor
         counted = counted_of(model)
-        tensors["normal"] = ((model.mean.cpu() * counted[:, None]).sum(1) / counted.sum()).float()
-        self.register_buffer("counted", None if bool(counted.all()) else (counted / counted.sum()).float())
+        share = counted / counted.sum(1, keepdim=True)
+        tensors["normal"] = (model.mean.cpu() * share[:, :, None]).sum(1).float()
+        self.register_buffer("counted", None if bool(counted.all()) else share.float())
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor[0].cpu() if self.single else tensor.cpu())
 
@@ -349,7 +367,9 @@ class WhiteGraph(nn.Module):
         mean, slope, normal, basis = tensors if self.single else (t[cell] for t in tensors)
         off = grids.transpose(1, 2) - mean  # (B, P, F)
         if basis.shape[-2]:
-            mean_grid = grids.mean(2) if self.counted is None else grids @ self.counted
+            mean_grid = (
+                grids.mean(2) if self.counted is None else (grids @ in_cells(self.counted, cell)[..., None])[..., 0]
+            )
             context = (basis @ (mean_grid - normal)[..., None])[..., 0]  # (B, T)
             off = off - (slope @ context[:, None, :, None])[..., 0]
         strips = [getattr(self, f"inverse{end}") for end in self.ends]
@@ -365,22 +385,54 @@ class WhiteGraph(nn.Module):
 class GlobalGraph(nn.Module):
     """`PatchGaussian.global_distances`."""
 
+    counted: Tensor
+
     def __init__(self, model: PatchGaussian) -> None:
         super().__init__()
         assert model.coarse is not None
         self.white = WhiteGraph(model.coarse)
-        every = each_location(model)
         self.register_buffer("counted", counted_of(model.coarse))
-        self.register_buffer("coarsen", model.coarsen(every, torch.zeros(len(every), dtype=torch.int64)).flatten(1))
+        height, width = model.coarse.shape[1:]
+        parts = adaptive_avg_pool2d(each_location(model), (height, width))
+        self.coarsen = AverageGraph(parts.flatten(1), counted_of(model))
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """(B,) of features (B, F, P) in cells (B,)."""
-        squares = self.white(grids @ self.coarsen, cell).square().sum(2).double()  # type: ignore[operator]
-        return 0.5 * (squares @ self.counted) / self.counted.sum()  # type: ignore[operator]
+        squares = self.white(self.coarsen(grids, cell), cell).square().sum(2).double()
+        counted = in_cells(self.counted, cell)
+        return 0.5 * (squares * counted).sum(1) / counted.sum(1)
+
+
+class AverageGraph(nn.Module):
+    """Features (B, F, P) averaged over what counts of P' parts, by their weights (P, P') of all that there is.
+
+    counted: (K, P) or (1, P) of every cell, 1 where a location counts. A part of which nothing counts is 0.
+    """
+
+    weights: Tensor
+    counted: Tensor | None
+    share: Tensor | None
+
+    def __init__(self, weights: Tensor, counted: Tensor) -> None:
+        super().__init__()
+        share = (counted @ weights.double()).clamp_min(1e-12)
+        if len(counted) == 1:
+            weights = counted[0, :, None] * weights / share
+        several = len(counted) > 1
+        self.register_buffer("weights", weights.float())
+        self.register_buffer("counted", counted.float() if several else None)
+        self.register_buffer("share", share.float() if several else None)
+
+    def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
+        if self.counted is None or self.share is None:
+            return grids @ self.weights
+        return (grids * self.counted[cell][:, None]) @ self.weights / self.share[cell][:, None]
 
 
 class WordsGraph(nn.Module):
     """`PatchWords.distances` of its shares."""
+
+    share: Tensor | None
 
     def __init__(self, model: PatchGaussian) -> None:
         super().__init__()
@@ -390,15 +442,16 @@ class WordsGraph(nn.Module):
         roots = [torch.linalg.solve_triangular(words.root(k).cpu(), unit, upper=False) for k in range(len(words.mean))]
         self.register_buffer("inverse", torch.stack(roots))
         counted = counted_of(model)
-        self.register_buffer("counted", None if bool(counted.all()) else counted.nonzero()[:, 0])
+        share = counted / counted.sum(1, keepdim=True)
+        self.register_buffer("share", None if bool(counted.all()) else share)
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """(B,) of features (B, F, P) in cells (B,)."""
         words = self.words
-        grids = grids if self.counted is None else grids[:, :, self.counted]  # type: ignore[index]
         rows = (grids.transpose(1, 2) - words.centre) @ words.basis
         squares = words.words.square().sum(1) - 2 * rows @ words.words.t() + rows.square().sum(2, keepdim=True)
-        shares = (-squares.clamp_min(0) / words.temperature).softmax(2).double().mean(1)
+        assigned = (-squares.clamp_min(0) / words.temperature).softmax(2).double()
+        shares = assigned.mean(1) if self.share is None else (in_cells(self.share, cell)[:, None] @ assigned)[:, 0]
         off = shares / words.scale - words.mean[cell]
         return (self.inverse[cell] @ off[:, :, None])[:, :, 0].square().sum(1).sqrt()  # type: ignore[index]
 
@@ -412,32 +465,45 @@ class PatchBankGraph(nn.Module):
         assert bank is not None
         others = bank.cell != torch.arange(len(bank.weight), device=bank.cell.device)[:, None]  # (K, M)
         added = bank.rows.square().sum(1) + bank.penalty[:, None] * others
-        halves = halved(every, model.ignored.cpu()[:1], torch.zeros(len(every), dtype=torch.int64))[:, 0]
+        nothing = torch.zeros(1, model.locations, dtype=torch.bool)
+        halves = halved(every, nothing, torch.zeros(len(every), dtype=torch.int64))[:, 0]
         each = torch.eye(halves[0].numel(), dtype=torch.float64).unflatten(1, halves.shape[1:])
         height, width = model.shape[1:]
         tensors = {"rows": bank.rows, "centre": bank.centre, "basis": bank.basis, "weight": bank.weight, "added": added}
-        tensors |= {"halve": halves.flatten(1), "spread": doubled(each, height, width).flatten(1)}
+        tensors["spread"] = doubled(each, height, width).flatten(1)
+        self.halve = AverageGraph(halves.flatten(1), counted_of(model))
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.cpu())
 
     def forward(self, grids: Tensor, cell: Tensor) -> Tensor:
         """Features (B, F, P) in cells (B,) → weighted squared distances (B, P), float64."""
-        rows = ((grids @ self.halve).transpose(1, 2) - self.centre) @ self.basis  # type: ignore[operator]
+        rows = (self.halve(grids, cell).transpose(1, 2) - self.centre) @ self.basis  # type: ignore[operator]
         compared = self.added[cell][:, None] - 2 * rows @ self.rows.t()  # type: ignore[index, operator]
         squares = compared.amin(2) + rows.square().sum(2)
         weighted = self.weight[cell][:, None] * squares.clamp_min(0)  # type: ignore[index]
         return weighted.double() @ self.spread  # type: ignore[operator]
 
 
+def of_cells(tensor: Tensor) -> Tensor:
+    """(K, …) of cells; (1, …) where all have the same."""
+    return tensor[:1] if bool((tensor == tensor[:1]).all()) else tensor
+
+
+def in_cells(tensor: Tensor, cell: Tensor) -> Tensor:
+    """Of `of_cells`, that of each row in cells (B,): (B, …) or (1, …)."""
+    return tensor if len(tensor) == 1 else tensor[cell]
+
+
 def counted_of(model: PatchGaussian) -> Tensor:
-    """(P,) float64: 1 where a location counts, 0 where it is ignored; exported models have one mask for all cells."""
-    return (~model.ignored[0]).double().cpu()
+    """(K, P) or (1, P) float64: 1 where a location counts, 0 where it is ignored; see `of_cells`."""
+    return (~of_cells(model.ignored)).double().cpu()
 
 
 def nearest_counted(hidden: Tensor) -> Tensor:
-    """(P,) for each location of (h, w) the nearest that is not hidden, as `detector.ignored.filled` takes it."""
-    places = np.arange(hidden.numel(), dtype=np.float32).reshape(hidden.shape)
-    return torch.from_numpy(filled(np.where(hidden.cpu().numpy(), np.nan, places)).astype(np.int64).reshape(-1))
+    """(K, P) for each location of (K, h, w) the nearest that is not hidden, as `detector.ignored.filled` takes it."""
+    places = np.arange(hidden[0].numel(), dtype=np.float32).reshape(hidden.shape[1:])
+    found = [filled(np.where(one, np.nan, places)).reshape(-1) for one in hidden.cpu().numpy()]
+    return torch.from_numpy(np.stack(found).astype(np.int64))
 
 
 def each_location(model: PatchGaussian) -> Tensor:

@@ -207,11 +207,12 @@ def page_routes(
         about = found(number)
         if said.verdict is not None and said.verdict not in VERDICTS:
             raise HTTPException(422, f"verdict = '{said.verdict:.40}'; expected {', '.join(VERDICTS)} or null")
-        if said.verdict is not None and about["flagged"] is None:
-            raise HTTPException(422, f"{about['id']} could not be read: nothing can be learned from it")
         regions = tuple(_within(box, about["height"], about["width"]) for box in said.regions)
         who = request.state.facts.get("key") or said.who
-        kept().review(number, Review(said.verdict, who, said.kind.strip(), regions, said.note))  # type: ignore[arg-type]
+        try:
+            kept().review(number, Review(said.verdict, who, said.kind.strip(), regions, said.note))  # type: ignore[arg-type]
+        except DataError as error:
+            raise HTTPException(422, str(error)) from None
         return found(number)
 
     @routes.get("/page/line", dependencies=own)

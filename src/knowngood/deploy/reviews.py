@@ -62,7 +62,7 @@ def read_reviews(folder: str | Path, *, unreviewed: bool = False) -> DataFrame:
 
 def add_review(
     folder: str | Path,
-    number: int,
+    number: int | Iterable[int],
     verdict: str | None,
     *,
     who: str = "",
@@ -73,8 +73,9 @@ def add_review(
     """Say of a judged image what it is: "good", "defect" or "unsure"; None takes back what was said before.
 
     Args:
-        number: of the judged image, see `read_reviews`. kind: of a defect. regions: where it is, boxes (top, left,
-            bottom, right) in pixels, half-open; at most 100. who, kind, note: at most 100, 60 and 2,000 characters.
+        number: of the judged image, see `read_reviews`; or of several, which are reviewed all or not at all.
+        kind: of a defect. regions: where it is, boxes (top, left, bottom, right) in pixels, half-open; at most 100.
+            who, kind, note: at most 100, 60 and 2,000 characters.
 
     Raises:
         DataError: another verdict, a text that is too long, a region beyond the image, or no such image that was read.
@@ -86,21 +87,18 @@ def add_review(
             raise DataError(f"{name} = {text!r:.40} has {len(text):,} characters; expected at most {LONGEST[name]:,}")
     if len(regions) > MOST_REGIONS:
         raise DataError(f"{len(regions):,} regions; expected at most {MOST_REGIONS}: draw larger ones")
+    numbers = list(number) if isinstance(number, Iterable) else [number]
     with _opened(folder) as store:
         try:
-            about = store.one(number)
+            for about in map(store.one, numbers):
+                for top, left, bottom, right in regions:
+                    height, width = about["height"] or 0, about["width"] or 0
+                    if not (0 <= top < bottom <= height and 0 <= left < right <= width):
+                        box = (top, left, bottom, right)
+                        raise DataError(f"region {box} is not within the picture, {height} × {width} pixels")
+            store.review(numbers, Review(verdict, who, kind, tuple(regions), note))  # type: ignore[arg-type]
         except KeyError as error:
             raise DataError(f"{folder}: {error.args[0]}; `read_reviews(…, unreviewed=True)` lists them") from None
-        if verdict is not None and about["flagged"] is None:
-            raise DataError(
-                f"{folder}: image {number}, {about['id']}, could not be read: nothing can be learned from it"
-            )
-        for top, left, bottom, right in regions:
-            height, width = about["height"] or 0, about["width"] or 0
-            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-                box = (top, left, bottom, right)
-                raise DataError(f"region {box} is not within the picture, {height} × {width} pixels")
-        store.review(number, Review(verdict, who, kind, tuple(regions), note))  # type: ignore[arg-type]
 
 
 def draw_sample(folder: str | Path, n: int, model: str | None = None, seed: int | None = None) -> list[int]:

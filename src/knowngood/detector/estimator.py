@@ -726,7 +726,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             backbone: the one of your own that it was fitted with, which a saved model does not hold.
 
         Raises:
-            ArtifactError: no saved model there, or it is damaged, foreign or of another format; another backbone.
+            ArtifactError: no saved model there, or it is damaged, foreign or of another format; another backbone, or
+                one of your own is missing.
             SettingsError: `backbone` lacks a method.
         """
         if backbone is not None:
@@ -734,6 +735,11 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         pipeline, about_, training = model_folder.unpack(model_folder.read(folder), str(folder), backbone)
         if backbone is not None and not isinstance(pipeline.representation, Features):
             raise ArtifactError(f"{folder}: this model has no backbone; leave backbone out")
+        if isinstance(pipeline.representation, Features):
+            try:
+                _ = pipeline.representation.backbone
+            except ArtifactError as error:
+                raise ArtifactError(f"{folder}: {error}") from None
         detector = cls.from_settings(pipeline.settings)
         detector._adopt(to_device(pipeline, torch_device(device)), about_, training)
         return detector

@@ -291,10 +291,8 @@ class PatchGaussian(Model):
         self.slope_everywhere = torch.stack(
             [mine[~hidden].mean(0) for mine, hidden in zip(self.slope, self.ignored, strict=True)]
         )
-        stretches = self._stretches()
-        self.basis = torch.linalg.solve_triangular(
-            stretches, self.directions.expand(len(stretches), -1, -1), upper=False
-        )
+        root = self._stretches(self.images[:, None])[:, 0]
+        self.basis = torch.linalg.solve_triangular(root, self.directions.expand(len(root), -1, -1), upper=False)
         everywhere = None
         if several:
             self._weigh_means()
@@ -312,7 +310,7 @@ class PatchGaussian(Model):
                     one.addcmul_(apart, 1 - weight[:, None, None])
                 covariance += everywhere
             slope = partial_pooling.combined(slope, self.slope_everywhere, counts[:, some], shares)
-            slope = torch.linalg.solve_triangular(stretches[:, None], slope.mT, upper=False).mT
+            slope = torch.linalg.solve_triangular(self._stretches(counts[:, some]), slope.mT, upper=False).mT
             self.slope[:, some] = slope
             if slope.shape[3]:
                 covariance -= slope @ slope.mT
@@ -325,7 +323,6 @@ class PatchGaussian(Model):
             self._shares(),
             self.ridge * torch.eye(self.shape[0], dtype=torch.float64),
         )
-        stretches = self._stretches().double()
         everywhere = self._means_everywhere() if len(counts) > 1 else None
         for some in self._blocks():
             lower, slope = self.lower[:, some].double(), self.slope[:, some].double()
@@ -336,7 +333,7 @@ class PatchGaussian(Model):
             self.lower[:, some] = partial_pooling.separated(
                 covariance, self.everywhere, counts[:, some], shares
             ).float()
-            slope = slope @ stretches[:, None].mT
+            slope = slope @ self._stretches(counts[:, some]).double().mT
             self.slope[:, some] = partial_pooling.separated(
                 slope, self.slope_everywhere, counts[:, some], shares
             ).float()
@@ -382,11 +379,18 @@ class PatchGaussian(Model):
         shrunk = (1 - shares.common) * shares.own + shares.common * shares.overall
         return shrunk.to(off)[:, None, None, None] * everywhere
 
-    def _stretches(self) -> Tensor:
-        """(K, T, T): roots of the covariances of the context along `directions`, shrunk as those of features are."""
+    def _stretches(self, counts: Tensor) -> Tensor:
+        """(K, p, T, T): roots of the covariances of the context along `directions`, shrunk as those of features are.
+
+        That is at p locations towards the cells that have images there, counts (K, p): (K, 1, T, T) where all have
+        theirs at all. With those of other cells a slope could explain more than the features vary.
+        """
+        counts = counts[:, :1] if bool((counts == counts[:, :1]).all()) else counts
         spread, shares = self.context_covariance.double()[:, None], self._shares()
         shares = shares._replace(own=torch.zeros(len(spread)), overall=0.0)
-        spread = partial_pooling.combined(spread, spread[:, 0], self.images[:, None], shares)[:, 0]
+        spread = partial_pooling.combined(
+            spread.expand(-1, counts.shape[1], -1, -1), self.context_covariance.double(), counts, shares
+        )
         return torch.linalg.cholesky((1 + RIDGE) * spread).float()
 
     def _most_context(self) -> int:

@@ -341,8 +341,9 @@ class Features(Fitted):
     def _ready(self) -> Any:
         if self._backbone is None:
             raise ArtifactError(
-                f"this model needs your own backbone '{self.fingerprint}', which a saved model does not contain; "
-                "pass the object as backbone="
+                f"this model needs your own backbone '{self.fingerprint}', which a saved model does not contain; pass "
+                "the object: Detector.load(FOLDER, backbone=…). The commands need a backbone that is saved with the "
+                "model: fit with an ONNX file or a folder of Hugging Face"
             )
         return self._backbone
 

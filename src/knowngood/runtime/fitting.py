@@ -9,6 +9,7 @@ import numpy as np
 
 from knowngood.data.tiling.plan import SIZES_DIFFER
 from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.runtime.ignored import areas_of, check_mask, drawn
 
 if TYPE_CHECKING:
     from knowngood.data.pose.part import NormalPart, Posed
@@ -17,18 +18,22 @@ if TYPE_CHECKING:
 class Seen(NamedTuple):
     """What the graph takes of an image of `shape` (h, w).
 
-    posed: where its part lay, if parts are brought to one pose. ignored: (h, w) bool, if polygons to ignore are drawn.
+    posed: where its part lay, if parts are brought to one pose. ignored: (V, h, w) bool, if polygons to ignore are
+    drawn. area: (M,) which of them each row of the image has, a row being a condition that it may have.
     """
 
     picture: np.ndarray
     shape: tuple[int, int]
     posed: Posed | None
     ignored: np.ndarray | None
+    area: np.ndarray
 
-    def inputs(self) -> dict[str, np.ndarray]:
-        """Of the graph, of one image."""
-        drawn = {} if self.ignored is None else {"ignored": self.ignored[None]}
-        return {"image": self.picture[None], **drawn}
+    def inputs(self, rows: slice = slice(0, 1)) -> dict[str, np.ndarray]:
+        """Of the graph, of some rows."""
+        n = rows.stop - rows.start
+        image = self.picture[None] if n == 1 else np.repeat(self.picture[None], n, axis=0)
+        masks = {} if self.ignored is None else {"ignored": self.ignored[self.area[rows]]}
+        return {"image": image, **masks}
 
     def whole(self, map: np.ndarray) -> np.ndarray:
         """A map (H, W) of the graph, over the image (h, w)."""
@@ -60,13 +65,23 @@ def part_of(facts: Mapping[str, Any]) -> NormalPart | None:
         raise ArtifactError(f"the pose in the file is damaged: {error}; export it again") from None
 
 
-def fitting(image: np.ndarray, facts: Mapping[str, Any], part: NormalPart | None = None) -> Seen:
+def fitting(
+    image: np.ndarray, facts: Mapping[str, Any], part: NormalPart | None = None, c: np.ndarray | None = None
+) -> Seen:
     """An image (H, W, C) in the pose, dtype and channels that the graph takes.
 
-    Raises DataError: it does not fit the model.
+    Args:
+        c: (M, width) the encoded conditions that it may have, a row for each; None of a model without conditions.
+
+    Raises:
+        DataError: it does not fit the model.
     """
+    c = np.zeros((1, 0), np.float32) if c is None else c
     _check(image, facts)
     height, width, channels = image.shape
+    areas, area = areas_of(facts, c)
+    for one in areas:
+        check_mask(one, height, width)
     posed = None if part is None else part.locate(image)
     if part is not None and posed is not None:
         image = part.normalised(image, posed)
@@ -76,15 +91,7 @@ def fitting(image: np.ndarray, facts: Mapping[str, Any], part: NormalPart | None
     elif image.dtype != fitted:
         image = image.astype(fitted) * fitted.type(np.iinfo(fitted).max // np.iinfo(image.dtype).max)
     image = np.repeat(image, wanted, axis=2) if channels != wanted else image
-    polygons = facts.get("polygons")
-    ignored = None if polygons is None else _drawn(polygons, height, width)
-    return Seen(image, (height, width), posed, ignored)
-
-
-def _drawn(polygons: Any, height: int, width: int) -> np.ndarray:
-    from knowngood.data.regions.polygons import fill
-
-    return fill(polygons, height, width)
+    return Seen(image, (height, width), posed, drawn(facts, areas, height, width), area)
 
 
 def _check(image: np.ndarray, facts: Mapping[str, Any]) -> None:
@@ -108,14 +115,6 @@ def _check(image: np.ndarray, facts: Mapping[str, Any]) -> None:
             f"pictures of about {about[1]} × {about[0]}, in tiles, whose sides may differ by {100 * SIZES_DIFFER:g} %. "
             "Leave it out, or export a model that was trained on such images"
         )
-    if facts["ignored"] is not None:
-        (height, width), (own_height, own_width) = image.shape[:2], facts["ignored"]
-        if abs(own_width * height - own_height * width) >= max(height, width, own_height, own_width):
-            raise DataError(
-                f"the mask to ignore is {own_width} × {own_height} pixels (width × height), the image "
-                f"{width} × {height}: other proportions. Give images as they were trained on, or ignore regions of "
-                "these and export again"
-            )
     if image.dtype.kind == fitted.kind == "f":
         if not np.isfinite(image).all():
             raise DataError("the image holds NaN or infinite values")

@@ -27,6 +27,7 @@ SUFFIX = ".onnx"
 KEY = "knowngood"  # of the metadata of the file
 FORMAT, FORMAT_VERSION = "knowngood-onnx", 3
 BEFORE_GRAPH = 4  # of files that ask for a pose, or for regions to be drawn; older runtimes refuse them
+BY_CONDITION = 5  # of files whose regions to ignore depend on a condition
 FIXED = ("anomaly_score", "p_value", "is_anomalous", "map", RAW)  # outputs that are no parts of the score
 POSE = "pose"  # the column of how well the part was found
 ROWS = 16  # of one item, given to the graph together
@@ -79,9 +80,10 @@ class ExportedDetector:
             raise ArtifactError(f"{path}: an ONNX file of something else; `knowngood export` writes these") from None
         except Exception as error:  # of ONNX Runtime, of many types
             raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error}") from None
-        if written not in ((FORMAT, FORMAT_VERSION), (FORMAT, BEFORE_GRAPH)):
-            known = f"{FORMAT_VERSION} and {BEFORE_GRAPH}"
-            raise ArtifactError(f"{path}: format {written}, this version reads {known}: export it again")
+        known = FORMAT_VERSION, BEFORE_GRAPH, BY_CONDITION
+        if written not in [(FORMAT, version) for version in known]:
+            read = f"{', '.join(map(str, known[:-1]))} and {known[-1]}"
+            raise ArtifactError(f"{path}: format {written}, this version reads {read}: export it again")
         self._use(self.session, self.facts)
 
     @property
@@ -169,9 +171,12 @@ class ExportedDetector:
         facts = self.facts.get("map_scale")
         return own_scale(values) if facts is None else MapScale(**facts)
 
-    def seen(self, image: np.ndarray) -> Seen:
-        """An image (H, W, C) as the graph takes it. Raises DataError: it does not fit the model."""
-        return fitting(image, self.facts["image"], self._part)
+    def seen(self, image: np.ndarray, c: np.ndarray | None = None) -> Seen:
+        """An image (H, W, C) as the graph takes it, under encoded conditions (M, width).
+
+        Raises DataError: it does not fit the model.
+        """
+        return fitting(image, self.facts["image"], self._part, c)
 
     # Inside ----------------------------------------------------------------------------------------------------------
 
@@ -226,9 +231,9 @@ class ExportedDetector:
         outputs = ["anomaly_score", "p_value", *names] + ([RAW] if marginal else []) + (["map"] if maps else [])
         for i, name in enumerate(items.ids):
             try:
-                (raw, seen), broken = items.read(i), None
+                seen, broken = items.read(i), None
             except Unreadable as error:
-                raw, seen, broken = {}, None, error.reason
+                seen, broken = None, error.reason
             at, known = items.rows(i), bool(items.encoded.known[i])
             row: dict[str, Any] = {"id": str(name)}
             label = {} if items.labels is None else {"label": float(items.labels[i])}
@@ -237,7 +242,7 @@ class ExportedDetector:
                 row |= ({} if abstain is None else {"verdict": None}) | label | {"error": broken}
                 yield Found(row, None, -1, known)
                 continue
-            parts = [self._run(raw, items, rows, outputs, level) for rows in _some(at)]
+            parts = [self._run(items.inputs(i, seen, rows), outputs, level) for rows in _some(at)]
             values = {name: np.concatenate([part[name] for part in parts]) for name in outputs}
             best, score, p = decided(values, items.encoded.log_weight[at], known, marginal, self.facts)
             row |= {"anomaly_score": score, "p_value": p, "is_anomalous": p <= level}
@@ -251,14 +256,9 @@ class ExportedDetector:
             whole = seen.whole(values["map"][best]) if maps and seen is not None else None
             yield Found(row, whole, int(items.encoded.stratum[at.start + best]), known)
 
-    def _run(
-        self, raw: dict[str, np.ndarray], items: _Items, rows: slice, outputs: list[str], alpha: float
-    ) -> dict[str, Any]:
-        """The outputs (M, …) of one item under the conditions of these rows."""
-        n = rows.stop - rows.start
-        given = {name: np.repeat(one, n, axis=0) if n > 1 else one for name, one in raw.items()}
-        given["alpha"] = np.array(alpha, dtype=np.float64)
-        given["condition"], given["stratum"] = items.encoded.c[rows], items.encoded.stratum[rows]
+    def _run(self, given: dict[str, np.ndarray], outputs: list[str], alpha: float) -> dict[str, Any]:
+        """The outputs (M, …) of M rows."""
+        given = {**given, "alpha": np.array(alpha, dtype=np.float64)}
         found: Any = self.session.run(outputs, {name: given[name] for name in self._inputs})
         return dict(zip(outputs, found, strict=True))
 
@@ -285,21 +285,29 @@ class _Items:
         """The encoded rows of one item."""
         return slice(int(self._starts[i]), int(self._starts[i + 1]))
 
-    def read(self, i: int) -> tuple[dict[str, np.ndarray], Seen | None]:
-        """The input of one item, and of an image what the graph sees.
+    def read(self, i: int) -> Seen | None:
+        """What the graph sees of an image; None of a row of a table.
 
         Raises DataError: an image does not fit the model; Unreadable: its file does not.
         """
         if "image" not in self.detector.facts:
-            return {"rows": self.source[i : i + 1]}, None
+            return None
         image = self.source.read(i)
         try:
-            seen = self.detector.seen(image)
-            return seen.inputs(), seen
+            return self.detector.seen(image, self.encoded.c[self.rows(i)])
         except DataError as error:
             if isinstance(self.source.pixels, ArrayPixels):
                 raise
             raise Unreadable(Path(str(self.ids[i])), "unsupported", str(error)) from None
+
+    def inputs(self, i: int, seen: Seen | None, rows: slice) -> dict[str, np.ndarray]:
+        """Those of the graph of some rows of item i, of which `read` gave `seen`."""
+        n, first = rows.stop - rows.start, int(self._starts[i])
+        if seen is None:
+            given = {"rows": np.repeat(self.source[i : i + 1], n, axis=0)}
+        else:
+            given = seen.inputs(slice(rows.start - first, rows.stop - first))
+        return {**given, "condition": self.encoded.c[rows], "stratum": self.encoded.stratum[rows]}
 
 
 def _some(rows: slice) -> Iterator[slice]:
