@@ -474,8 +474,7 @@ def test_data_write_says_what_it_leaves_out(tmp_path, capsys: pytest.CaptureFixt
 
 def test_the_demo_reports_digits_and_parts(tmp_path, monkeypatch, capsys) -> None:
     infer: Any = {"conditioning": {"unknown": "infer"}}
-    quick = type("Quick", (), {"from_settings": lambda _: Detector("hog", "memory_bank", **infer)})
-    monkeypatch.setattr("knowngood.Detector", quick)
+    monkeypatch.setattr(Detector, "from_settings", lambda _: Detector("hog", "memory_bank", **infer))
     monkeypatch.setattr("knowngood.data.open_dataset", lambda name: open_images(name)[::3])
     monkeypatch.setattr("knowngood.cli.demo.PARTS", "generated-parts/size=32,number=60,products=washer,defects=stain")
     assert run("demo", "--out", tmp_path) == 0
