@@ -154,7 +154,7 @@ def test_features_of_two_products(located: Detector) -> None:
 def posed() -> Detector:
     own = {**FEATURES, "align": "auto", "image_size": 64}
     settings = {"representation": own, "model": {"name": "patch_gaussian", "neighbours": 40}, "device": "cpu"}
-    return Detector(**settings, alpha=0.1).fit(lying(70)[0], backbone=TinyBackbone())
+    return Detector(**settings, alpha=0.1).fit(lying(45)[0], backbone=TinyBackbone())
 
 
 def strange(n: int, seed: int) -> np.ndarray:
