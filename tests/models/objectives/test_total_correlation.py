@@ -76,7 +76,7 @@ def test_gradient_of_dependence_without_correlation_is_seen_by_moments_and_discr
     blind = gradient(GAUSSIAN, Bent(4, 0.6), 24, 40)[1]
     assert blind < 0.1
     assert gradient(MOMENTS, Bent(4, 0.6), 24, 40)[1] > blind + 0.3
-    assert gradient(LEARNED, Bent(4, 0.6), 600, 40)[1] > blind + 0.3
+    assert gradient(LEARNED, Bent(4, 0.6), 300, 40)[1] > blind + 0.3
 
 
 # The Gaussian log ratio ---------------------------------------------------------------------------------------------
