@@ -210,6 +210,7 @@ def test_a_wrong_type_names_setting_and_value() -> None:
             {"representation": {"name": "features", "crop": 64}, "data": {"ignore": "mask.png"}},
             "leave crop and pad out",
         ),
+        ({"model": "memory_bank", "data": {"ignore": "mask.png"}}, "'memory_bank' compares them all"),
         ({"representation": {"name": "features", "average": 2}}, "give an odd number"),
         ({"score": {"name": "fusion", "scores": ["elbo", "kl"], "weights": [1]}}, "one finite number for each score"),
         ({"score": {"name": "fusion", "scores": ["elbo", "kl"], "weights": [1, np.inf]}}, "one finite number"),

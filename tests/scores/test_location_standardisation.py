@@ -12,8 +12,8 @@ from knowngood.scores.location_standardisation import (
     fit_standardisation,
     fourth_root,
     level_slope,
+    levels,
     location_statistics,
-    others,
     standardised,
 )
 from knowngood.scores.patch_distance import pool
@@ -119,9 +119,10 @@ def test_the_fourth_root_of_a_squared_distance_is_nearly_normal() -> None:
     assert fourth_root(torch.tensor([-1e-12, 0.0, 16.0])).tolist() == [0, 0, 2]
 
 
-def test_others_are_the_mean_of_the_rest() -> None:
+def test_levels_are_means_of_all_other_locations_and_of_all() -> None:
     values = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = others(values, None)
+    found, whole = levels(values, None)
+    torch.testing.assert_close(whole, values.mean((1, 2)))
     for i in range(4):
         for j in range(5):
             rest = torch.ones(4, 5, dtype=torch.bool)
@@ -129,9 +130,11 @@ def test_others_are_the_mean_of_the_rest() -> None:
             torch.testing.assert_close(found[:, i, j], values[:, rest].mean(1))
     hidden = torch.zeros(3, 4, 5, dtype=torch.bool)
     hidden[:, :, 3:] = True
-    part = others(values[:, :, :3], None)
-    torch.testing.assert_close(others(values.masked_fill(hidden, torch.nan), hidden)[:, :, :3], part)
-    assert others(values[:, :1, :1], None).tolist() == [[[0]]] * 3
+    part, of_part = levels(values[:, :, :3], None)
+    found, whole = levels(values.masked_fill(hidden, torch.nan), hidden)
+    torch.testing.assert_close(found[:, :, :3], part)
+    torch.testing.assert_close(whole, of_part)
+    assert levels(values[:, :1, :1], None)[0].tolist() == [[[0]]] * 3
 
 
 @pytest.mark.parametrize("n", [150, 600])
@@ -139,7 +142,7 @@ def test_values_of_normal_images_do_not_move_with_the_level(n: int) -> None:
     maps = normal_maps(n, steps())
     state = fit_standardisation(maps, one_cell(maps), nothing())
     new = normal_maps(300, steps(), seed=1)
-    values = standardised(new, one_cell(new), None, state)
+    values, _ = standardised(new, one_cell(new), None, state)
     level = fourth_root(new).mean((1, 2))
     both = torch.corrcoef(torch.stack([level, *values[:, ::7, ::7].flatten(1).T]))[0, 1:]
     before = torch.corrcoef(torch.stack([level, *fourth_root(new)[:, ::7, ::7].flatten(1).T]))[0, 1:]
@@ -159,7 +162,7 @@ def test_a_defect_scores_above_an_image_that_is_a_little_unusual_everywhere() ->
     roots[0, 10:13, 20:26] += 1.2  # 18 of 1,024 locations
     roots[1] += 1.2  # 2.7 standard deviations of the level
     new = roots.pow(4)
-    defect, unusual = pool(standardised(new, one_cell(new), None, state), "top").tolist()
+    defect, unusual = pool(standardised(new, one_cell(new), None, state)[0], "top").tolist()
     assert defect > unusual + 1
     defect, unusual = pool((roots - state["location_mean"]) / state["location_spread"], "top").tolist()
     assert defect < unusual
@@ -173,7 +176,7 @@ def test_values_that_move_alike_by_the_same_amount_are_the_same() -> None:
     values = fourth_root(maps)
     moved = (values + 0.7 * state["location_spread"]).pow(4)
     cell = one_cell(maps)
-    torch.testing.assert_close(standardised(moved, cell, None, state), standardised(maps, cell, None, state))
+    torch.testing.assert_close(standardised(moved, cell, None, state)[0], standardised(maps, cell, None, state)[0])
 
 
 @pytest.mark.parametrize("n", [1, 2, 8, 24, 150])
@@ -181,7 +184,7 @@ def test_without_a_common_level_nearly_nothing_is_taken_out(n: int) -> None:
     maps = normal_maps(n, 0.0)
     state = fit_standardisation(maps, one_cell(maps), nothing())
     new = normal_maps(50, 0.0, seed=1)
-    values = standardised(new, one_cell(new), None, state)
+    values, _ = standardised(new, one_cell(new), None, state)
     alone = (fourth_root(new) - state["location_mean"]) / state["location_spread"]
     scaled = (values * state["rest_spread"] + state["rest_mean"] - alone).std() / alone.std()
     assert float(scaled) < 0.1
@@ -202,7 +205,7 @@ def test_slopes_of_few_images_are_those_of_all_locations_and_of_many_images_thei
 def test_of_one_location_the_distance_counts_alone() -> None:
     maps = normal_maps(120, 1.0)[:, :1, :1]
     state = fit_standardisation(maps, one_cell(maps), torch.zeros(1, 1, 1, dtype=torch.bool))
-    values = standardised(maps, one_cell(maps), None, state)
+    values, _ = standardised(maps, one_cell(maps), None, state)
     roots = fourth_root(maps)
     torch.testing.assert_close(values, (roots - roots.mean()) / roots.std(correction=0))
 
@@ -214,9 +217,9 @@ def test_what_is_ignored_does_not_count(value: float) -> None:
     cell = one_cell(maps)
     part = fit_standardisation(maps[:, :20], cell, hidden[:, :20])
     state = fit_standardisation(maps.masked_fill(hidden, value), cell, hidden)
-    found = standardised(maps.masked_fill(hidden, value), cell, hidden.expand(40, -1, -1), state)
+    found, _ = standardised(maps.masked_fill(hidden, value), cell, hidden.expand(40, -1, -1), state)
     inner = slice(0, 19)  # the last row's square is cut at what is ignored or at the border
-    expected = standardised(maps[:, :20], cell, None, part)
+    expected, _ = standardised(maps[:, :20], cell, None, part)
     torch.testing.assert_close(found[:, inner], expected[:, inner], rtol=1e-6, atol=1e-6)
 
 

@@ -93,7 +93,7 @@ def test_the_score_is_written_out(pooling: str, products: int) -> None:
     new = batch(products, 5)
     found = score.score(model, state, new.x, new.c, new.stratum, want_map=True)
     maps, globally = model.distances(new.x, new.stratum), model.global_distances(new.x, new.stratum)
-    relative = smooth(standardised(maps, new.stratum, None, state), 0.7)
+    relative = smooth(standardised(maps, new.stratum, None, state)[0], 0.7)
     torch.testing.assert_close(found.map, (2 * smooth(maps, 0.7)).sqrt() / (1 + (-relative).exp()))
     for i, k in enumerate(new.stratum.tolist()):
         v = pool(relative, pooling)[i]
@@ -189,6 +189,21 @@ def test_the_nearest_patches_count_sixteen_times_as_much_in_maps() -> None:
     assert model.bank is not None
     near = model.bank.nearest(new.x, new.stratum, model.ignored)
     distances = model.gaussian_distances(new.x, new.stratum) + near
-    relative = standardised(distances, new.stratum, None, state)
+    relative, _ = standardised(distances, new.stratum, None, state)
     found = score.score(model, state, new.x, None, new.stratum, want_map=True)
     torch.testing.assert_close(found.map, (2 * (distances + 15 * near)).sqrt() * relative.sigmoid())
+
+
+def test_without_a_coarse_grid_the_level_of_an_image_judges_it_as_a_whole() -> None:
+    model, score, state = made(global_grid=0)
+    new = batch(1, 5)
+    maps = model.distances(new.x, new.stratum)
+    relative, level = standardised(maps, new.stratum, None, state)
+    mean, spread = state["level_moments"][0]
+    found = score.score(model, state, new.x, None, new.stratum)
+    torch.testing.assert_close(found.parts["level"], (level - mean) / spread)
+    mean, spread = state["pooled_moments"][0]
+    pooled = (pool(relative, "top") - mean) / spread
+    torch.testing.assert_close(found.values, pooled + (found.parts["level"] - 0.5).clamp_min(0))
+    hazy = score.score(model, state, new.x + 3 * new.x.std(), None, new.stratum)
+    assert float((hazy.values - found.values).min()) > 3

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from knowngood.config.base import Options, named
 from knowngood.config.groups import ON_PIXELS, CalibrationOptions, Conditioning, DataOptions, TrainingOptions
-from knowngood.config.models import ModelChoice, ModelOptions
+from knowngood.config.models import ModelChoice, ModelOptions, PatchGaussianOptions, SharedGaussianOptions
 from knowngood.config.nets import Bernoulli
 from knowngood.config.representations import (
     FeatureOptions,
@@ -114,6 +114,15 @@ class Settings(BaseModel):
             asked = "tile" if tile else "ignore"
             raise ValueError(
                 f"data: {asked} needs representation 'features', which has locations; got '{representation.name}'"
+            )
+        if (
+            ignore is not None
+            and isinstance(model, ModelOptions)
+            and not isinstance(model, PatchGaussianOptions | SharedGaussianOptions)
+        ):
+            raise ValueError(
+                f"data: ignore needs a model that knows which locations count, patch_gaussian or shared_gaussian; "
+                f"'{model.name}' compares them all; leave model='auto'"  # type: ignore[union-attr]
             )
         if not isinstance(representation, FeatureOptions):
             return self

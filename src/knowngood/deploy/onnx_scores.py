@@ -212,7 +212,7 @@ class PatchGraph(nn.Module):
         self.register_buffer("share", None if counted is None else smooth(counted, sigma).clamp_min(1e-12))
         self.sigma = sigma
         self.pooling = score.options.pooling
-        for name in (*TENSORS, "pooled_moments", "global_moments", "counts_moments"):
+        for name in (*TENSORS, *(f"{name}_moments" for name in ("pooled", "global", "counts", "level"))):
             self.register_buffer(name, state[name].double() if name in state else None)
         if sigma:
             for name, n in zip(("down", "across"), grid, strict=True):  # ONNX Runtime has no convolution in float64
@@ -226,14 +226,14 @@ class PatchGraph(nn.Module):
         maps = self.down @ maps @ self.across.t()  # type: ignore[operator]
         return maps if self.share is None else maps / in_cells(self.share, cell)
 
-    def judged(self, maps: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B,) the pooled value; and (B, h, w) standardised distances, None where distances are not standardised."""
+    def judged(self, maps: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """(B,) the pooled value; standardised (B, h, w) distances and (B,) levels, None if nothing is standardised."""
         hidden = None if self.hidden is None else in_cells(self.hidden, cell).expand(maps.shape)
         if self.location_mean is None:
-            return pool(self.smoothed(maps, cell), self.pooling, hidden), None
-        state = {name: getattr(self, name) for name in TENSORS}
-        relative = self.smoothed(standardised(maps, cell, hidden, state), cell)
-        return pool(relative, self.pooling, hidden), relative
+            return pool(self.smoothed(maps, cell), self.pooling, hidden), None, None
+        relative, level = standardised(maps, cell, hidden, {name: getattr(self, name) for name in TENSORS})
+        relative = self.smoothed(relative, cell)
+        return pool(relative, self.pooling, hidden), relative, level
 
 
 class BankGraph(PatchGraph):
@@ -291,13 +291,15 @@ class GaussianGraph(PatchGraph):
         if self.bank is not None:
             near = self.bank(grids, cell).unflatten(1, self.grid)
             maps, shown = maps + near, maps + NEAR * near
-        values, relative = self.judged(maps, cell)
-        parts = {}
-        if self.members:
+        values, relative, level = self.judged(maps, cell)
+        found = {name: member(grids, cell) for name, member in zip(self.names, self.members, strict=True)}
+        if self.level_moments is not None and level is not None:
+            found["level"] = level
+        parts = {name: self.standardised(member, name, cell) for name, member in found.items()}
+        if parts:
             values = self.standardised(values, "pooled", cell)
-        for name, member in zip(self.names, self.members, strict=True):
-            parts[name] = self.standardised(member(grids, cell), name, cell)
-            values = values + (parts[name] - EXCESS).clamp_min(0)
+        for part in parts.values():
+            values = values + (part - EXCESS).clamp_min(0)
         shown = length(self.smoothed(shown, cell))
         if relative is not None:
             shown = shown * relative.sigmoid()

@@ -35,22 +35,23 @@ def fit_standardisation(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
     """
     mean, spread = location_statistics(fourth_root(maps), cell, ignored)
     values = (fourth_root(maps) - mean[cell]) / spread[cell]
-    level = others(values, ignored[cell])
+    level, _ = levels(values, ignored[cell])
     slope = torch.stack([level_slope(values[cell == k], level[cell == k], hidden) for k, hidden in enumerate(ignored)])
     rest_mean, rest_spread = location_statistics(values - slope[cell] * level, cell, ignored)
     found = mean, spread, slope, rest_mean, rest_spread
     return dict(zip(TENSORS, found, strict=True))
 
 
-def standardised(maps: Tensor, cell: Tensor, hidden: Tensor | None, state: State) -> Tensor:
-    """(B, h, w) distances of images in cells (B,), standardised given the level of their image.
+def standardised(maps: Tensor, cell: Tensor, hidden: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
+    """(B, h, w) distances of images in cells (B,), standardised given the level of their image; and (B,) that level.
 
     Args:
         hidden: (B, h, w) locations that do not count; None: all count.
     """
     mean, spread, slope, rest_mean, rest_spread = (state[name].to(maps)[cell] for name in TENSORS)
     values = (fourth_root(maps) - mean) / spread
-    return (values - slope * others(values, hidden) - rest_mean) / rest_spread
+    level, whole = levels(values, hidden)
+    return (values - slope * level - rest_mean) / rest_spread, whole
 
 
 def fourth_root(distances: Tensor) -> Tensor:
@@ -58,14 +59,17 @@ def fourth_root(distances: Tensor) -> Tensor:
     return distances.clamp_min(0).sqrt().sqrt()
 
 
-def others(values: Tensor, hidden: Tensor | None) -> Tensor:
-    """(B, h, w): the mean of values (B, h, w) over all other locations that are not `hidden`; 0 if there is none."""
+def levels(values: Tensor, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of values (B, h, w) the mean over all other locations, (B, h, w), and over all, (B,).
+
+    Locations that are `hidden` (B, h, w) do not count. Where there is no other location, the mean of the others is 0.
+    """
     if hidden is None:
         total, n = values.sum((1, 2), keepdim=True), values.shape[1] * values.shape[2]
-        return (total - values) / max(1, n - 1)
+        return (total - values) / max(1, n - 1), total[:, 0, 0] / n
     values, counted = values.masked_fill(hidden, 0), (~hidden).to(values)
-    rest = counted.sum((1, 2), keepdim=True) - counted
-    return (values.sum((1, 2), keepdim=True) - values) / rest.clamp_min(1)
+    total, n = values.sum((1, 2), keepdim=True), counted.sum((1, 2), keepdim=True)
+    return (total - values) / (n - counted).clamp_min(1), (total / n.clamp_min(1))[:, 0, 0]
 
 
 def level_slope(values: Tensor, level: Tensor, ignored: Tensor) -> Tensor:

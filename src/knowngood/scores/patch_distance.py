@@ -35,15 +35,16 @@ class PatchDistanceScore(Score):
     coarse grid, g is the mean of the distances there, large where much of the image is anomalous by little; where it
     has visual words, w is the distance of their shares, large where a part is missing, too many or of another kind. The
     score is then z(v) + max(0, z(g) − ½) + max(0, z(w) − ½), z in standard deviations of normal images. z(g) is the
-    part `global`, z(w) the part `counts`. Where known defects were learned from, the distances of patches that look
-    like them are larger, see `known_defects.excess`.
+    part `global`, z(w) the part `counts`. Without a coarse grid the level of the image stands for g: the part `level`.
+    Where known defects were learned from, the distances of patches that look like them are larger, see
+    `known_defects.excess`.
 
     Maps of `patch_gaussian` show √(2d') / (1 + exp(−y)), a length where it is larger than is normal at that location,
     and half of it or less elsewhere; without standardisation √(2d'). In d' the distance to the nearest patches counts
     16 times as much as in d: the Gaussian knows better whether a location is anomalous, the nearest patches how far a
     defect reaches. Those of `memory_bank` show d.
 
-    State: what `location_standardisation` fits; with a coarse grid or words `pooled_moments`, `global_moments` and
+    State: what `location_standardisation` fits; `pooled_moments`, `global_moments` or `level_moments`, and
     `counts_moments` (K, 2) for K cells, mean and standard deviation of v, g and w over normal images.
     """
 
@@ -67,14 +68,11 @@ class PatchDistanceScore(Score):
         state: State = {}
         if self.standardises(model):
             state = fit_standardisation(plain, cell, ignored)
-        if model.image_members:
-            relative = self._relative(state, plain, cell, ignored[cell])
-            pooled = pool(relative, self.options.pooling, ignored[cell])
-            whole = model.image_distances(torch.cat(grids), cell, leave_one_out=True)
-            members = zip(model.image_members, whole.unbind(1), strict=True)
-            for name, values in (("pooled", pooled), *members):
-                state[f"{name}_moments"] = _moments(values, cell, len(ignored))
-        return state
+        relative, level = self._relative(state, plain, cell, ignored[cell])
+        members = self._members(model, torch.cat(grids), cell, level, leave_one_out=True)
+        if members:
+            members["pooled"] = pool(relative, self.options.pooling, ignored[cell])
+        return state | {f"{name}_moments": _moments(values, cell, len(ignored)) for name, values in members.items()}
 
     def standardises(self, model: PatchModel) -> bool:
         """Whether distances are standardised per location."""
@@ -103,12 +101,12 @@ class PatchDistanceScore(Score):
             shown = maps if near is None else maps + NEAR * near
             maps = maps if near is None else maps + near
         hidden, parts = ignored[cell], {}
-        relative = self._relative(state, maps, cell, hidden)
+        relative, level = self._relative(state, maps, cell, hidden)
         values = pool(relative, self.options.pooling, hidden)
         if "pooled_moments" in state and isinstance(model, PatchGaussian):
             values = _standardised(values, state["pooled_moments"], cell)
-            for name, distance in zip(model.image_members, model.image_distances(x, cell).unbind(1), strict=True):
-                parts[name] = _standardised(distance, state[f"{name}_moments"], cell)
+            for name, member in self._members(model, x, cell, level).items():
+                parts[name] = _standardised(member, state[f"{name}_moments"], cell)
                 values = values + (parts[name] - EXCESS).clamp_min(0)
         if not want_map:
             return ScoreResult(values, None, parts)
@@ -119,11 +117,21 @@ class PatchDistanceScore(Score):
             shown = shown * relative.sigmoid()
         return ScoreResult(values, shown.masked_fill(hidden, math.nan), parts)
 
-    def _relative(self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor) -> Tensor:
-        """Maps (B, h, w) of images in cells (B,), standardised where that is asked for, and smoothed."""
+    def _relative(self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Maps (B, h, w) of images in cells (B,), standardised if that is asked for, and smoothed; and (B,) levels."""
+        level = None
         if TENSORS[0] in state:
-            maps = standardised(maps, cell, hidden, state)
-        return self._smoothed(maps, hidden)
+            maps, level = standardised(maps, cell, hidden, state)
+        return self._smoothed(maps, hidden), level
+
+    @staticmethod
+    def _members(
+        model: PatchGaussian, x: Tensor, cell: Tensor, level: Tensor | None, *, leave_one_out: bool = False
+    ) -> dict[str, Tensor]:
+        """What judges an image as a whole, (B,) each: what the model has, and without a coarse grid the level."""
+        whole = model.image_distances(x, cell, leave_one_out=leave_one_out)
+        members = dict(zip(model.image_members, whole.unbind(1), strict=True))
+        return members if level is None or "global" in members else members | {"level": level}
 
     def _smoothed(self, maps: Tensor, ignored: Tensor) -> Tensor:
         """Maps (B, h, w) smoothed over the locations that are not `ignored`."""
