@@ -142,7 +142,7 @@ def test_values_of_normal_images_do_not_move_with_the_level(n: int) -> None:
     maps = normal_maps(n, steps())
     state = fit_standardisation(maps, one_cell(maps), nothing())
     new = normal_maps(300, steps(), seed=1)
-    values, _ = standardised(new, one_cell(new), None, state)
+    values = standardised(new, one_cell(new), None, state).scored
     level = fourth_root(new).mean((1, 2))
     both = torch.corrcoef(torch.stack([level, *values[:, ::7, ::7].flatten(1).T]))[0, 1:]
     before = torch.corrcoef(torch.stack([level, *fourth_root(new)[:, ::7, ::7].flatten(1).T]))[0, 1:]
@@ -162,7 +162,7 @@ def test_a_defect_scores_above_an_image_that_is_a_little_unusual_everywhere() ->
     roots[0, 10:13, 20:26] += 1.2  # 18 of 1,024 locations
     roots[1] += 1.2  # 2.7 standard deviations of the level
     new = roots.pow(4)
-    defect, unusual = pool(standardised(new, one_cell(new), None, state)[0], "top").tolist()
+    defect, unusual = pool(standardised(new, one_cell(new), None, state).scored, "top").tolist()
     assert defect > unusual + 1
     defect, unusual = pool((roots - state["location_mean"]) / state["location_spread"], "top").tolist()
     assert defect < unusual
@@ -176,7 +176,9 @@ def test_values_that_move_alike_by_the_same_amount_are_the_same() -> None:
     values = fourth_root(maps)
     moved = (values + 0.7 * state["location_spread"]).pow(4)
     cell = one_cell(maps)
-    torch.testing.assert_close(standardised(moved, cell, None, state)[0], standardised(maps, cell, None, state)[0])
+    torch.testing.assert_close(
+        standardised(moved, cell, None, state).scored, standardised(maps, cell, None, state).scored
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 8, 24, 150])
@@ -184,7 +186,7 @@ def test_without_a_common_level_nearly_nothing_is_taken_out(n: int) -> None:
     maps = normal_maps(n, 0.0)
     state = fit_standardisation(maps, one_cell(maps), nothing())
     new = normal_maps(50, 0.0, seed=1)
-    values, _ = standardised(new, one_cell(new), None, state)
+    values = standardised(new, one_cell(new), None, state).scored
     alone = (fourth_root(new) - state["location_mean"]) / state["location_spread"]
     scaled = (values * state["rest_spread"] + state["rest_mean"] - alone).std() / alone.std()
     assert float(scaled) < 0.1
@@ -205,7 +207,7 @@ def test_slopes_of_few_images_are_those_of_all_locations_and_of_many_images_thei
 def test_of_one_location_the_distance_counts_alone() -> None:
     maps = normal_maps(120, 1.0)[:, :1, :1]
     state = fit_standardisation(maps, one_cell(maps), torch.zeros(1, 1, 1, dtype=torch.bool))
-    values, _ = standardised(maps, one_cell(maps), None, state)
+    values = standardised(maps, one_cell(maps), None, state).scored
     roots = fourth_root(maps)
     torch.testing.assert_close(values, (roots - roots.mean()) / roots.std(correction=0))
 
@@ -217,9 +219,9 @@ def test_what_is_ignored_does_not_count(value: float) -> None:
     cell = one_cell(maps)
     part = fit_standardisation(maps[:, :20], cell, hidden[:, :20])
     state = fit_standardisation(maps.masked_fill(hidden, value), cell, hidden)
-    found, _ = standardised(maps.masked_fill(hidden, value), cell, hidden.expand(40, -1, -1), state)
+    found = standardised(maps.masked_fill(hidden, value), cell, hidden.expand(40, -1, -1), state).scored
     inner = slice(0, 19)  # the last row's square is cut at what is ignored or at the border
-    expected, _ = standardised(maps[:, :20], cell, None, part)
+    expected = standardised(maps[:, :20], cell, None, part).scored
     torch.testing.assert_close(found[:, inner], expected[:, inner], rtol=1e-6, atol=1e-6)
 
 
@@ -230,3 +232,18 @@ def test_cells_have_levels_of_their_own() -> None:
     state = fit_standardisation(maps, cell, nothing(2))
     alone = fit_standardisation(second, one_cell(second), nothing())
     torch.testing.assert_close(state["level_slope"][1], alone["level_slope"][0], rtol=0.05, atol=0.05)
+
+
+def test_in_maps_a_defect_that_covers_most_of_an_image_is_not_its_level() -> None:
+    """What is scored takes the level of any image out; what is shown, as far as those of normal images reach."""
+    maps = normal_maps(200, 1.0)
+    state = fit_standardisation(maps, one_cell(maps), nothing())
+    normal = standardised(maps, one_cell(maps), None, state)
+    same = (normal.scored - normal.shown).abs().amax((1, 2)) < 1e-9
+    assert 0.95 < float(same.double().mean()) < 1
+    roots = fourth_root(normal_maps(1, 1.0, level=0, seed=1))
+    roots[:, :24] += 1.5  # three quarters, by 4.5 standard deviations
+    scored, shown, level = standardised(roots.pow(4), torch.tensor([0]), None, state)
+    assert float(level) > 3
+    assert float(scored[:, :24].mean()) < 2 < float(shown[:, :24].mean())
+    assert float(shown[:, 24:].mean()) < 0.5

@@ -93,8 +93,8 @@ def test_the_score_is_written_out(pooling: str, products: int) -> None:
     new = batch(products, 5)
     found = score.score(model, state, new.x, new.c, new.stratum, want_map=True)
     maps, globally = model.distances(new.x, new.stratum), model.global_distances(new.x, new.stratum)
-    relative = smooth(standardised(maps, new.stratum, None, state)[0], 0.7)
-    torch.testing.assert_close(found.map, (2 * smooth(maps, 0.7)).sqrt() / (1 + (-relative).exp()))
+    relative, shown = (smooth(some, 0.7) for some in standardised(maps, new.stratum, None, state)[:2])
+    torch.testing.assert_close(found.map, (2 * smooth(maps, 0.7)).sqrt() / (1 + (-shown).exp()))
     for i, k in enumerate(new.stratum.tolist()):
         v = pool(relative, pooling)[i]
         z, g = (
@@ -189,7 +189,7 @@ def test_the_nearest_patches_count_sixteen_times_as_much_in_maps() -> None:
     assert model.bank is not None
     near = model.bank.nearest(new.x, new.stratum, model.ignored)
     distances = model.gaussian_distances(new.x, new.stratum) + near
-    relative, _ = standardised(distances, new.stratum, None, state)
+    relative = standardised(distances, new.stratum, None, state).shown
     found = score.score(model, state, new.x, None, new.stratum, want_map=True)
     torch.testing.assert_close(found.map, (2 * (distances + 15 * near)).sqrt() * relative.sigmoid())
 
@@ -198,7 +198,7 @@ def test_without_a_coarse_grid_the_level_of_an_image_judges_it_as_a_whole() -> N
     model, score, state = made(global_grid=0)
     new = batch(1, 5)
     maps = model.distances(new.x, new.stratum)
-    relative, level = standardised(maps, new.stratum, None, state)
+    relative, _, level = standardised(maps, new.stratum, None, state)
     mean, spread = state["level_moments"][0]
     found = score.score(model, state, new.x, None, new.stratum)
     torch.testing.assert_close(found.parts["level"], (level - mean) / spread)

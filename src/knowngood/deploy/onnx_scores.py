@@ -24,7 +24,7 @@ from knowngood.scores.fusion import FusionScore, tail
 from knowngood.scores.iwae import IWAEScore
 from knowngood.scores.kl import KLScore
 from knowngood.scores.known_defects import excess
-from knowngood.scores.location_standardisation import TENSORS, standardised
+from knowngood.scores.location_standardisation import TENSORS, Standardised, standardised
 from knowngood.scores.neighbours import NeighboursScore
 from knowngood.scores.patch_distance import EXCESS, NEAR, PatchDistanceScore, length, pool, smooth
 from knowngood.scores.prior_distance import PriorDistanceScore
@@ -226,14 +226,13 @@ class PatchGraph(nn.Module):
         maps = self.down @ maps @ self.across.t()  # type: ignore[operator]
         return maps if self.share is None else maps / in_cells(self.share, cell)
 
-    def judged(self, maps: Tensor, cell: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """(B,) the pooled value; standardised (B, h, w) distances and (B,) levels, None if nothing is standardised."""
+    def judged(self, maps: Tensor, cell: Tensor) -> tuple[Tensor, Standardised | None]:
+        """(B,) the pooled value; and the standardised distances, None if nothing is standardised."""
         hidden = None if self.hidden is None else in_cells(self.hidden, cell).expand(maps.shape)
         if self.location_mean is None:
-            return pool(self.smoothed(maps, cell), self.pooling, hidden), None, None
-        relative, level = standardised(maps, cell, hidden, {name: getattr(self, name) for name in TENSORS})
-        relative = self.smoothed(relative, cell)
-        return pool(relative, self.pooling, hidden), relative, level
+            return pool(self.smoothed(maps, cell), self.pooling, hidden), None
+        relative = standardised(maps, cell, hidden, {name: getattr(self, name) for name in TENSORS})
+        return pool(self.smoothed(relative.scored, cell), self.pooling, hidden), relative
 
 
 class BankGraph(PatchGraph):
@@ -291,10 +290,10 @@ class GaussianGraph(PatchGraph):
         if self.bank is not None:
             near = self.bank(grids, cell).unflatten(1, self.grid)
             maps, shown = maps + near, maps + NEAR * near
-        values, relative, level = self.judged(maps, cell)
+        values, relative = self.judged(maps, cell)
         found = {name: member(grids, cell) for name, member in zip(self.names, self.members, strict=True)}
-        if self.level_moments is not None and level is not None:
-            found["level"] = level
+        if self.level_moments is not None and relative is not None:
+            found["level"] = relative.level
         parts = {name: self.standardised(member, name, cell) for name, member in found.items()}
         if parts:
             values = self.standardised(values, "pooled", cell)
@@ -302,7 +301,7 @@ class GaussianGraph(PatchGraph):
             values = values + (part - EXCESS).clamp_min(0)
         shown = length(self.smoothed(shown, cell))
         if relative is not None:
-            shown = shown * relative.sigmoid()
+            shown = shown * self.smoothed(relative.shown, cell).sigmoid()
         if self.near is not None:
             near = in_cells(self.near, cell).expand(shown.flatten(1).shape)
             shown = shown.flatten(1).gather(1, near).unflatten(1, self.grid)

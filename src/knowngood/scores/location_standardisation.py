@@ -10,9 +10,14 @@ normal images it is most of what the largest values of a map are made of. It is 
 3. The level of an image at a location is the mean of these values over all other locations. The part of a value that a
    linear regression on the level explains, with a slope of each location, is subtracted.
 4. What remains is standardised as in 2.
+
+For maps the level counts as far as two standard deviations of normal images reach: a defect that covers much of an
+image is most of its level, and is shown all the same.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,9 +27,25 @@ from knowngood.models import partial_pooling
 from knowngood.scores.base import State
 
 ENOUGH = 100  # distances from which the statistics of a location are taken
-TENSORS = "location_mean", "location_spread", "level_slope", "rest_mean", "rest_spread"  # (K, h, w) each
+TENSORS = (
+    "location_mean",
+    "location_spread",
+    "level_slope",
+    "rest_mean",
+    "rest_spread",
+    "level_most",
+)  # the last (K, 1, 1)
+REACH = 2.0  # standard deviations of the levels of normal images, up to which they count in maps
 SMALLEST = 1e-6
 NOTHING = 1e-9  # a share that is zero but for rounding
+
+
+class Standardised(NamedTuple):
+    """(B, h, w) standardised distances, as they are scored and as they are for maps; and (B,) the levels of images."""
+
+    scored: Tensor
+    shown: Tensor
+    level: Tensor
 
 
 def fit_standardisation(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
@@ -35,23 +56,25 @@ def fit_standardisation(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
     """
     mean, spread = location_statistics(fourth_root(maps), cell, ignored)
     values = (fourth_root(maps) - mean[cell]) / spread[cell]
-    level, _ = levels(values, ignored[cell])
+    level, whole = levels(values, ignored[cell])
     slope = torch.stack([level_slope(values[cell == k], level[cell == k], hidden) for k, hidden in enumerate(ignored)])
     rest_mean, rest_spread = location_statistics(values - slope[cell] * level, cell, ignored)
-    found = mean, spread, slope, rest_mean, rest_spread
+    most = whole.new_zeros(len(ignored), 1, 1) + whole.mean() + REACH * whole.std(correction=0)
+    found = mean, spread, slope, rest_mean, rest_spread, most
     return dict(zip(TENSORS, found, strict=True))
 
 
-def standardised(maps: Tensor, cell: Tensor, hidden: Tensor | None, state: State) -> tuple[Tensor, Tensor]:
-    """(B, h, w) distances of images in cells (B,), standardised given the level of their image; and (B,) that level.
+def standardised(maps: Tensor, cell: Tensor, hidden: Tensor | None, state: State) -> Standardised:
+    """Distances (B, h, w) of images in cells (B,), standardised given the level of their image.
 
     Args:
         hidden: (B, h, w) locations that do not count; None: all count.
     """
-    mean, spread, slope, rest_mean, rest_spread = (state[name].to(maps)[cell] for name in TENSORS)
+    mean, spread, slope, rest_mean, rest_spread, most = (state[name].to(maps)[cell] for name in TENSORS)
     values = (fourth_root(maps) - mean) / spread
     level, whole = levels(values, hidden)
-    return (values - slope * level - rest_mean) / rest_spread, whole
+    found, shown = (values - slope * each for each in (level, torch.minimum(level, most)))
+    return Standardised((found - rest_mean) / rest_spread, (shown - rest_mean) / rest_spread, whole)
 
 
 def fourth_root(distances: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from knowngood.models.patch_gaussian import FEWEST, PatchGaussian
 from knowngood.scores.base import Batches, Condition, Score, ScoreResult, State
 from knowngood.scores.fusion import evenly
 from knowngood.scores.known_defects import excess
-from knowngood.scores.location_standardisation import TENSORS, fit_standardisation, standardised
+from knowngood.scores.location_standardisation import TENSORS, Standardised, fit_standardisation, standardised
 
 PatchModel = PatchGaussian | MemoryBank
 Pooling = Literal["max", "top", "soft"]
@@ -39,8 +39,9 @@ class PatchDistanceScore(Score):
     Where known defects were learned from, the distances of patches that look like them are larger, see
     `known_defects.excess`.
 
-    Maps of `patch_gaussian` show √(2d') / (1 + exp(−y)), a length where it is larger than is normal at that location,
-    and half of it or less elsewhere; without standardisation √(2d'). In d' the distance to the nearest patches counts
+    Maps of `patch_gaussian` show √(2d') / (1 + exp(−y')), a length where it is larger than is normal at that location,
+    and half of it or less elsewhere; without standardisation √(2d'). y' is y but for images whose level is beyond that
+    of normal ones: a defect that covers much of an image is shown. In d' the distance to the nearest patches counts
     16 times as much as in d: the Gaussian knows better whether a location is anomalous, the nearest patches how far a
     defect reaches. Those of `memory_bank` show d.
 
@@ -68,10 +69,10 @@ class PatchDistanceScore(Score):
         state: State = {}
         if self.standardises(model):
             state = fit_standardisation(plain, cell, ignored)
-        relative, level = self._relative(state, plain, cell, ignored[cell])
-        members = self._members(model, torch.cat(grids), cell, level, leave_one_out=True)
+        scored, relative = self._relative(state, plain, cell, ignored[cell])
+        members = self._members(model, torch.cat(grids), cell, relative, leave_one_out=True)
         if members:
-            members["pooled"] = pool(relative, self.options.pooling, ignored[cell])
+            members["pooled"] = pool(scored, self.options.pooling, ignored[cell])
         return state | {f"{name}_moments": _moments(values, cell, len(ignored)) for name, values in members.items()}
 
     def standardises(self, model: PatchModel) -> bool:
@@ -101,11 +102,11 @@ class PatchDistanceScore(Score):
             shown = maps if near is None else maps + NEAR * near
             maps = maps if near is None else maps + near
         hidden, parts = ignored[cell], {}
-        relative, level = self._relative(state, maps, cell, hidden)
-        values = pool(relative, self.options.pooling, hidden)
+        scored, relative = self._relative(state, maps, cell, hidden)
+        values = pool(scored, self.options.pooling, hidden)
         if "pooled_moments" in state and isinstance(model, PatchGaussian):
             values = _standardised(values, state["pooled_moments"], cell)
-            for name, member in self._members(model, x, cell, level).items():
+            for name, member in self._members(model, x, cell, relative).items():
                 parts[name] = _standardised(member, state[f"{name}_moments"], cell)
                 values = values + (parts[name] - EXCESS).clamp_min(0)
         if not want_map:
@@ -113,25 +114,25 @@ class PatchDistanceScore(Score):
         shown = self._smoothed(shown, hidden)
         if isinstance(model, PatchGaussian):
             shown = length(shown)
-        if TENSORS[0] in state:
-            shown = shown * relative.sigmoid()
+        if relative is not None:
+            shown = shown * self._smoothed(relative.shown, hidden).sigmoid()
         return ScoreResult(values, shown.masked_fill(hidden, math.nan), parts)
 
-    def _relative(self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Maps (B, h, w) of images in cells (B,), standardised if that is asked for, and smoothed; and (B,) levels."""
-        level = None
-        if TENSORS[0] in state:
-            maps, level = standardised(maps, cell, hidden, state)
-        return self._smoothed(maps, hidden), level
+    def _relative(self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor) -> tuple[Tensor, Standardised | None]:
+        """Maps (B, h, w) of images in cells (B,) as they are pooled; and standardised, if that is asked for."""
+        if TENSORS[0] not in state:
+            return self._smoothed(maps, hidden), None
+        relative = standardised(maps, cell, hidden, state)
+        return self._smoothed(relative.scored, hidden), relative
 
     @staticmethod
     def _members(
-        model: PatchGaussian, x: Tensor, cell: Tensor, level: Tensor | None, *, leave_one_out: bool = False
+        model: PatchGaussian, x: Tensor, cell: Tensor, relative: Standardised | None, *, leave_one_out: bool = False
     ) -> dict[str, Tensor]:
         """What judges an image as a whole, (B,) each: what the model has, and without a coarse grid the level."""
         whole = model.image_distances(x, cell, leave_one_out=leave_one_out)
         members = dict(zip(model.image_members, whole.unbind(1), strict=True))
-        return members if level is None or "global" in members else members | {"level": level}
+        return members if relative is None or "global" in members else members | {"level": relative.level}
 
     def _smoothed(self, maps: Tensor, ignored: Tensor) -> Tensor:
         """Maps (B, h, w) smoothed over the locations that are not `ignored`."""
