@@ -55,27 +55,24 @@ class Seen(NamedTuple):
 
     def scores(self, defects: np.ndarray) -> np.ndarray:
         """(N,) once the model has learned from these defects."""
-        state, maps = self.pipeline.state, self.maps
+        state, added = self.pipeline.state, None
         defects = self.column[defects]
         if (defects >= 0).any():
             at = torch.from_numpy(defects[defects >= 0])
             above = self.likeness[:, :, at].float().amax(2) - state["defect_reached"][at].max()
-            maps = maps + (state["defect_weight"] * above.clamp_min(0)).unflatten(1, maps.shape[1:])
-        plain = {name: value for name, value in state.items() if not name.startswith("defect_")}
-        known, one = Known(self.pipeline.model, self.whole), torch.zeros(len(maps), dtype=torch.int64)
-        return self.pipeline.score.score(known, plain, maps, None, one).values.numpy()
+            added = (state["defect_weight"] * above.clamp_min(0)).unflatten(1, self.maps.shape[1:])
+        known, one = Known(self.pipeline.model, self.whole), torch.zeros(len(self.maps), dtype=torch.int64)
+        score: Any = self.pipeline.score
+        return score.judged(known, state, self.maps, one, self.maps, added)[0].numpy()
 
 
 class Known(PatchGaussian):
-    """A fitted model in the place of which distances are known: what it is given as features are its distances."""
+    """A fitted model of which the distances of whole images are known."""
 
     def __init__(self, fitted: Any, whole: Tensor) -> None:
         nn.Module.__init__(self)
         self.__dict__.update(fitted.__dict__)
         self.whole: Any = whole
-
-    def distances(self, x: Tensor, cell: Tensor) -> Tensor:
-        return x
 
     def image_distances(self, x: Tensor, cell: Tensor, *, leave_one_out: bool = False) -> Tensor:
         return self.whole

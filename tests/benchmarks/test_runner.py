@@ -93,7 +93,7 @@ def test_keys_tell_apart_what_changes_numbers(monkeypatch: pytest.MonkeyPatch) -
     keys = [key(), key({**TINY, "training": training}), key(seed=1), key(form="dev"), key(data="b")]
     keys.append(key(baseline="PPCA 32"))
     assert len(set(keys)) == len(keys)
-    written_out = {**TINY, "training": {**TINY["training"], "batch_size": 128}}
+    written_out = {**TINY, "training": {**TINY["training"], "batch_size": 32}}
     assert key() == key(written_out), "a default written out is the same setting"
     before = key()
     monkeypatch.setattr(runner, "code_version", lambda: "other")

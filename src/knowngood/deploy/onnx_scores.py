@@ -226,12 +226,12 @@ class PatchGraph(nn.Module):
         maps = self.down @ maps @ self.across.t()  # type: ignore[operator]
         return maps if self.share is None else maps / in_cells(self.share, cell)
 
-    def judged(self, maps: Tensor, cell: Tensor) -> tuple[Tensor, Standardised | None]:
+    def judged(self, maps: Tensor, cell: Tensor, added: Tensor | None = None) -> tuple[Tensor, Standardised | None]:
         """(B,) the pooled value; and the standardised distances, None if nothing is standardised."""
         hidden = None if self.hidden is None else in_cells(self.hidden, cell).expand(maps.shape)
         if self.location_mean is None:
-            return pool(self.smoothed(maps, cell), self.pooling, hidden), None
-        relative = standardised(maps, cell, hidden, {name: getattr(self, name) for name in TENSORS})
+            return pool(self.smoothed(maps if added is None else maps + added, cell), self.pooling, hidden), None
+        relative = standardised(maps, cell, hidden, {name: getattr(self, name) for name in TENSORS}, added)
         return pool(self.smoothed(relative.scored, cell), self.pooling, hidden), relative
 
 
@@ -283,14 +283,15 @@ class GaussianGraph(PatchGraph):
             grids = grids - torch.einsum("pfc,nc->nfp", self.slope, off)
         white = self.fine(grids, cell)
         maps = 0.5 * white.square().sum(2).double().unflatten(1, self.grid)
-        if self.learned:
-            learned = {name: getattr(self, name) for name in self.learned}
-            maps = maps + excess(white, learned).unflatten(1, self.grid).double()
-        shown = maps
+        shown, added = maps, None
         if self.bank is not None:
             near = self.bank(grids, cell).unflatten(1, self.grid)
             maps, shown = maps + near, maps + NEAR * near
-        values, relative = self.judged(maps, cell)
+        if self.learned:
+            added = excess(white, {name: getattr(self, name) for name in self.learned})
+            added = added.unflatten(1, self.grid).double()
+            shown = shown + added
+        values, relative = self.judged(maps, cell, added)
         found = {name: member(grids, cell) for name, member in zip(self.names, self.members, strict=True)}
         if self.level_moments is not None and relative is not None:
             found["level"] = relative.level

@@ -64,15 +64,20 @@ def fit_standardisation(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
     return dict(zip(TENSORS, found, strict=True))
 
 
-def standardised(maps: Tensor, cell: Tensor, hidden: Tensor | None, state: State) -> Standardised:
+def standardised(
+    maps: Tensor, cell: Tensor, hidden: Tensor | None, state: State, added: Tensor | None = None
+) -> Standardised:
     """Distances (B, h, w) of images in cells (B,), standardised given the level of their image.
 
     Args:
         hidden: (B, h, w) locations that do not count; None: all count.
+        added: (B, h, w) what is added to distances but does not count in the level, so that nothing is lower for it.
     """
     mean, spread, slope, rest_mean, rest_spread, most = (state[name].to(maps)[cell] for name in TENSORS)
     values = (fourth_root(maps) - mean) / spread
     level, whole = levels(values, hidden)
+    if added is not None:
+        values = (fourth_root(maps + added) - mean) / spread
     found, shown = (values - slope * each for each in (level, torch.minimum(level, most)))
     return Standardised((found - rest_mean) / rest_spread, (shown - rest_mean) / rest_spread, whole)
 

@@ -89,40 +89,56 @@ class PatchDistanceScore(Score):
     def score(
         self, model: PatchModel, state: State, x: Tensor, c: Condition, stratum: Tensor, *, want_map: bool = False
     ) -> ScoreResult:
+        near = added = None
         if isinstance(model, MemoryBank):
             rows = model.rows(x)
-            near = model.nearest(rows, stratum.repeat_interleave(len(rows) // len(x)), 1)[:, 0]
-            shown = maps = near.reshape(len(x), *x.shape[2:])
-            cell, ignored = stratum.new_zeros(len(x)), torch.zeros_like(maps[:1], dtype=torch.bool)
+            distances = model.nearest(rows, stratum.repeat_interleave(len(rows) // len(x)), 1)[:, 0]
+            distances, cell = distances.reshape(len(x), *x.shape[2:]), stratum.new_zeros(len(x))
         else:
-            (x, cell), ignored = model.given(x, c), model.ignored_grid
-            maps, near = model.both_distances(x, cell)
+            x, cell = model.given(x, c)
+            distances, near = model.both_distances(x, cell)
             if "defect_weight" in state:
-                maps = maps + excess(model.whiten(x, cell), state).unflatten(1, maps.shape[1:]).to(maps)
-            shown = maps if near is None else maps + NEAR * near
-            maps = maps if near is None else maps + near
-        hidden, parts = ignored[cell], {}
-        scored, relative = self._relative(state, maps, cell, hidden)
-        values = pool(scored, self.options.pooling, hidden)
-        if "pooled_moments" in state and isinstance(model, PatchGaussian):
-            values = _standardised(values, state["pooled_moments"], cell)
-            for name, member in self._members(model, x, cell, relative).items():
-                parts[name] = _standardised(member, state[f"{name}_moments"], cell)
-                values = values + (parts[name] - EXCESS).clamp_min(0)
+                added = excess(model.whiten(x, cell), state).unflatten(1, distances.shape[1:]).to(distances)
+        values, parts, relative = self.judged(
+            model, state, x, cell, distances if near is None else distances + near, added
+        )
         if not want_map:
             return ScoreResult(values, None, parts)
-        shown = self._smoothed(shown, hidden)
+        for more, weight in ((near, NEAR), (added, 1.0)):
+            distances = distances if more is None else distances + weight * more
+        hidden = _hidden(model, distances, cell)
+        shown = self._smoothed(distances, hidden)
         if isinstance(model, PatchGaussian):
             shown = length(shown)
         if relative is not None:
             shown = shown * self._smoothed(relative.shown, hidden).sigmoid()
         return ScoreResult(values, shown.masked_fill(hidden, math.nan), parts)
 
-    def _relative(self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor) -> tuple[Tensor, Standardised | None]:
+    def judged(
+        self, model: PatchModel, state: State, x: Tensor, cell: Tensor, maps: Tensor, added: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Standardised | None]:
+        """Scores (B,) and their parts, of distances (B, h, w) of features x; and the distances, if standardised.
+
+        Args:
+            added: (B, h, w) what known defects add to the distances.
+        """
+        hidden, parts = _hidden(model, maps, cell), {}
+        scored, relative = self._relative(state, maps, cell, hidden, added)
+        values = pool(scored, self.options.pooling, hidden)
+        if "pooled_moments" in state and isinstance(model, PatchGaussian):
+            values = _standardised(values, state["pooled_moments"], cell)
+            for name, member in self._members(model, x, cell, relative).items():
+                parts[name] = _standardised(member, state[f"{name}_moments"], cell)
+                values = values + (parts[name] - EXCESS).clamp_min(0)
+        return values, parts, relative
+
+    def _relative(
+        self, state: State, maps: Tensor, cell: Tensor, hidden: Tensor, added: Tensor | None = None
+    ) -> tuple[Tensor, Standardised | None]:
         """Maps (B, h, w) of images in cells (B,) as they are pooled; and standardised, if that is asked for."""
         if TENSORS[0] not in state:
-            return self._smoothed(maps, hidden), None
-        relative = standardised(maps, cell, hidden, state)
+            return self._smoothed(maps if added is None else maps + added, hidden), None
+        relative = standardised(maps, cell, hidden, state, added)
         return self._smoothed(relative.scored, hidden), relative
 
     @staticmethod
@@ -140,6 +156,11 @@ class PatchDistanceScore(Score):
             return smooth(maps, self.options.smoothing)
         share = smooth((~ignored).to(maps.dtype), self.options.smoothing).clamp_min(1e-12)
         return smooth(maps.masked_fill(ignored, 0), self.options.smoothing) / share
+
+
+def _hidden(model: PatchModel, maps: Tensor, cell: Tensor) -> Tensor:
+    """(B, h, w) locations of maps (B, h, w) of images in cells (B,) that do not count."""
+    return model.ignored_grid[cell] if isinstance(model, PatchGaussian) else torch.zeros_like(maps, dtype=torch.bool)
 
 
 def pool(maps: Tensor, pooling: Pooling, ignored: Tensor | None = None) -> Tensor:
