@@ -40,7 +40,7 @@ LOW = Method("low contrast", baseline="low contrast")
 @pytest.fixture
 def tiny_config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(json.dumps(TINY))
+    path.write_text(json.dumps({**TINY, "training": {**TINY["training"], "batch_size": 128, "lr": 1e-3}}))
     return path
 
 
