@@ -235,12 +235,12 @@ def test_cells_have_levels_of_their_own() -> None:
 
 
 def test_in_maps_a_defect_that_covers_most_of_an_image_is_not_its_level() -> None:
-    """What is scored takes the level of any image out; what is shown, as far as those of normal images reach."""
+    """What is scored takes the level of any image out; what is shown, up to half a deviation of normal images."""
     maps = normal_maps(200, 1.0)
     state = fit_standardisation(maps, one_cell(maps), nothing())
     normal = standardised(maps, one_cell(maps), None, state)
     same = (normal.scored - normal.shown).abs().amax((1, 2)) < 1e-9
-    assert 0.95 < float(same.double().mean()) < 1
+    assert float(same.double().mean()) == pytest.approx(0.69, abs=0.08)  # the share below, of a normal distribution
     roots = fourth_root(normal_maps(1, 1.0, level=0, seed=1))
     roots[:, :24] += 1.5  # three quarters, by 4.5 standard deviations
     scored, shown, level = standardised(roots.pow(4), torch.tensor([0]), None, state)

@@ -11,8 +11,8 @@ normal images it is most of what the largest values of a map are made of. It is 
    linear regression on the level explains, with a slope of each location, is subtracted.
 4. What remains is standardised as in 2.
 
-For maps the level counts as far as two standard deviations of normal images reach: a defect that covers much of an
-image is most of its level, and is shown all the same.
+For maps the level counts up to half a standard deviation of normal images: a defect that covers much of an image is
+most of its level, and is shown all the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TENSORS = (
     "rest_spread",
     "level_most",
 )  # the last (K, 1, 1)
-REACH = 2.0  # standard deviations of the levels of normal images, up to which they count in maps
+REACH = 0.5  # standard deviations of the levels of normal images, up to which they count in maps
 SMALLEST = 1e-6
 NOTHING = 1e-9  # a share that is zero but for rounding
 

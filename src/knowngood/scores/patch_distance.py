@@ -40,8 +40,8 @@ class PatchDistanceScore(Score):
     `known_defects.excess`.
 
     Maps of `patch_gaussian` show √(2d') / (1 + exp(−y')), a length where it is larger than is normal at that location,
-    and half of it or less elsewhere; without standardisation √(2d'). y' is y but for images whose level is beyond that
-    of normal ones: a defect that covers much of an image is shown. In d' the distance to the nearest patches counts
+    and half of it or less elsewhere; without standardisation √(2d'). y' is y but for images whose level is high, of
+    which half a standard deviation is taken out: a defect that covers much of an image is shown. In d' the distance to the nearest patches counts
     16 times as much as in d: the Gaussian knows better whether a location is anomalous, the nearest patches how far a
     defect reaches. Those of `memory_bank` show d.
 
