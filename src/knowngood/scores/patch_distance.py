@@ -40,10 +40,10 @@ class PatchDistanceScore(Score):
     `known_defects.excess`.
 
     Maps of `patch_gaussian` show √(2d') / (1 + exp(−y')), a length where it is larger than is normal at that location,
-    and half of it or less elsewhere; without standardisation √(2d'). y' is y but for images whose level is high, of
-    which half a standard deviation is taken out: a defect that covers much of an image is shown. In d' the distance to the nearest patches counts
-    16 times as much as in d: the Gaussian knows better whether a location is anomalous, the nearest patches how far a
-    defect reaches. Those of `memory_bank` show d.
+    and half of it or less elsewhere; without standardisation √(2d'). In y' the level counts up to half a standard
+    deviation of normal images, so that a defect that covers much of an image is shown. In d' the distance to the
+    nearest patches counts 16 times as much as in d: the Gaussian knows better whether a location is anomalous, the
+    nearest patches how far a defect reaches. Those of `memory_bank` show d.
 
     State: what `location_standardisation` fits; `pooled_moments`, `global_moments` or `level_moments`, and
     `counts_moments` (K, 2) for K cells, mean and standard deviation of v, g and w over normal images.
