@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from knowngood.calibration import misfit, p_values
+from knowngood.calibration import misfit, misfit_words, p_values
 from knowngood.calibration.batch import LEVEL
 
 
@@ -93,3 +93,10 @@ def test_far_in_its_tail_the_normal_law_of_the_ranks_is_larger_than_the_exact_on
             z = (exact.statistic - n * m / 2) / np.sqrt(n * m * (n + m + 1) / 12)
             if exact.pvalue <= LEVEL / 4:
                 assert stats.norm.sf(z) >= exact.pvalue
+
+
+def test_a_batch_of_which_nothing_is_flagged_is_described_by_its_ranks() -> None:
+    found = misfit(np.full(25, 0.02), 60, 0.001)
+    assert found is not None
+    assert found.flagged == 0
+    assert "score higher than" in misfit_words(found, "images", "images", 0.001)

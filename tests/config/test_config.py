@@ -108,6 +108,11 @@ def test_networks_of_pixels_are_trained_by_their_own_defaults_where_nothing_is_s
     assert parse_settings(of_pixels.model_dump(mode="json")) == of_pixels
 
 
+def test_a_calibration_method_is_named_by_a_word() -> None:
+    assert parse_settings({"calibration": "split"}) == parse_settings({"calibration": {"method": "split"}})
+    assert "calibration" in refusal({"calibration": "spilt"})
+
+
 def test_a_choice_without_a_name_lists_the_names() -> None:
     with pytest.raises(
         SettingsError, match=r"net = {'channels': \[16, 32\]} says no name; give 'name' too, one of mlp, conv"

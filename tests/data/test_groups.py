@@ -91,3 +91,16 @@ def test_images_of_one_product_are_no_near_copies_and_named_ones_need_no_finding
     part[40] = 3
     named = ImageSet.from_arrays(images, conditions={"group": part})
     assert not [f for f in audit(named).findings if f.kind == "near-duplicate"]
+
+
+@pytest.mark.slow
+def test_a_fifth_of_the_images_that_are_alike_is_a_kind_and_no_copy() -> None:
+    rng = np.random.default_rng(0)
+    images = textures(60)
+    one = images[0].astype(float)
+    images[40:] = (one + rng.normal(0, 2, (20, *one.shape))).clip(0, 255).astype(np.uint8)
+    found = audit(ImageSet.from_arrays(images)).findings
+    assert not [f for f in found if f.kind == "near-duplicate"]
+    [kind] = [f for f in found if f.kind == "several-kinds"]
+    assert "21 of 60 images are alike" in kind.reason
+    assert "class folder" in kind.reason

@@ -160,3 +160,10 @@ def test_copies_in_joined_images_are_found_by_the_fit() -> None:
     fitted = Detector("pixels", "memory_bank", alpha=ALPHA, calibration={"method": "cross"}).fit(every)
     assert fitted.about_["data"]["groups"] == 30
     assert len(fitted.pipeline_.calibration) == 30  # type: ignore[arg-type]
+
+
+def test_a_mask_is_refused_with_what_is_meant() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    for mask in (np.arange(60) < 5, [True] * 60):
+        with pytest.raises(DataError, match="fit_only is a mask of 60 values"):
+            Detector("table", "memory_bank").fit(x, fit_only=mask)

@@ -35,7 +35,7 @@ def misfit_words(found: Misfit, what: str, items: str, alpha: float) -> str:
     Args:
         what: the items that count, 'images labelled normal'. items: all of them, 'images'.
     """
-    if found.flagged < 2 * found.expected:
+    if not found.flagged or found.flagged < 2 * found.expected:
         return (
             f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items}, normal ones score "
             "higher than half of them"

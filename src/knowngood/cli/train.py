@@ -108,7 +108,8 @@ def train(
     if several and out is None:
         raise SettingsError("several processes (--devices, --nodes) need --out DIR: they write to one folder")
     following = several and follows()
-    folder = out if following and out else _output_folder(out, prefix, source, _method(settings), resume)
+    as_given = out is not None and (following or dry_run)  # a dry run writes nothing
+    folder = out if out and as_given else _output_folder(out, prefix, source, _method(settings), resume)
     if dry_run:
         with for_machines(as_json):
             _dry_run(source, chosen, settings, train_size, condition or [], folder)

@@ -35,6 +35,11 @@ def _default(value: Any) -> Any:
     return {} if value is None else value
 
 
+def _method(value: Any) -> Any:
+    """A plain name as the method of that name."""
+    return {"method": value} if isinstance(value, str) else _default(value)
+
+
 def _labels(value: Any) -> Any:
     """A plain name as the choice of that name."""
     return value if value in ("auto", "ignore") else named(value)
@@ -63,7 +68,7 @@ class Settings(BaseModel):
         default=Conditioning(), description="roles of condition columns, measured image factors, unknown values"
     )
     alpha: float = Field(default=0.05, gt=0, lt=1, description="false-alarm rate that `predict` and `detect` use")
-    calibration: Annotated[CalibrationOptions, BeforeValidator(_default)] = Field(
+    calibration: Annotated[CalibrationOptions, BeforeValidator(_method)] = Field(
         default=CalibrationOptions(), description="split or cross-conformal, and its fractions or folds"
     )
     labels: Annotated[Literal["auto", "ignore"] | Shift, BeforeValidator(_labels)] = Field(

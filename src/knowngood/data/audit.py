@@ -24,6 +24,7 @@ from knowngood.data.values import text_of
 from knowngood.errors import DataError
 
 FEW = 20
+KIND, KIND_SHARE = 10, 0.2  # images, and their share, from which on alike ones are a kind rather than copies
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -196,7 +197,14 @@ def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None
     findings = []
     for alike in members.values():
         known = named is not None and len(set(map(str, named[alike]))) == 1 and text_of(named[alike[0]]) is not None
-        if len(alike) > 1 and not known:
+        if len(alike) >= KIND and len(alike) >= KIND_SHARE * len(at) and not known:
+            reason = (
+                f"{len(alike)} of {len(at)} images are alike beside how the others differ, this one and "
+                f"{images.ids[alike[1]]} among them: likely one of several products or cameras, which a class folder or "
+                "a column should distinguish, so that each is compared with its own; or one burst of frames"
+            )
+            findings.append(Finding(str(images.ids[alike[0]]), "several-kinds", reason, "warning"))
+        elif len(alike) > 1 and not known:
             more = f" ({len(alike)} images in all)" if len(alike) > 2 else ""
             reason = (
                 f"looks like {images.ids[alike[1]]}{more}: a copy, recompressed, brighter or turned, or a frame of one "

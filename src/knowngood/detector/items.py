@@ -61,6 +61,12 @@ def items_to_fit(detector: Estimator, X: Any, columns: Any, anomalies: Any, sett
 
 def items_beside(detector: Estimator, X: Any, items: Items, settings: Settings) -> Items:
     """Readable items that are learned from beside others, with the columns that these have."""
+    first = X[0] if isinstance(X, list | tuple | np.ndarray) and len(X) else None
+    if isinstance(first, bool | np.bool_):
+        raise DataError(
+            f"fit_only is a mask of {len(X):,} values; expected further items, not among X, as X itself is given: "
+            "fit(X[~mask], fit_only=X[mask])"
+        )
     more = readable(_opened(detector, listed(X), settings), settings, keep_column=True)
     if type(more) is not type(items):
         raise DataError(f"fit_only holds {more.items}, X {items.items}; give {items.items}")
