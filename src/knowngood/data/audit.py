@@ -200,8 +200,8 @@ def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None
         if len(alike) >= KIND and len(alike) >= KIND_SHARE * len(at) and not known:
             reason = (
                 f"{len(alike)} of {len(at)} images are alike beside how the others differ, this one and "
-                f"{images.ids[alike[1]]} among them: likely one of several products or cameras, which a class folder or "
-                "a column should distinguish, so that each is compared with its own; or one burst of frames"
+                f"{images.ids[alike[1]]} among them: likely one of several products or cameras, which a class folder "
+                "or a column should distinguish, so that each is compared with its own; or one burst of frames"
             )
             findings.append(Finding(str(images.ids[alike[0]]), "several-kinds", reason, "warning"))
         elif len(alike) > 1 and not known:
