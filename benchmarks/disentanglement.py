@@ -56,6 +56,7 @@ SHARED: dict[str, Any] = {
     "lr_secondary": 1e-4,  # of the discriminator, as in the literature
     "schedule": "constant",
     "warmup": 0.0,
+    "beta2": 0.999,
     "ema": None,
     "clip": None,
     "patience": None,

@@ -30,7 +30,7 @@ SHARED: dict[str, Any] = {
     "representation": {"name": "pixels", "scaling": (0, 255)},
     "model": {"name": "vae", "net": {"name": "mlp", "hidden": (128, 64)}, "latent_dim": DIMENSIONS},
     "score": "elbo",
-    "training": {"batch_size": 128, "patience": None, "ema": None},
+    "training": {"batch_size": 128, "lr": 1e-3, "beta2": 0.999, "patience": None, "ema": None},
     "device": "cpu",
 }
 WAYS = {"no correction": None, "illumination corrected": 0.3}

@@ -20,6 +20,13 @@ def test_every_preset_is_valid(name: str) -> None:
     assert parse_settings(preset).model_fields_set == preset.keys()
 
 
+@pytest.mark.parametrize("name", sorted(set(preset_names()) - TASKS))
+def test_published_models_are_trained_as_published_and_by_no_default_of_pixels(name: str) -> None:
+    preset = read_preset(name)
+    assert {"batch_size", "lr", "beta2", "ema"} <= preset["training"].keys()
+    assert parse_settings(preset).training.beta2 == 0.999
+
+
 def test_the_presets_are_published_models_and_recipes_for_tasks() -> None:
     assert set(preset_names()) >= TASKS
     published = {name: read_preset(name)["model"] for name in preset_names() if name not in TASKS}

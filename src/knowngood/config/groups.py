@@ -145,8 +145,8 @@ class DataOptions(Group):
     )
 
 
-# As good as 4,000 steps of 128 at 0.001, in a fifth the time. With a decay of .999 of the mean square, nets of 64 × 64
-# pixels and more diverge at this learning rate: gradients fall by orders of magnitude in the first hundred steps.
+# As good as 4,000 steps of 128 at 0.001, in a fifth of the time. With a decay of .999 of the mean square, nets of
+# 64 × 64 pixels diverge at this learning rate: gradients fall by orders of magnitude in the first hundred steps.
 ON_PIXELS = {"batch_size": 32, "lr": 2e-3, "beta2": 0.99, "ema": 0.995}
 
 

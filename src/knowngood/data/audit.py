@@ -184,7 +184,10 @@ def _duplicates(images: ImageSet, looks: Sequence[_Look]) -> list[Finding]:
 
 
 def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None) -> list[Finding]:
-    """One finding for all images that are nearly copies of each other. Of those with the same pixels one counts."""
+    """One finding for all images that are nearly copies of each other. Of those with the same pixels one counts.
+
+    What is alike is relative to how all images differ: many alike ones are likely a kind among others.
+    """
     first = {look.digest: i for i, look in reversed(list(enumerate(looks))) if look.signature is not None}
     at = sorted(first.values())
     if not at:

@@ -27,14 +27,8 @@ from knowngood.models import partial_pooling
 from knowngood.scores.base import State
 
 ENOUGH = 100  # distances from which the statistics of a location are taken
-TENSORS = (
-    "location_mean",
-    "location_spread",
-    "level_slope",
-    "rest_mean",
-    "rest_spread",
-    "level_most",
-)  # the last (K, 1, 1)
+# Of K cells, (K, h, w) each; the last (K, 1, 1).
+TENSORS = "location_mean", "location_spread", "level_slope", "rest_mean", "rest_spread", "level_most"
 REACH = 0.5  # standard deviations of the levels of normal images, up to which they count in maps
 SMALLEST = 1e-6
 NOTHING = 1e-9  # a share that is zero but for rounding
@@ -54,8 +48,9 @@ def fit_standardisation(maps: Tensor, cell: Tensor, ignored: Tensor) -> State:
     Args:
         maps: (N, h, w) ≥ 0, of images in cells (N,); `ignored` is (K, h, w).
     """
-    mean, spread = location_statistics(fourth_root(maps), cell, ignored)
-    values = (fourth_root(maps) - mean[cell]) / spread[cell]
+    roots = fourth_root(maps)
+    mean, spread = location_statistics(roots, cell, ignored)
+    values = (roots - mean[cell]) / spread[cell]
     level, whole = levels(values, ignored[cell])
     slope = torch.stack([level_slope(values[cell == k], level[cell == k], hidden) for k, hidden in enumerate(ignored)])
     rest_mean, rest_spread = location_statistics(values - slope[cell] * level, cell, ignored)
