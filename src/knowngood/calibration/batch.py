@@ -30,21 +30,15 @@ class Misfit(NamedTuple):
 
 
 def misfit_words(found: Misfit, what: str, items: str, alpha: float) -> str:
-    """'24 of 37 images are flagged at alpha = 0.05, of as many normal ones 0.65 would be on average, …'.
+    """'24 of 37 images are flagged at alpha = 0.05, 1.9 expected'.
 
     Args:
         what: the items that count, 'images labelled normal'. items: all of them, 'images'.
     """
     if not found.flagged or found.flagged < 2 * found.expected:
-        return (
-            f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items}, normal ones score "
-            "higher than half of them"
-        )
+        return f"{found.items:,} {what} score higher than {found.rank:.0%} of the calibration {items}, 50% expected"
     expected = f"{found.expected:.2g}" if found.expected < 10 else f"{found.expected:,.0f}"
-    return (
-        f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, of as many normal ones "
-        f"{expected} would be on average, by the number of calibration items"
-    )
+    return f"{found.flagged:,} of {found.items:,} {what} are flagged at alpha = {alpha:g}, {expected} expected"
 
 
 def misfit(p: ArrayLike, normals: ArrayLike, alpha: float, groups: ArrayLike | None = None) -> Misfit | None:

@@ -19,6 +19,7 @@ from knowngood.cli.console import fail, note, say
 from knowngood.cli.lazy import LazyGroup
 from knowngood.config.dependencies import without_package
 from knowngood.config.version import __version__
+from knowngood.config.words import as_command
 from knowngood.data.progress import reporting
 from knowngood.errors import Interrupted, KnowngoodError
 
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         warnings.showwarning = show
     try:
-        with _interruptible(), reporting(not {*arguments} & UNBOUNDED):
+        with _interruptible(), as_command(), reporting(not {*arguments} & UNBOUNDED):
             try:
                 build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
             finally:

@@ -131,7 +131,7 @@ def _print(found: Evaluation) -> None:
         value = "" if auroc is None else f"{auroc:.4f}"
         rows.append(("AUROC of the mismatch", value, f"{metrics['wrong']:,} wrong for what they are said to be"))
     table(["metric", "value", ""], rows)
-    if fitted := metrics["fitted"]:
+    if (fitted := metrics["fitted"]) and "fitted" not in found.table.attrs:  # else a warning says it
         from knowngood.evaluation.results import of_training
 
         note(f"warning: {of_training(fitted, metrics['normals'])}")

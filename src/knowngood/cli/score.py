@@ -325,7 +325,7 @@ def _score(
     import numpy as np
 
     from knowngood.calibration import regions_table
-    from knowngood.detector.batch import batch_remark, warn_of_batch
+    from knowngood.detector.remarks import remarks_on
     from knowngood.detector.results import flagged
     from knowngood.detector.versions import MARK
 
@@ -347,20 +347,21 @@ def _score(
     largest = rate if fdr is None else float(joint[flags].max(initial=0.0))  # p-value that is flagged
     explanations = [] if explain is None else _explanations(detector, images, decisions, flags, wanted)
     summaries = None if explain is None else {one.id: one.summary for one in explanations}
-    remark = batch_remark(detector.pipeline_, images, decisions, wanted.alpha)
-    warn_of_batch(remark)
+    remarks = remarks_on(detector.pipeline_, images, decisions, wanted.alpha)
+    remarks.warn()
     rejected = images.unusable
     unread = [(str(images.ids[i]), why) for i, why in decisions.errors.items()]
     unread += [(one.path_or_id, one.reason) for one in rejected]
     checked = detector.pipeline_.checked_columns
-    tables = _tables(rows, images, largest, checked, bool(unread), summaries)
+    tables = _tables(rows, images, largest, checked, bool(unread), summaries, remarks.notes)
     table = None
     if explain is not None:  # the inspection page shows all of it
         import pandas as pd
 
         table = pd.concat(tables, ignore_index=True)
+        table.attrs.update(remarks.found)
         tables = iter([table])
-    about = {MARK: mark} | ({} if remark is None else {"batch_warning": remark["sentence"]})
+    about = {MARK: mark} | ({"batch_warning": remarks.text} if remarks.found else {})
     write_tables(tables, output, about)
 
     tell = note if output is None else say  # a table on stdout stays alone there
@@ -442,6 +443,7 @@ def _tables(
     checked: list[Column],
     errors: bool,
     explanations: dict[str, str] | None,
+    notes: dict[int, str],
 ) -> Iterator[pd.DataFrame]:
     """The table of `Detector.detect`, a batch at a time, all with the same columns; files set aside come last.
 
@@ -460,6 +462,8 @@ def _tables(
         if explanations is not None:
             summaries: Any = [explanations.get(str(name)) for name in items.ids]
             table.insert(table.columns.get_loc("condition") + 1, "explanation", summaries)  # type: ignore[arg-type]
+        if notes:
+            table["note"] = [notes.get(i) for i in range(some.start, first)]
         yield table
     if table is not None and len(more := with_rejected(table.tail(1), images)) > 1:
         yield more[1:]

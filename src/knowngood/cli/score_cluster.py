@@ -43,7 +43,7 @@ def score_on_cluster(
     from knowngood.data.content_digest import data_digest
     from knowngood.deploy.ray_data import Asked, part_size, score_parts
     from knowngood.deploy.scored_parts import DONE, ScoredParts
-    from knowngood.detector.batch import batch_remark, warn_of_batch
+    from knowngood.detector.remarks import remarks_on
     from knowngood.detector.scoring import items_at_once
 
     pipeline, parts = detector.pipeline_, ScoredParts.at(output)
@@ -79,7 +79,7 @@ def score_on_cluster(
         parts.write_aside(aside)
     rows = np.concatenate([np.arange(one.first, one.first + len(one.p_values)) for one in found]) if found else []
     if len(rows):
-        warn_of_batch(batch_remark(pipeline, images[rows], _decisions(found), alpha))
+        remarks_on(pipeline, images[rows], _decisions(found), alpha).warn()
     errors, flags = sum(one.errors for one in found), sum(one.flagged for one in found)
     counts = {"scored": len(rows) - errors, "flagged": flags, "unreadable": errors, "set aside": len(aside)}
     parts.write_json(DONE, {"items": len(images) + len(aside), "this run": counts})
@@ -108,7 +108,7 @@ def _set_aside(images: ImageSet, mark: str) -> Any:
 
 
 def _decisions(found: list[ScoredPart]) -> Any:
-    """The decisions on all items of the parts, with what `batch_remark` needs of them."""
+    """The decisions on all items of the parts, with what `remarks_on` needs of them."""
     from knowngood.data.conditions import Expanded
     from knowngood.detector.decide import Decisions
 

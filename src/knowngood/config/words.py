@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 NEAREST = 5  # names listed, of many
+
+_by_command: ContextVar[bool] = ContextVar("by_command", default=False)
+
+
+@contextmanager
+def as_command() -> Iterator[None]:
+    """Within, messages name commands and options; elsewhere Python."""
+    token = _by_command.set(True)
+    try:
+        yield
+    finally:
+        _by_command.reset(token)
+
+
+def for_caller(python: str, command: str) -> str:
+    """A way out in the language of the caller: Python, or the command line."""
+    return command if _by_command.get() else python
 
 
 def counted(n: int, noun: str) -> str:

@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
 
 class ScoredPart(NamedTuple):
-    """What a worker tells of a part: its items and what `batch_remark` needs of them; (n,) each."""
+    """What a worker tells of a part: its items and what `remarks_on` needs of them; (n,) each."""
 
     first: int
     p_values: np.ndarray

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from knowngood.calibration import misfit, misfit_words
+from knowngood.config.words import for_caller
 from knowngood.data import ImageSet
 from knowngood.detector.decide import Decisions, calibrated
 from knowngood.detector.image_statistics import CAUSES, Change
 from knowngood.detector.pipeline import Items, Pipeline
-from knowngood.errors import BatchWarning
-from knowngood.models.patch_gaussian import PatchGaussian
-from knowngood.models.vae import ConditionalVAE
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SHARED, INFERRED = -1, -2  # groups whose calibration items are those of others too; see `misfit`
 NAMED = 3  # statistics and groups in a sentence
+MOST_CAUSES = 2
 
 
 def batch_remark(
-    pipeline: Pipeline, items: Items, decisions: Decisions, alpha: float | None = None
+    pipeline: Pipeline,
+    items: Items,
+    decisions: Decisions,
+    alpha: float | None = None,
+    fitted: np.ndarray | None = None,
 ) -> dict[str, Any] | None:
     """A sentence on a batch that is not like the calibration items, and its facts as plain data; None if it may be.
 
@@ -32,9 +31,13 @@ def batch_remark(
     flagged and expected at alpha; labelled: they are labelled normal; groups: Mondrian groups that stand out, if only
     some do; changes: statistics of their images that are not as in the calibration images, most first (`Change`);
     unseen: the names of those that the representation does not see, which are no cause.
+
+    Args:
+        fitted: (N,) items that were fitted to; they do not score as new ones do, and so do not count.
     """
     alpha = pipeline.level(alpha)
     read, labels = ~np.isnan(decisions.p_values), items.labels
+    read &= True if fitted is None else ~fitted
     labelled = bool((read & (labels == 0)).any())
     counted = np.flatnonzero(read & ((labels == 0) if labelled else (labels != 1)))
     code, normals = references_of(pipeline, decisions, alpha)
@@ -53,33 +56,8 @@ def batch_remark(
     what = f"{items.items} labelled normal" if labelled else items.items
     start = misfit_words(found, what, items.items, alpha)
     start += f" (most of all {', '.join(names[:NAMED])})" if names else ""
-    cause = _cause(items, found.flagged, found.items, labelled, seen, unseen)
-    return {
-        "sentence": f"{start}: {cause}; {_way_out(pipeline, decisions.group[counted], labelled, seen)}",
-        **remark,
-    }
-
-
-def warn_of_batch(remark: dict[str, Any] | None, stacklevel: int = 3) -> None:
-    """Give the sentence, if there is one, as a `BatchWarning`."""
-    if remark is not None:
-        warnings.warn(remark["sentence"], BatchWarning, stacklevel=stacklevel)
-
-
-def with_remark(
-    table: DataFrame,
-    pipeline: Pipeline,
-    items: Items,
-    decisions: Decisions,
-    alpha: float | None = None,
-    stacklevel: int = 2,
-) -> DataFrame:
-    """The table of these decisions with `.attrs["batch"]`, if there is a remark, of which a warning is given."""
-    remark = batch_remark(pipeline, items, decisions, alpha)
-    if remark is not None:
-        table.attrs["batch"] = remark
-    warn_of_batch(remark, stacklevel + 1)
-    return table
+    cause = _cause(items, found.flagged, found.items, labelled, seen)
+    return {"sentence": f"{start}: {cause}. {_way_out(pipeline, decisions.group[counted], labelled)}", **remark}
 
 
 def references_of(pipeline: Pipeline, decisions: Decisions, alpha: float) -> tuple[np.ndarray, np.ndarray]:
@@ -117,37 +95,27 @@ def _changes(pipeline: Pipeline, items: Items, group: np.ndarray, stratum: np.nd
     return [] if statistics is None else statistics.changes(items[mine], groups)
 
 
-def _cause(items: Items, flagged: int, n: int, labelled: bool, changes: list[Change], unseen: list[Change]) -> str:
-    """Why, as far as the images show it; what the model does not see is said, and is no cause."""
-    shown = "; ".join(map(str, changes[:NAMED]))
-    likely = " and ".join(dict.fromkeys(CAUSES[change.name] for change in changes[:NAMED]))
-    beside = f" (also {'; '.join(map(str, unseen[:NAMED]))}, which the model does not see)" if unseen else ""
-    measured = isinstance(items, ImageSet)
-    if changes:
-        changed = f"the images changed since calibration ({shown}: likely {likely}){beside}"
-    elif unseen:
-        changed = f"something changed that no statistic of the images shows{beside}"
-    elif measured:
-        changed = "something changed that brightness, contrast, sharpness, colours and size do not show"
+def _cause(items: Items, flagged: int, n: int, labelled: bool, changes: list[Change]) -> str:
+    """Why, as far as the images show it: what lies outside the range of the calibration images, and the model sees."""
+    outside = [change for change in changes if change.outside]
+    if outside:
+        first = {CAUSES[change.name]: change for change in reversed(outside)}  # of each cause the clearest
+        named = [(cause, change) for cause, change in first.items() if change in outside[:NAMED]][::-1][:MOST_CAUSES]
+        changed = f"the images changed: {', '.join(f'{change} ({cause})' for cause, change in named)}"
+    elif isinstance(items, ImageSet):
+        changed = "the images changed in what brightness, contrast, sharpness, colours and size do not show"
     else:
-        changed = "the data changed since calibration"
-    if labelled:
-        return changed
-    return f"either {'most' if 2 * flagged > n else 'many'} are anomalous, or {changed}"
+        changed = "the data changed"
+    return changed if labelled else f"{'most' if 2 * flagged > n else 'many'} are anomalous, or {changed}"
 
 
-def _way_out(pipeline: Pipeline, group: np.ndarray, labelled: bool, changes: list[Change]) -> str:
+def _way_out(pipeline: Pipeline, group: np.ndarray, labelled: bool) -> str:
     """What to do, if the items are normal."""
-    options: Any = pipeline.settings.representation
-    light = any(change.name in ("brightness", "contrast") for change in changes)
-    tolerant = isinstance(pipeline.model, ConditionalVAE | PatchGaussian) and hasattr(options, "illumination")
-    light = light and tolerant and options.illumination is None
-    tolerance = ", fit with an illumination tolerance (--illumination 0.3)" if light else ""
     added = [one for g, one in enumerate(pipeline.added) if not (group == g).any()]
-    column = f"give {' and '.join(added[0].values)} if they are of {added[0].name}, " if added else ""
-    normal = "" if labelled else "if such items are normal, "
-    return (
-        f"{column}{normal}calibrate on normal ones (`Detector.calibrate`, `knowngood calibrate MODEL NORMAL`; beside "
-        f"the present calibration: as_group={{COLUMN: VALUE}}, --as COLUMN=VALUE){tolerance}, or fit with a condition "
-        "column that tells them apart"
-    )
+    if added:
+        values = [f"{column}={value}" for column, value in added[0].values.items()]
+        given = for_caller(f"conditions={added[0].values!r}", " ".join(f"--as {value}" for value in values))
+        return f"If they are of {added[0].name}, give {given}"
+    what = "Calibrate" if labelled else "If they are normal, calibrate"
+    how = for_caller("detector.calibrate(normal_images)", "knowngood calibrate MODEL NORMAL_IMAGES")
+    return f"{what} on images of this kind: {how}"

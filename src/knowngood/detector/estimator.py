@@ -31,7 +31,6 @@ from knowngood.detector.added_groups import (
     explain_gone,
     ignored_values,
 )
-from knowngood.detector.batch import batch_remark, warn_of_batch, with_remark
 from knowngood.detector.calibrate import add_group, calibrate
 from knowngood.detector.card import model_card
 from knowngood.detector.condition_posterior import condition_probabilities
@@ -70,11 +69,12 @@ from knowngood.detector.items import (
 )
 from knowngood.detector.maps import check_regions
 from knowngood.detector.pipeline import Items, Pipeline, to_device
+from knowngood.detector.remarks import remarks_on, with_remarks
 from knowngood.detector.results import Detected, decided, detected, flagged, table_of, with_rejected
 from knowngood.detector.scoring import refuse_unread
 from knowngood.detector.update import check_updatable, learns_defects, update
 from knowngood.detector.versions import save_version
-from knowngood.errors import ArtifactError, DataError, SettingsError
+from knowngood.errors import ArtifactError, BatchWarning, DataError, SettingsError
 from knowngood.files import check_folder
 from knowngood.representations import Backbone, Features, Table, check_backbone
 from knowngood.training.engine import torch_device
@@ -435,7 +435,10 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
     def fit_predict(self, X: Any, y: Any = None, **parameters: Any) -> np.ndarray:
         """`fit(X)`, then `predict(X)`; further parameters go to `fit`."""
         X = listed(X)  # an iterator gives its items once
-        return self.fit(X, y, **parameters).predict(X, conditions=parameters.get("conditions"))
+        self.fit(X, y, **parameters)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* were trained on", BatchWarning)  # as was asked for
+            return self.predict(X, conditions=parameters.get("conditions"))
 
     # Scikit-learn ---------------------------------------------------------------------------------------------------
 
@@ -470,7 +473,7 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         decisions = decided(self.pipeline_, items, unknown)
         refuse_unread(items, decisions.errors)
         warn_if_no_guarantee(self.pipeline_)
-        warn_of_batch(batch_remark(self.pipeline_, items, decisions))
+        remarks_on(self.pipeline_, items, decisions).warn()
         return np.where(margin(self.pipeline_, decisions) < 0, -1, 1)
 
     def transform(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
@@ -526,7 +529,9 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
 
         If the items as a whole are not like the calibration items (far more flagged, or p-values far too small, than
         chance explains), a `BatchWarning` says so with the likely cause, and `.attrs["batch"]` holds the same as plain
-        data; see `detector.batch`. Of labelled items only normal ones count.
+        data; see `detector.batch`. Of labelled items only normal ones count. A `BatchWarning` also names images of
+        another aspect ratio than the calibration images (`.attrs["aspect"]`, and a column `note`), and says if most
+        items were fitted to (`.attrs["fitted"]`); see `detector.remarks`.
 
         Args:
             unknown: "infer" marginalises conditions that are missing or new and warns of new ones; "error" refuses
@@ -562,7 +567,7 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             table.index = X.index
         if found is not None:
             table.attrs["explanations"] = found
-        return with_remark(table, self.pipeline_, items, decisions, alpha, stacklevel=3)
+        return with_remarks(table, self.pipeline_, items, decisions, alpha, stacklevel=3)
 
     def stream(
         self,

@@ -23,6 +23,7 @@ CAUSES = {
     "size": "the resolution or scale",
 }
 WORDS = {"red": "share of red", "blue": "share of blue", "size": "image size in pixels"}
+ASPECT = "aspect"  # of which `detector.remarks` speaks
 CLEAR = 0.9  # probability that one image lies above, or below, another: it is named however few there are
 SMALL = 0.02  # of the median of the calibration images: a smaller difference is not named
 CERTAIN, VISIBLE = 1e-3, 0.65  # or a rank test rejects at this level, and the probability is at least this
@@ -39,8 +40,12 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         now, was, low, high = (f"{v:.0f}" if self.name == "size" else f"{v:.3g}" for v in self[1:])
-        spread = f" ({low} to {high} in 9 of 10)" if high != low else ""
-        return f"median {WORDS.get(self.name, self.name)} {now}, was {was}{spread}"
+        return f"{WORDS.get(self.name, self.name)} {now} instead of {f'{low} to {high}' if high != low else was}"
+
+    @property
+    def outside(self) -> bool:
+        """Whether it is beyond what 9 of 10 calibration images have, and so can be a cause."""
+        return not self.low <= self.median <= self.high
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +53,7 @@ class ImageStatistics:
     """Of up to 256 images: values (N,) float32 by name, NaN where there is none, and the Mondrian group (N,) of each.
 
     `measure` defines brightness, contrast, sharpness and the shares of red and blue; size is the square root of the
-    number of pixels.
+    number of pixels, aspect the width over the height.
     """
 
     values: dict[str, np.ndarray]
@@ -61,9 +66,18 @@ class ImageStatistics:
         images = images[some]
         values = measure(images, MEASURED)
         read = ~np.isnan(values["brightness"])
-        size = np.full(len(images), np.nan)
-        size[read] = np.sqrt(images[read].shapes()[:, :2].prod(axis=1))
-        return cls({name: column.astype(np.float32) for name, column in (values | {"size": size}).items()}, group[some])
+        size, aspect = np.full((2, len(images)), np.nan)
+        height, width = images[read].shapes()[:, :2].astype(float).T
+        size[read], aspect[read] = np.sqrt(height * width), width / height
+        values |= {"size": size, ASPECT: aspect}
+        return cls({name: column.astype(np.float32) for name, column in values.items()}, group[some])
+
+    @property
+    def aspects(self) -> tuple[float, float] | None:
+        """The smallest and the largest aspect; None where a model has none."""
+        known = self.values.get(ASPECT, np.empty(0))
+        known = known[~np.isnan(known)]
+        return (float(known.min()), float(known.max())) if len(known) else None
 
     def changes(self, images: ImageSet, groups: Sequence[int]) -> list[Change]:
         """What differs between the images of a batch and those of these groups (all, if there are none), most first."""
@@ -73,6 +87,8 @@ class ImageStatistics:
         mine = mine if mine.any() else np.ones_like(mine)
         batch, found = ImageStatistics.of(images, np.zeros(len(images), int)), []
         for name, column in self.values.items():
+            if name == ASPECT:
+                continue
             was, now = (v[~np.isnan(v)].astype(float) for v in (column[mine], batch.values[name]))
             if not len(was) or not len(now):
                 continue

@@ -158,8 +158,8 @@ def _detect_with_maps(
     """The table of `Detector.detect` and the maps of `TopMaps`, in one pass in which one batch of maps is held."""
     import pandas as pd
 
-    from knowngood.detector.batch import with_remark
     from knowngood.detector.decide import Decisions
+    from knowngood.detector.remarks import with_remarks
     from knowngood.detector.results import with_rejected
 
     tables, decisions, top = [], [], TopMaps()
@@ -171,7 +171,7 @@ def _detect_with_maps(
             if values is not None and scale is not None:
                 top.add(str(name), float(p), float(score), values, scale)
     table = with_rejected(pd.concat(tables, ignore_index=True), images)
-    return with_remark(table, detector.pipeline_, images, Decisions.concat(decisions), alpha), top.maps
+    return with_remarks(table, detector.pipeline_, images, Decisions.concat(decisions), alpha), top.maps
 
 
 def results(

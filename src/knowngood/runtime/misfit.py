@@ -37,6 +37,6 @@ def batch_remark(found: Sequence[Found], labels: np.ndarray, facts: Mapping[str,
     start = misfit_words(wrong, what, "images", alpha)
     cause = "" if labelled else f"{'most' if 2 * wrong.flagged > wrong.items else 'many'} are anomalous, or "
     return (
-        f"{start}: {cause}the images changed since calibration; score them by the model to see how, or calibrate it on "
-        "normal ones (`knowngood calibrate MODEL NORMAL`) and export again"
+        f"{start}: {cause}the images changed. If they are normal, calibrate on images of this kind (knowngood "
+        "calibrate MODEL NORMAL_IMAGES), and export again"
     )
