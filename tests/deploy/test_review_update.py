@@ -91,6 +91,18 @@ def test_false_alarms_join_the_fit_and_do_not_calibrate(run: Path, store: Judged
     assert flagged(detector, others) == 1  # the former one stays as it was
 
 
+def test_an_image_that_is_held_out_is_judged_by_models_that_did_not_learn_from_it(
+    run: Path, store: JudgedStore
+) -> None:
+    """One alone of its kind: what learned from it takes it for normal, what did not flags it."""
+    add(store, stripes(1, 7), Review("good"))
+    done = learn_reviews(Detector.load(run), reviewed_images(store, "parts"), old=training_images(run))
+    (row,) = done.rows
+    assert (row.images, row.before, row.held_out) == (1, 1, 1)
+    assert done.detector.out_of_fold_.keys() == set(reviewed_images(store, "parts").images.ids)
+    assert any("'Flagged if held out' counts" in sentence for sentence in done.sentences)
+
+
 def test_without_the_training_images_only_a_random_sample_may_calibrate(run: Path, store: JudgedStore) -> None:
     detector = Detector.load(run)
     add(store, stripes(6, 7), Review("good"))

@@ -64,7 +64,7 @@ def from_reviews(
                 known = None
         others = None if calibrate_on is None else open_selected(calibrate_on, data_options=options)
         done = learn_reviews(detector, reviewed, old=known, calibration_set=others, progress=True)
-        headings = ["reviewed images", "images", "flagged before", "after", "held out"]
+        headings = ["reviewed images", "images", "flagged before", "flagged after", "flagged if held out"]
         table(headings, [["-" if cell is None else cell for cell in row] for row in done.rows])
         for sentence in done.sentences:
             say(sentence)

@@ -325,6 +325,7 @@ def sentences_of(before: Detector, after: Detector, counts: dict[str, int]) -> l
     if added := before.pipeline_.added:
         sentences.append(f"G{explain_gone(added)[1:]}.")
     sentences.append(
-        "'after' counts images that were learned from, and is optimistic; 'held out' is by models without the image."
+        "'Flagged after' counts images that the new version learned from, and is optimistic. 'Flagged if held out' "
+        "counts those that are flagged by models that did not learn from the image (- where there are none)."
     )
     return sentences

@@ -556,7 +556,7 @@ const learner = ({ name, reviews: { new: unlearned, running, error, learned } })
       (unlearned > 0 || running) && h("button", { type: "button", class: "first", disabled: running, onclick: act("learn") }, running ? "Learning …" : `Learn from ${plural(unlearned, "review")}`),
       learned && h("button", { type: "button", disabled: running, onclick: act("rollback") }, "Back to the former version")),
     learned && [h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Reviewed images before and after" }, h("table", {}, h("caption", { class: "small" }, "Flagged among the images that this version learned from"),
-      h("thead", {}, h("tr", {}, ["", "images", "before", "after", "held out"].map(text => h("th", { scope: "col" }, text)))),
+      h("thead", {}, h("tr", {}, ["", "images", "flagged before", "flagged after", "flagged if held out"].map(text => h("th", { scope: "col" }, text)))),
       h("tbody", {}, learned.rows.map(row => h("tr", {}, h("th", { scope: "row" }, row.what), cells(row)))))),
       h("ul", { class: "small" }, learned.sentences.map(text => h("li", {}, text)))]);
 };
