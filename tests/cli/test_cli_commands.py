@@ -420,6 +420,24 @@ def test_inspect_lists_findings_and_refuses(parts: Path, tmp_path: Path, capsys:
     assert "zero-byte" in capsys.readouterr().out
 
 
+def test_train_shows_the_warnings_of_inspect_in_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        shape = (8, 12) if i < 3 else (8, 8, 3) if i < 6 else (8, 8)
+        Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(tmp_path / f"{i:02}.png")
+    for i in range(30, 33):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i}.png")
+    assert run("inspect", tmp_path) == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(listed) == 5
+    words = ("--representation", "hog", "--image-size", "8", "--model", "memory_bank", "--grey")
+    assert run("train", tmp_path, *words, "--out", tmp_path / "run") == 0
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert sum(line in listed for line in shown) == 2
+    assert f"{listed[0]} (2 more of this kind)" in shown
+    assert any("aspect ratios (width / height) from 1 to 1.5" in line for line in shown)
+
+
 def test_inspect_shows_ranges_of_numbers_and_columns_that_name_images(
     parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import STDOUT, for_machines, say, table, write_records
+from knowngood.cli.findings import finding_lines
 from knowngood.cli.inputs import Anomalous, Data, Holdout, Normal, as_words, load, open_selected
 from knowngood.cli.outputs import keep_apart, writing
 from knowngood.cli.suspicious import list_suspicious
@@ -90,12 +91,9 @@ def inspect(
             rows = [(kind, severity, n) for (kind, severity), n in counts.items()]
             rows.sort(key=lambda row: (_SEVERITIES.index(row[1]), -row[2], row[0]))
             table(["finding", "severity", "count"], rows)
-            shown: Counter[str] = Counter()
-            for finding in found.findings:
-                shown[finding.kind] += 1
-                if shown[finding.kind] <= _SHOWN:
-                    say(f"{finding.severity}: {finding.path_or_id}: {finding.reason}")
-            if max(shown.values()) > _SHOWN:
+            for line in finding_lines(found.to_records(), _SHOWN):
+                say(line)
+            if max(counts.values()) > _SHOWN:
                 say(f"At most {_SHOWN} of a kind are shown; --json FILE writes all {len(found.findings):,}.")
         else:
             say("no problems found")

@@ -12,6 +12,7 @@ import typer
 
 from knowngood.cli.completion import data_sets
 from knowngood.cli.console import AsJson, emit, for_machines, note, say, silent
+from knowngood.cli.findings import counted_lines
 from knowngood.cli.inputs import Anomalous, Holdout, Normal, as_words, keep_conditions, open_selected
 from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import note_dependent, say_false_alarms, this_command, writing
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
 
+SAID = ("too-few",)  # findings of which other lines say more
 NO_PICTURES = "only a VAE on pixels reconstructs images"
 
 
@@ -139,7 +141,7 @@ def train(
             return
         note(detector.about_["recipe"])
         detector.save(folder / OF_RUN)
-        _mention_findings(detector)
+        _mention_findings(detector, source)
         used = detector.about_["data"]["normals"]
         _write_command(folder, source, chosen, settings, used)
         conditions = ", ".join(column.name for column in detector.pipeline_.schema.columns)
@@ -323,15 +325,15 @@ def _mention_classes(images: ImageSet) -> None:
             note(f"all {len(classes)} classes count as normal ({shown}); --normal or --holdout chooses among them")
 
 
-def _mention_findings(detector: Detector) -> None:
-    """Errors of the audit, what else to check, use of labelled anomalies, and whether the rate is guaranteed."""
+def _mention_findings(detector: Detector, source: str) -> None:
+    """What the audit found, as `inspect` shows it, use of labelled anomalies, and whether the rate is guaranteed."""
     from knowngood.calibration import minimum_normals
-    from knowngood.data.findings import UNUSABLE
 
-    for finding in detector.training_["audit"]:
-        if finding["severity"] == "error" or finding["kind"] in ("group-across-splits", "without-label"):
-            what = "set aside" if finding["kind"] in UNUSABLE else "used, to check"
-            note(f"{what}: {finding['path_or_id']}: {finding['reason']}")
+    found = [one for one in detector.training_["audit"] if one["severity"] != "note" and one["kind"] not in SAID]
+    for line in counted_lines(found):
+        note(line)
+    if found:
+        note(f"`knowngood inspect {shlex.quote(source)}` lists all of them")
     sentence = (detector.about_.get("labels") or {}).get("sentence")
     if sentence:
         note(sentence)

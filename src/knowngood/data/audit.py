@@ -25,6 +25,7 @@ from knowngood.errors import DataError
 
 FEW = 20
 KIND, KIND_SHARE = 10, 0.2  # images, and their share, from which on alike ones are a kind rather than copies
+ASPECTS_DIFFER = 1.1  # factor from which on it is said
 _ORDER = {"error": 0, "warning": 1, "note": 2}
 
 
@@ -82,8 +83,8 @@ def audit(images: ImageSet, group: str | None = "group") -> Audit:
     Finds: files that are empty, truncated, no images, or of an unsupported kind; values that are not finite; constant
     images; the same pixels twice (an error across labels or across splits, otherwise a note); images that are nearly
     copies, from 32 px on, and are not of one value of the column `group`; groups (parts, patients) with images in
-    several splits; mixed sizes, channels or dtypes; what reading changed (alpha dropped, turned upright, …); masks that
-    are unreadable, of the wrong size or empty, masks without an image and anomalous images without a mask; images
+    several splits; mixed sizes, aspects, channels or dtypes; what reading changed (alpha dropped, …); masks that are
+    unreadable, of the wrong size or empty, masks without an image and anomalous images without a mask; images
     without a label beside normal ones; fewer than 20 normal images.
     """
     if isinstance(images.pixels, ArrayPixels):
@@ -272,8 +273,22 @@ def _mixed(name: str, looks: Sequence[_Look]) -> list[Finding]:
         if len(counts) > 1:
             shown = ", ".join(f"{value} ({count})" for value, count in counts.most_common(4))
             more = ", …" if len(counts) > 4 else ""
-            findings.append(Finding(name, kind, f"{len(counts)} {what}: {shown}{more}", "warning"))
+            reason = f"{len(counts)} {what}: {shown}{more}"
+            if kind == "mixed-sizes":
+                reason += _aspects([look.shape[1] / look.shape[0] for look in usable])
+            findings.append(Finding(name, kind, reason, "warning"))
     return findings
+
+
+def _aspects(found: Sequence[float]) -> str:
+    """For the end of the finding on sizes, where aspect ratios differ by more than 10 %."""
+    low, high = min(found), max(found)
+    if high <= ASPECTS_DIFFER * low:
+        return ""
+    return (
+        f"; aspect ratios (width / height) from {low:.3g} to {high:.3g}: one size for all stretches them, crop or pad "
+        "them to one shape"
+    )
 
 
 def _checked_masks(images: ImageSet, looks: Sequence[_Look]) -> tuple[tuple[Marks | None, ...] | None, list[Finding]]:
