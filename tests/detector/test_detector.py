@@ -7,7 +7,9 @@ import json
 import math
 import re
 import warnings
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,8 @@ from sklearn.pipeline import make_pipeline
 
 from knowngood import Detector, ImageSet
 from knowngood.calibration import benjamini_hochberg
+from knowngood.config import DataOptions
+from knowngood.detector.card import model_card
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
 from knowngood.evaluation.evaluate import evaluate
 
@@ -776,6 +780,42 @@ def test_a_condition_of_another_name_is_not_passed_over_in_silence(inferring):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         inferring.detect(images, conditions={"kind": kind, "shift": ["early"] * 4})
+
+
+def test_the_card_lists_settings_of_choices_within_choices_and_of_groups():
+    fitted = Detector(
+        "pixels",
+        {"name": "vae", "net": {"name": "mlp", "hidden": [8]}, "objective": {"name": "beta_vae", "beta": 3.0}},
+        conditioning={"unknown": "infer"},
+        calibration={"method": "split", "fraction": 0.4},
+        data={"tolerance": 0.1},
+        training={"epochs": 2},
+        labels="ignore",
+    ).fit(np.random.default_rng(0).random((40, 8, 8), dtype=np.float32))
+    card = fitted.card_
+    assert "net = mlp (hidden = [8])" in card
+    assert "objective = beta_vae (beta = 3)" in card
+    assert "- conditioning: unknown = infer\n" in card
+    assert "- calibration: method = split, fraction = 0.4\n" in card
+    assert any(line.startswith("- data: ") and "tolerance = 0.1" in line for line in card.splitlines())
+    assert "- training: epochs = 2" in card
+    assert "- labels: ignore\n" in card
+
+
+@pytest.mark.parametrize(
+    ("ignore", "shown"),
+    [
+        ([[(0, 0), (9, 0), (9, 9)]], "ignore = [[[0, 0], [9, 0], [9, 9]]]"),
+        (Path("/somewhere/mask.png"), "ignore = mask.png"),
+    ],
+)
+def test_the_card_names_ignored_regions(ignore, shown):
+    fitted = Detector("table", "memory_bank").fit(np.random.default_rng(0).normal(size=(40, 3)))
+    data = DataOptions(ignore=ignore)
+    pipeline = replace(fitted.pipeline_, settings=fitted.pipeline_.settings.model_copy(update={"data": data}))
+    card = model_card(pipeline, fitted.about_)
+    assert f"- data: {shown}\n" in card
+    assert "/somewhere" not in card
 
 
 def test_the_card_counts_the_items_of_a_later_calibration():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from knowngood.calibration import false_alarm_interval, minimum_normals
-from knowngood.config import Fusion, PatchGaussianOptions, counted
+from knowngood.config import Fusion, Group, Options, PatchGaussianOptions, counted
 from knowngood.detector.guarantee import but_of
 from knowngood.detector.pipeline import Pipeline
 from knowngood.models.vae import ConditionalVAE
 
+LONGEST = 200  # characters of a setting
 MEANING = {
     "pixels": "pixels",
     "hog": "HOG features in 8 orientations and 7 × 7 cells: invariant to brightness and contrast, blind to both",
@@ -49,6 +53,7 @@ def model_card(pipeline: Pipeline, about: Mapping[str, Any]) -> str:
         f"- representation `{kind}` {_options(representation)}",
         f"- model `{settings.model.name}` {_options(settings.model)}",  # type: ignore[union-attr]
         f"- score {_score(pipeline)}",
+        *_further(pipeline),
         *([f"- {about['labels']['sentence']}"] if "labels" in about else []),
         *_of_gaussians(settings.model),
         *trained,
@@ -160,9 +165,46 @@ def _of_gaussians(options: Any) -> list[str]:
 
 
 def _options(options: Any) -> str:
-    values = options.model_dump(exclude={"name"}, exclude_none=True, exclude_defaults=True, mode="json")
-    shown = {k: v["name"] if isinstance(v, dict) and "name" in v else v for k, v in values.items()}
-    return "(" + ", ".join(f"{k} = {v}" for k, v in shown.items()) + ")" if shown else "(defaults)"
+    return f"({shown})" if (shown := _changed(options)) else "(defaults)"
+
+
+def _changed(options: BaseModel) -> str:
+    """'beta = 4, net = mlp (hidden = [64])': what is not as by default, of the choices within too."""
+    shown = []
+    for name, info in type(options).model_fields.items():
+        value = getattr(options, name)
+        if name != "name" and value != info.get_default(call_default_factory=True):
+            shown.append(f"{name} = {_value(value)}")
+    return ", ".join(shown)
+
+
+def _value(value: Any) -> str:
+    """A setting in words; of a file its name, of what is long the start."""
+    if isinstance(value, Options):
+        changed = _changed(value)
+        return value.name + (f" ({changed})" if changed else "")
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Mapping):
+        text = "{" + ", ".join(f"{key}: {_value(one)}" for key, one in value.items()) + "}"
+    elif isinstance(value, list | tuple):
+        text = "[" + ", ".join(map(_value, value)) + "]"
+    else:
+        text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def _further(pipeline: Pipeline) -> list[str]:
+    """The groups of settings, and the use of labels, where they are not as by default."""
+    settings, lines = pipeline.settings, []
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        used = isinstance(pipeline.model, ConditionalVAE) or name != "training"
+        if isinstance(value, Group) and used and (changed := _changed(value)):
+            lines.append(f"- {name}: {changed}")
+        elif name == "labels" and value != "auto":
+            lines.append(f"- {name}: {_value(value)}")
+    return lines
 
 
 def _conditions(pipeline: Pipeline) -> str:
