@@ -86,15 +86,21 @@ class Calibration:
         """(S,) True where the stratum is calibrated by itself at this α; the others have no guarantee of their own."""
         return self.counts >= conformal.minimum_normals(self.alpha if alpha is None else alpha)
 
-    def refuse(self, alpha: float | None = None) -> None:
-        """Raise NotEnoughNormals, with the number that is missing, if even the pool cannot guarantee this α."""
+    def refuse(self, alpha: float | None = None, tests: int = 1) -> None:
+        """Raise NotEnoughNormals, with the number that is missing, if even the pool cannot guarantee this α.
+
+        Args:
+            tests: among which α is shared.
+        """
         alpha = self.alpha if alpha is None else alpha
-        needed = conformal.minimum_normals(alpha)
+        needed = conformal.minimum_normals(alpha / tests)
         if len(self) < needed:
             missing = needed - len(self)
+            smallest = smallest_alpha(len(self), tests)
+            least = f", or ask for an alpha of at least {smallest}" if smallest else ""
             raise NotEnoughNormals(
                 f"alpha = {alpha:g} needs {needed} calibration normals, there are {len(self)}: {missing} missing. "
-                f"Give more normal images, or ask for an alpha of at least {_rounded_up(1 / (len(self) + 1))}.",
+                f"Give more normal images{least}.",
                 missing=missing,
             )
 
@@ -212,6 +218,12 @@ def _codes(strata: ArrayLike | None, n: int, n_strata: int) -> Ints:
         unknown = codes[(codes < -1) | (codes >= n_strata)][0]
         raise DataError(f"stratum {unknown} is unknown; expected 0 to {n_strata - 1}, or −1 for none of them")
     return codes
+
+
+def smallest_alpha(n: int, tests: int = 1) -> str:
+    """The smallest α that n calibration normals guarantee, rounded up; empty where there is none below 1."""
+    share = tests / (n + 1)
+    return _rounded_up(share) if share < 1 else ""
 
 
 def _rounded_up(share: float, digits: int = 4) -> str:

@@ -45,6 +45,12 @@ def _knowngood(
     """
 
 
+def _as_declared(token: str) -> str:
+    """An option as one is declared: hyphens for underscores, and --output is --out in every command."""
+    token = token.replace("_", "-")
+    return "out" if token == "output" else token
+
+
 def build_app() -> typer.Typer:
     """All commands, see `lazy`. Off a terminal the help is plain text too."""
     app = typer.Typer(
@@ -53,7 +59,7 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         context_settings={
             "help_option_names": ["-h", "--help"],
-            "token_normalize_func": lambda token: token.replace("_", "-"),
+            "token_normalize_func": _as_declared,
         },
     )
     app.callback(cls=LazyGroup)(_knowngood)

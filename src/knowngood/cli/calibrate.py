@@ -22,6 +22,7 @@ from knowngood.cli.inputs import (
     Normal,
     Tolerance,
     as_words,
+    check_order,
     keep_split,
     load,
     open_selected,
@@ -72,6 +73,7 @@ def calibrate(
     are labelled anomalous are not used; files that cannot be read are set aside by name.
     """
     group = as_values(as_group) or None
+    check_order(model, data)
     check_out(model, out)
     with for_machines(as_json), writing(folders=[out or model_at(model)]):
         detector = load(model, device, data)

@@ -12,7 +12,7 @@ import typer
 from knowngood.cli import completion
 from knowngood.cli.console import note
 from knowngood.config import counted, nearest
-from knowngood.detector.versions import model_at
+from knowngood.detector.versions import holds_model, model_at
 from knowngood.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ Unknown = Annotated[
 def proper_rate(value: float | None) -> float | None:
     """A rate as given; refused before anything is scored by it. Raises BadParameter."""
     if value is not None and not 0 < value < 1:
-        raise typer.BadParameter(f"{value:g}; expected a number above 0 and below 1")
+        meant = f", for {value:g} % give {value / 100:g}" if 1 <= value < 100 else ""
+        raise typer.BadParameter(f"{value:g}; expected a number above 0 and below 1{meant}")
     return value
 
 
@@ -204,14 +205,26 @@ def hidden_class(unknown: str | None, *detectors: Detector) -> str | None:
     return unknown or "infer"
 
 
+def check_order(model: Path, data: str | Path | None) -> None:
+    """Raise SettingsError where the model stands in the place of the data, and no model in its own."""
+
+    def is_model(path: Path) -> bool:
+        return path.is_file() if path.suffix.lower() == ".onnx" else holds_model(path)
+
+    if data is not None and is_model(Path(data)) and not is_model(model):
+        raise SettingsError(f"{data} is a model and {model} is none; give the model first: {data} {model}")
+
+
 def load(model: Path, device: str | None, *data: str | None) -> Detector:
     """The saved detector. `data` are what it is needed for.
 
     Raises:
-        ArtifactError: no usable model at `model`. DataError: no such data; that is said before anything heavy loads.
+        ArtifactError: no usable model at `model`. DataError: no such data. SettingsError: both are swapped. This is
+            said before anything heavy loads.
     """
     from knowngood.data.open import check_there
 
+    check_order(model, data[0] if data else None)
     model_at(model)
     for source in data:
         if source is not None:

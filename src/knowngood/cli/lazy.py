@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from knowngood.errors import SettingsError
+
 
 class Place(NamedTuple):
     """Where a command is ('module:function', or a `Typer` with commands below it), what it does, and its class."""
@@ -43,6 +45,22 @@ COMMANDS = {
 }
 
 
+# What others call a command, and an option; the text goes behind the one that is meant.
+ALSO = {
+    **dict.fromkeys(("predict", "detect", "infer", "test"), "score"),
+    **dict.fromkeys(("fit", "learn"), "train"),
+    **dict.fromkeys(("eval", "measure", "validate"), "evaluate"),
+    "audit": "inspect",
+    "retrain": "update",
+}
+ALSO_OPTIONS = {
+    **dict.fromkeys(
+        ("--threshold", "--thresh", "--sensitivity", "--fpr"),
+        ("--alpha", ", the share of normal images that may be flagged: the threshold follows from it"),
+    ),
+}
+
+
 class LazyGroup(TyperGroup):
     """The commands of `COMMANDS`. `get_command` knows name and help of one; `resolve_command` imports it."""
 
@@ -51,9 +69,26 @@ class LazyGroup(TyperGroup):
         self.commands = {name: TyperCommand(name, help=place.help) for name, place in COMMANDS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Name, command and the words after it."""
+        """Name, command and the words after it.
+
+        Raises:
+            SettingsError: there is no such command, and another one is meant.
+        """
+        if args and args[0] in ALSO and args[0] not in self.commands:
+            raise SettingsError(f"there is no command '{args[0]}'; did you mean `knowngood {ALSO[args[0]]}`?")
         name, found, rest = super().resolve_command(ctx, args)
         return name, found and self.load(found.name or ""), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises SettingsError: it has no such option, and another one is meant."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:  # the class is that of the Click that Typer brings
+            given, inner = getattr(error, "option_name", None), getattr(error, "ctx", None)
+            meant, why = ALSO_OPTIONS.get(str(given), ("", ""))
+            if inner is None or not any(meant in one.opts for one in inner.command.params):
+                raise
+            raise SettingsError(f"{inner.command_path} has no option {given}; use {meant} NUMBER{why}") from None
 
     def load(self, name: str) -> Any:
         """The command itself, with its options."""

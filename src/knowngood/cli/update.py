@@ -10,7 +10,18 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import AsJson, emit, for_machines, note, say
-from knowngood.cli.inputs import Anomalous, Device, Holdout, Model, Normal, Tolerance, as_words, load, open_selected
+from knowngood.cli.inputs import (
+    Anomalous,
+    Device,
+    Holdout,
+    Model,
+    Normal,
+    Tolerance,
+    as_words,
+    check_order,
+    load,
+    open_selected,
+)
 from knowngood.cli.outputs import check_out, say_false_alarms, writing
 from knowngood.cli.review_update import from_reviews
 from knowngood.config import counted
@@ -91,6 +102,7 @@ def update(
             raise SettingsError(
                 "no DATA given: name the new images, or --reviews to learn from reviews of judged images"
             )
+        check_order(model, data)
         check_out(model, out)
         from knowngood.config import VAEOptions
 

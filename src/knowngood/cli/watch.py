@@ -12,7 +12,7 @@ import typer
 
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
-from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, check_company
+from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, check_company, check_order
 from knowngood.cli.keep_options import MOST, KeepMost, kept
 from knowngood.cli.sink_options import To, check_state, opened, sinks_of
 from knowngood.data.column_values import as_values
@@ -52,6 +52,7 @@ def watch(
     check_company("--keep-most", keep_most, "--keep FOLDER", keep is None and keep_most != MOST)
     from knowngood.deploy.served_models import check_model, load_models
 
+    check_order(model, folder)
     check_model(model)
     if not folder.is_dir():
         hint = did_you_mean(folder, Path.is_dir)

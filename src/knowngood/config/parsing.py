@@ -142,6 +142,10 @@ def _explain(item: Any) -> str:
         return f"{owner} needs the option '{path[-1]}'" + (f": {described}" if described else "")
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
+    if path == ["alpha"] and item["type"] in ("less_than", "greater_than"):
+        value = float(item["input"])
+        percent = f"; for {value:g} % give {value / 100:g}" if 1 <= value < 100 else ""
+        return f"setting 'alpha' = {item['input']!r}: expected a number above 0 and below 1{percent}"
     return f"setting '{where}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 

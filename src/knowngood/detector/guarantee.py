@@ -96,7 +96,7 @@ def check_alpha(pipeline: Pipeline, alpha: float | None) -> None:
     elif pipeline.calibration is not None:
         minimum_normals(alpha)  # refuses what is no false-alarm rate
         level = pipeline.level(alpha)
-        pipeline.calibration.refuse(level)
+        pipeline.calibration.refuse(alpha, round(alpha / level))
         for group in pipeline.added:
             if len(group.calibration) < minimum_normals(level):
                 warnings.warn(

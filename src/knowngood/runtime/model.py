@@ -13,6 +13,7 @@ import numpy as np
 
 from knowngood.calibration.conformal import minimum_normals, verdict
 from knowngood.calibration.map_scale import MapScale, own_scale
+from knowngood.calibration.state import smallest_alpha
 from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.findings import Unreadable, printable
 from knowngood.data.imageset import ImageSet
@@ -204,7 +205,8 @@ class ExportedDetector:
         if n < needed:
             reason = f"alpha = {level:g} needs {needed} calibration items, there are {n}"
             if alpha is not None:
-                raise NotEnoughNormals(f"{reason}; ask for a larger one", missing=needed - n)
+                least = f" of at least {smallest}" if (smallest := smallest_alpha(n)) else ""
+                raise NotEnoughNormals(f"{reason}; ask for an alpha{least}", missing=needed - n)
             warnings.warn(f"{reason}: nothing is flagged", stacklevel=4)
         return level
 
