@@ -372,26 +372,61 @@ def test_a_version_that_cannot_judge_such_pictures_is_not_taken_into_use(
     assert line.models.named(None).mark != before
 
 
-def test_a_folder_that_cannot_be_written_to_is_watched_with_a_state_elsewhere(
+def watched(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:
+    """Exit status, what was judged, and what was said, of `watch --once`."""
+    with pytest.raises(SystemExit) as ended:
+        main(["watch", *map(str, words), "--as", "camera=A", "--once"])
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_the_state_is_beside_the_model_and_a_restart_goes_on_with_it(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, folders = tmp_path / "parts", (tmp_path / "new", tmp_path / "other" / "new")
+    shutil.copytree(place / "model", model)
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(picture(1))
+        assert watched(capsys, model, folder)[1].startswith("a.png  ")
+        assert [one.name for one in folder.iterdir()] == ["a.png"]
+    assert len(list((tmp_path / "parts-watched").glob("new-*.sqlite"))) == 2
+    (folders[0] / "b.png").write_bytes(picture(2))
+    assert [line.split()[0] for line in watched(capsys, model, folders[0])[1].splitlines()] == ["b.png"]
+    assert "nothing new" in watched(capsys, model, folders[1])[2]
+
+
+def test_a_state_among_the_pictures_is_gone_on_with(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, folder = tmp_path / "parts", tmp_path / "new"
+    shutil.copytree(place / "model", model)
+    folder.mkdir()
+    (folder / "a.png").write_bytes(picture(1))
+    former = folder / ".knowngood-watch.sqlite"
+    assert watched(capsys, model, folder, "--state", former)[1].startswith("a.png  ")
+    status, out, err = watched(capsys, model, folder)
+    assert (status, out) == (0, "")
+    assert f"what was judged is in {former}" in err
+    assert not (tmp_path / "parts-watched").exists()
+
+
+def test_beside_a_model_that_cannot_be_written_to_the_state_is_asked_for_elsewhere(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, may = tmp_path / "new", os.access
+    models, folder, may = tmp_path / "models", tmp_path / "new", os.access
     folder.mkdir()
+    shutil.copytree(place / "model", models / "parts")
     (folder / "a.png").write_bytes(picture(1))
 
     def readable(path: Any, mode: int, **how: Any) -> bool:
-        return not (Path(path) == folder and mode & os.W_OK) and may(path, mode, **how)
+        return not (models in (Path(path), *Path(path).parents) and mode & os.W_OK) and may(path, mode, **how)
 
     monkeypatch.setattr(os, "access", readable)
-    words = ["watch", str(place / "model"), str(folder), "--as", "camera=A", "--once"]
-    with pytest.raises(SystemExit) as refused:
-        main(words)
-    said = capsys.readouterr().err
-    assert refused.value.code == 4
-    assert f"{folder} cannot be written: Permission denied" in said
+    status, _, said = watched(capsys, models / "parts", folder)
+    assert status == 4
+    assert "cannot be written: Permission denied" in said
     assert "--state FILE" in said
     assert ".lock" not in said
-    with pytest.raises(SystemExit) as ended:
-        main([*words, "--state", str(tmp_path / "state.sqlite")])
-    assert not ended.value.code
-    assert capsys.readouterr().out.startswith("a.png  ")
+    status, out, _ = watched(capsys, models / "parts", folder, "--state", tmp_path / "state.sqlite")
+    assert (status, out.split()[0]) == (0, "a.png")

@@ -21,11 +21,15 @@ KeepMost = Annotated[
 MOST = 10_000
 
 
-def beside(model: Path) -> Path:
-    """Where judged images are kept by default: runs/parts-judged for runs/parts, its folder `model`, and parts.onnx."""
+def beside(model: Path, what: str = "judged") -> Path:
+    """Where judged images are kept by default: runs/parts-judged for runs/parts, its folder `model`, and parts.onnx.
+
+    Args:
+        what: another end of the name, for what else is kept there.
+    """
     whole = model.resolve()
     whole = whole.parent if whole.name == OF_RUN else whole.with_suffix("") if whole.is_file() else whole
-    return whole.with_name(f"{whole.name}-judged")
+    return whole.with_name(f"{whole.name}-{what}")
 
 
 def judged_by(model: Path, given: str | Path | None, flag: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sys
 import time
 from contextlib import suppress
@@ -13,13 +15,30 @@ import typer
 from knowngood.cli.bounds import Bounds, with_bounds
 from knowngood.cli.console import note, say
 from knowngood.cli.inputs import Alpha, As, Device, Scorer, Unknown, check_company, check_order
-from knowngood.cli.keep_options import MOST, KeepMost, kept
+from knowngood.cli.keep_options import MOST, KeepMost, beside, kept
 from knowngood.cli.sink_options import To, check_state, opened, sinks_of
 from knowngood.data.column_values import as_values
 from knowngood.errors import DataError, Interrupted
 from knowngood.files import did_you_mean
 
-STATE = ".knowngood-watch.sqlite"
+IN_FOLDER = ".knowngood-watch.sqlite"  # where the state was by default, among the pictures
+
+
+def state_of(model: Path, folder: Path) -> Path:
+    """Where what was judged is noted by default: beside the model, by the place of the folder; or where it is already.
+
+    A state among the pictures, of an earlier version, is gone on with.
+    """
+    place = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:8]
+    state = beside(model, "watched") / f"{folder.resolve().name or 'root'}-{place}.sqlite"
+    former = folder / IN_FOLDER
+    if not former.is_file():
+        return state
+    if state.is_file():
+        note(f"{former} of an earlier version is not used: {state} is there")
+        return state
+    note(f"what was judged is in {former}, of an earlier version; it is used on. To move it: --state FILE")
+    return former
 
 
 @with_bounds
@@ -30,7 +49,10 @@ def watch(
     to: To = None,
     state: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"what was judged and is not delivered yet; default: FOLDER/{STATE}"),
+        typer.Option(
+            metavar="FILE",
+            help="what was judged and is not delivered yet; default: a file for FOLDER in MODEL-watched",
+        ),
     ] = None,
     alpha: Alpha = None,
     as_condition: As = None,
@@ -58,7 +80,7 @@ def watch(
         hint = did_you_mean(folder, Path.is_dir)
         raise DataError(f"{folder}: no such folder{hint}; make it, or give the one where pictures arrive")
     values = as_values(as_condition)
-    state = state or folder / STATE
+    state = state or state_of(model, folder)
     sinks_of(to)  # what is wrong with them, and with the state, is said before a model is loaded
     check_state(state)
     from knowngood.data.interruption import deferred
