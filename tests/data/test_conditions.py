@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from knowngood.config.words import as_command
 from knowngood.data.conditions import ConditionSchema, Expanded
 from knowngood.data.values import numbers_of
 from knowngood.errors import DataError, SettingsError
@@ -349,14 +350,23 @@ def test_unknown_value_is_refused_by_name() -> None:
         schema.expand({"camera": ["D"], "product": [1]}, 1)
     assert str(refused.value) == (
         "condition 'camera' has no value 'D'; known: A, B, C. Give a known value: "
-        'conditions={"camera": …}, a column of the manifest, or --as camera=A; '
-        'or pass unknown="infer" (--unknown infer), and the known values that explain an image best count.'
+        'conditions={"camera": …} or a column of the manifest; '
+        'or pass unknown="infer", and the known values that explain an image best count.'
     )
+    with as_command(), pytest.raises(DataError) as refused:
+        schema.expand({"camera": ["a"], "product": [1]}, 1)
+    said = str(refused.value)
+    assert "Give a known value: --as camera=A or a column of the manifest; or pass --unknown infer, and" in said
+    named = ConditionSchema.fit({"camera": ["left", "right"] * 2}, 4)
+    with pytest.raises(DataError, match="no value 'lefft', did you mean 'left'\\?; known: left, right"):
+        named.expand({"camera": ["lefft"]}, 1)
     with pytest.raises(
         DataError, match=r"'camera' is missing for 2 of 3 images \(rows 0, 2\); known: A, B, C. Give it: "
     ):
         schema.expand({"camera": [None, "A", ""], "product": [1, 1, 1]}, 3)
-    with pytest.raises(DataError, match=r"'product' is not given; known: 1, 2.* --as product=1; or pass unknown="):
+    with pytest.raises(
+        DataError, match=r"'product' is not given; known: 1, 2.* a column of the manifest; or pass unknown="
+    ):
         schema.expand({"camera": ["A"]}, 1)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from knowngood.config.roles import Role
+from knowngood.config.words import for_caller
 from knowngood.data.values import Floats, Ints, as_array, listing, numbers_of, plain_number, rows_text, texts_of
 from knowngood.errors import DataError
 
@@ -164,16 +166,25 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool,
         )
     if "infer" in column.roles:
         value = column.values[0] if column.values else "NUMBER"
-        ways = f'conditions={{"{column.name}": …}}, a column of the manifest, or --as {column.name}={value}'
+        python = f'conditions={{"{column.name}": …}} or a column of the manifest'
+        ways = for_caller(python, f"--as {column.name}={value} or a column of the manifest")
+        infer = for_caller('unknown="infer"', "--unknown infer")
+        hint = near_value(new, column.values) if new else ""
         return (
-            f"condition '{column.name}' {what}; {known}. Give {'a known value' if new else 'it'}: {ways}; or pass "
-            'unknown="infer" (--unknown infer), and the known values that explain an image best count.'
+            f"condition '{column.name}' {what}{hint}; {known}. Give {'a known value' if new else 'it'}: {ways}; or "
+            f"pass {infer}, and the known values that explain an image best count."
         )
     wanted = (*column.roles, "infer")
     return (
         f"condition '{column.name}' {what}; {known}. It was fitted without the role 'infer' and cannot be "
         f"marginalised: give the value, or fit with roles={{'{column.name}': {wanted!r}}}."
     )
+
+
+def near_value(new: Sequence[str], known: Sequence[str]) -> str:
+    """', did you mean 'A'?' for one value that is written much like a known one; else nothing."""
+    found = difflib.get_close_matches(str(new[0]), list(map(str, known)), 1) if len(new) == 1 else []
+    return f", did you mean '{found[0]}'?" if found else ""
 
 
 def identifies(array: NDArray[Any]) -> bool:
