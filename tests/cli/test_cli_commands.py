@@ -283,7 +283,12 @@ def test_evaluate_measures_and_reports(
     assert found["auroc"] == 1.0
     assert (found["normals"], found["anomalies"], found["alpha"]) == (10, 10, 0.2)
     assert report.read_text(encoding="utf-8").lstrip().lower().startswith("<!doctype html")
-    assert "AUROC" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "AUROC" in out
+    (line,) = (line for line in out.splitlines() if line.startswith("false alarms"))
+    least, most = found["false_alarm_range"]
+    where = "below" if found["false_alarm_rate"] < least else "above" if found["false_alarm_rate"] > most else "within"
+    assert line.endswith(f"asked for 0.2, {where} the 95 % interval expected, {least:.4f} to {most:.4f}")
 
 
 def test_evaluate_without_anomalies_is_refused(trained: Path, parts: Path) -> None:

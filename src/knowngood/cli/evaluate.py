@@ -119,6 +119,11 @@ def _print(found: Evaluation) -> None:
     metrics = found.metrics
     low, high = metrics["auroc_interval"]
     asked = f"of {metrics['normals']:,} normal; asked for {found.alpha:g}"
+    if "false_alarm_range" in metrics:
+        least, most = metrics["false_alarm_range"]
+        rate = metrics["false_alarm_rate"]
+        where = "below" if rate < least else "above" if rate > most else "within"
+        asked += f", {where} the 95 % interval expected, {least:.4f} to {most:.4f}"
     rows = [
         ("AUROC", f"{metrics['auroc']:.4f}", f"95 % interval {low:.4f} to {high:.4f}"),
         ("average precision", f"{metrics['average_precision']:.4f}", ""),

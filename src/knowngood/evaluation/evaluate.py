@@ -67,7 +67,9 @@ def evaluate(
     score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals and anomalies, of the
     images that were read, unreadable, and fitted: of the normals, those that the detector was fitted to, which score
     lower than new ones (not looked for where images are fetched from a store). Images without a label are scored and
-    excluded from the metrics. Where stated conditions are checked, also auroc_mismatch, of the mismatch with them, and
+    excluded from the metrics. Where all
+    normals are compared with the same calibration images also false_alarm_range, the 95 % interval that is expected of
+    the false-alarm rate. Where stated conditions are checked, also auroc_mismatch, of the mismatch with them, and
     wrong, the count of images that are flagged for it.
 
     Args:
@@ -107,6 +109,8 @@ def evaluate(
         "unreadable": int((~read).sum()),
         "fitted": _fitted_to(detector, images[labels[: len(images)] == 0]),
     }
+    if (expected := _expected_rates(detector, alpha, metrics["normals"])) is not None:
+        metrics["false_alarm_range"] = list(expected)
     if "mismatch" in table:
         metrics |= _of_mismatch(table["mismatch"].to_numpy(float, na_value=np.nan), labels, int(scored.wrong.sum()))
     return Evaluation(images, table, metrics, alpha, unknown, seconds, kept)
@@ -117,6 +121,19 @@ def _fitted_to(detector: Detector, normals: ImageSet) -> int:
     known = detector.pipeline_.fitted_to
     fetched = hasattr(normals.pixels, "pace")  # a second time, only for this
     return 0 if known is None or fetched else int(np.isin(normals.digests(), known).sum())
+
+
+def _expected_rates(detector: Detector, alpha: float, normals: int) -> tuple[float, float] | None:
+    """The 95 % interval of the false-alarm rate of so many new normal images; None where no one law holds for them.
+
+    Of several Mondrian groups, and where stated conditions are checked, images are compared with different ones.
+    """
+    from knowngood.calibration.conformal import realised_interval
+
+    pipeline = detector.pipeline_
+    if pipeline.calibration is None or pipeline.checked or pipeline.added or len(pipeline.calibration.counts) > 1:
+        return None
+    return realised_interval(len(pipeline.calibration), alpha, normals)
 
 
 def _of_mismatch(mismatch: np.ndarray, labels: np.ndarray, wrong: int) -> dict[str, Any]:
