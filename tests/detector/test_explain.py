@@ -417,6 +417,33 @@ def test_a_count_that_is_off_is_said_with_its_place() -> None:
     assert "surface" not in " ".join(sentences(made(count=WordCount(3, 0.021, 0.03, -2.0)), 0.05))
 
 
+def test_what_flagged_an_image_without_a_region_is_said() -> None:
+    one = made(peak=(0, 0), whole={"global": 3.14, "counts": 0.92})
+    expected = (
+        "flagged for the image as a whole and the counts of kinds of patches (global 3.1, counts 0.9 standard "
+        "deviations above normal images)"
+    )
+    assert f"It is {expected}, not for one place." in sentences(one, 0.05)
+    assert summary(one).startswith(f"F{expected[1:]}; upper left")
+    assert one.to_record()["whole"] == {"global": 3.14, "counts": 0.92}
+    region = Region(1, 9, 2.0, (20, 50), (18, 46, 24, 58), (20.0, 50.0), 1.0, 0.004)
+    about = {"peak": (0, 0), "whole": one.whole}
+    for other in (made(**about, regions=(region,)), made(**about, is_anomalous=False)):
+        assert "flagged for" not in " ".join((*sentences(other, 0.05), summary(other)))
+
+
+def test_an_image_that_is_flagged_as_a_whole_is_explained_by_that() -> None:
+    score = {"name": "patch_distance"}
+    model = {"name": "patch_gaussian", "global_grid": 2, "words": 0}
+    detector = Detector(OWN | {"image_size": (24, 32)}, model, score, alpha=0.2, calibration=SPLIT)
+    detector.fit(normal(60), backbone=TinyBackbone())
+    (one,) = detector.explain(normal(1, 9, 1.25), others=True)
+    assert one.whole["global"] > 0.5
+    assert bool(one.regions) != any("It is flagged for the image as a whole" in text for text in one.sentences)
+    (one,) = detector.explain(normal(1, 9), others=True)
+    assert not one.whole
+
+
 @pytest.mark.parametrize(
     ("peak", "words"),
     [

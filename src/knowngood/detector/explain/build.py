@@ -15,13 +15,14 @@ from knowngood.detector.decide import Decisions, calibrated, condition_names
 from knowngood.detector.explain.deviations import deviations
 from knowngood.detector.explain.explanation import Explanation, Fields
 from knowngood.detector.explain.reference import appearance, comparison, model_codes, of_group, scaled_images
-from knowngood.detector.explain.words import sentences, summary
+from knowngood.detector.explain.words import WHOLE, sentences, summary
 from knowngood.detector.map_scale import map_scale
 from knowngood.detector.maps import image_maps, image_regions
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import Scored, one_row_each, score_rows
 from knowngood.detector.stated_conditions import wrong_words
 from knowngood.errors import SettingsError
+from knowngood.scores.patch_distance import EXCESS
 
 AT_ONCE = 8  # images
 
@@ -75,11 +76,18 @@ def explain(
                 condition=names[i],
                 p_condition=None if p_condition is None or np.isnan(p_condition[i]) else float(p_condition[i]),
                 misfit=str(words[i]),
+                whole=whole_parts(decisions, i),
                 **facts,
                 **alike.get(k, {}),
             )
             explanations.append(replace(one, sentences=sentences(one, alpha), summary=summary(one)))
     return explanations
+
+
+def whole_parts(decisions: Decisions, i: int) -> dict[str, float]:
+    """The parts of the score of image i that see it as a whole and add to it; see `PatchDistanceScore`."""
+    found = {name: float(decisions.parts[name][i]) for name in WHOLE if name in decisions.parts}
+    return {name: value for name, value in found.items() if value > EXCESS}
 
 
 def compared_with(pipeline: Pipeline, decisions: Decisions, i: int, alpha: float) -> tuple[int, int] | None:

@@ -94,6 +94,8 @@ class Explanation:
         compared: how many of how many normal images have at least this score, from the p-value; None if not known.
         differences: how pixels of the most anomalous region differ from normal images at the same place, see
             `Difference`. view_box: (top, left, bottom, right) of that region in `model_input`, as shares of its sides.
+        whole: parts of the score that see the image as a whole (`global` or `level`, `counts`) and add to it, in
+            standard deviations of normal images.
         count: the kind of patch whose share of the image deviates most, for patch_gaussian.
         latents: dimensions with the largest KL divergence, for a VAE.
         image_factors: brightness and contrast, compared with normal images under these conditions.
@@ -123,6 +125,7 @@ class Explanation:
     compared: tuple[int, int] | None = None
     differences: tuple[Difference, ...] = ()
     view_box: tuple[float, float, float, float] | None = None
+    whole: dict[str, float] = field(default_factory=dict)
     count: WordCount | None = None
     latents: tuple[Latent, ...] = ()
     image_factors: tuple[ImageFactor, ...] = ()

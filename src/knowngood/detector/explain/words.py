@@ -11,6 +11,7 @@ FAR = 0.95  # share of held-out normal images that are closer to their nearest o
 NAMED = 3  # nearest images
 COUNTED = 4.0  # standard deviations from which the share of a kind of patch is reported
 TOLD = 2  # differences in a summary
+WHOLE = {"global": "the image as a whole", "level": "the image as a whole", "counts": "the counts of kinds of patches"}
 OPPOSITE = {"darker": "brighter", "brighter": "darker"}
 OPPOSITE |= {"more contrast": "less contrast", "less contrast": "more contrast"}
 VERBS = {"darker": "is ", "brighter": "is ", "more contrast": "has "}
@@ -18,7 +19,7 @@ VERBS = {"darker": "is ", "brighter": "is ", "more contrast": "has "}
 
 def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
     """Verdict, where, how it looks there, counts, brightness and contrast, and the nearest normal images."""
-    texts = [_verdict(one, alpha), _place(one), *_differences(one), _count(one)]
+    texts = [_verdict(one, alpha), _place(one), _unplaced(one), *_differences(one), _count(one)]
     outside = [factor for factor in one.image_factors if factor.outside_normal_range]
     texts += [_factor(factor, one.condition) for factor in outside]
     if one.image_factors and not outside:
@@ -30,6 +31,7 @@ def sentences(one: Explanation, alpha: float) -> tuple[str, ...]:
 def summary(one: Explanation) -> str:
     """One short sentence for a table."""
     parts = [one.misfit] if one.misfit else []
+    parts += ["flagged for " + _for(one)] if _unplaced(one) else []
     parts += [] if one.peak is None else [_where(one) + _looks(one)]
     if len(one.regions) > 1:
         parts.append(f"{_areas(len(one.regions) - 1)} more")
@@ -149,6 +151,23 @@ def _place(one: Explanation) -> str:
     others = f", and {_areas(more)} more" if more else ""
     text = _where(one)
     return f"{text[0].upper()}{text[1:]} of {width} × {height} pixels{p}{others}."
+
+
+def _unplaced(one: Explanation) -> str:
+    """What flagged an image of which no region is above the threshold of the map."""
+    known = one.whole or one.scale is not None
+    if not one.is_anomalous or one.regions or one.misfit or one.peak is None or not known:
+        return ""
+    return f"It is flagged for {_for(one)}, not for one place."
+
+
+def _for(one: Explanation) -> str:
+    """'the image as a whole (global: 3.1 standard deviations above normal images)'."""
+    if not one.whole:
+        return "many locations that are each a little unusual"
+    named = " and ".join(dict.fromkeys(WHOLE[name] for name in one.whole))
+    values = ", ".join(f"{name} {value:.1f}" for name, value in one.whole.items())
+    return f"{named} ({values} standard deviations above normal images)"
 
 
 def _where(one: Explanation) -> str:
