@@ -49,6 +49,12 @@ class TrainingError(KnowngoodError, RuntimeError):
     exit_code = 4
 
 
+class PluginError(KnowngoodError, RuntimeError):
+    """A plug-in of another package failed; its own error is the cause."""
+
+    exit_code = 4
+
+
 class OutputError(KnowngoodError, OSError):
     """A file cannot be written: no space, no permission, a read-only file system."""
 

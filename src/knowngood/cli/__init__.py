@@ -18,6 +18,7 @@ import typer
 from knowngood.cli.console import fail, note, say
 from knowngood.cli.lazy import LazyGroup
 from knowngood.config.dependencies import without_package
+from knowngood.config.installed import naming_plugins
 from knowngood.config.version import __version__
 from knowngood.config.words import as_command
 from knowngood.data.progress import reporting
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         warnings.showwarning = show
     try:
-        with _interruptible(), as_command(), reporting(not {*arguments} & UNBOUNDED):
+        with _interruptible(), as_command(), naming_plugins(), reporting(not {*arguments} & UNBOUNDED):
             try:
                 build_app()(args=[argument for argument in arguments if argument != "--debug"], prog_name="knowngood")
             finally:

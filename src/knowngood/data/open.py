@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from knowngood.config import nearest, plugins
+from knowngood.config.installed import naming_plugins
 from knowngood.config.words import counted
 from knowngood.data.datasets.named import dataset_names, is_dataset, open_dataset
 from knowngood.data.findings import Finding, printable
@@ -166,7 +167,8 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
     added = plugins("readers", Reader)
     for reader in added if path.is_dir() else (*added, *_BUILT_IN):
         if reader.takes(path):
-            images: object = reader.read(path)
+            with naming_plugins(reader.name):
+                images: object = reader.read(path)
             if not isinstance(images, ImageSet):
                 raise DataError(
                     f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "

@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from knowngood.calibration import regions_table
 from knowngood.config import Settings, counted, nearest, parse_settings
+from knowngood.config.installed import naming_plugins
 from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data.conditions import Unknown
@@ -291,7 +292,7 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         run = Run(None if run_dir is None else Path(run_dir), resume, progress, reel)
         others = calibration_set is not None
         given: dict[str, Any] = {"others_calibrate": others, "backbone": backbone, "chosen": chosen}
-        with reporting(progress):
+        with reporting(progress), naming_plugins():
             fitted = fit_pipeline(normals, labelled, settings, seed, run, **given)
         named = np.unique(np.concatenate([names[fitted.split[part]] for part in ("fit", "select")]))
         self.pipeline_ = replace(fitted.pipeline, fitted_groups=named[named != 0] if named.any() else None)
@@ -414,7 +415,7 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         others = None
         if calibration_set is not None:
             others = normal_ones(items_to_learn(self, calibration_set, tolerance=tolerance))
-        with reporting(progress):
+        with reporting(progress), naming_plugins():
             done = update(self.pipeline_, new, others, known, labelled, self.about_["seed"], Run(progress=progress))
         self.pipeline_, data = done.pipeline, self.about_["data"]
         counts = done.counts or {name: data[name] + done.taken for name in ("normals", "fit")}
@@ -497,7 +498,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             (5, 4)
         """
         items = items_asked(self, X, conditions, unknown)
-        return embed(self.pipeline_, items, unknown)
+        with naming_plugins():
+            return embed(self.pipeline_, items, unknown)
 
     # Detection ------------------------------------------------------------------------------------------------------
 
@@ -557,7 +559,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         if explain:
             flags = flagged(decisions.joint_p_values, level, fdr)
             most = EXPLAINED if explain is True else int(explain)
-            found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most)
+            with naming_plugins():
+                found = explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most)
             if len(found) < (n := int(flags.sum())):
                 text = f"{len(found):,} of {n:,} flagged images are explained; explain={n} explains all"
                 warnings.warn(text, stacklevel=2)
@@ -624,7 +627,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         items, level = items_asked(self, X, conditions, unknown), level_of(self.pipeline_, alpha)
         decisions = decided(self.pipeline_, items, unknown, alpha)
         flags = flagged(decisions.joint_p_values, level)
-        return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
+        with naming_plugins():
+            return explanations(self.pipeline_, items, decisions, flags, alpha=level, most=most, others=others)
 
     def anomaly_maps(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> list[np.ndarray]:
         """Where: for each image a map (H, W) at its own size, higher is more anomalous; NaN where a region is ignored.
@@ -681,7 +685,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
     def reconstruct(self, X: Any, *, conditions: Any = None, unknown: Unknown | None = None) -> np.ndarray:
         """What a VAE makes of each item, in raw units: (N, H, W, C), or (N, F) for tables."""
         items = items_asked(self, X, conditions, unknown)
-        _, made = latents.reconstruct(self.pipeline_, items, unknown)
+        with naming_plugins():
+            _, made = latents.reconstruct(self.pipeline_, items, unknown)
         values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
         return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
 

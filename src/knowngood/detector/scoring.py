@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from knowngood.config import counted
+from knowngood.config.installed import naming_plugins
 from knowngood.data import ImageSet
 from knowngood.data.conditions import Expanded, Unknown
 from knowngood.data.pose.part import Posed
@@ -153,6 +154,7 @@ def expand(pipeline: Pipeline, items: Items, unknown: Unknown, *, alternatives: 
     return pipeline.schema.expand(columns, len(items), unknown=unknown)
 
 
+@naming_plugins()
 @torch.no_grad()
 def score_rows(
     pipeline: Pipeline,
