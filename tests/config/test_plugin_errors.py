@@ -74,7 +74,7 @@ def test_an_error_in_a_reader_names_it_and_keeps_its_own_as_the_cause(
 @pytest.mark.usefixtures("package")
 def test_what_a_reader_refuses_is_said_in_its_own_words(tmp_path: Path) -> None:
     (tmp_path / "a.other").write_bytes(b"x")
-    with pytest.raises(DataError, match="^no exposure in it$"):
+    with pytest.raises(DataError, match=r"^no exposure in it$"):
         open_images(tmp_path / "a.other")
 
 

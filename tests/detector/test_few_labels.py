@@ -11,6 +11,7 @@ import torch
 
 from knowngood import Detector
 from knowngood.data import TableSet
+from knowngood.data.progress import reporting
 from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.penalty_choice import (
     Choice,
@@ -299,6 +300,20 @@ def test_a_pipeline_gets_a_penalty_that_finds_others_of_the_kind(fitted_table: t
 
 
 @pytest.mark.slow
+def test_how_far_it_is_is_shown(
+    fitted_table: tuple[Detector, TableSet], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seconds in ("AFTER", "FIRST", "EVERY"):
+        monkeypatch.setattr(f"knowngood.data.progress.{seconds}", 0.0)
+    detector, normals = fitted_table
+    with reporting():
+        learn_penalty(detector.pipeline_, normals, TableSet.from_array(table(12, 1, 2.0)), 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines if line.startswith("learning from labelled anomalies")] == [
+        f"learning from labelled anomalies: {n} of 15 fits" for n in range(1, 15)
+    ]
+
+
 def test_without_a_gain_the_pipeline_is_the_same_object(fitted_table: tuple[Detector, TableSet]) -> None:
     plain, normals = fitted_table[0].pipeline_, fitted_table[1]
     for anomalies, reason in (

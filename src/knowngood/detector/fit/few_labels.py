@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from knowngood.data.conditions import Expanded
+from knowngood.data.progress import track
 from knowngood.detector.fit.penalty_choice import LEAST_COMPARED, Bools, Evidence, Floats, Ints, centres, choose
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import one_row_each, score_batches
@@ -125,7 +126,13 @@ def item_evidence(
     n = len(normals)
     rows = pipeline.schema.expand(normals.conditions, n)
     if scores is None:
-        scores = np.concatenate([batch.values for batch in score_batches(pipeline, normals, unknown="error")])
+        batches = track(
+            score_batches(pipeline, normals, unknown="error"),
+            "scoring for labelled anomalies",
+            n,
+            size=lambda batch: len(batch.items),
+        )
+        scores = np.concatenate([batch.values for batch in batches])
     if compared is None or compared.sum() < LEAST_COMPARED:
         compared = np.ones(n, dtype=bool)
     centre = centres(scores[compared], rows.stratum[compared], pipeline.schema.n_strata)

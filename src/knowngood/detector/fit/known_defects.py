@@ -14,6 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from knowngood.config import counted
 from knowngood.data import ImageSet
 from knowngood.data.pose.part import Posed
+from knowngood.data.progress import track
 from knowngood.detector.fit.cached import CachedFeatures
 from knowngood.detector.fit.few_labels import best_of, usable
 from knowngood.detector.fit.penalty_choice import centres
@@ -69,7 +70,8 @@ def learn_defects(
     at = np.linspace(0, len(normals) - 1, min(len(normals), MOST_NORMALS)).astype(int)
     encoded = pipeline.schema.expand(normals[at].conditions, len(at))
     patches, maps, hidden, values = [], [], [], [torch.zeros(0)]
-    for first in range(0, len(at), AT_ONCE):
+    starts = range(0, len(at), AT_ONCE)
+    for first in track(starts, "learning from labelled anomalies", len(starts), "steps"):
         some = slice(first, first + AT_ONCE)
         x = torch.from_numpy(grids[at[some]]).to(device).float()
         c, stratum = (torch.from_numpy(column[some]).to(device) for column in (encoded.c, encoded.stratum))

@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor
 
+from knowngood.data.progress import track
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -86,11 +88,12 @@ def choose(evidence: Evidence, seed: int) -> Choice:
     before = scores_with(zero)
     auroc = float(shares_below(*before).mean())
     best, most = Choice(0.0, np.zeros(evidence.vectors.shape[1]), 0.0, (auroc, auroc)), 0.0
-    for ridge in RIDGES:
-        sides = np.empty((n, zero.shape[1]))  # of each item, by the direction without its fold
-        for train, test in parts:
-            direction, intercept = logistic(evidence, train, ridge)
-            sides[test] = evidence.projected(direction, test) + intercept
+    every = [np.empty((n, zero.shape[1])) for _ in RIDGES]  # of each item, by the direction without its fold
+    fits = [(sides, ridge, *part) for sides, ridge in zip(every, RIDGES, strict=True) for part in parts]
+    for sides, ridge, train, test in track(fits, "learning from labelled anomalies", len(fits), "fits"):
+        direction, intercept = logistic(evidence, train, ridge)
+        sides[test] = evidence.projected(direction, test) + intercept
+    for ridge, sides in zip(RIDGES, every, strict=True):
         largest, counted = sides.max(axis=1), sides[normal][np.isfinite(sides[normal])]
         std = max(float(counted.std()), 1e-12)
         for share, margin in OFFSETS:
