@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
@@ -475,6 +476,33 @@ def test_a_column_of_text_is_named_and_a_column_that_is_not_there():
         bank.fit(frame(), conditions="camrea")
     with pytest.raises(DataError, match="conditions = 'camera' names a column, and X is a frame of images"):
         bank.fit(frame().assign(path="a.png"), conditions="camera")
+
+
+def test_the_rows_of_a_frame_are_called_by_its_index():
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    detector = Detector("table", "memory_bank").fit(pd.DataFrame(rows, columns=list("abc")))
+    new = pd.DataFrame(rows[:3] + 0.1, columns=list("abc"), index=["pump 7", "pump 2", "pump 9"])
+    table = detector.detect(new)
+    assert table["id"].tolist() == table.index.tolist() == ["pump 7", "pump 2", "pump 9"]
+    assert detector.detect(new.set_axis([5, 6, 7]))["id"].tolist() == ["5", "6", "7"]
+    for index in (["a", "a", "b"], range(3)):  # not unique, or a count
+        assert detector.detect(new.set_axis(list(index)))["id"].tolist() == ["0", "1", "2"]
+
+
+def test_columns_of_a_frame_of_images_are_conditions_as_they_are(tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (20, 8, 8), np.uint8)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    listed = pd.DataFrame({"path": [str(tmp_path / f"{i}.png") for i in range(20)], "camera": ["A", "B"] * 10})
+    detector = Detector("hog", "memory_bank", alpha=0.2)
+    for named in ("camera", ["camera"], ["camera", "line"]):
+        with pytest.raises(DataError, match="names a column, and X is a frame of images, whose columns are conditions"):
+            detector.fit(listed, conditions=named)
+    with pytest.raises(DataError, match="the frame of images has no column 'camra'; did you mean 'camera'"):
+        detector.fit(listed, conditions="camra")
+    given = {"line": ["x", "y"] * 10}
+    columns = [column.name for column in detector.fit(listed, conditions=given).pipeline_.schema.columns]
+    assert columns == ["camera", "line"]
 
 
 def test_values_outside_the_recorded_range_warn_and_are_not_clipped():

@@ -43,12 +43,19 @@ def with_columns(X: Any, conditions: Any) -> tuple[Any, dict[str, Any] | None]:
             return X.drop(columns=names), as_columns(X[names])
         if isinstance(conditions, str):
             raise DataError(f"the table has no column '{conditions}'{nearest(conditions, list(map(str, X.columns)))}")
-    elif isinstance(conditions, str) and hasattr(X, "columns"):
+    elif isinstance(names, list | tuple) and hasattr(X, "columns") and any(name in X.columns for name in _texts(names)):
         raise DataError(
-            f"conditions = '{conditions}' names a column, and X is a frame of images, whose columns are conditions as "
+            f"conditions = {conditions!r} names a column, and X is a frame of images, whose columns are conditions as "
             "they are, but for path, label, split, mask and group; leave conditions out, and from X what is none"
         )
+    elif isinstance(conditions, str) and hasattr(X, "columns"):
+        hint = nearest(conditions, list(map(str, X.columns)))
+        raise DataError(f"the frame of images has no column '{conditions}'{hint}")
     return X, as_columns(conditions)
+
+
+def _texts(names: Any) -> list[str]:
+    return [name for name in names if isinstance(name, str)]
 
 
 # To fit to --------------------------------------------------------------------------------------------------------
@@ -187,7 +194,19 @@ def _opened(detector: Estimator, X: Any, settings: Settings, *, reset: bool = Fa
     if holds_images(X):
         return open_images(X, limits=Limits.of(settings.data))
     rows = _rows(detector, X, reset)
-    return TableSet.from_array(rows).replace(names=tuple(getattr(detector, "feature_names_in_", ())))
+    items = TableSet.from_array(rows).replace(names=tuple(getattr(detector, "feature_names_in_", ())))
+    return items if (ids := _index(X)) is None else items.replace(ids=ids)
+
+
+def _index(X: Any) -> np.ndarray | None:
+    """The index of a frame as ids of its rows; None where there is none, where it counts them, or is not unique."""
+    import pandas as pd
+
+    if not hasattr(X, "columns") or not isinstance(getattr(X, "index", None), pd.Index):
+        return None
+    texts = np.array([str(one) for one in X.index], dtype=str)
+    counts = X.index.equals(pd.RangeIndex(len(X)))
+    return None if counts or len(np.unique(texts)) < len(texts) else texts
 
 
 def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
