@@ -270,7 +270,7 @@ def test_the_commands_say_it_add_a_group_and_refuse(
     assert run("score", model, dark, "--output", tmp_path / "table.json") == 0
     told = [line for line in capsys.readouterr().err.splitlines() if "flagged at alpha" in line]
     assert len(told) == 1
-    assert "brightness" in told[0]
+    assert "the illumination or exposure" in told[0]
     assert told[0].endswith("knowngood calibrate MODEL NORMAL_IMAGES")
     assert "detector." not in told[0]
     assert all(
