@@ -63,6 +63,30 @@ def test_normalised_pictures_are_alike_and_the_part_fills_them(pose: Pose) -> No
     assert part_of > 0.35
 
 
+def test_a_part_is_found_by_its_outline_when_the_light_falls_from_another_side() -> None:
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:SIDE, :SIDE].astype(float)
+    corners, images = rng.integers(24, 46, (24, 2)), np.full((24, SIDE, SIDE, 3), 30.0)
+    for image, (top, left), side in zip(images, corners, rng.uniform(-1, 1, 24), strict=True):
+        plate = (y >= top) & (y < top + 50) & (x >= left) & (x < left + 50)
+        image[plate] = (140 + 80 * side * (x[plate] - left - 25) / 25)[:, None]  # dark on the left, or on the right
+    noisy = (images + rng.normal(0, 2, images.shape)).clip(0, 255).astype(np.uint8)
+    pose = Pose.fit(ImageSet.from_arrays(noisy), area=AREA)
+    assert pose is not None
+    middle = np.array([(pose.size[1] - 1) / 2, (pose.size[0] - 1) / 2, 1.0])
+    found = np.array([pose.locate(image).matrix @ middle for image in noisy]) - corners[:, ::-1]
+    assert np.ptp(found, axis=0).max() < 2.0
+
+
+def test_a_part_that_touches_the_border_is_found(pose: Pose) -> None:
+    for turn, centre in ((0.0, (23.0, 60.0)), (90.0, (60.0, 23.0))):
+        image = part(turn, centre)
+        assert not foreground(image).area  # normal parts are learned from pictures that show all of them
+        posed, inside = pose.locate(image), pose.locate(part(turn))
+        assert posed.accepted
+        assert np.abs(posed.matrix[:, 2] - inside.matrix[:, 2] - (np.array(centre) - 60)).max() < 1.5
+
+
 def test_a_defect_changes_neither_position_nor_direction_much(pose: Pose) -> None:
     for turn, centre in ((20.0, (50.0, 66.0)), (200.0, (70.0, 55.0))):
         good, bad = (pose.locate(part(turn, centre, defect=defect)) for defect in (False, True))

@@ -23,7 +23,7 @@ from knowngood.detector.pipeline import Pipeline
 from knowngood.detector.versions import CONFIG
 from knowngood.representations.alignment.pose import Pose
 from knowngood.runtime.calibration import calibration_facts
-from knowngood.runtime.model import BEFORE_GRAPH, BY_CONDITION, FORMAT, FORMAT_VERSION
+from knowngood.runtime.model import BEFORE_GRAPH, BY_CONDITION, FORMAT, FORMAT_VERSION, POSED
 from knowngood.scores.fusion import FusionScore
 
 
@@ -82,9 +82,11 @@ def metadata(
 
 def _format_version(pose: Pose | None, areas: Areas | None) -> int:
     """The oldest that says all of it: runtimes refuse what is newer than they are."""
-    if areas is not None and areas.column is not None:
-        return BY_CONDITION
-    return FORMAT_VERSION if pose is None and (areas is None or not areas.outlines) else BEFORE_GRAPH
+    if pose is not None:
+        return POSED
+    if areas is None:
+        return FORMAT_VERSION
+    return BY_CONDITION if areas.column is not None else BEFORE_GRAPH if areas.outlines else FORMAT_VERSION
 
 
 def _facts(known: Calibration) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from knowngood.scores.adjustment import LabelPenalty
 from knowngood.scores.illumination import IlluminationAdjustment
 
 FORMAT = "knowngood-detector"
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 CARD, TRAINING = "card.md", "training.json"
 COPY = "restore this version of the model from a copy, or switch to another one with `knowngood rollback MODEL`"
 TENSORS = ("weights", "scores", "calibration", "objective", "representation")

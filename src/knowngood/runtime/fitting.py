@@ -62,7 +62,9 @@ def part_of(facts: Mapping[str, Any]) -> NormalPart | None:
     try:
         return NormalPart.of(facts["pose"])
     except (KeyError, ValueError, TypeError) as error:
-        raise ArtifactError(f"the pose in the file is damaged: {error}; export it again") from None
+        raise ArtifactError(
+            f"the pose in the file is damaged, or of an older version: {error}; export it again"
+        ) from None
 
 
 def fitting(

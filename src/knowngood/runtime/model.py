@@ -27,8 +27,9 @@ from knowngood.runtime.marginal import RAW, decided
 SUFFIX = ".onnx"
 KEY = "knowngood"  # of the metadata of the file
 FORMAT, FORMAT_VERSION = "knowngood-onnx", 3
-BEFORE_GRAPH = 4  # of files that ask for a pose, or for regions to be drawn; older runtimes refuse them
+BEFORE_GRAPH = 4  # of files that ask for regions to be drawn; older runtimes refuse them
 BY_CONDITION = 5  # of files whose regions to ignore depend on a condition
+POSED = 6  # of files that ask for a pose, found by what the part looks like and by its outline
 FIXED = ("anomaly_score", "p_value", "is_anomalous", "map", RAW)  # outputs that are no parts of the score
 POSE = "pose"  # the column of how well the part was found
 ROWS = 16  # of one item, given to the graph together
@@ -81,7 +82,7 @@ class ExportedDetector:
             raise ArtifactError(f"{path}: an ONNX file of something else; `knowngood export` writes these") from None
         except Exception as error:  # of ONNX Runtime, of many types
             raise ArtifactError(f"{path}: cannot be read as an ONNX file: {error}") from None
-        known = FORMAT_VERSION, BEFORE_GRAPH, BY_CONDITION
+        known = FORMAT_VERSION, BEFORE_GRAPH, BY_CONDITION, POSED
         if written not in [(FORMAT, version) for version in known]:
             read = f"{', '.join(map(str, known[:-1]))} and {known[-1]}"
             raise ArtifactError(f"{path}: format {written}, this version reads {read}: export it again")

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from knowngood.data.pose.foreground import Foreground, foreground
+from knowngood.data.pose.foreground import AT_BORDER, Foreground, foreground
 from knowngood.data.pose.geometry import Floats, Quality, Size, inverse, laid, reduced, rotation, sampled
 
+PLANES = 2  # of a foreground
 SIDE = 128  # pixels of the square in which parts are compared
 TURNS, RINGS = 360, 48  # of its polar form
 CANDIDATES = 3  # rotations that are followed up
@@ -53,7 +54,7 @@ class Posed:
 class NormalPart:
     """The mean normal part, and the pose that parts are brought to; see `Pose`, which fits it.
 
-    mean: (S, S) float32, of mean 0 and variance 1.
+    mean: (2, S, S) float32, each plane of mean 0 and variance 1; see `Foreground`.
     """
 
     size: Size
@@ -67,7 +68,7 @@ class NormalPart:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Self:
         """Of plain data that `facts` gave. Raises ValueError, KeyError: damaged."""
-        mean = np.frombuffer(base64.b64decode(facts["mean"]), "<f4").reshape(SIDE, SIDE).copy()
+        mean = np.frombuffer(base64.b64decode(facts["mean"]), "<f4").reshape(PLANES, SIDE, SIDE).copy()
         pairs = {name: tuple(facts[name]) for name in ("size", "offset", "turns")}
         return cls(**pairs, **{name: facts[name] for name in ("scale", "half", "floor")}, mean=mean)
 
@@ -78,10 +79,10 @@ class NormalPart:
 
     def locate(self, image: np.ndarray) -> Posed:
         """Where the part of an image (h, w, C) lies. Of one without a part the middle is taken, as it stands."""
-        seen = foreground(image)
+        seen = foreground(image, AT_BORDER)
         if not seen.area:
             height, width = image.shape[:2]
-            match = Match(np.array([(width - 1) / 2, (height - 1) / 2]), 0.0, -1.0, -1.0, seen.plane)
+            match = Match(np.array([(width - 1) / 2, (height - 1) / 2]), 0.0, -1.0, -1.0, seen.planes)
         else:
             match = self.match(seen)
         reason = NO_PART if not seen.area else OTHER if match.after < self.floor else ""
@@ -125,7 +126,7 @@ class NormalPart:
 
 
 class Match(NamedTuple):
-    """Where a part correlates with the mean part, and the square (S, S) of the picture there."""
+    """Where a part correlates with the mean part, and the square (2, S, S) of the picture there."""
 
     centre: Floats  # (x, y) in pixels of the image
     turn: float  # degrees, from the mean part to the image
@@ -142,7 +143,7 @@ def unposed(map: np.ndarray, posed: Posed, shape: Size) -> NDArray[np.float32]:
 
 
 def part_square(seen: Foreground, centre: Floats, turn: float, half: float) -> NDArray[np.float32]:
-    """(S, S) of the plane about a centre, at a rotation."""
+    """(2, S, S) of the planes about a centre, at a rotation."""
     step = 2 * half / SIDE
     linear = step * rotation(-turn)
     middle = (SIDE - 1) / 2
@@ -150,27 +151,27 @@ def part_square(seen: Foreground, centre: Floats, turn: float, half: float) -> N
     # From pixels of the image to those of the plane.
     matrix = matrix / seen.scale
     matrix[:, 2] += 0.5 / seen.scale - 0.5
-    height, width = seen.plane.shape
-    return sampled(seen.plane[None], matrix, (height, width), (SIDE, SIDE))[0]
+    height, width = seen.planes.shape[1:]
+    return sampled(seen.planes, matrix, (height, width), (SIDE, SIDE))
 
 
 def _polar(square: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(RINGS, TURNS) of a square: each ring weighted by its length."""
+    """(2, RINGS, TURNS) of a square: each ring weighted by its length, each plane of variance 1."""
     angle = np.deg2rad(np.arange(TURNS) * 360 / TURNS)
     radius = (np.arange(RINGS) + 0.5) / RINGS * SIDE / 2
     middle = (SIDE - 1) / 2
     at = [middle + radius[:, None] * wave(angle) for wave in (np.sin, np.cos)]
-    rings = ndimage.map_coordinates(square, at, order=1, mode="nearest")
-    return (rings - rings.mean(axis=1, keepdims=True)) * np.sqrt(radius)[:, None]
+    rings = np.stack([ndimage.map_coordinates(plane, at, order=1, mode="nearest") for plane in standard(square)])
+    return (rings - rings.mean(axis=2, keepdims=True)) * np.sqrt(radius)[:, None]
 
 
 def _spectrum(square: NDArray[np.float32]) -> NDArray[np.complex128]:
-    return np.fft.rfft(_polar(square), axis=1)
+    return np.fft.rfft(_polar(square), axis=2)
 
 
 def _turns(square: NDArray[np.float32], mean: NDArray[np.complex128]) -> Floats:
     """(TURNS,) correlation with the mean part of this spectrum of the square turned back by each angle."""
-    return np.fft.irfft((_spectrum(square) * mean.conj()).sum(axis=0), n=TURNS)
+    return np.fft.irfft((_spectrum(square) * mean.conj()).sum(axis=(0, 1)), n=TURNS)
 
 
 def _peaks(values: Floats) -> Iterator[float]:
@@ -200,8 +201,8 @@ def _peak(values: Floats) -> float:
 
 def _shift(square: NDArray[np.float32], mean: NDArray[np.float32]) -> Floats:
     """(x, y) in pixels of the square by which it lies off the mean part, by cross-correlation."""
-    product = np.fft.rfft2(square - square.mean()) * np.fft.rfft2(mean).conj()
-    values = np.fft.fftshift(np.fft.irfft2(product, s=square.shape))
+    product = (np.fft.rfft2(standard(square)) * np.fft.rfft2(mean).conj()).sum(axis=0)
+    values = np.fft.fftshift(np.fft.irfft2(product, s=square.shape[1:]))
     middle, reach = SIDE // 2, round(REACH * SIDE)
     near = values[middle - reach : middle + reach + 1, middle - reach : middle + reach + 1]
     row, column = np.unravel_index(int(near.argmax()), near.shape)
@@ -216,11 +217,11 @@ def _shift(square: NDArray[np.float32], mean: NDArray[np.float32]) -> Floats:
 
 
 def standard(square: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred = square - square.mean()
-    return (centred / max(float(centred.std()), 1e-12)).astype(np.float32)
+    """(2, S, S) with each plane of mean 0 and variance 1."""
+    centred = square - square.mean(axis=(1, 2), keepdims=True)
+    return (centred / np.maximum(centred.std(axis=(1, 2), keepdims=True), 1e-12)).astype(np.float32)
 
 
 def correlation(square: NDArray[np.float32], mean: NDArray[np.float32]) -> float:
-    """Of a square with the mean part, which has mean 0 and variance 1."""
-    centred = square - square.mean()
-    return float((centred * mean).mean() / max(float(centred.std()), 1e-12))
+    """Of a square with the mean part, whose planes have mean 0 and variance 1; the mean of both planes."""
+    return float((standard(square) * mean).mean())

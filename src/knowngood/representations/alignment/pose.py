@@ -21,7 +21,7 @@ from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import PixelSource
 from knowngood.data.pose.foreground import Foreground, foreground
 from knowngood.data.pose.geometry import Size
-from knowngood.data.pose.part import SIDE, Match, NormalPart, Posed, correlation, part_square, standard
+from knowngood.data.pose.part import PLANES, SIDE, Match, NormalPart, Posed, correlation, part_square, standard
 from knowngood.data.progress import track
 from knowngood.errors import ArtifactError, DataError
 
@@ -102,8 +102,8 @@ class Pose(BaseModel):
                 break
         if not needed and _alike(found) < as_they_lie + GAIN:
             return None
-        masks = [part_square(one._replace(plane=one.mask.astype(np.float32)), m.centre, m.turn, half) for one, m in
-                 zip(parts, found, strict=True)]  # fmt: skip
+        seen = [one._replace(planes=one.mask[None].astype(np.float32)) for one in parts]
+        masks = [part_square(one, m.centre, m.turn, half)[0] for one, m in zip(seen, found, strict=True)]
         rows, columns = (np.flatnonzero(np.max(masks, axis=0).max(axis=axis) > 0.5) for axis in (1, 0))
         step = 2 * half / SIDE
         height, width = (float(MARGIN * step * (at[-1] - at[0] + 1)) for at in (rows, columns))
@@ -136,15 +136,15 @@ class Pose(BaseModel):
         return self.part.normalised(image, posed)
 
     def state(self) -> dict[str, Tensor]:
-        """The mean part (S, S) float32."""
+        """The mean part (2, S, S) float32."""
         assert self._mean is not None
         return {"mean": torch.from_numpy(self._mean)}
 
     def with_state(self, tensors: Mapping[str, Tensor]) -> Self:
         """A copy with the mean part that `state` gave. Raises ArtifactError: it is missing, or of another shape."""
         mean = tensors.get("mean")
-        if mean is None or tuple(mean.shape) != (SIDE, SIDE):
-            raise ArtifactError(f"pose: expected a mean part of shape {(SIDE, SIDE)}; the model is damaged")
+        if mean is None or tuple(mean.shape) != (PLANES, SIDE, SIDE):
+            raise ArtifactError(f"pose: expected a mean part of shape {(PLANES, SIDE, SIDE)}; the model is damaged")
         copy = self.model_copy()
         copy._mean = mean.detach().cpu().float().numpy()
         return copy
@@ -231,7 +231,7 @@ def _alike(found: list[Match]) -> float:
 
 def _whole(seen: list[Foreground]) -> list[NDArray[np.float32]]:
     """The whole pictures as squares."""
-    scaled = (ndimage.zoom(one.plane, [SIDE / side for side in one.plane.shape], order=1) for one in seen)
+    scaled = (ndimage.zoom(one.planes, [1, *(SIDE / side for side in one.planes.shape[1:])], order=1) for one in seen)
     return [np.asarray(one, np.float32) for one in scaled]
 
 
