@@ -49,7 +49,8 @@ class GraphSession:
     """What ONNX Runtime would compute, computed by torch."""
 
     def __init__(self, detector: Detector, raw: bool = False) -> None:
-        self.graph, self.inputs = DetectorGraph(detector.pipeline_, raw).eval(), example_inputs(detector.pipeline_)
+        self.graph = DetectorGraph(detector.pipeline_, calibrates=not raw).eval()
+        self.inputs = example_inputs(detector.pipeline_)
         with torch.no_grad():
             self.graph(**self.inputs)
 
@@ -63,7 +64,7 @@ class GraphSession:
 
 
 def runtime_of(detector: Detector, raw: bool = False) -> ExportedDetector:
-    """The runtime on a file of this detector, without the exporter; `raw`: with the scores before calibration."""
+    """The runtime on a file of this detector, without the exporter; `raw`: with the scores before calibration alone."""
     session, runtime = GraphSession(detector, raw), object.__new__(ExportedDetector)
     runtime._use(session, json.loads(json.dumps(metadata(detector, session.graph.outputs))))
     return runtime

@@ -24,7 +24,8 @@ from knowngood.cli import main
 from knowngood.data.image_folder import write_folder
 from knowngood.data.imageset import ImageSet
 from knowngood.deploy.judgement import Asked
-from knowngood.deploy.onnx_graph import CalibrationGraph, PixelsGraph, check_exportable, export, resized
+from knowngood.deploy.onnx_calibration import CalibrationGraph
+from knowngood.deploy.onnx_graph import PixelsGraph, check_exportable, export, resized
 from knowngood.deploy.onnx_precision import graph_scores
 from knowngood.deploy.served_file import FileModel
 from knowngood.deploy.served_models import load_model

@@ -87,6 +87,9 @@ def test_the_p_values_are_those_of_the_graph_itself_on_images_not_labelled_anoma
         )
     runtime = ExportedDetector(file)
     assert runtime.facts["precision"] == "fp16"
+    first, last = ["anomaly_score", "p_value", "is_anomalous"], "raw_score"
+    assert runtime.facts["outputs"] == [*first, "map", "global", "counts", last]
+    assert [one.name for one in runtime.session.get_outputs()] == runtime.facts["outputs"]
     assert "Exported in fp16" in runtime.facts["card"]
     rows = runtime.detect(normals)  # what calibrates is compared with itself: ranks 2 to n + 1
     assert sorted(round(row["p_value"] * (n + 1)) for row in rows) == list(range(2, n + 2))

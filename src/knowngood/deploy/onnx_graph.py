@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from knowngood.calibration import Calibration
-from knowngood.calibration.conformal import sorted_scores
 from knowngood.config.version import __version__
 from knowngood.data import ImageSet
+from knowngood.deploy.onnx_calibration import CalibrationOutputs, calibrated_by
 from knowngood.deploy.onnx_ignored import Areas, ignored_graphs, pixels_of
 from knowngood.deploy.onnx_metadata import metadata, pose_of
 from knowngood.deploy.onnx_precision import check_precision, graph_scores, halved
@@ -86,33 +85,60 @@ def export(
     if normals is not None:
         normals = normal_ones(readable(normals, detector.pipeline_.settings, tolerance, keep_column=True))  # type: ignore[assignment]
     check_precision(detector.pipeline_, precision, normals)
+    graph = DetectorGraph(detector.pipeline_, calibrates=normals is None)
+    model = graph_of(graph, detector.pipeline_)
     if normals is None:
-        return _written(graph_of(detector), Path(path))
+        _describe(model, metadata(detector, _names(model)))
+    else:
+        model = _calibrated(halved(model), detector, precision, normals)
+    return _written(model, Path(path))
+
+
+def _calibrated(model: Any, detector: Detector, precision: str, normals: ImageSet) -> Any:
+    """A graph in another precision that ends with raw scores, with the calibration by what normal images score by it.
+
+    So the network is traced once, however it is calibrated.
+    """
+    _describe(model, metadata(detector, _names(model), precision))
     with tempfile.TemporaryDirectory(prefix="knowngood-") as folder:
-        draft = _written(halved(graph_of(detector, precision)), Path(folder, "draft.onnx"))
+        draft = _written(model, Path(folder, "draft.onnx"))
         scores = graph_scores(ExportedDetector(draft), normals)
     other = object.__new__(type(detector))  # a copy would be one of what is saved, which holds no backbone of the user
     other.__dict__.update(vars(detector), pipeline_=with_calibration(detector.pipeline_, scores, "set"))
-    return _written(halved(graph_of(other, precision, normals)), Path(path))
+    calibration, inputs = CalibrationOutputs(calibrated(other.pipeline_)), example_inputs(detector.pipeline_)
+    given = {RAW: torch.from_numpy(np.zeros(EXAMPLES, scores.values.dtype))}
+    given |= {name: inputs[name] for name in ("alpha", "stratum") if name in inputs}
+    shapes = {name: None if name == "alpha" else {0: torch.export.Dim("batch")} for name in given}
+    model = calibrated_by(model, _exported(calibration, given, shapes, CalibrationOutputs.names))
+    found = _computed(model, inputs)
+    given[RAW] = torch.from_numpy(found[RAW])
+    _compare(found, dict(zip(CalibrationOutputs.names, calibration(**given), strict=True)), "anomaly_score", "p_value")
+    _describe(model, metadata(other, _names(model), precision, normals))
+    return model
 
 
-def graph_of(detector: Detector, precision: str = "fp32", calibrated_on: ImageSet | None = None) -> Any:
-    """The ONNX model of a detector, in fp32 and compared with it, with its metadata.
+def graph_of(graph: DetectorGraph, pipeline: Pipeline) -> Any:
+    """The ONNX model of the graph of a pipeline, in fp32 and compared with it.
 
-    Args:
-        precision: it will be in; then it has the raw score as an output, too. calibrated_on: its own images, if any.
+    Raises:
+        SettingsError: no graph can be made of it. OutputError: it computes something else.
     """
-    pipeline = detector.pipeline_
     inputs = example_inputs(pipeline)
-    graph = DetectorGraph(pipeline, raw=precision != "fp32").eval()
     with torch.no_grad():
-        expected = graph(**inputs)  # and fills caches that must hold no traced tensors
-    names = [*graph.outputs]
+        expected = graph.eval()(**inputs)  # and fills caches that must hold no traced tensors
+    model = _exported(graph, inputs, _dynamic(pipeline, inputs), graph.outputs)
+    wanted = dict(zip(graph.outputs, expected, strict=True))
+    _compare(_computed(model, inputs), wanted, "anomaly_score" if "anomaly_score" in wanted else RAW)
+    return model
+
+
+def _exported(graph: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, Any], outputs: Sequence[str]) -> Any:
+    """The ONNX model of a module, by torch's exporter."""
     try:
         with _quiet():
-            traced = torch.export.export(graph, (), inputs, dynamic_shapes=_dynamic(pipeline, inputs), strict=False)
+            traced = torch.export.export(graph, (), inputs, dynamic_shapes=shapes, strict=False)
             program: Any = torch.onnx.export(
-                traced, dynamo=True, input_names=list(inputs), output_names=names, verbose=False
+                traced, dynamo=True, input_names=list(inputs), output_names=list(outputs), verbose=False
             )
     except Exception as error:  # of the exporter, of many types
         reason = str(error).strip().splitlines()[-1:]
@@ -120,13 +146,19 @@ def graph_of(detector: Detector, precision: str = "fp32", calibrated_on: ImageSe
             f"this model cannot be exported to ONNX: torch {torch.__version__} makes no graph of it, most likely "
             f"for steps of its backbone that depend on the data ({type(error).__name__}: {''.join(reason)})"
         ) from error
-    model = program.model_proto
+    return program.model_proto
+
+
+def _describe(model: Any, facts: dict[str, Any]) -> None:
+    """Let the model say these of itself, and no others."""
     model.producer_name, model.producer_version = "knowngood", __version__
+    del model.metadata_props[:]
     entry = model.metadata_props.add()
-    facts = metadata(detector, names, precision, calibrated_on)
     entry.key, entry.value = KEY, json.dumps(facts, ensure_ascii=False)
-    _compare(model.SerializeToString(), inputs, dict(zip(names, expected, strict=True)))
-    return model
+
+
+def _names(model: Any) -> list[str]:
+    return [one.name for one in model.graph.output]
 
 
 def _written(model: Any, path: Path) -> Path:
@@ -181,9 +213,12 @@ def check_exportable(pipeline: Pipeline) -> None:
 
 
 class DetectorGraph(nn.Module):
-    """From the inputs of the ONNX file to its outputs, in the order of `outputs`."""
+    """From the inputs of the ONNX file to its outputs, in the order of `outputs`.
 
-    def __init__(self, pipeline: Pipeline, raw: bool = False) -> None:
+    Where it does not calibrate, it ends with the raw score: the first three outputs are those of `CalibrationOutputs`.
+    """
+
+    def __init__(self, pipeline: Pipeline, calibrates: bool = True) -> None:
         super().__init__()
         representation, state = pipeline.representation, pipeline.state
         graphs: Any = {Pixels: PixelsGraph, HOG: HOGGraph, Features: FeaturesGraph, Table: TableGraph}
@@ -192,9 +227,9 @@ class DetectorGraph(nn.Module):
         self.fill = 0.0 if isinstance(representation, Table) else pixels_of(representation).low  # type: ignore[union-attr]
         self.masks = nn.ModuleList(ignored_graphs(Areas.of(pipeline), pipeline.model))
         self.score = score_graph(pipeline.score, pipeline.model, state)
-        self.calibrate = CalibrationGraph(calibrated(pipeline))
+        self.calibrate = CalibrationOutputs(calibrated(pipeline)) if calibrates else None
         self.outputs: list[str] = []
-        self.raw = raw or pipeline.marginal_calibration is not None
+        self.raw = not calibrates or pipeline.marginal_calibration is not None
 
     def forward(
         self,
@@ -220,8 +255,9 @@ class DetectorGraph(nn.Module):
             own = of_adjustment(self.state, adjustment)
             result = adjustment.adjust(self.model, own, x, condition, stratum, result)
         values = finite(result.values)
-        anomaly_score, p = self.calibrate(values, stratum, alpha)
-        found = {"anomaly_score": anomaly_score, "p_value": p, "is_anomalous": p <= alpha}
+        found: dict[str, Tensor] = {}
+        if self.calibrate is not None:
+            found = dict(zip(self.calibrate.names, self.calibrate(values, alpha, stratum), strict=True))
         if result.map is not None and image is not None:
             whole = self.represent.to_image(finite(result.map.float()), image)
             found["map"] = whole if hidden is None else whole + _nan_where(hidden)
@@ -328,30 +364,6 @@ class TableGraph(nn.Module):
         return ((rows - self.mean) / self.std).clamp(-most, most).float()  # type: ignore[operator]
 
 
-class CalibrationGraph(nn.Module):
-    """`Calibration`: raw scores (B,) in strata (B,) → anomaly scores and p-values, which depend on α (B,)."""
-
-    def __init__(self, known: Calibration) -> None:
-        super().__init__()
-        own = [sorted_scores(known.scores[known.strata == s]) for s in range(len(known.stratum_names))]
-        self.n, self.limit = len(known), known.pooled_threshold
-        tables = {"own": np.concatenate(own), "of": known.strata, "pool": sorted_scores(known.reference())}
-        tables |= {"counts": known.counts, "thresholds": known.thresholds, "offsets": known.offsets}
-        for name, table in tables.items():
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(table)))
-
-    def forward(self, values: Tensor, stratum: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        counts, thresholds, offsets = (t[stratum] for t in (self.counts, self.thresholds, self.offsets))  # type: ignore[index]
-        shifted = values - offsets
-        if np.isfinite(self.limit):
-            above = shifted.clamp_min(float(np.nextafter(self.limit, np.inf)))
-            shifted = torch.where(values > thresholds, above, shifted.clamp_max(self.limit))
-        alone = (stratum >= 0) & (1.0 / (counts.double() + 1) <= alpha)  # large enough to be compared with itself
-        reach = (self.own >= values[:, None]) & (self.of == stratum[:, None])  # type: ignore[operator]
-        at_least = torch.where(alone, reach.sum(1), (self.pool >= values[:, None]).sum(1))  # type: ignore[operator]
-        return shifted, (1 + at_least).double() / (torch.where(alone, counts, self.n) + 1).double()
-
-
 # Images --------------------------------------------------------------------------------------------------------------
 
 
@@ -421,18 +433,24 @@ def _resizes(pipeline: Pipeline) -> bool:
     return pixels is not None and pixels.resize and pose_of(pipeline.representation) is None
 
 
-def _compare(data: bytes, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise OutputError if the graph does not compute what the modules do."""
+def _computed(model: Any, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """The outputs of a graph by name."""
     import onnxruntime
 
     try:
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        found = session.run(list(expected), {name: t.numpy() for name, t in inputs.items()})
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        found = session.run(_names(model), {name: t.numpy() for name, t in inputs.items()})
     except Exception as error:  # of ONNX Runtime, of many types
         raise OutputError(f"ONNX Runtime refuses the exported graph; nothing was written: {error}") from error
-    values, wanted = (np.asarray(one) for one in (found[0], expected["anomaly_score"]))
-    if not np.allclose(values, wanted, rtol=AGREE, atol=AGREE):
-        raise OutputError(f"the exported graph gives the scores {values}, the detector {wanted}; nothing was written")
+    return {name: np.asarray(one) for name, one in zip(_names(model), found, strict=True)}
+
+
+def _compare(found: dict[str, np.ndarray], expected: dict[str, Tensor], *names: str) -> None:
+    """Raise OutputError if the graph does not compute what the modules do."""
+    for name in names:
+        values, wanted = found[name], expected[name].numpy()
+        if not np.allclose(values, wanted, rtol=AGREE, atol=AGREE):
+            raise OutputError(f"the exported graph gives {name} = {values}, the detector {wanted}; nothing was written")
 
 
 @contextmanager
