@@ -146,6 +146,8 @@ def _exported(graph: nn.Module, inputs: dict[str, Tensor], shapes: dict[str, Any
             f"this model cannot be exported to ONNX: torch {torch.__version__} makes no graph of it, most likely "
             f"for steps of its backbone that depend on the data ({type(error).__name__}: {''.join(reason)})"
         ) from error
+    for node in program.model_proto.graph.node:
+        del node.metadata_props[:]  # of the exporter's steps, with paths of this machine
     return program.model_proto
 
 
@@ -455,15 +457,20 @@ def _compare(found: dict[str, np.ndarray], expected: dict[str, Tensor], *names: 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, the exporter says nothing of what it is missing or will change."""
-    before = logging.root.manager.disable
+    """Within, the exporter says nothing of what it is missing or will change, and keeps no stack of each step."""
+    before, config = logging.root.manager.disable, getattr(torch.fx, "config", None)
+    traces = getattr(config, "do_not_emit_stack_traces", None)  # older torch has no such choice
     logging.disable(logging.WARNING)
+    if traces is not None:
+        config.do_not_emit_stack_traces = True  # type: ignore[union-attr]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+        if traces is not None:
+            config.do_not_emit_stack_traces = traces  # type: ignore[union-attr]
 
 
 def margins(outer: tuple[int, ...], inner: tuple[int, ...]) -> list[int]:
