@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +14,7 @@ import pytest
 from PIL import Image
 
 from exported import runtime_of
-from judged_parts import detector_of_two_cameras, pictures, png, save_model
+from judged_parts import pictures, png, save_model
 
 pytest.importorskip("fastapi")
 
@@ -28,7 +25,6 @@ from knowngood.cli.keep_options import beside
 from knowngood.deploy import served_file
 from knowngood.deploy.judged_store import Filter, JudgedStore
 from knowngood.deploy.line import Line
-from knowngood.deploy.onnx_graph import export
 from knowngood.deploy.served_file import FileModel
 from knowngood.deploy.served_folder import FolderModel
 from knowngood.deploy.served_models import ServedModels, exchange_changed, load_model
@@ -182,35 +178,6 @@ def test_files_that_cannot_be_served_are_refused(
     with pytest.raises(ArtifactError, match="calibration in the file is damaged"):
         load_model(path)
     assert beside(path) == tmp_path / "parts-judged"
-
-
-def test_the_server_of_a_file_imports_no_torch(tmp_path: Path) -> None:
-    maps_alone = {"context": 0, "neighbours": 0, "global_grid": 0, "words": 0}  # and few blocks are exported sooner
-    export(detector_of_two_cameras((2,), **maps_alone), tmp_path / "parts.onnx")
-    (tmp_path / "new").mkdir()
-    for _, (name, content) in shots():
-        (tmp_path / "new" / name).write_bytes(content)
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'sklearn', 'matplotlib', 'pandas', 'onnx'):\n"
-        "    sys.modules[name] = None\n"
-        "from pathlib import Path\n"
-        "from starlette.testclient import TestClient\n"
-        "from knowngood.deploy.judged_store import JudgedStore\n"
-        "from knowngood.deploy.served_models import load_models\n"
-        "from knowngood.deploy.server import ServerOptions, create_app\n"
-        "import knowngood.cli.serve, knowngood.cli.watch, knowngood.deploy.watch, knowngood.data.interruption\n"
-        "place = Path(sys.argv[1])\n"
-        "options = ServerOptions(store=JudgedStore(place / 'judged'))\n"
-        "with TestClient(create_app(load_models([str(place / 'parts.onnx')]), options)) as client:\n"
-        "    given = [('images', (one.name, one.read_bytes())) for one in sorted((place / 'new').iterdir())]\n"
-        "    answer = client.post('/page/judge?maps=true', files=given, data={'conditions': '{\"camera\": \"B\"}'})\n"
-        "    assert [row['is_anomalous'] for row in answer.json()['rows']][3:] == [True, True, None]\n"
-        "    for path in ('/', '/page/line', '/page/judged/4/map', '/page/judged/4/thumbnail', '/metrics'):\n"
-        "        assert client.get(path).status_code == 200, path\n"
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=environment)
 
 
 def test_score_reads_within_the_bounds_of_the_exported_model(

@@ -226,7 +226,7 @@ def test_killed_again_and_again_every_picture_is_in_the_output_once(place: Path,
     folder.mkdir()
     command = [sys.executable, "-m", "knowngood", "watch", place / "model", folder, "--as", "camera=A", "--to", output]
     command += ["--to", f"sqlite:///{base}", "--interval", "0.01"]
-    names, rng, runs = [f"{i:03d}.png" for i in range(120)], np.random.default_rng(0), 3
+    names, rng, runs = [f"{i:03d}.png" for i in range(60)], np.random.default_rng(0), 3
     for run in range(runs):
         process = subprocess.Popen(
             [str(word) for word in command],
