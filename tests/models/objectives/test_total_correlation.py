@@ -35,7 +35,7 @@ def test_gradient_is_that_of_tc_at_every_size(options: DCVAE, dims: int) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 20, 64])  # seconds each
 def test_gradient_of_the_discriminator_is_that_of_tc_at_the_least_a_usual_and_the_largest_size(dims: int) -> None:
-    assert_gradient_of_tc(LEARNED, 150, dims)
+    assert_gradient_of_tc(LEARNED, 75, dims)  # in which it learns most of what it will, see `Bent`
 
 
 def assert_gradient_of_tc(options: DCVAE, steps: int, dims: int) -> None:
@@ -76,7 +76,7 @@ def test_gradient_of_dependence_without_correlation_is_seen_by_moments_and_discr
     blind = gradient(GAUSSIAN, Bent(4, 0.6), 24, 40)[1]
     assert blind < 0.1
     assert gradient(MOMENTS, Bent(4, 0.6), 24, 40)[1] > blind + 0.3
-    assert gradient(LEARNED, Bent(4, 0.6), 300, 40)[1] > blind + 0.3
+    assert gradient(LEARNED, Bent(4, 0.6), 150, 20)[1] > blind + 0.3
 
 
 # The Gaussian log ratio ---------------------------------------------------------------------------------------------
