@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import inspection_data
 from benchmarks.inspection_data import InspectionSet, inspection_set, resized_mask
 from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
@@ -258,12 +259,16 @@ def test_counts_on_real_data(
 
 
 @pytest.mark.slow
-def test_generated_parts_of_one_product_train_on_normal_ones_and_have_a_mask_for_every_defect() -> None:
+def test_generated_parts_of_one_product_train_on_normal_ones_and_have_a_mask_for_every_defect(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert inspection_data.PARTS == 400
+    monkeypatch.setattr(inspection_data, "PARTS", 100)
     made = inspection_set("gear", form="dev", seed=3, size=48)
     assert isinstance(made, InspectionSet)
-    assert (len(made.train), len(made.test)) == (240, 160)
+    assert (len(made.train), len(made.test)) == (60, 40)
     assert not made.train.labels.any()
-    assert made.labels.sum() == 80
+    assert made.labels.sum() == 20
     marked = np.array([mask.any() for mask in made.masks if mask is not None])
     np.testing.assert_array_equal(marked, made.labels == 1)
     np.testing.assert_array_equal(made.classes == "good", made.labels == 0)
