@@ -24,14 +24,15 @@ pytestmark = pytest.mark.slow  # fitting models, serving and exporting take seco
 SIDE = 32
 HALF = 2e-3  # features are kept in float16, and convolutions of other batches round the other way
 FEATURES = {"name": "features", "backbone": "own", "image_size": SIDE, "stride": 4, "average": 1}
+TWO_FOLDS: Any = {"calibration": {"folds": 2}}  # of five by default: where no rate of false alarms is asked for
 LEFT_HALF = [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]
 ON_PIXELS = {"representation": "pixels", "model": "vae"}
 TWO = {"product": ["disc"] * 40 + ["bars"] * 40}
 
 
 def made(**settings: Any) -> Detector:
-    given = {"representation": FEATURES, "model": "patch_gaussian", "alpha": 0.2, "device": "cpu", **settings}
-    return Detector(**given)
+    given = {"representation": FEATURES, "model": "patch_gaussian", "alpha": 0.2, "device": "cpu", **TWO_FOLDS}
+    return Detector(**{**given, **settings})
 
 
 def fitted_to(images: np.ndarray, conditions: Any = None, **settings: Any) -> Detector:
@@ -51,7 +52,7 @@ def reloaded(detector: Detector, folder: Path) -> Detector:
 
 @pytest.fixture(scope="module")
 def plain() -> Detector:
-    return fitted_to(parts(60))
+    return fitted_to(parts(60), calibration="auto")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,7 @@ def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path, monkeypa
     images, _, _ = lying(24)
     model = {"name": "patch_gaussian", "context": 0, "global_grid": 0, "neighbours": 200}
     options = {"name": "features", "backbone": {"name": "own"}, "stride": 8, "image_size": 96}
-    fitted = Detector(options, model, alpha=0.1).fit(images, backbone=TinyBackbone())
+    fitted = Detector(options, model, alpha=0.1, **TWO_FOLDS).fit(images, backbone=TinyBackbone())
     assert "each is found, turned and cropped" in fitted.about_["recipe"]
     assert fitted.pipeline_.settings.representation.align == "pose"  # type: ignore[union-attr]
     good, bad = lying(6, seed=9)[0], [part(t, (60 + t / 90, 58), defect=True) for t in (10.0, 100.0, 250.0)]
@@ -280,7 +281,7 @@ def test_parts_that_lie_anywhere_are_judged_in_one_pose(tmp_path: Path, monkeypa
 def test_regions_by_condition_are_those_of_the_condition_however_few_images_there_are(each: int) -> None:
     right_half = [[[x + 0.5, y] for x, y in polygon] for polygon in LEFT_HALF]
     kinds, model = np.repeat(["a", "b"], each), {"name": "patch_gaussian", "few": "pool"}
-    detector = made(model=model, data={"ignore": {"a": LEFT_HALF, "b": right_half}})
+    detector = made(model=model, data={"ignore": {"a": LEFT_HALF, "b": right_half}}, calibration="auto")
     if each < 4:
         with pytest.raises(DataError, match="too few where regions to ignore depend on condition 'kind'"):
             detector.fit(parts(2 * each), conditions={"kind": kinds}, backbone=TinyBackbone())

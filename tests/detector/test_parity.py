@@ -175,7 +175,7 @@ def test_no_saved_calibration_is_idle(pair: str, made: dict[str, Detector]) -> N
 def test_one_pass_gives_table_maps_and_regions() -> None:
     """`stream` reads each image once, for what detect, anomaly_maps and regions read it three times."""
     seen = Cells()
-    fitted = Detector(representation=OWN, model="patch_gaussian", alpha=0.2, device="cpu")
+    fitted = Detector(representation=OWN, model="patch_gaussian", alpha=0.2, device="cpu", calibration={"folds": 2})
     fitted.fit(noise(60), backbone=seen)
     new = damaged(12)
     seen.seen = 0
