@@ -112,7 +112,7 @@ def test_strictness_decides_about_leaks():
     array[1] = array[0]
     leak = audit(ImageSet.from_arrays(array).replace(splits=np.array(["train", "test"] * 15)))
     leak.check(0.01)
-    with pytest.raises(DataError, match=r"(?s)they are in splits train and test.*\(--tolerance 0.01\)"):
+    with pytest.raises(DataError, match=r"(?s)they are in splits train and test.*tolerance=0\.01, "):
         leak.check(0.0)
     contradiction = audit(ImageSet.from_arrays(array, labels=[0, 1] * 15))
     with pytest.raises(DataError, match="one is labelled normal, one anomalous"):
@@ -218,7 +218,7 @@ def test_the_tolerance_that_is_advised_is_enough_and_no_larger_than_needed(tmp_p
         (tmp_path / f"{i:03d}.png").write_bytes(b"")
     found = audit(open_images(tmp_path))
 
-    with pytest.raises(DataError, match=r"29 findings among 100 images.*(?s:.)*--tolerance 0\.29\)"):
+    with pytest.raises(DataError, match=r"29 findings among 100 images.*(?s:.)*tolerance=0\.29, "):
         found.check(0.28)
     found.check(0.29)
 

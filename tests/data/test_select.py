@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
+from knowngood.config.words import as_command
 from knowngood.data import ImageSet
 from knowngood.data.labels import parse_labels
 from knowngood.data.select import parse_classes, select
@@ -76,5 +79,6 @@ def test_a_range_beyond_the_classes_is_refused_at_once():
 
 
 def test_a_class_in_the_place_of_a_label_names_the_option_that_chooses_classes() -> None:
-    with pytest.raises(DataError, match=r"label 'pneumonia' of 'a\.png' is not known.*--normal CLASSES on the command"):
-        parse_labels(np.array(["pneumonia"]), np.array(["a.png"]))
+    for caller, way_out in ((nullcontext, r"select\(images, normal=\.\.\.\)"), (as_command, "--normal CLASSES")):
+        with caller(), pytest.raises(DataError, match=rf"label 'pneumonia' of 'a\.png' is not known.*{way_out} makes"):
+            parse_labels(np.array(["pneumonia"]), np.array(["a.png"]))

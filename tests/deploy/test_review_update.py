@@ -284,4 +284,4 @@ def test_added_groups_that_are_gone_are_said(store: JudgedStore, at_hand: bool) 
     how: dict[str, Any] = {"old": old} if at_hand else {"calibration_set": ImageSet.from_arrays(pictures(60, 30))}
     done = learn_reviews(detector, reviewed_images(store, "parts"), **how)
     assert not done.detector.pipeline_.added
-    assert sum("are gone" in sentence and "--as camera=B" in sentence for sentence in done.sentences) == 1
+    assert sum("are gone" in sentence and "as_group={'camera': 'B'}" in sentence for sentence in done.sentences) == 1

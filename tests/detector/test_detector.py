@@ -315,7 +315,7 @@ def test_conditions_too_small_to_be_calibrated_by_themselves_are_named(few, said
     (told,) = [str(one.message) for one in caught]
     assert re.search(said, told)
     assert "compared with all groups together, without a guarantee of their own" in told
-    assert "{'roles': {'kind': ('model', 'infer')}}, or --roles kind=model,infer on the command line" in told
+    assert "conditioning={'roles': {'kind': ('model', 'infer')}}." in told
     own = detector.pipeline_.calibration.own()
     assert own.tolist() == [True, True, *[False] * len(few)]
     with pytest.warns(UserWarning, match=r"kind=C \(3\)"):

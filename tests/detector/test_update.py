@@ -148,7 +148,7 @@ def network() -> Detector:
 def test_a_network_goes_on_from_its_weights_with_the_old_items(network: Detector, tmp_path: Path) -> None:
     network.save(tmp_path / "model")
     frozen = Detector.load(tmp_path / "model")
-    with pytest.raises(SettingsError, match=r"forget the old ones.*--with OLD"):
+    with pytest.raises(SettingsError, match=r"forget the old ones.*old=…"):
         frozen.update(rows(40, 1))
     with pytest.raises(DataError, match="it would forget them"):
         frozen.update(rows(40, 1), old=rows(80, 5))

@@ -325,7 +325,7 @@ def test_geometry_that_cannot_be(settings: Any, message: str) -> None:
 def test_another_size_is_refused_unless_resized() -> None:
     with pytest.raises(
         DataError,
-        match=r"an image is 9×8, the model takes 8×8 as it is.*image_size=\(8, 8\) .*--image-size 8x8",
+        match=r"an image is 9×8, the model takes 8×8 as it is.*image_size=\(8, 8\) of the representation",
     ):
         fit(random(2, 8, 8)).prepare(random(9, 8, 1))
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knowngood.config import counted
+from knowngood.config.words import for_caller
 from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
 from knowngood.data.groups import pixel_digest
 from knowngood.data.imageset import ImageSet, Marks
@@ -67,11 +68,13 @@ class Audit:
             enough = max(math.ceil(100 * sum(f.kind in refused for f in serious) / self.total), 1) / 100
             listed = "\n".join(f"  {finding}" for finding in serious[:20])
             more = f"\n  … and {len(serious) - 20} more" if len(serious) > 20 else ""
+            allowed = for_caller(
+                f'tolerance={enough:g}, of a fit data={{"tolerance": {enough:g}}}', f"--tolerance {enough:g}"
+            )
             raise DataError(
                 f"{self.images.name}: {counted(len(serious), 'finding')} among {counted(self.total, 'image')}, "
                 f"above the tolerance of {tolerance:g}:\n{listed}{more}\n"
-                f"Repair or remove these files, or allow more: tolerance={enough:g}, of a fit "
-                f'data={{"tolerance": {enough:g}}} (--tolerance {enough:g})'
+                f"Repair or remove these files, or allow more: {allowed}"
             )
         if len(self.images) == 0:
             raise DataError(f"{self.images.name}: no usable image is left of {self.total}")

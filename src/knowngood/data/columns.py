@@ -65,10 +65,13 @@ class Column:
         which, texts = texts_of(array)
         missing = np.array([text is None for text in texts])[which]
         if missing.any():
+            ignored = for_caller(
+                f"ignore the column with roles={{'{name}': ()}}",
+                "name the columns that are conditions with --condition NAMES (none: no column)",
+            )
             raise DataError(
                 f"condition '{name}' is missing for {missing.sum():,} of {n:,} images to fit on "
-                f"(rows {rows_text(missing)}). Give the values, remove those images, or ignore the column with "
-                f"roles={{'{name}': ()}} (--condition NAMES keeps other columns alone, --condition none no column)."
+                f"(rows {rows_text(missing)}). Give the values, remove those images, or {ignored}."
             )
         numbers = numbers_of(array, name) if _numeric(array) else None
         if numbers is None or (len(texts) <= MOST_CATEGORIES_FROM_NUMBERS and (numbers == np.round(numbers)).all()):

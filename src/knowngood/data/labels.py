@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from knowngood.config.words import for_caller
 from knowngood.data.values import text_of
 from knowngood.errors import DataError
 
@@ -61,10 +62,10 @@ def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
         first, others = int(np.flatnonzero(wrong)[0]), int(wrong.sum()) - 1
         item = f"item {first}" if ids is None else f"'{ids[first]}'"
         more = f" (and of {others} others)" if others else ""
+        select = for_caller("select(images, normal=...)", "--normal CLASSES")
         raise DataError(
             f"label {array.tolist()[first]!r} of {item}{more} is not known; expected 0, good, normal or ok; "
             "1, bad, anomalous or defect; or empty for unknown. "
-            'Classes go into a condition column ("class"), from which --normal CLASSES on the command line, or '
-            "select(images, normal=...) in Python, makes labels."
+            f'Classes go into a condition column ("class"), from which {select} makes labels.'
         )
     return found

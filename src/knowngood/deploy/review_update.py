@@ -26,6 +26,7 @@ import numpy as np
 
 from knowngood.calibration import minimum_normals
 from knowngood.config import counted
+from knowngood.config.words import for_caller
 from knowngood.data import ImageSet
 from knowngood.data.joined import joined
 from knowngood.deploy.reviewed_images import Reviewed
@@ -134,13 +135,15 @@ def _calibrating(pipeline: Pipeline, sample: ImageSet, refits: bool) -> ImageSet
     needed = minimum_normals(pipeline.level())
     if len(sample) >= needed:
         return sample
-    why = "the images that the model was trained on are not at hand (--with DATA, old=…)"
+    old = for_caller("old=…", "--with DATA")
+    why = f"the images that the model was trained on are not at hand ({old})"
     if refits:
         why = "the model was calibrated on images that were given apart, which are not at hand"
+    given = for_caller("calibration_set=…", "--calibrate-on DATA")
     raise NotEnoughNormals(
         f"no images may calibrate: {why}, and images that people chose to review are no sample of normal ones. Give "
-        f"normal images that nobody chose by their score (--calibrate-on DATA, calibration_set=…), or review a random "
-        f"sample: {counted(len(sample), 'good image')} of it reviewed, alpha = {pipeline.settings.alpha:g} needs "
+        f"normal images that nobody chose by their score ({given}), or review a random sample: "
+        f" {counted(len(sample), 'good image')} of it reviewed, alpha = {pipeline.settings.alpha:g} needs "
         f"{needed}",
         missing=needed - len(sample),
     )

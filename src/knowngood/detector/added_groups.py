@@ -11,6 +11,7 @@ import numpy as np
 
 from knowngood.calibration import Calibration
 from knowngood.config import nearest
+from knowngood.config.words import for_caller
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.values import as_array, listing, plain_number, texts_of
 from knowngood.detector.image_statistics import ImageStatistics
@@ -110,9 +111,14 @@ def as_option(values: Mapping[str, str]) -> str:
 def explain_gone(added: Sequence[AddedGroup], since: str = "scores changed") -> str:
     """That a new version lacks the groups of the former one, and what to do."""
     names, values = ", ".join(group.name for group in added), added[0].values
-    return (
-        f"groups added to the calibration are gone, since {since}: {names}; calibrate on them again: `knowngood "
-        f"calibrate MODEL DATA --as {as_option(values)}`, in Python calibrate(X, as_group={values})"
+    again = adding(values)
+    return f"groups added to the calibration are gone, since {since}: {names}; calibrate on them again: {again}"
+
+
+def adding(values: Mapping[str, str]) -> str:
+    """How the caller adds a group with these values to the calibration."""
+    return for_caller(
+        f"calibrate(X, as_group={dict(values)})", f"`knowngood calibrate MODEL DATA --as {as_option(values)}`"
     )
 
 
@@ -177,8 +183,7 @@ def explain_others(
             found.append(
                 f"the calibration has no group of {name} {listing(new, quote=True, most=5)} (added: "
                 f"{listing(groups)}); these items are judged by the calibration that was there before. Add one: "
-                f"`knowngood calibrate MODEL DATA --as {as_option({name: new[0]})}`, in Python "
-                f"calibrate(X, as_group={{'{name}': '{new[0]}'}})"
+                f"{adding({name: new[0]})}"
             )
     return found
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from knowngood.calibration import minimum_normals
 from knowngood.config import counted
+from knowngood.config.words import for_caller
 from knowngood.data.groups import name_digests
 from knowngood.detector.decide import calibrated, limit
 from knowngood.detector.pipeline import Items, Pipeline
@@ -142,10 +143,11 @@ def warn_of_small(pipeline: Pipeline, stacklevel: int = 3) -> None:
     columns = [column for column in pipeline.schema.columns if column.roles]
     roles = {column.name: tuple(role for role in column.roles if role != "stratify") for column in columns}
     flags = " ".join(f"--roles {name}={','.join(kept)}" for name, kept in roles.items())
+    together = for_caller(f"conditioning={{'roles': {roles!r}}}", flags)
     warnings.warn(
         f"Mondrian groups with too few calibration items: {', '.join(named)}{more}; each needs "
         f"{minimum_normals(calibration.alpha)} at {level_text(pipeline)}. They are compared with all groups "
         "together, without a guarantee of their own. Give more normal items of them, leave them out, or calibrate all "
-        f"together: conditioning={{'roles': {roles!r}}}, or {flags} on the command line.",
+        f"together: {together}.",
         stacklevel=stacklevel,
     )

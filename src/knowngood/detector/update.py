@@ -11,6 +11,7 @@ import numpy as np
 
 from knowngood.calibration import minimum_normals, split_normals
 from knowngood.config import Shift, VAEOptions, counted
+from knowngood.config.words import for_caller
 from knowngood.data.groups import name_digests, without
 from knowngood.data.joined import joined
 from knowngood.detector.added_groups import explain_gone
@@ -60,9 +61,10 @@ def check_updatable(pipeline: Pipeline, *, old: bool) -> None:
     name = pipeline.settings.model.name  # type: ignore[union-attr]
     if isinstance(pipeline.settings.model, VAEOptions):
         if not old:
+            again = for_caller("update(X, old=…)", "`knowngood update MODEL DATA --with OLD`")
             raise SettingsError(
                 f"model '{name}' is a network: trained on new images alone it would forget the old ones. Give the data "
-                "that it was trained on again: `knowngood update MODEL DATA --with OLD`, in Python update(X, old=…)"
+                f"that it was trained on again: {again}"
             )
         return
     if getattr(pipeline.model, "update", None) is None or any(key.endswith("codes") for key in pipeline.state):

@@ -10,6 +10,7 @@ import numpy as np
 
 from knowngood.calibration import minimum_normals
 from knowngood.config import counted
+from knowngood.config.words import for_caller
 from knowngood.errors import DataError
 
 if TYPE_CHECKING:
@@ -163,10 +164,10 @@ def check_both(labels: np.ndarray, name: str) -> None:
     """Raise DataError, which names the images, unless there are normal and anomalous labels among these (N,)."""
     normals, anomalies = int((labels == 0).sum()), int((labels == 1).sum())
     if not normals or not anomalies:
+        how = for_caller("images.select", "--normal, --anomalous or --holdout")
         raise DataError(
             f"{name}: {counted(normals, 'image')} labelled normal and {anomalies} labelled anomalous; this "
-            "needs both. Choose them with --normal, --anomalous or --holdout, in Python images.select, or score "
-            "without labels."
+            f"needs both. Choose them with {how}, or score without labels."
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from knowngood.config import ImageOptions
+from knowngood.config.words import for_caller
 from knowngood.data.findings import Unreadable
 from knowngood.data.image_factors import COLOURS
 from knowngood.data.imageset import ImageSet
@@ -160,18 +161,22 @@ class Pixels(Fitted):
                 + (_BOTH if {shape[2], self.channels} == {1, 3} else _ALPHA)
             )
         if not self.resize and tuple(shape[:2]) != self.size:
+            height, width = self.size
+            option = for_caller(
+                f"the option image_size=({height}, {width}) of the representation", f"--image-size {height}x{width}"
+            )
             raise DataError(
                 f"an image is {_by(shape[:2])}, the model takes {_by(self.size)} as it is. "
-                f"Resize it; or fit with the option image_size=({self.size[0]}, {self.size[1]}) of the representation "
-                f"(--image-size {self.size[0]}x{self.size[1]}), which takes any size."
+                f"Resize it; or fit with {option}, which takes any size."
             )
         if self.about and any(
             abs(n - usual) > SIZES_DIFFER * usual for n, usual in zip(shape, self.about, strict=False)
         ):
+            whole = for_caller("data={'tile': 'none'}", "--tile none")
             raise DataError(
                 f"an image is {_by(shape)}, and the model was fitted on pictures of about {_by(self.about)}, in tiles, "
                 "whose sides may differ by 10 %. Leave it out, or fit a model of its own to such images; one that is "
-                "fitted with data={'tile': 'none'} (--tile none) takes any size and sees small defects less well."
+                f"fitted with {whole} takes any size and sees small defects less well."
             )
         floats, spread = given.kind == fitted.kind == "f", self._spread(given)
         if given != fitted and not (floats or spread or self.any_dtype):
@@ -358,7 +363,10 @@ def _channels(shapes: np.ndarray, counts: np.ndarray, options: ImageOptions) -> 
     if len(images) > 1:
         counted = ", ".join(f"{number:,} with {_n_channels(c)}" for c, number in images.items())
         way_out = (
-            "Set the option grey=True (--grey) to convert colour to grey, or colour=True (--colour)."
+            for_caller(
+                "Set the option grey=True to convert colour to grey, or colour=True.",
+                "Give --grey to convert colour to grey, or --colour.",
+            )
             if set(images) == {1, 3}
             else _ALPHA
         )

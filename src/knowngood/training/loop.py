@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from knowngood.config import TrainingOptions
+from knowngood.config.words import for_caller
 from knowngood.data.interruption import deferred
 from knowngood.errors import TrainingError
 from knowngood.files import make_folder
@@ -140,9 +141,9 @@ def train(
 
 
 def _too_large(batch_size: int) -> TrainingError:
+    smaller = for_caller("batch_size", "--batch-size")
     return TrainingError(
-        f"out of memory at batch_size = {batch_size}; give a smaller batch_size (--batch-size), a smaller net or "
-        "smaller images"
+        f"out of memory at batch_size = {batch_size}; give a smaller {smaller}, a smaller net or smaller images"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knowngood.config.words import for_caller
 from knowngood.data.findings import Unreadable
 from knowngood.errors import DataError
 
@@ -45,28 +46,31 @@ class Limits:
         pixels = height * width * (channels if channels > COLOURS else 1)
         if pixels > self.pixels:
             of = f" × {channels} channels" if channels > COLOURS else ""
+            allowed = for_caller(f'data={{"max_pixels": {pixels}}}', f"--max-pixels {pixels}")
             raise Unreadable(
                 path,
                 "too-large",
                 f"declares {height:,} × {width:,}{of} = {pixels:,} pixels, above the limit of {self.pixels:,}; if that "
-                f'is meant, allow it: data={{"max_pixels": {pixels}}} (--max-pixels {pixels})',
+                f"is meant, allow it: {allowed}",
             )
 
     def check_pages(self, path: Path, pages: int) -> None:
         """Raises Unreadable: more pages than may be."""
         if pages > self.pages:
+            more = 10 * self.pages
             raise Unreadable(
                 path,
                 "too-large",
                 f"has more than {self.pages:,} pages; if that is meant, allow more: "
-                f'data={{"max_pages": {10 * self.pages}}} (--max-pages {10 * self.pages})',
+                + for_caller(f'data={{"max_pages": {more}}}', f"--max-pages {more}"),
             )
 
     def check_unpacked(self, path: Path, size: int) -> None:
         """Raises DataError: more bytes than an archive may have, unpacked."""
         if size > self.gigabytes * 1e9:
             needed = -(-size // 10**9)
+            allowed = for_caller(f'data={{"max_unpacked_gb": {needed}}}', f"--max-unpacked-gb {needed}")
             raise DataError(
                 f"{path}: declares {size:,} bytes once unpacked, above the limit of {self.gigabytes:g} GB; if that is "
-                f'meant, allow it: data={{"max_unpacked_gb": {needed}}} (--max-unpacked-gb {needed})'
+                f"meant, allow it: {allowed}"
             )

@@ -9,6 +9,7 @@ import numpy as np
 
 from knowngood.config import FeatureOptions, Settings
 from knowngood.config.representations import ImageOptions
+from knowngood.config.words import for_caller
 from knowngood.data import FilePixels, ImageSet
 from knowngood.data.readers.dicom import RESCALED
 from knowngood.detector.pipeline import Items
@@ -78,4 +79,4 @@ def _ways(options: ImageOptions, **change: Any) -> str:
     [(name, value)], kind = change.items(), options.name  # type: ignore[attr-defined]
     flag = f"--{name}" if value is True else f"--{name} {value}"
     shown = "True" if value is True else f'"{value}"'
-    return f'representation={{"name": "{kind}", "{name}": {shown}}} (--representation {kind} {flag})'
+    return for_caller(f'representation={{"name": "{kind}", "{name}": {shown}}}', f"--representation {kind} {flag}")
