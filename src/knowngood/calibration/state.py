@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from knowngood.calibration import conformal
 from knowngood.calibration.conformal import Floats
-from knowngood.config.words import for_caller
 from knowngood.errors import ArtifactError, DataError, NotEnoughNormals
 
 Ints = NDArray[np.int64]
@@ -66,10 +65,9 @@ class Calibration:
         conformal.alarm_rank(1, alpha)
         values = conformal.finite_scores(scores)
         if len(values) == 0:
-            share = for_caller('calibration={"fraction": 0.2}', "--fraction 0.2")
             raise NotEnoughNormals(
                 "no calibration normals: p-values compare with normals that were not trained on. "
-                f"Give more normal images, or raise {share}.",
+                "Give more normal images, or calibrate on a larger share of them: the option fraction, such as 0.2.",
                 missing=conformal.minimum_normals(alpha),
             )
         codes = _codes(strata, len(values), len(stratum_names))
