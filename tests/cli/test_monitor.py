@@ -184,6 +184,10 @@ def test_items_of_one_id_and_two_scores_are_said(tmp_path: Path, capsys: pytest.
     assert "3 items have the id of an earlier one, and another score: of an id the first counts" in said.err
     assert run("monitor", monday, monday) == 0
     assert "warning" not in capsys.readouterr().err
+    for day in (monday, monday, tuesday):  # of runs night by night, likewise
+        assert run("monitor", day, "--state", tmp_path / "state.json") == 0
+        said = capsys.readouterr()
+        assert ("3 items have the id of an earlier one, and another score" in said.err) == (day == tuesday)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from knowngood.calibration.conformal import judged_scores
 from knowngood.calibration.martingales import OnlineRanks, Wealth
 from knowngood.errors import ArtifactError, DataError, SettingsError
 
-FORMAT, FORMAT_VERSION = "knowngood-monitor", 1
+FORMAT, FORMAT_VERSION = "knowngood-monitor", 2
 DIGEST = 8  # bytes kept of an id
+SAME = 1e-3  # relative difference, up to which two scores of an id are one score
 POINTS = 1000  # of the path of a group, at most
 LOG_10 = math.log(10)
 # Fixed bets, from whose wealth the time of a change is estimated: on p-values too small, too large, or some very small.
@@ -138,7 +139,8 @@ class DriftMonitor:
         seed: of the draws that smooth ties; the p-values do not depend on how a stream is divided into updates.
 
     Attributes:
-        alarm: the first one, or None. groups: `Group` by name. count: items so far.
+        alarm: the first one, or None. groups: `Group` by name. count: items so far. unlike: of the last update, items
+            that did not count, since their id had, though with another score.
     """
 
     def __init__(
@@ -156,8 +158,8 @@ class DriftMonitor:
         }
         self.groups: dict[str, Group] = {}
         self.alarm: Alarm | None = None
-        self.count = 0
-        self._seen: set[bytes] = set()
+        self.count = self.unlike = 0
+        self._seen: dict[bytes, float] = {}  # the score that counted, by the digest of its id
 
     @property
     def evidence(self) -> float:
@@ -186,13 +188,13 @@ class DriftMonitor:
         for name, column in (("groups", groups), ("ids", ids), ("times", times)):
             if column is not None and len(column) != len(values):
                 raise DataError(f"{name}: {len(column)} for {len(values)} scores; expected one a score")
-        new = []
-        for i in range(len(values)):
+        new, self.unlike = [], 0
+        for i, score in enumerate(values.astype(np.float32).tolist()):
             digest = None if ids is None else hashlib.sha256(str(ids[i]).encode()).digest()[:DIGEST]
             if digest is None or digest not in self._seen:
                 new.append(i)
             if digest is not None:
-                self._seen.add(digest)
+                self.unlike += not math.isclose(self._seen.setdefault(digest, score), score, rel_tol=SAME)
         bits = np.random.PCG64([self.seed, 0])
         bits.advance(2 * self.count)
         draws = np.random.Generator(bits).random((len(new), 2))
@@ -209,7 +211,7 @@ class DriftMonitor:
         return len(new)
 
     def to_record(self) -> dict[str, Any]:
-        """The state as plain data, for JSON. It grows by 11 bytes an id, and is else bounded."""
+        """The state as plain data, for JSON. It grows by 16 bytes an id, and is else bounded."""
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -220,6 +222,7 @@ class DriftMonitor:
             "groups": {name: group.to_record() for name, group in self.groups.items()},
             "references": {name: ranks.to_record() for name, ranks in self.references.items()},
             "seen": base64.b64encode(b"".join(sorted(self._seen))).decode(),
+            "scores": base64.b64encode(np.array([self._seen[one] for one in sorted(self._seen)], "<f4")).decode(),
         }
 
     @classmethod
@@ -242,7 +245,9 @@ class DriftMonitor:
             monitor.groups = {name: Group.from_record(one) for name, one in record["groups"].items()}
             monitor.references = {name: OnlineRanks.from_record(one) for name, one in record["references"].items()}
             seen = base64.b64decode(record["seen"], validate=True)
-            monitor._seen = {seen[at : at + DIGEST] for at in range(0, len(seen), DIGEST)}
+            scores = np.frombuffer(base64.b64decode(record["scores"], validate=True), "<f4").tolist()
+            digests = (seen[at : at + DIGEST] for at in range(0, len(seen), DIGEST))
+            monitor._seen = dict(zip(digests, scores, strict=True))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"the state is damaged ({error}); take an older copy, or start a new one") from None
         return monitor

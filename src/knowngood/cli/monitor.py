@@ -105,14 +105,12 @@ def monitor(
             record = {**drift.to_record(), "basis": basis}
             write_text(state, json.dumps(record, ensure_ascii=False) + "\n")
 
-        first: dict[str, float] = {}
-        if unlike := sum(
-            first.setdefault(*item) != item[1] for item in zip(items.ids or (), items.scores, strict=False)
-        ):
-            have = "has" if unlike == 1 else "have"
+        if drift.unlike:
+            have = "has" if drift.unlike == 1 else "have"
             note(
-                f"warning: {counted(unlike, 'item')} {have} the id of an earlier one, and another score: of an id the "
-                "first counts. Give each item an id of its own, such as its path below a folder that holds all"
+                f"warning: {counted(drift.unlike, 'item')} {have} the id of an earlier one, and another score: of an "
+                "id the first counts, in this run or one before. Give each item an id of its own, such as its path "
+                "below a folder of the day"
             )
         rows_read, before = len(items.scores) + sum(items.left_out.values()), len(items.scores) - new
         parts = [f"{new:,} new", *([f"{before:,} counted before"] if before else [])]
