@@ -114,6 +114,8 @@ def test_calibration_items_themselves_agree_at_the_threshold(fitted):
 @pytest.mark.slow
 def test_unknown_condition_is_refused_or_inferred(fitted, inferring):
     images, kind = squares(200, seed=1)
+    with pytest.raises(DataError, match=r"the model has no condition 'kid'; did you mean 'kind'.*'kind' is not given$"):
+        fitted.detect(images, conditions={"kid": kind})
     with pytest.raises(DataError, match="condition 'kind' is not given; known: 0, 1"):
         fitted.detect(images)
     with pytest.raises(DataError, match="condition 'kind' has no value '7'; known: 0, 1"):
@@ -563,6 +565,16 @@ def test_every_objective_and_every_score_survives_the_round_trip(objective, scor
     before = detector.detect(images)
     assert before["anomaly_score"].notna().all()
     assert Detector.load(detector.save(tmp_path / "m")).detect(images).equals(before)
+
+
+@pytest.mark.slow
+def test_a_conditional_objective_without_conditions_says_what_it_is_then() -> None:
+    images, kind = squares(60)
+    said = "without conditions the total correlation of dcvae is over all images together"
+    alone = quick(objective="dcvae", epochs=1).fit(images)
+    assert said in alone.about_["recipe"]
+    given = quick(objective="dcvae", epochs=1).fit(images, conditions={"kind": kind})
+    assert said not in given.about_["recipe"]
 
 
 @pytest.mark.slow

@@ -47,6 +47,8 @@ def test_labels_in_y_are_ignored_with_a_warning():
     detector = Detector("table", "memory_bank")
     with pytest.warns(UserWarning, match=r"the 4 items with y = -1 count as normal.*anomalies=\(y == -1\)"):
         detector.fit(rows, np.repeat([1, -1], [56, 4]))
+    with pytest.warns(UserWarning, match=r"it is text, such as 'A'.*conditions=\{\"kind\": y\}"):
+        detector.fit(rows, np.repeat(["A", "B"], 30))
     assert detector.about_["data"]["normals"] == 60
     with warnings.catch_warnings():
         warnings.simplefilter("error")

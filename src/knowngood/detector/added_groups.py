@@ -12,6 +12,7 @@ import numpy as np
 from knowngood.calibration import Calibration
 from knowngood.config import nearest
 from knowngood.config.words import for_caller
+from knowngood.data.columns import near_value
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.values import as_array, listing, plain_number, texts_of
 from knowngood.detector.image_statistics import ImageStatistics
@@ -193,19 +194,22 @@ def explain_misnamed(
     conditions: Mapping[str, Any],
     schema: ConditionSchema,
     ignored: Mapping[str, Sequence[str]],
+    *,
+    inferred: bool = True,
 ) -> str:
     """A sentence where a column is given that the fit has not seen, and one of the model's is not; else empty.
 
     Args:
         ignored: see `ignored_values`.
+        inferred: whether what is not given is inferred; if not, names that are nearly the same are spoken of alone.
     """
     names = [column.name for column in schema.columns]
     seen = {*names, *ignored, *(name for group in added for name in group.values)}
     strange = [name for name in conditions if name not in seen]
     lacking = [column.name for column in schema.columns if column.roles and column.name not in conditions]
-    if not strange or not lacking:
+    if not strange or not lacking or not (inferred or near_value(strange, lacking)):
         return ""
     return (
         f"the model has no condition {listing(strange, quote=True)}{nearest(strange[0], lacking)}; "
-        f"{listing(lacking, quote=True)} is not given and inferred"
+        f"{listing(lacking, quote=True)} is not given{' and inferred' if inferred else ''}"
     )

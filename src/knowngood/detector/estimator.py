@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EXPLAINED = 20  # images, unless more are asked for
+WITHOUT = {"cvae": "cvae is the VAE", "dcvae": "the total correlation of dcvae is over all images together"}
 
 
 def _checked(init: Callable[..., None]) -> Callable[..., None]:
@@ -792,10 +793,11 @@ def _unused(normals: Items, pipeline: Pipeline, identifiers: list[str]) -> str:
     objective: Any = getattr(pipeline.settings.model, "objective", None)
     used = {column.name for column in pipeline.schema.columns if column.roles} | set(getattr(objective, "factors", ()))
     left = [name for name in varying(normals) if name not in used]
-    names = f"; no condition, since it has another value for each item: {', '.join(identifiers)}" * bool(identifiers)
     method = getattr(objective or pipeline.settings.model, "name", "the model")
+    alone = "" if used or method not in WITHOUT else f"; without conditions {WITHOUT[method]}"
+    names = f"; no condition, since it has another value for each item: {', '.join(identifiers)}" * bool(identifiers)
     why = "given no role" if pipeline.settings.conditioning.roles is not None else f"{method} takes none"
-    return names + f"; condition columns not used ({why}): {', '.join(left)}" * bool(left)
+    return alone + names + f"; condition columns not used ({why}): {', '.join(left)}" * bool(left)
 
 
 def _check_explains(pipeline: Pipeline) -> None:

@@ -109,6 +109,8 @@ def items_asked(detector: Estimator, X: Any, conditions: Any, unknown: Unknown |
             warnings.warn(sentence, stacklevel=3)
         if sentence := explain_misnamed(pipeline.added, items.conditions, pipeline.schema, ignored):
             warnings.warn(sentence, stacklevel=3)
+    elif sentence := explain_misnamed(pipeline.added, items.conditions, pipeline.schema, ignored, inferred=False):
+        raise DataError(sentence)
     for sentence in explain_others(pipeline.added, items.conditions, pipeline.schema, ignored):
         warnings.warn(sentence, stacklevel=3)
     return items

@@ -160,8 +160,15 @@ def fit_conditions(normals: Items, settings: Settings, objective: Objective | No
 
 
 def warn_of_labels(y: Any) -> None:
-    """Say that `fit` ignores y, where it marks anomalies as scikit-learn's outlier detectors do: by −1 beside 1."""
+    """Say that `fit` ignores y, where it marks anomalies as scikit-learn's outlier detectors do, by −1 beside 1, or is
+    text."""
     labels = np.zeros(0) if y is None else np.asarray(y)
+    if labels.ndim == 1 and len(labels) and all(isinstance(one, str) for one in labels.tolist()):
+        warnings.warn(
+            f"y is ignored, as by every outlier detector; it is text, such as {labels.tolist()[0]!r}. If that is what "
+            'is known of each item, give it a name: conditions={"kind": y}',
+            stacklevel=3,
+        )
     if labels.ndim == 1 and set(np.unique(labels).tolist()) == {-1, 1}:
         n = int((labels == -1).sum())
         warnings.warn(
