@@ -64,6 +64,16 @@ def test_of_images_of_nearly_the_same_aspect_ratio_nothing_is_said(fitted: Detec
     assert not table.attrs
 
 
+def test_images_that_are_far_smaller_are_judged_and_named(fitted: Detector) -> None:
+    said, table = told(fitted, pictures([(20, 20), (9, 9), (11, 11), (6, 14)], 1))
+    assert table.attrs["small"]["ids"] == ["1-1", "1-3"]
+    assert table.attrs["small"]["sentence"] in said
+    assert "2 of 4 images have far fewer pixels than the normal images, 9 a side instead of 20 or more" in said[-1]
+    assert table["note"].fillna("").tolist()[:3] == ["", "9 px a side, expected 20 or more", ""]
+    assert table["note"][3] == "aspect ratio 2.33, expected 1 to 1.1; 9 px a side, expected 20 or more"
+    assert table["p_value"].notna().all()
+
+
 def test_a_calibration_on_images_of_another_aspect_ratio_makes_it_expected() -> None:
     detector = Detector(**RESIZED).fit(pictures([(20, 20)] * 60, 0))
     detector.calibrate(pictures([(20, 40)] * 30, 2))

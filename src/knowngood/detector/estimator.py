@@ -533,8 +533,9 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         If the items as a whole are not like the calibration items (far more flagged, or p-values far too small, than
         chance explains), a `BatchWarning` says so with the likely cause, and `.attrs["batch"]` holds the same as plain
         data; see `detector.batch`. Of labelled items only normal ones count. A `BatchWarning` also names images of
-        another aspect ratio than the calibration images (`.attrs["aspect"]`, and a column `note`), and says if most
-        items were fitted to (`.attrs["fitted"]`); see `detector.remarks`.
+        another aspect ratio than the calibration images (`.attrs["aspect"]`, and a column `note`) or less than half as
+        large (`.attrs["small"]`, likewise), and says if most items were fitted to (`.attrs["fitted"]`); see
+        `detector.remarks`.
 
         Args:
             unknown: "infer" marginalises conditions that are missing or new and warns of new ones; "error" refuses

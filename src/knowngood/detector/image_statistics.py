@@ -23,7 +23,7 @@ CAUSES = {
     "size": "the resolution or scale",
 }
 WORDS = {"red": "share of red", "blue": "share of blue", "size": "image size in pixels"}
-ASPECT = "aspect"  # of which `detector.remarks` speaks
+SIZE, ASPECT = "size", "aspect"  # of which `detector.remarks` speaks
 CLEAR = 0.9  # probability that one image lies above, or below, another: it is named however few there are
 SMALL = 0.02  # of the median of the calibration images: a smaller difference is not named
 CERTAIN, VISIBLE = 1e-3, 0.65  # or a rank test rejects at this level, and the probability is at least this
@@ -69,13 +69,12 @@ class ImageStatistics:
         size, aspect = np.full((2, len(images)), np.nan)
         height, width = images[read].shapes()[:, :2].astype(float).T
         size[read], aspect[read] = np.sqrt(height * width), width / height
-        values |= {"size": size, ASPECT: aspect}
+        values |= {SIZE: size, ASPECT: aspect}
         return cls({name: column.astype(np.float32) for name, column in values.items()}, group[some])
 
-    @property
-    def aspects(self) -> tuple[float, float] | None:
-        """The smallest and the largest aspect; None where a model has none."""
-        known = self.values.get(ASPECT, np.empty(0))
+    def range_of(self, name: str) -> tuple[float, float] | None:
+        """The smallest and the largest value of a statistic; None where a model has none."""
+        known = self.values.get(name, np.empty(0))
         known = known[~np.isnan(known)]
         return (float(known.min()), float(known.max())) if len(known) else None
 

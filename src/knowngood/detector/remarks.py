@@ -12,6 +12,7 @@ from knowngood.data import ImageSet
 from knowngood.data.values import listing
 from knowngood.detector.batch import batch_remark
 from knowngood.detector.decide import Decisions
+from knowngood.detector.image_statistics import ASPECT, SIZE
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import BatchWarning
 
@@ -19,21 +20,25 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 CLEAR = 1.1  # factor by which an aspect ratio lies outside those of the calibration images
+SMALLER = 2.0  # factor by which an image is smaller than the smallest of them, a side
 LOOKED_AT = 64  # items compared with those fitted to, before all of them are
 FEW = 10  # items, of which it is not said that they were fitted to
 NAMED = 3  # images in a sentence
-REMARKS = ("batch", "aspect", "fitted")  # in `.attrs` of a table
+REMARKS = ("batch", "aspect", "small", "fitted")  # in `.attrs` of a table
+
+Found = tuple[dict[str, Any] | None, dict[int, str]]  # a remark, and notes on items by position
 
 
 class Remarks(NamedTuple):
     """Facts as plain data with a `sentence` each, None where there is nothing to say.
 
-    batch: see `batch_remark`. aspect: images of another aspect ratio than the calibration images. fitted: most items
-    were fitted to. notes: of the items that a remark is about, by position.
+    batch: see `batch_remark`. aspect: images of another aspect ratio than the calibration images. small: images
+    that are far smaller. fitted: most items were fitted to. notes: of the items that a remark is about, by position.
     """
 
     batch: dict[str, Any] | None = None
     aspect: dict[str, Any] | None = None
+    small: dict[str, Any] | None = None
     fitted: dict[str, Any] | None = None
     notes: dict[int, str] = {}  # noqa: RUF012
 
@@ -62,12 +67,15 @@ class Remarks(NamedTuple):
 
 def remarks_on(pipeline: Pipeline, items: Items, decisions: Decisions, alpha: float | None = None) -> Remarks:
     """What is to be said of items on which these decisions were made."""
-    aspect, notes = aspect_remark(pipeline, items, ~np.isnan(decisions.p_values))
+    read = ~np.isnan(decisions.p_values)
+    (aspect, notes), (small, more) = aspect_remark(pipeline, items, read), small_remark(pipeline, items, read)
     fitted, which = fitted_remark(pipeline, items)
-    return Remarks(batch_remark(pipeline, items, decisions, alpha, which), aspect, fitted, notes)
+    for i, note in more.items():
+        notes[i] = f"{notes[i]}; {note}" if i in notes else note
+    return Remarks(batch_remark(pipeline, items, decisions, alpha, which), aspect, small, fitted, notes)
 
 
-def aspect_remark(pipeline: Pipeline, items: Items, read: np.ndarray) -> tuple[dict[str, Any] | None, dict[int, str]]:
+def aspect_remark(pipeline: Pipeline, items: Items, read: np.ndarray) -> Found:
     """Of images whose aspect ratio lies 10 % outside those of the calibration images, and a note on each by position.
 
     They are judged all the same, stretched to the size that the model sees. Not looked for where parts are cropped by
@@ -77,33 +85,66 @@ def aspect_remark(pipeline: Pipeline, items: Items, read: np.ndarray) -> tuple[d
     Args:
         read: (N,) which items could be read.
     """
-    statistics = [pipeline.statistics, *(group.statistics for group in pipeline.added)]
-    known = [one.aspects for one in statistics if one is not None and one.aspects is not None]
-    posed = getattr(pipeline.representation, "pose", None) is not None
-    if not known or posed or not isinstance(items, ImageSet) or _fetched(items):
+    known = None if getattr(pipeline.representation, "pose", None) is not None else _known(pipeline, items, ASPECT)
+    if known is None:
         return None, {}
-    low, high = min(one[0] for one in known), max(one[1] for one in known)
     at = np.flatnonzero(read)
-    height, width = items[at].shapes()[:, :2].astype(float).T
-    aspect = width / height
+    height, width = items[at].shapes()[:, :2].astype(float).T  # type: ignore[union-attr]
+    aspect, (low, high) = width / height, known
     other = (aspect < low / CLEAR) | (aspect > high * CLEAR)
     at, aspect = at[other], aspect[other]
     if not len(at):
         return None, {}
     expected = f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g} to {high:.3g}"
-    ids = items.ids[at].tolist()
-    notes = {
-        i: f"aspect ratio {ratio:.3g}, expected {expected}"
-        for i, ratio in zip(at.tolist(), aspect.tolist(), strict=True)
-    }
+    notes = {int(i): f"aspect ratio {ratio:.3g}, expected {expected}" for i, ratio in zip(at, aspect, strict=True)}
     found = " to ".join(dict.fromkeys(f"{ratio:.3g}" for ratio in (aspect.min(), aspect.max())))
-    have = f"{len(at):,} of {counted(len(items), 'image')} {'has' if len(at) == 1 else 'have'}"
     sentence = (
-        f"{have} another aspect ratio (width / height) than the normal images, {found} instead of {expected}, and may "
-        f"be flagged for it alone: {listing(ids, most=NAMED)}. Crop or pad to the shape of the normal images, or fit "
-        "to images of their shape"
+        f"{_share(at, items)} another aspect ratio (width / height) than the normal images, {found} instead of "
+        f"{expected}, and may be flagged for it alone: {_named(at, items)}. Crop or pad to the shape of the normal "
+        "images, or fit to images of their shape"
     )
-    return {"sentence": sentence, "images": len(at), "ids": ids, "low": low, "high": high}, notes
+    return {"sentence": sentence, "images": len(at), "ids": items.ids[at].tolist(), "low": low, "high": high}, notes
+
+
+def small_remark(pipeline: Pipeline, items: Items, read: np.ndarray) -> Found:
+    """Of images less than half as large as the smallest calibration image, likewise: they lack what is fine.
+
+    Keys: sentence; images; ids; low, the side in pixels of a square as large as the smallest calibration image.
+    """
+    known = _known(pipeline, items, SIZE)
+    if known is None:
+        return None, {}
+    at = np.flatnonzero(read)
+    side = np.sqrt(items[at].shapes()[:, :2].astype(float).prod(axis=1))  # type: ignore[union-attr]
+    less = side < known[0] / SMALLER
+    at, side = at[less], side[less]
+    if not len(at):
+        return None, {}
+    notes = {int(i): f"{one:.0f} px a side, expected {known[0]:.0f} or more" for i, one in zip(at, side, strict=True)}
+    sentence = (
+        f"{_share(at, items)} far fewer pixels than the normal images, {side.min():.0f} a side instead of "
+        f"{known[0]:.0f} or more, and may be flagged for the detail that is missing: {_named(at, items)}. Give images "
+        "of their size, or fit to small ones"
+    )
+    return {"sentence": sentence, "images": len(at), "ids": items.ids[at].tolist(), "low": known[0]}, notes
+
+
+def _known(pipeline: Pipeline, items: Items, name: str) -> tuple[float, float] | None:
+    """The range of a statistic over calibration images; None where there is none, or items are not to be looked at."""
+    if not isinstance(items, ImageSet) or _fetched(items):
+        return None
+    statistics = [pipeline.statistics, *(group.statistics for group in pipeline.added)]
+    found = [one.range_of(name) for one in statistics if one is not None]
+    known = [one for one in found if one is not None]
+    return (min(one[0] for one in known), max(one[1] for one in known)) if known else None
+
+
+def _share(at: np.ndarray, items: Items) -> str:
+    return f"{len(at):,} of {counted(len(items), 'image')} {'has' if len(at) == 1 else 'have'}"
+
+
+def _named(at: np.ndarray, items: Items) -> str:
+    return listing(items.ids[at].tolist(), most=NAMED)
 
 
 def fitted_remark(pipeline: Pipeline, items: Items) -> tuple[dict[str, Any] | None, np.ndarray | None]:

@@ -71,7 +71,7 @@ def judge(inputs: ReportInputs) -> Verdict:
     if wrong := int(inputs.wrong.sum()):
         are = "is" if wrong == 1 else "are"
         verdict.say("note", f"{wrong:,} of the flagged images {are} wrong for what they are said to be.")
-    for remark in filter(None, map(inputs.table.attrs.get, ("batch", "aspect"))):  # "fitted" is said above
+    for remark in filter(None, map(inputs.table.attrs.get, ("batch", "aspect", "small"))):  # "fitted" is said above
         verdict.statements[:] = [("note" if tone == "good" else tone, said) for tone, said in verdict.statements]
         verdict.say("warn", f"{remark['sentence']}.")
     if unread := int((~inputs.scored).sum()):
