@@ -115,7 +115,7 @@ def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: p
     said = capsys.readouterr().err
     assert "all 2 classes count as normal (x, y)" in said
     assert "condition 'class' is missing for 10 of 60 images" in said
-    assert "--condition none no column" in said
+    assert "--condition NAMES (none: no column)" in said
 
 
 @pytest.mark.slow

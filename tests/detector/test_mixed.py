@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from knowngood import Detector
+from knowngood.config.words import as_command
 from knowngood.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -31,7 +32,9 @@ def test_grey_in_three_channels_beside_grey_is_grey():
 @pytest.mark.parametrize("option", ["grey", "colour"])
 def test_grey_beside_colour_asks_for_an_option_that_works(tmp_path, option):
     mixed = [*GREY[:12], *COLOUR]
-    with pytest.raises(DataError, match=rf"12 grey and 12 colour images.*\"{option}\": True.*--{option}"):
+    with pytest.raises(DataError, match=rf"12 grey and 12 colour images.*\"{option}\": True"):
+        fitted(mixed)
+    with as_command(), pytest.raises(DataError, match=rf"12 grey and 12 colour images.*--{option}\b"):
         fitted(mixed)
     detector = fitted(mixed, **{option: True})
     detector.save(tmp_path / "model")

@@ -222,7 +222,9 @@ class DriftMonitor:
             "groups": {name: group.to_record() for name, group in self.groups.items()},
             "references": {name: ranks.to_record() for name, ranks in self.references.items()},
             "seen": base64.b64encode(b"".join(sorted(self._seen))).decode(),
-            "scores": base64.b64encode(np.array([self._seen[one] for one in sorted(self._seen)], "<f4")).decode(),
+            "scores": base64.b64encode(
+                np.array([self._seen[one] for one in sorted(self._seen)], "<f4").tobytes()
+            ).decode(),
         }
 
     @classmethod
