@@ -48,8 +48,8 @@ def _knowngood(
 
 def _as_declared(token: str) -> str:
     """An option as one is declared: hyphens for underscores, and --output is --out in every command."""
-    token = token.replace("_", "-")
-    return "out" if token == "output" else token
+    option = token.replace("_", "-")
+    return {"output": "out"}.get(option, option)
 
 
 def build_app() -> typer.Typer:

@@ -202,7 +202,7 @@ def prepared_sentence(representation: Any, images: int) -> str:
             f"{images * seen:,.0f} s for {images:,} normal images (data={{'tile': 'none'}}, --tile none: one view)"
         )
     if representation.pose is None:
-        return f"; images of {size} px"
+        return f"; resized to {size} px for the backbone"
     return f"; parts lie in several positions or directions: each is found, turned and cropped to {size} px"
 
 

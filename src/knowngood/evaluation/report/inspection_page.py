@@ -169,7 +169,7 @@ def render_inspection(
         lead += f" {wrong:,} of them {'is' if wrong == 1 else 'are'} wrong for what they are said to be."
     lead += f" {explained}" if explained else ""
     for remark in filter(None, map(table.attrs.get, ("batch", "aspect", "small", "fitted"))):
-        lead += f" {remark['sentence']}."
+        lead += f" Warning: {remark['sentence']}."
     about = {
         "title": title,
         "cards": cards,
