@@ -32,7 +32,7 @@ def fitted() -> Detector:
     return Detector(**RESIZED).fit(pictures([(20, 20), (20, 22)] * 30, 0))
 
 
-def told(detector: Detector, images: ImageSet) -> tuple[list[str], Any]:
+def warned(detector: Detector, images: ImageSet) -> tuple[list[str], Any]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         table = detector.detect(images)
@@ -46,7 +46,7 @@ def test_images_of_another_aspect_ratio_are_judged_and_named(
     images = pictures([(20, 20), size, (20, 22), *[size] * 4], 1)
     again = Detector.load(fitted.save(tmp_path / "model"))
     for detector in (fitted, again):
-        said, table = told(detector, images)
+        said, table = warned(detector, images)
         found = table.attrs["aspect"]
         assert found["sentence"] in said
         assert found["sentence"].startswith("5 of 7 images have another aspect ratio")
@@ -58,14 +58,14 @@ def test_images_of_another_aspect_ratio_are_judged_and_named(
 
 
 def test_of_images_of_nearly_the_same_aspect_ratio_nothing_is_said(fitted: Detector) -> None:
-    said, table = told(fitted, pictures([(20, 23), (40, 40), (21, 20)], 1))
+    said, table = warned(fitted, pictures([(20, 23), (40, 40), (21, 20)], 1))
     assert not said
     assert "note" not in table
     assert not table.attrs
 
 
 def test_images_that_are_far_smaller_are_judged_and_named(fitted: Detector) -> None:
-    said, table = told(fitted, pictures([(20, 20), (9, 9), (11, 11), (6, 14)], 1))
+    said, table = warned(fitted, pictures([(20, 20), (9, 9), (11, 11), (6, 14)], 1))
     assert table.attrs["small"]["ids"] == ["1-1", "1-3"]
     assert table.attrs["small"]["sentence"] in said
     assert "2 of 4 images have far fewer pixels than the normal images, 9 a side instead of 20 or more" in said[-1]
@@ -77,18 +77,18 @@ def test_images_that_are_far_smaller_are_judged_and_named(fitted: Detector) -> N
 def test_a_calibration_on_images_of_another_aspect_ratio_makes_it_expected() -> None:
     detector = Detector(**RESIZED).fit(pictures([(20, 20)] * 60, 0))
     detector.calibrate(pictures([(20, 40)] * 30, 2))
-    assert "aspect" not in told(detector, pictures([(20, 40)] * 3, 3))[1].attrs
+    assert "aspect" not in warned(detector, pictures([(20, 40)] * 3, 3))[1].attrs
 
 
 def test_images_that_were_trained_on_are_said_to_be(fitted: Detector) -> None:
     images = pictures([(20, 20), (20, 22)] * 30, 0)
-    said, table = told(fitted, images)
+    said, table = warned(fitted, images)
     assert table.attrs["fitted"]["items"] == 60
     assert table.attrs["fitted"]["fitted"] >= 48
     assert any("of 60 images were trained on" in sentence for sentence in said)
     with pytest.warns(BatchWarning, match="were trained on"):
         fitted.predict(images)
-    assert not any("trained on" in sentence for sentence in told(fitted, pictures([(20, 20)] * 60, 5))[0])
+    assert not any("trained on" in sentence for sentence in warned(fitted, pictures([(20, 20)] * 60, 5))[0])
 
 
 def test_who_asks_to_predict_what_is_fitted_to_is_not_told_so() -> None:
@@ -106,7 +106,7 @@ def joined(*sets: ImageSet, labels: np.ndarray | None = None) -> ImageSet:
 def test_images_that_were_trained_on_do_not_count_for_a_change_of_the_batch(fitted: Detector) -> None:
     old, new = pictures([(20, 20), (20, 22)] * 30, 0), pictures([(20, 20)] * 40, 8)
     darker = ImageSet(ListPixels([new.read(i) // 2 for i in range(40)]), new.ids, new.labels, {})
-    said, table = told(fitted, joined(old, darker))
+    said, table = warned(fitted, joined(old, darker))
     assert len(said) == 2
     assert table.attrs["batch"]["items"] == 100 - table.attrs["fitted"]["fitted"]
 
@@ -114,7 +114,7 @@ def test_images_that_were_trained_on_do_not_count_for_a_change_of_the_batch(fitt
 def test_labelled_anomalies_do_not_hide_that_the_normal_ones_were_trained_on(fitted: Detector) -> None:
     normals, others = pictures([(20, 20), (20, 22)] * 30, 0), pictures([(20, 20)] * 90, 7)
     every = joined(normals, others, labels=np.repeat([0.0, 1.0], [60, 90]))
-    assert any("of 60 images labelled normal were trained on" in sentence for sentence in told(fitted, every)[0])
+    assert any("of 60 images labelled normal were trained on" in sentence for sentence in warned(fitted, every)[0])
 
 
 def test_the_command_line_says_both_and_notes_them_in_the_table(

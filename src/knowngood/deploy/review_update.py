@@ -143,7 +143,7 @@ def _calibrating(pipeline: Pipeline, sample: ImageSet, refits: bool) -> ImageSet
     raise NotEnoughNormals(
         f"no images may calibrate: {why}, and images that people chose to review are no sample of normal ones. Give "
         f"normal images that nobody chose by their score ({given}), or review a random sample: "
-        f" {counted(len(sample), 'good image')} of it reviewed, alpha = {pipeline.settings.alpha:g} needs "
+        f"{counted(len(sample), 'good image')} of it reviewed, alpha = {pipeline.settings.alpha:g} needs "
         f"{needed}",
         missing=needed - len(sample),
     )

@@ -99,8 +99,10 @@ def _cause(items: Items, flagged: int, n: int, labelled: bool, changes: list[Cha
     """Why, as far as the images show it: what lies outside the range of the calibration images, and the model sees."""
     outside = [change for change in changes if change.outside]
     if outside:
-        first = {CAUSES[change.name]: change for change in reversed(outside)}  # of each cause the clearest
-        named = [(cause, change) for cause, change in first.items() if change in outside[:NAMED]][::-1][:MOST_CAUSES]
+        clearest: dict[str, Change] = {}  # by cause
+        for change in outside[:NAMED]:
+            clearest.setdefault(CAUSES[change.name], change)
+        named = list(clearest.items())[:MOST_CAUSES]
         changed = f"the images changed: {', '.join(f'{change} ({cause})' for cause, change in named)}"
     elif isinstance(items, ImageSet):
         changed = "the images changed in what brightness, contrast, sharpness, colours and size do not show"
