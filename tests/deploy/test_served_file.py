@@ -106,6 +106,15 @@ def test_the_answers_are_those_of_the_folder(folder: FolderModel, file: FileMode
     )
 
 
+def test_an_image_of_another_shape_has_a_note(folder: FolderModel, file: FileModel, stores: list[JudgedStore]) -> None:
+    wide = [("images", ("wide.png", png(pictures(1, 3)[0, 8:24]))), *shots()[:1]]
+    for client in both(folder, file, stores):
+        rows = client.post("/v1/score", files=wide, data={"conditions": '{"camera": "A"}'}).json()["rows"]
+        assert [row["note"] for row in rows] == ["aspect ratio 2, expected 1", None]
+        assert [row["error"] for row in rows] == [None, None]
+        assert client.get("/page/judged/1").json()["row"]["note"] == rows[0]["note"]
+
+
 def _levels(text: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(text))), float)
 

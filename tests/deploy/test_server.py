@@ -98,6 +98,7 @@ def test_the_rows_are_those_of_the_command_line(client: TestClient, place: Path,
     answer = score(client, given, alpha=0.3)
     assert answer.status_code == 200
     found = pd.DataFrame(answer.json()["rows"])
+    assert found.pop("note").isna().all()  # which the command line leaves out where there is none
     assert list(found.columns) == list(expected.columns)
     for name in ("anomaly_score", "p_value"):
         np.testing.assert_array_equal(found[name].astype(float), expected[name])

@@ -17,7 +17,7 @@ from knowngood import cli
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.readers.limits import Limits
 from knowngood.data.stores.address import Address
-from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
+from knowngood.errors import ArtifactError, BatchWarning, DataError, NotEnoughNormals, SettingsError
 from knowngood.runtime import ExportedDetector
 from knowngood.runtime.__main__ import main
 from knowngood.runtime.fitting import fitting
@@ -171,6 +171,30 @@ def test_a_file_that_is_not_there_is_named_with_the_one_that_is_like_it(
     ):
         assert main([str(word) for word in words]) == 3
         assert said in capsys.readouterr().err
+
+
+def test_images_of_another_shape_are_judged_and_named(folder: Path, tmp_path: Path, capsys) -> None:
+    model = written(tmp_path / "shapes.onnx", shapes={"aspect": [1.0, 1.2], "side": 40.0})
+    Image.new("L", (60, 60), 20).save(folder / "square.png")
+    with pytest.warns(BatchWarning, match="have another aspect ratio") as said:
+        rows = {row["id"]: row for row in ExportedDetector(model).detect(folder)}
+    assert rows["square.png"]["note"] is None
+    assert rows["empty.png"]["note"] is None
+    assert rows["dark.png"]["note"] == "aspect ratio 1.4, expected 1 to 1.2; 6 px a side, expected 40 or more"
+    assert rows["dark.png"]["p_value"] == pytest.approx(1 - 20 / 255)
+    assert [str(one.message)[:44] for one in said] == [
+        "2 of 3 images have another aspect ratio (wid",
+        "2 of 3 images have far fewer pixels than the",
+    ]
+    assert main([str(model), str(folder)]) == 0
+    assert "\nwarning: 2 of 3 images have far fewer pixels" in "\n" + capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        cli.main(["score", str(model), str(folder), "--output", str(tmp_path / "rows.csv")])
+    assert left.value.code == 0
+    assert "warning: 2 of 3 images have another aspect ratio" in capsys.readouterr().err
+    notes = pd.read_csv(tmp_path / "rows.csv").set_index("id")["note"]
+    assert notes["dark.png"] == rows["dark.png"]["note"]
+    assert np.isnan(notes["square.png"])
 
 
 def test_the_command_prints_json(exported: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from knowngood.cli.map_files import WRITERS
 from knowngood.cli.outputs import anomalous_of, keep_apart, note_unread, tell_written, write_tables, writing
 from knowngood.config import DataOptions
 from knowngood.data.progress import track
+from knowngood.data.values import in_one
 from knowngood.detector.versions import MARK
 from knowngood.errors import DataError, SettingsError
 
@@ -70,6 +71,7 @@ def score_exported(
             if writer is not None and one.map is not None:
                 writer.add(one.row["id"], partial(images.read, i), one.map, detector.map_scale(one.map))
             found.append(one._replace(map=None))
+        remarks = detector.add_notes(found)
         rejected = [{"id": one.path_or_id, "is_anomalous": None, "error": one.reason} for one in images.unusable]
         table = pd.DataFrame([*(one.row for one in found), *rejected])
         read = table["p_value"].notna()
@@ -77,9 +79,10 @@ def score_exported(
         if not read.any():
             raise DataError(f"no item can be scored (of {len(table):,}); the first, {': '.join(reasons[0])}")
         remark = batch_remark(found, images.labels, detector.facts, rate)
-        if remark is not None:
+        remarks = [*filter(None, [remark]), *remarks]
+        for remark in remarks:
             note(f"warning: {remark}")
-        about = {MARK: detector.facts["fingerprint"]} | ({} if remark is None else {"batch_warning": remark})
+        about = {MARK: detector.facts["fingerprint"]} | ({"batch_warning": in_one(remarks)} if remarks else {})
         write_tables([table], output, about)
         tell = note if output is None else say
         flagged = int(table["is_anomalous"].fillna(False).sum())

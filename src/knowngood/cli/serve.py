@@ -88,13 +88,13 @@ def serve(
 
     import uvicorn
 
-    from knowngood.deploy.logs import event, write_logs
+    from knowngood.deploy.logs import event, written_logs
     from knowngood.deploy.served_models import load_models
     from knowngood.deploy.server import ServerOptions, create_app
 
     with ExitStack() as stack:
         stack.enter_context(listener)
-        write_logs(sys.stderr)
+        stack.enter_context(written_logs(sys.stderr))
         bounds.over()  # refuses what is no bound
         served = load_models(models, device or "cpu", bounds)
         folder = None if no_keep else keep or beside(next(iter(served.values())).path)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -85,33 +85,35 @@ def watch(
     check_state(state)
     from knowngood.data.interruption import deferred
     from knowngood.deploy.judgement import Asked
-    from knowngood.deploy.logs import write_logs
+    from knowngood.deploy.logs import written_logs
     from knowngood.deploy.watch import Watch, check_asked
 
-    write_logs(sys.stderr)
-    bounds.over()  # refuses what is no bound
-    models = load_models([str(model)], device or "cpu", bounds)
-    asked = Asked(alpha, unknown)  # type: ignore[arg-type]
-    check_asked(models.named(None), values, asked)  # before anything is delivered
-    with opened(to, state) as delivery, kept(keep, keep_most) as store:
+    with ExitStack() as stack:
+        stack.enter_context(written_logs(sys.stderr))
+        bounds.over()  # refuses what is no bound
+        models = load_models([str(model)], device or "cpu", bounds)
+        asked = Asked(alpha, unknown)  # type: ignore[arg-type]
+        check_asked(models.named(None), values, asked)  # before anything is delivered
+        delivery, store = stack.enter_context(opened(to, state)), stack.enter_context(kept(keep, keep_most))
         watched = Watch(folder, models, delivery, asked=asked, conditions=values, store=store)
         note(f"watching {folder}")
-        with suppress(Interrupted), deferred() as asked_to_end:
-            judged = 0
-            while not asked_to_end():
-                for one in watched.step():
-                    say(_line(one.row, one.seconds))
-                    sys.stdout.flush()
-                    judged += 1
-                if once and not watched.waits:
-                    if not judged:
-                        note(f"nothing new in {folder}")
-                    break
-                time.sleep(interval)
+        stack.enter_context(suppress(Interrupted))
+        asked_to_end, judged = stack.enter_context(deferred()), 0
+        while not asked_to_end():
+            for one in watched.step():
+                say(_line(one.row, one.seconds))
+                sys.stdout.flush()
+                judged += 1
+            if once and not watched.waits:
+                if not judged:
+                    note(f"nothing new in {folder}")
+                break
+            time.sleep(interval)
 
 
 def _line(row: dict[str, object], seconds: float) -> str:
     if row["error"] is not None:
         return f"{row['id']}  not scored: {row['error']}  {seconds:.2f} s"
     verdict = row.get("verdict") or ("anomalous" if row["is_anomalous"] else "normal")
-    return f"{row['id']}  {verdict}  p {row['p_value']:.4g}  score {row['anomaly_score']:.6g}  {seconds:.2f} s"
+    note = f"  {row['note']}" if row["note"] else ""
+    return f"{row['id']}  {verdict}  p {row['p_value']:.4g}  score {row['anomaly_score']:.6g}  {seconds:.2f} s{note}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,11 @@ def listing(values: Sequence[str], *, quote: bool = False, most: int = 12) -> st
     """Up to `most` values in a sentence, and how many more there are."""
     shown = ", ".join(f"'{value}'" if quote else value for value in values[:most])
     return f"{shown} … and {len(values) - most:,} more" if len(values) > most else shown
+
+
+def in_one(sentences: Iterable[str]) -> str:
+    """Sentences, of which the last full stop may lack, as one text."""
+    return " ".join(one.rstrip(".") + "." for one in sentences)
 
 
 def rows_text(mask: NDArray[np.bool_]) -> str:

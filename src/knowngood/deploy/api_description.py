@@ -14,6 +14,7 @@ _ROW = {
     "p_value": 0.0099,
     "is_anomalous": True,
     "condition": "camera=B",
+    "note": None,
     "error": None,
 }
 _ANSWER = {"request_id": "4f0c", "model": "parts", "version": 3, "scored_by": "8d0c5d3a9b1e2f47", "alpha": 0.05}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -30,12 +32,20 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def write_logs(stream: TextIO) -> None:
-    """From now on the logs of the service, and the warnings and errors of its web server, go to this stream."""
+@contextmanager
+def written_logs(stream: TextIO) -> Iterator[None]:
+    """Inside, the logs of the service, and the warnings and errors of its web server, go to this stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     levels = {LOGGER.name: logging.INFO, "uvicorn": logging.WARNING, "python_multipart": logging.ERROR}
-    for name, level in levels.items():
-        logger = logging.getLogger(name)
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    for logger, level in loggers.items():
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, handlers, propagate, was in before:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(was)

@@ -20,6 +20,7 @@ from knowngood.detector.decide import calibrated
 from knowngood.detector.estimator import Detector
 from knowngood.detector.model_folder import CARD, pack
 from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.remarks import shape_range
 from knowngood.detector.versions import CONFIG
 from knowngood.representations.alignment.pose import Pose
 from knowngood.runtime.calibration import calibration_facts
@@ -73,6 +74,7 @@ def metadata(
     if pixels is not None:
         names = ("size", "channels", "grey", "colour", "resize", "dtype", "by_type", "low", "high", "rule", "about")
         facts["image"] = {name: getattr(pixels, name) for name in names}
+        facts["shapes"] = shape_range(pipeline)._asdict()
         nothing = {"ignored": None, "polygons": None, "regions": None}
         facts["image"] |= nothing if areas is None else areas.facts(pipeline.model)  # type: ignore[arg-type]
     else:

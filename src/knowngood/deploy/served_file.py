@@ -90,6 +90,7 @@ class FileModel(ServedModel):
         rows = []
         for one in self.detector.stream(images, alpha=asked.alpha, unknown=asked.unknown, maps=mapped):
             row = {name: plain(value) for name, value in one.row.items()}
+            row["note"] = self.detector.note_on(one)
             row["error"] = row.pop("error", None)  # last, and in every row
             if asked.maps:
                 row["map"] = None if one.map is None else map_record(one.map)

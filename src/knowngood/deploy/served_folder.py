@@ -22,6 +22,7 @@ from knowngood.detector.explain import explain as explanations
 from knowngood.detector.explain.reference import group_of, groups_of, scaled_images
 from knowngood.detector.latents import code
 from knowngood.detector.pipeline import Pipeline
+from knowngood.detector.remarks import shape_notes
 from knowngood.detector.results import Detected, flagged
 from knowngood.detector.versions import fingerprint, in_use
 from knowngood.errors import ArtifactError, DataError, SettingsError
@@ -82,7 +83,7 @@ class FolderModel(ServedModel):
         options["regions"] = located and pipeline.map_calibration is not None
         try:
             for batch in self.detector.stream(images, **options):
-                rows += _records(batch)
+                rows += self._records(batch)
                 if asked.maps:
                     found = [None if values is None else map_record(values) for values in batch.maps]
                     for row, one in zip(rows[-len(found) :], found, strict=True):
@@ -133,6 +134,12 @@ class FolderModel(ServedModel):
     def loaded_again(self) -> FolderModel:
         return FolderModel.load(self.path, self.name, self.device)
 
+    def _records(self, batch: Detected) -> list[Row]:
+        columns = {str(name): batch.table[name].tolist() for name in batch.table if name != "label"}
+        columns["note"] = shape_notes(self.detector.pipeline_, batch.items, batch.decisions)
+        columns["error"] = columns.pop("error", [None] * len(batch.table))  # last, and in every row
+        return [dict(zip(columns, map(plain, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]
+
     def _explain(self, batch: Detected, asked: Asked, rows: list[Row]) -> None:
         """Add to the rows of this batch, the last ones, why they have their scores."""
         level = self.alpha if asked.alpha is None else asked.alpha
@@ -172,10 +179,3 @@ def _about(pipeline: Pipeline) -> dict[str, Any]:
         "maps": bool(pipeline.score.has_map),
         "runs_on": "torch",
     }
-
-
-def _records(batch: Detected) -> list[Row]:
-    columns = {str(name): batch.table[name].tolist() for name in batch.table if name != "label"}
-    errors = columns.pop("error", [None] * len(batch.table))
-    columns["error"] = errors  # last, and in every row
-    return [dict(zip(columns, map(plain, cells), strict=True)) for cells in zip(*columns.values(), strict=True)]

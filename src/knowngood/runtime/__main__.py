@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 
 from knowngood.data.column_values import as_values
 from knowngood.errors import KnowngoodError
@@ -25,7 +26,9 @@ def main(words: list[str] | None = None) -> int:
     source = given.images[0] if len(given.images) == 1 else given.images
     try:
         asked = {"alpha": given.alpha, "abstain": given.abstain, "unknown": given.unknown}
-        rows = ExportedDetector(given.model).detect(source, conditions=as_values(given.values), **asked)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+            rows = ExportedDetector(given.model).detect(source, conditions=as_values(given.values), **asked)
     except KnowngoodError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -19,7 +19,8 @@ from knowngood.data.findings import Unreadable, printable
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pixel_source import ArrayPixels, FilePixels
 from knowngood.data.readers.limits import Limits
-from knowngood.errors import ArtifactError, DataError, NotEnoughNormals, SettingsError
+from knowngood.data.shape_range import ShapeRange
+from knowngood.errors import ArtifactError, BatchWarning, DataError, NotEnoughNormals, SettingsError
 from knowngood.files import did_you_mean
 from knowngood.runtime.fitting import Seen, fitting, part_of
 from knowngood.runtime.marginal import RAW, decided
@@ -37,12 +38,13 @@ ROWS = 16  # of one item, given to the graph together
 
 class Found(NamedTuple):
     """What is found of an item: the columns of `detect`, the map (H, W) if asked for, its Mondrian group (−1: none),
-    and whether all its conditions were known."""
+    whether all its conditions were known, and its shape (h, w), None of a row of a table and of what cannot be read."""
 
     row: dict[str, Any]
     map: np.ndarray | None
     stratum: int
     known: bool
+    shape: tuple[int, int] | None = None
 
 
 class ExportedDetector:
@@ -125,9 +127,12 @@ class ExportedDetector:
             NotEnoughNormals: `alpha` is given and the calibration items are too few for it.
         """
         level, items = self._level(alpha), self._opened(X, conditions, unknown)
-        rows = [one.row for one in self._found(items, level, abstain, maps=False)]
+        found = list(self._found(items, level, abstain, maps=False))
+        rows = [one.row for one in found]
         if rows and all("error" in row for row in rows):
             raise DataError(f"no item can be scored (of {len(rows):,}); the first, {rows[0]['id']}: {rows[0]['error']}")
+        for sentence in self.add_notes(found):
+            warnings.warn(sentence, BatchWarning, stacklevel=2)
         empty = dict.fromkeys(self._columns, np.nan) | {"is_anomalous": None, "condition": None}
         return rows + [{"id": one.path_or_id, **empty, "error": one.reason} for one in items.rejected]
 
@@ -173,6 +178,21 @@ class ExportedDetector:
         facts = self.facts.get("map_scale")
         return own_scale(values) if facts is None else MapScale(**facts)
 
+    def note_on(self, one: Found) -> str | None:
+        """What is unusual of the shape of an image; None if nothing is."""
+        return None if one.shape is None else self._shapes.notes(np.array([one.shape]))[0]
+
+    def add_notes(self, found: Sequence[Found]) -> list[str]:
+        """Add `note` to the row of each, if any image is of an unusual shape; sentences on these images."""
+        notes = [self.note_on(one) for one in found]
+        if not any(notes):
+            return []
+        for one, note in zip(found, notes, strict=True):
+            one.row["note"] = note
+        images = [one for one in found if one.shape is not None]
+        shapes, ids = np.array([one.shape for one in images]), np.array([one.row["id"] for one in images])
+        return [said["sentence"] for said in self._shapes.facts(shapes, ids).values()]
+
     def seen(self, image: np.ndarray, c: np.ndarray | None = None) -> Seen:
         """An image (H, W, C) as the graph takes it, under encoded conditions (M, width).
 
@@ -188,6 +208,7 @@ class ExportedDetector:
         self.session, self.facts, self.schema = session, facts, ConditionSchema.of({"columns": columns, **counted})
         self._inputs = {one.name for one in session.get_inputs()}
         self._part = part_of(facts)
+        self._shapes = ShapeRange(**facts.get("shapes", {}))
 
     @property
     def _parts(self) -> list[str]:
@@ -257,7 +278,8 @@ class ExportedDetector:
                 row["verdict"] = str(verdict(p, level, abstain))
             row |= label
             whole = seen.whole(values["map"][best]) if maps and seen is not None else None
-            yield Found(row, whole, int(items.encoded.stratum[at.start + best]), known)
+            shape = None if seen is None else seen.shape
+            yield Found(row, whole, int(items.encoded.stratum[at.start + best]), known, shape)
 
     def _run(self, given: dict[str, np.ndarray], outputs: list[str], alpha: float) -> dict[str, Any]:
         """The outputs (M, …) of M rows."""

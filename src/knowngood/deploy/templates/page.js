@@ -93,6 +93,7 @@ class Shown {
     const verdict = h("section", { class: `card said${flagged ? " flagged" : ""}${unread ? " unread" : ""}` },
       h("h2", {}, upper(item.verdict)),
       h("p", { class: "id" }, item.id),
+      item.row.note ? h("p", {}, `${upper(item.row.note)}.`) : null,
       unread ? h("p", {}, item.row.error) : h("dl", { class: "tiles" }, tiles.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, h("b", {}, value))))),
       h("p", { class: "small" }, [condition, item.alpha && `false-alarm rate ${number(item.alpha)}`, item.time && local(item.time), SOURCES[item.source],
         model && model.scored_by !== item.scored_by ? "judged by another version of the model" : `model ${item.model}`].filter(Boolean).join(" · ")));
