@@ -72,7 +72,8 @@ def remarks_on(pipeline: Pipeline, items: Items, decisions: Decisions, alpha: fl
 
 def shape_notes(pipeline: Pipeline, items: Items, decisions: Decisions) -> list[str | None]:
     """What is unusual of the shape of each item, see `ShapeRange.notes`; None if nothing is."""
-    (at, shapes), notes = _shapes(items, decisions), [None] * len(items)
+    at, shapes = _shapes(items, decisions)
+    notes: list[str | None] = [None] * len(items)
     for i, note in zip(at, shape_range(pipeline).notes(shapes), strict=True):
         notes[i] = note
     return notes
