@@ -104,3 +104,17 @@ def test_a_fifth_of_the_images_that_are_alike_is_a_kind_and_no_copy() -> None:
     [kind] = [f for f in found if f.kind == "several-kinds"]
     assert "21 of 60 images are alike" in kind.reason
     assert "class folder" in kind.reason
+
+
+@pytest.mark.slow
+def test_a_kind_that_a_condition_distinguishes_is_not_named_but_copies_within_it_are() -> None:
+    (*images, mean), lot = textures(101), np.random.default_rng(0).integers(0, 5, 100)
+    images = np.stack(images)
+    images[70:] = (0.95 * mean + 0.05 * images[70:]).astype(np.uint8)  # alike, each with something of its own
+    images[90] = images[80] - 5  # darker
+    product = np.repeat(["plate", "valve"], [70, 30])
+    unknown = audit(ImageSet.from_arrays(images, conditions={"lot": lot})).findings
+    assert [f.kind for f in unknown] == ["several-kinds"]
+    [found] = audit(ImageSet.from_arrays(images, conditions={"lot": lot, "product": product})).findings
+    assert (found.kind, found.path_or_id) == ("near-duplicate", "80")
+    assert "looks like 90" in found.reason

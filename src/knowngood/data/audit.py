@@ -193,7 +193,11 @@ def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None
     What is alike is relative to how all images differ: many alike ones are likely a kind among others.
     """
     first = {look.digest: i for i, look in reversed(list(enumerate(looks))) if look.signature is not None}
-    at = sorted(first.values())
+    return _alike(images, looks, group, sorted(first.values()))
+
+
+def _alike(images: ImageSet, looks: Sequence[_Look], group: str | None, at: list[int]) -> list[Finding]:
+    """The same of the images at these positions, which have a signature."""
     if not at:
         return []
     same = near_copies(np.stack([looks[i].signature for i in at]))  # type: ignore[arg-type]
@@ -205,6 +209,9 @@ def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None
     for alike in members.values():
         known = named is not None and len(set(map(str, named[alike]))) == 1 and text_of(named[alike[0]]) is not None
         if len(alike) >= KIND and len(alike) >= KIND_SHARE * len(at) and not known:
+            if _distinguished(images, alike, at):
+                findings += _alike(images, looks, group, alike)
+                continue
             reason = (
                 f"{len(alike)} of {len(at)} images are alike beside how the others differ, this one and "
                 f"{images.ids[alike[1]]} among them: likely one of several products or cameras, which a class folder "
@@ -220,6 +227,12 @@ def _near_duplicates(images: ImageSet, looks: Sequence[_Look], group: str | None
             )
             findings.append(Finding(str(images.ids[alike[0]]), "near-duplicate", reason, "warning"))
     return findings
+
+
+def _distinguished(images: ImageSet, alike: list[int], at: list[int]) -> bool:
+    """Whether a condition has one value for all those that are alike, and others for the rest."""
+    texts = ([text_of(value) for value in column] for column in images.conditions.values())
+    return any(len({own[i] for i in alike}) == 1 < len({own[i] for i in at}) for own in texts)
 
 
 def _groups_across_splits(images: ImageSet, group: str | None) -> list[Finding]:
