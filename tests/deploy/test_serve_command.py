@@ -102,8 +102,8 @@ def test_wrong_starts_are_refused_before_a_model_is_loaded(tmp_path: Path, capsy
     assert "choose another --port" in capsys.readouterr().err
     assert run("serve", tmp_path, "--host", "a" * 80) == 2
     assert "choose another --port or --host" in capsys.readouterr().err
-    assert run("serve", tmp_path, "--port", "0", "--to", "results.parquet") == 2
-    assert "--to results.parquet: no such sink" in capsys.readouterr().err
+    assert run("serve", tmp_path, "--port", "0", "--to", "results.xlsx") == 2
+    assert "--to results.xlsx: no such sink" in capsys.readouterr().err
     assert run("serve", tmp_path, "--port", "0") == 3
     assert "is no saved model" in capsys.readouterr().err
 

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import hmac
 import json
+import math
 import socket
 import sqlite3
 import threading
@@ -15,8 +16,10 @@ from contextlib import closing
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from knowngood.deploy import delivery as deliveries
@@ -261,7 +264,7 @@ def test_a_file_of_something_else_is_refused_before_anything_is_judged(tmp_path:
     "url",
     [
         *(
-            "results.parquet",
+            "parquet://a",
             "results",
             "csv://a",
             "ftp://host/x",
@@ -269,6 +272,8 @@ def test_a_file_of_something_else_is_refused_before_anything_is_judged(tmp_path:
             "mqtt://host",
             "mqtt://host/a/#",
             "opc.tcp://host/x",
+            "opc-server://host/x",
+            "opc-server://me:secret@host",
         ),
         *("https://", "https://me:secret@host/x"),
     ],
@@ -283,6 +288,60 @@ def test_a_state_that_is_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("no database, and long enough to be read as one" * 20)
     with pytest.raises(ArtifactError, match="another --state"):
         Outbox(tmp_path / "state")
+
+
+# Parquet -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_parquet_has_each_row_once_whatever_was_written_again(tmp_path: Path) -> None:
+    sink = sink_of(str(tmp_path / "results.parquet"))
+    begin = sink.begin()
+    place = sink.write(rows(0, 3), begin)
+    assert sink.write(rows(0, 3), begin) == place  # killed before its place was kept
+    sink.write(rows(0, 5), begin)
+    unread = {"id": "5.png", "anomaly_score": None, "is_anomalous": None, "error": "cut", "key": "k5", "note": None}
+    place = sink.write([unread], place)
+    table = pd.read_parquet(tmp_path / "results.parquet")
+    assert table["key"].tolist() == [f"k{i}" for i in range(6)]
+    assert table["anomaly_score"].tolist()[:5] == [i / 3 for i in range(5)]
+    assert table["is_anomalous"].tolist()[:5] == [True, False, True, False, True]
+    assert table["is_anomalous"].isna().tolist() == [False] * 5 + [True]
+    assert table["error"].isna().tolist() == [True] * 5 + [False]
+    (tmp_path / "results.parquet" / "part-000000.parquet").unlink()  # moved away: begun again
+    sink.write(rows(6, 7), place)
+    assert pd.read_parquet(tmp_path / "results.parquet")["key"].tolist() == ["k6"]
+
+
+def test_parts_are_read_as_one_table_and_another_state_begins_a_new_part(tmp_path: Path) -> None:
+    folder = tmp_path / "results.parquet"
+    sink = sink_of(str(folder))
+    place = sink.begin()
+    nothing = {"error": None, "anomaly_score": None, "is_anomalous": None}
+    for first in range(0, 10_000, 1000):  # nothing could be read: columns are of their types all the same
+        place = sink.write([one | nothing for one in rows(first, first + 1000)], place)
+    sink.write([one | {"error": "cut", "note": "wide"} for one in rows(10_000, 10_001)], place)
+    again = sink_of(str(folder))
+    again.write(rows(10_001, 10_002), again.begin())
+    assert sorted(path.name for path in folder.iterdir()) == [f"part-00000{i}.parquet" for i in range(3)]
+    found = pd.read_parquet(folder)
+    assert found["key"].tolist() == [f"k{i}" for i in range(10_002)]
+    assert found["anomaly_score"].tolist()[-2:] == [10_000 / 3, 10_001 / 3]
+    assert found["error"].dropna().tolist() == ["cut"]
+
+
+def test_a_folder_of_something_else_is_refused_and_a_damaged_part_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"table")
+    (tmp_path / "b.parquet").mkdir()
+    (tmp_path / "b.parquet" / "notes.txt").touch()
+    for name, said in (("a", "is a file"), ("b", "holds other files, such as notes.txt")):
+        with pytest.raises(SettingsError, match=said):
+            sink_of(str(tmp_path / f"{name}.parquet")).begin()
+    sink = sink_of(str(tmp_path / "c.parquet"))
+    place = sink.write(rows(0, 1), sink.begin())
+    part = tmp_path / "c.parquet" / "part-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(Unavailable, match=r"part-000000\.parquet: .*move it away"):
+        sink.write(rows(1, 2), place)
 
 
 # MQTT ----------------------------------------------------------------------------------------------------------------
@@ -404,3 +463,64 @@ def test_the_latest_row_is_in_the_variables_of_an_object() -> None:
     expected = {"id": "1.png", "anomaly_score": 1 / 3, "is_anomalous": False, "error": "", "speed": 7.0, "key": "k1"}
     assert found.pop("time").replace(tzinfo=None) == datetime(2026, 11, 30, 10, 0, 0, 250_000)
     assert found == expected
+
+
+class Told:
+    """A subscription: what it was told last of each variable."""
+
+    def __init__(self) -> None:
+        self.told: SimpleQueue[Any] = SimpleQueue()
+
+    def datachange_notification(self, node: Any, value: Any, data: Any) -> None:
+        self.told.put(value)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_latest_row_is_served_with_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sync = pytest.importorskip("asyncua.sync")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"opc-server://127.0.0.1:{port}"
+    sink, other = sink_of(url), sink_of(url)
+    monkeypatch.setattr(sink, "every", 0.01)
+    delivery = Delivery(Outbox(tmp_path / "state"), [sink])
+    with closing(delivery), pytest.raises(Unavailable, match="does not run"):
+        sink.write(rows(0, 1), {})
+    delivery = Delivery(Outbox(tmp_path / "state"), [sink])
+    with closing(delivery):
+        delivery.start()
+        with pytest.raises(SettingsError, match=rf"--to {url}: .*choose another port"):
+            other.open()
+        with sync.Client(f"opc.tcp://127.0.0.1:{port}") as client:
+            at = client.get_namespace_index("urn:knowngood")
+            place = client.nodes.objects.get_child([f"{at}:Inspection"])
+            variables = {one.read_browse_name().Name: one for one in place.get_variables()}
+            first = {name: variable.read_value() for name, variable in variables.items()}
+            assert (first["result"], first["key"], first["count"], first["is_anomalous"]) == ("", "", 0, False)
+            assert math.isnan(first["anomaly_score"])
+            beats, keys = Told(), Told()
+            for handler, name in ((beats, "heartbeat"), (keys, "key")):
+                client.create_subscription(5, handler).subscribe_data_change(variables[name])
+            assert beats.told.get(timeout=60) < beats.told.get(timeout=60)
+            assert keys.told.get(timeout=60) == ""
+            stamp = {"time": "2026-11-30T10:00:00.250+00:00", "model": "parts", "scored_by": "8d0c", "p_value": 0.25}
+            for row, result in (
+                (rows(0, 1)[0], "anomalous"),
+                (rows(1, 2)[0], "normal"),
+                ({**rows(2, 3)[0], "verdict": "unsure"}, "unsure"),
+                (
+                    {"id": "cut.png", "error": "cut", "anomaly_score": None, "is_anomalous": None, "key": "k3"},
+                    "not read",
+                ),
+            ):
+                delivery.add([row | stamp])
+                assert keys.told.get(timeout=60) == row["key"]
+                found = {name: variable.read_value() for name, variable in variables.items()}
+                assert (found["result"], found["id"], found["model"]) == (result, row["id"], "parts")
+                assert found["is_anomalous"] == bool(row["is_anomalous"])
+                assert found["time"].replace(tzinfo=None) == datetime(2026, 11, 30, 10, 0, 0, 250_000)
+            assert (found["count"], found["error"]) == (4, "cut")
+            assert math.isnan(found["anomaly_score"])
+            with pytest.raises(Exception, match=r"BadUserAccessDenied|BadNotWritable"):
+                variables["result"].write_value("normal")

@@ -321,7 +321,7 @@ def test_a_wrong_sink_is_refused_before_a_model_is_loaded(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Detector, "load", lambda *_, **__: pytest.fail("the model is loaded"))
-    for to in (["x.parquet"], ["a.csv", "--to", "a.csv"]):
+    for to in (["x.xlsx"], ["a.csv", "--to", "a.csv"]):
         with pytest.raises(SystemExit) as left:
             main(["watch", str(place / "model"), str(tmp_path), "--to", *to])
         assert left.value.code == 2

@@ -325,7 +325,7 @@ def test_geometry_that_cannot_be(settings: Any, message: str) -> None:
 def test_another_size_is_refused_unless_resized() -> None:
     with pytest.raises(
         DataError,
-        match=r"an image is 9×8, the model takes 8×8 as it is.*image_size=\(8, 8\) of the representation",
+        match=r"an image is 9×8 \(height × width\), the model takes 8×8.*image_size=\(8, 8\) of the representation",
     ):
         fit(random(2, 8, 8)).prepare(random(9, 8, 1))
 
@@ -420,7 +420,7 @@ def test_damaged_files_are_set_aside_with_their_reason(tmp_path: Path, workers: 
     Image.fromarray(random(5, 5)).save(paths[2])
     prepared, errors = pixels.read(items, np.array([3, 2, 1]), workers)
     assert sorted(errors) == [1, 2]
-    assert "5×5, the model takes 8×8" in errors[2]
+    assert "5×5 (height × width), the model takes 8×8" in errors[2]
     np.testing.assert_array_equal(prepared[0, 0], images[3])
     with pytest.raises(DataError, match=r"^1\.png: .*\(and 1 more of 4 items\)"):
         prepare_all(items, pixels, workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,8 +21,8 @@ To = Annotated[
     list[str] | None,
     typer.Option(
         metavar="SINK",
-        help="deliver the rows to: results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic, "
-        "opc.tcp://host/node; repeatable",
+        help="deliver the rows to: results.csv, results.parquet (a folder), sqlite:///results.db, https://host/path, "
+        "mqtt://host/topic, opc.tcp://host/node, opc-server://host:port; repeatable",
     ),
 ]
 
@@ -61,12 +61,8 @@ def opened(to: list[str] | None, state: Path) -> Iterator[Delivery]:
     from knowngood.deploy.outbox import Outbox
 
     sinks = sinks_of(to)
-    files = [path for one in sinks if (path := getattr(one, "path", None)) is not None]
+    files, folders = ([getattr(one, what, None) for one in sinks] for what in ("path", "folder"))
     check_state(state)
-    with writing(state, *files):
-        delivery = Delivery(Outbox(state), sinks)
+    with writing(state, *files, folders=folders), closing(Delivery(Outbox(state), sinks)) as delivery:
         delivery.start()
-        try:
-            yield delivery
-        finally:
-            delivery.close()
+        yield delivery

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from knowngood.data import ImageSet
     from knowngood.detector.estimator import Detector
 
-OUT = ("--out", "--output", "--outdir")  # options of `train`
+OUT = ("--out", "-o", "--output", "--outdir")  # options of `train`
 
 
 def list_suspicious(

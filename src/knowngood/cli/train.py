@@ -59,7 +59,7 @@ def train(
         typer.Option(min=1, metavar="N", help="train on so many images at most, drawn at random; default all"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "--outdir", metavar="DIR", help="default runs/<prefix><data>-<model>")
+        Path | None, typer.Option("--out", "-o", "--outdir", metavar="DIR", help="default runs/<prefix><data>-<model>")
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="TEXT", help="put before the name of the default output folder")] = "",
     num_generated_image: Annotated[

@@ -5,26 +5,26 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 NEAREST = 5  # names listed, of many
 
-_by_command: ContextVar[bool] = ContextVar("by_command", default=False)
+_commands = 0  # in progress in this process, whose threads speak as they do
 
 
 @contextmanager
 def as_command() -> Iterator[None]:
     """Within, messages name commands and options; elsewhere Python."""
-    token = _by_command.set(True)
+    global _commands
+    _commands += 1
     try:
         yield
     finally:
-        _by_command.reset(token)
+        _commands -= 1
 
 
 def for_caller(python: str, command: str) -> str:
     """A way out in the language of the caller: Python, or the command line."""
-    return command if _by_command.get() else python
+    return command if _commands else python
 
 
 def counted(n: int, noun: str) -> str:

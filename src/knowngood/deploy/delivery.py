@@ -38,7 +38,9 @@ class Delivery:
         ]
 
     def start(self) -> None:
-        """Begin, with what is left from before."""
+        """Begin, with what is left from before. Raises SettingsError: a sink cannot be used."""
+        for sink in self.sinks:
+            sink.open()
         own = {sink.url for sink in self.sinks}
         for name, count in self.outbox.owed().items():
             if name not in own:

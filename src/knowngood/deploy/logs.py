@@ -34,10 +34,11 @@ class JsonLines(logging.Formatter):
 
 @contextmanager
 def written_logs(stream: TextIO) -> Iterator[None]:
-    """Inside, the logs of the service, and the warnings and errors of its web server, go to this stream."""
+    """Inside, the logs of the service, and the warnings and errors of its libraries, go to this stream."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    levels = {LOGGER.name: logging.INFO, "uvicorn": logging.WARNING, "python_multipart": logging.ERROR}
+    levels = {LOGGER.name: logging.INFO, "uvicorn": logging.WARNING}
+    levels |= dict.fromkeys(("python_multipart", "asyncua"), logging.ERROR)
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
     before = [(logger, logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger, level in loggers.items():

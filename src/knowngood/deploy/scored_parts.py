@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 RUN, DONE, ASIDE = "_run.json", "_done.json", "set-aside.parquet"
 _PART = re.compile(r"part-(\d{12})\.parquet")
-TEXTS = ("id", "condition", "verdict", "error")  # columns that hold texts, also where a part has none
+TEXTS = (  # columns that hold texts, also where a part has none
+    *("id", "condition", "verdict", "looks_like", "explanation", "note", "error"),
+    *("time", "model", "scored_by", "key"),
+)
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,12 @@ def check_same(before: Mapping[str, Any], run: Mapping[str, Any], what: str, oth
 
 
 def encoded(table: DataFrame) -> bytes:
-    """A table as parquet; columns of texts are texts also where all are missing, so that all parts have one schema."""
-    table = table.astype({name: "string" for name in TEXTS if name in table})
+    """A table as parquet; columns are texts, numbers or yes and no also where all are missing: all have one schema."""
+    kinds = {name: "string" for name in TEXTS if name in table}
+    if "is_anomalous" in table:
+        kinds["is_anomalous"] = "boolean"
+    kinds |= {name: "float64" for name in table if name not in kinds and table[name].isna().all()}
+    table = table.astype(kinds)
     file = io.BytesIO()
     table.to_parquet(file, index=False)
     return file.getvalue()

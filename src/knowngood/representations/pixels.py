@@ -166,7 +166,7 @@ class Pixels(Fitted):
                 f"the option image_size=({height}, {width}) of the representation", f"--image-size {height}x{width}"
             )
             raise DataError(
-                f"an image is {_by(shape[:2])}, the model takes {_by(self.size)} as it is. "
+                f"an image is {_by(shape[:2])} (height × width), the model takes {_by(self.size)} as it is. "
                 f"Resize it; or fit with {option}, which takes any size."
             )
         if self.about and any(

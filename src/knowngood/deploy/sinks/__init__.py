@@ -38,6 +38,10 @@ class Sink(Protocol):
         """Before the first write ever: where the sink stands. Raises SettingsError, Unavailable."""
         return {}
 
+    def open(self) -> None:
+        """At the start of a run. Raises SettingsError."""
+        return
+
     def write(self, rows: Sequence[Row], place: Place) -> Place:
         """Write rows after this place, for good; gives the next place. Raises Unavailable, Rejected."""
         ...
@@ -48,24 +52,30 @@ class Sink(Protocol):
 
 SINKS = {
     "csv": "csv_file:CsvFile",
+    "parquet": "parquet_folder:ParquetFolder",
     "sqlite": "sqlite_table:SqliteTable",
     "https": "webhook:Webhook",
     "http": "webhook:Webhook",
     "mqtt": "mqtt:Mqtt",
     "mqtts": "mqtt:Mqtt",
     "opc.tcp": "opc_ua:OpcUa",
+    "opc-server": "opc_ua_server:OpcUaServer",
 }
-EXAMPLES = "results.csv, sqlite:///results.db, https://host/path, mqtt://host/topic, opc.tcp://host/node"
+PATHS = ("csv", "parquet")  # which are given by a path, not by a URL
+EXAMPLES = (
+    "results.csv, results.parquet, sqlite:///results.db, https://host/path, mqtt://host/topic, opc.tcp://host/node, "
+    "opc-server://127.0.0.1:4840"
+)
 
 
 def sink_of(url: str) -> Sink:
-    """The sink of a URL, or of the path of a CSV file.
+    """The sink of a URL, or of the path of a CSV file or a folder of parquet.
 
     Raises:
         SettingsError: there is no such kind of sink, or the URL is wrong.
     """
     scheme = url.partition("://")[0].lower() if "://" in url else Path(url).suffix.lower().removeprefix(".")
-    if scheme not in SINKS or (scheme == "csv") == ("://" in url):
+    if scheme not in SINKS or (scheme in PATHS) == ("://" in url):
         raise SettingsError(f"--to {url}: no such sink{nearest(scheme, list(SINKS))}; expected such as {EXAMPLES}")
     module, _, name = SINKS[scheme].partition(":")
     make: Callable[[str], Sink] = getattr(import_module(f"{__name__}.{module}"), name)
