@@ -11,7 +11,7 @@ import math
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,9 +23,10 @@ import pandas as pd
 import pytest
 
 from knowngood.deploy import delivery as deliveries
+from knowngood.deploy import sinks
 from knowngood.deploy.delivery import Delivery
 from knowngood.deploy.outbox import Outbox
-from knowngood.deploy.sinks import Rejected, Unavailable, sink_of
+from knowngood.deploy.sinks import Place, Rejected, Row, Sink, Unavailable, sink_of
 from knowngood.deploy.sinks.opc_ua import typed
 from knowngood.errors import ArtifactError, OutputError, SettingsError
 
@@ -282,6 +283,31 @@ def test_other_sinks_are_refused_and_secrets_not_repeated(url: str) -> None:
     with pytest.raises(SettingsError, match="--to") as refusal:
         sink_of(url)
     assert "secret" not in str(refusal.value)
+
+
+def test_a_sink_of_a_package_is_known_by_its_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wall(Sink):
+        scheme = "wall"
+
+        def __init__(self, url: str) -> None:
+            self.url, self.shown = url, []
+
+        def write(self, rows: Sequence[Row], place: Place) -> Place:
+            self.shown += [row["id"] for row in rows]
+            return place
+
+    monkeypatch.setattr(sinks, "plugins", lambda group, base: {"sinks": (Wall,)}[group])
+    sink = sink_of("wall://hall-3")
+    assert isinstance(sink, Wall)
+    delivery = Delivery(Outbox(tmp_path / "state"), [sink])
+    with closing(delivery):
+        delivery.start()
+        delivery.add(rows(0, 3))
+    assert sink.shown == ["0.png", "1.png", "2.png"]
+    with pytest.raises(SettingsError, match="no such sink; did you mean 'wall'"):
+        sink_of("wal://hall-3")
+    with pytest.raises(TypeError):
+        type("Half", (Sink,), {})("half://x")
 
 
 def test_a_state_that_is_something_else_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A package declares `[project.entry-points."knowngood.scores"]` with `my_score = "my_package.options:MyScore"`, and the
 score is known by its name in Python, YAML and on the command line. Groups: representations, backbones, models,
-objectives, scores and readers.
+objectives, scores, readers and sinks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from knowngood.errors import KnowngoodError, PluginError
 
-GROUPS = ("representations", "backbones", "models", "objectives", "scores", "readers")
+GROUPS = ("representations", "backbones", "models", "objectives", "scores", "readers", "sinks")
 
 
 @cache

@@ -1,13 +1,15 @@
-"""Where rows go, by URL. A sink is one file with a class of the protocol `Sink`, and a line in `SINKS`."""
+"""Where rows go, by URL. A sink is one file with a subclass of `Sink`, and a line in `SINKS` or an entry point."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from knowngood.config import nearest
+from knowngood.config.installed import plugins
 from knowngood.errors import SettingsError
 
 Row = Mapping[str, Any]
@@ -24,15 +26,23 @@ class Rejected(Exception):
     """A sink will never take this row."""
 
 
-class Sink(Protocol):
+class Sink(ABC):
     """Takes rows, which have a `key` that no other row has.
 
     A write may be repeated after a crash with the same first rows: it must then change nothing for those that are
-    there. at_once: the most rows of a write. url: where it writes, without secrets. A subclass needs `write` alone.
+    there. at_once: the most rows of a write. url: where it writes, without secrets.
+
+    A package adds one by `[project.entry-points."knowngood.sinks"]` with `mine = "my_package:MySink"`. It is made of
+    the URL after `--to`, whose `scheme` it names, and raises SettingsError for one that it cannot use.
     """
 
     url: str
-    at_once: int
+    at_once: int = 1
+    scheme: ClassVar[str] = ""
+
+    @abstractmethod
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     def begin(self) -> Place:
         """Before the first write ever: where the sink stands. Raises SettingsError, Unavailable."""
@@ -42,12 +52,14 @@ class Sink(Protocol):
         """At the start of a run. Raises SettingsError."""
         return
 
+    @abstractmethod
     def write(self, rows: Sequence[Row], place: Place) -> Place:
         """Write rows after this place, for good; gives the next place. Raises Unavailable, Rejected."""
         ...
 
     def close(self) -> None:
         """Nothing is written any more."""
+        return
 
 
 SINKS = {
@@ -75,10 +87,12 @@ def sink_of(url: str) -> Sink:
         SettingsError: there is no such kind of sink, or the URL is wrong.
     """
     scheme = url.partition("://")[0].lower() if "://" in url else Path(url).suffix.lower().removeprefix(".")
-    if scheme not in SINKS or (scheme in PATHS) == ("://" in url):
-        raise SettingsError(f"--to {url}: no such sink{nearest(scheme, list(SINKS))}; expected such as {EXAMPLES}")
-    module, _, name = SINKS[scheme].partition(":")
-    make: Callable[[str], Sink] = getattr(import_module(f"{__name__}.{module}"), name)
+    added: dict[str, Callable[[str], Sink]] = {one.scheme: one for one in plugins("sinks", Sink)}
+    if (scheme not in SINKS and scheme not in added) or (scheme in PATHS) == ("://" in url):
+        known = [*SINKS, *added]
+        raise SettingsError(f"--to {url}: no such sink{nearest(scheme, known)}; expected such as {EXAMPLES}")
+    module, _, name = SINKS.get(scheme, "").partition(":")
+    make = getattr(import_module(f"{__name__}.{module}"), name) if module else added[scheme]
     try:
         return make(url)
     except SettingsError:
