@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks import bare
+from benchmarks import peers_costs as costs
 from benchmarks.tables import print_table, write_csv
 from knowngood import Detector, ImageSet
 from knowngood.config import PixelOptions, VAEOptions, parse_settings
@@ -36,7 +37,7 @@ from knowngood.representations import Pixels
 from knowngood.training import Source, train
 
 Row = dict[str, Any]
-PARTS = ("training", "elbo", "scoring", "start")
+PARTS = ("training", "elbo", "scoring", "latency", "start", "memory", "size")
 TRAINED, HELD_OUT = 10_000, 2_000  # digits
 OURS = {
     "representation": "pixels",
@@ -64,7 +65,9 @@ def main(
     the ELBO of 2,000 tested digits is as good as the best of Pythae's default recipe (Adam at 1e-4, batch 64), with our
     defaults, which keep a fifth of the training images for early stopping; those evaluations count as our time.
     scoring: images a second of `Detector.score_samples` ÷ those of PyOD's VAE, `decision_function`, with the same
-    layers. start: seconds of the import, in a process of its own.
+    layers; latency: of one image, p50 and p99 of 300 calls in turn. start: seconds of the import, memory: the largest
+    resident set of a fit, each in a process of its own. size: packages of an installation, and their bytes. The rates
+    of the machine are measured before and after.
 
     Args:
         epochs: of Pythae's recipe; 100 is its default.
@@ -77,15 +80,25 @@ def main(
     x = digits()
     x, held_out = (x[:640], x[-64:]) if quick else (x[:TRAINED], x[-HELD_OUT:])
     repetitions, epochs = (1, 2) if quick else (repetitions, epochs)
-    rows: list[Row] = []
+    rows: list[Row] = [costs.machine("before")]
     if "training" in parts:
         rows += training(x, repetitions)
     if "elbo" in parts:
         rows += attempt("time to the same ELBO ÷ Pythae", lambda: to_elbo(x, held_out, epochs))
-    if "scoring" in parts:
-        rows += attempt("scoring ÷ PyOD VAE", lambda: scoring(x, held_out, repetitions))
-    if "start" in parts:
-        rows += [row for name in IMPORTS for row in attempt(f"import {name}", lambda n=name: start(n))]
+    if {"scoring", "latency"} & set(parts):
+        calls = 300 if "latency" in parts and not quick else 10 * ("latency" in parts)
+        rows += attempt(
+            "scoring ÷ PyOD VAE", lambda: scoring(x, held_out, repetitions if "scoring" in parts else 0, calls)
+        )
+    for part, measure, names in (
+        ("start", start, IMPORTS),
+        ("memory", costs.memory, costs.FITS),
+        ("size", costs.installation, IMPORTS),
+    ):
+        if part in parts:
+            rows += [row for name in names for row in attempt(f"{part} of {name}", partial(measure, name))]
+    rows += [row for name in costs.ABSENT for row in costs.absent(name)]
+    rows.append(costs.machine("after"))
     write_csv(out / "peers.csv", rows)
     lines = [[row["what"], row.get("said", ""), row.get("error", "")] for row in rows]
     print_table(["what", "measured", ""], lines, f"Beside other libraries, one thread, torch {torch.__version__}")
@@ -268,8 +281,12 @@ def generator(seed: int) -> torch.Generator:
 # Scoring and start ----------------------------------------------------------------------------------------------------
 
 
-def scoring(x: np.ndarray, held_out: np.ndarray, repetitions: int) -> list[Row]:
-    """`Detector.score_samples` beside PyOD's VAE with the same layers, both by reconstruction."""
+def scoring(x: np.ndarray, held_out: np.ndarray, repetitions: int, calls: int) -> list[Row]:
+    """`Detector.score_samples` beside PyOD's VAE with the same layers, both by reconstruction.
+
+    Args:
+        repetitions: of all images, in turn. calls: of one image, likewise.
+    """
     from pyod.models.vae import VAE  # pyright: ignore[reportMissingImports]
 
     flat = held_out.reshape(len(held_out), -1).astype(np.float32) / 255
@@ -286,14 +303,17 @@ def scoring(x: np.ndarray, held_out: np.ndarray, repetitions: int) -> list[Row]:
         run()
         return time.process_time() - started
 
-    return [
-        beside(
-            "scoring ÷ PyOD VAE",
-            lambda: seconds(lambda: ours.score_samples(held_out)),
-            lambda: seconds(lambda: theirs.decision_function(flat)),
-            repetitions,
+    rows = []
+    if repetitions:
+        all_ours = partial(seconds, lambda: ours.score_samples(held_out))
+        all_theirs = partial(seconds, lambda: theirs.decision_function(flat))
+        rows.append(beside("scoring ÷ PyOD VAE", all_ours, all_theirs, repetitions))
+    if calls:
+        one, same = held_out[:1], flat[:1]
+        rows += costs.latencies(
+            "PyOD VAE", lambda: ours.score_samples(one), lambda: theirs.decision_function(same), calls
         )
-    ]
+    return rows
 
 
 def start(name: str) -> list[Row]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import peers
+from benchmarks import peers_costs as costs
 from knowngood.errors import SettingsError
 
 
@@ -38,5 +39,20 @@ def test_both_losses_are_of_the_same_elbo() -> None:
 
 
 def test_unknown_parts_are_refused() -> None:
-    with pytest.raises(SettingsError, match="parts has no 'colour'; known: training, elbo"):
+    with pytest.raises(SettingsError, match="parts has no 'colour'; known: training, elbo, scoring, latency"):
         peers.main(parts=("colour",))
+
+
+def test_an_installation_is_all_that_a_package_needs() -> None:
+    [alone], [ours] = costs.installation("threadpoolctl"), costs.installation("scikit-learn")
+    assert alone["packages"] == 1
+    assert ours["packages"] >= 4  # with joblib, numpy, scipy and threadpoolctl
+    assert ours["bytes"] > 10 * alone["bytes"] > 0
+
+
+def test_latencies_are_of_calls_in_turn() -> None:
+    calls: list[str] = []
+    ours, theirs = costs.latencies("theirs", lambda: calls.append("ours"), lambda: calls.append("theirs"), 3)
+    assert calls == ["ours", "theirs"] * 4
+    assert (ours["what"], theirs["what"]) == ("one image scored, ours", "one image scored, theirs")
+    assert 0 <= ours["p50"] <= ours["p99"]
