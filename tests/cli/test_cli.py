@@ -279,7 +279,10 @@ def test_values_as_typed(given: dict[str, Any], expected: dict[str, Any]) -> Non
     ("given", "message"),
     [
         ({"beta": "2"}, "--beta: several choices have this option; add --objective beta_vae, dcvae or tc_vae"),
-        ({"image_size": "64"}, "add --representation pixels, hog or features"),
+        (
+            {"image_size": "64"},
+            "add --representation pixels, hog or features; by itself train takes features for photographs",
+        ),
         ({"samples": "4"}, "add --score elbo, iwae"),
         (
             {"objective": "cvae", "beta": "2"},
