@@ -18,7 +18,7 @@ from knowngood.calibration import Calibration, false_alarm_interval, split_norma
 from knowngood.config import ImageOptions, PixelOptions, Settings, nearest, parse_settings
 from knowngood.data import ImageSet
 from knowngood.errors import SettingsError
-from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
+from knowngood.metrics import auroc_interval, average_precision, fpr_at_tpr, roc_auc
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def measure(
         progress: show how training goes, where stderr is a terminal.
 
     Returns:
-        Plain data: metrics (auroc with its bootstrap interval over test images, average_precision, fpr_at_95_tpr,
+        Plain data: metrics (auroc with its interval over test images, average_precision, fpr_at_95_tpr,
         false_alarm_rate and detection_rate at alpha, counts), auroc_of_anomalies (normal test images against each
         anomalous class separately), alpha, threshold, calibration_normals, expected_alarms (where the false-alarm rate
         of that many exchangeable calibration normals lies, 95 %), fit_seconds (training and calibration),
@@ -170,7 +170,7 @@ def _measure_baseline(method: Method, cell: Cell, parts: CellImages) -> dict[str
     flagged = scores > calibration.pooled_threshold
     metrics = {
         "auroc": roc_auc(y, scores),
-        "auroc_interval": list(bootstrap_interval(y, scores)),
+        "auroc_interval": list(auroc_interval(y, scores)),
         "average_precision": average_precision(y, scores),
         "fpr_at_95_tpr": fpr_at_tpr(y, scores),
         "false_alarm_rate": float(flagged[y == 0].mean()),

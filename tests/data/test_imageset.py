@@ -182,3 +182,14 @@ def test_one_is_singular():
     assert "(array: 2 images, " in repr(ImageSet.from_arrays(numbered(2)))
     with pytest.raises(DataError, match="1 image but 2 values of ids"):
         ImageSet.from_arrays(numbered(1)).replace(ids=np.array(["a", "b"]))
+
+
+def test_one_value_of_a_condition_stands_for_all_images() -> None:
+    images = ImageSet.from_arrays(np.zeros((3, 4, 4), np.uint8), conditions={"camera": "B", "time": 2.5, "lot": None})
+    assert images.conditions["camera"].tolist() == ["B"] * 3
+    assert images.conditions["time"].tolist() == [2.5] * 3
+    assert images[1:].conditions["lot"].tolist() == [None] * 2
+    again = images.annotate(conditions={"camera": np.str_("A")})
+    assert again.fingerprint() == images.annotate(conditions={"camera": ["A"] * 3}).fingerprint()
+    with pytest.raises(DataError, match="3 images but 2 values of condition 'camera'"):
+        images.annotate(conditions={"camera": ["A", "B"]})

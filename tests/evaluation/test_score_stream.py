@@ -13,7 +13,6 @@ from knowngood import Detector
 from knowngood.calibration import DriftMonitor
 from knowngood.cli.outputs import write_tables
 from knowngood.data.conditions import ConditionSchema
-from knowngood.data.open import as_columns
 from knowngood.errors import DataError
 from knowngood.evaluation.score_stream import group_names, read_results, reference_of, score_stream
 
@@ -83,11 +82,6 @@ def test_items_of_an_added_group_are_compared_with_its_calibration_items() -> No
     drift = DriftMonitor(100, reference.ranks)
     drift.update(stream.scores, stream.groups)
     assert drift.alarm is None
-
-
-def test_one_condition_for_all_items_is_refused_with_the_way_out() -> None:
-    with pytest.raises(DataError, match=r"condition 'camera' is 'B', one value; expected one an item"):
-        as_columns({"camera": "B"})
 
 
 def test_an_id_is_one_in_every_format(tmp_path: Path) -> None:

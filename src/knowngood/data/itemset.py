@@ -86,7 +86,7 @@ class ItemSet(ABC):
         )
 
     def annotate(self, labels: Any = None, conditions: Mapping[str, Any] | None = None) -> Self:
-        """A copy with other labels (see `parse_labels`) and added or replaced condition columns.
+        """A copy with other labels (see `parse_labels`) and added or replaced condition columns: (N,), or one value.
 
         Raises:
             DataError: not one label or value an item, or an unknown label word.
@@ -95,7 +95,7 @@ class ItemSet(ABC):
         if labels is not None:
             changes["labels"] = parse_labels(labels, self.ids if len(labels) == len(self) else None)
         if conditions is not None:
-            columns = {str(column): _column(values) for column, values in conditions.items()}
+            columns = {str(column): _column(values, len(self)) for column, values in conditions.items()}
             changes["conditions"] = {**self.conditions, **columns}
         return self.replace(**changes)
 
@@ -128,14 +128,17 @@ def numbered(n: int) -> np.ndarray:
     return np.array([str(i).zfill(len(str(n - 1))) for i in range(n)], dtype=str)
 
 
-def _column(values: Any) -> np.ndarray:
+def _column(values: Any, n: int) -> np.ndarray:
+    """(n,) the values of a condition column, of which one may stand for all."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
     array = np.asarray(values)
+    if array.ndim == 0:
+        array = np.full(n, array)
     if array.dtype.kind in "US":
         return array.astype(str)
     if array.dtype.kind not in "biuf":
-        array = np.asarray(values, dtype=object)
+        array = np.full(n, values) if np.ndim(values) == 0 else np.asarray(values, dtype=object)
     if array.ndim != 1:
         raise DataError(f"a condition column has shape {array.shape}; expected one value an item: (N,)")
     return array

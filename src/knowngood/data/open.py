@@ -86,7 +86,7 @@ def open_images(
             frame), or a path that a reader of another package takes (see `Reader`); or a URL of an object store
             (s3://, gs://, az://) with a folder, tar shards, parquet files or a .csv manifest. A path that exists wins
             over a data set of the same name.
-        conditions: column → N values, added to those of the source.
+        conditions: column → N values, or one for all, added to those of the source.
         labels: N labels that replace those of the source; see `parse_labels` for the words.
         strict: refuse if any file had to be set aside.
         limits: bounds on what is decoded and unpacked. An ImageSet that was opened with bounds keeps these.
@@ -261,17 +261,15 @@ def _idx_folder(folder: Path) -> ImageSet | None:
 
 
 def as_columns(conditions: Any) -> dict[str, Any] | None:
-    """Condition columns by name from a mapping, a pandas DataFrame or Series, or one array (N,), named "condition"."""
+    """Condition columns by name from a mapping, a pandas DataFrame or Series, or one array (N,), named "condition".
+
+    A column of a mapping may be one value, for all items.
+    """
     if conditions is None:
         return None
     if hasattr(conditions, "to_numpy") and hasattr(conditions, "columns"):
         return {str(column): conditions[column].to_numpy() for column in conditions.columns}
     if isinstance(conditions, Mapping):
-        for column, values in conditions.items():
-            if isinstance(values, str) or np.ndim(values) == 0:
-                raise DataError(
-                    f"condition '{column}' is {values!r:.40}, one value; expected one an item: [{values!r:.40}] * N"
-                )
         return dict(conditions)
     if isinstance(conditions, (str, bytes)) or not hasattr(conditions, "__len__"):
         raise DataError(f"conditions are a {type(conditions).__name__}; expected columns: a dict of name → N values")

@@ -231,8 +231,9 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             X: items, see the class. All are audited. Of a source with a split "train" only that is fitted to; what is
                 labelled anomalous is kept out like known `anomalies`.
             y: ignored, as scikit-learn's outlier detectors do; with a warning if it is −1 for some.
-            conditions: what is known of each item: a mapping or DataFrame of columns (N,), or one array (N,); for a
-                table in a DataFrame also the names of its columns that are conditions. An ImageSet brings its own.
+            conditions: what is known of each item: a mapping of columns (N,), or of one value for all items; a
+                DataFrame, or one array (N,); for a table in a DataFrame also the names of its columns that are
+                conditions. An ImageSet brings its own.
             anomalies: (N,) 1 for known anomalies, 0 or NaN for normal items. Known anomalies never count as normal and
                 never calibrate; `labels` says what else they are for, `about_["labels"]` what came of it.
             calibration_set: further normal items that only calibrate, with conditions of their own (an ImageSet); those

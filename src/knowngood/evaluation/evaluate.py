@@ -13,7 +13,7 @@ import numpy as np
 
 from knowngood.evaluation.figures.pixels import reduced_map
 from knowngood.evaluation.results import Results, check_both
-from knowngood.metrics import average_precision, bootstrap_interval, fpr_at_tpr, roc_auc
+from knowngood.metrics import auroc_interval, average_precision, fpr_at_tpr, roc_auc
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -63,7 +63,7 @@ def evaluate(
 ) -> Evaluation:
     """Score labelled images and compare with the labels.
 
-    Metrics: auroc with its 95 % bootstrap interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
+    Metrics: auroc with its 95 % interval, average_precision, fpr_at_95_tpr (all from the continuous anomaly
     score), false_alarm_rate and detection_rate (from verdicts at `alpha`), and the counts normals and anomalies, of the
     images that were read, unreadable, and fitted: of the normals, those that the detector was fitted to, which score
     lower than new ones (not looked for where images are fetched from a store). Images without a label are scored and
@@ -99,7 +99,7 @@ def evaluate(
     check_both(y, f"{images.name}, without what cannot be read")
     metrics = {
         "auroc": roc_auc(y, s),
-        "auroc_interval": list(bootstrap_interval(y, s)),
+        "auroc_interval": list(auroc_interval(y, s)),
         "average_precision": average_precision(y, s),
         "fpr_at_95_tpr": fpr_at_tpr(y, s),
         "false_alarm_rate": float(flagged[read & (labels == 0)].mean()),

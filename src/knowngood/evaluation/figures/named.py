@@ -13,7 +13,7 @@ from knowngood.evaluation.evaluate import results
 from knowngood.evaluation.figures import false_alarms, losses, separation, triptych
 from knowngood.evaluation.figures.subject import Subject
 from knowngood.evaluation.results import Results, check_both
-from knowngood.metrics import bootstrap_interval
+from knowngood.metrics import auroc_interval
 
 
 def triptychs(subject: Subject, *, items: list[str] | None = None, most: int = 6) -> Figure:
@@ -52,7 +52,7 @@ def roc(subject: Subject) -> Figure:
     """The curve, its 95 % interval, and the point of the verdicts."""
     scored = _results(subject)
     check_both(scored.labels, subject.data().name)
-    return separation.roc(scored, bootstrap_interval(scored.labels, scored.scores))
+    return separation.roc(scored, auroc_interval(scored.labels, scored.scores))
 
 
 def curves(subject: Subject) -> Figure:

@@ -11,7 +11,7 @@ import numpy as np
 
 from knowngood.evaluation.evaluate import Evaluation, results
 from knowngood.evaluation.results import Results
-from knowngood.metrics import bootstrap_interval, roc_auc
+from knowngood.metrics import auroc_interval, roc_auc
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ class ReportInputs(Results):
         super().__post_init__()
         if not self.metrics and self.both_labels:
             auroc = roc_auc(self.labels, self.scores)
-            self.metrics = {"auroc": auroc, "auroc_interval": bootstrap_interval(self.labels, self.scores)}
+            self.metrics = {"auroc": auroc, "auroc_interval": auroc_interval(self.labels, self.scores)}
 
 
 def report_inputs(
