@@ -240,10 +240,13 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     assert f"model {kind}" in record["recipe"]
     assert 0 < record["seconds"] < 3600
     assert not list(tmp_path.iterdir())
-    assert run(*words) == 0
-    printed = capsys.readouterr().out
+    assert run(*words, "--alpha", "0.001") == 0
+    printed, noted = capsys.readouterr()
     assert "nothing was written" in printed
     assert f"read    {record['normal']} normal images of 8 × 8 px, 1 channel, " in printed
+    assert (
+        f"at most {record['normal']:,} calibrate: nothing can be flagged. Give 999 normal images, or --alpha" in noted
+    )
 
 
 def test_a_typo_is_answered_in_python_too() -> None:

@@ -192,7 +192,23 @@ def _opened(
             settings = settings.model_copy(update={"conditioning": inferring})
     else:
         _mention_classes(normals)
+    _mention_too_few(len(normals), settings)
     return images, normals, settings, measurable
+
+
+def _mention_too_few(normals: int, settings: Settings) -> None:
+    """Say before the fit that so few images cannot calibrate this alpha, where that is certain."""
+    from knowngood.calibration import minimum_normals
+
+    needed = minimum_normals(settings.alpha)
+    share = settings.calibration.fraction if settings.calibration.method == "split" else 1.0
+    if (most := int(share * normals)) < needed:
+        enough = math.ceil(1e4 / (most + 1)) / 1e4
+        note(
+            f"warning: alpha = {settings.alpha:g} needs {needed:,} calibration images, of "
+            f"{counted(normals, 'normal image')} at most {most:,} calibrate: nothing can be flagged. Give "
+            f"{math.ceil(needed / share):,} normal images, or --alpha {enough:g} or more"
+        )
 
 
 def _dry_run(
@@ -339,7 +355,7 @@ def _mention_findings(detector: Detector, source: str) -> None:
         note(sentence)
     calibration = detector.pipeline_.calibration
     needed = minimum_normals(detector.pipeline_.level())
-    if calibration is not None and len(calibration) < needed:
+    if calibration is not None and len(calibration) < needed <= detector.about_["data"]["normals"]:  # else it was said
         note(
             f"warning: alpha = {detector.alpha:g} needs {needed} calibration images, there are {len(calibration)}: "
             "nothing can be flagged. Give more normal images or a larger --alpha."
