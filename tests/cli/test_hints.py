@@ -51,12 +51,22 @@ def test_where_there_is_no_alpha_it_is_not_named(capsys: pytest.CaptureFixture[s
 def test_a_rate_in_percent_is_answered_with_the_share(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(*words, "--alpha", "5") == 2
-    err = capsys.readouterr().err
-    assert "expected a number above 0 and below 1" in err
-    assert "for 5 % give 0.05" in err
+    for typed in ("5", "5%"):
+        assert run(*words, "--alpha", typed) == 2
+        err = capsys.readouterr().err
+        assert "expected a number above 0 and below 1" in err
+        assert "for 5 % give 0.05" in err
     assert run(*words, "--alpha", "-1") == 2
     assert "%" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("train", "parts", "runs/x"), ("score", "m", "parts", "x.csv")])
+def test_a_word_too_many_may_name_the_output(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    flag = "--out" if words[0] == "train" else "--output"
+    assert f"takes no further argument '{words[-1]}'; if it names the output, give {flag} {words[-1]}" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_rate_in_percent_is_answered_in_python_too() -> None:

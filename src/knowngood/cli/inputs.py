@@ -12,6 +12,7 @@ import typer
 from knowngood.cli import completion
 from knowngood.cli.console import note
 from knowngood.config import counted, nearest
+from knowngood.config.words import as_share
 from knowngood.detector.versions import holds_model, model_at
 from knowngood.errors import DataError, SettingsError
 
@@ -75,16 +76,20 @@ Unknown = Annotated[
 ]
 
 
-def proper_rate(value: float | None) -> float | None:
-    """A rate as given; refused before anything is scored by it. Raises BadParameter."""
-    if value is not None and not 0 < value < 1:
-        meant = f", for {value:g} % give {value / 100:g}" if 1 <= value < 100 else ""
-        raise typer.BadParameter(f"{value:g}; expected a number above 0 and below 1{meant}")
+def as_rate(text: str) -> float:
+    """A rate as typed; refused before anything is scored by it. Raises BadParameter."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise typer.BadParameter(f"{text}; expected a number above 0 and below 1{as_share(text)}")
     return value
 
 
 Alpha = Annotated[
-    float | None, typer.Option(callback=proper_rate, help="false-alarm rate of the verdicts; default as trained")
+    float | None,
+    typer.Option(parser=as_rate, metavar="FLOAT", help="false-alarm rate of the verdicts; default as trained"),
 ]
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|gpu|cuda|mps", help="where to compute; default cpu")]
 Tolerance = Annotated[

@@ -23,12 +23,12 @@ from knowngood.cli.inputs import (
     Device,
     Scorer,
     Unknown,
+    as_rate,
     check_company,
     keep_split,
     load,
     note_pace,
     open_selected,
-    proper_rate,
     with_values,
 )
 from knowngood.cli.map_files import WRITERS
@@ -98,7 +98,9 @@ def score(
     alpha: Alpha = None,
     fdr: Annotated[
         float | None,
-        typer.Option(callback=proper_rate, help="flag by false-discovery rate over these images instead of alpha"),
+        typer.Option(
+            parser=as_rate, metavar="FLOAT", help="flag by false-discovery rate over these images instead of alpha"
+        ),
     ] = None,
     maps: Annotated[
         Path | None,

@@ -14,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from knowngood.config.base import Family, Group, Options
 from knowngood.config.scores import fused
 from knowngood.config.settings import Settings
-from knowngood.config.words import nearest
+from knowngood.config.words import as_share, nearest
 from knowngood.errors import SettingsError
 from knowngood.files import decoded, did_you_mean
 
@@ -142,10 +142,8 @@ def _explain(item: Any) -> str:
         return f"{owner} needs the option '{path[-1]}'" + (f": {described}" if described else "")
     if item["type"] == "value_error":
         return str(item["ctx"]["error"])
-    if path == ["alpha"] and item["type"] in ("less_than", "greater_than"):
-        value = float(item["input"])
-        percent = f"; for {value:g} % give {value / 100:g}" if 1 <= value < 100 else ""
-        return f"setting 'alpha' = {item['input']!r}: expected a number above 0 and below 1{percent}"
+    if path == ["alpha"] and item["type"] in ("less_than", "greater_than", "float_parsing"):
+        return f"setting 'alpha' = {item['input']!r}: expected a number above 0 and below 1{as_share(item['input'])}"
     return f"setting '{where}' = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 

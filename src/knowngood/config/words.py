@@ -32,6 +32,16 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
+def as_share(given: object) -> str:
+    """'; for 5 % give 0.05' of a rate that is given as a percentage, with or without its sign; else empty."""
+    text = str(given).strip().removesuffix("%")
+    try:
+        value = float(text)
+    except ValueError:
+        return ""
+    return f"; for {value:g} % give {value / 100:g}" if 0 < value < 100 and (value >= 1 or text != str(given)) else ""
+
+
 def nearest(name: str, known: list[str], most: int = 20) -> str:
     """'; did you mean …?' and the known names, for error messages. Of names equally near the first is meant.
 

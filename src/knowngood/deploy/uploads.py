@@ -14,6 +14,7 @@ from fastapi import HTTPException, UploadFile
 from starlette.datastructures import FormData, QueryParams
 
 from knowngood.config import counted, nearest
+from knowngood.config.words import as_share
 from knowngood.data import ImageSet
 from knowngood.data.findings import printable
 from knowngood.data.itemset import numbered
@@ -110,7 +111,8 @@ def _alpha(text: str | None) -> float | None:
     except ValueError:
         value = -1.0
     if not 0 < value < 1:
-        raise refused(f"alpha = '{text:.40}'; expected a false-alarm rate between 0 and 1, such as 0.05")
+        hint = as_share(text) or ", such as 0.05"
+        raise refused(f"alpha = '{text:.40}'; expected a false-alarm rate between 0 and 1{hint}")
     return value
 
 
