@@ -291,6 +291,21 @@ def test_evaluate_measures_and_reports(
     assert line.endswith(f"asked for 0.2, {where} the 95 % interval expected, {least:.4f} to {most:.4f}")
 
 
+@pytest.mark.slow
+def test_other_classes_than_in_the_training_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ("--representation", "hog", "--model", "memory_bank", "--out", tmp_path / "m")
+    assert run("train", "digits", "--holdout", "9", "--train-size", "120", *model) == 0
+    for chosen, said in (
+        (("--holdout", "9"), None),
+        (("--holdout", "7"), "trained with --holdout 9 and is evaluated with --holdout 7"),
+        (("--normal", "7"), "trained with --holdout 9 and is evaluated with no --holdout"),
+    ):
+        capsys.readouterr()
+        assert run("evaluate", tmp_path / "m", "digits", *chosen) == 0
+        err = capsys.readouterr().err
+        assert said in err if said else "trained with" not in err
+
+
 def test_evaluate_without_anomalies_is_refused(trained: Path, parts: Path) -> None:
     assert run("evaluate", trained, parts / "train") == 3
 

@@ -68,6 +68,7 @@ def evaluate(
         detector = load(model, device, data)
         options = bounds.over(detector.pipeline_.settings.data)
         images = open_selected(data, normal=normal, anomalous=anomalous, holdout=holdout, data_options=options)
+        _mention_other_classes(model, data, {"normal": normal, "holdout": holdout})
         images, split = keep_split(images, split)
         images = with_values(images, as_values(as_condition), detector.pipeline_.given_columns)
         outputs = {"--report": report, "--inspect": inspect, "--json": None if alone else json_file}
@@ -113,6 +114,23 @@ def evaluate(
             about = {"alpha": found.alpha, "title": title, "command": this_command(), "links": links}
             write_inspection(inspect, items, found.table, **about)
             say(f"images  {inspect}")
+
+
+def _mention_other_classes(model: Path, data: str, chosen: dict[str, str | None]) -> None:
+    """Warn where other classes are normal, or held out, than in the training on the same data."""
+    from knowngood.detector.run_record import command_of
+
+    record = command_of(model)
+    if record.get("data") != data or not any(chosen.values()):
+        return
+    for name, now in chosen.items():
+        was = record.get(name)
+        if now != was and (now or was):
+            said = [f"--{name} {value}" if value else f"no --{name}" for value in (was, now)]
+            note(
+                f"warning: the model was trained with {said[0]} and is evaluated with {said[1]}: what it learned as "
+                "normal counts as anomalous, or the other way round. Give the same, unless that is what you measure"
+            )
 
 
 def _print(found: Evaluation) -> None:

@@ -86,7 +86,9 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except Exception as error:  # the class is that of the Click that Typer brings
             given, inner = getattr(error, "option_name", None), getattr(error, "ctx", None)
-            outs = [one for one in ("--out", "--output") if inner and any(one in p.opts for p in inner.command.params)]
+            if inner is None:
+                raise
+            outs = [one for one in ("--out", "--output") if any(one in param.opts for param in inner.command.params)]
             if extra := outs and re.search(r"unexpected extra argument\S* \((\S+)\)", str(error)):
                 several = "; several images are given as a folder" if "--output" in outs else ""
                 raise SettingsError(
@@ -94,7 +96,7 @@ class LazyGroup(TyperGroup):
                     f"{outs[0]} {extra[1]}{several}"
                 ) from None
             meant, why = ALSO_OPTIONS.get(str(given), ("", ""))
-            if inner is None or not any(meant in one.opts for one in inner.command.params):
+            if not any(meant in one.opts for one in inner.command.params):
                 raise
             raise SettingsError(f"{inner.command_path} has no option {given}; use {meant} NUMBER{why}") from None
 
