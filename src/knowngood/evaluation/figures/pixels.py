@@ -17,8 +17,8 @@ from knowngood.errors import DataError
 
 THIN = 512  # pixels of the longer side of an image that is drawn
 LEVELS = 64  # colours of a map
-# Anomaly maps over images, from their threshold on: orange to dark red; up to it nothing, so that the image stays.
-HEAT = np.array([[240, 160, 48, 96], [240, 160, 48, 144], [213, 94, 0, 176], [122, 0, 25, 200]]) / 255
+# Anomaly maps over images, from their threshold on: orange to dark red, through which the image is seen; below nothing.
+HEAT = np.array([[240, 160, 48, 96], [240, 160, 48, 120], [213, 94, 0, 136], [122, 0, 25, 150]]) / 255
 
 
 def heat(share: np.ndarray) -> np.ndarray:
