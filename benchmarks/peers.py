@@ -317,11 +317,14 @@ def scoring(x: np.ndarray, held_out: np.ndarray, repetitions: int, calls: int) -
 
 
 def start(name: str) -> list[Row]:
-    """Processor seconds of importing what fits a VAE, in a process of its own."""
+    """Processor seconds of importing what fits a VAE, in a process of its own, the second: the first one compiles."""
     version = importlib.metadata.version(name)
     code = f"import time; {IMPORTS[name]}; print(time.process_time())"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    for _ in range(2):
+        words = [sys.executable, "-c", code]
+        found = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
     seconds = float(found.stdout)
     said = f"{seconds:.2f} s, version {version}"
     return [{"what": f"import {name}", "version": version, "seconds": seconds, "said": said}]
