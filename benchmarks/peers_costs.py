@@ -61,14 +61,14 @@ def memory(name: str) -> list[dict[str, Any]]:
     """
     importlib.metadata.version(name)  # PackageNotFoundError is an ImportError
     code = (
-        "import re; from pathlib import Path; from benchmarks import bare, peers; images = bare.noise_images(10_000); "
-        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]); "
+        "import os; from benchmarks import bare, peers; from benchmarks.start import used; "
+        "images = bare.noise_images(10_000); peak = lambda: used(os.getpid())['MB']; "
         f"before = peak(); {FITS[name]}; print(before, peak())"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, peak = (1024 * int(word) for word in found.stdout.split()[-2:])
-    said = f"{peak / 2**20:,.0f} MiB, {before / 2**20:,.0f} before the fit"
-    return [{"what": f"memory of a fit, {name}", "bytes": peak, "before": before, "said": said}]
+    before, peak = map(float, found.stdout.split()[-2:])
+    said = f"{peak:,.0f} MiB, {before:,.0f} before the fit"
+    return [{"what": f"memory of a fit, {name}", "MiB": peak, "before": before, "said": said}]
 
 
 def installation(name: str) -> list[dict[str, Any]]:

@@ -491,14 +491,14 @@ def test_the_latest_row_is_in_the_variables_of_an_object() -> None:
     assert found == expected
 
 
-class Told:
-    """A subscription: what it was told last of each variable."""
+class Changes:
+    """A subscription: the values that it received, in order."""
 
     def __init__(self) -> None:
-        self.told: SimpleQueue[Any] = SimpleQueue()
+        self.values: SimpleQueue[Any] = SimpleQueue()
 
     def datachange_notification(self, node: Any, value: Any, data: Any) -> None:
-        self.told.put(value)
+        self.values.put(value)
 
 
 @pytest.mark.slow
@@ -525,11 +525,11 @@ def test_the_latest_row_is_served_with_a_heartbeat(tmp_path: Path, monkeypatch: 
             first = {name: variable.read_value() for name, variable in variables.items()}
             assert (first["result"], first["key"], first["count"], first["is_anomalous"]) == ("", "", 0, False)
             assert math.isnan(first["anomaly_score"])
-            beats, keys = Told(), Told()
+            beats, keys = Changes(), Changes()
             for handler, name in ((beats, "heartbeat"), (keys, "key")):
                 client.create_subscription(5, handler).subscribe_data_change(variables[name])
-            assert beats.told.get(timeout=60) < beats.told.get(timeout=60)
-            assert keys.told.get(timeout=60) == ""
+            assert beats.values.get(timeout=60) < beats.values.get(timeout=60)
+            assert keys.values.get(timeout=60) == ""
             stamp = {"time": "2026-11-30T10:00:00.250+00:00", "model": "parts", "scored_by": "8d0c", "p_value": 0.25}
             for row, result in (
                 (rows(0, 1)[0], "anomalous"),
@@ -541,7 +541,7 @@ def test_the_latest_row_is_served_with_a_heartbeat(tmp_path: Path, monkeypatch: 
                 ),
             ):
                 delivery.add([row | stamp])
-                assert keys.told.get(timeout=60) == row["key"]
+                assert keys.values.get(timeout=60) == row["key"]
                 found = {name: variable.read_value() for name, variable in variables.items()}
                 assert (found["result"], found["id"], found["model"]) == (result, row["id"], "parts")
                 assert found["is_anomalous"] == bool(row["is_anomalous"])

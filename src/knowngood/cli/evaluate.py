@@ -125,7 +125,7 @@ def _mention_other_classes(model: Path, data: str, chosen: dict[str, str | None]
         return
     for name, now in chosen.items():
         was = record.get(name)
-        if now != was and (now or was):
+        if now != was:
             said = [f"--{name} {value}" if value else f"no --{name}" for value in (was, now)]
             note(
                 f"warning: the model was trained with {said[0]} and is evaluated with {said[1]}: what it learned as "

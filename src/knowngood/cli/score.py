@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -445,7 +445,7 @@ def _tables(
     checked: list[Column],
     errors: bool,
     explanations: dict[str, str] | None,
-    notes: Sequence[str | None],
+    notes: Mapping[int, str],
 ) -> Iterator[pd.DataFrame]:
     """The table of `Detector.detect`, a batch at a time, all with the same columns; files set aside come last.
 
@@ -464,8 +464,8 @@ def _tables(
         if explanations is not None:
             summaries: Any = [explanations.get(str(name)) for name in items.ids]
             table.insert(table.columns.get_loc("condition") + 1, "explanation", summaries)  # type: ignore[arg-type]
-        if any(notes):
-            table["note"] = notes[some.start : first]
+        if notes:
+            table["note"] = [notes.get(i) for i in range(some.start, first)]
         yield table
     if table is not None and len(more := with_rejected(table.tail(1), images)) > 1:
         yield more[1:]

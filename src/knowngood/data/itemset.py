@@ -132,13 +132,13 @@ def _column(values: Any, n: int) -> np.ndarray:
     """(n,) the values of a condition column, of which one may stand for all."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
+    if np.ndim(values) == 0:
+        values = np.full(n, values)
     array = np.asarray(values)
-    if array.ndim == 0:
-        array = np.full(n, array)
     if array.dtype.kind in "US":
         return array.astype(str)
     if array.dtype.kind not in "biuf":
-        array = np.full(n, values) if np.ndim(values) == 0 else np.asarray(values, dtype=object)
+        array = np.asarray(values, dtype=object)
     if array.ndim != 1:
         raise DataError(f"a condition column has shape {array.shape}; expected one value an item: (N,)")
     return array

@@ -24,16 +24,17 @@ class ShapeRange(NamedTuple):
     aspect: tuple[float, float] | None = None
     side: float | None = None
 
-    def notes(self, shapes: np.ndarray) -> list[str | None]:
-        """What is unusual of each of some images of shapes (N, 2), height and width in pixels; None if nothing."""
-        notes: list[list[str]] = [[] for _ in shapes]
-        for i, ratio in enumerate(_aspects(shapes)):
-            if self._other(ratio):
-                notes[i].append(f"aspect ratio {ratio:.3g}, expected {self._expected}")
-        for i, side in enumerate(_sides(shapes)):
-            if self._less(side):
-                notes[i].append(f"{side:.0f} px a side, expected {self.side:.0f} or more")
-        return ["; ".join(found) or None for found in notes]
+    def notes(self, shapes: np.ndarray) -> dict[int, str]:
+        """What is not normal of images of shapes (N, 2), height and width in pixels, by position; most have no note."""
+        ratios, sides = _aspects(shapes), _sides(shapes)
+        notes = {
+            i: f"aspect ratio {ratios[i]:.3g}, expected {self._expected}"
+            for i in np.flatnonzero(self._other(ratios)).tolist()
+        }
+        for i in np.flatnonzero(self._less(sides)).tolist():
+            less = f"{sides[i]:.0f} px a side, expected {self.side:.0f} or more"
+            notes[i] = f"{notes[i]}; {less}" if i in notes else less
+        return notes
 
     def facts(self, shapes: np.ndarray, ids: np.ndarray) -> dict[str, dict[str, Any]]:
         """The same of all of them, as plain data by what differs, `aspect` and `small`; absent where nothing does.
@@ -41,21 +42,20 @@ class ShapeRange(NamedTuple):
         Keys of each: sentence; images, how many; ids; low, and of the aspect ratio high: the range of normal images.
         """
         found: dict[str, dict[str, Any]] = {}
-        other = np.array([self._other(ratio) for ratio in _aspects(shapes)], dtype=bool)
+        ratios, sides = _aspects(shapes), _sides(shapes)
+        other, less = self._other(ratios), self._less(sides)
         if other.any() and self.aspect is not None:
-            ratios = _aspects(shapes)[other]
-            seen = " to ".join(dict.fromkeys(f"{ratio:.3g}" for ratio in (ratios.min(), ratios.max())))
+            given = _range(ratios[other].min(), ratios[other].max())
             sentence = (
-                f"{_share(other)} another aspect ratio (width / height) than the normal images, {seen} instead of "
+                f"{_share(other)} another aspect ratio (width / height) than the normal images, {given} instead of "
                 f"{self._expected}, and may be flagged for it alone: {_named(ids[other])}. Crop or pad to the shape of "
                 "the normal images, or fit to images of their shape"
             )
             low, high = self.aspect
             found["aspect"] = {**_of(sentence, ids[other]), "low": low, "high": high}
-        less = np.array([self._less(side) for side in _sides(shapes)], dtype=bool)
         if less.any():
             sentence = (
-                f"{_share(less)} far fewer pixels than the normal images, {_sides(shapes)[less].min():.0f} a side "
+                f"{_share(less)} far fewer pixels than the normal images, {sides[less].min():.0f} a side "
                 f"instead of {self.side:.0f} or more, and may be flagged for the detail that is missing: "
                 f"{_named(ids[less])}. Give images of their size, or fit to small ones"
             )
@@ -64,13 +64,18 @@ class ShapeRange(NamedTuple):
 
     @property
     def _expected(self) -> str:
-        return " to ".join(dict.fromkeys(f"{one:.3g}" for one in self.aspect or ()))
+        return _range(*self.aspect or ())
 
-    def _other(self, ratio: float) -> bool:
-        return self.aspect is not None and not self.aspect[0] / CLEAR <= ratio <= self.aspect[1] * CLEAR
+    def _other(self, ratios: np.ndarray) -> np.ndarray:
+        low, high = self.aspect or (0.0, np.inf)
+        return (ratios < low / CLEAR) | (ratios > high * CLEAR)
 
-    def _less(self, side: float) -> bool:
-        return self.side is not None and side < self.side / SMALLER
+    def _less(self, sides: np.ndarray) -> np.ndarray:
+        return sides < (self.side or 0.0) / SMALLER
+
+
+def _range(*ratios: float) -> str:
+    return " to ".join(dict.fromkeys(f"{ratio:.3g}" for ratio in ratios))
 
 
 def _aspects(shapes: np.ndarray) -> np.ndarray:

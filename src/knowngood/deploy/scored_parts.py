@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 RUN, DONE, ASIDE = "_run.json", "_done.json", "set-aside.parquet"
 _PART = re.compile(r"part-(\d{12})\.parquet")
 TEXTS = (  # columns that hold texts, also where a part has none
-    *("id", "condition", "verdict", "looks_like", "explanation", "note", "error"),
-    *("time", "model", "scored_by", "key"),
-)
+    "id", "condition", "verdict", "looks_like", "explanation", "note", "error", "time", "model", "scored_by", "key",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,15 +28,15 @@ REMARKS = ("batch", "aspect", "small", "fitted")  # in `.attrs` of a table
 class Remarks(NamedTuple):
     """Facts as plain data with a `sentence` each, None where there is nothing to say.
 
-    batch: see `batch_remark`. aspect, small: see `ShapeRange.facts`. fitted: most items were fitted to. notes: see
-    `shape_notes`.
+    batch: see `batch_remark`. aspect, small: see `ShapeRange.facts`. fitted: most items were fitted to. notes: on
+    items by position, see `ShapeRange.notes`.
     """
 
     batch: dict[str, Any] | None = None
     aspect: dict[str, Any] | None = None
     small: dict[str, Any] | None = None
     fitted: dict[str, Any] | None = None
-    notes: Sequence[str | None] = ()
+    notes: Mapping[int, str] = {}
 
     @property
     def found(self) -> dict[str, dict[str, Any]]:
@@ -56,27 +56,27 @@ class Remarks(NamedTuple):
     def added_to(self, table: DataFrame) -> DataFrame:
         """The table of these items with the facts in `.attrs`, and a column `note` where an item has one."""
         table.attrs.update(self.found)
-        if any(self.notes):
-            table["note"] = self.notes
+        if self.notes:
+            table["note"] = [self.notes.get(i) for i in range(len(table))]
         return table
 
 
 def remarks_on(pipeline: Pipeline, items: Items, decisions: Decisions, alpha: float | None = None) -> Remarks:
     """What is to be said of items on which these decisions were made."""
-    at, shapes = _shapes(items, decisions)
-    facts = shape_range(pipeline).facts(shapes, items.ids[at])
+    known, (at, shapes) = shape_range(pipeline), _shapes(items, decisions)
     fitted, which = fitted_remark(pipeline, items)
     batch = batch_remark(pipeline, items, decisions, alpha, which)
-    return Remarks(batch, **facts, fitted=fitted, notes=shape_notes(pipeline, items, decisions))
+    return Remarks(batch, **known.facts(shapes, items.ids[at]), fitted=fitted, notes=_notes(known, at, shapes))
 
 
 def shape_notes(pipeline: Pipeline, items: Items, decisions: Decisions) -> list[str | None]:
-    """What is unusual of the shape of each item, see `ShapeRange.notes`; None if nothing is."""
-    at, shapes = _shapes(items, decisions)
-    notes: list[str | None] = [None] * len(items)
-    for i, note in zip(at, shape_range(pipeline).notes(shapes), strict=True):
-        notes[i] = note
-    return notes
+    """What is not normal of the shape of each item, see `ShapeRange.notes`; None if all is."""
+    notes = _notes(shape_range(pipeline), *_shapes(items, decisions))
+    return [notes.get(i) for i in range(len(items))]
+
+
+def _notes(known: ShapeRange, at: np.ndarray, shapes: np.ndarray) -> dict[int, str]:
+    return {int(at[i]): note for i, note in known.notes(shapes).items()}
 
 
 def shape_range(pipeline: Pipeline) -> ShapeRange:

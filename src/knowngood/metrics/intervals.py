@@ -36,9 +36,9 @@ def auroc_interval(labels: ArrayLike, scores: ArrayLike, *, level: float = 0.95)
     y, s = labelled(labels, scores)
     above, below = _shares_beaten(s[y == 1], s[y == 0]), 1 - _shares_beaten(s[y == 0], s[y == 1])
     n, m, found = len(below), len(above), float(above.mean())
-    z, usual = NormalDist().inv_cdf((1 + level) / 2), _variance(found, n, m)
-    if min(n, m) > 1 and usual > 0:
-        z *= math.sqrt(max(1.0, (above.var(ddof=1) / m + below.var(ddof=1) / n) / usual))
+    z, modelled = NormalDist().inv_cdf((1 + level) / 2), _variance(found, n, m)
+    if min(n, m) > 1 and modelled > 0:
+        z *= math.sqrt(max(1.0, (above.var(ddof=1) / m + below.var(ddof=1) / n) / modelled))
     return _lowest(found, n, m, z), 1 - _lowest(1 - found, n, m, z)
 
 

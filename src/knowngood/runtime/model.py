@@ -179,11 +179,11 @@ class ExportedDetector:
         return own_scale(values) if facts is None else MapScale(**facts)
 
     def note_on(self, one: Found) -> str | None:
-        """What is unusual of the shape of an image; None if nothing is."""
-        return None if one.shape is None else self._shapes.notes(np.array([one.shape]))[0]
+        """What is not normal of the shape of an image; None if all is."""
+        return None if one.shape is None else self._shapes.notes(np.array([one.shape])).get(0)
 
     def add_notes(self, found: Sequence[Found]) -> list[str]:
-        """Add `note` to the row of each, if any image is of an unusual shape; sentences on these images."""
+        """Add `note` to the row of each, if the shape of any image is not normal; sentences on these images."""
         notes = [self.note_on(one) for one in found]
         if not any(notes):
             return []
