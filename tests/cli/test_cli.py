@@ -253,6 +253,8 @@ NET = {"name": "transformers", "source": "nets/dinov2"}
         ({"shift": "5"}, {"labels": {"name": "shift", "shift": 5}}),
         ({"tile": "512"}, {"data": {"tile": 512}}),
         ({"tile": "none"}, {"data": {"tile": "none"}}),
+        ({"image_size": "64"}, {"representation": {"name": "auto", "image_size": 64}}),
+        ({"grey": "true", "align": "none"}, {"representation": {"name": "features", "grey": True, "align": "none"}}),
         ({"model": "auto", "latent_dim": "8"}, {"model": {**VAE, "latent_dim": 8}}),
         # Options of the scores in a fusion go to those that have them.
         (
@@ -280,8 +282,8 @@ def test_values_as_typed(given: dict[str, Any], expected: dict[str, Any]) -> Non
     [
         ({"beta": "2"}, "--beta: several choices have this option; add --objective beta_vae, dcvae or tc_vae"),
         (
-            {"image_size": "64"},
-            "add --representation pixels, hog or features; by itself train takes features for photographs",
+            {"illumination": ".3"},
+            "--illumination: several choices have this option; add --representation pixels or feat",
         ),
         ({"samples": "4"}, "add --score elbo, iwae"),
         (

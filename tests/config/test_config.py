@@ -329,6 +329,7 @@ representations = {
         **images,
     ),
     "table": st.just("table"),
+    "auto": st.one_of(st.just("auto"), some("auto", crop=sizes, **images)),
 }
 objectives = st.one_of(
     names(list(choices(VAEOptions, "objective"))),
@@ -371,7 +372,7 @@ def fits(representation: str, model: dict[str, Any]) -> bool:
 def any_settings(draw: st.DrawFn) -> dict[str, Any]:
     representation, model = draw(names(pairs))
     values: dict[str, Any] = {
-        "representation": representation if representation == "auto" else draw(representations[representation]),
+        "representation": draw(representations[representation]),
         "model": model if model == "auto" else draw(models[model].filter(lambda given: fits(representation, given))),
         "score": "auto" if model == "auto" else draw(st.one_of(st.just("auto"), scores[model])),
         "conditioning": draw(

@@ -177,9 +177,8 @@ def _lacks(field: str, chosen: str, option: str, family: Mapping[str, type[Optio
 def _unclear(field: str, having: list[str], family: Mapping[str, type[Options]], flags: Mapping[str, str]) -> str:
     if having:
         one = " or ".join(filter(None, [", ".join(having[:-1]), having[-1]]))
-        own = "; by itself train takes features for photographs, hog for small pictures"
         why = "several choices have this option" if len(flags) == 1 else "several choices have these options"
-        return f"{', '.join(flags.values())}: {why}; add --{field} {one}{own if field == 'representation' else ''}"
+        return f"{', '.join(flags.values())}: {why}; add --{field} {one}"
     parts = [
         f"{shown} belongs to {', '.join(name for name, model in family.items() if option in model.model_fields)}"
         for option, shown in flags.items()

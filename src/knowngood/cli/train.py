@@ -18,7 +18,7 @@ from knowngood.cli.options import with_settings
 from knowngood.cli.outputs import note_dependent, say_false_alarms, this_command, writing
 from knowngood.cli.processes import follows
 from knowngood.cli.train_each import train_each
-from knowngood.config import PixelOptions, Settings, Shift, VAEOptions, counted
+from knowngood.config import AutoOptions, PixelOptions, Settings, Shift, VAEOptions, counted
 from knowngood.config.version import __version__
 from knowngood.data.progress import in_words
 from knowngood.detector.versions import OF_RUN
@@ -252,7 +252,7 @@ def _method(settings: Settings) -> str:
 def _reconstructs(settings: Settings) -> bool:
     """Whether this is a VAE on pixels, as far as it is known before the fit."""
     representation, model = settings.representation, settings.model
-    return isinstance(representation, str | PixelOptions) and isinstance(model, str | VAEOptions)
+    return isinstance(representation, AutoOptions | PixelOptions) and isinstance(model, str | VAEOptions)
 
 
 def _checked(settings: Settings, chosen: dict[str, str | None], drawn: int, film: bool) -> Settings:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from knowngood.config.parsing import choices, parse, parse_settings, read_settings, read_yaml
     from knowngood.config.representations import (
+        AutoOptions,
         BackboneOptions,
         EfficientNetLite0,
         EfficientNetLite1,
@@ -90,8 +91,8 @@ _MODULES = (
 )  # fmt: skip
 
 __all__ = [
-    "CVAE", "DANVAE", "DCVAE", "DIPVAE", "IWAE", "KL", "MLP", "RFVAE", "TCVAE", "VAE", "BackboneOptions",
-    "Bernoulli", "BetaVAE", "CalibrationOptions", "Conditioning", "Conv", "CorEx", "DataOptions",
+    "CVAE", "DANVAE", "DCVAE", "DIPVAE", "IWAE", "KL", "MLP", "RFVAE", "TCVAE", "VAE", "AutoOptions",
+    "BackboneOptions", "Bernoulli", "BetaVAE", "CalibrationOptions", "Conditioning", "Conv", "CorEx", "DataOptions",
     "EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2", "Elbo", "EluPool", "FactorVAE", "FeatureOptions",
     "Fusion", "Gaussian", "Gradient", "GradientMap", "Group", "HOGOptions", "ImageOptions", "InfoVAE",
     "InputComplexity", "LikelihoodOptions", "LikelihoodRegret", "LiteOptions", "Mahalanobis", "MemoryBankOptions",

@@ -30,6 +30,12 @@ class ImageOptions(Options):
     )
 
 
+class AutoOptions(ImageOptions):
+    """By the data: features of photographs, HOG of small pictures, columns of a table; it takes over these options."""
+
+    name: Literal["auto"] = "auto"
+
+
 class PixelOptions(ImageOptions):
     """The pixels themselves, scaled to 0…1."""
 
@@ -197,6 +203,6 @@ class TableOptions(Options):
 
 
 RepresentationOptions = Annotated[
-    PixelOptions | HOGOptions | FeatureOptions | TableOptions,
-    Family("representations", PixelOptions, HOGOptions, FeatureOptions, TableOptions),
+    AutoOptions | PixelOptions | HOGOptions | FeatureOptions | TableOptions,
+    Family("representations", AutoOptions, PixelOptions, HOGOptions, FeatureOptions, TableOptions),
 ]

@@ -11,6 +11,7 @@ from knowngood.config.groups import ON_PIXELS, CalibrationOptions, Conditioning,
 from knowngood.config.models import ModelChoice, ModelOptions, PatchGaussianOptions, SharedGaussianOptions
 from knowngood.config.nets import Bernoulli
 from knowngood.config.representations import (
+    AutoOptions,
     FeatureOptions,
     HOGOptions,
     PixelOptions,
@@ -53,8 +54,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    representation: Literal["auto"] | RepresentationOptions = Field(
-        default="auto",
+    representation: RepresentationOptions = Field(
+        default=AutoOptions(),
         description="what the model sees; auto: features of photographs, HOG of small pictures, table columns",
     )
     model: Literal["auto"] | ModelChoice = Field(
@@ -101,7 +102,7 @@ class Settings(BaseModel):
     def _choices_fit_together(self) -> Settings:
         representation, model, score = self.representation, self.model, self.score
         takes = model.representations if isinstance(model, ModelOptions) else None
-        if takes is not None and not isinstance(representation, str) and representation.name not in takes:
+        if takes is not None and not isinstance(representation, AutoOptions) and representation.name not in takes:
             raise ValueError(
                 f"model '{model.name}' takes {' or '.join(takes)}, not representation '{representation.name}'; "  # type: ignore[union-attr]
                 "change one of them, or leave model='auto'"
@@ -115,7 +116,7 @@ class Settings(BaseModel):
                 "are not; leave likelihood='auto', or take representation='pixels'"
             )
         tile, ignore = self.data.tile if isinstance(self.data.tile, int) else None, self.data.ignore
-        if (tile or ignore is not None) and not isinstance(representation, str | FeatureOptions):
+        if (tile or ignore is not None) and not isinstance(representation, AutoOptions | FeatureOptions):
             asked = "tile" if tile else "ignore"
             raise ValueError(
                 f"data: {asked} needs representation 'features', which has locations; got '{representation.name}'"

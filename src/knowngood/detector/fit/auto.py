@@ -8,12 +8,14 @@ import numpy as np
 
 from knowngood.config import (
     CVAE,
+    AutoOptions,
     Elbo,
     FeatureOptions,
     Fusion,
     HOGOptions,
     MemoryBankOptions,
     Neighbours,
+    Options,
     PatchDistance,
     PatchGaussianOptions,
     PixelOptions,
@@ -52,8 +54,9 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
         SettingsError: images where a table is asked for, or the other way round.
     """
     representation, why = settings.representation, "as set"
-    if isinstance(representation, str):
-        representation, why = _representation(settings, normals)
+    if isinstance(representation, AutoOptions):
+        chosen, why = _representation(settings, representation, normals)
+        representation = _prepared(chosen, representation)
     _check_kind(representation.name, normals)
     tile = _tile(settings, representation, normals)
     settings = settings.model_copy(update={"data": settings.data.model_copy(update={"tile": tile})})
@@ -85,10 +88,10 @@ def resolve(settings: Settings, normals: Items) -> tuple[Settings, str]:
     return resolved, _sentence(resolved, normals, why)
 
 
-def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
+def _representation(settings: Settings, asked: AutoOptions, normals: Items) -> tuple[Any, str]:
     if not isinstance(normals, ImageSet):
         return TableOptions(), "the data are a table"
-    side, channels = _shorter_side(normals), set(normals.shapes()[:, 2].tolist())
+    side, channels = _prepared_shape(asked, normals)
     model, score = settings.model, settings.score
     located = isinstance(score, PatchDistance) if isinstance(model, str) else model.representations == ("features",)
     if isinstance(settings.data.tile, int) or settings.data.ignore is not None or located:
@@ -101,6 +104,24 @@ def _representation(settings: Settings, normals: Items) -> tuple[Any, str]:
     if side >= PHOTOGRAPH:
         return HOGOptions(image_size=PHOTOGRAPH), f"images of {max(channels)} channels"
     return HOGOptions(), f"pictures of {side} px"
+
+
+def _prepared_shape(asked: AutoOptions, normals: ImageSet) -> tuple[int, set[int]]:
+    """The shorter side, in pixels, and the numbers of channels of the images as these options prepare them."""
+    side, size = _shorter_side(normals), asked.pad or asked.crop or asked.image_size
+    if size is not None:
+        side = size if isinstance(size, int) else min(size)
+    if asked.grey or asked.colour:
+        return side, {3 if asked.colour else 1}
+    return side, set(normals.shapes()[:, 2].tolist())
+
+
+def _prepared(chosen: Options, asked: AutoOptions) -> Options:
+    """The chosen representation with the options that were asked for."""
+    values = asked.model_dump(exclude_defaults=True)
+    if values and isinstance(chosen, TableOptions):
+        raise SettingsError(f"representation: the data are a table, which has no {', '.join(values)}; leave it out")
+    return chosen.model_copy(update=values)
 
 
 def _fixed(settings: Settings) -> bool:
