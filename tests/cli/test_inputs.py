@@ -100,10 +100,12 @@ def test_images_that_are_set_aside_are_said(tmp_path: Path, capsys: pytest.Captu
     for name in ("good/a.png", "bad/b.png", "c.png", "d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (4, 4)).save(tmp_path / name)
+    for name in ("a.txt", "good/b.doc"):
+        (tmp_path / name).touch()
     assert len(open_selected(str(tmp_path))) == 2
-    assert (
-        f"2 files of {tmp_path.name}; `knowngood inspect {tmp_path}` lists all (c.png: lies" in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert f"2 files of {tmp_path.name}; `knowngood inspect {tmp_path}` lists all (c.png: lies" in said
+    assert "not read: a.txt, good/b.doc: is not an image by its name" in said
 
 
 def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,6 +134,11 @@ def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: p
         (
             "score model pictures --explain x --normals list.csv -o list.csv",
             "--output list.csv: the data are read from",
+        ),
+        ("score model pictures --output judged.csv", "--output judged.csv: this table would be replaced, and holds no"),
+        (
+            "score model pictures --regions judged.parquet",
+            "holds no results (columns image, judgement); choose an",
         ),
         ("figure reconstructions model pictures --out pictures/good/1.png", "1.png: the data are read from it"),
         ("evaluate model list.csv --json list.csv", "--json list.csv: the data are read from it"),
@@ -162,6 +169,9 @@ def test_nothing_is_written_over_and_no_option_passed_over(
     (tmp_path / "pictures" / "good").mkdir(parents=True)
     Image.new("L", (8, 8)).save("pictures/good/1.png")
     (tmp_path / "list.csv").write_text("path\npictures/good/1.png\n")
+    judged = pd.DataFrame({"image": ["1.png"], "judgement": ["good"]})
+    judged.to_csv("judged.csv", index=False)
+    judged.to_parquet("judged.parquet", index=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert run(*words.split()) == 2
     assert said in capsys.readouterr().err

@@ -152,6 +152,7 @@ def open_selected(
     from knowngood.data import open_images
     from knowngood.data.readers.limits import Limits
     from knowngood.data.select import select
+    from knowngood.data.values import listing
 
     images = open_images(data, strict=strict, limits=None if data_options is None else Limits.of(data_options))
     aside = [one for one in images.rejected if one.severity == "warning"]
@@ -160,6 +161,9 @@ def open_selected(
         note(
             f"set aside, or with a remark: {n} of {images.name}; `knowngood inspect {quote(data)}` lists all ({first})"
         )
+    others = [one for one in images.rejected if remarks and one.kind == "ignored"]
+    for reason in dict.fromkeys(one.reason for one in others):
+        note(f"not read: {listing([one.path_or_id for one in others if one.reason == reason], most=3)}: {reason}")
     if any(classes is not None for classes in (normal, anomalous, holdout)):  # an empty text names no class: refused
         images = select(images, normal=normal, anomalous=anomalous, holdout=holdout)
     return images

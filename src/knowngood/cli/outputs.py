@@ -16,6 +16,7 @@ from knowngood.cli.console import note, say
 from knowngood.cli.map_files import file_names
 from knowngood.config import counted
 from knowngood.data.progress import track
+from knowngood.data.values import listing
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
 from knowngood.files import LOCK, check_file, check_folder, is_stream, locked, plain, whole, write_json
@@ -87,6 +88,23 @@ def keep_apart(
                     f"{flag} {folder}: images that are read lie in it, such as {path}, and could be replaced; choose "
                     "another folder"
                 )
+
+
+def check_replaced(files: Mapping[str, Path | None]) -> None:
+    """Refuse to replace tables that hold no results, such as a manifest or a list of judgements. files: by option.
+
+    Raises:
+        SettingsError: one of them has none of the columns that results have.
+    """
+    from knowngood.evaluation.score_stream import MEASURES, column_names
+
+    for flag, file in files.items():
+        columns = None if file is None else column_names(file)
+        if columns and not set(columns) & set(MEASURES):
+            raise SettingsError(
+                f"{flag} {file}: this table would be replaced, and holds no results (columns "
+                f"{listing(columns, most=4)}); choose another file, or remove it"
+            )
 
 
 def check_out(model: Path, out: Path | None) -> None:

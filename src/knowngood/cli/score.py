@@ -34,6 +34,7 @@ from knowngood.cli.inputs import (
 from knowngood.cli.map_files import WRITERS
 from knowngood.cli.outputs import (
     anomalous_of,
+    check_replaced,
     keep_apart,
     note_unread,
     tell_written,
@@ -231,6 +232,7 @@ def score(
         tables = {"--output": output, "--regions": regions, "--probabilities": probabilities}
         given = [data, *([] if normals is None else [normals])]
         keep_apart(given, images, *sources, files=tables, folders={"--maps": maps, "--explain": explain})
+        check_replaced({"--output": output, "--regions": regions})
         asked = {"alpha": alpha, "fdr": fdr, "unknown": unknown}
         mark = fingerprint(in_use(model))
         if resume and output is not None and output.is_file() and not _unfinished(output).exists():

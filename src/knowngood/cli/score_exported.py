@@ -12,7 +12,15 @@ from knowngood.cli.console import note, say
 from knowngood.cli.destination import Destination
 from knowngood.cli.inputs import ALL, keep_split, open_selected, with_values
 from knowngood.cli.map_files import WRITERS
-from knowngood.cli.outputs import anomalous_of, keep_apart, note_unread, tell_written, write_tables, writing
+from knowngood.cli.outputs import (
+    anomalous_of,
+    check_replaced,
+    keep_apart,
+    note_unread,
+    tell_written,
+    write_tables,
+    writing,
+)
 from knowngood.config import DataOptions
 from knowngood.data.progress import track
 from knowngood.data.values import in_one
@@ -64,6 +72,7 @@ def score_exported(
         images, _ = keep_split(open_selected(data, data_options=bounds.over(trained)), split, default=ALL)
         images = with_values(images, values, detector.schema.names)
         keep_apart([data], images, files={"--output": output}, folders={"--maps": maps})
+        check_replaced({"--output": output})
         rate = detector.alpha if alpha is None else alpha
         writer, found = WRITERS[maps_format](maps, images.ids.tolist()) if maps is not None else None, []
         stream = detector.stream(images, alpha=alpha, unknown=unknown, maps=writer is not None)

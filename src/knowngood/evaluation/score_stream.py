@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,24 @@ def read_results(path: Path) -> pd.DataFrame | None:
     with named_damage(path, "cannot be read as results", "expected what `knowngood score` writes, or a log in UTF-8"):
         table = _table(path)
     return table if table is not None and set(table.columns) & set(MEASURES) else None
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a .csv or .parquet file; empty for any other, and for one that is damaged."""
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet") or not path.is_file():
+        return []
+    with path.open("rb") as file:  # its name need not be text
+        if suffix == ".csv":
+            first = file.readline()
+            return [name.strip('"') for name in re.split("[,;\t]", first.decode(encoding_of(first), "replace").strip())]
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            return pyarrow.parquet.read_schema(file).names
+        except pyarrow.ArrowException:
+            return []
 
 
 def _table(path: Path) -> pd.DataFrame | None:
