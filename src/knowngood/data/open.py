@@ -127,10 +127,10 @@ def _open_url(url: str, limits: Limits) -> ImageSet:
 
 
 def check_there(source: str | Path) -> None:
-    """Refuse a source that is no existing path, no data set and no URL; nothing is opened.
+    """Refuse a source that is no existing path of a kind that is read, no data set and no URL; nothing is opened.
 
     Raises:
-        DataError: there is none. SettingsError: a URL of no object store, a wrong step of a video.
+        DataError: it is none. SettingsError: a URL of no object store, a wrong step of a video.
     """
     if isinstance(source, str) and not source.strip():
         raise DataError("the name of the data is empty; for the folder that you are in write .")
@@ -147,6 +147,13 @@ def check_there(source: str | Path) -> None:
         meant = near(path)
         hint = f": did you mean '{meant}', which is there?\nIt is" if meant is not None else " and"
         raise DataError(f"'{source}' is no existing path{hint} no data set{nearest(str(source), dataset_names())}")
+    if os.path.isfile(path) and _video_at(path) is None and _reader(path) is None and _of_file(path) is None:
+        added = plugins("readers", Reader)
+        more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
+        raise DataError(
+            f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx, .npz, .npy"
+            f"{more}, a video ({', '.join(VIDEOS)}), or an image ({', '.join(sorted(SUFFIXES))})"
+        )
 
 
 def _video_at(path: Path) -> tuple[Path, int | None] | None:
@@ -164,34 +171,48 @@ def _open_path(source: str | Path, limits: Limits) -> ImageSet:
         return open_dataset(str(source))
     if not path.is_dir() and not path.is_file():
         raise DataError(f"{path}: is a pipe or device; expected a file or a folder")
+    if (reader := _reader(path)) is not None:
+        with naming_plugins(reader.name):
+            images: object = reader.read(path)
+        if not isinstance(images, ImageSet):
+            raise DataError(
+                f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "
+                "for example from ImageSet.from_arrays"
+            )
+        return images
+    of_file = None if path.is_dir() else _of_file(path)
+    return (_folder if of_file is None else of_file)(path, limits)
+
+
+def _reader(path: Path) -> Reader | None:
+    """What reads it, of other packages first; None for what `_of_file` and `_folder` read."""
     added = plugins("readers", Reader)
-    for reader in added if path.is_dir() else (*added, *_BUILT_IN):
-        if reader.takes(path):
-            with naming_plugins(reader.name):
-                images: object = reader.read(path)
-            if not isinstance(images, ImageSet):
-                raise DataError(
-                    f"{path}: reader '{reader.name}' returned a {type(images).__name__}; expected an ImageSet, "
-                    "for example from ImageSet.from_arrays"
-                )
-            return images
-    if path.is_dir():
-        return _idx_folder(path) or _shards(path) or read_folder(path, limits)
+    return next((one for one in (added if path.is_dir() else (*added, *_BUILT_IN)) if one.takes(path)), None)
+
+
+def _of_file(path: Path) -> Callable[[Path, Limits], ImageSet] | None:
+    """What opens a file of this name, or of these first bytes; None where nothing does."""
     if path.suffix.lower() == ".npz":
-        return read_dsprites(path) if is_dsprites(path) else read_npz(path, limits=limits)
+        return _npz
     if is_archive(path):
-        return read_archive(path, limits)
+        return read_archive
     if "idx" in path.name and ("ubyte" in path.name or path.suffix.lower() in (".gz", ".idx")):
-        return _idx_file(path)
-    if is_image(path) or path.suffix.lower() in SUFFIXES:
-        read_header(path)
-        name = printable(path.name)
-        return ImageSet(FilePixels((path,)), np.array([name]), np.array([np.nan]), {}, name=name)
-    more = "".join(f", {suffix} ({reader.name})" for reader in added for suffix in reader.suffixes)
-    raise DataError(
-        f"{path}: not a source of images; expected a folder, .csv or .parquet manifest, .zip, .tar, idx, .npz, .npy"
-        f"{more}, a video ({', '.join(VIDEOS)}), or an image ({', '.join(sorted(SUFFIXES))})"
-    )
+        return lambda path, limits: _idx_file(path)
+    return _one_image if is_image(path) or path.suffix.lower() in SUFFIXES else None
+
+
+def _folder(path: Path, limits: Limits) -> ImageSet:
+    return _idx_folder(path) or _shards(path) or read_folder(path, limits)
+
+
+def _npz(path: Path, limits: Limits) -> ImageSet:
+    return read_dsprites(path) if is_dsprites(path) else read_npz(path, limits=limits)
+
+
+def _one_image(path: Path, limits: Limits) -> ImageSet:
+    read_header(path)
+    name = printable(path.name)
+    return ImageSet(FilePixels((path,)), np.array([name]), np.array([np.nan]), {}, name=name)
 
 
 def _shards(folder: Path) -> ImageSet | None:
