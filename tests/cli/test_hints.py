@@ -113,3 +113,9 @@ def test_where_two_tests_share_the_rate_the_smallest_one_is_of_both() -> None:
     smallest = float(str(refused.value).rstrip(".").split()[-1])
     assert smallest == pytest.approx(2 / (n + 1), rel=1e-3)
     detector.detect(images[:2], alpha=smallest)
+
+
+@pytest.mark.parametrize("words", [("export", "m"), ("export", "m", "a.onnx", "--out", "b.onnx")])
+def test_the_file_of_an_export_is_named_once(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    assert "name the file to write, once: knowngood export MODEL FILE.onnx" in capsys.readouterr().err

@@ -119,6 +119,8 @@ def test_the_command_fits_each_product(cluster, tmp_path, capsys):
         pytest.importorskip("ray")
     files = {f"{name}/train/good/{i}.png": png(one) for name in "ab" for i, one in enumerate(pictures(N))}
     files |= {f"{name}/test/good/0.png": png(pictures(1)[0]) for name in "abc"}
+    for i in range(18, N):
+        del files[f"b/train/good/{i}.png"]
     files["c/train/good/0.png"] = png(pictures(1)[0])
     data, out = write_files(tmp_path / "data", files), tmp_path / "out"
     words = ["train", data, "--each", "product", "--fits", "1", "--out", out, *cluster]
@@ -129,6 +131,9 @@ def test_the_command_fits_each_product(cluster, tmp_path, capsys):
     records = {one["name"]: one for one in json.loads(said.out)}
     assert [(name, bool(one["error"])) for name, one in records.items()] == [("a", False), ("b", False), ("c", True)]
     assert records["a"]["folder"] == str(out / "a")
+    assert [one["kind"] for one in records["b"]["findings"]] == ["too-few"]
+    assert "b: warning: " in said.err
+    assert "a: warning: " not in said.err
     for name in "ab":
         assert run("score", out / name, data / name / "test", "-o", tmp_path / f"{name}.csv") == 0
 

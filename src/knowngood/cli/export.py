@@ -17,8 +17,11 @@ from knowngood.errors import SettingsError
 @with_bounds
 def export(
     model: Model,
-    out: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="the file to write", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE.onnx", help="the file to write", show_default=False)
+    ] = None,
     *,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE.onnx", help="the same, as an option")] = None,
     precision: Annotated[
         str,
         typer.Option(metavar="fp32|fp16", help="fp16: half the file; it needs --data"),
@@ -35,6 +38,10 @@ def export(
     `knowngood score FILE.onnx DATA` and `python -m knowngood.runtime FILE.onnx IMAGES` use it without torch. What
     cannot be exported is named before anything is written.
     """
+    if (file is None) == (out is None):
+        raise SettingsError("name the file to write, once: knowngood export MODEL FILE.onnx")
+    out = file or out
+    assert out is not None
     if out.suffix.lower() != ".onnx":
         raise SettingsError(f"{out}: expected a name that ends in .onnx")
     with writing(out):

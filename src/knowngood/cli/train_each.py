@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knowngood.cli.console import emit, note, say, table
+from knowngood.cli.findings import counted_lines
 from knowngood.config import Settings, counted
 from knowngood.errors import DataError
 
@@ -39,6 +40,9 @@ def train_each(
         note(f"{len(found):,} of {len(some):,}, about {left:,.0f} s left: {one.name}: {outcome}")
     found.sort(key=lambda one: one.name)
     table([column, "images", "false alarms"], [[one.name, one.images, one.alarms] for one in found if not one.error])
+    for one in found:
+        for line in counted_lines(one.findings):
+            note(f"{one.name}: {line}")
     say(f"models  {folder}")
     folders = {one.name: str(one.folder) for one in some}
     emit([{**one._asdict(), "folder": folders[one.name]} for one in found])

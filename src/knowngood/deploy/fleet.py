@@ -8,7 +8,7 @@ import multiprocessing
 import re
 import signal
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -37,12 +37,17 @@ class Product(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What came of a product. images: normal ones it was fitted to. error: why there is no model, else empty."""
+    """What came of a product.
+
+    images: normal ones it was fitted to. error: why there is no model, else empty. findings: of the audit, but for
+    notes, see `Audit.to_records`.
+    """
 
     name: str
     images: int
     alarms: str
     error: str = ""
+    findings: Sequence[dict[str, str]] = ()
 
 
 def products(images: ImageSet, column: str, folder: Path) -> list[Product]:
@@ -131,7 +136,9 @@ def fit_one(product: Product, settings: Settings) -> Fitted:
     try:
         detector = Detector.from_settings(settings).fit(product.images, run_dir=run, resume=True)
         detector.save(product.folder / "model")
-        found = Fitted(product.name, int(detector.about_["data"]["normals"]), false_alarms(detector.pipeline_))
+        normals, findings = int(detector.about_["data"]["normals"]), detector.training_["audit"]
+        serious = [one for one in findings if one["severity"] != "note"]
+        found = Fitted(product.name, normals, false_alarms(detector.pipeline_), findings=serious)
         write_json(product.folder / DONE, found._asdict() | {"of": _digest(product, settings)})
     except KnowngoodError as error:
         return Fitted(product.name, 0, "", str(error))
