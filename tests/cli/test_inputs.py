@@ -116,7 +116,7 @@ def test_images_beside_folders_of_classes_lack_a_class(tmp_path: Path, capsys: p
     assert run("train", tmp_path / "a", "--representation", "hog", "--out", tmp_path / "m") == 3
     said = capsys.readouterr().err
     assert "all 2 classes count as normal (x, y)" in said
-    assert "condition 'class' is missing for 10 of 60 images" in said
+    assert "condition 'class' is missing for 10 of 60 items" in said
     assert "--condition NAMES (none: no column)" in said
 
 

@@ -351,7 +351,7 @@ def test_unknown_value_is_refused_by_name() -> None:
     assert str(refused.value) == (
         "condition 'camera' has no value 'D'; known: A, B, C. Give a known value: "
         'conditions={"camera": …} or a column of the manifest; '
-        'or pass unknown="infer", and the known values that explain an image best count.'
+        'or pass unknown="infer", and the known values that explain it best count.'
     )
     with as_command(), pytest.raises(DataError) as refused:
         schema.expand({"camera": ["a"], "product": [1]}, 1)
@@ -361,7 +361,7 @@ def test_unknown_value_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="no value 'lefft', did you mean 'left'\\?; known: left, right"):
         named.expand({"camera": ["lefft"]}, 1)
     with pytest.raises(
-        DataError, match=r"'camera' is missing for 2 of 3 images \(rows 0, 2\); known: A, B, C. Give it: "
+        DataError, match=r"'camera' is missing for 2 of 3 items \(rows 0, 2\); known: A, B, C. Give it: "
     ):
         schema.expand({"camera": [None, "A", ""], "product": [1, 1, 1]}, 3)
     with pytest.raises(
@@ -450,7 +450,7 @@ def test_without_the_role_infer_unknown_stays_an_error() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"camera": ["A", None]}, r"'camera' is missing for 1 of 2 images to fit on \(rows 1\)"),
+        ({"camera": ["A", None]}, r"'camera' is missing for 1 of 2 items to fit on \(rows 1\)"),
         ({"camera": ["A"]}, r"'camera' has shape \(1,\); expected one value for each of 2 images"),
         ({"gain": [0.5, np.inf]}, r"'gain' is infinite in rows 1"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.model_selection import GridSearchCV
@@ -12,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from knowngood import Detector
 from knowngood.config import Settings, parse_settings
-from knowngood.errors import OutputError, SettingsError
+from knowngood.errors import DataError, OutputError, SettingsError
 
 QUICK = Detector(model={"name": "vae", "net": {"name": "mlp", "hidden": (16,)}}, training={"epochs": 3}, device="cpu")
 
@@ -107,3 +108,41 @@ def test_what_to_do_with_unknown_conditions_is_one_of_two(ask):
     fitted = Detector("table", "memory_bank", alpha=0.2).fit(rows)
     with pytest.raises(SettingsError, match="unknown='maybe': expected 'error' or 'infer'"):
         getattr(fitted, ask)(rows, unknown="maybe")
+
+
+def test_a_condition_that_is_a_column_of_the_table_too_is_no_feature():
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"]).assign(camera=["A", "B"] * 30)
+    rest = rows.drop(columns="camera")
+    expected = Detector("table", "memory_bank", alpha=0.2).fit(rest, conditions=rows["camera"])
+    fitted = Detector("table", "memory_bank", alpha=0.2).fit(rows, conditions=rows["camera"])
+    assert list(fitted.feature_names_in_) == ["a", "b"]
+    scores = expected.score_samples(rest, conditions=rows["camera"])
+    for given in (rows["camera"], rows[["camera"]], {"camera": rows["camera"].to_numpy()}, "camera", None):
+        assert np.array_equal(fitted.score_samples(rows, conditions=given), scores)
+    assert np.array_equal(fitted.score_samples(rows[:1], conditions={"camera": "A"}), scores[:1])
+    with pytest.raises(DataError, match="'camera' is a column of the table and is given in conditions, with other"):
+        fitted.score_samples(rows, conditions={"camera": "A"})
+
+
+def test_a_column_of_numbers_may_be_a_feature_and_a_condition():
+    rows = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    fitted = Detector("table", "memory_bank", alpha=0.2).fit(rows, conditions=rows["b"])
+    assert list(fitted.feature_names_in_) == ["a", "b"]
+    assert len(fitted.score_samples(rows, conditions=rows["b"])) == 60
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (pd.DataFrame(np.zeros((9, 2)), columns=["a", "a"]), "column 'a' comes twice"),
+        (pd.DataFrame({"a": [1.0] * 9, "b": "x"}), "column 'b' holds 'x', and a table holds numbers"),
+        (pd.DataFrame(index=range(9)), r"the table has no columns; expected numbers \(N, F\)"),
+        (pd.DataFrame({"a": [1.0] * 9, "b": "x"})[:0], "minimum of 2"),
+        (pd.DataFrame(np.zeros((9, 2)), columns=["a", 3]), "Feature names"),
+        (np.zeros(9), r"X has shape \(9,\); expected images \(N, H, W\) or a table of numbers"),
+    ],
+)
+def test_what_is_no_table_of_numbers_is_refused(rows, said):
+    with pytest.raises(DataError, match=said):
+        Detector("table", "memory_bank").fit(rows)

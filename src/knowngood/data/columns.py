@@ -61,7 +61,7 @@ class Column:
         if not roles:
             return cls(name=name, kind="categorical", roles=())
         if n == 0:
-            raise DataError(f"condition '{name}': there are no images to learn its values from")
+            raise DataError(f"condition '{name}': there are no items to learn its values from")
         which, texts = texts_of(array)
         missing = np.array([text is None for text in texts])[which]
         if missing.any():
@@ -70,8 +70,8 @@ class Column:
                 "name the columns that are conditions with --condition NAMES (none: no column)",
             )
             raise DataError(
-                f"condition '{name}' is missing for {missing.sum():,} of {n:,} images to fit on "
-                f"(rows {rows_text(missing)}). Give the values, remove those images, or {ignored}."
+                f"condition '{name}' is missing for {missing.sum():,} of {n:,} items to fit on "
+                f"(rows {rows_text(missing)}). Give the values, leave those items out, or {ignored}."
             )
         numbers = numbers_of(array, name) if _numeric(array) else None
         if numbers is None or (len(texts) <= MOST_CATEGORIES_FROM_NUMBERS and (numbers == np.round(numbers)).all()):
@@ -158,10 +158,10 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool,
         what = f"has no value {listing(new, quote=True)}"
     elif given:
         absent = codes < 0
-        what = f"is missing for {absent.sum():,} of {len(codes):,} images (rows {rows_text(absent)})"
+        what = f"is missing for {absent.sum():,} of {len(codes):,} items (rows {rows_text(absent)})"
     else:
         what = "is not given"
-    known = f"known: {listing(column.values)}" if column.kind == "categorical" else "expected a number for each image"
+    known = f"known: {listing(column.values)}" if column.kind == "categorical" else "expected a number for each item"
     if learned:
         return (
             f"condition '{column.name}' {what}; {known}. Items that are learned from or calibrate need a known value: "
@@ -175,7 +175,7 @@ def explain_unknown(column: Column, codes: Ints, new: list[str], *, given: bool,
         hint = near_value(new, column.values) if new else ""
         return (
             f"condition '{column.name}' {what}{hint}; {known}. Give {'a known value' if new else 'it'}: {ways}; or "
-            f"pass {infer}, and the known values that explain an image best count."
+            f"pass {infer}, and the known values that explain it best count."
         )
     wanted = (*column.roles, "infer")
     return (

@@ -57,7 +57,10 @@ def batch_remark(
     start = misfit_words(found, what, items.items, alpha)
     start += f" (most of all {', '.join(names[:NAMED])})" if names else ""
     cause = _cause(items, found.flagged, found.items, labelled, seen)
-    return {"sentence": f"{start}: {cause}. {_way_out(pipeline, decisions.group[counted], labelled)}", **remark}
+    return {
+        "sentence": f"{start}: {cause}. {_way_out(pipeline, decisions.group[counted], labelled, items.items)}",
+        **remark,
+    }
 
 
 def references_of(pipeline: Pipeline, decisions: Decisions, alpha: float) -> tuple[np.ndarray, np.ndarray]:
@@ -111,13 +114,13 @@ def _cause(items: Items, flagged: int, n: int, labelled: bool, changes: list[Cha
     return changed if labelled else f"{'most' if 2 * flagged > n else 'many'} are anomalous, or {changed}"
 
 
-def _way_out(pipeline: Pipeline, group: np.ndarray, labelled: bool) -> str:
-    """What to do, if the items are normal."""
+def _way_out(pipeline: Pipeline, group: np.ndarray, labelled: bool, kind: str) -> str:
+    """What to do, if the items are normal. kind: what they are called, such as images."""
     added = [one for g, one in enumerate(pipeline.added) if not (group == g).any()]
     if added:
         values = [f"{column}={value}" for column, value in added[0].values.items()]
         given = for_caller(f"conditions={added[0].values!r}", " ".join(f"--as {value}" for value in values))
         return f"If they are of {added[0].name}, give {given}"
     what = "Calibrate" if labelled else "If they are normal, calibrate"
-    how = for_caller("detector.calibrate(normal_images)", "knowngood calibrate MODEL NORMAL_IMAGES")
-    return f"{what} on images of this kind: {how}"
+    how = for_caller(f"detector.calibrate(normal_{kind})", "knowngood calibrate MODEL NORMAL_IMAGES")
+    return f"{what} on {kind} of this kind: {how}"

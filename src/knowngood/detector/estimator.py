@@ -66,6 +66,7 @@ from knowngood.detector.items import (
     items_to_learn,
     items_to_score,
     normals_and_labelled,
+    numbers,
     with_columns,
 )
 from knowngood.detector.maps import check_regions
@@ -266,7 +267,7 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             check_folder(Path(run_dir))
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        X, columns = with_columns(X, conditions)
+        X, columns = with_columns(X, conditions, numbers(X))
         items = kept_local(items_to_fit(self, X, columns, anomalies, settings), settings.data.cache_gb)
         items, findings = audited(items, settings)
         roles = settings.conditioning.roles or {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,8 +34,12 @@ class Estimator(Protocol):
     about_: dict[str, Any]
 
 
-def with_columns(X: Any, conditions: Any) -> tuple[Any, dict[str, Any] | None]:
-    """X and its condition columns. Columns of a table that `conditions` names are taken out of it."""
+def with_columns(X: Any, conditions: Any, features: Sequence[str] = ()) -> tuple[Any, dict[str, Any] | None]:
+    """X and its condition columns. Columns of a table that `conditions` names, or gives too, are taken out of it.
+
+    Args:
+        features: columns of a table that stay in it, as those of numbers do before a fit.
+    """
     X = listed(X)
     names = [conditions] if isinstance(conditions, str) else conditions
     if isinstance(names, list | tuple) and hasattr(X, "columns") and not holds_images(X):
@@ -51,7 +56,26 @@ def with_columns(X: Any, conditions: Any) -> tuple[Any, dict[str, Any] | None]:
     elif isinstance(conditions, str) and hasattr(X, "columns"):
         hint = nearest(conditions, list(map(str, X.columns)))
         raise DataError(f"the frame of images has no column '{conditions}'{hint}")
-    return X, as_columns(conditions)
+    columns = as_columns(conditions)
+    if columns is None or not hasattr(X, "columns") or holds_images(X):
+        return X, columns
+    twice = [name for name in columns if name in X.columns and name not in features]
+    if other := next((name for name in twice if not _agree(columns[name], X[name])), None):
+        raise DataError(
+            f"'{other}' is a column of the table and is given in conditions, with other values; leave one of them out"
+        )
+    return X.drop(columns=twice), columns
+
+
+def _agree(values: Any, column: Any) -> bool:
+    """Whether the values of a condition, or one for all, are those of a column of a frame."""
+    given, own = np.asarray(values, dtype=object), column.to_numpy(dtype=object)
+    return given.shape in ((), own.shape) and list(map(str, np.broadcast_to(given, own.shape))) == list(map(str, own))
+
+
+def numbers(X: Any) -> list[str]:
+    """Names of the columns of a frame that hold numbers, which can be features of a table."""
+    return [name for name, dtype in X.dtypes.items() if dtype.kind in "biuf"] if hasattr(X, "dtypes") else []
 
 
 def _texts(names: Any) -> list[str]:
@@ -168,7 +192,7 @@ def _fitted_columns(detector: Estimator, X: Any, conditions: Any) -> tuple[Any, 
         named |= {name for group in pipeline.added for name in group.values}
         named -= set(getattr(detector, "feature_names_in_", ()))
         conditions = [name for name in X.columns if name in named] or None
-    return with_columns(X, conditions)
+    return with_columns(X, conditions, getattr(detector, "feature_names_in_", ()))
 
 
 def _known(detector: Estimator, X: Any, further: tuple[str, ...] = ()) -> Items:
@@ -232,9 +256,20 @@ def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
         raise DataError(
             f"X is {X!r:.60}, a {type(X).__name__}; expected images (a path, an array, a list, …) or a table (N, F)"
         )
+    if hasattr(X, "columns") and not len(X.columns):
+        raise DataError("the table has no columns; expected numbers (N, F)")
+    if getattr(X, "ndim", 2) == 1:
+        raise DataError(
+            f"X has shape {tuple(X.shape)}; expected images (N, H, W) or a table of numbers (N, F). Reshape your data: "
+            "X.reshape(-1, 1) if it is one column, X.reshape(1, -1) if one row"
+        )
     kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
     try:
         rows: Any = validate_data(detector, X, reset=reset, dtype=np.float64, **kept)
+    except TypeError as error:
+        if hasattr(X, "columns"):  # not all of its names are texts
+            raise DataError(str(error)) from None
+        raise
     except ValueError as error:
         raise DataError(_text_column(X) or str(error)) from None
     check_rows(rows, getattr(detector, "feature_names_in_", None))
@@ -243,7 +278,12 @@ def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
 
 def _text_column(X: Any) -> str:
     """What to do with the first column of a frame that holds no numbers; nothing if all do."""
-    for name in getattr(X, "columns", ()):
+    names = [] if len(X) == 0 else list(getattr(X, "columns", ()))
+    if len(set(names)) < len(names):
+        return (
+            f"column '{next(name for name in names if names.count(name) > 1)}' comes twice; rename one, or leave it out"
+        )
+    for name in names:
         if X[name].dtype.kind not in "biuf":
             return (
                 f"column '{name}' holds {X[name].iloc[0]!r:.40}, and a table holds numbers: name the column as a "
