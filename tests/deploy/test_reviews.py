@@ -212,7 +212,7 @@ def test_reviews_from_python(store: JudgedStore) -> None:
         ((1, "bad"), "verdict = 'bad'; expected good, defect, unsure"),
         ((99, "good"), "no judged image 99"),
         ((6, "defect"), r"f.png \(image 6\) could not be read"),
-        ((1, "defect", {"regions": [(0, 0, HEIGHT + 1, 2)]}), "is not within the picture, 10 × 12 pixels"),
+        ((1, "defect", {"regions": [(0, 0, HEIGHT + 1, 2)]}), "is not within the picture, 12 × 10 pixels"),
         ((1, "defect", {"regions": [(0, 0, 1, 1)] * 101}), "101 regions; expected at most 100"),
         ((1, "defect", {"kind": "k" * 61}), "kind = 'kkkk.* has 61 characters; expected at most 60"),
         ((1, "good", {"note": "n" * 2001}), "has 2,001 characters; expected at most 2,000"),

@@ -803,7 +803,7 @@ def test_networks_of_folds_draw_the_same_numbers_whatever_the_threads():
 def test_a_detector_whose_calibration_items_were_refused_can_be_calibrated(tmp_path):
     images, _ = squares(120)
     detector = Detector("pixels", "memory_bank", device="cpu")
-    with pytest.raises(DataError, match="an image is 9×9"):
+    with pytest.raises(DataError, match="an image is 9 × 9 px"):
         detector.fit(images[:60], calibration_set=np.zeros((30, 9, 9), np.uint8))
     with pytest.raises(DataError, match="this model is not calibrated; call calibrate"):
         detector.detect(images)

@@ -162,7 +162,7 @@ def test_a_tiled_picture_is_one_picture(tiled: Detector) -> None:
     assert 8 <= row < 22
     assert 38 <= column < 52
     assert len(tiled.pipeline_.calibration) == 60  # pictures  # type: ignore[arg-type]
-    assert "64×64 px are cut into 3 × 3 tiles of 32 px (overlap 8 px)" in tiled.about_["recipe"]
+    assert "64 × 64 px are cut into 3 × 3 tiles of 32 px (overlap 8 px)" in tiled.about_["recipe"]
     why = tiled.explain(new, others=True)[0]
     assert why.nearest
     assert why.model_input.shape == (64, 64, 1)
@@ -207,7 +207,7 @@ def test_what_cannot_be_is_refused_before_training(settings: dict[str, Any], wor
 
 
 def test_a_picture_of_another_size_is_refused_by_its_size(tiled: Detector) -> None:
-    with pytest.raises(DataError, match=r"16×16.*about 64×64"):
+    with pytest.raises(DataError, match=r"16 × 16 px.*about 64 × 64"):
         tiled.score_samples(parts(2)[:, :16, :16])
 
 

@@ -429,10 +429,10 @@ def test_too_small_an_image_is_refused_by_name_and_with_a_way_out(net: str) -> N
     with pytest.raises(SettingsError) as caught:
         build(net, (1, least - 1, 40))
     assert str(caught.value) == (
-        f"net '{net}' needs images of at least {least}×{least}, these are {least - 1}×40; "
+        f"net '{net}' needs images of at least {least} × {least} px, these are 40 × {least - 1}; "
         "use net 'mlp' or a larger image_size"
     )
-    with pytest.raises(SettingsError, match=f"these are 40×{least - 1};"):
+    with pytest.raises(SettingsError, match=f"these are {least - 1} × 40;"):
         build(net, (1, 40, least - 1))
     build(net, (1, least, least))
 

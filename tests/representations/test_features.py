@@ -286,7 +286,7 @@ def test_settings_that_cannot_be() -> None:
         Features.fit(images, FeatureOptions.model_validate({"backbone": "own"}))
     with pytest.raises(SettingsError, match="not with 'efficientnet_lite0'"):
         Features.fit(images, FeatureOptions(), Means())
-    with pytest.raises(SettingsError, match=r"stride = 40 is larger than the resized image, 32×32"):
+    with pytest.raises(SettingsError, match=r"stride = 40 is larger than the resized image, 32 × 32 px"):
         fit(images, stride=40)
     with pytest.raises(SettingsError, match=r"average = 4 has no centre"):
         parse(FeatureOptions, {"average": 4})

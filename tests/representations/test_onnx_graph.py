@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused_by_name(saved: Callable[..., Path], tmp_pa
     refused(r"outputs mean \['b', 6\]; expected maps \(B, F, h, w\)", saved(outputs=("mean",)))
     refused(r"expected maps \(B, F, h, w\) named mean", saved(), outputs=("mean",))
     refused("expected maps .* named fine, deep", saved(), outputs=("fine", "deep"))
-    refused("takes images of 16×24, these have 20×24; set image_size = 16,24", saved((1, 3, 16, 24)))
+    refused(r"takes images of 24 × 16 px .*have 24 × 20; set image_size = 16,24 \(height", saved((1, 3, 16, 24)))
     refused("takes 4 images at a time", saved((4, 3, "H", "W")))
     refused(r"expected one input, float32 \(B, 3, H, W\)", saved(("B", 1, "H", "W")))
 

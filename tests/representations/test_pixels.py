@@ -295,7 +295,7 @@ def test_mixed_sizes_need_image_size() -> None:
     images = listed(random(8, 8, 1), random(8, 9, 1), random(8, 8, 1))
     with pytest.raises(
         DataError,
-        match=r"2 different sizes: 8×8 \(2\), 8×9 \(1\)\. .*\"name\": \"pixels\", \"image_size\".*or --image-size",
+        match=r"2 different sizes: 8 × 8 \(2\), 9 × 8 \(1\)\. .*\"name\": \"pixels\", \"image_size\".*or --image-size",
     ):
         fit(images)
     pixels = fit(images, image_size=8)
@@ -315,7 +315,11 @@ def test_mixed_types_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"crop": (9, 4)}, "crop = 9×4 is larger"), ({"pad": (4, 7)}, "pad = 4×7 is smaller")]
+    ("settings", "message"),
+    [
+        ({"crop": (9, 4)}, r"crop = \(9, 4\), height first, is larger than the image, 8 × 8 px"),
+        ({"pad": (4, 7)}, r"pad = \(4, 7\), height first, is smaller than the image, 8 × 8 px"),
+    ],
 )
 def test_geometry_that_cannot_be(settings: Any, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
@@ -325,7 +329,7 @@ def test_geometry_that_cannot_be(settings: Any, message: str) -> None:
 def test_another_size_is_refused_unless_resized() -> None:
     with pytest.raises(
         DataError,
-        match=r"an image is 9×8 \(height × width\), the model takes 8×8.*image_size=\(8, 8\) of the representation",
+        match=r"an image is 8 × 9 px \(width × height\), the model takes 8 × 8.*size=\(8, 8\) of the representation",
     ):
         fit(random(2, 8, 8)).prepare(random(9, 8, 1))
 
@@ -420,7 +424,7 @@ def test_damaged_files_are_set_aside_with_their_reason(tmp_path: Path, workers: 
     Image.fromarray(random(5, 5)).save(paths[2])
     prepared, errors = pixels.read(items, np.array([3, 2, 1]), workers)
     assert sorted(errors) == [1, 2]
-    assert "5×5 (height × width), the model takes 8×8" in errors[2]
+    assert "5 × 5 px (width × height), the model takes 8 × 8" in errors[2]
     np.testing.assert_array_equal(prepared[0, 0], images[3])
     with pytest.raises(DataError, match=r"^1\.png: .*\(and 1 more of 4 items\)"):
         prepare_all(items, pixels, workers)

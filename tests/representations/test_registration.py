@@ -338,7 +338,7 @@ def test_images_that_cannot_be_used_are_named() -> None:
 
 
 def test_alignment_refuses_what_it_was_not_fitted_on(fitted: dict[Mode, Registration]) -> None:
-    with pytest.raises(DataError, match="an image to align is 90×120, alignment was fitted on 96×120"):
+    with pytest.raises(DataError, match="an image to align is 120 × 90 px, alignment was fitted on 120 × 96"):
         aligned_by(fitted["shift"], np.zeros((90, 120, 3)))
     with pytest.raises(DataError, match=r"shape \(96, 120\); expected \(height, width, channels\)"):
         aligned_by(fitted["shift"], scene())
@@ -497,5 +497,5 @@ def test_bottles_lie_better_after(data_root: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 40), (40, 1)])
 def test_a_side_of_one_pixel_is_refused(mode: Mode, size: Size) -> None:
     images = np.random.default_rng(0).normal(size=size) + np.random.default_rng(1).normal(0, 0.1, (10, *size))
-    with pytest.raises(DataError, match=f"at least 2 pixels a side; these are {size[0]}×{size[1]}.*align = 'none'"):
+    with pytest.raises(DataError, match=f"at least 2 pixels a side; these are {size[1]} × {size[0]}.*align = 'none'"):
         Registration.fit(images, mode)

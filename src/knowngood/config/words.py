@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 NEAREST = 5  # names listed, of many
 
@@ -30,6 +31,11 @@ def for_caller(python: str, command: str) -> str:
 def counted(n: int, noun: str) -> str:
     """The number and the noun, in the plural unless it is one: "1 image", "1,200 images"."""
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def in_pixels(size: Any) -> str:
+    """A size (height, width) in a sentence, where width comes first: "640 × 480"."""
+    return f"{size[1]:,} × {size[0]:,}"
 
 
 def as_share(given: object) -> str:

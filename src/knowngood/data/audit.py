@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from knowngood.config import counted
-from knowngood.config.words import for_caller
+from knowngood.config.words import for_caller, in_pixels
 from knowngood.data.findings import UNUSABLE, Finding, Severity, Unreadable
 from knowngood.data.groups import pixel_digest
 from knowngood.data.imageset import ImageSet, Marks
@@ -281,7 +281,7 @@ def _mixed(name: str, looks: Sequence[_Look]) -> list[Finding]:
     usable = [look for look in looks if not look.kind]
     findings = []
     for kind, what, values in (
-        ("mixed-sizes", "sizes", [_by(look.shape[:2]) for look in usable]),
+        ("mixed-sizes", "sizes", [in_pixels(look.shape[:2]) for look in usable]),
         ("mixed-channels", "channel counts", [str(look.shape[2]) for look in usable]),
         ("mixed-dtypes", "bit depths", [look.dtype for look in usable]),
     ):
@@ -336,13 +336,13 @@ def _mask_fault(images: ImageSet, i: int, size: tuple[int, ...]) -> tuple[str, s
         kind = error.kind if error.kind == "mask-unclear" else "mask-unreadable"
         return kind, f"its mask {error.path.name} {error.reason}; it is ignored", "error"
     if mask.shape != size:
-        return "mask-wrong-size", f"{named} is {_by(mask.shape)}, the image {_by(size)}; it is ignored", "error"
+        return (
+            "mask-wrong-size",
+            f"{named} is {in_pixels(mask.shape)}, the image {in_pixels(size)}; it is ignored",
+            "error",
+        )
     if label == 1 and not mask.any():
         return "mask-empty", f"is anomalous, but {named} is empty; it does not count in pixel metrics", "warning"
     if label == 0 and mask.any():
         return "mask-on-normal", f"is normal, but {named} is not empty", "warning"
     return None
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))

@@ -261,7 +261,7 @@ def _picture(kind: str, content: bytes, headers: dict[str, str] = PRIVATE) -> Re
 def _within(box: Box, height: int | None, width: int | None) -> Box:
     top, left, bottom, right = box
     if not (0 <= top < bottom <= (height or 0) and 0 <= left < right <= (width or 0)):
-        raise HTTPException(422, f"region {list(box)} is not within the picture, {height} × {width} pixels")
+        raise HTTPException(422, f"region {list(box)} is not within the picture, {width} × {height} pixels")
     return box
 
 

@@ -95,7 +95,7 @@ def add_review(
                     height, width = about["height"] or 0, about["width"] or 0
                     if not (0 <= top < bottom <= height and 0 <= left < right <= width):
                         box = (top, left, bottom, right)
-                        raise DataError(f"region {box} is not within the picture, {height} × {width} pixels")
+                        raise DataError(f"region {box} is not within the picture, {width} × {height} pixels")
             store.review(numbers, Review(verdict, who, kind, tuple(regions), note))  # type: ignore[arg-type]
         except KeyError as error:
             raise DataError(f"{folder}: {error.args[0]}; `read_reviews(…, unreviewed=True)` lists them") from None

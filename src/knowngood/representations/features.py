@@ -24,6 +24,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 
 from knowngood.config import FeatureOptions, loaded
+from knowngood.config.words import in_pixels
 from knowngood.data.columns import Column
 from knowngood.data.imageset import ImageSet
 from knowngood.data.pose.part import Posed, unposed
@@ -137,7 +138,7 @@ class Features(Fitted):
             raise DataError(f"features need grey or colour images (1 or 3 channels); these have {channels} channels")
         if options.stride > min(height, width):
             raise SettingsError(
-                f"features: stride = {options.stride} is larger than the resized image, {height}×{width}"
+                f"features: stride = {options.stride} is larger than the resized image, {in_pixels((height, width))} px"
             )
         draft = cls(
             options=options,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from knowngood.config import ImageOptions
-from knowngood.config.words import for_caller
+from knowngood.config.words import for_caller, in_pixels
 from knowngood.data.findings import Unreadable
 from knowngood.data.image_factors import COLOURS
 from knowngood.data.imageset import ImageSet
@@ -87,10 +87,14 @@ class Pixels(Fitted):
         size = target or (int(shapes[0, 0]), int(shapes[0, 1]))
         crop, pad = _pair(options.crop), _pair(options.pad)
         if crop and (crop[0] > size[0] or crop[1] > size[1]):
-            raise SettingsError(f"crop = {_by(crop)} is larger than the image, {_by(size)}; height comes first")
+            raise SettingsError(
+                f"crop = {crop}, height first, is larger than the image, {in_pixels(size)} px (width × height)"
+            )
         inner = crop or size
         if pad and (pad[0] < inner[0] or pad[1] < inner[1]):
-            raise SettingsError(f"pad = {_by(pad)} is smaller than the image, {_by(inner)}; height comes first")
+            raise SettingsError(
+                f"pad = {pad}, height first, is smaller than the image, {in_pixels(inner)} px (width × height)"
+            )
         range_ = choose_range(images, options.scaling)
         return cls(
             size=size,
@@ -166,7 +170,7 @@ class Pixels(Fitted):
                 f"the option image_size=({height}, {width}) of the representation", f"--image-size {height}x{width}"
             )
             raise DataError(
-                f"an image is {_by(shape[:2])} (height × width), the model takes {_by(self.size)} as it is. "
+                f"an image is {in_pixels(shape)} px (width × height), the model takes {in_pixels(self.size)} as it is. "
                 f"Resize it; or fit with {option}, which takes any size."
             )
         if self.about and any(
@@ -174,7 +178,8 @@ class Pixels(Fitted):
         ):
             whole = for_caller("data={'tile': 'none'}", "--tile none")
             raise DataError(
-                f"an image is {_by(shape)}, and the model was fitted on pictures of about {_by(self.about)}, in tiles, "
+                f"an image is {in_pixels(shape)} px (width × height), and the model was fitted on pictures of about "
+                f"{in_pixels(self.about)}, in tiles, "
                 "whose sides may differ by 10 %. Leave it out, or fit a model of its own to such images; one that is "
                 f"fitted with {whole} takes any size and sees small defects less well."
             )
@@ -378,11 +383,7 @@ def _n_channels(count: int) -> str:
     return "1 channel" if count == 1 else f"{count} channels"
 
 
-def _by(size: Any) -> str:
-    return f"{size[0]}×{size[1]}"
-
-
 def _sizes(sizes: np.ndarray, counts: np.ndarray, most: int = 6) -> str:
     order = np.argsort(-counts, kind="stable")
-    named = ", ".join(f"{_by(sizes[i])} ({counts[i]:,})" for i in order[:most])
+    named = ", ".join(f"{in_pixels(sizes[i])} ({counts[i]:,})" for i in order[:most])
     return named if len(sizes) <= most else f"{named} … and {len(sizes) - most:,} more"

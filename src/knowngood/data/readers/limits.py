@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knowngood.config.words import for_caller
+from knowngood.config.words import for_caller, in_pixels
 from knowngood.data.findings import Unreadable
 from knowngood.errors import DataError
 
@@ -42,7 +42,9 @@ class Limits:
     def check_picture(self, path: Path, height: int, width: int, channels: int = 1) -> None:
         """Raises Unreadable: there is no pixel, or there are more than may be."""
         if min(height, width, channels) < 1:
-            raise Unreadable(path, "not-an-image", f"declares {height} × {width} pixels of {channels} channels")
+            raise Unreadable(
+                path, "not-an-image", f"declares {in_pixels((height, width))} pixels of {channels} channels"
+            )
         pixels = height * width * (channels if channels > COLOURS else 1)
         if pixels > self.pixels:
             of = f" × {channels} channels" if channels > COLOURS else ""
@@ -50,8 +52,8 @@ class Limits:
             raise Unreadable(
                 path,
                 "too-large",
-                f"declares {height:,} × {width:,}{of} = {pixels:,} pixels, above the limit of {self.pixels:,}; if that "
-                f"is meant, allow it: {allowed}",
+                f"declares {in_pixels((height, width))}{of} = {pixels:,} pixels, above the limit of {self.pixels:,}; "
+                f"if that is meant, allow it: {allowed}",
             )
 
     def check_pages(self, path: Path, pages: int) -> None:

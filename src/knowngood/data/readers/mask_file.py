@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from knowngood.config.words import in_pixels
 from knowngood.data.findings import Unreadable
 from knowngood.data.readers.files import read_with_header
 from knowngood.data.readers.limits import Limits
@@ -72,7 +73,8 @@ def joined_masks(paths: Sequence[Path], masks: Sequence[Mask]) -> Mask:
     """(H, W) what any of the masks marks. Raises Unreadable: their sizes differ."""
     for path, mask in zip(paths, masks, strict=True):
         if mask.shape != masks[0].shape:
-            reason = f"is {mask.shape[0]}×{mask.shape[1]}, {paths[0].name} of the same image is {masks[0].shape}"
+            first = f"{paths[0].name} of the same image is {in_pixels(masks[0].shape)}"
+            reason = f"is {in_pixels(mask.shape)} px, {first}"
             raise Unreadable(path, "mask-unclear", reason)
     return np.logical_or.reduce(masks)
 

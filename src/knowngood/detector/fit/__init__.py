@@ -14,6 +14,7 @@ import torch
 
 from knowngood.config import PixelOptions, Settings, SharedGaussianOptions, VAEOptions
 from knowngood.config.version import __version__
+from knowngood.config.words import in_pixels
 from knowngood.detector.calibrate import NormalScores, calibrate, image_statistics, suspicious, with_calibration
 from knowngood.detector.condition_posterior import fit_temperature
 from knowngood.detector.decide import calibrated
@@ -188,9 +189,9 @@ def prepared_sentence(representation: Any, images: int) -> str:
     """
     if not isinstance(representation, Features):
         return ""
-    size, tiling = "×".join(map(str, representation.pixels.size)), representation.tiling
+    size, tiling = in_pixels(representation.pixels.size), representation.tiling
     if tiling is not None:
-        whole, seen = "×".join(map(str, representation.pixels.about or ())), representation.seconds
+        whole, seen = in_pixels(representation.pixels.about or (0, 0)), representation.seconds
         down, across = tiling.counts()
         shared = "one Gaussian, as locations look alike," if representation.alike else "Gaussians by position"
         height, width = representation.grid

@@ -35,7 +35,7 @@ def image_shape(net: str, shape: tuple[int, ...], smallest: int) -> tuple[int, i
     channels, height, width = shape
     if min(height, width) < smallest:
         raise SettingsError(
-            f"net '{net}' needs images of at least {smallest}×{smallest}, these are {height}×{width}; "
+            f"net '{net}' needs images of at least {smallest} × {smallest} px, these are {width} × {height}; "
             "use net 'mlp' or a larger image_size"
         )
     return channels, height, width

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 from torch import Tensor
 
+from knowngood.config.words import in_pixels
 from knowngood.data.pose.geometry import Floats, Quality, Size, inverse
 from knowngood.errors import ArtifactError, DataError
 from knowngood.representations.alignment.matching import Mode, Plane, compared_size, correlations, match, plane
@@ -98,7 +99,8 @@ class Registration(BaseModel):
         """
         if image.shape != self.size:
             raise DataError(
-                f"an image to align is {_by(image.shape)}, alignment was fitted on {_by(self.size)}; resize it first"
+                f"an image to align is {in_pixels(image.shape)} px, alignment was fitted on {in_pixels(self.size)}; "
+                "resize it first"
             )
         return self._locate(_plane(image))
 
@@ -194,8 +196,8 @@ def _planes(images: Iterable[np.ndarray]) -> tuple[list[Plane], Size]:
         size = size or (int(image.shape[0]), int(image.shape[1]))
         if min(size) < SMALLEST:
             raise DataError(
-                f"alignment needs images of at least {SMALLEST} pixels a side; these are {_by(size)}. Leave it off: "
-                "align = 'none'"
+                f"alignment needs images of at least {SMALLEST} pixels a side; these are {in_pixels(size)}. Leave it "
+                "off: align = 'none'"
             )
         if image.shape != size:
             raise DataError(
@@ -236,7 +238,3 @@ def _leave_one_out(correlation: Floats, n: int, spread: float) -> Floats:
     total = n * spread
     rest = np.maximum(total**2 - 2 * total * correlation + 1, 1e-12)  # variance of the sum of the others
     return (total * correlation - 1) / np.sqrt(rest)
-
-
-def _by(size: tuple[int, ...]) -> str:
-    return "×".join(map(str, size))

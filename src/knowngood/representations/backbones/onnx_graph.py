@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from knowngood.config import ONNXBackbone
+from knowngood.config.words import in_pixels
 from knowngood.errors import ArtifactError, SettingsError
 
 BYTES = "onnx"  # name of the tensor that holds the file; those of its weights begin with it and a slash
@@ -59,8 +60,9 @@ class ONNXGraph:
         expected = tuple(_fixed(side) or given for side, given in zip(self._sizes[2:], size, strict=True))
         if size != expected:
             raise SettingsError(
-                f"backbone 'onnx': the graph takes images of {expected[0]}×{expected[1]}, these have "
-                f"{size[0]}×{size[1]}; set image_size = {expected[0]},{expected[1]}, or export it with a dynamic size"
+                f"backbone 'onnx': the graph takes images of {in_pixels(expected)} px (width × height), these have "
+                f"{in_pixels(size)}; set image_size = {expected[0]},{expected[1]} (height, width), or export it with a "
+                "dynamic size"
             )
         mean, std = (np.array(part, np.float32)[:, None, None] for part in (self.options.mean, self.options.std))
         x = np.ascontiguousarray((images.cpu().numpy() - mean) / std)
@@ -68,7 +70,9 @@ class ONNXGraph:
         try:
             runs = [self._session.run(list(self.outputs), {self._input: part}) for part in parts]
         except Exception as error:  # the runtime raises many types
-            raise SettingsError(f"backbone 'onnx': the graph fails on images of {size[0]}×{size[1]}: {error}") from None
+            raise SettingsError(
+                f"backbone 'onnx': the graph fails on images of {in_pixels(size)} px: {error}"
+            ) from None
         maps = [torch.from_numpy(np.concatenate(one)) for one in zip(*runs, strict=True)]
         return sorted(maps, key=lambda one: -one.shape[2] * one.shape[3])
 
