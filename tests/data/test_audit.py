@@ -161,8 +161,8 @@ def test_mixed_sets_are_described(tmp_path):
     write(tmp_path, "d.png", noise(8, 8).astype(np.uint16) * 256)
     found = {f.kind: f.reason for f in audit(open_images(tmp_path)).findings}
     assert found["mixed-sizes"] == (
-        "2 sizes: 8 × 8 (3), 9 × 8 (1); aspect ratios (width / height) from 1 to 1.12: one size for all stretches them, "
-        "crop or pad them to one shape"
+        "2 sizes: 8 × 8 (3), 9 × 8 (1); aspect ratios (width / height) from 1 to 1.12: one size for all stretches "
+        "them, crop or pad them to one shape"
     )
     assert found["mixed-channels"] == "2 channel counts: 1 (3), 3 (1)"
     assert found["mixed-dtypes"] == "2 bit depths: uint8 (3), uint16 (1)"
