@@ -65,6 +65,7 @@ def test_the_seed_draws_what_is_told_and_nothing_else() -> None:
     assert (one.wrong != other.wrong).any()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("name", ["stand-in", *FACTORS])
 def test_the_dev_form_sees_nothing_that_the_test_form_tests(name: str) -> None:

@@ -121,6 +121,7 @@ def test_an_interrupt_leaves_what_was_done(tmp_path: Path, monkeypatch: pytest.M
     assert made == 5
 
 
+@pytest.mark.slow
 def test_any_failure_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(method: Method, cell: Cell, parts: CellImages, **options: Any) -> Any:
         if cell.anomalous == "2":

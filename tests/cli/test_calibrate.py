@@ -64,6 +64,7 @@ def test_a_split_or_every_image_calibrates(tmp_path: Path, capsys: pytest.Captur
     assert "new has no split 'tset'; its splits are: test, train" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_value_that_the_model_does_not_know_cannot_calibrate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -87,6 +88,7 @@ def test_a_value_that_the_model_does_not_know_cannot_calibrate(
     assert run("calibrate", tmp_path / "model", tmp_path / "new.csv", "--as", "lamp=2") == 0  # infers the camera
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_fewer_independent_images_than_given_are_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
@@ -131,6 +133,7 @@ def pictures(folder: Path, n: int, seed: int) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always")
 def test_unreadable_files_are_set_aside_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, folder = tmp_path / "model", pictures(tmp_path / "new", 20, 1)

@@ -53,6 +53,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("camera_files", None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("package")
 def test_an_error_in_a_reader_names_it_and_keeps_its_own_as_the_cause(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -78,6 +79,7 @@ def test_what_a_reader_refuses_is_said_in_its_own_words(tmp_path: Path) -> None:
         open_images(tmp_path / "a.other")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("package")
 def test_an_error_in_a_score_names_the_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 255, (30, 8, 8), np.uint8)

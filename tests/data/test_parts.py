@@ -34,6 +34,7 @@ def seen(size=64, **changes):
 # Streams --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_seed_and_number_alone():
     few, many = open_parts(5, size=32, seed=3), open_parts(15, size=32, seed=3)
     assert many[:5].fingerprint() == few.fingerprint()

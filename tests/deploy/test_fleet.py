@@ -56,6 +56,7 @@ def test_what_cannot_be_split_is_refused(names, column, said, tmp_path):
         products(images(*names), column, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_fit_of_a_product_is_that_of_its_images_alone(tmp_path):
     one, _ = products(images("a", "b"), "product", tmp_path)
     found = fit_one(one, parse_settings(SETTINGS))

@@ -37,6 +37,7 @@ def test_surprise_is_that_of_calibration(n: int) -> None:
     np.testing.assert_allclose(found, surprise_by(known, scores, of), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 5])
 def test_neighbours_are_searched_in_the_stratum_where_it_is_large(k: int) -> None:
     draw = torch.Generator().manual_seed(0)

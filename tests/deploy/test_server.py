@@ -402,6 +402,7 @@ class Asking(threading.Thread):
         self.answer = self.request()
 
 
+@pytest.mark.slow
 def test_what_waits_is_scored_together_and_each_gets_its_own(client: TestClient, gate: Gate) -> None:
     own, cameras = [files(2, seed) for seed in range(10, 15)], ["A", "B", "A", "D", "B"]
     requests = [lambda i=i: score(client, own[i], conditions=json.dumps({"camera": cameras[i]})) for i in range(5)]

@@ -338,6 +338,7 @@ def test_a_folder_of_parquet_has_each_row_once_whatever_was_written_again(tmp_pa
     assert pd.read_parquet(tmp_path / "results.parquet")["key"].tolist() == ["k6"]
 
 
+@pytest.mark.slow
 def test_parts_are_read_as_one_table_and_another_state_begins_a_new_part(tmp_path: Path) -> None:
     folder = tmp_path / "results.parquet"
     sink = sink_of(str(folder))

@@ -346,6 +346,7 @@ def test_what_no_picture_can_be_judged_with_is_refused_before_one_comes(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_version_that_cannot_judge_such_pictures_is_not_taken_into_use(
     tmp_path: Path, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -380,6 +381,7 @@ def watched(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, 
     return int(ended.value.code or 0), said.out, said.err
 
 
+@pytest.mark.slow
 def test_the_state_is_beside_the_model_and_a_restart_goes_on_with_it(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -491,6 +491,7 @@ def test_the_rows_of_a_frame_are_called_by_its_index():
         assert detector.detect(new.set_axis(list(index)))["id"].tolist() == ["0", "1", "2"]
 
 
+@pytest.mark.slow
 def test_columns_of_a_frame_of_images_are_conditions_as_they_are(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (20, 8, 8), np.uint8)
     for i, image in enumerate(images):
@@ -800,6 +801,7 @@ def test_networks_of_folds_draw_the_same_numbers_whatever_the_threads():
     np.testing.assert_allclose(*scores, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_detector_whose_calibration_items_were_refused_can_be_calibrated(tmp_path):
     images, _ = squares(120)
     detector = Detector("pixels", "memory_bank", device="cpu")

@@ -67,6 +67,7 @@ def test_an_unknown_condition_is_one_of_those_that_there_are(with_kinds: Detecto
         with_kinds.transform(ROWS[:9], unknown="error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["patch_gaussian", "shared_gaussian", "memory_bank"])
 def test_features_are_averaged_over_the_locations(model: str) -> None:
     detector = on_features(model)
@@ -76,6 +77,7 @@ def test_features_are_averaged_over_the_locations(model: str) -> None:
     assert len(detector.get_feature_names_out()) == found.shape[1]
 
 
+@pytest.mark.slow
 def test_ignored_locations_do_not_count() -> None:
     box = [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]
     detector = on_features("patch_gaussian", data={"ignore": [box]})
@@ -89,6 +91,7 @@ def test_ignored_locations_do_not_count() -> None:
     assert np.array_equal(found, detector.transform(blank))
 
 
+@pytest.mark.slow
 def test_hog_and_tables_are_as_they_are_compared(tmp_path) -> None:
     hog = Detector("hog", "memory_bank").fit(IMAGES)
     assert np.allclose(hog.transform(IMAGES[:5]), features_of(hog, IMAGES[:5]).flatten(1).numpy(), atol=1e-6)

@@ -432,6 +432,7 @@ def test_what_flagged_an_image_without_a_region_is_said() -> None:
         assert "flagged for" not in " ".join((*sentences(other, 0.05), summary(other)))
 
 
+@pytest.mark.slow
 def test_an_image_that_is_flagged_as_a_whole_is_explained_by_that() -> None:
     score = {"name": "patch_distance"}
     model = {"name": "patch_gaussian", "global_grid": 2, "words": 0}

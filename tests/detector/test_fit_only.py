@@ -62,6 +62,7 @@ def views(n: int, seed: int) -> ImageSet:
     return ImageSet.from_arrays(seen.astype(np.uint8), conditions={"group": part}, ids=ids)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_no_model_that_judges_a_calibration_item_learned_from_another_of_its_group() -> None:
     """Each picture calibrates by models without the chosen one of the same part: else it scores next to nothing."""

@@ -150,6 +150,7 @@ def test_images_of_a_group_stay_together_in_an_update_and_one_of_them_calibrates
     assert len(fitted.pipeline_.calibration) == 10
 
 
+@pytest.mark.slow
 def test_calibration_items_of_a_group_that_was_fitted_to_are_counted(tmp_path) -> None:
     """After a fit, at its end, of a loaded model and after an update; what the fit set aside may calibrate."""
     images, part = np.random.default_rng(0).integers(0, 255, (200, 8, 8), np.uint8), np.arange(200) // 4

@@ -74,6 +74,7 @@ def test_images_that_are_far_smaller_are_judged_and_named(fitted: Detector) -> N
     assert table["p_value"].notna().all()
 
 
+@pytest.mark.slow
 def test_a_calibration_on_images_of_another_aspect_ratio_makes_it_expected() -> None:
     detector = Detector(**RESIZED).fit(pictures([(20, 20)] * 60, 0))
     detector.calibrate(pictures([(20, 40)] * 30, 2))
@@ -91,6 +92,7 @@ def test_images_that_were_trained_on_are_said_to_be(fitted: Detector) -> None:
     assert not any("trained on" in sentence for sentence in warned(fitted, pictures([(20, 20)] * 60, 5))[0])
 
 
+@pytest.mark.slow
 def test_who_asks_to_predict_what_is_fitted_to_is_not_told_so() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", BatchWarning)

@@ -110,6 +110,7 @@ def test_what_to_do_with_unknown_conditions_is_one_of_two(ask):
         getattr(fitted, ask)(rows, unknown="maybe")
 
 
+@pytest.mark.slow
 def test_a_condition_that_is_a_column_of_the_table_too_is_no_feature():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"]).assign(camera=["A", "B"] * 30)

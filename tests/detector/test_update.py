@@ -202,6 +202,7 @@ def test_an_update_takes_known_defects_beside_those_before() -> None:
     assert all(torch.equal(detector.pipeline_.state[name], kept[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_factors_of_an_objective_are_no_conditions_of_new_items() -> None:
     """A value that only new items have is unknown: what the network learned of the others stays theirs."""
     images, lamp = np.random.default_rng(0).integers(20, 200, (150, 8, 8)).astype(np.uint8), np.array(list("ABC") * 50)

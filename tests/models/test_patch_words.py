@@ -103,6 +103,7 @@ def test_deviations_name_the_kind_that_is_missing() -> None:
     assert off[kind[1]] < -1
 
 
+@pytest.mark.slow
 def test_a_model_has_the_members_that_it_was_asked_for() -> None:
     x = features(40)
     alone, both = fitted(x, words=4), fitted(x, words=4, global_grid=2)

@@ -242,6 +242,7 @@ def test_few_images_have_no_context() -> None:
     assert fitted(features(64), context=4).basis.shape[1] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 40])
 @pytest.mark.parametrize("grid", [0, 2])
 def test_leave_one_out_is_fitting_without_the_image(n: int, grid: int) -> None:
@@ -259,6 +260,7 @@ def test_leave_one_out_is_fitting_without_the_image(n: int, grid: int) -> None:
             torch.testing.assert_close(globally, without.global_distances(own, cell), rtol=0.03, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 20])
 def test_with_few_images_the_coarse_grid_is_refitted_without_each(n: int) -> None:
     """With the product's features and shrinkage, where the formula gives a fraction of it."""

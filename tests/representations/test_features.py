@@ -186,6 +186,7 @@ def test_features_that_are_not_finite_are_an_error_of_their_image() -> None:
         fit(images, Plain(holed))
 
 
+@pytest.mark.slow
 def test_no_feature_is_clipped_to_float16() -> None:
     def steep(images: Tensor) -> list[Tensor]:
         return [nn.functional.avg_pool2d(images, 8)[:, :1] ** 4 * 1e5]

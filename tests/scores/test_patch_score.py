@@ -105,6 +105,7 @@ def test_the_score_is_written_out(pooling: str, products: int) -> None:
         torch.testing.assert_close(found.values[i], z + max(0.0, float(g) - 0.5))
 
 
+@pytest.mark.slow
 def test_counts_add_to_the_score_as_the_global_score_does() -> None:
     normal, new = batch(1, 30, 0), batch(1, 5)
     model = fitted(normal.x, global_grid=2, words=4)

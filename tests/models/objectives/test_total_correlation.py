@@ -26,6 +26,7 @@ LEARNED = DCVAE(tc="discriminator")
 # Gradient -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", LARGE)
 @pytest.mark.parametrize("options", [MOMENTS, GAUSSIAN], ids=["moments", "gaussian"])
 def test_gradient_is_that_of_tc_at_every_size(options: DCVAE, dims: int) -> None:
