@@ -101,7 +101,7 @@ def main() -> int:
         os.chdir(folder)
         command(f"data write {PARTS} washers")
         command(f"train {PARTS} --condition camera --out runs/w")
-        command(f"score runs/w {PARTS} --split test --output results.csv --explain why --normals {PARTS}")
+        command(f"score runs/w {PARTS} --split test --output results.csv --explain why")
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1180, "height": 760})
         page.goto(Path("why/inspection.html").absolute().as_uri())

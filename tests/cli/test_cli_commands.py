@@ -226,7 +226,7 @@ def test_explanations_are_of_flagged_images(
     for kind, name in (("good", "100"), ("scratch", "200"), ("scratch", "201")):
         (new / kind).mkdir(parents=True, exist_ok=True)
         shutil.copy(parts / "test" / kind / f"{name}.png", new / kind)
-    words = ["--output", out, "--explain", why, "--normals", parts / "train"]
+    words = ["--output", out, "--explain", why]
     assert run("score", trained, new, *words) == 0
     table = pd.read_csv(out)
     records = json.loads((why / "explanations.json").read_text(encoding="utf-8"))
@@ -234,7 +234,10 @@ def test_explanations_are_of_flagged_images(
     assert [record["id"] for record in records] == flagged["id"].tolist()
     assert len(records) >= 2
     assert table.loc[table["is_anomalous"], "explanation"].notna().all()
-    assert all((why / record["picture"]).stat().st_size for record in records)
+    given = ["--output", tmp_path / "g.csv", "--explain", tmp_path / "given", "--normals", parts / "train"]
+    assert run("score", trained, new, *given) == 0  # those trained on are found without
+    for record in records:
+        assert (why / record["picture"]).read_bytes() == (tmp_path / "given" / record["picture"]).read_bytes()
     page = (why / "inspection.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") >= 2 * len(records)  # images and their maps
     assert "explain-most" not in capsys.readouterr().out + page.partition("Reproduce")[0]

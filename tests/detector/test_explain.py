@@ -401,8 +401,10 @@ def made(**more: Any) -> Explanation:
 
 
 def test_numbers_beside_the_nearest_normal_images_are_distances() -> None:
-    figure = drawn(made(nearest=(Nearest("good/1.png", 2.768),)))
-    assert [text.get_text() for text in figure.axes[4].texts] == ["good/1.png  (distance 2.77)"]
+    nearest = (Nearest("good/1.png", 2.768), Nearest("good/2.png", 3))
+    figure = drawn(made(nearest=nearest), {"good/2.png": np.zeros((4, 4, 1), np.uint8)})
+    expected = ["good/1.png  (distance 2.77)", "good/2.png  (distance 3)"]
+    assert [text.get_text() for text in figure.axes[4].texts] == expected
 
 
 def test_a_count_that_is_off_is_said_with_its_place() -> None:
@@ -468,7 +470,7 @@ def test_sentences_of_one_image() -> None:
     assert texts[0] == (
         "Anomalous: further from normal than each of the 332 normal images it is compared with (p = .003)."
     )
-    assert texts[1] == "Most unusual in the upper left, at x = 0, y = 0 of 60 × 30 pixels."
+    assert texts[1] == "Most anomalous in the upper left, at x = 0, y = 0 of 60 × 30 pixels."
     darker = "As a whole it is 18 % darker than the median normal image"
     assert f"{darker} of camera=A (the model accounts for that)." in texts
     assert texts[-1] == (
@@ -564,9 +566,10 @@ def test_the_figure_has_five_panels(by_features: Detector) -> None:
     one = by_features.explain(spotted(1))[0]
     figure = drawn(one, {one.nearest[0].id: spotted(1)[0][..., None]})
     assert [axes.get_title() for axes in figure.axes] == [
-        "image", "unusual, in colour", "that area, as the model sees it", "the same place in the mean normal image",
+        "image", "anomaly map", "that area, as the model sees it", "the same place in the mean normal image",
         "nearest normal images",
     ]  # fmt: skip
+    assert len(drawn(one, {}).axes) == 4  # no picture of a normal image is there; the sentences name them
     assert not figure.axes[3].get_xlabel()
     assert "turned and cropped" in drawn(replace(one, posed=True), {}).axes[3].get_xlabel()
 

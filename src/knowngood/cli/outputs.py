@@ -16,7 +16,6 @@ from knowngood.cli.console import note, say
 from knowngood.cli.map_files import file_names
 from knowngood.config import counted
 from knowngood.data.progress import track
-from knowngood.data.values import listing
 from knowngood.detector.versions import model_at
 from knowngood.errors import SettingsError
 from knowngood.files import LOCK, check_file, check_folder, is_stream, locked, plain, whole, write_json
@@ -96,6 +95,7 @@ def check_replaced(files: Mapping[str, Path | None]) -> None:
     Raises:
         SettingsError: one of them has none of the columns that results have.
     """
+    from knowngood.data.values import listing
     from knowngood.evaluation.score_stream import MEASURES, column_names
 
     for flag, file in files.items():

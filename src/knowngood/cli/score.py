@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,7 +48,7 @@ from knowngood.config import counted, nearest
 from knowngood.config.version import __version__
 from knowngood.data.column_values import as_values
 from knowngood.detector.versions import fingerprint, in_use
-from knowngood.errors import DataError, Interrupted, SettingsError
+from knowngood.errors import DataError, Interrupted, KnowngoodError, SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from knowngood.calibration import Region
     from knowngood.cli.map_files import OverlayWriter, RawWriter
     from knowngood.cli.scored_rows import ScoredRows
+    from knowngood.config import DataOptions
     from knowngood.data import ImageSet
     from knowngood.data.columns import Column
     from knowngood.detector.decide import Decisions
@@ -135,7 +137,10 @@ def score(
     normals: Annotated[
         str | None,
         typer.Option(
-            "--normals", "--good", metavar="DATA", help="with --explain: normal images, to show the most similar ones"
+            "--normals",
+            "--good",
+            metavar="DATA",
+            help="with --explain: normal images, to show the most similar ones; default: those that it was trained on",
         ),
     ] = None,
     probabilities: Annotated[
@@ -228,7 +233,10 @@ def score(
         options = bounds.over(detector.pipeline_.settings.data)
         images, _ = keep_split(open_selected(data, data_options=options), split, default=ALL)
         images = with_values(images, as_values(as_condition), detector.pipeline_.given_columns)
-        sources = [] if normals is None else [open_selected(normals, data_options=options)]
+        if normals is not None:
+            sources = [open_selected(normals, data_options=options)]
+        else:
+            sources = [] if explain is None else _trained_on(model, options)
         tables = {"--output": output, "--regions": regions, "--probabilities": probabilities}
         given = [data, *([] if normals is None else [normals])]
         keep_apart(given, images, *sources, files=tables, folders={"--maps": maps, "--explain": explain})
@@ -249,6 +257,18 @@ def score(
             raise
         finally:
             rows.close(keep=keep and rows.done > 0)
+
+
+def _trained_on(model: Path, options: DataOptions) -> list[ImageSet]:
+    """The images that `train` was given, where they still lie on this machine: explanations show some of them."""
+    from knowngood.data.readers.limits import Limits
+    from knowngood.data.stores.address import is_url
+    from knowngood.detector.run_record import trained_on, training_images
+
+    with suppress(KnowngoodError):
+        if not is_url(trained_on(model)) and (found := training_images(model, Limits.of(options))) is not None:
+            return [found]
+    return []
 
 
 def _score_on_cluster(

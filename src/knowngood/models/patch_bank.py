@@ -1,7 +1,7 @@
 """Normal patches of each cell, kept as they are: the distance to the nearest, which is added to that of a Gaussian.
 
 PatchCore (arXiv:2106.08265), with patches in the principal components of their features. The nearest patch may lie
-anywhere in the image: a part that lies a little off, unusual for a Gaussian at one location, is near here. A patch is
+anywhere in the image: a part that lies a little off, anomalous for a Gaussian at one location, is near here. A patch is
 the mean of 2 × 2 locations: as good beside a Gaussian that sees each of them, and an eighth of the work.
 """
 

@@ -1,6 +1,6 @@
 """Distances of the patches of an image, standardised at each location and given the level of the whole image.
 
-Distances at two locations of an image are not independent: where one is large, the image as a whole often is unusual
+Distances at two locations of an image are not independent: where one is large, the image as a whole often deviates
 by a little, and the others are large too. What all locations have in common says nothing about any of them, and of
 normal images it is most of what the largest values of a map are made of. It is taken out here.
 

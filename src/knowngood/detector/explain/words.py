@@ -1,4 +1,4 @@
-"""An explanation in words that are used on a line: what, where, how unusual, and compared with what."""
+"""An explanation in words that are used on a line: what, where, how anomalous, and compared with what."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _place(one: Explanation) -> str:
     height, width = one.image.shape[:2]
     if not one.regions:
         row, column = one.peak
-        at = f"Most unusual in the {where(one)}, at x = {column}, y = {row} of {width} × {height} pixels"
+        at = f"Most anomalous in the {where(one)}, at x = {column}, y = {row} of {width} × {height} pixels"
         return f"{at}; nowhere is its map above the threshold." if one.scale is not None else f"{at}."
     first, more = one.regions[0], len(one.regions) - 1
     p = "" if first.p_value is None else f" ({_p(first.p_value)})"
@@ -164,7 +164,7 @@ def _unplaced(one: Explanation) -> str:
 def _for(one: Explanation) -> str:
     """'the image as a whole (global: 3.1 standard deviations above normal images)'."""
     if not one.whole:
-        return "many locations that are each a little unusual"
+        return "many locations that each deviate a little"
     named = " and ".join(dict.fromkeys(WHOLE[name] for name in one.whole))
     values = ", ".join(f"{name} {value:.1f}" for name, value in one.whole.items())
     return f"{named} ({values} standard deviations above normal images)"

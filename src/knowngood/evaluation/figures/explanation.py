@@ -17,6 +17,7 @@ from knowngood.evaluation.figures.pixels import as_rgb, displayed, map_of_size, 
 
 if TYPE_CHECKING:
     from knowngood.detector.explain import Explanation
+    from knowngood.detector.explain.explanation import Nearest
 
 NEAREST = 3  # normal images drawn
 WIDE = 96  # characters of a line of text
@@ -43,9 +44,11 @@ def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = Non
     name, first = style.short(one.id, 80), 1 - 0.85 * HEADING / high
     head.text(0.01, 1 - 0.1 / high, name, va="top", fontsize=12, fontweight="bold", color=style.INK)
     head.text(0.01, first, style.plain("\n".join(lines)), va="top", fontsize=8.2, color=style.INK, linespacing=1.3)
-    five = body.subplots(1, 5, width_ratios=(1, 1, 1, 1, 0.8))
+    beside = _neighbours(one, normals or {})
+    ratios = (1, 1, 1, 1, 0.8) if beside or not one.nearest else (1, 1, 1, 1)  # the sentences name them, too
+    five = body.subplots(1, len(ratios), width_ratios=ratios)
     _panel(five[0], "image", displayed(thinned(one.image)))
-    _panel(five[1], "unusual, in colour", mapped(one), one.missing.get("map"))
+    _panel(five[1], "anomaly map", mapped(one), one.missing.get("map"))
     five[1].set_xlabel(style.plain(textwrap.fill(legend([one.scale]), 56)), fontsize=6.5, color=style.MUTED)
     expected = one.mean_image if one.reconstruction is None else one.reconstruction
     what = "the mean normal image" if one.reconstruction is None else "its reconstruction"
@@ -56,7 +59,8 @@ def explanation(one: Explanation, normals: Mapping[str, np.ndarray] | None = Non
     _panel(five[3], title, None if there is None else as_rgb(there, (0.0, 1.0)), one.missing.get("mean_image"))
     if one.posed and one.mean_image is not None:
         five[3].set_xlabel(style.plain(textwrap.fill(POSED, 56)), fontsize=6.5, color=style.MUTED)
-    _neighbours(five[4], one, normals or {})
+    if len(ratios) == 5:
+        _draw_neighbours(five[4], one, beside)
     return figure
 
 
@@ -97,19 +101,23 @@ def _say_absent(axes: Axes, why: str | None) -> None:
     axes.text(0.5, 0.5, style.plain(text), ha="center", va="center", fontsize=8, color=style.MUTED)
 
 
-def _neighbours(axes: Axes, one: Explanation, normals: Mapping[str, np.ndarray]) -> None:
-    """The nearest normal images, one below the other; named where there is no picture of them."""
+def _neighbours(one: Explanation, normals: Mapping[str, np.ndarray]) -> list[tuple[Nearest, np.ndarray | None]]:
+    """The nearest normal images, each with its picture; empty where there is no picture of any."""
+    shown = [(near, normals.get(near.id)) for near in one.nearest[:NEAREST]]
+    if one.misfit and one.lookalikes:  # without the images themselves, the means of such images
+        pairs = ((one.nearest[0], one.mean_image), (one.lookalikes[0], one.lookalike_image))
+        shown = [(near, normals.get(near.id, mean)) for near, mean in pairs]
+    return shown if any(picture is not None for _, picture in shown) else []
+
+
+def _draw_neighbours(axes: Axes, one: Explanation, shown: list[tuple[Nearest, np.ndarray | None]]) -> None:
+    """One below the other; named where there is no picture of one of them."""
     axes.set_axis_off()
     axes.set_title("stated, and what it looks like" if one.misfit else "nearest normal images", **_TITLE)
-    if not one.nearest:
+    if not shown:
         _say_absent(axes, one.missing.get("nearest", "there are none"))
-        return
-    shown = [(near, None) for near in one.nearest[:NEAREST]]
-    if one.misfit and one.lookalikes:  # without the images themselves, the means of such images
-        shown = [(one.nearest[0], one.mean_image), (one.lookalikes[0], one.lookalike_image)]
-    for i, (near, mean) in enumerate(shown):
+    for i, (near, picture) in enumerate(shown):
         low = 1 - (i + 1) / NEAREST
-        picture = normals.get(near.id, mean)
         if picture is not None:
             room = axes.inset_axes((0.1, low + 0.09, 0.8, 1 / NEAREST - 0.1))
             room.imshow(displayed(picture), interpolation="antialiased")
