@@ -115,3 +115,28 @@ def test_models_of_folds_hold_out_the_same_normals_as_the_final_one(monkeypatch:
     assert len(held_out) == 4
     assert all(np.array_equal(some, made.split_["select"]) for some in held_out)
     assert len(made.split_["select"]) == 6
+
+
+@pytest.mark.parametrize("scaling", ["dtype", "data"])
+def test_hog_is_computed_once_for_all_folds(scaling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With "data" the range of the pixels is of each fold, and so is its HOG where they differ."""
+    module = import_module("knowngood.representations.hog")
+    images = (np.arange(40 * 400).reshape(40, 20, 20) % 251).astype(np.uint8)
+    computed = []
+
+    def counted(x: Tensor, *rest: object) -> Tensor:
+        computed.append(len(x))
+        return hog(x, *rest)  # type: ignore[arg-type]
+
+    hog = module.hog
+    monkeypatch.setattr(module, "hog", counted)
+    given = {"name": "hog", "scaling": scaling}
+    fitted = Detector(given, "memory_bank", alpha=0.2).fit(images)
+    once, type_of = sum(computed), type(fitted.pipeline_.representation)
+    computed.clear()
+    streamed = Detector(given, "memory_bank", alpha=0.2, training={"memory_gb": 1e-9}).fit(images)
+    assert type_of is module.HOG
+    assert once == 2 * 40 or scaling == "data"
+    assert sum(computed) > 4 * once
+    assert np.allclose(sorted_scores(fitted), sorted_scores(streamed), rtol=1e-5)
+    assert np.allclose(fitted.score_samples(images[:3]), streamed.score_samples(images[:3]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -60,14 +60,17 @@ class HOG(Fitted):
         Raises:
             DataError, SettingsError: as `Pixels.fit`; or an image cannot be read.
         """
-        uncentred = cls(pixels=Pixels.fit(images, options), centre=(0.0,) * VALUES)
+        return cls(pixels=Pixels.fit(images, options), centre=(0.0,) * VALUES).centred(images)
+
+    def centred(self, images: ImageSet) -> Self:
+        """A copy of this one, of which `centre` is 0, with the mean over these images. Raises DataError: as `fit`."""
         index = np.linspace(0, len(images) - 1, min(len(images), MEAN_OF)).round().astype(int)
         total = torch.zeros(VALUES, dtype=torch.float64)
         for start in range(0, len(index), CHUNK):
-            native, errors = uncentred.read(images, index[start : start + CHUNK])
+            native, errors = self.read(images, index[start : start + CHUNK])
             raise_first(images.ids, errors)
-            total += uncentred.scale(torch.from_numpy(native)).flatten(1).sum(0, dtype=torch.float64)
-        return uncentred.model_copy(update={"centre": tuple((total / len(index)).tolist())})
+            total += self.scale(torch.from_numpy(native)).flatten(1).sum(0, dtype=torch.float64)
+        return self.model_copy(update={"centre": tuple((total / len(index)).tolist())})
 
     @property
     def unseen(self) -> tuple[str, ...]:

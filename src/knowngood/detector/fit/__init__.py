@@ -21,13 +21,15 @@ from knowngood.detector.decide import calibrated
 from knowngood.detector.explain import reference_index
 from knowngood.detector.fit.auto import resolve
 from knowngood.detector.fit.cached import CachedFeatures
+from knowngood.detector.fit.cached_hog import CachedHOG
 from knowngood.detector.fit.checked import checked_sentence
 from knowngood.detector.fit.learn import Learned, Run, cached, learn, learns, out_of_fold, represent, side_by_side
 from knowngood.detector.fit.mixed import unified
 from knowngood.detector.fit.plan import Plan, make_plan
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import SettingsError
-from knowngood.representations import Backbone, Features, Table
+from knowngood.representations import HOG, Backbone, Features, Table
+from knowngood.representations.hog import VALUES
 from knowngood.training import History
 
 
@@ -87,9 +89,12 @@ def fit_pipeline(
     if isinstance(representation, Features):
         images: Any = plan.normals[np.concatenate([fit, select])]
         representation = cached(plan, representation, images)
+    cross = not others_calibrate and settings.calibration.method == "cross"
+    if cross and type(representation) is HOG and len(normals) * 4 * VALUES <= settings.training.memory_gb * 2**30:
+        images = plan.normals[np.concatenate([fit, select])]
+        representation = CachedHOG.of(representation, images)
     fingerprint = plan.normals.fingerprint()
     run = replace(run, fingerprint=fingerprint)
-    cross = not others_calibrate and settings.calibration.method == "cross"
     tasks: list[Any] = out_of_fold(plan, fit, representation, refit=learns(representation)) if cross else []
     needed = len(fit) * representation.bytes_per_image
     if isinstance(representation, CachedFeatures) and representation.tiling is not None:
@@ -117,7 +122,9 @@ def fit_pipeline(
             p_values = calibrated(pipeline).p_values(aside.values, aside.strata)
             held_out = dict(zip(map(str, aside.ids), p_values.tolist(), strict=True))
         highest = suspicious(pipeline, out_of_fold_scores)
-    if isinstance(pipeline.representation, CachedFeatures):  # images that calibrate are not among the cached ones
+    if isinstance(
+        pipeline.representation, CachedFeatures | CachedHOG
+    ):  # images that calibrate are not among the cached ones
         pipeline = replace(pipeline, representation=pipeline.representation.base)
     if not others_calibrate and not cross:
         pipeline, highest = calibrate(pipeline, plan.normals[plan.split["calibrate"]], "split")

@@ -36,6 +36,7 @@ from knowngood.data.progress import track
 from knowngood.data.regions.blanked import blanked
 from knowngood.detector.calibrate import NormalScores, marginalises, normal_scores
 from knowngood.detector.fit.cached import CachedFeatures
+from knowngood.detector.fit.cached_hog import CachedHOG
 from knowngood.detector.fit.few_labels import learn_penalty
 from knowngood.detector.fit.known_defects import learn_defects
 from knowngood.detector.fit.plan import Plan, build_objective, learned_from
@@ -254,7 +255,7 @@ def add_penalty(
     assert plan.labelled is not None
     index = np.concatenate([fit, select])
     items, scoring = plan.normals[index], learned.pipeline
-    if isinstance(representation, CachedFeatures):
+    if isinstance(representation, CachedFeatures | CachedHOG):
         scoring = replace(scoring, representation=representation.base)
     if isinstance(scoring.model, PatchGaussian):
         assert isinstance(items, ImageSet)
@@ -295,7 +296,8 @@ def out_of_fold(
         rest = np.setdiff1d(index, index[part])
         others = learned_from(plan, rest)
         apart = np.setdiff1d(plan.split["select"], index)
-        learned = learn(others, rest, apart, represent(others, rest) if refit else representation)
+        refitted = _refitted(others, rest, representation) if refit else representation
+        learned = learn(others, rest, apart, refitted)
         scores = normal_scores(learned.pipeline, plan.normals[index[part]])
         strata = plan.encoded.stratum[index[part]]  # as the final model groups them
         if scores.stated is None:
@@ -309,6 +311,13 @@ def out_of_fold(
         kinds = 2 * kinds + plan.chosen[index]
     parts = folds(len(index), kinds, plan.settings.calibration.folds, plan.seed, groups=normals.groups)
     return [partial(scored, part) for part in parts]
+
+
+def _refitted(plan: Plan, index: np.ndarray, representation: Representation | CachedFeatures) -> Representation:
+    options, items = plan.settings.representation, plan.normals[index]
+    if isinstance(representation, CachedHOG) and isinstance(options, HOGOptions) and isinstance(items, ImageSet):
+        return representation.refitted(items, options)
+    return represent(plan, index)
 
 
 def side_by_side(tasks: Sequence[Callable[[], Any]], most: int) -> list[Any]:
