@@ -64,7 +64,7 @@ def _none(value: Any) -> Any:
 class Conditioning(Group):
     """How conditions are used: the columns themselves come with the data."""
 
-    roles: dict[str, tuple[Role, ...]] | None = Field(
+    roles: dict[str, Annotated[tuple[Role, ...], BeforeValidator(_names)]] | None = Field(
         default=None, description="what each condition column is used for; default all roles of all columns"
     )
     measure: tuple[Literal["brightness", "contrast", "sharpness", "rotation"], ...] = Field(

@@ -135,7 +135,8 @@ def _explain(item: Any) -> str:
                 own = "an object of your own goes to fit(X, backbone=…), and here stands 'own'"
             expected = f"expected a name, or a mapping of a name and options (known: {', '.join(family)})"
             return f"{path[-1]} is {kind}; {expected}; {own}"
-        return f"unknown {path[-1]} '{given}'" + (_here(str(given), family) or nearest(str(given), list(family)))
+        hint = _here(str(given), family) or _objective(path[-1], str(given)) or nearest(str(given), list(family))
+        return f"unknown {path[-1]} '{given}'{hint}"
     if item["type"] == "missing" and len(path) > 1:
         owner = f"{path[-2]} '{model.model_fields['name'].default}'" if "name" in model.model_fields else path[-2]
         described = model.model_fields[path[-1]].description
@@ -149,12 +150,24 @@ def _explain(item: Any) -> str:
 
 def _here(name: str, family: Mapping[str, type[Options]]) -> str:
     """What a choice is called here, for someone who spells it otherwise or as others call it."""
+    called = {_bare(one): here for here, options in family.items() for one in (*options.also, here)}
+    return f"; it is called '{called[_bare(name)]}' here" if _bare(name) in called else ""
 
-    def bare(text: str) -> str:
-        return re.sub("[^a-z0-9]", "", text.lower().replace("β", "beta"))
 
-    called = {bare(one): here for here, options in family.items() for one in (*options.also, here)}
-    return f"; it is called '{called[bare(name)]}' here" if bare(name) in called else ""
+def _objective(field: str, name: str) -> str:
+    """How a VAE of an objective is asked for, for someone who gives the objective as the model."""
+    if field != "model":
+        return ""
+    for model, options in choices(Settings, "model").items():
+        known = choices(options, "objective") if "objective" in options.model_fields else {}
+        for objective in known:
+            if _bare(objective) == _bare(name):
+                return f"; it is an objective: model={{'name': '{model}', 'objective': '{objective}'}}"
+    return ""
+
+
+def _bare(text: str) -> str:
+    return re.sub("[^a-z0-9]", "", text.lower().replace("β", "beta"))
 
 
 def _moved(name: str) -> str:

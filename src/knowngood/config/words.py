@@ -23,6 +23,11 @@ def as_command() -> Iterator[None]:
         _commands -= 1
 
 
+def in_command() -> bool:
+    """Whether a command is in progress, which shows on the terminal what Python warns of."""
+    return _commands > 0
+
+
 def for_caller(python: str, command: str) -> str:
     """A way out in the language of the caller: Python, or the command line."""
     return command if _commands else python

@@ -161,6 +161,11 @@ def join_splits(parts: Mapping[str, tuple[np.ndarray, np.ndarray | None]], name:
     return images.replace(splits=np.repeat(list(parts), [len(block) for block in blocks]))
 
 
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether one picture of a torch tensor, (C, H, W), seems to be (H, W, C)."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4) and min(shape[:2]) >= 8
+
+
 def _image_array(array: Any) -> np.ndarray:
     if isinstance(array, np.ndarray):
         found = array
@@ -174,6 +179,11 @@ def _image_array(array: Any) -> np.ndarray:
         if "bfloat16" in str(tensor.dtype):
             tensor = tensor.float()
         found = tensor.numpy()
+        if channels_last(found.shape[1:]):
+            raise DataError(
+                f"tensor of shape {found.shape} seems to be channels-last; images of torch are (N, C, H, W): pass "
+                "tensor.permute(0, 3, 1, 2)"
+            )
         if found.ndim == 4:
             found = found.transpose(0, 2, 3, 1)
     else:

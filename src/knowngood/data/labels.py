@@ -62,10 +62,10 @@ def parse_labels(values: Any, ids: np.ndarray | None = None) -> np.ndarray:
         first, others = int(np.flatnonzero(wrong)[0]), int(wrong.sum()) - 1
         item = f"item {first}" if ids is None else f"'{ids[first]}'"
         more = f" (and of {others} others)" if others else ""
-        select = for_caller("select(images, normal=...)", "--normal CLASSES")
+        way = for_caller("anomalies=... says which are anomalous", "--normal CLASSES makes labels")
+        coded = " (−1 of scikit-learn is 1 here)" if array.tolist()[first] == -1 else ""
         raise DataError(
-            f"label {array.tolist()[first]!r} of {item}{more} is not known; expected 0, good, normal or ok; "
-            "1, bad, anomalous or defect; or empty for unknown. "
-            f'Classes go into a condition column ("class"), from which {select} makes labels.'
+            f"label {array.tolist()[first]!r} of {item}{more} is not known{coded}; expected 0, good, normal or ok; "
+            f'1, bad, anomalous or defect; or empty for unknown. Classes go into a condition column ("class"); {way}.'
         )
     return found

@@ -55,11 +55,13 @@ from knowngood.detector.guarantee import (
     check_unfitted,
     level_of,
     normal_ones,
+    warn_if_no_discovery,
     warn_if_no_guarantee,
     warn_of_small,
 )
 from knowngood.detector.items import (
     FEWEST,
+    in_rows,
     items_asked,
     items_beside,
     items_to_fit,
@@ -231,7 +233,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         Args:
             X: items, see the class. All are audited. Of a source with a split "train" only that is fitted to; what is
                 labelled anomalous is kept out like known `anomalies`.
-            y: ignored, as scikit-learn's outlier detectors do; with a warning if it is −1 for some.
+            y: ignored, as scikit-learn's outlier detectors do; with a warning where it may mark anomalies, by −1 beside
+                1 or by 1 beside 0.
             conditions: what is known of each item: a mapping of columns (N,), or of one value for all items; a
                 DataFrame, or one array (N,); for a table in a DataFrame also the names of its columns that are
                 conditions. An ImageSet brings its own.
@@ -268,6 +271,7 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         seed = settings.random_state
         seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         X, columns = with_columns(X, conditions, numbers(X))
+        anomalies = in_rows(X, anomalies, "anomalies")
         items = kept_local(items_to_fit(self, X, columns, anomalies, settings), settings.data.cache_gb)
         items, findings = audited(items, settings)
         roles = settings.conditioning.roles or {}
@@ -303,6 +307,7 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             for of_table in ("n_features_in_", "feature_names_in_"):
                 vars(self).pop(of_table, None)
         self.split_, self.about_ = fitted.split, fitted.about
+        self.about_["data"]["given_columns"] = [*items.conditions, *identifiers]
         self.about_["data"]["ignored_values"] = ignored_values(normals.conditions, self.pipeline_.schema)
         self.about_["recipe"] += _unused(normals, self.pipeline_, identifiers)
         self.training_ = {"history": fitted.history, "audit": findings, "suspicious": fitted.suspicious}
@@ -559,6 +564,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             _check_explains(self.pipeline_)
         items, level = items_asked(self, X, conditions, unknown), level_of(self.pipeline_, alpha)
         decisions = decided(self.pipeline_, items, unknown, alpha)
+        if fdr is not None:
+            warn_if_no_discovery(self.pipeline_, fdr)
         found = None
         if explain:
             flags = flagged(decisions.joint_p_values, level, fdr)

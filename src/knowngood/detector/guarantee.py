@@ -107,6 +107,21 @@ def check_alpha(pipeline: Pipeline, alpha: float | None) -> None:
                 )
 
 
+def warn_if_no_discovery(pipeline: Pipeline, fdr: float, stacklevel: int = 3) -> None:
+    """Say that nothing is flagged at a false discovery rate, where no p-value can be as small.
+
+    Benjamini–Hochberg flags an item only if its p-value is at most `fdr`, even if all the others are anomalous.
+    """
+    tests = 2 if pipeline.checked else 1
+    most = max([len(pipeline.calibration or ()), *(len(group.calibration) for group in pipeline.added)])
+    if 0 < fdr < 1 and most < minimum_normals(fdr / tests):
+        warnings.warn(
+            f"fdr = {fdr:g} can flag nothing with {counted(most, 'calibration item')}, it needs "
+            f"{minimum_normals(fdr / tests):,}: fit or calibrate on more normal items, or give a larger fdr",
+            stacklevel=stacklevel,
+        )
+
+
 def warn_if_no_guarantee(pipeline: Pipeline, stacklevel: int = 3) -> None:
     """Say that nothing is flagged, where the calibration items are too few for the α of the fit."""
     if math.isinf(limit(pipeline)):

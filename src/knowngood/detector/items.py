@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
+from torch.utils.data import DataLoader, Dataset
 
 from knowngood.config import Settings, counted, nearest
 from knowngood.data import TableSet, open_images
 from knowngood.data.conditions import ConditionSchema, Unknown
 from knowngood.data.open import as_columns
+from knowngood.data.readers.files import SUFFIXES
 from knowngood.data.readers.given import holds_images, listed
 from knowngood.data.readers.limits import Limits
 from knowngood.data.tableset import check_rows
@@ -25,6 +28,7 @@ from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.errors import DataError
 
 FEWEST = 2
+SHOWN = 40  # characters of a cell in a message
 
 
 class Estimator(Protocol):
@@ -41,6 +45,7 @@ def with_columns(X: Any, conditions: Any, features: Sequence[str] = ()) -> tuple
         features: columns of a table that stay in it, as those of numbers do before a fit.
     """
     X = listed(X)
+    conditions = in_rows(X, conditions, "conditions")
     names = [conditions] if isinstance(conditions, str) else conditions
     if isinstance(names, list | tuple) and hasattr(X, "columns") and not holds_images(X):
         names = [name for name in names if isinstance(name, str)]
@@ -76,6 +81,32 @@ def _agree(values: Any, column: Any) -> bool:
 def numbers(X: Any) -> list[str]:
     """Names of the columns of a frame that hold numbers, which can be features of a table."""
     return [name for name, dtype in X.dtypes.items() if dtype.kind in "biuf"] if hasattr(X, "dtypes") else []
+
+
+def in_rows(X: Any, values: Any, what: str) -> Any:
+    """A frame, a series, or a mapping of series in the order of the rows of X, where these have an index, too.
+
+    Of an index with the labels of X in another order the labels count; of one that just counts, the positions.
+
+    Raises:
+        DataError: an index of other labels.
+    """
+    import pandas as pd
+
+    if isinstance(values, dict):
+        return {name: in_rows(X, column, f"{what} '{name}'") for name, column in values.items()}
+    index, own = getattr(values, "index", None), getattr(X, "index", None)
+    if not isinstance(index, pd.Index) or not isinstance(own, pd.Index) or len(index) != len(own) or index.equals(own):
+        return values
+    if index.is_unique and own.is_unique and own.isin(index).all():
+        return values.loc[own]
+    counting = pd.RangeIndex(len(own))
+    if index.equals(counting) or own.equals(counting):
+        return values
+    raise DataError(
+        f"{what}: the index, from {index[0]!r:.40}, is not that of X, from {own[0]!r:.40}; give the rows of X alone, "
+        "or .to_numpy() if they are in its order"
+    )
 
 
 def _texts(names: Any) -> list[str]:
@@ -192,7 +223,30 @@ def _fitted_columns(detector: Estimator, X: Any, conditions: Any) -> tuple[Any, 
         named |= {name for group in pipeline.added for name in group.values}
         named -= set(getattr(detector, "feature_names_in_", ()))
         conditions = [name for name in X.columns if name in named] or None
-    return with_columns(X, conditions, getattr(detector, "feature_names_in_", ()))
+    X, columns = with_columns(X, conditions, getattr(detector, "feature_names_in_", ()))
+    return X, None if columns is None else _of_the_fit(detector, conditions, columns)
+
+
+def _of_the_fit(detector: Estimator, conditions: Any, columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns; a single array without a name is the one condition of the fit, and names it never saw are warned of.
+
+    A frame may hold more than conditions: of its columns nothing is said, as long as one is known.
+    """
+    pipeline = detector.pipeline_
+    known = pipeline.given_columns
+    bare = not hasattr(conditions, "columns") and not isinstance(conditions, dict | str | list | tuple)
+    if bare and getattr(conditions, "name", None) is None and len(known) == 1:
+        return {known[0]: next(iter(columns.values()))}
+    fitted = {*known, *detector.about_["data"].get("given_columns", ()), pipeline.settings.conditioning.group}
+    others = [name for name in columns if name not in fitted]
+    if others and not (hasattr(conditions, "columns") and len(others) < len(columns)):
+        of = f"which has {listing(known, quote=True)}" if known else "which was fitted without any"
+        named = listing(others, quote=True, most=5)
+        warnings.warn(
+            f"conditions {named} are none of the model, {of}: they are ignored",
+            stacklevel=6,
+        )
+    return columns
 
 
 def _known(detector: Estimator, X: Any, further: tuple[str, ...] = ()) -> Items:
@@ -217,6 +271,11 @@ def _opened(detector: Estimator, X: Any, settings: Settings, *, reset: bool = Fa
     Args:
         reset: a table says which features there are, instead of being checked for them.
     """
+    if isinstance(X, Dataset | DataLoader):
+        raise DataError(
+            f"X is a {type(X).__name__} of torch; give its images as a list or an iterator of tensors (C, H, W): "
+            "(image for image, *_ in dataset), or (image for batch, *_ in loader for image in batch)"
+        )
     if holds_images(X):
         return open_images(X, limits=Limits.of(settings.data))
     rows = _rows(detector, X, reset)
@@ -267,8 +326,8 @@ def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
     try:
         rows: Any = validate_data(detector, X, reset=reset, dtype=np.float64, **kept)
     except TypeError as error:
-        if hasattr(X, "columns"):  # not all of its names are texts
-            raise DataError(str(error)) from None
+        if hasattr(X, "columns"):  # not all of its names are texts, or it has times
+            raise DataError(_text_column(X) or str(error)) from None
         raise
     except ValueError as error:
         raise DataError(_text_column(X) or str(error)) from None
@@ -285,8 +344,12 @@ def _text_column(X: Any) -> str:
         )
     for name in names:
         if X[name].dtype.kind not in "biuf":
+            held = str(X[name].iloc[0])
+            shown = f"'{held}'" if len(held) <= SHOWN else f"'…{held[-SHOWN:]}'"
+            if Path(held).suffix.lower() in SUFFIXES:
+                return f"column '{name}' holds {shown}: if these are paths of images, rename it to 'path'"
             return (
-                f"column '{name}' holds {X[name].iloc[0]!r:.40}, and a table holds numbers: name the column as a "
-                f"condition, conditions='{name}', or leave it out"
+                f"column '{name}' holds {shown}, and a table holds numbers: name the column as a condition, "
+                f"conditions='{name}', or leave it out"
             )
     return ""

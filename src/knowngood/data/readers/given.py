@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from knowngood.data.findings import Finding, printable
-from knowngood.data.imageset import ImageSet
+from knowngood.data.imageset import ImageSet, channels_last
 from knowngood.data.itemset import numbered
 from knowngood.data.pixel_source import ArrayPixels, FilePixels, ListPixels
 from knowngood.data.readers.manifest import existing, path_column, read_frame
@@ -105,6 +105,11 @@ def _picture(one: Any, i: int) -> np.ndarray:
         raise DataError(
             f"item {i} of the list is a {type(one).__name__} of shape {array.shape} and dtype {array.dtype}; expected "
             "a picture (H, W) or (H, W, C) of numbers"
+        )
+    if tensor and channels_last(array.shape):
+        raise DataError(
+            f"item {i} of the list is a tensor of shape {array.shape}, which seems to be channels-last; one picture is "
+            "(C, H, W): pass tensor.permute(2, 0, 1)"
         )
     if tensor and array.ndim == 3:
         array = array.transpose(1, 2, 0)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from knowngood.config import Settings, counted
+from knowngood.config.words import in_command
 from knowngood.data import ImageSet
-from knowngood.data.audit import audit
+from knowngood.data.audit import Audit, audit
 from knowngood.data.columns import identifies
 from knowngood.data.conditions import ConditionSchema
 from knowngood.data.factor_targets import with_measured
@@ -39,7 +40,16 @@ def audited(items: Items, settings: Settings) -> tuple[Items, list[dict[str, str
         return linked(items, column), []
     found = audit(items, column)
     found.check(0.0 if settings.data.strict else settings.data.tolerance)
+    if not in_command():  # which shows all findings
+        _warn_of_unusable(items, found)
     return linked(found.images, column), found.to_records()
+
+
+def _warn_of_unusable(items: ImageSet, found: Audit) -> None:
+    if aside := found.unusable:
+        named = "; ".join(map(str, aside[:MOST_NAMED])) + "; …" * (len(aside) > MOST_NAMED)
+        n = f"{len(aside):,} of {counted(found.total, items.item)}"
+        warnings.warn(f"{items.name}: {n} set aside: {named}", stacklevel=5)
 
 
 def readable(items: Items, settings: Settings, tolerance: float | None = None, *, keep_column: bool = False) -> Items:
@@ -59,10 +69,7 @@ def readable(items: Items, settings: Settings, tolerance: float | None = None, *
         found = audit(items, column)
         default = 0.0 if settings.data.strict else settings.data.tolerance
         found.check(default if tolerance is None else tolerance)
-        if aside := found.unusable:
-            named = "; ".join(map(str, aside[:MOST_NAMED])) + "; …" * (len(aside) > MOST_NAMED)
-            n = f"{len(aside):,} of {counted(found.total, items.item)}"
-            warnings.warn(f"{items.name}: {n} set aside: {named}", stacklevel=4)
+        _warn_of_unusable(items, found)
         given = None if items.groups is None else items.groups[np.isin(items.ids, found.images.ids)]
         items = found.images if given is None else found.images.replace(groups=given)
     items = linked(items, column)
@@ -160,8 +167,7 @@ def fit_conditions(normals: Items, settings: Settings, objective: Objective | No
 
 
 def warn_of_labels(y: Any) -> None:
-    """Say that `fit` ignores y, where it marks anomalies as scikit-learn's outlier detectors do, by −1 beside 1, or is
-    text."""
+    """Say that `fit` ignores y, where it may mark anomalies, by −1 beside 1 or by 1 beside 0, or is text."""
     labels = np.zeros(0) if y is None else np.asarray(y)
     if labels.ndim == 1 and len(labels) and all(isinstance(one, str) for one in labels.tolist()):
         warnings.warn(
@@ -169,10 +175,12 @@ def warn_of_labels(y: Any) -> None:
             'is known of each item, give it a name: conditions={"kind": y}',
             stacklevel=3,
         )
-    if labels.ndim == 1 and set(np.unique(labels).tolist()) == {-1, 1}:
-        n = int((labels == -1).sum())
+    found = set(np.unique(labels).tolist()) if labels.ndim == 1 and labels.dtype.kind in "biuf" else set()
+    if found in ({-1, 1}, {0, 1}):
+        mark = -1 if -1 in found else 1  # of scikit-learn, or of PyOD
+        n = counted(int((labels == mark).sum()), "item")
         warnings.warn(
-            f"y is ignored, as by every outlier detector: the {counted(n, 'item')} with y = -1 count as normal. Fit to "
-            "normal items alone, or name the others by anomalies=(y == -1)",
+            f"y is ignored, as by every outlier detector: the {n} with y = {mark} count as normal. If they are "
+            f"anomalous, fit to the others alone, or name them by anomalies=(y == {mark})",
             stacklevel=3,
         )
