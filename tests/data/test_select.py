@@ -79,6 +79,6 @@ def test_a_range_beyond_the_classes_is_refused_at_once():
 
 
 def test_a_class_in_the_place_of_a_label_names_the_option_that_chooses_classes() -> None:
-    for caller, way_out in ((nullcontext, r"select\(images, normal=\.\.\.\)"), (as_command, "--normal CLASSES")):
-        with caller(), pytest.raises(DataError, match=rf"label 'pneumonia' of 'a\.png' is not known.*{way_out} makes"):
+    for caller, way_out in ((nullcontext, "anomalies=... says which are"), (as_command, "--normal CLASSES")):
+        with caller(), pytest.raises(DataError, match=rf"label 'pneumonia' of 'a\.png' is not known.*{way_out}"):
             parse_labels(np.array(["pneumonia"]), np.array(["a.png"]))

@@ -55,26 +55,23 @@ def test_one_array_is_the_one_condition_of_the_model(rows: pd.DataFrame, bank: D
     )
 
 
-def test_conditions_that_the_model_does_not_have_are_named(rows: pd.DataFrame, bank: Detector) -> None:
-    with pytest.warns(UserWarning, match=r"conditions 'sit', 'line' are none of the model, which has 'site': they are"):
-        bank.detect(rows[:2], conditions={"site": "A", "sit": "A", "line": 1})
+def test_conditions_of_a_model_without_any_are_named(rows: pd.DataFrame) -> None:
     plain = Detector("table", "memory_bank", alpha=0.2).fit(rows)
-    with pytest.warns(UserWarning, match="conditions 'site' are none of the model, which was fitted without any"):
+    with pytest.warns(UserWarning, match="the model was fitted without conditions, and ignores 'site'"):
         plain.detect(rows[:2], conditions={"site": "A"})
 
 
 def test_conditions_that_the_fit_was_given_and_left_out_are_not(
     rows: pd.DataFrame, recwarn: pytest.WarningsRecorder
 ) -> None:
-    given = {"site": SITES, "line": ["1"] * 60, "serial": [f"SN-{i}" for i in range(60)]}
-    settings = {"roles": {"site": "model"}}
-    fitted = Detector("table", "memory_bank", alpha=0.2, conditioning=settings).fit(
-        rows, conditions={name: values for name, values in given.items() if name != "serial"}
-    )
+    given = {"line": ["1"] * 60, "serial": [f"SN-{i}" for i in range(60)]}
+    settings = {"roles": {"line": ()}}
+    fitted = Detector("table", "memory_bank", alpha=0.2, conditioning=settings).fit(rows, conditions={"line": "1"})
     recwarn.clear()
-    fitted.score_samples(rows, conditions={"site": SITES, "line": "1"})
-    fitted.score_samples(rows, conditions=pd.DataFrame(given))  # a frame may hold more than conditions
-    assert not [one for one in recwarn if "none of the model" in str(one.message)]
+    fitted.score_samples(rows, conditions={"line": given["line"]})
+    assert not [one for one in recwarn if "without conditions" in str(one.message)]
+    fitted.score_samples(rows, conditions=pd.DataFrame(given))
+    assert [one for one in recwarn if "ignores 'serial'" in str(one.message)]
 
 
 def test_a_false_discovery_rate_that_can_flag_nothing_is_said(

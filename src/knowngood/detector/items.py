@@ -228,24 +228,21 @@ def _fitted_columns(detector: Estimator, X: Any, conditions: Any) -> tuple[Any, 
 
 
 def _of_the_fit(detector: Estimator, conditions: Any, columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns; a single array without a name is the one condition of the fit, and names it never saw are warned of.
+    """The columns, of which a single array without a name is the one condition of the fit.
 
-    A frame may hold more than conditions: of its columns nothing is said, as long as one is known.
+    Of columns beside known ones nothing is said; of a model without conditions it is said that there are none.
     """
     pipeline = detector.pipeline_
-    known = pipeline.given_columns
+    used = {column.name for column in pipeline.schema.columns if column.roles}
+    known = [name for name in pipeline.given_columns if name in used or name not in pipeline.schema.names]
     bare = not hasattr(conditions, "columns") and not isinstance(conditions, dict | str | list | tuple)
     if bare and getattr(conditions, "name", None) is None and len(known) == 1:
         return {known[0]: next(iter(columns.values()))}
     fitted = {*known, *detector.about_["data"].get("given_columns", ()), pipeline.settings.conditioning.group}
     others = [name for name in columns if name not in fitted]
-    if others and not (hasattr(conditions, "columns") and len(others) < len(columns)):
-        of = f"which has {listing(known, quote=True)}" if known else "which was fitted without any"
+    if others and not known:
         named = listing(others, quote=True, most=5)
-        warnings.warn(
-            f"conditions {named} are none of the model, {of}: they are ignored",
-            stacklevel=6,
-        )
+        warnings.warn(f"the model was fitted without conditions, and ignores {named}", stacklevel=6)
     return columns
 
 
