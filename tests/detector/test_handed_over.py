@@ -41,6 +41,11 @@ def test_conditions_and_labels_are_those_of_the_rows_with_their_index(rows: pd.D
     assert fitted.score_samples(rows[:5]).max() < fitted.score_samples(rows[5:]).max()
 
 
+def test_what_is_fitted_is_shown_in_a_line(bank: Detector) -> None:
+    said = "Pipeline(table, memory_bank, neighbours; cross calibration, 60 calibration items)"
+    assert repr(bank.pipeline_) == said
+
+
 def test_an_index_that_just_counts_stands_for_positions(rows: pd.DataFrame, bank: Detector) -> None:
     later = rows.set_index(pd.Index(range(100, 160)))
     expected = bank.score_samples(rows, conditions={"site": SITES})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from knowngood.calibration import Calibration
-from knowngood.config import Settings
+from knowngood.config import Settings, counted
 from knowngood.data import ImageSet, TableSet
 from knowngood.data.columns import Column
 from knowngood.data.conditions import ConditionSchema
@@ -28,7 +28,7 @@ Representation = Pixels | HOG | Features | Table
 Method = Literal["split", "cross", "set"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # it would be all tensors
 class Pipeline:
     """Representation → model → score → calibration, each fitted.
 
@@ -61,6 +61,11 @@ class Pipeline:
     statistics: ImageStatistics | None = None
     fitted_to: np.ndarray | None = None
     fitted_groups: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        chosen: list[Any] = [self.settings.representation, self.settings.model, self.settings.score]
+        items = counted(len(self.calibration or ()), "calibration item")
+        return f"Pipeline({', '.join(one.name for one in chosen)}; {self.calibrated_by} calibration, {items})"
 
     @property
     def unseen(self) -> tuple[str, ...]:
