@@ -55,9 +55,11 @@ def test_an_index_that_just_counts_stands_for_positions(rows: pd.DataFrame, bank
 
 
 def test_one_array_is_the_one_condition_of_the_model(rows: pd.DataFrame, bank: Detector) -> None:
-    assert np.array_equal(
-        bank.score_samples(rows, conditions=SITES), bank.score_samples(rows, conditions={"site": SITES})
-    )
+    expected = bank.score_samples(rows, conditions={"site": SITES})
+    for given in (SITES, SITES.tolist()):
+        assert np.array_equal(
+            bank.score_samples(rows if given is SITES else rows.to_numpy(), conditions=given), expected
+        )
 
 
 def test_conditions_of_a_model_without_any_are_named(rows: pd.DataFrame) -> None:

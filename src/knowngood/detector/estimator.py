@@ -237,7 +237,8 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
                 1 or by 1 beside 0.
             conditions: what is known of each item: a mapping of columns (N,), or of one value for all items; a
                 DataFrame, or one array (N,); for a table in a DataFrame also the names of its columns that are
-                conditions. An ImageSet brings its own.
+                conditions. Of an index with the labels of that of X, in another order, the labels count. An ImageSet
+                brings its own.
             anomalies: (N,) 1 for known anomalies, 0 or NaN for normal items. Known anomalies never count as normal and
                 never calibrate; `labels` says what else they are for, `about_["labels"]` what came of it.
             calibration_set: further normal items that only calibrate, with conditions of their own (an ImageSet); those

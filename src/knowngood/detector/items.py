@@ -235,14 +235,14 @@ def _of_the_fit(detector: Estimator, conditions: Any, columns: dict[str, Any]) -
     pipeline = detector.pipeline_
     used = {column.name for column in pipeline.schema.columns if column.roles}
     known = [name for name in pipeline.given_columns if name in used or name not in pipeline.schema.names]
-    bare = not hasattr(conditions, "columns") and not isinstance(conditions, dict | str | list | tuple)
-    if bare and getattr(conditions, "name", None) is None and len(known) == 1:
-        return {known[0]: next(iter(columns.values()))}
+    named = isinstance(conditions, dict) or hasattr(conditions, "columns") or getattr(conditions, "name", None)
+    if not named and list(columns) == ["condition"] and len(known) == 1:  # see `as_columns`
+        return {known[0]: columns["condition"]}
     fitted = {*known, *detector.about_["data"].get("given_columns", ()), pipeline.settings.conditioning.group}
     others = [name for name in columns if name not in fitted]
     if others and not known:
-        named = listing(others, quote=True, most=5)
-        warnings.warn(f"the model was fitted without conditions, and ignores {named}", stacklevel=6)
+        text = f"the model was fitted without conditions, and ignores {listing(others, quote=True, most=5)}"
+        warnings.warn(text, stacklevel=6)
     return columns
 
 
