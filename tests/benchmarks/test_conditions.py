@@ -220,7 +220,7 @@ def test_a_run_goes_on_where_it_stopped_and_tries_again_what_failed(
 def test_the_settings_are_the_recipe_that_the_library_takes_with_conditions_checked() -> None:
     subject = Subject(told("stand-in", seed=2), {"alpha": 0.1})
     ours, apart = subject.settings("ours"), subject.settings("detectors")
-    assert (ours.representation, ours.model, ours.score) == ("auto", "auto", "auto")
+    assert (ours.representation.name, ours.model, ours.score) == ("auto", "auto", "auto")
     assert (ours.conditioning.check, apart.conditioning.check) == ("auto", ())
     assert (ours.random_state, ours.alpha) == (2, 0.1)
 
