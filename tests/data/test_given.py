@@ -64,6 +64,13 @@ def test_a_frame_brings_its_columns(paths):
     np.testing.assert_array_equal(images.labels, [0, 1, np.nan])
 
 
+def test_ids_are_paths_as_they_are_written_wherever_the_program_runs(paths, monkeypatch):
+    written = [str(path) for path in paths]
+    monkeypatch.chdir(paths[0].parent)  # where a path relative to the folder would be shorter
+    for given in (written, pd.DataFrame({"path": written})):
+        assert open_images(given).ids.tolist() == written
+
+
 def test_what_is_empty_mixed_or_missing_is_named(paths):
     with pytest.raises(DataError, match=r"\[\] holds no image"):
         open_images([])

@@ -387,6 +387,40 @@ def test_reconstruct_transform_and_maps_have_the_shapes_they_say(fitted):
     assert np.allclose([m.sum() for m in maps], table["elbo_reconstruction"], rtol=1e-4)
 
 
+def test_samples_follow_their_condition(fitted):
+    zero, one = (fitted.sample(200, conditions={"kind": kind}, seed=3) for kind in "01")
+    assert one.shape == (200, SIDE, SIDE, 1)
+    brighter = one.mean(0)[..., 0] - zero.mean(0)[..., 0]  # a square at the bottom right, and none at the top left
+    assert brighter[5, 5] > 30
+    assert brighter[2, 2] < -30
+    each = fitted.sample(200, conditions={"kind": ["0", "1"] * 100}, seed=3)
+    np.testing.assert_allclose(each[1::2], one[1::2], atol=1e-3)  # the same codes
+    np.testing.assert_allclose(each[::2], zero[::2], atol=1e-3)
+
+
+def test_samples_without_conditions_draw_these_as_often_as_they_occur(fitted):
+    zero, one = (fitted.sample(400, conditions={"kind": kind}) for kind in "01")
+    drawn = fitted.sample(400)
+    of_zero, of_one = (np.isclose(drawn, made, atol=1e-3).all((1, 2, 3)) for made in (zero, one))
+    assert (of_zero ^ of_one).all()
+    assert 0.4 < of_one.mean() < 0.6  # half of 600 images; four standard deviations are .1
+    assert not np.allclose(fitted.sample(400, seed=1), drawn)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"conditions": {"kind": "7"}}, "no value '7'.*known: 0, 1"),
+        ({"conditions": {"knd": "0"}}, "no condition 'knd'; did you mean 'kind'"),
+        ({"conditions": {"kind": ["0", "1"]}}, "kind.*2"),
+        ({"n_samples": 0}, "n_samples = 0; expected 1 or more"),
+    ],
+)
+def test_samples_of_what_the_fit_has_not_seen_are_refused(fitted, given, message):
+    with pytest.raises((DataError, SettingsError), match=message):
+        fitted.sample(**{"n_samples": 3, **given})
+
+
 def test_maps_return_to_the_size_of_the_original_image():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (40, 20, 30, 3)).astype(np.uint8)

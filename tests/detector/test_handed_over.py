@@ -143,3 +143,10 @@ def test_labels_of_scikit_learn_are_recognised(rows: pd.DataFrame) -> None:
 def test_an_objective_in_place_of_the_model_is_recognised(name: str, objective: str) -> None:
     with pytest.raises(SettingsError, match=f"unknown model '{name}'; it is an objective: .*: '{objective}'"):
         Detector("pixels", name).fit(np.zeros((9, 8, 8)))
+
+
+def test_a_table_without_rows_is_refused_plainly(rows: pd.DataFrame, bank: Detector) -> None:
+    with pytest.raises(DataError, match="the table has no rows; expected 2 or more"):
+        Detector("table", "memory_bank").fit(rows[:0])
+    with pytest.raises(DataError, match="the table has no rows; expected at least one"):
+        bank.score_samples(rows.to_numpy()[:0], conditions={"site": SITES[:0]})

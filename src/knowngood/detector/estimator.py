@@ -23,6 +23,7 @@ from knowngood.config.parsing import overlay
 from knowngood.config.presets import read_preset
 from knowngood.data.conditions import Unknown
 from knowngood.data.groups import across, name_digests, without
+from knowngood.data.open import as_columns
 from knowngood.data.progress import reporting
 from knowngood.data.readers.given import listed
 from knowngood.data.stores.fetched_pixels import kept_local
@@ -699,8 +700,35 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
         items = items_asked(self, X, conditions, unknown)
         with naming_plugins():
             _, made = latents.reconstruct(self.pipeline_, items, unknown)
-        values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
-        return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
+        return self._raw(made)
+
+    def sample(self, n_samples: int = 1, *, conditions: Any = None, seed: int = 0) -> np.ndarray:
+        """Draws from p(normal item | conditions) of a VAE, decoded, in raw units: (N, H, W, C), or (N, F) for tables.
+
+        They are means of the likelihood, without its noise. Codes are drawn from the prior of their condition.
+
+        Args:
+            conditions: of each sample, or one value for all, such as {"class": 3}. Unknown ones are drawn as often as
+                they occur in the fit.
+
+        Raises:
+            SettingsError: the model is no VAE, or n_samples is not at least 1.
+            DataError: the fit has not seen this condition or value.
+
+        Example:
+            >>> import numpy as np
+            >>> from knowngood import Detector
+            >>> rows = np.random.default_rng(0).normal(size=(60, 4))
+            >>> detector = Detector("table", training={"epochs": 1}).fit(rows)
+            >>> detector.sample(3).shape
+            (3, 4)
+        """
+        check_is_fitted(self, "pipeline_")
+        if n_samples < 1:
+            raise SettingsError(f"n_samples = {n_samples}; expected 1 or more")
+        with naming_plugins():
+            made = latents.sample(self.pipeline_, n_samples, as_columns(conditions) or {}, seed)
+        return self._raw(made)
 
     def condition_probabilities(self, X: Any) -> DataFrame:
         """p(c|x): a column `id`, and one for each condition of the fit; rows add up to 1, NaN for unreadable items.
@@ -781,6 +809,11 @@ class Detector(OutlierMixin, Transformer, BaseEstimator):
             self._adopt(*model_folder.unpack(files))
 
     # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _raw(self, made: np.ndarray) -> np.ndarray:
+        """Scaled values (N, *shape) in raw units, channels last."""
+        values = self.pipeline_.representation.unscale(torch.from_numpy(made)).numpy()
+        return np.moveaxis(values, 1, -1) if values.ndim == 4 else values
 
     def _note(self, what: str, items: int) -> None:
         """Add to the history of the model."""

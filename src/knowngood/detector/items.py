@@ -319,6 +319,8 @@ def _rows(detector: Estimator, X: Any, reset: bool) -> np.ndarray:
             f"X has shape {tuple(X.shape)}; expected images (N, H, W) or a table of numbers (N, F). Reshape your data: "
             "X.reshape(-1, 1) if it is one column, X.reshape(1, -1) if one row"
         )
+    if getattr(X, "ndim", 0) == 2 and len(X) == 0:
+        raise DataError(f"the table has no rows; expected {f'{FEWEST} or more' if reset else 'at least one'}")
     kept = {"ensure_all_finite": False, "ensure_min_samples": FEWEST if reset else 1}
     try:
         rows: Any = validate_data(detector, X, reset=reset, dtype=np.float64, **kept)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from knowngood.config import nearest
 from knowngood.data.conditions import Expanded, Unknown
+from knowngood.data.values import listing
 from knowngood.detector.decide import decide
 from knowngood.detector.pipeline import Items, Pipeline
 from knowngood.detector.scoring import Rows, expand, one_row_each, score_batches
-from knowngood.errors import SettingsError
+from knowngood.errors import DataError, SettingsError
 from knowngood.models.vae import ConditionalVAE
+
+ROWS = 256  # codes decoded at a time
 
 
 @torch.no_grad()
@@ -28,6 +33,42 @@ def reconstruct(pipeline: Pipeline, items: Items, unknown: Unknown | None = None
         seen.append(rows.x.cpu().numpy())
         made.append(model.reconstruct(rows.x, rows.c).cpu().numpy())
     return np.concatenate(seen), np.concatenate(made)
+
+
+@torch.no_grad()
+def sample(pipeline: Pipeline, n: int, columns: Mapping[str, Any], seed: int) -> np.ndarray:
+    """Decoder means of n draws z ~ r(z|c), (n, *shape), scaled.
+
+    Args:
+        columns: conditions, n values or one for all. What is unknown is drawn as often as it occurs in the fit.
+
+    Raises:
+        SettingsError: the model is no VAE. DataError: the model has no such condition, or it has no such value.
+    """
+    model, schema, rng = _vae(pipeline, "draw samples"), pipeline.schema, np.random.default_rng(seed)
+    columns = {
+        name: np.broadcast_to(np.asarray(values), n) if np.ndim(values) == 0 else values
+        for name, values in columns.items()
+    }
+    known = {column.name: column for column in schema.columns if column.roles}
+    for name, values in columns.items():
+        if name not in known:
+            raise DataError(f"the model has no condition '{name}'{nearest(name, list(known))}")
+        if new := known[name].read(values, n)[2]:
+            values = list(map(str, known[name].values))
+            raise DataError(f"condition '{name}' has no value {listing(new, quote=True)}{nearest(new[0], values)}")
+    noise = torch.from_numpy(rng.standard_normal((n, model.latent_dim), dtype=np.float32))  # first: of all conditions
+    rows = schema.expand(columns, n, unknown="infer")
+    weights, first = np.exp(rows.log_weight), np.searchsorted(rows.item, np.arange(n + 1))
+    taken = [rng.choice(np.arange(a, b), p=weights[a:b] / weights[a:b].sum()) for a, b in pairwise(first)]
+    device, made = next(model.parameters()).device, []
+    given = torch.from_numpy(rows.c[taken])
+    for part in torch.arange(n).split(ROWS):
+        z, c = noise[part].to(device), given[part].to(device) if model.condition_dim else None
+        prior = model.prior(c, like=z)
+        z = prior.mean + (0.5 * prior.log_var).exp() * z
+        made.append(model.likelihood.mean(model.decode(z, c)).cpu().numpy())
+    return np.concatenate(made)
 
 
 class Code(NamedTuple):

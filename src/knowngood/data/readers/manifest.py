@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from knowngood.config.words import counted
-from knowngood.data.findings import Finding
+from knowngood.data.findings import Finding, printable
 from knowngood.data.formulas import as_meant
 from knowngood.data.imageset import ImageSet
 from knowngood.data.labels import parse_labels
@@ -66,10 +66,12 @@ def read_manifest(path: str | Path) -> ImageSet:
 def read_frame(frame: DataFrame, name: str = "frame") -> ImageSet:
     """Images named in a pandas DataFrame, as in a manifest; paths are relative to the working folder.
 
+    Ids are the paths as they are written there, as in a list of files, so that they do not depend on that folder.
+
     Raises:
         DataError: as `read_manifest`.
     """
-    return _images(Path.cwd(), Path(name), [str(column) for column in frame.columns], _rows(frame))
+    return _images(Path.cwd(), Path(name), [str(column) for column in frame.columns], _rows(frame), as_written=True)
 
 
 def existing(root: Path, name: str) -> Path | None:
@@ -78,7 +80,7 @@ def existing(root: Path, name: str) -> Path | None:
     return next((root / one for one in spelled if os.path.isfile(root / one)), None)
 
 
-def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) -> ImageSet:
+def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]], *, as_written: bool = False) -> ImageSet:
     columns, given, rejected = _listed(str(path), path, names, cells)
     files = [None if value is None else existing(root, value) for value in given]
     rows = [i for i, file in enumerate(files) if file is not None]
@@ -89,6 +91,8 @@ def _images(root: Path, path: Path, names: list[str], cells: list[list[Any]]) ->
         raise DataError(f"{path}: no file in it exists (of {len(cells):,}); paths are taken relative to {root}")
     ids = np.array([identifier(files[i], root) for i in rows])  # type: ignore[arg-type]
     _refuse_repeats(ids, rows, path)
+    if as_written:
+        ids = np.array([printable(str(given[i])) for i in rows])
     columns = {name: [values[i] for i in rows] for name, values in columns.items()}
     named = [_cell(value) for value in columns.pop("mask", [])]
     masks, notes = _masks(named, root, ids) if named else (None, [])
