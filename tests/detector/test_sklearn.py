@@ -139,7 +139,7 @@ def test_a_column_of_numbers_may_be_a_feature_and_a_condition():
         (pd.DataFrame(np.zeros((9, 2)), columns=["a", "a"]), "column 'a' comes twice"),
         (pd.DataFrame({"a": [1.0] * 9, "b": "x"}), "column 'b' holds 'x', and a table holds numbers"),
         (pd.DataFrame(index=range(9)), r"the table has no columns; expected numbers \(N, F\)"),
-        (pd.DataFrame({"a": [1.0] * 9, "b": "x"})[:0], "minimum of 2"),
+        (pd.DataFrame({"a": [1.0] * 9, "b": "x"})[:0], "no rows; expected 2 or more"),
         (pd.DataFrame(np.zeros((9, 2)), columns=["a", 3]), "Feature names"),
         (np.zeros(9), r"X has shape \(9,\); expected images \(N, H, W\) or a table of numbers"),
     ],
